@@ -1,0 +1,70 @@
+"""Builds the C extensions; everything else about the package is in pyproject.toml.
+
+SIGNAL_BUILD chooses the flavour: release (default), debug, asan or tsan.
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+FLAVOURS = {
+    "release": (["-O3", "-g1", "-fno-plt"], [], {}),
+    "debug": (["-O0", "-g3", "-DSE_DEBUG=1", "-UNDEBUG"], [], {"boundscheck": True, "linetrace": False}),
+    "asan": (
+        ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-DSE_DEBUG=1", "-UNDEBUG"],
+        ["-fsanitize=address,undefined"],
+        {},
+    ),
+    "tsan": (["-O1", "-g", "-fsanitize=thread", "-DSE_DEBUG=1", "-UNDEBUG"], ["-fsanitize=thread"], {}),
+}
+DIRECTIVES = {
+    "language_level": 3,
+    "cdivision": True,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "embedsignature": True,
+}
+
+
+def picohttpparser() -> Path:
+    """The folder of picohttpparser.c, from the build requirement gunicorn-h1c."""
+    spec = importlib.util.find_spec("gunicorn_h1c")
+    folder = Path(spec.origin).parent / "picohttpparser" if spec and spec.origin else None
+    if folder is None or not (folder / "picohttpparser.c").is_file():
+        sys.exit(
+            "setup.py: picohttpparser.c is missing: it comes with the build requirement gunicorn-h1c. "
+            "Build with 'pip install .' (which installs build requirements), or first 'pip install gunicorn-h1c'."
+        )
+    return folder
+
+
+def extensions() -> list[Extension]:
+    flavour = os.environ.get("SIGNAL_BUILD", "release")
+    if flavour not in FLAVOURS:
+        sys.exit(f"setup.py: SIGNAL_BUILD={flavour} is unknown: use one of {', '.join(FLAVOURS)}.")
+    compile_args, link_args, directives = FLAVOURS[flavour]
+    pico = picohttpparser()
+    built = [
+        Extension(
+            f"signal_core.{name}",
+            [f"signal_core/{name}.pyx", os.path.relpath(pico / "picohttpparser.c")],
+            include_dirs=["signal_core/include", str(pico)],
+            extra_compile_args=["-std=gnu11", "-pthread", "-fvisibility=hidden", *compile_args],
+            extra_link_args=["-pthread", *link_args],
+        )
+        for name in ("engine", "probe")
+        if Path(f"signal_core/{name}.pyx").exists()
+    ]
+    return cythonize(built, compiler_directives={**DIRECTIVES, **directives}, build_dir="build/cython")
+
+
+setup(
+    packages=["signal_core", "signal_py"],
+    package_data={"signal_core": ["*.pyi", "py.typed"], "signal_py": ["py.typed"]},
+    ext_modules=extensions(),
+)

@@ -1,0 +1,43 @@
+"""Every constant and bound of the data path. Those that are settings have their default in signal_py.config."""
+
+cdef enum:
+    # -- HTTP head (the protocol's bounds) --
+    UPGRADE_MAX_HEAD = 8192        # bytes of a handshake's head
+    UPGRADE_MAX_HEADERS = 100      # header lines of a handshake
+    UPGRADE_MAX_URI = 4096         # bytes of the request target
+    UPGRADE_MAX_ROOMS = 64         # rooms named in a URL
+    UPGRADE_ANSWER = 512           # bytes of the longest HTTP answer
+
+    # -- ids --
+    MAX_LOOPS = 250                # loops a process: an id gives them 8 bits, the pseudo-loops need two
+    CONTROL_LOOP = 254             # pseudo-loop: inbox of the deciding thread
+    SERVICE_LOOP = 255             # pseudo-loop: the embedding service as a peer
+    LOOP_BITS_WORDS = 4            # u64 words of a bitmap of loops
+    CHUNK_SHIFT = 12               # a slab chunk holds 4096 connections
+    CHUNK_CONNS = 1 << 12
+    MAX_CHUNKS = 4096              # 24 bits of slot: 16.7 million connections a loop
+
+    # -- one iteration of a loop (fairness) --
+    EVENTS = 512                   # epoll events taken at once
+    ACCEPTS = 64                   # connections accepted a listener and iteration
+    FRAMES_PER_TURN = 128          # frames of one connection an iteration
+    FLUSHES_PER_TURN = 1024        # connections written to an iteration
+    INBOX_PER_TURN = 4096          # inbox items taken an iteration
+    TIMERS_PER_TURN = 8192         # timers fired an iteration
+    NATS_OPS_PER_TURN = 4096       # operations of the NATS link an iteration
+    CORK_MESSAGES = 64             # messages held for one connection before it is written to
+
+    # -- buffers --
+    READ_BUFFER = 128 * 1024       # a loop's read buffer, bytes
+    REGION_BYTES = 256 * 1024      # a loop's encoding region, bytes
+    IOV_MAX_SEND = 64              # parts of one gathered write
+    NATS_READ_BUFFER = 256 * 1024  # the NATS link's first read buffer, bytes
+
+    # -- timers --
+    TICK_MS = 100                  # resolution of every deadline
+    WHEEL_SLOTS = 512              # 51.2 s around; later ones go around again
+
+    # -- behaviour --
+    STRIKES = 100                  # malformed messages ...
+    STRIKE_WINDOW_TICKS = 100      # ... in 10 s close a connection with 1008
+    DENIED_SUBJECTS = 256          # subjects that NATS refused, remembered while connected
