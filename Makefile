@@ -1,0 +1,101 @@
+# What a developer does here. Needs Python >= 3.10 with venv, and a C compiler; the rest is installed into .venv.
+#
+#   make run     an engine with a NATS server of its own, on 127.0.0.1:8080
+#   make test    lint, then all tests
+#   make asan    the tests against a build with AddressSanitizer and UndefinedBehaviorSanitizer
+#   make tsan    the tests of threads against a build with ThreadSanitizer
+#   make debug   the tests against a build with assertions and bounds checks, without optimization
+#   make lint    ruff, mypy, cython-lint
+#   make bench   the benchmarks
+#   make docs    docs/settings.md, from the table of settings
+#   make sdist   the source archive, in dist/
+#   make clean   removes what was built, but for .venv
+#
+# TESTS=tests/unit restricts test, asan, tsan and debug; ARGS=… is added to what is run.
+
+PYTHON ?= python3
+VENV ?= .venv
+CC ?= cc
+TESTS ?= tests
+TSAN_TESTS ?= $(if $(filter tests,$(TESTS)),tests/library tests/conformance tests/cluster,$(TESTS))
+ARGS ?=
+EXTRAS = embedded,test,lint
+
+BIN = $(VENV)/bin
+CORE = $(wildcard signal_core/*.py signal_core/*.pyx signal_core/*.pxd signal_core/*.pxi signal_core/include/*.h)
+PACKAGE = $(CORE) $(wildcard signal_py/*.py)
+BUILD_REQUIRES = grep '^requires = ' pyproject.toml | grep -o '"[^"]*"'
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+export PYTHONDONTWRITEBYTECODE = 1
+
+.PHONY: run test lint debug asan tsan bench docs sdist clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.installed
+	$(BIN)/signal-engine serve --nats embedded $(ARGS)
+
+test: lint $(VENV)/.installed
+	$(BIN)/pytest $(TESTS) $(ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/cython-lint signal_core
+
+bench: $(VENV)/.installed
+	$(MAKE) -C bench load
+	$(BIN)/python bench/macro.py $(ARGS)
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m signal_py.settings_doc > docs/settings.md
+
+sdist: $(VENV)/.tools
+	rm -rf signal_engine.egg-info
+	$(BIN)/python setup.py -q sdist
+	@ls dist/*.tar.gz
+
+clean:
+	rm -rf build dist *.egg-info signal_core/*.so $(VENV)/.installed
+
+# -- the environment; what is built with other directives or flags is built from nothing --
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "make: $(PYTHON) is older than Python 3.10: name a newer one with PYTHON=…" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "make: $(PYTHON) can't make a venv: install venv (Debian: apt-get install python3-venv)" >&2; exit 2; }
+	@touch $@
+
+$(VENV)/.tools: pyproject.toml $(VENV)/.made
+	$(BUILD_REQUIRES) | xargs $(PIP) install -q
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.tools setup.py $(CORE)
+	rm -rf signal_core/*.so build/cython
+	$(PIP) install -q --no-build-isolation --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# -- other builds, each in a folder of its own --
+
+build/%/.built: $(VENV)/.installed setup.py $(PACKAGE)
+	rm -rf build/$* build/cython
+	SIGNAL_BUILD=$* $(BIN)/python setup.py -q build --build-base build/$*/base --build-lib build/$*/lib
+	@touch $@
+
+debug: build/debug/.built
+	PYTHONPATH=build/debug/lib PYTHONDEVMODE=1 $(BIN)/pytest $(TESTS) $(ARGS)
+
+asan: build/asan/.built
+	PYTHONPATH=build/asan/lib PYTHONMALLOC=malloc LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	$(BIN)/pytest -o timeout=300 $(TESTS) $(ARGS)
+
+# An extension can't bring ThreadSanitizer into a Python that has none: this Python has it.
+build/tsan/python: tests/tsan_main.c build/tsan/.built
+	$(CC) -fsanitize=thread -o $@ $< $$($(BIN)/python tests/embed_flags.py)
+
+tsan: build/tsan/python
+	PYTHONPATH=$(CURDIR)/build/tsan/lib:$(SITE) TSAN_OPTIONS="halt_on_error=0 die_after_fork=0 exitcode=66" \
+	build/tsan/python $(BIN)/pytest -o timeout=600 $(TSAN_TESTS) $(ARGS)

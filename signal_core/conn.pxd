@@ -1,0 +1,296 @@
+"""A connection's life between upgrade and free: what it is sent, when its socket is full, how it ends. L2."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, realloc
+from signal_core.address cimport id_make
+from signal_core.counters cimport (
+    C_ATTEMPTED, C_BACKLOG_BYTES, C_BLOCKED, C_CLOSED, C_CONNECTIONS, C_DROPPED_GONE, C_DROPPED_MEMORY,
+    C_DROPPED_SLOW_PEER, C_IN_FLIGHT,
+)
+from signal_core.frame cimport OP_CLOSE, frame_head_size, frame_put_head
+from signal_core.limits cimport CORK_MESSAGES
+from signal_core.memory cimport MSG_COUNTED, MSG_SHARED, Msg, msg_free, msg_new, msg_new_heap
+from signal_core.queue cimport WROTE_ALL, WROTE_NONE, loop_tell, queue_add, queue_clear, queue_expire, queue_to_heap, \
+    queue_write
+from signal_core.slab cimport (
+    CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_DONE, FLAG_LAST,
+    FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Conn, Cold, Extra, slab_cold, slab_conn, slab_find,
+)
+from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
+from signal_core.sys cimport (
+    EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, SE_ASSERT, SHUT_WR, close, epoll_ctl, epoll_event, se_sub_relaxed, shutdown,
+)
+from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
+
+cdef enum:
+    ANSWERS_PAUSE = 256       # answers that a client does not take before we stop reading it
+    FLUSH_ROUNDS = 8          # gathered writes to one connection before others have their turn
+    BLOCKED_LOOK = 5          # ticks between looks at a blocked queue, for what has expired
+
+
+cdef inline uint64_t conn_id(const Loop* loop, const Conn* c) noexcept nogil:
+    return id_make(loop.index, c.slot, c.tag)
+
+
+cdef inline Conn* conn_of(Loop* loop, uint64_t id) noexcept nogil:
+    """The open connection of that id on this loop; NULL where there is none."""
+    cdef Conn* c = slab_find(&loop.slab, <uint32_t>(id >> 32) & 0xffffff, <uint32_t>id)
+    return c if c != NULL and c.state == CONN_OPEN else NULL
+
+
+cdef inline Extra* conn_extra(Loop* loop, Conn* c) noexcept nogil:
+    """Made at first need; NULL without memory."""
+    cdef Cold* cold = slab_cold(&loop.slab, c.slot)
+    if cold.extra == NULL:
+        cold.extra = <Extra*>calloc(1, sizeof(Extra))
+    return cold.extra
+
+
+cdef inline void conn_watch(Loop* loop, Conn* c) noexcept nogil:
+    """Tells epoll what we wait for."""
+    cdef epoll_event event
+    event.events = 0 if c.flags & FLAG_PAUSED else EPOLLIN
+    if c.flags & FLAG_BLOCKED:
+        event.events |= EPOLLOUT
+    event.data.u64 = (<uint64_t>c.slot << 32) | c.tag
+    epoll_ctl(loop.epoll, EPOLL_CTL_MOD, c.fd, &event)
+
+
+cdef inline void conn_kill(Loop* loop, Conn* c) noexcept nogil:
+    """Closes the socket. The rest is freed at the end of the iteration; until then it is CONN_DEAD."""
+    cdef Cold* cold
+    if c.state == CONN_DEAD:
+        return
+    if c.flags & FLAG_BLOCKED:
+        loop.n[C_BACKLOG_BYTES] -= c.out.bytes
+        c.flags &= <uint16_t>~FLAG_BLOCKED
+    if c.flags & FLAG_WEBSOCKET:
+        loop.n[C_CONNECTIONS] -= 1
+        loop.n[C_CLOSED] += 1
+    c.state = CONN_DEAD
+    close(c.fd)
+    c.fd = -1
+    wheel_disarm(&loop.wheel, &loop.slab, c.slot)
+    cold = slab_cold(&loop.slab, c.slot)
+    cold.next = loop.dead
+    loop.dead = c.slot
+
+
+cdef inline void conn_mark(Loop* loop, Conn* c) noexcept nogil:
+    """Puts it into the list of queues to write, unless it is there or waits for EPOLLOUT."""
+    if c.flags & (FLAG_DIRTY | FLAG_BLOCKED):
+        return
+    c.flags |= FLAG_DIRTY
+    c.out.next = NO_SLOT
+    if loop.dirty_head == NO_SLOT:
+        loop.dirty_head = c.slot
+    else:
+        slab_conn(&loop.slab, loop.dirty_tail).out.next = c.slot
+    loop.dirty_tail = c.slot
+
+
+cdef inline void conn_block(Loop* loop, Conn* c) noexcept nogil:
+    """Its socket is full."""
+    cdef Extra* extra = conn_extra(loop, c)
+    if extra == NULL or not queue_to_heap(loop, &c.out):
+        conn_kill(loop, c)
+        return
+    extra.progress = loop.tick
+    c.flags |= FLAG_BLOCKED
+    loop.n[C_BLOCKED] += 1
+    loop.n[C_BACKLOG_BYTES] += c.out.bytes
+    conn_watch(loop, c)
+    wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.tick + BLOCKED_LOOK)
+
+
+cdef inline void conn_ready(Loop* loop, Conn* c) noexcept nogil:
+    """Has its turn in the next iteration, with input that it left over; no read before that."""
+    cdef uint32_t* grown
+    if c.flags & FLAG_READY:
+        return
+    if loop.ready_used == loop.ready_size:
+        grown = <uint32_t*>realloc(loop.ready, (2 * loop.ready_size + 64) * sizeof(uint32_t))
+        if grown == NULL:
+            conn_kill(loop, c)
+            return
+        loop.ready = grown
+        loop.ready_size = 2 * loop.ready_size + 64
+    c.flags |= FLAG_READY
+    loop.ready[loop.ready_used] = c.slot
+    loop.ready_used += 1
+
+
+cdef inline void conn_resume(Loop* loop, Conn* c) noexcept nogil:
+    """Reads it again, first what was left over."""
+    c.flags &= <uint16_t>~FLAG_PAUSED
+    conn_watch(loop, c)
+    if c.pending != NULL:
+        conn_ready(loop, c)
+
+
+cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
+    """All is written."""
+    if c.flags & FLAG_BLOCKED:
+        c.flags &= <uint16_t>~FLAG_BLOCKED
+        if c.state == CONN_JOINING:
+            conn_watch(loop, c)
+        else:
+            conn_resume(loop, c)
+    if c.flags & FLAG_DONE:
+        conn_kill(loop, c)
+    elif c.flags & FLAG_LAST:
+        c.flags &= <uint16_t>~FLAG_LAST
+        c.state = CONN_LINGER
+        shutdown(c.fd, SHUT_WR)
+        wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+
+
+cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:
+    """Writes what the socket takes."""
+    cdef uint32_t before = c.out.bytes
+    cdef int wrote
+    if c.state == CONN_DEAD:
+        return
+    wrote = queue_write(loop, c.fd, &c.out, FLUSH_ROUNDS)
+    if c.flags & FLAG_BLOCKED:
+        loop.n[C_BACKLOG_BYTES] -= before - c.out.bytes
+        if before != c.out.bytes:
+            slab_cold(&loop.slab, c.slot).extra.progress = loop.tick
+    if wrote == WROTE_ALL:
+        conn_drained(loop, c)
+    elif wrote == WROTE_NONE:
+        conn_kill(loop, c)
+    elif not c.flags & FLAG_BLOCKED:
+        conn_block(loop, c)
+
+
+cdef inline void conn_expire(Loop* loop, Conn* c) noexcept nogil:
+    """Of a blocked one: drops what has waited too long."""
+    cdef uint32_t before = c.out.bytes
+    queue_expire(loop, &c.out)
+    loop.n[C_BACKLOG_BYTES] -= before - c.out.bytes
+
+
+cdef inline bint conn_has_room(const Loop* loop, const Conn* c, uint32_t size) noexcept nogil:
+    """Whether its backlog takes so many bytes more. Only a blocked one has a backlog: others are written this turn."""
+    if not c.flags & FLAG_BLOCKED:
+        return True
+    return (c.out.bytes + size <= loop.hub.set.backlog_bytes and c.out.count < loop.hub.set.backlog_messages
+            and loop.n[C_BACKLOG_BYTES] + size <= loop.hub.set.backlog_loop)
+
+
+cdef inline void conn_queued(Loop* loop, Conn* c, uint32_t size) noexcept nogil:
+    """After a message was added."""
+    if c.flags & FLAG_BLOCKED:
+        loop.n[C_BACKLOG_BYTES] += size
+        if c.out.answers >= ANSWERS_PAUSE and not c.flags & FLAG_PAUSED:
+            c.flags |= FLAG_PAUSED
+            conn_watch(loop, c)
+    elif c.out.count >= CORK_MESSAGES:
+        conn_flush(loop, c)
+    else:
+        conn_mark(loop, c)
+
+
+cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
+    """Queues a delivery, or drops it: counted and told either way. Takes an unshared message over."""
+    cdef uint32_t size = msg.size
+    cdef uint8_t code
+    loop.n[C_ATTEMPTED] += 1
+    if c == NULL or c.state != CONN_OPEN:
+        loop.n[C_DROPPED_GONE] += 1
+        code = CODE_NO_SUCH_PEER
+    elif not conn_has_room(loop, c, size):
+        loop.n[C_DROPPED_SLOW_PEER] += 1
+        code = CODE_SLOW_PEER
+    elif not queue_add(loop, &c.out, msg):
+        loop.n[C_DROPPED_MEMORY] += 1
+        code = CODE_UNAVAILABLE
+    else:
+        conn_queued(loop, c, size)
+        return CODE_OK
+    if not msg.flags & MSG_SHARED:
+        loop_tell(loop, msg, code)
+    return code
+
+
+cdef inline Msg* conn_frame(Loop* loop, const Conn* c, uint8_t opcode, size_t payload, size_t text,
+                            uint8_t** body) noexcept nogil:
+    """A message of one frame with its head written, and where its payload goes. NULL without memory."""
+    cdef size_t head = frame_head_size(payload)
+    cdef Msg* msg
+    if c != NULL and c.flags & FLAG_BLOCKED:
+        msg = msg_new_heap(&loop.mem, head + payload + text, 0)
+    else:
+        msg = msg_new(&loop.mem, head + payload + text, 0)
+    if msg == NULL:
+        return NULL
+    body[0] = msg.data + frame_put_head(msg.data, opcode, payload)
+    msg.size = <uint32_t>(head + payload)
+    return msg
+
+
+cdef inline void conn_answer(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
+    """Queues a word of the engine's own. Its number is bounded: by max_refs, and by pausing what provokes it."""
+    cdef uint32_t size
+    if msg == NULL:
+        conn_kill(loop, c)
+        return
+    size = msg.size
+    if c.state == CONN_DEAD or not queue_add(loop, &c.out, msg):
+        msg_free(&loop.mem, msg)
+        return
+    conn_queued(loop, c, size)
+
+
+cdef inline void conn_say_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+    cdef uint8_t* body
+    cdef Msg* msg = conn_frame(loop, c, OP_CLOSE, 2, 0, &body)
+    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    if msg != NULL:
+        body[0] = <uint8_t>(code >> 8)
+        body[1] = <uint8_t>(code & 0xff)
+    if extra != NULL and extra.close_code == 0:
+        extra.close_code = code
+    conn_answer(loop, c, msg)
+
+
+cdef inline void conn_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+    """Starts the close handshake: bytes go on to be read until the other's Close frame, for a bounded time."""
+    if c.state == CONN_DEAD or c.state == CONN_LINGER or c.state == CONN_CLOSING:
+        return
+    c.state = CONN_CLOSING
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    conn_say_close(loop, c, code)
+
+
+cdef inline void conn_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+    """Fails the connection (RFC 6455 §7.1.7): a Close frame, then our side is shut down and nothing more is read."""
+    if c.state == CONN_DEAD or c.state == CONN_LINGER:
+        return
+    c.state = CONN_LINGER
+    c.flags |= FLAG_LAST
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    conn_say_close(loop, c, code)
+
+
+cdef inline void conn_bye(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+    """Answers the other end's Close frame; the socket is closed once that is written."""
+    c.state = CONN_LINGER
+    c.flags |= FLAG_LAST | FLAG_DONE
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    conn_say_close(loop, c, code)
+
+
+cdef inline void loop_flush(Loop* loop, uint32_t most) noexcept nogil:
+    """Writes the queues of the list, `most` of them in this turn."""
+    cdef uint32_t slot
+    cdef Conn* c
+    while loop.dirty_head != NO_SLOT and most:
+        most -= 1
+        slot = loop.dirty_head
+        c = slab_conn(&loop.slab, slot)
+        loop.dirty_head = c.out.next
+        c.flags &= <uint16_t>~FLAG_DIRTY
+        if not c.flags & FLAG_BLOCKED:
+            conn_flush(loop, c)

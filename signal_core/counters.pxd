@@ -1,0 +1,89 @@
+"""What is counted, by loop. Written by the loop that owns them, read through snapshots. L1.
+
+Two ledgers, each exact at the end of every iteration:
+accepted = routed + the sum of refused_*; attempted = written + the sum of dropped_* + in_flight.
+The names that people see are in engine.pyx, in this order.
+"""
+
+from libc.stdint cimport uint64_t
+
+cdef enum:
+    C_CONNECTIONS = 0         # gauge: open WebSockets
+    C_OPENED = 1
+    C_CLOSED = 2
+    C_ACCEPTED_SOCKETS = 3
+    C_HANDSHAKES_REFUSED = 4  # answered with HTTP other than 101 or healthz
+    C_HANDSHAKES_TIMED_OUT = 5
+    C_SHED = 6                # connections turned away: out of descriptors, memory, or over max_connections
+    C_PINGS_SENT = 7
+    C_PEERS_LOST = 8          # closed by keepalive
+    C_STALLED = 9             # closed with 4008
+    C_PROTOCOL_ERRORS = 10    # closed with 1002, 1007 or 1009
+    C_ABUSERS = 11            # closed with 1008
+    C_KICKED = 12             # closed with 4009
+
+    # ledger of messages
+    C_ACCEPTED = 13
+    C_ROUTED = 14
+    C_REFUSED_BAD_REQUEST = 15
+    C_REFUSED_NO_SUCH_PEER = 16
+    C_REFUSED_SLOW_PEER = 17
+    C_REFUSED_UNAVAILABLE = 18
+    C_REFUSED_TOO_LARGE = 19
+    C_REFUSED_DENIED = 20
+    C_REFUSED_RATE = 21
+
+    # ledger of deliveries
+    C_ATTEMPTED = 22
+    C_WRITTEN = 23
+    C_DROPPED_SLOW_PEER = 24
+    C_DROPPED_EXPIRED = 25
+    C_DROPPED_GONE = 26       # the receiver closed, or was not there
+    C_DROPPED_MEMORY = 27
+    C_DROPPED_NATS = 28       # lost with the NATS connection, or NATS takes no more
+    C_DROPPED_INBOX = 29      # another loop's inbox was full
+    C_IN_FLIGHT = 30          # gauge
+
+    C_BYTES_IN = 31
+    C_BYTES_OUT = 32
+    C_READS = 33              # system calls
+    C_WRITES = 34
+    C_WAKES = 35              # times that the loop slept and was woken
+
+    C_POSTED = 36             # payload messages to other loops
+    C_TAKEN = 37              # payload messages from other loops
+    C_ROOMS = 38              # gauge: rooms with members on this loop
+    C_MEMBERSHIPS = 39        # gauge
+    C_BACKLOG_BYTES = 40      # gauge: waiting for blocked sockets
+    C_BLOCKED = 41            # times that a socket was full
+    C_REFS_TIMED_OUT = 42
+    C_RECEIPTS_LATE = 43      # came when nobody waited for them any more
+    C_ROOMS_REFUSED = 44      # joins over max_rooms
+    C_EVENTS_LOST = 45        # hooks' events that the service's inbox had no room for
+
+    C_NATS_IN = 46            # messages from NATS
+    C_NATS_OUT = 47           # messages to NATS, receipts too
+    C_NATS_BYTES_IN = 48
+    C_NATS_BYTES_OUT = 49
+    C_NATS_CONNECTS = 50
+    C_NATS_LOST = 51          # connections to NATS that ended
+    C_NATS_ERRORS = 52        # -ERR
+    C_NATS_MALFORMED = 53     # messages that no peer or room could be read from
+    C_NATS_SUBS = 54          # gauge: subscriptions held
+    C_COUNT = 55
+
+
+cdef inline uint64_t counters_refused(const uint64_t* n) noexcept nogil:
+    cdef uint64_t total = 0
+    cdef int i
+    for i in range(C_REFUSED_BAD_REQUEST, C_REFUSED_RATE + 1):
+        total += n[i]
+    return total
+
+
+cdef inline uint64_t counters_dropped(const uint64_t* n) noexcept nogil:
+    cdef uint64_t total = 0
+    cdef int i
+    for i in range(C_DROPPED_SLOW_PEER, C_DROPPED_INBOX + 1):
+        total += n[i]
+    return total

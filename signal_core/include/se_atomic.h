@@ -1,0 +1,44 @@
+/* Atomics that Cython cannot say, over the compiler's C11 builtins. Each function's order is its name's last word. */
+#ifndef SE_ATOMIC_H
+#define SE_ATOMIC_H
+
+#include <stdint.h>
+
+static inline uint64_t se_load_relaxed(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+static inline uint64_t se_load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline uint64_t se_load_seqcst(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+static inline void se_store_relaxed(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+static inline void se_store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline void se_store_seqcst(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+static inline uint64_t se_add_relaxed(uint64_t *p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
+static inline uint64_t se_sub_relaxed(uint64_t *p, uint64_t v) { return __atomic_fetch_sub(p, v, __ATOMIC_RELAXED); }
+static inline uint64_t se_add_seqcst(uint64_t *p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
+static inline uint64_t se_or_seqcst(uint64_t *p, uint64_t v) { return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST); }
+static inline uint64_t se_and_seqcst(uint64_t *p, uint64_t v) { return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST); }
+static inline uint64_t se_swap_seqcst(uint64_t *p, uint64_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
+
+static inline void *se_pointer_acquire(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void se_pointer_release(void **p, void *v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+static inline void *se_pointer_swap_acqrel(void **p, void *v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
+static inline int se_pointer_cas_seqcst(void **p, void **expected, void *v)
+{
+    return __atomic_compare_exchange_n(p, expected, v, 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+
+static inline void se_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* For short sections only, entered at a room's first join and last leave; nothing in them makes a system call. */
+static inline void se_lock(uint64_t *p)
+{
+    while (__atomic_exchange_n(p, 1, __ATOMIC_ACQUIRE) != 0)
+        while (__atomic_load_n(p, __ATOMIC_RELAXED) != 0)
+            se_pause();
+}
+static inline void se_unlock(uint64_t *p) { __atomic_store_n(p, 0, __ATOMIC_RELEASE); }
+
+#endif

@@ -1,0 +1,95 @@
+/* What Linux offers and Cython has no declaration for: a thread's own descriptor table, a thread without signals. */
+#ifndef SE_SYS_H
+#define SE_SYS_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE 2U
+#endif
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+
+#define SE_STATIC_ASSERT(x) _Static_assert(x, #x)
+#define SE_PREFETCH(p) __builtin_prefetch(p)
+#define SE_LIKELY(x) __builtin_expect(!!(x), 1)
+#define SE_UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+#ifdef SE_DEBUG
+#define SE_ASSERT(x)                                                                      \
+    do {                                                                                  \
+        if (!(x)) {                                                                       \
+            fprintf(stderr, "signal_core: invariant broken: %s (%s:%d)\n", #x, __FILE__, __LINE__); \
+            abort();                                                                      \
+        }                                                                                 \
+    } while (0)
+#else
+#define SE_ASSERT(x) ((void)0)
+#endif
+
+static inline int se_compare_int(const void *a, const void *b)
+{
+    return (*(const int *)a > *(const int *)b) - (*(const int *)a < *(const int *)b);
+}
+
+/* Gives the calling thread a descriptor table of its own that holds 0 to 2 and the n descriptors of keep (sorted here)
+ * and no other. Returns 0, or the errno of the kernel's or a sandbox's refusal: the table is then still the shared one. */
+static inline int se_own_descriptors(int *keep, size_t n)
+{
+    qsort(keep, n, sizeof *keep, se_compare_int);
+    unsigned first = n && keep[n - 1] >= 3 ? (unsigned)keep[n - 1] + 1 : 3;
+    if (syscall(SYS_close_range, first, ~0U, CLOSE_RANGE_UNSHARE) != 0)
+        return errno;
+    unsigned next = 3;
+    for (size_t i = 0; i < n; i++) {
+        if (keep[i] < 3)
+            continue;
+        if ((unsigned)keep[i] > next)
+            syscall(SYS_close_range, next, (unsigned)keep[i] - 1, 0U);
+        next = (unsigned)keep[i] + 1;
+    }
+    return 0;
+}
+
+/* Starts a named thread with every signal blocked. Returns 0 or an errno. */
+static inline int se_thread_start(pthread_t *thread, void *(*body)(void *), void *argument, const char *name)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(thread, NULL, body, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!failed)
+        pthread_setname_np(*thread, name);
+    return failed;
+}
+
+static inline uint64_t se_now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
+}
+
+static inline uint64_t se_now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+#endif

@@ -1,0 +1,445 @@
+"""The NATS link: one connection of loop 0 to a NATS server. L4.
+
+Python decides where to dial and what CONNECT says (KIND_DIAL, KIND_CONNECT); here is what happens in between and after:
+login, the question whether the node's name is taken, subscriptions in step with the rooms, messages both ways.
+LINK_IDLE → DIALING → GREETING → ASKING → LOGIN → NAMING → UP; every failure leads to LINK_IDLE and EVENT_WANT.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen
+from signal_core.address cimport LOCAL_TEXT, local_parse, ref_valid
+from signal_core.answers cimport code_parse
+from signal_core.counters cimport (
+    C_DROPPED_NATS, C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS, C_NATS_ERRORS, C_NATS_IN, C_NATS_LOST,
+    C_NATS_MALFORMED, C_NATS_SUBS,
+)
+from signal_core.inbound cimport link_message
+from signal_core.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_OPS_PER_TURN, NATS_READ_BUFFER, TICK_MS
+from signal_core.memory cimport KIND_NATS, Msg, msg_free, msg_new_heap, msg_text
+from signal_core.natsout cimport link_queue
+from signal_core.natswire cimport (
+    NATS_ERR, NATS_HMSG, NATS_INFO, NATS_MSG, NATS_PING, NATS_PONG, NatsOp, nats_need, nats_parse,
+)
+from signal_core.post cimport post_event
+from signal_core.queue cimport WROTE_ALL, WROTE_NONE, queue_add, queue_clear, queue_to_heap, queue_write
+from signal_core.route cimport tell_peer
+from signal_core.slab cimport Queue
+from signal_core.state cimport (
+    CLUSTER_AWAY, CLUSTER_UP, CODE_DENIED, CODE_OK, CODE_UNAVAILABLE, EVENT_DOWN, EVENT_INFO, EVENT_NATS_ERROR,
+    EVENT_TAKEN, EVENT_UP, EVENT_WANT, LINK_ASKING, LINK_DIALING, LINK_GREETING, LINK_IDLE, LINK_LOGIN, LINK_NAMING,
+    LINK_UP, MARK_LINK, Hub, Link, Loop, Waiter,
+)
+from signal_core.subs cimport FIRST_SID, SID_NAME, SID_PEER, SID_PROBE, subs_confirm, subs_denied, subs_lost, \
+    subs_resume, waiters_release
+from signal_core.sys cimport (
+    AF_INET, AF_INET6, EAGAIN, EINPROGRESS, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_MOD, IPPROTO_TCP,
+    SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, TCP_NODELAY, close, connect, epoll_ctl,
+    epoll_event, errno, getsockopt, recv, se_load_relaxed, se_siphash13, se_store_relaxed, se_store_release,
+    setsockopt, sockaddr, socket, socklen_t,
+)
+
+cdef enum:
+    DIAL_TICKS = 50               # patience with connect(), INFO and login: 5 s each
+    ASKING_TICKS = 100            # with Python
+    NAMING_TICKS = 20             # with another node that might have our name
+    KEEPALIVE_TICKS = 100         # silence after which NATS is pinged: 10 s
+    SILENCE_TICKS = 50            # ... and then given up: 5 s
+    LINK_ROUNDS = 32              # gathered writes an iteration
+    NATS_READS = 4                # reads an iteration
+
+
+cdef inline void link_want(Loop* loop, const char* reason) noexcept nogil:
+    post_event(loop, CONTROL_LOOP, EVENT_WANT, 0, 0, reason, strlen(reason))
+
+
+cdef inline void link_watch(Loop* loop, int operation) noexcept nogil:
+    cdef Link* link = loop.linked
+    cdef epoll_event event
+    event.events = EPOLLIN
+    if link.blocked or link.state == LINK_DIALING:
+        event.events |= EPOLLOUT
+    event.data.u64 = <uint64_t>MARK_LINK << 32
+    epoll_ctl(loop.epoll, operation, link.fd, &event)
+
+
+cdef inline void link_enter(Loop* loop, uint32_t state, uint32_t patience) noexcept nogil:
+    loop.linked.state = state
+    loop.linked.due = loop.tick + patience if patience else 0
+
+
+cdef inline void link_end(Loop* loop, const char* reason) noexcept nogil:
+    """Gives the connection up: what was not written is dropped, SUBs that waited are local now, Python is asked."""
+    cdef Link* link = loop.linked
+    cdef bint was_up = link.state == LINK_UP
+    if link.state == LINK_IDLE:
+        return
+    if link.fd >= 0:
+        close(link.fd)
+        link.fd = -1
+        loop.n[C_NATS_LOST] += 1
+    link_enter(loop, LINK_IDLE, 0)
+    se_store_release(&loop.hub.link, CLUSTER_AWAY)
+    queue_clear(loop, &link.out, C_DROPPED_NATS, CODE_UNAVAILABLE)
+    link.blocked = link.dirty = link.asked = link.more = False
+    link.pinged = link.ponged = 0
+    link.buffer_used = link.buffer_start = 0
+    subs_lost(loop)
+    waiters_release(loop)
+    if was_up:
+        post_event(loop, CONTROL_LOOP, EVENT_DOWN, 0, 0, reason, strlen(reason))
+    link_want(loop, reason)
+
+
+cdef inline void link_write(Loop* loop, const void* bytes, size_t n) noexcept nogil:
+    """Queues bytes of the protocol itself."""
+    cdef Msg* msg = msg_new_heap(&loop.mem, n, KIND_NATS)
+    if msg == NULL:
+        return
+    memcpy(msg.data, bytes, n)
+    msg.size = <uint32_t>n
+    queue_add(loop, &loop.linked.out, msg)
+    loop.linked.dirty = True
+
+
+cdef inline void link_ping(Loop* loop) noexcept nogil:
+    link_write(loop, b"PING\r\n", 6)
+    loop.linked.pinged += 1
+
+
+cdef inline void link_dial(Loop* loop, const void* address, size_t n) noexcept nogil:
+    """Begins to connect to a sockaddr that Python has chosen."""
+    cdef Link* link = loop.linked
+    cdef int one = 1
+    if link.state != LINK_IDLE:
+        return
+    link.fd = socket((<const sockaddr*>address).sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    if link.fd < 0:
+        link_want(loop, b"no descriptor is left for the connection to NATS")
+        return
+    setsockopt(link.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+    link_enter(loop, LINK_DIALING, DIAL_TICKS)
+    if connect(link.fd, <const sockaddr*>address, <socklen_t>n) != 0 and errno != EINPROGRESS:
+        link_end(loop, b"the NATS server refuses the connection")
+        return
+    link_watch(loop, EPOLL_CTL_ADD)
+
+
+cdef inline void link_dialed(Loop* loop) noexcept nogil:
+    cdef int error = 0
+    cdef socklen_t n = sizeof(error)
+    getsockopt(loop.linked.fd, SOL_SOCKET, SO_ERROR, &error, &n)
+    if error:
+        link_end(loop, b"the NATS server refuses the connection")
+        return
+    loop.linked.heard = loop.tick
+    link_enter(loop, LINK_GREETING, DIAL_TICKS)
+    link_watch(loop, EPOLL_CTL_MOD)
+
+
+cdef inline void link_connect(Loop* loop, const void* line, size_t n, uint64_t max_payload) noexcept nogil:
+    """Sends the CONNECT line that Python has made from INFO."""
+    cdef Link* link = loop.linked
+    if link.state != LINK_ASKING:
+        return
+    link.max_payload = max_payload
+    se_store_relaxed(&loop.hub.max_payload, max_payload)
+    link_enter(loop, LINK_LOGIN, DIAL_TICKS)
+    link_write(loop, line, n)
+    link_ping(loop)
+
+
+cdef inline void link_name(Loop* loop) noexcept nogil:
+    """Logged in: asks, by name, whether another node is here already. Silence of 503 says no."""
+    cdef Link* link = loop.linked
+    cdef Hub* hub = loop.hub
+    cdef char text[512]
+    cdef size_t n = 0
+    link_enter(loop, LINK_NAMING, NAMING_TICKS)
+    n = put_text(text, n, b"SUB ")
+    n = put_node_subject(text, n, hub)
+    n = put_text(text, n, b" 1\r\nSUB ")
+    n = put_node_subject(text, n, hub)
+    n = put_text(text, n, b".")
+    n = put_bytes(text, n, link.instance, 16)
+    n = put_text(text, n, b" 2\r\nPUB ")
+    n = put_node_subject(text, n, hub)
+    n = put_text(text, n, b" ")
+    n = put_node_subject(text, n, hub)
+    n = put_text(text, n, b".")
+    n = put_bytes(text, n, link.instance, 16)
+    n = put_text(text, n, b" 16\r\n")
+    n = put_bytes(text, n, link.instance, 16)
+    n = put_text(text, n, b"\r\n")
+    link_write(loop, text, n)
+
+
+cdef inline size_t put_bytes(char* out, size_t at, const char* text, size_t n) noexcept nogil:
+    memcpy(out + at, text, n)
+    return at + n
+
+
+cdef inline size_t put_text(char* out, size_t at, const char* text) noexcept nogil:
+    return put_bytes(out, at, text, strlen(text))
+
+
+cdef inline size_t put_node_subject(char* out, size_t at, const Hub* hub) noexcept nogil:
+    """`<prefix>.node.<node>`"""
+    at = put_bytes(out, at, hub.prefix, hub.prefix_len)
+    at = put_text(out, at, b".node.")
+    return put_bytes(out, at, hub.node, hub.node_len)
+
+
+cdef inline void link_up(Loop* loop) noexcept nogil:
+    """The name is ours: subscribes to what is addressed to this node, and to the rooms that have members."""
+    cdef Hub* hub = loop.hub
+    cdef Link* link = loop.linked
+    cdef char text[128]
+    cdef size_t n
+    link_enter(loop, LINK_UP, 0)
+    loop.n[C_NATS_CONNECTS] += 1
+    n = put_text(text, 0, b"SUB ")
+    n = put_bytes(text, n, hub.prefix, hub.prefix_len)
+    n = put_text(text, n, b".peer.")
+    n = put_bytes(text, n, hub.node, hub.node_len)
+    n = put_text(text, n, b".> 3\r\n")
+    link_write(loop, text, n)
+    se_store_release(&hub.ndenied, 0)
+    link.resume = 0
+    subs_resume(loop)
+    se_store_release(&hub.link, CLUSTER_UP)
+    post_event(loop, CONTROL_LOOP, EVENT_UP, 0, 0, NULL, 0)
+
+
+cdef inline void link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
+    """A word about our name: on SID_NAME another node asks, on SID_PROBE one answers us (or NATS says that nobody does)."""
+    cdef Link* link = loop.linked
+    cdef char text[320]
+    cdef size_t n
+    if op.sid == SID_PROBE:
+        if link.state != LINK_NAMING:
+            return
+        if op.headers_len:
+            link_up(loop)
+        else:
+            post_event(loop, CONTROL_LOOP, EVENT_TAKEN, 0, 0, loop.hub.node, loop.hub.node_len)
+            link_end(loop, b"another node has this node's name")
+        return
+    if op.payload_len != 16 or op.reply_len == 0 or op.reply_len > 128:
+        return
+    # Of two that ask at once the one with the smaller instance stays.
+    if link.state == LINK_UP or memcmp(link.instance, op.payload, 16) < 0:
+        n = put_text(text, 0, b"PUB ")
+        n = put_bytes(text, n, op.reply, op.reply_len)
+        n = put_text(text, n, b" 5\r\ntaken\r\n")
+        link_write(loop, text, n)
+
+
+cdef inline void link_denied(Loop* loop, const char* text, size_t n) noexcept nogil:
+    """`Permissions Violation for Publish to "<subject>"`: tells whoever asked, and remembers it while connected."""
+    cdef Link* link = loop.linked
+    cdef Hub* hub = loop.hub
+    cdef uint64_t hash, i, count
+    cdef size_t at = 0, end
+    while at < n and text[at] != c'"':
+        at += 1
+    end = at + 1
+    while end < n and text[end] != c'"':
+        end += 1
+    if end >= n:
+        return
+    hash = se_siphash13(hub.rooms.key, text + at + 1, end - at - 1)
+    count = se_load_relaxed(&hub.ndenied)
+    if count < DENIED_SUBJECTS:
+        se_store_relaxed(&hub.denied[count], hash)
+        se_store_release(&hub.ndenied, count + 1)
+    for i in range(256):
+        if link.asked_subject[i] == hash and link.asked_id[i]:
+            tell_peer(loop, link.asked_id[i], CODE_DENIED, link.asked_ref[i], link.asked_size[i])
+            link.asked_id[i] = 0
+
+
+cdef inline bint starts(const char* text, size_t n, const char* prefix) noexcept nogil:
+    return n >= strlen(prefix) and memcmp(text, prefix, strlen(prefix)) == 0
+
+
+cdef inline void link_error(Loop* loop, const char* text, size_t n) noexcept nogil:
+    """An -ERR. Permission violations leave the connection open, the rest ends it."""
+    cdef Link* link = loop.linked
+    cdef size_t size = n if n < sizeof(link.reason) - 1 else sizeof(link.reason) - 1
+    loop.n[C_NATS_ERRORS] += 1
+    post_event(loop, CONTROL_LOOP, EVENT_NATS_ERROR, 0, 0, text, n)
+    if starts(text, n, b"Permissions Violation for Publish"):
+        link_denied(loop, text, n)
+        return
+    if starts(text, n, b"Permissions Violation for Subscription"):
+        subs_denied(loop, text, n)
+        return
+    memcpy(link.reason, text, size)
+    link.reason[size] = 0
+    link_end(loop, link.reason)
+
+
+cdef inline void link_pong(Loop* loop) noexcept nogil:
+    cdef Link* link = loop.linked
+    link.ponged += 1
+    link.asked = False
+    if link.state == LINK_LOGIN:
+        link_name(loop)
+    elif link.state == LINK_UP:
+        subs_confirm(loop)
+
+
+cdef inline void link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
+    cdef Link* link = loop.linked
+    if op.kind == NATS_MSG or op.kind == NATS_HMSG:
+        if op.sid == SID_NAME or op.sid == SID_PROBE:
+            link_on_name(loop, op)
+        elif link.state == LINK_UP:
+            link_message(loop, op)
+    elif op.kind == NATS_PING:
+        link_write(loop, b"PONG\r\n", 6)
+    elif op.kind == NATS_PONG:
+        link_pong(loop)
+    elif op.kind == NATS_INFO:
+        post_event(loop, CONTROL_LOOP, EVENT_INFO, 0, 0, op.text, op.text_len)
+        if link.state == LINK_GREETING:
+            link_enter(loop, LINK_ASKING, ASKING_TICKS)
+    elif op.kind == NATS_ERR:
+        link_error(loop, op.text, op.text_len)
+
+
+cdef inline bint link_parse(Loop* loop, uint32_t* budget) noexcept nogil:
+    """Handles whole operations. False where some are left that the budget does not cover."""
+    cdef Link* link = loop.linked
+    cdef NatsOp op
+    cdef int64_t used
+    while link.buffer_start < link.buffer_used:
+        if budget[0] == 0:
+            return False
+        used = nats_parse(<const char*>link.buffer + link.buffer_start, link.buffer_used - link.buffer_start,
+                          <size_t>link.max_payload, &op)
+        if used == -2:
+            return True
+        if used < 0:
+            link_end(loop, b"the NATS server broke the protocol")
+            return True
+        link.buffer_start += <uint32_t>used
+        budget[0] -= 1
+        link_operation(loop, &op)
+        if link.state == LINK_IDLE:
+            return True
+    link.buffer_start = link.buffer_used = 0
+    return True
+
+
+cdef inline bint link_make_room(Link* link) noexcept nogil:
+    """Moves what is left over to the front, and grows the buffer where the next operation needs it."""
+    cdef uint32_t left = link.buffer_used - link.buffer_start
+    cdef size_t need
+    cdef uint8_t* grown
+    if link.buffer_start:
+        memmove(link.buffer, link.buffer + link.buffer_start, left)
+        link.buffer_start = 0
+        link.buffer_used = left
+    need = nats_need(<const char*>link.buffer, left) if left else 0
+    if need < left + 4096:
+        need = left + 4096
+    if need > link.buffer_size:
+        grown = <uint8_t*>realloc(link.buffer, need + NATS_READ_BUFFER)
+        if grown == NULL:
+            return False
+        link.buffer = grown
+        link.buffer_size = <uint32_t>(need + NATS_READ_BUFFER)
+    return True
+
+
+cdef inline void link_read(Loop* loop) noexcept nogil:
+    cdef Link* link = loop.linked
+    cdef uint32_t budget = NATS_OPS_PER_TURN, reads = NATS_READS
+    cdef ssize_t got
+    cdef size_t room
+    while reads and link.state > LINK_DIALING:
+        link.more = not link_parse(loop, &budget)
+        if link.more or link.state == LINK_IDLE:
+            return
+        if not link_make_room(link):
+            link_end(loop, b"no memory for what NATS sends")
+            return
+        reads -= 1
+        room = link.buffer_size - link.buffer_used
+        got = recv(link.fd, link.buffer + link.buffer_used, room, 0)
+        if got <= 0:
+            if got == 0 or (errno != EAGAIN and errno != EINTR):
+                link_end(loop, b"the NATS server closed the connection")
+            return
+        loop.n[C_NATS_BYTES_IN] += <uint64_t>got
+        link.heard = loop.tick
+        link.buffer_used += <uint32_t>got
+        if <size_t>got < room:
+            reads = 0
+            link.more = not link_parse(loop, &budget)
+
+
+cdef inline bint link_has_work(const Loop* loop) noexcept nogil:
+    """Whether there is work for the next iteration already: operations left over, subscriptions to be made again."""
+    return loop.linked.more or (loop.linked.state == LINK_UP and loop.linked.resume < loop.linked.subs_used
+                                and not loop.linked.blocked)
+
+
+cdef inline void link_flush(Loop* loop) noexcept nogil:
+    """At the end of an iteration: a PING behind new SUBs, then all that is queued, as far as the socket takes it."""
+    cdef Link* link = loop.linked
+    cdef uint32_t before
+    cdef int wrote
+    if link.state <= LINK_DIALING:
+        return
+    if link.resume < link.subs_used and link.state == LINK_UP:
+        subs_resume(loop)
+    if link.syncing:
+        link.syncing = False
+        link_ping(loop)
+    if not link.dirty or link.blocked:
+        return
+    before = link.out.bytes
+    wrote = queue_write(loop, link.fd, &link.out, LINK_ROUNDS)
+    loop.n[C_NATS_BYTES_OUT] += before - link.out.bytes
+    if wrote == WROTE_NONE:
+        link_end(loop, b"the NATS server closed the connection")
+    elif wrote == WROTE_ALL:
+        link.dirty = False
+    elif not queue_to_heap(loop, &link.out):
+        link_end(loop, b"no memory for what waits for NATS")
+    else:
+        link.blocked = True
+        link_watch(loop, EPOLL_CTL_MOD)
+
+
+cdef inline void link_writable(Loop* loop) noexcept nogil:
+    cdef Link* link = loop.linked
+    if link.state == LINK_DIALING:
+        link_dialed(loop)
+    elif link.blocked:
+        link.blocked = False
+        link_flush(loop)
+        if link.state != LINK_IDLE and not link.blocked:
+            link_watch(loop, EPOLL_CTL_MOD)
+
+
+cdef inline void link_tick(Loop* loop) noexcept nogil:
+    """Each tick: patience of the state, keepalive, subscriptions still to be made again."""
+    cdef Link* link = loop.linked
+    if link.due and link.due <= loop.tick:
+        if link.state == LINK_NAMING:
+            link_up(loop)
+        elif link.state == LINK_LOGIN or link.state == LINK_ASKING:
+            link_end(loop, b"the login at the NATS server took too long")
+        else:
+            link_end(loop, b"the NATS server does not answer")
+    if link.state != LINK_UP:
+        return
+    if loop.tick - link.heard >= KEEPALIVE_TICKS + SILENCE_TICKS:
+        link_end(loop, b"the NATS server fell silent")
+    elif loop.tick - link.heard >= KEEPALIVE_TICKS and not link.asked:
+        link.asked = True
+        link_ping(loop)

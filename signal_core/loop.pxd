@@ -1,0 +1,490 @@
+"""A loop: one thread, one epoll, everything that its connections need. L4.
+
+One iteration:
+ 1. sleep in epoll_wait, unless there is work left over;
+ 2. handle events: accept, read, write, the NATS link;
+ 3. take the inbox, then connections with input left over;
+ 4. fire timers;
+ 5. write the queues, tell fates (which may fill queues again), write the link's;
+ 6. post what was held back for other loops;
+ 7. free what died.
+Each step is bounded; what is left over waits for the next iteration, which then does not sleep.
+"""
+
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy
+from signal_core.answers cimport refs_due
+from signal_core.conn cimport (
+    BLOCKED_LOOK, conn_answer, conn_close, conn_expire, conn_fail, conn_flush, conn_frame, conn_id, conn_kill, conn_of,
+    loop_flush,
+)
+from signal_core.counters cimport (
+    C_ACCEPTED_SOCKETS, C_BACKLOG_BYTES, C_COUNT, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST,
+    C_PINGS_SENT, C_SHED, C_STALLED, C_WAKES,
+)
+from signal_core.frame cimport OP_PING
+from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
+from signal_core.limits cimport (
+    ACCEPTS, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, LOOP_BITS_WORDS, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
+)
+from signal_core.link cimport (
+    link_connect, link_dial, link_flush, link_has_work, link_read, link_tick, link_want, link_writable,
+)
+from signal_core.memory cimport (
+    KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP,
+    KIND_SYNC, KIND_TO, Msg, msg_free, msg_text,
+)
+from signal_core.natsout cimport link_queue
+from signal_core.post cimport is_payload, post_all, post_event
+from signal_core.queue cimport queue_clear
+from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, take_room, take_to
+from signal_core.roomtable cimport RoomEntry, table_reclaim
+from signal_core.session cimport session_continue, session_read
+from signal_core.slab cimport (
+    CONN_CLOSING, CONN_DEAD, CONN_FREE, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY,
+    FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_find, slab_free, slab_take,
+)
+from signal_core.route cimport joined
+from signal_core.state cimport (
+    CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, MARK_WAKE, Hub, Loop,
+)
+from signal_core.subs cimport subs_await, subs_settle
+from signal_core.sys cimport (
+    EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, MSG_DONTWAIT,
+    MSG_NOSIGNAL, O_CLOEXEC, O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event,
+    epoll_wait, errno, getrandom, open, read, se_add_relaxed, se_load_acquire, se_load_relaxed, se_load_seqcst,
+    se_now_ms, se_store_release, se_store_seqcst, se_sub_relaxed, send,
+)
+from signal_core.wheel cimport wheel_arm, wheel_next, wheel_pop
+
+
+# -- accepting --
+
+cdef inline uint32_t loop_tag(Loop* loop) noexcept nogil:
+    """32 random bits."""
+    if loop.ntags == 0:
+        while getrandom(loop.tags, sizeof(loop.tags), 0) != sizeof(loop.tags):
+            pass
+        loop.ntags = 256
+    loop.ntags -= 1
+    return loop.tags[loop.ntags]
+
+
+cdef inline void shed(Loop* loop, int fd) noexcept nogil:
+    """Turns a socket away with as much of an answer as it takes."""
+    cdef const char* text = (b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
+                             b"Connection: close\r\n\r\n")
+    loop.n[C_SHED] += 1
+    send(fd, text, 92, MSG_NOSIGNAL | MSG_DONTWAIT)
+    close(fd)
+
+
+cdef inline void loop_open_reserve(Loop* loop) noexcept nogil:
+    if loop.reserve < 0:
+        loop.reserve = open(b"/dev/null", O_RDONLY | O_CLOEXEC)
+
+
+cdef inline bint shed_with_reserve(Loop* loop, int listener) noexcept nogil:
+    """Out of descriptors: lends the reserve to answer one socket. False where none waits."""
+    cdef int fd
+    if loop.reserve < 0:
+        return False
+    close(loop.reserve)
+    loop.reserve = -1
+    fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    if fd >= 0:
+        shed(loop, fd)
+    loop_open_reserve(loop)
+    return fd >= 0
+
+
+cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
+    """Makes a connection of an accepted socket, and reads at once: a handshake usually is there already."""
+    cdef Hub* hub = loop.hub
+    cdef Conn* c
+    cdef epoll_event event
+    if hub.set.max_connections and se_load_relaxed(&hub.connections) >= hub.set.max_connections:
+        shed(loop, fd)
+        return
+    c = slab_take(&loop.slab)
+    if c == NULL:
+        shed(loop, fd)
+        return
+    c.fd = fd
+    c.tag = loop_tag(loop)
+    c.state = CONN_HANDSHAKE
+    c.heard = loop.tick
+    event.events = EPOLLIN
+    event.data.u64 = (<uint64_t>c.slot << 32) | c.tag
+    if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) != 0:
+        slab_free(&loop.slab, c)
+        shed(loop, fd)
+        return
+    se_add_relaxed(&hub.connections, 1)
+    loop.n[C_ACCEPTED_SOCKETS] += 1
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + hub.set.handshake)
+    session_read(loop, c)
+
+
+cdef inline void loop_accept(Loop* loop, int listener) noexcept nogil:
+    cdef int fd, i
+    for i in range(ACCEPTS):
+        fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0:
+            loop_adopt(loop, fd)
+        elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+            if not shed_with_reserve(loop, listener):
+                return
+        elif errno == EAGAIN:
+            return
+
+
+# -- timers --
+
+cdef inline void timer_ping(Loop* loop, Conn* c) noexcept nogil:
+    cdef uint8_t* body
+    loop.n[C_PINGS_SENT] += 1
+    conn_answer(loop, c, conn_frame(loop, c, OP_PING, 0, 0, &body))
+
+
+cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
+    """Pings who was silent, gives up who stayed so. Returns the tick to look again; 0: the connection is dead."""
+    cdef Cold* cold = slab_cold(&loop.slab, c.slot)
+    cdef Hub* hub = loop.hub
+    if cold.asked and c.heard >= cold.asked:
+        cold.asked = 0
+    if cold.asked:
+        if loop.tick >= cold.asked + hub.set.pong:
+            loop.n[C_PEERS_LOST] += 1
+            conn_kill(loop, c)
+            return 0
+        return cold.asked + hub.set.pong
+    if loop.tick - c.heard < hub.set.ping:
+        return c.heard + hub.set.ping
+    if c.flags & FLAG_BLOCKED:
+        return loop.tick + hub.set.ping
+    cold.asked = loop.tick if loop.tick else 1
+    timer_ping(loop, c)
+    return loop.tick + hub.set.pong
+
+
+cdef inline bint timer_blocked(Loop* loop, Conn* c) noexcept nogil:
+    """Of a blocked connection: drops what expired, ends one that takes nothing. False: it has ended."""
+    conn_expire(loop, c)
+    if loop.tick - slab_cold(&loop.slab, c.slot).extra.progress < loop.hub.set.stall:
+        return True
+    loop.n[C_STALLED] += 1
+    post_closed(loop, c, 4008)
+    conn_kill_stalled(loop, c)
+    return False
+
+
+cdef inline void post_closed(Loop* loop, Conn* c, uint32_t code) noexcept nogil:
+    """Notes the code that a connection was closed with, for the hooks."""
+    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    if extra != NULL:
+        extra.close_code = <unsigned short>code
+
+
+cdef inline void conn_kill_stalled(Loop* loop, Conn* c) noexcept nogil:
+    """4008 goes behind the one message that was begun, if the socket takes it now; the rest is dropped."""
+    cdef uint32_t before = c.out.bytes
+    cdef uint8_t head[4]
+    if c.out.offset == 0:
+        head[0] = 0x88
+        head[1] = 2
+        head[2] = 4008 >> 8
+        head[3] = 4008 & 0xff
+        send(c.fd, head, 4, MSG_NOSIGNAL | MSG_DONTWAIT)
+    conn_kill(loop, c)
+
+
+cdef inline void timer_open(Loop* loop, Conn* c) noexcept nogil:
+    cdef uint32_t next_look, refs
+    next_look = timer_keepalive(loop, c)
+    if next_look == 0:
+        return
+    if c.flags & FLAG_BLOCKED:
+        if not timer_blocked(loop, c):
+            return
+        if loop.tick + BLOCKED_LOOK < next_look:
+            next_look = loop.tick + BLOCKED_LOOK
+    refs = refs_due(loop, c)
+    if refs and refs < next_look:
+        next_look = refs
+    if c.state == CONN_OPEN:
+        wheel_arm(&loop.wheel, &loop.slab, c.slot, next_look)
+
+
+cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
+    """The connection's timer fired: does what is due and arms it again."""
+    if c.state == CONN_OPEN:
+        timer_open(loop, c)
+    elif c.state == CONN_JOINING:
+        c.waiting = 0
+        joined(loop, c)
+    elif c.state != CONN_DEAD:
+        if c.state == CONN_HANDSHAKE:
+            loop.n[C_HANDSHAKES_TIMED_OUT] += 1
+        conn_kill(loop, c)
+
+
+cdef inline void loop_timers(Loop* loop) noexcept nogil:
+    cdef uint32_t slot
+    cdef int i
+    for i in range(TIMERS_PER_TURN):
+        slot = wheel_pop(&loop.wheel, &loop.slab, loop.tick)
+        if slot == NO_SLOT:
+            return
+        loop_timer(loop, slab_conn(&loop.slab, slot))
+
+
+# -- the inbox --
+
+cdef inline void loop_receipt(Loop* loop, Msg* msg) noexcept nogil:
+    """A receipt; where NATS denied a SUB it names the room, which is left."""
+    cdef Conn* c
+    if msg.size:
+        c = slab_find(&loop.slab, <uint32_t>(msg.target >> 32) & 0xffffff, <uint32_t>msg.target)
+        if c != NULL and c.state != CONN_DEAD:
+            leave(loop, c, <char*>msg.data, msg.size)
+    take_receipt(loop, msg.target, msg.code, msg_text(msg), msg.text_size)
+
+
+cdef inline void loop_kick(Loop* loop, const Msg* msg) noexcept nogil:
+    cdef Conn* c = conn_of(loop, msg.target)
+    if c == NULL:
+        return
+    loop.n[C_KICKED] += 1
+    conn_close(loop, c, <unsigned short>msg.hash)
+
+
+cdef inline void loop_stop(Loop* loop) noexcept nogil:
+    """Listens no more, and says goodbye to all within the close time."""
+    cdef uint32_t i
+    if loop.stopping:
+        return
+    loop.stopping = True
+    loop.stop_by = loop.tick + loop.hub.set.close
+    for i in range(loop.nlisteners):
+        close(loop.listeners[i])
+    loop.nlisteners = 0
+
+
+cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
+    """One message of the inbox."""
+    if msg.kind == KIND_TO:
+        take_to(loop, msg)
+        return
+    if msg.kind == KIND_ROOM:
+        take_room(loop, msg)
+        return
+    if msg.kind == KIND_NATS:
+        if is_payload(msg):
+            inbox_taken(&loop.inbox, msg)
+        link_queue(loop, msg)
+        return
+    if msg.kind == KIND_RECEIPT:
+        loop_receipt(loop, msg)
+    elif msg.kind == KIND_SYNC:
+        subs_settle(loop, <RoomEntry*>msg.pointer)
+    elif msg.kind == KIND_AWAIT:
+        subs_await(loop, msg)
+    elif msg.kind == KIND_STOP:
+        loop_stop(loop)
+    elif msg.kind == KIND_KICK:
+        loop_kick(loop, msg)
+    elif msg.kind == KIND_SNAPSHOT:
+        memcpy(loop.copy, loop.n, sizeof(loop.n))
+        se_store_release(&loop.copied, msg.hash)
+    elif msg.kind == KIND_DIAL:
+        if msg.size:
+            link_dial(loop, msg.data, msg.size)
+    elif msg.kind == KIND_CONNECT:
+        link_connect(loop, msg.data, msg.size, msg.hash)
+    msg_free(&loop.mem, msg)
+
+
+cdef inline void loop_inbox(Loop* loop) noexcept nogil:
+    cdef Msg* msg
+    cdef Msg* last
+    cdef int budget = INBOX_PER_TURN
+    if loop.taken == NULL:
+        loop.taken = inbox_take(&loop.inbox)
+    while loop.taken != NULL and budget:
+        msg = loop.taken
+        loop.taken = msg.next
+        loop_message(loop, msg)
+        budget -= 1
+
+
+# -- the iteration --
+
+cdef inline void loop_ready(Loop* loop) noexcept nogil:
+    """Connections with input left over; those that have some left again come next time."""
+    cdef uint32_t i, n = loop.ready_used
+    for i in range(n):
+        session_continue(loop, slab_conn(&loop.slab, loop.ready[i]))
+    loop.ready_used -= n
+    for i in range(loop.ready_used):
+        loop.ready[i] = loop.ready[n + i]
+
+
+cdef inline void loop_event(Loop* loop, const epoll_event* event) noexcept nogil:
+    cdef uint32_t slot = <uint32_t>(event.data.u64 >> 32)
+    cdef Conn* c
+    cdef uint64_t count
+    if slot >= MARK_LISTENER:
+        if slot == MARK_WAKE:
+            read(loop.inbox.wake, &count, 8)
+        elif slot == MARK_LINK:
+            if event.events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
+                link_writable(loop)
+            if event.events & EPOLLIN:
+                link_read(loop)
+        elif not loop.stopping:
+            loop_accept(loop, loop.listeners[slot - MARK_LISTENER])
+        return
+    c = slab_find(&loop.slab, slot, <uint32_t>event.data.u64)
+    if c == NULL or c.state == CONN_DEAD:
+        return
+    if event.events & EPOLLOUT and c.flags & FLAG_BLOCKED:
+        conn_flush(loop, c)
+    if event.events & EPOLLIN:
+        session_read(loop, c)
+    elif event.events & (EPOLLERR | EPOLLHUP):
+        conn_kill(loop, c)
+
+
+cdef inline void loop_free(Loop* loop, Conn* c) noexcept nogil:
+    """Frees all that hangs on a dead connection, then its slot."""
+    cdef Cold* cold = slab_cold(&loop.slab, c.slot)
+    cdef uint32_t code = cold.extra.close_code if cold.extra != NULL else 1006
+    queue_clear(loop, &c.out, C_DROPPED_GONE, CODE_NO_SUCH_PEER)
+    leave_all(loop, c)
+    if c.flags & FLAG_WEBSOCKET and loop.hub.set.hooks:
+        post_event(loop, SERVICE_LOOP, EVENT_DISCONNECTED, conn_id(loop, c), code, NULL, 0)
+    free(c.pending)
+    if cold.extra != NULL:
+        free(cold.extra.refs)
+        free(cold.extra.message)
+        free(cold.extra)
+    se_sub_relaxed(&loop.hub.connections, 1)
+    slab_free(&loop.slab, c)
+
+
+cdef inline void loop_reap(Loop* loop) noexcept nogil:
+    """Frees the dead. One that a list still names waits for the next iteration."""
+    cdef uint32_t slot = loop.dead, next_slot
+    cdef Conn* c
+    loop.dead = NO_SLOT
+    while slot != NO_SLOT:
+        c = slab_conn(&loop.slab, slot)
+        next_slot = slab_cold(&loop.slab, slot).next
+        if c.flags & (FLAG_DIRTY | FLAG_READY):
+            slab_cold(&loop.slab, slot).next = loop.dead
+            loop.dead = slot
+        else:
+            loop_free(loop, c)
+        slot = next_slot
+
+
+cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
+    """While stopping: 1001 to the next connections, a bounded number at a time."""
+    cdef uint32_t budget = FLUSHES_PER_TURN
+    cdef Conn* c
+    while loop.stop_cursor < loop.slab.used and budget:
+        c = slab_conn(&loop.slab, loop.stop_cursor)
+        loop.stop_cursor += 1
+        if c.state == CONN_OPEN or c.state == CONN_JOINING:
+            budget -= 1
+            conn_close(loop, c, 1001)
+        elif c.state == CONN_HANDSHAKE:
+            conn_kill(loop, c)
+
+
+cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
+    return (loop.taken != NULL or loop.ready_used or loop.dirty_head != NO_SLOT or loop.told_head != NULL
+            or loop.dead != NO_SLOT or (loop.stopping and loop.stop_cursor < loop.slab.used)
+            or (loop.linked != NULL and link_has_work(loop)))
+
+
+cdef inline int loop_patience(const Loop* loop) noexcept nogil:
+    """Milliseconds to sleep at most."""
+    cdef uint32_t ticks
+    if loop_has_work(loop):
+        return 0
+    ticks = wheel_next(&loop.wheel)
+    if (loop.linked != NULL or loop.stopping) and ticks > 1:
+        ticks = 1 if loop.stopping else (10 if ticks > 10 else ticks)
+    return <int>(ticks * TICK_MS)
+
+
+cdef inline void loop_clock(Loop* loop) noexcept nogil:
+    loop.tick = <uint32_t>((se_now_ms() - loop.hub.boot) // TICK_MS)
+
+
+cdef inline int loop_wait(Loop* loop) noexcept nogil:
+    """Sleeps until there is something to do. Returns the number of events."""
+    cdef int patience = loop_patience(loop)
+    cdef int n
+    if patience:
+        inbox_sleep(&loop.inbox)
+        se_store_seqcst(&loop.seen, UINT64_MAX)
+        if not inbox_is_empty(&loop.inbox):
+            patience = 0
+    n = epoll_wait(loop.epoll, loop.events, EVENTS, patience)
+    inbox_awake(&loop.inbox)
+    se_store_seqcst(&loop.seen, se_load_seqcst(&loop.hub.rooms.epoch))
+    loop.n[C_WAKES] += 1
+    loop_clock(loop)
+    return n
+
+
+cdef inline void loop_write(Loop* loop) noexcept nogil:
+    """Writes, tells fates, and writes the answers that this made, in the same iteration."""
+    loop_flush(loop, FLUSHES_PER_TURN)
+    if loop.told_head != NULL:
+        loop_tell_all(loop)
+        loop_flush(loop, FLUSHES_PER_TURN)
+    if loop.linked != NULL:
+        link_flush(loop)
+    post_all(loop)
+
+
+cdef inline void loop_reclaim(Loop* loop) noexcept nogil:
+    """On the link's loop, each tick: frees what no thread can still be reading."""
+    cdef Hub* hub = loop.hub
+    cdef uint64_t oldest = UINT64_MAX, seen
+    cdef uint32_t i
+    for i in range(hub.nloops):
+        seen = se_load_seqcst(&hub.loops[i].seen)
+        if seen < oldest:
+            oldest = seen
+    seen = se_load_seqcst(&hub.loops[SERVICE_LOOP].seen)
+    table_reclaim(&hub.rooms, seen if seen < oldest else oldest)
+
+
+cdef inline void loop_iterate(Loop* loop) noexcept nogil:
+    cdef uint32_t before = loop.tick
+    cdef int i, n = loop_wait(loop)
+    for i in range(n):
+        loop_event(loop, &loop.events[i])
+    loop_inbox(loop)
+    if loop.ready_used:
+        loop_ready(loop)
+    loop_timers(loop)
+    if loop.stopping:
+        loop_goodbye(loop)
+    if loop.linked != NULL and loop.tick != before:
+        link_tick(loop)
+        loop_reclaim(loop)
+    loop_write(loop)
+    if loop.dead != NO_SLOT:
+        loop_reap(loop)
+
+
+cdef inline bint loop_is_over(const Loop* loop) noexcept nogil:
+    return loop.stopping and (loop.tick > loop.stop_by
+                              or (loop.slab.live == 0 and loop.stop_cursor >= loop.slab.used))

@@ -1,0 +1,108 @@
+"""A message between being read and being encoded, and its two encodings: FROM or MSG in a frame, HPUB for NATS. L3."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from signal_core.answers cimport put
+from signal_core.frame cimport OP_BINARY, OP_TEXT, frame_head_size, frame_put_head
+from signal_core.limits cimport TICK_MS
+from signal_core.memory cimport KIND_NATS, MSG_COUNTED, TELL_NOBODY, TELL_PEER, Msg, msg_new, msg_new_heap, msg_set_text
+from signal_core.natswire cimport NatsPub, nats_hpub_bound, nats_put_hpub_head
+from signal_core.state cimport Loop
+
+cdef struct Packet:           # points into the reader's buffer; valid while that is
+    uint64_t origin           # id of the sending connection of this node; 0: another node's or none
+    const char* sender        # `<node>.<local>`, or `-`
+    uint32_t sender_len
+    const char* ref           # what the receiver is shown
+    uint32_t ref_len
+    const char* re
+    uint32_t re_len
+    const char* user
+    uint32_t user_len
+    const uint8_t* payload
+    size_t size
+    bint binary
+    bint remote               # came from NATS: does not go there again
+    uint32_t expires          # tick
+    int64_t ttl_ms            # as the client gave it; -1: it gave none
+    uint8_t tell              # who is told its fate: TELL_*
+    const char* tell_text     # a ref, or a NATS subject
+    uint32_t tell_len
+
+
+cdef inline uint32_t expiry(const Loop* loop, int64_t ttl_ms) noexcept nogil:
+    """The last tick at which a message may be written; the engine's ttl where none was given (-1)."""
+    cdef int64_t ms = ttl_ms if ttl_ms >= 0 else loop.hub.set.ttl_ms
+    return loop.tick + <uint32_t>(ms // TICK_MS) + 1
+
+
+cdef inline uint8_t* put_option(uint8_t* out, const char* name, size_t name_n, const char* value,
+                                uint32_t n) noexcept nogil:
+    if n == 0:
+        return out
+    return put(put(out, name, name_n), value, n)
+
+
+cdef inline size_t packet_head_size(const Packet* p, uint32_t room_len) noexcept nogil:
+    """Of `FROM <peer>…LF`, or `MSG <room> <peer>…LF` where there is a room."""
+    return ((5 + room_len if room_len else 5) + p.sender_len + (5 + p.ref_len if p.ref_len else 0)
+            + (4 + p.re_len if p.re_len else 0) + (6 + p.user_len if p.user_len else 0) + 1)
+
+
+cdef inline Msg* packet_frame(Loop* loop, const Packet* p, const char* room, uint32_t room_len, bint heap,
+                              uint8_t kind) noexcept nogil:
+    """The frame that receivers get: `room_len` 0 makes it FROM. NULL without memory."""
+    cdef size_t body = packet_head_size(p, room_len) + p.size
+    cdef size_t head = frame_head_size(body)
+    cdef size_t need = head + body + p.tell_len
+    cdef Msg* msg = msg_new_heap(&loop.mem, need, kind) if heap else msg_new(&loop.mem, need, kind)
+    cdef uint8_t* out
+    if msg == NULL:
+        return NULL
+    out = msg.data + frame_put_head(msg.data, OP_BINARY if p.binary else OP_TEXT, body)
+    if room_len:
+        out = put(put(put(out, b"MSG ", 4), room, room_len), b" ", 1)
+    else:
+        out = put(out, b"FROM ", 5)
+    out = put(out, p.sender, p.sender_len)
+    out = put_option(out, b" ref=", 5, p.ref, p.ref_len)
+    out = put_option(out, b" re=", 4, p.re, p.re_len)
+    out = put_option(out, b" user=", 6, p.user, p.user_len)
+    out = put(out, b"\n", 1)
+    memcpy(out, p.payload, p.size)
+    msg.size = <uint32_t>(head + body)
+    msg.flags = MSG_COUNTED
+    msg.expires = p.expires
+    msg.origin = p.origin
+    if p.tell != TELL_NOBODY:
+        msg.tell = p.tell
+        msg_set_text(msg, p.tell_text, p.tell_len)
+    return msg
+
+
+cdef inline Msg* packet_hpub(Loop* loop, const Packet* p, const char* kind, const char* target, uint32_t target_len,
+                             const char* suffix, uint32_t suffix_len, bint heap) noexcept nogil:
+    """The bytes for NATS: kind `peer` or `room`. The caller has checked max_payload. NULL without memory."""
+    cdef NatsPub pub
+    cdef size_t head
+    cdef Msg* msg
+    cdef const char* prefix = loop.hub.prefix
+    pub = NatsPub(
+        prefix=prefix, prefix_len=loop.hub.prefix_len, kind=kind, target=target, target_len=target_len,
+        suffix_ref=suffix, suffix_ref_len=suffix_len, me=p.sender, me_len=p.sender_len, ref=p.ref, ref_len=p.ref_len,
+        user=p.user, user_len=p.user_len, binary=p.binary, ttl_ms=p.ttl_ms, payload_len=p.size)
+    head = nats_hpub_bound(&pub) + p.size + 2 + p.tell_len
+    msg = msg_new_heap(&loop.mem, head, KIND_NATS) if heap else msg_new(&loop.mem, head, KIND_NATS)
+    if msg == NULL:
+        return NULL
+    head = nats_put_hpub_head(<char*>msg.data, &pub)
+    memcpy(msg.data + head, p.payload, p.size)
+    memcpy(msg.data + head + p.size, b"\r\n", 2)
+    msg.size = <uint32_t>(head + p.size + 2)
+    msg.flags = MSG_COUNTED
+    msg.expires = p.expires
+    msg.origin = p.origin
+    if p.tell == TELL_PEER:
+        msg.tell = TELL_PEER
+        msg_set_text(msg, p.tell_text, p.tell_len)
+    return msg

@@ -1,0 +1,194 @@
+"""Write queues: what one socket is owed, written in as few system calls as it takes. L2.
+
+A message is linked to its receiver's queue and the receiver to the loop's list; the list is written when the iteration's
+events are handled, a bounded number of queues at a time. A queue whose socket is full is left to EPOLLOUT, its messages
+moved out of the region. Every message's fate is counted here and, where somebody asked, handed to the loop's `told` list.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+from signal_core.counters cimport (
+    C_ATTEMPTED, C_BACKLOG_BYTES, C_BLOCKED, C_BYTES_OUT, C_DROPPED_EXPIRED, C_DROPPED_GONE, C_DROPPED_MEMORY,
+    C_DROPPED_SLOW_PEER, C_IN_FLIGHT, C_WRITES, C_WRITTEN,
+)
+from signal_core.limits cimport CORK_MESSAGES, IOV_MAX_SEND
+from signal_core.memory cimport (
+    MSG_COUNTED, MSG_SHARED, TELL_NOBODY, Msg, Out, msg_free, msg_to_heap, msg_unref, place_new,
+)
+from signal_core.slab cimport Queue
+from signal_core.state cimport CODE_EXPIRED, CODE_OK, Loop
+from signal_core.sys cimport (
+    EAGAIN, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, errno, iovec, msghdr, send, sendmsg,
+)
+
+cdef enum:
+    WROTE_ALL = 1
+    WROTE_PART = 0            # the socket is full
+    WROTE_NONE = -1           # the socket is broken
+
+
+cdef inline void loop_tell(Loop* loop, Msg* msg, uint8_t code) noexcept nogil:
+    """The fate of a message that no queue holds: kept to be told where somebody asked, else freed."""
+    if msg.tell == TELL_NOBODY:
+        msg_free(&loop.mem, msg)
+        return
+    msg.code = code
+    msg.next = NULL
+    if loop.told_head == NULL:
+        loop.told_head = msg
+    else:
+        loop.told_tail.next = msg
+    loop.told_tail = msg
+
+
+cdef inline bint queue_add(Loop* loop, Queue* q, Msg* msg) noexcept nogil:
+    """At the end. The queue holds the message from here on; False without memory (it does not)."""
+    cdef Out* place = &msg.self
+    if msg.flags & MSG_SHARED:
+        place = place_new(&loop.mem)
+        if place == NULL:
+            return False
+        place.msg = msg
+    place.next = NULL
+    msg.refs += 1
+    if q.head == NULL:
+        q.head = place
+    else:
+        q.tail.next = place
+    q.tail = place
+    q.bytes += msg.size
+    q.count += 1
+    if msg.flags & MSG_COUNTED:
+        loop.n[C_IN_FLIGHT] += 1
+    else:
+        q.answers += 1
+    return True
+
+
+cdef inline void queue_pop(Loop* loop, Queue* q, int counter, uint8_t code) noexcept nogil:
+    """Takes the head off, whose fate is counted under `counter` and told as `code`."""
+    cdef Out* place = q.head
+    cdef Msg* msg = place.msg
+    q.head = place.next
+    q.bytes -= msg.size - q.offset
+    q.offset = 0
+    q.count -= 1
+    if msg.flags & MSG_COUNTED:
+        loop.n[C_IN_FLIGHT] -= 1
+        loop.n[counter] += 1
+    else:
+        q.answers -= 1
+    if msg.tell == TELL_NOBODY:
+        msg_unref(&loop.mem, place)
+    else:
+        loop_tell(loop, msg, code)
+
+
+cdef inline void queue_clear(Loop* loop, Queue* q, int counter, uint8_t code) noexcept nogil:
+    while q.head != NULL:
+        queue_pop(loop, q, counter, code)
+    q.tail = NULL
+
+
+cdef inline void queue_expire(Loop* loop, Queue* q) noexcept nogil:
+    """Drops what has waited too long; a head that is partly written stays."""
+    cdef Out** link = &q.head
+    cdef Out* place
+    cdef Out* last = NULL
+    cdef Queue one
+    if q.head != NULL and q.offset:
+        last = q.head
+        link = &q.head.next
+    while link[0] != NULL:
+        place = link[0]
+        if place.msg.expires == 0 or place.msg.expires >= loop.tick:
+            last = place
+            link = &place.next
+            continue
+        link[0] = place.next
+        one = Queue(head=place, tail=place, bytes=place.msg.size, offset=0, count=1, answers=1, next=0)
+        q.bytes -= place.msg.size
+        q.count -= 1
+        place.next = NULL
+        queue_pop(loop, &one, C_DROPPED_EXPIRED, CODE_EXPIRED)
+    q.tail = last
+
+
+cdef inline void queue_advance(Loop* loop, Queue* q, size_t n) noexcept nogil:
+    """The socket took n bytes."""
+    cdef size_t left
+    while n:
+        left = q.head.msg.size - q.offset
+        if n < left:
+            q.offset += <uint32_t>n
+            q.bytes -= <uint32_t>n
+            return
+        n -= left
+        queue_pop(loop, q, C_WRITTEN, CODE_OK)
+
+
+cdef inline size_t queue_gather(Loop* loop, Queue* q, iovec* iov, size_t* bytes) noexcept nogil:
+    cdef Out* place = q.head
+    cdef size_t n = 0, total = 0
+    cdef uint32_t skip = q.offset
+    while place != NULL and n < IOV_MAX_SEND:
+        iov[n].iov_base = place.msg.data + skip
+        iov[n].iov_len = place.msg.size - skip
+        total += iov[n].iov_len
+        skip = 0
+        n += 1
+        place = place.next
+    bytes[0] = total
+    return n
+
+
+cdef inline int queue_write(Loop* loop, int fd, Queue* q, uint32_t rounds) noexcept nogil:
+    """Writes until the queue is empty, the socket is full, or `rounds` gathered writes are made (WROTE_PART then too)."""
+    cdef msghdr message
+    cdef ssize_t sent
+    cdef size_t want, parts
+    while True:
+        if q.head != NULL and q.head.msg.expires and q.head.msg.expires < loop.tick:
+            queue_expire(loop, q)
+        if q.head == NULL:
+            q.tail = NULL
+            return WROTE_ALL
+        if rounds == 0:
+            return WROTE_PART
+        rounds -= 1
+        if q.head.next == NULL:
+            want = q.head.msg.size - q.offset
+            sent = send(fd, q.head.msg.data + q.offset, want, MSG_NOSIGNAL | MSG_DONTWAIT)
+        else:
+            parts = queue_gather(loop, q, loop.iov, &want)
+            memset(&message, 0, sizeof(message))
+            message.msg_iov = loop.iov
+            message.msg_iovlen = parts
+            sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+        loop.n[C_WRITES] += 1
+        if sent < 0:
+            if errno == EINTR:
+                continue
+            return WROTE_PART if errno == EAGAIN else WROTE_NONE
+        loop.n[C_BYTES_OUT] += <uint64_t>sent
+        queue_advance(loop, q, <size_t>sent)
+        if <size_t>sent < want:
+            return WROTE_PART
+
+
+cdef inline bint queue_to_heap(Loop* loop, Queue* q) noexcept nogil:
+    """Moves what lies in the region to the heap, since it will wait. False without memory."""
+    cdef Out** link = &q.head
+    cdef Out* place
+    cdef Msg* copy
+    while link[0] != NULL:
+        place = link[0]
+        if place.msg.region != NULL:
+            copy = msg_to_heap(&loop.mem, place.msg)
+            if copy == NULL:
+                return False
+            link[0] = &copy.self
+            if q.tail == place:
+                q.tail = &copy.self
+        link = &link[0].next
+    return True

@@ -1,0 +1,281 @@
+"""The rooms of the process: which loops have members of which room. L1.
+
+Written at a loop's first join and last leave, under a spin lock of one of 64 stripes; read by publishers without any.
+What a reader may still hold is freed later: each thread writes down the epoch that it last began to read in (its `seen`),
+and a retired piece goes when every thread has begun anew since, or sleeps.
+An entry is taken out by the link's loop only, which is told by KIND_SYNC whenever a room's interest came or went.
+"""
+
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy
+from signal_core.limits cimport LOOP_BITS_WORDS
+from signal_core.sys cimport (
+    se_add_seqcst, se_and_seqcst, se_load_acquire, se_load_seqcst, se_lock, se_or_seqcst, se_pointer_acquire,
+    se_pointer_release, se_siphash13, se_store_seqcst, se_unlock,
+)
+
+cdef enum:
+    STRIPES = 64
+    SLOTS_AT_FIRST = 16
+
+cdef struct Retired:      # first in whatever is freed late
+    Retired* next         # 8
+    uint64_t epoch        # 8  free it when every reader has seen this
+
+cdef struct RoomEntry:
+    Retired retired       # 16
+    uint64_t hash         # 8
+    uint64_t serial       # 8  never given twice
+    uint64_t loops[4]     # 32 LOOP_BITS_WORDS: bit i: loop i has members
+    uint64_t confirmed    # 8  1: NATS has answered a PING after our SUB
+    uint64_t dirty        # 8  1: a KIND_SYNC for it is under way; under the stripe's lock
+    uint32_t sub          # 4  the link's: its place in Link.subs + 1; 0: none
+    uint32_t ping         # 4  the link's: the PING whose answer confirms the SUB
+    uint8_t size          # 1
+    char name[7]          #    and on
+
+cdef struct RoomSlots:    # open addressing; a removed entry leaves GONE
+    Retired retired       # 16
+    uint64_t mask         # 8
+    void* slot[1]         #    and on
+
+cdef struct Stripe:       # one cache line
+    uint64_t lock         # 8
+    void* slots           # 8  RoomSlots; read without the lock
+    uint64_t filled       # 8  slots with an entry or GONE
+    uint64_t live         # 8
+    uint64_t line[4]      # 32
+
+cdef struct RoomTable:
+    Stripe stripes[64]
+    uint64_t key[2]       # 16 of the hash
+    uint64_t serial       # 8  last one given
+    uint64_t epoch        # 8
+    uint64_t lock         # 8  of the list of retired pieces
+    Retired* retired      # 8
+
+
+cdef inline void* slot_gone() noexcept nogil:
+    return <void*>1
+
+
+cdef inline uint64_t room_hash(const RoomTable* table, const char* name, size_t n) noexcept nogil:
+    return se_siphash13(table.key, name, n)
+
+
+cdef inline RoomSlots* slots_new(uint64_t count) noexcept nogil:
+    cdef RoomSlots* slots = <RoomSlots*>calloc(1, sizeof(RoomSlots) + count * sizeof(void*))
+    if slots != NULL:
+        slots.mask = count - 1
+    return slots
+
+
+cdef inline bint table_init(RoomTable* table) noexcept nogil:
+    """On zeroed memory with the key set. False without memory."""
+    cdef int i
+    table.epoch = 1
+    for i in range(STRIPES):
+        table.stripes[i].slots = slots_new(SLOTS_AT_FIRST)
+        if table.stripes[i].slots == NULL:
+            return False
+    return True
+
+
+cdef inline Stripe* stripe_of(RoomTable* table, uint64_t hash) noexcept nogil:
+    return &table.stripes[hash >> 58]
+
+
+cdef inline RoomEntry* slots_find(RoomSlots* slots, const char* name, size_t n, uint64_t hash) noexcept nogil:
+    cdef uint64_t i = hash & slots.mask
+    cdef RoomEntry* entry
+    while True:
+        entry = <RoomEntry*>se_pointer_acquire(&slots.slot[i])
+        if entry == NULL:
+            return NULL
+        if entry != slot_gone() and entry.hash == hash and entry.size == n and memcmp(entry.name, name, n) == 0:
+            return entry
+        i = (i + 1) & slots.mask
+
+
+cdef inline RoomEntry* table_find(RoomTable* table, const char* name, size_t n, uint64_t hash) noexcept nogil:
+    """Without a lock; valid until the calling thread sees another epoch or sleeps."""
+    cdef Stripe* stripe = stripe_of(table, hash)
+    return slots_find(<RoomSlots*>se_pointer_acquire(&stripe.slots), name, n, hash)
+
+
+cdef inline void table_retire(RoomTable* table, Retired* piece) noexcept nogil:
+    """After the piece can no longer be found."""
+    piece.epoch = se_add_seqcst(&table.epoch, 1) + 1
+    se_lock(&table.lock)
+    piece.next = table.retired
+    table.retired = piece
+    se_unlock(&table.lock)
+
+
+cdef inline void table_reclaim(RoomTable* table, uint64_t oldest) noexcept nogil:
+    """Frees what was retired by the epoch that every reader has seen."""
+    cdef Retired* piece
+    cdef Retired* keep = NULL
+    cdef Retired* after
+    if table.retired == NULL:
+        return
+    se_lock(&table.lock)
+    piece = table.retired
+    table.retired = NULL
+    se_unlock(&table.lock)
+    while piece != NULL:
+        after = piece.next
+        if piece.epoch <= oldest:
+            free(piece)
+        else:
+            piece.next = keep
+            keep = piece
+        piece = after
+    while keep != NULL:
+        after = keep.next
+        se_lock(&table.lock)
+        keep.next = table.retired
+        table.retired = keep
+        se_unlock(&table.lock)
+        keep = after
+
+
+cdef inline void slots_put(RoomSlots* slots, RoomEntry* entry) noexcept nogil:
+    cdef uint64_t i = entry.hash & slots.mask
+    while slots.slot[i] != NULL:
+        i = (i + 1) & slots.mask
+    se_pointer_release(&slots.slot[i], entry)
+
+
+cdef inline bint stripe_grow(RoomTable* table, Stripe* stripe) noexcept nogil:
+    """Makes room for one more. Takes the lock by itself, allocates outside of it. False without memory."""
+    cdef RoomSlots* old
+    cdef RoomSlots* fresh
+    cdef uint64_t i, want
+    old = <RoomSlots*>se_pointer_acquire(&stripe.slots)
+    want = SLOTS_AT_FIRST
+    while want < 4 * (stripe.live + 1):
+        want *= 2
+    fresh = slots_new(want)
+    if fresh == NULL:
+        return False
+    se_lock(&stripe.lock)
+    if stripe.slots != old or want < 2 * (stripe.live + 1):
+        se_unlock(&stripe.lock)
+        free(fresh)
+        return True
+    for i in range(old.mask + 1):
+        if old.slot[i] != NULL and old.slot[i] != slot_gone():
+            slots_put(fresh, <RoomEntry*>old.slot[i])
+    stripe.filled = stripe.live
+    se_pointer_release(&stripe.slots, fresh)
+    se_unlock(&stripe.lock)
+    table_retire(table, &old.retired)
+    return True
+
+
+cdef inline RoomEntry* entry_new(RoomTable* table, const char* name, size_t n, uint64_t hash) noexcept nogil:
+    cdef RoomEntry* entry = <RoomEntry*>calloc(1, sizeof(RoomEntry) + n)
+    if entry != NULL:
+        entry.hash = hash
+        entry.serial = se_add_seqcst(&table.serial, 1) + 1
+        entry.size = <uint8_t>n
+        memcpy(entry.name, name, n)
+    return entry
+
+
+cdef inline bint entry_has_loops(RoomEntry* entry) noexcept nogil:
+    cdef int i
+    for i in range(LOOP_BITS_WORDS):
+        if se_load_seqcst(&entry.loops[i]):
+            return True
+    return False
+
+
+cdef inline RoomEntry* table_enter(RoomTable* table, const char* name, size_t n, uint64_t hash, uint32_t loop,
+                                   bint* sync) noexcept nogil:
+    """Marks that a loop has members. `sync`: the caller posts a KIND_SYNC to the link. NULL without memory."""
+    cdef Stripe* stripe = stripe_of(table, hash)
+    cdef RoomEntry* fresh = NULL
+    cdef RoomEntry* entry
+    cdef bint full
+    sync[0] = False
+    while True:
+        se_lock(&stripe.lock)
+        entry = slots_find(<RoomSlots*>stripe.slots, name, n, hash)
+        full = 4 * (stripe.filled + 1) > 3 * ((<RoomSlots*>stripe.slots).mask + 1)
+        if entry != NULL or (fresh != NULL and not full):
+            break
+        se_unlock(&stripe.lock)
+        if fresh == NULL:
+            fresh = entry_new(table, name, n, hash)
+        if fresh == NULL or (full and not stripe_grow(table, stripe)):
+            free(fresh)
+            return NULL
+    if entry == NULL:
+        entry = fresh
+        fresh = NULL
+        slots_put(<RoomSlots*>stripe.slots, entry)
+        stripe.filled += 1
+        stripe.live += 1
+    se_or_seqcst(&entry.loops[loop >> 6], (<uint64_t>1) << (loop & 63))
+    if not se_load_acquire(&entry.confirmed) and not entry.dirty:
+        entry.dirty = 1
+        sync[0] = True
+    se_unlock(&stripe.lock)
+    free(fresh)
+    return entry
+
+
+cdef inline bint table_exit(RoomTable* table, RoomEntry* entry, uint32_t loop) noexcept nogil:
+    """Marks that a loop has no members any more. True: the caller posts a KIND_SYNC to the link."""
+    cdef Stripe* stripe = stripe_of(table, entry.hash)
+    cdef bint sync = False
+    se_lock(&stripe.lock)
+    se_and_seqcst(&entry.loops[loop >> 6], ~((<uint64_t>1) << (loop & 63)))
+    if not entry_has_loops(entry) and not entry.dirty:
+        entry.dirty = 1
+        sync = True
+    se_unlock(&stripe.lock)
+    return sync
+
+
+cdef inline bint table_settle(RoomTable* table, RoomEntry* entry) noexcept nogil:
+    """The link's loop, on a KIND_SYNC: True where the room has members; else it is out of the table.
+
+    The caller then ends its subscription and gives the entry to table_retire.
+    """
+    cdef Stripe* stripe = stripe_of(table, entry.hash)
+    cdef RoomSlots* slots
+    cdef uint64_t i
+    cdef bint alive
+    se_lock(&stripe.lock)
+    entry.dirty = 0
+    alive = entry_has_loops(entry)
+    if not alive:
+        slots = <RoomSlots*>stripe.slots
+        i = entry.hash & slots.mask
+        while slots.slot[i] != entry:
+            i = (i + 1) & slots.mask
+        se_pointer_release(&slots.slot[i], slot_gone())
+        stripe.live -= 1
+    se_unlock(&stripe.lock)
+    return alive
+
+
+cdef inline void table_end(RoomTable* table) noexcept nogil:
+    """Frees all; no thread reads any more."""
+    cdef RoomSlots* slots
+    cdef uint64_t j
+    cdef int i
+    table_reclaim(table, UINT64_MAX)
+    for i in range(STRIPES):
+        slots = <RoomSlots*>table.stripes[i].slots
+        if slots == NULL:
+            continue
+        for j in range(slots.mask + 1):
+            if slots.slot[j] != NULL and slots.slot[j] != slot_gone():
+                free(slots.slot[j])
+        free(slots)
+        table.stripes[i].slots = NULL

@@ -1,0 +1,287 @@
+"""Where a message goes: to one peer, to the members of a room, and who joins and leaves. L3.
+
+Every function runs on the thread of its loop (or, for a pseudo-loop, under the GIL). Codes are CODE_*; CODE_OK means
+that the message is with a queue, an inbox or the link, and that its fate will be told to whoever asked.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+from signal_core.address cimport id_make, local_parse
+from signal_core.answers cimport hello_new, ref_finish
+from signal_core.conn cimport conn_answer, conn_deliver, conn_of, conn_resume
+from signal_core.counters cimport (
+    C_ATTEMPTED, C_DROPPED_INBOX, C_DROPPED_MEMORY, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
+)
+from signal_core.inbox cimport inbox_taken
+from signal_core.limits cimport LOOP_BITS_WORDS
+from signal_core.memory cimport (
+    KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_PEER, TELL_SUBJECT, Msg, msg_copy, msg_free, msg_text,
+)
+from signal_core.natsout cimport nats_publish, nats_receipt
+from signal_core.packet cimport Packet, packet_frame
+from signal_core.post cimport loop_of, post, post_has_room, post_receipt, post_sync
+from signal_core.queue cimport loop_tell
+from signal_core.rooms cimport (
+    NO_ROOM, Member, Room, places_of, room_is_member, room_join, room_leave, rooms_add, rooms_find, rooms_find_serial,
+    rooms_remove,
+)
+from signal_core.roomtable cimport RoomEntry, room_hash, table_enter, table_exit, table_find
+from signal_core.slab cimport (
+    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, Conn, slab_cold, slab_conn, slab_find,
+)
+from signal_core.state cimport (
+    CLUSTER_OFF, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, Hub,
+    Loop,
+)
+from signal_core.sys cimport SE_PREFETCH, se_load_relaxed, se_load_seqcst
+from signal_core.wheel cimport wheel_arm
+
+cdef enum:
+    AHEAD = 8                 # members of a fan-out fetched ahead of their turn
+
+
+cdef inline bint is_own_node(const Hub* hub, const char* peer, size_t node_len) noexcept nogil:
+    return node_len == hub.node_len and memcmp(peer, hub.node, node_len) == 0
+
+
+cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Packet* p) noexcept nogil:
+    """To one connection of this node, or to its service."""
+    cdef Loop* target = loop_of(loop.hub, id)
+    cdef Conn* c
+    cdef Msg* msg
+    if target == loop:
+        c = conn_of(loop, id)
+        if c == NULL:
+            return CODE_NO_SUCH_PEER
+        msg = packet_frame(loop, p, NULL, 0, c.flags & FLAG_BLOCKED, KIND_FRAME)
+        if msg == NULL:
+            return CODE_UNAVAILABLE
+        conn_deliver(loop, c, msg)
+        return CODE_OK
+    if target == NULL:
+        return CODE_NO_SUCH_PEER
+    if not post_has_room(loop, target, p.size):
+        return CODE_SLOW_PEER
+    msg = packet_frame(loop, p, NULL, 0, True, KIND_TO)
+    if msg == NULL:
+        return CODE_UNAVAILABLE
+    msg.target = id
+    post(loop, target.index, msg)
+    return CODE_OK
+
+
+cdef inline uint8_t route_peer(Loop* loop, const char* peer, uint32_t n, uint32_t node_len,
+                               const Packet* p) noexcept nogil:
+    """To `<node>.<local>`, on whichever node it is; an answer (p.re) to another node goes to its ref's subject."""
+    cdef uint64_t id
+    if is_own_node(loop.hub, peer, node_len):
+        if local_parse(peer + node_len + 1, n - node_len - 1, &id) < 0:
+            return CODE_NO_SUCH_PEER
+        return route_id(loop, id, p)
+    if p.remote or se_load_relaxed(&loop.hub.link) == CLUSTER_OFF:
+        return CODE_NO_SUCH_PEER
+    return nats_publish(loop, p, b"peer", peer, n, p.re, p.re_len)
+
+
+cdef inline void fan_out(Loop* loop, uint32_t index, Msg* msg) noexcept nogil:
+    """To the members on this loop but the message's origin. The caller holds the message."""
+    cdef Member* members = loop.rooms.rooms[index].members
+    cdef uint32_t i, n = loop.rooms.rooms[index].count
+    cdef uint64_t me = (<uint64_t>loop.index) << 56
+    cdef Conn* c
+    for i in range(n):
+        if i + AHEAD < n:
+            SE_PREFETCH(slab_conn(&loop.slab, members[i + AHEAD].slot))
+        c = slab_conn(&loop.slab, members[i].slot)
+        if c.state == CONN_OPEN and (me | (<uint64_t>c.slot << 32) | c.tag) != msg.origin:
+            conn_deliver(loop, c, msg)
+
+
+cdef inline void fan_out_held(Loop* loop, uint32_t index, Msg* msg) noexcept nogil:
+    """As fan_out; takes the message over."""
+    msg.flags |= MSG_SHARED
+    msg.refs = 1
+    if index != NO_ROOM:
+        fan_out(loop, index, msg)
+    msg.refs -= 1
+    if msg.refs == 0:
+        msg_free(&loop.mem, msg)
+
+
+cdef inline uint8_t post_room(Loop* loop, RoomEntry* entry, Msg* msg) noexcept nogil:
+    """To the other loops that have members. CODE_SLOW_PEER where one of them takes no more."""
+    cdef uint64_t bits
+    cdef uint32_t index
+    cdef int word
+    cdef Msg* copy
+    cdef uint8_t code = CODE_OK
+    for word in range(LOOP_BITS_WORDS):
+        bits = se_load_seqcst(&entry.loops[word])
+        index = <uint32_t>word * 64
+        while bits:
+            if bits & 1 and index != loop.index:
+                copy = NULL
+                if post_has_room(loop, loop.hub.loops[index], msg.size):
+                    copy = msg_copy(&loop.mem, msg)
+                if copy == NULL:
+                    loop.n[C_ATTEMPTED] += 1
+                    loop.n[C_DROPPED_INBOX] += 1
+                    code = CODE_SLOW_PEER
+                else:
+                    copy.kind = KIND_ROOM
+                    copy.target = entry.serial
+                    copy.hash = entry.hash
+                    post(loop, index, copy)
+            bits >>= 1
+            index += 1
+    return code
+
+
+cdef inline uint8_t route_room(Loop* loop, const char* name, uint32_t n, const Packet* p, bint as_from) noexcept nogil:
+    """To every member but the origin, on every node. `as_from`: they hear FROM (a user's own connections)."""
+    cdef uint64_t hash = room_hash(&loop.hub.rooms, name, n)
+    cdef uint32_t room = rooms_find(&loop.rooms, hash, name, n)
+    cdef RoomEntry* entry
+    cdef Msg* msg
+    cdef uint8_t code = CODE_OK, far = CODE_OK
+    if room != NO_ROOM:
+        entry = loop.rooms.rooms[room].entry
+    else:
+        entry = table_find(&loop.hub.rooms, name, n, hash)
+    if entry != NULL:
+        msg = packet_frame(loop, p, name, 0 if as_from else n, True, KIND_FRAME)
+        if msg == NULL:
+            return CODE_UNAVAILABLE
+        code = post_room(loop, entry, msg)
+        fan_out_held(loop, room, msg)
+    if not p.remote and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF:
+        far = nats_publish(loop, p, b"room", name, n, NULL, 0)
+    return far if far != CODE_OK else code
+
+
+cdef inline void take_to(Loop* loop, Msg* msg) noexcept nogil:
+    """A KIND_TO from the inbox."""
+    inbox_taken(&loop.inbox, msg)
+    loop.n[C_TAKEN] += 1
+    msg.kind = KIND_FRAME
+    conn_deliver(loop, conn_of(loop, msg.target), msg)
+
+
+cdef inline void take_room(Loop* loop, Msg* msg) noexcept nogil:
+    """A KIND_ROOM from the inbox."""
+    cdef uint32_t room = rooms_find_serial(&loop.rooms, msg.hash, msg.target)
+    inbox_taken(&loop.inbox, msg)
+    loop.n[C_TAKEN] += 1
+    msg.kind = KIND_FRAME
+    fan_out_held(loop, room, msg)
+
+
+cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
+    """A room of its URL is confirmed: after the last, HELLO."""
+    if c.waiting:
+        c.waiting -= 1
+    if c.waiting == 0 and c.state == CONN_JOINING:
+        c.state = CONN_OPEN
+        wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.ping)
+        conn_answer(loop, c, hello_new(loop, c))
+        if c.flags & FLAG_PAUSED:
+            conn_resume(loop, c)
+
+
+cdef inline void take_receipt(Loop* loop, uint64_t id, uint8_t code, const char* ref, size_t n) noexcept nogil:
+    """For a connection of this loop; an empty ref stands for a room of its URL."""
+    cdef Conn* c
+    if n:
+        ref_finish(loop, conn_of(loop, id), ref, n, code)
+        return
+    c = slab_find(&loop.slab, <uint32_t>(id >> 32) & 0xffffff, <uint32_t>id)
+    if c != NULL and c.state == CONN_JOINING:
+        joined(loop, c)
+
+
+cdef inline void tell_peer(Loop* loop, uint64_t id, uint8_t code, const char* ref, size_t n) noexcept nogil:
+    """A receipt to a connection of any loop, or to the service."""
+    if id >> 56 == loop.index:
+        take_receipt(loop, id, code, ref, n)
+    elif loop_of(loop.hub, id) != NULL:
+        post_receipt(loop, id, code, ref, n)
+
+
+cdef inline void loop_tell_all(Loop* loop) noexcept nogil:
+    """Tells the fates that were gathered. What is written to NATS is not delivered yet: its receipt comes from there."""
+    cdef Msg* msg
+    while loop.told_head != NULL:
+        msg = loop.told_head
+        loop.told_head = msg.next
+        if msg.tell == TELL_SUBJECT:
+            nats_receipt(loop, msg_text(msg), msg.text_size, msg.code)
+        elif msg.kind != KIND_NATS or msg.code != CODE_OK:
+            tell_peer(loop, msg.origin, msg.code, msg_text(msg), msg.text_size)
+        msg_free(&loop.mem, msg)
+    loop.told_tail = NULL
+
+
+cdef inline uint8_t join(Loop* loop, Conn* c, const char* name, uint32_t n, RoomEntry** entry) noexcept nogil:
+    """Makes a connection a member, visible to every loop of the process on return."""
+    cdef uint64_t hash = room_hash(&loop.hub.rooms, name, n)
+    cdef uint32_t room = rooms_find(&loop.rooms, hash, name, n)
+    cdef bint sync
+    if room != NO_ROOM and room_is_member(&loop.rooms, &loop.slab, c, room):
+        entry[0] = loop.rooms.rooms[room].entry
+        return CODE_OK
+    if c.nrooms >= loop.hub.set.max_rooms:
+        loop.n[C_ROOMS_REFUSED] += 1
+        return CODE_TOO_MANY_ROOMS
+    if room == NO_ROOM:
+        entry[0] = table_enter(&loop.hub.rooms, name, n, hash, loop.index, &sync)
+        if entry[0] == NULL:
+            return CODE_UNAVAILABLE
+        if sync:
+            post_sync(loop, entry[0])
+        room = rooms_add(&loop.rooms, entry[0])
+        if room == NO_ROOM:
+            if table_exit(&loop.hub.rooms, entry[0], loop.index):
+                post_sync(loop, entry[0])
+            return CODE_UNAVAILABLE
+        loop.n[C_ROOMS] += 1
+    entry[0] = loop.rooms.rooms[room].entry
+    if not room_join(&loop.rooms, &loop.slab, c, room):
+        room_close(loop, room)
+        return CODE_UNAVAILABLE
+    loop.n[C_MEMBERSHIPS] += 1
+    return CODE_OK
+
+
+cdef inline void room_close(Loop* loop, uint32_t room) noexcept nogil:
+    """Of a room without members on this loop; no effect on one that has some."""
+    cdef RoomEntry* entry = loop.rooms.rooms[room].entry
+    if loop.rooms.rooms[room].count:
+        return
+    rooms_remove(&loop.rooms, room)
+    loop.n[C_ROOMS] -= 1
+    if table_exit(&loop.hub.rooms, entry, loop.index):
+        post_sync(loop, entry)
+
+
+cdef inline void leave_place(Loop* loop, Conn* c, uint32_t i) noexcept nogil:
+    cdef uint32_t room = places_of(c, slab_cold(&loop.slab, c.slot))[i].room
+    room_leave(&loop.rooms, &loop.slab, c, i)
+    loop.n[C_MEMBERSHIPS] -= 1
+    room_close(loop, room)
+
+
+cdef inline void leave(Loop* loop, Conn* c, const char* name, uint32_t n) noexcept nogil:
+    """No effect on one that is not a member."""
+    cdef uint64_t hash = room_hash(&loop.hub.rooms, name, n)
+    cdef uint32_t i, room = rooms_find(&loop.rooms, hash, name, n)
+    if room == NO_ROOM:
+        return
+    for i in range(c.nrooms):
+        if places_of(c, slab_cold(&loop.slab, c.slot))[i].room == room:
+            leave_place(loop, c, i)
+            return
+
+
+cdef inline void leave_all(Loop* loop, Conn* c) noexcept nogil:
+    while c.nrooms:
+        leave_place(loop, c, c.nrooms - 1)

@@ -1,0 +1,69 @@
+"""The embedding service as a peer: the pseudo-loop's side of routing. L4. Under the GIL, by one thread at a time."""
+
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcpy
+from signal_core.address cimport room_valid
+from signal_core.counters cimport (
+    C_ACCEPTED, C_ATTEMPTED, C_DROPPED_GONE, C_REFUSED_NO_SUCH_PEER, C_ROUTED, C_TAKEN, C_WRITTEN,
+)
+from signal_core.inbox cimport inbox_sleep, inbox_take, inbox_taken
+from signal_core.limits cimport SERVICE_LOOP
+from signal_core.memory cimport KIND_ROOM, KIND_TO, Msg, TELL_NOBODY, TELL_PEER
+from signal_core.packet cimport Packet, expiry
+from signal_core.post cimport post, post_all
+from signal_core.queue cimport loop_tell
+from signal_core.route cimport loop_tell_all
+from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, Loop
+from signal_core.sys cimport se_load_seqcst, se_store_seqcst
+from signal_core.loop cimport loop_clock
+
+cdef struct Frame:                # a frame of the engine's own, taken apart
+    const char* head
+    size_t head_len
+    const char* payload
+    size_t payload_len
+    bint binary
+
+
+cdef inline void service_begin(Loop* loop) noexcept nogil:
+    """Before it reads the room table or makes messages."""
+    loop_clock(loop)
+    se_store_seqcst(&loop.seen, se_load_seqcst(&loop.hub.rooms.epoch))
+
+
+cdef inline void service_finish(Loop* loop) noexcept nogil:
+    """Afterwards: posts what was made."""
+    loop_tell_all(loop)
+    post_all(loop)
+    se_store_seqcst(&loop.seen, UINT64_MAX)
+
+
+cdef inline void service_packet(Loop* loop, const char* me, uint32_t me_len, const char* ref, uint32_t ref_len,
+                                const char* payload, size_t size, bint binary, int64_t ttl_ms, Packet* p) noexcept nogil:
+    p[0] = Packet(
+        origin=loop.hub.service, sender=me, sender_len=me_len, ref=ref, ref_len=ref_len, re=NULL, re_len=0, user=NULL,
+        user_len=0, payload=<const uint8_t*>payload, size=size, binary=binary, remote=False,
+        expires=expiry(loop, ttl_ms), ttl_ms=ttl_ms, tell=TELL_NOBODY, tell_text=NULL, tell_len=0)
+
+
+cdef inline void frame_take_apart(const Msg* msg, Frame* out) noexcept nogil:
+    """Of a frame that this engine encoded."""
+    cdef uint8_t length = msg.data[1]
+    cdef size_t skip = 2 if length < 126 else (4 if length == 126 else 10)
+    cdef const char* lf
+    out.binary = (msg.data[0] & 0x0f) == 2
+    out.head = <const char*>msg.data + skip
+    lf = <const char*>memchr(out.head, c"\n", msg.size - skip)
+    out.head_len = <size_t>(lf - out.head)
+    out.payload = lf + 1
+    out.payload_len = msg.size - skip - out.head_len - 1
+
+
+cdef inline void service_fate(Loop* loop, Msg* msg, bint delivered) noexcept nogil:
+    """The last word on a message for the service: counted, told, and freed."""
+    loop.n[C_ATTEMPTED] += 1
+    if delivered:
+        loop.n[C_WRITTEN] += 1
+    else:
+        loop.n[C_DROPPED_GONE] += 1
+    loop_tell(loop, msg, CODE_OK if delivered else CODE_NO_SUCH_PEER)

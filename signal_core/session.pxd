@@ -1,0 +1,482 @@
+"""What a client says: bytes into frames, frames into messages, messages into verbs. L4."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memmove
+from signal_core.address cimport LOCAL_TEXT
+from signal_core.answers cimport (
+    REF_SUB, REF_TO, put_peer, ref_add, ref_find, ref_remove, say, say_pong, strike,
+)
+from signal_core.conn cimport (
+    conn_answer, conn_bye, conn_extra, conn_fail, conn_frame, conn_id, conn_kill, conn_ready, conn_watch,
+)
+from signal_core.counters cimport (
+    C_ACCEPTED, C_BYTES_IN, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_PROTOCOL_ERRORS, C_READS,
+    C_REFUSED_BAD_REQUEST, C_REFUSED_DENIED, C_REFUSED_NO_SUCH_PEER, C_REFUSED_RATE, C_REFUSED_SLOW_PEER,
+    C_REFUSED_TOO_LARGE, C_REFUSED_UNAVAILABLE, C_ROUTED,
+)
+from signal_core.frame cimport (
+    OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, OP_TEXT, Frame, close_code_of, frame_parse, frame_unmask,
+)
+from signal_core.head cimport (
+    VERB_PING, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse,
+)
+from signal_core.limits cimport (
+    CONTROL_LOOP, FRAMES_PER_TURN, READ_BUFFER, SERVICE_LOOP, TICK_MS, UPGRADE_ANSWER, UPGRADE_MAX_ROOMS,
+)
+from signal_core.memory cimport KIND_AWAIT, TELL_NOBODY, TELL_PEER, Msg, msg_new, msg_new_heap, msg_set_text
+from signal_core.packet cimport Packet, expiry
+from signal_core.post cimport post, post_event
+from signal_core.address cimport room_valid
+from signal_core.roomtable cimport RoomEntry
+from signal_core.route cimport join, joined, leave, route_peer, route_room
+from signal_core.slab cimport (
+    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE, FLAG_LAST,
+    FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, Buffer, Conn, Extra, Ref, slab_cold,
+)
+from signal_core.state cimport (
+    CLUSTER_UP, CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
+    EVENT_CONNECTED, Loop,
+)
+from signal_core.sys cimport EAGAIN, EINTR, errno, recv, se_load_acquire, se_load_relaxed
+from signal_core.upgrade cimport Upgrade, query_next_room, upgrade_accept, upgrade_answer, upgrade_parse
+from signal_core.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
+from signal_core.wheel cimport wheel_arm
+
+cdef enum:
+    SMALL_PENDING = 8192 + 1024   # input left over up to this is copied before the next read; more is read in place
+    PEER_TEXT = 48                # bytes of the longest own address
+
+
+cdef inline int refused_counter(uint8_t code) noexcept nogil:
+    if code == CODE_BAD_REQUEST:
+        return C_REFUSED_BAD_REQUEST
+    if code == CODE_NO_SUCH_PEER:
+        return C_REFUSED_NO_SUCH_PEER
+    if code == CODE_SLOW_PEER:
+        return C_REFUSED_SLOW_PEER
+    if code == CODE_TOO_LARGE:
+        return C_REFUSED_TOO_LARGE
+    if code == CODE_DENIED:
+        return C_REFUSED_DENIED
+    return C_REFUSED_RATE if code == CODE_RATE else C_REFUSED_UNAVAILABLE
+
+
+cdef inline void count_message(Loop* loop, uint8_t code) noexcept nogil:
+    loop.n[C_ACCEPTED] += 1
+    loop.n[C_ROUTED if code == CODE_OK else refused_counter(code)] += 1
+
+
+cdef inline void packet_fill(Loop* loop, const Conn* c, const Head* head, bint binary, char* me, Packet* p) noexcept nogil:
+    """`me`: PEER_TEXT bytes that live as long as the packet."""
+    put_peer(<uint8_t*>me, loop.hub, conn_id(loop, c))
+    p[0] = Packet(
+        origin=conn_id(loop, c), sender=me, sender_len=loop.hub.node_len + 1 + LOCAL_TEXT, ref=head.ref,
+        ref_len=head.ref_len, re=head.re, re_len=head.re_len, user=NULL, user_len=0,
+        payload=<const uint8_t*>head.payload, size=head.payload_len, binary=binary, remote=False,
+        expires=expiry(loop, head.ttl_ms), ttl_ms=head.ttl_ms, tell=TELL_NOBODY, tell_text=NULL, tell_len=0)
+
+
+cdef inline uint32_t ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept nogil:
+    """The tick at which an answer is overdue: the message's ttl and a second."""
+    cdef int64_t ms = ttl_ms if ttl_ms >= 0 else loop.hub.set.ttl_ms
+    return loop.tick + <uint32_t>((ms + 1000) // TICK_MS)
+
+
+cdef inline void do_to(Loop* loop, Conn* c, const Head* head, bint binary) noexcept nogil:
+    """TO <peer>."""
+    cdef char me[48]
+    cdef Packet p
+    cdef uint8_t code = CODE_OK
+    packet_fill(loop, c, head, binary, me, &p)
+    if head.ref_len:
+        p.tell = TELL_PEER
+        p.tell_text = head.ref
+        p.tell_len = head.ref_len
+        code = ref_add(loop, c, head.ref, head.ref_len, REF_TO, ref_deadline(loop, head.ttl_ms))
+    if code == CODE_OK:
+        code = route_peer(loop, head.arg, head.arg_len, head.node_len, &p)
+        if code != CODE_OK and head.ref_len:
+            ref_remove(loop, c, ref_find(loop, c, head.ref, head.ref_len))
+    count_message(loop, code)
+    if code != CODE_OK:
+        say(loop, c, code, head.ref, head.ref_len)
+
+
+cdef inline void do_pub(Loop* loop, Conn* c, const Head* head, bint binary) noexcept nogil:
+    """PUB <room> and TO @<user>."""
+    cdef char me[48]
+    cdef Packet p
+    cdef uint8_t code = CODE_OK
+    if head.ref_len and ref_find(loop, c, head.ref, head.ref_len) != NULL:
+        code = CODE_BAD_REQUEST
+    else:
+        packet_fill(loop, c, head, binary, me, &p)
+        code = route_room(loop, head.arg, head.arg_len, &p, head.verb == VERB_TO)
+    count_message(loop, code)
+    say(loop, c, code, head.ref, head.ref_len)
+
+
+cdef inline bint await_nats(Loop* loop, Conn* c, RoomEntry* entry, const char* ref, uint32_t ref_len) noexcept nogil:
+    """Asks the link for a receipt once NATS has the subscription. False where there is nothing to wait for."""
+    cdef Msg* msg
+    if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or se_load_acquire(&entry.confirmed):
+        return False
+    msg = msg_new_heap(&loop.mem, entry.size + ref_len, KIND_AWAIT)
+    if msg == NULL:
+        return False
+    msg.target = conn_id(loop, c)
+    msg.hash = entry.hash
+    msg.size = entry.size
+    memcpy(msg.data, entry.name, entry.size)
+    msg_set_text(msg, ref, ref_len)
+    post(loop, 0, msg)
+    return True
+
+
+cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
+    cdef RoomEntry* entry
+    cdef uint8_t code = CODE_OK
+    if head.ref_len:
+        code = ref_add(loop, c, head.ref, head.ref_len, REF_SUB, ref_deadline(loop, -1))
+        if code != CODE_OK:
+            say(loop, c, code, head.ref, head.ref_len)
+            return
+    code = join(loop, c, head.arg, head.arg_len, &entry)
+    if code == CODE_OK and head.ref_len and await_nats(loop, c, entry, head.ref, head.ref_len):
+        return
+    if head.ref_len:
+        ref_remove(loop, c, ref_find(loop, c, head.ref, head.ref_len))
+    say(loop, c, code, head.ref, head.ref_len)
+
+
+cdef inline void do_unsub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
+    if head.ref_len and ref_find(loop, c, head.ref, head.ref_len) != NULL:
+        say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
+        return
+    leave(loop, c, head.arg, head.arg_len)
+    say(loop, c, CODE_OK, head.ref, head.ref_len)
+
+
+cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n, bint binary) noexcept nogil:
+    """One whole message of an open connection."""
+    cdef Head head
+    if head_parse(<const char*>p, n, &head) < 0:
+        count_message(loop, CODE_BAD_REQUEST)
+        say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
+        strike(loop, c)
+    elif head.verb == VERB_TO and head.node_len:
+        do_to(loop, c, &head, binary)
+    elif head.verb == VERB_TO or head.verb == VERB_PUB:
+        do_pub(loop, c, &head, binary)
+    elif head.verb == VERB_SUB:
+        do_sub(loop, c, &head)
+    elif head.verb == VERB_UNSUB:
+        do_unsub(loop, c, &head)
+    else:
+        say_pong(loop, c, head.arg, head.arg_len)
+
+
+cdef inline void session_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+    loop.n[C_PROTOCOL_ERRORS] += 1
+    conn_fail(loop, c, code)
+
+
+cdef inline Buffer* buffer_grown(Buffer* buffer, size_t need, size_t most) noexcept nogil:
+    """With room for `need` bytes, doubled up to `most`. NULL without memory (the old one is kept)."""
+    cdef size_t size = 64 if buffer == NULL else buffer.size
+    cdef Buffer* grown
+    if buffer != NULL and buffer.size >= need:
+        return buffer
+    while size < need:
+        size *= 2
+    if size > most and most >= need:
+        size = most
+    grown = <Buffer*>realloc(buffer, sizeof(Buffer) + size)
+    if grown == NULL:
+        return NULL
+    if buffer == NULL:
+        grown.used = 0
+    grown.size = <uint32_t>size
+    return grown
+
+
+cdef inline void session_fragment(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
+    """A data frame of a fragmented message."""
+    cdef Extra* extra = conn_extra(loop, c)
+    cdef Buffer* message
+    cdef size_t n = <size_t>f.length
+    cdef bint binary
+    if extra == NULL:
+        conn_fail(loop, c, 1011)
+        return
+    message = buffer_grown(extra.message, (0 if extra.message == NULL else extra.message.used) + n + 1,
+                           loop.hub.set.max_message + 1)
+    if message == NULL:
+        conn_fail(loop, c, 1011)
+        return
+    extra.message = message
+    if f.opcode != OP_CONT:
+        c.utf8 = UTF8_ACCEPT
+        c.flags = <uint16_t>(c.flags | FLAG_BINARY if f.opcode == OP_BINARY else c.flags & ~FLAG_BINARY)
+    memcpy(message.data + message.used, p, n)
+    message.used += <uint32_t>n
+    binary = c.flags & FLAG_BINARY
+    if not binary:
+        c.utf8 = <uint8_t>utf8_feed(c.utf8, p, n)
+        if c.utf8 == UTF8_REJECT or (f.fin and c.utf8 != UTF8_ACCEPT):
+            session_fail(loop, c, 1007)
+            return
+    if f.fin:
+        extra.message = NULL
+        session_message(loop, c, message.data, message.used, binary)
+        free(message)
+
+
+cdef inline void session_close(Loop* loop, Conn* c, const uint8_t* p, size_t n) noexcept nogil:
+    """A Close frame: answers it, or ends the handshake that we began."""
+    cdef int code = close_code_of(p, n)
+    if c.state == CONN_CLOSING:
+        if c.out.head == NULL:
+            conn_kill(loop, c)
+        else:
+            c.state = CONN_LINGER
+            c.flags |= FLAG_LAST | FLAG_DONE
+    elif code == -1:
+        session_fail(loop, c, 1002)
+    elif code == -2:
+        session_fail(loop, c, 1007)
+    else:
+        conn_bye(loop, c, <uint16_t>code)
+
+
+cdef inline void session_ping(Loop* loop, Conn* c, const uint8_t* p, size_t n) noexcept nogil:
+    cdef uint8_t* body
+    cdef Msg* msg = conn_frame(loop, c, OP_PONG, n, 0, &body)
+    if msg != NULL:
+        memcpy(body, p, n)
+    conn_answer(loop, c, msg)
+
+
+cdef inline bint has_fragments(Loop* loop, const Conn* c) noexcept nogil:
+    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    return extra != NULL and extra.message != NULL
+
+
+cdef inline void session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p) noexcept nogil:
+    """One whole frame, unmasked."""
+    cdef size_t n = <size_t>f.length
+    if f.opcode == OP_CLOSE:
+        session_close(loop, c, p, n)
+    elif c.state == CONN_CLOSING or f.opcode == OP_PONG:
+        return
+    elif f.opcode == OP_PING:
+        session_ping(loop, c, p, n)
+    elif (f.opcode == OP_CONT) != has_fragments(loop, c):
+        session_fail(loop, c, 1002)
+    elif f.fin and f.opcode != OP_CONT:
+        if f.opcode == OP_TEXT and not utf8_valid(p, n):
+            session_fail(loop, c, 1007)
+        else:
+            session_message(loop, c, p, n, f.opcode == OP_BINARY)
+    else:
+        session_fragment(loop, c, f, p)
+
+
+cdef inline uint64_t session_allowance(Loop* loop, const Conn* c) noexcept nogil:
+    """Bytes that the next data frame may have."""
+    cdef uint64_t most = loop.hub.set.max_message
+    if has_fragments(loop, c):
+        most -= slab_cold(&loop.slab, c.slot).extra.message.used
+    return most
+
+
+cdef inline size_t session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint64_t* need) noexcept nogil:
+    """Handles whole frames, FRAMES_PER_TURN at most: then the connection has another turn in the next iteration.
+
+    Returns the bytes done with; `need`: what the next frame takes in all, 0 where that is not known.
+    """
+    cdef size_t done = 0
+    cdef uint32_t budget = FRAMES_PER_TURN
+    cdef Frame f
+    cdef int head
+    need[0] = 0
+    while done < n and (c.state == CONN_OPEN or c.state == CONN_CLOSING):
+        if budget == 0:
+            conn_ready(loop, c)
+            return done
+        head = frame_parse(p + done, n - done, session_allowance(loop, c), &f)
+        if head == -2:
+            return done
+        if head < 0:
+            session_fail(loop, c, f.close_code)
+            return n
+        if n - done - head < f.length:
+            need[0] = head + f.length
+            return done
+        done += head
+        frame_unmask(p + done, <size_t>f.length, f.key)
+        session_frame(loop, c, &f, p + done)
+        done += <size_t>f.length
+        budget -= 1
+    return done
+
+
+cdef inline void session_keep(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need) noexcept nogil:
+    """Keeps the input left over, which may lie in c.pending itself; the buffer goes when there is none."""
+    cdef Buffer* kept = c.pending
+    if n == 0 or c.state >= CONN_LINGER:
+        free(kept)
+        c.pending = NULL
+        return
+    if kept != NULL and p >= kept.data and p < kept.data + kept.size:
+        memmove(kept.data, p, n)
+    else:
+        kept = buffer_grown(kept, n, n if need < n else <size_t>need)
+        if kept == NULL:
+            conn_fail(loop, c, 1011)
+            return
+        memcpy(kept.data, p, n)
+    kept.used = <uint32_t>n
+    c.pending = kept
+
+
+cdef inline void session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
+    """n bytes of input, of which `before` were left over from an earlier read."""
+    cdef uint64_t need = 0
+    cdef size_t done = 0
+    if c.state == CONN_HANDSHAKE:
+        done = session_upgrade(loop, c, p, n, before)
+    if c.state == CONN_OPEN or c.state == CONN_CLOSING:
+        done += session_feed(loop, c, p + done, n - done, &need)
+    if c.state >= CONN_LINGER:
+        done = n
+    session_keep(loop, c, p + done, n - done, need)
+
+
+cdef inline void session_continue(Loop* loop, Conn* c) noexcept nogil:
+    """Its next turn, with input that was left over."""
+    cdef uint64_t need = 0
+    cdef size_t done
+    c.flags &= <uint16_t>~FLAG_READY
+    if c.state == CONN_DEAD or c.flags & FLAG_PAUSED or c.pending == NULL:
+        return
+    done = session_feed(loop, c, c.pending.data, c.pending.used, &need)
+    session_keep(loop, c, c.pending.data + done, c.pending.used - done, need)
+
+
+cdef inline ssize_t session_recv(Loop* loop, Conn* c, void* p, size_t n) noexcept nogil:
+    """Bytes read, 0 where there are none now; -1: the connection is dead."""
+    cdef ssize_t got = recv(c.fd, p, n, 0)
+    loop.n[C_READS] += 1
+    if got > 0:
+        loop.n[C_BYTES_IN] += <uint64_t>got
+        c.heard = loop.tick
+        return got
+    if got < 0 and (errno == EAGAIN or errno == EINTR):
+        return 0
+    conn_kill(loop, c)
+    return -1
+
+
+cdef inline void session_read_more(Loop* loop, Conn* c) noexcept nogil:
+    """Reads on behind a large frame's first bytes, in place."""
+    cdef size_t most = <size_t>loop.hub.set.max_message + READ_BUFFER
+    cdef Buffer* grown = buffer_grown(c.pending, c.pending.used + READ_BUFFER // 16, most)
+    cdef ssize_t got
+    cdef size_t before
+    if grown == NULL:
+        conn_fail(loop, c, 1011)
+        return
+    c.pending = grown
+    before = grown.used
+    got = session_recv(loop, c, grown.data + before, grown.size - before)
+    if got > 0:
+        grown.used += <uint32_t>got
+        session_input(loop, c, grown.data, grown.used, before)
+
+
+cdef inline void session_read(Loop* loop, Conn* c) noexcept nogil:
+    """The socket has something to read, or has ended."""
+    cdef size_t before = 0
+    cdef ssize_t got
+    if c.state == CONN_DEAD or c.flags & (FLAG_READY | FLAG_PAUSED):
+        return
+    if c.pending != NULL:
+        before = c.pending.used
+        if before > SMALL_PENDING:
+            session_read_more(loop, c)
+            return
+        memcpy(loop.input, c.pending.data, before)
+    got = session_recv(loop, c, loop.input + before, READ_BUFFER - before)
+    if got > 0 and c.state != CONN_LINGER:
+        session_input(loop, c, loop.input, before + <size_t>got, before)
+
+
+# -- the handshake --
+
+cdef inline void session_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
+    """A health check, or a refusal: the answer is the last that it hears."""
+    cdef Msg* msg = msg_new(&loop.mem, UPGRADE_ANSWER, 0)
+    if u.status != 200:
+        loop.n[C_HANDSHAKES_REFUSED] += 1
+    if msg != NULL:
+        msg.size = <uint32_t>upgrade_answer(u, <char*>msg.data, UPGRADE_ANSWER)
+    c.state = CONN_LINGER
+    c.flags |= FLAG_LAST
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    conn_answer(loop, c, msg)
+
+
+cdef inline int session_rooms(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
+    """Joins the rooms of the URL; c.waiting is how many NATS has yet to confirm. An HTTP status where it can't: 0 is good."""
+    cdef char name[130]
+    cdef const char* query = u.query
+    cdef size_t left = u.query_len
+    cdef RoomEntry* entry
+    cdef int n, count = 0
+    while True:
+        n = query_next_room(&query, &left, name, sizeof(name))
+        if n == 0:
+            return 0
+        count += 1
+        if n < 0 or not room_valid(name, n) or name[0] == c"$" or name[0] == c"@":
+            return 400
+        if count > UPGRADE_MAX_ROOMS or join(loop, c, name, n, &entry) != CODE_OK:
+            return 400
+        if await_nats(loop, c, entry, NULL, 0):
+            c.waiting += 1
+
+
+cdef inline void session_open(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
+    """Switches to WebSocket: 101, and HELLO once its rooms are confirmed."""
+    cdef Msg* msg = msg_new(&loop.mem, UPGRADE_ANSWER, 0)
+    if msg != NULL:
+        msg.size = <uint32_t>upgrade_accept(u, <char*>msg.data)
+    c.flags |= FLAG_WEBSOCKET
+    loop.n[C_CONNECTIONS] += 1
+    loop.n[C_OPENED] += 1
+    conn_answer(loop, c, msg)
+    if loop.hub.set.hooks:
+        post_event(loop, SERVICE_LOOP, EVENT_CONNECTED, conn_id(loop, c), 0, NULL, 0)
+    c.state = CONN_JOINING
+    if c.waiting == 0:
+        joined(loop, c)
+        return
+    c.flags |= FLAG_PAUSED
+    conn_watch(loop, c)
+
+
+cdef inline size_t session_upgrade(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
+    """Bytes of the head once it is whole (or refused), else 0."""
+    cdef Upgrade u
+    cdef int head = upgrade_parse(<const char*>p, n, before, &u)
+    if head == -2:
+        return 0
+    if head > 0 and u.status == 0:
+        u.status = session_rooms(loop, c, &u)
+    if head < 0 or u.status:
+        session_answer_http(loop, c, &u)
+        return n
+    session_open(loop, c, &u)
+    return <size_t>head

@@ -1,0 +1,196 @@
+"""Connections: their two structs, and the slabs that hold them. L1.
+
+A slot is never moved. What every message reads is one cache line (Conn); what only timers, rooms and receipts need is
+beside it (Cold). Owned by the loop; no other thread reads or writes either.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+from signal_core.limits cimport CHUNK_CONNS, CHUNK_SHIFT, MAX_CHUNKS
+from signal_core.memory cimport Msg, Out
+from signal_core.sys cimport (
+    MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, SE_STATIC_ASSERT, mmap, munmap,
+)
+
+cdef enum:
+    # Conn.state
+    CONN_FREE = 0
+    CONN_HANDSHAKE = 1        # its HTTP head is not complete
+    CONN_JOINING = 2          # upgraded; the rooms of its URL are not confirmed, HELLO is to come
+    CONN_OPEN = 3
+    CONN_CLOSING = 4          # our Close frame is queued or sent: waits for theirs
+    CONN_LINGER = 5           # nothing more to say: bytes are thrown away until the other end closes
+    CONN_DEAD = 6             # closed; freed at the end of the iteration
+
+    # Conn.flags
+    FLAG_DIRTY = 1            # in the loop's list of queues to write
+    FLAG_BLOCKED = 2          # the socket is full: EPOLLOUT is armed
+    FLAG_READY = 4            # in the loop's list of connections with input left over
+    FLAG_PAUSED = 8           # not read: it does not take its answers
+    FLAG_LAST = 16            # what is queued is the last: then shut down the sending side
+    FLAG_DONE = 32            # ... and close at once, the close handshake is complete
+    FLAG_WEBSOCKET = 64       # upgraded: counted among the connections
+    FLAG_BINARY = 128         # the fragmented message being put together is binary
+
+    NO_SLOT = 0xffffffff
+
+cdef struct Queue:            # what waits to be written to one socket
+    Out* head                 # 8
+    Out* tail                 # 8
+    uint32_t bytes            # 4  of all its messages, less what is written of the head
+    uint32_t offset           # 4  bytes of the head already written
+    uint16_t count            # 2  messages
+    uint16_t answers          # 2  of those, the engine's own (OK, ERR, PONG ...)
+    uint32_t next             # 4  slot of the next in the loop's dirty list
+
+cdef struct Buffer:           # bytes of a frame or head that is not complete
+    uint32_t size             # 4  capacity
+    uint32_t used             # 4
+    uint8_t data[8]           #    and on
+
+cdef struct Conn:
+    int fd                    # 4
+    uint32_t tag              # 4  random; part of the address
+    uint32_t slot             # 4
+    uint32_t heard            # 4  tick of the last byte received
+    Queue out                 # 32
+    Buffer* pending           # 8  input left over; NULL: none
+    uint8_t state             # 1
+    uint8_t utf8              # 1  state of the fragmented text
+    uint8_t waiting           # 1  CONN_JOINING: rooms not yet confirmed
+    uint8_t spare             # 1
+    uint16_t flags            # 2
+    uint16_t nrooms           # 2  memberships
+
+cdef struct Ref:              # an answer that a connection is owed
+    char text[16]             # 16
+    uint32_t deadline         # 4  tick
+    uint8_t size              # 1
+    uint8_t kind              # 1  VERB_TO or VERB_SUB
+    uint16_t spare            # 2
+
+cdef struct Extra:            # what most connections never need
+    Ref* refs                 # 8
+    Buffer* message           # 8  a fragmented message, unmasked so far
+    uint32_t strikes_since    # 4  tick
+    uint32_t progress         # 4  tick at which a blocked socket last took bytes
+    uint16_t strikes          # 2  malformed messages since then
+    uint16_t nrefs            # 2
+    uint16_t refs_size        # 2
+    uint16_t close_code       # 2  for the log and the hooks
+
+cdef struct Place:            # one membership, the connection's side
+    uint32_t room             # 4  index in the loop's rooms
+    uint32_t position         # 4  in that room's members
+
+cdef union Places:            # of a connection in one room: the place itself; in more: an array
+    Place one
+    Place* many
+
+cdef struct Cold:
+    uint32_t next             # 4  slot of the next in the same list of the wheel
+    uint32_t prev             # 4
+    uint32_t due              # 4  tick; 0: not armed
+    uint32_t asked            # 4  tick of the ping that awaits an answer; 0: none
+    Places places             # 8  memberships
+    Extra* extra              # 8
+
+cdef struct Slab:
+    Conn* conns[4096]         # 32768  MAX_CHUNKS
+    Cold* colds[4096]         # 32768
+    uint32_t used             # 4  slots ever handed out
+    uint32_t free_head        # 4  slot of the newest free one, linked by `tag`
+    uint32_t live             # 4
+    uint32_t chunks           # 4
+
+
+cdef inline void slab_check_layout() noexcept nogil:
+    SE_STATIC_ASSERT(sizeof(Queue) == 32)
+    SE_STATIC_ASSERT(sizeof(Conn) == 64)
+    SE_STATIC_ASSERT(sizeof(Cold) == 32)
+    SE_STATIC_ASSERT(sizeof(Place) == 8)
+    SE_STATIC_ASSERT(sizeof(Ref) == 24)
+
+
+cdef inline Conn* slab_conn(Slab* slab, uint32_t slot) noexcept nogil:
+    """For a slot that was handed out."""
+    return &slab.conns[slot >> CHUNK_SHIFT][slot & (CHUNK_CONNS - 1)]
+
+
+cdef inline Cold* slab_cold(Slab* slab, uint32_t slot) noexcept nogil:
+    return &slab.colds[slot >> CHUNK_SHIFT][slot & (CHUNK_CONNS - 1)]
+
+
+cdef inline Conn* slab_find(Slab* slab, uint32_t slot, uint32_t tag) noexcept nogil:
+    """The connection of that slot and tag, dead or alive; NULL where there is none."""
+    cdef Conn* c
+    if slot >= slab.used:
+        return NULL
+    c = slab_conn(slab, slot)
+    return c if c.tag == tag and c.state != CONN_FREE else NULL
+
+
+cdef inline void* pages_new(size_t n) noexcept nogil:
+    """Zeroed pages, resident once touched; NULL without memory."""
+    cdef void* p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    return NULL if p == MAP_FAILED else p
+
+
+cdef inline bint slab_grow(Slab* slab) noexcept nogil:
+    cdef uint32_t chunk = slab.chunks
+    if chunk == MAX_CHUNKS:
+        return False
+    slab.conns[chunk] = <Conn*>pages_new(CHUNK_CONNS * sizeof(Conn))
+    slab.colds[chunk] = <Cold*>pages_new(CHUNK_CONNS * sizeof(Cold))
+    if slab.conns[chunk] == NULL or slab.colds[chunk] == NULL:
+        if slab.conns[chunk] != NULL:
+            munmap(slab.conns[chunk], CHUNK_CONNS * sizeof(Conn))
+        if slab.colds[chunk] != NULL:
+            munmap(slab.colds[chunk], CHUNK_CONNS * sizeof(Cold))
+        return False
+    slab.chunks += 1
+    return True
+
+
+cdef inline Conn* slab_take(Slab* slab) noexcept nogil:
+    """A free slot, all zero but `slot`; NULL without memory."""
+    cdef Conn* c
+    cdef uint32_t slot = slab.free_head
+    if slot != NO_SLOT:
+        c = slab_conn(slab, slot)
+        slab.free_head = c.tag
+    else:
+        if slab.used == slab.chunks * CHUNK_CONNS and not slab_grow(slab):
+            return NULL
+        slot = slab.used
+        slab.used += 1
+        c = slab_conn(slab, slot)
+    slab.live += 1
+    c.slot = slot
+    c.tag = 0
+    return c
+
+
+cdef inline void slab_free(Slab* slab, Conn* c) noexcept nogil:
+    """Gives the slot back; whatever hung on it has been freed."""
+    cdef uint32_t slot = c.slot
+    memset(c, 0, sizeof(Conn))
+    memset(slab_cold(slab, slot), 0, sizeof(Cold))
+    c.fd = -1
+    c.slot = slot
+    c.tag = slab.free_head
+    slab.free_head = slot
+    slab.live -= 1
+
+
+cdef inline void slab_init(Slab* slab) noexcept nogil:
+    """On zeroed memory."""
+    slab.free_head = NO_SLOT
+
+
+cdef inline void slab_end(Slab* slab) noexcept nogil:
+    cdef uint32_t i
+    for i in range(slab.chunks):
+        munmap(slab.conns[i], CHUNK_CONNS * sizeof(Conn))
+        munmap(slab.colds[i], CHUNK_CONNS * sizeof(Cold))
+    slab.chunks = 0

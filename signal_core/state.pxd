@@ -1,0 +1,198 @@
+"""All state: the Hub that the loops of one engine share, the Loop, the NATS link. L2.
+
+Hub: written before the loops start, then read by all; what changes later is atomic and says so.
+Loop: its own thread's, but for `inbox`, `seen` and `done`. The service and the deciding thread have a Loop without
+sockets each (a pseudo-loop), used under the GIL: they make messages, hold them back and post them like any other.
+Link: the loop's with index 0.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from signal_core.counters cimport C_COUNT
+from signal_core.inbox cimport Chain, Inbox
+from signal_core.memory cimport Mem, Msg
+from signal_core.rooms cimport Rooms
+from signal_core.roomtable cimport RoomEntry, RoomTable
+from signal_core.slab cimport Queue, Slab
+from signal_core.sys cimport epoll_event, iovec, pthread_t
+from signal_core.wheel cimport Wheel
+
+cdef enum:
+    # Answers to a client, and causes. CODE_OK first; the texts are in answers.pxd.
+    CODE_OK = 0
+    CODE_BAD_REQUEST = 1
+    CODE_NO_SUCH_PEER = 2
+    CODE_SLOW_PEER = 3
+    CODE_EXPIRED = 4
+    CODE_TIMEOUT = 5
+    CODE_TOO_LARGE = 6
+    CODE_DENIED = 7
+    CODE_RATE = 8
+    CODE_TOO_MANY_ROOMS = 9
+    CODE_UNAVAILABLE = 10
+    CODE_COUNT = 11
+
+    # epoll data: a slot, or above all slots
+    MARK_WAKE = 0xffffffff
+    MARK_LINK = 0xfffffffe
+    MARK_LISTENER = 0xffffff00    # and up: which listener
+    MAX_LISTENERS = 16
+
+    # Link.state
+    LINK_IDLE = 0                 # waits for an address to dial
+    LINK_DIALING = 1              # connect() is under way
+    LINK_GREETING = 2             # waits for INFO
+    LINK_ASKING = 3               # INFO is with Python: waits for the CONNECT line
+    LINK_LOGIN = 4                # CONNECT is sent: waits for PONG
+    LINK_NAMING = 5               # asks whether the node's name is taken
+    LINK_UP = 6
+
+    # Hub.link
+    CLUSTER_OFF = 0               # no NATS is configured: other nodes do not exist
+    CLUSTER_AWAY = 1
+    CLUSTER_UP = 2
+
+    # Event codes to Python (KIND_EVENT)
+    EVENT_WANT = 1
+    EVENT_INFO = 2
+    EVENT_UP = 3
+    EVENT_DOWN = 4
+    EVENT_TAKEN = 5
+    EVENT_NATS_ERROR = 6
+    EVENT_LOG = 7
+    EVENT_CONNECTED = 8
+    EVENT_DISCONNECTED = 9
+
+cdef struct Settings:             # ticks where a time
+    uint32_t max_message          # bytes
+    uint32_t max_rooms            # a connection
+    uint32_t max_refs             # a connection
+    uint32_t handshake            # ticks
+    uint32_t ping
+    uint32_t pong
+    uint32_t stall
+    uint32_t close
+    uint32_t ttl_ms               # of a message that gives none
+    uint32_t backlog_messages     # a connection
+    uint32_t backlog_bytes        # a connection
+    uint64_t backlog_loop         # bytes a loop: the total over the number of loops
+    uint64_t max_connections      # 0: none
+    uint32_t nats_pending         # bytes
+    bint hooks                    # tell Python who connects and disconnects
+
+cdef struct Listen:               # an address to listen on
+    uint8_t address[128]          # sockaddr_storage
+    uint32_t size
+
+cdef struct Hub:
+    Settings set
+    Loop* loops[256]              # by index; pseudo-loops at 254 and 255
+    uint32_t nloops
+    uint32_t nlisten
+    Listen listen[16]             # MAX_LISTENERS
+    char node[20]                 # text, with a dot after it
+    uint32_t node_len             # without the dot
+    char prefix[64]               # of NATS subjects
+    uint32_t prefix_len
+    char* hello                   # the JSON object of HELLO
+    uint32_t hello_len
+    uint64_t service              # id of the embedding service
+    uint64_t boot                 # tick 0 is at this time, ms
+    RoomTable rooms
+    uint64_t link                 # atomic: CLUSTER_*
+    uint64_t max_payload          # atomic: of the NATS server
+    uint64_t denied[256]          # atomic: hashes of subjects that NATS refused us to publish on, DENIED_SUBJECTS
+    uint64_t ndenied              # atomic
+    uint64_t connections          # atomic: sockets open on all loops
+    uint64_t failed               # atomic: errno of a loop that could not start
+
+cdef struct Waiter:               # a SUB that awaits NATS's PONG
+    uint64_t id                   # 8  connection
+    uint32_t ping                 # 4  the PING whose answer it awaits; 0: one after the subscriptions are made again
+    uint32_t place                # 4  of the room in Link.subs
+    uint8_t size                  # 1  of the ref; 0: the join of a URL
+    char ref[16]                  # 16
+
+cdef struct Link:
+    int fd
+    uint32_t state                # LINK_*
+    uint32_t due                  # tick at which the state's patience ends
+    uint32_t heard                # tick of the last byte received
+    uint32_t pinged               # pings sent
+    uint32_t ponged               # pongs received
+    bint blocked                  # EPOLLOUT is armed
+    bint dirty                    # something waits to be written
+    bint syncing                  # SUBs were written since the last PING
+    bint more                     # operations are left over from the last iteration
+    bint asked                    # a keepalive PING is unanswered
+    Queue out
+    uint64_t max_payload
+    uint8_t* buffer
+    uint32_t buffer_size
+    uint32_t buffer_used
+    uint32_t buffer_start         # bytes of it already parsed
+    RoomEntry** subs              # by place; a room's sid is its place + FIRST_SID
+    uint32_t subs_used
+    uint32_t subs_size
+    uint32_t* subs_free           # free places
+    uint32_t subs_nfree
+    uint32_t resume               # first place not yet subscribed again after a reconnect
+    Waiter* waiters               # oldest first
+    uint32_t waiters_head
+    uint32_t waiters_used
+    uint32_t waiters_size
+    uint64_t asked_subject[256]   # hashes of the latest publishes that owe a receipt
+    uint64_t asked_id[256]
+    char asked_ref[256][16]       # of a TO
+    uint8_t asked_size[256]       # 0: a PUB, whose ref was answered
+    uint32_t asked_next
+    char instance[16]             # hex: tells two nodes of one name apart
+    char reason[160]              # why the last connection ended
+
+cdef struct Loop:
+    Hub* hub
+    uint32_t index
+    uint32_t tick                 # now, in TICK_MS since the hub's boot
+    int epoll
+    int reserve                   # a descriptor kept to answer 503 with
+    int listeners[16]
+    uint32_t nlisteners
+    bint own_table                # it has a descriptor table of its own
+    bint stopping
+    uint32_t stop_by              # tick
+    uint32_t stop_cursor          # next slot to say goodbye to
+    Mem mem
+    uint32_t dirty_head           # slots of queues to write
+    uint32_t dirty_tail
+    uint32_t* ready               # slots with input left over
+    uint32_t ready_used
+    uint32_t ready_size
+    uint32_t dead                 # slots to free at the end of the iteration, linked by Cold.next
+    Msg* told_head                # whose fate somebody waits to be told
+    Msg* told_tail
+    Msg* taken                    # from the inbox, not yet handled
+    Chain outbox[256]             # held back for other loops until the iteration's end
+    uint8_t posted[256]           # indices of outboxes that hold something
+    uint32_t nposted
+    Rooms rooms
+    Link* linked                  # NULL but on loop 0
+    uint8_t* input                # READ_BUFFER bytes
+    epoll_event* events
+    iovec* iov
+    uint32_t tags[256]            # random, not yet used
+    uint32_t ntags
+    bint no_more                  # accept() found no descriptor; said once
+    uint64_t n[55]                # counters; C_COUNT
+    uint64_t copy[55]             # as of the last KIND_SNAPSHOT
+    uint64_t copied               # atomic: number of that snapshot
+    pthread_t thread
+    Wheel wheel
+    Slab slab
+    uint64_t line0[8]
+    uint64_t seen                 # atomic: epoch of the room table it last began to read in
+    uint64_t done                 # atomic: 1 starting, 2 running, 3 ended
+    uint64_t line1[6]
+    Inbox inbox
+
+
+cdef inline uint64_t* counter(Loop* loop, int which) noexcept nogil:
+    return &loop.n[which]

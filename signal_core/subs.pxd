@@ -1,0 +1,234 @@
+"""The link's subscriptions, in step with the rooms, and the SUBs of clients that await NATS. L4. Loop 0 only."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport realloc
+from libc.string cimport memcmp, memcpy, memmove
+from signal_core.counters cimport C_NATS_SUBS
+from signal_core.memory cimport KIND_NATS, KIND_RECEIPT, Msg, msg_new_heap, msg_set_text, msg_text
+from signal_core.natswire cimport nats_put_sub, nats_put_unsub
+from signal_core.post cimport loop_of, post
+from signal_core.queue cimport queue_add
+from signal_core.roomtable cimport RoomEntry, room_hash, table_find, table_retire, table_settle
+from signal_core.route cimport tell_peer
+from signal_core.state cimport CLUSTER_OFF, CODE_DENIED, CODE_OK, LINK_UP, Hub, Link, Loop, Waiter
+from signal_core.sys cimport se_load_acquire, se_load_relaxed, se_store_release
+
+cdef enum:
+    SID_NAME = 1              # `<prefix>.node.<node>`: others ask for our name
+    SID_PROBE = 2             # the answer to our own question
+    SID_PEER = 3              # `<prefix>.peer.<node>.>`
+    FIRST_SID = 16            # of rooms
+    RESUME_BYTES = 1 << 20    # queued for NATS before making subscriptions again pauses
+
+
+cdef inline void sub_write(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Queues the SUB of a room; its PING follows at the end of the iteration."""
+    cdef Link* link = loop.linked
+    cdef Hub* hub = loop.hub
+    cdef char prefix[80]
+    cdef Msg* msg = msg_new_heap(&loop.mem, 512, KIND_NATS)
+    if msg == NULL:
+        return
+    memcpy(prefix, hub.prefix, hub.prefix_len)
+    memcpy(&prefix[hub.prefix_len], b".room.", 6)
+    msg.size = <uint32_t>nats_put_sub(<char*>msg.data, prefix, hub.prefix_len + 6, entry.name, entry.size,
+                                      FIRST_SID + entry.sub - 1)
+    queue_add(loop, &link.out, msg)
+    link.dirty = True
+    link.syncing = True
+    entry.ping = link.pinged + 1
+
+
+cdef inline bint sub_place(Link* link, uint32_t* place) noexcept nogil:
+    """A free place; False without memory."""
+    cdef RoomEntry** subs
+    cdef uint32_t* spare
+    cdef uint32_t size
+    if link.subs_nfree:
+        link.subs_nfree -= 1
+        place[0] = link.subs_free[link.subs_nfree]
+        return True
+    if link.subs_used == link.subs_size:
+        size = 64 if link.subs_size == 0 else 2 * link.subs_size
+        subs = <RoomEntry**>realloc(link.subs, size * sizeof(RoomEntry*))
+        if subs == NULL:
+            return False
+        link.subs = subs
+        spare = <uint32_t*>realloc(link.subs_free, size * sizeof(uint32_t))
+        if spare == NULL:
+            return False
+        link.subs_free = spare
+        link.subs_size = size
+    place[0] = link.subs_used
+    link.subs_used += 1
+    return True
+
+
+cdef inline void sub_add(Loop* loop, RoomEntry* entry) noexcept nogil:
+    cdef Link* link = loop.linked
+    cdef uint32_t place
+    if entry.sub or se_load_relaxed(&loop.hub.link) == CLUSTER_OFF or not sub_place(link, &place):
+        return
+    link.subs[place] = entry
+    entry.sub = place + 1
+    loop.n[C_NATS_SUBS] += 1
+    if link.state == LINK_UP:
+        if place == link.resume:
+            link.resume += 1
+        sub_write(loop, entry)
+
+
+cdef inline void sub_remove(Loop* loop, RoomEntry* entry) noexcept nogil:
+    cdef Link* link = loop.linked
+    cdef Msg* msg
+    if entry.sub == 0:
+        return
+    if link.state == LINK_UP and entry.ping:
+        msg = msg_new_heap(&loop.mem, 64, KIND_NATS)
+        if msg != NULL:
+            msg.size = <uint32_t>nats_put_unsub(<char*>msg.data, FIRST_SID + entry.sub - 1)
+            queue_add(loop, &link.out, msg)
+            link.dirty = True
+    link.subs[entry.sub - 1] = NULL
+    link.subs_free[link.subs_nfree] = entry.sub - 1
+    link.subs_nfree += 1
+    loop.n[C_NATS_SUBS] -= 1
+
+
+cdef inline void subs_settle(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """On a KIND_SYNC: subscribes to a room that has members, lets go of one that has none."""
+    if table_settle(&loop.hub.rooms, entry):
+        sub_add(loop, entry)
+    else:
+        sub_remove(loop, entry)
+        table_retire(&loop.hub.rooms, &entry.retired)
+
+
+cdef inline bint waiter_add(Link* link, const Waiter* waiter) noexcept nogil:
+    cdef Waiter* grown
+    cdef uint32_t size
+    if link.waiters_head and link.waiters_head == link.waiters_used:
+        link.waiters_head = link.waiters_used = 0
+    if link.waiters_used == link.waiters_size:
+        if link.waiters_head > link.waiters_size // 2:
+            link.waiters_used -= link.waiters_head
+            memmove(link.waiters, link.waiters + link.waiters_head, link.waiters_used * sizeof(Waiter))
+            link.waiters_head = 0
+        else:
+            size = 64 if link.waiters_size == 0 else 2 * link.waiters_size
+            grown = <Waiter*>realloc(link.waiters, size * sizeof(Waiter))
+            if grown == NULL:
+                return False
+            link.waiters = grown
+            link.waiters_size = size
+    link.waiters[link.waiters_used] = waiter[0]
+    link.waiters_used += 1
+    return True
+
+
+cdef inline void subs_await(Loop* loop, Msg* msg) noexcept nogil:
+    """On a KIND_AWAIT: the receipt is sent when NATS has answered a PING behind the room's SUB, or is away."""
+    cdef Link* link = loop.linked
+    cdef RoomEntry* entry = table_find(&loop.hub.rooms, <char*>msg.data, msg.size, msg.hash)
+    cdef Waiter waiter
+    if entry != NULL and link.state == LINK_UP:
+        sub_add(loop, entry)
+        if entry.ping == 0 or entry.ping > link.ponged:
+            waiter.id = msg.target
+            waiter.ping = entry.ping
+            waiter.place = entry.sub - 1
+            waiter.size = <uint8_t>msg.text_size
+            memcpy(waiter.ref, msg_text(msg), msg.text_size)
+            if waiter_add(link, &waiter):
+                return
+        else:
+            se_store_release(&entry.confirmed, 1)
+    tell_peer(loop, msg.target, CODE_OK, msg_text(msg), msg.text_size)
+
+
+cdef inline void subs_confirm(Loop* loop) noexcept nogil:
+    """On a PONG."""
+    cdef Link* link = loop.linked
+    cdef Waiter* waiter
+    while link.waiters_head < link.waiters_used:
+        waiter = &link.waiters[link.waiters_head]
+        if waiter.id and (waiter.ping == 0 or waiter.ping > link.ponged):
+            return
+        link.waiters_head += 1
+        if waiter.id:
+            tell_peer(loop, waiter.id, CODE_OK, waiter.ref, waiter.size)
+
+
+cdef inline void waiters_release(Loop* loop) noexcept nogil:
+    """NATS is away: what was joined is joined locally."""
+    cdef Link* link = loop.linked
+    cdef Waiter* waiter
+    while link.waiters_head < link.waiters_used:
+        waiter = &link.waiters[link.waiters_head]
+        link.waiters_head += 1
+        if waiter.id:
+            tell_peer(loop, waiter.id, CODE_OK, waiter.ref, waiter.size)
+
+
+cdef inline void subs_lost(Loop* loop) noexcept nogil:
+    """The connection is gone, and its subscriptions with it."""
+    cdef Link* link = loop.linked
+    cdef uint32_t i
+    for i in range(link.subs_used):
+        if link.subs[i] != NULL:
+            link.subs[i].ping = 0
+            se_store_release(&link.subs[i].confirmed, 0)
+    link.resume = 0
+    link.syncing = False
+
+
+cdef inline void subs_resume(Loop* loop) noexcept nogil:
+    """Makes the rooms' subscriptions again, as many as may be queued at once."""
+    cdef Link* link = loop.linked
+    cdef uint32_t i
+    while link.resume < link.subs_used and link.out.bytes < RESUME_BYTES:
+        if link.subs[link.resume] != NULL and link.subs[link.resume].ping == 0:
+            sub_write(loop, link.subs[link.resume])
+        link.resume += 1
+    if link.resume == link.subs_used:
+        for i in range(link.waiters_head, link.waiters_used):
+            if link.waiters[i].ping == 0:
+                link.waiters[i].ping = link.pinged + 1
+
+
+cdef inline void subs_denied(Loop* loop, const char* text, size_t n) noexcept nogil:
+    """`Permissions Violation for Subscription to "<subject>"`: those who await it hear `denied` and are not members."""
+    cdef Link* link = loop.linked
+    cdef Waiter* waiter
+    cdef RoomEntry* entry
+    cdef Msg* msg
+    cdef uint32_t i
+    for i in range(link.waiters_head, link.waiters_used):
+        waiter = &link.waiters[i]
+        if waiter.id == 0 or link.subs[waiter.place] == NULL or loop_of(loop.hub, waiter.id) == NULL:
+            continue
+        entry = link.subs[waiter.place]
+        if not subject_quotes(loop.hub, text, n, entry):
+            continue
+        msg = msg_new_heap(&loop.mem, <size_t>entry.size + waiter.size, KIND_RECEIPT)
+        if msg != NULL:
+            msg.target = waiter.id
+            msg.code = CODE_DENIED
+            msg.size = entry.size
+            memcpy(msg.data, entry.name, entry.size)
+            msg_set_text(msg, waiter.ref, waiter.size)
+            post(loop, <uint32_t>(waiter.id >> 56), msg)
+        waiter.id = 0
+
+
+cdef inline bint subject_quotes(const Hub* hub, const char* text, size_t n, const RoomEntry* entry) noexcept nogil:
+    """Whether the text has `"<prefix>.room.<name>"`."""
+    cdef size_t size = hub.prefix_len + 6 + entry.size
+    cdef size_t at = 0
+    while at < n and text[at] != c'"':
+        at += 1
+    if n - at < size + 2 or text[at + 1 + size] != c'"':
+        return False
+    return (memcmp(text + at + 1, hub.prefix, hub.prefix_len) == 0
+            and memcmp(text + at + 1 + hub.prefix_len, b".room.", 6) == 0
+            and memcmp(text + at + 7 + hub.prefix_len, entry.name, entry.size) == 0)

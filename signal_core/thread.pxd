@@ -1,0 +1,195 @@
+"""A loop's thread: what it opens, how it runs, what it leaves behind. L4."""
+
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+from signal_core.conn cimport conn_kill
+from signal_core.inbox cimport inbox_take
+from signal_core.limits cimport CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, SERVICE_LOOP
+from signal_core.link cimport link_end, link_want
+from signal_core.loop cimport (
+    loop_clock, loop_is_over, loop_iterate, loop_open_reserve, loop_reap,
+)
+from signal_core.memory cimport Msg, memory_end, msg_free
+from signal_core.post cimport post_all, post_event
+from signal_core.queue cimport queue_clear
+from signal_core.rooms cimport rooms_end, rooms_init
+from signal_core.route cimport loop_tell_all
+from signal_core.slab cimport CONN_DEAD, CONN_FREE, FLAG_DIRTY, FLAG_READY, NO_SLOT, Conn, slab_conn, slab_end, slab_init
+from signal_core.state cimport (
+    CLUSTER_OFF, EVENT_LOG, Hub, Link, Loop, MARK_LISTENER, MARK_WAKE,
+)
+from signal_core.sys cimport (
+    AF_INET, AF_INET6, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SOCK_CLOEXEC,
+    SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT, TCP_NODELAY, bind, close, epoll_create1,
+    epoll_ctl, epoll_event, errno, iovec, listen, se_load_acquire, se_load_relaxed, se_own_descriptors,
+    se_store_release, setsockopt, sockaddr, socket,
+)
+from signal_core.wheel cimport wheel_init
+
+cdef enum:
+    LISTEN_BACKLOG = 4096
+    LOOP_STARTING = 1
+    LOOP_RUNNING = 2
+    LOOP_ENDED = 3
+
+
+cdef inline bint loop_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogil:
+    """On zeroed memory, by the thread that starts the engine. False without memory."""
+    loop.hub = hub
+    loop.index = index
+    loop.epoll = loop.reserve = -1
+    loop.dirty_head = loop.dead = NO_SLOT
+    loop.seen = UINT64_MAX
+    slab_init(&loop.slab)
+    rooms_init(&loop.rooms)
+    wheel_init(&loop.wheel, 0)
+    if index >= hub.nloops:
+        return True
+    if index == 0:
+        loop.linked = <Link*>calloc(1, sizeof(Link))
+        if loop.linked == NULL:
+            return False
+        loop.linked.fd = -1
+    loop.input = <unsigned char*>malloc(READ_BUFFER)
+    loop.events = <epoll_event*>malloc(EVENTS * sizeof(epoll_event))
+    loop.iov = <iovec*>malloc(IOV_MAX_SEND * sizeof(iovec))
+    return loop.input != NULL and loop.events != NULL and loop.iov != NULL
+
+
+cdef inline int loop_listen(Loop* loop, uint32_t which) noexcept nogil:
+    """Opens the loop's own listener on an address. 0, or an errno."""
+    cdef const sockaddr* address = <const sockaddr*>loop.hub.listen[which].address
+    cdef int fd = socket(address.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    cdef int one = 1
+    cdef epoll_event event
+    if fd < 0:
+        return errno
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one))
+    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one))
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+    if address.sa_family == AF_INET6:
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one))
+    event.events = EPOLLIN
+    event.data.u64 = <uint64_t>(MARK_LISTENER + which) << 32
+    if (bind(fd, address, loop.hub.listen[which].size) != 0 or listen(fd, LISTEN_BACKLOG) != 0
+            or epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) != 0):
+        close(fd)
+        return errno
+    loop.listeners[which] = fd
+    loop.nlisteners += 1
+    return 0
+
+
+cdef inline int loop_isolate(Loop* loop) noexcept nogil:
+    """Gives the loop's thread a descriptor table of its own with the engine's eventfds in it. 0, or why not."""
+    cdef Hub* hub = loop.hub
+    cdef int keep[256]
+    cdef uint32_t i
+    for i in range(hub.nloops):
+        keep[i] = hub.loops[i].inbox.wake
+    keep[hub.nloops] = hub.loops[CONTROL_LOOP].inbox.wake
+    keep[hub.nloops + 1] = hub.loops[SERVICE_LOOP].inbox.wake
+    return se_own_descriptors(keep, hub.nloops + 2)
+
+
+cdef inline int loop_open(Loop* loop) noexcept nogil:
+    """Everything that the loop's thread opens for itself. 0, or an errno."""
+    cdef epoll_event event
+    cdef uint32_t i
+    cdef int failed
+    cdef const char* text = b"one descriptor table serves all loops: this system does not let a thread have its own"
+    loop.own_table = loop_isolate(loop) == 0
+    if not loop.own_table and loop.index == 0:
+        post_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, 84)
+    loop.epoll = epoll_create1(EPOLL_CLOEXEC)
+    if loop.epoll < 0:
+        return errno
+    loop_open_reserve(loop)
+    event.events = EPOLLIN
+    event.data.u64 = <uint64_t>MARK_WAKE << 32
+    if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, loop.inbox.wake, &event) != 0:
+        return errno
+    for i in range(loop.hub.nlisten):
+        failed = loop_listen(loop, i)
+        if failed:
+            return failed
+    return 0
+
+
+cdef inline void loop_close(Loop* loop) noexcept nogil:
+    """Closes every socket and frees what hung on them; the loop's memory stays until the engine's end."""
+    cdef Conn* c
+    cdef uint32_t i
+    loop.ready_used = 0
+    for i in range(loop.slab.used):
+        c = slab_conn(&loop.slab, i)
+        c.flags &= <unsigned short>~(FLAG_DIRTY | FLAG_READY)
+        if c.state != CONN_FREE and c.state != CONN_DEAD:
+            conn_kill(loop, c)
+    loop.dirty_head = NO_SLOT
+    loop_reap(loop)
+    if loop.linked != NULL:
+        link_end(loop, b"")
+    loop_tell_all(loop)
+    post_all(loop)
+    for i in range(loop.nlisteners):
+        close(loop.listeners[i])
+    if loop.reserve >= 0:
+        close(loop.reserve)
+    if loop.epoll >= 0:
+        close(loop.epoll)
+    memcpy(loop.copy, loop.n, sizeof(loop.n))
+
+
+cdef inline void* loop_main(void* argument) noexcept nogil:
+    """Body of a loop's thread."""
+    cdef Loop* loop = <Loop*>argument
+    cdef int failed
+    loop_clock(loop)
+    wheel_init(&loop.wheel, loop.tick)
+    failed = loop_open(loop)
+    if failed:
+        se_store_release(&loop.hub.failed, <uint64_t>failed)
+    else:
+        if loop.linked != NULL and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF:
+            link_want(loop, b"")
+            post_all(loop)
+        se_store_release(&loop.done, LOOP_RUNNING)
+        while not loop_is_over(loop):
+            loop_iterate(loop)
+    loop_close(loop)
+    se_store_release(&loop.seen, UINT64_MAX)
+    se_store_release(&loop.copied, UINT64_MAX)
+    se_store_release(&loop.done, LOOP_ENDED)
+    return NULL
+
+
+cdef inline void loop_end(Loop* loop) noexcept nogil:
+    """Frees the loop's memory, after every thread has ended."""
+    cdef Msg* msg = loop.taken
+    cdef Msg* after
+    cdef int i
+    for i in range(2):
+        while msg != NULL:
+            after = msg.next
+            msg_free(&loop.mem, msg)
+            msg = after
+        msg = inbox_take(&loop.inbox)
+    while msg != NULL:
+        after = msg.next
+        msg_free(&loop.mem, msg)
+        msg = after
+    if loop.linked != NULL:
+        free(loop.linked.buffer)
+        free(loop.linked.subs)
+        free(loop.linked.subs_free)
+        free(loop.linked.waiters)
+        free(loop.linked)
+    rooms_end(&loop.rooms)
+    slab_end(&loop.slab)
+    memory_end(&loop.mem)
+    free(loop.ready)
+    free(loop.input)
+    free(loop.events)
+    free(loop.iov)

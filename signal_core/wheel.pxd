@@ -1,0 +1,94 @@
+"""Timers: one wheel a loop, one timer a connection, linked by slot numbers. L1.
+
+A connection's timer says when to look at it again, not what is due; activity never touches it. Whoever looks finds out
+what is due and arms it anew. So a busy connection costs no timer work a message, and an idle one one visit an interval.
+"""
+
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+from signal_core.limits cimport WHEEL_SLOTS
+from signal_core.slab cimport NO_SLOT, Cold, Slab, slab_cold
+
+cdef struct Wheel:
+    uint32_t head[512]        # 2048  WHEEL_SLOTS: first slot of each list
+    uint32_t now              # 4     tick up to which timers have fired
+    uint32_t armed            # 4
+    uint32_t walk             # 4     slot to go on with in the list of `now`; NO_SLOT: the list is done
+
+
+cdef inline void wheel_init(Wheel* wheel, uint32_t now) noexcept nogil:
+    memset(wheel.head, 0xff, sizeof(wheel.head))
+    wheel.now = now
+    wheel.armed = 0
+    wheel.walk = NO_SLOT
+
+
+cdef inline void wheel_disarm(Wheel* wheel, Slab* slab, uint32_t slot) noexcept nogil:
+    """No effect on a timer that is not armed."""
+    cdef Cold* cold = slab_cold(slab, slot)
+    if cold.due == 0:
+        return
+    if wheel.walk == slot:
+        wheel.walk = cold.next
+    if cold.prev != NO_SLOT:
+        slab_cold(slab, cold.prev).next = cold.next
+    else:
+        wheel.head[cold.due % WHEEL_SLOTS] = cold.next
+    if cold.next != NO_SLOT:
+        slab_cold(slab, cold.next).prev = cold.prev
+    cold.due = 0
+    wheel.armed -= 1
+
+
+cdef inline void wheel_arm(Wheel* wheel, Slab* slab, uint32_t slot, uint32_t due) noexcept nogil:
+    """Looks at `slot` at tick `due`, at the next tick if that has passed; instead of any earlier wish."""
+    cdef Cold* cold = slab_cold(slab, slot)
+    cdef uint32_t* head
+    wheel_disarm(wheel, slab, slot)
+    if due <= wheel.now:
+        due = wheel.now + 1
+    head = &wheel.head[due % WHEEL_SLOTS]
+    cold.due = due
+    cold.prev = NO_SLOT
+    cold.next = head[0]
+    if head[0] != NO_SLOT:
+        slab_cold(slab, head[0]).prev = slot
+    head[0] = slot
+    wheel.armed += 1
+
+
+cdef inline void wheel_arm_by(Wheel* wheel, Slab* slab, uint32_t slot, uint32_t due) noexcept nogil:
+    """As wheel_arm, but an earlier wish stays."""
+    cdef uint32_t armed = slab_cold(slab, slot).due
+    if armed == 0 or due < armed:
+        wheel_arm(wheel, slab, slot, due)
+
+
+cdef inline uint32_t wheel_pop(Wheel* wheel, Slab* slab, uint32_t now) noexcept nogil:
+    """Disarms and returns the next slot whose timer is due by `now`; NO_SLOT when none is left."""
+    cdef uint32_t slot
+    while True:
+        slot = wheel.walk
+        while slot != NO_SLOT:
+            if slab_cold(slab, slot).due <= wheel.now:
+                wheel_disarm(wheel, slab, slot)
+                return slot
+            slot = slab_cold(slab, slot).next
+            wheel.walk = slot
+        if wheel.now >= now:
+            return NO_SLOT
+        wheel.now += 1
+        wheel.walk = wheel.head[wheel.now % WHEEL_SLOTS]
+
+
+cdef inline uint32_t wheel_next(const Wheel* wheel) noexcept nogil:
+    """Ticks until a list that is not empty comes up, WHEEL_SLOTS at most; 0 where one is being walked."""
+    cdef int i
+    if wheel.walk != NO_SLOT:
+        return 0
+    if wheel.armed == 0:
+        return WHEEL_SLOTS
+    for i in range(1, WHEEL_SLOTS):
+        if wheel.head[(wheel.now + i) % WHEEL_SLOTS] != NO_SLOT:
+            return i
+    return WHEEL_SLOTS

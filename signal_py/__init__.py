@@ -1,0 +1,14 @@
+"""signal-engine for Python programs: the class Engine, and the errors that it raises.
+
+from signal_py import Engine
+
+async with Engine(listen="127.0.0.1:0", nats="off") as engine:
+    await engine.publish("lobby", b"hello")
+"""
+
+from signal_py.engine import Engine
+from signal_py.errors import ConfigError, DeliveryError, EngineError
+from signal_py.service import Message
+from signal_py.version import VERSION as __version__
+
+__all__ = ["ConfigError", "DeliveryError", "Engine", "EngineError", "Message", "__version__"]

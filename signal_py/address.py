@@ -1,0 +1,34 @@
+"""HOST:PORT texts: taken apart, put together."""
+
+from __future__ import annotations
+
+import ipaddress
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """HOST and PORT of `HOST:PORT` or `[IPv6]:PORT`. Raises ValueError with what is wrong."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise ValueError("is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    if not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError("has no port from 0 to 65535 after the last colon")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if ":" in bare and bare == host:
+        raise ValueError(f"is ambiguous: write an IPv6 address in brackets, [{host}]:{port}")
+    if bare != host:
+        try:
+            ipaddress.IPv6Address(bare)
+        except ValueError:
+            raise ValueError("has no IPv6 address between its brackets") from None
+    return bare, int(port)
+
+
+def host_port(host: str, port: int) -> str:
+    """`HOST:PORT`, an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def url_of(host: str, port: int) -> str:
+    """A WebSocket URL by which this machine reaches what listens there."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"ws://{host_port(local, port)}/"

@@ -1,0 +1,172 @@
+"""What operators ask over HTTP: /metrics for Prometheus, /stats as JSON, /healthz, /readyz.
+
+On threads of its own; a request takes the GIL, and touches the loops only to read their counters.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, cast
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from signal_py.errors import ConfigError
+from signal_py.listening import Probes, resolve
+
+REQUEST_TIMEOUT = 10.0  # seconds for a client to say what it wants
+LINK_STATES = ("off", "connecting", "up", "away", "refused")
+
+Stats = Mapping[str, Any]
+Counters = Iterable[tuple[str, str, str]]  # name, kind, help
+
+
+class EngineCollector(Collector):
+    """Every counter, by loop (`service`: the embedding program's); the NATS link's state; the version."""
+
+    def __init__(self, counters: Counters, stats: Callable[[], Stats]) -> None:
+        self._counters = tuple(counters)
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._stats()
+        counted = {str(index): counts for index, counts in enumerate(stats.get("loops", ()))}
+        if "service" in stats:
+            counted["service"] = stats["service"]
+        for name, kind, text in self._counters:
+            family = GaugeMetricFamily if kind == "gauge" else CounterMetricFamily
+            metric = family(f"signal_engine_{name}", text, labels=["loop"])
+            for loop, counts in counted.items():
+                metric.add_metric([loop], counts[name])
+            yield metric
+        yield from _general(stats)
+
+
+def _general(stats: Stats) -> Iterable[Metric]:
+    info = {name: str(stats.get(name, "")) for name in ("node", "version")}
+    yield InfoMetricFamily("signal_engine", "The node and its version.", value=info)
+    link = GaugeMetricFamily(
+        "signal_engine_nats_state", "1 for the state that the NATS link is in.", labels=["state"]
+    )
+    for state in LINK_STATES:
+        link.add_metric([state], int(stats.get("nats_state") == state))
+    yield link
+    dropped = stats.get("service_dropped", 0)
+    yield CounterMetricFamily(
+        "signal_engine_service_dropped",
+        "Messages to the embedding program that it did not take in time.",
+        value=dropped,
+    )
+    if "descriptors" in stats:
+        yield GaugeMetricFamily(
+            "signal_engine_descriptors",
+            "Open descriptors in all tables of the process.",
+            value=stats["descriptors"],
+        )
+
+
+class Admin:
+    """The HTTP server. It answers from `start` on, and until `stop` returns."""
+
+    def __init__(
+        self, where: str, named: str, stats: Callable[[], Stats], unready: Callable[[], str]
+    ) -> None:
+        """`unready` tells why the engine takes no clients, "" where it does. Raises ConfigError."""
+        self._stats = stats
+        self._unready = unready
+        self._lock = threading.Lock()  # one request at a time asks the core
+        self._registry: CollectorRegistry | None = None
+        with Probes(resolve([where], named)[:1], named) as probes:
+            self.address = probes.addresses[0]
+            self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="admin", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Blocks until no thread of it runs but those of slow clients."""
+        if self._thread.ident is not None:
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+        self._stats, self._unready, self._registry = dict, str, None  # what held the engine lets it go
+
+    def count(self, counters: Counters) -> None:
+        """Says which counters there are, once the core is there."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(EngineCollector(counters, self._stats))
+        self._registry = registry
+
+    def answer(self, path: str) -> tuple[int, str, bytes]:
+        """Status, type and body of the answer to a GET."""
+        if path == "/healthz":
+            return 200, "text/plain", b"ok\n"
+        if path == "/readyz":
+            reason = self._unready()
+            return (503, "text/plain", reason.encode() + b"\n") if reason else (200, "text/plain", b"ready\n")
+        if path == "/stats":
+            with self._lock:
+                return 200, "application/json", json.dumps(self._stats()).encode() + b"\n"
+        if path == "/metrics":
+            with self._lock:
+                body = generate_latest(self._registry) if self._registry else b""
+            return 200, CONTENT_TYPE_LATEST, body
+        return 404, "text/plain", b"There are /metrics, /stats, /healthz and /readyz.\n"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, admin: Admin) -> None:
+        family, host, port, scope = admin.address
+        self.admin = admin
+        self.address_family = socket.AddressFamily(family)
+        super().__init__(
+            cast(Any, (host, port, 0, scope) if family == socket.AF_INET6 else (host, port)),
+            _Handler,
+            bind_and_activate=False,
+        )
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # the probe holds the port
+        try:
+            self.socket.bind(cast(Any, self.server_address))
+            self.server_activate()
+        except OSError as error:
+            self.server_close()
+            raise ConfigError(
+                f"--admin {host}:{port} can't be listened on ({error.strerror}): choose another."
+            ) from None
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away in the middle is nothing to tell of."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = REQUEST_TIMEOUT
+    protocol_version = "HTTP/1.1"
+    server_version = "signal-engine"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        try:
+            status, kind, body = cast(_Server, self.server).admin.answer(self.path.partition("?")[0])
+        except Exception as error:  # whatever it is, the client is told, and the engine goes on
+            status, kind, body = 500, "text/plain", f"{error}\n".encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Requests are not events of the engine's log."""

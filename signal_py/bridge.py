@@ -1,0 +1,276 @@
+"""Decides for the NATS link, on a thread of the engine's own: which server to dial, and what to say to it.
+
+The core's loop connects, pumps, and asks (`control_drain`); here is answered. Messages never come by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from socket import SOCK_STREAM
+from typing import TYPE_CHECKING, Any
+
+from signal_py.credentials import Credentials, connect_line
+from signal_py.errors import EngineError
+from signal_py.log import event
+from signal_py.natspool import LAST_DELAY, Pool, Server
+
+if TYPE_CHECKING:
+    from signal_core.engine import Core
+
+RESOLVE_TIMEOUT = 5.0  # seconds
+MAX_ERRORS = 100  # logged of one connection
+REFUSALS = (
+    "authorization violation",
+    "user authentication expired",
+    "user authentication revoked",
+    "account authentication expired",
+)
+
+logger = logging.getLogger(__name__)
+
+
+class RefusedError(EngineError):
+    """NATS, or the node that has our name there, will not have us.
+
+    The text is why; `setting` is the one to mend: `node` or `nats`.
+    """
+
+    def __init__(self, setting: str, reason: str) -> None:
+        super().__init__(reason)
+        self.setting = setting
+
+
+class Bridge:
+    """Answers what the core asks, and logs what it tells.
+
+    `state` is off, connecting, up, away (out of reach; local delivery goes on) or refused. `first` gets the
+    state that the first round of dialling led to, or a RefusedError.
+    """
+
+    def __init__(
+        self, core: Core, servers: Sequence[Server], credentials: Credentials, node: str, version: str
+    ) -> None:
+        self._core = core
+        self._pool = Pool(servers) if servers else None
+        self._credentials = credentials
+        self._node = node
+        self._version = version
+        self._server: Server | None = None  # dialled last
+        self._others: list[tuple[int, str]] = []  # its addresses that were not dialled yet
+        self._leaving = False
+        self._was_up = False  # the connection that the core asks to replace worked
+        self._greeted = True  # its INFO was answered
+        self._problem = ""  # what it reported since it was dialled
+        self._errors: set[str] = set()  # that it reported, each logged once a connection
+        self._dialling: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end: asyncio.Event | None = None
+        self._running = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="signal-engine", daemon=True)
+        self.state = "connecting" if servers else "off"
+        self.first: Future[str] = Future()
+        if not servers:
+            self.first.set_result("off")
+
+    @property
+    def where(self) -> str:
+        """HOST:PORT of the server dialled last, "" for none."""
+        return self._server.where if self._server else ""
+
+    def start(self) -> None:
+        """Returns when the thread runs. Call when the core's loops do."""
+        self._thread.start()
+        self._running.wait()
+
+    def leave(self) -> None:
+        """From now on the end of the connection is nothing to tell, or to mend. Call before the core stops."""
+        self._leaving = True
+
+    def stop(self) -> None:
+        """Ends the thread; blocks until it has. Call after the core has stopped, to hear its last words."""
+        if self._thread.is_alive() and self._loop is not None and self._end is not None:
+            self._loop.call_soon_threadsafe(self._end.set)
+            self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        self._end = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._core.control_fd, self._drain)
+        self._running.set()
+        self._drain()
+        await self._end.wait()
+        self._loop.remove_reader(self._core.control_fd)
+        self._drain()
+        if self._dialling is not None:
+            self._dialling.cancel()
+            self._dialling = None
+
+    def _drain(self) -> None:
+        for kind, *rest in self._core.control_drain():
+            try:
+                HANDLERS[str(kind)](self, *rest)
+            except Exception:
+                logger.exception("the deciding thread failed to handle an event")
+
+    # -- what the core tells --
+
+    def _on_want(self, reason: str) -> None:
+        """There is no connection. An empty reason: there never was one."""
+        if self._pool is None or self._leaving:
+            return
+        if reason:
+            self._lost(self._problem or reason)
+        if self._dialling is None or self._dialling.done():
+            self._dialling = asyncio.get_running_loop().create_task(self._dial())
+
+    def _on_info(self, text: bytes) -> None:
+        """The first of a connection asks for CONNECT; later ones tell of changes in the cluster."""
+        info = _parse(text)
+        urls = info.get("connect_urls")
+        if self._pool is not None and isinstance(urls, list) and self._pool.learn(urls):
+            event(
+                logger,
+                "debug",
+                "NATS told of servers",
+                servers=[server.where for server in self._pool.servers],
+            )
+        if self._greeted or self._server is None:
+            return
+        self._greeted = True
+        self._problem = _unusable(info)
+        line = b"" if self._problem else self._introduce(info, self._server)
+        if line:
+            self._core.link_connect(line, int(info.get("max_payload", 0)))
+        else:
+            self._core.link_fail()
+
+    def _introduce(self, info: dict[str, Any], server: Server) -> bytes:
+        try:
+            return connect_line(info, server, self._credentials, self._node, self._version)
+        except (OSError, ValueError) as error:
+            self._problem = f"the credentials can't be read: {error}"
+            return b""
+
+    def _on_up(self) -> None:
+        if self._pool is not None:
+            self._pool.succeeded()
+        back = self.state in ("away", "refused")
+        self.state, self._problem, self._was_up, self._others = "up", "", True, []
+        event(logger, "info", "NATS is back" if back else "NATS is connected", server=self.where)
+        self.decide("up")
+
+    def _on_down(self, reason: str) -> None:
+        if self.state == "up" and not self._leaving:
+            self._away(self._problem or reason)
+
+    def _on_taken(self, node: str) -> None:
+        self._refused("node", f"another node of the cluster has the name {node}")
+
+    def _on_error(self, text: str) -> None:
+        self._problem = text
+        if text.strip("' ").lower() in REFUSALS:
+            self._refused("nats", f"NATS at {self.where} refuses the credentials ({text})")
+        else:
+            self._complain(text)
+
+    def _complain(self, text: str) -> None:
+        if text not in self._errors and len(self._errors) < MAX_ERRORS:
+            self._errors.add(text)
+            event(logger, "warning", "NATS reports an error", error=text, server=self.where)
+
+    def _on_log(self, level: str, text: str) -> None:
+        event(logger, level, text)
+
+    # -- what follows --
+
+    def _lost(self, reason: str) -> None:
+        """A dial failed, or a connection ended. The first is only told when no server answers."""
+        if self._was_up:
+            self._was_up = False
+            self._on_down(reason)
+            return
+        event(logger, "debug", "NATS can't be had", server=self.where, reason=reason)
+        ended_round = not self._others and self._pool is not None and self._pool.failed()
+        if ended_round and self.state == "connecting":
+            self._away(reason)
+
+    def _away(self, reason: str) -> None:
+        self.state = "away"
+        event(logger, "warning", "NATS is away; local delivery goes on", server=self.where, reason=reason)
+        self.decide("away")
+
+    def _refused(self, setting: str, reason: str) -> None:
+        if self.state != "refused":
+            self.state = "refused"
+            event(logger, "error", "NATS refuses this node", reason=reason)
+        with contextlib.suppress(InvalidStateError):
+            self.first.set_exception(RefusedError(setting, reason))
+
+    def decide(self, state: str) -> None:
+        """Gives `first` its value, where it has none. From any thread."""
+        with contextlib.suppress(InvalidStateError):
+            self.first.set_result(state)
+
+    async def _dial(self) -> None:
+        """Waits, chooses, and has the loop connect; tries on until there is something to dial."""
+        assert self._pool is not None
+        while True:
+            if self._server is not None:  # not at the very first
+                await asyncio.sleep(LAST_DELAY if self.state == "refused" else self._pool.delay())
+            try:
+                server, family, ip = await self._choose(self._pool)
+            except (OSError, UnicodeError, asyncio.TimeoutError) as error:
+                self._lost(f"its name is not known here: {error or 'no answer'}")
+                continue
+            self._greeted, self._problem = False, ""
+            self._errors.clear()
+            self._core.link_dial(family, ip, server.port)
+            return
+
+    async def _choose(self, pool: Pool) -> tuple[Server, int, str]:
+        """The next address of the server dialled last, or the first of the next server."""
+        if self._server is None or not self._others:
+            self._server = pool.next()
+            asked = asyncio.get_running_loop().getaddrinfo(
+                self._server.host, self._server.port, type=SOCK_STREAM
+            )
+            found = await asyncio.wait_for(asked, RESOLVE_TIMEOUT)
+            self._others = [(int(family), str(where[0])) for family, _, _, _, where in found]
+        return (self._server, *self._others.pop(0))
+
+
+HANDLERS: dict[str, Callable[..., None]] = {
+    "link-want": Bridge._on_want,
+    "link-info": Bridge._on_info,
+    "link-up": Bridge._on_up,
+    "link-down": Bridge._on_down,
+    "link-taken": Bridge._on_taken,
+    "link-error": Bridge._on_error,
+    "log": Bridge._on_log,
+}
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        info = json.loads(text)
+    except ValueError:
+        return {}
+    return info if isinstance(info, dict) else {}
+
+
+def _unusable(info: dict[str, Any]) -> str:
+    """Why a server can't be used, "" where it can."""
+    if info.get("tls_required"):
+        return "it requires TLS, which this version doesn't speak to NATS"
+    if not info.get("headers"):
+        return "it is no NATS server, or one from before 2.2, which has no headers"
+    return ""

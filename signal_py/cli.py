@@ -1,0 +1,172 @@
+"""The command line: `signal-engine serve|pub|sub|send|version`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from signal_py.config import SETTINGS, Setting
+from signal_py.errors import ConfigError
+from signal_py.version import VERSION
+
+DEFAULT_URL = "ws://127.0.0.1:8080/"
+URL_VARIABLE = "SIGNAL_ENGINE_URL"
+MISUSE = 2  # exit status where the person who called must mend something
+INTERRUPTED = 130
+
+EPILOG = """\
+Each setting is also a variable (--max-message: SIGNAL_ENGINE_MAX_MESSAGE) and a key of the TOML file
+(max-message = 4096). Flags win over variables, those over the file."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISUSE, f"signal-engine: {message}: see '{self.prog} --help'.\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0, 1 refused or lost, 2 misused, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        status = options.run(options)
+        return int(status)
+    except ConfigError as error:
+        sentence = str(error).replace("\r", "\\r").replace("\n", "\\n")
+        print(f"signal-engine: {sentence}", file=sys.stderr)
+        return MISUSE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
+        return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="signal-engine",
+        description="Holds WebSockets and passes small messages between them.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_client(commands, "sub", _sub, "print what is published to rooms")
+    _add_client(commands, "pub", _pub, "publish to a room")
+    _add_client(commands, "send", _send, "send to one peer, or to @USER")
+    version = commands.add_parser("version", help="print the version", allow_abbrev=False)
+    version.set_defaults(run=_version)
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="run an engine",
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.add_argument("--config", metavar="FILE", default="", help="TOML file with settings")
+    for setting in SETTINGS.values():
+        repeat = "append" if setting.kind is tuple else "store"
+        serve.add_argument(
+            setting.flag,
+            dest=f"set.{setting.name}",
+            action=repeat,
+            default=argparse.SUPPRESS,
+            metavar=_metavar(setting),
+            help=describe(setting).replace("%", "%%"),
+        )
+    serve.set_defaults(run=_serve)
+
+
+def _metavar(setting: Setting) -> str:
+    return setting.metavar or "|".join(setting.choices) or ("SECONDS" if setting.kind is float else "N")
+
+
+def describe(setting: Setting) -> str:
+    """What a setting is, with its unit, bounds and default, on one line."""
+    more = (
+        []
+        if setting.choices or setting.kind in (str, tuple)
+        else [f"{setting.low:.15g} to {setting.high:.15g}"]
+    )
+    if setting.kind is tuple:
+        more.append("may be repeated, or a list with commas")
+    if setting.default != "":
+        more.append(f"default {shown_default(setting)}")
+    return f"{setting.help} ({'; '.join(more)})" if more else setting.help
+
+
+def shown_default(setting: Setting) -> str:
+    value = setting.default
+    text = (
+        ",".join(value)
+        if isinstance(value, tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+    return f"{text} {setting.unit}".rstrip()
+
+
+def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: object, help: str) -> None:
+    command = commands.add_parser(name, help=help, allow_abbrev=False)
+    command.add_argument(
+        "--url",
+        default=os.environ.get(URL_VARIABLE) or DEFAULT_URL,
+        help=f"an engine (default {DEFAULT_URL}, or the variable {URL_VARIABLE})",
+    )
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object a line" if name == "sub" else "print what became of it as JSON",
+    )
+    if name == "sub":
+        command.add_argument("rooms", metavar="ROOM", nargs="+")
+    else:
+        command.add_argument("target", metavar="ROOM" if name == "pub" else "PEER")
+        command.add_argument(
+            "text", metavar="TEXT", nargs="?", help="else each line of standard input is sent"
+        )
+    command.set_defaults(run=run)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from signal_py.serve import serve
+    from signal_py.sources import load
+
+    flags = {name[4:]: value for name, value in vars(options).items() if name.startswith("set.")}
+    return serve(load(flags, os.environ, options.config))
+
+
+def _sub(options: argparse.Namespace) -> int:
+    from signal_py.commands import subscribe
+
+    return asyncio.run(subscribe(options.url, options.rooms, options.json))
+
+
+def _pub(options: argparse.Namespace) -> int:
+    from signal_py.commands import deliver
+
+    return asyncio.run(deliver(options.url, f"PUB {options.target}", options.text, options.json))
+
+
+def _send(options: argparse.Namespace) -> int:
+    from signal_py.commands import deliver
+
+    return asyncio.run(deliver(options.url, f"TO {options.target}", options.text, options.json))
+
+
+def _version(options: argparse.Namespace) -> int:
+    print(f"signal-engine {VERSION}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

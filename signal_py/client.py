@@ -1,0 +1,159 @@
+"""A small signal.v1 client, for the command line: one connection, one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+from signal_py.errors import ConfigError, DeliveryError, EngineError
+
+SUBPROTOCOL = Subprotocol("signal.v1")
+ANSWER_TIMEOUT = 30.0  # seconds; the engine answers every ref sooner, so this bites where there is no engine
+OPEN_TIMEOUT = 10.0  # seconds
+POSITIONAL = {"MSG": 2, "JOIN": 2, "LEAVE": 2}  # arguments of a head before its options; else one
+
+
+class LostError(EngineError):
+    """The connection ended, or the other end does not answer. The text says how."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One message from the engine: its head, taken apart, and its payload as it came."""
+
+    verb: str
+    arguments: tuple[str, ...]
+    options: dict[str, str]
+    payload: str | bytes
+
+
+def parse(data: str | bytes) -> Heard:
+    """Takes a message apart; what follows the first LF is payload."""
+    payload: str | bytes
+    if isinstance(data, str):
+        head, _, payload = data.partition("\n")
+    else:
+        first, _, payload = data.partition(b"\n")
+        head = first.decode("ascii", "replace")
+    verb, *words = head.split(" ")
+    count = POSITIONAL.get(verb, 1)
+    options = dict(word.partition("=")[::2] for word in words[count:])
+    return Heard(verb, tuple(words[:count]), options, payload)
+
+
+class Client:
+    """A connection that has heard HELLO. What is heard besides answers goes to `on_message`."""
+
+    def __init__(
+        self, connection: ClientConnection, hello: Heard, on_message: Callable[[Heard], None]
+    ) -> None:
+        self._connection = connection
+        self._on_message = on_message
+        self._last_ref = 0
+        self.address = hello.arguments[0]
+        self.hello: dict[str, Any] = json.loads(hello.payload)
+
+    async def request(self, head: str, payload: str | None = None) -> None:
+        """Sends a message with a ref, and waits for its answer. Raises DeliveryError, LostError."""
+        if payload is not None and len(payload.encode()) > self.hello["max_message"]:
+            raise DeliveryError("too-large")  # the engine would close the connection
+        self._last_ref += 1
+        ref = str(self._last_ref)
+        line = f"{head} ref={ref}"
+        try:
+            await self._connection.send(line if payload is None else f"{line}\n{payload}")
+            await asyncio.wait_for(self._answer(ref), ANSWER_TIMEOUT)
+        except ConnectionClosed as closed:
+            raise LostError(_how(closed)) from None
+        except asyncio.TimeoutError:
+            raise LostError(f"no answer came in {ANSWER_TIMEOUT:g} s") from None
+
+    async def _answer(self, ref: str) -> None:
+        while True:
+            heard = parse(await self._connection.recv())
+            if heard.verb == "OK" and heard.arguments == (ref,):
+                return
+            if heard.verb == "ERR" and heard.options.get("ref") == ref:
+                raise DeliveryError(heard.arguments[0])
+            self._on_message(heard)
+
+    async def listen(self) -> None:
+        """Hands on what is heard, until the connection ends: LostError."""
+        try:
+            while True:
+                self._on_message(parse(await self._connection.recv()))
+        except ConnectionClosed as closed:
+            raise LostError(_how(closed)) from None
+
+
+def _how(closed: ConnectionClosed) -> str:
+    if closed.rcvd is None:
+        return "the connection broke"
+    return f"the engine closed the connection with {closed.rcvd.code} {closed.rcvd.reason}".rstrip()
+
+
+def check_url(url: str) -> None:
+    """Raises ConfigError where it is no WebSocket URL."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError(f"--url '{url}' is no WebSocket URL: write ws://HOST:PORT/.")
+
+
+@asynccontextmanager
+async def open_client(
+    url: str, on_message: Callable[[Heard], None] = lambda heard: None
+) -> AsyncIterator[Client]:
+    """A connection to an engine, closed at the end. Raises ConfigError where none can be had there."""
+    check_url(url)
+    try:
+        connection = await connect(
+            url,
+            subprotocols=[SUBPROTOCOL],
+            max_size=None,
+            compression=None,
+            proxy=None,
+            open_timeout=OPEN_TIMEOUT,
+        )
+    except InvalidStatus as refused:
+        raise ConfigError(
+            f"--url {url} answered HTTP {refused.response.status_code}: "
+            "give the address of an engine that takes clients."
+        ) from None
+    except (OSError, InvalidHandshake, asyncio.TimeoutError) as error:
+        raise ConfigError(
+            f"--url {url} can't be reached ({_reason(error)}): "
+            "start one there with 'signal-engine serve', or give another address."
+        ) from None
+    async with connection:
+        yield Client(connection, await _hello(connection, url), on_message)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
+        return "nothing listens there"
+    if isinstance(error, asyncio.TimeoutError):
+        return "no answer"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+async def _hello(connection: ClientConnection, url: str) -> Heard:
+    try:
+        hello = parse(await asyncio.wait_for(connection.recv(), OPEN_TIMEOUT))
+    except (ConnectionClosed, asyncio.TimeoutError):
+        hello = Heard("", (), {}, "")
+    if hello.verb != "HELLO":
+        raise ConfigError(f"--url {url} doesn't speak signal.v1: give the address of a signal-engine.")
+    return hello

@@ -1,0 +1,282 @@
+"""Engine: the whole of signal-engine, started and used from a Python program."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from signal_py.config import SETTINGS, Config, make_config
+from signal_py.errors import ConfigError, DeliveryError, EngineError
+from signal_py.runtime import Runtime
+from signal_py.service import Handler, Message, Service
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from signal_core.engine import Core
+    from signal_py.options import Options
+
+NO_TTL = -1  # to the core: the message names none
+OPERATOR_CLOSE = 4009
+RECEIPT_MARGIN = 1.0  # seconds after a message's ttl until its receipt counts as lost
+DEFAULTS: dict[str, object] = {"listen": "127.0.0.1:0", "nats": "off"}  # where they differ from the daemon's
+
+
+class Engine:
+    """A node, in this process, on threads of its own; and the program that runs it, as a peer of the clients.
+
+        async with Engine(listen="127.0.0.1:0", nats="off") as engine:
+            await engine.publish("lobby", b"hello")
+
+    Every setting of the daemon is a keyword (`max_message=4096`); without any it listens on a free port of
+    loopback and joins no cluster. Methods are for the asyncio loop that started it, but `stats`, which any
+    thread may call. It sets no signal handler and touches nothing global: several may run in one process. In
+    a child made by fork() every method raises EngineError.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_message: Handler | None = None,
+        on_connect: Handler | None = None,
+        on_disconnect: Handler | None = None,
+        config: Config | None = None,
+        **settings: Unpack[Options],
+    ) -> None:
+        """Checks the settings; nothing is started yet. Raises ConfigError.
+
+        on_message     called with each Message to this program; without it, read `messages()`
+        on_connect     called with the peer of each client that connects
+        on_disconnect  called with the peer and the close code of each client that goes
+
+        Handlers run on the loop, in order; what a coroutine function returns runs as a task.
+        config         ready-made settings, in place of keywords
+        """
+        if config is not None and settings:
+            raise ConfigError("Engine's config is given together with settings: give one or the other.")
+        self._config = config or _config(settings)
+        self._handlers = (on_message, on_connect, on_disconnect)
+        self._runtime = Runtime(self._config, hooks=bool(on_connect or on_disconnect))
+        self._service: Service | None = None
+        self._pid = os.getpid()
+        self._started = False
+        self._stopping: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Engine:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Returns when it listens, and NATS is connected or known to be out of reach (at most 5 s).
+
+        Raises ConfigError where a setting can't be used: a busy port, a taken name, refused credentials.
+        """
+        if self._started:
+            raise EngineError("An engine is started once: make a new Engine.")
+        self._started = True
+        try:
+            await self._blocking(self._runtime.prepare)
+            assert self._runtime.core is not None
+            service = Service(self._runtime.core, self._config.inbox_messages, *self._handlers)
+            self._service = self._runtime.service = service
+            await self._blocking(self._runtime.run)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Closes every connection with 1001, and returns when all has ended: in `close_timeout` and a little.
+
+        Sends that wait for a receipt fail with `unavailable`; `messages()` ends. Again: waits for the first.
+        """
+        self._check_process()
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
+        await asyncio.to_thread(self._runtime.stop)
+        if self._service is not None:
+            self._service.close()
+        await asyncio.to_thread(self._runtime.close)
+
+    async def _blocking(self, step: Callable[[], None]) -> None:
+        """Runs a step of the start on a worker thread; a cancellation waits for the step's end."""
+        step_done = asyncio.ensure_future(asyncio.to_thread(step))
+        try:
+            await asyncio.shield(step_done)
+        except asyncio.CancelledError:
+            self._runtime.hurry()
+            await asyncio.wait({step_done})
+            raise
+
+    # -- what it is --
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+        return self._runtime.node
+
+    @property
+    def address(self) -> str:
+        """The peer by which clients and other nodes reach this program: `<node>.<local>`."""
+        return self._core().address
+
+    @property
+    def listening(self) -> list[tuple[str, int]]:
+        """Host (numeric) and port of each address that it listens on."""
+        self._core()
+        return list(self._runtime.listening)
+
+    @property
+    def url(self) -> str:
+        """A WebSocket URL by which this machine reaches the first of them."""
+        self._core()
+        return self._runtime.urls[0]
+
+    @property
+    def nats_url(self) -> str:
+        """`nats://HOST:PORT` of the server that was dialled last, "" for none."""
+        bridge = self._runtime.bridge
+        return f"nats://{bridge.where}" if bridge is not None and bridge.where else ""
+
+    @property
+    def admin_address(self) -> tuple[str, int] | None:
+        """Host and port of the admin server, where one is set."""
+        return self._runtime.admin_address
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of each loop, their `total`, state, uptime in seconds; fit for JSON. From any thread."""
+        self._check_process()
+        return self._runtime.stats()
+
+    # -- what it does --
+
+    async def send(
+        self,
+        target: str,
+        data: bytes | str,
+        *,
+        ref: str | None = None,
+        re: str | None = None,
+        receipt: bool = False,
+        ttl: float | None = None,
+    ) -> None:
+        """Sends to a peer, or with `@user` to all connections of a user, on whichever node; at most once.
+
+        data     a str goes as text, bytes as binary; at most `max_message` bytes
+        ref      1 to 16 of A-Za-z0-9, for the receiver to answer with (`Message.re`)
+        re       the `ref` of the message that this answers
+        receipt  wait until it is known what became of it (for a user: until it is accepted)
+        ttl      seconds that it may wait, 0.001 to 86400; None: the setting `ttl`
+
+        Raises DeliveryError with the code where it was refused, ValueError for a ttl or text that can't be
+        sent. Without `receipt` only what this node knows at once is told.
+        """
+        self._core()
+        payload, binary = _payload(data)
+
+        def hand_on(core: Core, chosen: str | None) -> str:
+            return core.send(target, payload, binary, chosen, re, _milliseconds(ttl))
+
+        await self._deliver(hand_on, ref, receipt, ttl)
+
+    async def publish(
+        self,
+        room: str,
+        data: bytes | str,
+        *,
+        ref: str | None = None,
+        receipt: bool = False,
+        ttl: float | None = None,
+    ) -> None:
+        """Sends to every member of a room, on every node; this program need not be one. As `send` otherwise.
+
+        A receipt says that it was accepted for routing, not who heard it.
+        """
+        payload, binary = _payload(data)
+
+        def hand_on(core: Core, chosen: str | None) -> str:
+            return core.publish(room, payload, binary, chosen, _milliseconds(ttl))
+
+        await self._deliver(hand_on, ref, receipt, ttl)
+
+    async def join(self, room: str) -> None:
+        """From now on this program hears what is published to a room. Raises DeliveryError."""
+        _raise(self._core().join_room(room))
+
+    async def leave(self, room: str) -> None:
+        """Ends that. Raises DeliveryError."""
+        _raise(self._core().leave_room(room))
+
+    def disconnect(self, peer: str, code: int = OPERATOR_CLOSE) -> bool:
+        """Closes a connection of this node with a close code, 1000 to 4999. Whether there was one."""
+        return self._core().disconnect(peer, code)
+
+    def messages(self) -> AsyncIterator[Message]:
+        """Messages to this program as they come, until it stops. For one reader, without `on_message`.
+
+        At most `inbox_messages` wait; more are dropped, and counted as `service_dropped`.
+        """
+        self._core()
+        assert self._service is not None
+        return self._service.messages()
+
+    async def _deliver(
+        self, hand_on: Callable[[Core, str | None], str], ref: str | None, receipt: bool, ttl: float | None
+    ) -> None:
+        core = self._core()
+        assert self._service is not None
+        if receipt and ref is None:
+            ref = self._service.new_ref()
+        _raise(hand_on(core, ref))
+        if receipt and ref is not None:
+            seconds = (self._config.ttl if ttl is None else ttl) + RECEIPT_MARGIN
+            _raise(await self._service.receipt(ref, seconds))
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise EngineError("An engine can't be used in a child made by fork(): make a new one there.")
+
+    def _core(self) -> Core:
+        """The core, where it runs."""
+        self._check_process()
+        if self._runtime.state != "running" or self._runtime.core is None:
+            raise EngineError(f"The engine is {self._runtime.state if self._started else 'not started'}.")
+        return self._runtime.core
+
+
+def _config(settings: Options) -> Config:
+    given: dict[str, object] = {**DEFAULTS, **settings}
+    by_name: dict[str, object] = {}
+    for field, value in given.items():
+        name = field.replace("_", "-")
+        if name not in SETTINGS or "-" in field:
+            raise ConfigError(f"Engine's {field} is no setting: signal_py.config.Config lists them.")
+        by_name[name] = value
+    return make_config(by_name, {name: f"Engine's {setting.field}" for name, setting in SETTINGS.items()})
+
+
+def _payload(data: bytes | str) -> tuple[bytes, bool]:
+    return (data.encode(), False) if isinstance(data, str) else (bytes(data), True)
+
+
+def _milliseconds(ttl: float | None) -> int:
+    if ttl is None:
+        return NO_TTL
+    if not SETTINGS["ttl"].low <= ttl <= SETTINGS["ttl"].high:
+        raise ValueError(f"a ttl is 0.001 to 86400 seconds, not {ttl}")
+    return round(ttl * 1000)
+
+
+def _raise(code: str) -> None:
+    if code:
+        raise DeliveryError(code)

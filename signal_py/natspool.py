@@ -1,0 +1,135 @@
+"""NATS servers: those that were named, those that the cluster tells of, and which to dial next. No I/O."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from signal_py.address import host_port
+
+DEFAULT_PORT = 4222
+FIRST_DELAY = 0.05  # seconds; bound of the first random delay
+LAST_DELAY = 5.0  # seconds; no delay is longer
+
+
+@dataclass(frozen=True)
+class Server:
+    """One NATS server, and what its URL says about who we are."""
+
+    host: str
+    port: int
+    user: str = ""
+    password: str = ""
+    token: str = ""
+
+    @property
+    def where(self) -> str:
+        """HOST:PORT, without secrets."""
+        return host_port(self.host, self.port)
+
+
+def check_url(text: str) -> str:
+    """What is wrong with the URL of a NATS server, "" where nothing is."""
+    try:
+        parse_url(text)
+    except ValueError as wrong:
+        return str(wrong)
+    return ""
+
+
+def parse_url(text: str) -> Server:
+    """A server from `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT]`, the scheme optional. Raises ValueError."""
+    parts = urlsplit(text if "://" in text else f"nats://{text}")
+    if parts.scheme == "tls":
+        raise ValueError(
+            "asks for TLS, which this version doesn't speak to NATS: use nats:// on a trusted network"
+        )
+    if parts.scheme != "nats":
+        raise ValueError("is no URL of a NATS server: write nats://HOST:PORT")
+    port = _port(parts)
+    if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("is no URL of a NATS server: write nats://HOST:PORT")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if user and parts.password is None:
+        return Server(parts.hostname, port, token=user)
+    return Server(parts.hostname, port, user, password)
+
+
+def _port(parts: SplitResult) -> int:
+    try:
+        port = DEFAULT_PORT if parts.port is None else parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError("has no port from 1 to 65535")
+    return port
+
+
+class Pool:
+    """Decides which server is dialled next, and how long to wait before.
+
+    A round goes once through all servers in random order. The delay before a dial is drawn from 0 up to a
+    bound that doubles with each round that failed, so that the nodes of a cluster don't come back all at
+    once.
+    """
+
+    def __init__(self, named: Sequence[Server], rng: random.Random | None = None) -> None:
+        self._named = tuple(named)
+        self._told: tuple[Server, ...] = ()
+        self._round: list[Server] = []
+        self._failed_rounds = 0
+        self._random = rng or random.Random()
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        return self._named + self._told
+
+    @property
+    def failed_rounds(self) -> int:
+        """Rounds since the last success in which no server answered."""
+        return self._failed_rounds
+
+    def next(self) -> Server:
+        """The server to dial now."""
+        if not self._round:
+            self._round = list(self.servers)
+            self._random.shuffle(self._round)
+        return self._round.pop()
+
+    def failed(self) -> bool:
+        """The one dialled last can't be had. True where that ends a round."""
+        if self._round:
+            return False
+        self._failed_rounds += 1
+        return True
+
+    def succeeded(self) -> None:
+        self._round = []
+        self._failed_rounds = 0
+
+    def delay(self) -> float:
+        """Seconds to wait before the next dial."""
+        bound = min(LAST_DELAY, FIRST_DELAY * 2.0 ** min(self._failed_rounds, 30))
+        return self._random.uniform(0.0, bound)
+
+    def learn(self, connect_urls: Iterable[object]) -> int:
+        """Takes the `connect_urls` of an INFO, which replace those learnt before; returns how many are new.
+
+        They carry no credentials: those of the first server that was named are used.
+        """
+        first = self._named[0]
+        places = {(server.host, server.port) for server in self._named}
+        told: list[Server] = []
+        for text in connect_urls:
+            try:
+                server = parse_url(str(text))
+            except ValueError:
+                continue
+            if (server.host, server.port) not in places:
+                places.add((server.host, server.port))
+                told.append(Server(server.host, server.port, first.user, first.password, first.token))
+        new = len(set(told) - set(self._told))
+        self._told = tuple(told)
+        return new

@@ -1,0 +1,39 @@
+"""The settings as keywords of Engine, for type checkers. A test holds them to the table in config.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+
+class Options(TypedDict, total=False):
+    """What each means, its bounds, its default: signal_py.config.Config. Times in seconds, sizes in bytes."""
+
+    listen: str | Sequence[str]
+    loops: int
+    node: str
+    nats: str | Sequence[str]
+    nats_token: str
+    nats_user: str
+    nats_password: str
+    nats_nkey: str
+    nats_creds: str
+    prefix: str
+    max_message: int
+    max_rooms: int
+    max_refs: int
+    max_connections: int
+    handshake_timeout: float
+    ping_interval: float
+    pong_timeout: float
+    stall_timeout: float
+    ttl: float
+    backlog_bytes: int
+    backlog_messages: int
+    backlog_total: int
+    inbox_messages: int
+    nats_pending: int
+    close_timeout: float
+    admin: str
+    log_format: str
+    log_level: str

@@ -1,0 +1,223 @@
+"""Puts the parts of an engine together, takes them apart. It blocks; Engine calls it on worker threads."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from signal_py.address import url_of
+from signal_py.admin import Admin
+from signal_py.bridge import Bridge, RefusedError
+from signal_py.config import SETTINGS, Config
+from signal_py.credentials import Credentials
+from signal_py.embedded import EmbeddedNats, find_server, installed_server
+from signal_py.errors import ConfigError
+from signal_py.listening import Probes, resolve
+from signal_py.natspool import Server, parse_url
+from signal_py.service import Service
+from signal_py.version import VERSION
+
+if TYPE_CHECKING:
+    from signal_core.engine import Core
+
+FIRST_TIMEOUT = 5.0  # seconds that a start waits for NATS before it goes on without
+NODE_LENGTH = 8  # of a random name: two of 10,000 nodes share one with a chance of 0.002 %
+NODE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+BACKLOG_SHARE = 4  # a backlog-total of 0 is memory over this
+
+CORE_SIZES = (
+    "prefix",
+    "max_message",
+    "max_rooms",
+    "max_refs",
+    "max_connections",
+    "backlog_bytes",
+    "backlog_messages",
+    "inbox_messages",
+    "nats_pending",
+)
+CORE_TIMES = {
+    "handshake_ms": "handshake_timeout",
+    "ping_ms": "ping_interval",
+    "pong_ms": "pong_timeout",
+    "stall_ms": "stall_timeout",
+    "ttl_ms": "ttl",
+    "close_ms": "close_timeout",
+}
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, at most as many as there can be loops."""
+    return min(len(os.sched_getaffinity(0)), int(SETTINGS["loops"].high))
+
+
+def memory_bytes() -> int:
+    """Memory of the machine, or what its control group allows where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(path).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            total = min(total, int(text))
+    return total
+
+
+def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict[str, object]:
+    """The settings as the core takes them: times in milliseconds, every default filled in."""
+    settings: dict[str, object] = {name: getattr(config, name) for name in CORE_SIZES}
+    settings |= {name: round(getattr(config, seconds) * 1000) for name, seconds in CORE_TIMES.items()}
+    return settings | {
+        "node": node,
+        "version": VERSION,
+        "loops": config.loops or usable_cores(),
+        "cluster": cluster,
+        "backlog_total": config.backlog_total or memory_bytes() // BACKLOG_SHARE,
+        "hooks": hooks,
+    }
+
+
+class Runtime:
+    """One engine's parts, in the order of their start: admin, ports, NATS, core, bridge.
+
+    Calls, each at most once and in this order: prepare, run, stop, close. After a failure only stop and
+    close.
+    """
+
+    def __init__(self, config: Config, hooks: bool) -> None:
+        self.config = config
+        self.node = config.node or "".join(secrets.choice(NODE_LETTERS) for _ in range(NODE_LENGTH))
+        self.state = "starting"
+        self.core: Core | None = None
+        self.bridge: Bridge | None = None
+        self.embedded: EmbeddedNats | None = None
+        self.service: Service | None = None  # set by Engine, between prepare and run
+        self.listening: list[tuple[str, int]] = []
+        self._hooks = hooks
+        self._admin: Admin | None = None
+        self._probes: Probes | None = None
+        self._looping = False
+        self._since = time.monotonic()
+
+    @property
+    def urls(self) -> list[str]:
+        return [url_of(host, port) for host, port in self.listening]
+
+    @property
+    def admin_address(self) -> tuple[str, int] | None:
+        """Host and port of the admin server, where there is one."""
+        return self._admin.address[1:3] if self._admin else None
+
+    def prepare(self) -> None:
+        """Everything before the loops. Raises ConfigError."""
+        from signal_core.engine import COUNTERS, Core
+
+        config = self.config
+        credentials = Credentials.of(config)
+        if config.admin:
+            self._admin = Admin(config.admin, config.named("admin"), self.stats, self.unready)
+            self._admin.start()
+        named = config.named("listen")
+        self._probes = Probes(resolve(config.listen, named), named)
+        servers = self._servers()
+        self.core = Core(core_settings(config, self.node, bool(servers), self._hooks))
+        self.bridge = Bridge(self.core, servers, credentials, self.node, VERSION)
+        if self._admin:
+            self._admin.count(COUNTERS)
+
+    def run(self) -> None:
+        """Starts the loops and the link; returns when clients may come. Raises ConfigError."""
+        assert self.core is not None and self.bridge is not None and self._probes is not None
+        addresses = self._probes.addresses
+        try:
+            self.core.start(addresses)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.config.named('listen')} {', '.join(self.config.listen)} can't be listened on "
+                f"({error.strerror or error}): choose another address."
+            ) from None
+        self._looping = True
+        self._probes.close()
+        self.listening = [(host, port) for _, host, port, _ in addresses]
+        self.bridge.start()
+        self._await_link(self.bridge)
+        self.state = "running"
+
+    def hurry(self) -> None:
+        """Ends the wait for NATS that `run` may be in. From any thread."""
+        if self.bridge is not None:
+            self.bridge.decide("connecting")
+
+    def stop(self) -> None:
+        """Closes the listeners and every connection (1001), and waits for the loops to end."""
+        self.state = "stopping"
+        if self.bridge is not None:
+            self.bridge.leave()
+        if self.core is not None and self._looping:
+            self.core.stop()
+            self.core.join()
+
+    def close(self) -> None:
+        """Ends what else there is."""
+        if self.bridge is not None:
+            self.bridge.stop()
+        for part in (self._probes, self.embedded):
+            if part is not None:
+                part.close()
+        self.state = "stopped"
+        if self._admin is not None:
+            self._admin.stop()
+
+    def stats(self) -> dict[str, Any]:
+        """The core's statistics, and what is known about the whole. From any thread."""
+        counted: dict[str, Any] = dict(self.core.stats()) if self.core is not None and self._looping else {}
+        return counted | {
+            "node": self.node,
+            "version": VERSION,
+            "state": self.state,
+            "uptime": round(time.monotonic() - self._since, 3),
+            "listening": self.urls,
+            "nats_state": self.bridge.state if self.bridge else "off",
+            "nats_server": self.bridge.where if self.bridge else "",
+            "service_dropped": self.service.dropped if self.service else 0,
+        }
+
+    def unready(self) -> str:
+        """Why clients should go elsewhere, "" where not. NATS away is no reason: local delivery works."""
+        if self.state != "running":
+            return self.state
+        return "NATS refuses this node" if self.bridge and self.bridge.state == "refused" else ""
+
+    def _servers(self) -> list[Server]:
+        """The NATS servers to join; starts the embedded one. Raises ConfigError."""
+        nats = self.config.nats
+        if nats == ("auto",):
+            nats = ("embedded",) if installed_server() else ("off",)
+        if nats == ("off",):
+            return []
+        if nats == ("embedded",):
+            self.embedded = EmbeddedNats(find_server(self.config.named("nats")), self.config.max_message)
+            self.embedded.start()
+            nats = (self.embedded.url,)
+        return [parse_url(url) for url in nats]
+
+    def _await_link(self, bridge: Bridge) -> None:
+        with contextlib.suppress(concurrent.futures.TimeoutError):
+            try:
+                bridge.first.result(FIRST_TIMEOUT)
+            except RefusedError as refused:
+                raise ConfigError(_mend(self.config, refused)) from None
+
+
+def _mend(config: Config, refused: RefusedError) -> str:
+    named = config.named(refused.setting)
+    if refused.setting == "node":
+        return f"{named} can't be used: {refused}. Choose another, or leave it out for a random one."
+    flags = ", ".join(SETTINGS[name].flag for name in ("nats-token", "nats-user", "nats-nkey", "nats-creds"))
+    return f"{named} can't be joined: {refused}. Give what it wants with one of {flags}."

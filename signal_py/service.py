@@ -1,0 +1,159 @@
+"""The embedding program as a peer: what it is sent, who comes and goes, the receipts that it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from signal_core.engine import Core
+
+BATCH = 1024  # events taken from the core before other callbacks of the loop have their turn
+REF_PREFIX = "s"  # of refs made here; those that the program chooses may be any
+
+Handler = Callable[..., Awaitable[None] | None]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message to the embedding program.
+
+    sender  its peer, or "-" where that is no connection and can't be answered
+    data    str where it was sent as text, bytes where as binary
+    room    the room that it was published to; None: it was sent to the program itself
+    ref     given by a sender who wants an answer: `engine.send(message.sender, …, re=message.ref)`
+    re      on an answer: the ref of the message that it answers
+    user    the sender's user, where it has one
+    """
+
+    sender: str
+    data: str | bytes
+    room: str | None = None
+    ref: str | None = None
+    re: str | None = None
+    user: str | None = None
+
+
+class Service:
+    """Takes the core's events on the program's asyncio loop, and hands them on in order. Not thread-safe."""
+
+    def __init__(
+        self,
+        core: Core,
+        limit: int,
+        on_message: Handler | None,
+        on_connect: Handler | None,
+        on_disconnect: Handler | None,
+    ) -> None:
+        """`limit`: messages kept for `messages()`; more are dropped and counted."""
+        self._core = core
+        self._limit = limit
+        self._on = {"connect": on_connect, "disconnect": on_disconnect}
+        self._on_message = on_message
+        self._queue: deque[Message] = deque()
+        self._wake = asyncio.Event()
+        self._receipts: dict[str, asyncio.Future[str]] = {}
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._next_ref = 0
+        self._loop = asyncio.get_running_loop()
+        self._open = True
+        self.dropped = 0
+        self._loop.add_reader(core.service_fd, self._drain)
+
+    def close(self) -> None:
+        """Takes what is still there, and ends every wait."""
+        if not self._open:
+            return
+        self._loop.remove_reader(self._core.service_fd)
+        while self._drain():
+            pass
+        self._open = False
+        self._wake.set()
+        for waiting in self._receipts.values():
+            if not waiting.done():
+                waiting.set_result("unavailable")
+
+    def new_ref(self) -> str:
+        """One that is not outstanding: at most 16 of A-Za-z0-9."""
+        self._next_ref += 1
+        return f"{REF_PREFIX}{self._next_ref:x}"
+
+    async def receipt(self, ref: str, timeout: float) -> str:
+        """The code that answers `ref`, "" for OK, `timeout` after so many seconds. Call it at once."""
+        waiting = self._receipts[ref] = self._loop.create_future()
+        try:
+            return await asyncio.wait_for(waiting, timeout)
+        except asyncio.TimeoutError:
+            return "timeout"
+        finally:
+            del self._receipts[ref]
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """Messages as they come, until the engine stops."""
+        while self._queue or self._open:
+            if self._queue:
+                yield self._queue.popleft()
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    def _drain(self) -> bool:
+        """Handles a batch of events; whether there may be more."""
+        if not self._open:
+            return False
+        events = self._core.service_drain(BATCH)
+        for kind, *rest in events:
+            if kind == "message":
+                self._take(_message(*rest))
+            elif kind == "receipt":
+                self._settle(*rest)
+            else:
+                self._call(self._on[str(kind)], *rest)
+        self._wake.set()
+        if len(events) == BATCH:
+            self._loop.call_soon(self._drain)
+        return bool(events)
+
+    def _take(self, message: Message) -> None:
+        if self._on_message is not None:
+            self._call(self._on_message, message)
+        elif len(self._queue) < self._limit:
+            self._queue.append(message)
+        else:
+            self.dropped += 1
+
+    def _settle(self, ref: Any, code: Any) -> None:
+        waiting = self._receipts.get(ref)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(code)
+
+    def _call(self, handler: Handler | None, *arguments: object) -> None:
+        """Calls a handler of the program's. A coroutine runs as a task; what is raised is logged."""
+        if handler is None:
+            return
+        try:
+            answer = handler(*arguments)
+        except Exception:
+            logger.exception("a handler of the embedding program failed")
+            return
+        if inspect.isawaitable(answer):
+            task = asyncio.ensure_future(answer, loop=self._loop)
+            self._tasks.add(task)
+            task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a handler of the embedding program failed", exc_info=task.exception())
+
+
+def _message(room: Any, sender: Any, ref: Any, re: Any, user: Any, payload: Any, binary: Any) -> Message:
+    data = payload if binary else payload.decode("utf-8", "replace")
+    return Message(sender, data, room, ref, re, user)

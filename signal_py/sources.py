@@ -1,0 +1,57 @@
+"""Where settings come from: flags win over variables, those over the file."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from signal_py.config import SETTINGS, Config, make_config
+from signal_py.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONFIG_VARIABLE = "SIGNAL_ENGINE_CONFIG"
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str], path: str = "") -> Config:
+    """The settings of a command line. Raises ConfigError.
+
+    `flags` holds what was given, by setting name; `path` is the file that `--config` names.
+    """
+    given: dict[str, object] = {}
+    origins: dict[str, str] = {}
+    named = "--config" if path else CONFIG_VARIABLE
+    path = path or environ.get(CONFIG_VARIABLE, "")
+    for name, value in (read_file(path, named) if path else {}).items():
+        given[name], origins[name] = value, f"'{name}' in {path}"
+    for name, setting in SETTINGS.items():
+        if environ.get(setting.variable):
+            given[name], origins[name] = environ[setting.variable], setting.variable
+        if name in flags:
+            given[name], origins[name] = flags[name], setting.flag
+    return make_config(given, origins)
+
+
+def read_file(path: str, named: str) -> dict[str, object]:
+    """The keys of a TOML file, all of them known. `named` is what named the file. Raises ConfigError."""
+    try:
+        found: dict[str, object] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{named} {path} can't be read: {error.strerror}. Name a TOML file that can be."
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"{named} {path} is not TOML: {error}. Mend that line.") from None
+    for key in found:
+        if key not in SETTINGS:
+            near = difflib.get_close_matches(key.replace("_", "-"), SETTINGS, 1)
+            mend = (
+                f"write '{near[0]}'" if near else "leave it out; 'signal-engine serve --help' lists them all"
+            )
+            raise ConfigError(f"'{key}' in {path} is no setting: {mend}.")
+    return found

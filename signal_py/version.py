@@ -1,0 +1,13 @@
+"""The version of the installed package; pyproject.toml is its only source."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def _installed() -> str:
+    try:
+        return version("signal-engine")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+VERSION = _installed()

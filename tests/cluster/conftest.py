@@ -1,0 +1,46 @@
+"""A nats-server and nodes that the tests share which break nothing."""
+
+from collections.abc import Iterator
+
+import pytest
+
+import kit
+from peers import BarePeer
+
+from .bus import Bus
+
+
+@pytest.fixture(scope="package")
+def server() -> Iterator[kit.Nats]:
+    with kit.nats() as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def nodes(server: kit.Nats) -> Iterator[list[kit.Engine]]:
+    """Three nodes of one cluster, on one loop and on several: messages cross every kind of border."""
+    with (
+        kit.engine(nats=server.url, loops=1) as one,
+        kit.engine(nats=server.url, loops=2) as two,
+        kit.engine(nats=server.url, loops=3) as three,
+    ):
+        nodes = [one, two, three]
+        await_cluster(nodes)
+        yield nodes
+
+
+@pytest.fixture
+def bus(server: kit.Nats) -> Iterator[Bus]:
+    with Bus(server.url) as client:
+        yield client
+
+
+def await_cluster(nodes: list[kit.Engine]) -> None:
+    """Returns when every node reaches every other."""
+    peers = [BarePeer(node.port) for node in nodes]
+    for sender in peers:
+        for receiver in peers:
+            while sender.ask(f"TO {receiver.address}", "ready?") != "ok":
+                pass
+    for peer in peers:
+        peer.close()

@@ -1,0 +1,164 @@
+"""What NATS allows: credentials of every kind, permissions, max_payload."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nkeys
+import pytest
+
+import kit
+from peers import BarePeer
+from wire import until
+
+from .accounts import make_key, make_operator, public
+from .bus import Bus
+from .conftest import await_cluster
+
+
+@contextlib.contextmanager
+def cluster(config: str, **access: Any) -> Iterator[tuple[BarePeer, BarePeer]]:
+    """A peer on each of two nodes, that are let in by a nats-server of this configuration."""
+    with (
+        kit.nats(config=config) as server,
+        kit.engine(nats=server.url, loops=1, **access) as one,
+        kit.engine(nats=server.url, loops=2, **access) as two,
+    ):
+        await_cluster([one, two])
+        with BarePeer(one.port) as a, BarePeer(two.port) as b:
+            yield a, b
+
+
+def reach(a: BarePeer, b: BarePeer) -> None:
+    """Each hears the other, 1:1 and 1:N."""
+    b.join("room")
+    for payload in ("text", b"\xff"):
+        a.say(f"TO {b.address} ref=r", payload)
+        b.expect("FROM", a.address, ref="r")
+        a.expect("OK", "r")
+        a.say("PUB room", payload)
+        b.expect("MSG", "room", a.address)
+
+
+# -- credentials --
+
+
+def test_token() -> None:
+    with cluster('authorization { token: "s3cr3t" }', nats_token="s3cr3t") as (a, b):
+        reach(a, b)
+
+
+def test_user_and_password() -> None:
+    config = 'authorization { user: "node", password: "p@ss w0rd" }'
+    with cluster(config, nats_user="node", nats_password="p@ss w0rd") as (a, b):
+        reach(a, b)
+
+
+def test_user_and_password_in_the_url() -> None:
+    with kit.nats(config='authorization { user: "node", password: "p@ss" }') as server:
+        url = server.url.replace("nats://", "nats://node:p%40ss@")
+        with kit.engine(nats=url, loops=1) as one, kit.engine(nats=url, loops=1) as two:
+            await_cluster([one, two])
+
+
+def test_nkey(tmp_path: Path) -> None:
+    pair, seed = make_key(nkeys.PREFIX_BYTE_USER)
+    file = tmp_path / "node.nk"
+    file.write_text(seed + "\n")
+    with cluster(f"authorization {{ users: [ {{ nkey: {public(pair)} }} ] }}", nats_nkey=str(file)) as (a, b):
+        reach(a, b)
+
+
+def test_creds(tmp_path: Path) -> None:
+    config, creds = make_operator(tmp_path)
+    with cluster(config, nats_creds=str(creds)) as (a, b):
+        reach(a, b)
+
+
+@pytest.mark.parametrize(
+    "access", [{}, {"nats_token": "wrong"}, {"nats_user": "node", "nats_password": "wrong"}]
+)
+def test_wrong_credentials_are_told_at_the_start(access: dict[str, str]) -> None:
+    """As a mistake of whoever starts it."""
+    with kit.nats(config='authorization { token: "s3cr3t" }') as server:
+        assert kit.refused(nats=server.url, loops=1, **access) == 2
+
+
+# -- permissions --
+
+PERMITTED = """authorization {{ users: [
+    {{ user: node, password: node,
+       permissions: {{ publish: {{ deny: [{publish}] }}, subscribe: {{ deny: [{subscribe}] }} }} }}
+    {{ user: free, password: free }}
+] }}"""
+NODE = {"nats_user": "node", "nats_password": "node"}
+
+
+def test_a_denied_pub_is_told() -> None:
+    """To whoever asked, at the latest the second time: NATS's word comes after the first was accepted."""
+    with cluster(PERMITTED.format(publish='"signal.room.secret"', subscribe=""), **NODE) as (a, b):
+        a.ask("PUB secret", "x")
+        until(lambda: a.ask("PUB secret", "x") == "denied")
+        assert a.settle() == []
+        reach(a, b)
+
+
+def test_a_denied_to_is_told() -> None:
+    """It awaits a receipt: NATS's word reaches it before its ttl."""
+    with cluster(PERMITTED.format(publish='"signal.peer.closed.>"', subscribe=""), **NODE) as (a, b):
+        for _ in range(3):
+            start = time.monotonic()
+            assert a.ask("TO closed.0123456789abc ttl=5000", "x") == "denied"
+            assert time.monotonic() - start < 3
+        reach(a, b)
+
+
+def test_a_denied_sub_is_told() -> None:
+    with cluster(PERMITTED.format(publish="", subscribe='"signal.room.secret"'), **NODE) as (a, b):
+        assert a.ask("SUB secret") == "denied"
+        assert a.settle() == []
+        assert a.ask("SUB open") == "ok"
+        reach(a, b)
+
+
+# -- max_payload --
+
+
+def test_over_max_payload() -> None:
+    """Is too-large across nodes, costs no one the connection to NATS, and hinders nothing within a node."""
+    with (
+        kit.nats(config="max_payload: 4096") as server,
+        kit.engine(nats=server.url, loops=1) as one,
+        kit.engine(nats=server.url, loops=2) as two,
+        Bus(server.url) as bus,
+    ):
+        await_cluster([one, two])
+        inbox = bus.subscribe("signal.room.>")
+        with BarePeer(one.port) as a, BarePeer(one.port) as near, BarePeer(two.port) as far:
+            for sender, other, here in ((a, far, near), (far, a, far)):
+                assert sender.ask(f"TO {other.address}", b"x" * 5000) == "too-large"
+                assert sender.ask("PUB room", b"x" * 5000) == "too-large"
+                assert sender.ask(f"TO {here.address}", b"x" * 5000) == "ok"
+                sender.early.clear()
+                assert sender.ask(f"TO {other.address}", b"x" * 3000) == "ok"
+                assert sender.ask("PUB room", b"x" * 3000) == "ok"
+                assert inbox.get(timeout=10).data == b"x" * 3000
+        for node in (one, two):
+            assert node.stats()["total"]["nats_connects"] == 1
+
+
+@pytest.mark.parametrize("size", range(3700, 4140, 20))
+def test_near_max_payload(size: int, small: tuple[BarePeer, BarePeer]) -> None:
+    """Headers count for NATS too: whatever the size, the answer is ok or too-large, and NATS stays."""
+    a, b = small
+    code = a.ask(f"TO {b.address} ttl=9000", b"x" * size)
+    assert code in ("ok", "too-large")
+    assert a.ask(f"TO {b.address}", "still there") == "ok"
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[tuple[BarePeer, BarePeer]]:
+    with cluster("max_payload: 4096") as peers:
+        yield peers

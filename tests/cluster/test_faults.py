@@ -1,0 +1,270 @@
+"""What breaks under traffic: the nats-server, a node, a node that hangs. Each test has servers of its own."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import pytest
+from typing_extensions import Self
+
+import kit
+from peers import BarePeer, Closed, several
+from wire import fresh, until
+
+from .bus import Bus
+from .conftest import await_cluster
+
+T = TypeVar("T")
+BACK = 25.0  # seconds until a node has found NATS again: its dials are up to 5 s apart, at random
+
+
+@pytest.fixture
+def server() -> Iterator[kit.Nats]:
+    with kit.nats() as running:
+        yield running
+
+
+@pytest.fixture
+def pair(server: kit.Nats) -> Iterator[tuple[kit.Engine, kit.Engine]]:
+    with kit.engine(nats=server.url, loops=2) as one, kit.engine(nats=server.url, loops=2) as two:
+        await_cluster([one, two])
+        yield one, two
+
+
+class Traffic:
+    """A sender that asks `TO` again and again, on a thread, and keeps count of the answers by ref."""
+
+    def __init__(self, port: int, target: str, ttl: int = 500) -> None:
+        self.peer = BarePeer(port)
+        self.head = f"TO {target} ttl={ttl}"
+        self.codes: Counter[str] = Counter()
+        self.stopping = threading.Event()
+        self.pool = ThreadPoolExecutor(1)
+        self.running = self.pool.submit(self.run)
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            for i in range(20):
+                self.peer.say(f"{self.head} ref={i}", str(i))
+            self.codes.update([self.peer.answer_to(str(i)) for i in range(20)])
+        assert self.peer.settle() == [], "one answer to each ref"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        try:
+            self.running.result()
+        finally:
+            self.pool.shutdown()
+            self.peer.close()
+
+    def sees(self, code: str, limit: float = 10) -> None:
+        """Waits for one more answer of this kind."""
+        before = self.codes[code]
+        until(lambda: self.codes[code] > before or self.running.done(), f"an answer {code}", limit)
+
+
+# -- the nats-server --
+
+
+def test_nats_dies_and_comes_back_under_traffic(
+    server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]
+) -> None:
+    """Local delivery goes on; what needs NATS is `unavailable`; afterwards all is as it was."""
+    one, two = pair
+    room = fresh("room")
+    with several(one.port, 3, room) as near, several(two.port, 3, room) as far, BarePeer(two.port) as target:
+        drain = threading.Thread(target=drained, args=(target,), daemon=True)
+        drain.start()
+        with Traffic(one.port, target.address) as traffic:
+            traffic.sees("ok")
+            server.stop()
+            traffic.sees("unavailable")
+            for members in (near, far):
+                assert members[0].ask(f"TO {members[1].address}", "local", ref="r") == "ok"
+                assert members[1].expect("FROM", members[0].address, ref="r").payload == b"local"
+                members[0].say(f"PUB {room}", "here")
+                for member in members[1:]:
+                    assert member.expect("MSG", room, members[0].address).payload == b"here"
+                assert members[2].ask("SUB while.away") == "ok"
+            server.start()
+            traffic.sees("ok", BACK)
+        await_cluster([two, one])
+        near[0].say(f"PUB {room}", "again")
+        near[0].say("PUB while.away", "joined")
+        for member in near[1:] + far:
+            assert member.expect("MSG", room, near[0].address).payload == b"again"
+        for member in (near[2], far[2]):
+            assert member.expect("MSG", "while.away", near[0].address).payload == b"joined"
+        assert set(traffic.codes) <= {"ok", "unavailable", "timeout", "no-such-peer"}
+
+
+def drained(peer: BarePeer) -> None:
+    """Reads until the connection ends."""
+    with contextlib.suppress(Closed, TimeoutError, OSError, ValueError):
+        while True:
+            peer.hear(60)
+
+
+def test_pub_while_nats_is_away(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:
+    """One answer; who is here hears it."""
+    one, _ = pair
+    with several(one.port, 4, "room") as members:
+        server.stop()
+        until(lambda: members[0].ask("TO nosuchnode.0 ttl=100") == "unavailable")
+        assert members[0].ask("PUB room", "x") in ("ok", "unavailable")
+        for member in members[1:]:
+            assert member.hear().payload == b"x"
+        assert members[0].settle() == []
+
+
+def test_nats_is_absent_at_the_start(server: kit.Nats) -> None:
+    """The nodes serve their own clients at once, and find each other when it comes."""
+    server.stop()
+    with (
+        kit.engine(nats=server.url, loops=1) as one,
+        kit.engine(nats=server.url, loops=2) as two,
+        BarePeer(one.port, "room") as a,
+        BarePeer(one.port) as b,
+        BarePeer(two.port, "room") as c,
+    ):
+        assert a.ask(f"TO {b.address}", "x") == "ok"
+        assert a.ask(f"TO {c.address}", "x") == "unavailable"
+        server.start()
+        until(lambda: a.ask(f"TO {c.address}", "hello") == "ok", "NATS is found", BACK)
+        until(lambda: c.ask(f"TO {a.address}", "hello") == "ok", "NATS is found", BACK)
+        c.settle()
+        b.say("PUB room", "x")
+        assert c.expect("MSG", "room", b.address).payload == b"x"
+
+
+def test_nats_flaps(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:
+    """Rooms that come and go meanwhile are all subscribed in the end, and the left ones aren't."""
+    one, two = pair
+    rooms = [fresh("flap") for _ in range(6)]
+    with BarePeer(one.port) as a, BarePeer(two.port, rooms[0]) as b:
+        for turn in range(3):
+            server.stop()
+            assert b.ask(f"UNSUB {rooms[turn]}") == "ok"
+            assert b.ask(f"SUB {rooms[turn + 1]}") == "ok"
+            server.start()
+            until(lambda: a.ask(f"TO {b.address}", "back?") == "ok", "NATS is back", BACK)
+        until(lambda: b.ask(f"TO {a.address}", "back?") == "ok", "NATS is back", BACK)
+        with Bus(server.url) as bus:
+            for room in rooms:
+                bus.publish(f"signal.room.{room}", room.encode())
+            bus.publish(f"signal.peer.{b.address}", b"end")
+            heard = [b.hear()]
+            while heard[-1].payload != b"end":
+                heard.append(b.hear())
+            assert [one.payload for one in heard if one.verb == "MSG"] == [rooms[3].encode()]
+
+
+# -- a node --
+
+
+def test_a_node_dies_under_traffic(pair: tuple[kit.Engine, kit.Engine]) -> None:
+    """Every ref has its one answer; soon that is no-such-peer, at once; its rooms live on elsewhere."""
+    one, two = pair
+    target = BarePeer(two.port, "room")
+    threading.Thread(target=drained, args=(target,), daemon=True).start()
+    with Traffic(one.port, target.address) as traffic, several(one.port, 3, "room") as members:
+        traffic.sees("ok")
+        two.kill()
+        traffic.sees("no-such-peer")
+        members[0].say("PUB room", "still here")
+        for member in members[1:]:
+            assert member.expect("MSG", "room", members[0].address).payload == b"still here"
+        start = time.monotonic()
+        assert members[0].ask(f"TO {target.address}", "x") == "no-such-peer"
+        assert time.monotonic() - start < 1.5
+    assert set(traffic.codes) <= {"ok", "no-such-peer", "timeout"}
+    target.vanish()
+
+
+def test_a_node_that_hangs(pair: tuple[kit.Engine, kit.Engine]) -> None:
+    """`timeout` by the ttl and a second; what comes later is not a second answer."""
+    one, two = pair
+    with BarePeer(one.port) as a, BarePeer(two.port) as b:
+        assert a.ask(f"TO {b.address}", "awake") == "ok"
+        os.kill(two.pid, signal.SIGSTOP)
+        try:
+            start = time.monotonic()
+            a.say(f"TO {b.address} ref=hung ttl=300", "hung")
+            a.refused("timeout", "hung")
+            assert 1.0 < time.monotonic() - start < 2.5
+        finally:
+            os.kill(two.pid, signal.SIGCONT)
+        until(lambda: a.ask(f"TO {b.address}", "awake") == "ok", "it goes on")
+        assert a.settle() == []
+
+
+def test_a_stopped_node_is_no_such_peer(pair: tuple[kit.Engine, kit.Engine]) -> None:
+    """It left in order: its subscriptions are gone with it."""
+    one, two = pair
+    with BarePeer(one.port) as a, BarePeer(two.port) as b:
+        os.kill(two.pid, signal.SIGTERM)
+        assert b.ended() == 1001
+        until(lambda: a.ask(f"TO {b.address} ttl=500", "x") == "no-such-peer")
+
+
+def test_two_nodes_of_one_name(server: kit.Nats) -> None:
+    """The second is refused, with exit status 2, and the first goes on. Its name is free when it ends."""
+    with kit.engine(nats=server.url, loops=1, node="twin") as first, BarePeer(first.port) as a:
+        assert a.address.startswith("twin.")
+        assert kit.refused(nats=server.url, loops=1, node="twin") == 2
+        with BarePeer(first.port) as b:
+            assert a.ask(f"TO {b.address}", "x") == "ok"
+    with kit.engine(nats=server.url, loops=1, node="twin") as again, BarePeer(again.port) as c:
+        assert c.address.startswith("twin.")
+
+
+# -- a cluster of nats-servers --
+
+
+def test_failover_to_a_server_that_the_cluster_told_of() -> None:
+    """The nodes know one server only; when it dies they go on over the other."""
+    routes = [kit.free_port(), kit.free_port()]
+    config = "cluster {{ name: pair, listen: 127.0.0.1:{0}, routes: [nats://127.0.0.1:{1}] }}"
+    with (
+        kit.nats(config=config.format(*routes)) as named,
+        kit.nats(config=config.format(*reversed(routes))) as other,
+    ):
+        with Bus(named.url) as bus:
+            until(lambda: bus.client.discovered_servers, "the servers know each other")
+        with kit.engine(nats=named.url, loops=1) as one, kit.engine(nats=named.url, loops=2) as two:
+            await_cluster([one, two])
+            with BarePeer(one.port) as a, BarePeer(two.port, "room") as b:
+                named.stop()
+                until(lambda: a.ask(f"TO {b.address} ttl=500", "x") == "ok", "failover", BACK)
+                until(lambda: b.ask(f"TO {a.address} ttl=500", "x") == "ok", "failover", BACK)
+                b.settle()
+                with Bus(other.url) as bus:
+                    bus.publish("signal.room.room", b"over the other")
+                    assert b.expect("MSG", "room", "-").payload == b"over the other"
+
+
+def test_nodes_on_two_servers_of_a_cluster() -> None:
+    routes = [kit.free_port(), kit.free_port()]
+    config = "cluster {{ name: pair, listen: 127.0.0.1:{0}, routes: [nats://127.0.0.1:{1}] }}"
+    with (
+        kit.nats(config=config.format(*routes)) as left,
+        kit.nats(config=config.format(*reversed(routes))) as right,
+        kit.engine(nats=left.url, loops=1) as one,
+        kit.engine(nats=right.url, loops=2) as two,
+        BarePeer(one.port) as a,
+        BarePeer(two.port, "room") as b,
+    ):
+        until(lambda: a.ask(f"TO {b.address} ttl=500", "x") == "ok", "interest spreads")
+        until(lambda: b.ask(f"TO {a.address} ttl=500", "x") == "ok", "interest spreads")
+        b.settle()
+        a.say("PUB room", "x")
+        b.expect("MSG", "room", a.address)

@@ -1,0 +1,256 @@
+"""Random SUB, UNSUB, PUB, TO, connect and close over several connections, held against a model.
+
+The model knows for each message who must hear it and who may: a join, a leave or a close that no fence
+separates from the message leaves open on which side of it the message arrives. After a fence nothing is open.
+"""
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+import kit
+from peers import BarePeer, Heard
+from wire import until
+
+ROOMS = ("a", "b", "c")
+STACK = contextlib.ExitStack()
+ENGINES: dict[int, Any] = {}
+
+
+def engine_on(loops: int) -> Any:
+    """One engine for all runs; STACK ends it."""
+    if loops not in ENGINES:
+        ENGINES[loops] = STACK.enter_context(kit.engine(nats="off", loops=loops))
+    return ENGINES[loops]
+
+
+def teardown_module() -> None:
+    STACK.close()
+    ENGINES.clear()
+
+
+def ledgers_hold(total: dict[str, int]) -> bool:
+    """Messages: accepted = routed + refused. Deliveries: attempted = written + dropped + in flight."""
+    refused = sum(n for name, n in total.items() if name.startswith("refused_"))
+    dropped = sum(n for name, n in total.items() if name.startswith("dropped_"))
+    return (
+        total["accepted"] == total["routed"] + refused
+        and total["attempted"] == total["written"] + dropped + total["in_flight"]
+    )
+
+
+@dataclass
+class Sent:
+    """A message on its way."""
+
+    payload: bytes
+    room: str | None
+    must: set[str]
+    may: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Client:
+    peer: BarePeer
+    rooms: set[str] = field(default_factory=set)
+    sent: list[Sent] = field(default_factory=list)  # since the last fence
+    heard: list[Heard] = field(default_factory=list)  # since the last fence
+    late: dict[str, list[Heard]] = field(default_factory=dict)  # from those who are gone, since the beginning
+
+    @property
+    def address(self) -> str:
+        return self.peer.address
+
+
+class Machine(RuleBasedStateMachine):
+    loops = 1
+    clients = Bundle("clients")
+
+    @initialize()
+    def begin(self) -> None:
+        self.engine = engine_on(self.loops)
+        until(lambda: self.engine.stats()["total"]["connections"] == 0, "no connection is left")
+        self.before = self.engine.stats()["total"]
+        self.alive: dict[str, Client] = {}
+        self.gone: dict[str, Client] = {}
+        self.count = 0  # payloads, so that each is another
+        self.refs = 0
+        self.messages = 0  # TO and PUB that the engine must have accepted
+        self.doubtful = 0  # what it may count besides
+
+    # -- what clients do --
+
+    @rule(target=clients, rooms=st.sets(st.sampled_from(ROOMS)), n=st.integers(1, 3))
+    def connect(self, rooms: set[str], n: int) -> Any:
+        made = [Client(BarePeer(self.engine.port, *sorted(rooms)), set(rooms)) for _ in range(n)]
+        for client in made:
+            self.alive[client.address] = client
+            for room in rooms:
+                self.unsure(room, client.address, joined=True)
+        return multiple(*made)
+
+    @rule(client=consumes(clients), politely=st.booleans())
+    def close(self, client: Client, politely: bool) -> None:
+        """What it sent may arrive after any fence of the others, or be lost where it vanishes."""
+        if politely:
+            client.peer.close()
+        else:
+            self.messages -= len(client.sent)
+            self.doubtful += len(client.sent)
+            client.peer.vanish()
+        self.gone[client.address] = self.alive.pop(client.address)
+        for sender in self.alive.values():
+            for sent in sender.sent:
+                sent.must.discard(client.address)
+
+    @rule(client=clients, room=st.sampled_from(ROOMS))
+    def sub(self, client: Client, room: str) -> None:
+        self.ask(client, f"SUB {room}", "ok")
+        if room not in client.rooms:
+            client.rooms.add(room)
+            self.unsure(room, client.address, joined=True)
+
+    @rule(client=clients, room=st.sampled_from(ROOMS))
+    def unsub(self, client: Client, room: str) -> None:
+        self.ask(client, f"UNSUB {room}", "ok")
+        client.heard += client.peer.early  # up to the OK; from now on nothing of this room may come
+        client.peer.early.clear()
+        if room in client.rooms:
+            client.rooms.discard(room)
+            self.unsure(room, client.address, joined=False)
+
+    @rule(client=clients, room=st.sampled_from(ROOMS), answered=st.booleans(), n=st.integers(1, 5))
+    def pub(self, client: Client, room: str, answered: bool, n: int) -> None:
+        for _ in range(n):
+            must = {one.address for one in self.alive.values() if room in one.rooms} - {client.address}
+            sent = Sent(self.payload(), room, must)
+            client.sent.append(sent)
+            self.say(client, f"PUB {room}", sent.payload, answered)
+
+    @rule(client=clients, other=clients, answered=st.booleans())
+    def to(self, client: Client, other: Client, answered: bool) -> None:
+        sent = Sent(self.payload(), None, {other.address})
+        client.sent.append(sent)
+        self.say(client, f"TO {other.address}", sent.payload, answered)
+
+    @rule(client=clients, head=st.sampled_from(["NONSENSE", "SUB a*", "PUB $x", "TO", "SUB a b"]))
+    def nonsense(self, client: Client, head: str) -> None:
+        self.ask(client, head, "bad-request")
+        self.doubtful += 1
+
+    @rule(client=clients)
+    def to_nobody(self, client: Client) -> None:
+        self.messages += 1
+        self.ask(client, f"TO {self.engine.node}.{'0' * len(client.address.split('.')[1])}", "no-such-peer")
+
+    @rule()
+    def fence(self) -> None:
+        """Everyone sends everyone a last word, which comes after all that was sent: then all is known."""
+        clients = list(self.alive.values())
+        for sender in clients:
+            for receiver in clients:
+                self.messages += 1
+                sender.peer.say(f"TO {receiver.address}", "fence")
+        for receiver in clients:
+            missing = len(clients)
+            while missing:
+                got = receiver.peer.hear()
+                missing -= got.payload == b"fence"
+                assert got.verb == "FROM" or got.words[0] in receiver.rooms, got
+                receiver.heard.append(got)
+        for receiver in clients:
+            self.check(receiver)
+        for client in clients:
+            client.sent.clear()
+            client.heard.clear()
+
+    # -- the model --
+
+    def unsure(self, room: str, address: str, joined: bool) -> None:
+        """What was published since the last fence may or may not reach whoever just joined or left."""
+        for sender in self.alive.values():
+            for sent in sender.sent:
+                if sent.room == room and sender.address != address and (joined or address in sent.must):
+                    sent.must.discard(address)
+                    sent.may.add(address)
+
+    def check(self, receiver: Client) -> None:
+        """All that was heard is from someone, and as its sender sent it."""
+        heard = [one for one in receiver.heard if one.payload != b"fence"]
+        assert {one.words[-1] for one in heard} <= self.alive.keys() | self.gone.keys()
+        for address, sender in self.alive.items():
+            got = [one for one in heard if one.words[-1] == address]
+            self.follows(got, sender, receiver)
+            must = {sent.payload for sent in sender.sent if receiver.address in sent.must}
+            assert must <= {one.payload for one in got}
+        for address, sender in self.gone.items():
+            late = receiver.late.setdefault(address, [])
+            late += [one for one in heard if one.words[-1] == address]
+            self.follows(late, sender, receiver)
+
+    def follows(self, got: list[Heard], sender: Client, receiver: Client) -> None:
+        """Only what was for the receiver, in the order in which it was sent, once, of the right kind."""
+        meant = {one.payload: one for one in sender.sent if receiver.address in one.must | one.may}
+        payloads = [one.payload for one in got]
+        assert [payload for payload in meant if payload in payloads] == payloads
+        for one in got:
+            room = meant[one.payload or b""].room
+            assert (one.verb, one.words[:-1]) == (("FROM", ()) if room is None else ("MSG", (room,)))
+
+    def payload(self) -> bytes:
+        self.count += 1
+        return b"%d" % self.count
+
+    def say(self, client: Client, head: str, payload: bytes, answered: bool) -> None:
+        self.messages += 1
+        if answered:
+            self.ask(client, head, "ok", payload)
+        else:
+            client.peer.say(head, payload)
+
+    def ask(self, client: Client, head: str, code: str, payload: bytes | None = None) -> None:
+        """Exactly one answer: a second would be found by `check` among what was heard."""
+        self.refs += 1
+        assert client.peer.ask(head, payload, ref=f"r{self.refs}") == code
+
+    @invariant()
+    def ledgers(self) -> None:
+        """At every moment, also while messages fly."""
+        if hasattr(self, "engine"):
+            total = self.engine.stats()["total"]
+            assert ledgers_hold(total), total
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        self.fence()
+        total = self.engine.stats()["total"]
+        assert 0 <= total["accepted"] - self.before["accepted"] - self.messages <= self.doubtful
+        assert total["connections"] == len(self.alive)
+        assert total["memberships"] == sum(len(client.rooms) for client in self.alive.values())
+        for client in self.alive.values():
+            client.peer.close()
+        until(lambda: self.engine.stats()["total"]["connections"] == 0, "all are gone")
+        until(lambda: self.engine.stats()["total"]["memberships"] == 0, "no membership is left")
+        until(lambda: self.engine.stats()["total"]["in_flight"] == 0, "nothing is in flight")
+        assert ledgers_hold(self.engine.stats()["total"])
+
+
+class ManyLoops(Machine):
+    loops = 3
+
+
+RUNS = settings(
+    max_examples=30,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestOneLoop = Machine.TestCase
+TestOneLoop.settings = RUNS
+TestManyLoops = ManyLoops.TestCase
+TestManyLoops.settings = RUNS

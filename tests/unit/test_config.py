@@ -1,0 +1,275 @@
+"""Settings: each alone, all together, and where they come from."""
+
+import dataclasses
+import random
+import typing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from signal_py.address import host_port, split_address, url_of
+from signal_py.config import SETTINGS, Config, Setting, make_config
+from signal_py.errors import ConfigError
+from signal_py.natspool import LAST_DELAY, Pool, Server, check_url, parse_url
+from signal_py.options import Options
+from signal_py.runtime import CORE_SIZES, CORE_TIMES, core_settings
+from signal_py.settings_doc import document
+from signal_py.sources import load, read_file
+
+DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+NUMBERS = [setting for setting in SETTINGS.values() if setting.kind in (int, float)]
+
+
+def refuse(flags: dict[str, object], *parts: str) -> None:
+    """These flags are refused with one sentence that has all these parts."""
+    with pytest.raises(ConfigError) as refused:
+        load(flags, {})
+    sentence = str(refused.value)
+    assert "\n" not in sentence and sentence.endswith(".")
+    for part in parts:
+        assert part in sentence
+
+
+# -- the table --
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
+def test_the_default_passes_its_own_check(setting: Setting) -> None:
+    assert setting.parse(setting.default, "it") == setting.default
+
+
+def test_names() -> None:
+    assert {setting.field for setting in SETTINGS.values()} | {"origins"} == {
+        field.name for field in dataclasses.fields(Config)
+    }
+    assert SETTINGS["max-message"].variable == "SIGNAL_ENGINE_MAX_MESSAGE"
+    assert SETTINGS["max-message"].flag == "--max-message"
+
+
+def test_keywords_of_engine_are_the_settings() -> None:
+    hints = typing.get_type_hints(Options)
+    assert list(hints) == [setting.field for setting in SETTINGS.values()]
+    for setting in SETTINGS.values():
+        hint = hints[setting.field]
+        assert hint is setting.kind or (setting.kind is tuple and str in typing.get_args(hint))
+
+
+def test_docs_are_up_to_date() -> None:
+    assert DOCS.read_text(encoding="utf-8") == document(), "run 'make docs'"
+
+
+def test_every_limit_reaches_the_core() -> None:
+    config = make_config(
+        {"ttl": 1.5, "max-message": 77, "loops": 3}, {"ttl": "", "max-message": "", "loops": ""}
+    )
+    settings = core_settings(config, "n1", cluster=False, hooks=True)
+    assert settings["ttl_ms"] == 1500 and settings["max_message"] == 77 and settings["loops"] == 3
+    passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total"}
+    others = {"listen", "nats", "admin", "log_format", "log_level"}
+    assert {setting.field for setting in SETTINGS.values()} - passed - others == {
+        "nats_token", "nats_user", "nats_password", "nats_nkey", "nats_creds"
+    }  # fmt: skip
+
+
+def test_zeros_are_filled_in() -> None:
+    settings = core_settings(Config(), "n1", cluster=True, hooks=False)
+    assert typing.cast(int, settings["loops"]) >= 1
+    assert typing.cast(int, settings["backlog_total"]) > 1 << 20
+
+
+# -- values --
+
+
+@pytest.mark.parametrize("setting", NUMBERS, ids=lambda setting: setting.name)
+def test_bounds(setting: Setting) -> None:
+    for good in (setting.low, setting.high):
+        assert load({setting.name: f"{good:.15g}"}, {})
+    for bad in (setting.low - 1, setting.high + 1, setting.high * 10):
+        refuse({setting.name: f"{bad:.15g}"}, setting.flag, f"{setting.low:.15g} to {setting.high:.15g}")
+
+
+@pytest.mark.parametrize("setting", NUMBERS, ids=lambda setting: setting.name)
+@pytest.mark.parametrize("bad", ["", "x", "1s", "nan", "inf", "1 2", "0x10", None, True, [1]])
+def test_what_is_no_number(setting: Setting, bad: object) -> None:
+    refuse({setting.name: bad}, setting.flag, "number")
+
+
+def test_decimals_are_for_times() -> None:
+    assert load({"ttl": "0.25"}, {}).ttl == 0.25
+    refuse({"loops": "1.5"}, "--loops")
+    refuse({"loops": 1.5}, "--loops")
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        *(("listen", bad) for bad in ["x", "x:", ":80", "x:99999", "::1:80", "[::1", "[x]:1", "x:-1", "x:²"]),
+        *(("admin", bad) for bad in ["x", "localhost"]),
+        *(("node", bad) for bad in ["A", "a.b", "a" * 17, "é", "a b"]),
+        *(("prefix", bad) for bad in ["a.", ".a", "a..b", "*", ">", "a b", "$x", "a" * 64]),
+        *(
+            ("nats", bad)
+            for bad in ["http://x", "tls://x", "x:0", "x:99999", "x/y", "ws://x", "embedded,off"]
+        ),
+        *(("nats", bad) for bad in ["off,x", "", "nats://"]),
+        ("listen", ""),
+        ("prefix", ""),
+        ("log-format", "xml"),
+        ("log-level", "loud"),
+    ],
+)
+def test_bad_texts(name: str, bad: str) -> None:
+    refuse({name: bad}, f"--{name}")
+
+
+def test_what_does_not_go_together() -> None:
+    refuse({"nats-user": "u"}, "--nats-user", "--nats-password")
+    refuse({"nats-password": "p"}, "--nats-user", "--nats-password")
+    refuse({"nats-nkey": "a", "nats-creds": "b"}, "--nats-nkey", "--nats-creds")
+
+
+def test_secrets_are_not_shown() -> None:
+    secrets = [setting for setting in SETTINGS.values() if setting.secret]
+    assert {setting.name for setting in secrets} == {"nats-token", "nats-password"}
+    with pytest.raises(ConfigError) as refused:
+        load({"nats-password": "hunter2"}, {})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_lists() -> None:
+    one_by_one = load({"listen": ["a:1", "b:2"]}, {})
+    at_once = load({"listen": " a:1, b:2 "}, {})
+    assert one_by_one.listen == at_once.listen == ("a:1", "b:2")
+
+
+# -- where they come from --
+
+
+def file_of(folder: Path, text: str) -> str:
+    file = folder / "engine.toml"
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def test_flags_win_over_variables_over_the_file(tmp_path: Path) -> None:
+    path = file_of(tmp_path, 'node = "file"\nprefix = "file"\nttl = 3\nlisten = ["f:1"]')
+    environ = {"SIGNAL_ENGINE_NODE": "env", "SIGNAL_ENGINE_PREFIX": "env", "SIGNAL_ENGINE_LISTEN": ""}
+    config = load({"node": "flag"}, environ, path)
+    assert (config.node, config.prefix, config.ttl, config.listen) == ("flag", "env", 3.0, ("f:1",))
+    assert config.named("node") == "--node"
+    assert config.named("prefix") == "SIGNAL_ENGINE_PREFIX"
+    assert config.named("ttl") == f"'ttl' in {path}"
+    assert config.named("max-message") == "--max-message"
+
+
+def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "ttl = 3")
+    assert load({}, {"SIGNAL_ENGINE_CONFIG": path}).ttl == 3
+    with pytest.raises(ConfigError, match="SIGNAL_ENGINE_CONFIG"):
+        load({}, {"SIGNAL_ENGINE_CONFIG": str(tmp_path / "none")})
+
+
+def test_foreign_variables_are_left_alone() -> None:
+    """Kubernetes makes such of its own for a service of this name."""
+    load({}, {"SIGNAL_ENGINE_PORT": "tcp://10.0.0.1:80", "SIGNAL_ENGINE_SERVICE_HOST": "10.0.0.1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("loops = [", "not TOML"),
+        ("max_message = 4", "'max-message'"),
+        ("lisen = 'x:1'", "'listen'"),
+        ("qwertz = 1", "serve --help"),
+        ("loops = true", "'loops' in"),
+        ("loops = 1.0", "whole number"),
+        ("node = 7", "quotation marks"),
+        ("listen = 8080", "list of texts"),
+        ("listen = [1]", "list of texts"),
+        ("[serve]\nloops = 1", "'serve' in"),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, part: str) -> None:
+    path = file_of(tmp_path, text)
+    with pytest.raises(ConfigError) as refused:
+        load({}, {}, path)
+    assert part in str(refused.value) and path in str(refused.value)
+
+
+def test_files_that_can_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for name in ("none", "binary", "."):
+        with pytest.raises(ConfigError, match="--config"):
+            read_file(str(tmp_path / name), "--config")
+
+
+# -- addresses --
+
+
+@given(st.from_regex(r"[a-z0-9.-]{1,20}", fullmatch=True), st.integers(0, 65535))
+def test_addresses_are_taken_apart(host: str, port: int) -> None:
+    assert split_address(host_port(host, port)) == (host, port)
+
+
+@given(st.ip_addresses(v=6).map(str), st.integers(0, 65535))
+def test_ipv6_addresses_are_taken_apart(host: str, port: int) -> None:
+    assert split_address(host_port(host, port)) == (host, port)
+
+
+@given(st.text(max_size=30))
+def test_no_text_breaks_the_parsers(text: str) -> None:
+    check_url(text)
+    try:
+        _, port = split_address(text)
+    except ValueError:
+        return
+    assert 0 <= port <= 65535
+
+
+def test_urls() -> None:
+    assert url_of("0.0.0.0", 80) == "ws://127.0.0.1:80/"
+    assert url_of("::", 80) == "ws://[::1]:80/"
+    assert url_of("10.0.0.1", 80) == "ws://10.0.0.1:80/"
+
+
+# -- NATS servers --
+
+
+def test_nats_urls() -> None:
+    assert parse_url("h") == parse_url("nats://h:4222") == Server("h", 4222)
+    assert parse_url("nats://u:p%40%3A@[::1]:1") == Server("::1", 1, "u", "p@:")
+    assert parse_url("nats://t%2Fk@h:1") == Server("h", 1, token="t/k")
+    assert parse_url("nats://u:p@h:1").where == "h:1"
+
+
+def test_a_round_goes_through_all_servers() -> None:
+    servers = [Server("h", port) for port in range(1, 6)]
+    pool = Pool(servers, random.Random(1))
+    for rounds in range(1, 4):
+        dialled = []
+        for last in (False, False, False, False, True):
+            dialled.append(pool.next())
+            assert pool.failed() == last
+        assert set(dialled) == set(servers)
+        assert pool.failed_rounds == rounds
+
+
+def test_the_delay_grows_to_its_bound() -> None:
+    pool = Pool([Server("h", 1)], random.Random(1))
+    for bound in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, LAST_DELAY, LAST_DELAY):
+        longest = max(pool.delay() for _ in range(200))
+        assert bound * 0.9 < longest <= bound
+        pool.next()
+        pool.failed()
+    pool.succeeded()
+    assert pool.delay() <= 0.05
+
+
+def test_what_the_cluster_tells() -> None:
+    pool = Pool([Server("a", 1, "u", "p")], random.Random(1))
+    assert pool.learn(["a:1", "b:2", "[::1]:3", "", 7, "x:y"]) == 3
+    assert pool.servers[1:3] == (Server("b", 2, "u", "p"), Server("::1", 3, "u", "p"))
+    assert pool.learn(["b:2"]) == 0
+    assert pool.servers == (Server("a", 1, "u", "p"), Server("b", 2, "u", "p"))
