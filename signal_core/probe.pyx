@@ -1,0 +1,4 @@
+"""For tests and benchmarks only: the pure parts of the data path, called from Python."""
+
+include "probe_ws.pxi"
+include "probe_signal.pxi"
