@@ -369,8 +369,8 @@ cdef class Core:
             write(loop.inbox.wake, &one, 8)
 
     def control_drain(self):
-        """All mails to the deciding thread, oldest first."""
-        self.check()
+        """All mails to the deciding thread, oldest first; also what came before the engine stopped."""
+        self.check(False)
         cdef list mails = []
         cdef Msg* msg
         self.refill(self.control)
@@ -401,8 +401,8 @@ cdef class Core:
         return (names[msg.code], text.decode("utf-8", "replace"))
 
     def service_drain(self, int limit):
-        """At most `limit` mails to the embedding program, oldest first."""
-        self.check()
+        """At most `limit` mails to the embedding program, oldest first; also what came before the engine stopped."""
+        self.check(False)
         cdef list mails = []
         cdef Msg* msg
         cdef Loop* loop = self.service
