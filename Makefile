@@ -42,7 +42,7 @@ test: lint $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint signal_core
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint signal_core
 
 bench: $(VENV)/.installed
 	$(MAKE) -C bench load
@@ -85,17 +85,22 @@ build/%/.built: $(VENV)/.installed setup.py $(PACKAGE)
 	@touch $@
 
 debug: build/debug/.built
-	PYTHONPATH=build/debug/lib PYTHONDEVMODE=1 $(BIN)/pytest $(TESTS) $(ARGS)
+	PYTHONPATH=$(CURDIR)/build/debug/lib PYTHONDEVMODE=1 $(BIN)/pytest $(TESTS) $(ARGS)
 
 asan: build/asan/.built
-	PYTHONPATH=build/asan/lib PYTHONMALLOC=malloc LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	$(BIN)/pytest -o timeout=300 $(TESTS) $(ARGS)
+	rm -f build/asan/report.*
+	PYTHONPATH=$(CURDIR)/build/asan/lib PYTHONMALLOC=malloc LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
+	ASAN_OPTIONS=detect_leaks=0:log_path=$(CURDIR)/build/asan/report \
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:log_path=$(CURDIR)/build/asan/report \
+	$(BIN)/pytest -o timeout=300 $(TESTS) $(ARGS) || { tail -v -n +1 build/asan/report.* >&2; exit 1; }
 
 # An extension can't bring ThreadSanitizer into a Python that has none: this Python has it.
 build/tsan/python: tests/tsan_main.c build/tsan/.built
 	$(CC) -fsanitize=thread -o $@ $< $$($(BIN)/python tests/embed_flags.py)
 
 tsan: build/tsan/python
-	PYTHONPATH=$(CURDIR)/build/tsan/lib:$(SITE) TSAN_OPTIONS="halt_on_error=0 die_after_fork=0 exitcode=66" \
-	build/tsan/python $(BIN)/pytest -o timeout=600 $(TSAN_TESTS) $(ARGS)
+	rm -f build/tsan/report.*
+	PYTHONPATH=$(CURDIR)/build/tsan/lib:$(SITE) \
+	TSAN_OPTIONS=die_after_fork=0:exitcode=66:log_path=$(CURDIR)/build/tsan/report \
+	build/tsan/python $(BIN)/pytest -o timeout=600 $(TSAN_TESTS) $(ARGS) || \
+	{ tail -v -n +1 build/tsan/report.* >&2; exit 1; }

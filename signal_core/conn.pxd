@@ -2,12 +2,13 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, realloc
-from signal_core.address cimport id_make
+from libc.string cimport memcpy
+from signal_core.address cimport id_make, put_uint
 from signal_core.counters cimport (
     C_ATTEMPTED, C_BACKLOG_BYTES, C_BLOCKED, C_CLOSED, C_CONNECTIONS, C_DROPPED_GONE, C_DROPPED_MEMORY,
     C_DROPPED_SLOW_PEER, C_IN_FLIGHT,
 )
-from signal_core.frame cimport OP_CLOSE, frame_head_size, frame_put_head
+from signal_core.frame cimport OP_CLOSE, OP_TEXT, frame_head_size, frame_put_head
 from signal_core.limits cimport CORK_MESSAGES
 from signal_core.memory cimport MSG_COUNTED, MSG_SHARED, Msg, msg_free, msg_new, msg_new_heap
 from signal_core.queue cimport WROTE_ALL, WROTE_NONE, loop_tell, queue_add, queue_clear, queue_expire, queue_to_heap, \
@@ -128,6 +129,24 @@ cdef inline void conn_resume(Loop* loop, Conn* c) noexcept nogil:
         conn_ready(loop, c)
 
 
+cdef inline void conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
+    """Tells it how many deliveries it missed, now that it can be told."""
+    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    cdef char text[20]
+    cdef size_t n
+    cdef uint8_t* body
+    cdef Msg* msg
+    if extra == NULL or extra.gap == 0 or c.state != CONN_OPEN:
+        return
+    n = put_uint(text, extra.gap)
+    extra.gap = 0
+    msg = conn_frame(loop, c, OP_TEXT, 4 + n, 0, &body)
+    if msg != NULL:
+        memcpy(body, b"GAP ", 4)
+        memcpy(body + 4, text, n)
+    conn_answer(loop, c, msg)
+
+
 cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
     """All is written."""
     if c.flags & FLAG_BLOCKED:
@@ -136,6 +155,7 @@ cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
             conn_watch(loop, c)
         else:
             conn_resume(loop, c)
+            conn_say_gap(loop, c)
     if c.flags & FLAG_DONE:
         conn_kill(loop, c)
     elif c.flags & FLAG_LAST:
@@ -167,8 +187,10 @@ cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:
 cdef inline void conn_expire(Loop* loop, Conn* c) noexcept nogil:
     """Of a blocked one: drops what has waited too long."""
     cdef uint32_t before = c.out.bytes
+    cdef uint32_t count = c.out.count
     queue_expire(loop, &c.out)
     loop.n[C_BACKLOG_BYTES] -= before - c.out.bytes
+    slab_cold(&loop.slab, c.slot).extra.gap += count - c.out.count
 
 
 cdef inline bint conn_has_room(const Loop* loop, const Conn* c, uint32_t size) noexcept nogil:
@@ -202,6 +224,7 @@ cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
         code = CODE_NO_SUCH_PEER
     elif not conn_has_room(loop, c, size):
         loop.n[C_DROPPED_SLOW_PEER] += 1
+        slab_cold(&loop.slab, c.slot).extra.gap += 1
         code = CODE_SLOW_PEER
     elif not queue_add(loop, &c.out, msg):
         loop.n[C_DROPPED_MEMORY] += 1
@@ -246,7 +269,7 @@ cdef inline void conn_answer(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
 cdef inline void conn_say_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
     cdef uint8_t* body
     cdef Msg* msg = conn_frame(loop, c, OP_CLOSE, 2, 0, &body)
-    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    cdef Extra* extra = conn_extra(loop, c)
     if msg != NULL:
         body[0] = <uint8_t>(code >> 8)
         body[1] = <uint8_t>(code & 0xff)

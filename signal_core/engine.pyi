@@ -1,4 +1,4 @@
-"""The core, as Python sees it. Its methods may be called from any thread; after fork() each raises CoreError."""
+"""The core, as Python sees it. Any thread may call its methods; after fork() each raises CoreError."""
 
 COUNTERS: tuple[tuple[str, str, str], ...]
 """Name, kind ("counter" or "gauge") and help of every counter, in the order of `stats()`."""
@@ -10,8 +10,8 @@ class Core:
     """The loops, and the two mailboxes by which Python and they talk.
 
     Mails to the deciding thread (`control_drain`):
-    ("link-want", reason), ("link-info", json: bytes), ("link-up",), ("link-down", reason), ("link-taken", node),
-    ("link-error", text), ("log", level, text).
+    ("link-want", reason), ("link-info", json: bytes), ("link-up",), ("link-down", reason),
+    ("link-taken", node), ("link-error", text), ("log", level, text).
 
     Mails to the embedding program (`service_drain`):
     ("message", room | None, sender, ref | None, re | None, user | None, payload: bytes, binary: bool),

@@ -16,7 +16,7 @@ cdef enum:
     VERB_PING = 5
 
     HEAD_MAX = 512            # bytes of a head, its LF not counted
-    PING_TOKEN_MAX = 64       # bytes of PING's token
+    PING_TOKEN_MAX = 507      # bytes of PING's token: what a head of 512 holds
     TTL_MAX_MS = 86400000     # a day
 
     OPTION_REF = 1

@@ -27,13 +27,14 @@ from signal_core.frame cimport OP_PING
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport (
     ACCEPTS, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, LOOP_BITS_WORDS, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
+    UPGRADE_ANSWER,
 )
 from signal_core.link cimport (
     link_connect, link_dial, link_flush, link_has_work, link_read, link_tick, link_want, link_writable,
 )
 from signal_core.memory cimport (
     KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP,
-    KIND_SYNC, KIND_TO, Msg, msg_free, msg_text,
+    KIND_SYNC, KIND_TO, Msg, msg_free, msg_new, msg_text,
 )
 from signal_core.natsout cimport link_queue
 from signal_core.post cimport is_payload, post_all, post_event
@@ -43,7 +44,7 @@ from signal_core.roomtable cimport RoomEntry, table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_FREE, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY,
-    FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_find, slab_free, slab_take,
+    FLAG_LAST, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_find, slab_free, slab_take,
 )
 from signal_core.route cimport joined
 from signal_core.state cimport (
@@ -56,6 +57,7 @@ from signal_core.sys cimport (
     epoll_wait, errno, getrandom, open, read, se_add_relaxed, se_load_acquire, se_load_relaxed, se_load_seqcst,
     se_now_ms, se_store_release, se_store_seqcst, se_sub_relaxed, send,
 )
+from signal_core.upgrade cimport upgrade_refuse
 from signal_core.wheel cimport wheel_arm, wheel_next, wheel_pop
 
 
@@ -72,12 +74,24 @@ cdef inline uint32_t loop_tag(Loop* loop) noexcept nogil:
 
 
 cdef inline void shed(Loop* loop, int fd) noexcept nogil:
-    """Turns a socket away with as much of an answer as it takes."""
-    cdef const char* text = (b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
-                             b"Connection: close\r\n\r\n")
+    """Turns a socket away for which there is no place, with as much of an answer as it takes."""
+    cdef char text[512]
+    cdef size_t n = upgrade_refuse(503, text, sizeof(text))
     loop.n[C_SHED] += 1
-    send(fd, text, 92, MSG_NOSIGNAL | MSG_DONTWAIT)
+    send(fd, text, n, MSG_NOSIGNAL | MSG_DONTWAIT)
     close(fd)
+
+
+cdef inline void shed_politely(Loop* loop, Conn* c) noexcept nogil:
+    """Turns a connection over the limit away: it hears 503, and has the time to."""
+    cdef Msg* msg = msg_new(&loop.mem, UPGRADE_ANSWER, 0)
+    loop.n[C_SHED] += 1
+    if msg != NULL:
+        msg.size = <uint32_t>upgrade_refuse(503, <char*>msg.data, UPGRADE_ANSWER)
+    c.state = CONN_LINGER
+    c.flags |= FLAG_LAST
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    conn_answer(loop, c, msg)
 
 
 cdef inline void loop_open_reserve(Loop* loop) noexcept nogil:
@@ -104,9 +118,6 @@ cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
     cdef Hub* hub = loop.hub
     cdef Conn* c
     cdef epoll_event event
-    if hub.set.max_connections and se_load_relaxed(&hub.connections) >= hub.set.max_connections:
-        shed(loop, fd)
-        return
     c = slab_take(&loop.slab)
     if c == NULL:
         shed(loop, fd)
@@ -121,8 +132,10 @@ cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
         slab_free(&loop.slab, c)
         shed(loop, fd)
         return
-    se_add_relaxed(&hub.connections, 1)
     loop.n[C_ACCEPTED_SOCKETS] += 1
+    if se_add_relaxed(&hub.connections, 1) >= hub.set.max_connections and hub.set.max_connections:
+        shed_politely(loop, c)
+        return
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + hub.set.handshake)
     session_read(loop, c)
 

@@ -349,7 +349,7 @@ cdef inline int status_line(const char* p, const char* end, NatsHeaders* out) no
 
 
 cdef inline int nats_headers_parse(const char* p, size_t n, NatsHeaders* out) noexcept nogil:
-    """Reads a block of headers, the blank line included. 1: `out` is filled. -1: malformed.
+    """Reads headers, the blank line included. 1: `out` is filled. -1: malformed, or none at all (all absent).
 
     Unknown headers are ignored. A Signal-From that is no peer, a Signal-User that fits no room name, and a
     malformed Signal-Ttl count as absent.

@@ -77,7 +77,9 @@ cdef struct Extra:            # what most connections never need
     uint16_t strikes          # 2  malformed messages since then
     uint16_t nrefs            # 2
     uint16_t refs_size        # 2
-    uint16_t close_code       # 2  for the log and the hooks
+    uint16_t close_code       # 2  for the hooks
+    uint32_t gap              # 4  deliveries dropped since it was last told
+    uint32_t spare            # 4
 
 cdef struct Place:            # one membership, the connection's side
     uint32_t room             # 4  index in the loop's rooms

@@ -89,7 +89,7 @@ class Bridge:
         self._running.wait()
 
     def leave(self) -> None:
-        """From now on the end of the connection is nothing to tell, or to mend. Call before the core stops."""
+        """From now on the end of the connection is nothing to tell or to mend. Call before the core stops."""
         self._leaving = True
 
     def stop(self) -> None:

@@ -187,7 +187,7 @@ class Engine:
         def hand_on(core: Core, chosen: str | None) -> str:
             return core.send(target, payload, binary, chosen, re, _milliseconds(ttl))
 
-        await self._deliver(hand_on, ref, receipt, ttl)
+        await self._deliver(hand_on, ref, receipt and not target.startswith("@"), ttl)
 
     async def publish(
         self,
@@ -200,14 +200,14 @@ class Engine:
     ) -> None:
         """Sends to every member of a room, on every node; this program need not be one. As `send` otherwise.
 
-        A receipt says that it was accepted for routing, not who heard it.
+        What it was accepted for is routing, and that is known at once: `receipt` adds nothing but a ref.
         """
         payload, binary = _payload(data)
 
         def hand_on(core: Core, chosen: str | None) -> str:
             return core.publish(room, payload, binary, chosen, _milliseconds(ttl))
 
-        await self._deliver(hand_on, ref, receipt, ttl)
+        await self._deliver(hand_on, ref, False, ttl)
 
     async def join(self, room: str) -> None:
         """From now on this program hears what is published to a room. Raises DeliveryError."""

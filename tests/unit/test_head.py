@@ -10,6 +10,7 @@ from signal_core import probe
 
 VERBS = {b"TO": 1, b"PUB": 2, b"SUB": 3, b"UNSUB": 4, b"PING": 5}
 HEAD_MAX = 512
+PING_TOKEN_MAX = HEAD_MAX - len(b"PING ")
 PEER_TEXT = b"k7m2.0f3zq8m2v9w1x"
 
 NAME = rb"(?:(?=[!-~]{1,128}(?: |\Z))[!-)+,\-/-=?-~]+(?:\.[!-)+,\-/-=?-~]+)*)"
@@ -33,7 +34,7 @@ FORMS = [
     form(rb"(?P<verb>PUB) (?P<arg>(?![$@])" + NAME + rb")", "ref", "ttl"),
     form(rb"(?P<verb>SUB) (?P<arg>(?![$@])" + NAME + rb")", "ref", "presence"),
     form(rb"(?P<verb>UNSUB) (?P<arg>(?![$@])" + NAME + rb")", "ref"),
-    form(rb"(?P<verb>PING)(?: (?P<arg>[!-~]{1,64}))?"),
+    form(rb"(?P<verb>PING)(?: (?P<arg>[!-~]{1,%d}))?" % PING_TOKEN_MAX),
 ]
 
 
@@ -159,6 +160,15 @@ def test_a_payload_is_what_follows_the_first_lf(payload):
     assert (fields["arg"], fields["node_len"], fields["payload"]) == (PEER_TEXT, 4, payload)
 
 
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_the_token_of_a_ping(end):
+    for size in (1, 15, 16, PING_TOKEN_MAX):
+        assert check(b"PING " + b"t" * size + end) == 1
+    assert check(b"PING " + b"t" * (PING_TOKEN_MAX + 1) + end) == -1
+    good = {b for b in range(256) if probe.head_parse(b"PING a%cb" % b + end)[0] == 1} - {0x0A}
+    assert good == set(range(0x21, 0x7F))
+
+
 def test_no_lf_is_an_empty_payload():
     assert probe.head_parse(b"PUB a") == probe.head_parse(b"PUB a\n")
 
@@ -169,6 +179,37 @@ def test_every_option_of_an_address(tail):
     assert check(message) == 1
     _, fields = probe.head_parse(message)
     assert (fields["ref"], fields["re"], fields["ttl_ms"]) == (b"R1", b"Q2", 86400000)
+
+
+@pytest.mark.parametrize(
+    ("option", "good"),
+    [
+        (b"ttl=1", True),
+        (b"ttl=86400000", True),
+        (b"ttl=86400001", False),
+        (b"ttl=0", False),
+        (b"ttl=05", False),
+        (b"ttl=00000001", False),
+        (b"ttl=000000001", False),
+        (b"ttl=+1", False),
+        (b"ttl=-1", False),
+        (b"ttl=1 ", False),
+        (b"ttl=1.5", False),
+        (b"ttl=", False),
+        (b"ttl", False),
+        (b"ref=" + b"r" * 16, True),
+        (b"ref=" + b"r" * 17, False),
+        (b"ref=", False),
+        (b"re=" + b"r" * 16, True),
+        (b"re=" + b"r" * 17, False),
+        (b"re=", False),
+        (b"presence", False),
+        (b"ref=a  re=b", False),
+        (b"ref=a re=b", True),
+    ],
+)
+def test_options_of_an_address(option, good):
+    assert check(b"TO " + PEER_TEXT + b" " + option + b"\npayload") == (1 if good else -1)
 
 
 def test_the_first_argument_is_positional():
@@ -206,7 +247,7 @@ def test_the_ref_of_a_bad_head(message, ref):
 @pytest.mark.parametrize("size", [HEAD_MAX - 1, HEAD_MAX, HEAD_MAX + 1, HEAD_MAX + 2, 5000])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\npayload"])
 def test_the_bound_of_a_head(size, end):
-    """No good head is so long, so the bound shows in what is read of a bad one."""
+    """What is read of a bad one that is near it, or beyond."""
     message = (b"PUB a ref=7 ".ljust(size, b"x"))[:size] + end
     assert check(message) == -1
     assert probe.head_parse(message)[1]["ref"] == b"7"

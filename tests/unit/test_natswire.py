@@ -205,6 +205,7 @@ def test_random_bytes(data):
         b"MSG a\0b 1 1\r\n",
         b"MSG a 1 1\r\nxyz",
         b"MSG a 1 1\r\nx\r\r",
+        b"MSG a 1 1\r\nxy\n",
         b"MSG a 1 0\r\nx\r\n",
         b"HMSG a 1 12\r\n",
         b"HMSG a 1 12 11\r\n",
@@ -258,6 +259,8 @@ def test_the_bound_of_a_control_line(start, end, most):
         verdict = probe.nats_parse(line + b"\r\n" + data)[0]
         assert verdict == (size + 2 + len(data) if good else -1)
         assert probe.nats_parse(line[: most - 1])[0] == -2
+        assert probe.nats_parse(start + fill * (most + 1 - len(start)))[0] == -2
+        assert probe.nats_parse(start + fill * (most + 2 - len(start)))[0] == -1
         assert probe.nats_parse(line + b"x" * 100)[0] == -1
 
 
@@ -372,6 +375,11 @@ GOOD = block(b"Signal-From: " + PEER, b"Signal-Ttl: 12", b"Signal-Type: binary")
 )
 def test_malformed_headers(data):
     assert probe.nats_headers_parse(data)[0] == -1
+
+
+def test_no_headers_are_all_absent():
+    """A MSG has none: its caller need not ask first."""
+    assert probe.nats_headers_parse(b"") == (-1, ABSENT)
 
 
 @given(st.one_of(st.binary(max_size=80), st.binary(max_size=80).map(b"NATS/1.0\r\nSignal-".__add__)))
