@@ -26,6 +26,8 @@ CORE = $(wildcard signal_core/*.py signal_core/*.pyx signal_core/*.pxd signal_co
 PACKAGE = $(CORE) $(wildcard signal_py/*.py)
 BUILD_REQUIRES = grep '^requires = ' pyproject.toml | grep -o '"[^"]*"'
 PIP = $(BIN)/python -m pip --disable-pip-version-check
+# What a sanitizer writes is to be seen, not captured.
+SANITIZED = $(BIN)/pytest --capture=sys
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 export PYTHONDONTWRITEBYTECODE = 1
@@ -88,19 +90,14 @@ debug: build/debug/.built
 	PYTHONPATH=$(CURDIR)/build/debug/lib PYTHONDEVMODE=1 $(BIN)/pytest $(TESTS) $(ARGS)
 
 asan: build/asan/.built
-	rm -f build/asan/report.*
 	PYTHONPATH=$(CURDIR)/build/asan/lib PYTHONMALLOC=malloc LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
-	ASAN_OPTIONS=detect_leaks=0:log_path=$(CURDIR)/build/asan/report \
-	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:log_path=$(CURDIR)/build/asan/report \
-	$(BIN)/pytest -o timeout=300 $(TESTS) $(ARGS) || { tail -v -n +1 build/asan/report.* >&2; exit 1; }
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	$(SANITIZED) -o timeout=300 $(TESTS) $(ARGS)
 
 # An extension can't bring ThreadSanitizer into a Python that has none: this Python has it.
 build/tsan/python: tests/tsan_main.c build/tsan/.built
 	$(CC) -fsanitize=thread -o $@ $< $$($(BIN)/python tests/embed_flags.py)
 
 tsan: build/tsan/python
-	rm -f build/tsan/report.*
-	PYTHONPATH=$(CURDIR)/build/tsan/lib:$(SITE) \
-	TSAN_OPTIONS=die_after_fork=0:exitcode=66:log_path=$(CURDIR)/build/tsan/report \
-	build/tsan/python $(BIN)/pytest -o timeout=600 $(TSAN_TESTS) $(ARGS) || \
-	{ tail -v -n +1 build/tsan/report.* >&2; exit 1; }
+	PYTHONPATH=$(CURDIR)/build/tsan/lib:$(SITE) TSAN_OPTIONS=die_after_fork=0:exitcode=66 \
+	build/tsan/python $(SANITIZED) -o timeout=600 $(TSAN_TESTS) $(ARGS)

@@ -165,12 +165,24 @@ cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
         wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
 
 
+cdef inline void conn_expire(Loop* loop, Conn* c) noexcept nogil:
+    """Of a blocked one: drops what has waited too long."""
+    cdef uint32_t before = c.out.bytes
+    cdef uint32_t count = c.out.count
+    queue_expire(loop, &c.out)
+    loop.n[C_BACKLOG_BYTES] -= before - c.out.bytes
+    slab_cold(&loop.slab, c.slot).extra.gap += count - c.out.count
+
+
 cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:
     """Writes what the socket takes."""
-    cdef uint32_t before = c.out.bytes
+    cdef uint32_t before
     cdef int wrote
     if c.state == CONN_DEAD:
         return
+    if c.flags & FLAG_BLOCKED:
+        conn_expire(loop, c)
+    before = c.out.bytes
     wrote = queue_write(loop, c.fd, &c.out, FLUSH_ROUNDS)
     if c.flags & FLAG_BLOCKED:
         loop.n[C_BACKLOG_BYTES] -= before - c.out.bytes
@@ -182,15 +194,6 @@ cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:
         conn_kill(loop, c)
     elif not c.flags & FLAG_BLOCKED:
         conn_block(loop, c)
-
-
-cdef inline void conn_expire(Loop* loop, Conn* c) noexcept nogil:
-    """Of a blocked one: drops what has waited too long."""
-    cdef uint32_t before = c.out.bytes
-    cdef uint32_t count = c.out.count
-    queue_expire(loop, &c.out)
-    loop.n[C_BACKLOG_BYTES] -= before - c.out.bytes
-    slab_cold(&loop.slab, c.slot).extra.gap += count - c.out.count
 
 
 cdef inline bint conn_has_room(const Loop* loop, const Conn* c, uint32_t size) noexcept nogil:

@@ -296,12 +296,13 @@ cdef class Core:
                 while se_load_acquire(&hub.loops[i].done) == LOOP_STARTING:
                     usleep(200)
 
-    cdef tell_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data):
+    cdef tell_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data, uint64_t origin=0):
         """Posts one word to a loop."""
         cdef Msg* msg = msg_new_heap(&self.control.mem, len(data), kind)
         if msg == NULL:
             raise MemoryError("no memory for a message to a loop")
         msg.target = target
+        msg.origin = origin
         msg.hash = value
         msg.size = <uint32_t>len(data)
         memcpy(msg.data, <char*>data, len(data))
@@ -549,7 +550,7 @@ cdef class Core:
         return ""
 
     def disconnect(self, str peer, int code):
-        """Closes a client of this node. False where the address is no client's of this node."""
+        """Closes a client of this node. False where the address is no client's of this node; waits for the loop's word."""
         self.check()
         cdef bytes text = peer.encode()
         cdef size_t node_len = 0
@@ -558,8 +559,17 @@ cdef class Core:
                 or local_parse(<char*>text + node_len + 1, len(text) - node_len - 1, &id) < 0
                 or (id >> 56) >= self.hub.nloops):
             return False
-        self.tell_loop(<uint32_t>(id >> 56), KIND_KICK, id, <uint64_t>code, b"")
-        return True
+        self.snapshot += 1
+        cdef uint64_t number = self.snapshot
+        cdef uint64_t answer = 0
+        cdef uint64_t by = se_now_ms() + SNAPSHOT_PATIENCE_MS
+        cdef Loop* loop = self.hub.loops[id >> 56]
+        self.tell_loop(loop.index, KIND_KICK, id, <uint64_t>code, b"", number)
+        with nogil:
+            while answer >> 1 < number and se_now_ms() < by:
+                usleep(50)
+                answer = se_load_acquire(&loop.kicked)
+        return answer == 2 * number + 1
 
     # -- the NATS link --
 

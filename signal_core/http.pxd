@@ -45,7 +45,7 @@ cdef inline size_t number_put(char* out, int value) noexcept nogil:
     while i > 0:
         i -= 1
         out[i] = <char>(48 + value % 10)
-        value = value / 10
+        value = value // 10
     return digits
 
 

@@ -83,7 +83,7 @@ cdef inline void inbound_answer(Loop* loop, uint64_t id, const NatsHeaders* h, c
                                 uint32_t n) noexcept nogil:
     """A receipt, or NATS's word that nobody listens: for a TO the peer's node is gone, for a PUB it means nothing."""
     cdef Hub* hub = loop.hub
-    if h.receipt_len:
+    if h.receipt != NULL:
         tell_peer(loop, id, code_parse(h.receipt, h.receipt_len), ref, n)
     elif h.status == 503 and not (h.subject_len > hub.prefix_len + 6
                                   and memcmp(h.subject + hub.prefix_len, b".room.", 6) == 0):
@@ -103,10 +103,10 @@ cdef inline void inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* h
         ref_n = <uint32_t>(local + n - dot) - 1
         n = <uint32_t>(dot - local)
     if local_parse(local, n, &id) > 0 and (dot == NULL or ref_valid(dot + 1, ref_n)):
-        if ref_n and (h.receipt_len or h.status):
+        if ref_n and (h.receipt != NULL or h.status):
             inbound_answer(loop, id, h, dot + 1, ref_n)
             return
-        if h.receipt_len or h.status:
+        if h.receipt != NULL or h.status:
             return
         inbound_packet(loop, op, h, &p)
         if ref_n:

@@ -267,10 +267,10 @@ cdef inline void loop_receipt(Loop* loop, Msg* msg) noexcept nogil:
 
 cdef inline void loop_kick(Loop* loop, const Msg* msg) noexcept nogil:
     cdef Conn* c = conn_of(loop, msg.target)
-    if c == NULL:
-        return
-    loop.n[C_KICKED] += 1
-    conn_close(loop, c, <unsigned short>msg.hash)
+    if c != NULL:
+        loop.n[C_KICKED] += 1
+        conn_close(loop, c, <unsigned short>msg.hash)
+    se_store_release(&loop.kicked, 2 * msg.origin + (c != NULL))
 
 
 cdef inline void loop_stop(Loop* loop) noexcept nogil:

@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 from signal_core.counters cimport C_ATTEMPTED, C_BACKLOG_BYTES, C_DROPPED_MEMORY, C_DROPPED_NATS, C_NATS_OUT
 from signal_core.limits cimport DENIED_SUBJECTS
 from signal_core.memory cimport KIND_NATS, MSG_COUNTED, TELL_NOBODY, TELL_PEER, Msg, msg_new, msg_new_heap, msg_text
-from signal_core.natswire cimport nats_put_receipt
+from signal_core.natswire cimport NATS_OWN_HEADERS, nats_put_receipt
 from signal_core.answers cimport code_text
 from signal_core.packet cimport Packet, packet_hpub
 from signal_core.post cimport post, post_has_room
@@ -18,7 +18,6 @@ from libc.string cimport strlen
 
 cdef enum:
     SUBJECT_MAX = 512         # bytes of a subject that is hashed: prefix, kind, name, ref
-    HEADERS_FIXED = 80        # bytes of our headers at most, without the address and the user
 
 
 cdef inline uint64_t subject_hash(const Hub* hub, const char* kind, const char* target, uint32_t target_len,
@@ -93,7 +92,7 @@ cdef inline uint8_t nats_publish(Loop* loop, const Packet* p, const char* kind, 
     cdef uint64_t hash = 0
     if se_load_relaxed(&hub.link) != CLUSTER_UP:
         return CODE_UNAVAILABLE
-    if p.size + HEADERS_FIXED + p.sender_len + p.user_len > se_load_relaxed(&hub.max_payload):
+    if p.size + NATS_OWN_HEADERS + p.sender_len + p.user_len > se_load_relaxed(&hub.max_payload):
         return CODE_TOO_LARGE
     if p.ref_len or se_load_relaxed(&hub.ndenied):
         hash = subject_hash(hub, kind, target, target_len, suffix, suffix_len)

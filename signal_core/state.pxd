@@ -184,6 +184,7 @@ cdef struct Loop:
     uint64_t n[55]                # counters; C_COUNT
     uint64_t copy[55]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
+    uint64_t kicked               # atomic: 2 × the number of the last KIND_KICK, + 1 where there was such a connection
     pthread_t thread
     Wheel wheel
     Slab slab

@@ -219,7 +219,7 @@ def test_what_makes_no_sense_harms_nothing(nodes: list[kit.Engine], bus: Bus) ->
         node = peer.address.split(".")[0]
         for tail in ("x", "x.y.z", f"{peer.address.split('.')[1]}.r.s", f"{peer.address.split('.')[1]}.r-s"):
             bus.publish(f"signal.peer.{node}.{tail}", b"x")
-        for code in ("ok", "no-such-peer", "nonsense", ""):
+        for code in ("ok", "no-such-peer", "nonsense"):
             bus.publish(f"signal.peer.{peer.address}.unasked", b"", headers={"Signal-Receipt": code})
         for sender in ("", "x", "a b", "UPPER.x", "a.b.c", "a" * 300):
             bus.publish("signal.room.news", b"x", headers={"Signal-From": sender or " "})

@@ -141,7 +141,7 @@ class Machine(RuleBasedStateMachine):
         client.sent.append(sent)
         self.say(client, f"TO {other.address}", sent.payload, answered)
 
-    @rule(client=clients, head=st.sampled_from(["NONSENSE", "SUB a*", "PUB $x", "TO", "SUB a b"]))
+    @rule(client=clients, head=st.sampled_from(["NONSENSE", "SUB a*", "PUB $x", "TO @*", "SUB a b"]))
     def nonsense(self, client: Client, head: str) -> None:
         self.ask(client, head, "bad-request")
         self.doubtful += 1
