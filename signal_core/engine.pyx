@@ -22,7 +22,7 @@ from signal_core.packet cimport Packet
 from signal_core.post cimport is_payload, loop_of, post, post_all, post_sync
 from signal_core.queue cimport loop_tell
 from signal_core.roomtable cimport RoomEntry, room_hash, table_end, table_enter, table_exit, table_init
-from signal_core.route cimport route_peer, route_room, tell_peer
+from signal_core.route cimport await_nats, route_peer, route_room
 from signal_core.service cimport (
     Frame, frame_take_apart, service_begin, service_fate, service_finish, service_packet,
 )
@@ -433,6 +433,9 @@ cdef class Core:
             service_fate(loop, msg, mail is not None)
             return mail
         if msg.kind == KIND_RECEIPT:
+            if msg.size:
+                self.leave_room(text_of(<char*>msg.data, msg.size))
+                service_begin(loop)
             mail = ("receipt", text_of(msg_text(msg), msg.text_size), code_name(msg.code))
         elif msg.kind == KIND_EVENT and msg.code == EVENT_CONNECTED:
             mail = ("connect", self.peer_text(msg.target))
@@ -512,13 +515,15 @@ cdef class Core:
             return code_name(CODE_BAD_REQUEST)
         return self.route_to_room(room.encode(), payload, binary, mark, ttl_ms, False)
 
-    def join_room(self, str room):
-        """Hears what is published to it from now on; through NATS once that has the subscription."""
+    def join_room(self, str room, str ref):
+        """"": joined, an ERR code: not. None: joined on this node, and a receipt for `ref` will tell when NATS has it."""
         self.check()
         cdef bytes name = room.encode()
         cdef RoomEntry* entry
         cdef bint sync = False
-        if not room_valid(name, len(name)) or name[:1] in (b"$", b"@"):
+        cdef bytes mark = ref.encode()
+        cdef bint waits = False
+        if not ref_valid(mark, len(mark)) or not room_valid(name, len(name)) or name[:1] in (b"$", b"@"):
             return code_name(CODE_BAD_REQUEST)
         if room in self.entries:
             return ""
@@ -532,7 +537,10 @@ cdef class Core:
             self.entries[room] = (entry.serial, <uint64_t>entry)
             if sync:
                 post_sync(self.service, entry)
+            waits = await_nats(self.service, self.hub.service, entry, mark, <uint32_t>len(mark))
         service_finish(self.service)
+        if waits:
+            return None
         return "" if entry != NULL else code_name(CODE_UNAVAILABLE)
 
     def leave_room(self, str room):

@@ -6,8 +6,8 @@ One iteration:
  3. take the inbox, then connections with input left over;
  4. fire timers;
  5. write the queues, tell fates (which may fill queues again), write the link's;
- 6. post what was held back for other loops;
- 7. free what died.
+ 6. free what died;
+ 7. post what was held back for other loops.
 Each step is bounded; what is left over waits for the next iteration, which then does not sleep.
 """
 
@@ -463,7 +463,6 @@ cdef inline void loop_write(Loop* loop) noexcept nogil:
         loop_flush(loop, FLUSHES_PER_TURN)
     if loop.linked != NULL:
         link_flush(loop)
-    post_all(loop)
 
 
 cdef inline void loop_reclaim(Loop* loop) noexcept nogil:
@@ -496,6 +495,7 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     loop_write(loop)
     if loop.dead != NO_SLOT:
         loop_reap(loop)
+    post_all(loop)
 
 
 cdef inline bint loop_is_over(const Loop* loop) noexcept nogil:

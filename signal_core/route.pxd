@@ -15,7 +15,8 @@ from signal_core.counters cimport (
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport LOOP_BITS_WORDS
 from signal_core.memory cimport (
-    KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_PEER, TELL_SUBJECT, Msg, msg_copy, msg_free, msg_text,
+    KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, msg_copy, msg_free,
+    msg_new_heap, msg_set_text, msg_text,
 )
 from signal_core.natsout cimport nats_publish, nats_receipt
 from signal_core.packet cimport Packet, packet_frame
@@ -30,10 +31,10 @@ from signal_core.slab cimport (
     CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, Conn, slab_cold, slab_conn, slab_find,
 )
 from signal_core.state cimport (
-    CLUSTER_OFF, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, Hub,
+    CLUSTER_OFF, CLUSTER_UP, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, Hub,
     Loop,
 )
-from signal_core.sys cimport SE_PREFETCH, se_load_relaxed, se_load_seqcst
+from signal_core.sys cimport SE_PREFETCH, se_load_acquire, se_load_relaxed, se_load_seqcst
 from signal_core.wheel cimport wheel_arm
 
 cdef enum:
@@ -219,6 +220,23 @@ cdef inline void loop_tell_all(Loop* loop) noexcept nogil:
             tell_peer(loop, msg.origin, msg.code, msg_text(msg), msg.text_size)
         msg_free(&loop.mem, msg)
     loop.told_tail = NULL
+
+
+cdef inline bint await_nats(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, uint32_t ref_len) noexcept nogil:
+    """Asks the link for a receipt to `id` once NATS has the subscription. False where there is nothing to wait for."""
+    cdef Msg* msg
+    if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or se_load_acquire(&entry.confirmed):
+        return False
+    msg = msg_new_heap(&loop.mem, entry.size + ref_len, KIND_AWAIT)
+    if msg == NULL:
+        return False
+    msg.target = id
+    msg.hash = entry.hash
+    msg.size = entry.size
+    memcpy(msg.data, entry.name, entry.size)
+    msg_set_text(msg, ref, ref_len)
+    post(loop, 0, msg)
+    return True
 
 
 cdef inline uint8_t join(Loop* loop, Conn* c, const char* name, uint32_t n, RoomEntry** entry) noexcept nogil:

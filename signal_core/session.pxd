@@ -29,7 +29,7 @@ from signal_core.packet cimport Packet, expiry
 from signal_core.post cimport post, post_event
 from signal_core.address cimport room_valid
 from signal_core.roomtable cimport RoomEntry
-from signal_core.route cimport join, joined, leave, route_peer, route_room
+from signal_core.route cimport await_nats, join, joined, leave, route_peer, route_room
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE, FLAG_LAST,
     FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, Buffer, Conn, Extra, Ref, slab_cold,
@@ -117,23 +117,6 @@ cdef inline void do_pub(Loop* loop, Conn* c, const Head* head, bint binary) noex
     say(loop, c, code, head.ref, head.ref_len)
 
 
-cdef inline bint await_nats(Loop* loop, Conn* c, RoomEntry* entry, const char* ref, uint32_t ref_len) noexcept nogil:
-    """Asks the link for a receipt once NATS has the subscription. False where there is nothing to wait for."""
-    cdef Msg* msg
-    if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or se_load_acquire(&entry.confirmed):
-        return False
-    msg = msg_new_heap(&loop.mem, entry.size + ref_len, KIND_AWAIT)
-    if msg == NULL:
-        return False
-    msg.target = conn_id(loop, c)
-    msg.hash = entry.hash
-    msg.size = entry.size
-    memcpy(msg.data, entry.name, entry.size)
-    msg_set_text(msg, ref, ref_len)
-    post(loop, 0, msg)
-    return True
-
-
 cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     cdef RoomEntry* entry
     cdef uint8_t code = CODE_OK
@@ -143,7 +126,7 @@ cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
             say(loop, c, code, head.ref, head.ref_len)
             return
     code = join(loop, c, head.arg, head.arg_len, &entry)
-    if code == CODE_OK and head.ref_len and await_nats(loop, c, entry, head.ref, head.ref_len):
+    if code == CODE_OK and head.ref_len and await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len):
         return
     if head.ref_len:
         ref_remove(loop, c, ref_find(loop, c, head.ref, head.ref_len))
@@ -444,7 +427,7 @@ cdef inline int session_rooms(Loop* loop, Conn* c, const Upgrade* u) noexcept no
             return 400
         if count > UPGRADE_MAX_ROOMS or join(loop, c, name, n, &entry) != CODE_OK:
             return 400
-        if await_nats(loop, c, entry, NULL, 0):
+        if await_nats(loop, conn_id(loop, c), entry, NULL, 0):
             c.waiting += 1
 
 

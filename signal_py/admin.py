@@ -62,12 +62,11 @@ def _general(stats: Stats) -> Iterable[Metric]:
         "Messages to the embedding program that it did not take in time.",
         value=dropped,
     )
-    if "descriptors" in stats:
-        yield GaugeMetricFamily(
-            "signal_engine_descriptors",
-            "Open descriptors in all tables of the process.",
-            value=stats["descriptors"],
-        )
+    yield GaugeMetricFamily(
+        "signal_engine_descriptors",
+        "Open descriptors in all tables of the process.",
+        value=stats.get("descriptors", 0),
+    )
 
 
 class Admin:

@@ -210,8 +210,12 @@ class Engine:
         await self._deliver(hand_on, ref, False, ttl)
 
     async def join(self, room: str) -> None:
-        """From now on this program hears what is published to a room. Raises DeliveryError."""
-        _raise(self._core().join_room(room))
+        """From now on this program hears what is published to a room, also through NATS. Raises DeliveryError."""
+        core = self._core()
+        assert self._service is not None
+        ref = self._service.new_ref()
+        code = core.join_room(room, ref)
+        _raise(await self._service.receipt(ref, self._config.ttl + RECEIPT_MARGIN) if code is None else code)
 
     async def leave(self, room: str) -> None:
         """Ends that. Raises DeliveryError."""

@@ -15,6 +15,7 @@ from signal_py.admin import Admin
 from signal_py.bridge import Bridge, RefusedError
 from signal_py.config import SETTINGS, Config
 from signal_py.credentials import Credentials
+from signal_py.descriptors import count_descriptors
 from signal_py.embedded import EmbeddedNats, find_server, installed_server
 from signal_py.errors import ConfigError
 from signal_py.listening import Probes, resolve
@@ -183,6 +184,7 @@ class Runtime:
             "state": self.state,
             "uptime": round(time.monotonic() - self._since, 3),
             "listening": self.urls,
+            "descriptors": count_descriptors(bool(counted.get("own_tables"))),
             "nats_state": self.bridge.state if self.bridge else "off",
             "nats_server": self.bridge.where if self.bridge else "",
             "service_dropped": self.service.dropped if self.service else 0,

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -196,6 +197,7 @@ def test_a_node_that_hangs(pair: tuple[kit.Engine, kit.Engine]) -> None:
     with BarePeer(one.port) as a, BarePeer(two.port) as b:
         assert a.ask(f"TO {b.address}", "awake") == "ok"
         os.kill(two.pid, signal.SIGSTOP)
+        until(lambda: thread_states(two.pid) == {"T"}, "all its threads are stopped")
         try:
             start = time.monotonic()
             a.say(f"TO {b.address} ref=hung ttl=300", "hung")
@@ -205,6 +207,12 @@ def test_a_node_that_hangs(pair: tuple[kit.Engine, kit.Engine]) -> None:
             os.kill(two.pid, signal.SIGCONT)
         until(lambda: a.ask(f"TO {b.address}", "awake") == "ok", "it goes on")
         assert a.settle() == []
+
+
+def thread_states(pid: int) -> set[str]:
+    """As in proc(5)."""
+    stats = [task / "stat" for task in Path(f"/proc/{pid}/task").iterdir()]
+    return {stat.read_text().rpartition(")")[2].split()[0] for stat in stats}
 
 
 def test_a_stopped_node_is_no_such_peer(pair: tuple[kit.Engine, kit.Engine]) -> None:

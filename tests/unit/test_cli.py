@@ -270,6 +270,15 @@ def test_metrics(engine: kit.Engine) -> None:
     assert f'node="{engine.node}"' in "".join(lines)
 
 
+def test_descriptors_of_all_tables() -> None:
+    """Each loop has a table that the process's own list doesn't show."""
+    with kit.engine(loops=3) as engine, contextlib.ExitStack() as clients:
+        before = engine.stats()["descriptors"]
+        for _ in range(30):
+            clients.enter_context(socket.create_connection(("127.0.0.1", engine.port)))
+        kit.until(lambda: engine.stats()["descriptors"] == before + 30, "all are counted")
+
+
 def test_not_ready_where_nats_refuses() -> None:
     with kit.nats("authorization { token: right }") as server:
         server.stop()
