@@ -13,7 +13,11 @@ from setuptools import Extension, setup
 
 FLAVOURS = {
     "release": (["-O3", "-g1", "-fno-plt"], [], {}),
-    "debug": (["-O0", "-g3", "-DSE_DEBUG=1", "-UNDEBUG"], [], {"boundscheck": True, "linetrace": False}),
+    "debug": (
+        ["-O0", "-g3", "-DSE_DEBUG=1", "-UNDEBUG", "-DCYTHON_TRACE=1"],
+        [],
+        {"boundscheck": True, "initializedcheck": True, "linetrace": True},
+    ),
     "asan": (
         ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-DSE_DEBUG=1", "-UNDEBUG"],
         ["-fsanitize=address,undefined"],

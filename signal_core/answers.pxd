@@ -9,10 +9,10 @@ from signal_core.counters cimport C_ABUSERS, C_RECEIPTS_LATE, C_REFS_TIMED_OUT
 from signal_core.frame cimport OP_TEXT
 from signal_core.limits cimport STRIKES, STRIKE_WINDOW_TICKS
 from signal_core.memory cimport Msg
-from signal_core.slab cimport Cold, Conn, Extra, Ref, slab_cold
+from signal_core.slab cimport Conn, Extra, Ref, slab_cold
 from signal_core.state cimport (
-    CODE_BAD_REQUEST, CODE_COUNT, CODE_DENIED, CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER,
-    CODE_TIMEOUT, CODE_TOO_LARGE, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, Hub, Loop,
+    CODE_BAD_REQUEST, CODE_COUNT, CODE_DENIED, CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE,
+    CODE_SLOW_PEER, CODE_TIMEOUT, CODE_TOO_LARGE, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, Hub, Loop,
 )
 from signal_core.wheel cimport wheel_arm_by
 

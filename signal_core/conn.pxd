@@ -6,20 +6,22 @@ from libc.string cimport memcpy
 from signal_core.address cimport id_make, put_uint
 from signal_core.counters cimport (
     C_ATTEMPTED, C_BACKLOG_BYTES, C_BLOCKED, C_CLOSED, C_CONNECTIONS, C_DROPPED_GONE, C_DROPPED_MEMORY,
-    C_DROPPED_SLOW_PEER, C_IN_FLIGHT,
+    C_DROPPED_SLOW_PEER,
 )
 from signal_core.frame cimport OP_CLOSE, OP_TEXT, frame_head_size, frame_put_head
 from signal_core.limits cimport CORK_MESSAGES
-from signal_core.memory cimport MSG_COUNTED, MSG_SHARED, Msg, msg_free, msg_new, msg_new_heap
-from signal_core.queue cimport WROTE_ALL, WROTE_NONE, loop_tell, queue_add, queue_clear, queue_expire, queue_to_heap, \
-    queue_write
+from signal_core.memory cimport MSG_SHARED, Msg, msg_free, msg_new, msg_new_heap
+from signal_core.queue cimport (
+    WROTE_ALL, WROTE_NONE, loop_tell, queue_add, queue_expire, queue_to_heap, queue_write,
+)
 from signal_core.slab cimport (
-    CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_DONE, FLAG_LAST,
-    FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Conn, Cold, Extra, slab_cold, slab_conn, slab_find,
+    CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_DONE,
+    FLAG_LAST, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Conn, Cold, Extra, slab_cold, slab_conn,
+    slab_find,
 )
 from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
 from signal_core.sys cimport (
-    EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, SE_ASSERT, SHUT_WR, close, epoll_ctl, epoll_event, se_sub_relaxed, shutdown,
+    EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, SHUT_WR, close, epoll_ctl, epoll_event, shutdown,
 )
 from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
 

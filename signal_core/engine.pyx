@@ -8,19 +8,18 @@ from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint6
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid, usleep
-from signal_core.address cimport LOCAL_TEXT, id_make, local_parse, local_put, peer_split, ref_valid, room_valid
+from signal_core.address cimport LOCAL_TEXT, id_make, local_parse, peer_split, ref_valid, room_valid
 from signal_core.answers cimport code_text, put_peer
-from signal_core.counters cimport C_ACCEPTED, C_COUNT, C_ROUTED, C_TAKEN
+from signal_core.counters cimport C_COUNT, C_TAKEN
 from signal_core.frame cimport frame_check_layout
-from signal_core.inbox cimport Inbox, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
+from signal_core.inbox cimport inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport CONTROL_LOOP, MAX_LOOPS, SERVICE_LOOP, TICK_MS
 from signal_core.memory cimport (
-    KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_KICK, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP, KIND_TO, Msg,
-    TELL_PEER, memory_check_layout, msg_free, msg_new_heap, msg_text,
+    KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_KICK, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP,
+    KIND_TO, Msg, TELL_PEER, memory_check_layout, msg_free, msg_new_heap, msg_text,
 )
 from signal_core.packet cimport Packet
-from signal_core.post cimport is_payload, loop_of, post, post_all, post_sync
-from signal_core.queue cimport loop_tell
+from signal_core.post cimport is_payload, post, post_all, post_sync
 from signal_core.roomtable cimport RoomEntry, room_hash, table_end, table_enter, table_exit, table_init
 from signal_core.route cimport await_nats, route_peer, route_room
 from signal_core.service cimport (
@@ -30,15 +29,15 @@ from signal_core.session cimport count_message
 from signal_core.slab cimport pages_new, slab_check_layout
 from signal_core.state cimport (
     CLUSTER_AWAY, CLUSTER_OFF, CLUSTER_UP, CODE_BAD_REQUEST, CODE_OK, CODE_TOO_LARGE, CODE_TOO_MANY_ROOMS,
-    CODE_UNAVAILABLE, EVENT_CONNECTED, EVENT_DISCONNECTED, EVENT_DOWN, EVENT_INFO, EVENT_LOG, EVENT_NATS_ERROR,
-    EVENT_TAKEN, EVENT_UP, EVENT_WANT, Hub, Loop, MAX_LISTENERS,
+    CODE_UNAVAILABLE, EVENT_CONNECTED, EVENT_DISCONNECTED, EVENT_DOWN, EVENT_INFO, EVENT_LOG,
+    EVENT_NATS_ERROR, EVENT_TAKEN, EVENT_UP, EVENT_WANT, Hub, Loop, MAX_LISTENERS,
 )
 from signal_core.sys cimport (
-    AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, SE_STATIC_ASSERT, close, eventfd, getrandom, htons, inet_pton, munmap, pthread_join,
-    pthread_t, read, se_load_acquire, se_load_relaxed, se_now_ms, se_store_relaxed, se_store_release,
-    se_thread_start, sockaddr_in, sockaddr_in6, write,
+    AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, SE_STATIC_ASSERT, close, eventfd, getrandom, htons, inet_pton,
+    munmap, pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_now_ms, se_thread_start,
+    sockaddr_in, sockaddr_in6, write,
 )
-from signal_core.thread cimport LOOP_ENDED, LOOP_RUNNING, LOOP_STARTING, loop_end, loop_init, loop_main
+from signal_core.thread cimport LOOP_STARTING, loop_end, loop_init, loop_main
 from signal_core.upgrade cimport upgrade_check_layout
 
 COUNTERS = (
@@ -516,7 +515,8 @@ cdef class Core:
         return self.route_to_room(room.encode(), payload, binary, mark, ttl_ms, False)
 
     def join_room(self, str room, str ref):
-        """"": joined, an ERR code: not. None: joined on this node, and a receipt for `ref` will tell when NATS has it."""
+        """"": joined, an ERR code: not. None: joined on this node, and a receipt for `ref` will tell when NATS
+        has it."""
         self.check()
         cdef bytes name = room.encode()
         cdef RoomEntry* entry
@@ -558,7 +558,8 @@ cdef class Core:
         return ""
 
     def disconnect(self, str peer, int code):
-        """Closes a client of this node. False where the address is no client's of this node; waits for the loop's word."""
+        """Closes a client of this node. False where the address is no client's of this node; waits for the
+        loop's word."""
         self.check()
         cdef bytes text = peer.encode()
         cdef size_t node_len = 0

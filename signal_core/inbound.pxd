@@ -5,8 +5,8 @@ from libc.string cimport memchr, memcmp
 from signal_core.address cimport local_parse, ref_valid
 from signal_core.answers cimport code_parse
 from signal_core.counters cimport (
-    C_ACCEPTED, C_NATS_IN, C_NATS_MALFORMED, C_REFUSED_NO_SUCH_PEER, C_REFUSED_SLOW_PEER, C_REFUSED_TOO_LARGE,
-    C_REFUSED_UNAVAILABLE, C_ROUTED,
+    C_ACCEPTED, C_NATS_IN, C_NATS_MALFORMED, C_REFUSED_NO_SUCH_PEER, C_REFUSED_SLOW_PEER,
+    C_REFUSED_TOO_LARGE, C_REFUSED_UNAVAILABLE, C_ROUTED,
 )
 from signal_core.memory cimport TELL_NOBODY, TELL_SUBJECT
 from signal_core.natsout cimport nats_receipt
@@ -14,9 +14,7 @@ from signal_core.natswire cimport NatsHeaders, NatsOp, nats_headers_parse
 from signal_core.packet cimport Packet, expiry
 from signal_core.roomtable cimport RoomEntry
 from signal_core.route cimport route_id, route_room, tell_peer
-from signal_core.state cimport (
-    CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_LARGE, Hub, Link, Loop,
-)
+from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_LARGE, Hub, Link, Loop
 from signal_core.subs cimport FIRST_SID
 from signal_core.utf8 cimport utf8_valid
 

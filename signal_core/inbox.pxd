@@ -1,6 +1,7 @@
 """A loop's inbox: many threads post, one takes. L1.
 
-Producers push whole chains with one compare-and-swap; the consumer takes all with one swap and puts the chains back into
+Producers push whole chains with one compare-and-swap; the consumer takes all with one swap and puts the chains
+back into
 the order in which they came. Within a chain, and among the chains of one producer, order holds.
 A producer wakes the consumer only where it said that it sleeps, by one write to its eventfd.
 While a chain is in the inbox its head's own place is unused and holds the links: `self.next` the chain posted before,
@@ -10,8 +11,8 @@ While a chain is in the inbox its head's own place is unused and holds the links
 from libc.stdint cimport uint64_t
 from signal_core.memory cimport Msg, Out
 from signal_core.sys cimport (
-    se_add_relaxed, se_load_relaxed, se_load_seqcst, se_pointer_acquire, se_pointer_cas_seqcst, se_pointer_swap_acqrel,
-    se_store_seqcst, se_sub_relaxed, se_swap_seqcst, write,
+    se_add_relaxed, se_load_relaxed, se_load_seqcst, se_pointer_acquire, se_pointer_cas_seqcst,
+    se_pointer_swap_acqrel, se_store_seqcst, se_sub_relaxed, se_swap_seqcst, write,
 )
 
 cdef struct Inbox:

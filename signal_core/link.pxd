@@ -6,37 +6,33 @@ LINK_IDLE → DIALING → GREETING → ASKING → LOGIN → NAMING → UP; every
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memmove, memset, strlen
-from signal_core.address cimport LOCAL_TEXT, local_parse, ref_valid
-from signal_core.answers cimport code_parse
+from libc.stdlib cimport realloc
+from libc.string cimport memcmp, memcpy, memmove, strlen
 from signal_core.counters cimport (
-    C_DROPPED_NATS, C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS, C_NATS_ERRORS, C_NATS_IN, C_NATS_LOST,
-    C_NATS_MALFORMED, C_NATS_SUBS,
+    C_DROPPED_NATS, C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS, C_NATS_ERRORS, C_NATS_LOST,
 )
 from signal_core.inbound cimport link_message
-from signal_core.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_OPS_PER_TURN, NATS_READ_BUFFER, TICK_MS
-from signal_core.memory cimport KIND_NATS, Msg, msg_free, msg_new_heap, msg_text
-from signal_core.natsout cimport link_queue
+from signal_core.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_OPS_PER_TURN, NATS_READ_BUFFER
+from signal_core.memory cimport KIND_NATS, Msg, msg_new_heap
 from signal_core.natswire cimport (
     NATS_ERR, NATS_HMSG, NATS_INFO, NATS_MSG, NATS_PING, NATS_PONG, NatsOp, nats_need, nats_parse,
 )
 from signal_core.post cimport post_event
 from signal_core.queue cimport WROTE_ALL, WROTE_NONE, queue_add, queue_clear, queue_to_heap, queue_write
 from signal_core.route cimport tell_peer
-from signal_core.slab cimport Queue
 from signal_core.state cimport (
-    CLUSTER_AWAY, CLUSTER_UP, CODE_DENIED, CODE_OK, CODE_UNAVAILABLE, EVENT_DOWN, EVENT_INFO, EVENT_NATS_ERROR,
-    EVENT_TAKEN, EVENT_UP, EVENT_WANT, LINK_ASKING, LINK_DIALING, LINK_GREETING, LINK_IDLE, LINK_LOGIN, LINK_NAMING,
-    LINK_UP, MARK_LINK, Hub, Link, Loop, Waiter,
+    CLUSTER_AWAY, CLUSTER_UP, CODE_DENIED, CODE_UNAVAILABLE, EVENT_DOWN, EVENT_INFO, EVENT_NATS_ERROR,
+    EVENT_TAKEN, EVENT_UP, EVENT_WANT, LINK_ASKING, LINK_DIALING, LINK_GREETING, LINK_IDLE, LINK_LOGIN,
+    LINK_NAMING, LINK_UP, MARK_LINK, Hub, Link, Loop,
 )
-from signal_core.subs cimport FIRST_SID, SID_NAME, SID_PEER, SID_PROBE, subs_confirm, subs_denied, subs_lost, \
-    subs_resume, waiters_release
+from signal_core.subs cimport (
+    SID_NAME, SID_PROBE, subs_confirm, subs_denied, subs_lost, subs_resume, waiters_release,
+)
 from signal_core.sys cimport (
-    AF_INET, AF_INET6, EAGAIN, EINPROGRESS, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_MOD, IPPROTO_TCP,
-    SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, TCP_NODELAY, close, connect, epoll_ctl,
-    epoll_event, errno, getsockopt, recv, se_load_relaxed, se_siphash13, se_store_relaxed, se_store_release,
-    setsockopt, sockaddr, socket, socklen_t,
+    EAGAIN, EINPROGRESS, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_MOD, IPPROTO_TCP, SOCK_CLOEXEC,
+    SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, TCP_NODELAY, close, connect, epoll_ctl, epoll_event,
+    errno, getsockopt, recv, se_load_relaxed, se_siphash13, se_store_relaxed, se_store_release, setsockopt,
+    sockaddr, socket, socklen_t,
 )
 
 cdef enum:
@@ -212,7 +208,8 @@ cdef inline void link_up(Loop* loop) noexcept nogil:
 
 
 cdef inline void link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
-    """A word about our name: on SID_NAME another node asks, on SID_PROBE one answers us (or NATS says that nobody does)."""
+    """A word about our name: on SID_NAME another node asks, on SID_PROBE one answers us (or NATS says that
+    nobody does)."""
     cdef Link* link = loop.linked
     cdef char text[320]
     cdef size_t n

@@ -16,25 +16,25 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 from signal_core.answers cimport refs_due
 from signal_core.conn cimport (
-    BLOCKED_LOOK, conn_answer, conn_close, conn_expire, conn_fail, conn_flush, conn_frame, conn_id, conn_kill, conn_of,
+    BLOCKED_LOOK, conn_answer, conn_close, conn_expire, conn_flush, conn_frame, conn_id, conn_kill, conn_of,
     loop_flush,
 )
 from signal_core.counters cimport (
-    C_ACCEPTED_SOCKETS, C_BACKLOG_BYTES, C_COUNT, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST,
-    C_PINGS_SENT, C_SHED, C_STALLED, C_WAKES,
+    C_ACCEPTED_SOCKETS, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST, C_PINGS_SENT,
+    C_SHED, C_STALLED, C_WAKES,
 )
 from signal_core.frame cimport OP_PING
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport (
-    ACCEPTS, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, LOOP_BITS_WORDS, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
+    ACCEPTS, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
     UPGRADE_ANSWER,
 )
 from signal_core.link cimport (
-    link_connect, link_dial, link_flush, link_has_work, link_read, link_tick, link_want, link_writable,
+    link_connect, link_dial, link_flush, link_has_work, link_read, link_tick, link_writable,
 )
 from signal_core.memory cimport (
-    KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP,
-    KIND_SYNC, KIND_TO, Msg, msg_free, msg_new, msg_text,
+    KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT,
+    KIND_STOP, KIND_SYNC, KIND_TO, Msg, msg_free, msg_new, msg_text,
 )
 from signal_core.natsout cimport link_queue
 from signal_core.post cimport is_payload, post_all, post_event
@@ -43,8 +43,9 @@ from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, ta
 from signal_core.roomtable cimport RoomEntry, table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
-    CONN_CLOSING, CONN_DEAD, CONN_FREE, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY,
-    FLAG_LAST, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_find, slab_free, slab_take,
+    CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_LAST,
+    FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_find, slab_free,
+    slab_take,
 )
 from signal_core.route cimport joined
 from signal_core.state cimport (
@@ -52,10 +53,10 @@ from signal_core.state cimport (
 )
 from signal_core.subs cimport subs_await, subs_settle
 from signal_core.sys cimport (
-    EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, MSG_DONTWAIT,
-    MSG_NOSIGNAL, O_CLOEXEC, O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event,
-    epoll_wait, errno, getrandom, open, read, se_add_relaxed, se_load_acquire, se_load_relaxed, se_load_seqcst,
-    se_now_ms, se_store_release, se_store_seqcst, se_sub_relaxed, send,
+    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD,
+    MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl,
+    epoll_event, epoll_wait, errno, getrandom, open, read, se_add_relaxed, se_load_seqcst, se_now_ms,
+    se_store_release, se_store_seqcst, se_sub_relaxed, send,
 )
 from signal_core.upgrade cimport upgrade_refuse
 from signal_core.wheel cimport wheel_arm, wheel_next, wheel_pop
@@ -141,8 +142,8 @@ cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
 
 
 cdef inline void loop_accept(Loop* loop, int listener) noexcept nogil:
-    cdef int fd, i
-    for i in range(ACCEPTS):
+    cdef int fd, _i
+    for _i in range(ACCEPTS):
         fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:
             loop_adopt(loop, fd)
@@ -202,7 +203,6 @@ cdef inline void post_closed(Loop* loop, Conn* c, uint32_t code) noexcept nogil:
 
 cdef inline void conn_kill_stalled(Loop* loop, Conn* c) noexcept nogil:
     """4008 goes behind the one message that was begun, if the socket takes it now; the rest is dropped."""
-    cdef uint32_t before = c.out.bytes
     cdef uint8_t head[4]
     if c.out.offset == 0:
         head[0] = 0x88
@@ -245,8 +245,8 @@ cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline void loop_timers(Loop* loop) noexcept nogil:
     cdef uint32_t slot
-    cdef int i
-    for i in range(TIMERS_PER_TURN):
+    cdef int _i
+    for _i in range(TIMERS_PER_TURN):
         slot = wheel_pop(&loop.wheel, &loop.slab, loop.tick)
         if slot == NO_SLOT:
             return
@@ -321,7 +321,6 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
 
 cdef inline void loop_inbox(Loop* loop) noexcept nogil:
     cdef Msg* msg
-    cdef Msg* last
     cdef int budget = INBOX_PER_TURN
     if loop.taken == NULL:
         loop.taken = inbox_take(&loop.inbox)

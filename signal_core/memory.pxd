@@ -1,6 +1,7 @@
 """Messages on their way out, and where their bytes live. L1.
 
-A Msg is one encoded outgoing unit (a WebSocket frame, or NATS protocol bytes) or one item of an inbox. It is made by one
+A Msg is one encoded outgoing unit (a WebSocket frame, or NATS protocol bytes) or one item of an inbox. It is
+made by one
 thread and at any moment owned by one: the maker, then (through an inbox) the loop that drained it. Only the owner
 frees it. Bytes lie in the making loop's region while they are expected to leave within the iteration, else in the heap;
 what goes to another thread, is shared by several receivers, or waits for a blocked socket, is always in the heap.

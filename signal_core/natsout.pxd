@@ -2,14 +2,13 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from signal_core.counters cimport C_ATTEMPTED, C_BACKLOG_BYTES, C_DROPPED_MEMORY, C_DROPPED_NATS, C_NATS_OUT
-from signal_core.limits cimport DENIED_SUBJECTS
-from signal_core.memory cimport KIND_NATS, MSG_COUNTED, TELL_NOBODY, TELL_PEER, Msg, msg_new, msg_new_heap, msg_text
+from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_NATS, C_NATS_OUT
+from signal_core.memory cimport KIND_NATS, MSG_COUNTED, TELL_PEER, Msg, msg_new_heap
 from signal_core.natswire cimport NATS_OWN_HEADERS, nats_put_receipt
 from signal_core.answers cimport code_text
 from signal_core.packet cimport Packet, packet_hpub
 from signal_core.post cimport post, post_has_room
-from signal_core.queue cimport loop_tell, queue_add, queue_to_heap
+from signal_core.queue cimport loop_tell, queue_add
 from signal_core.state cimport (
     CLUSTER_UP, CODE_DENIED, CODE_OK, CODE_TOO_LARGE, CODE_UNAVAILABLE, LINK_UP, Hub, Link, Loop,
 )

@@ -5,7 +5,9 @@ from libc.string cimport memcpy
 from signal_core.answers cimport put
 from signal_core.frame cimport OP_BINARY, OP_TEXT, frame_head_size, frame_put_head
 from signal_core.limits cimport TICK_MS
-from signal_core.memory cimport KIND_NATS, MSG_COUNTED, TELL_NOBODY, TELL_PEER, Msg, msg_new, msg_new_heap, msg_set_text
+from signal_core.memory cimport (
+    KIND_NATS, MSG_COUNTED, TELL_NOBODY, TELL_PEER, Msg, msg_new, msg_new_heap, msg_set_text,
+)
 from signal_core.natswire cimport NatsPub, nats_hpub_bound, nats_put_hpub_head
 from signal_core.state cimport Loop
 

@@ -6,8 +6,7 @@ from signal_core.counters cimport C_EVENTS_LOST, C_POSTED
 from signal_core.inbox cimport chain_add, inbox_has_room, inbox_push
 from signal_core.limits cimport CONTROL_LOOP, SERVICE_LOOP
 from signal_core.memory cimport (
-    KIND_EVENT, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SYNC, KIND_TO, TELL_PEER, Msg, msg_new_heap, msg_set_text,
-    msg_text,
+    KIND_EVENT, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SYNC, KIND_TO, Msg, msg_new_heap, msg_set_text,
 )
 from signal_core.state cimport Hub, Loop
 

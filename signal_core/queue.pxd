@@ -1,25 +1,22 @@
 """Write queues: what one socket is owed, written in as few system calls as it takes. L2.
 
-A message is linked to its receiver's queue and the receiver to the loop's list; the list is written when the iteration's
+A message is linked to its receiver's queue and the receiver to the loop's list; the list is written when the
+iteration's
 events are handled, a bounded number of queues at a time. A queue whose socket is full is left to EPOLLOUT, its messages
-moved out of the region. Every message's fate is counted here and, where somebody asked, handed to the loop's `told` list.
+moved out of the region. Every message's fate is counted here and, where somebody asked, handed to the loop's
+`told` list.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
-from signal_core.counters cimport (
-    C_ATTEMPTED, C_BACKLOG_BYTES, C_BLOCKED, C_BYTES_OUT, C_DROPPED_EXPIRED, C_DROPPED_GONE, C_DROPPED_MEMORY,
-    C_DROPPED_SLOW_PEER, C_IN_FLIGHT, C_WRITES, C_WRITTEN,
-)
-from signal_core.limits cimport CORK_MESSAGES, IOV_MAX_SEND
+from signal_core.counters cimport C_BYTES_OUT, C_DROPPED_EXPIRED, C_IN_FLIGHT, C_WRITES, C_WRITTEN
+from signal_core.limits cimport IOV_MAX_SEND
 from signal_core.memory cimport (
     MSG_COUNTED, MSG_SHARED, TELL_NOBODY, Msg, Out, msg_free, msg_to_heap, msg_unref, place_new,
 )
 from signal_core.slab cimport Queue
 from signal_core.state cimport CODE_EXPIRED, CODE_OK, Loop
-from signal_core.sys cimport (
-    EAGAIN, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, errno, iovec, msghdr, send, sendmsg,
-)
+from signal_core.sys cimport EAGAIN, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, errno, iovec, msghdr, send, sendmsg
 
 cdef enum:
     WROTE_ALL = 1
@@ -143,7 +140,8 @@ cdef inline size_t queue_gather(Loop* loop, Queue* q, iovec* iov, size_t* bytes)
 
 
 cdef inline int queue_write(Loop* loop, int fd, Queue* q, uint32_t rounds) noexcept nogil:
-    """Writes until the queue is empty, the socket is full, or `rounds` gathered writes are made (WROTE_PART then too)."""
+    """Writes until the queue is empty, the socket is full, or `rounds` gathered writes are made (WROTE_PART
+    then too)."""
     cdef msghdr message
     cdef ssize_t sent
     cdef size_t want, parts

@@ -146,7 +146,8 @@ cdef inline void rooms_remove(Rooms* rooms, uint32_t room) noexcept nogil:
 
 
 cdef inline uint32_t places_size(uint32_t count) noexcept nogil:
-    """Capacity of the array for so many places: 3, 7, 15 ..., each a whole malloc size; 1 lies in the pointer itself."""
+    """Capacity of the array for so many places: 3, 7, 15 ..., each a whole malloc size; 1 lies in the pointer
+    itself."""
     cdef uint32_t size = 3
     if count <= 1:
         return 1

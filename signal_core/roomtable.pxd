@@ -1,18 +1,19 @@
 """The rooms of the process: which loops have members of which room. L1.
 
 Written at a loop's first join and last leave, under a spin lock of one of 64 stripes; read by publishers without any.
-What a reader may still hold is freed later: each thread writes down the epoch that it last began to read in (its `seen`),
+What a reader may still hold is freed later: each thread writes down the epoch that it last began to read in
+(its `seen`),
 and a retired piece goes when every thread has begun anew since, or sleeps.
 An entry is taken out by the link's loop only, which is told by KIND_SYNC whenever a room's interest came or went.
 """
 
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 from signal_core.limits cimport LOOP_BITS_WORDS
 from signal_core.sys cimport (
-    se_add_seqcst, se_and_seqcst, se_load_acquire, se_load_seqcst, se_lock, se_or_seqcst, se_pointer_acquire,
-    se_pointer_release, se_siphash13, se_store_seqcst, se_unlock,
+    se_add_seqcst, se_and_seqcst, se_load_acquire, se_load_seqcst, se_lock, se_or_seqcst,
+    se_pointer_acquire, se_pointer_release, se_siphash13, se_unlock,
 )
 
 cdef enum:
@@ -33,12 +34,12 @@ cdef struct RoomEntry:
     uint32_t sub          # 4  the link's: its place in Link.subs + 1; 0: none
     uint32_t ping         # 4  the link's: the PING whose answer confirms the SUB
     uint8_t size          # 1
-    char name[7]          #    and on
+    char name[7]          # and on
 
 cdef struct RoomSlots:    # open addressing; a removed entry leaves GONE
     Retired retired       # 16
     uint64_t mask         # 8
-    void* slot[1]         #    and on
+    void* slot[1]         # and on
 
 cdef struct Stripe:       # one cache line
     uint64_t lock         # 8

@@ -6,33 +6,32 @@ that the message is with a queue, an inbox or the link, and that its fate will b
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
-from signal_core.address cimport id_make, local_parse
+from signal_core.address cimport local_parse
 from signal_core.answers cimport hello_new, ref_finish
 from signal_core.conn cimport conn_answer, conn_deliver, conn_of, conn_resume
 from signal_core.counters cimport (
-    C_ATTEMPTED, C_DROPPED_INBOX, C_DROPPED_MEMORY, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
+    C_ATTEMPTED, C_DROPPED_INBOX, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
 )
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport LOOP_BITS_WORDS
 from signal_core.memory cimport (
-    KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, msg_copy, msg_free,
-    msg_new_heap, msg_set_text, msg_text,
+    KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, msg_copy,
+    msg_free, msg_new_heap, msg_set_text, msg_text,
 )
 from signal_core.natsout cimport nats_publish, nats_receipt
 from signal_core.packet cimport Packet, packet_frame
 from signal_core.post cimport loop_of, post, post_has_room, post_receipt, post_sync
-from signal_core.queue cimport loop_tell
 from signal_core.rooms cimport (
-    NO_ROOM, Member, Room, places_of, room_is_member, room_join, room_leave, rooms_add, rooms_find, rooms_find_serial,
-    rooms_remove,
+    NO_ROOM, Member, places_of, room_is_member, room_join, room_leave, rooms_add, rooms_find,
+    rooms_find_serial, rooms_remove,
 )
 from signal_core.roomtable cimport RoomEntry, room_hash, table_enter, table_exit, table_find
 from signal_core.slab cimport (
     CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, Conn, slab_cold, slab_conn, slab_find,
 )
 from signal_core.state cimport (
-    CLUSTER_OFF, CLUSTER_UP, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, Hub,
-    Loop,
+    CLUSTER_OFF, CLUSTER_UP, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS,
+    CODE_UNAVAILABLE, Hub, Loop,
 )
 from signal_core.sys cimport SE_PREFETCH, se_load_acquire, se_load_relaxed, se_load_seqcst
 from signal_core.wheel cimport wheel_arm
@@ -209,7 +208,8 @@ cdef inline void tell_peer(Loop* loop, uint64_t id, uint8_t code, const char* re
 
 
 cdef inline void loop_tell_all(Loop* loop) noexcept nogil:
-    """Tells the fates that were gathered. What is written to NATS is not delivered yet: its receipt comes from there."""
+    """Tells the fates that were gathered. What is written to NATS is not delivered yet: its receipt comes from
+    there."""
     cdef Msg* msg
     while loop.told_head != NULL:
         msg = loop.told_head
@@ -222,7 +222,8 @@ cdef inline void loop_tell_all(Loop* loop) noexcept nogil:
     loop.told_tail = NULL
 
 
-cdef inline bint await_nats(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, uint32_t ref_len) noexcept nogil:
+cdef inline bint await_nats(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref,
+                           uint32_t ref_len) noexcept nogil:
     """Asks the link for a receipt to `id` once NATS has the subscription. False where there is nothing to wait for."""
     cdef Msg* msg
     if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or se_load_acquire(&entry.confirmed):

@@ -1,16 +1,11 @@
 """The embedding service as a peer: the pseudo-loop's side of routing. L4. Under the GIL, by one thread at a time."""
 
-from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcpy
-from signal_core.address cimport room_valid
-from signal_core.counters cimport (
-    C_ACCEPTED, C_ATTEMPTED, C_DROPPED_GONE, C_REFUSED_NO_SUCH_PEER, C_ROUTED, C_TAKEN, C_WRITTEN,
-)
-from signal_core.inbox cimport inbox_sleep, inbox_take, inbox_taken
-from signal_core.limits cimport SERVICE_LOOP
-from signal_core.memory cimport KIND_ROOM, KIND_TO, Msg, TELL_NOBODY, TELL_PEER
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t
+from libc.string cimport memchr
+from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_WRITTEN
+from signal_core.memory cimport Msg, TELL_NOBODY
 from signal_core.packet cimport Packet, expiry
-from signal_core.post cimport post, post_all
+from signal_core.post cimport post_all
 from signal_core.queue cimport loop_tell
 from signal_core.route cimport loop_tell_all
 from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, Loop
@@ -39,7 +34,8 @@ cdef inline void service_finish(Loop* loop) noexcept nogil:
 
 
 cdef inline void service_packet(Loop* loop, const char* me, uint32_t me_len, const char* ref, uint32_t ref_len,
-                                const char* payload, size_t size, bint binary, int64_t ttl_ms, Packet* p) noexcept nogil:
+                                const char* payload, size_t size, bint binary, int64_t ttl_ms,
+                                Packet* p) noexcept nogil:
     p[0] = Packet(
         origin=loop.hub.service, sender=me, sender_len=me_len, ref=ref, ref_len=ref_len, re=NULL, re_len=0, user=NULL,
         user_len=0, payload=<const uint8_t*>payload, size=size, binary=binary, remote=False,

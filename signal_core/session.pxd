@@ -1,7 +1,7 @@
 """What a client says: bytes into frames, frames into messages, messages into verbs. L4."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove
 from signal_core.address cimport LOCAL_TEXT
 from signal_core.answers cimport (
@@ -16,29 +16,28 @@ from signal_core.counters cimport (
     C_REFUSED_TOO_LARGE, C_REFUSED_UNAVAILABLE, C_ROUTED,
 )
 from signal_core.frame cimport (
-    OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, OP_TEXT, Frame, close_code_of, frame_parse, frame_unmask,
+    OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, OP_TEXT, Frame, close_code_of, frame_parse,
+    frame_unmask,
 )
-from signal_core.head cimport (
-    VERB_PING, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse,
-)
+from signal_core.head cimport VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
 from signal_core.limits cimport (
-    CONTROL_LOOP, FRAMES_PER_TURN, READ_BUFFER, SERVICE_LOOP, TICK_MS, UPGRADE_ANSWER, UPGRADE_MAX_ROOMS,
+    FRAMES_PER_TURN, READ_BUFFER, SERVICE_LOOP, TICK_MS, UPGRADE_ANSWER, UPGRADE_MAX_ROOMS,
 )
-from signal_core.memory cimport KIND_AWAIT, TELL_NOBODY, TELL_PEER, Msg, msg_new, msg_new_heap, msg_set_text
+from signal_core.memory cimport TELL_NOBODY, TELL_PEER, Msg, msg_new
 from signal_core.packet cimport Packet, expiry
-from signal_core.post cimport post, post_event
+from signal_core.post cimport post_event
 from signal_core.address cimport room_valid
 from signal_core.roomtable cimport RoomEntry
 from signal_core.route cimport await_nats, join, joined, leave, route_peer, route_room
 from signal_core.slab cimport (
-    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE, FLAG_LAST,
-    FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, Buffer, Conn, Extra, Ref, slab_cold,
+    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE,
+    FLAG_LAST, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, Buffer, Conn, Extra, slab_cold,
 )
 from signal_core.state cimport (
-    CLUSTER_UP, CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
+    CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
     EVENT_CONNECTED, Loop,
 )
-from signal_core.sys cimport EAGAIN, EINTR, errno, recv, se_load_acquire, se_load_relaxed
+from signal_core.sys cimport EAGAIN, EINTR, errno, recv
 from signal_core.upgrade cimport Upgrade, query_next_room, upgrade_accept, upgrade_answer, upgrade_parse
 from signal_core.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 from signal_core.wheel cimport wheel_arm
@@ -67,7 +66,8 @@ cdef inline void count_message(Loop* loop, uint8_t code) noexcept nogil:
     loop.n[C_ROUTED if code == CODE_OK else refused_counter(code)] += 1
 
 
-cdef inline void packet_fill(Loop* loop, const Conn* c, const Head* head, bint binary, char* me, Packet* p) noexcept nogil:
+cdef inline void packet_fill(Loop* loop, const Conn* c, const Head* head, bint binary, char* me,
+                             Packet* p) noexcept nogil:
     """`me`: PEER_TEXT bytes that live as long as the packet."""
     put_peer(<uint8_t*>me, loop.hub, conn_id(loop, c))
     p[0] = Packet(
@@ -412,7 +412,8 @@ cdef inline void session_answer_http(Loop* loop, Conn* c, const Upgrade* u) noex
 
 
 cdef inline int session_rooms(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
-    """Joins the rooms of the URL; c.waiting is how many NATS has yet to confirm. An HTTP status where it can't: 0 is good."""
+    """Joins the rooms of the URL; c.waiting is how many NATS has yet to confirm. An HTTP status where it
+    can't: 0 is good."""
     cdef char name[130]
     cdef const char* query = u.query
     cdef size_t left = u.query_len

@@ -4,12 +4,13 @@ A slot is never moved. What every message reads is one cache line (Conn); what o
 beside it (Cold). Owned by the loop; no other thread reads or writes either.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 from signal_core.limits cimport CHUNK_CONNS, CHUNK_SHIFT, MAX_CHUNKS
-from signal_core.memory cimport Msg, Out
+from signal_core.memory cimport Out
 from signal_core.sys cimport (
-    MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, SE_STATIC_ASSERT, mmap, munmap,
+    MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, SE_STATIC_ASSERT, mmap,
+    munmap,
 )
 
 cdef enum:
@@ -46,7 +47,7 @@ cdef struct Queue:            # what waits to be written to one socket
 cdef struct Buffer:           # bytes of a frame or head that is not complete
     uint32_t size             # 4  capacity
     uint32_t used             # 4
-    uint8_t data[8]           #    and on
+    uint8_t data[8]           # and on
 
 cdef struct Conn:
     int fd                    # 4

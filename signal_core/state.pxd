@@ -6,7 +6,7 @@ sockets each (a pseudo-loop), used under the GIL: they make messages, hold them 
 Link: the loop's with index 0.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from signal_core.counters cimport C_COUNT
 from signal_core.inbox cimport Chain, Inbox
 from signal_core.memory cimport Mem, Msg

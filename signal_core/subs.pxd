@@ -1,6 +1,6 @@
 """The link's subscriptions, in step with the rooms, and the SUBs of clients that await NATS. L4. Loop 0 only."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove
 from signal_core.counters cimport C_NATS_SUBS
@@ -8,10 +8,10 @@ from signal_core.memory cimport KIND_NATS, KIND_RECEIPT, Msg, msg_new_heap, msg_
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
 from signal_core.post cimport loop_of, post
 from signal_core.queue cimport queue_add
-from signal_core.roomtable cimport RoomEntry, room_hash, table_find, table_retire, table_settle
+from signal_core.roomtable cimport RoomEntry, table_find, table_retire, table_settle
 from signal_core.route cimport tell_peer
 from signal_core.state cimport CLUSTER_OFF, CODE_DENIED, CODE_OK, LINK_UP, Hub, Link, Loop, Waiter
-from signal_core.sys cimport se_load_acquire, se_load_relaxed, se_store_release
+from signal_core.sys cimport se_load_relaxed, se_store_release
 
 cdef enum:
     SID_NAME = 1              # `<prefix>.node.<node>`: others ask for our name

@@ -1,6 +1,6 @@
 """What the data path asks of the kernel and the C library, and nothing else."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cdef extern from "se_sys.h" nogil:
     ctypedef unsigned long pthread_t

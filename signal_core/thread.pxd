@@ -7,22 +7,19 @@ from signal_core.conn cimport conn_kill
 from signal_core.inbox cimport inbox_take
 from signal_core.limits cimport CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, SERVICE_LOOP
 from signal_core.link cimport link_end, link_want
-from signal_core.loop cimport (
-    loop_clock, loop_is_over, loop_iterate, loop_open_reserve, loop_reap,
-)
+from signal_core.loop cimport loop_clock, loop_is_over, loop_iterate, loop_open_reserve, loop_reap
 from signal_core.memory cimport Msg, memory_end, msg_free
 from signal_core.post cimport post_all, post_event
-from signal_core.queue cimport queue_clear
 from signal_core.rooms cimport rooms_end, rooms_init
 from signal_core.route cimport loop_tell_all
-from signal_core.slab cimport CONN_DEAD, CONN_FREE, FLAG_DIRTY, FLAG_READY, NO_SLOT, Conn, slab_conn, slab_end, slab_init
-from signal_core.state cimport (
-    CLUSTER_OFF, EVENT_LOG, Hub, Link, Loop, MARK_LISTENER, MARK_WAKE,
+from signal_core.slab cimport (
+    CONN_DEAD, CONN_FREE, FLAG_DIRTY, FLAG_READY, NO_SLOT, Conn, slab_conn, slab_end, slab_init,
 )
+from signal_core.state cimport CLUSTER_OFF, EVENT_LOG, Hub, Link, Loop, MARK_LISTENER, MARK_WAKE
 from signal_core.sys cimport (
-    AF_INET, AF_INET6, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SOCK_CLOEXEC,
-    SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT, TCP_NODELAY, bind, close, epoll_create1,
-    epoll_ctl, epoll_event, errno, iovec, listen, se_load_acquire, se_load_relaxed, se_own_descriptors,
+    AF_INET6, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SOCK_CLOEXEC,
+    SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT, TCP_NODELAY, bind, close,
+    epoll_create1, epoll_ctl, epoll_event, errno, iovec, listen, se_load_relaxed, se_own_descriptors,
     se_store_release, setsockopt, sockaddr, socket,
 )
 from signal_core.wheel cimport wheel_init
@@ -169,8 +166,8 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
     """Frees the loop's memory, after every thread has ended."""
     cdef Msg* msg = loop.taken
     cdef Msg* after
-    cdef int i
-    for i in range(2):
+    cdef int _i
+    for _i in range(2):
         while msg != NULL:
             after = msg.next
             msg_free(&loop.mem, msg)

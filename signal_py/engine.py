@@ -210,7 +210,7 @@ class Engine:
         await self._deliver(hand_on, ref, False, ttl)
 
     async def join(self, room: str) -> None:
-        """From now on this program hears what is published to a room, also through NATS. Raises DeliveryError."""
+        """From now on this program hears what is published to a room, on every node. Raises DeliveryError."""
         core = self._core()
         assert self._service is not None
         ref = self._service.new_ref()

@@ -293,3 +293,11 @@ def several(port: int, n: int, *rooms: str, client: type[Peer] = BarePeer) -> It
     """n clients; with three loops and eight clients, all on one loop is one case in thousands."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(client(port, *rooms)) for _ in range(n)]
+
+
+def ledgers_hold(total: dict[str, int]) -> None:
+    """Messages: accepted = routed + refused. Deliveries: attempted = written + dropped + in flight."""
+    refused = sum(n for name, n in total.items() if name.startswith("refused_"))
+    dropped = sum(n for name, n in total.items() if name.startswith("dropped_"))
+    assert total["accepted"] == total["routed"] + refused, total
+    assert total["attempted"] == total["written"] + dropped + total["in_flight"], total

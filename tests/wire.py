@@ -25,9 +25,7 @@ NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20  # linux/netlink.h, linux/sock_di
 T = TypeVar("T")
 
 
-def until(
-    condition: Callable[[], T], what: str = "the condition", limit: float = LIMIT, every: float = 0.01
-) -> T:
+def until(condition: Callable[[], T], what: str = "the condition", limit: float = LIMIT, every: float = 0.01) -> T:
     """The first truthy value of `condition`, asked `every` so many seconds; AssertionError after `limit`."""
     end = time.monotonic() + limit
     while True:
@@ -91,9 +89,7 @@ def request(path: str = "/", *extra: str, drop: str = "", **change: str) -> byte
 
 def accept_of(key: str) -> str:
     """RFC 6455 §4.2.2."""
-    return base64.b64encode(
-        hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
-    ).decode()
+    return base64.b64encode(hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()).decode()
 
 
 @dataclass(frozen=True)
@@ -190,9 +186,7 @@ class Wire:
         first, *lines = head.decode("latin-1").split("\r\n")
         version, status, _ = first.split(" ", 2)
         assert version == "HTTP/1.1", first
-        headers = {
-            name.strip().lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)
-        }
+        headers = {name.strip().lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
         assert len(headers) == len(lines), f"a header twice: {lines}"
         return Answer(int(status), headers, self.read(int(headers.get("content-length", "0"))))
 
@@ -244,9 +238,7 @@ def unread(here: int, there: int) -> int:
     """
     loopback = socket.inet_aton("127.0.0.1") + bytes(12)
     ask = struct.pack("=BBBxI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0xFFFFFFFF)
-    ask += (
-        struct.pack(">HH", here, there) + loopback + loopback + struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
-    )
+    ask += struct.pack(">HH", here, there) + loopback + loopback + struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as kernel:
         kernel.send(struct.pack("=IHHII", 16 + len(ask), SOCK_DIAG_BY_FAMILY, 1, 0, 0) + ask)
         answer = kernel.recv(4096)
@@ -254,9 +246,7 @@ def unread(here: int, there: int) -> int:
     return int(struct.unpack_from("=I", answer, 72)[0]) if kind == SOCK_DIAG_BY_FAMILY else 0
 
 
-def opened(
-    port: int, path: str = "/", *extra: str, receive_buffer: int = 0, **change: str
-) -> tuple[Wire, str]:
+def opened(port: int, path: str = "/", *extra: str, receive_buffer: int = 0, **change: str) -> tuple[Wire, str]:
     """A WebSocket past HELLO, and its address."""
     wire = Wire(port, receive_buffer)
     try:

@@ -48,9 +48,7 @@ class Bus:
         self.flush()
         return queue
 
-    def publish(
-        self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None
-    ) -> None:
+    def publish(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
         self.run(self.client.publish(subject, data, reply=reply, headers=headers))
 
     def request(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Msg:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 import kit
-from peers import BarePeer
+from peers import BarePeer, ledgers_hold
 
 from .bus import Bus
 
@@ -29,6 +29,13 @@ def nodes(server: kit.Nats) -> Iterator[list[kit.Engine]]:
         yield nodes
 
 
+@pytest.fixture(autouse=True)
+def ledgers() -> Iterator[None]:
+    """After each test the shared nodes can account for every message."""
+    yield
+    account()
+
+
 @pytest.fixture
 def bus(server: kit.Nats) -> Iterator[Bus]:
     with Bus(server.url) as client:
@@ -44,3 +51,10 @@ def await_cluster(nodes: list[kit.Engine]) -> None:
                 pass
     for peer in peers:
         peer.close()
+
+
+def account() -> None:
+    """Holds every node that runs to its ledgers, whatever broke."""
+    for process in kit.started:
+        if isinstance(process, kit.Engine) and process.alive():
+            ledgers_hold(process.stats()["total"])

@@ -15,7 +15,7 @@ from wire import until
 
 from .accounts import make_key, make_operator, public
 from .bus import Bus
-from .conftest import await_cluster
+from .conftest import account, await_cluster
 
 
 @contextlib.contextmanager
@@ -29,6 +29,7 @@ def cluster(config: str, **access: Any) -> Iterator[tuple[BarePeer, BarePeer]]:
         await_cluster([one, two])
         with BarePeer(one.port) as a, BarePeer(two.port) as b:
             yield a, b
+        account()
 
 
 def reach(a: BarePeer, b: BarePeer) -> None:
@@ -77,9 +78,7 @@ def test_creds(tmp_path: Path) -> None:
         reach(a, b)
 
 
-@pytest.mark.parametrize(
-    "access", [{}, {"nats_token": "wrong"}, {"nats_user": "node", "nats_password": "wrong"}]
-)
+@pytest.mark.parametrize("access", [{}, {"nats_token": "wrong"}, {"nats_user": "node", "nats_password": "wrong"}])
 def test_wrong_credentials_are_told_at_the_start(access: dict[str, str]) -> None:
     """As a mistake of whoever starts it."""
     with kit.nats(config='authorization { token: "s3cr3t" }') as server:

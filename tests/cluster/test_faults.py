@@ -19,7 +19,7 @@ from peers import BarePeer, Closed, several
 from wire import fresh, until
 
 from .bus import Bus
-from .conftest import await_cluster
+from .conftest import account, await_cluster
 
 T = TypeVar("T")
 BACK = 25.0  # seconds until a node has found NATS again: its dials are up to 5 s apart, at random
@@ -36,6 +36,7 @@ def pair(server: kit.Nats) -> Iterator[tuple[kit.Engine, kit.Engine]]:
     with kit.engine(nats=server.url, loops=2) as one, kit.engine(nats=server.url, loops=2) as two:
         await_cluster([one, two])
         yield one, two
+        account()
 
 
 class Traffic:
@@ -76,9 +77,7 @@ class Traffic:
 # -- the nats-server --
 
 
-def test_nats_dies_and_comes_back_under_traffic(
-    server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]
-) -> None:
+def test_nats_dies_and_comes_back_under_traffic(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:
     """Local delivery goes on; what needs NATS is `unavailable`; afterwards all is as it was."""
     one, two = pair
     room = fresh("room")

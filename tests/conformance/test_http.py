@@ -46,9 +46,7 @@ def test_the_answer_to_a_handshake(node: kit.Engine) -> None:
 
 def test_the_key_is_hashed_as_it_came(node: kit.Engine) -> None:
     for key in ("AAAAAAAAAAAAAAAAAAAAAA==", "/////////////////////w==", "x3JJHMbDL1EzLkh9GBhXDw=="):
-        assert accepted(node, request(Sec_WebSocket_Key=key)).headers["sec-websocket-accept"] == accept_of(
-            key
-        )
+        assert accepted(node, request(Sec_WebSocket_Key=key)).headers["sec-websocket-accept"] == accept_of(key)
 
 
 @pytest.mark.parametrize(

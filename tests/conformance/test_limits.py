@@ -260,9 +260,7 @@ def test_a_stalled_receiver_is_closed(loops: int) -> None:
 
 def test_a_slow_reader_is_not_stalled() -> None:
     """Who reads a little now and then makes progress."""
-    with kit.engine(
-        nats="off", loops=1, stall_timeout=1.5, backlog_messages=4096, backlog_bytes=1 << 26
-    ) as engine:
+    with kit.engine(nats="off", loops=1, stall_timeout=1.5, backlog_messages=4096, backlog_bytes=1 << 26) as engine:
         a, b = BarePeer(engine.port), BarePeer(engine.port, receive_buffer=65536)
         with a, contextlib.closing(b.wire.socket):
             n = block(a, b) + 1

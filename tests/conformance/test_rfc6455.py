@@ -290,9 +290,7 @@ def test_all_in_one_write(node: kit.Engine) -> None:
     wire, address = opened(node.port)
     payload = os.urandom(1000)
     with wire:
-        wire.send(
-            b"".join(frame(BINARY, f"TO {address}\n".encode() + b"%03d" % i + payload) for i in range(400))
-        )
+        wire.send(b"".join(frame(BINARY, f"TO {address}\n".encode() + b"%03d" % i + payload) for i in range(400)))
         for i in range(400):
             assert wire.read_message() == (BINARY, f"FROM {address}\n".encode() + b"%03d" % i + payload)
 

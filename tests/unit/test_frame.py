@@ -5,8 +5,9 @@ import struct
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from signal_core import probe
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, ParseFailed
+
+from signal_core import probe
 
 ANY_LENGTH = 2**63 - 1
 KEY = bytes.fromhex("37fa213d")

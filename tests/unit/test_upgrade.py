@@ -7,9 +7,10 @@ from http import HTTPStatus
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from signal_core import probe
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, RejectConnection, Request
+
+from signal_core import probe
 
 MAX_HEAD, MAX_HEADERS, MAX_URI = 8192, 100, 4096
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="

@@ -6,6 +6,7 @@ import itertools
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from signal_core import probe
 
 ACCEPT, REJECT = 0, 1
