@@ -223,7 +223,7 @@ cdef inline void loop_tell_all(Loop* loop) noexcept nogil:
 
 
 cdef inline bint await_nats(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref,
-                           uint32_t ref_len) noexcept nogil:
+                            uint32_t ref_len) noexcept nogil:
     """Asks the link for a receipt to `id` once NATS has the subscription. False where there is nothing to wait for."""
     cdef Msg* msg
     if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or se_load_acquire(&entry.confirmed):

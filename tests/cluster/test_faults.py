@@ -221,6 +221,7 @@ def test_a_stopped_node_is_no_such_peer(pair: tuple[kit.Engine, kit.Engine]) -> 
         os.kill(two.pid, signal.SIGTERM)
         assert b.ended() == 1001
         until(lambda: a.ask(f"TO {b.address} ttl=500", "x") == "no-such-peer")
+        until(lambda: not two.alive(), "it ends")
 
 
 def test_two_nodes_of_one_name(server: kit.Nats) -> None:
