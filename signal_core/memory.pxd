@@ -196,7 +196,8 @@ cdef inline Msg* msg_copy(Mem* mem, const Msg* msg) noexcept nogil:
 
 cdef inline void msg_set_text(Msg* msg, const char* text, size_t n) noexcept nogil:
     """After `size` is final; the room for it was asked for with the message."""
-    memcpy(msg.data + msg.size, text, n)
+    if n:
+        memcpy(msg.data + msg.size, text, n)
     msg.text_size = <uint16_t>n
 
 

@@ -79,5 +79,6 @@ cdef inline void post_event(Loop* loop, uint32_t index, uint8_t code, uint64_t i
     msg.target = id
     msg.hash = value
     msg.size = <uint32_t>n
-    memcpy(msg.data, text, n)
+    if n:
+        memcpy(msg.data, text, n)
     post(loop, index, msg)

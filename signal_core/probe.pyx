@@ -2,3 +2,4 @@
 
 include "probe_ws.pxi"
 include "probe_signal.pxi"
+include "probe_engine.pxi"

@@ -1,4 +1,4 @@
-"""What the data path asks of the kernel and the C library, and nothing else."""
+"""What the data path asks of the kernel and the C library, and nothing else. L0."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 

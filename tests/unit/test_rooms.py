@@ -1,0 +1,65 @@
+"""A loop's rooms against a dict of sets, and both sides of each membership against each other."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from signal_core import probe
+
+CONNS = 12
+NAMES = [b"room%d" % i for i in range(40)]
+steps = st.lists(st.tuples(st.booleans(), st.integers(0, CONNS - 1), st.sampled_from(NAMES)), max_size=150)
+
+
+def agree(rooms: probe.Rooms, model: dict[bytes, set[int]]) -> None:
+    rooms.check()
+    assert rooms.count == len(model)
+    for name in NAMES:
+        members = rooms.members(name)
+        if name not in model:
+            assert members is None
+            continue
+        assert len(members) == len(set(members))
+        assert set(members) == model[name]
+    for slot in range(CONNS):
+        assert sorted(rooms.places(slot)) == sorted(name for name in model if slot in model[name])
+
+
+def play(rooms: probe.Rooms, model: dict[bytes, set[int]], joins: bool, slot: int, name: bytes) -> None:
+    """One step on both, with the same answer."""
+    was_member = slot in model.get(name, ())
+    if joins:
+        assert rooms.join(slot, name) == (not was_member)
+        model.setdefault(name, set()).add(slot)
+        return
+    assert rooms.leave(slot, name) == was_member
+    if was_member:
+        model[name].remove(slot)
+        if not model[name]:
+            del model[name]
+
+
+@pytest.mark.parametrize("hash_mask", [0, 3, 0xFFFFFFFF])
+@settings(max_examples=60, deadline=None)
+@given(steps=steps)
+def test_joins_and_leaves(hash_mask: int, steps: list[tuple[bool, int, bytes]]) -> None:
+    """With names that all have one hash, that share four, and that differ."""
+    rooms = probe.Rooms(CONNS, hash_mask)
+    model: dict[bytes, set[int]] = {}
+    for joins, slot, name in steps:
+        play(rooms, model, joins, slot, name)
+        agree(rooms, model)
+
+
+@pytest.mark.parametrize("hash_mask", [7, 0xFFFFFFFF])
+@settings(max_examples=20, deadline=None)
+@given(order=st.permutations([(slot, name) for slot in range(CONNS) for name in NAMES]))
+def test_everybody_everywhere_and_out_again(hash_mask: int, order: list[tuple[int, bytes]]) -> None:
+    """Fills every array to its largest and empties it, in unlike orders."""
+    rooms = probe.Rooms(CONNS, hash_mask)
+    model: dict[bytes, set[int]] = {}
+    for joins, pairs in ((True, order), (False, order[::2] + order[1::2])):
+        for slot, name in pairs:
+            play(rooms, model, joins, slot, name)
+        agree(rooms, model)
+    assert rooms.count == 0
