@@ -75,14 +75,14 @@ $(VENV)/.tools: pyproject.toml $(VENV)/.made
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.tools setup.py $(CORE)
-	rm -rf signal_core/*.so build/cython
+	rm -rf signal_core/*.so build/cython-release
 	$(PIP) install -q --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
 # -- other builds, each in a folder of its own --
 
 build/%/.built: $(VENV)/.installed setup.py $(PACKAGE)
-	rm -rf build/$* build/cython
+	rm -rf build/$* build/cython-release
 	SIGNAL_BUILD=$* $(BIN)/python setup.py -q build --build-base build/$*/base --build-lib build/$*/lib
 	@touch $@
 

@@ -5,6 +5,7 @@ SIGNAL_BUILD chooses the flavour: release (default), debug, asan or tsan.
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -35,8 +36,8 @@ DIRECTIVES = {
 }
 
 
-def picohttpparser() -> Path:
-    """The folder of picohttpparser.c, from the build requirement gunicorn-h1c."""
+def picohttpparser(build: Path) -> Path:
+    """A folder with picohttpparser's two files, copied from the build requirement gunicorn-h1c."""
     spec = importlib.util.find_spec("gunicorn_h1c")
     folder = Path(spec.origin).parent / "picohttpparser" if spec and spec.origin else None
     if folder is None or not (folder / "picohttpparser.c").is_file():
@@ -44,7 +45,10 @@ def picohttpparser() -> Path:
             "setup.py: picohttpparser.c is missing: it comes with the build requirement gunicorn-h1c. "
             "Build with 'pip install .' (which installs build requirements), or first 'pip install gunicorn-h1c'."
         )
-    return folder
+    build.mkdir(parents=True, exist_ok=True)
+    for name in ("picohttpparser.c", "picohttpparser.h"):
+        shutil.copyfile(folder / name, build / name)
+    return build
 
 
 def extensions() -> list[Extension]:
@@ -52,11 +56,12 @@ def extensions() -> list[Extension]:
     if flavour not in FLAVOURS:
         sys.exit(f"setup.py: SIGNAL_BUILD={flavour} is unknown: use one of {', '.join(FLAVOURS)}.")
     compile_args, link_args, directives = FLAVOURS[flavour]
-    pico = picohttpparser()
+    build = Path("build") / f"cython-{flavour}"
+    pico = picohttpparser(build)
     built = [
         Extension(
             f"signal_core.{name}",
-            [f"signal_core/{name}.pyx", os.path.relpath(pico / "picohttpparser.c")],
+            [f"signal_core/{name}.pyx", str(pico / "picohttpparser.c")],
             include_dirs=["signal_core/include", str(pico)],
             extra_compile_args=["-std=gnu11", "-pthread", "-fvisibility=hidden", *compile_args],
             extra_link_args=["-pthread", *link_args],
@@ -64,7 +69,7 @@ def extensions() -> list[Extension]:
         for name in ("engine", "probe")
         if Path(f"signal_core/{name}.pyx").exists()
     ]
-    return cythonize(built, compiler_directives={**DIRECTIVES, **directives}, build_dir="build/cython")
+    return cythonize(built, compiler_directives={**DIRECTIVES, **directives}, build_dir=str(build))
 
 
 setup(

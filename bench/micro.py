@@ -100,10 +100,17 @@ def positive(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Times the parts of the data path, each alone in a loop.")
     parser.add_argument("words", metavar="WORD", nargs="*", help="only benchmarks whose name has one of these")
-    parser.add_argument("--rounds", type=int, default=7, choices=range(1, 1001), metavar="N", help="default 7")
+    parser.add_argument("--rounds", type=count, default=7, help="of all benchmarks in turn (default 7)")
     parser.add_argument("--seconds", type=positive, default=0.02, help="of one round of one benchmark (default 0.02)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every round there")
     options = parser.parse_args()

@@ -103,7 +103,8 @@ cdef inline void conn_block(Loop* loop, Conn* c) noexcept nogil:
     loop.n[C_BLOCKED] += 1
     loop.n[C_BACKLOG_BYTES] += c.out.bytes
     conn_watch(loop, c)
-    wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.tick + BLOCKED_LOOK)
+    if c.state == CONN_OPEN:
+        wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.tick + BLOCKED_LOOK)
 
 
 cdef inline void conn_ready(Loop* loop, Conn* c) noexcept nogil:
@@ -289,6 +290,8 @@ cdef inline void conn_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
         return
     c.state = CONN_CLOSING
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    if c.flags & FLAG_PAUSED and not c.flags & FLAG_BLOCKED:
+        conn_resume(loop, c)
     conn_say_close(loop, c, code)
 
 

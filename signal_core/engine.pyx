@@ -213,7 +213,9 @@ cdef class Core:
             if loop.inbox.wake < 0:
                 raise OSError("no descriptor is left for the engine: raise the limit of open files (ulimit -n)")
             loop.inbox.limit = s["inbox_messages"] if i != CONTROL_LOOP else UINT64_MAX // 2
-            loop.inbox.limit_bytes = s["inbox_messages"] * 1024 if i != CONTROL_LOOP else UINT64_MAX // 2
+            loop.inbox.limit_bytes = max(s["inbox_messages"] * 1024, 4 * s["max_message"])
+            if i == CONTROL_LOOP:
+                loop.inbox.limit_bytes = UINT64_MAX // 2
             loop.inbox.asleep = 1
             if not loop_init(loop, hub, i):
                 raise MemoryError("no memory for a loop")
@@ -432,7 +434,7 @@ cdef class Core:
             service_fate(loop, msg, mail is not None)
             return mail
         if msg.kind == KIND_RECEIPT:
-            if msg.size:
+            if msg.size and not self.joined:
                 self.leave_room(text_of(<char*>msg.data, msg.size))
                 service_begin(loop)
             mail = ("receipt", text_of(msg_text(msg), msg.text_size), code_name(msg.code))
@@ -575,9 +577,9 @@ cdef class Core:
         cdef Loop* loop = self.hub.loops[id >> 56]
         self.tell_loop(loop.index, KIND_KICK, id, <uint64_t>code, b"", number)
         with nogil:
-            while answer >> 1 < number and se_now_ms() < by:
+            while answer >> 1 != number and se_now_ms() < by:
                 usleep(50)
-                answer = se_load_acquire(&loop.kicked)
+                answer = se_load_acquire(&loop.kicked[number & 63])
         return answer == 2 * number + 1
 
     # -- the NATS link --
@@ -605,8 +607,9 @@ cdef class Core:
         self.tell_loop(0, KIND_DIAL, 0, 0, address)
 
     def link_fail(self):
-        """Nothing to dial now: the link waits for the next link_dial."""
+        """The server that greeted can't be used: the link closes the connection and asks for another address."""
         self.check()
+        self.tell_loop(0, KIND_DIAL, 0, 0, b"")
 
     def link_connect(self, bytes line, uint64_t max_payload):
         """The CONNECT line, CRLF included, that answers an INFO."""

@@ -22,6 +22,7 @@ cdef enum:
     ACCEPTS = 64                   # connections accepted a listener and iteration
     FRAMES_PER_TURN = 128          # frames of one connection an iteration
     FLUSHES_PER_TURN = 1024        # connections written to an iteration
+    DELIVERIES_PER_TURN = 32768    # deliveries queued an iteration before the rest of the input waits
     INBOX_PER_TURN = 4096          # inbox items taken an iteration
     TIMERS_PER_TURN = 8192         # timers fired an iteration
     NATS_OPS_PER_TURN = 4096       # operations of the NATS link an iteration

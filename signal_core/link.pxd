@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove, strlen
 from signal_core.counters cimport (
+    C_ATTEMPTED,
     C_DROPPED_NATS, C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS, C_NATS_ERRORS, C_NATS_LOST,
 )
 from signal_core.inbound cimport link_message
@@ -18,7 +19,9 @@ from signal_core.natswire cimport (
     NATS_ERR, NATS_HMSG, NATS_INFO, NATS_MSG, NATS_PING, NATS_PONG, NatsOp, nats_need, nats_parse,
 )
 from signal_core.post cimport post_event
-from signal_core.queue cimport WROTE_ALL, WROTE_NONE, queue_add, queue_clear, queue_to_heap, queue_write
+from signal_core.queue cimport (
+    WROTE_ALL, WROTE_NONE, queue_add, queue_clear, queue_expire, queue_to_heap, queue_write,
+)
 from signal_core.route cimport tell_peer
 from signal_core.state cimport (
     CLUSTER_AWAY, CLUSTER_UP, CODE_DENIED, CODE_UNAVAILABLE, EVENT_DOWN, EVENT_INFO, EVENT_NATS_ERROR,
@@ -312,7 +315,7 @@ cdef inline bint link_parse(Loop* loop, uint32_t* budget) noexcept nogil:
     cdef NatsOp op
     cdef int64_t used
     while link.buffer_start < link.buffer_used:
-        if budget[0] == 0:
+        if budget[0] == 0 or loop.n[C_ATTEMPTED] >= loop.turn_end:
             return False
         used = nats_parse(<const char*>link.buffer + link.buffer_start, link.buffer_used - link.buffer_start,
                           <size_t>link.max_payload, &op)
@@ -418,6 +421,7 @@ cdef inline void link_writable(Loop* loop) noexcept nogil:
         link_dialed(loop)
     elif link.blocked:
         link.blocked = False
+        queue_expire(loop, &link.out)
         link_flush(loop)
         if link.state != LINK_IDLE and not link.blocked:
             link_watch(loop, EPOLL_CTL_MOD)

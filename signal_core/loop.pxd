@@ -20,17 +20,17 @@ from signal_core.conn cimport (
     loop_flush,
 )
 from signal_core.counters cimport (
-    C_ACCEPTED_SOCKETS, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST, C_PINGS_SENT,
+    C_ACCEPTED_SOCKETS, C_ATTEMPTED, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST, C_PINGS_SENT,
     C_SHED, C_STALLED, C_WAKES,
 )
 from signal_core.frame cimport OP_PING
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport (
-    ACCEPTS, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
+    ACCEPTS, DELIVERIES_PER_TURN, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
     UPGRADE_ANSWER,
 )
 from signal_core.link cimport (
-    link_connect, link_dial, link_flush, link_has_work, link_read, link_tick, link_writable,
+    link_connect, link_dial, link_end, link_flush, link_has_work, link_read, link_tick, link_writable,
 )
 from signal_core.memory cimport (
     KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT,
@@ -103,6 +103,7 @@ cdef inline void loop_open_reserve(Loop* loop) noexcept nogil:
 cdef inline bint shed_with_reserve(Loop* loop, int listener) noexcept nogil:
     """Out of descriptors: lends the reserve to answer one socket. False where none waits."""
     cdef int fd
+    loop_open_reserve(loop)
     if loop.reserve < 0:
         return False
     close(loop.reserve)
@@ -270,7 +271,7 @@ cdef inline void loop_kick(Loop* loop, const Msg* msg) noexcept nogil:
     if c != NULL:
         loop.n[C_KICKED] += 1
         conn_close(loop, c, <unsigned short>msg.hash)
-    se_store_release(&loop.kicked, 2 * msg.origin + (c != NULL))
+    se_store_release(&loop.kicked[msg.origin & 63], 2 * msg.origin + (c != NULL))
 
 
 cdef inline void loop_stop(Loop* loop) noexcept nogil:
@@ -314,6 +315,8 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
     elif msg.kind == KIND_DIAL:
         if msg.size:
             link_dial(loop, msg.data, msg.size)
+        else:
+            link_end(loop, b"the NATS server can't be used")
     elif msg.kind == KIND_CONNECT:
         link_connect(loop, msg.data, msg.size, msg.hash)
     msg_free(&loop.mem, msg)
@@ -324,7 +327,7 @@ cdef inline void loop_inbox(Loop* loop) noexcept nogil:
     cdef int budget = INBOX_PER_TURN
     if loop.taken == NULL:
         loop.taken = inbox_take(&loop.inbox)
-    while loop.taken != NULL and budget:
+    while loop.taken != NULL and budget and loop.n[C_ATTEMPTED] < loop.turn_end:
         msg = loop.taken
         loop.taken = msg.next
         loop_message(loop, msg)
@@ -372,7 +375,7 @@ cdef inline void loop_event(Loop* loop, const epoll_event* event) noexcept nogil
 cdef inline void loop_free(Loop* loop, Conn* c) noexcept nogil:
     """Frees all that hangs on a dead connection, then its slot."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
-    cdef uint32_t code = cold.extra.close_code if cold.extra != NULL else 1006
+    cdef uint32_t code = cold.extra.close_code if cold.extra != NULL and cold.extra.close_code else 1006
     queue_clear(loop, &c.out, C_DROPPED_GONE, CODE_NO_SUCH_PEER)
     leave_all(loop, c)
     if c.flags & FLAG_WEBSOCKET and loop.hub.set.hooks:
@@ -450,6 +453,7 @@ cdef inline int loop_wait(Loop* loop) noexcept nogil:
     inbox_awake(&loop.inbox)
     se_store_seqcst(&loop.seen, se_load_seqcst(&loop.hub.rooms.epoch))
     loop.n[C_WAKES] += 1
+    loop.turn_end = loop.n[C_ATTEMPTED] + DELIVERIES_PER_TURN
     loop_clock(loop)
     return n
 
@@ -482,6 +486,8 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     cdef int i, n = loop_wait(loop)
     for i in range(n):
         loop_event(loop, &loop.events[i])
+    if loop.linked != NULL and loop.linked.more:
+        link_read(loop)
     loop_inbox(loop)
     if loop.ready_used:
         loop_ready(loop)

@@ -24,8 +24,8 @@ cdef enum:
     KIND_STOP = 6         # end the loop
     KIND_KICK = 7         # close the connection `target` with close code `code`
     KIND_SNAPSHOT = 8     # copy the counters for a reader
-    KIND_DIAL = 9         # the link connects to the address in the text
-    KIND_CONNECT = 10     # the link sends the CONNECT line in the text; `hash` is NATS's max_payload
+    KIND_DIAL = 9         # the link connects to the address in the data; none: it gives the connection up
+    KIND_CONNECT = 10     # the link sends the CONNECT line in the data; `hash` is NATS's max_payload
     KIND_EVENT = 11       # a word to Python: `code` says which, the text explains
     KIND_AWAIT = 12       # `target` wants the receipt for SUB of the room at `pointer`
     KIND_MESSAGE_COUNT = 13

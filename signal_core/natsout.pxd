@@ -83,6 +83,19 @@ cdef inline uint8_t link_send(Loop* loop, Msg* msg) noexcept nogil:
     return CODE_OK
 
 
+cdef inline uint8_t nats_refuses(Loop* loop, const Packet* p, const char* kind, const char* target,
+                                 uint32_t target_len) noexcept nogil:
+    """Why a message can't go to NATS, CODE_OK where it can."""
+    cdef Hub* hub = loop.hub
+    if se_load_relaxed(&hub.link) != CLUSTER_UP:
+        return CODE_UNAVAILABLE
+    if p.size + NATS_OWN_HEADERS + p.sender_len + p.user_len > se_load_relaxed(&hub.max_payload):
+        return CODE_TOO_LARGE
+    if se_load_relaxed(&hub.ndenied) and subject_denied(hub, subject_hash(hub, kind, target, target_len, NULL, 0)):
+        return CODE_DENIED
+    return CODE_OK
+
+
 cdef inline uint8_t nats_publish(Loop* loop, const Packet* p, const char* kind, const char* target,
                                  uint32_t target_len, const char* suffix, uint32_t suffix_len) noexcept nogil:
     """CODE_OK: on its way to NATS; else why not."""

@@ -12,7 +12,7 @@ from libc.string cimport memset
 from signal_core.counters cimport C_BYTES_OUT, C_DROPPED_EXPIRED, C_IN_FLIGHT, C_WRITES, C_WRITTEN
 from signal_core.limits cimport IOV_MAX_SEND
 from signal_core.memory cimport (
-    MSG_COUNTED, MSG_SHARED, TELL_NOBODY, Msg, Out, msg_free, msg_to_heap, msg_unref, place_new,
+    KIND_NATS, MSG_COUNTED, MSG_SHARED, TELL_NOBODY, Msg, Out, msg_free, msg_to_heap, msg_unref, place_new,
 )
 from signal_core.slab cimport Queue
 from signal_core.state cimport CODE_EXPIRED, CODE_OK, Loop
@@ -75,7 +75,7 @@ cdef inline void queue_pop(Loop* loop, Queue* q, int counter, uint8_t code) noex
         loop.n[counter] += 1
     else:
         q.answers -= 1
-    if msg.tell == TELL_NOBODY:
+    if msg.tell == TELL_NOBODY or (msg.kind == KIND_NATS and code == CODE_OK):
         msg_unref(&loop.mem, place)
     else:
         loop_tell(loop, msg, code)

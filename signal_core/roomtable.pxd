@@ -33,6 +33,7 @@ cdef struct RoomEntry:
     uint64_t dirty        # 8  1: a KIND_SYNC for it is under way; under the stripe's lock
     uint32_t sub          # 4  the link's: its place in Link.subs + 1; 0: none
     uint32_t ping         # 4  the link's: the PING whose answer confirms the SUB
+    bint denied           # 4  the link's: NATS does not allow the SUB
     uint8_t size          # 1
     char name[7]          # and on
 

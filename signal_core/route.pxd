@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport local_parse
 from signal_core.answers cimport hello_new, ref_finish
-from signal_core.conn cimport conn_answer, conn_deliver, conn_of, conn_resume
+from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_of, conn_resume
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_INBOX, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
 )
@@ -18,7 +18,7 @@ from signal_core.memory cimport (
     KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, msg_copy,
     msg_free, msg_new_heap, msg_set_text, msg_text,
 )
-from signal_core.natsout cimport nats_publish, nats_receipt
+from signal_core.natsout cimport nats_publish, nats_receipt, nats_refuses
 from signal_core.packet cimport Packet, packet_frame
 from signal_core.post cimport loop_of, post, post_has_room, post_receipt, post_sync
 from signal_core.rooms cimport (
@@ -143,7 +143,12 @@ cdef inline uint8_t route_room(Loop* loop, const char* name, uint32_t n, const P
     cdef uint32_t room = rooms_find(&loop.rooms, hash, name, n)
     cdef RoomEntry* entry
     cdef Msg* msg
-    cdef uint8_t code = CODE_OK, far = CODE_OK
+    cdef bint abroad = not p.remote and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF
+    cdef uint8_t code = nats_refuses(loop, p, b"room", name, n) if abroad else CODE_OK
+    cdef uint8_t far = CODE_OK
+    if code != CODE_OK and code != CODE_UNAVAILABLE:
+        return code
+    code = CODE_OK
     if room != NO_ROOM:
         entry = loop.rooms.rooms[room].entry
     else:
@@ -154,7 +159,7 @@ cdef inline uint8_t route_room(Loop* loop, const char* name, uint32_t n, const P
             return CODE_UNAVAILABLE
         code = post_room(loop, entry, msg)
         fan_out_held(loop, room, msg)
-    if not p.remote and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF:
+    if abroad:
         far = nats_publish(loop, p, b"room", name, n, NULL, 0)
     return far if far != CODE_OK else code
 
@@ -182,7 +187,8 @@ cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
         c.waiting -= 1
     if c.waiting == 0 and c.state == CONN_JOINING:
         c.state = CONN_OPEN
-        wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.ping)
+        wheel_arm(&loop.wheel, &loop.slab, c.slot,
+                  loop.tick + (BLOCKED_LOOK if c.flags & FLAG_BLOCKED else loop.hub.set.ping))
         conn_answer(loop, c, hello_new(loop, c))
         if c.flags & FLAG_PAUSED:
             conn_resume(loop, c)

@@ -11,7 +11,7 @@ from signal_core.conn cimport (
     conn_answer, conn_bye, conn_extra, conn_fail, conn_frame, conn_id, conn_kill, conn_ready, conn_watch,
 )
 from signal_core.counters cimport (
-    C_ACCEPTED, C_BYTES_IN, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_PROTOCOL_ERRORS, C_READS,
+    C_ACCEPTED, C_ATTEMPTED, C_BYTES_IN, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_PROTOCOL_ERRORS, C_READS,
     C_REFUSED_BAD_REQUEST, C_REFUSED_DENIED, C_REFUSED_NO_SUCH_PEER, C_REFUSED_RATE, C_REFUSED_SLOW_PEER,
     C_REFUSED_TOO_LARGE, C_REFUSED_UNAVAILABLE, C_ROUTED,
 )
@@ -285,7 +285,7 @@ cdef inline size_t session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint6
     cdef int head
     need[0] = 0
     while done < n and (c.state == CONN_OPEN or c.state == CONN_CLOSING):
-        if budget == 0:
+        if budget == 0 or loop.n[C_ATTEMPTED] >= loop.turn_end:
             conn_ready(loop, c)
             return done
         head = frame_parse(p + done, n - done, session_allowance(loop, c), &f)
@@ -441,6 +441,8 @@ cdef inline void session_open(Loop* loop, Conn* c, const Upgrade* u) noexcept no
     loop.n[C_CONNECTIONS] += 1
     loop.n[C_OPENED] += 1
     conn_answer(loop, c, msg)
+    if c.state == CONN_DEAD:
+        return
     if loop.hub.set.hooks:
         post_event(loop, SERVICE_LOOP, EVENT_CONNECTED, conn_id(loop, c), 0, NULL, 0)
     c.state = CONN_JOINING

@@ -173,6 +173,7 @@ cdef struct Loop:
     Chain outbox[256]             # held back for other loops until the iteration's end
     uint8_t posted[256]           # indices of outboxes that hold something
     uint32_t nposted
+    uint64_t turn_end             # n[C_ATTEMPTED] at which this iteration takes no more input
     Rooms rooms
     Link* linked                  # NULL but on loop 0
     uint8_t* input                # READ_BUFFER bytes
@@ -184,7 +185,7 @@ cdef struct Loop:
     uint64_t n[55]                # counters; C_COUNT
     uint64_t copy[55]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
-    uint64_t kicked               # atomic: 2 × the number of the last KIND_KICK, + 1 where there was such a connection
+    uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread
     Wheel wheel
     Slab slab

@@ -1,6 +1,6 @@
 """The link's subscriptions, in step with the rooms, and the SUBs of clients that await NATS. L4. Loop 0 only."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove
 from signal_core.counters cimport C_NATS_SUBS
@@ -8,7 +8,7 @@ from signal_core.memory cimport KIND_NATS, KIND_RECEIPT, Msg, msg_new_heap, msg_
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
 from signal_core.post cimport loop_of, post
 from signal_core.queue cimport queue_add
-from signal_core.roomtable cimport RoomEntry, table_find, table_retire, table_settle
+from signal_core.roomtable cimport RoomEntry, room_hash, table_find, table_retire, table_settle
 from signal_core.route cimport tell_peer
 from signal_core.state cimport CLUSTER_OFF, CODE_DENIED, CODE_OK, LINK_UP, Hub, Link, Loop, Waiter
 from signal_core.sys cimport se_load_relaxed, se_store_release
@@ -133,6 +133,9 @@ cdef inline void subs_await(Loop* loop, Msg* msg) noexcept nogil:
     cdef Waiter waiter
     if entry != NULL and link.state == LINK_UP:
         sub_add(loop, entry)
+        if entry.denied:
+            sub_refuse(loop, msg.target, entry, msg_text(msg), msg.text_size)
+            return
         if entry.ping == 0 or entry.ping > link.ponged:
             waiter.id = msg.target
             waiter.ping = entry.ping
@@ -177,6 +180,7 @@ cdef inline void subs_lost(Loop* loop) noexcept nogil:
     for i in range(link.subs_used):
         if link.subs[i] != NULL:
             link.subs[i].ping = 0
+            link.subs[i].denied = False
             se_store_release(&link.subs[i].confirmed, 0)
     link.resume = 0
     link.syncing = False
@@ -194,41 +198,53 @@ cdef inline void subs_resume(Loop* loop) noexcept nogil:
         for i in range(link.waiters_head, link.waiters_used):
             if link.waiters[i].ping == 0:
                 link.waiters[i].ping = link.pinged + 1
+                link.syncing = True
+
+
+cdef inline void sub_refuse(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, size_t n) noexcept nogil:
+    """Tells one that asked to join that NATS does not allow it; its loop ends the membership."""
+    cdef Msg* msg
+    if loop_of(loop.hub, id) == NULL:
+        return
+    msg = msg_new_heap(&loop.mem, entry.size + n, KIND_RECEIPT)
+    if msg == NULL:
+        return
+    msg.target = id
+    msg.code = CODE_DENIED
+    msg.size = entry.size
+    memcpy(msg.data, entry.name, entry.size)
+    msg_set_text(msg, ref, n)
+    post(loop, <uint32_t>(id >> 56), msg)
+
+
+cdef inline RoomEntry* subject_entry(Loop* loop, const char* text, size_t n) noexcept nogil:
+    """The room whose subject stands between the text's quotes; NULL where there is none."""
+    cdef Hub* hub = loop.hub
+    cdef size_t skip = hub.prefix_len + 6, at = 0, end
+    while at < n and text[at] != c'"':
+        at += 1
+    at += 1
+    end = at
+    while end < n and text[end] != c'"':
+        end += 1
+    if end >= n or end - at <= skip or memcmp(text + at + hub.prefix_len, b".room.", 6) != 0:
+        return NULL
+    at += skip
+    return table_find(&hub.rooms, text + at, end - at, room_hash(&hub.rooms, text + at, end - at))
 
 
 cdef inline void subs_denied(Loop* loop, const char* text, size_t n) noexcept nogil:
-    """`Permissions Violation for Subscription to "<subject>"`: those who await it hear `denied` and are not members."""
+    """`Permissions Violation for Subscription to "<subject>"`: those who await it, and who come later while this
+    connection lasts, hear `denied` and are not members."""
     cdef Link* link = loop.linked
     cdef Waiter* waiter
-    cdef RoomEntry* entry
-    cdef Msg* msg
+    cdef RoomEntry* entry = subject_entry(loop, text, n)
     cdef uint32_t i
+    if entry == NULL or entry.sub == 0:
+        return
+    entry.denied = True
     for i in range(link.waiters_head, link.waiters_used):
         waiter = &link.waiters[i]
-        if waiter.id == 0 or link.subs[waiter.place] == NULL or loop_of(loop.hub, waiter.id) == NULL:
-            continue
-        entry = link.subs[waiter.place]
-        if not subject_quotes(loop.hub, text, n, entry):
-            continue
-        msg = msg_new_heap(&loop.mem, <size_t>entry.size + waiter.size, KIND_RECEIPT)
-        if msg != NULL:
-            msg.target = waiter.id
-            msg.code = CODE_DENIED
-            msg.size = entry.size
-            memcpy(msg.data, entry.name, entry.size)
-            msg_set_text(msg, waiter.ref, waiter.size)
-            post(loop, <uint32_t>(waiter.id >> 56), msg)
-        waiter.id = 0
-
-
-cdef inline bint subject_quotes(const Hub* hub, const char* text, size_t n, const RoomEntry* entry) noexcept nogil:
-    """Whether the text has `"<prefix>.room.<name>"`."""
-    cdef size_t size = hub.prefix_len + 6 + entry.size
-    cdef size_t at = 0
-    while at < n and text[at] != c'"':
-        at += 1
-    if n - at < size + 2 or text[at + 1 + size] != c'"':
-        return False
-    return (memcmp(text + at + 1, hub.prefix, hub.prefix_len) == 0
-            and memcmp(text + at + 1 + hub.prefix_len, b".room.", 6) == 0
-            and memcmp(text + at + 7 + hub.prefix_len, entry.name, entry.size) == 0)
+        if waiter.id and waiter.place == entry.sub - 1:
+            sub_refuse(loop, waiter.id, entry, waiter.ref, waiter.size)
+            waiter.id = 0

@@ -203,7 +203,7 @@ class Config:
     )
     ttl: float = _setting(10.0, "life of a message that names none", unit="seconds", low=0.001, high=86400)
     backlog_bytes: int = _setting(262144, "waiting for one receiver", unit="bytes", low=1024, high=1 << 30)
-    backlog_messages: int = _setting(1024, "waiting for one receiver", unit="messages", low=1, high=1 << 20)
+    backlog_messages: int = _setting(1024, "waiting for one receiver", unit="messages", low=1, high=60000)
     backlog_total: int = _setting(
         0, "waiting for all receivers; 0: 25 % of memory", unit="bytes", high=1 << 44
     )

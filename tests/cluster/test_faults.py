@@ -126,6 +126,60 @@ def test_pub_while_nats_is_away(server: kit.Nats, pair: tuple[kit.Engine, kit.En
         assert members[0].settle() == []
 
 
+def test_nats_hangs(server: kit.Nats) -> None:
+    """Nothing that waits for it waits longer than a ttl and a second, and what needs it not goes on."""
+    with (
+        kit.engine(nats=server.url, loops=2, ttl=1, handshake_timeout=1) as one,
+        kit.engine(nats=server.url, loops=1) as two,
+    ):
+        await_cluster([one, two])
+        with several(one.port, 4, "room") as members, BarePeer(two.port) as far:
+            a, b, *_ = members
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                start = time.monotonic()
+                a.say(f"TO {far.address} ref=to", "x")
+                a.say("SUB another ref=sub")
+                b.say(f"TO {a.address} ref=near", "local")
+                assert b.answer_to("near") == "ok"
+                assert time.monotonic() - start < 1
+                assert a.expect("FROM", b.address, ref="near").payload == b"local"
+                assert a.answer_to("to") == "timeout"
+                assert a.answer_to("sub") in ("ok", "timeout")
+                assert time.monotonic() - start < 4
+                a.say("PUB room", "x")
+                for member in members[1:]:
+                    member.expect("MSG", "room", a.address)
+                with BarePeer(one.port, "url") as late:
+                    assert late.ask(f"TO {a.address}", "I am here") == "ok"
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            until(lambda: a.ask(f"TO {far.address} ttl=500", "x") == "ok", "it goes on", BACK)
+            with Bus(server.url) as bus:
+                a.early.clear()
+                bus.publish("signal.room.another", b"heard")
+                assert a.expect("MSG", "another", "-").payload == b"heard"
+        account()
+
+
+def test_nats_dies_while_it_is_waited_for(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:
+    """A SUB and a TO that it has not answered yet get their one answer, and the room is joined afterwards."""
+    one, two = pair
+    with BarePeer(one.port) as a, BarePeer(two.port) as b:
+        os.kill(server.pid, signal.SIGSTOP)
+        a.say("SUB room ref=sub")
+        a.say(f"TO {b.address} ref=to ttl=2000", "x")
+        server.stop()
+        assert a.answer_to("sub") == "ok"
+        assert a.answer_to("to") in ("unavailable", "timeout")
+        server.start()
+        until(lambda: a.ask(f"TO {b.address} ttl=500", "x") == "ok", "NATS is back", BACK)
+        with Bus(server.url) as bus:
+            bus.publish("signal.room.room", b"heard")
+            assert a.expect("MSG", "room", "-").payload == b"heard"
+        assert a.settle() == []
+
+
 def test_nats_is_absent_at_the_start(server: kit.Nats) -> None:
     """The nodes serve their own clients at once, and find each other when it comes."""
     server.stop()

@@ -108,6 +108,43 @@ def test_any_payload_arrives_unchanged(nodes: list[kit.Engine], payloads: list[s
             carries(b.expect("MSG", "any", a.address), payload)
 
 
+# -- a receiver that doesn't read --
+
+
+def test_a_slow_peer_on_another_node(server: kit.Nats, nodes: list[kit.Engine]) -> None:
+    """Its node tells, by receipt: what was too much, and what grew too old; the rest arrives in order."""
+    with (
+        kit.engine(nats=server.url, loops=2, backlog_messages=8, ttl=20) as tight,
+        BarePeer(nodes[0].port) as a,
+        BarePeer(tight.port, receive_buffer=4096) as b,
+    ):
+        n = 0
+        while True:
+            a.say(f"TO {b.address} ref=full ttl=20000", b"x" * 16000)
+            try:
+                assert a.answer_to("full", limit=0.5) == "ok"
+            except TimeoutError:
+                break
+            n += 1
+        assert a.ask(f"TO {b.address} ttl=300", "old") == "expired"
+        for i in range(20):
+            a.say(f"TO {b.address} ref={i} ttl=20000", str(i))
+        codes = {"19": a.answer_to("19")}
+        heard: list[bytes | None] = []
+        missed = 0
+        while len(heard) + missed < n + 22:
+            got = b.hear()
+            if got.verb == "GAP":
+                missed += int(got.words[0])
+            else:
+                heard.append(got.payload)
+        codes |= {str(i): a.answer_to(str(i)) for i in range(19)}
+        kept = [i for i in range(20) if codes[str(i)] == "ok"]
+        assert heard[n + 1 :] == [b"%d" % i for i in kept] and kept == list(range(len(kept)))
+        assert missed == 21 - len(kept) and len(kept) in (7, 8)
+        assert a.answer_to("full") == "ok" and a.settle() == []
+
+
 # -- no such peer --
 
 
