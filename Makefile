@@ -47,6 +47,7 @@ lint: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint signal_core
 
 bench: $(VENV)/.installed
+	$(BIN)/python bench/micro.py
 	$(MAKE) -C bench load
 	$(BIN)/python bench/macro.py $(ARGS)
 

@@ -192,7 +192,7 @@ cdef class Core:
         if not table_init(&hub.rooms):
             raise MemoryError("no memory for the room table")
         hello = {"node": s["node"], "version": s["version"], "max_message": s["max_message"],
-                 "max_rooms": s["max_rooms"], "ping_interval": s["ping_ms"] / 1000, "ttl": s["ttl_ms"]}
+                 "max_rooms": s["max_rooms"], "ping_interval": s["ping_ms"], "ttl": s["ttl_ms"]}
         text = json.dumps(hello, separators=(",", ":")).encode()
         hub.hello_len = <uint32_t>len(text)
         hub.hello = <char*>malloc(len(text))
