@@ -110,6 +110,11 @@ cdef inline void inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* h
         if ref_n:
             p.re = dot + 1
             p.re_len = ref_n
+            # Clients of NATS send a request's headers back with the answer: that is not the peer's own word.
+            if h.sender_len == loop.hub.node_len + 1 + n and memcmp(h.sender, local - loop.hub.node_len - 1,
+                                                                    h.sender_len) == 0:
+                p.sender = b"-"
+                p.sender_len = 1
         if op.reply_len and op.reply_len <= REPLY_MAX:
             p.tell = TELL_SUBJECT
             p.tell_text = op.reply

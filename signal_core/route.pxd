@@ -13,7 +13,7 @@ from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_INBOX, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
 )
 from signal_core.inbox cimport inbox_taken
-from signal_core.limits cimport LOOP_BITS_WORDS
+from signal_core.limits cimport LOOP_BITS_WORDS, SERVICE_LOOP
 from signal_core.memory cimport (
     KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, msg_copy,
     msg_free, msg_new_heap, msg_set_text, msg_text,
@@ -49,7 +49,7 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Packet* p) noexcept 
     cdef Loop* target = loop_of(loop.hub, id)
     cdef Conn* c
     cdef Msg* msg
-    if target == loop:
+    if target == loop and loop.index != SERVICE_LOOP:
         c = conn_of(loop, id)
         if c == NULL:
             return CODE_NO_SUCH_PEER
@@ -207,7 +207,7 @@ cdef inline void take_receipt(Loop* loop, uint64_t id, uint8_t code, const char*
 
 cdef inline void tell_peer(Loop* loop, uint64_t id, uint8_t code, const char* ref, size_t n) noexcept nogil:
     """A receipt to a connection of any loop, or to the service."""
-    if id >> 56 == loop.index:
+    if id >> 56 == loop.index and loop.index != SERVICE_LOOP:
         take_receipt(loop, id, code, ref, n)
     elif loop_of(loop.hub, id) != NULL:
         post_receipt(loop, id, code, ref, n)

@@ -225,3 +225,10 @@ def test_what_makes_no_sense_harms_nothing(nodes: list[kit.Engine], bus: Bus) ->
             bus.publish("signal.room.news", b"x", headers={"Signal-From": sender or " "})
             peer.expect("MSG", "news", "-")
         assert peer.settle() == []
+
+
+def test_headers_that_come_back(nodes: list[kit.Engine], bus: Bus) -> None:
+    """Clients of NATS may answer with the request's headers: the answer is still not the peer's own word."""
+    with BarePeer(nodes[0].port) as peer:
+        bus.publish(f"signal.peer.{peer.address}.7", b"now", headers={"Signal-From": peer.address})
+        assert peer.expect("FROM", "-", re="7").payload == b"now"

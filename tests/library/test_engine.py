@@ -388,3 +388,13 @@ def raised(work: Any) -> None:
         work.send(None)
     except StopIteration:
         return
+
+
+def test_the_program_sends_to_itself() -> None:
+    async def main() -> None:
+        async with Engine(nats="off", loops=2) as engine:
+            messages = engine.messages()
+            await engine.send(engine.address, "note", receipt=True)
+            assert await next_of(messages) == Message(engine.address, "note", None, ANY_REF, None, None)
+
+    asyncio.run(main())
