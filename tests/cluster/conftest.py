@@ -1,11 +1,13 @@
 """A nats-server and nodes that the tests share which break nothing."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
 
 import kit
 from peers import BarePeer, ledgers_hold
+from wire import until
 
 from .bus import Bus
 
@@ -45,10 +47,8 @@ def bus(server: kit.Nats) -> Iterator[Bus]:
 def await_cluster(nodes: list[kit.Engine]) -> None:
     """Returns when every node reaches every other."""
     peers = [BarePeer(node.port) for node in nodes]
-    for sender in peers:
-        for receiver in peers:
-            while sender.ask(f"TO {receiver.address}", "ready?") != "ok":
-                pass
+    for a, b in itertools.product(peers, peers):
+        until(lambda a=a, b=b: a.ask(f"TO {b.address}", "ready?") == "ok", "the nodes meet")  # type: ignore[misc]
     for peer in peers:
         peer.close()
 

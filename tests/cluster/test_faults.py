@@ -74,6 +74,17 @@ class Traffic:
         until(lambda: self.codes[code] > before or self.running.done(), f"an answer {code}", limit)
 
 
+def freeze(process: kit.Process) -> None:
+    """Stops all its threads, as a hang does."""
+    os.kill(process.pid, signal.SIGSTOP)
+
+    def states() -> set[str]:
+        stats = [task / "stat" for task in Path(f"/proc/{process.pid}/task").iterdir()]
+        return {stat.read_text().rpartition(")")[2].split()[0] for stat in stats}
+
+    until(lambda: states() == {"T"}, "all its threads are stopped")
+
+
 # -- the nats-server --
 
 
@@ -135,7 +146,7 @@ def test_nats_hangs(server: kit.Nats) -> None:
         await_cluster([one, two])
         with several(one.port, 4, "room") as members, BarePeer(two.port) as far:
             a, b, *_ = members
-            os.kill(server.pid, signal.SIGSTOP)
+            freeze(server)
             try:
                 start = time.monotonic()
                 a.say(f"TO {far.address} ref=to", "x")
@@ -166,7 +177,7 @@ def test_nats_dies_while_it_is_waited_for(server: kit.Nats, pair: tuple[kit.Engi
     """A SUB and a TO that it has not answered yet get their one answer, and the room is joined afterwards."""
     one, two = pair
     with BarePeer(one.port) as a, BarePeer(two.port) as b:
-        os.kill(server.pid, signal.SIGSTOP)
+        freeze(server)
         a.say("SUB room ref=sub")
         a.say(f"TO {b.address} ref=to ttl=2000", "x")
         server.stop()
@@ -249,8 +260,7 @@ def test_a_node_that_hangs(pair: tuple[kit.Engine, kit.Engine]) -> None:
     one, two = pair
     with BarePeer(one.port) as a, BarePeer(two.port) as b:
         assert a.ask(f"TO {b.address}", "awake") == "ok"
-        os.kill(two.pid, signal.SIGSTOP)
-        until(lambda: thread_states(two.pid) == {"T"}, "all its threads are stopped")
+        freeze(two)
         try:
             start = time.monotonic()
             a.say(f"TO {b.address} ref=hung ttl=300", "hung")
@@ -260,12 +270,6 @@ def test_a_node_that_hangs(pair: tuple[kit.Engine, kit.Engine]) -> None:
             os.kill(two.pid, signal.SIGCONT)
         until(lambda: a.ask(f"TO {b.address}", "awake") == "ok", "it goes on")
         assert a.settle() == []
-
-
-def thread_states(pid: int) -> set[str]:
-    """As in proc(5)."""
-    stats = [task / "stat" for task in Path(f"/proc/{pid}/task").iterdir()]
-    return {stat.read_text().rpartition(")")[2].split()[0] for stat in stats}
 
 
 def test_a_stopped_node_is_no_such_peer(pair: tuple[kit.Engine, kit.Engine]) -> None:
