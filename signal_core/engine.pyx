@@ -3,6 +3,8 @@
 import json
 import os
 
+from signal_core.names import COUNTERS
+
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -39,64 +41,6 @@ from signal_core.sys cimport (
 )
 from signal_core.thread cimport LOOP_STARTING, loop_end, loop_init, loop_main
 from signal_core.upgrade cimport upgrade_check_layout
-
-COUNTERS = (
-    ("connections", "gauge", "open WebSockets"),
-    ("opened", "counter", "WebSockets opened"),
-    ("closed", "counter", "WebSockets closed"),
-    ("accepted_sockets", "counter", "sockets accepted"),
-    ("handshakes_refused", "counter", "handshakes answered with an HTTP error"),
-    ("handshakes_timed_out", "counter", "sockets closed because their handshake did not come in time"),
-    ("shed", "counter", "sockets turned away: no descriptor, no memory, or over max-connections"),
-    ("pings_sent", "counter", "keepalive pings sent"),
-    ("peers_lost", "counter", "connections closed because no byte came in answer to a ping"),
-    ("stalled", "counter", "connections closed with 4008: they took nothing for stall-timeout"),
-    ("protocol_errors", "counter", "connections closed with 1002, 1007, 1009 or 1011"),
-    ("abusers", "counter", "connections closed with 1008: too many malformed messages"),
-    ("kicked", "counter", "connections closed on request"),
-    ("accepted", "counter", "messages taken in: routed + the sum of refused_*"),
-    ("routed", "counter", "messages handed on"),
-    ("refused_bad_request", "counter", "messages refused: malformed"),
-    ("refused_no_such_peer", "counter", "messages refused: no such peer"),
-    ("refused_slow_peer", "counter", "messages refused: another loop's inbox is full"),
-    ("refused_unavailable", "counter", "messages refused: the cluster is out of reach, or no memory"),
-    ("refused_too_large", "counter", "messages refused: too large"),
-    ("refused_denied", "counter", "messages refused: NATS does not allow them"),
-    ("refused_rate", "counter", "messages refused: too many refs outstanding"),
-    ("attempted", "counter", "deliveries to a socket begun: written + the sum of dropped_* + in_flight"),
-    ("written", "counter", "deliveries that the receiver's or NATS's socket took whole"),
-    ("dropped_slow_peer", "counter", "deliveries dropped: the receiver's backlog is full"),
-    ("dropped_expired", "counter", "deliveries dropped: older than their ttl"),
-    ("dropped_gone", "counter", "deliveries dropped: the receiver is gone"),
-    ("dropped_memory", "counter", "deliveries dropped: no memory"),
-    ("dropped_nats", "counter", "deliveries dropped: NATS went away, or takes no more"),
-    ("dropped_inbox", "counter", "deliveries dropped: another loop's inbox is full"),
-    ("in_flight", "gauge", "deliveries that wait to be written"),
-    ("bytes_in", "counter", "bytes read from clients"),
-    ("bytes_out", "counter", "bytes written to sockets"),
-    ("reads", "counter", "read system calls on clients"),
-    ("writes", "counter", "write system calls"),
-    ("wakes", "counter", "iterations of the loop"),
-    ("posted", "counter", "messages posted to other loops"),
-    ("taken", "counter", "messages taken from other loops"),
-    ("rooms", "gauge", "rooms with members, counted on each loop"),
-    ("memberships", "gauge", "memberships"),
-    ("backlog_bytes", "gauge", "bytes that wait for blocked sockets"),
-    ("blocked", "counter", "times that a socket was full"),
-    ("refs_timed_out", "counter", "refs answered with timeout"),
-    ("receipts_late", "counter", "receipts that nobody waited for any more"),
-    ("rooms_refused", "counter", "joins refused: max-rooms"),
-    ("events_lost", "counter", "connects and disconnects that the hooks were too slow for"),
-    ("nats_in", "counter", "messages from NATS"),
-    ("nats_out", "counter", "messages and receipts to NATS"),
-    ("nats_bytes_in", "counter", "bytes from NATS"),
-    ("nats_bytes_out", "counter", "bytes to NATS"),
-    ("nats_connects", "counter", "times that NATS was reached"),
-    ("nats_lost", "counter", "connections to NATS that ended"),
-    ("nats_errors", "counter", "-ERR from NATS"),
-    ("nats_malformed", "counter", "messages from NATS with malformed headers"),
-    ("nats_subs", "gauge", "rooms subscribed to on NATS"),
-)
 
 cdef enum:
     SNAPSHOT_PATIENCE_MS = 2000

@@ -4,36 +4,20 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 from signal_core.address cimport local_parse, ref_valid
 from signal_core.answers cimport code_parse
-from signal_core.counters cimport (
-    C_ACCEPTED, C_NATS_IN, C_NATS_MALFORMED, C_REFUSED_NO_SUCH_PEER, C_REFUSED_SLOW_PEER,
-    C_REFUSED_TOO_LARGE, C_REFUSED_UNAVAILABLE, C_ROUTED,
-)
+from signal_core.counters cimport C_NATS_IN, C_NATS_MALFORMED
 from signal_core.memory cimport TELL_NOBODY, TELL_SUBJECT
 from signal_core.natsout cimport nats_receipt
 from signal_core.natswire cimport NatsHeaders, NatsOp, nats_headers_parse
 from signal_core.packet cimport Packet, expiry
 from signal_core.roomtable cimport RoomEntry
 from signal_core.route cimport route_id, route_room, tell_peer
-from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_LARGE, Hub, Link, Loop
+from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, CODE_TOO_LARGE, Hub, Link, Loop
+from signal_core.session cimport count_message
 from signal_core.subs cimport FIRST_SID
 from signal_core.utf8 cimport utf8_valid
 
 cdef enum:
     REPLY_MAX = 512           # bytes of a reply subject that we would answer
-
-
-cdef inline void inbound_count(Loop* loop, uint8_t code) noexcept nogil:
-    loop.n[C_ACCEPTED] += 1
-    if code == CODE_OK:
-        loop.n[C_ROUTED] += 1
-    elif code == CODE_NO_SUCH_PEER:
-        loop.n[C_REFUSED_NO_SUCH_PEER] += 1
-    elif code == CODE_TOO_LARGE:
-        loop.n[C_REFUSED_TOO_LARGE] += 1
-    elif code == CODE_SLOW_PEER:
-        loop.n[C_REFUSED_SLOW_PEER] += 1
-    else:
-        loop.n[C_REFUSED_UNAVAILABLE] += 1
 
 
 cdef inline void inbound_packet(Loop* loop, const NatsOp* op, const NatsHeaders* h, Packet* p) noexcept nogil:
@@ -70,11 +54,11 @@ cdef inline void inbound_room(Loop* loop, const NatsOp* op, const NatsHeaders* h
     if h.status:
         return
     if op.payload_len > loop.hub.set.max_message:
-        inbound_count(loop, CODE_TOO_LARGE)
+        count_message(loop, CODE_TOO_LARGE)
         return
     inbound_packet(loop, op, h, &p)
     code = route_room(loop, entry.name, entry.size, &p, entry.name[0] == c"@")
-    inbound_count(loop, code)
+    count_message(loop, code)
 
 
 cdef inline void inbound_answer(Loop* loop, uint64_t id, const NatsHeaders* h, const char* ref,
@@ -120,7 +104,7 @@ cdef inline void inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* h
             p.tell_text = op.reply
             p.tell_len = op.reply_len
         code = CODE_TOO_LARGE if op.payload_len > loop.hub.set.max_message else route_id(loop, id, &p)
-    inbound_count(loop, code)
+    count_message(loop, code)
     if code != CODE_OK and op.reply_len and op.reply_len <= REPLY_MAX:
         nats_receipt(loop, op.reply, op.reply_len, code)
 
