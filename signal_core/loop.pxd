@@ -54,8 +54,8 @@ from signal_core.state cimport (
 from signal_core.subs cimport subs_await, subs_settle
 from signal_core.sys cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD,
-    MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl,
-    epoll_event, epoll_wait, errno, getrandom, open, read, se_add_relaxed, se_load_seqcst, se_now_ms,
+    MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_RDONLY, SOCK_CLOEXEC, SIOCOUTQ, SOCK_NONBLOCK, accept4, close, epoll_ctl,
+    epoll_event, epoll_wait, errno, getrandom, ioctl, open, read, se_add_relaxed, se_load_seqcst, se_now_ms,
     se_store_release, se_store_seqcst, se_sub_relaxed, send,
 )
 from signal_core.upgrade cimport upgrade_refuse
@@ -186,8 +186,16 @@ cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline bint timer_blocked(Loop* loop, Conn* c) noexcept nogil:
     """Of a blocked connection: drops what expired, ends one that takes nothing. False: it has ended."""
+    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    cdef int unsent = 0
     conn_expire(loop, c)
-    if loop.tick - slab_cold(&loop.slab, c.slot).extra.progress < loop.hub.set.stall:
+    # The kernel says that a socket is writable only when a third of its buffer is free: a slow reader is told by
+    # what it has acknowledged.
+    ioctl(c.fd, SIOCOUTQ, &unsent)
+    if unsent != extra.unsent:
+        extra.unsent = unsent
+        extra.progress = loop.tick
+    if loop.tick - extra.progress < loop.hub.set.stall:
         return True
     loop.n[C_STALLED] += 1
     post_closed(loop, c, 4008)

@@ -74,13 +74,13 @@ cdef struct Extra:            # what most connections never need
     Ref* refs                 # 8
     Buffer* message           # 8  a fragmented message, unmasked so far
     uint32_t strikes_since    # 4  tick
-    uint32_t progress         # 4  tick at which a blocked socket last took bytes
+    uint32_t progress         # 4  tick at which the other end of a blocked socket last took bytes
     uint16_t strikes          # 2  malformed messages since then
     uint16_t nrefs            # 2
     uint16_t refs_size        # 2
     uint16_t close_code       # 2  for the hooks
     uint32_t gap              # 4  deliveries dropped since it was last told
-    uint32_t spare            # 4
+    int unsent                # 4  bytes that the kernel still held for it at the last look
 
 cdef struct Place:            # one membership, the connection's side
     uint32_t room             # 4  index in the loop's rooms
