@@ -5,8 +5,6 @@ accepted = routed + the sum of refused_*; attempted = written + the sum of dropp
 The names that people see are in engine.pyx, in this order.
 """
 
-from libc.stdint cimport uint64_t
-
 cdef enum:
     C_CONNECTIONS = 0         # gauge: open WebSockets
     C_OPENED = 1
@@ -71,19 +69,3 @@ cdef enum:
     C_NATS_MALFORMED = 53     # messages that no peer or room could be read from
     C_NATS_SUBS = 54          # gauge: subscriptions held
     C_COUNT = 55
-
-
-cdef inline uint64_t counters_refused(const uint64_t* n) noexcept nogil:
-    cdef uint64_t total = 0
-    cdef int i
-    for i in range(C_REFUSED_BAD_REQUEST, C_REFUSED_RATE + 1):
-        total += n[i]
-    return total
-
-
-cdef inline uint64_t counters_dropped(const uint64_t* n) noexcept nogil:
-    cdef uint64_t total = 0
-    cdef int i
-    for i in range(C_DROPPED_SLOW_PEER, C_DROPPED_INBOX + 1):
-        total += n[i]
-    return total

@@ -28,7 +28,6 @@ cdef enum:
     KIND_CONNECT = 10     # the link sends the CONNECT line in the data; `hash` is NATS's max_payload
     KIND_EVENT = 11       # a word to Python: `code` says which, the text explains
     KIND_AWAIT = 12       # `target` wants the receipt for SUB of the room at `pointer`
-    KIND_MESSAGE_COUNT = 13
 
     # To whom a Msg's fate is told.
     TELL_NOBODY = 0

@@ -15,9 +15,6 @@ from signal_core.state cimport (
 from signal_core.sys cimport se_load_acquire, se_load_relaxed, se_siphash13
 from libc.string cimport strlen
 
-cdef enum:
-    SUBJECT_MAX = 512         # bytes of a subject that is hashed: prefix, kind, name, ref
-
 
 cdef inline uint64_t subject_hash(const Hub* hub, const char* kind, const char* target, uint32_t target_len,
                                   const char* suffix, uint32_t suffix_len) noexcept nogil:

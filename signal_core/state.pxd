@@ -181,7 +181,6 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    bint no_more                  # accept() found no descriptor; said once
     uint64_t n[55]                # counters; C_COUNT
     uint64_t copy[55]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
