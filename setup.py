@@ -64,7 +64,7 @@ def extensions() -> list[Extension]:
             [f"signal_core/{name}.pyx", str(pico / "picohttpparser.c")],
             include_dirs=["signal_core/include", str(pico)],
             extra_compile_args=["-std=gnu11", "-pthread", "-fvisibility=hidden", *compile_args],
-            extra_link_args=["-pthread", *link_args],
+            extra_link_args=["-pthread", "-ldl", *link_args],
         )
         for name in ("engine", "probe")
         if Path(f"signal_core/{name}.pyx").exists()

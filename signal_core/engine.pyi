@@ -6,6 +6,14 @@ COUNTERS: tuple[tuple[str, str, str], ...]
 class CoreError(Exception):
     """The core can't do this: not started, stopped, or in a child made by fork()."""
 
+class TlsError(Exception):
+    """No TLS with these files: `part` is ca, cert, key or library, the text is OpenSSL's reason."""
+
+    part: str
+
+def tls_try(ca: str, cert: str, key: str) -> None:
+    """Raises TlsError where no TLS can be had with these files; "" for the system's, and for none."""
+
 class Core:
     """The loops, and the two mailboxes by which Python and they talk.
 
@@ -29,7 +37,9 @@ class Core:
     def control_drain(self) -> list[tuple[object, ...]]: ...
     def link_dial(self, family: int, ip: str, port: int) -> None: ...
     def link_fail(self) -> None: ...
-    def link_connect(self, line: bytes, max_payload: int) -> None: ...
+    def link_connect(
+        self, line: bytes, max_payload: int, tls: tuple[str, bool, str, str, str] | None
+    ) -> None: ...
     def service_drain(self, limit: int) -> list[tuple[object, ...]]: ...
     def send(
         self, target: str, payload: bytes, binary: bool, ref: str | None, re: str | None, ttl_ms: int

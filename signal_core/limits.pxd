@@ -33,6 +33,7 @@ cdef enum:
     REGION_BYTES = 256 * 1024      # a loop's encoding region, bytes
     IOV_MAX_SEND = 64              # parts of one gathered write
     NATS_READ_BUFFER = 256 * 1024  # the NATS link's first read buffer, bytes
+    TLS_RECORD = 16384             # plaintext of one TLS record (RFC 8446 §5.1), bytes
 
     # -- timers --
     TICK_MS = 100                  # resolution of every deadline

@@ -1,151 +1,45 @@
 """The NATS link: one connection of loop 0 to a NATS server. L4.
 
 Python decides where to dial and what CONNECT says (KIND_DIAL, KIND_CONNECT); here is what happens in between and after:
-login, the question whether the node's name is taken, subscriptions in step with the rooms, messages both ways.
-LINK_IDLE → DIALING → GREETING → ASKING → LOGIN → NAMING → UP; every failure leads to LINK_IDLE and EVENT_WANT.
+login (dial.pxd), the question whether the node's name is taken, subscriptions in step with the rooms, messages both
+ways.
+LINK_IDLE → DIALING → GREETING → ASKING (→ SECURING) → LOGIN → NAMING → UP; every failure leads to LINK_IDLE and
+EVENT_WANT.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove, strlen
+from signal_core.address cimport put_uint
 from signal_core.counters cimport (
-    C_ATTEMPTED,
-    C_DROPPED_NATS, C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS, C_NATS_ERRORS, C_NATS_LOST,
+    C_ATTEMPTED, C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS, C_NATS_ERRORS,
+)
+from signal_core.dial cimport (
+    ASKING_TICKS, link_dialed, link_end, link_enter, link_ping, link_secure, link_watch, link_write, put_bytes,
+    put_text,
 )
 from signal_core.inbound cimport link_message
 from signal_core.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_OPS_PER_TURN, NATS_READ_BUFFER
-from signal_core.memory cimport KIND_NATS, Msg, msg_new_heap
 from signal_core.natswire cimport (
     NATS_ERR, NATS_HMSG, NATS_INFO, NATS_MSG, NATS_PING, NATS_PONG, NatsOp, nats_need, nats_parse,
 )
 from signal_core.post cimport post_event
-from signal_core.queue cimport (
-    WROTE_ALL, WROTE_NONE, queue_add, queue_clear, queue_expire, queue_to_heap, queue_write,
-)
+from signal_core.queue cimport WROTE_ALL, WROTE_NONE, queue_expire, queue_to_heap
 from signal_core.route cimport tell_peer
 from signal_core.state cimport (
-    CLUSTER_AWAY, CLUSTER_UP, CODE_DENIED, CODE_UNAVAILABLE, EVENT_DOWN, EVENT_INFO, EVENT_NATS_ERROR,
-    EVENT_TAKEN, EVENT_UP, EVENT_WANT, LINK_ASKING, LINK_DIALING, LINK_GREETING, LINK_IDLE, LINK_LOGIN,
-    LINK_NAMING, LINK_UP, MARK_LINK, Hub, Link, Loop,
+    CLUSTER_UP, CODE_DENIED, EVENT_INFO, EVENT_NATS_ERROR, EVENT_TAKEN, EVENT_UP, LINK_ASKING, LINK_DIALING,
+    LINK_GREETING, LINK_IDLE, LINK_LOGIN, LINK_NAMING, LINK_SECURING, LINK_UP, Hub, Link, Loop,
 )
-from signal_core.subs cimport (
-    SID_NAME, SID_PROBE, subs_confirm, subs_denied, subs_lost, subs_resume, waiters_release,
-)
-from signal_core.sys cimport (
-    EAGAIN, EINPROGRESS, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_MOD, IPPROTO_TCP, SOCK_CLOEXEC,
-    SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, TCP_NODELAY, close, connect, epoll_ctl, epoll_event,
-    errno, getsockopt, recv, se_load_relaxed, se_siphash13, se_store_relaxed, se_store_release, setsockopt,
-    sockaddr, socket, socklen_t,
-)
+from signal_core.subs cimport SID_NAME, SID_PEER, SID_PROBE, subs_confirm, subs_denied, subs_resume
+from signal_core.sys cimport EPOLL_CTL_MOD, se_load_relaxed, se_siphash13, se_store_relaxed, se_store_release
+from signal_core.tls cimport GOT_BLOCKED, GOT_NOTHING, link_recv, link_send_queued
 
 cdef enum:
-    DIAL_TICKS = 50               # patience with connect(), INFO and login: 5 s each
-    ASKING_TICKS = 100            # with Python
-    NAMING_TICKS = 20             # with another node that might have our name
+    NAMING_TICKS = 20             # patience with another node that might have our name
     KEEPALIVE_TICKS = 100         # silence after which NATS is pinged: 10 s
     SILENCE_TICKS = 50            # ... and then given up: 5 s
     LINK_ROUNDS = 32              # gathered writes an iteration
     NATS_READS = 4                # reads an iteration
-
-
-cdef inline void link_want(Loop* loop, const char* reason) noexcept nogil:
-    post_event(loop, CONTROL_LOOP, EVENT_WANT, 0, 0, reason, strlen(reason))
-
-
-cdef inline void link_watch(Loop* loop, int operation) noexcept nogil:
-    cdef Link* link = loop.linked
-    cdef epoll_event event
-    event.events = EPOLLIN
-    if link.blocked or link.state == LINK_DIALING:
-        event.events |= EPOLLOUT
-    event.data.u64 = <uint64_t>MARK_LINK << 32
-    epoll_ctl(loop.epoll, operation, link.fd, &event)
-
-
-cdef inline void link_enter(Loop* loop, uint32_t state, uint32_t patience) noexcept nogil:
-    loop.linked.state = state
-    loop.linked.due = loop.tick + patience if patience else 0
-
-
-cdef inline void link_end(Loop* loop, const char* reason) noexcept nogil:
-    """Gives the connection up: what was not written is dropped, SUBs that waited are local now, Python is asked."""
-    cdef Link* link = loop.linked
-    cdef bint was_up = link.state == LINK_UP
-    if link.state == LINK_IDLE:
-        return
-    if link.fd >= 0:
-        close(link.fd)
-        link.fd = -1
-        loop.n[C_NATS_LOST] += 1
-    link_enter(loop, LINK_IDLE, 0)
-    se_store_release(&loop.hub.link, CLUSTER_AWAY)
-    queue_clear(loop, &link.out, C_DROPPED_NATS, CODE_UNAVAILABLE)
-    link.blocked = link.dirty = link.asked = link.more = False
-    link.pinged = link.ponged = 0
-    link.buffer_used = link.buffer_start = 0
-    subs_lost(loop)
-    waiters_release(loop)
-    if was_up:
-        post_event(loop, CONTROL_LOOP, EVENT_DOWN, 0, 0, reason, strlen(reason))
-    link_want(loop, reason)
-
-
-cdef inline void link_write(Loop* loop, const void* bytes, size_t n) noexcept nogil:
-    """Queues bytes of the protocol itself."""
-    cdef Msg* msg = msg_new_heap(&loop.mem, n, KIND_NATS)
-    if msg == NULL:
-        return
-    memcpy(msg.data, bytes, n)
-    msg.size = <uint32_t>n
-    queue_add(loop, &loop.linked.out, msg)
-    loop.linked.dirty = True
-
-
-cdef inline void link_ping(Loop* loop) noexcept nogil:
-    link_write(loop, b"PING\r\n", 6)
-    loop.linked.pinged += 1
-
-
-cdef inline void link_dial(Loop* loop, const void* address, size_t n) noexcept nogil:
-    """Begins to connect to a sockaddr that Python has chosen."""
-    cdef Link* link = loop.linked
-    cdef int one = 1
-    if link.state != LINK_IDLE:
-        return
-    link.fd = socket((<const sockaddr*>address).sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
-    if link.fd < 0:
-        link_want(loop, b"no descriptor is left for the connection to NATS")
-        return
-    setsockopt(link.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-    link_enter(loop, LINK_DIALING, DIAL_TICKS)
-    if connect(link.fd, <const sockaddr*>address, <socklen_t>n) != 0 and errno != EINPROGRESS:
-        link_end(loop, b"the NATS server refuses the connection")
-        return
-    link_watch(loop, EPOLL_CTL_ADD)
-
-
-cdef inline void link_dialed(Loop* loop) noexcept nogil:
-    cdef int error = 0
-    cdef socklen_t n = sizeof(error)
-    getsockopt(loop.linked.fd, SOL_SOCKET, SO_ERROR, &error, &n)
-    if error:
-        link_end(loop, b"the NATS server refuses the connection")
-        return
-    loop.linked.heard = loop.tick
-    link_enter(loop, LINK_GREETING, DIAL_TICKS)
-    link_watch(loop, EPOLL_CTL_MOD)
-
-
-cdef inline void link_connect(Loop* loop, const void* line, size_t n, uint64_t max_payload) noexcept nogil:
-    """Sends the CONNECT line that Python has made from INFO."""
-    cdef Link* link = loop.linked
-    if link.state != LINK_ASKING:
-        return
-    link.max_payload = max_payload
-    se_store_relaxed(&loop.hub.max_payload, max_payload)
-    link_enter(loop, LINK_LOGIN, DIAL_TICKS)
-    link_write(loop, line, n)
-    link_ping(loop)
 
 
 cdef inline void link_name(Loop* loop) noexcept nogil:
@@ -157,11 +51,13 @@ cdef inline void link_name(Loop* loop) noexcept nogil:
     link_enter(loop, LINK_NAMING, NAMING_TICKS)
     n = put_text(text, n, b"SUB ")
     n = put_node_subject(text, n, hub)
-    n = put_text(text, n, b" 1\r\nSUB ")
+    n = put_sid(text, n, SID_NAME)
+    n = put_text(text, n, b"SUB ")
     n = put_node_subject(text, n, hub)
     n = put_text(text, n, b".")
     n = put_bytes(text, n, link.instance, 16)
-    n = put_text(text, n, b" 2\r\nPUB ")
+    n = put_sid(text, n, SID_PROBE)
+    n = put_text(text, n, b"PUB ")
     n = put_node_subject(text, n, hub)
     n = put_text(text, n, b" ")
     n = put_node_subject(text, n, hub)
@@ -173,13 +69,11 @@ cdef inline void link_name(Loop* loop) noexcept nogil:
     link_write(loop, text, n)
 
 
-cdef inline size_t put_bytes(char* out, size_t at, const char* text, size_t n) noexcept nogil:
-    memcpy(out + at, text, n)
-    return at + n
-
-
-cdef inline size_t put_text(char* out, size_t at, const char* text) noexcept nogil:
-    return put_bytes(out, at, text, strlen(text))
+cdef inline size_t put_sid(char* out, size_t at, uint64_t sid) noexcept nogil:
+    """The end of a SUB's line."""
+    out[at] = c" "
+    at += 1 + put_uint(out + at + 1, sid)
+    return put_text(out, at, b"\r\n")
 
 
 cdef inline size_t put_node_subject(char* out, size_t at, const Hub* hub) noexcept nogil:
@@ -201,7 +95,8 @@ cdef inline void link_up(Loop* loop) noexcept nogil:
     n = put_bytes(text, n, hub.prefix, hub.prefix_len)
     n = put_text(text, n, b".peer.")
     n = put_bytes(text, n, hub.node, hub.node_len)
-    n = put_text(text, n, b".> 3\r\n")
+    n = put_text(text, n, b".>")
+    n = put_sid(text, n, SID_PEER)
     link_write(loop, text, n)
     se_store_release(&hub.ndenied, 0)
     link.resume = 0
@@ -354,11 +249,23 @@ cdef inline bint link_make_room(Link* link) noexcept nogil:
     return True
 
 
+cdef inline void link_got_none(Loop* loop, ssize_t got) noexcept nogil:
+    cdef Link* link = loop.linked
+    if got == GOT_BLOCKED:
+        link.blocked = True
+        link_watch(loop, EPOLL_CTL_MOD)
+    elif got != GOT_NOTHING:
+        link_end(loop, b"the NATS server closed the connection")
+
+
 cdef inline void link_read(Loop* loop) noexcept nogil:
     cdef Link* link = loop.linked
     cdef uint32_t budget = NATS_OPS_PER_TURN, reads = NATS_READS
     cdef ssize_t got
     cdef size_t room
+    if link.state == LINK_SECURING:
+        link_secure(loop)
+        return
     while reads and link.state > LINK_DIALING:
         link.more = not link_parse(loop, &budget)
         if link.more or link.state == LINK_IDLE:
@@ -368,17 +275,18 @@ cdef inline void link_read(Loop* loop) noexcept nogil:
             return
         reads -= 1
         room = link.buffer_size - link.buffer_used
-        got = recv(link.fd, link.buffer + link.buffer_used, room, 0)
+        got = link_recv(loop, link.buffer + link.buffer_used, room)
         if got <= 0:
-            if got == 0 or (errno != EAGAIN and errno != EINTR):
-                link_end(loop, b"the NATS server closed the connection")
+            link_got_none(loop, got)
             return
         loop.n[C_NATS_BYTES_IN] += <uint64_t>got
         link.heard = loop.tick
         link.buffer_used += <uint32_t>got
-        if <size_t>got < room:
+        if link.tls == NULL and <size_t>got < room:
             reads = 0
             link.more = not link_parse(loop, &budget)
+    if link.tls != NULL and reads == 0:  # there may be more in the session, of which epoll knows nothing
+        link.more = True
 
 
 cdef inline bint link_has_work(const Loop* loop) noexcept nogil:
@@ -392,7 +300,7 @@ cdef inline void link_flush(Loop* loop) noexcept nogil:
     cdef Link* link = loop.linked
     cdef uint32_t before
     cdef int wrote
-    if link.state <= LINK_DIALING:
+    if link.state <= LINK_DIALING or link.state == LINK_SECURING:
         return
     if link.resume < link.subs_used and link.state == LINK_UP:
         subs_resume(loop)
@@ -402,7 +310,7 @@ cdef inline void link_flush(Loop* loop) noexcept nogil:
     if not link.dirty or link.blocked:
         return
     before = link.out.bytes
-    wrote = queue_write(loop, link.fd, &link.out, LINK_ROUNDS)
+    wrote = link_send_queued(loop, LINK_ROUNDS)
     loop.n[C_NATS_BYTES_OUT] += before - link.out.bytes
     if wrote == WROTE_NONE:
         link_end(loop, b"the NATS server closed the connection")
@@ -419,12 +327,16 @@ cdef inline void link_writable(Loop* loop) noexcept nogil:
     cdef Link* link = loop.linked
     if link.state == LINK_DIALING:
         link_dialed(loop)
+    elif link.state == LINK_SECURING:
+        link_secure(loop)
     elif link.blocked:
         link.blocked = False
         queue_expire(loop, &link.out)
         link_flush(loop)
         if link.state != LINK_IDLE and not link.blocked:
             link_watch(loop, EPOLL_CTL_MOD)
+        if link.tls != NULL:
+            link_read(loop)
 
 
 cdef inline void link_tick(Loop* loop) noexcept nogil:
@@ -433,6 +345,8 @@ cdef inline void link_tick(Loop* loop) noexcept nogil:
     if link.due and link.due <= loop.tick:
         if link.state == LINK_NAMING:
             link_up(loop)
+        elif link.state == LINK_SECURING:
+            link_end(loop, b"the TLS handshake with the NATS server took too long")
         elif link.state == LINK_LOGIN or link.state == LINK_ASKING:
             link_end(loop, b"the login at the NATS server took too long")
         else:

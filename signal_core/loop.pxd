@@ -29,9 +29,8 @@ from signal_core.limits cimport (
     ACCEPTS, DELIVERIES_PER_TURN, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
     UPGRADE_ANSWER,
 )
-from signal_core.link cimport (
-    link_connect, link_dial, link_end, link_flush, link_has_work, link_read, link_tick, link_writable,
-)
+from signal_core.dial cimport link_connect, link_dial, link_end
+from signal_core.link cimport link_flush, link_has_work, link_read, link_tick, link_writable
 from signal_core.memory cimport (
     KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT,
     KIND_STOP, KIND_SYNC, KIND_TO, Msg, msg_free, msg_new, msg_text,
@@ -307,6 +306,9 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
             inbox_taken(&loop.inbox, msg)
         link_queue(loop, msg)
         return
+    if msg.kind == KIND_CONNECT:
+        link_connect(loop, msg)
+        return
     if msg.kind == KIND_RECEIPT:
         loop_receipt(loop, msg)
     elif msg.kind == KIND_SYNC:
@@ -325,8 +327,6 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
             link_dial(loop, msg.data, msg.size)
         else:
             link_end(loop, b"the NATS server can't be used")
-    elif msg.kind == KIND_CONNECT:
-        link_connect(loop, msg.data, msg.size, msg.hash)
     msg_free(&loop.mem, msg)
 
 

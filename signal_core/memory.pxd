@@ -25,7 +25,7 @@ cdef enum:
     KIND_KICK = 7         # close the connection `target` with close code `code`
     KIND_SNAPSHOT = 8     # copy the counters for a reader
     KIND_DIAL = 9         # the link connects to the address in the data; none: it gives the connection up
-    KIND_CONNECT = 10     # the link sends the CONNECT line in the data; `hash` is NATS's max_payload
+    KIND_CONNECT = 10     # CONNECT in the data, for the link; `hash` is NATS's max_payload, `pointer` a session of TLS
     KIND_EVENT = 11       # a word to Python: `code` says which, the text explains
     KIND_AWAIT = 12       # `target` wants the receipt for SUB of the room at `pointer`
 

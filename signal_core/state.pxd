@@ -42,9 +42,10 @@ cdef enum:
     LINK_DIALING = 1              # connect() is under way
     LINK_GREETING = 2             # waits for INFO
     LINK_ASKING = 3               # INFO is with Python: waits for the CONNECT line
-    LINK_LOGIN = 4                # CONNECT is sent: waits for PONG
-    LINK_NAMING = 5               # asks whether the node's name is taken
-    LINK_UP = 6
+    LINK_SECURING = 4             # the TLS handshake is under way
+    LINK_LOGIN = 5                # CONNECT is sent: waits for PONG
+    LINK_NAMING = 6               # asks whether the node's name is taken
+    LINK_UP = 7
 
     # Hub.link
     CLUSTER_OFF = 0               # no NATS is configured: other nodes do not exist
@@ -124,6 +125,11 @@ cdef struct Link:
     bint syncing                  # SUBs were written since the last PING
     bint more                     # operations are left over from the last iteration
     bint asked                    # a keepalive PING is unanswered
+    void* tls                     # session of OpenSSL; NULL: none
+    Msg* line                     # CONNECT, until the TLS handshake is done
+    uint8_t* record               # TLS_RECORD bytes of plaintext on their way into the session
+    uint32_t record_used
+    uint32_t record_start         # bytes of it that the session has taken
     Queue out
     uint64_t max_payload
     uint8_t* buffer

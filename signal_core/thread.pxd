@@ -4,11 +4,11 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from signal_core.conn cimport conn_kill
+from signal_core.dial cimport link_end, link_want
 from signal_core.inbox cimport inbox_take
 from signal_core.limits cimport CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, SERVICE_LOOP
-from signal_core.link cimport link_end, link_want
 from signal_core.loop cimport loop_clock, loop_is_over, loop_iterate, loop_open_reserve, loop_reap
-from signal_core.memory cimport Msg, memory_end, msg_free
+from signal_core.memory cimport Msg, memory_end
 from signal_core.post cimport post_all, post_event
 from signal_core.rooms cimport rooms_end, rooms_init
 from signal_core.route cimport loop_tell_all
@@ -22,6 +22,7 @@ from signal_core.sys cimport (
     epoll_create1, epoll_ctl, epoll_event, errno, iovec, listen, se_load_relaxed, se_own_descriptors,
     se_store_release, setsockopt, sockaddr, socket,
 )
+from signal_core.tls cimport connect_free
 from signal_core.wheel cimport wheel_init
 
 cdef enum:
@@ -162,21 +163,19 @@ cdef inline void* loop_main(void* argument) noexcept nogil:
     return NULL
 
 
-cdef inline void loop_end(Loop* loop) noexcept nogil:
-    """Frees the loop's memory, after every thread has ended."""
-    cdef Msg* msg = loop.taken
+cdef inline void free_all(Loop* loop, Msg* msg) noexcept nogil:
+    """Of an inbox, messages that nobody will handle."""
     cdef Msg* after
-    cdef int _i
-    for _i in range(2):
-        while msg != NULL:
-            after = msg.next
-            msg_free(&loop.mem, msg)
-            msg = after
-        msg = inbox_take(&loop.inbox)
     while msg != NULL:
         after = msg.next
-        msg_free(&loop.mem, msg)
+        connect_free(loop, msg)
         msg = after
+
+
+cdef inline void loop_end(Loop* loop) noexcept nogil:
+    """Frees the loop's memory, after every thread has ended."""
+    free_all(loop, loop.taken)
+    free_all(loop, inbox_take(&loop.inbox))
     if loop.linked != NULL:
         free(loop.linked.buffer)
         free(loop.linked.subs)

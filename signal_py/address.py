@@ -28,6 +28,15 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def is_ip(host: str) -> bool:
+    """Whether it is a numeric address, not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def url_of(host: str, port: int) -> str:
     """A WebSocket URL by which this machine reaches what listens there."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

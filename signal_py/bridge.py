@@ -19,6 +19,7 @@ from signal_py.credentials import Credentials, connect_line
 from signal_py.errors import EngineError
 from signal_py.log import event
 from signal_py.natspool import LAST_DELAY, Pool, Server
+from signal_py.tls import Tls, offers_tls, wants_tls
 
 if TYPE_CHECKING:
     from signal_core.engine import Core
@@ -54,11 +55,18 @@ class Bridge:
     """
 
     def __init__(
-        self, core: Core, servers: Sequence[Server], credentials: Credentials, node: str, version: str
+        self,
+        core: Core,
+        servers: Sequence[Server],
+        credentials: Credentials,
+        tls: Tls,
+        node: str,
+        version: str,
     ) -> None:
         self._core = core
         self._pool = Pool(servers) if servers else None
         self._credentials = credentials
+        self._tls = tls
         self._node = node
         self._version = version
         self._server: Server | None = None  # dialled last
@@ -82,6 +90,11 @@ class Bridge:
     def where(self) -> str:
         """HOST:PORT of the server dialled last, "" for none."""
         return self._server.where if self._server else ""
+
+    @property
+    def url(self) -> str:
+        """Its URL without secrets, "" for none."""
+        return self._server.url if self._server else ""
 
     def start(self) -> None:
         """Returns when the thread runs. Call when the core's loops do."""
@@ -119,7 +132,8 @@ class Bridge:
             try:
                 HANDLERS[str(kind)](self, *rest)
             except Exception:
-                logger.exception("the deciding thread failed to handle an event")
+                if not self._leaving:  # then the core may be gone already, and wants no answer
+                    logger.exception("the deciding thread failed to handle an event")
 
     # -- what the core tells --
 
@@ -146,19 +160,23 @@ class Bridge:
         if self._greeted or self._server is None:
             return
         self._greeted = True
-        self._problem = _unusable(info)
-        line = b"" if self._problem else self._introduce(info, self._server)
-        if line:
-            self._core.link_connect(line, int(info.get("max_payload", 0)))
-        else:
+        self._problem = _unusable(info, self._server) or self._introduce(info, self._server)
+        if self._problem:
             self._core.link_fail()
 
-    def _introduce(self, info: dict[str, Any], server: Server) -> bytes:
+    def _introduce(self, info: dict[str, Any], server: Server) -> str:
+        """Has the core say who we are. "", or why it can't."""
+        from signal_core.engine import TlsError
+
+        tls = self._tls.handshake(server) if wants_tls(info, server) else None
         try:
-            return connect_line(info, server, self._credentials, self._node, self._version)
+            line = connect_line(info, server, self._credentials, self._node, self._version, tls is not None)
+            self._core.link_connect(line, int(info.get("max_payload", 0)), tls)
+        except TlsError as error:
+            return f"TLS can't be had: {error}"
         except (OSError, ValueError) as error:
-            self._problem = f"the credentials can't be read: {error}"
-            return b""
+            return f"the credentials can't be read: {error}"
+        return ""
 
     def _on_up(self) -> None:
         if self._pool is not None:
@@ -233,7 +251,8 @@ class Bridge:
                 continue
             self._greeted, self._problem = False, ""
             self._errors.clear()
-            self._core.link_dial(family, ip, server.port)
+            if not self._leaving:
+                self._core.link_dial(family, ip, server.port)
             return
 
     async def _choose(self, pool: Pool) -> tuple[Server, int, str]:
@@ -267,10 +286,10 @@ def _parse(text: bytes) -> dict[str, Any]:
     return info if isinstance(info, dict) else {}
 
 
-def _unusable(info: dict[str, Any]) -> str:
+def _unusable(info: dict[str, Any], server: Server) -> str:
     """Why a server can't be used, "" where it can."""
-    if info.get("tls_required"):
-        return "it requires TLS, which this version doesn't speak to NATS"
+    if server.tls and not offers_tls(info):
+        return "it offers no TLS, which its URL asks for"
     if not info.get("headers"):
         return "it is no NATS server, or one from before 2.2, which has no headers"
     return ""

@@ -168,6 +168,11 @@ class Config:
     )
     nats_nkey: str = _setting("", "file with the seed of an nkey for NATS", metavar="FILE")
     nats_creds: str = _setting("", "credentials file (JWT and seed) for NATS", metavar="FILE")
+    nats_tls_ca: str = _setting(
+        "", "file with the authorities that NATS's certificate may be from; empty: the system's", metavar="FILE"
+    )
+    nats_tls_cert: str = _setting("", "file with this node's certificate for NATS", metavar="FILE")
+    nats_tls_key: str = _setting("", "file with the private key of that certificate", metavar="FILE")
     prefix: str = _setting(
         "signal",
         "first token of every NATS subject; the same on all nodes",
@@ -263,6 +268,16 @@ def make_config(given: Mapping[str, object], origins: Mapping[str, str]) -> Conf
     return config
 
 
+def _check_pair(config: Config, one: str, other: str) -> None:
+    """Of two settings that need each other."""
+    first, second = (bool(getattr(config, SETTINGS[name].field)) for name in (one, other))
+    if first != second:
+        here, gone = (one, other) if first else (other, one)
+        raise ConfigError(
+            f"{config.named(here)} is given without {SETTINGS[gone].flag}: give both or neither."
+        )
+
+
 def _check_together(config: Config) -> None:
     if not config.listen:
         raise ConfigError(f"{config.named('listen')} is empty: give at least one HOST:PORT.")
@@ -274,11 +289,8 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"{config.named('nats')} mixes a word with other servers: use one word, or URLs only."
         )
-    if bool(config.nats_user) != bool(config.nats_password):
-        here, gone = ("nats-user", "nats-password") if config.nats_user else ("nats-password", "nats-user")
-        raise ConfigError(
-            f"{config.named(here)} is given without {SETTINGS[gone].flag}: give both or neither."
-        )
+    _check_pair(config, "nats-user", "nats-password")
+    _check_pair(config, "nats-tls-cert", "nats-tls-key")
     if config.nats_nkey and config.nats_creds:
         raise ConfigError(
             f"{config.named('nats-nkey')} and {config.named('nats-creds')} are both given: give one."

@@ -89,7 +89,7 @@ def _sign(seed: str, nonce: str, with_key: bool = False) -> dict[str, str]:
 
 
 def connect_line(
-    info: Mapping[str, Any], server: Server, credentials: Credentials, node: str, version: str
+    info: Mapping[str, Any], server: Server, credentials: Credentials, node: str, version: str, tls: bool
 ) -> bytes:
     """The CONNECT that answers an INFO of `server`. Raises what `Credentials.proof` does."""
     options = {
@@ -100,7 +100,7 @@ def connect_line(
         "no_responders": True,
         "pedantic": False,
         "protocol": 1,
-        "tls_required": False,
+        "tls_required": tls,
         "verbose": False,
         "version": version,
         **credentials.proof(str(info.get("nonce", "")), server),

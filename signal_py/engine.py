@@ -144,9 +144,8 @@ class Engine:
 
     @property
     def nats_url(self) -> str:
-        """`nats://HOST:PORT` of the server that was dialled last, "" for none."""
-        bridge = self._runtime.bridge
-        return f"nats://{bridge.where}" if bridge is not None and bridge.where else ""
+        """`nats://HOST:PORT` (or `tls://…`) of the server that was dialled last, "" for none."""
+        return self._runtime.bridge.url if self._runtime.bridge is not None else ""
 
     @property
     def admin_address(self) -> tuple[str, int] | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from signal_py.address import host_port
+from signal_py.address import host_port, is_ip
 
 DEFAULT_PORT = 4222
 FIRST_DELAY = 0.05  # seconds; bound of the first random delay
@@ -23,11 +23,18 @@ class Server:
     user: str = ""
     password: str = ""
     token: str = ""
+    tls: bool = False  # never in clear
+    tls_name: str = ""  # that its certificate is for; "": host
 
     @property
     def where(self) -> str:
         """HOST:PORT, without secrets."""
         return host_port(self.host, self.port)
+
+    @property
+    def url(self) -> str:
+        """With scheme, without secrets."""
+        return f"{'tls' if self.tls else 'nats'}://{self.where}"
 
 
 def check_url(text: str) -> str:
@@ -40,21 +47,17 @@ def check_url(text: str) -> str:
 
 
 def parse_url(text: str) -> Server:
-    """A server from `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT]`, the scheme optional. Raises ValueError."""
+    """A server from `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT]`, or `tls://…`. Raises ValueError."""
     parts = urlsplit(text if "://" in text else f"nats://{text}")
-    if parts.scheme == "tls":
-        raise ValueError(
-            "asks for TLS, which this version doesn't speak to NATS: use nats:// on a trusted network"
-        )
-    if parts.scheme != "nats":
-        raise ValueError("is no URL of a NATS server: write nats://HOST:PORT")
-    port = _port(parts)
+    if parts.scheme not in ("nats", "tls"):
+        raise ValueError("is no URL of a NATS server: write nats://HOST:PORT or tls://HOST:PORT")
+    port, tls = _port(parts), parts.scheme == "tls"
     if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("is no URL of a NATS server: write nats://HOST:PORT")
+        raise ValueError(f"is no URL of a NATS server: write {parts.scheme}://HOST:PORT")
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     if user and parts.password is None:
-        return Server(parts.hostname, port, token=user)
-    return Server(parts.hostname, port, user, password)
+        return Server(parts.hostname, port, token=user, tls=tls)
+    return Server(parts.hostname, port, user, password, tls=tls)
 
 
 def _port(parts: SplitResult) -> int:
@@ -117,7 +120,8 @@ class Pool:
     def learn(self, connect_urls: Iterable[object]) -> int:
         """Takes the `connect_urls` of an INFO, which replace those learnt before; returns how many are new.
 
-        They carry no credentials: those of the first server that was named are used.
+        They carry no credentials and ask for no TLS: what the first server that was named has is used, its name for
+        their certificates too where they are told of by address.
         """
         first = self._named[0]
         places = {(server.host, server.port) for server in self._named}
@@ -129,7 +133,9 @@ class Pool:
                 continue
             if (server.host, server.port) not in places:
                 places.add((server.host, server.port))
-                told.append(Server(server.host, server.port, first.user, first.password, first.token))
+                name = first.tls_name or first.host
+                name = name if is_ip(server.host) else ""
+                told.append(replace(first, host=server.host, port=server.port, tls_name=name))
         new = len(set(told) - set(self._told))
         self._told = tuple(told)
         return new

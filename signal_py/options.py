@@ -18,6 +18,9 @@ class Options(TypedDict, total=False):
     nats_password: str
     nats_nkey: str
     nats_creds: str
+    nats_tls_ca: str
+    nats_tls_cert: str
+    nats_tls_key: str
     prefix: str
     max_message: int
     max_rooms: int

@@ -21,6 +21,7 @@ from signal_py.errors import ConfigError
 from signal_py.listening import Probes, resolve
 from signal_py.natspool import Server, parse_url
 from signal_py.service import Service
+from signal_py.tls import Tls
 from signal_py.version import VERSION
 
 if TYPE_CHECKING:
@@ -127,8 +128,9 @@ class Runtime:
         named = config.named("listen")
         self._probes = Probes(resolve(config.listen, named), named)
         servers = self._servers()
+        tls = Tls.of(config, servers)
         self.core = Core(core_settings(config, self.node, bool(servers), self._hooks))
-        self.bridge = Bridge(self.core, servers, credentials, self.node, VERSION)
+        self.bridge = Bridge(self.core, servers, credentials, tls, self.node, VERSION)
         if self._admin:
             self._admin.count(COUNTERS)
 

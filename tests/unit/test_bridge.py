@@ -19,6 +19,7 @@ from signal_py.config import Config
 from signal_py.credentials import Credentials, connect_line
 from signal_py.errors import ConfigError
 from signal_py.natspool import parse_url
+from signal_py.tls import Tls
 
 PATIENCE = 10.0  # seconds
 INFO = {"server_id": "x", "headers": True, "max_payload": 1048576}
@@ -58,7 +59,7 @@ class ScriptedCore:
 @contextmanager
 def bridge(*urls: str, **access: str) -> Iterator[tuple[ScriptedCore, Bridge]]:
     core = ScriptedCore()
-    made = Bridge(cast(Core, core), [parse_url(url) for url in urls], Credentials(**access), "n1", "1.2.3")
+    made = Bridge(cast(Core, core), [parse_url(url) for url in urls], Credentials(**access), Tls(), "n1", "1.2.3")
     made.start()
     try:
         yield core, made
@@ -76,8 +77,8 @@ def connected(core: ScriptedCore) -> dict[str, Any]:
     core.say("link-want", "")
     assert core.hear() == ("dial", 2, "127.0.0.1", 4222)
     core.say("link-info", info())
-    verb, line, max_payload = core.hear()
-    assert (verb, max_payload) == ("connect", 1048576)
+    verb, line, max_payload, tls = core.hear()
+    assert (verb, max_payload, tls) == ("connect", 1048576, None)
     assert line.startswith(b"CONNECT ") and line.endswith(b"\r\n")
     said: dict[str, Any] = json.loads(line[8:])
     return said
@@ -140,7 +141,7 @@ def test_all_addresses_of_a_name_are_one_round() -> None:
         assert dialled <= {"127.0.0.1", "::1"} and made.first.result() == "away"
 
 
-@pytest.mark.parametrize("greeting", [info(tls_required=True), info(headers=False), b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize("greeting", [info(headers=False), b"{", b"[]", b"\xff"])
 def test_servers_that_can_not_be_used(greeting: bytes, caplog: pytest.LogCaptureFixture) -> None:
     with bridge(WHERE) as (core, made):
         core.say("link-want", "")
@@ -150,6 +151,40 @@ def test_servers_that_can_not_be_used(greeting: bytes, caplog: pytest.LogCapture
         core.say("link-want", "given up")
         assert made.first.result(PATIENCE) == "away"
     assert "given up" not in caplog.text
+
+
+def test_a_tls_url_is_never_spoken_to_in_clear() -> None:
+    with bridge("tls://127.0.0.1") as (core, _):
+        core.say("link-want", "")
+        core.hear()
+        core.say("link-info", info())
+        assert core.hear() == ("fail",)
+
+
+@pytest.mark.parametrize(
+    ("url", "greeting", "name"),
+    [
+        (WHERE, info(tls_required=True), ("127.0.0.1", True)),
+        ("tls://127.0.0.1", info(tls_available=True), ("127.0.0.1", True)),
+        ("tls://localhost", info(tls_required=True), ("localhost", False)),
+    ],
+)
+def test_tls_where_either_end_asks(url: str, greeting: bytes, name: tuple[str, bool]) -> None:
+    with bridge(url) as (core, _):
+        core.say("link-want", "")
+        core.hear()
+        core.say("link-info", greeting)
+        verb, line, _, tls = core.hear()
+        assert (verb, tls) == ("connect", (*name, "", "", ""))
+        assert json.loads(line[8:])["tls_required"] is True
+
+
+def test_no_tls_where_only_the_server_offers_it() -> None:
+    with bridge(WHERE) as (core, _):
+        core.say("link-want", "")
+        core.hear()
+        core.say("link-info", info(tls_available=True))
+        assert core.hear()[3] is None
 
 
 @pytest.mark.parametrize(
@@ -173,7 +208,8 @@ def test_refusals(words: tuple[str, str], setting: str) -> None:
 
 
 def said(url: str, nonce: str = "", **access: str) -> dict[str, Any]:
-    line = connect_line({"nonce": nonce} if nonce else {}, parse_url(url), Credentials(**access), "n1", "1")
+    info = {"nonce": nonce} if nonce else {}
+    line = connect_line(info, parse_url(url), Credentials(**access), "n1", "1", False)
     found: dict[str, Any] = json.loads(line.removeprefix(b"CONNECT "))
     return {
         name: found[name] for name in ("user", "pass", "auth_token", "jwt", "nkey", "sig") if name in found

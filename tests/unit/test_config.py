@@ -69,7 +69,8 @@ def test_every_limit_reaches_the_core() -> None:
     passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total"}
     others = {"listen", "nats", "admin", "log_format", "log_level"}
     assert {setting.field for setting in SETTINGS.values()} - passed - others == {
-        "nats_token", "nats_user", "nats_password", "nats_nkey", "nats_creds"
+        "nats_token", "nats_user", "nats_password", "nats_nkey", "nats_creds",
+        "nats_tls_ca", "nats_tls_cert", "nats_tls_key",
     }  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def test_decimals_are_for_times() -> None:
         *(("prefix", bad) for bad in ["a.", ".a", "a..b", "*", ">", "a b", "$x", "a" * 64]),
         *(
             ("nats", bad)
-            for bad in ["http://x", "tls://x", "x:0", "x:99999", "x/y", "ws://x", "embedded,off"]
+            for bad in ["http://x", "tls://x/y", "x:0", "x:99999", "x/y", "ws://x", "embedded,off"]
         ),
         *(("nats", bad) for bad in ["off,x", "", "nats://"]),
         ("listen", ""),
@@ -242,6 +243,8 @@ def test_nats_urls() -> None:
     assert parse_url("nats://u:p%40%3A@[::1]:1") == Server("::1", 1, "u", "p@:")
     assert parse_url("nats://t%2Fk@h:1") == Server("h", 1, token="t/k")
     assert parse_url("nats://u:p@h:1").where == "h:1"
+    assert parse_url("tls://u:p@h:1") == Server("h", 1, "u", "p", tls=True)
+    assert parse_url("tls://t@h:1").url == "tls://h:1"
 
 
 def test_a_round_goes_through_all_servers() -> None:
@@ -270,6 +273,9 @@ def test_the_delay_grows_to_its_bound() -> None:
 def test_what_the_cluster_tells() -> None:
     pool = Pool([Server("a", 1, "u", "p")], random.Random(1))
     assert pool.learn(["a:1", "b:2", "[::1]:3", "", 7, "x:y"]) == 3
-    assert pool.servers[1:3] == (Server("b", 2, "u", "p"), Server("::1", 3, "u", "p"))
+    assert pool.servers[1:3] == (Server("b", 2, "u", "p"), Server("::1", 3, "u", "p", tls_name="a"))
+    secure = Pool([Server("a", 1, tls=True)], random.Random(1))
+    assert secure.learn(["b:2", "1.2.3.4:5"]) == 2
+    assert secure.servers[1:] == (Server("b", 2, tls=True), Server("1.2.3.4", 5, tls=True, tls_name="a"))
     assert pool.learn(["b:2"]) == 0
     assert pool.servers == (Server("a", 1, "u", "p"), Server("b", 2, "u", "p"))

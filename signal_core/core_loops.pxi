@@ -1,0 +1,228 @@
+# Included by engine.pyx.
+
+cdef class Loops:
+    """The loops of one engine: set up, started, spoken to, stopped."""
+
+    cdef Hub* hub
+    cdef Loop* control
+    cdef Loop* service
+    cdef bint started, joined
+    cdef int pid
+    cdef uint64_t snapshot
+    cdef dict rooms             # serial: name, of the service
+    cdef dict entries           # name: serial and address of the entry, while the service is in the room
+    cdef readonly str address
+    cdef readonly int control_fd
+    cdef readonly int service_fd
+
+    def __cinit__(self, dict settings):
+        self.pid = getpid()
+        self.rooms = {}
+        self.entries = {}
+        self.hub = <Hub*>pages_new(sizeof(Hub))
+        if self.hub == NULL:
+            raise MemoryError("no memory for the engine")
+        check_layouts()
+        self.fill(settings)
+        self.make_loops(settings)
+        self.control = self.hub.loops[CONTROL_LOOP]
+        self.service = self.hub.loops[SERVICE_LOOP]
+        self.control_fd = self.control.inbox.wake
+        self.service_fd = self.service.inbox.wake
+
+    cdef fill(self, dict s):
+        cdef Hub* hub = self.hub
+        cdef bytes text
+        text = s["node"].encode()
+        hub.node_len = <uint32_t>len(text)
+        memcpy(hub.node, <char*>text, hub.node_len)
+        hub.node[hub.node_len] = c"."
+        text = s["prefix"].encode()
+        hub.prefix_len = <uint32_t>len(text)
+        memcpy(hub.prefix, <char*>text, hub.prefix_len)
+        hub.nloops = s["loops"]
+        if not 1 <= hub.nloops <= MAX_LOOPS:
+            raise ValueError(f"loops is {hub.nloops}: 1 to {MAX_LOOPS}")
+        hub.set.max_message = s["max_message"]
+        hub.set.max_rooms = s["max_rooms"]
+        hub.set.max_refs = s["max_refs"]
+        hub.set.handshake = ticks(s["handshake_ms"])
+        hub.set.ping = ticks(s["ping_ms"])
+        hub.set.pong = ticks(s["pong_ms"])
+        hub.set.stall = ticks(s["stall_ms"])
+        hub.set.close = ticks(s["close_ms"])
+        hub.set.ttl_ms = s["ttl_ms"]
+        hub.set.backlog_messages = s["backlog_messages"]
+        hub.set.backlog_bytes = s["backlog_bytes"]
+        hub.set.backlog_loop = s["backlog_total"] // hub.nloops
+        hub.set.max_connections = s["max_connections"]
+        hub.set.nats_pending = s["nats_pending"]
+        hub.set.hooks = bool(s["hooks"])
+        hub.link = CLUSTER_AWAY if s["cluster"] else CLUSTER_OFF
+        hub.boot = se_now_ms() - TICK_MS
+        getrandom(hub.rooms.key, sizeof(hub.rooms.key), 0)
+        if not table_init(&hub.rooms):
+            raise MemoryError("no memory for the room table")
+        hello = {"node": s["node"], "version": s["version"], "max_message": s["max_message"],
+                 "max_rooms": s["max_rooms"], "ping_interval": s["ping_ms"], "ttl": s["ttl_ms"]}
+        text = json.dumps(hello, separators=(",", ":")).encode()
+        hub.hello_len = <uint32_t>len(text)
+        hub.hello = <char*>malloc(len(text))
+        memcpy(hub.hello, <char*>text, len(text))
+
+    cdef make_loops(self, dict s):
+        cdef Hub* hub = self.hub
+        cdef Loop* loop
+        cdef uint32_t i, tag
+        cdef uint64_t instance
+        cdef bytes name
+        for i in list(range(hub.nloops)) + [CONTROL_LOOP, SERVICE_LOOP]:
+            loop = <Loop*>pages_new(sizeof(Loop))
+            if loop == NULL:
+                raise MemoryError("no memory for a loop")
+            hub.loops[i] = loop
+            loop.inbox.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+            if loop.inbox.wake < 0:
+                raise OSError("no descriptor is left for the engine: raise the limit of open files (ulimit -n)")
+            loop.inbox.limit = s["inbox_messages"] if i != CONTROL_LOOP else UINT64_MAX // 2
+            loop.inbox.limit_bytes = max(s["inbox_messages"] * 1024, 4 * s["max_message"])
+            if i == CONTROL_LOOP:
+                loop.inbox.limit_bytes = UINT64_MAX // 2
+            loop.inbox.asleep = 1
+            if not loop_init(loop, hub, i):
+                raise MemoryError("no memory for a loop")
+        getrandom(&tag, sizeof(tag), 0)
+        getrandom(&instance, sizeof(instance), 0)
+        name = b"%016x" % instance
+        memcpy(hub.loops[0].linked.instance, <char*>name, 16)
+        hub.service = id_make(SERVICE_LOOP, 0, tag)
+        self.address = self.peer_text(hub.service)
+
+    cdef str peer_text(self, uint64_t id):
+        cdef char text[48]
+        put_peer(<uint8_t*>text, self.hub, id)
+        return text_of(text, self.hub.node_len + 1 + LOCAL_TEXT)
+
+    cdef int check(self, bint running=True) except -1:
+        if getpid() != self.pid:
+            raise CoreError("this engine was started before fork(): make another one in the child")
+        if running and (not self.started or self.joined):
+            raise CoreError("the engine is not running: start it first")
+        return 0
+
+    # -- starting and stopping --
+
+    def start(self, list listen):
+        """Starts a thread a loop; when it returns all of them listen. Raises OSError, with nothing left running."""
+        self.check(False)
+        if self.started:
+            raise CoreError("the engine was started before: make another one")
+        if len(listen) > MAX_LISTENERS:
+            raise ValueError(f"listen names {len(listen)} addresses: {MAX_LISTENERS} at most")
+        for family, ip, port, scope in listen:
+            self.add_listen(family, ip, port, scope)
+        self.started = True
+        cdef uint32_t i
+        cdef int failed
+        for i in range(self.hub.nloops):
+            self.hub.loops[i].done = LOOP_STARTING
+            failed = se_thread_start(&self.hub.loops[i].thread, loop_main, self.hub.loops[i],
+                                     f"signal-{i}".encode())
+            if failed:
+                self.hub.loops[i].done = 0
+                self.hub.failed = failed
+                break
+        self.wait_until_running()
+        failed = <int>se_load_acquire(&self.hub.failed)
+        if failed:
+            self.stop()
+            self.join()
+            raise OSError(failed, os.strerror(failed))
+
+    cdef add_listen(self, int family, str ip, int port, int scope):
+        cdef sockaddr_in* v4
+        cdef sockaddr_in6* v6
+        cdef uint32_t n = self.hub.nlisten
+        cdef uint8_t* at = self.hub.listen[n].address
+        if family == AF_INET:
+            v4 = <sockaddr_in*>at
+            v4.sin_family = <uint16_t>family
+            v4.sin_port = htons(<uint16_t>port)
+            self.hub.listen[n].size = sizeof(sockaddr_in)
+            good = inet_pton(family, ip.encode(), &v4.sin_addr)
+        else:
+            v6 = <sockaddr_in6*>at
+            v6.sin6_family = <uint16_t>family
+            v6.sin6_port = htons(<uint16_t>port)
+            v6.sin6_scope_id = <uint32_t>scope
+            self.hub.listen[n].size = sizeof(sockaddr_in6)
+            good = inet_pton(family, ip.encode(), &v6.sin6_addr)
+        if good != 1:
+            raise ValueError(f"listen: {ip} is not a numeric address")
+        self.hub.nlisten += 1
+
+    cdef wait_until_running(self):
+        cdef uint32_t i
+        cdef Hub* hub = self.hub
+        with nogil:
+            for i in range(hub.nloops):
+                while se_load_acquire(&hub.loops[i].done) == LOOP_STARTING:
+                    usleep(200)
+
+    cdef tell_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data, uint64_t origin=0,
+                   void* pointer=NULL):
+        """Posts one word to a loop."""
+        cdef Msg* msg = msg_new_heap(&self.control.mem, len(data), kind)
+        if msg == NULL:
+            raise MemoryError("no memory for a message to a loop")
+        msg.target = target
+        msg.origin = origin
+        msg.hash = value
+        msg.pointer = pointer
+        msg.size = <uint32_t>len(data)
+        memcpy(msg.data, <char*>data, len(data))
+        post(self.control, index, msg)
+        post_all(self.control)
+
+    def stop(self):
+        """Begins to stop; at once, and more than once is no harm."""
+        self.check(False)
+        cdef uint32_t i
+        if self.started and not self.joined:
+            for i in range(self.hub.nloops):
+                self.tell_loop(i, KIND_STOP, 0, 0, b"")
+
+    def join(self):
+        """Returns when every loop has ended."""
+        self.check(False)
+        cdef uint32_t i
+        cdef pthread_t thread
+        if not self.started or self.joined:
+            return
+        self.joined = True
+        for i in range(self.hub.nloops):
+            if se_load_acquire(&self.hub.loops[i].done):
+                thread = self.hub.loops[i].thread
+                with nogil:
+                    pthread_join(thread, NULL)
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self.hub == NULL or getpid() != self.pid:
+            return
+        if self.started and not self.joined:
+            try:
+                self.stop()
+                self.join()
+            except Exception:
+                return
+        for i in range(256):
+            if self.hub.loops[i] != NULL:
+                loop_end(self.hub.loops[i])
+                close(self.hub.loops[i].inbox.wake)
+        table_end(&self.hub.rooms)
+        for i in range(256):
+            if self.hub.loops[i] != NULL:
+                munmap(self.hub.loops[i], sizeof(Loop))
+        free(self.hub.hello)
+        munmap(self.hub, sizeof(Hub))

@@ -1,0 +1,106 @@
+# Included by engine.pyx.
+
+cdef class Mailboxes(Peer):
+    """What the loops tell the deciding thread, and the embedding program."""
+
+    cdef bint refill(self, Loop* loop) noexcept:
+        """Takes what was posted to a pseudo-loop; what comes later makes its descriptor readable again."""
+        cdef uint64_t count
+        read(loop.inbox.wake, &count, 8)
+        inbox_sleep(&loop.inbox)
+        if loop.taken == NULL:
+            loop.taken = inbox_take(&loop.inbox)
+        return loop.taken != NULL
+
+    cdef void again(self, Loop* loop) noexcept:
+        """Makes its descriptor readable where something is left over."""
+        cdef uint64_t one = 1
+        if loop.taken != NULL or not inbox_is_empty(&loop.inbox):
+            write(loop.inbox.wake, &one, 8)
+
+    def control_drain(self):
+        """All mails to the deciding thread, oldest first; also what came before the engine stopped."""
+        self.check(False)
+        cdef list mails = []
+        cdef Msg* msg
+        self.refill(self.control)
+        while self.control.taken != NULL:
+            msg = self.control.taken
+            self.control.taken = msg.next
+            if is_payload(msg):
+                inbox_taken(&self.control.inbox, msg)
+            mail = self.control_mail(msg)
+            if mail is not None:
+                mails.append(mail)
+            msg_free(&self.control.mem, msg)
+        self.again(self.control)
+        return mails
+
+    cdef tuple control_mail(self, Msg* msg):
+        cdef bytes text = PyBytes_FromStringAndSize(<char*>msg.data, msg.size)
+        if msg.kind != KIND_EVENT:
+            return None
+        if msg.code == EVENT_INFO:
+            return ("link-info", text)
+        if msg.code == EVENT_UP:
+            return ("link-up",)
+        if msg.code == EVENT_LOG:
+            return ("log", "warning", text.decode())
+        names = {EVENT_WANT: "link-want", EVENT_DOWN: "link-down", EVENT_TAKEN: "link-taken",
+                 EVENT_NATS_ERROR: "link-error"}
+        return (names[msg.code], text.decode("utf-8", "replace"))
+
+    def service_drain(self, int limit):
+        """At most `limit` mails to the embedding program, oldest first; also what came before the engine stopped."""
+        self.check(False)
+        cdef list mails = []
+        cdef Msg* msg
+        cdef Loop* loop = self.service
+        service_begin(loop)
+        self.refill(loop)
+        while loop.taken != NULL and limit > 0:
+            msg = loop.taken
+            loop.taken = msg.next
+            limit -= 1
+            mail = self.service_mail(msg)
+            if mail is not None:
+                mails.append(mail)
+        service_finish(loop)
+        self.again(loop)
+        return mails
+
+    cdef tuple service_mail(self, Msg* msg):
+        """One mail, the message freed; None for one that is not for us."""
+        cdef Loop* loop = self.service
+        cdef tuple mail = None
+        if is_payload(msg):
+            inbox_taken(&loop.inbox, msg)
+        if msg.kind == KIND_TO or msg.kind == KIND_ROOM:
+            loop.n[C_TAKEN] += 1
+            if msg.target == self.hub.service if msg.kind == KIND_TO else msg.target in self.rooms:
+                mail = self.message_mail(msg)
+            service_fate(loop, msg, mail is not None)
+            return mail
+        if msg.kind == KIND_RECEIPT:
+            if msg.size and not self.joined:
+                self.leave_room(text_of(<char*>msg.data, msg.size))
+                service_begin(loop)
+            mail = ("receipt", text_of(msg_text(msg), msg.text_size), code_name(msg.code))
+        elif msg.kind == KIND_EVENT and msg.code == EVENT_CONNECTED:
+            mail = ("connect", self.peer_text(msg.target))
+        elif msg.kind == KIND_EVENT and msg.code == EVENT_DISCONNECTED:
+            mail = ("disconnect", self.peer_text(msg.target), msg.hash)
+        msg_free(&loop.mem, msg)
+        return mail
+
+    cdef tuple message_mail(self, Msg* msg):
+        """FROM <peer> [options] or MSG <room> <peer> [options]."""
+        cdef Frame f
+        frame_take_apart(msg, &f)
+        words = text_of(f.head, f.head_len).split(" ")
+        room = words[1] if words[0] == "MSG" else None
+        at = 2 if room is None else 3
+        options = dict(word.split("=", 1) for word in words[at:])
+        payload = PyBytes_FromStringAndSize(f.payload, <Py_ssize_t>f.payload_len)
+        return ("message", room, words[at - 1], options.get("ref"), options.get("re"), options.get("user"), payload,
+                bool(f.binary))

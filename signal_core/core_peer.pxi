@@ -1,0 +1,127 @@
+# Included by engine.pyx.
+
+cdef class Peer(Loops):
+    """The embedding program as a peer."""
+
+    def send(self, str target, bytes payload, bint binary, str ref, str re, int64_t ttl_ms):
+        """To a peer, or to a user's connections (`@user`)."""
+        self.check()
+        cdef bytes to = target.encode(), mark = (ref or "").encode(), answers = (re or "").encode()
+        cdef bytes me = self.address.encode()
+        cdef size_t node_len = 0
+        cdef Packet p
+        cdef uint8_t code
+        if (mark and not ref_valid(mark, len(mark))) or (answers and not ref_valid(answers, len(answers))):
+            return code_name(CODE_BAD_REQUEST)
+        if to[:1] == b"@":
+            return self.route_to_room(to, payload, binary, mark, ttl_ms, True)
+        if peer_split(to, len(to), &node_len) < 0:
+            return code_name(CODE_BAD_REQUEST)
+        if <size_t>len(payload) > self.hub.set.max_message:
+            return code_name(CODE_TOO_LARGE)
+        service_begin(self.service)
+        service_packet(self.service, me, <uint32_t>len(me), mark, <uint32_t>len(mark), payload, len(payload), binary,
+                       ttl_ms, &p)
+        p.re = answers
+        p.re_len = <uint32_t>len(answers)
+        if mark:
+            p.tell = TELL_PEER
+            p.tell_text = mark
+            p.tell_len = <uint32_t>len(mark)
+        code = self.route_one(to, node_len, &p)
+        count_message(self.service, code)
+        service_finish(self.service)
+        return code_name(code)
+
+    cdef uint8_t route_one(self, bytes to, size_t node_len, Packet* p):
+        return route_peer(self.service, to, <uint32_t>len(to), <uint32_t>node_len, p)
+
+    cdef str route_to_room(self, bytes room, bytes payload, bint binary, bytes mark, int64_t ttl_ms, bint as_from):
+        cdef bytes me = self.address.encode()
+        cdef Packet p
+        cdef uint8_t code
+        if not room_valid(room, len(room)) or room[:1] == b"$" or (room[:1] == b"@") != as_from:
+            return code_name(CODE_BAD_REQUEST)
+        if <size_t>len(payload) > self.hub.set.max_message:
+            return code_name(CODE_TOO_LARGE)
+        service_begin(self.service)
+        service_packet(self.service, me, <uint32_t>len(me), mark, <uint32_t>len(mark), payload, len(payload), binary,
+                       ttl_ms, &p)
+        code = route_room(self.service, room, <uint32_t>len(room), &p, as_from)
+        count_message(self.service, code)
+        service_finish(self.service)
+        return code_name(code)
+
+    def publish(self, str room, bytes payload, bint binary, str ref, int64_t ttl_ms):
+        """To every member of a room but this program."""
+        self.check()
+        cdef bytes mark = (ref or "").encode()
+        if mark and not ref_valid(mark, len(mark)):
+            return code_name(CODE_BAD_REQUEST)
+        return self.route_to_room(room.encode(), payload, binary, mark, ttl_ms, False)
+
+    def join_room(self, str room, str ref):
+        """"": joined, an ERR code: not. None: joined on this node, and a receipt for `ref` will tell when NATS
+        has it."""
+        self.check()
+        cdef bytes name = room.encode()
+        cdef RoomEntry* entry
+        cdef bint sync = False
+        cdef bytes mark = ref.encode()
+        cdef bint waits = False
+        if not ref_valid(mark, len(mark)) or not room_valid(name, len(name)) or name[:1] in (b"$", b"@"):
+            return code_name(CODE_BAD_REQUEST)
+        if room in self.entries:
+            return ""
+        if len(self.entries) >= self.hub.set.max_rooms:
+            return code_name(CODE_TOO_MANY_ROOMS)
+        service_begin(self.service)
+        entry = table_enter(&self.hub.rooms, name, len(name), room_hash(&self.hub.rooms, name, len(name)),
+                            SERVICE_LOOP, &sync)
+        if entry != NULL:
+            self.rooms[entry.serial] = room
+            self.entries[room] = (entry.serial, <uint64_t>entry)
+            if sync:
+                post_sync(self.service, entry)
+            waits = await_nats(self.service, self.hub.service, entry, mark, <uint32_t>len(mark))
+        service_finish(self.service)
+        if waits:
+            return None
+        return "" if entry != NULL else code_name(CODE_UNAVAILABLE)
+
+    def leave_room(self, str room):
+        """No effect where it is not a member."""
+        self.check()
+        if room not in self.entries:
+            return ""
+        serial, address = self.entries.pop(room)
+        del self.rooms[serial]
+        cdef RoomEntry* entry = <RoomEntry*><uint64_t>address
+        service_begin(self.service)
+        if table_exit(&self.hub.rooms, entry, SERVICE_LOOP):
+            post_sync(self.service, entry)
+        service_finish(self.service)
+        return ""
+
+    def disconnect(self, str peer, int code):
+        """Closes a client of this node. False where the address is no client's of this node; waits for the
+        loop's word."""
+        self.check()
+        cdef bytes text = peer.encode()
+        cdef size_t node_len = 0
+        cdef uint64_t id = 0
+        if (peer_split(text, len(text), &node_len) < 0 or text[:node_len] != self.hub.node[:self.hub.node_len]
+                or local_parse(<char*>text + node_len + 1, len(text) - node_len - 1, &id) < 0
+                or (id >> 56) >= self.hub.nloops):
+            return False
+        self.snapshot += 1
+        cdef uint64_t number = self.snapshot
+        cdef uint64_t answer = 0
+        cdef uint64_t by = se_now_ms() + SNAPSHOT_PATIENCE_MS
+        cdef Loop* loop = self.hub.loops[id >> 56]
+        self.tell_loop(loop.index, KIND_KICK, id, <uint64_t>code, b"", number)
+        with nogil:
+            while answer >> 1 != number and se_now_ms() < by:
+                usleep(50)
+                answer = se_load_acquire(&loop.kicked[number & 63])
+        return answer == 2 * number + 1

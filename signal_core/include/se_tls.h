@@ -1,0 +1,218 @@
+/* TLS of the NATS link, by the system's OpenSSL. It is loaded when first asked for: an engine that speaks no TLS needs
+ * none, and building needs none of its headers. Contexts are made by the deciding thread; a session belongs to the
+ * link's loop from then on. Source: OpenSSL's manual, section 3; RFC 8446. */
+#ifndef SE_TLS_H
+#define SE_TLS_H
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+
+/* What a step of a session came to; above 0: bytes, or done. */
+enum {
+    SE_TLS_CLOSED = 0,
+    SE_TLS_FAILED = -1,
+    SE_TLS_WANTS_READ = -2,
+    SE_TLS_WANTS_WRITE = -3,
+};
+
+/* OpenSSL's own constants (ssl.h, tls1.h, x509_vfy.h): part of its ABI. */
+enum {
+    SE_SSL_FILETYPE_PEM = 1,
+    SE_SSL_VERIFY_PEER = 1,
+    SE_SSL_ERROR_WANT_READ = 2,
+    SE_SSL_ERROR_WANT_WRITE = 3,
+    SE_SSL_ERROR_ZERO_RETURN = 6,
+    SE_SSL_CTRL_MODE = 33,
+    SE_SSL_CTRL_SET_READ_AHEAD = 41,
+    SE_SSL_CTRL_SET_TLSEXT_HOSTNAME = 55,
+    SE_SSL_CTRL_SET_MIN_PROTO_VERSION = 123,
+    SE_SSL_MODE_PARTIAL_AND_MOVING = 3,
+    SE_TLS1_2_VERSION = 0x0303,
+};
+
+/* The functions that are used; every pointer is set, or none is. */
+static struct {
+    const void *(*TLS_client_method)(void);
+    void *(*SSL_CTX_new)(const void *);
+    void (*SSL_CTX_free)(void *);
+    long (*SSL_CTX_ctrl)(void *, int, long, void *);
+    void (*SSL_CTX_set_verify)(void *, int, void *);
+    int (*SSL_CTX_set_default_verify_paths)(void *);
+    int (*SSL_CTX_load_verify_locations)(void *, const char *, const char *);
+    int (*SSL_CTX_use_certificate_chain_file)(void *, const char *);
+    int (*SSL_CTX_use_PrivateKey_file)(void *, const char *, int);
+    int (*SSL_CTX_check_private_key)(const void *);
+    void *(*SSL_new)(void *);
+    void (*SSL_free)(void *);
+    int (*SSL_set_fd)(void *, int);
+    long (*SSL_ctrl)(void *, int, long, void *);
+    int (*SSL_set1_host)(void *, const char *);
+    void *(*SSL_get0_param)(void *);
+    int (*X509_VERIFY_PARAM_set1_ip_asc)(void *, const char *);
+    int (*SSL_connect)(void *);
+    int (*SSL_read)(void *, void *, int);
+    int (*SSL_write)(void *, const void *, int);
+    int (*SSL_shutdown)(void *);
+    int (*SSL_get_error)(const void *, int);
+    long (*SSL_get_verify_result)(const void *);
+    const char *(*X509_verify_cert_error_string)(long);
+    unsigned long (*ERR_get_error)(void);
+    void (*ERR_clear_error)(void);
+    const char *(*ERR_reason_error_string)(unsigned long);
+} se_ssl;
+
+static inline int se_tls_bind(void *library)
+{
+    static const char *const names[] = {
+        "TLS_client_method", "SSL_CTX_new", "SSL_CTX_free", "SSL_CTX_ctrl", "SSL_CTX_set_verify",
+        "SSL_CTX_set_default_verify_paths", "SSL_CTX_load_verify_locations", "SSL_CTX_use_certificate_chain_file",
+        "SSL_CTX_use_PrivateKey_file", "SSL_CTX_check_private_key", "SSL_new", "SSL_free", "SSL_set_fd", "SSL_ctrl",
+        "SSL_set1_host", "SSL_get0_param", "X509_VERIFY_PARAM_set1_ip_asc", "SSL_connect", "SSL_read", "SSL_write",
+        "SSL_shutdown", "SSL_get_error", "SSL_get_verify_result", "X509_verify_cert_error_string", "ERR_get_error",
+        "ERR_clear_error", "ERR_reason_error_string",
+    };
+    void *found[sizeof names / sizeof *names];
+    _Static_assert(sizeof found == sizeof se_ssl, "a name for each function");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        found[i] = dlsym(library, names[i]);
+        if (found[i] == NULL)
+            return 0;
+    }
+    memcpy(&se_ssl, found, sizeof found);
+    return 1;
+}
+
+/* 1: OpenSSL 1.1 or newer is there. Under the GIL. */
+static inline int se_tls_load(void)
+{
+    static const char *const libraries[] = {"libssl.so.3", "libssl.so.1.1", "libssl.so"};
+    for (size_t i = 0; se_ssl.SSL_new == NULL && i < sizeof libraries / sizeof *libraries; i++) {
+        void *library = dlopen(libraries[i], RTLD_NOW | RTLD_LOCAL);
+        if (library != NULL && !se_tls_bind(library))
+            dlclose(library);
+    }
+    return se_ssl.SSL_new != NULL;
+}
+
+/* Writes OpenSSL's latest reason, and forgets the rest of what this thread has in its error queue. */
+static inline void se_tls_reason(char *out, size_t room)
+{
+    unsigned long code = se_ssl.ERR_get_error();
+    const char *reason = code ? se_ssl.ERR_reason_error_string(code) : NULL;
+    snprintf(out, room, "%s", reason ? reason : "unknown");
+    se_ssl.ERR_clear_error();
+}
+
+/* A client's context that verifies the server: by the certificates in the file `ca`, "" for the system's. `cert` and
+ * `key`: files with what this end shows of itself, "" for nothing. NULL: `wrong` names the part (ca, cert, key, or
+ * library) and `reason` says why. */
+static inline void *se_tls_context(const char *ca, const char *cert, const char *key, const char **wrong, char *reason,
+                                   size_t room)
+{
+    se_ssl.ERR_clear_error();
+    void *context = se_ssl.SSL_CTX_new(se_ssl.TLS_client_method());
+    *wrong = "library";
+    if (context != NULL) {
+        se_ssl.SSL_CTX_ctrl(context, SE_SSL_CTRL_SET_MIN_PROTO_VERSION, SE_TLS1_2_VERSION, NULL);
+        se_ssl.SSL_CTX_ctrl(context, SE_SSL_CTRL_MODE, SE_SSL_MODE_PARTIAL_AND_MOVING, NULL);
+        se_ssl.SSL_CTX_ctrl(context, SE_SSL_CTRL_SET_READ_AHEAD, 1, NULL);
+        se_ssl.SSL_CTX_set_verify(context, SE_SSL_VERIFY_PEER, NULL);
+        *wrong = NULL;
+        if (!(*ca ? se_ssl.SSL_CTX_load_verify_locations(context, ca, NULL)
+                  : se_ssl.SSL_CTX_set_default_verify_paths(context)))
+            *wrong = "ca";
+        else if (*cert && se_ssl.SSL_CTX_use_certificate_chain_file(context, cert) != 1)
+            *wrong = "cert";
+        else if (*key && (se_ssl.SSL_CTX_use_PrivateKey_file(context, key, SE_SSL_FILETYPE_PEM) != 1 ||
+                          se_ssl.SSL_CTX_check_private_key(context) != 1))
+            *wrong = "key";
+        if (*wrong == NULL)
+            return context;
+        se_tls_reason(reason, room);
+        se_ssl.SSL_CTX_free(context);
+        return NULL;
+    }
+    se_tls_reason(reason, room);
+    return NULL;
+}
+
+/* A session that takes a certificate for `name` only, a host's name or its IP address. NULL without memory. */
+static inline void *se_tls_session(void *context, const char *name, int is_ip)
+{
+    void *session = se_ssl.SSL_new(context);
+    if (session == NULL)
+        return NULL;
+    int good = is_ip ? se_ssl.X509_VERIFY_PARAM_set1_ip_asc(se_ssl.SSL_get0_param(session), name)
+                     : se_ssl.SSL_set1_host(session, name) &&
+                           se_ssl.SSL_ctrl(session, SE_SSL_CTRL_SET_TLSEXT_HOSTNAME, 0, (void *)(size_t)name) == 1;
+    if (good)
+        return session;
+    se_ssl.SSL_free(session);
+    return NULL;
+}
+
+static inline int se_tls_result(void *session, int got)
+{
+    if (got > 0)
+        return got;
+    switch (se_ssl.SSL_get_error(session, got)) {
+    case SE_SSL_ERROR_WANT_READ: return SE_TLS_WANTS_READ;
+    case SE_SSL_ERROR_WANT_WRITE: return SE_TLS_WANTS_WRITE;
+    case SE_SSL_ERROR_ZERO_RETURN: return SE_TLS_CLOSED;
+    default: return SE_TLS_FAILED;
+    }
+}
+
+/* The socket of a session, before its handshake; it must not block, and is not closed with it. */
+static inline void se_tls_attach(void *session, int fd)
+{
+    se_ssl.SSL_set_fd(session, fd);
+}
+
+/* A step of the handshake: 1 done, SE_TLS_WANTS_…, else `reason` says why. */
+static inline int se_tls_handshake(void *session, char *reason, size_t room)
+{
+    se_ssl.ERR_clear_error();
+    int result = se_tls_result(session, se_ssl.SSL_connect(session));
+    if (result == SE_TLS_CLOSED || result == SE_TLS_FAILED) {
+        long verdict = se_ssl.SSL_get_verify_result(session);
+        if (verdict != 0) {
+            snprintf(reason, room, "%s", se_ssl.X509_verify_cert_error_string(verdict));
+            se_ssl.ERR_clear_error();
+        } else {
+            se_tls_reason(reason, room);
+        }
+    }
+    return result;
+}
+
+/* Bytes read, or SE_TLS_…; read until it wants: what it holds already wakes no epoll. */
+static inline int se_tls_read(void *session, void *out, size_t n)
+{
+    se_ssl.ERR_clear_error();
+    return se_tls_result(session, se_ssl.SSL_read(session, out, (int)n));
+}
+
+/* Bytes taken, or SE_TLS_…; where it wants, the next call begins with the same bytes, at least as many. */
+static inline int se_tls_write(void *session, const void *bytes, size_t n)
+{
+    se_ssl.ERR_clear_error();
+    return se_tls_result(session, se_ssl.SSL_write(session, bytes, (int)n));
+}
+
+static inline void se_tls_context_free(void *context)
+{
+    se_ssl.SSL_CTX_free(context);
+}
+
+/* Says goodbye where that takes no waiting, and frees. */
+static inline void se_tls_free(void *session)
+{
+    se_ssl.ERR_clear_error();
+    se_ssl.SSL_shutdown(session);
+    se_ssl.ERR_clear_error();
+    se_ssl.SSL_free(session);
+}
+
+#endif

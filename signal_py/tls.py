@@ -1,0 +1,67 @@
+"""TLS with NATS: when it is spoken, with which files, and to whom. The handshake is the core's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from signal_py.address import is_ip
+from signal_py.config import Config
+from signal_py.errors import ConfigError
+from signal_py.natspool import Server
+
+PARTS = {"ca": "nats-tls-ca", "cert": "nats-tls-cert", "key": "nats-tls-key"}
+WANTED = {
+    "ca": "certificates of authorities (PEM)",
+    "cert": "a certificate and its chain (PEM)",
+    "key": "the private key of nats-tls-cert (PEM), without a passphrase",
+}
+
+
+@dataclass(frozen=True)
+class Tls:
+    """The files that TLS uses; "" for the system's authorities, and for no certificate of our own.
+
+    They are read at each connection, so that they may be replaced.
+    """
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+    @classmethod
+    def of(cls, config: Config, servers: Sequence[Server]) -> Tls:
+        """Those of the settings; tried where TLS is wanted, so that what is bad is told at once. Raises ConfigError."""
+        from signal_core.engine import TlsError, tls_try
+
+        found = cls(config.nats_tls_ca, config.nats_tls_cert, config.nats_tls_key)
+        if not (found.ca or found.cert or any(server.tls for server in servers)):
+            return found
+        try:
+            tls_try(found.ca, found.cert, found.key)
+        except TlsError as error:
+            if error.part == "library":
+                raise ConfigError(
+                    f"{config.named('nats')} asks for TLS, and {error}: install it (Debian: apt-get install openssl)."
+                ) from None
+            name = PARTS[error.part]
+            raise ConfigError(
+                f"{config.named(name)} {getattr(found, error.part)} can't be used ({error}): "
+                f"name a file with {WANTED[error.part]}."
+            ) from None
+        return found
+
+    def handshake(self, server: Server) -> tuple[str, bool, str, str, str]:
+        """What the core needs: the name that the server's certificate is for, whether that is an address, files."""
+        name = server.tls_name or server.host
+        return name, is_ip(name), self.ca, self.cert, self.key
+
+
+def wants_tls(info: Mapping[str, Any], server: Server) -> bool:
+    """Whether TLS is spoken with a server that greeted so: our URL asks for it, or the server does."""
+    return server.tls or bool(info.get("tls_required"))
+
+
+def offers_tls(info: Mapping[str, Any]) -> bool:
+    return bool(info.get("tls_required") or info.get("tls_available"))

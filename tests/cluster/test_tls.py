@@ -1,0 +1,278 @@
+"""TLS between the engine and NATS, with a real nats-server and certificates made here."""
+
+import contextlib
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+import kit
+from peers import BarePeer
+from wire import until
+
+from .conftest import account, await_cluster
+
+
+class Certificates:
+    """An authority, and the files of what it signed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.authority = trustme.CA()
+        self.ca = folder / "ca.pem"
+        self.authority.cert_pem.write_to_path(str(self.ca))
+
+    def issue(self, name: str, host: str) -> tuple[Path, Path]:
+        """Certificate and key for a host."""
+        made = self.authority.issue_cert(host)
+        cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        for blob in made.cert_chain_pems:
+            blob.write_to_path(str(cert), append=True)
+        made.private_key_pem.write_to_path(str(key))
+        return cert, key
+
+    def server(self, host: str = "127.0.0.1", more: str = "") -> str:
+        """A nats-server's configuration that requires TLS."""
+        cert, key = self.issue("server", host)
+        return f'tls {{ cert_file: "{cert}", key_file: "{key}", ca_file: "{self.ca}"{more} }}'
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path)
+
+
+def tls_url(server: kit.Nats, host: str = "127.0.0.1") -> str:
+    return f"tls://{host}:{server.port}"
+
+
+@contextlib.contextmanager
+def cluster(server: kit.Nats, **access: object) -> Iterator[tuple[BarePeer, BarePeer]]:
+    """A peer on each of two nodes, the second with loops to spare."""
+    with kit.engine(loops=1, **access) as one, kit.engine(loops=2, **access) as two:
+        await_cluster([one, two])
+        with BarePeer(one.port) as a, BarePeer(two.port) as b:
+            yield a, b
+        account()
+
+
+def reach(a: BarePeer, b: BarePeer) -> None:
+    """Each hears the other, 1:1 and 1:N, small and large."""
+    b.join("room")
+    for payload in ("text", b"\xff" * 60000, "x" * 17000):
+        a.say(f"TO {b.address} ref=r", payload)
+        b.expect("FROM", a.address, ref="r")
+        a.expect("OK", "r")
+        a.say("PUB room", payload)
+        b.expect("MSG", "room", a.address)
+
+
+def test_messages_cross(certificates: Certificates) -> None:
+    with (
+        kit.nats(config=certificates.server()) as server,
+        cluster(server, nats=tls_url(server), nats_tls_ca=certificates.ca) as (a, b),
+    ):
+        reach(a, b)
+
+
+def test_a_server_that_requires_it_gets_it_without_asking(certificates: Certificates) -> None:
+    with (
+        kit.nats(config=certificates.server()) as server,
+        cluster(server, nats=server.url, nats_tls_ca=certificates.ca) as (a, b),
+    ):
+        reach(a, b)
+
+
+def test_a_server_that_would_rather_begin_with_tls(certificates: Certificates) -> None:
+    config = certificates.server(more=', handshake_first: "auto"')
+    with (
+        kit.nats(config=config) as server,
+        kit.engine(nats=tls_url(server), nats_tls_ca=certificates.ca) as engine,
+    ):
+        until(lambda: engine.stats()["nats_state"] == "up", "the server greets after all")
+
+
+def test_a_name_is_verified_and_sent(certificates: Certificates) -> None:
+    with (
+        kit.nats(config=certificates.server("localhost")) as server,
+        cluster(server, nats=tls_url(server, "localhost"), nats_tls_ca=certificates.ca) as (a, b),
+    ):
+        reach(a, b)
+
+
+def test_both_ends_show_certificates(certificates: Certificates) -> None:
+    cert, key = certificates.issue("node", "node.example")
+    files = {"nats_tls_ca": certificates.ca, "nats_tls_cert": cert, "nats_tls_key": key}
+    with kit.nats(config=certificates.server(more=", verify: true")) as server:
+        with cluster(server, nats=tls_url(server), **files) as (a, b):
+            reach(a, b)
+        with kit.engine(nats=tls_url(server), nats_tls_ca=certificates.ca) as alone:
+            away(alone, "")  # OpenSSL's text of the alert differs from version to version
+
+
+def away(engine: kit.Engine, reason: str) -> None:
+    """It says that NATS is away, and why."""
+
+    def told() -> bool:
+        return any(
+            line["event"].startswith("NATS is away") and reason in line["reason"] for line in engine.events()
+        )
+
+    until(told, f"the log says that NATS is away because of '{reason}'")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "nats.example"])
+def test_a_certificate_for_another_host_is_refused(certificates: Certificates, host: str) -> None:
+    with (
+        kit.nats(config=certificates.server(host)) as server,
+        kit.engine(nats=tls_url(server), nats_tls_ca=certificates.ca) as engine,
+    ):
+        away(engine, "IP address mismatch")
+
+
+def test_an_authority_that_is_not_ours_is_refused(certificates: Certificates) -> None:
+    with (
+        kit.nats(config=certificates.server()) as server,
+        kit.engine(nats=tls_url(server)) as engine,
+        BarePeer(engine.port) as a,
+        BarePeer(engine.port) as b,
+    ):
+        away(engine, "certificate")
+        assert a.ask(f"TO {b.address}", "here") == "ok"  # local delivery goes on
+
+
+def test_a_server_without_tls_is_not_spoken_to_in_clear() -> None:
+    with kit.nats() as server, kit.engine(nats=tls_url(server)) as engine:
+        away(engine, "offers no TLS")
+
+
+class Greeter:
+    """Greets as a nats-server does that requires TLS, says `more` in clear, and then nothing; `heard`: the answers."""
+
+    def __init__(self, more: bytes = b"") -> None:
+        self._more = more
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._kept: list[socket.socket] = []
+        self.heard: list[bytes] = []
+        self.url = f"tls://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._greet)
+
+    def __enter__(self) -> "Greeter":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for peer in (*self._kept, self._listener):
+            peer.close()
+
+    def _greet(self) -> None:
+        info = json.dumps({"headers": True, "tls_required": True, "max_payload": 1048576})
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = self._listener.accept()
+                self._kept.append(peer)
+                peer.sendall(f"INFO {info}\r\n".encode() + self._more)
+                self.heard.append(peer.recv(100))
+
+
+def test_a_server_that_greets_and_then_hangs_is_given_up(certificates: Certificates) -> None:
+    with Greeter() as silent, kit.engine(nats=silent.url, nats_tls_ca=certificates.ca) as engine:
+        away(engine, "handshake with the NATS server took too long")
+        assert silent.heard[0][:1] == b"\x16"  # a TLS handshake's record
+
+
+def test_what_is_said_in_clear_before_tls_is_refused(certificates: Certificates) -> None:
+    """Bytes behind INFO that are not TLS's could be anybody's."""
+    with (
+        Greeter(b"MSG signal.room.x 16 5\r\nhel") as sly,
+        kit.engine(nats=sly.url, nats_tls_ca=certificates.ca) as engine,
+    ):
+        away(engine, "broke the protocol")
+        assert set(sly.heard) == {b""}
+
+
+def test_a_server_comes_back(certificates: Certificates) -> None:
+    with (
+        kit.nats(config=certificates.server()) as server,
+        kit.engine(nats=tls_url(server), nats_tls_ca=certificates.ca, loops=1) as one,
+        kit.engine(nats=tls_url(server), nats_tls_ca=certificates.ca, loops=1) as two,
+    ):
+        await_cluster([one, two])
+        server.stop()
+        for engine in (one, two):
+            until(lambda e=engine: e.stats()["nats_state"] == "away", "it is missed")  # type: ignore[misc]
+        server.start()
+        await_cluster([one, two])
+        with BarePeer(one.port) as a, BarePeer(two.port) as b:
+            reach(a, b)
+
+
+def test_a_server_that_reads_slowly_loses_nothing(certificates: Certificates) -> None:
+    """More than its socket takes at once goes through in order: what OpenSSL left half done is gone on with."""
+    messages, size = 400, 40000
+    with (
+        kit.nats(config=certificates.server()) as server,
+        cluster(server, nats=tls_url(server), nats_tls_ca=certificates.ca, backlog_bytes=1 << 26) as (a, b),
+    ):
+        for number in range(messages):
+            a.say(f"TO {b.address}", f"{number} ".ljust(size, "x"))
+        for number in range(messages):
+            assert b.expect("FROM", a.address).payload == f"{number} ".ljust(size, "x").encode()
+
+
+def test_many_small_messages_both_ways(certificates: Certificates) -> None:
+    """A record holds many messages, and a message may lie in two records."""
+    messages = 3000
+    with (
+        kit.nats(config=certificates.server()) as server,
+        cluster(server, nats=tls_url(server), nats_tls_ca=certificates.ca) as (a, b),
+    ):
+        for number in range(messages):
+            a.say(f"TO {b.address}", f"{number} from a")
+            b.say(f"TO {a.address}", f"{number} from b")
+        for number in range(messages):
+            assert b.expect("FROM", a.address).payload == f"{number} from a".encode()
+            assert a.expect("FROM", b.address).payload == f"{number} from b".encode()
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("nats_tls_ca", "--nats-tls-ca"),
+        ("nats_tls_cert", "--nats-tls-cert"),
+        ("nats_tls_key", "--nats-tls-key"),
+    ],
+)
+def test_a_bad_file_is_told_in_a_sentence(certificates: Certificates, setting: str, told: str) -> None:
+    cert, key = certificates.issue("node", "node.example")
+    files = {"nats_tls_ca": certificates.ca, "nats_tls_cert": cert, "nats_tls_key": key}
+    for bad in (Path(__file__), certificates.folder / "missing.pem"):
+        done = kit.run("serve", *kit.flags({"nats": "tls://127.0.0.1:1", **files, setting: bad}))
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+        assert told in done.stderr and str(bad) in done.stderr and "name a file" in done.stderr
+
+
+def test_a_key_of_another_certificate_is_told(certificates: Certificates) -> None:
+    cert, _ = certificates.issue("one", "one.example")
+    _, key = certificates.issue("two", "two.example")
+    settings = {"nats": "tls://127.0.0.1:1", "nats_tls_cert": cert, "nats_tls_key": key}
+    done = kit.run("serve", *kit.flags(settings))
+    assert done.returncode == 2 and "--nats-tls-key" in done.stderr
+
+
+def test_the_server_really_speaks_tls(certificates: Certificates) -> None:
+    """So that the tests above are about something."""
+    with kit.nats(config=certificates.server()) as server:
+        context = ssl.create_default_context(cafile=str(certificates.ca))
+        with socket.create_connection(("127.0.0.1", server.port)) as plain:
+            assert b'"tls_required":true' in plain.recv(4096)
+            with context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+                assert secure.version() == "TLSv1.3"
