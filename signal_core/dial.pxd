@@ -70,6 +70,7 @@ cdef inline void link_end(Loop* loop, const char* reason) noexcept nogil:
         loop.n[C_NATS_LOST] += 1
     link_enter(loop, LINK_IDLE, 0)
     se_store_release(&loop.hub.link, CLUSTER_AWAY)
+    se_store_relaxed(&loop.hub.clogged, 0)
     queue_clear(loop, &link.out, C_DROPPED_NATS, CODE_UNAVAILABLE)
     link.blocked = link.dirty = link.asked = link.more = False
     link.pinged = link.ponged = 0

@@ -23,6 +23,7 @@ from signal_core.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_OPS_PER_TURN
 from signal_core.natswire cimport (
     NATS_ERR, NATS_HMSG, NATS_INFO, NATS_MSG, NATS_PING, NATS_PONG, NatsOp, nats_need, nats_parse,
 )
+from signal_core.natsout cimport ttls_refresh
 from signal_core.post cimport post_event
 from signal_core.queue cimport WROTE_ALL, WROTE_NONE, queue_expire, queue_to_heap
 from signal_core.route cimport tell_peer
@@ -312,6 +313,8 @@ cdef inline void link_flush(Loop* loop) noexcept nogil:
     before = link.out.bytes
     wrote = link_send_queued(loop, LINK_ROUNDS)
     loop.n[C_NATS_BYTES_OUT] += before - link.out.bytes
+    if link.out.bytes <= loop.hub.set.nats_pending // 2:
+        se_store_relaxed(&loop.hub.clogged, 0)
     if wrote == WROTE_NONE:
         link_end(loop, b"the NATS server closed the connection")
     elif wrote == WROTE_ALL:
@@ -332,6 +335,7 @@ cdef inline void link_writable(Loop* loop) noexcept nogil:
     elif link.blocked:
         link.blocked = False
         queue_expire(loop, &link.out)
+        ttls_refresh(loop)
         link_flush(loop)
         if link.state != LINK_IDLE and not link.blocked:
             link_watch(loop, EPOLL_CTL_MOD)

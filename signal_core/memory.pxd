@@ -61,7 +61,7 @@ cdef struct Msg:
     uint8_t tell          # 1
     uint8_t code          # 1
     uint8_t flags         # 1
-    uint16_t spare        # 2
+    uint16_t ttl_end      # 2  offset of the end of Signal-Ttl's digits; 0: it has none
     uint64_t origin       # 8  id of the sending connection, 0 where it is none
     uint64_t target       # 8
     uint64_t hash         # 8

@@ -1,9 +1,10 @@
 """What goes out to NATS, from any loop to the link's. L3."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, strlen
 from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_NATS, C_NATS_OUT
-from signal_core.memory cimport KIND_NATS, MSG_COUNTED, TELL_PEER, Msg, msg_new_heap
+from signal_core.limits cimport TICK_MS
+from signal_core.memory cimport KIND_NATS, MSG_COUNTED, TELL_PEER, Msg, Out, msg_new_heap
 from signal_core.natswire cimport NATS_OWN_HEADERS, nats_put_receipt
 from signal_core.answers cimport code_text
 from signal_core.packet cimport Packet, packet_hpub
@@ -12,8 +13,11 @@ from signal_core.queue cimport loop_tell, queue_add
 from signal_core.state cimport (
     CLUSTER_UP, CODE_DENIED, CODE_OK, CODE_TOO_LARGE, CODE_UNAVAILABLE, LINK_UP, Hub, Link, Loop,
 )
-from signal_core.sys cimport se_load_acquire, se_load_relaxed, se_siphash13
-from libc.string cimport strlen
+from signal_core.sys cimport se_load_acquire, se_load_relaxed, se_siphash13, se_store_relaxed
+
+
+cdef enum:
+    HPUB_HEAD_MAX = 1024      # more than any HPUB has besides its payload
 
 
 cdef inline uint64_t subject_hash(const Hub* hub, const char* kind, const char* target, uint32_t target_len,
@@ -54,67 +58,79 @@ cdef inline void link_remember(Link* link, const Msg* msg) noexcept nogil:
         memcpy(link.asked_ref[i], msg.data + msg.size, msg.text_size)
 
 
+cdef inline bint link_has_room(const Loop* loop, size_t size) noexcept nogil:
+    """On the link's loop: whether so many bytes more may wait for NATS."""
+    return loop.linked.state == LINK_UP and loop.linked.out.bytes + size <= loop.hub.set.nats_pending
+
+
 cdef inline void link_queue(Loop* loop, Msg* msg) noexcept nogil:
     """On the link's loop: queues bytes for NATS, or drops them and says so. Takes the message over."""
     cdef Link* link = loop.linked
     if msg.flags & MSG_COUNTED:
         loop.n[C_ATTEMPTED] += 1
-    if link.state != LINK_UP or link.out.bytes + msg.size > loop.hub.set.nats_pending:
+    if not link_has_room(loop, msg.size) or not queue_add(loop, &link.out, msg):
         if msg.flags & MSG_COUNTED:
             loop.n[C_DROPPED_NATS] += 1
+        se_store_relaxed(&loop.hub.clogged, link.out.bytes > 0)
         loop_tell(loop, msg, CODE_UNAVAILABLE)
         return
     if msg.hash:
         link_remember(link, msg)
-    queue_add(loop, &link.out, msg)
     link.dirty = True
     loop.n[C_NATS_OUT] += 1
 
 
-cdef inline uint8_t link_send(Loop* loop, Msg* msg) noexcept nogil:
-    """From any loop; the caller made the message in the heap unless this is the link's loop."""
+cdef inline void ttl_refresh(const Loop* loop, Msg* msg) noexcept nogil:
+    """After a wait, Signal-Ttl is written again, in place and with zeros in front: it says what is left."""
+    cdef uint64_t left = (msg.expires - loop.tick - 1) * TICK_MS if msg.expires > loop.tick + 1 else 0
+    cdef uint8_t* digit = msg.data + msg.ttl_end - 1
+    while c"0" <= digit[0] <= c"9":
+        digit[0] = <uint8_t>(c"0" + left % 10)
+        left = left // 10
+        digit -= 1
+
+
+cdef inline void ttls_refresh(Loop* loop) noexcept nogil:
+    """Of all that waits for NATS, but for a message that is partly written."""
+    cdef Out* place = loop.linked.out.head
+    if place != NULL and loop.linked.out.offset:
+        place = place.next
+    while place != NULL:
+        if place.msg.ttl_end:
+            ttl_refresh(loop, place.msg)
+        place = place.next
+
+
+cdef inline uint8_t nats_refuses(Loop* loop, const Packet* p, const char* kind, const char* target,
+                                 uint32_t target_len, const char* suffix, uint32_t suffix_len) noexcept nogil:
+    """Why a message can't go to NATS now, CODE_OK where it can."""
+    cdef Hub* hub = loop.hub
+    if se_load_relaxed(&hub.link) != CLUSTER_UP or se_load_relaxed(&hub.clogged):
+        return CODE_UNAVAILABLE
+    if p.size + NATS_OWN_HEADERS + p.sender_len + p.user_len > se_load_relaxed(&hub.max_payload):
+        return CODE_TOO_LARGE
+    if se_load_relaxed(&hub.ndenied) and subject_denied(
+            hub, subject_hash(hub, kind, target, target_len, suffix, suffix_len)):
+        return CODE_DENIED
+    if loop.linked == NULL:
+        return CODE_OK if post_has_room(loop, hub.loops[0], p.size) else CODE_UNAVAILABLE
+    return CODE_OK if link_has_room(loop, p.size + HPUB_HEAD_MAX) else CODE_UNAVAILABLE
+
+
+cdef inline uint8_t nats_publish(Loop* loop, const Packet* p, const char* kind, const char* target,
+                                 uint32_t target_len, const char* suffix, uint32_t suffix_len) noexcept nogil:
+    """Of what NATS does not refuse. CODE_OK: on its way to NATS; else why not."""
+    cdef bint heap = loop.linked == NULL or loop.linked.blocked
+    cdef Msg* msg = packet_hpub(loop, p, kind, target, target_len, suffix, suffix_len, heap)
+    if msg == NULL:
+        return CODE_UNAVAILABLE
+    if p.ref_len:
+        msg.hash = subject_hash(loop.hub, kind, target, target_len, suffix, suffix_len)
     if loop.linked != NULL:
         link_queue(loop, msg)
     else:
         post(loop, 0, msg)
     return CODE_OK
-
-
-cdef inline uint8_t nats_refuses(Loop* loop, const Packet* p, const char* kind, const char* target,
-                                 uint32_t target_len) noexcept nogil:
-    """Why a message can't go to NATS, CODE_OK where it can."""
-    cdef Hub* hub = loop.hub
-    if se_load_relaxed(&hub.link) != CLUSTER_UP:
-        return CODE_UNAVAILABLE
-    if p.size + NATS_OWN_HEADERS + p.sender_len + p.user_len > se_load_relaxed(&hub.max_payload):
-        return CODE_TOO_LARGE
-    if se_load_relaxed(&hub.ndenied) and subject_denied(hub, subject_hash(hub, kind, target, target_len, NULL, 0)):
-        return CODE_DENIED
-    return CODE_OK
-
-
-cdef inline uint8_t nats_publish(Loop* loop, const Packet* p, const char* kind, const char* target,
-                                 uint32_t target_len, const char* suffix, uint32_t suffix_len) noexcept nogil:
-    """CODE_OK: on its way to NATS; else why not."""
-    cdef Hub* hub = loop.hub
-    cdef Msg* msg
-    cdef uint64_t hash = 0
-    if se_load_relaxed(&hub.link) != CLUSTER_UP:
-        return CODE_UNAVAILABLE
-    if p.size + NATS_OWN_HEADERS + p.sender_len + p.user_len > se_load_relaxed(&hub.max_payload):
-        return CODE_TOO_LARGE
-    if p.ref_len or se_load_relaxed(&hub.ndenied):
-        hash = subject_hash(hub, kind, target, target_len, suffix, suffix_len)
-        if subject_denied(hub, hash):
-            return CODE_DENIED
-    if loop.linked == NULL and not post_has_room(loop, hub.loops[0], p.size):
-        return CODE_UNAVAILABLE
-    msg = packet_hpub(loop, p, kind, target, target_len, suffix, suffix_len, loop.linked == NULL
-                      or loop.linked.blocked)
-    if msg == NULL:
-        return CODE_UNAVAILABLE
-    msg.hash = hash if p.ref_len else 0
-    return link_send(loop, msg)
 
 
 cdef inline void nats_receipt(Loop* loop, const char* subject, uint32_t n, uint8_t code) noexcept nogil:
@@ -128,4 +144,7 @@ cdef inline void nats_receipt(Loop* loop, const char* subject, uint32_t n, uint8
     if msg == NULL:
         return
     msg.size = <uint32_t>nats_put_receipt(<char*>msg.data, subject, n, text, text_n)
-    link_send(loop, msg)
+    if loop.linked != NULL:
+        link_queue(loop, msg)
+    else:
+        post(loop, 0, msg)

@@ -1,6 +1,6 @@
 """A message between being read and being encoded, and its two encodings: FROM or MSG in a frame, HPUB for NATS. L3."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from signal_core.answers cimport put
 from signal_core.frame cimport OP_BINARY, OP_TEXT, frame_head_size, frame_put_head
@@ -98,6 +98,8 @@ cdef inline Msg* packet_hpub(Loop* loop, const Packet* p, const char* kind, cons
     if msg == NULL:
         return NULL
     head = nats_put_hpub_head(<char*>msg.data, &pub)
+    if p.ttl_ms >= 0:
+        msg.ttl_end = <uint16_t>(head - 4)  # it is the last header
     memcpy(msg.data + head, p.payload, p.size)
     memcpy(msg.data + head + p.size, b"\r\n", 2)
     msg.size = <uint32_t>(head + p.size + 2)

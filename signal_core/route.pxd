@@ -74,13 +74,15 @@ cdef inline uint8_t route_peer(Loop* loop, const char* peer, uint32_t n, uint32_
                                const Packet* p) noexcept nogil:
     """To `<node>.<local>`, on whichever node it is; an answer (p.re) to another node goes to its ref's subject."""
     cdef uint64_t id
+    cdef uint8_t code
     if is_own_node(loop.hub, peer, node_len):
         if local_parse(peer + node_len + 1, n - node_len - 1, &id) < 0:
             return CODE_NO_SUCH_PEER
         return route_id(loop, id, p)
     if p.remote or se_load_relaxed(&loop.hub.link) == CLUSTER_OFF:
         return CODE_NO_SUCH_PEER
-    return nats_publish(loop, p, b"peer", peer, n, p.re, p.re_len)
+    code = nats_refuses(loop, p, b"peer", peer, n, p.re, p.re_len)
+    return code if code != CODE_OK else nats_publish(loop, p, b"peer", peer, n, p.re, p.re_len)
 
 
 cdef inline void fan_out(Loop* loop, uint32_t index, Msg* msg) noexcept nogil:
@@ -144,11 +146,10 @@ cdef inline uint8_t route_room(Loop* loop, const char* name, uint32_t n, const P
     cdef RoomEntry* entry
     cdef Msg* msg
     cdef bint abroad = not p.remote and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF
-    cdef uint8_t code = nats_refuses(loop, p, b"room", name, n) if abroad else CODE_OK
-    cdef uint8_t far = CODE_OK
-    if code != CODE_OK and code != CODE_UNAVAILABLE:
-        return code
-    code = CODE_OK
+    cdef uint8_t far = nats_refuses(loop, p, b"room", name, n, NULL, 0) if abroad else CODE_OK
+    cdef uint8_t code = CODE_OK
+    if far != CODE_OK and far != CODE_UNAVAILABLE:
+        return far
     if room != NO_ROOM:
         entry = loop.rooms.rooms[room].entry
     else:
@@ -159,7 +160,7 @@ cdef inline uint8_t route_room(Loop* loop, const char* name, uint32_t n, const P
             return CODE_UNAVAILABLE
         code = post_room(loop, entry, msg)
         fan_out_held(loop, room, msg)
-    if abroad:
+    if abroad and far == CODE_OK:
         far = nats_publish(loop, p, b"room", name, n, NULL, 0)
     return far if far != CODE_OK else code
 

@@ -100,6 +100,7 @@ cdef struct Hub:
     uint64_t boot                 # tick 0 is at this time, ms
     RoomTable rooms
     uint64_t link                 # atomic: CLUSTER_*
+    uint64_t clogged              # atomic: 1: NATS reads too slowly, what is for it is refused
     uint64_t max_payload          # atomic: of the NATS server
     uint64_t denied[256]          # atomic: hashes of subjects that NATS refused us to publish on, DENIED_SUBJECTS
     uint64_t ndenied              # atomic

@@ -173,6 +173,35 @@ def test_nats_hangs(server: kit.Nats) -> None:
         account()
 
 
+def test_a_slow_nats_server_is_not_given_more_than_it_takes(server: kit.Nats) -> None:
+    """What was taken reaches it, and tells how long it may still live; the rest is refused at once."""
+    with (
+        kit.engine(nats=server.url, loops=1, nats_pending=1 << 20) as engine,
+        BarePeer(engine.port) as a,
+        Bus(server.url) as bus,
+    ):
+        heard = bus.subscribe("signal.room.slow")
+        freeze(server)
+        try:
+            taken = 0
+            while (code := a.ask("PUB slow ttl=30000", "x" * 60000)) == "ok":
+                taken += 1
+            assert code == "unavailable"
+            assert a.ask(f"TO {a.address}", "near") == "ok"
+            waited = time.monotonic()
+            until(lambda: a.ask("PUB slow", "") == "unavailable" and time.monotonic() > waited + 1.2, "a wait")
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        until(lambda: engine.stats()["total"]["in_flight"] == 0, "all is written")
+        ttls = [str((heard.get(timeout=10).headers or {})["Signal-Ttl"]) for _ in range(taken)]
+        assert ttls[0] == "30000"
+        assert {len(ttl) for ttl in ttls} == {5}
+        assert 20000 < int(ttls[-1]) < 29000
+        assert a.ask("PUB slow", "") == "ok"
+        assert heard.get(timeout=10).data == b""
+        account()
+
+
 def test_nats_dies_while_it_is_waited_for(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:
     """A SUB and a TO that it has not answered yet get their one answer, and the room is joined afterwards."""
     one, two = pair

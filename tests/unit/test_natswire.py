@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from nats.protocol.parser import Parser
 
@@ -134,6 +134,8 @@ class Heard:
 
 @given(st.lists(messages(), min_size=1, max_size=4))
 def test_nats_py_reads_the_same(operations):
+    operations = [(data, said) for data, said in operations if said["kind"] == MSG or said["headers"]]
+    assume(operations)  # nats-py takes no HMSG without headers, which no server sends
     heard, stream, ours = Heard(), b"".join(data for data, _ in operations), []
     finish(Parser(heard).parse(stream))
     while stream:
