@@ -3,10 +3,11 @@
 import argparse
 from dataclasses import replace
 
-import contenders
-import macro
-import machine
 import pytest
+
+import contenders
+import machine
+import macro
 from contenders import BUILT_IN, Contender, chosen, parse_names, parse_peer
 
 
