@@ -21,7 +21,7 @@ MAX_HEAD = 512
 BACKLOG = 256 * 1024  # bytes that wait for one client; what does not fit is dropped
 FRAME_SPACE = 14  # picows writes the frame's header there
 PING_AFTER, GONE_AFTER = 25.0, 10.0  # seconds without input; then without an answer
-READ_BUFFER = 1024  # to begin with: most connections are idle, and it grows by itself
+READ_BUFFER = 2048  # to begin with, the least that picows takes: most connections are idle, and it grows by itself
 
 NODE = secrets.token_hex(4)
 INFO = json.dumps({"node": NODE, "version": "picows", "max_message": MAX_MESSAGE}).encode()
@@ -46,6 +46,7 @@ def passed_on(words: list[bytes]) -> bytes:
 class Client(WSListener):
     """One connection: picows calls it with each frame."""
 
+    __slots__ = ("full", "joined", "kind", "parts", "peer", "transport")
     transport: WSTransport
     peer: bytes
     joined: set[bytes]
