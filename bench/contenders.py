@@ -93,7 +93,7 @@ BUILT_IN = (
         "nats-ws",
         f"env BENCH_PORT={{port}} {nats_server()} -a 127.0.0.1 -p -1 -c {{peers}}/nats/websocket.conf",
         load_options=("--protocol", "nats"),
-        modes=("relay", "random", "room", "idle", "pair"),
+        modes=("relay", "random", "self", "pair", "room", "idle", "churn"),
         absent=no_nats_server,
     ),
     Contender("goproxy", f"{GOPROXY} -listen 127.0.0.1:{{port}} -nats {{nats}}", needs_nats=True, absent=no_goproxy),
