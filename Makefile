@@ -7,6 +7,7 @@
 #   make debug   the tests against a build with assertions and bounds checks, without optimization
 #   make lint    ruff, mypy, cython-lint
 #   make bench   the benchmarks
+#   make bench-peers  the engine and every peer that this machine can run, in turn, with ratios
 #   make docs    docs/settings.md, from the table of settings
 #   make sdist   the source archive, in dist/
 #   make clean   removes what was built, but for .venv
@@ -25,6 +26,7 @@ BIN = $(VENV)/bin
 CORE = $(wildcard signal_core/*.py signal_core/*.pyx signal_core/*.pxd signal_core/*.pxi signal_core/include/*.h)
 PACKAGE = $(CORE) $(wildcard signal_py/*.py)
 BUILD_REQUIRES = grep '^requires = ' pyproject.toml | grep -o '"[^"]*"'
+BENCH_REQUIRES = grep '^bench = ' pyproject.toml | grep -o '"[^"]*"'
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 # What a sanitizer writes is to be seen, not captured.
 SANITIZED = $(BIN)/pytest --capture=sys
@@ -32,7 +34,7 @@ SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: run test lint debug asan tsan bench docs sdist clean
+.PHONY: run test lint debug asan tsan bench bench-peers docs sdist clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed
@@ -49,6 +51,12 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python bench/micro.py
 	$(MAKE) -C bench load
+	$(BIN)/python bench/macro.py $(ARGS)
+
+# A peer that can't be built or run is left out by macro.py, with a sentence that says how to get it.
+bench-peers: $(VENV)/.installed $(VENV)/.peers
+	$(MAKE) -C bench load
+	@$(MAKE) -s -C bench goproxy >/dev/null 2>&1 || true
 	$(BIN)/python bench/macro.py $(ARGS)
 
 docs: $(VENV)/.installed
@@ -73,6 +81,10 @@ $(VENV)/.made:
 
 $(VENV)/.tools: pyproject.toml $(VENV)/.made
 	$(BUILD_REQUIRES) | xargs $(PIP) install -q
+	@touch $@
+
+$(VENV)/.peers: pyproject.toml $(VENV)/.made
+	$(BENCH_REQUIRES) | xargs $(PIP) install -q
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.tools setup.py $(CORE)

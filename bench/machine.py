@@ -1,0 +1,62 @@
+"""What a result was measured on and with: machine, kernel, versions, date."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from contenders import HERE, nats_server
+
+PACKAGES = ("signal-engine", "socketify", "picows", "uvloop")
+
+
+def first_field(path: str, name: str) -> str:
+    """The first value of a field `name : value` in a file of /proc, or nothing."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name), "")
+
+
+def said(*command: str) -> str:
+    """The first line that a command writes, or nothing where it can't be run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False)
+    except OSError:
+        return ""
+    return (done.stdout.splitlines() or [""])[0].strip() if done.returncode == 0 else ""
+
+
+def versions() -> dict[str, str]:
+    """Of everything that takes part and is installed."""
+    found = {"python": platform.python_version(), "commit": said("git", "describe", "--always", "--dirty")}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    if server := nats_server():
+        found["nats-server"] = said(server, "--version").rpartition(" ")[2].removeprefix("v")
+    found["go"] = said("go", "version", "bin/goproxy").rpartition(" ")[2].removeprefix("go")
+    return {name: version for name, version in found.items() if version}
+
+
+def description() -> dict[str, Any]:
+    """What goes to the head of a file of results."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {
+            "architecture": platform.machine(),
+            "cpu": first_field("/proc/cpuinfo", "model name"),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory": first_field("/proc/meminfo", "MemTotal"),
+        },
+        "kernel": platform.release(),
+        "versions": versions(),
+    }

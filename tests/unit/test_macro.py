@@ -1,0 +1,136 @@
+"""What is pure in the benchmarks' script: who is measured, how figures become ratios, what a result tells of."""
+
+import argparse
+from dataclasses import replace
+
+import pytest
+
+import contenders
+import machine
+import macro
+from contenders import BUILT_IN, Contender, chosen, parse_names, parse_peer
+
+
+def named(*names: str) -> list[Contender]:
+    return [Contender(name, "server {port}") for name in names]
+
+
+def test_a_peer_is_a_name_and_a_command_with_a_port():
+    peer = parse_peer("other=/opt/server --port={port}")
+    assert (peer.name, peer.command, peer.needs_nats) == ("other", "/opt/server --port={port}", False)
+    assert parse_peer("other=server {port} {nats}").needs_nats
+
+
+@pytest.mark.parametrize("text", ["other", "other=", "=server {port}", "other=server 9001", ""])
+def test_a_peer_without_name_or_port_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        parse_peer(text)
+
+
+def test_names_are_known_and_at_least_one():
+    assert parse_names("a,c", "abc", "letter") == ["a", "c"]
+    with pytest.raises(ValueError, match="no such letter: x, y"):
+        parse_names("a,x,y", "abc", "letter")
+    with pytest.raises(ValueError, match="no letter is named"):
+        parse_names(",", "abc", "letter")
+
+
+def test_only_keeps_the_order_because_ratios_are_to_the_first():
+    assert [c.name for c in chosen(named("engine", "b", "c"), "c,engine")] == ["engine", "c"]
+    assert len(chosen(named("engine", "b"), "")) == 2
+    with pytest.raises(ValueError, match="no such contender: nobody"):
+        chosen(named("engine"), "nobody")
+
+
+def test_the_engine_is_the_first_of_those_built_in():
+    assert [c.name for c in BUILT_IN] == ["engine", "nats-ws", "goproxy", "socketify", "picows"]
+
+
+@pytest.mark.parametrize("contender", BUILT_IN, ids=lambda c: c.name)
+def test_every_command_has_its_port_and_only_places_that_are_filled(contender):
+    filled = contender.filled(port=4711, nats="nats://127.0.0.1:4222", node="n0")
+    assert "4711" in filled
+    assert "{" not in filled
+
+
+def test_a_contender_runs_only_what_it_can():
+    one = Contender("one", "server {port}", modes=("relay", "pair"))
+    assert one.fits("relay --connections 500", 1)
+    assert not one.fits("room --rooms 1", 1)
+    assert not one.fits("relay", 2)
+    assert Contender("two", "server {port} {nats}").fits("room --rooms 1", 2)
+
+
+@pytest.mark.parametrize("contender", BUILT_IN, ids=lambda c: c.name)
+def test_every_contender_runs_all_on_one_node_and_those_that_join_over_nats_on_two(contender):
+    fit = {s.name for s in macro.SCENARIOS if contender.fits(s.load, s.nodes)}
+    assert fit >= {s.name for s in macro.SCENARIOS if s.nodes == 1}
+    assert ("cross" in fit) == ("cross-pair" in fit) == (contender.name in ("engine", "goproxy"))
+
+
+def test_who_is_absent_is_told_of_and_left_out(capsys):
+    here, away = named("here", "away")
+    away = replace(away, absent=contenders.no_module("no_such_module_anywhere"))
+    assert macro.present([here, away]) == [here]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("away is left out: ModuleNotFoundError: No module named 'no_such_module_anywhere' (pip")
+
+
+def test_what_can_be_imported_is_present():
+    assert contenders.no_module("json", "socket")() == ""
+
+
+def test_ratios_are_turn_by_turn_and_only_between_whole_sets():
+    assert macro.ratios([2.0, 9.0], [4.0, 3.0]) == [0.5, 3.0]
+    assert macro.ratios([2.0, 9.0], [0.0, 3.0]) == [3.0]
+    assert macro.ratios([2.0, 9.0], [4.0]) == []
+
+
+def test_a_metric_is_found_by_its_path_or_there_is_none():
+    run = {"all_servers": {"user_us_per_delivery": 1.5, "bytes_per_connection": None}, "per_second": 7}
+    assert macro.figure(run, macro.USER) == 1.5
+    assert macro.figure(run, macro.SPEED) == 7.0
+    assert macro.figure(run, macro.MEMORY) is None
+    assert macro.figure(run, macro.MEDIAN) is None
+    assert macro.values_of([run, {}, run], macro.USER) == [1.5, 1.5]
+
+
+def test_a_spread_has_as_many_digits_as_its_size_bears():
+    assert macro.spread([1.0, 3.0, 2.0]) == "2.000 (1.000 to 3.000)"
+    assert macro.spread([10.0, 30.0]) == "20.0 (10.0 to 30.0)"
+    assert macro.spread([1000.0]) == "1000 (1000 to 1000)"
+
+
+def test_only_what_went_wrong_is_trouble():
+    clean = {"errors": {"corrupt": 0}, "err": {}, "lost": 0, "gap": 0}
+    assert macro.trouble(clean) == ""
+    assert macro.trouble({**clean, "err": {"rate": 3}, "lost": 2}) == "rate 3, lost 2"
+
+
+def test_ratios_are_printed_to_the_first_contender(capsys):
+    def runs(*values: float) -> list[dict]:
+        return [{"per_second": value, "all_servers": {}} for value in values]
+
+    scenario = macro.Scenario("s", "relay", (macro.SPEED, macro.USER))
+    macro.print_scenario(scenario, {"engine": runs(200, 300), "other": runs(100, 100)})
+    said = capsys.readouterr().out
+    assert "engine/other 2.500 (2.000 to 3.000)" in said
+    assert said.count("engine/") == 1
+
+
+def test_a_result_tells_what_it_was_measured_on():
+    about = machine.description()
+    assert set(about) == {"date", "machine", "kernel", "versions"}
+    assert about["kernel"] and about["machine"]["cores"] >= 1
+    assert about["machine"]["memory"].endswith("kB")
+    assert {"python", "signal-engine"} <= set(about["versions"])
+
+
+def test_a_field_of_proc_is_found_by_its_whole_name(tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text("model name\t: Some CPU : fast\nmodel\t\t: 85\nmodel name\t: other\n")
+    assert machine.first_field(str(file), "model") == "85"
+    assert machine.first_field(str(file), "model name") == "Some CPU : fast"
+    assert machine.first_field(str(file), "flags") == ""
+    assert machine.first_field(str(tmp_path / "none"), "flags") == ""
