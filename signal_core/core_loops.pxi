@@ -9,6 +9,7 @@ cdef class Loops:
     cdef bint started, joined
     cdef int pid
     cdef uint64_t snapshot
+    cdef object counting        # lock
     cdef dict rooms             # serial: name, of the service
     cdef dict entries           # name: serial and address of the entry, while the service is in the room
     cdef readonly str address
@@ -19,6 +20,7 @@ cdef class Loops:
         self.pid = getpid()
         self.rooms = {}
         self.entries = {}
+        self.counting = threading.Lock()
         self.hub = <Hub*>pages_new(sizeof(Hub))
         if self.hub == NULL:
             raise MemoryError("no memory for the engine")

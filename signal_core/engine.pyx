@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 
 cimport cython
 
@@ -177,6 +178,10 @@ cdef class Core(Mailboxes):
     def stats(self):
         """Counters by loop and in all: each loop's as of one moment between two of its iterations."""
         self.check(False)
+        with self.counting:  # a loop has one copy
+            return self.count()
+
+    cdef dict count(self):
         cdef uint32_t i
         names = [name for name, _, _ in COUNTERS]
         if self.started and not self.joined:
