@@ -132,10 +132,13 @@ void phases_start(struct shared *shared, struct result *r)
         }
 }
 
+/* All threads are to go over to a phase, and wait for nothing else. */
 static void enter(struct shared *shared, enum phase phase)
 {
     atomic_store(&shared->began[phase], clock_ns());
     atomic_store(&shared->command, phase);
+    for (uint32_t i = 0; i < all_threads(shared->opt); i++)
+        pthread_kill(shared->workers[i].thread, WORKER_WAKE);
 }
 
 /* Wait until a counter reaches `goal`, unless that is 0, or `limit` seconds are over; whether it did. */
@@ -210,6 +213,7 @@ void phases_measure(struct shared *shared, struct result *r)
     sample_pss(opt, r->pss_after);
     if (opt->storm) {
         enter(shared, PHASE_STORM);
+        take_sample(shared, &r->struck);
         wait_for(shared, "storm: reopened", COUNT_REOPENED, opt->storm, opt->setup);
         take_sample(shared, &r->calm);
     }

@@ -93,8 +93,8 @@ static void print_latency(const char *name, const struct hist *h)
 /* How the reconnects went, and what the steady connections had of it. */
 static void print_storm(const struct result *r)
 {
-    const uint64_t *then = r->calm.counts, *before = r->after.counts;
-    double took = (double)(r->calm.when - r->after.when) / 1e9;
+    const uint64_t *then = r->calm.counts, *before = r->struck.counts;
+    double took = (double)(r->calm.when - r->struck.when) / 1e9;
     printf(" \"storm\":{\"connections\":%u,\"threads\":%u,\"reopened\":%lu,", r->opt->storm, r->opt->storm_threads,
            then[COUNT_REOPENED]);
     printf("\"seconds\":%.3f,\"per_second\":%.1f,", took, (double)then[COUNT_REOPENED] / took);
