@@ -42,8 +42,11 @@ void conn_close(struct worker *w, struct conn *c, int why)
 void conn_cut(struct worker *w, struct conn *c)
 {
     struct linger none = {.l_onoff = 1, .l_linger = 0};
-    if (c->fd >= 0)
-        setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    if (c->fd < 0) {
+        w->closed[w->closed_count++] = conn_index(w, c);
+        return;
+    }
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
     conn_close(w, c, -1);
 }
 
@@ -126,9 +129,10 @@ void conn_frame(struct worker *w, struct conn *c, uint8_t opcode, const void *bo
 
 void conn_control(struct worker *w, struct conn *c, const struct ws_frame *frame)
 {
-    if (frame->opcode == WS_PING && frame->length <= WS_CONTROL_MAX)
+    if (frame->opcode == WS_PING && frame->length <= WS_CONTROL_MAX) {
         conn_frame(w, c, WS_PONG, frame->body, frame->length);
-    else if (frame->opcode == WS_CLOSE)
+        count_add(w, COUNT_PINGS, 1);
+    } else if (frame->opcode == WS_CLOSE)
         conn_close(w, c, c->state == CONN_CLOSING ? -1 : COUNT_CLOSED);
     else if (frame->opcode != WS_PONG)
         conn_close(w, c, COUNT_PROTOCOL);

@@ -83,6 +83,7 @@ enum count {
     COUNT_EXPECTED,           /* deliveries that these should make */
     COUNT_DELIVERED,          /* FROM and MSG heard; in churn, connections greeted */
     COUNT_VERIFIED,           /* idle: connections that heard the final TO */
+    COUNT_PINGS,              /* of the server's, answered */
     COUNT_REOPENED,           /* storm: connections greeted again */
     COUNT_GAP,                /* messages that a GAP told of */
     COUNT_CORRUPT,            /* payloads of another length or without a time */
@@ -217,7 +218,7 @@ void conn_event(struct worker *w, struct conn *c, uint32_t events);
 /* Close at once; counts `why` unless it is -1. In churn, storm and while opening, it is opened again. */
 void conn_close(struct worker *w, struct conn *c, int why);
 
-/* Close with a reset and no close frame, as what fails does. */
+/* Close with a reset and no close frame, as what fails does; it is opened again, also if it was closed. */
 void conn_cut(struct worker *w, struct conn *c);
 
 /* Have epoll tell of these events from now on. */

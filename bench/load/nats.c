@@ -78,7 +78,10 @@ static void on_op(struct worker *w, struct conn *c, const struct nats_op *op)
         if (c->state == CONN_JOINING)
             open_done(w, c);
         break;
-    case NATS_PING: conn_frame(w, c, WS_BINARY, "PONG\r\n", 6); break;
+    case NATS_PING:
+        conn_frame(w, c, WS_BINARY, "PONG\r\n", 6);
+        count_add(w, COUNT_PINGS, 1);
+        break;
     case NATS_OK: break;
     case NATS_ERR: count_add(w, COUNT_PROTOCOL, 1); break;
     }

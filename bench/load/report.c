@@ -38,7 +38,9 @@ static void print_setting(const struct result *r)
 static void print_opened(const struct result *r)
 {
     double n = r->opt->connections + r->opt->storm;
-    if (r->opt->mode != MODE_CHURN)
+    if (r->opt->mode == MODE_CHURN)
+        printf(" \"opened\":null,\n");
+    else
         printf(" \"opened\":{\"seconds\":%.3f,\"per_second\":%.1f},\n", r->opened, n / r->opened);
 }
 
@@ -62,7 +64,8 @@ static void print_counts(const struct result *r)
     const uint64_t *all = r->final;
     printf(" \"sent\":%lu,\"delivered\":%lu,", grown(r, COUNT_SENT), grown(r, COUNT_DELIVERED));
     printf("\"per_second\":%.1f,", (double)grown(r, COUNT_DELIVERED) / seconds(r));
-    printf("\"lost\":%ld,\"gap\":%lu,\"verified\":%lu,\n", report_lost(r), all[COUNT_GAP], all[COUNT_VERIFIED]);
+    printf("\"lost\":%ld,\"gap\":%lu,\"verified\":%lu,\"pings\":%lu,\n", report_lost(r), all[COUNT_GAP],
+           all[COUNT_VERIFIED], all[COUNT_PINGS]);
     printf(" \"errors\":{");
     for (int i = COUNT_CORRUPT; i <= COUNT_BLOCKED; i++)
         printf("%s\"%s\":%lu", i > COUNT_CORRUPT ? "," : "", ERRORS[i], all[i]);

@@ -11,7 +11,7 @@
 
 enum {
     EVENTS = 512,
-    POLL_NS = 10 * 1000 * 1000,  /* the longest wait: how late main's next phase may be seen */
+    POLL_NS = 10 * 1000 * 1000,  /* the longest wait: what failed to open is tried again by then */
     OPENING_MAX = 256,           /* handshakes under way in one thread, */
     OPENING_ALL = 4096,          /* and in all: about what waits to be accepted at most */
 };
