@@ -52,7 +52,7 @@ static inline struct share layout_published(const struct rooms *rooms, struct sh
     return (struct share){first, end - first};
 }
 
-/* The widest stride that leaves every room members on each of `targets` URLs, which connections take in turn. */
+/* The widest stride that leaves a room members on each of `targets` URLs; connections take these in turn. */
 static inline uint32_t layout_stride(uint32_t connections, uint32_t in_rooms, uint32_t targets)
 {
     uint32_t stride = connections / in_rooms;

@@ -3,7 +3,8 @@
 #include <stdbool.h>
 #include <string.h>
 
-int nats_deframe(struct nats_stream *stream, uint8_t *data, size_t length, size_t *at, struct ws_frame *control)
+int nats_deframe(struct nats_stream *stream, uint8_t *data, size_t length, size_t *at,
+                 struct ws_frame *control)
 {
     for (;;) {
         size_t there = length - *at, n = stream->left < there ? stream->left : there;

@@ -1,4 +1,4 @@
-/* A NATS client's half of the protocol, without I/O: what a server sends, in frames that may split it anywhere. */
+/* A NATS client's half, without I/O: what a server sends, in frames that may split it anywhere. */
 #ifndef LOAD_NATS_WIRE_H
 #define LOAD_NATS_WIRE_H
 
@@ -14,13 +14,14 @@ enum {
 
 /* Where a connection's bytes stand: an operation may be split over frames, and a frame over reads. */
 struct nats_stream {
-    uint32_t part;            /* bytes at the start of what is kept that are of an operation; the rest are raw */
+    uint32_t part;            /* bytes of an operation, at the start of what is kept; the rest is raw */
     uint32_t left;            /* bytes of the current frame's body that are to come */
 };
 
 /* Take frames from data[*at..length), moving their bodies down to data[stream->part..], which grows.
  * 1: a control frame stopped it, and is in `control`; 0: more needed; -1 bad. */
-int nats_deframe(struct nats_stream *stream, uint8_t *data, size_t length, size_t *at, struct ws_frame *control);
+int nats_deframe(struct nats_stream *stream, uint8_t *data, size_t length, size_t *at,
+                 struct ws_frame *control);
 
 /* `used` of the stream's bytes are done with: move together what is to be kept; how much that is. */
 size_t nats_keep(struct nats_stream *stream, uint8_t *data, size_t used, size_t at, size_t length);

@@ -22,7 +22,7 @@ static const char USAGE[] =
     "  room     --rooms of --members; the first member publishes when all others have heard\n"
     "  churn    connect, HELLO, close; latency is from connect to HELLO\n"
     "  mix      hold --connections; send between random ones at --rate; --rooms x --members of them are in\n"
-    "           rooms, into which is published at --room-rate; ends with 1 if anything is lost\n"
+    "           rooms, into which is published at --room-rate; ends with 1 if anything is lost; --verify\n"
     "  storm    pairs relay at --rate; after --seconds another --storm connections are cut and opened again\n"
     "           at once; latency before and meanwhile; ends with 1 if anything is lost\n"
     "\n"
@@ -45,8 +45,9 @@ static const struct {
     const char *name;
     enum mode mode;
 } MODES[] = {
-    {"idle", MODE_IDLE}, {"relay", MODE_RELAY}, {"random", MODE_RANDOM}, {"pair", MODE_PAIR}, {"echo", MODE_ECHO},
-    {"self", MODE_ECHO}, {"room", MODE_ROOM}, {"churn", MODE_CHURN}, {"mix", MODE_MIX}, {"storm", MODE_STORM},
+    {"idle", MODE_IDLE}, {"relay", MODE_RELAY}, {"random", MODE_RANDOM}, {"pair", MODE_PAIR},
+    {"echo", MODE_ECHO}, {"self", MODE_ECHO}, {"room", MODE_ROOM}, {"churn", MODE_CHURN},
+    {"mix", MODE_MIX}, {"storm", MODE_STORM},
 };
 
 static _Noreturn void fail(const char *what, const char *value)

@@ -17,7 +17,7 @@ struct progress {
     bool terminal;
 };
 
-/* The line for a count after `elapsed` seconds: counted, rate, and with `bar` how far that is and what is left. */
+/* The line for a count after `elapsed` seconds: count and rate; with `bar` how far that is too. */
 void progress_text(const struct progress *p, char out[PROGRESS_LINE], uint64_t count, double elapsed, bool bar);
 
 /* Tell of it, if it is time to; and clear the terminal's line. */

@@ -98,8 +98,8 @@ static void print_storm(const struct result *r)
 {
     const uint64_t *then = r->calm.counts, *before = r->struck.counts;
     double took = (double)(r->calm.when - r->struck.when) / 1e9;
-    printf(" \"storm\":{\"connections\":%u,\"threads\":%u,\"reopened\":%lu,", r->opt->storm, r->opt->storm_threads,
-           then[COUNT_REOPENED]);
+    printf(" \"storm\":{\"connections\":%u,\"threads\":%u,\"reopened\":%lu,", r->opt->storm,
+           r->opt->storm_threads, then[COUNT_REOPENED]);
     printf("\"seconds\":%.3f,\"per_second\":%.1f,", took, (double)then[COUNT_REOPENED] / took);
     printf("\"sent\":%lu,\"delivered\":%lu,\n", then[COUNT_SENT] - before[COUNT_SENT],
            then[COUNT_DELIVERED] - before[COUNT_DELIVERED]);

@@ -1,4 +1,5 @@
-/* Tests of the parts without I/O: histogram, layout, frames, NATS, progress. Built with sanitizers; silent unless one fails. */
+/* Tests of the parts without I/O: histogram, layout, frames, NATS, progress. Built with sanitizers; silent
+ * unless one fails. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

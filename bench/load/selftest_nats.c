@@ -9,7 +9,8 @@ static size_t nats_bytes(uint8_t *out)
 {
     static const struct { uint8_t first; const char *body; } FRAMES[] = {
         {0x82, "INFO {\"a\":1}\r\nPO"}, {0x82, "NG\r"}, {0x89, "hey"}, {0x82, "\nMSG load.1.2.3 1 5\r\nhe"},
-        {0x82, ""}, {0x02, "llo"}, {0x80, "\r\nMSG a 2 reply 0\r\n\r\nPING\r\n"}, {0x82, "+OK\r\n-ERR 'x y'\r\n"},
+        {0x82, ""}, {0x02, "llo"}, {0x80, "\r\nMSG a 2 reply 0\r\n\r\nPING\r\n"},
+        {0x82, "+OK\r\n-ERR 'x y'\r\n"},
     };
     size_t n = 0;
     for (size_t i = 0; i < sizeof FRAMES / sizeof *FRAMES; i++) {
@@ -83,8 +84,8 @@ static void test_nats_split(void)
 static void test_nats_bad(void)
 {
     static const char *const BAD[] = {
-        "HELLO x\r\n", "MSG a 1\r\n", "MSG a 1 x\r\n", "MSG a b 1\r\n", "MSG a 1 999999\r\n", "MSG a 1 5\r\nhelloxx",
-        "MSG 1\r\n", "MSG a 1 \r\n", "MSG a 1 99999999999999999999\r\n", "\r\n",
+        "HELLO x\r\n", "MSG a 1\r\n", "MSG a 1 x\r\n", "MSG a b 1\r\n", "MSG a 1 999999\r\n",
+        "MSG a 1 5\r\nhelloxx", "MSG 1\r\n", "MSG a 1 \r\n", "MSG a 1 99999999999999999999\r\n", "\r\n",
     };
     struct nats_op op;
     struct ws_frame control;

@@ -11,9 +11,10 @@
 
 enum {
     EVENTS = 512,
-    POLL_NS = 10 * 1000 * 1000,  /* the longest wait: what failed to open is tried again by then */
-    OPENING_MAX = 256,           /* handshakes under way in one thread, */
-    OPENING_ALL = 4096,          /* and in all: about what waits to be accepted at most */
+    OPEN_NS = 10 * 1000 * 1000,   /* the longest wait where something is to be opened, */
+    POLL_NS = 500 * 1000 * 1000,  /* and else: WORKER_WAKE tells of all that is not an event or on schedule */
+    OPENING_MAX = 256,            /* handshakes under way in one thread, */
+    OPENING_ALL = 4096,           /* and in all: about what waits to be accepted at most */
 };
 
 uint64_t clock_ns(void)
@@ -92,7 +93,7 @@ static void open_some(struct worker *w)
 static struct timespec patience(const struct worker *w)
 {
     bool running = w->phase == PHASE_RUN || w->phase == PHASE_MEASURE || w->phase == PHASE_STORM;
-    double ns = w->opt->spin ? 0 : POLL_NS;
+    double ns = w->opt->spin ? 0 : w->closed_count ? OPEN_NS : POLL_NS;
     for (int kind = 0; running && kind < KINDS; kind++) {
         double left = w->schedule[kind].due - (double)w->now;
         if (w->schedule[kind].interval > 0 && left < ns)

@@ -22,7 +22,7 @@ struct ws_frame {
     size_t length;
 };
 
-/* Parse an unmasked frame's header (RFC 6455 §5.2), `body` is what follows: > 0 its size, -1 bad, -2 more needed. */
+/* Parse an unmasked frame's header (RFC 6455 §5.2): > 0 its size, -1 bad, -2 more needed. */
 long ws_head(const uint8_t *data, size_t length, struct ws_frame *frame);
 
 /* Parse one whole unmasked frame: > 0 consumed, -1 bad or fragmented, -2 more needed. */
