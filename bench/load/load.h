@@ -150,6 +150,8 @@ struct conn {
     struct nats_stream stream;
 };
 
+_Static_assert(sizeof(struct conn) + sizeof(struct address) <= 80, "there are millions of both");
+
 /* Sends at a rate. */
 struct schedule {
     double due, interval;     /* ns of the next send, and between two; interval 0: none */
@@ -185,7 +187,7 @@ struct worker {
     uint32_t turn;                    /* --verify: whose turn it is */
     bool shared_table;                /* close_range was refused: descriptors count for the process */
     _Atomic uint64_t counts[COUNTS];  /* written by this thread only, read by main */
-    struct hist latency[SERIES];      /* of the measured window; read after the join */
+    struct hist latency[SERIES];      /* of the measured window; main reads it after PHASE_STOP */
 };
 
 static inline void count_add(struct worker *w, int which, uint64_t n)

@@ -40,9 +40,9 @@ int main(int argc, char **argv)
         phases_measure(&shared, &result);
     else
         explain(&shared);
-    phases_finish(&shared, &result);
-    if (!open)
-        return 1;
-    report_print(&result);
-    return kept(&result) ? 0 : 1;
+    phases_stop(&shared, &result);
+    if (open)
+        report_print(&result);
+    phases_finish(&shared);
+    return open && kept(&result) ? 0 : 1;
 }

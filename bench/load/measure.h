@@ -45,8 +45,11 @@ bool phases_open(struct shared *shared, struct result *r);
 /* The phases from the first message to the last. */
 void phases_measure(struct shared *shared, struct result *r);
 
-/* End and join the threads, and gather what they measured. */
-void phases_finish(struct shared *shared, struct result *r);
+/* Have the threads end, and gather what they measured. */
+void phases_stop(struct shared *shared, struct result *r);
+
+/* Wait until they have closed their connections, which takes a while where there are many. */
+void phases_finish(struct shared *shared);
 
 /* All threads' sum of a counter. */
 uint64_t phases_total(const struct shared *shared, int which);

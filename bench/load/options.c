@@ -22,7 +22,7 @@ static const char USAGE[] =
     "  room     --rooms of --members; the first member publishes when all others have heard\n"
     "  churn    connect, HELLO, close; latency is from connect to HELLO\n"
     "  mix      hold --connections; send between random ones at --rate; --rooms x --members of them are in\n"
-    "           rooms, into which is published at --room-rate; ends with 1 if anything is lost; --verify\n"
+    "           rooms, into which is published at --room-rate; ends with 1 if anything is lost; takes --verify\n"
     "  storm    pairs relay at --rate; after --seconds another --storm connections are cut and opened again\n"
     "           at once; latency before and meanwhile; ends with 1 if anything is lost\n"
     "\n"

@@ -165,12 +165,18 @@ static uint64_t settled(const struct shared *shared)
     return done;
 }
 
+/* Wait until all threads are in a phase. */
+static void wait_entered(const struct shared *shared, enum phase phase)
+{
+    for (uint32_t i = 0; i < all_threads(shared->opt); i++)
+        while (atomic_load(&shared->workers[i].entered) != (int)phase)
+            sleep_ms(STEP_MS);
+}
+
 /* Wait until no thread sends any more, and every message is settled or nothing was for DRAIN_MS. */
 static void drain(const struct shared *shared)
 {
-    for (uint32_t i = 0; i < all_threads(shared->opt); i++)
-        while (atomic_load(&shared->workers[i].entered) != PHASE_DRAIN)
-            sleep_ms(STEP_MS);
+    wait_entered(shared, PHASE_DRAIN);
     uint64_t before = settled(shared), done = before;
     for (int waited = 0; waited < DRAIN_MS && done < phases_total(shared, COUNT_EXPECTED); before = done) {
         sleep_ms(STEP_MS);
@@ -225,15 +231,21 @@ void phases_measure(struct shared *shared, struct result *r)
         r->final[i] = phases_total(shared, i);
 }
 
-void phases_finish(struct shared *shared, struct result *r)
+void phases_stop(struct shared *shared, struct result *r)
 {
     enter(shared, PHASE_STOP);
+    wait_entered(shared, PHASE_STOP);
     for (uint32_t i = 0; i < all_threads(shared->opt); i++) {
-        pthread_join(shared->workers[i].thread, NULL);
         for (int series = 0; series < SERIES; series++)
             hist_merge(&r->latency[series], &shared->workers[i].latency[series]);
         r->shared_table |= shared->workers[i].shared_table;
     }
+}
+
+void phases_finish(struct shared *shared)
+{
+    for (uint32_t i = 0; i < all_threads(shared->opt); i++)
+        pthread_join(shared->workers[i].thread, NULL);
     free(shared->workers);
     free(shared->addresses);
     free(shared->rooms);

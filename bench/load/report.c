@@ -200,4 +200,5 @@ void report_print(const struct result *r)
         print_storm(r);
     print_own(r);
     print_servers(r);
+    fflush(stdout);
 }

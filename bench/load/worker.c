@@ -135,7 +135,7 @@ void *worker_main(void *arg)
             mode_enter(w, (enum phase)phase);
         turn(w, &wakeable);
     }
-    w->phase = PHASE_STOP;
+    mode_enter(w, PHASE_STOP);
     release(w);
     return NULL;
 }
