@@ -1,6 +1,4 @@
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -8,21 +6,13 @@
 #include <unistd.h>
 
 #include "load.h"
-#include "ws.h"
 
-enum {
-    RETRY_NS = 20 * 1000 * 1000,  /* nothing is opened for this long after a failure */
-    PORTS_AN_ADDRESS = 4096,      /* connects from one source address: ports are found fast, none runs out */
-};
+enum { RETRY_NS = 20 * 1000 * 1000 };  /* nothing is opened for this long after a failure */
 
-static uint32_t index_of(const struct worker *w, const struct conn *c)
+/* Whether a connection that is closed now is opened again. */
+static bool opens_again(const struct worker *w)
 {
-    return (uint32_t)(c - w->conns);
-}
-
-static bool is_opening(const struct conn *c)
-{
-    return c->state >= CONN_CONNECTING && c->state <= CONN_JOINING;
+    return w->opt->mode == MODE_CHURN || w->phase == PHASE_OPEN || (w->storm && w->phase == PHASE_STORM);
 }
 
 void conn_close(struct worker *w, struct conn *c, int why)
@@ -34,7 +24,7 @@ void conn_close(struct worker *w, struct conn *c, int why)
     free(c->out);
     if (why >= 0)
         count_add(w, why, 1);
-    if (is_opening(c)) {
+    if (open_pending(c)) {
         w->opening--;
         if (why >= 0)
             w->retry = w->now + RETRY_NS;
@@ -44,78 +34,26 @@ void conn_close(struct worker *w, struct conn *c, int why)
     if (w->corked == c)
         w->corked = NULL;
     *c = (struct conn){.fd = -1, .state = CONN_CLOSED};
-    if (w->opt->mode == MODE_CHURN || w->phase == PHASE_OPEN)
-        w->closed[w->closed_count++] = index_of(w, c);
+    atomic_store_explicit(&conn_address(w, c)->length, 0, memory_order_relaxed);
+    if (opens_again(w))
+        w->closed[w->closed_count++] = conn_index(w, c);
 }
 
-/* On loopback, spread the source over 127.64.0.0/10: one address has too few ports for a test. */
-static int bind_source(struct worker *w, int fd, const struct sockaddr_in *to)
+void conn_cut(struct worker *w, struct conn *c)
 {
-    if (ntohl(to->sin_addr.s_addr) >> 24 != 127)
-        return 0;
-    uint32_t turn = w->begun++ / PORTS_AN_ADDRESS;
-    uint32_t low = (turn % 250 + 1) | (turn / 250 % 250 + 1) << 8;
-    struct sockaddr_in from = {
-        .sin_family = AF_INET,
-        .sin_addr.s_addr = htonl(127U << 24 | (64 + w->index % 64) << 16 | low),
-    };
-    int one = 1;
-    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
-    return bind(fd, (const struct sockaddr *)&from, sizeof from);
-}
-
-void conn_open(struct worker *w, uint32_t index)
-{
-    const struct sockaddr_in *to = &w->opt->target[index % w->opt->targets].address;
-    struct conn *c = &w->conns[index];
-    int one = 1;
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    struct linger none = {.l_onoff = 1, .l_linger = 0};
     if (c->fd < 0) {
-        count_add(w, COUNT_CONNECT, 1);
-        w->retry = w->now + RETRY_NS;
-        w->closed[w->closed_count++] = index;
+        w->closed[w->closed_count++] = conn_index(w, c);
         return;
     }
-    c->state = CONN_CONNECTING;
-    c->stamp = w->now;
-    w->opening++;
-    struct epoll_event event = {.events = EPOLLOUT, .data.u32 = index};
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (bind_source(w, c->fd, to) < 0
-        || (connect(c->fd, (const struct sockaddr *)to, sizeof *to) < 0 && errno != EINPROGRESS)
-        || epoll_ctl(w->epoll, EPOLL_CTL_ADD, c->fd, &event) < 0) {
-        conn_close(w, c, COUNT_CONNECT);
-        return;
-    }
-    if (w->opt->mode == MODE_CHURN)
-        count_add(w, COUNT_SENT, 1);
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    conn_close(w, c, -1);
 }
 
-static void listen_for(struct worker *w, struct conn *c, uint32_t events)
+void conn_listen(struct worker *w, struct conn *c, uint32_t events)
 {
-    struct epoll_event event = {.events = events, .data.u32 = index_of(w, c)};
+    struct epoll_event event = {.events = events, .data.u32 = conn_index(w, c)};
     epoll_ctl(w->epoll, EPOLL_CTL_MOD, c->fd, &event);
-}
-
-/* The connect ended: ask for the upgrade. */
-static void send_request(struct worker *w, struct conn *c)
-{
-    const struct target *target = &w->opt->target[index_of(w, c) % w->opt->targets];
-    char request[4096];
-    int error = 0;
-    socklen_t size = sizeof error;
-    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    if (error) {
-        conn_close(w, c, COUNT_CONNECT);
-        return;
-    }
-    size_t length = ws_request(request, sizeof request, target->host, target->path);
-    if (!length || send(c->fd, request, length, MSG_NOSIGNAL) != (ssize_t)length) {
-        conn_close(w, c, COUNT_HANDSHAKE);
-        return;
-    }
-    c->state = CONN_UPGRADING;
-    listen_for(w, c, EPOLLIN);
 }
 
 /* Keep what the socket did not take, to be sent when it is writable. */
@@ -128,7 +66,7 @@ static void queue(struct worker *w, struct conn *c, const uint8_t *data, size_t 
     }
     memcpy(out + c->out_length, data, length);
     if (!c->out_length)
-        listen_for(w, c, EPOLLIN | EPOLLOUT);
+        conn_listen(w, c, EPOLLIN | EPOLLOUT);
     c->out = out;
     c->out_length += (uint32_t)length;
 }
@@ -175,62 +113,32 @@ static void write_queued(struct worker *w, struct conn *c)
     if (!c->out_length) {
         free(c->out);
         c->out = NULL;
-        listen_for(w, c, EPOLLIN);
+        conn_listen(w, c, EPOLLIN);
     }
 }
 
-static void send_pong(struct worker *w, struct conn *c, const struct ws_frame *ping)
+void conn_frame(struct worker *w, struct conn *c, uint8_t opcode, const void *body, size_t length)
 {
     uint32_t mask = worker_random(w);
-    if (ping->length > 125) {
+    uint8_t *frame = conn_reserve(w, c, WS_HEADER_MAX + length + 8);
+    size_t header = ws_header(frame, opcode, length, mask);
+    memcpy(frame + header, body, length);
+    ws_mask(frame + header, length, mask);
+    w->cork_length += header + length;
+}
+
+void conn_control(struct worker *w, struct conn *c, const struct ws_frame *frame)
+{
+    if (frame->opcode == WS_PING && frame->length <= WS_CONTROL_MAX) {
+        conn_frame(w, c, WS_PONG, frame->body, frame->length);
+        count_add(w, COUNT_PINGS, 1);
+    } else if (frame->opcode == WS_CLOSE)
+        conn_close(w, c, c->state == CONN_CLOSING ? -1 : COUNT_CLOSED);
+    else if (frame->opcode != WS_PONG)
         conn_close(w, c, COUNT_PROTOCOL);
-        return;
-    }
-    uint8_t *frame = conn_reserve(w, c, WS_HEADER_MAX + ping->length + 8);
-    size_t header = ws_header(frame, WS_PONG, ping->length, mask);
-    memcpy(frame + header, ping->body, ping->length);
-    ws_mask(frame + header, ping->length, mask);
-    w->cork_length += header + ping->length;
 }
 
-static void on_frame(struct worker *w, struct conn *c, const struct ws_frame *frame)
-{
-    switch (frame->opcode) {
-    case WS_TEXT:
-    case WS_BINARY: message_heard(w, c, frame->body, frame->length); break;
-    case WS_PING: send_pong(w, c, frame); break;
-    case WS_PONG: break;
-    case WS_CLOSE: conn_close(w, c, c->state == CONN_CLOSING ? -1 : COUNT_CLOSED); break;
-    default: conn_close(w, c, COUNT_PROTOCOL);
-    }
-}
-
-/* Handle what is whole in the inbox; how much that was. Stops where the connection is closed. */
-static size_t parse(struct worker *w, struct conn *c, size_t length)
-{
-    size_t done = 0;
-    while (done < length && c->fd >= 0) {
-        struct ws_frame frame;
-        bool upgrading = c->state == CONN_UPGRADING;
-        long n = upgrading ? ws_response(w->inbox + done, length - done)
-                           : ws_parse(w->inbox + done, length - done, &frame);
-        if (n == -2)
-            return done;
-        if (n == -1) {
-            conn_close(w, c, upgrading ? COUNT_HANDSHAKE : COUNT_PROTOCOL);
-            return length;
-        }
-        done += (size_t)n;
-        if (upgrading)
-            c->state = CONN_GREETING;
-        else
-            on_frame(w, c, &frame);
-    }
-    return done;
-}
-
-/* Keep the start of a frame until the rest comes. */
-static void keep(struct worker *w, struct conn *c, const uint8_t *rest, size_t length)
+void conn_keep(struct worker *w, struct conn *c, const uint8_t *rest, size_t length)
 {
     free(c->in);
     c->in = NULL;
@@ -247,6 +155,26 @@ static int ended(const struct conn *c)
     return c->state == CONN_CLOSING ? -1 : c->state == CONN_UPGRADING ? COUNT_HANDSHAKE : COUNT_CLOSED;
 }
 
+/* Handle what is in the inbox: the answer to the upgrade, then the protocol's. */
+static void handle(struct worker *w, struct conn *c, size_t length)
+{
+    size_t done = 0;
+    if (c->state == CONN_UPGRADING) {
+        long n = ws_response(w->inbox, length);
+        if (n == -1) {
+            conn_close(w, c, COUNT_HANDSHAKE);
+            return;
+        }
+        if (n == -2) {
+            conn_keep(w, c, w->inbox, length);
+            return;
+        }
+        c->state = CONN_GREETING;
+        done = (size_t)n;
+    }
+    w->opt->protocol->read(w, c, w->inbox + done, length - done);
+}
+
 static void read_some(struct worker *w, struct conn *c)
 {
     size_t kept = c->in_length;
@@ -259,9 +187,7 @@ static void read_some(struct worker *w, struct conn *c)
     if (kept)
         memcpy(w->inbox, c->in, kept);
     w->now = clock_ns();
-    size_t length = kept + (size_t)n, done = parse(w, c, length);
-    if (c->fd >= 0 && (kept || done < length))
-        keep(w, c, w->inbox + done, length - done);
+    handle(w, c, kept + (size_t)n);
 }
 
 void conn_event(struct worker *w, struct conn *c, uint32_t events)
@@ -269,7 +195,7 @@ void conn_event(struct worker *w, struct conn *c, uint32_t events)
     if (c->fd < 0)
         return;
     if (c->state == CONN_CONNECTING) {
-        send_request(w, c);
+        open_upgrade(w, c);
         return;
     }
     if (c->out_length && events & EPOLLOUT)

@@ -8,6 +8,12 @@ enum {
     HIST_STEP_BITS = 6,
     HIST_STEPS = 1 << HIST_STEP_BITS,
     HIST_BUCKETS = (64 - HIST_STEP_BITS + 1) * HIST_STEPS,
+    HIST_CURVE = 160,
+};
+
+struct hist_point {
+    double share;                    /* 0 to 1 */
+    uint64_t value;                  /* what that share of all values does not exceed */
 };
 
 struct hist {
@@ -68,6 +74,21 @@ static inline uint64_t hist_percentile(const struct hist *h, double share)
             return hist_value(i) < h->max ? hist_value(i) : h->max;
     }
     return h->max;
+}
+
+/* Write a percentile curve, [share, value] from the smallest to the largest: four steps to each halving of what
+ * lies above, until that is less than one value. How many points; at most HIST_CURVE. */
+static inline uint32_t hist_curve(const struct hist *h, struct hist_point out[HIST_CURVE])
+{
+    uint32_t n = 0;
+    for (double above = 1; h->count && above * (double)h->count >= 1 && n + 5 <= HIST_CURVE; above /= 2)
+        for (int step = 0; step < 4; step++) {
+            double share = 1 - above + above / 2 * step / 4;
+            out[n++] = (struct hist_point){share, hist_percentile(h, share)};
+        }
+    if (h->count)
+        out[n++] = (struct hist_point){1, h->max};
+    return n;
 }
 
 #endif

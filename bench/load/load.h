@@ -1,9 +1,11 @@
-/* The load generator's types, and what each of its files offers. The reading order is that of this file. */
+/* The load generator's types, and what each of its files offers; measure.h has the rest. The reading order is
+ * that of this file. */
 #ifndef LOAD_LOAD_H
 #define LOAD_LOAD_H
 
 #include <netinet/in.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -11,16 +13,18 @@
 #include <sys/types.h>
 
 #include "hist.h"
+#include "layout.h"
+#include "nats_wire.h"
+#include "ws.h"
 
 enum {
     MAX_TARGETS = 16,         /* URLs */
     MAX_SERVERS = 16,         /* --pid */
     MAX_THREADS = 256,
-    PEER_MAX = 50,            /* node 16, dot, local 32, and one to spare */
+    ADDRESS_MAX = 31,         /* of a peer: the engine's have at most 30, node 16, dot, local 13 */
     ROOM_MAX = 48,
     STAMP_SIZE = 16,          /* every payload starts with the time it was sent, a letter for 4 bits */
     PAYLOAD_MAX = 512 * 1024,
-    OPENING_MAX = 256,        /* handshakes under way in one thread */
     CORK_FLUSH = 64 * 1024,   /* what is gathered for one connection before it is sent anyway */
     READ_SIZE = 256 * 1024,
     OUT_MAX = 4 << 20,        /* unsent bytes at which a connection is given up */
@@ -28,7 +32,9 @@ enum {
 
 /* ---- options.c: what to do ----------------------------------------------------------------------------- */
 
-enum mode { MODE_IDLE, MODE_RELAY, MODE_RANDOM, MODE_PAIR, MODE_SELF, MODE_ROOM, MODE_CHURN };
+enum mode {
+    MODE_IDLE, MODE_RELAY, MODE_RANDOM, MODE_PAIR, MODE_ECHO, MODE_ROOM, MODE_CHURN, MODE_MIX, MODE_STORM,
+};
 
 struct target {
     struct sockaddr_in address;
@@ -39,26 +45,35 @@ struct target {
 struct options {
     enum mode mode;
     const char *mode_name;
+    const struct protocol *protocol;
     struct target target[MAX_TARGETS];
     pid_t server[MAX_SERVERS];    /* processes whose CPU and memory are sampled */
     uint32_t targets, servers;
-    uint32_t connections;     /* in all threads; in churn, how many are under way at a time */
-    uint32_t threads;
-    uint32_t window;          /* messages in flight for a pair, a connection (self) or a room */
+    uint32_t connections;     /* in all steady threads; in churn, how many are under way at a time */
+    uint32_t threads;         /* that hold them */
+    uint32_t storm;           /* connections that are closed and opened again, */
+    uint32_t storm_threads;   /* and the threads of their own that hold those */
+    uint32_t opening;         /* handshakes under way in all threads; 0: as many as suit them */
+    uint32_t unit;            /* how many connections stay in one thread: a pair, a small room */
+    struct rooms rooms;       /* none but in room and mix */
+    uint32_t window;          /* messages in flight for a pair, a connection (echo) or a room */
     uint32_t payload;         /* bytes of each */
-    uint32_t rooms, members;  /* room mode: connections = rooms x members */
     double seconds;           /* the measured window */
     double warmup;            /* load before it */
-    double setup;             /* at most for opening and joining */
+    double setup;             /* at most for opening and joining, and for a storm */
     double rate;              /* sends a second in all, on a schedule; 0: answer each delivery with a send */
+    double room_rate;         /* mix: publishes a second in all */
     bool binary, spin, verify;
 };
 
 /* Parse the command line; exits with a sentence and 2 on a mistake, and with 0 after --help. */
 void options_parse(struct options *opt, int argc, char **argv);
 
-/* How many connections belong together (a pair 2, a room its members) and stay in one thread. */
-uint32_t options_unit(const struct options *opt);
+/* Whether sends follow a schedule, and not what was heard. */
+static inline bool options_timed(const struct options *opt)
+{
+    return opt->rate > 0 || opt->mode == MODE_MIX || opt->mode == MODE_STORM;
+}
 
 /* ---- counters ------------------------------------------------------------------------------------------ */
 
@@ -68,22 +83,55 @@ enum count {
     COUNT_EXPECTED,           /* deliveries that these should make */
     COUNT_DELIVERED,          /* FROM and MSG heard; in churn, connections greeted */
     COUNT_VERIFIED,           /* idle: connections that heard the final TO */
+    COUNT_PINGS,              /* of the server's, answered */
+    COUNT_REOPENED,           /* storm: connections greeted again */
     COUNT_GAP,                /* messages that a GAP told of */
     COUNT_CORRUPT,            /* payloads of another length or without a time */
     COUNT_DISORDER,           /* overtaken by a later message of the same sender */
     COUNT_CONNECT,            /* connects that failed */
     COUNT_HANDSHAKE,          /* upgrades refused or wrong */
     COUNT_CLOSED,             /* connections the server closed unasked */
-    COUNT_PROTOCOL,           /* frames or verbs that are not signal.v1 */
+    COUNT_PROTOCOL,           /* what is not the protocol's, or too long an address */
     COUNT_BLOCKED,            /* given up for OUT_MAX */
     COUNT_ERR,                /* the first of the ERR codes, in the order of err_codes */
     COUNT_ERR_OTHER = COUNT_ERR + 10,
     COUNTS
 };
 
-extern const char *const err_codes[COUNTS - COUNT_ERR];
+enum phase {
+    PHASE_OPEN, PHASE_RUN, PHASE_MEASURE, PHASE_STORM, PHASE_DRAIN, PHASE_VERIFY, PHASE_STOP, PHASES,
+};
 
-enum phase { PHASE_OPEN, PHASE_RUN, PHASE_MEASURE, PHASE_DRAIN, PHASE_VERIFY, PHASE_STOP };
+/* What a message was sent to. */
+enum kind { KIND_TO, KIND_ROOM, KINDS };
+
+/* Latencies that are reported apart: the second is of rooms in mix, and of the storm's time in storm. */
+enum series { SERIES_MAIN, SERIES_OTHER, SERIES };
+
+/* ---- what all threads share ----------------------------------------------------------------------------- */
+
+/* A peer's address. Written by the thread that holds the connection, before others may send to it. */
+struct address {
+    _Atomic uint8_t length;   /* 0: not open */
+    char text[ADDRESS_MAX];
+};
+
+/* A room's progress: whenever `heard` deliveries make up one PUB, the next is sent. */
+struct room {
+    _Atomic uint64_t heard;
+    _Atomic uint32_t due;     /* publishes that the publisher's thread has yet to send */
+};
+
+struct worker;
+
+struct shared {
+    const struct options *opt;
+    _Atomic int command;              /* the phase that main is in */
+    _Atomic uint64_t began[PHASES];   /* when each did, ns; UINT64_MAX: not yet */
+    struct address *addresses;        /* of all connections, the storm's last */
+    struct room *rooms;
+    struct worker *workers;
+};
 
 /* ---- conn.c: one WebSocket ----------------------------------------------------------------------------- */
 
@@ -91,38 +139,42 @@ enum conn_state {
     CONN_CLOSED, CONN_CONNECTING, CONN_UPGRADING, CONN_GREETING, CONN_JOINING, CONN_READY, CONN_CLOSING,
 };
 
-/* Owned by one worker; freed with its array. */
+/* Owned by one worker; freed with its array. There are millions: nothing is allocated for one at rest. */
 struct conn {
     int fd;                   /* -1 while CONN_CLOSED */
     uint8_t state;            /* enum conn_state */
-    uint8_t peer_length;
-    char peer[PEER_MAX];      /* its address, from HELLO */
     uint32_t in_length, out_length;
-    uint8_t *in;              /* malloc: the start of a frame that is not whole yet, or NULL */
+    uint8_t *in;              /* malloc: the start of what is not whole yet, or NULL */
     uint8_t *out;             /* malloc: what the socket did not take, or NULL */
-    uint64_t stamp;           /* of the last message heard; until then, when its connect began */
+    uint64_t stamp;           /* of the last message heard in order; before, when its connect began */
+    struct nats_stream stream;
 };
 
-/* A room's progress: once `heard` deliveries make up one PUB, the next is sent. */
-struct room {
-    uint32_t heard;
+_Static_assert(sizeof(struct conn) + sizeof(struct address) <= 80, "there are millions of both");
+
+/* Sends at a rate. */
+struct schedule {
+    double due, interval;     /* ns of the next send, and between two; interval 0: none */
+    uint32_t turn;            /* whose turn it is */
 };
 
 /* One thread with its epoll, its descriptor table and its share of the connections. */
 struct worker {
     const struct options *opt;
-    const _Atomic int *command;       /* the phase that main is in */
+    struct shared *shared;
     pthread_t thread;
     uint32_t index;
-    enum phase phase;                 /* the phase that this thread is in */
+    bool storm;                       /* its connections are the storm's */
+    enum phase phase;                 /* the phase that this thread is in, */
+    _Atomic int entered;              /* and for main to see */
     int epoll;
-    uint32_t count;                   /* connections, */
+    uint32_t first, count;            /* connections of all that are this thread's, */
     struct conn *conns;               /* and where they are */
+    uint32_t room_first, room_count;  /* rooms whose publisher is one of them */
     uint32_t *closed;                 /* indices of those to open, a stack */
     uint32_t closed_count;
-    uint32_t opening;                 /* handshakes under way */
+    uint32_t opening, opening_max;    /* handshakes under way, now and at most */
     uint32_t begun;                   /* connects so far: picks the source address */
-    struct room *rooms;
     struct conn *corked;              /* whose frames are in `cork`, or NULL */
     uint8_t *cork;
     size_t cork_length;
@@ -131,17 +183,27 @@ struct worker {
     uint64_t now;                     /* ns, monotonic, at the last recv or wait */
     uint64_t retry;                   /* opens nothing before this time */
     uint64_t random;                  /* xorshift state: masks and targets */
-    double due, interval;             /* --rate: ns of the next send, and between two */
-    uint32_t turn;                    /* --rate and --verify: whose turn it is */
+    struct schedule schedule[KINDS];
+    uint32_t turn;                    /* --verify: whose turn it is */
     bool shared_table;                /* close_range was refused: descriptors count for the process */
     _Atomic uint64_t counts[COUNTS];  /* written by this thread only, read by main */
-    struct hist latency;              /* of the measured window; read after the join */
+    struct hist latency[SERIES];      /* of the measured window; main reads it after PHASE_STOP */
 };
 
 static inline void count_add(struct worker *w, int which, uint64_t n)
 {
     uint64_t old = atomic_load_explicit(&w->counts[which], memory_order_relaxed);
-    atomic_store_explicit(&w->counts[which], old + n, memory_order_relaxed);
+    atomic_store_explicit(&w->counts[which], old + n, memory_order_release);
+}
+
+static inline uint32_t conn_index(const struct worker *w, const struct conn *c)
+{
+    return (uint32_t)(c - w->conns);
+}
+
+static inline struct address *conn_address(const struct worker *w, const struct conn *c)
+{
+    return &w->shared->addresses[w->first + conn_index(w, c)];
 }
 
 static inline uint32_t worker_random(struct worker *w)
@@ -152,29 +214,72 @@ static inline uint32_t worker_random(struct worker *w)
     return (uint32_t)(w->random >> 32);
 }
 
-/* Begin a connect; a failure is counted, and tried again later. */
-void conn_open(struct worker *w, uint32_t index);
-
 /* Handle what epoll says of a connection; it may be closed afterwards. */
 void conn_event(struct worker *w, struct conn *c, uint32_t events);
 
-/* Close at once; counts `why` unless it is -1. In churn, and while opening, it is opened again. */
+/* Close at once; counts `why` unless it is -1. In churn, storm and while opening, it is opened again. */
 void conn_close(struct worker *w, struct conn *c, int why);
+
+/* Close with a reset and no close frame, as what fails does; it is opened again, also if it was closed. */
+void conn_cut(struct worker *w, struct conn *c);
+
+/* Have epoll tell of these events from now on. */
+void conn_listen(struct worker *w, struct conn *c, uint32_t events);
 
 /* Room for `size` bytes of frames to `c`, which conn_flush sends; add what was used to cork_length. */
 uint8_t *conn_reserve(struct worker *w, struct conn *c, size_t size);
 
+/* Cork one frame that holds `body`. */
+void conn_frame(struct worker *w, struct conn *c, uint8_t opcode, const void *body, size_t length);
+
 /* Send what is corked, to whomever. */
 void conn_flush(struct worker *w);
 
-/* ---- message.c: signal.v1 ------------------------------------------------------------------------------ */
+/* Handle a ping, a pong or a close. */
+void conn_control(struct worker *w, struct conn *c, const struct ws_frame *frame);
 
-void message_to(struct worker *w, struct conn *c, const struct conn *receiver, uint64_t stamp);
-void message_pub(struct worker *w, struct conn *c, uint32_t room, uint64_t stamp);
-void message_close(struct worker *w, struct conn *c);
+/* Keep the start of what is not whole until the rest comes. */
+void conn_keep(struct worker *w, struct conn *c, const uint8_t *rest, size_t length);
 
-/* Handle one message of the server's. */
-void message_heard(struct worker *w, struct conn *c, const uint8_t *body, size_t length);
+/* ---- open.c: from connect to ready --------------------------------------------------------------------- */
+
+/* Begin a connect; a failure is counted, and tried again later. */
+void open_begin(struct worker *w, uint32_t index);
+
+/* The connect ended: ask for the upgrade. */
+void open_upgrade(struct worker *w, struct conn *c);
+
+/* Whether a handshake is under way. */
+bool open_pending(const struct conn *c);
+
+/* `c` is told of its address; false if that is too long, and `c` is closed. */
+bool open_address(struct worker *w, struct conn *c, const void *text, size_t length);
+
+/* All that precedes messages is done. */
+void open_done(struct worker *w, struct conn *c);
+
+/* ---- message.c: signal.v1; nats.c: NATS ----------------------------------------------------------------- */
+
+struct protocol {
+    const char *name;
+    const char *offer;        /* the WebSocket subprotocol to ask for, or "" */
+    void (*to)(struct worker *w, struct conn *c, const struct address *receiver, uint64_t stamp);
+    void (*pub)(struct worker *w, struct conn *c, uint32_t room, uint64_t stamp);
+    /* Handle what came after the upgrade: data[0..length), what was kept first. May write into it. */
+    void (*read)(struct worker *w, struct conn *c, uint8_t *data, size_t length);
+};
+
+extern const struct protocol protocol_signal, protocol_nats;
+
+/* ---- payload.c: what every payload carries -------------------------------------------------------------- */
+
+extern const char *const err_codes[COUNTS - COUNT_ERR];
+
+/* Write --payload bytes that carry the stamp. */
+void payload_write(const struct worker *w, uint8_t *out, uint64_t stamp);
+
+/* `c` heard a payload: check it, and tell mode.c. */
+void payload_heard(struct worker *w, struct conn *c, enum kind kind, const uint8_t *payload, size_t length);
 
 /* ---- mode.c: who sends when ---------------------------------------------------------------------------- */
 
@@ -182,11 +287,11 @@ void message_heard(struct worker *w, struct conn *c, const uint8_t *body, size_t
 void mode_enter(struct worker *w, enum phase phase);
 
 /* `c` heard a delivery; or it heard that `n` were lost to it, or that what it sent was refused. */
-void mode_delivered(struct worker *w, struct conn *c);
+void mode_delivered(struct worker *w, struct conn *c, enum kind kind, uint64_t stamp);
 void mode_gap(struct worker *w, struct conn *c, uint64_t n);
 void mode_refused(struct worker *w, struct conn *c);
 
-/* Send what is due by now (--rate). */
+/* Send what is due by now: on schedule, or because other threads heard the last of a room's message. */
 void mode_tick(struct worker *w);
 
 /* ---- worker.c ------------------------------------------------------------------------------------------ */
@@ -194,40 +299,9 @@ void mode_tick(struct worker *w);
 /* Nanoseconds of the monotonic clock. */
 uint64_t clock_ns(void);
 
-/* The thread's main; `arg` is its struct worker, with opt, command, index and count filled in. */
+enum { WORKER_WAKE = SIGUSR1 };  /* interrupts a worker's wait, and is blocked at other times */
+
+/* The thread's main; `arg` is its struct worker, which phases_start filled in. */
 void *worker_main(void *arg);
-
-/* ---- proc.c: what the measured processes use ----------------------------------------------------------- */
-
-struct usage {
-    double user, system;      /* CPU seconds; -1 where there is no such process */
-};
-
-struct usage proc_cpu(pid_t pid);
-long proc_pss(pid_t pid);                           /* kB, or -1 */
-void proc_name(pid_t pid, char *out, size_t room);  /* the command's, without characters that JSON escapes */
-
-/* ---- report.c ------------------------------------------------------------------------------------------ */
-
-/* Counters and CPU time at one moment. */
-struct sample {
-    uint64_t when;                        /* ns */
-    uint64_t counts[COUNTS];              /* of all workers */
-    struct usage own;                     /* this process */
-    struct usage server[MAX_SERVERS];
-    double thread_cpu[MAX_THREADS];       /* seconds */
-};
-
-struct result {
-    const struct options *opt;
-    struct sample before, after;          /* the measured window's ends */
-    uint64_t final[COUNTS];               /* when the last delivery was in, warm-up included */
-    long pss_before[MAX_SERVERS], pss_after[MAX_SERVERS];
-    struct hist latency;
-    bool shared_table;
-};
-
-/* Print a result as one JSON object on stdout. */
-void report_print(const struct result *r);
 
 #endif

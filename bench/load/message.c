@@ -4,34 +4,8 @@
 #include <unistd.h>
 
 #include "load.h"
-#include "ws.h"
-
-const char *const err_codes[COUNTS - COUNT_ERR] = {
-    "bad-request", "no-such-peer", "slow-peer", "expired", "timeout", "too-large", "denied", "rate",
-    "too-many-rooms", "unavailable", "other",
-};
 
 static const char JOINED[] = "OK j";
-
-/* A time as STAMP_SIZE letters, 'a' to 'p', so that it may stand in text. */
-static void stamp_write(uint8_t *out, uint64_t stamp)
-{
-    for (int i = 0; i < STAMP_SIZE; i++)
-        out[i] = (uint8_t)('a' + (stamp >> (60 - 4 * i) & 15));
-}
-
-/* The time in a payload; 0 if there is none. */
-static uint64_t stamp_read(const uint8_t *in)
-{
-    uint64_t stamp = 0;
-    uint8_t bad = 0;
-    for (int i = 0; i < STAMP_SIZE; i++) {
-        uint8_t digit = (uint8_t)(in[i] - 'a');
-        bad |= digit;
-        stamp = stamp << 4 | digit;
-    }
-    return bad > 15 ? 0 : stamp;
-}
 
 /* Cork one message: a head, and a payload unless the stamp is 0. */
 static void compose(struct worker *w, struct conn *c, const char *head, size_t head_length, uint64_t stamp)
@@ -44,47 +18,30 @@ static void compose(struct worker *w, struct conn *c, const char *head, size_t h
     memcpy(body, head, head_length);
     if (stamp) {
         body[head_length] = '\n';
-        stamp_write(body + head_length + 1, stamp);
-        memcpy(body + head_length + 1 + STAMP_SIZE, w->filler, w->opt->payload - STAMP_SIZE);
+        payload_write(w, body + head_length + 1, stamp);
     }
     ws_mask(body, length, mask);
     w->cork_length += header + length;
 }
 
-void message_to(struct worker *w, struct conn *c, const struct conn *receiver, uint64_t stamp)
+static void send_to(struct worker *w, struct conn *c, const struct address *receiver, uint64_t stamp)
 {
-    char head[3 + PEER_MAX];
+    char head[3 + ADDRESS_MAX];
     memcpy(head, "TO ", 3);
-    memcpy(head + 3, receiver->peer, receiver->peer_length);
-    compose(w, c, head, 3U + receiver->peer_length, stamp);
-    count_add(w, COUNT_SENT, 1);
-    count_add(w, COUNT_EXPECTED, 1);
+    memcpy(head + 3, receiver->text, receiver->length);
+    compose(w, c, head, 3U + receiver->length, stamp);
 }
 
-/* The rooms of one run are its own: the process and the thread are in their names. */
-static size_t room_head(const struct worker *w, char *out, const char *verb, uint32_t room, const char *more)
+/* The rooms of one run are its own: the process is in their names. */
+static size_t room_head(char *out, const char *verb, uint32_t room, const char *more)
 {
-    unsigned process = (unsigned)getpid();
-    return (size_t)snprintf(out, ROOM_MAX, "%s load%x.%u.%u%s", verb, process, w->index, room, more);
+    return (size_t)snprintf(out, ROOM_MAX, "%s load%x.%u%s", verb, (unsigned)getpid(), room, more);
 }
 
-void message_pub(struct worker *w, struct conn *c, uint32_t room, uint64_t stamp)
+static void send_pub(struct worker *w, struct conn *c, uint32_t room, uint64_t stamp)
 {
     char head[ROOM_MAX];
-    compose(w, c, head, room_head(w, head, "PUB", room, ""), stamp);
-    count_add(w, COUNT_SENT, 1);
-    count_add(w, COUNT_EXPECTED, w->opt->members - 1);
-}
-
-void message_close(struct worker *w, struct conn *c)
-{
-    uint32_t mask = worker_random(w);
-    uint8_t *frame = conn_reserve(w, c, WS_HEADER_MAX + 8);
-    size_t header = ws_header(frame, WS_CLOSE, 2, mask);
-    frame[header] = 1000 >> 8;
-    frame[header + 1] = 1000 & 0xFF;
-    ws_mask(frame + header, 2, mask);
-    w->cork_length += header + 2;
+    compose(w, c, head, room_head(head, "PUB", room, ""), stamp);
 }
 
 static bool starts(const uint8_t *head, size_t length, const char *verb)
@@ -93,51 +50,22 @@ static bool starts(const uint8_t *head, size_t length, const char *verb)
     return length >= n && memcmp(head, verb, n) == 0;
 }
 
-static void be_ready(struct worker *w, struct conn *c)
-{
-    w->opening--;
-    c->state = CONN_READY;
-    c->stamp = 0;
-    count_add(w, COUNT_READY, 1);
-}
-
 /* HELLO <peer>: the connection has its address; a room's member joins first. */
 static void on_hello(struct worker *w, struct conn *c, const uint8_t *head, size_t length)
 {
     const uint8_t *peer = head + 6, *end = memchr(peer, ' ', length - 6);
-    size_t size = end ? (size_t)(end - peer) : length - 6;
-    if (c->state != CONN_GREETING || !size || size > PEER_MAX) {
+    int32_t room = layout_room(&w->opt->rooms, w->first + conn_index(w, c));
+    if (c->state != CONN_GREETING)
         conn_close(w, c, COUNT_PROTOCOL);
-        return;
+    else if (open_address(w, c, peer, end ? (size_t)(end - peer) : length - 6)) {
+        if (room == NO_ROOM) {
+            open_done(w, c);
+        } else {
+            char sub[ROOM_MAX];
+            c->state = CONN_JOINING;
+            compose(w, c, sub, room_head(sub, "SUB", (uint32_t)room, " ref=j"), 0);
+        }
     }
-    memcpy(c->peer, peer, size);
-    c->peer_length = (uint8_t)size;
-    if (w->opt->mode == MODE_ROOM) {
-        char sub[ROOM_MAX];
-        c->state = CONN_JOINING;
-        compose(w, c, sub, room_head(w, sub, "SUB", (uint32_t)(c - w->conns) / w->opt->members, " ref=j"), 0);
-    } else if (w->opt->mode == MODE_CHURN) {
-        w->opening--;
-        c->state = CONN_CLOSING;
-        message_close(w, c);
-        mode_delivered(w, c);
-    } else {
-        be_ready(w, c);
-    }
-}
-
-/* FROM or MSG: check and time the payload. */
-static void on_delivery(struct worker *w, struct conn *c, const uint8_t *payload, size_t length)
-{
-    uint64_t stamp = length == w->opt->payload ? stamp_read(payload) : 0;
-    if (!stamp) {
-        count_add(w, COUNT_CORRUPT, 1);
-        return;
-    }
-    if (stamp < c->stamp && w->opt->mode != MODE_RANDOM)
-        count_add(w, COUNT_DISORDER, 1);
-    c->stamp = stamp;
-    mode_delivered(w, c);
 }
 
 /* ERR <code> [ref=R]: count it by its code. */
@@ -160,16 +88,19 @@ static void on_gap(struct worker *w, struct conn *c, const uint8_t *head, size_t
     mode_gap(w, c, n);
 }
 
-void message_heard(struct worker *w, struct conn *c, const uint8_t *body, size_t length)
+/* One message of the server's. */
+static void heard(struct worker *w, struct conn *c, const uint8_t *body, size_t length)
 {
     const uint8_t *lf = memchr(body, '\n', length);
     size_t head = lf ? (size_t)(lf - body) : length;
-    if (starts(body, head, "FROM ") || starts(body, head, "MSG "))
-        on_delivery(w, c, body + head + 1, lf ? length - head - 1 : 0);
+    if (starts(body, head, "FROM "))
+        payload_heard(w, c, KIND_TO, body + head + 1, lf ? length - head - 1 : 0);
+    else if (starts(body, head, "MSG "))
+        payload_heard(w, c, KIND_ROOM, body + head + 1, lf ? length - head - 1 : 0);
     else if (starts(body, head, "HELLO "))
         on_hello(w, c, body, head);
     else if (starts(body, head, JOINED) && c->state == CONN_JOINING)
-        be_ready(w, c);
+        open_done(w, c);
     else if (starts(body, head, "ERR "))
         on_err(w, c, body, head);
     else if (starts(body, head, "GAP "))
@@ -177,3 +108,31 @@ void message_heard(struct worker *w, struct conn *c, const uint8_t *body, size_t
     else if (!starts(body, head, "GOAWAY") && !starts(body, head, "OK "))
         count_add(w, COUNT_PROTOCOL, 1);
 }
+
+/* Handle the frames that are whole, and keep the rest. */
+static void read_frames(struct worker *w, struct conn *c, uint8_t *data, size_t length)
+{
+    size_t done = 0;
+    bool kept = c->in_length > 0;
+    while (done < length && c->fd >= 0) {
+        struct ws_frame frame;
+        long n = ws_parse(data + done, length - done, &frame);
+        if (n == -2)
+            break;
+        if (n == -1) {
+            conn_close(w, c, COUNT_PROTOCOL);
+            return;
+        }
+        done += (size_t)n;
+        if (frame.opcode == WS_TEXT || frame.opcode == WS_BINARY)
+            heard(w, c, frame.body, frame.length);
+        else
+            conn_control(w, c, &frame);
+    }
+    if (c->fd >= 0 && (kept || done < length))
+        conn_keep(w, c, data + done, length - done);
+}
+
+const struct protocol protocol_signal = {
+    .name = "signal.v1", .offer = "signal.v1", .to = send_to, .pub = send_pub, .read = read_frames,
+};

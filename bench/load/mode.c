@@ -4,29 +4,51 @@ enum { VERIFY_WINDOW = 256 };  /* --verify: messages in flight in one thread */
 
 static bool is_running(const struct worker *w)
 {
-    return w->phase == PHASE_RUN || w->phase == PHASE_MEASURE;
+    return w->phase == PHASE_RUN || w->phase == PHASE_MEASURE || w->phase == PHASE_STORM;
 }
 
+/* To a connection of any thread, by its number among all. */
 static void send_to(struct worker *w, struct conn *c, uint32_t receiver, uint64_t stamp)
 {
-    if (c->state == CONN_READY && w->conns[receiver].state == CONN_READY)
-        message_to(w, c, &w->conns[receiver], stamp);
+    const struct address *to = &w->shared->addresses[receiver];
+    if (c->state != CONN_READY || !atomic_load_explicit(&to->length, memory_order_relaxed))
+        return;
+    w->opt->protocol->to(w, c, to, stamp);
+    count_add(w, COUNT_SENT, 1);
+    count_add(w, COUNT_EXPECTED, 1);
 }
 
-/* One message of connection `index`, to whom the mode says. */
+/* Publish into a room whose publisher this thread holds. */
+static void send_pub(struct worker *w, uint32_t room, uint64_t stamp)
+{
+    struct conn *c = &w->conns[layout_publisher(&w->opt->rooms, room) - w->first];
+    if (c->state != CONN_READY)
+        return;
+    w->opt->protocol->pub(w, c, room, stamp);
+    count_add(w, COUNT_SENT, 1);
+    count_add(w, COUNT_EXPECTED, w->opt->rooms.members - 1);
+}
+
+/* Any connection of all threads but this one, unless there is no other. */
+static uint32_t another(struct worker *w, uint32_t own)
+{
+    uint32_t all = w->opt->connections, other = all > 1 ? worker_random(w) % (all - 1) : 0;
+    return other + (all > 1 && other >= own);
+}
+
+/* One TO of connection `index`, to whom the mode says. */
 static void send_one(struct worker *w, uint32_t index, uint64_t stamp)
 {
     struct conn *c = &w->conns[index];
     switch (w->opt->mode) {
     case MODE_RELAY:
-    case MODE_PAIR: send_to(w, c, index ^ 1, stamp); break;
-    case MODE_RANDOM: send_to(w, c, worker_random(w) % w->count, stamp); break;
-    case MODE_SELF: send_to(w, c, index, stamp); break;
-    case MODE_ROOM:
-        if (c->state == CONN_READY)
-            message_pub(w, c, index / w->opt->members, stamp);
-        break;
+    case MODE_STORM:
+    case MODE_PAIR: send_to(w, c, w->first + (index ^ 1), stamp); break;
+    case MODE_MIX:
+    case MODE_RANDOM: send_to(w, c, another(w, w->first + index), stamp); break;
+    case MODE_ECHO: send_to(w, c, w->first + index, stamp); break;
     case MODE_IDLE:
+    case MODE_ROOM:
     case MODE_CHURN: break;
     }
 }
@@ -36,16 +58,19 @@ static void verify_next(struct worker *w)
 {
     if (w->turn < w->count) {
         uint32_t index = w->turn++;
-        send_to(w, &w->conns[index], (index + 1) % w->count, w->now);
+        send_to(w, &w->conns[index], w->first + (index + 1) % w->count, w->now);
     }
 }
 
 /* Put each pair's, connection's or room's window in flight; a pair's ends begin in turn. */
 static void begin(struct worker *w)
 {
-    bool paired = w->opt->mode == MODE_RELAY || w->opt->mode == MODE_PAIR || w->opt->mode == MODE_RANDOM;
-    uint32_t step = paired ? 2 : options_unit(w->opt);
-    for (uint32_t i = 0; i + (step == 2) < w->count; i += step)
+    bool paired = w->opt->mode != MODE_ECHO;
+    uint32_t step = paired ? 2 : 1;
+    for (uint32_t n = 0; n < w->opt->window; n++)
+        for (uint32_t i = 0; w->opt->mode == MODE_ROOM && i < w->room_count; i++)
+            send_pub(w, w->room_first + i, clock_ns());
+    for (uint32_t i = 0; i + step <= w->count; i += step)
         for (uint32_t n = 0; n < w->opt->window; n++)
             send_one(w, paired ? i + (n & 1) : i, clock_ns());
 }
@@ -55,36 +80,70 @@ void mode_enter(struct worker *w, enum phase phase)
     w->phase = phase;
     w->now = clock_ns();
     w->turn = 0;
-    if (phase == PHASE_RUN && w->opt->rate <= 0)
+    if (phase == PHASE_RUN && !options_timed(w->opt))
         begin(w);
-    if (phase == PHASE_RUN)
-        w->due = (double)w->now;
+    for (int kind = 0; phase == PHASE_RUN && kind < KINDS; kind++) {
+        struct schedule *s = &w->schedule[kind];
+        s->due = (double)w->now + s->interval * w->index / w->opt->threads;  /* not all threads at once */
+    }
     for (int i = 0; phase == PHASE_VERIFY && i < VERIFY_WINDOW; i++)
         verify_next(w);
+    for (uint32_t i = 0; w->storm && phase == PHASE_STORM && i < w->count; i++)
+        conn_cut(w, &w->conns[i]);
     conn_flush(w);
+    atomic_store(&w->entered, (int)phase);
 }
 
 /* `n` of a room's deliveries are over: publish again when that makes a whole PUB. */
-static void room_heard(struct worker *w, uint32_t index, uint64_t n)
+static void room_heard(struct worker *w, uint32_t number, uint64_t n)
 {
-    uint32_t members = w->opt->members, number = index / members;
-    struct room *room = &w->rooms[number];
-    for (room->heard += (uint32_t)n; room->heard >= members - 1; room->heard -= members - 1)
-        send_one(w, number * members, w->now);
+    const struct rooms *rooms = &w->opt->rooms;
+    struct room *room = &w->shared->rooms[number];
+    uint64_t each = rooms->members - 1, heard = atomic_fetch_add(&room->heard, n);
+    uint32_t whole = (uint32_t)((heard + n) / each - heard / each);
+    if (!whole)
+        return;
+    if (number - w->room_first < w->room_count) {
+        while (whole--)
+            send_pub(w, number, w->now);
+        return;
+    }
+    struct worker *other = w->shared->workers;
+    while (number - other->room_first >= other->room_count)
+        other++;
+    atomic_fetch_add(&room->due, whole);
+    pthread_kill(other->thread, WORKER_WAKE);
 }
 
+/* `n` deliveries are over: send again. Other threads may have begun to send before this one has seen that. */
 static void go_on(struct worker *w, struct conn *c, uint64_t n)
 {
-    uint32_t index = (uint32_t)(c - w->conns);
-    if (!is_running(w) || w->opt->rate > 0)
+    uint32_t index = conn_index(w, c);
+    int phase = atomic_load_explicit(&w->shared->command, memory_order_relaxed);
+    if (phase < PHASE_RUN || phase >= PHASE_DRAIN || options_timed(w->opt))
         return;
     if (w->opt->mode == MODE_ROOM)
-        room_heard(w, index, n);
+        room_heard(w, (uint32_t)layout_room(&w->opt->rooms, w->first + index), n);
     else
         send_one(w, index, w->now);
 }
 
-void mode_delivered(struct worker *w, struct conn *c)
+/* Whether a phase had begun when a message was sent. */
+static bool after(const struct worker *w, enum phase phase, uint64_t stamp)
+{
+    return stamp >= atomic_load_explicit(&w->shared->began[phase], memory_order_relaxed);
+}
+
+/* A message's latency counts for the phase that it was sent in, however late it is heard. */
+static void measure(struct worker *w, enum kind kind, uint64_t stamp)
+{
+    if (!after(w, PHASE_MEASURE, stamp) || after(w, PHASE_DRAIN, stamp) || w->now <= stamp)
+        return;
+    bool other = w->opt->mode == MODE_MIX ? kind == KIND_ROOM : after(w, PHASE_STORM, stamp);
+    hist_add(&w->latency[other ? SERIES_OTHER : SERIES_MAIN], w->now - stamp);
+}
+
+void mode_delivered(struct worker *w, struct conn *c, enum kind kind, uint64_t stamp)
 {
     if (w->phase == PHASE_VERIFY) {
         count_add(w, COUNT_VERIFIED, 1);
@@ -92,15 +151,14 @@ void mode_delivered(struct worker *w, struct conn *c)
         return;
     }
     count_add(w, COUNT_DELIVERED, 1);
-    if (w->phase == PHASE_MEASURE && w->now > c->stamp)
-        hist_add(&w->latency, w->now - c->stamp);
+    measure(w, kind, stamp);
     go_on(w, c, 1);
 }
 
 /* Lost messages are made up for, so that one loss does not stop a pair or a room for good. */
 void mode_gap(struct worker *w, struct conn *c, uint64_t n)
 {
-    uint64_t bound = (uint64_t)w->opt->window * (w->opt->mode == MODE_ROOM ? w->opt->members : 1);
+    uint64_t bound = (uint64_t)w->opt->window * (w->opt->mode == MODE_ROOM ? w->opt->rooms.members : 1);
     if (n > bound)
         n = bound;
     if (w->opt->mode == MODE_ROOM)
@@ -115,15 +173,40 @@ void mode_refused(struct worker *w, struct conn *c)
     if (w->phase == PHASE_VERIFY)
         verify_next(w);
     else
-        go_on(w, c, w->opt->mode == MODE_ROOM ? w->opt->members - 1 : 1);
+        go_on(w, c, w->opt->mode == MODE_ROOM ? w->opt->rooms.members - 1 : 1);
+}
+
+/* Whose turn it is sends; in mix the other kind has a schedule of its own. */
+static void on_schedule(struct worker *w, enum kind kind)
+{
+    struct schedule *s = &w->schedule[kind];
+    uint32_t all = kind == KIND_ROOM ? w->room_count : w->count;
+    while (s->interval > 0 && s->due <= (double)w->now) {
+        if (kind == KIND_ROOM)
+            send_pub(w, w->room_first + s->turn, (uint64_t)s->due);
+        else
+            send_one(w, s->turn, (uint64_t)s->due);
+        s->turn = s->turn + 1 < all ? s->turn + 1 : 0;
+        s->due += s->interval;
+    }
+}
+
+/* Publishes that other threads' members made due. */
+static void on_wake(struct worker *w)
+{
+    for (uint32_t i = w->room_first; i < w->room_first + w->room_count; i++)
+        for (uint32_t n = atomic_exchange(&w->shared->rooms[i].due, 0); n; n--)
+            send_pub(w, i, w->now);
 }
 
 void mode_tick(struct worker *w)
 {
-    uint32_t step = w->opt->mode == MODE_ROOM ? w->opt->members : 1;
-    while (is_running(w) && w->due <= (double)w->now) {
-        send_one(w, w->turn, (uint64_t)w->due);
-        w->turn = w->turn + step < w->count ? w->turn + step : 0;
-        w->due += w->interval;
+    if (!is_running(w))
+        return;
+    if (options_timed(w->opt)) {
+        on_schedule(w, KIND_TO);
+        on_schedule(w, KIND_ROOM);
+    } else if (w->opt->mode == MODE_ROOM && w->opt->unit == 1) {
+        on_wake(w);
     }
 }

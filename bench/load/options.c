@@ -16,19 +16,28 @@ static const char USAGE[] =
     "modes\n"
     "  idle     open, greet, hold for --seconds; --verify then sends a TO to every address\n"
     "  relay    pairs; each delivery is answered with a message to the partner\n"
-    "  random   each delivery is answered with a message to a random connection of the thread\n"
+    "  random   each delivery is answered with a message to a random connection of all\n"
     "  pair     relay with two connections: latency\n"
-    "  self     each connection sends to itself\n"
+    "  echo     each connection sends to itself (also: self)\n"
     "  room     --rooms of --members; the first member publishes when all others have heard\n"
     "  churn    connect, HELLO, close; latency is from connect to HELLO\n"
+    "  mix      hold --connections; send between random ones at --rate; --rooms x --members of them are in\n"
+    "           rooms, into which is published at --room-rate; ends with 1 if anything is lost; takes --verify\n"
+    "  storm    pairs relay at --rate; after --seconds another --storm connections are cut and opened again\n"
+    "           at once; latency before and meanwhile; ends with 1 if anything is lost\n"
     "\n"
     "options (default)\n"
+    "  --protocol P (signal)   or nats: to nats-server's own WebSocket listener\n"
     "  --connections N (500)   --threads N (1; more where descriptors run out)\n"
-    "  --rooms N (1)           --members N (100)\n"
+    "  --opening N             handshakes under way at most in all threads (256 a thread, 4096 in all)\n"
+    "  --rooms N (1)           --members N (100)       --room-rate N (0): publishes a second in all, in mix\n"
+    "  --storm N (1000)        connections of a storm; they have threads of their own\n"
     "  --window N (1)          messages in flight for each pair, connection or room\n"
     "  --payload BYTES (128)   --binary: instead of text\n"
     "  --rate N                sends a second in all, on a schedule; latency is from the time scheduled\n"
-    "  --seconds S (10)        measured       --warmup S (1)         --setup S (60): at most, to open all\n"
+    "                          (storm 1000; mix none; else, without it, a delivery is answered with a send)\n"
+    "  --seconds S (10)        measured       --warmup S (1)\n"
+    "  --setup S (60)          at most, to open all, and to open them again after a storm\n"
     "  --pid PID               sample a server's CPU and memory; may be given again\n"
     "  --spin                  poll without sleeping: takes a core, and the wake-up out of the latency\n";
 
@@ -37,7 +46,8 @@ static const struct {
     enum mode mode;
 } MODES[] = {
     {"idle", MODE_IDLE}, {"relay", MODE_RELAY}, {"random", MODE_RANDOM}, {"pair", MODE_PAIR},
-    {"self", MODE_SELF}, {"room", MODE_ROOM},   {"churn", MODE_CHURN},
+    {"echo", MODE_ECHO}, {"self", MODE_ECHO}, {"room", MODE_ROOM}, {"churn", MODE_CHURN},
+    {"mix", MODE_MIX}, {"storm", MODE_STORM},
 };
 
 static _Noreturn void fail(const char *what, const char *value)
@@ -89,7 +99,9 @@ static void parse_url(struct target *target, const char *url)
 
 enum {
     OPT_CONNECTIONS = 256, OPT_THREADS, OPT_ROOMS, OPT_MEMBERS, OPT_WINDOW, OPT_PAYLOAD, OPT_BINARY, OPT_RATE,
-    OPT_SECONDS, OPT_WARMUP, OPT_SETUP, OPT_PID, OPT_SPIN, OPT_VERIFY, OPT_HELP,
+    OPT_SECONDS, OPT_WARMUP, OPT_SETUP, OPT_PID, OPT_SPIN, OPT_VERIFY, OPT_HELP, OPT_OPENING, OPT_ROOM_RATE,
+    OPT_STORM, OPT_PROTOCOL,
+    CONNECTIONS_MAX = 1 << 24,
 };
 
 static const struct option LONG[] = {
@@ -97,8 +109,19 @@ static const struct option LONG[] = {
     {"members", 1, 0, OPT_MEMBERS}, {"window", 1, 0, OPT_WINDOW}, {"payload", 1, 0, OPT_PAYLOAD},
     {"binary", 0, 0, OPT_BINARY}, {"rate", 1, 0, OPT_RATE}, {"seconds", 1, 0, OPT_SECONDS},
     {"warmup", 1, 0, OPT_WARMUP}, {"setup", 1, 0, OPT_SETUP}, {"pid", 1, 0, OPT_PID},
-    {"spin", 0, 0, OPT_SPIN}, {"verify", 0, 0, OPT_VERIFY}, {"help", 0, 0, OPT_HELP}, {0, 0, 0, 0},
+    {"spin", 0, 0, OPT_SPIN}, {"verify", 0, 0, OPT_VERIFY}, {"help", 0, 0, OPT_HELP},
+    {"opening", 1, 0, OPT_OPENING}, {"room-rate", 1, 0, OPT_ROOM_RATE}, {"storm", 1, 0, OPT_STORM},
+    {"protocol", 1, 0, OPT_PROTOCOL}, {0, 0, 0, 0},
 };
+
+static const struct protocol *protocol_named(const char *name)
+{
+    if (strcmp(name, "nats") == 0)
+        return &protocol_nats;
+    if (strcmp(name, "signal") != 0)
+        fail("--protocol", name);
+    return &protocol_signal;
+}
 
 static void add_server(struct options *opt, const char *text)
 {
@@ -110,10 +133,10 @@ static void add_server(struct options *opt, const char *text)
 static void set(struct options *opt, int key, const char *text)
 {
     switch (key) {
-    case OPT_CONNECTIONS: opt->connections = integer(text, "--connections", 1, 1U << 24); break;
+    case OPT_CONNECTIONS: opt->connections = integer(text, "--connections", 1, CONNECTIONS_MAX); break;
     case OPT_THREADS: opt->threads = integer(text, "--threads", 1, MAX_THREADS); break;
-    case OPT_ROOMS: opt->rooms = integer(text, "--rooms", 1, 1U << 20); break;
-    case OPT_MEMBERS: opt->members = integer(text, "--members", 2, 1U << 20); break;
+    case OPT_ROOMS: opt->rooms.count = integer(text, "--rooms", 1, 1U << 20); break;
+    case OPT_MEMBERS: opt->rooms.members = integer(text, "--members", 2, 1U << 20); break;
     case OPT_WINDOW: opt->window = integer(text, "--window", 1, 1U << 16); break;
     case OPT_PAYLOAD: opt->payload = integer(text, "--payload", STAMP_SIZE, PAYLOAD_MAX); break;
     case OPT_BINARY: opt->binary = true; break;
@@ -124,16 +147,41 @@ static void set(struct options *opt, int key, const char *text)
     case OPT_PID: add_server(opt, text); break;
     case OPT_SPIN: opt->spin = true; break;
     case OPT_VERIFY: opt->verify = true; break;
+    case OPT_OPENING: opt->opening = integer(text, "--opening", 1, CONNECTIONS_MAX); break;
+    case OPT_ROOM_RATE: opt->room_rate = number(text, "--room-rate", 0.01, 1e8); break;
+    case OPT_STORM: opt->storm = integer(text, "--storm", 1, CONNECTIONS_MAX); break;
+    case OPT_PROTOCOL: opt->protocol = protocol_named(text); break;
     case OPT_HELP: fputs(USAGE, stdout); exit(0);
     default: exit(2);
     }
 }
 
-uint32_t options_unit(const struct options *opt)
+/* Connections that one thread's descriptor table holds. */
+static uint32_t table_room(void)
 {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return 1024 - 16;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    return limit.rlim_cur > CONNECTIONS_MAX ? CONNECTIONS_MAX : (uint32_t)limit.rlim_cur - 16;
+}
+
+static uint32_t quotient_up(uint32_t a, uint32_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* A room stays in one thread where that leaves work for all threads; else its members are spread over them. */
+static uint32_t unit_of(const struct options *opt, uint32_t room)
+{
+    uint32_t members = opt->rooms.members;
     switch (opt->mode) {
-    case MODE_RELAY: case MODE_PAIR: return 2;
-    case MODE_ROOM: return opt->members;
+    case MODE_RELAY: case MODE_PAIR: case MODE_STORM: return 2;
+    case MODE_ROOM:
+        if (members > room || opt->rooms.count < opt->threads)
+            return 1;
+        return quotient_up(opt->rooms.count, room / members) > MAX_THREADS ? 1 : members;
     default: return 1;
     }
 }
@@ -141,32 +189,68 @@ uint32_t options_unit(const struct options *opt)
 /* Enough threads that each holds its share within its own descriptor table, and none without a unit. */
 static void fit_threads(struct options *opt)
 {
-    struct rlimit limit;
-    uint32_t unit = options_unit(opt), units = opt->connections / unit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-    uint32_t room = limit.rlim_cur > 1U << 24 ? 1U << 24 : (uint32_t)limit.rlim_cur - 16;
-    if (unit > room)
-        fail("too many members for the limit of descriptors", "--members");
-    uint32_t least = (units + room / unit - 1) / (room / unit);
-    if (least > MAX_THREADS)
-        fail("too many for the limit of descriptors", "--connections");
+    uint32_t room = table_room(), wanted = opt->threads;
+    opt->unit = unit_of(opt, room);
+    uint32_t units = opt->connections / opt->unit, least = quotient_up(units, room / opt->unit);
     if (opt->threads < least)
         opt->threads = least;
     if (opt->threads > units)
         opt->threads = units;
+    if (opt->storm) {
+        least = quotient_up(opt->storm, room);
+        opt->storm_threads = wanted > least ? wanted : least;
+        if (opt->storm_threads > opt->storm)
+            opt->storm_threads = opt->storm;
+    }
+    if (opt->threads + opt->storm_threads > MAX_THREADS)
+        fail("too many for the limit of descriptors", "--connections");
+}
+
+/* What a mode has of rooms, and how many connections. */
+static void fit_mode(struct options *opt)
+{
+    uint64_t in_rooms = (uint64_t)opt->rooms.count * opt->rooms.members;
+    bool even = opt->mode == MODE_RELAY || opt->mode == MODE_STORM;
+    if (opt->mode == MODE_PAIR)
+        opt->connections = 2;
+    if (opt->mode == MODE_ROOM && in_rooms > CONNECTIONS_MAX)
+        fail("too many connections", "--rooms x --members");
+    if (opt->mode == MODE_ROOM)
+        opt->connections = (uint32_t)in_rooms;
+    else if (opt->mode != MODE_MIX || opt->room_rate <= 0)
+        opt->rooms.count = 0;
+    else if (in_rooms > opt->connections)
+        fail("more members than --connections", "--rooms x --members");
+    else
+        opt->rooms.stride = layout_stride(opt->connections, (uint32_t)in_rooms, opt->targets);
+    if (even)
+        opt->connections += opt->connections & 1;
+    if (opt->mode != MODE_STORM)
+        opt->storm = 0;
+    else if (opt->rate <= 0)
+        opt->rate = 1000;
+}
+
+/* Options that do not go together. */
+static void check(const struct options *opt)
+{
+    if (!opt->targets)
+        fail("no URL", opt->mode_name);
+    if (opt->verify && opt->mode != MODE_IDLE && opt->mode != MODE_MIX)
+        fail("only for idle and mix", "--verify");
+    if (opt->room_rate > 0 && opt->mode != MODE_MIX)
+        fail("only for mix", "--room-rate");
 }
 
 void options_parse(struct options *opt, int argc, char **argv)
 {
-    *opt = (struct options){.connections = 500, .threads = 1, .window = 1, .payload = 128, .rooms = 1,
-                            .members = 100, .seconds = 10, .warmup = 1, .setup = 60};
+    *opt = (struct options){.protocol = &protocol_signal, .connections = 500, .threads = 1, .window = 1,
+                            .payload = 128, .rooms = {1, 100, 1}, .storm = 1000, .seconds = 10, .warmup = 1,
+                            .setup = 60};
     for (int key; (key = getopt_long(argc, argv, "", LONG, NULL)) != -1;)
         set(opt, key, optarg);
     if (optind >= argc)
-        fail("no mode", "idle, relay, random, pair, self, room or churn");
+        fail("no mode", "idle, relay, random, pair, echo, room, churn, mix or storm");
     for (size_t i = 0; i < sizeof MODES / sizeof *MODES; i++)
         if (strcmp(argv[optind], MODES[i].name) == 0) {
             opt->mode = MODES[i].mode;
@@ -179,17 +263,7 @@ void options_parse(struct options *opt, int argc, char **argv)
             fail("too many URLs", argv[i]);
         parse_url(&opt->target[opt->targets++], argv[i]);
     }
-    if (!opt->targets)
-        fail("no URL", opt->mode_name);
-    if (opt->verify && opt->mode != MODE_IDLE)
-        fail("only for idle", "--verify");
-    if (opt->mode == MODE_PAIR)
-        opt->connections = 2;
-    if (opt->mode == MODE_ROOM && (uint64_t)opt->rooms * opt->members > 1U << 24)
-        fail("too many connections", "--rooms x --members");
-    if (opt->mode == MODE_ROOM)
-        opt->connections = opt->rooms * opt->members;
-    if (opt->mode == MODE_RELAY)
-        opt->connections += opt->connections & 1;
+    check(opt);
+    fit_mode(opt);
     fit_threads(opt);
 }

@@ -3,7 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "load.h"
+#include "measure.h"
 
 /* Read a small file of /proc/PID into `out`, terminated; false where it can't be read. */
 static bool read_proc(pid_t pid, const char *name, char *out, size_t room)

@@ -1,6 +1,6 @@
 #include <stdio.h>
 
-#include "load.h"
+#include "measure.h"
 
 static const char *const ERRORS[] = {
     [COUNT_CORRUPT] = "corrupt", [COUNT_DISORDER] = "disorder", [COUNT_CONNECT] = "connect",
@@ -22,26 +22,50 @@ static uint64_t grown(const struct result *r, int which)
 static void print_setting(const struct result *r)
 {
     const struct options *opt = r->opt;
-    printf("{\"mode\":\"%s\",\"connections\":%u,\"threads\":%u,\"targets\":%u,\"window\":%u,\"payload\":%u,",
-           opt->mode_name, opt->connections, opt->threads, opt->targets, opt->window, opt->payload);
+    printf("{\"mode\":\"%s\",\"protocol\":\"%s\",", opt->mode_name, opt->protocol->name);
+    printf("\"connections\":%u,\"threads\":%u,\"targets\":%u,\"window\":%u,\"payload\":%u,",
+           opt->connections, opt->threads, opt->targets, opt->window, opt->payload);
     printf("\"binary\":%s,\"rate\":%g,", opt->binary ? "true" : "false", opt->rate);
-    if (opt->mode == MODE_ROOM)
-        printf("\"rooms\":%u,\"members\":%u,", opt->rooms, opt->members);
+    if (opt->rooms.count)
+        printf("\"rooms\":%u,\"members\":%u,", opt->rooms.count, opt->rooms.members);
+    if (opt->mode == MODE_MIX)
+        printf("\"room_rate\":%g,", opt->room_rate);
     printf("\"shared_descriptor_table\":%s,", r->shared_table ? "true" : "false");
     printf("\"seconds\":%.3f,\n", seconds(r));
+}
+
+/* How fast all connections were opened; churn opens none to keep. */
+static void print_opened(const struct result *r)
+{
+    double n = r->opt->connections + r->opt->storm;
+    if (r->opt->mode == MODE_CHURN)
+        printf(" \"opened\":null,\n");
+    else
+        printf(" \"opened\":{\"seconds\":%.3f,\"per_second\":%.1f},\n", r->opened, n / r->opened);
+}
+
+static uint64_t refused(const struct result *r)
+{
+    uint64_t sum = 0;
+    for (int i = COUNT_ERR; i < COUNTS; i++)
+        sum += r->final[i];
+    return sum;
+}
+
+long report_lost(const struct result *r)
+{
+    const uint64_t *all = r->final;
+    uint64_t told = all[COUNT_DELIVERED] + all[COUNT_VERIFIED] + all[COUNT_GAP] + refused(r);
+    return all[COUNT_EXPECTED] ? (long)(all[COUNT_EXPECTED] - told) : 0;
 }
 
 static void print_counts(const struct result *r)
 {
     const uint64_t *all = r->final;
-    uint64_t refused = 0, told;
-    for (int i = COUNT_ERR; i < COUNTS; i++)
-        refused += all[i];
-    told = all[COUNT_DELIVERED] + all[COUNT_VERIFIED] + all[COUNT_GAP] + refused;
     printf(" \"sent\":%lu,\"delivered\":%lu,", grown(r, COUNT_SENT), grown(r, COUNT_DELIVERED));
     printf("\"per_second\":%.1f,", (double)grown(r, COUNT_DELIVERED) / seconds(r));
-    printf("\"lost\":%ld,\"gap\":%lu,\"verified\":%lu,\n",
-           all[COUNT_EXPECTED] ? (long)(all[COUNT_EXPECTED] - told) : 0, all[COUNT_GAP], all[COUNT_VERIFIED]);
+    printf("\"lost\":%ld,\"gap\":%lu,\"verified\":%lu,\"pings\":%lu,\n", report_lost(r), all[COUNT_GAP],
+           all[COUNT_VERIFIED], all[COUNT_PINGS]);
     printf(" \"errors\":{");
     for (int i = COUNT_CORRUPT; i <= COUNT_BLOCKED; i++)
         printf("%s\"%s\":%lu", i > COUNT_CORRUPT ? "," : "", ERRORS[i], all[i]);
@@ -52,23 +76,42 @@ static void print_counts(const struct result *r)
     printf("},\n");
 }
 
-static void print_latency(const struct hist *h)
+/* Percentiles, and the curve as [percentile, µs]. */
+static void print_latency(const char *name, const struct hist *h)
 {
     static const struct { const char *name; double share; } POINTS[] = {
         {"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999},
     };
-    printf(" \"latency_us\":{\"count\":%lu,\"mean\":%.2f", h->count,
+    struct hist_point curve[HIST_CURVE];
+    printf(" \"%s\":{\"count\":%lu,\"mean\":%.2f", name, h->count,
            h->count ? (double)h->sum / (double)h->count / 1e3 : 0.0);
     for (size_t i = 0; i < sizeof POINTS / sizeof *POINTS; i++)
         printf(",\"%s\":%.2f", POINTS[i].name, (double)hist_percentile(h, POINTS[i].share) / 1e3);
-    printf(",\"max\":%.2f},\n", (double)h->max / 1e3);
+    printf(",\"max\":%.2f,\n  \"curve\":[", (double)h->max / 1e3);
+    for (uint32_t i = 0, n = hist_curve(h, curve); i < n; i++)
+        printf("%s[%.9g,%.2f]", i ? "," : "", curve[i].share * 100, (double)curve[i].value / 1e3);
+    printf("]}");
+}
+
+/* How the reconnects went, and what the steady connections had of it. */
+static void print_storm(const struct result *r)
+{
+    const uint64_t *then = r->calm.counts, *before = r->struck.counts;
+    double took = (double)(r->calm.when - r->struck.when) / 1e9;
+    printf(" \"storm\":{\"connections\":%u,\"threads\":%u,\"reopened\":%lu,", r->opt->storm,
+           r->opt->storm_threads, then[COUNT_REOPENED]);
+    printf("\"seconds\":%.3f,\"per_second\":%.1f,", took, (double)then[COUNT_REOPENED] / took);
+    printf("\"sent\":%lu,\"delivered\":%lu,\n", then[COUNT_SENT] - before[COUNT_SENT],
+           then[COUNT_DELIVERED] - before[COUNT_DELIVERED]);
+    print_latency("latency_us", &r->latency[SERIES_OTHER]);
+    printf("},\n");
 }
 
 /* This process's own CPU, so that a reader sees whether it was the bottleneck. */
 static void print_own(const struct result *r)
 {
     double busiest = 0;
-    for (uint32_t i = 0; i < r->opt->threads; i++) {
+    for (uint32_t i = 0; i < r->opt->threads + r->opt->storm_threads; i++) {
         double used = (r->after.thread_cpu[i] - r->before.thread_cpu[i]) / seconds(r);
         busiest = used > busiest ? used : busiest;
     }
@@ -145,8 +188,17 @@ static void print_servers(const struct result *r)
 void report_print(const struct result *r)
 {
     print_setting(r);
+    print_opened(r);
     print_counts(r);
-    print_latency(&r->latency);
+    print_latency("latency_us", &r->latency[SERIES_MAIN]);
+    printf(",\n");
+    if (r->opt->mode == MODE_MIX) {
+        print_latency("room_latency_us", &r->latency[SERIES_OTHER]);
+        printf(",\n");
+    }
+    if (r->opt->mode == MODE_STORM)
+        print_storm(r);
     print_own(r);
     print_servers(r);
+    fflush(stdout);
 }

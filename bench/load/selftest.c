@@ -1,18 +1,14 @@
-/* Tests of the parts without I/O: histogram and frames. Built with sanitizers; silent unless one fails. */
+/* Tests of the parts without I/O: histogram, layout, frames, NATS, progress. Built with sanitizers; silent
+ * unless one fails. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "hist.h"
+#include "layout.h"
+#include "progress.h"
+#include "selftest.h"
 #include "ws.h"
-
-#define CHECK(what) \
-    do { \
-        if (!(what)) { \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #what); \
-            exit(1); \
-        } \
-    } while (0)
 
 /* Every value comes back within 1/128, at every power of two and around it. */
 static void test_hist_error(void)
@@ -39,6 +35,95 @@ static void test_hist_percentiles(void)
     hist_add(h, 1000000);
     CHECK(h->count == 101 && h->max == 1000000 && hist_percentile(h, 1) <= h->max);
     free(h);
+}
+
+/* From the smallest to the largest value, never falling, and each point what its percentile is. */
+static void test_hist_curve(void)
+{
+    struct hist_point curve[HIST_CURVE];
+    struct hist *h = calloc(1, sizeof *h);
+    CHECK(h && hist_curve(h, curve) == 0);
+    for (uint64_t i = 1; i <= 100000; i++)
+        hist_add(h, i * i);
+    uint32_t n = hist_curve(h, curve);
+    CHECK(n > 60 && n <= HIST_CURVE);
+    CHECK(curve[0].share == 0 && curve[0].value == 1 && curve[4].share == 0.5);
+    CHECK(curve[4].value > 2480000000 && curve[4].value < 2520000000);
+    CHECK(curve[n - 1].share == 1 && curve[n - 1].value == h->max);
+    CHECK(curve[n - 2].share > 0.99998 && curve[n - 2].share < 1);
+    for (uint32_t i = 1; i < n; i++)
+        CHECK(curve[i].share > curve[i - 1].share && curve[i].value >= curve[i - 1].value);
+    h->count = UINT64_MAX;
+    CHECK(hist_curve(h, curve) <= HIST_CURVE);
+    free(h);
+}
+
+/* Shares join without a gap, keep units whole, and differ by at most one unit. */
+static void test_share(void)
+{
+    static const uint32_t UNITS[] = {1, 7, 1000, 1250000};
+    for (size_t i = 0; i < sizeof UNITS / sizeof *UNITS; i++)
+        for (uint32_t parts = 1; parts <= 256 && parts <= UNITS[i]; parts++) {
+            uint32_t next = 0, least = UNITS[i] / parts * 2;
+            for (uint32_t part = 0; part < parts; part++) {
+                struct share s = layout_share(UNITS[i], 2, parts, part);
+                CHECK(s.first == next && (s.count == least || s.count == least + 2));
+                next += s.count;
+            }
+            CHECK(next == UNITS[i] * 2);
+        }
+}
+
+/* Every room has its members, of whom the first publishes, and one thread only holds that one. */
+static void test_rooms(void)
+{
+    static const struct rooms ROOMS[] = {{0, 100, 1}, {1, 1000, 1}, {3, 70, 1}, {20, 10, 5}, {7, 9, 14}};
+    for (size_t i = 0; i < sizeof ROOMS / sizeof *ROOMS; i++) {
+        const struct rooms *r = &ROOMS[i];
+        uint32_t members[20] = {0}, published = 0;
+        for (uint32_t c = 0; c < 1000; c++) {
+            int32_t room = layout_room(r, c);
+            CHECK(room == NO_ROOM || (uint32_t)room < r->count);
+            if (room != NO_ROOM && members[room]++ == 0)
+                CHECK(layout_publisher(r, (uint32_t)room) == c);
+        }
+        for (uint32_t room = 0; room < r->count; room++)
+            CHECK(members[room] == r->members);
+        for (uint32_t part = 0; part < 7; part++) {
+            struct share share = layout_share(1000, 1, 7, part), own = layout_published(r, share);
+            for (uint32_t n = own.first; n < own.first + own.count; n++)
+                CHECK(layout_publisher(r, n) - share.first < share.count);
+            published += own.count;
+        }
+        CHECK(published == r->count);
+    }
+}
+
+/* A room's members are on all URLs, and there are enough connections for them. */
+static void test_stride(void)
+{
+    CHECK(layout_stride(1000, 1000, 2) == 1);
+    CHECK(layout_stride(1000, 100, 1) == 10);
+    CHECK(layout_stride(1000, 100, 2) == 9);
+    CHECK(layout_stride(1000, 100, 6) == 7);
+    CHECK(layout_stride(1000, 300, 3) == 2);
+}
+
+/* No two threads share an address, all are in 127.64.0.0/10, and 20,000 connects take five. */
+static void test_source(void)
+{
+    static uint8_t owner[1 << 22];
+    memset(owner, 0xFF, sizeof owner);
+    for (uint32_t thread = 0; thread < 255; thread++)
+        for (uint32_t number = 0; number < 600; number++) {
+            uint32_t from = layout_source(thread, number * PORTS_AN_ADDRESS + 1);
+            CHECK(from >> 22 == (127U << 24 | 64 << 16) >> 22 && (from & 0xFF) != 0 && (from & 0xFF) != 255);
+            uint8_t *o = &owner[from & (sizeof owner - 1)];
+            CHECK(*o == 0xFF || *o == thread);
+            *o = (uint8_t)thread;
+        }
+    CHECK(layout_source(3, 0) == layout_source(3, PORTS_AN_ADDRESS - 1));
+    CHECK(layout_source(3, 0) != layout_source(3, PORTS_AN_ADDRESS));
 }
 
 /* An unmasked server's frame of `length` bytes in a buffer of exactly its size. */
@@ -111,18 +196,50 @@ static void test_handshake(void)
     CHECK(ws_response((const uint8_t *)OK, sizeof OK - 2) == -2);
     CHECK(ws_response((const uint8_t *)WRONG, sizeof WRONG - 1) == -1);
     CHECK(ws_response((const uint8_t *)REFUSED, sizeof REFUSED - 1) == -1);
-    CHECK(ws_request(request, sizeof request, "127.0.0.1:1", "/x?y") == strlen(request));
+    CHECK(ws_request(request, sizeof request, "127.0.0.1:1", "/x?y", "signal.v1") == strlen(request));
     CHECK(strncmp(request, BEGIN, sizeof BEGIN - 1) == 0);
-    CHECK(ws_request(request, 40, "127.0.0.1:1", "/") == 0);
+    CHECK(strstr(request, "13\r\nSec-WebSocket-Protocol: signal.v1\r\n\r\n"));
+    CHECK(ws_request(request, 40, "127.0.0.1:1", "/", "signal.v1") == 0);
+    CHECK(ws_request(request, sizeof request, "127.0.0.1:1", "/", "") == strlen(request));
+    CHECK(!strstr(request, "Protocol") && strstr(request, "13\r\n\r\n"));
+}
+
+static void test_progress(void)
+{
+    struct progress p = {"open", 1000000, 60, 0, 0, 0, false};
+    char line[PROGRESS_LINE];
+    progress_text(&p, line, 250000, 10, true);
+    CHECK(strcmp(line, "open 250000 of 1000000, 25000/s [#####...............] 30 s left") == 0);
+    progress_text(&p, line, 250000, 10, false);
+    CHECK(strcmp(line, "open 250000 of 1000000, 25000/s") == 0);
+    progress_text(&p, line, 0, 0, true);
+    CHECK(strcmp(line, "open 0 of 1000000, 0/s [....................]") == 0);
+    progress_text(&p, line, 1000000, 40, true);
+    CHECK(strcmp(line, "open 1000000 of 1000000, 25000/s [####################] 0 s left") == 0);
+    p = (struct progress){"measuring: delivered", 0, 20, 500, 0, 0, false};
+    progress_text(&p, line, 1500, 5, true);
+    CHECK(strcmp(line, "measuring: delivered 1500, 200/s [#####...............] 15 s left") == 0);
+    progress_text(&p, line, 4500, 21, true);
+    CHECK(strcmp(line, "measuring: delivered 4500, 190/s [####################] 0 s left") == 0);
+    p = (struct progress){"warming up: delivered", UINT64_MAX, 0, 0, 0, 0, false};
+    progress_text(&p, line, UINT64_MAX - 1, 1e-9, true);
+    CHECK(strlen(line) < PROGRESS_LINE);
 }
 
 int main(void)
 {
     test_hist_error();
     test_hist_percentiles();
+    test_hist_curve();
+    test_share();
+    test_rooms();
+    test_stride();
+    test_source();
     test_parse();
     test_parse_bad();
     test_mask();
     test_handshake();
+    test_nats();
+    test_progress();
     return 0;
 }

@@ -8,11 +8,13 @@
 #include <unistd.h>
 
 #include "load.h"
-#include "ws.h"
 
 enum {
     EVENTS = 512,
-    POLL_NS = 10 * 1000 * 1000,  /* the longest wait: how late main's next phase may be seen */
+    OPEN_NS = 10 * 1000 * 1000,   /* the longest wait where something is to be opened, */
+    POLL_NS = 500 * 1000 * 1000,  /* and else: WORKER_WAKE tells of all that is not an event or on schedule */
+    OPENING_MAX = 256,            /* handshakes under way in one thread, */
+    OPENING_ALL = 4096,           /* and in all: about what waits to be accepted at most */
 };
 
 uint64_t clock_ns(void)
@@ -32,6 +34,17 @@ static void *allocate(size_t count, size_t size)
     return memory;
 }
 
+/* How many handshakes this thread has under way at most. */
+static uint32_t opening_max(const struct worker *w)
+{
+    const struct options *opt = w->opt;
+    uint32_t threads = w->storm ? opt->storm_threads : opt->threads;
+    uint32_t suited = OPENING_ALL / threads < OPENING_MAX ? OPENING_ALL / threads : OPENING_MAX;
+    if (opt->mode == MODE_CHURN)
+        return w->count;
+    return opt->opening ? (opt->opening + threads - 1) / threads : suited;
+}
+
 static void prepare(struct worker *w)
 {
     w->shared_table = close_range(3, ~0U, CLOSE_RANGE_UNSHARE) < 0;
@@ -42,12 +55,12 @@ static void prepare(struct worker *w)
     }
     w->conns = allocate(w->count, sizeof *w->conns);
     w->closed = allocate(w->count, sizeof *w->closed);
-    w->rooms = allocate(w->count / options_unit(w->opt), sizeof *w->rooms);
     w->cork = allocate(1, CORK_FLUSH + PAYLOAD_MAX + 1024);
     w->inbox = allocate(1, READ_SIZE + WS_MAX_FRAME + 64);
     w->filler = allocate(1, w->opt->payload);
     memset(w->filler, 'x', w->opt->payload);
     w->random = 0x9E3779B97F4A7C15ULL * (w->index + 1);
+    w->opening_max = opening_max(w);
     for (uint32_t i = 0; i < w->count; i++) {
         w->conns[i].fd = -1;
         w->closed[w->closed_count++] = w->count - 1 - i;
@@ -61,7 +74,6 @@ static void release(struct worker *w)
     close(w->epoll);
     free(w->conns);
     free(w->closed);
-    free(w->rooms);
     free(w->cork);
     free(w->inbox);
     free(w->filler);
@@ -70,27 +82,31 @@ static void release(struct worker *w)
 /* Begin connects while there are some to open and not too many are under way. */
 static void open_some(struct worker *w)
 {
-    bool churn = w->opt->mode == MODE_CHURN;
-    bool wanted = churn ? w->phase == PHASE_RUN || w->phase == PHASE_MEASURE : w->phase == PHASE_OPEN;
-    uint32_t most = churn ? w->count : OPENING_MAX;
-    while (wanted && w->closed_count && w->opening < most && w->now >= w->retry)
-        conn_open(w, w->closed[--w->closed_count]);
+    bool wanted = w->phase == PHASE_OPEN || (w->storm && w->phase == PHASE_STORM);
+    if (w->opt->mode == MODE_CHURN)
+        wanted = w->phase == PHASE_RUN || w->phase == PHASE_MEASURE;
+    while (wanted && w->closed_count && w->opening < w->opening_max && w->now >= w->retry)
+        open_begin(w, w->closed[--w->closed_count]);
 }
 
+/* How long to wait for events: until the next send is due. */
 static struct timespec patience(const struct worker *w)
 {
-    bool timed = w->opt->rate > 0 && (w->phase == PHASE_RUN || w->phase == PHASE_MEASURE);
-    double ns = w->opt->spin ? 0 : POLL_NS;
-    if (timed && w->due - (double)w->now < ns)
-        ns = w->due > (double)w->now ? w->due - (double)w->now : 0;
+    bool running = w->phase == PHASE_RUN || w->phase == PHASE_MEASURE || w->phase == PHASE_STORM;
+    double ns = w->opt->spin ? 0 : w->closed_count ? OPEN_NS : POLL_NS;
+    for (int kind = 0; running && kind < KINDS; kind++) {
+        double left = w->schedule[kind].due - (double)w->now;
+        if (w->schedule[kind].interval > 0 && left < ns)
+            ns = left > 0 ? left : 0;
+    }
     return (struct timespec){0, (long)ns};
 }
 
-static void turn(struct worker *w)
+static void turn(struct worker *w, const sigset_t *wakeable)
 {
     struct epoll_event events[EVENTS];
     struct timespec wait = patience(w);
-    int n = epoll_pwait2(w->epoll, events, EVENTS, &wait, NULL);
+    int n = epoll_pwait2(w->epoll, events, EVENTS, &wait, wakeable);
     if (n < 0 && errno != EINTR) {
         perror("load: epoll_pwait2");
         exit(1);
@@ -100,25 +116,26 @@ static void turn(struct worker *w)
         conn_event(w, &w->conns[events[i].data.u32], events[i].events);
         conn_flush(w);
     }
-    if (w->opt->rate > 0) {
-        mode_tick(w);
-        conn_flush(w);
-    }
+    mode_tick(w);
+    conn_flush(w);
     open_some(w);
 }
 
 void *worker_main(void *arg)
 {
     struct worker *w = arg;
+    sigset_t wakeable;
+    pthread_sigmask(SIG_SETMASK, NULL, &wakeable);
+    sigdelset(&wakeable, WORKER_WAKE);
     prepare(w);
     mode_enter(w, PHASE_OPEN);
     open_some(w);
-    for (int phase; (phase = atomic_load(w->command)) != PHASE_STOP;) {
+    for (int phase; (phase = atomic_load(&w->shared->command)) != PHASE_STOP;) {
         if ((int)w->phase != phase)
             mode_enter(w, (enum phase)phase);
-        turn(w);
+        turn(w, &wakeable);
     }
-    w->phase = PHASE_STOP;
+    mode_enter(w, PHASE_STOP);
     release(w);
     return NULL;
 }

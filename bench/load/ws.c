@@ -10,12 +10,12 @@
 
 enum { RESPONSE_MAX = 8192 };
 
-long ws_parse(const uint8_t *data, size_t length, struct ws_frame *frame)
+long ws_head(const uint8_t *data, size_t length, struct ws_frame *frame)
 {
     if (length < 2)
         return -2;
     size_t header = 2, body = data[1];
-    if ((data[0] & 0xF0) != 0x80 || body > 127)
+    if ((data[0] & 0x70) || body > 127)
         return -1;
     if (body == 126) {
         if (length < (header = 4))
@@ -28,12 +28,18 @@ long ws_parse(const uint8_t *data, size_t length, struct ws_frame *frame)
         memcpy(&wide, data + 2, sizeof wide);
         body = be64toh(wide);
     }
-    if (body > WS_MAX_FRAME)
-        return -1;
-    if (length - header < body)
-        return -2;
     *frame = (struct ws_frame){.opcode = data[0] & 0x0F, .body = data + header, .length = body};
-    return (long)(header + body);
+    return (long)header;
+}
+
+long ws_parse(const uint8_t *data, size_t length, struct ws_frame *frame)
+{
+    long header = ws_head(data, length, frame);
+    if (header < 0)
+        return header;
+    if (!(data[0] & 0x80) || frame->length > WS_MAX_FRAME)
+        return -1;
+    return length - (size_t)header < frame->length ? -2 : header + (long)frame->length;
 }
 
 size_t ws_header(uint8_t *out, uint8_t opcode, size_t length, uint32_t mask)
@@ -68,13 +74,12 @@ void ws_mask(uint8_t *body, size_t length, uint32_t mask)
     }
 }
 
-size_t ws_request(char *out, size_t room, const char *host, const char *path)
+size_t ws_request(char *out, size_t room, const char *host, const char *path, const char *offer)
 {
     int n = snprintf(out, room,
                      "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     "Sec-WebSocket-Key: " KEY "\r\nSec-WebSocket-Version: 13\r\n"
-                     "Sec-WebSocket-Protocol: signal.v1\r\n\r\n",
-                     path, host);
+                     "Sec-WebSocket-Key: " KEY "\r\nSec-WebSocket-Version: 13\r\n%s%s%s\r\n",
+                     path, host, *offer ? "Sec-WebSocket-Protocol: " : "", offer, *offer ? "\r\n" : "");
     return n > 0 && (size_t)n < room ? (size_t)n : 0;
 }
 
