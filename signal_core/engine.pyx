@@ -51,7 +51,7 @@ class CoreError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 55)
+    SE_STATIC_ASSERT(C_COUNT == 56)
     memory_check_layout()
     slab_check_layout()
     frame_check_layout()

@@ -157,8 +157,11 @@ cdef struct Loop:
     int listeners[16]
     uint32_t nlisteners
     bint own_table                # it has a descriptor table of its own
+    bint looks_away               # no descriptor is to be had: hears nothing of its listeners until the next tick
     bint stopping
-    uint32_t stop_by              # tick
+    uint32_t stop_by              # tick at which it ends, whatever is left
+    uint32_t answer_by            # tick at which those hear 503 whose handshake has not come till then
+    uint32_t drain_by             # tick until which it accepts what comes of handshakes of TCP under way
     uint32_t stop_cursor          # next slot to say goodbye to
     Mem mem
     uint32_t dirty_head           # slots of queues to write
@@ -181,8 +184,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[55]                # counters; C_COUNT
-    uint64_t copy[55]             # as of the last KIND_SNAPSHOT
+    uint64_t n[56]                # counters; C_COUNT
+    uint64_t copy[56]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread
