@@ -76,6 +76,8 @@ cdef inline void loop_look_away(Loop* loop) noexcept nogil:
 
 
 cdef inline void loop_look_again(Loop* loop) noexcept nogil:
+    """The reserve comes first: without it the next client would not even be turned away."""
+    loop_open_reserve(loop)
     loop.looks_away = False
     loop_watch_listeners(loop, EPOLLIN)
 

@@ -4,14 +4,13 @@ import contextlib
 import os
 import resource
 import signal
-import socket
 from collections.abc import Iterator
 
 import pytest
 
 import kit
 from peers import BarePeer, ledgers_hold
-from wire import LIMIT, PING, PONG, Answer, Wire, frame, opened, request, until
+from wire import PING, PONG, Answer, Wire, frame, opened, request, until
 
 FEW = 48  # descriptors
 CALM = 1500  # iterations that no test here needs; a loop that spins makes more in a fraction of a second
@@ -134,7 +133,6 @@ def test_not_even_a_descriptor_to_turn_away_with() -> None:
 
 def test_a_stop_without_descriptors() -> None:
     """Ends all the same; who waits can't be told."""
-    with kit.engine(loops=2) as engine, socket.create_connection(("127.0.0.1", engine.port), timeout=LIMIT):
-        with limited(engine, 3):
-            os.kill(engine.pid, signal.SIGTERM)
-            assert engine.wait() == 0
+    with kit.engine(loops=2) as engine, Wire(engine.port), limited(engine, 3):
+        os.kill(engine.pid, signal.SIGTERM)
+        assert engine.wait() == 0
