@@ -21,9 +21,9 @@ from signal_core.memory cimport (
     KIND_TO, Msg, TELL_PEER, memory_check_layout, msg_free, msg_new_heap, msg_text,
 )
 from signal_core.packet cimport Packet
-from signal_core.post cimport is_payload, post, post_all, post_sync
-from signal_core.roomtable cimport RoomEntry, room_hash, table_end, table_enter, table_exit, table_init
-from signal_core.route cimport await_nats, route_peer, route_room
+from signal_core.post cimport is_payload, post, post_all
+from signal_core.roomtable cimport RoomEntry, room_hash, table_end, table_init
+from signal_core.route cimport await_nats, room_enter, room_exit, route_peer, route_room
 from signal_core.service cimport (
     Frame, frame_take_apart, service_begin, service_fate, service_finish, service_packet,
 )
@@ -466,7 +466,6 @@ cdef class Core:
         self.check()
         cdef bytes name = room.encode()
         cdef RoomEntry* entry
-        cdef bint sync = False
         cdef bytes mark = ref.encode()
         cdef bint waits = False
         if not ref_valid(mark, len(mark)) or not room_valid(name, len(name)) or name[:1] in (b"$", b"@"):
@@ -476,13 +475,10 @@ cdef class Core:
         if len(self.entries) >= self.hub.set.max_rooms:
             return code_name(CODE_TOO_MANY_ROOMS)
         service_begin(self.service)
-        entry = table_enter(&self.hub.rooms, name, len(name), room_hash(&self.hub.rooms, name, len(name)),
-                            SERVICE_LOOP, &sync)
+        entry = room_enter(self.service, name, len(name), room_hash(&self.hub.rooms, name, len(name)))
         if entry != NULL:
             self.rooms[entry.serial] = room
             self.entries[room] = (entry.serial, <uint64_t>entry)
-            if sync:
-                post_sync(self.service, entry)
             waits = await_nats(self.service, self.hub.service, entry, mark, <uint32_t>len(mark))
         service_finish(self.service)
         if waits:
@@ -498,8 +494,7 @@ cdef class Core:
         del self.rooms[serial]
         cdef RoomEntry* entry = <RoomEntry*><uint64_t>address
         service_begin(self.service)
-        if table_exit(&self.hub.rooms, entry, SERVICE_LOOP):
-            post_sync(self.service, entry)
+        room_exit(self.service, entry)
         service_finish(self.service)
         return ""
 

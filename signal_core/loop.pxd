@@ -39,7 +39,7 @@ from signal_core.natsout cimport link_queue
 from signal_core.post cimport is_payload, post_all, post_event
 from signal_core.queue cimport queue_clear
 from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, take_room, take_to
-from signal_core.roomtable cimport RoomEntry, table_reclaim
+from signal_core.roomtable cimport table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
     CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET,
@@ -49,7 +49,7 @@ from signal_core.route cimport joined
 from signal_core.state cimport (
     CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, MARK_WAKE, Hub, Loop,
 )
-from signal_core.subs cimport subs_await, subs_settle
+from signal_core.subs cimport subs_await, subs_retry, subs_settle
 from signal_core.sys cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, epoll_event, epoll_wait, ioctl, read,
     se_load_seqcst, se_now_ms, se_store_release, se_store_seqcst, se_sub_relaxed, send,
@@ -199,10 +199,11 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
             inbox_taken(&loop.inbox, msg)
         link_queue(loop, msg)
         return
+    if msg.kind == KIND_SYNC:
+        subs_settle(loop, msg)
+        return
     if msg.kind == KIND_RECEIPT:
         loop_receipt(loop, msg)
-    elif msg.kind == KIND_SYNC:
-        subs_settle(loop, <RoomEntry*>msg.pointer)
     elif msg.kind == KIND_AWAIT:
         subs_await(loop, msg)
     elif msg.kind == KIND_STOP:
@@ -401,6 +402,7 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
         loop_drain(loop)
     if loop.linked != NULL and loop.tick != before:
         link_tick(loop)
+        subs_retry(loop)
         loop_reclaim(loop)
     loop_write(loop)
     if loop.dead != NO_SLOT:

@@ -124,6 +124,7 @@ cdef struct Link:
     bint syncing                  # SUBs were written since the last PING
     bint more                     # operations are left over from the last iteration
     bint asked                    # a keepalive PING is unanswered
+    bint starved                  # there was no memory to write a SUB: subscriptions are looked through at the next tick
     Queue out
     uint64_t max_payload
     uint8_t* buffer
@@ -135,6 +136,7 @@ cdef struct Link:
     uint32_t subs_size
     uint32_t* subs_free           # free places
     uint32_t subs_nfree
+    Msg* unsettled                # KIND_SYNCs that wait for memory
     uint32_t resume               # first place not yet subscribed again after a reconnect
     Waiter* waiters               # oldest first
     uint32_t waiters_head

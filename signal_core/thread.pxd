@@ -179,6 +179,11 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
         msg_free(&loop.mem, msg)
         msg = after
     if loop.linked != NULL:
+        msg = loop.linked.unsettled
+        while msg != NULL:
+            after = msg.next
+            msg_free(&loop.mem, msg)
+            msg = after
         free(loop.linked.buffer)
         free(loop.linked.subs)
         free(loop.linked.subs_free)

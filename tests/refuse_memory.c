@@ -1,6 +1,7 @@
 /* For LD_PRELOAD: refuses memory to the engine's loops, and to nobody else in the process.
  *
- * The file that SIGNAL_TEST_REFUSE names holds one byte: 0 refuses nothing, 1 everything, n every n-th wish. */
+ * The file that SIGNAL_TEST_REFUSE names holds one byte: 0 refuses nothing, 1 everything, n one wish in n, in an
+ * order that looks random and is always the same. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -32,7 +33,9 @@ static int refused(void)
     if (!mode || !*mode)
         return 0;
     prctl(PR_GET_NAME, name);
-    if (strncmp(name, "signal-", 7) != 0 || atomic_fetch_add(&wishes, 1) % *mode != 0)
+    if (strncmp(name, "signal-", 7) != 0)
+        return 0;
+    if ((atomic_fetch_add(&wishes, 1) * 2654435761U >> 16) % *mode != 0)
         return 0;
     errno = ENOMEM;
     return 1;

@@ -134,10 +134,10 @@ class Refusal:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.every(0)
+        self.one_in(0)
 
-    def every(self, n: int) -> None:
-        """Every n-th wish for memory; 1: all, 0: none."""
+    def one_in(self, n: int) -> None:
+        """One wish for memory in n; 1: all, 0: none."""
         with self.file.open("r+b" if self.file.exists() else "wb") as mode:  # the engines have it mapped
             mode.write(bytes([n]))
 
@@ -166,7 +166,7 @@ def test_all_memory_is_refused(refusal: Refusal) -> None:
         half = stack.enter_context(Wire(engine.port))
         talk(a, b)
         before = engine.stats()["total"]
-        refusal.every(1)
+        refusal.one_in(1)
         for sender, receiver in ((a, b), (b, a)):
             sender.say(f"TO {receiver.address}", "still here")
             assert receiver.expect("FROM", sender.address).payload == b"still here"
@@ -180,7 +180,7 @@ def test_all_memory_is_refused(refusal: Refusal) -> None:
         assert (answer.status, answer.headers["retry-after"], half.read_end()) == (503, "1", b"")
         assert status(engine, "/?room=" + fresh("room")) == 503
         assert {status(engine) for _ in range(50)} <= {101, 503}
-        refusal.every(0)
+        refusal.one_in(0)
         after = engine.stats()["total"]
         assert after["shed"] - before["shed"] >= 2
         assert after["refused_unavailable"] - before["refused_unavailable"] == 1
@@ -234,7 +234,8 @@ class Crowd:
         with contextlib.suppress(OSError):
             for slow in self.slow:
                 peer.say(f"TO {slow.address} ttl=200", b"x" * 60000)
-            peer.wire.send(frame(TEXT, b"PUB roo", fin=False) + frame(CONT, b"m\nin two pieces"))
+            if i % 4 == 0:
+                peer.wire.send(frame(TEXT, b"PUB roo", fin=False) + frame(CONT, b"m\nin two pieces"))
             for j, head in enumerate(heads):
                 peer.say(f"{head} ref={j}", b"y" * (20000 if j == 3 else 10) if head[0] in "PT" else None)
         return [str(j) for j in range(len(heads))]
@@ -245,16 +246,16 @@ class Crowd:
 
 
 @pytest.mark.parametrize("loops", [1, 3])
-@pytest.mark.parametrize("every", [2, 3, 7])
-def test_some_memory_is_refused(refusal: Refusal, loops: int, every: int) -> None:
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_some_memory_is_refused(refusal: Refusal, loops: int, n: int) -> None:
     """Whichever wish it is: the engine lives, each ref has its answer, and nothing is left or lost uncounted."""
     with kit.engine(loops=loops) as engine:
         crowd = Crowd(engine)
         crowd.fill()
-        refusal.every(every)
+        refusal.one_in(n)
         for _ in range(6):
             crowd.turn()
-        refusal.every(0)
+        refusal.one_in(0)
         assert crowd.codes.keys() & {"unavailable", "ended", "Closed", "AssertionError"}, crowd.codes
         crowd.codes.clear()
         crowd.turn()
@@ -262,6 +263,33 @@ def test_some_memory_is_refused(refusal: Refusal, loops: int, every: int) -> Non
         crowd.leave()
         until(lambda: is_empty(engine), "nothing is left")
         ledgers_hold(engine.stats()["total"])
+
+
+@pytest.mark.parametrize("n", [3, 7])
+def test_what_was_joined_is_heard_from_afar(refusal: Refusal, n: int) -> None:
+    """A SUB that was answered `ok` holds on NATS, too, though memory for it was refused at first."""
+    with kit.nats() as server, contextlib.ExitStack() as stack:
+        here, there = (stack.enter_context(kit.engine(nats=server.url, loops=loops, ttl=0.5)) for loops in (2, 1))
+        peers = [stack.enter_context(BarePeer(here.port)) for _ in range(8)]
+        refusal.one_in(n)
+        joined = {peer: join_some(peer) for peer in peers}
+        refusal.one_in(0)
+        assert sum(map(len, joined.values())) >= 5
+        far = stack.enter_context(BarePeer(there.port))
+        for rooms in joined.values():
+            for room in rooms:
+                assert far.ask(f"PUB {room}", room, ref="r") == "ok"
+        for peer, rooms in joined.items():
+            assert [peer.expect("MSG", room, far.address, ref="r").words[0] for room in rooms] == rooms
+
+
+def join_some(peer: BarePeer) -> list[str]:
+    """Asks for some rooms; those that it was given, none where the engine has hung up."""
+    rooms = [fresh("room") for _ in range(6)]
+    try:
+        return [room for room in rooms if peer.ask(f"SUB {room}") == "ok"]
+    except (EOFError, ConnectionError, Closed):
+        return []
 
 
 def is_empty(engine: kit.Engine) -> bool:
