@@ -68,5 +68,5 @@ cdef enum:
     C_NATS_ERRORS = 52        # -ERR
     C_NATS_MALFORMED = 53     # messages that no peer or room could be read from
     C_NATS_SUBS = 54          # gauge: subscriptions held
-    C_LISTENERS_PAUSED = 55   # times that the loop's listeners were left alone for a tick: not even a descriptor to shed
+    C_LISTENERS_PAUSED = 55   # times that listeners were left alone for a tick: not even a descriptor to shed with
     C_COUNT = 56

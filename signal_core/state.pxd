@@ -124,7 +124,7 @@ cdef struct Link:
     bint syncing                  # SUBs were written since the last PING
     bint more                     # operations are left over from the last iteration
     bint asked                    # a keepalive PING is unanswered
-    bint starved                  # there was no memory to write a SUB: subscriptions are looked through at the next tick
+    bint starved                  # there was no memory for a SUB: the subscriptions are looked through next tick
     Queue out
     uint64_t max_payload
     uint8_t* buffer

@@ -136,7 +136,7 @@ def test_a_storm_of_clients_at_a_stop(host: str) -> None:
 def lock_filters(engine: kit.Engine) -> int:
     """As a sandbox may: no filter can be attached to the engine's listeners from now on. How many there are."""
     libc = ctypes.CDLL(None, use_errno=True)
-    locked = 0
+    locked: set[int] = set()
     for task in Path(f"/proc/{engine.pid}/task").iterdir():
         if not re.fullmatch(r"signal-\d+", (task / "comm").read_text(encoding="utf-8").strip()):
             continue
@@ -147,11 +147,11 @@ def lock_filters(engine: kit.Engine) -> int:
                 with socket.socket(fileno=fd) as one:
                     if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                         one.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
-                        locked += 1
+                        locked.add(os.fstat(fd).st_ino)
             elif fd >= 0:
                 os.close(fd)
         os.close(thread)
-    return locked
+    return len(locked)
 
 
 def test_where_no_filter_can_be_attached() -> None:
