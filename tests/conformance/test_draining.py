@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import json
 import os
 import re
 import resource
@@ -133,34 +134,49 @@ def test_a_storm_of_clients_at_a_stop(host: str) -> None:
         assert engine.wait() == 0
 
 
-def lock_filters(engine: kit.Engine) -> int:
-    """As a sandbox may: no filter can be attached to the engine's listeners from now on. How many there are."""
+@contextlib.contextmanager
+def lent(engine: kit.Engine) -> Iterator[list[socket.socket]]:
+    """The engine's own listeners, held here, too."""
     libc = ctypes.CDLL(None, use_errno=True)
-    locked: set[int] = set()
-    for task in Path(f"/proc/{engine.pid}/task").iterdir():
-        if not re.fullmatch(r"signal-\d+", (task / "comm").read_text(encoding="utf-8").strip()):
-            continue
-        thread = os.pidfd_open(int(task.name), os.O_EXCL)  # of the thread: it has a table of its own
-        for name in os.listdir(task / "fd"):
-            fd = libc.syscall(PIDFD_GETFD, thread, int(name), 0)
-            if fd >= 0 and stat.S_ISSOCK(os.fstat(fd).st_mode):
-                with socket.socket(fileno=fd) as one:
+    found: dict[int, socket.socket] = {}
+    with contextlib.ExitStack() as stack:
+        for task in Path(f"/proc/{engine.pid}/task").iterdir():
+            if not re.fullmatch(r"signal-\d+", (task / "comm").read_text(encoding="utf-8").strip()):
+                continue
+            try:
+                thread = os.pidfd_open(int(task.name), os.O_EXCL)  # of the thread: it has a table of its own
+            except OSError as error:
+                pytest.skip(f"this kernel does not lend a thread's descriptors: {error}")
+            stack.callback(os.close, thread)
+            for name in os.listdir(task / "fd"):
+                fd = libc.syscall(PIDFD_GETFD, thread, int(name), 0)
+                if fd >= 0 and stat.S_ISSOCK(os.fstat(fd).st_mode):
+                    one = stack.enter_context(socket.socket(fileno=fd))
                     if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                        one.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
-                        locked.add(os.fstat(fd).st_ino)
-            elif fd >= 0:
-                os.close(fd)
-        os.close(thread)
-    return len(locked)
+                        found[os.fstat(fd).st_ino] = one
+                elif fd >= 0:
+                    os.close(fd)
+        yield list(found.values())
+
+
+def test_new_connections_are_not_let_in() -> None:
+    """Of a listener that is being drained: it answers no SYN, as one sees who holds it open."""
+    with kit.engine(loops=1) as engine, lent(engine) as listeners:
+        assert len(listeners) == 1
+        socket.create_connection(("127.0.0.1", engine.port), timeout=LIMIT).close()
+        os.kill(engine.pid, signal.SIGTERM)
+        assert engine.wait() == 0
+        with pytest.raises(TimeoutError):
+            socket.create_connection(("127.0.0.1", engine.port), timeout=0.5)
 
 
 def test_where_no_filter_can_be_attached() -> None:
-    """What is queued at the stop is answered all the same."""
+    """As a sandbox may refuse it: what is queued at the stop is answered all the same."""
     with kit.engine(loops=2, close_timeout=4) as engine:
-        try:
-            assert lock_filters(engine) == 2
-        except OSError as error:
-            pytest.skip(f"this kernel does not lend a thread's descriptors: {error}")
+        with lent(engine) as listeners:
+            assert len(listeners) == 2
+            for one in listeners:
+                one.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
         os.kill(engine.pid, signal.SIGSTOP)
         with contextlib.ExitStack() as stack:
             crowd = [socket.create_connection(("127.0.0.1", engine.port), timeout=LIMIT) for _ in range(CROWD)]
@@ -247,7 +263,7 @@ def test_who_never_closes_is_not_waited_for() -> None:
 
 # `signal-engine serve` does not share its port with another one: this is a process that does.
 SHARING = """
-import signal, sys
+import json, signal, sys
 from signal_core.engine import Core
 from signal_py.config import Config
 from signal_py.runtime import core_settings
@@ -259,7 +275,7 @@ print("ready", flush=True)
 signal.sigwait({signal.SIGTERM})
 core.stop()
 core.join()
-print("opened", core.stats()["total"]["opened"], flush=True)
+print(json.dumps(core.stats()["total"]), flush=True)
 """
 
 
@@ -300,5 +316,6 @@ def test_another_engine_on_the_port_takes_over() -> None:
         assert set(answers) <= {"101", "503"}, answers
         assert set(outcomes) <= {"101", "503"}, outcomes
         assert stays.alive()
-    for process in (stays, goes):
-        assert int(process.log().split(b"opened ")[1]) > 20, "it had its share"
+    ends = [json.loads(process.log().splitlines()[-1]) for process in (stays, goes)]
+    assert all(end["opened"] > 20 for end in ends), "each had its share"
+    assert [end["shed"] for end in ends] == [0, answers["503"] + outcomes["503"]]
