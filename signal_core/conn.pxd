@@ -5,8 +5,8 @@ from libc.stdlib cimport calloc, realloc
 from libc.string cimport memcpy
 from signal_core.address cimport id_make, put_uint
 from signal_core.counters cimport (
-    C_ATTEMPTED, C_BACKLOG_BYTES, C_BLOCKED, C_CLOSED, C_CONNECTIONS, C_DROPPED_GONE, C_DROPPED_MEMORY,
-    C_DROPPED_SLOW_PEER,
+    C_ATTEMPTED, C_BACKLOG_BYTES, C_BLOCKED, C_BYTES_OUT, C_CLOSED, C_CONNECTIONS, C_DROPPED_GONE,
+    C_DROPPED_MEMORY, C_DROPPED_SLOW_PEER, C_WRITES,
 )
 from signal_core.frame cimport OP_CLOSE, OP_TEXT, frame_head_size, frame_put_head
 from signal_core.limits cimport CORK_MESSAGES
@@ -21,7 +21,8 @@ from signal_core.slab cimport (
 )
 from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
 from signal_core.sys cimport (
-    EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, SHUT_WR, close, epoll_ctl, epoll_event, shutdown,
+    EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, close, epoll_ctl, epoll_event, send,
+    shutdown,
 )
 from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
 
@@ -175,6 +176,23 @@ cdef inline void conn_expire(Loop* loop, Conn* c) noexcept nogil:
     queue_expire(loop, &c.out)
     loop.n[C_BACKLOG_BYTES] -= before - c.out.bytes
     slab_cold(&loop.slab, c.slot).extra.gap += count - c.out.count
+
+
+cdef inline bint socket_say_last(Loop* loop, int fd, const char* text, size_t n) noexcept nogil:
+    """A first and last word to a socket, and our side is shut down; it takes no memory. False: it is broken."""
+    cdef ssize_t sent = send(fd, text, n, MSG_NOSIGNAL | MSG_DONTWAIT)
+    loop.n[C_WRITES] += 1
+    if sent > 0:
+        loop.n[C_BYTES_OUT] += <uint64_t>sent
+    return sent == <ssize_t>n and shutdown(fd, SHUT_WR) == 0
+
+
+cdef inline void conn_say_last(Loop* loop, Conn* c, const char* text, size_t n) noexcept nogil:
+    """Instead of an upgrade. What it says is thrown away until it closes: closing first would reset the answer."""
+    c.state = CONN_LINGER
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    if not socket_say_last(loop, c.fd, text, n):
+        conn_kill(loop, c)
 
 
 cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:

@@ -66,7 +66,6 @@ cdef class Peer(Loops):
         self.check()
         cdef bytes name = room.encode()
         cdef RoomEntry* entry
-        cdef bint sync = False
         cdef bytes mark = ref.encode()
         cdef bint waits = False
         if not ref_valid(mark, len(mark)) or not room_valid(name, len(name)) or name[:1] in (b"$", b"@"):
@@ -76,13 +75,10 @@ cdef class Peer(Loops):
         if len(self.entries) >= self.hub.set.max_rooms:
             return code_name(CODE_TOO_MANY_ROOMS)
         service_begin(self.service)
-        entry = table_enter(&self.hub.rooms, name, len(name), room_hash(&self.hub.rooms, name, len(name)),
-                            SERVICE_LOOP, &sync)
+        entry = room_enter(self.service, name, len(name), room_hash(&self.hub.rooms, name, len(name)))
         if entry != NULL:
             self.rooms[entry.serial] = room
             self.entries[room] = (entry.serial, <uint64_t>entry)
-            if sync:
-                post_sync(self.service, entry)
             waits = await_nats(self.service, self.hub.service, entry, mark, <uint32_t>len(mark))
         service_finish(self.service)
         if waits:
@@ -98,8 +94,7 @@ cdef class Peer(Loops):
         del self.rooms[serial]
         cdef RoomEntry* entry = <RoomEntry*><uint64_t>address
         service_begin(self.service)
-        if table_exit(&self.hub.rooms, entry, SERVICE_LOOP):
-            post_sync(self.service, entry)
+        room_exit(self.service, entry)
         service_finish(self.service)
         return ""
 

@@ -12,7 +12,7 @@ cdef enum:
     C_ACCEPTED_SOCKETS = 3
     C_HANDSHAKES_REFUSED = 4  # answered with HTTP other than 101 or healthz
     C_HANDSHAKES_TIMED_OUT = 5
-    C_SHED = 6                # connections turned away: out of descriptors, memory, or over max_connections
+    C_SHED = 6                # answered 503: out of descriptors, memory, over max_connections, or stopping
     C_PINGS_SENT = 7
     C_PEERS_LOST = 8          # closed by keepalive
     C_STALLED = 9             # closed with 4008
@@ -68,4 +68,5 @@ cdef enum:
     C_NATS_ERRORS = 52        # -ERR
     C_NATS_MALFORMED = 53     # messages that no peer or room could be read from
     C_NATS_SUBS = 54          # gauge: subscriptions held
-    C_COUNT = 55
+    C_LISTENERS_PAUSED = 55   # times that listeners were left alone for a tick: not even a descriptor to shed with
+    C_COUNT = 56

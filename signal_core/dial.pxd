@@ -82,20 +82,24 @@ cdef inline void link_end(Loop* loop, const char* reason) noexcept nogil:
     link_want(loop, reason)
 
 
-cdef inline void link_write(Loop* loop, const void* bytes, size_t n) noexcept nogil:
-    """Queues bytes of the protocol itself."""
+cdef inline bint link_write(Loop* loop, const void* bytes, size_t n) noexcept nogil:
+    """Queues bytes of the protocol itself. False without memory."""
     cdef Msg* msg = msg_new_heap(&loop.mem, n, KIND_NATS)
     if msg == NULL:
-        return
+        return False
     memcpy(msg.data, bytes, n)
     msg.size = <uint32_t>n
     queue_add(loop, &loop.linked.out, msg)
     loop.linked.dirty = True
+    return True
 
 
 cdef inline void link_ping(Loop* loop) noexcept nogil:
-    link_write(loop, b"PING\r\n", 6)
-    loop.linked.pinged += 1
+    """One that there is no memory for follows in a later iteration: each is counted, and its PONG, too."""
+    if link_write(loop, b"PING\r\n", 6):
+        loop.linked.pinged += 1
+    else:
+        loop.linked.syncing = True
 
 
 cdef inline void link_dial(Loop* loop, const void* address, size_t n) noexcept nogil:
@@ -155,7 +159,9 @@ cdef inline void link_connect(Loop* loop, Msg* msg) noexcept nogil:
 cdef inline void link_login(Loop* loop) noexcept nogil:
     cdef Link* link = loop.linked
     link_enter(loop, LINK_LOGIN, DIAL_TICKS)
-    link_write(loop, link.line.data, link.line.size)
+    if not link_write(loop, link.line.data, link.line.size):
+        link_end(loop, b"no memory to log in")
+        return
     msg_free(&loop.mem, link.line)
     link.line = NULL
     link_ping(loop)

@@ -24,9 +24,9 @@ from signal_core.memory cimport (
     KIND_TO, Msg, TELL_PEER, memory_check_layout, msg_free, msg_new_heap, msg_text,
 )
 from signal_core.packet cimport Packet
-from signal_core.post cimport is_payload, post, post_all, post_sync
-from signal_core.roomtable cimport RoomEntry, room_hash, table_end, table_enter, table_exit, table_init
-from signal_core.route cimport await_nats, route_peer, route_room
+from signal_core.post cimport is_payload, post, post_all
+from signal_core.roomtable cimport RoomEntry, room_hash, table_end, table_init
+from signal_core.route cimport await_nats, room_enter, room_exit, route_peer, route_room
 from signal_core.service cimport (
     Frame, frame_take_apart, service_begin, service_fate, service_finish, service_packet,
 )
@@ -63,7 +63,7 @@ class TlsError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 55)
+    SE_STATIC_ASSERT(C_COUNT == 56)
     memory_check_layout()
     slab_check_layout()
     frame_check_layout()

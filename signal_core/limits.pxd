@@ -38,6 +38,7 @@ cdef enum:
     # -- timers --
     TICK_MS = 100                  # resolution of every deadline
     WHEEL_SLOTS = 512              # 51.2 s around; later ones go around again
+    DRAIN_TICKS = 3                # at a stop, for handshakes of TCP under way; at most half the close time
 
     # -- behaviour --
     STRIKES = 100                  # malformed messages ...

@@ -98,7 +98,9 @@ cdef inline void link_up(Loop* loop) noexcept nogil:
     n = put_bytes(text, n, hub.node, hub.node_len)
     n = put_text(text, n, b".>")
     n = put_sid(text, n, SID_PEER)
-    link_write(loop, text, n)
+    if not link_write(loop, text, n):
+        link_end(loop, b"no memory to subscribe to what is for this node")
+        return
     se_store_release(&hub.ndenied, 0)
     link.resume = 0
     subs_resume(loop)

@@ -2,9 +2,9 @@
 
 One iteration:
  1. sleep in epoll_wait, unless there is work left over;
- 2. handle events: accept, read, write, the NATS link;
+ 2. handle events: accept (accept.pxd), read, write, the NATS link;
  3. take the inbox, then connections with input left over;
- 4. fire timers;
+ 4. fire timers; while stopping, say goodbye and drain the listeners;
  5. write the queues, tell fates (which may fill queues again), write the link's;
  6. free what died;
  7. post what was held back for other loops.
@@ -14,144 +14,46 @@ Each step is bounded; what is left over waits for the next iteration, which then
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
+from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away
 from signal_core.answers cimport refs_due
 from signal_core.conn cimport (
     BLOCKED_LOOK, conn_answer, conn_close, conn_expire, conn_flush, conn_frame, conn_id, conn_kill, conn_of,
     loop_flush,
 )
 from signal_core.counters cimport (
-    C_ACCEPTED_SOCKETS, C_ATTEMPTED, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST, C_PINGS_SENT,
-    C_SHED, C_STALLED, C_WAKES,
+    C_ATTEMPTED, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST, C_PINGS_SENT, C_STALLED, C_WAKES,
 )
 from signal_core.frame cimport OP_PING
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport (
-    ACCEPTS, DELIVERIES_PER_TURN, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
-    UPGRADE_ANSWER,
+    DELIVERIES_PER_TURN, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
 from signal_core.link cimport link_flush, link_has_work, link_read, link_tick, link_writable
 from signal_core.memory cimport (
     KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT,
-    KIND_STOP, KIND_SYNC, KIND_TO, Msg, msg_free, msg_new, msg_text,
+    KIND_STOP, KIND_SYNC, KIND_TO, Msg, msg_free, msg_text,
 )
 from signal_core.natsout cimport link_queue
 from signal_core.post cimport is_payload, post_all, post_event
 from signal_core.queue cimport queue_clear
 from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, take_room, take_to
-from signal_core.roomtable cimport RoomEntry, table_reclaim
+from signal_core.roomtable cimport table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
-    CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_LAST,
-    FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_find, slab_free,
-    slab_take,
+    CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET,
+    NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_find, slab_free,
 )
 from signal_core.route cimport joined
 from signal_core.state cimport (
     CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, MARK_WAKE, Hub, Loop,
 )
-from signal_core.subs cimport subs_await, subs_settle
+from signal_core.subs cimport subs_await, subs_retry, subs_settle
 from signal_core.sys cimport (
-    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD,
-    MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_RDONLY, SOCK_CLOEXEC, SIOCOUTQ, SOCK_NONBLOCK, accept4, close, epoll_ctl,
-    epoll_event, epoll_wait, errno, getrandom, ioctl, open, read, se_add_relaxed, se_load_seqcst, se_now_ms,
-    se_store_release, se_store_seqcst, se_sub_relaxed, send,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, epoll_event, epoll_wait, ioctl, read,
+    se_load_seqcst, se_now_ms, se_store_release, se_store_seqcst, se_sub_relaxed, send,
 )
-from signal_core.upgrade cimport upgrade_refuse
-from signal_core.wheel cimport wheel_arm, wheel_next, wheel_pop
-
-
-# -- accepting --
-
-cdef inline uint32_t loop_tag(Loop* loop) noexcept nogil:
-    """32 random bits."""
-    if loop.ntags == 0:
-        while getrandom(loop.tags, sizeof(loop.tags), 0) != sizeof(loop.tags):
-            pass
-        loop.ntags = 256
-    loop.ntags -= 1
-    return loop.tags[loop.ntags]
-
-
-cdef inline void shed(Loop* loop, int fd) noexcept nogil:
-    """Turns a socket away for which there is no place, with as much of an answer as it takes."""
-    cdef char text[512]
-    cdef size_t n = upgrade_refuse(503, text, sizeof(text))
-    loop.n[C_SHED] += 1
-    send(fd, text, n, MSG_NOSIGNAL | MSG_DONTWAIT)
-    close(fd)
-
-
-cdef inline void shed_politely(Loop* loop, Conn* c) noexcept nogil:
-    """Turns a connection over the limit away: it hears 503, and has the time to."""
-    cdef Msg* msg = msg_new(&loop.mem, UPGRADE_ANSWER, 0)
-    loop.n[C_SHED] += 1
-    if msg != NULL:
-        msg.size = <uint32_t>upgrade_refuse(503, <char*>msg.data, UPGRADE_ANSWER)
-    c.state = CONN_LINGER
-    c.flags |= FLAG_LAST
-    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
-    conn_answer(loop, c, msg)
-
-
-cdef inline void loop_open_reserve(Loop* loop) noexcept nogil:
-    if loop.reserve < 0:
-        loop.reserve = open(b"/dev/null", O_RDONLY | O_CLOEXEC)
-
-
-cdef inline bint shed_with_reserve(Loop* loop, int listener) noexcept nogil:
-    """Out of descriptors: lends the reserve to answer one socket. False where none waits."""
-    cdef int fd
-    loop_open_reserve(loop)
-    if loop.reserve < 0:
-        return False
-    close(loop.reserve)
-    loop.reserve = -1
-    fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-    if fd >= 0:
-        shed(loop, fd)
-    loop_open_reserve(loop)
-    return fd >= 0
-
-
-cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
-    """Makes a connection of an accepted socket, and reads at once: a handshake usually is there already."""
-    cdef Hub* hub = loop.hub
-    cdef Conn* c
-    cdef epoll_event event
-    c = slab_take(&loop.slab)
-    if c == NULL:
-        shed(loop, fd)
-        return
-    c.fd = fd
-    c.tag = loop_tag(loop)
-    c.state = CONN_HANDSHAKE
-    c.heard = loop.tick
-    event.events = EPOLLIN
-    event.data.u64 = (<uint64_t>c.slot << 32) | c.tag
-    if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) != 0:
-        slab_free(&loop.slab, c)
-        shed(loop, fd)
-        return
-    loop.n[C_ACCEPTED_SOCKETS] += 1
-    if se_add_relaxed(&hub.connections, 1) >= hub.set.max_connections and hub.set.max_connections:
-        shed_politely(loop, c)
-        return
-    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + hub.set.handshake)
-    session_read(loop, c)
-
-
-cdef inline void loop_accept(Loop* loop, int listener) noexcept nogil:
-    cdef int fd, _i
-    for _i in range(ACCEPTS):
-        fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd >= 0:
-            loop_adopt(loop, fd)
-        elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-            if not shed_with_reserve(loop, listener):
-                return
-        elif errno == EAGAIN:
-            return
+from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_next, wheel_pop
 
 
 # -- timers --
@@ -245,6 +147,8 @@ cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
     elif c.state == CONN_JOINING:
         c.waiting = 0
         joined(loop, c)
+    elif c.state == CONN_HANDSHAKE and loop.stopping:
+        turn_away(loop, c)
     elif c.state != CONN_DEAD:
         if c.state == CONN_HANDSHAKE:
             loop.n[C_HANDSHAKES_TIMED_OUT] += 1
@@ -281,18 +185,6 @@ cdef inline void loop_kick(Loop* loop, const Msg* msg) noexcept nogil:
     se_store_release(&loop.kicked[msg.origin & 63], 2 * msg.origin + (c != NULL))
 
 
-cdef inline void loop_stop(Loop* loop) noexcept nogil:
-    """Listens no more, and says goodbye to all within the close time."""
-    cdef uint32_t i
-    if loop.stopping:
-        return
-    loop.stopping = True
-    loop.stop_by = loop.tick + loop.hub.set.close
-    for i in range(loop.nlisteners):
-        close(loop.listeners[i])
-    loop.nlisteners = 0
-
-
 cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
     """One message of the inbox."""
     if msg.kind == KIND_TO:
@@ -306,13 +198,14 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
             inbox_taken(&loop.inbox, msg)
         link_queue(loop, msg)
         return
+    if msg.kind == KIND_SYNC:
+        subs_settle(loop, msg)
+        return
     if msg.kind == KIND_CONNECT:
         link_connect(loop, msg)
         return
     if msg.kind == KIND_RECEIPT:
         loop_receipt(loop, msg)
-    elif msg.kind == KIND_SYNC:
-        subs_settle(loop, <RoomEntry*>msg.pointer)
     elif msg.kind == KIND_AWAIT:
         subs_await(loop, msg)
     elif msg.kind == KIND_STOP:
@@ -366,7 +259,7 @@ cdef inline void loop_event(Loop* loop, const epoll_event* event) noexcept nogil
                 link_writable(loop)
             if event.events & EPOLLIN:
                 link_read(loop)
-        elif not loop.stopping:
+        elif slot - MARK_LISTENER < loop.nlisteners:
             loop_accept(loop, loop.listeners[slot - MARK_LISTENER])
         return
     c = slab_find(&loop.slab, slot, <uint32_t>event.data.u64)
@@ -414,7 +307,7 @@ cdef inline void loop_reap(Loop* loop) noexcept nogil:
 
 
 cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
-    """While stopping: 1001 to the next connections, a bounded number at a time."""
+    """While stopping: 1001 to the next connections, a bounded number at a time; 503 soon to those not yet upgraded."""
     cdef uint32_t budget = FLUSHES_PER_TURN
     cdef Conn* c
     while loop.stop_cursor < loop.slab.used and budget:
@@ -424,7 +317,7 @@ cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
             budget -= 1
             conn_close(loop, c, 1001)
         elif c.state == CONN_HANDSHAKE:
-            conn_kill(loop, c)
+            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.answer_by)
 
 
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
@@ -439,8 +332,10 @@ cdef inline int loop_patience(const Loop* loop) noexcept nogil:
     if loop_has_work(loop):
         return 0
     ticks = wheel_next(&loop.wheel)
-    if (loop.linked != NULL or loop.stopping) and ticks > 1:
-        ticks = 1 if loop.stopping else (10 if ticks > 10 else ticks)
+    if loop.linked != NULL and ticks > 10:
+        ticks = 10
+    if (loop.stopping or loop.looks_away) and ticks > 1:
+        ticks = 1
     return <int>(ticks * TICK_MS)
 
 
@@ -500,10 +395,14 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     if loop.ready_used:
         loop_ready(loop)
     loop_timers(loop)
+    if loop.looks_away and loop.tick != before:
+        loop_look_again(loop)
     if loop.stopping:
         loop_goodbye(loop)
+        loop_drain(loop)
     if loop.linked != NULL and loop.tick != before:
         link_tick(loop)
+        subs_retry(loop)
         loop_reclaim(loop)
     loop_write(loop)
     if loop.dead != NO_SLOT:
@@ -513,4 +412,5 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
 
 cdef inline bint loop_is_over(const Loop* loop) noexcept nogil:
     return loop.stopping and (loop.tick > loop.stop_by
-                              or (loop.slab.live == 0 and loop.stop_cursor >= loop.slab.used))
+                              or (loop.nlisteners == 0 and loop.slab.live == 0
+                                  and loop.stop_cursor >= loop.slab.used))

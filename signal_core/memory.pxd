@@ -121,7 +121,7 @@ cdef inline Msg* msg_new_heap(Mem* mem, size_t room, uint8_t kind) noexcept nogi
 
 
 cdef inline Msg* msg_new(Mem* mem, size_t room, uint8_t kind) noexcept nogil:
-    """As msg_new_heap, but in the region where it fits; only for what stays on this thread."""
+    """As msg_new_heap, but in the region where it fits and can be had; only for what stays on this thread."""
     cdef Region* region = mem.current
     cdef size_t need = (sizeof(Msg) + room + 15) & ~<size_t>15
     cdef Msg* msg
@@ -130,7 +130,7 @@ cdef inline Msg* msg_new(Mem* mem, size_t room, uint8_t kind) noexcept nogil:
     if region == NULL or region.used + need > REGION_BYTES:
         region = region_take(mem)
         if region == NULL:
-            return NULL
+            return msg_new_heap(mem, room, kind)
     msg = <Msg*>(<uint8_t*>region + sizeof(Region) + region.used)
     region.used += <uint32_t>need
     region.live += 1

@@ -7,7 +7,7 @@ COUNTERS = (
     ("accepted_sockets", "counter", "sockets accepted"),
     ("handshakes_refused", "counter", "handshakes answered with an HTTP error"),
     ("handshakes_timed_out", "counter", "sockets closed because their handshake did not come in time"),
-    ("shed", "counter", "sockets turned away: no descriptor, no memory, or over max-connections"),
+    ("shed", "counter", "sockets turned away: no descriptor, no memory, over max-connections, or at a stop"),
     ("pings_sent", "counter", "keepalive pings sent"),
     ("peers_lost", "counter", "connections closed because no byte came in answer to a ping"),
     ("stalled", "counter", "connections closed with 4008: they took nothing for stall-timeout"),
@@ -56,4 +56,5 @@ COUNTERS = (
     ("nats_errors", "counter", "-ERR from NATS"),
     ("nats_malformed", "counter", "messages from NATS with malformed headers"),
     ("nats_subs", "gauge", "rooms subscribed to on NATS"),
+    ("listeners_paused", "counter", "times that a loop could not even turn sockets away, and let them wait for a tick"),
 )

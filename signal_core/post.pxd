@@ -55,11 +55,13 @@ cdef inline void post_receipt(Loop* loop, uint64_t id, uint8_t code, const char*
     post(loop, <uint32_t>(id >> 56), msg)
 
 
-cdef inline void post_sync(Loop* loop, void* entry) noexcept nogil:
-    """Tells the link that a room's interest came or went."""
-    cdef Msg* msg = msg_new_heap(&loop.mem, 0, KIND_SYNC)
-    if msg == NULL:
-        return
+cdef inline Msg* sync_new(Loop* loop) noexcept nogil:
+    """For post_sync; NULL without memory."""
+    return msg_new_heap(&loop.mem, 0, KIND_SYNC)
+
+
+cdef inline void post_sync(Loop* loop, void* entry, Msg* msg) noexcept nogil:
+    """Tells the link, by a message of sync_new, that a room's interest came or went."""
     msg.pointer = entry
     post(loop, 0, msg)
 

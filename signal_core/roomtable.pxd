@@ -243,6 +243,14 @@ cdef inline bint table_exit(RoomTable* table, RoomEntry* entry, uint32_t loop) n
     return sync
 
 
+cdef inline void table_unmark(RoomTable* table, RoomEntry* entry) noexcept nogil:
+    """The KIND_SYNC that was due can't be posted: the next change asks for one again."""
+    cdef Stripe* stripe = stripe_of(table, entry.hash)
+    se_lock(&stripe.lock)
+    entry.dirty = 0
+    se_unlock(&stripe.lock)
+
+
 cdef inline bint table_settle(RoomTable* table, RoomEntry* entry) noexcept nogil:
     """The link's loop, on a KIND_SYNC: True where the room has members; else it is out of the table.
 

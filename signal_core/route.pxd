@@ -20,12 +20,12 @@ from signal_core.memory cimport (
 )
 from signal_core.natsout cimport nats_publish, nats_receipt, nats_refuses
 from signal_core.packet cimport Packet, packet_frame
-from signal_core.post cimport loop_of, post, post_has_room, post_receipt, post_sync
+from signal_core.post cimport loop_of, post, post_has_room, post_receipt, post_sync, sync_new
 from signal_core.rooms cimport (
     NO_ROOM, Member, places_of, room_is_member, room_join, room_leave, rooms_add, rooms_find,
     rooms_find_serial, rooms_remove,
 )
-from signal_core.roomtable cimport RoomEntry, room_hash, table_enter, table_exit, table_find
+from signal_core.roomtable cimport RoomEntry, room_hash, table_enter, table_exit, table_find, table_unmark
 from signal_core.slab cimport (
     CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, Conn, slab_cold, slab_conn, slab_find,
 )
@@ -247,11 +247,41 @@ cdef inline bint await_nats(Loop* loop, uint64_t id, RoomEntry* entry, const cha
     return True
 
 
+cdef inline RoomEntry* room_enter(Loop* loop, const char* name, size_t n, uint64_t hash) noexcept nogil:
+    """The loop (or the service) has a member from here on. NULL without memory.
+
+    The word to the link is made before: whoever enters behind us relies on its being posted.
+    """
+    cdef bint sync = False
+    cdef RoomEntry* entry
+    cdef Msg* word = sync_new(loop)
+    if word == NULL:
+        return NULL
+    entry = table_enter(&loop.hub.rooms, name, n, hash, loop.index, &sync)
+    if sync:
+        post_sync(loop, entry, word)
+    else:
+        msg_free(&loop.mem, word)
+    return entry
+
+
+cdef inline void room_exit(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """It has no member any more. Without memory to tell the link the room stays subscribed to, until it is told of
+    the next join or leave."""
+    cdef Msg* word
+    if not table_exit(&loop.hub.rooms, entry, loop.index):
+        return
+    word = sync_new(loop)
+    if word == NULL:
+        table_unmark(&loop.hub.rooms, entry)
+    else:
+        post_sync(loop, entry, word)
+
+
 cdef inline uint8_t join(Loop* loop, Conn* c, const char* name, uint32_t n, RoomEntry** entry) noexcept nogil:
     """Makes a connection a member, visible to every loop of the process on return."""
     cdef uint64_t hash = room_hash(&loop.hub.rooms, name, n)
     cdef uint32_t room = rooms_find(&loop.rooms, hash, name, n)
-    cdef bint sync
     if room != NO_ROOM and room_is_member(&loop.rooms, &loop.slab, c, room):
         entry[0] = loop.rooms.rooms[room].entry
         return CODE_OK
@@ -259,15 +289,12 @@ cdef inline uint8_t join(Loop* loop, Conn* c, const char* name, uint32_t n, Room
         loop.n[C_ROOMS_REFUSED] += 1
         return CODE_TOO_MANY_ROOMS
     if room == NO_ROOM:
-        entry[0] = table_enter(&loop.hub.rooms, name, n, hash, loop.index, &sync)
+        entry[0] = room_enter(loop, name, n, hash)
         if entry[0] == NULL:
             return CODE_UNAVAILABLE
-        if sync:
-            post_sync(loop, entry[0])
         room = rooms_add(&loop.rooms, entry[0])
         if room == NO_ROOM:
-            if table_exit(&loop.hub.rooms, entry[0], loop.index):
-                post_sync(loop, entry[0])
+            room_exit(loop, entry[0])
             return CODE_UNAVAILABLE
         loop.n[C_ROOMS] += 1
     entry[0] = loop.rooms.rooms[room].entry
@@ -285,8 +312,7 @@ cdef inline void room_close(Loop* loop, uint32_t room) noexcept nogil:
         return
     rooms_remove(&loop.rooms, room)
     loop.n[C_ROOMS] -= 1
-    if table_exit(&loop.hub.rooms, entry, loop.index):
-        post_sync(loop, entry)
+    room_exit(loop, entry)
 
 
 cdef inline void leave_place(Loop* loop, Conn* c, uint32_t i) noexcept nogil:

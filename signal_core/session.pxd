@@ -2,18 +2,19 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy, memmove, memset
 from signal_core.address cimport LOCAL_TEXT
 from signal_core.answers cimport (
     REF_SUB, REF_TO, put_peer, ref_add, ref_find, ref_remove, say, say_pong, strike,
 )
 from signal_core.conn cimport (
-    conn_answer, conn_bye, conn_extra, conn_fail, conn_frame, conn_id, conn_kill, conn_ready, conn_watch,
+    conn_answer, conn_bye, conn_extra, conn_fail, conn_frame, conn_id, conn_kill, conn_ready, conn_say_last,
+    conn_watch,
 )
 from signal_core.counters cimport (
     C_ACCEPTED, C_ATTEMPTED, C_BYTES_IN, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_PROTOCOL_ERRORS, C_READS,
     C_REFUSED_BAD_REQUEST, C_REFUSED_DENIED, C_REFUSED_NO_SUCH_PEER, C_REFUSED_RATE, C_REFUSED_SLOW_PEER,
-    C_REFUSED_TOO_LARGE, C_REFUSED_UNAVAILABLE, C_ROUTED,
+    C_REFUSED_TOO_LARGE, C_REFUSED_UNAVAILABLE, C_ROUTED, C_SHED,
 )
 from signal_core.frame cimport (
     OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, OP_TEXT, Frame, close_code_of, frame_parse,
@@ -35,12 +36,11 @@ from signal_core.slab cimport (
 )
 from signal_core.state cimport (
     CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
-    EVENT_CONNECTED, Loop,
+    CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_CONNECTED, Loop,
 )
 from signal_core.sys cimport EAGAIN, EINTR, errno, recv
 from signal_core.upgrade cimport Upgrade, query_next_room, upgrade_accept, upgrade_answer, upgrade_parse
 from signal_core.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
-from signal_core.wheel cimport wheel_arm
 
 cdef enum:
     SMALL_PENDING = 8192 + 1024   # input left over up to this is copied before the next read; more is read in place
@@ -305,6 +305,17 @@ cdef inline size_t session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint6
     return done
 
 
+cdef inline void session_no_memory(Loop* loop, Conn* c) noexcept nogil:
+    """What it said can't be kept."""
+    cdef Upgrade u
+    if c.state == CONN_HANDSHAKE:
+        memset(&u, 0, sizeof(u))
+        u.status = 503
+        session_answer_http(loop, c, &u)
+    else:
+        conn_fail(loop, c, 1011)
+
+
 cdef inline void session_keep(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need) noexcept nogil:
     """Keeps the input left over, which may lie in c.pending itself; the buffer goes when there is none."""
     cdef Buffer* kept = c.pending
@@ -317,7 +328,7 @@ cdef inline void session_keep(Loop* loop, Conn* c, const uint8_t* p, size_t n, u
     else:
         kept = buffer_grown(kept, n, n if need < n else <size_t>need)
         if kept == NULL:
-            conn_fail(loop, c, 1011)
+            session_no_memory(loop, c)
             return
         memcpy(kept.data, p, n)
     kept.used = <uint32_t>n
@@ -369,7 +380,7 @@ cdef inline void session_read_more(Loop* loop, Conn* c) noexcept nogil:
     cdef ssize_t got
     cdef size_t before
     if grown == NULL:
-        conn_fail(loop, c, 1011)
+        session_no_memory(loop, c)
         return
     c.pending = grown
     before = grown.used
@@ -400,15 +411,13 @@ cdef inline void session_read(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline void session_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
     """A health check, or a refusal: the answer is the last that it hears."""
-    cdef Msg* msg = msg_new(&loop.mem, UPGRADE_ANSWER, 0)
-    if u.status != 200:
+    cdef char text[512]
+    cdef size_t n = upgrade_answer(u, text, UPGRADE_ANSWER)
+    if u.status == 503:
+        loop.n[C_SHED] += 1
+    elif u.status != 200:
         loop.n[C_HANDSHAKES_REFUSED] += 1
-    if msg != NULL:
-        msg.size = <uint32_t>upgrade_answer(u, <char*>msg.data, UPGRADE_ANSWER)
-    c.state = CONN_LINGER
-    c.flags |= FLAG_LAST
-    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
-    conn_answer(loop, c, msg)
+    conn_say_last(loop, c, text, n)
 
 
 cdef inline int session_rooms(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
@@ -418,6 +427,7 @@ cdef inline int session_rooms(Loop* loop, Conn* c, const Upgrade* u) noexcept no
     cdef const char* query = u.query
     cdef size_t left = u.query_len
     cdef RoomEntry* entry
+    cdef uint8_t code
     cdef int n, count = 0
     while True:
         n = query_next_room(&query, &left, name, sizeof(name))
@@ -426,17 +436,16 @@ cdef inline int session_rooms(Loop* loop, Conn* c, const Upgrade* u) noexcept no
         count += 1
         if n < 0 or not room_valid(name, n) or name[0] == c"$" or name[0] == c"@":
             return 400
-        if count > UPGRADE_MAX_ROOMS or join(loop, c, name, n, &entry) != CODE_OK:
-            return 400
+        code = join(loop, c, name, n, &entry) if count <= UPGRADE_MAX_ROOMS else CODE_TOO_MANY_ROOMS
+        if code != CODE_OK:
+            return 503 if code == CODE_UNAVAILABLE else 400
         if await_nats(loop, conn_id(loop, c), entry, NULL, 0):
             c.waiting += 1
 
 
-cdef inline void session_open(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
-    """Switches to WebSocket: 101, and HELLO once its rooms are confirmed."""
-    cdef Msg* msg = msg_new(&loop.mem, UPGRADE_ANSWER, 0)
-    if msg != NULL:
-        msg.size = <uint32_t>upgrade_accept(u, <char*>msg.data)
+cdef inline void session_open(Loop* loop, Conn* c, const Upgrade* u, Msg* msg) noexcept nogil:
+    """Switches to WebSocket: 101, in `msg`, and HELLO once its rooms are confirmed."""
+    msg.size = <uint32_t>upgrade_accept(u, <char*>msg.data)
     c.flags |= FLAG_WEBSOCKET
     loop.n[C_CONNECTIONS] += 1
     loop.n[C_OPENED] += 1
@@ -456,13 +465,19 @@ cdef inline void session_open(Loop* loop, Conn* c, const Upgrade* u) noexcept no
 cdef inline size_t session_upgrade(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
     """Bytes of the head once it is whole (or refused), else 0."""
     cdef Upgrade u
+    cdef Msg* msg = NULL
     cdef int head = upgrade_parse(<const char*>p, n, before, &u)
     if head == -2:
         return 0
-    if head > 0 and u.status == 0:
+    if head > 0 and loop.stopping:
+        u.status = 503
+    if u.status == 0:
         u.status = session_rooms(loop, c, &u)
-    if head < 0 or u.status:
+    if u.status == 0:
+        msg = msg_new(&loop.mem, UPGRADE_ANSWER, 0)
+    if msg == NULL:
+        u.status = u.status if u.status else 503
         session_answer_http(loop, c, &u)
         return n
-    session_open(loop, c, &u)
+    session_open(loop, c, &u, msg)
     return <size_t>head

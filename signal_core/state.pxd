@@ -131,6 +131,7 @@ cdef struct Link:
     uint8_t* record               # TLS_RECORD bytes of plaintext on their way into the session
     uint32_t record_used
     uint32_t record_start         # bytes of it that the session has taken
+    bint starved                  # there was no memory for a SUB: the subscriptions are looked through next tick
     Queue out
     uint64_t max_payload
     uint8_t* buffer
@@ -142,6 +143,7 @@ cdef struct Link:
     uint32_t subs_size
     uint32_t* subs_free           # free places
     uint32_t subs_nfree
+    Msg* unsettled                # KIND_SYNCs that wait for memory
     uint32_t resume               # first place not yet subscribed again after a reconnect
     Waiter* waiters               # oldest first
     uint32_t waiters_head
@@ -164,8 +166,11 @@ cdef struct Loop:
     int listeners[16]
     uint32_t nlisteners
     bint own_table                # it has a descriptor table of its own
+    bint looks_away               # no descriptor is to be had: hears nothing of its listeners until the next tick
     bint stopping
-    uint32_t stop_by              # tick
+    uint32_t stop_by              # tick at which it ends, whatever is left
+    uint32_t answer_by            # tick at which those hear 503 whose handshake has not come till then
+    uint32_t drain_by             # tick until which it accepts what comes of handshakes of TCP under way
     uint32_t stop_cursor          # next slot to say goodbye to
     Mem mem
     uint32_t dirty_head           # slots of queues to write
@@ -188,8 +193,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[55]                # counters; C_COUNT
-    uint64_t copy[55]             # as of the last KIND_SNAPSHOT
+    uint64_t n[56]                # counters; C_COUNT
+    uint64_t copy[56]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

@@ -4,13 +4,13 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove
 from signal_core.counters cimport C_NATS_SUBS
-from signal_core.memory cimport KIND_NATS, KIND_RECEIPT, Msg, msg_new_heap, msg_set_text, msg_text
+from signal_core.memory cimport KIND_NATS, KIND_RECEIPT, Msg, msg_free, msg_new_heap, msg_set_text, msg_text
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
 from signal_core.post cimport loop_of, post
 from signal_core.queue cimport queue_add
 from signal_core.roomtable cimport RoomEntry, room_hash, table_find, table_retire, table_settle
 from signal_core.route cimport tell_peer
-from signal_core.state cimport CLUSTER_OFF, CODE_DENIED, CODE_OK, LINK_UP, Hub, Link, Loop, Waiter
+from signal_core.state cimport CLUSTER_OFF, CODE_DENIED, CODE_OK, CODE_UNAVAILABLE, LINK_UP, Hub, Link, Loop, Waiter
 from signal_core.sys cimport se_load_relaxed, se_store_release
 
 cdef enum:
@@ -28,6 +28,7 @@ cdef inline void sub_write(Loop* loop, RoomEntry* entry) noexcept nogil:
     cdef char prefix[80]
     cdef Msg* msg = msg_new_heap(&loop.mem, 512, KIND_NATS)
     if msg == NULL:
+        link.starved = True
         return
     memcpy(prefix, hub.prefix, hub.prefix_len)
     memcpy(&prefix[hub.prefix_len], b".room.", 6)
@@ -39,16 +40,12 @@ cdef inline void sub_write(Loop* loop, RoomEntry* entry) noexcept nogil:
     entry.ping = link.pinged + 1
 
 
-cdef inline bint sub_place(Link* link, uint32_t* place) noexcept nogil:
-    """A free place; False without memory."""
+cdef inline bint subs_reserve(Link* link) noexcept nogil:
+    """Makes sure that there is a free place; False without memory."""
     cdef RoomEntry** subs
     cdef uint32_t* spare
     cdef uint32_t size
-    if link.subs_nfree:
-        link.subs_nfree -= 1
-        place[0] = link.subs_free[link.subs_nfree]
-        return True
-    if link.subs_used == link.subs_size:
+    if link.subs_nfree == 0 and link.subs_used == link.subs_size:
         size = 64 if link.subs_size == 0 else 2 * link.subs_size
         subs = <RoomEntry**>realloc(link.subs, size * sizeof(RoomEntry*))
         if subs == NULL:
@@ -59,8 +56,19 @@ cdef inline bint sub_place(Link* link, uint32_t* place) noexcept nogil:
             return False
         link.subs_free = spare
         link.subs_size = size
-    place[0] = link.subs_used
-    link.subs_used += 1
+    return True
+
+
+cdef inline bint sub_place(Link* link, uint32_t* place) noexcept nogil:
+    """Takes a free place; False without memory."""
+    if not subs_reserve(link):
+        return False
+    if link.subs_nfree:
+        link.subs_nfree -= 1
+        place[0] = link.subs_free[link.subs_nfree]
+    else:
+        place[0] = link.subs_used
+        link.subs_used += 1
     return True
 
 
@@ -95,8 +103,18 @@ cdef inline void sub_remove(Loop* loop, RoomEntry* entry) noexcept nogil:
     loop.n[C_NATS_SUBS] -= 1
 
 
-cdef inline void subs_settle(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """On a KIND_SYNC: subscribes to a room that has members, lets go of one that has none."""
+cdef inline void subs_settle(Loop* loop, Msg* msg) noexcept nogil:
+    """On a KIND_SYNC: subscribes to a room that has members, lets go of one that has none. Takes the message over.
+
+    Without memory it is kept until the next tick: until it is settled, the entry stays and nobody posts another one.
+    """
+    cdef Link* link = loop.linked
+    cdef RoomEntry* entry = <RoomEntry*>msg.pointer
+    if entry.sub == 0 and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF and not subs_reserve(link):
+        msg.next = link.unsettled
+        link.unsettled = msg
+        return
+    msg_free(&loop.mem, msg)
     if table_settle(&loop.hub.rooms, entry):
         sub_add(loop, entry)
     else:
@@ -131,6 +149,7 @@ cdef inline void subs_await(Loop* loop, Msg* msg) noexcept nogil:
     cdef Link* link = loop.linked
     cdef RoomEntry* entry = table_find(&loop.hub.rooms, <char*>msg.data, msg.size, msg.hash)
     cdef Waiter waiter
+    cdef uint8_t code = CODE_OK
     if entry != NULL and link.state == LINK_UP:
         sub_add(loop, entry)
         if entry.denied:
@@ -142,11 +161,12 @@ cdef inline void subs_await(Loop* loop, Msg* msg) noexcept nogil:
             waiter.place = entry.sub - 1
             waiter.size = <uint8_t>msg.text_size
             memcpy(waiter.ref, msg_text(msg), msg.text_size)
-            if waiter_add(link, &waiter):
+            if entry.sub and waiter_add(link, &waiter):
                 return
+            code = CODE_UNAVAILABLE
         else:
             se_store_release(&entry.confirmed, 1)
-    tell_peer(loop, msg.target, CODE_OK, msg_text(msg), msg.text_size)
+    tell_peer(loop, msg.target, code, msg_text(msg), msg.text_size)
 
 
 cdef inline void subs_confirm(Loop* loop) noexcept nogil:
@@ -194,11 +214,26 @@ cdef inline void subs_resume(Loop* loop) noexcept nogil:
         if link.subs[link.resume] != NULL and link.subs[link.resume].ping == 0:
             sub_write(loop, link.subs[link.resume])
         link.resume += 1
-    if link.resume == link.subs_used:
+    if link.resume == link.subs_used and not link.starved:
         for i in range(link.waiters_head, link.waiters_used):
             if link.waiters[i].ping == 0:
                 link.waiters[i].ping = link.pinged + 1
                 link.syncing = True
+
+
+cdef inline void subs_retry(Loop* loop) noexcept nogil:
+    """Each tick: what could not be subscribed to for want of memory is tried again."""
+    cdef Link* link = loop.linked
+    cdef Msg* msg = link.unsettled
+    cdef Msg* after
+    link.unsettled = NULL
+    while msg != NULL:
+        after = msg.next
+        subs_settle(loop, msg)
+        msg = after
+    if link.starved:
+        link.starved = False
+        link.resume = 0
 
 
 cdef inline void sub_refuse(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, size_t n) noexcept nogil:

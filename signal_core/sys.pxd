@@ -10,6 +10,7 @@ cdef extern from "se_sys.h" nogil:
     bint SE_LIKELY(bint x)
     bint SE_UNLIKELY(bint x)
     int se_own_descriptors(int* keep, size_t n)
+    int se_refuse_syns(int listener)
     int se_thread_start(pthread_t* thread, void* (*body)(void*) noexcept nogil, void* argument, const char* name)
     uint64_t se_now_ms()
     uint64_t se_now_ns()

@@ -3,11 +3,12 @@
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
+from signal_core.accept cimport loop_open_reserve
 from signal_core.conn cimport conn_kill
 from signal_core.dial cimport link_end, link_want
 from signal_core.inbox cimport inbox_take
 from signal_core.limits cimport CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, SERVICE_LOOP
-from signal_core.loop cimport loop_clock, loop_is_over, loop_iterate, loop_open_reserve, loop_reap
+from signal_core.loop cimport loop_clock, loop_is_over, loop_iterate, loop_reap
 from signal_core.memory cimport Msg, memory_end
 from signal_core.post cimport post_all, post_event
 from signal_core.rooms cimport rooms_end, rooms_init
@@ -177,6 +178,7 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
     free_all(loop, loop.taken)
     free_all(loop, inbox_take(&loop.inbox))
     if loop.linked != NULL:
+        free_all(loop, loop.linked.unsettled)
         free(loop.linked.buffer)
         free(loop.linked.subs)
         free(loop.linked.subs_free)

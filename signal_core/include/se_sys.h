@@ -1,4 +1,5 @@
-/* What Linux offers and Cython has no declaration for: a thread's own descriptor table, a thread without signals. */
+/* What Linux offers and Cython has no declaration for: a thread's own descriptor table, a thread without signals, a
+ * listener that takes no new connections. */
 #ifndef SE_SYS_H
 #define SE_SYS_H
 
@@ -6,6 +7,7 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
+#include <linux/filter.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -70,6 +72,22 @@ static inline int se_own_descriptors(int *keep, size_t n)
         next = (unsigned)keep[i] + 1;
     }
     return 0;
+}
+
+/* Has the kernel drop every SYN to a listener from now on, and nothing else: handshakes under way end well. The filter
+ * sees a segment from its TCP header on; its flags are byte 13. Returns 0, or an errno where none can be attached. */
+static inline int se_refuse_syns(int listener)
+{
+    enum { FLAGS = 13, SYN = 0x02, ACK = 0x10 };
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, FLAGS),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, SYN | ACK),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYN, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, 0xffffffffU),
+    };
+    struct sock_fprog program = {sizeof code / sizeof *code, code};
+    return setsockopt(listener, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0 ? 0 : errno;
 }
 
 /* Starts a named thread with every signal blocked. Returns 0 or an errno. */

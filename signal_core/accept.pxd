@@ -1,0 +1,190 @@
+"""Listeners: accepting, turning away what there is no place for, and draining them at a stop. L4.
+
+Nobody is reset who could have been told: out of places, memory or descriptors, and while the engine stops, a socket
+hears 503, our side is shut down, and what it said is read before it is closed.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from signal_core.counters cimport C_ACCEPTED_SOCKETS, C_LISTENERS_PAUSED, C_SHED
+from signal_core.conn cimport conn_say_last, socket_say_last
+from signal_core.limits cimport ACCEPTS, DRAIN_TICKS, READ_BUFFER, UPGRADE_ANSWER
+from signal_core.session cimport session_read
+from signal_core.slab cimport CONN_HANDSHAKE, Conn, slab_free, slab_take
+from signal_core.state cimport MARK_LISTENER, Hub, Loop
+from signal_core.sys cimport (
+    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC,
+    O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
+    se_add_relaxed, se_refuse_syns,
+)
+from signal_core.upgrade cimport upgrade_refuse
+from signal_core.wheel cimport wheel_arm
+
+cdef enum:
+    # What loop_accept and its parts report.
+    ACCEPT_MORE = 1           # more may be queued
+    ACCEPT_NONE = 0           # nothing is queued
+    ACCEPT_CANNOT = -1        # something may be queued, and no descriptor can be had for it
+
+
+cdef inline uint32_t loop_tag(Loop* loop) noexcept nogil:
+    """32 random bits."""
+    if loop.ntags == 0:
+        while getrandom(loop.tags, sizeof(loop.tags), 0) != sizeof(loop.tags):
+            pass
+        loop.ntags = 256
+    loop.ntags -= 1
+    return loop.tags[loop.ntags]
+
+
+# -- turning away --
+
+cdef inline void shed(Loop* loop, int fd) noexcept nogil:
+    """Turns a socket away that can't be kept. What it has said is read: closing over it would reset the answer."""
+    cdef char text[512]
+    cdef size_t n = upgrade_refuse(503, text, UPGRADE_ANSWER)
+    loop.n[C_SHED] += 1
+    socket_say_last(loop, fd, text, n)
+    recv(fd, loop.input, READ_BUFFER, MSG_DONTWAIT)
+    close(fd)
+
+
+cdef inline void turn_away(Loop* loop, Conn* c) noexcept nogil:
+    """Turns a connection away whose head was not answered: it hears 503, and has the time to."""
+    cdef char text[512]
+    cdef size_t n = upgrade_refuse(503, text, UPGRADE_ANSWER)
+    loop.n[C_SHED] += 1
+    conn_say_last(loop, c, text, n)
+
+
+# -- out of descriptors --
+
+cdef inline void loop_watch_listeners(Loop* loop, uint32_t events) noexcept nogil:
+    cdef epoll_event event
+    cdef uint32_t i
+    event.events = events
+    for i in range(loop.nlisteners):
+        event.data.u64 = <uint64_t>(MARK_LISTENER + i) << 32
+        epoll_ctl(loop.epoll, EPOLL_CTL_MOD, loop.listeners[i], &event)
+
+
+cdef inline void loop_look_away(Loop* loop) noexcept nogil:
+    """Hears nothing of its listeners until the next tick: who waits there can't even be turned away."""
+    if not loop.looks_away:
+        loop.looks_away = True
+        loop.n[C_LISTENERS_PAUSED] += 1
+        loop_watch_listeners(loop, 0)
+
+
+cdef inline void loop_look_again(Loop* loop) noexcept nogil:
+    """The reserve comes first: without it the next client would not even be turned away."""
+    loop_open_reserve(loop)
+    loop.looks_away = False
+    loop_watch_listeners(loop, EPOLLIN)
+
+
+cdef inline bint loop_open_reserve(Loop* loop) noexcept nogil:
+    """False where no descriptor is to be had."""
+    if loop.reserve < 0:
+        loop.reserve = open(b"/dev/null", O_RDONLY | O_CLOEXEC)
+    return loop.reserve >= 0
+
+
+cdef inline int shed_with_reserve(Loop* loop, int listener) noexcept nogil:
+    """Out of descriptors: lends the reserve to answer one socket. ACCEPT_*."""
+    cdef int fd, failed
+    if not loop_open_reserve(loop):
+        return ACCEPT_CANNOT
+    close(loop.reserve)
+    loop.reserve = -1
+    fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    failed = errno
+    if fd >= 0:
+        shed(loop, fd)
+    loop_open_reserve(loop)
+    if fd >= 0:
+        return ACCEPT_MORE
+    return ACCEPT_NONE if failed == EAGAIN else ACCEPT_CANNOT
+
+
+# -- accepting --
+
+cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
+    """Makes a connection of an accepted socket, and reads at once: a handshake usually is there already."""
+    cdef Hub* hub = loop.hub
+    cdef Conn* c
+    cdef epoll_event event
+    c = slab_take(&loop.slab)
+    if c == NULL:
+        shed(loop, fd)
+        return
+    c.fd = fd
+    c.tag = loop_tag(loop)
+    c.state = CONN_HANDSHAKE
+    c.heard = loop.tick
+    event.events = EPOLLIN
+    event.data.u64 = (<uint64_t>c.slot << 32) | c.tag
+    if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) != 0:
+        slab_free(&loop.slab, c)
+        shed(loop, fd)
+        return
+    loop.n[C_ACCEPTED_SOCKETS] += 1
+    if se_add_relaxed(&hub.connections, 1) >= hub.set.max_connections and hub.set.max_connections:
+        turn_away(loop, c)
+        return
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.answer_by if loop.stopping else loop.tick + hub.set.handshake)
+    session_read(loop, c)
+
+
+cdef inline int loop_accept(Loop* loop, int listener) noexcept nogil:
+    """Takes what is queued on a listener, ACCEPTS of it in this iteration. ACCEPT_*."""
+    cdef int fd, found, _i
+    for _i in range(ACCEPTS):
+        fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0:
+            loop_adopt(loop, fd)
+        elif errno == EAGAIN:
+            return ACCEPT_NONE
+        elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+            found = shed_with_reserve(loop, listener)
+            if found == ACCEPT_CANNOT:
+                loop_look_away(loop)
+            if found != ACCEPT_MORE:
+                return found
+    return ACCEPT_MORE
+
+
+# -- stopping --
+
+cdef inline void loop_stop(Loop* loop) noexcept nogil:
+    """Begins to stop: takes no new connections, and says goodbye to all within the close time.
+
+    Closing a listener resets what is queued on it. So new SYNs are dropped first, and come again a second later,
+    when the port is closed or another engine's; what was queued or under way is accepted, and hears 503.
+    """
+    cdef uint32_t close_ticks = loop.hub.set.close
+    cdef uint32_t i
+    cdef bint refusing = True
+    if loop.stopping:
+        return
+    loop.stopping = True
+    loop.stop_by = loop.tick + close_ticks
+    loop.answer_by = loop.tick + close_ticks // 2
+    for i in range(loop.nlisteners):
+        if se_refuse_syns(loop.listeners[i]) != 0:
+            refusing = False
+    loop.drain_by = loop.tick
+    if refusing:
+        loop.drain_by += DRAIN_TICKS if DRAIN_TICKS < close_ticks // 2 else close_ticks // 2
+
+
+cdef inline void loop_drain(Loop* loop) noexcept nogil:
+    """While stopping: closes the listeners once nothing is queued on them and nothing is under way to there."""
+    cdef uint32_t i
+    if loop.tick < loop.drain_by:
+        return
+    for i in range(loop.nlisteners):
+        if loop_accept(loop, loop.listeners[i]) != ACCEPT_NONE:
+            return
+    for i in range(loop.nlisteners):
+        close(loop.listeners[i])
+    loop.nlisteners = 0

@@ -1,0 +1,321 @@
+"""A stop as clients see it: who is connecting meanwhile is answered, by this engine or by another, and never reset."""
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import stat
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kit
+from wire import CLOSE, LIMIT, Wire, closing, opened, request, until
+
+HOSTS = ("127.0.0.1", "::1")
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\n"
+PIDFD_GETFD, SO_LOCK_FILTER = 438, 44  # asm-generic/unistd.h, asm-generic/socket.h
+CROWD = 2000  # connections that wait in the listeners' queues: more than are accepted before the stop is heard
+
+
+@pytest.fixture(scope="module", autouse=True)
+def many_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def url(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def has_host(host: str) -> bool:
+    """Whether this machine has the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.suppress(OSError), socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return True
+    return False
+
+
+def read_end(client: socket.socket) -> bytes:
+    """All up to the end of the stream. Raises ConnectionResetError where that is a reset."""
+    client.settimeout(LIMIT)
+    data = b""
+    while got := client.recv(1 << 16):
+        data += got
+    return data
+
+
+def is_whole(answer: bytes) -> bool:
+    """Whether it is one complete 503 that says when to try again."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    return (
+        answer.startswith(REFUSAL)
+        and b"Retry-After: 1" in lines
+        and b"Connection: close" in lines
+        and b"Content-Length: %d" % len(body) in lines
+    )
+
+
+def attempt(host: str, port: int) -> str:
+    """Connects and asks for a WebSocket: `refused` (the port is closed), `503`, or `101` (and closes with 1000)."""
+    try:
+        client = socket.create_connection((host, port), timeout=LIMIT)
+    except ConnectionRefusedError:
+        return "refused"
+    with client:
+        client.sendall(request())
+        answer = client.recv(1 << 16)
+        if not answer.startswith(b"HTTP/1.1 101 "):
+            whole = answer + read_end(client)
+            assert is_whole(whole), whole
+            return "503"
+        client.sendall(closing(1000))
+        read_end(client)
+        return "101"
+
+
+class Storm:
+    """Clients that connect again and again until the port is closed, or they are told to end."""
+
+    def __init__(self, host: str, port: int, clients: int = 12) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.ends = threading.Event()
+        self.threads = [threading.Thread(target=self.run, args=(host, port), daemon=True) for _ in range(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, host: str, port: int) -> None:
+        outcome = ""
+        while outcome != "refused" and not self.ends.is_set():
+            try:
+                outcome = attempt(host, port)
+            except (OSError, AssertionError) as error:
+                outcome = repr(error)
+            self.outcomes[outcome] += 1
+
+    def join(self) -> Counter[str]:
+        for thread in self.threads:
+            thread.join(kit.PATIENCE)
+        return self.outcomes
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_storm_of_clients_at_a_stop(host: str) -> None:
+    """Also those that the kernel queued while the engine had no time for them."""
+    if not has_host(host):
+        pytest.skip(f"this machine has no {host}")
+    with kit.engine(listen=url(host, 0), loops=2, close_timeout=4) as engine:
+        storm = Storm(host, engine.port)
+        until(lambda: storm.outcomes["101"] > 100, "the storm is under way")
+        os.kill(engine.pid, signal.SIGSTOP)
+        with contextlib.ExitStack() as stack:
+            crowd = [socket.create_connection((host, engine.port), timeout=LIMIT) for _ in range(CROWD)]
+            for client in crowd:
+                stack.enter_context(client)
+                client.sendall(request())
+            os.kill(engine.pid, signal.SIGTERM)
+            os.kill(engine.pid, signal.SIGCONT)
+            answers = Counter(drained(client) for client in crowd)
+            outcomes = storm.join()
+        assert set(answers) <= {"101", "503"}, answers
+        assert set(outcomes) == {"101", "503", "refused"} or set(outcomes) == {"101", "refused"}, outcomes
+        assert outcomes["refused"] == len(storm.threads)
+        assert engine.wait() == 0
+
+
+@contextlib.contextmanager
+def lent(engine: kit.Engine) -> Iterator[list[socket.socket]]:
+    """The engine's own listeners, held here, too."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    found: dict[int, socket.socket] = {}
+    with contextlib.ExitStack() as stack:
+        for task in Path(f"/proc/{engine.pid}/task").iterdir():
+            if not re.fullmatch(r"signal-\d+", (task / "comm").read_text(encoding="utf-8").strip()):
+                continue
+            try:
+                thread = os.pidfd_open(int(task.name), os.O_EXCL)  # of the thread: it has a table of its own
+            except OSError as error:
+                pytest.skip(f"this kernel does not lend a thread's descriptors: {error}")
+            stack.callback(os.close, thread)
+            for name in os.listdir(task / "fd"):
+                fd = libc.syscall(PIDFD_GETFD, thread, int(name), 0)
+                if fd >= 0 and stat.S_ISSOCK(os.fstat(fd).st_mode):
+                    one = stack.enter_context(socket.socket(fileno=fd))
+                    if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                        found[os.fstat(fd).st_ino] = one
+                elif fd >= 0:
+                    os.close(fd)
+        yield list(found.values())
+
+
+def test_new_connections_are_not_let_in() -> None:
+    """Of a listener that is being drained: it answers no SYN, as one sees who holds it open."""
+    with kit.engine(loops=1) as engine, lent(engine) as listeners:
+        assert len(listeners) == 1
+        socket.create_connection(("127.0.0.1", engine.port), timeout=LIMIT).close()
+        os.kill(engine.pid, signal.SIGTERM)
+        assert engine.wait() == 0
+        with pytest.raises(TimeoutError):
+            socket.create_connection(("127.0.0.1", engine.port), timeout=0.5)
+
+
+def test_where_no_filter_can_be_attached() -> None:
+    """As a sandbox may refuse it: what is queued at the stop is answered all the same."""
+    with kit.engine(loops=2, close_timeout=4) as engine:
+        with lent(engine) as listeners:
+            assert len(listeners) == 2
+            for one in listeners:
+                one.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
+        os.kill(engine.pid, signal.SIGSTOP)
+        with contextlib.ExitStack() as stack:
+            crowd = [socket.create_connection(("127.0.0.1", engine.port), timeout=LIMIT) for _ in range(CROWD)]
+            for client in crowd:
+                stack.enter_context(client)
+                client.sendall(request())
+            os.kill(engine.pid, signal.SIGTERM)
+            os.kill(engine.pid, signal.SIGCONT)
+            answers = Counter(drained(client) for client in crowd)
+        assert set(answers) <= {"101", "503"}, answers
+        assert engine.wait() == 0
+
+
+def drained(client: socket.socket) -> str:
+    """What a client that waited in the queue got."""
+    answer = client.recv(1 << 16)
+    if answer.startswith(b"HTTP/1.1 101 "):
+        client.sendall(closing(1000))
+        read_end(client)
+        return "101"
+    whole = answer + read_end(client)
+    return "503" if is_whole(whole) else repr(whole)
+
+
+# -- those whose head has not come --
+
+
+@pytest.fixture
+def engine() -> Iterator[kit.Engine]:
+    """One that gives its clients time, and whose clients end it by leaving."""
+    with kit.engine(loops=1, close_timeout=3) as made:
+        yield made
+
+
+def begin_stop(engine: kit.Engine) -> None:
+    """Returns when connections are being said goodbye to."""
+    witness, _ = opened(engine.port)
+    with witness:
+        os.kill(engine.pid, signal.SIGTERM)
+        got = witness.read_frame()
+        assert (got.opcode, got.code) == (CLOSE, 1001)
+        witness.send(closing(1001))
+        assert witness.read_end() == b""
+
+
+def test_a_head_that_ends_while_stopping_is_answered(engine: kit.Engine) -> None:
+    """With 503 at once, whatever it asks for and whatever follows it; what is malformed is told as that."""
+    with contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(Wire(engine.port)) for _ in range(4)]
+        for wire in wires:
+            wire.send(b"GET ")
+            wire.wait_read()
+        begin_stop(engine)
+        wires[0].send(request()[4:])
+        wires[1].send(request()[4:] + b"x" * 200000)
+        wires[2].send(b"/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wires[3].send(b"/ HTTP/1.1\r\nHost : bad\r\n\r\n")
+        for wire in wires[:3]:
+            assert is_whole(read_end(wire.socket))
+        assert read_end(wires[3].socket).startswith(b"HTTP/1.1 400 ")
+    assert engine.wait() == 0
+
+
+def test_no_head_at_all(engine: kit.Engine) -> None:
+    """Nobody is waited for without bound: 503 comes unasked, before the close time is over."""
+    with Wire(engine.port) as silent, Wire(engine.port) as half:
+        half.send(request()[:50])
+        half.wait_read()
+        begin_stop(engine)
+        for wire in (silent, half):
+            assert is_whole(read_end(wire.socket))
+        assert engine.alive(), "they hear it while there is time"
+    assert engine.wait() == 0
+
+
+def test_who_never_closes_is_not_waited_for() -> None:
+    with kit.engine(loops=1, close_timeout=0.4) as engine, Wire(engine.port) as silent:
+        begin_stop(engine)
+        assert engine.wait() == 0
+        assert is_whole(read_end(silent.socket))
+
+
+# -- two engines on a port --
+
+# `signal-engine serve` does not share its port with another one: this is a process that does.
+SHARING = """
+import json, signal, sys
+from signal_core.engine import Core
+from signal_py.config import Config
+from signal_py.runtime import core_settings
+
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+core = Core(core_settings(Config(loops=1, nats=("off",), close_timeout=4), sys.argv[2], False, False))
+core.start([(2, "127.0.0.1", int(sys.argv[1]), 0)])
+print("ready", flush=True)
+signal.sigwait({signal.SIGTERM})
+core.stop()
+core.join()
+print(json.dumps(core.stats()["total"]), flush=True)
+"""
+
+
+@contextlib.contextmanager
+def sharing(port: int, node: str) -> Iterator[kit.Process]:
+    """An engine in a process of its own, on a port that others may share."""
+    made = kit.Process(f"engine {node}")
+    made.spawn([*kit.python(), "-c", SHARING, str(port), node], kit.clean_environment())
+    try:
+        until(lambda: b"ready" in made.log() or not made.alive(), "it listens", kit.PATIENCE)
+        yield made
+        assert made.end() == 0, made.log()
+    finally:
+        if made.alive():
+            made.end(signal.SIGKILL)
+
+
+def test_another_engine_on_the_port_takes_over() -> None:
+    """Of two that share a port one stops: every client is answered, by one or by the other, and then by the other."""
+    port = kit.free_port()
+    with sharing(port, "stays") as stays, sharing(port, "goes") as goes:
+        storm = Storm("127.0.0.1", port)
+        until(lambda: storm.outcomes["101"] > 200, "the storm is under way")
+        os.kill(goes.pid, signal.SIGSTOP)
+        with contextlib.ExitStack() as stack:
+            crowd = [socket.create_connection(("127.0.0.1", port), timeout=LIMIT) for _ in range(CROWD)]
+            for client in crowd:
+                stack.enter_context(client)
+                client.sendall(request())
+            os.kill(goes.pid, signal.SIGTERM)
+            os.kill(goes.pid, signal.SIGCONT)
+            answers = Counter(drained(client) for client in crowd)
+        assert goes.wait() == 0
+        after = storm.outcomes["101"]
+        until(lambda: storm.outcomes["101"] > after + 200, "the other goes on")
+        storm.ends.set()
+        outcomes = storm.join()
+        assert set(answers) <= {"101", "503"}, answers
+        assert set(outcomes) <= {"101", "503"}, outcomes
+        assert stays.alive()
+    ends = [json.loads(process.log().splitlines()[-1]) for process in (stays, goes)]
+    assert all(end["opened"] > 20 for end in ends), "each had its share"
+    assert [end["shed"] for end in ends] == [0, answers["503"] + outcomes["503"]]
