@@ -1,6 +1,6 @@
 """The rooms of the process: which loops have members of which room. L1.
 
-Written at a loop's first join and last leave, under a spin lock of one of 64 stripes; read by publishers without any.
+Written at a loop's first join and last leave, under a spin lock of one of 1024 stripes; read by publishers without any.
 What a reader may still hold is freed later: each thread writes down the epoch that it last began to read in
 (its `seen`),
 and a retired piece goes when every thread has begun anew since, or sleeps.
@@ -17,8 +17,9 @@ from signal_core.sys cimport (
 )
 
 cdef enum:
-    STRIPES = 64
-    SLOTS_AT_FIRST = 16
+    STRIPE_SHIFT = 54         # of a hash: its upper bits name the stripe
+    STRIPES = 1 << 10         # so many that one holds a thousand of a million rooms: it grows under its lock
+    SLOTS_AT_FIRST = 8
 
 cdef struct Retired:      # first in whatever is freed late
     Retired* next         # 8
@@ -50,7 +51,7 @@ cdef struct Stripe:       # one cache line
     uint64_t line[4]      # 32
 
 cdef struct RoomTable:
-    Stripe stripes[64]
+    Stripe stripes[1024]  # 65536 STRIPES
     uint64_t key[2]       # 16 of the hash
     uint64_t serial       # 8  last one given
     uint64_t epoch        # 8
@@ -85,7 +86,7 @@ cdef inline bint table_init(RoomTable* table) noexcept nogil:
 
 
 cdef inline Stripe* stripe_of(RoomTable* table, uint64_t hash) noexcept nogil:
-    return &table.stripes[hash >> 58]
+    return &table.stripes[hash >> STRIPE_SHIFT]
 
 
 cdef inline RoomEntry* slots_find(RoomSlots* slots, const char* name, size_t n, uint64_t hash) noexcept nogil:
