@@ -253,10 +253,9 @@ cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void loop_timers(Loop* loop) noexcept nogil:
-    cdef uint32_t slot
-    cdef int _i
-    for _i in range(TIMERS_PER_TURN):
-        slot = wheel_pop(&loop.wheel, &loop.slab, loop.tick)
+    cdef uint32_t slot, budget = TIMERS_PER_TURN
+    while True:
+        slot = wheel_pop(&loop.wheel, &loop.slab, loop.tick, &budget)
         if slot == NO_SLOT:
             return
         loop_timer(loop, slab_conn(&loop.slab, slot))
@@ -414,14 +413,15 @@ cdef inline void loop_reap(Loop* loop) noexcept nogil:
 
 
 cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
-    """While stopping: 1001 to the next connections, a bounded number at a time."""
-    cdef uint32_t budget = FLUSHES_PER_TURN
+    """While stopping: 1001 to those in the next slots, a bounded number at a time, be they free or not."""
     cdef Conn* c
-    while loop.stop_cursor < loop.slab.used and budget:
+    cdef int _i
+    for _i in range(FLUSHES_PER_TURN):
+        if loop.stop_cursor >= loop.slab.used:
+            return
         c = slab_conn(&loop.slab, loop.stop_cursor)
         loop.stop_cursor += 1
         if c.state == CONN_OPEN or c.state == CONN_JOINING:
-            budget -= 1
             conn_close(loop, c, 1001)
         elif c.state == CONN_HANDSHAKE:
             conn_kill(loop, c)
