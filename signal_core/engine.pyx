@@ -36,8 +36,8 @@ from signal_core.state cimport (
 )
 from signal_core.sys cimport (
     AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, SE_STATIC_ASSERT, close, eventfd, getrandom, htons, inet_pton,
-    munmap, pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_now_ms, se_thread_start,
-    sockaddr_in, sockaddr_in6, write,
+    munmap, pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_now_ms,
+    se_thread_start, sockaddr_in, sockaddr_in6, write,
 )
 from signal_core.thread cimport LOOP_STARTING, loop_end, loop_init, loop_main
 from signal_core.upgrade cimport upgrade_check_layout
@@ -95,6 +95,7 @@ cdef class Core:
         if self.hub == NULL:
             raise MemoryError("no memory for the engine")
         check_layouts()
+        se_malloc_steadily()
         self.fill(settings)
         self.make_loops(settings)
         self.control = self.hub.loops[CONTROL_LOOP]

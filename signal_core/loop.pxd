@@ -26,8 +26,8 @@ from signal_core.counters cimport (
 from signal_core.frame cimport OP_PING
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport (
-    ACCEPTS, DELIVERIES_PER_TURN, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
-    UPGRADE_ANSWER,
+    ACCEPTS, DELIVERIES_PER_TURN, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
+    TIMERS_PER_TURN, UPGRADE_ANSWER,
 )
 from signal_core.link cimport (
     link_connect, link_dial, link_end, link_flush, link_has_work, link_read, link_tick, link_writable,
@@ -430,7 +430,7 @@ cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
     return (loop.taken != NULL or loop.ready_used or loop.dirty_head != NO_SLOT or loop.told_head != NULL
             or loop.dead != NO_SLOT or (loop.stopping and loop.stop_cursor < loop.slab.used)
-            or (loop.linked != NULL and link_has_work(loop)))
+            or loop.overdue or (loop.linked != NULL and link_has_work(loop)))
 
 
 cdef inline int loop_patience(const Loop* loop) noexcept nogil:
@@ -477,7 +477,7 @@ cdef inline void loop_write(Loop* loop) noexcept nogil:
 
 
 cdef inline void loop_reclaim(Loop* loop) noexcept nogil:
-    """On the link's loop, each tick: frees what no thread can still be reading."""
+    """On the link's loop, each tick and while it is overdue: frees what no thread can still be reading."""
     cdef Hub* hub = loop.hub
     cdef uint64_t oldest = UINT64_MAX, seen
     cdef uint32_t i
@@ -486,7 +486,7 @@ cdef inline void loop_reclaim(Loop* loop) noexcept nogil:
         if seen < oldest:
             oldest = seen
     seen = se_load_seqcst(&hub.loops[SERVICE_LOOP].seen)
-    table_reclaim(&hub.rooms, seen if seen < oldest else oldest)
+    loop.overdue = not table_reclaim(&hub.rooms, seen if seen < oldest else oldest, RECLAIMS_PER_TURN)
 
 
 cdef inline void loop_iterate(Loop* loop) noexcept nogil:
@@ -504,6 +504,8 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
         loop_goodbye(loop)
     if loop.linked != NULL and loop.tick != before:
         link_tick(loop)
+        loop_reclaim(loop)
+    elif loop.overdue:
         loop_reclaim(loop)
     loop_write(loop)
     if loop.dead != NO_SLOT:

@@ -5,6 +5,7 @@ from libc.stdint cimport uint16_t
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 from signal_core.conn cimport conn_id, conn_kill, conn_of
 from signal_core.counters cimport C_DROPPED_GONE, C_PINGS_SENT
+from signal_core.limits cimport RECLAIMS_PER_TURN
 from signal_core.loop cimport loop_reap, loop_timers
 from signal_core.memory cimport KIND_FRAME, MSG_COUNTED
 from signal_core.post cimport loop_of, post_all
@@ -14,9 +15,9 @@ from signal_core.route cimport join as c_join
 from signal_core.route cimport leave as c_leave
 from signal_core.roomtable cimport table_reclaim
 from signal_core.slab cimport FLAG_DIRTY, pages_new
-from signal_core.state cimport CLUSTER_OFF, CODE_NO_SUCH_PEER, CODE_OK, Hub, Loop
-from signal_core.subs cimport subs_settle
-from signal_core.sys cimport munmap
+from signal_core.state cimport CLUSTER_AWAY, CLUSTER_OFF, CODE_NO_SUCH_PEER, CODE_OK, Hub, Link, Loop
+from signal_core.subs cimport subs_lost, subs_settle
+from signal_core.sys cimport munmap, se_malloc_steadily
 from signal_core.thread cimport loop_end, loop_init
 
 cdef enum:
@@ -69,6 +70,7 @@ cdef inline void crowd_unqueue(Loop* loop, bint answered) noexcept nogil:
 cdef class Crowd:
     """`conns` connections, spread over `loops` loops in turn; none is open yet. Number k is on loop k % loops.
 
+    With `nats`, loop 0 keeps the rooms' subscriptions as it does while NATS is away.
     A step returns how often it was done and the nanoseconds of each. With `each` it is timed one by one by the
     thread's processor time, which costs some 0.3 µs more, and tells the longest and how many took 1 ms or more.
     """
@@ -77,12 +79,13 @@ cdef class Crowd:
     cdef uint32_t opened
     cdef uint32_t* order
 
-    def __cinit__(self, uint32_t conns, uint32_t loops=1, uint32_t ping=250, uint32_t pong=100):
+    def __cinit__(self, uint32_t conns, uint32_t loops=1, bint nats=False, uint32_t ping=250, uint32_t pong=100):
         cdef Loop* loop
         cdef uint32_t i
         if not 1 <= loops <= 250 or conns // loops >= 1 << 24:
             raise ValueError("1 to 250 loops, each of less than 2**24 connections")
         self.conns = conns
+        se_malloc_steadily()
         self.hub = <Hub*>pages_new(sizeof(Hub))
         if self.hub == NULL or not table_init(&self.hub.rooms):
             raise MemoryError
@@ -100,6 +103,9 @@ cdef class Crowd:
             loop.tick = CROWD_TICK
             wheel_init(&loop.wheel, CROWD_TICK)
         self.hub.nloops = loops
+        if nats:
+            self.hub.link = CLUSTER_AWAY
+            self.hub.loops[0].linked = <Link*>engine_zeroed(1, sizeof(Link))
 
     def __dealloc__(self):
         cdef uint32_t i, slot
@@ -115,6 +121,7 @@ cdef class Crowd:
                 if c.nrooms > 1:
                     free(slab_cold(&loop.slab, slot).places.many)
         self.settle()
+        self.reclaim()
         for i in range(self.hub.nloops):
             loop_end(self.hub.loops[i])
             munmap(self.hub.loops[i], sizeof(Loop))
@@ -217,24 +224,63 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def settle(self):
-        """What the link's loop does with the news of rooms: one for each that came or went."""
+        """What the link's loop does with the news of rooms: one for each that came or went, timed one by one."""
         cdef Cost cost = Cost(0, 0, 0, 0)
+        cdef Loop* loop = self.hub.loops[0]
         cdef Msg* msg
         cdef Msg* after
+        cdef uint64_t before
         cdef uint32_t i
         for i in range(self.hub.nloops):
             post_all(self.hub.loops[i])
         with nogil:
-            msg = inbox_take(&self.hub.loops[0].inbox)
-            cost.total = se_now_ns()
+            msg = inbox_take(&loop.inbox)
             while msg != NULL:
                 after = msg.next
-                subs_settle(self.hub.loops[0], <RoomEntry*>msg.pointer)
-                msg_free(&self.hub.loops[0].mem, msg)
+                before = crowd_cpu()
+                subs_settle(loop, <RoomEntry*>msg.pointer)
+                before = crowd_cpu() - before
+                cost.total += before
+                cost_one(&cost, before)
+                msg_free(&loop.mem, msg)
                 msg = after
                 cost.count += 1
-            cost.total = se_now_ns() - cost.total
-            table_reclaim(&self.hub.rooms, <uint64_t>-1)
+        return cost_of(&cost)
+
+    def reclaim(self):
+        """What the link's loop frees of rooms that went, once nobody can be reading them, a turn after the other."""
+        cdef Cost cost = Cost(0, 0, 0, 0)
+        cdef uint64_t took
+        cdef bint done = False
+        with nogil:
+            while not done:
+                took = crowd_cpu()
+                done = table_reclaim(&self.hub.rooms, <uint64_t>-1, RECLAIMS_PER_TURN)
+                took = crowd_cpu() - took
+                cost.total += took
+                cost_one(&cost, took)
+                cost.count += 1
+        return cost_of(&cost)
+
+    def lose_nats(self):
+        """What the link's loop does about the rooms in the iteration in which NATS goes away."""
+        cdef Cost cost = Cost(1, 0, 0, 0)
+        if self.hub.loops[0].linked == NULL:
+            raise ValueError("it has no link")
+        with nogil:
+            cost.total = crowd_cpu()
+            subs_lost(self.hub.loops[0])
+            cost.total = crowd_cpu() - cost.total
+            cost_one(&cost, cost.total)
+        return cost_of(&cost)
+
+    def allocate(self, size_t size):
+        """One block from malloc, which may have to put much in order first that was freed."""
+        cdef Cost cost = Cost(1, 0, 0, 0)
+        cost.total = crowd_cpu()
+        free(engine_zeroed(1, size))
+        cost.total = crowd_cpu() - cost.total
+        cost_one(&cost, cost.total)
         return cost_of(&cost)
 
     def lookup(self, uint32_t times):

@@ -158,6 +158,7 @@ cdef struct Loop:
     uint32_t nlisteners
     bint own_table                # it has a descriptor table of its own
     bint stopping
+    bint overdue                  # of the link's loop: the room table has more to free
     uint32_t stop_by              # tick
     uint32_t stop_cursor          # next slot to say goodbye to
     Mem mem

@@ -11,6 +11,7 @@ cdef extern from "se_sys.h" nogil:
     bint SE_UNLIKELY(bint x)
     int se_own_descriptors(int* keep, size_t n)
     int se_thread_start(pthread_t* thread, void* (*body)(void*) noexcept nogil, void* argument, const char* name)
+    void se_malloc_steadily()
     uint64_t se_now_ms()
     uint64_t se_now_ns()
     int pthread_join(pthread_t thread, void** result)
