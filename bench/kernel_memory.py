@@ -3,12 +3,14 @@
     python bench/kernel_memory.py                         # 18,000 connections, 4 turns
     python bench/kernel_memory.py --connections 9000 --json FILE
 
-Each turn opens the connections to a program that does nothing but accept them and put them into an epoll, and then to
-the engine (from bin/load, idle), and each time looks at /proc/meminfo (Slab) and /proc/slabinfo (as root) before and
-while they are open. `sockets` is the sum of the caches that sockets alone fill: in the whole Slab, and in dentry, are
-the entries of whoever reads /proc/PID/fd meanwhile, too (proc_inode_cache tells). Both ends are on this machine and in the same caches, so what is measured is a pair. In both turns
-the client's end is the same, a TCP socket in an epoll: the difference of the totals is the engine's end against a bare
-one, and half a bare pair is what one end takes. What else runs on the machine moves the figures: use an idle one.
+Each turn opens the connections to a program that does nothing but accept them and put them into an epoll, and then (or
+before) to the engine, from bin/load, idle; and each time looks at /proc/meminfo (Slab) and /proc/slabinfo (as root)
+before and while they are open. `sockets` is the sum of the caches that sockets alone fill; in the whole Slab, and in
+dentry, are the entries of whoever reads /proc/PID/fd meanwhile, too (proc_inode_cache tells).
+
+Both ends are on this machine and in the same caches, so what is measured is a pair. In both turns the client's end is
+the same, a TCP socket in an epoll: the difference of the totals is the engine's end against a bare one, and half a bare
+pair is what one end takes. What else runs on the machine moves the figures: use an idle one.
 """
 
 from __future__ import annotations
@@ -108,8 +110,9 @@ def measure(server: list[str], client: list[str], port: int, count: int) -> dict
 
 def bare(count: int) -> dict[str, float]:
     port = free_port()
-    own = [sys.executable, __file__]
-    return measure([*own, "--serve", str(port)], [*own, "--connect", str(port), "--connections", str(count)], port, count)
+    server = [sys.executable, __file__, "--serve", str(port)]
+    client = [sys.executable, __file__, "--connect", str(port), "--connections", str(count)]
+    return measure(server, client, port, count)
 
 
 def engine(count: int) -> dict[str, float]:

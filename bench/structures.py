@@ -3,11 +3,11 @@
     python bench/structures.py                          # 10,000 to 10 million on one loop: some minutes, 2 GB
     python bench/structures.py --conns 1000000 --loops 56 --turns 3 --json FILE
 
-signal_core.probe.Crowd fills real loops: slabs, timers, rooms, the room table. Every number of connections has a fresh
-process, in turn, `--turns` times; the table shows medians. Memory is what the process alone has written to
-(Private_Dirty of smaps_rollup). Times are the thread's processor time, so that other processes take part in them only
-by the caches. `longest` is the longest of single steps: for so long would a loop stand still. What is not here: system calls, and with them the
-writing of messages; the kernel's memory is measured by kernel_memory.py.
+signal_core.probe.Crowd fills real loops: slabs, timers, rooms, the room table. Every part, with every number of
+connections, has a fresh process, in turn, `--turns` times; the table shows medians. Memory is what the process alone
+has written to (Private_Dirty of smaps_rollup). Times are the thread's processor time, so that other processes take part
+in them only by the caches. `longest` is the longest of single steps: for so long would a loop stand still. What is not
+here: system calls, and with them the writing of messages; the kernel's memory is measured by kernel_memory.py.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def report(turns: dict[int, list[Figures]]) -> None:
     print(" " * width + "".join(f" {conns:>12,}" for conns in turns))
     for name in names:
         medians = [statistics.median(run[name] for run in runs) for runs in turns.values()]
-        print(f"{name:{width}}" + "".join(f" {median:12,.3f}" if median < 10 else f" {median:12,.1f}" for median in medians))
+        print(f"{name:{width}}" + "".join(f" {median:12,.{3 if median < 10 else 1}f}" for median in medians))
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ cdef enum:
     NO_ROOM = 0xffffffff
     ROOM_GONE = 0xffffffff    # in a former index: was removed
     INDEX_STEP = 8            # slots of a former index moved at each room that comes or goes
-    INDEX_PAGES = 1 << 14     # slots from which an index lies in pages of its own, which come zeroed as they are touched
+    INDEX_PAGES = 1 << 14     # slots from which an index has pages of its own, which come zeroed as they are touched
 
 cdef struct Member:
     uint32_t slot             # 4
