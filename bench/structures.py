@@ -85,11 +85,14 @@ def work(conns: int, loops: int) -> Figures:
 
 
 def bunched(conns: int, loops: int) -> Figures:
-    """The timers when all came in the same tick."""
+    """The timers when all came in the same tick, and then all in one room."""
     crowd = probe.Crowd(conns, loops)
     crowd.open(spread=False)
     costs = [crowd.tick() for _ in range(INTERVAL)]
+    start = private()
+    crowd.join(b"a", conns)
     return {
+        "join one room of all, as the only one: bytes": (private() - start) / conns,
         "bunched timers: ms of their one tick": max(cost["total_ns"] for cost in costs) / 1e6,
         "bunched timers: longest turn, ms": max(cost["worst_ns"] for cost in costs) / 1e6,
     }
