@@ -10,8 +10,8 @@ from dataclasses import dataclass
 # Measured; docs/sizing.md says how. Bytes:
 CONNECTION = 96
 MEMBER = 8
-ROOM = 240
-ROOM_ON_LOOP = 104
+ROOM = 256
+ROOM_ON_LOOP = 73
 KERNEL = 3737
 SUBSCRIPTION = 767
 # Processor seconds:
