@@ -87,8 +87,10 @@ def row(case: Case) -> str:
 
 
 def main() -> None:
-    heads = ("connections", "rooms × members", "published a second", "nodes", "engine, GB", "kernel, GB", "cores, pings",
-             "cores, messages", "subscriptions", "NATS messages a second", "all nodes' subscriptions in NATS, GB")
+    heads = (
+        "connections", "rooms × members", "published a second", "nodes", "engine, GB", "kernel, GB", "cores, pings",
+        "cores, messages", "subscriptions", "NATS messages a second", "all nodes' subscriptions in NATS, GB",
+    )
     print(f"| {' | '.join(heads)} |\n|{'--:|' * len(heads)}")
     for case in CASES:
         print(row(case))
