@@ -8,6 +8,7 @@
 #   make lint    ruff, mypy, cython-lint
 #   make bench   the benchmarks
 #   make bench-peers  the engine and every peer that this machine can run, in turn, with ratios
+#   make bench-structures  ten million connections without sockets, and what the kernel takes for one
 #   make docs    docs/settings.md, from the table of settings
 #   make sdist   the source archive, in dist/
 #   make clean   removes what was built, but for .venv
@@ -34,7 +35,7 @@ SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: run test lint debug asan tsan bench bench-peers docs sdist clean
+.PHONY: run test lint debug asan tsan bench bench-peers bench-structures docs sdist clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed
@@ -58,6 +59,11 @@ bench-peers: $(VENV)/.installed $(VENV)/.peers
 	$(MAKE) -C bench load
 	@$(MAKE) -s -C bench goproxy >/dev/null 2>&1 || true
 	$(BIN)/python bench/macro.py $(ARGS)
+
+bench-structures: $(VENV)/.installed
+	$(BIN)/python bench/structures.py $(ARGS)
+	$(MAKE) -C bench load
+	$(BIN)/python bench/kernel_memory.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m signal_py.settings_doc > docs/settings.md

@@ -14,6 +14,9 @@ class TlsError(Exception):
 def tls_try(ca: str, cert: str, key: str) -> None:
     """Raises TlsError where no TLS can be had with these files; "" for the system's, and for none."""
 
+def malloc_steadily() -> None:
+    """Of the whole process, for a daemon: freed small blocks are merged one by one, never millions at once."""
+
 class Core:
     """The loops, and the two mailboxes by which Python and they talk.
 

@@ -39,8 +39,8 @@ from signal_core.state cimport (
 )
 from signal_core.sys cimport (
     AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, SE_STATIC_ASSERT, close, eventfd, getrandom, htons, inet_pton,
-    munmap, pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_now_ms, se_thread_start,
-    sockaddr_in, sockaddr_in6, write,
+    munmap, pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_now_ms,
+    se_thread_start, sockaddr_in, sockaddr_in6, write,
 )
 from signal_core.tls cimport se_tls_context, se_tls_context_free, se_tls_load, se_tls_session
 from signal_core.thread cimport LOOP_STARTING, loop_end, loop_init, loop_main
@@ -99,6 +99,11 @@ cdef void* tls_context(str ca, str cert, str key) except NULL:
 def tls_try(ca, cert, key):
     """Raises TlsError where no TLS can be had with these files."""
     se_tls_context_free(tls_context(ca, cert, key))
+
+
+def malloc_steadily():
+    """Of the whole process, for a daemon: freed small blocks are merged one by one, never millions at once."""
+    se_malloc_steadily()
 
 
 include "core_loops.pxi"

@@ -24,7 +24,8 @@ cdef enum:
     FLUSHES_PER_TURN = 1024        # connections written to an iteration
     DELIVERIES_PER_TURN = 32768    # deliveries queued an iteration before the rest of the input waits
     INBOX_PER_TURN = 4096          # inbox items taken an iteration
-    TIMERS_PER_TURN = 8192         # timers fired an iteration
+    TIMERS_PER_TURN = 8192         # timers looked at an iteration
+    RECLAIMS_PER_TURN = 4096       # pieces of the room table freed an iteration
     NATS_OPS_PER_TURN = 4096       # operations of the NATS link an iteration
     CORK_MESSAGES = 64             # messages held for one connection before it is written to
 

@@ -26,7 +26,8 @@ from signal_core.counters cimport (
 from signal_core.frame cimport OP_PING
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport (
-    DELIVERIES_PER_TURN, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
+    DELIVERIES_PER_TURN, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
+    TIMERS_PER_TURN,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
 from signal_core.link cimport link_flush, link_has_work, link_read, link_tick, link_writable
@@ -156,10 +157,9 @@ cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void loop_timers(Loop* loop) noexcept nogil:
-    cdef uint32_t slot
-    cdef int _i
-    for _i in range(TIMERS_PER_TURN):
-        slot = wheel_pop(&loop.wheel, &loop.slab, loop.tick)
+    cdef uint32_t slot, budget = TIMERS_PER_TURN
+    while True:
+        slot = wheel_pop(&loop.wheel, &loop.slab, loop.tick, &budget)
         if slot == NO_SLOT:
             return
         loop_timer(loop, slab_conn(&loop.slab, slot))
@@ -307,14 +307,16 @@ cdef inline void loop_reap(Loop* loop) noexcept nogil:
 
 
 cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
-    """While stopping: 1001 to the next connections, a bounded number at a time; 503 soon to those not yet upgraded."""
-    cdef uint32_t budget = FLUSHES_PER_TURN
+    """While stopping: 1001 to those in the next slots, a bounded number at a time, be they free or not; 503 soon to
+    those not yet upgraded."""
     cdef Conn* c
-    while loop.stop_cursor < loop.slab.used and budget:
+    cdef int _i
+    for _i in range(FLUSHES_PER_TURN):
+        if loop.stop_cursor >= loop.slab.used:
+            return
         c = slab_conn(&loop.slab, loop.stop_cursor)
         loop.stop_cursor += 1
         if c.state == CONN_OPEN or c.state == CONN_JOINING:
-            budget -= 1
             conn_close(loop, c, 1001)
         elif c.state == CONN_HANDSHAKE:
             wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.answer_by)
@@ -323,7 +325,7 @@ cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
     return (loop.taken != NULL or loop.ready_used or loop.dirty_head != NO_SLOT or loop.told_head != NULL
             or loop.dead != NO_SLOT or (loop.stopping and loop.stop_cursor < loop.slab.used)
-            or (loop.linked != NULL and link_has_work(loop)))
+            or loop.overdue or (loop.linked != NULL and link_has_work(loop)))
 
 
 cdef inline int loop_patience(const Loop* loop) noexcept nogil:
@@ -372,7 +374,7 @@ cdef inline void loop_write(Loop* loop) noexcept nogil:
 
 
 cdef inline void loop_reclaim(Loop* loop) noexcept nogil:
-    """On the link's loop, each tick: frees what no thread can still be reading."""
+    """On the link's loop, each tick and while it is overdue: frees what no thread can still be reading."""
     cdef Hub* hub = loop.hub
     cdef uint64_t oldest = UINT64_MAX, seen
     cdef uint32_t i
@@ -381,7 +383,7 @@ cdef inline void loop_reclaim(Loop* loop) noexcept nogil:
         if seen < oldest:
             oldest = seen
     seen = se_load_seqcst(&hub.loops[SERVICE_LOOP].seen)
-    table_reclaim(&hub.rooms, seen if seen < oldest else oldest)
+    loop.overdue = not table_reclaim(&hub.rooms, seen if seen < oldest else oldest, RECLAIMS_PER_TURN)
 
 
 cdef inline void loop_iterate(Loop* loop) noexcept nogil:
@@ -403,6 +405,8 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     if loop.linked != NULL and loop.tick != before:
         link_tick(loop)
         subs_retry(loop)
+        loop_reclaim(loop)
+    elif loop.overdue:
         loop_reclaim(loop)
     loop_write(loop)
     if loop.dead != NO_SLOT:

@@ -3,3 +3,4 @@
 include "probe_ws.pxi"
 include "probe_signal.pxi"
 include "probe_engine.pxi"
+include "probe_crowd.pxi"

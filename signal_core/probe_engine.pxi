@@ -109,12 +109,13 @@ cdef class Wheel:
         self.check(slot)
         wheel_disarm(&self.wheel, self.slab, slot)
 
-    def pop(self, uint32_t now, size_t most=1 << 30):
-        """The slots that are due by `now`, in the order of firing; after `most` of them it stops halfway."""
+    def pop(self, uint32_t now, size_t most=1 << 30, uint32_t looks=1 << 30):
+        """The slots that are due by `now`, in the order of firing; after `most` of them, or after having looked at
+        `looks`, it stops halfway."""
         cdef uint32_t slot
         found = []
         while most:
-            slot = wheel_pop(&self.wheel, self.slab, now)
+            slot = wheel_pop(&self.wheel, self.slab, now, &looks)
             if slot == NO_SLOT:
                 break
             found.append(slot)

@@ -8,11 +8,14 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp
 from signal_core.roomtable cimport RoomEntry
-from signal_core.slab cimport Cold, Conn, Place, Slab, slab_cold, slab_conn
-from signal_core.sys cimport SE_ASSERT
+from signal_core.slab cimport Cold, Conn, Place, Slab, pages_new, slab_cold, slab_conn
+from signal_core.sys cimport SE_ASSERT, munmap
 
 cdef enum:
     NO_ROOM = 0xffffffff
+    ROOM_GONE = 0xffffffff    # in a former index: was removed
+    INDEX_STEP = 8            # slots of a former index moved at each room that comes or goes
+    INDEX_PAGES = 1 << 14     # slots from which an index has pages of its own, which come zeroed as they are touched
 
 cdef struct Member:
     uint32_t slot             # 4
@@ -24,15 +27,19 @@ cdef struct Room:
     uint32_t count            # 4
     uint32_t size             # 4  capacity; of a free one: the next free
 
+cdef struct Index:            # open addressing by hash
+    uint32_t* slots           # 8  room + 1; 0: empty
+    uint32_t mask             # 4
+    uint32_t moved            # 4  of a former one: its slots below this are in the present one, too
+
 cdef struct Rooms:
     Room* rooms               # 8
-    uint32_t* index           # 8  open addressing by hash: room + 1; 0: empty
+    Index index               # 16
+    Index former              # 16 half as large, while its slots are moved a few at a time; no slots: none
     uint32_t count            # 4  rooms with members
     uint32_t used             # 4  rooms ever in use
     uint32_t size             # 4  capacity of `rooms`
-    uint32_t mask             # 4  of the index
     uint32_t free_head        # 4
-    uint32_t spare            # 4
 
 
 cdef inline void rooms_init(Rooms* rooms) noexcept nogil:
@@ -40,80 +47,131 @@ cdef inline void rooms_init(Rooms* rooms) noexcept nogil:
     rooms.free_head = NO_ROOM
 
 
+cdef inline bint entry_is(const RoomEntry* entry, uint64_t hash, const char* name, size_t n,
+                          uint64_t serial) noexcept nogil:
+    """Without a name, by the serial."""
+    if name == NULL:
+        return entry.serial == serial
+    return entry.hash == hash and entry.size == n and memcmp(entry.name, name, n) == 0
+
+
+cdef inline uint32_t index_find(const Rooms* rooms, const Index* index, uint64_t hash, const char* name, size_t n,
+                                uint64_t serial) noexcept nogil:
+    cdef uint32_t i, found
+    if index.slots == NULL:
+        return NO_ROOM
+    i = <uint32_t>hash & index.mask
+    while index.slots[i]:
+        found = index.slots[i] - 1
+        if index.slots[i] != ROOM_GONE and entry_is(rooms.rooms[found].entry, hash, name, n, serial):
+            return found
+        i = (i + 1) & index.mask
+    return NO_ROOM
+
+
 cdef inline uint32_t rooms_find(const Rooms* rooms, uint64_t hash, const char* name, size_t n) noexcept nogil:
     """The room of that name; NO_ROOM where it has no member here."""
-    cdef uint32_t i, found
-    cdef const RoomEntry* entry
-    if rooms.index == NULL:
-        return NO_ROOM
-    i = <uint32_t>hash & rooms.mask
-    while rooms.index[i]:
-        found = rooms.index[i] - 1
-        entry = rooms.rooms[found].entry
-        if entry.hash == hash and entry.size == n and memcmp(entry.name, name, n) == 0:
-            return found
-        i = (i + 1) & rooms.mask
-    return NO_ROOM
+    cdef uint32_t found = index_find(rooms, &rooms.index, hash, name, n, 0)
+    return found if found != NO_ROOM else index_find(rooms, &rooms.former, hash, name, n, 0)
 
 
 cdef inline uint32_t rooms_find_serial(const Rooms* rooms, uint64_t hash, uint64_t serial) noexcept nogil:
-    cdef uint32_t i
-    if rooms.index == NULL:
-        return NO_ROOM
-    i = <uint32_t>hash & rooms.mask
-    while rooms.index[i]:
-        if rooms.rooms[rooms.index[i] - 1].entry.serial == serial:
-            return rooms.index[i] - 1
-        i = (i + 1) & rooms.mask
-    return NO_ROOM
+    cdef uint32_t found = index_find(rooms, &rooms.index, hash, NULL, 0, serial)
+    return found if found != NO_ROOM else index_find(rooms, &rooms.former, hash, NULL, 0, serial)
 
 
 cdef inline void index_put(Rooms* rooms, uint32_t room) noexcept nogil:
-    cdef uint32_t i = <uint32_t>rooms.rooms[room].entry.hash & rooms.mask
-    while rooms.index[i]:
-        i = (i + 1) & rooms.mask
-    rooms.index[i] = room + 1
+    cdef Index* index = &rooms.index
+    cdef uint32_t i = <uint32_t>rooms.rooms[room].entry.hash & index.mask
+    while index.slots[i]:
+        i = (i + 1) & index.mask
+    index.slots[i] = room + 1
+
+
+cdef inline bint former_remove(Rooms* rooms, uint32_t room) noexcept nogil:
+    """Whether the former index had it and the present one has not."""
+    cdef Index* former = &rooms.former
+    cdef uint32_t i
+    if former.slots == NULL:
+        return False
+    i = <uint32_t>rooms.rooms[room].entry.hash & former.mask
+    while former.slots[i] and former.slots[i] != room + 1:
+        i = (i + 1) & former.mask
+    if former.slots[i] == 0:
+        return False
+    former.slots[i] = ROOM_GONE
+    return i >= former.moved
 
 
 cdef inline void index_remove(Rooms* rooms, uint32_t room) noexcept nogil:
     """Closes the gap by moving later entries of the run back (Knuth 6.4, algorithm R)."""
-    cdef uint32_t i = <uint32_t>rooms.rooms[room].entry.hash & rooms.mask
+    cdef Index* index = &rooms.index
+    cdef uint32_t i = <uint32_t>rooms.rooms[room].entry.hash & index.mask
     cdef uint32_t j, home
-    while rooms.index[i] != room + 1:
-        i = (i + 1) & rooms.mask
+    if former_remove(rooms, room):
+        return
+    while index.slots[i] != room + 1:
+        i = (i + 1) & index.mask
     j = i
     while True:
-        rooms.index[i] = 0
+        index.slots[i] = 0
         while True:
-            j = (j + 1) & rooms.mask
-            if rooms.index[j] == 0:
+            j = (j + 1) & index.mask
+            if index.slots[j] == 0:
                 return
-            home = <uint32_t>rooms.rooms[rooms.index[j] - 1].entry.hash & rooms.mask
-            if ((j - home) & rooms.mask) >= ((j - i) & rooms.mask):
+            home = <uint32_t>rooms.rooms[index.slots[j] - 1].entry.hash & index.mask
+            if ((j - home) & index.mask) >= ((j - i) & index.mask):
                 break
-        rooms.index[i] = rooms.index[j]
+        index.slots[i] = index.slots[j]
         i = j
 
 
+cdef inline void index_free(Index* index) noexcept nogil:
+    if index.slots != NULL and index.mask >= INDEX_PAGES - 1:
+        munmap(index.slots, (<size_t>index.mask + 1) * sizeof(uint32_t))
+    else:
+        free(index.slots)
+    index.slots = NULL
+
+
 cdef inline bint index_grow(Rooms* rooms) noexcept nogil:
-    cdef uint32_t i, size = 16 if rooms.index == NULL else 2 * (rooms.mask + 1)
-    cdef uint32_t* fresh = <uint32_t*>calloc(size, sizeof(uint32_t))
+    """Makes the index twice as large. What was in it is moved later, so that no loop stands still for it."""
+    cdef uint32_t size = 16 if rooms.index.slots == NULL else 2 * (rooms.index.mask + 1)
+    cdef uint32_t* fresh
+    SE_ASSERT(rooms.former.slots == NULL)
+    if size >= INDEX_PAGES:
+        fresh = <uint32_t*>pages_new(size * sizeof(uint32_t))
+    else:
+        fresh = <uint32_t*>calloc(size, sizeof(uint32_t))
     if fresh == NULL:
         return False
-    free(rooms.index)
-    rooms.index = fresh
-    rooms.mask = size - 1
-    for i in range(rooms.used):
-        if rooms.rooms[i].entry != NULL:
-            index_put(rooms, i)
+    rooms.former = rooms.index
+    rooms.index = Index(slots=fresh, mask=size - 1, moved=0)
     return True
+
+
+cdef inline void index_move(Rooms* rooms) noexcept nogil:
+    """Moves a few slots of the former index. It is done long before the present one is full."""
+    cdef Index* former = &rooms.former
+    cdef uint32_t room
+    cdef int _i
+    if former.slots == NULL:
+        return
+    for _i in range(INDEX_STEP):
+        room = former.slots[former.moved]
+        former.moved += 1
+        if room and room != ROOM_GONE:
+            index_put(rooms, room - 1)
+        if former.moved > former.mask:
+            index_free(former)
+            return
 
 
 cdef inline uint32_t rooms_add(Rooms* rooms, RoomEntry* entry) noexcept nogil:
     """A new empty room; NO_ROOM without memory."""
     cdef uint32_t room, size
     cdef Room* grown
-    if rooms.index == NULL or 2 * (rooms.count + 1) > rooms.mask:
+    if rooms.index.slots == NULL or 2 * (rooms.count + 1) > rooms.index.mask:
         if not index_grow(rooms):
             return NO_ROOM
     if rooms.free_head != NO_ROOM:
@@ -132,6 +190,7 @@ cdef inline uint32_t rooms_add(Rooms* rooms, RoomEntry* entry) noexcept nogil:
     rooms.rooms[room] = Room(entry=entry, members=NULL, count=0, size=0)
     rooms.count += 1
     index_put(rooms, room)
+    index_move(rooms)
     return room
 
 
@@ -143,6 +202,7 @@ cdef inline void rooms_remove(Rooms* rooms, uint32_t room) noexcept nogil:
     rooms.rooms[room] = Room(entry=NULL, members=NULL, count=0, size=rooms.free_head)
     rooms.free_head = room
     rooms.count -= 1
+    index_move(rooms)
 
 
 cdef inline uint32_t places_size(uint32_t count) noexcept nogil:
@@ -255,7 +315,7 @@ cdef inline void rooms_end(Rooms* rooms) noexcept nogil:
     for i in range(rooms.used):
         free(rooms.rooms[i].members)
     free(rooms.rooms)
-    free(rooms.index)
+    index_free(&rooms.index)
+    index_free(&rooms.former)
     rooms.rooms = NULL
-    rooms.index = NULL
     rooms.used = rooms.size = rooms.count = 0

@@ -1,13 +1,13 @@
 """The rooms of the process: which loops have members of which room. L1.
 
-Written at a loop's first join and last leave, under a spin lock of one of 64 stripes; read by publishers without any.
+Written at a loop's first join and last leave, under a spin lock of one of 1024 stripes; read by publishers without any.
 What a reader may still hold is freed later: each thread writes down the epoch that it last began to read in
 (its `seen`),
 and a retired piece goes when every thread has begun anew since, or sleeps.
 An entry is taken out by the link's loop only, which is told by KIND_SYNC whenever a room's interest came or went.
 """
 
-from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 from signal_core.limits cimport LOOP_BITS_WORDS
@@ -17,8 +17,9 @@ from signal_core.sys cimport (
 )
 
 cdef enum:
-    STRIPES = 64
-    SLOTS_AT_FIRST = 16
+    STRIPE_SHIFT = 54         # of a hash: its upper bits name the stripe
+    STRIPES = 1 << 10         # so many that one holds a thousand of a million rooms: it grows under its lock
+    SLOTS_AT_FIRST = 8
 
 cdef struct Retired:      # first in whatever is freed late
     Retired* next         # 8
@@ -50,12 +51,13 @@ cdef struct Stripe:       # one cache line
     uint64_t line[4]      # 32
 
 cdef struct RoomTable:
-    Stripe stripes[64]
+    Stripe stripes[1024]  # 65536 STRIPES
     uint64_t key[2]       # 16 of the hash
     uint64_t serial       # 8  last one given
     uint64_t epoch        # 8
     uint64_t lock         # 8  of the list of retired pieces
-    Retired* retired      # 8
+    Retired* retired      # 8  the piece retired first
+    Retired* newest       # 8  and last
 
 
 cdef inline void* slot_gone() noexcept nogil:
@@ -85,7 +87,7 @@ cdef inline bint table_init(RoomTable* table) noexcept nogil:
 
 
 cdef inline Stripe* stripe_of(RoomTable* table, uint64_t hash) noexcept nogil:
-    return &table.stripes[hash >> 58]
+    return &table.stripes[hash >> STRIPE_SHIFT]
 
 
 cdef inline RoomEntry* slots_find(RoomSlots* slots, const char* name, size_t n, uint64_t hash) noexcept nogil:
@@ -108,39 +110,40 @@ cdef inline RoomEntry* table_find(RoomTable* table, const char* name, size_t n, 
 
 cdef inline void table_retire(RoomTable* table, Retired* piece) noexcept nogil:
     """After the piece can no longer be found."""
+    piece.next = NULL
     piece.epoch = se_add_seqcst(&table.epoch, 1) + 1
     se_lock(&table.lock)
-    piece.next = table.retired
-    table.retired = piece
+    if table.retired == NULL:
+        table.retired = piece
+    else:
+        table.newest.next = piece
+    table.newest = piece
     se_unlock(&table.lock)
 
 
-cdef inline void table_reclaim(RoomTable* table, uint64_t oldest) noexcept nogil:
-    """Frees what was retired by the epoch that every reader has seen."""
+cdef inline Retired* table_unretire(RoomTable* table, uint64_t oldest) noexcept nogil:
+    """The piece that was retired first, taken off the list; NULL where a reader may still hold it."""
     cdef Retired* piece
-    cdef Retired* keep = NULL
-    cdef Retired* after
-    if table.retired == NULL:
-        return
     se_lock(&table.lock)
     piece = table.retired
-    table.retired = NULL
+    if piece != NULL and piece.epoch <= oldest:
+        table.retired = piece.next
+    else:
+        piece = NULL
     se_unlock(&table.lock)
-    while piece != NULL:
-        after = piece.next
-        if piece.epoch <= oldest:
-            free(piece)
-        else:
-            piece.next = keep
-            keep = piece
-        piece = after
-    while keep != NULL:
-        after = keep.next
-        se_lock(&table.lock)
-        keep.next = table.retired
-        table.retired = keep
-        se_unlock(&table.lock)
-        keep = after
+    return piece
+
+
+cdef inline bint table_reclaim(RoomTable* table, uint64_t oldest, uint32_t most) noexcept nogil:
+    """Frees what was retired by the epoch that every reader has seen, `most` pieces of it. Whether that was all."""
+    cdef Retired* piece
+    while most:
+        piece = table_unretire(table, oldest)
+        if piece == NULL:
+            return True
+        free(piece)
+        most -= 1
+    return False
 
 
 cdef inline void slots_put(RoomSlots* slots, RoomEntry* entry) noexcept nogil:
@@ -279,7 +282,8 @@ cdef inline void table_end(RoomTable* table) noexcept nogil:
     cdef RoomSlots* slots
     cdef uint64_t j
     cdef int i
-    table_reclaim(table, UINT64_MAX)
+    while not table_reclaim(table, UINT64_MAX, UINT32_MAX):
+        pass
     for i in range(STRIPES):
         slots = <RoomSlots*>table.stripes[i].slots
         if slots == NULL:

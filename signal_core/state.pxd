@@ -168,6 +168,7 @@ cdef struct Loop:
     bint own_table                # it has a descriptor table of its own
     bint looks_away               # no descriptor is to be had: hears nothing of its listeners until the next tick
     bint stopping
+    bint overdue                  # of the link's loop: the room table has more to free
     uint32_t stop_by              # tick at which it ends, whatever is left
     uint32_t answer_by            # tick at which those hear 503 whose handshake has not come till then
     uint32_t drain_by             # tick until which it accepts what comes of handshakes of TCP under way

@@ -12,6 +12,7 @@ cdef extern from "se_sys.h" nogil:
     int se_own_descriptors(int* keep, size_t n)
     int se_refuse_syns(int listener)
     int se_thread_start(pthread_t* thread, void* (*body)(void*) noexcept nogil, void* argument, const char* name)
+    void se_malloc_steadily()
     uint64_t se_now_ms()
     uint64_t se_now_ns()
     int pthread_join(pthread_t thread, void** result)

@@ -64,12 +64,19 @@ cdef inline void wheel_arm_by(Wheel* wheel, Slab* slab, uint32_t slot, uint32_t 
         wheel_arm(wheel, slab, slot, due)
 
 
-cdef inline uint32_t wheel_pop(Wheel* wheel, Slab* slab, uint32_t now) noexcept nogil:
-    """Disarms and returns the next slot whose timer is due by `now`; NO_SLOT when none is left."""
+cdef inline uint32_t wheel_pop(Wheel* wheel, Slab* slab, uint32_t now, uint32_t* budget) noexcept nogil:
+    """Disarms and returns the next slot whose timer is due by `now`; NO_SLOT when none is left.
+
+    Each slot looked at, be it due or due in a later turn of the wheel, takes one from the budget; with none left, too,
+    it is NO_SLOT, and the next call goes on there.
+    """
     cdef uint32_t slot
     while True:
         slot = wheel.walk
         while slot != NO_SLOT:
+            if budget[0] == 0:
+                return NO_SLOT
+            budget[0] -= 1
             if slab_cold(slab, slot).due <= wheel.now:
                 wheel_disarm(wheel, slab, slot)
                 return slot

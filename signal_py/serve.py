@@ -20,8 +20,11 @@ logger = logging.getLogger(__name__)
 
 def serve(config: Config) -> int:
     """Runs an engine until SIGINT or SIGTERM; the exit status. Raises ConfigError."""
+    from signal_core.engine import malloc_steadily
+
     configure(config.log_format, config.log_level)
     raise_descriptors()
+    malloc_steadily()
     return asyncio.run(_serve(config))
 
 

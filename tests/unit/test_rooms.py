@@ -1,5 +1,7 @@
 """A loop's rooms against a dict of sets, and both sides of each membership against each other."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,4 +64,26 @@ def test_everybody_everywhere_and_out_again(hash_mask: int, order: list[tuple[in
         for slot, name in pairs:
             play(rooms, model, joins, slot, name)
         agree(rooms, model)
+    assert rooms.count == 0
+
+
+@pytest.mark.parametrize("hash_mask", [255, 0xFFFFFFFF])
+def test_rooms_come_and_go_while_the_index_grows(hash_mask: int) -> None:
+    """Two thousand rooms, every third of which goes again at once, some in the middle of each growth; all are found."""
+    rooms = probe.Rooms(1, hash_mask)
+    there: dict[int, None] = {}
+    order = random.Random(hash_mask)
+    for number in range(2000):
+        assert rooms.join(0, b"r%d" % number)
+        there[number] = None
+        if number % 3 == 0:
+            gone = order.choice(list(there))
+            assert rooms.leave(0, b"r%d" % gone)
+            del there[gone]
+        for seen in (number, number // 2, number // 3, number - 7):
+            assert (rooms.members(b"r%d" % seen) == [0]) == (seen in there)
+    assert rooms.count == len(there)
+    rooms.check()
+    for number in list(there):
+        assert rooms.leave(0, b"r%d" % number)
     assert rooms.count == 0

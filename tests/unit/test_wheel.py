@@ -85,3 +85,22 @@ class WheelMachine(RuleBasedStateMachine):
 
 TestWheel = WheelMachine.TestCase
 TestWheel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_timers_of_a_later_turn_count_as_work() -> None:
+    """All in one list of the wheel, every second one due a turn later: no call looks at more than it may, and what is
+    due fires all the same, while the wheel says that it is not done."""
+    count, looks = 1000, 64
+    wheel = probe.Wheel(count, 0)
+    for slot in range(count):
+        wheel.arm(slot, 10 + WHEEL_SLOTS * (slot % 2))
+    fired, calls = [], 0
+    while calls == 0 or wheel.next() == 0:
+        found = wheel.pop(10, looks=looks)
+        assert len(found) <= looks // 2
+        fired += found
+        calls += 1
+    assert sorted(fired) == list(range(0, count, 2))
+    assert calls >= count // looks
+    assert wheel.armed == count // 2
+    assert sorted(wheel.pop(10 + WHEEL_SLOTS)) == list(range(1, count, 2))

@@ -1,0 +1,66 @@
+"""The processor time of one ping with its pong: what idle connections cost, as often as they are pinged.
+
+    python bench/keepalive.py                             # 15,000 connections pinged each second
+
+From bin/load idle; the pings are those that the engine counts (/metrics), the time that of its process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+
+from macro import HERE, VENV_BIN, free_port, stop, wait_listening
+from nats_subscriptions import processor
+
+WARMUP = 8.0
+
+
+def pings(port: int) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("signal_engine_pings_sent_total"))
+
+
+def watch(pid: int, admin: int, seconds: float) -> float:
+    """Microseconds a ping, within the next seconds."""
+    sent, spent = pings(admin), processor(pid)
+    time.sleep(seconds)
+    sent, spent = pings(admin) - sent, processor(pid) - spent
+    if not sent:
+        raise SystemExit("keepalive: no ping was sent: are the connections open?")
+    print(f"{sent:,.0f} pings, {spent * 1e6 / sent:.1f} µs each", flush=True)
+    return spent * 1e6 / sent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The processor time of one ping with its pong.")
+    parser.add_argument("--connections", type=int, default=15_000)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each of three measurements (default 6)")
+    options = parser.parse_args()
+    port, admin = free_port(), free_port()
+    url = f"ws://127.0.0.1:{port}/"
+    server = [str(VENV_BIN / "signal-engine"), "serve", "--nats", "off", "--loops", "2", "--ping-interval", "1",
+              "--pong-timeout", "0.9", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
+    client = [str(HERE / "bin" / "load"), "idle", "--connections", str(options.connections), "--seconds", "600", url]
+    with subprocess.Popen(server, stderr=subprocess.DEVNULL) as serving:
+        try:
+            wait_listening(serving, port)
+            with subprocess.Popen(client, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as loading:
+                try:
+                    time.sleep(WARMUP)
+                    each = [watch(serving.pid, admin, options.seconds) for _ in range(3)]
+                finally:
+                    stop(loading)
+        finally:
+            stop(serving)
+    print(f"a ping and its pong: {statistics.median(each):.1f} µs of the engine's processor time")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,393 @@
+# A process full of connections without sockets: the real loops, slabs, rooms, room table and wheels, filled and
+# driven from Python, and what each step took. For probe.pyx, after probe_engine.pxi.
+
+from libc.stdint cimport uint16_t
+from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
+from signal_core.conn cimport conn_id, conn_kill, conn_of
+from signal_core.counters cimport C_DROPPED_GONE, C_PINGS_SENT
+from signal_core.limits cimport RECLAIMS_PER_TURN
+from signal_core.loop cimport loop_reap, loop_timers
+from signal_core.memory cimport KIND_FRAME, MSG_COUNTED
+from signal_core.post cimport loop_of, post_all
+from signal_core.queue cimport queue_clear
+from signal_core.route cimport fan_out_held
+from signal_core.route cimport join as c_join
+from signal_core.route cimport leave as c_leave
+from signal_core.roomtable cimport table_reclaim
+from signal_core.slab cimport FLAG_DIRTY, pages_new
+from signal_core.state cimport CLUSTER_AWAY, CLUSTER_OFF, CODE_NO_SUCH_PEER, CODE_OK, Hub, Link, Loop
+from signal_core.subs cimport subs_lost, subs_settle
+from signal_core.sys cimport munmap, se_malloc_steadily
+from signal_core.thread cimport loop_end, loop_init
+
+cdef enum:
+    CROWD_TICK = 1000         # the tick at which a crowd begins
+    CROWD_NAME = 32           # bytes of a room's name and of an address, with room to spare
+
+cdef struct Cost:             # of one step, done `count` times
+    uint64_t count
+    uint64_t total            # ns of processor time
+    uint64_t worst            # ns of the longest one; 0: they were not timed one by one
+    uint64_t stalls           # those that took a millisecond or more
+
+
+cdef inline uint64_t crowd_cpu() noexcept nogil:
+    """The thread's processor time: what other processes do on this machine is not in it."""
+    cdef timespec now
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+
+
+cdef inline void cost_one(Cost* cost, uint64_t took) noexcept nogil:
+    if took > cost.worst:
+        cost.worst = took
+    cost.stalls += took >= 1000000
+
+
+cdef object cost_of(const Cost* cost):
+    return {"count": cost.count, "ns": cost.total / <double>max(cost.count, 1), "worst_ns": cost.worst,
+            "stalls": cost.stalls}
+
+
+cdef inline size_t crowd_name(char* out, const char* kind, uint64_t number) noexcept nogil:
+    """The name of a room: a letter and a number of nine digits, as long for the first as for the last."""
+    out[0] = kind[0]
+    return 1 + c_put_uint(out + 1, 100000000 + number)
+
+
+cdef inline void crowd_unqueue(Loop* loop, bint answered) noexcept nogil:
+    """In place of writing: what is queued for connections is dropped. `answered`: each was heard just now."""
+    cdef Conn* c
+    while loop.dirty_head != NO_SLOT:
+        c = slab_conn(&loop.slab, loop.dirty_head)
+        loop.dirty_head = c.out.next
+        c.flags &= <uint16_t>~FLAG_DIRTY
+        if answered:
+            c.heard = loop.tick
+        queue_clear(loop, &c.out, C_DROPPED_GONE, CODE_NO_SUCH_PEER)
+
+
+cdef class Crowd:
+    """`conns` connections, spread over `loops` loops in turn; none is open yet. Number k is on loop k % loops.
+
+    With `nats`, loop 0 keeps the rooms' subscriptions as it does while NATS is away.
+    A step returns how often it was done and the nanoseconds of each, in the thread's processor time. With `each` it is
+    timed one by one, which adds about a microsecond, and tells the longest and how many took 1 ms or more.
+    """
+    cdef Hub* hub
+    cdef uint32_t conns
+    cdef uint32_t opened
+    cdef uint32_t* order
+
+    def __cinit__(self, uint32_t conns, uint32_t loops=1, bint nats=False, uint32_t ping=250, uint32_t pong=100):
+        cdef Loop* loop
+        cdef uint32_t i
+        if not 1 <= loops <= 250 or conns // loops >= 1 << 24:
+            raise ValueError("1 to 250 loops, each of less than 2**24 connections")
+        self.conns = conns
+        se_malloc_steadily()
+        self.hub = <Hub*>pages_new(sizeof(Hub))
+        if self.hub == NULL or not table_init(&self.hub.rooms):
+            raise MemoryError
+        self.hub.set.max_rooms = 1 << 10
+        self.hub.set.ping = ping
+        self.hub.set.pong = pong
+        self.hub.link = CLUSTER_OFF
+        for i in range(loops):
+            loop = <Loop*>pages_new(sizeof(Loop))
+            if loop == NULL:
+                raise MemoryError
+            self.hub.loops[i] = loop
+            # Of no engine's loops yet: it opens neither buffers nor a link.
+            loop_init(loop, self.hub, i)
+            loop.tick = CROWD_TICK
+            wheel_init(&loop.wheel, CROWD_TICK)
+        self.hub.nloops = loops
+        if nats:
+            self.hub.link = CLUSTER_AWAY
+            self.hub.loops[0].linked = <Link*>engine_zeroed(1, sizeof(Link))
+
+    def __dealloc__(self):
+        cdef uint32_t i, slot
+        cdef Loop* loop
+        cdef Conn* c
+        if self.hub == NULL:
+            return
+        for i in range(self.hub.nloops):
+            loop = self.hub.loops[i]
+            crowd_unqueue(loop, False)
+            for slot in range(loop.slab.used):
+                c = slab_conn(&loop.slab, slot)
+                if c.nrooms > 1:
+                    free(slab_cold(&loop.slab, slot).places.many)
+        self.settle()
+        self.reclaim()
+        for i in range(self.hub.nloops):
+            loop_end(self.hub.loops[i])
+            munmap(self.hub.loops[i], sizeof(Loop))
+        table_end(&self.hub.rooms)
+        munmap(self.hub, sizeof(Hub))
+        free(self.order)
+
+    cdef Loop* loop_at(self, uint64_t k) noexcept nogil:
+        return self.hub.loops[k % self.hub.nloops]
+
+    cdef Conn* at(self, uint64_t k) noexcept nogil:
+        return slab_conn(&self.loop_at(k).slab, <uint32_t>(k // self.hub.nloops))
+
+    cdef int shuffle(self) except -1:
+        if self.order == NULL:
+            self.order = engine_order(self.conns)
+        return 0
+
+    def open(self, bint spread=True, bint each=False):
+        """Opens all. Their timers are due within one ping interval, evenly, or, not `spread`, in the same tick."""
+        cdef Cost cost = Cost(0, 0, 0, 0)
+        cdef uint64_t k, start, before = 0
+        if self.opened:
+            raise ValueError("they are open")
+        with nogil:
+            start = crowd_cpu()
+            for k in range(self.conns):
+                if each:
+                    before = crowd_cpu()
+                if not self.open_one(k, spread):
+                    break
+                if each:
+                    cost_one(&cost, crowd_cpu() - before)
+                self.opened += 1
+            cost.total = crowd_cpu() - start
+        if self.opened < self.conns:
+            raise MemoryError
+        self.hub.connections = self.conns
+        cost.count = self.conns
+        return cost_of(&cost)
+
+    cdef bint open_one(self, uint64_t k, bint spread) noexcept nogil:
+        cdef Loop* loop = self.loop_at(k)
+        cdef uint32_t early = <uint32_t>(k // self.hub.nloops % self.hub.set.ping) if spread else 0
+        cdef Conn* c = slab_take(&loop.slab)
+        if c == NULL:
+            return False
+        c.fd = -1
+        c.tag = <uint32_t>(k * <uint64_t>0x9e3779b1)
+        c.state = CONN_OPEN
+        c.heard = loop.tick - early
+        wheel_arm(&loop.wheel, &loop.slab, c.slot, c.heard + self.hub.set.ping)
+        return True
+
+    cdef uint8_t join_one(self, uint64_t k, const char* kind, uint64_t size) noexcept nogil:
+        cdef char name[CROWD_NAME]
+        cdef RoomEntry* entry
+        return c_join(self.loop_at(k), self.at(k), name, <uint32_t>crowd_name(name, kind, k // size), &entry)
+
+    def join(self, bytes kind, uint64_t size, bint each=False):
+        """Number k joins the room of its `kind` (a letter) and of number k // size: rooms of `size`, one by one."""
+        cdef Cost cost = Cost(0, 0, 0, 0)
+        cdef uint64_t k, start, before = 0
+        cdef const char* letter = kind
+        with nogil:
+            start = crowd_cpu()
+            for k in range(self.opened):
+                if each:
+                    before = crowd_cpu()
+                if self.join_one(k, letter, size) != CODE_OK:
+                    break
+                if each:
+                    cost_one(&cost, crowd_cpu() - before)
+                cost.count += 1
+            cost.total = crowd_cpu() - start
+        if cost.count < self.opened:
+            raise MemoryError
+        return cost_of(&cost)
+
+    def rejoin(self, bytes kind, uint64_t size, uint32_t times, bint each=False):
+        """Members in random order leave that room by its name, and come back."""
+        cdef Cost cost = Cost(0, 0, 0, 0)
+        cdef uint64_t k, start, before = 0
+        cdef uint32_t i
+        cdef const char* letter = kind
+        cdef char name[CROWD_NAME]
+        self.shuffle()
+        with nogil:
+            start = crowd_cpu()
+            for i in range(times):
+                k = self.order[i % self.opened]
+                if each:
+                    before = crowd_cpu()
+                c_leave(self.loop_at(k), self.at(k), name, <uint32_t>crowd_name(name, letter, k // size))
+                self.join_one(k, letter, size)
+                if each:
+                    cost_one(&cost, crowd_cpu() - before)
+            cost.total = crowd_cpu() - start
+        cost.count = times
+        return cost_of(&cost)
+
+    def settle(self):
+        """What the link's loop does with the news of rooms: one for each that came or went, timed one by one."""
+        cdef Cost cost = Cost(0, 0, 0, 0)
+        cdef Loop* loop = self.hub.loops[0]
+        cdef Msg* msg
+        cdef Msg* after
+        cdef uint64_t before
+        cdef uint32_t i
+        for i in range(self.hub.nloops):
+            post_all(self.hub.loops[i])
+        with nogil:
+            msg = inbox_take(&loop.inbox)
+            while msg != NULL:
+                after = msg.next
+                before = crowd_cpu()
+                subs_settle(loop, msg)
+                before = crowd_cpu() - before
+                cost.total += before
+                cost_one(&cost, before)
+                msg = after
+                cost.count += 1
+        return cost_of(&cost)
+
+    def reclaim(self):
+        """What the link's loop frees of rooms that went, once nobody can be reading them, a turn after the other."""
+        cdef Cost cost = Cost(0, 0, 0, 0)
+        cdef uint64_t took
+        cdef bint done = False
+        with nogil:
+            while not done:
+                took = crowd_cpu()
+                done = table_reclaim(&self.hub.rooms, <uint64_t>-1, RECLAIMS_PER_TURN)
+                took = crowd_cpu() - took
+                cost.total += took
+                cost_one(&cost, took)
+                cost.count += 1
+        return cost_of(&cost)
+
+    def lose_nats(self):
+        """What the link's loop does about the rooms in the iteration in which NATS goes away."""
+        cdef Cost cost = Cost(1, 0, 0, 0)
+        if self.hub.loops[0].linked == NULL:
+            raise ValueError("it has no link")
+        with nogil:
+            cost.total = crowd_cpu()
+            subs_lost(self.hub.loops[0])
+            cost.total = crowd_cpu() - cost.total
+            cost_one(&cost, cost.total)
+        return cost_of(&cost)
+
+    def allocate(self, size_t size):
+        """One block from malloc, which may have to put much in order first that was freed."""
+        cdef Cost cost = Cost(1, 0, 0, 0)
+        cost.total = crowd_cpu()
+        free(engine_zeroed(1, size))
+        cost.total = crowd_cpu() - cost.total
+        cost_one(&cost, cost.total)
+        return cost_of(&cost)
+
+    def lookup(self, uint32_t times):
+        """The connections of addresses, in random order: reading the text, the loop, the slot, the tag."""
+        cdef Cost cost = Cost(0, 0, 0, 0)
+        cdef uint32_t i
+        cdef uint64_t id, found = 0
+        cdef Loop* loop
+        cdef char* texts = <char*>engine_zeroed(times, LOCAL_TEXT)
+        self.shuffle()
+        for i in range(times):
+            id = self.order[i % self.opened]
+            c_local_put(conn_id(self.loop_at(id), self.at(id)), texts + <size_t>i * LOCAL_TEXT)
+        with nogil:
+            cost.total = crowd_cpu()
+            for i in range(times):
+                if c_local_parse(texts + <size_t>i * LOCAL_TEXT, LOCAL_TEXT, &id) == 1:
+                    loop = loop_of(self.hub, id)
+                    found += loop != NULL and conn_of(loop, id) != NULL
+            cost.total = crowd_cpu() - cost.total
+        free(texts)
+        cost.count = times
+        if found != times:
+            raise AssertionError(f"{times - found} of {times} are not found")
+        return cost_of(&cost)
+
+    def publish(self, bytes kind, uint64_t number, size_t payload=128):
+        """A message to a room: a place in the queue of each member, no write. (members, nanoseconds of all loops)"""
+        cdef Cost cost = Cost(0, 0, 0, 0)
+        cdef Loop* loop
+        cdef Msg* msg
+        cdef char name[CROWD_NAME]
+        cdef size_t n = crowd_name(name, kind, number)
+        cdef uint64_t start, hash = room_hash(&self.hub.rooms, name, n)
+        cdef uint32_t i, room
+        for i in range(self.hub.nloops):
+            loop = self.hub.loops[i]
+            room = rooms_find(&loop.rooms, hash, name, n)
+            if room == NO_ROOM:
+                continue
+            msg = msg_new_heap(&loop.mem, payload, KIND_FRAME)
+            if msg == NULL:
+                raise MemoryError
+            msg.size = <uint32_t>payload
+            msg.flags = MSG_COUNTED
+            cost.count += loop.rooms.rooms[room].count
+            with nogil:
+                start = crowd_cpu()
+                fan_out_held(loop, room, msg)
+                start = crowd_cpu() - start
+            cost.total += start
+            cost.worst = max(cost.worst, start)
+            crowd_unqueue(loop, False)
+        return cost_of(&cost)
+
+    def tick(self, uint32_t loop_index=0):
+        """One tick of a loop's timers, a turn of the loop after the other until all that is due has fired, without
+        writing the pings; each is answered at once. `count` is the pings, `worst_ns` that of the longest turn."""
+        cdef Cost cost = Cost(0, 0, 0, 0)
+        cdef Loop* loop = self.hub.loops[loop_index]
+        cdef uint64_t took, before = loop.n[C_PINGS_SENT]
+        cdef uint32_t turns = 0
+        loop.tick += 1
+        with nogil:
+            while loop.wheel.now < loop.tick or loop.wheel.walk != NO_SLOT:
+                took = crowd_cpu()
+                loop_timers(loop)
+                took = crowd_cpu() - took
+                cost.total += took
+                cost_one(&cost, took)
+                turns += 1
+                crowd_unqueue(loop, True)
+        cost.count = loop.n[C_PINGS_SENT] - before
+        return {**cost_of(&cost), "total_ns": cost.total, "turns": turns}
+
+    def close(self, uint32_t times, bint each=False):
+        """So many of the connections end, in random order: timer, memberships, rooms, slot."""
+        cdef Cost cost = Cost(0, 0, 0, 0)
+        cdef uint64_t start, before = 0
+        cdef uint32_t i
+        self.shuffle()
+        with nogil:
+            start = crowd_cpu()
+            for i in range(min(times, self.opened)):
+                if each:
+                    before = crowd_cpu()
+                conn_kill(self.loop_at(self.order[i]), self.at(self.order[i]))
+                loop_reap(self.loop_at(self.order[i]))
+                if each:
+                    cost_one(&cost, crowd_cpu() - before)
+                cost.count += 1
+            cost.total = crowd_cpu() - start
+        return cost_of(&cost)
+
+    def forget_order(self):
+        """Frees the random order, which is the benchmark's own memory."""
+        free(self.order)
+        self.order = NULL
+
+    @property
+    def live(self):
+        return sum(self.hub.loops[i].slab.live for i in range(self.hub.nloops))
+
+    @property
+    def rooms(self):
+        """Rooms with members, each counted on every loop that has some."""
+        return sum(self.hub.loops[i].rooms.count for i in range(self.hub.nloops))
+
+    @property
+    def armed(self):
+        return sum(self.hub.loops[i].wheel.armed for i in range(self.hub.nloops))

@@ -1,0 +1,72 @@
+"""A process full of connections without sockets: what the benchmarks of bench/structures.py measure is what happens."""
+
+import pytest
+
+from signal_core import probe
+
+CONNS = 3000
+INTERVAL = 250
+ROOMS_A_TURN = 4096
+
+
+@pytest.fixture(params=[1, 7])
+def crowd(request: pytest.FixtureRequest) -> probe.Crowd:
+    crowd = probe.Crowd(CONNS, request.param)
+    crowd.open()
+    assert crowd.live == crowd.armed == CONNS
+    return crowd
+
+
+def ticks(crowd: probe.Crowd, loops: int, count: int) -> list[int]:
+    """Pings of each tick, of all loops."""
+    return [sum(crowd.tick(loop)["count"] for loop in range(loops)) for _ in range(count)]
+
+
+def test_all_are_found_join_hear_and_go(crowd: probe.Crowd) -> None:
+    assert crowd.lookup(2 * CONNS)["count"] == 2 * CONNS
+    assert crowd.join(b"s", 10)["count"] == CONNS
+    assert crowd.join(b"a", CONNS, each=True)["worst_ns"] > 0
+    assert crowd.publish(b"a", 0)["count"] == CONNS
+    assert crowd.publish(b"s", CONNS // 10 - 1)["count"] == 10
+    crowd.rejoin(b"s", 10, CONNS)
+    assert crowd.publish(b"s", 5)["count"] == 10
+    assert crowd.close(CONNS)["count"] == CONNS
+    assert crowd.live == crowd.armed == crowd.rooms == 0
+    assert crowd.settle()["count"] >= CONNS // 10 + 1
+    assert crowd.publish(b"a", 0)["count"] == 0
+
+
+@pytest.mark.parametrize("loops", [1, 7])
+@pytest.mark.parametrize("spread", [True, False])
+def test_each_is_pinged_once_an_interval(loops: int, spread: bool) -> None:
+    crowd = probe.Crowd(CONNS, loops)
+    crowd.open(spread)
+    for _ in range(2):
+        pings = ticks(crowd, loops, INTERVAL)
+        assert sum(pings) == CONNS
+        assert (max(pings) == CONNS) != spread
+    assert crowd.armed == CONNS
+
+
+def test_no_turn_frees_all_rooms_that_went() -> None:
+    """Nor loses one: each turn but the last frees as many as it may."""
+    crowd = probe.Crowd(3 * ROOMS_A_TURN)
+    crowd.open()
+    crowd.join(b"s", 1)
+    crowd.settle()
+    grown = crowd.reclaim()["count"]
+    assert grown == 1
+    crowd.close(3 * ROOMS_A_TURN)
+    assert crowd.settle()["count"] == 3 * ROOMS_A_TURN
+    assert crowd.reclaim()["count"] == 4
+    assert crowd.reclaim()["count"] == 1
+
+
+def test_subscriptions_are_kept_while_nats_is_away() -> None:
+    crowd = probe.Crowd(CONNS, 3, True)
+    crowd.open()
+    crowd.join(b"s", 10)
+    assert crowd.settle()["count"] == CONNS // 10
+    assert crowd.lose_nats()["count"] == 1
+    with pytest.raises(ValueError, match="link"):
+        probe.Crowd(1).lose_nats()
