@@ -7,6 +7,7 @@
 #   make debug   the tests against a build with assertions and bounds checks, without optimization
 #   make lint    ruff, mypy, cython-lint
 #   make bench   the benchmarks
+#   make bench-instructions   instructions a message by callgrind, against the kept table; ARGS=--save keeps a new one
 #   make docs    docs/settings.md, from the table of settings
 #   make sdist   the source archive, in dist/
 #   make clean   removes what was built, but for .venv
@@ -32,7 +33,7 @@ SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: run test lint debug asan tsan bench docs sdist clean
+.PHONY: run test lint debug asan tsan bench bench-instructions docs sdist clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed
@@ -50,6 +51,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/micro.py
 	$(MAKE) -C bench load
 	$(BIN)/python bench/macro.py $(ARGS)
+
+bench-instructions: $(VENV)/.installed
+	$(BIN)/python bench/instructions.py $(ARGS)
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m signal_py.settings_doc > docs/settings.md
