@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -69,6 +71,35 @@ static inline int se_own_descriptors(int *keep, size_t n)
     }
     return 0;
 }
+
+/* The calls of every message. The C library's are cancellation points, which takes each of them two functions and two
+ * locked operations where a process has threads; nobody cancels a loop. A sanitizer watches the C library's. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define se_recv recv
+#define se_send send
+#define se_sendmsg sendmsg
+#define se_epoll_wait epoll_wait
+#else
+static inline ssize_t se_recv(int fd, void *p, size_t n, int flags)
+{
+    return syscall(SYS_recvfrom, fd, p, n, flags, NULL, NULL);
+}
+
+static inline ssize_t se_send(int fd, const void *p, size_t n, int flags)
+{
+    return syscall(SYS_sendto, fd, p, n, flags, NULL, (size_t)0);
+}
+
+static inline ssize_t se_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    return syscall(SYS_sendmsg, fd, message, flags);
+}
+
+static inline int se_epoll_wait(int epoll, struct epoll_event *events, int most, int timeout)
+{
+    return (int)syscall(SYS_epoll_pwait, epoll, events, most, timeout, NULL, (size_t)0);
+}
+#endif
 
 /* Starts a named thread with every signal blocked. Returns 0 or an errno. */
 static inline int se_thread_start(pthread_t *thread, void *(*body)(void *), void *argument, const char *name)
