@@ -9,6 +9,7 @@
 #   make bench   the benchmarks
 #   make bench-peers  the engine and every peer that this machine can run, in turn, with ratios
 #   make bench-structures  ten million connections without sockets, and what the kernel takes for one
+#   make bench-instructions   instructions a message by callgrind, against the kept table; ARGS=--save keeps a new one
 #   make docs    docs/settings.md, from the table of settings
 #   make sdist   the source archive, in dist/
 #   make clean   removes what was built, but for .venv
@@ -35,7 +36,7 @@ SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: run test lint debug asan tsan bench bench-peers bench-structures docs sdist clean
+.PHONY: run test lint debug asan tsan bench bench-peers bench-structures bench-instructions docs sdist clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed
@@ -64,6 +65,9 @@ bench-structures: $(VENV)/.installed
 	$(BIN)/python bench/structures.py $(ARGS)
 	$(MAKE) -C bench load
 	$(BIN)/python bench/kernel_memory.py
+
+bench-instructions: $(VENV)/.installed
+	$(BIN)/python bench/instructions.py $(ARGS)
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m signal_py.settings_doc > docs/settings.md

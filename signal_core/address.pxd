@@ -67,7 +67,7 @@ cdef inline int local_parse(const char* p, size_t n, uint64_t* id) noexcept nogi
     for i in range(1, LOCAL_TEXT):
         c = se_base32_value[<uint8_t>p[i]]
         seen |= c
-        value = (value << 5) | (c & 31)
+        value = (value << 5) | c
     if seen & SE_NOT_BASE32:
         return -1
     id[0] = value

@@ -328,7 +328,7 @@ cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
             or loop.overdue or (loop.linked != NULL and link_has_work(loop)))
 
 
-cdef inline int loop_patience(const Loop* loop) noexcept nogil:
+cdef inline int loop_patience(Loop* loop) noexcept nogil:
     """Milliseconds to sleep at most."""
     cdef uint32_t ticks
     if loop_has_work(loop):

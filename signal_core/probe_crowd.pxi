@@ -45,7 +45,7 @@ cdef inline void cost_one(Cost* cost, uint64_t took) noexcept nogil:
 
 
 cdef object cost_of(const Cost* cost):
-    return {"count": cost.count, "ns": cost.total / <double>max(cost.count, 1), "worst_ns": cost.worst,
+    return {"count": cost.count, "ns": cost.total / <double>(cost.count if cost.count else 1), "worst_ns": cost.worst,
             "stalls": cost.stalls}
 
 

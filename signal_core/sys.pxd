@@ -70,6 +70,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLL_CLOEXEC
     int epoll_create1(int flags)
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    int epoll_wait "se_epoll_wait"(int epfd, epoll_event* events, int most, int timeout)
 
 cdef extern from "<sys/eventfd.h>" nogil:
     enum:
@@ -139,13 +140,9 @@ cdef extern from "<sys/socket.h>" nogil:
     int setsockopt(int fd, int level, int name, const void* value, socklen_t n)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* n)
     int shutdown(int fd, int how)
-
-# As recv, send, sendmsg and epoll_wait of the C library.
-cdef extern from "se_sys.h" nogil:
     ssize_t recv "se_recv"(int fd, void* buffer, size_t n, int flags)
     ssize_t send "se_send"(int fd, const void* buffer, size_t n, int flags)
     ssize_t sendmsg "se_sendmsg"(int fd, const msghdr* message, int flags)
-    int epoll_wait "se_epoll_wait"(int epfd, epoll_event* events, int most, int timeout)
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)

@@ -14,6 +14,7 @@ cdef struct Wheel:
     uint32_t now              # 4     tick up to which timers have fired
     uint32_t armed            # 4
     uint32_t walk             # 4     slot to go on with in the list of `now`; NO_SLOT: the list is done
+    uint32_t empty_to         # 4     the lists of the ticks after `now` up to this one are empty
 
 
 cdef inline void wheel_init(Wheel* wheel, uint32_t now) noexcept nogil:
@@ -21,6 +22,7 @@ cdef inline void wheel_init(Wheel* wheel, uint32_t now) noexcept nogil:
     wheel.now = now
     wheel.armed = 0
     wheel.walk = NO_SLOT
+    wheel.empty_to = now
 
 
 cdef inline void wheel_disarm(Wheel* wheel, Slab* slab, uint32_t slot) noexcept nogil:
@@ -44,9 +46,13 @@ cdef inline void wheel_arm(Wheel* wheel, Slab* slab, uint32_t slot, uint32_t due
     """Looks at `slot` at tick `due`, at the next tick if that has passed; instead of any earlier wish."""
     cdef Cold* cold = slab_cold(slab, slot)
     cdef uint32_t* head
+    cdef uint32_t comes_up
     wheel_disarm(wheel, slab, slot)
     if due <= wheel.now:
         due = wheel.now + 1
+    comes_up = wheel.now + 1 + (due - wheel.now - 1) % WHEEL_SLOTS
+    if comes_up <= wheel.empty_to:
+        wheel.empty_to = comes_up - 1
     head = &wheel.head[due % WHEEL_SLOTS]
     cold.due = due
     cold.prev = NO_SLOT
@@ -88,14 +94,18 @@ cdef inline uint32_t wheel_pop(Wheel* wheel, Slab* slab, uint32_t now, uint32_t*
         wheel.walk = wheel.head[wheel.now % WHEEL_SLOTS]
 
 
-cdef inline uint32_t wheel_next(const Wheel* wheel) noexcept nogil:
-    """Ticks until a list that is not empty comes up, WHEEL_SLOTS at most; 0 where one is being walked."""
-    cdef int i
+cdef inline uint32_t wheel_next(Wheel* wheel) noexcept nogil:
+    """Ticks until a list that is not empty comes up, WHEEL_SLOTS at most; 0 where one is being walked.
+
+    What was found empty is not looked at again: asked in every iteration, it costs a look a tick.
+    """
     if wheel.walk != NO_SLOT:
         return 0
     if wheel.armed == 0:
         return WHEEL_SLOTS
-    for i in range(1, WHEEL_SLOTS):
-        if wheel.head[(wheel.now + i) % WHEEL_SLOTS] != NO_SLOT:
-            return i
-    return WHEEL_SLOTS
+    if wheel.empty_to < wheel.now:
+        wheel.empty_to = wheel.now
+    while (wheel.empty_to + 1 - wheel.now < WHEEL_SLOTS
+           and wheel.head[(wheel.empty_to + 1) % WHEEL_SLOTS] == NO_SLOT):
+        wheel.empty_to += 1
+    return wheel.empty_to + 1 - wheel.now

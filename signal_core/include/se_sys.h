@@ -91,6 +91,35 @@ static inline int se_refuse_syns(int listener)
     return setsockopt(listener, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0 ? 0 : errno;
 }
 
+/* The calls of every message. The C library's are cancellation points, which takes each of them two functions and two
+ * locked operations where a process has threads; nobody cancels a loop. A sanitizer watches the C library's. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define se_recv recv
+#define se_send send
+#define se_sendmsg sendmsg
+#define se_epoll_wait epoll_wait
+#else
+static inline ssize_t se_recv(int fd, void *p, size_t n, int flags)
+{
+    return syscall(SYS_recvfrom, fd, p, n, flags, NULL, NULL);
+}
+
+static inline ssize_t se_send(int fd, const void *p, size_t n, int flags)
+{
+    return syscall(SYS_sendto, fd, p, n, flags, NULL, (size_t)0);
+}
+
+static inline ssize_t se_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    return syscall(SYS_sendmsg, fd, message, flags);
+}
+
+static inline int se_epoll_wait(int epoll, struct epoll_event *events, int most, int timeout)
+{
+    return (int)syscall(SYS_epoll_pwait, epoll, events, most, timeout, NULL, (size_t)0);
+}
+#endif
+
 /* Starts a named thread with every signal blocked. Returns 0 or an errno. */
 static inline int se_thread_start(pthread_t *thread, void *(*body)(void *), void *argument, const char *name)
 {
@@ -111,63 +140,6 @@ static inline void se_malloc_steadily(void)
 #ifdef M_MXFAST
     mallopt(M_MXFAST, 0);
 #endif
-}
-
-/* The system calls of every message, without the C library's cancellation points, which cost as much in a process of
- * several threads as a message's parsing does. Each is as its namesake: -1 and errno on failure. The sanitizers' builds
- * use the C library's, which they watch. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__LP64__) || \
-    !(defined(__x86_64__) || defined(__aarch64__))
-static inline long se_call6(long number, long a, long b, long c, long d, long e, long f)
-{
-    return syscall(number, a, b, c, d, e, f);
-}
-#else
-static inline long se_call6(long number, long a, long b, long c, long d, long e, long f)
-{
-#ifdef __x86_64__
-    long result;
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    register long r9 __asm__("r9") = f;
-    __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-#else
-    register long x8 __asm__("x8") = number;
-    register long x1 __asm__("x1") = b;
-    register long x2 __asm__("x2") = c;
-    register long x3 __asm__("x3") = d;
-    register long x4 __asm__("x4") = e;
-    register long x5 __asm__("x5") = f;
-    register long result __asm__("x0") = a;
-    __asm__ volatile("svc 0" : "+r"(result) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
-#endif
-    if (SE_UNLIKELY(result < 0)) {
-        errno = (int)-result;
-        return -1;
-    }
-    return result;
-}
-#endif
-
-static inline ssize_t se_recv(int fd, void *buffer, size_t n, int flags)
-{
-    return se_call6(SYS_recvfrom, fd, (long)buffer, (long)n, flags, 0, 0);
-}
-
-static inline ssize_t se_send(int fd, const void *buffer, size_t n, int flags)
-{
-    return se_call6(SYS_sendto, fd, (long)buffer, (long)n, flags, 0, 0);
-}
-
-static inline ssize_t se_sendmsg(int fd, const struct msghdr *message, int flags)
-{
-    return se_call6(SYS_sendmsg, fd, (long)message, flags, 0, 0, 0);
-}
-
-static inline int se_epoll_wait(int epoll, struct epoll_event *events, int most, int timeout)
-{
-    return (int)se_call6(SYS_epoll_pwait, epoll, (long)events, most, timeout, 0, 8);
 }
 
 static inline uint64_t se_now_ms(void)

@@ -1,0 +1,261 @@
+"""What is counted for bench/instructions.py, and the counting: each case does its steps between two dumps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from callgrind import Profile, Watched
+from lockstep import CLOSE, PING, PONG, REQUEST, TEXT, Peer, Unexpected, frame, opened
+from macro import free_port, running
+from signal_py.embedded import find_server
+
+RUNS = 3  # of each case; the least counts: what comes between only adds
+LIVES = 32  # connections that come and go at once
+SILENT = 256  # connections that are pinged at once
+PAYLOAD = b"x" * 128
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is counted: `rows` name it, one for each node; a step does it `each` times."""
+
+    rows: tuple[str, ...]
+    prepare: Callable[[ExitStack, list[Watched]], Step]
+    steps: int
+    each: int = 1
+    group: str = "alone"
+
+
+# -- the cases --
+
+
+def peers(stack: ExitStack, node: Watched, n: int) -> list[Peer]:
+    made = []
+    for _ in range(n):
+        made.append(opened(node.port))
+        stack.callback(made[-1].close)
+    return made
+
+
+def to(peer: Peer, options: bytes = b"") -> bytes:
+    return b"TO " + peer.address + options + b"\n" + PAYLOAD
+
+
+def echo(stack: ExitStack, nodes: list[Watched]) -> Step:
+    (one,) = peers(stack, nodes[0], 1)
+    said = frame(TEXT, to(one))
+
+    def step() -> None:
+        one.send(said)
+        one.hear(b"FROM ")
+
+    return step
+
+
+def relay(count: int) -> Callable[[ExitStack, list[Watched]], Step]:
+    """`count` messages in one packet. The receiver is on the last node."""
+
+    def prepare(stack: ExitStack, nodes: list[Watched]) -> Step:
+        (sender,) = peers(stack, nodes[0], 1)
+        (receiver,) = peers(stack, nodes[-1], 1)
+        said = frame(TEXT, to(receiver)) * count
+
+        def step() -> None:
+            sender.send(said)
+            for _ in range(count):
+                receiver.hear(b"FROM ")
+
+        sender.say(to(receiver, b" ref=1"))
+        while sender.hear(b"")[:2] != b"OK":  # ERR unavailable, while NATS is not connected
+            sender.say(to(receiver, b" ref=1"))
+        receiver.hear(b"FROM ")
+        return step
+
+    return prepare
+
+
+def relay_ref(stack: ExitStack, nodes: list[Watched]) -> Step:
+    (sender,) = peers(stack, nodes[0], 1)
+    (receiver,) = peers(stack, nodes[-1], 1)
+    said = frame(TEXT, to(receiver, b" ref=abc"))
+
+    def step() -> None:
+        sender.send(said)
+        receiver.hear(b"FROM ")
+        sender.hear(b"OK abc")
+
+    return step
+
+
+def fan_out(members: int) -> Callable[[ExitStack, list[Watched]], Step]:
+    def prepare(stack: ExitStack, nodes: list[Watched]) -> Step:
+        (sender,) = peers(stack, nodes[0], 1)
+        hearers = peers(stack, nodes[0], members)
+        room = b"room%d" % members
+        said = frame(TEXT, b"PUB " + room + b"\n" + PAYLOAD)
+        for hearer in hearers:
+            hearer.say(b"SUB " + room + b" ref=1")
+            hearer.hear(b"OK 1")
+
+        def step() -> None:
+            sender.send(said)
+            for hearer in hearers:
+                hearer.hear(b"MSG ")
+
+        return step
+
+    return prepare
+
+
+def join_leave(stack: ExitStack, nodes: list[Watched]) -> Step:
+    """Of a room that another connection is in, too."""
+    one, other = peers(stack, nodes[0], 2)
+    join, leave = frame(TEXT, b"SUB hall ref=1"), frame(TEXT, b"UNSUB hall ref=2")
+    other.send(join)
+    other.hear(b"OK 1")
+
+    def step() -> None:
+        one.send(join)
+        one.hear(b"OK 1")
+        one.send(leave)
+        one.hear(b"OK 2")
+
+    return step
+
+
+def lives(stack: ExitStack, nodes: list[Watched]) -> Step:
+    """The engine is held meanwhile, so that it always finds all of them, and each one's request already there."""
+    node = nodes[0]
+    bye = frame(CLOSE, b"\x03\xe8")
+
+    def step() -> None:
+        node.hold()
+        came = [Peer(node.port) for _ in range(LIVES)]
+        for peer in came:
+            peer.send(REQUEST)
+        node.resume()
+        for peer in came:
+            peer.hear_hello()
+        node.hold()
+        for peer in came:
+            peer.send(bye)
+        node.resume()
+        for peer in came:
+            peer.hear_end()
+            peer.close()
+
+    return step
+
+
+def keepalive(stack: ExitStack, nodes: list[Watched]) -> Step:
+    """They come at once and answer at once, so that their timers stay together; another one's PONG ends the step."""
+    node = nodes[0]
+    (witness,) = peers(stack, node, 1)
+    pong = frame(PONG, b"")
+    node.hold()
+    silent = [Peer(node.port) for _ in range(SILENT)]
+    for peer in silent:
+        stack.callback(peer.close)
+        peer.send(REQUEST)
+    node.resume()
+    for peer in silent:
+        peer.hear_hello()
+
+    def step() -> None:
+        for peer in silent:
+            if peer.hear_frame() != (PING, b""):
+                raise Unexpected("no ping")
+        node.hold()
+        for peer in silent:
+            peer.send(pong)
+        node.resume()
+        witness.say(b"PING")
+        while witness.hear_frame() != (TEXT, b"PONG"):
+            pass
+
+    return step
+
+
+CASES = (
+    Case(("relay",), relay(1), 1000),
+    Case(("relay with a ref, and its OK",), relay_ref, 1000),
+    Case(("relay, 32 in one packet",), relay(32), 60, 32),
+    Case(("echo",), echo, 1000),
+    Case(("fan-out to 10, a member",), fan_out(10), 200, 10),
+    Case(("fan-out to 1000, a member",), fan_out(1000), 10, 1000),
+    Case(("join and leave, with their OKs",), join_leave, 500),
+    Case(("upgrade, HELLO and close",), lives, 8, LIVES),
+    Case(("cross-node relay, sender's node", "cross-node relay, receiver's node"), relay(1), 1000, group="pair"),
+    Case(("ping, pong and timer of an idle connection",), keepalive, 1, SILENT, group="pinging"),
+)
+
+
+# -- counting --
+
+
+@dataclass
+class Row:
+    """Instructions for one, in each run; and the sum of the runs' profiles."""
+
+    runs: list[float] = field(default_factory=list)
+    profile: Profile = field(default_factory=Profile)
+    times: int = 0
+
+    @property
+    def count(self) -> float:
+        return min(self.runs)
+
+    @property
+    def spread(self) -> float:
+        return max(self.runs) / min(self.runs) - 1
+
+
+def count(case: Case, nodes: list[Watched]) -> dict[str, Row]:
+    rows = {name: Row() for name in case.rows}
+    with ExitStack() as stack:
+        step = case.prepare(stack, nodes)
+        for _ in range(max(1, case.steps // 10)):
+            step()
+        for node in nodes:
+            node.dump()
+        for _ in range(RUNS):
+            for _ in range(case.steps):
+                step()
+            for row, node in zip(rows.values(), nodes, strict=True):
+                profile = node.dump()
+                row.runs.append(profile.total / (case.steps * case.each))
+                row.profile.add(profile)
+                row.times += case.steps * case.each
+    return rows
+
+
+def start(group: str, stack: ExitStack) -> list[Watched]:
+    """The engines of a group of cases, not yet ready."""
+    settings: dict[str, str | float] = {"nats": "off", "ping_interval": 86400}
+    if group == "pinging":
+        settings |= {"ping_interval": 2.5, "pong_timeout": 1.5}  # each ping has one more look at its timer
+    if group == "pair":
+        port = free_port()
+        stack.enter_context(running(f"{find_server('bench/instructions.py:')} -a 127.0.0.1 -p {port}", port))
+        settings["nats"] = f"nats://127.0.0.1:{port}"
+    nodes = []
+    for _ in range(2 if group == "pair" else 1):
+        nodes.append(Watched(**settings))
+        stack.callback(nodes[-1].stop)
+    return nodes
+
+
+def count_all(cases: Iterable[Case]) -> dict[str, Row]:
+    rows: dict[str, Row] = {}
+    with ExitStack() as stack:
+        groups = {group: start(group, stack) for group in dict.fromkeys(case.group for case in cases)}
+        for nodes in groups.values():
+            for node in nodes:
+                node.wait_ready()
+        for case in cases:
+            rows |= count(case, groups[case.group])
+    return rows
