@@ -12,8 +12,10 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+# The data path is one C unit, of which GCC would inline less the more there is of it.
+INLINE = ["--param", "inline-unit-growth=300", "--param", "large-function-growth=1000"]
 FLAVOURS = {
-    "release": (["-O3", "-g1", "-fno-plt"], [], {}),
+    "release": (["-O3", "-g1", "-fno-plt", *INLINE], [], {}),
     "debug": (
         ["-O0", "-g3", "-DSE_DEBUG=1", "-UNDEBUG", "-DCYTHON_TRACE=1"],
         [],

@@ -67,7 +67,7 @@ cdef class Peer(Loops):
         cdef bytes name = room.encode()
         cdef RoomEntry* entry
         cdef bytes mark = ref.encode()
-        cdef bint waits = False
+        cdef int waits = AWAIT_FAILED
         if not ref_valid(mark, len(mark)) or not room_valid(name, len(name)) or name[:1] in (b"$", b"@"):
             return code_name(CODE_BAD_REQUEST)
         if room in self.entries:
@@ -81,9 +81,10 @@ cdef class Peer(Loops):
             self.entries[room] = (entry.serial, <uint64_t>entry)
             waits = await_nats(self.service, self.hub.service, entry, mark, <uint32_t>len(mark))
         service_finish(self.service)
-        if waits:
-            return None
-        return "" if entry != NULL else code_name(CODE_UNAVAILABLE)
+        if waits == AWAIT_FAILED:
+            self.leave_room(room)
+            return code_name(CODE_UNAVAILABLE)
+        return None if waits == AWAIT_IT else ""
 
     def leave_room(self, str room):
         """No effect where it is not a member."""

@@ -26,7 +26,7 @@ from signal_core.memory cimport (
 from signal_core.packet cimport Packet
 from signal_core.post cimport is_payload, post, post_all
 from signal_core.roomtable cimport RoomEntry, room_hash, table_end, table_init
-from signal_core.route cimport await_nats, room_enter, room_exit, route_peer, route_room
+from signal_core.route cimport AWAIT_FAILED, AWAIT_IT, await_nats, room_enter, room_exit, route_peer, route_room
 from signal_core.service cimport (
     Frame, frame_take_apart, service_begin, service_fate, service_finish, service_packet,
 )

@@ -39,6 +39,10 @@ from signal_core.wheel cimport wheel_arm
 cdef enum:
     AHEAD = 8                 # members of a fan-out fetched ahead of their turn
 
+    AWAIT_NOTHING = 0
+    AWAIT_IT = 1
+    AWAIT_FAILED = -1
+
 
 cdef inline bint is_own_node(const Hub* hub, const char* peer, size_t node_len) noexcept nogil:
     return node_len == hub.node_len and memcmp(peer, hub.node, node_len) == 0
@@ -229,22 +233,22 @@ cdef inline void loop_tell_all(Loop* loop) noexcept nogil:
     loop.told_tail = NULL
 
 
-cdef inline bint await_nats(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref,
-                            uint32_t ref_len) noexcept nogil:
-    """Asks the link for a receipt to `id` once NATS has the subscription. False where there is nothing to wait for."""
+cdef inline int await_nats(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, uint32_t ref_len) noexcept nogil:
+    """Asks the link for a receipt to `id` once NATS has the subscription: AWAIT_IT, AWAIT_NOTHING where it has it or
+    there is none, AWAIT_FAILED without memory."""
     cdef Msg* msg
     if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or se_load_acquire(&entry.confirmed):
-        return False
+        return AWAIT_NOTHING
     msg = msg_new_heap(&loop.mem, entry.size + ref_len, KIND_AWAIT)
     if msg == NULL:
-        return False
+        return AWAIT_FAILED
     msg.target = id
     msg.hash = entry.hash
     msg.size = entry.size
     memcpy(msg.data, entry.name, entry.size)
     msg_set_text(msg, ref, ref_len)
     post(loop, 0, msg)
-    return True
+    return AWAIT_IT
 
 
 cdef inline RoomEntry* room_enter(Loop* loop, const char* name, size_t n, uint64_t hash) noexcept nogil:

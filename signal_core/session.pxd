@@ -29,7 +29,7 @@ from signal_core.packet cimport Packet, expiry
 from signal_core.post cimport post_event
 from signal_core.address cimport room_valid
 from signal_core.roomtable cimport RoomEntry
-from signal_core.route cimport await_nats, join, joined, leave, route_peer, route_room
+from signal_core.route cimport AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats, join, joined, leave, route_peer, route_room
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE,
     FLAG_LAST, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, Buffer, Conn, Extra, slab_cold,
@@ -120,14 +120,20 @@ cdef inline void do_pub(Loop* loop, Conn* c, const Head* head, bint binary) noex
 cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     cdef RoomEntry* entry
     cdef uint8_t code = CODE_OK
+    cdef int waits = AWAIT_NOTHING
     if head.ref_len:
         code = ref_add(loop, c, head.ref, head.ref_len, REF_SUB, ref_deadline(loop, -1))
         if code != CODE_OK:
             say(loop, c, code, head.ref, head.ref_len)
             return
     code = join(loop, c, head.arg, head.arg_len, &entry)
-    if code == CODE_OK and head.ref_len and await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len):
+    if code == CODE_OK and head.ref_len:
+        waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len)
+    if waits == AWAIT_IT:
         return
+    if waits == AWAIT_FAILED:
+        leave(loop, c, head.arg, head.arg_len)
+        code = CODE_UNAVAILABLE
     if head.ref_len:
         ref_remove(loop, c, ref_find(loop, c, head.ref, head.ref_len))
     say(loop, c, code, head.ref, head.ref_len)
@@ -439,7 +445,10 @@ cdef inline int session_rooms(Loop* loop, Conn* c, const Upgrade* u) noexcept no
         code = join(loop, c, name, n, &entry) if count <= UPGRADE_MAX_ROOMS else CODE_TOO_MANY_ROOMS
         if code != CODE_OK:
             return 503 if code == CODE_UNAVAILABLE else 400
-        if await_nats(loop, conn_id(loop, c), entry, NULL, 0):
+        waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0)
+        if waits == AWAIT_FAILED:
+            return 503
+        if waits == AWAIT_IT:
             c.waiting += 1
 
 
