@@ -10,6 +10,7 @@ turn; see README.md beside this file.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import Any
 
 import macro
 from contenders import BUILT_IN, ENGINE, HERE, Contender, chosen, loops_for, parse_names, parse_peer
-from machine import description
+from machine import description, first_field
 from macro import CPU, LOAD, MEMORY, SCENARIOS, SPEED, USER, Scenario
 from results import RESULTS, Figures, kept_run, write
 
@@ -27,6 +28,7 @@ MACRO = ("relay", "random", "fanout", "rooms", "churn", "pair", "cross", "cross-
 MEMORY_SIZES = (1_000, 10_000, 100_000)
 ROOM_SIZES = (10, 100, 1_000, 10_000, 100_000)
 ROOM_CONTENDERS = ("engine", "nats-ws", "socketify", "uws")  # those whose rooms are more than a loop of theirs
+BYTES_A_CONNECTION = 80_000  # of the greediest peer's and both ends' kernel memory
 PARTS = ("macro", "memory", "rooms")
 OPENING_S = 4e-4  # a connection's opening, closing and last message, as a guess of how long it all takes
 AROUND_S = 2.0  # a run's start, warm-up and stop
@@ -49,8 +51,15 @@ class Step:
 
 
 def able(contenders: list[Contender], connections: int) -> tuple[Contender, ...]:
-    """Those that can hold so many connections, with as many loops as it takes."""
-    return tuple(held for c in contenders if (held := c.holding(connections)) is not None)
+    """Those that can hold so many connections, with as many loops as it takes; a line tells who can't."""
+    available = int(first_field("/proc/meminfo", "MemAvailable").split()[0]) * 1024
+    held = {c.name: c.holding(connections) for c in contenders}
+    for name in held:
+        if name != ENGINE.name and connections * BYTES_A_CONNECTION > available:
+            held[name] = None
+    if missing := [name for name, contender in held.items() if contender is None]:
+        print(f"too few descriptors or too little memory for {connections:,} connections: {', '.join(missing)}")
+    return tuple(contender for contender in held.values() if contender is not None)
 
 
 def setup(connections: int) -> str:
@@ -101,6 +110,12 @@ def command_shown(options: argparse.Namespace, contenders: list[Contender]) -> s
     return f"make bench-performance RUNS={options.runs} SECONDS={options.seconds:g}{arguments}"
 
 
+def head(options: argparse.Namespace, contenders: list[Contender]) -> Figures:
+    """What goes before the results in a file."""
+    shown = {c.name: c.shown() for c in contenders}
+    return {**description(), "command": command_shown(options, contenders), "contenders": shown}
+
+
 def make(options: argparse.Namespace, contenders: list[Contender]) -> bool:
     """Take every step, and write each part's file after each of its steps; whether anything was measured."""
     makers = {"macro": macro_steps, "memory": memory_steps, "rooms": room_steps}
@@ -110,12 +125,9 @@ def make(options: argparse.Namespace, contenders: list[Contender]) -> bool:
     for number, step in enumerate(steps):
         print(f"== step {number + 1} of {len(steps)}: {step.scenario.name}; about {left / 60:.0f} min left", flush=True)
         left -= step.lasts(options.runs)
-        head = {
-            **description(),
-            "command": command_shown(options, contenders),
-            "contenders": {c.name: c.shown() for c in contenders},
-        }
-        file = files.setdefault(step.part, {**head, "steps": {}, "scenarios": {}})
+        if step.part not in files:
+            files[step.part] = {**head(options, contenders), "steps": {}, "scenarios": {}}
+        file = files[step.part]
         file["scenarios"][step.scenario.name], file["steps"][step.scenario.name] = run_step(step, options)
         write(options.results / f"{step.part}.json", file)
     print(f"== {(time.monotonic() - begin) / 60:.0f} min, {', '.join(files)} in {options.results.name}/")
@@ -151,6 +163,7 @@ def main() -> int:
     if not options.load.exists():
         print(f"{options.load} is not built: make -C {HERE.name} load", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and the load generator are ended
     macro.many_descriptors()
     contenders = macro.present(options.contenders)
     return 0 if make(options, contenders) else 1

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from contenders import HERE
 from results import RESULTS, apart, cpu_bars, curves, label, memory_lines, read, read_scales, room_lines
@@ -53,7 +55,11 @@ STYLE = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
 }
-LABEL_APART = 0.058  # of the axes' height, between two labels
+LABEL_INCHES = 0.17  # from one label to the next
+LINES_INCHES, LATENCY_INCHES = 4.6, 3.9  # the height of a plot of lines; of each part of that of latencies
+MARGIN = 1.5  # by this factor, above and below all lines
+FEW_DECADES = 200  # up to this ratio an axis has more marks than powers of ten
+PALER = 0.6  # of white, in the colour of system time
 
 Lines = dict[str, list[tuple[float, float]]]
 
@@ -61,6 +67,11 @@ Lines = dict[str, list[tuple[float, float]]]
 def colour(contender: str) -> str:
     """Each contender's own."""
     return COLOURS.get(contender, OTHER)
+
+
+def paler(colour_of: str) -> tuple[float, ...]:
+    """The same with white in it, and nothing to be seen through it."""
+    return tuple(part + (1 - part) * PALER for part in to_rgb(colour_of))
 
 
 def weight(contender: str) -> str:
@@ -81,34 +92,36 @@ def size(value: float, _position: object = None) -> str:
     return f"{value:,.0f} B"
 
 
-def end_labels(axes: Axes, lines: Lines, texts: dict[str, str]) -> None:
-    """Name each line at its last point, on a logarithmic axis, so that no two names touch."""
+def end_labels(axes: Axes, lines: Lines, texts: dict[str, str], height: float) -> None:
+    """Name each line beside axes of so many inches, with a thin line from its last point, so that no names touch."""
     low, high = (math.log10(value) for value in axes.get_ylim())
     names = list(lines)
     places = [(math.log10(lines[name][-1][1]) - low) / (high - low) for name in names]
-    for name, place in zip(names, apart(places, LABEL_APART * 4 / axes.figure.get_figheight()), strict=True):
+    for name, place in zip(names, apart(places, LABEL_INCHES / height), strict=True):
         axes.annotate(
             texts[name],
-            (1, place),
-            xycoords="axes fraction",
-            xytext=(6, 0),
-            textcoords="offset points",
+            lines[name][-1],
+            (1.03, place),
+            textcoords="axes fraction",
             va="center",
             color=colour(name),
             fontweight=weight(name),
             fontsize=9,
+            arrowprops={"arrowstyle": "-", "color": colour(name), "lw": 0.7, "alpha": 0.6, "shrinkA": 1, "shrinkB": 3},
         )
 
 
-def log_axes(axes: Axes, y_format: object = plain) -> None:
-    """Both axes logarithmic, with a line for each power of ten."""
+def log_axes(axes: Axes, lines: Lines, y_format: Callable[[float, object], str] = plain) -> None:
+    """Both axes logarithmic, the y axis as long as the lines need."""
+    ys = [y for points in lines.values() for _, y in points]
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for axis, text in ((axes.xaxis, plain), (axes.yaxis, y_format)):
-        axis.set_major_locator(LogLocator(numticks=20))
+    axes.set_ylim(min(ys) / MARGIN, max(ys) * MARGIN)
+    few = max(ys) / min(ys) < FEW_DECADES
+    for axis, text, subs in ((axes.xaxis, plain, (1,)), (axes.yaxis, y_format, (1, 2, 5) if few else (1,))):
+        axis.set_major_locator(LogLocator(subs=subs, numticks=30))
         axis.set_major_formatter(FuncFormatter(text))
         axis.set_minor_locator(NullLocator())
-        axis.set_minor_formatter(NullFormatter())
 
 
 def draw_lines(axes: Axes, lines: Lines, marker: str = "o") -> None:
@@ -118,27 +131,20 @@ def draw_lines(axes: Axes, lines: Lines, marker: str = "o") -> None:
         axes.plot(xs, ys, marker=marker, color=colour(name), zorder=4 if name == "engine" else 3, clip_on=False)
 
 
-def decades(axes: Axes, lines: Lines) -> None:
-    """The y axis from a power of ten to a power of ten."""
-    ys = [y for points in lines.values() for _, y in points]
-    axes.set_ylim(10 ** math.floor(math.log10(min(ys))), 10 ** math.ceil(math.log10(max(ys))))
-
-
 def memory_plot(folder: Path) -> Figure | None:
     """User memory against connections."""
     each = memory_lines(read("memory", folder), read_scales(folder))
     lines: Lines = {name: [(n, n * bytes_each) for n, bytes_each in points] for name, points in each.items()}
     if not lines:
         return None
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, LINES_INCHES), layout="constrained")
     axes = figure.subplots()
-    log_axes(axes, size)
+    log_axes(axes, lines, size)
     draw_lines(axes, lines)
-    decades(axes, lines)
     axes.set_title("User memory of idle connections")
     axes.set_xlabel("connections")
     axes.set_ylabel("memory of all server processes, less that before")
-    end_labels(axes, lines, {name: f"{label(name)}, {each[name][-1][1]:,.0f} B each" for name in lines})
+    end_labels(axes, lines, {name: f"{label(name)}, {each[name][-1][1]:,.0f} B each" for name in lines}, LINES_INCHES)
     return figure
 
 
@@ -149,15 +155,14 @@ def rooms_plot(folder: Path) -> Figure | None:
     }
     if not lines:
         return None
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, LINES_INCHES), layout="constrained")
     axes = figure.subplots()
-    log_axes(axes)
+    log_axes(axes, lines)
     draw_lines(axes, lines)
-    decades(axes, lines)
     axes.set_title("From a publish until the room's last member has heard it")
     axes.set_xlabel("members of the room")
     axes.set_ylabel("milliseconds")
-    end_labels(axes, lines, {name: label(name) for name in lines})
+    end_labels(axes, lines, {name: label(name) for name in lines}, LINES_INCHES)
     return figure
 
 
@@ -167,7 +172,7 @@ def bars(axes: Axes, found: list[tuple[str, float, float]], title: str) -> None:
     longest = max(user + system for _, user, system in found)
     for row, (name, user, system) in zip(rows, found, strict=True):
         axes.barh(row, user, color=colour(name), height=0.62)
-        axes.barh(row, system, left=user, color=colour(name), alpha=0.4, height=0.62)
+        axes.barh(row, system, left=user, color=paler(colour(name)), height=0.62)
         text = f"{user + system:.1f}  ({user:.1f} + {system:.1f})"
         axes.text(user + system + longest * 0.012, row, text, va="center", fontsize=9, fontweight=weight(name))
     axes.set_yticks(rows, [label(name) for name, _, _ in found])
@@ -185,7 +190,7 @@ def cpu_plot(folder: Path) -> Figure | None:
     kept = read("macro", folder)
     titles = {
         "relay": "1:1 on one node, 500 connections in pairs",
-        "fanout": "a room of 1,000 members",
+        "fanout": "A room of 1,000 members",
         "cross": "1:1 from node to node, over NATS",
     }
     found = {title: got for name, title in titles.items() if (got := cpu_bars(kept, name))}
@@ -207,14 +212,13 @@ def nines(share: float, _position: object = None) -> str:
 
 def latency_axes(axes: Axes, lines: Lines, title: str) -> None:
     """Percentiles on an axis that gives each nine the same room."""
-    log_axes(axes)
+    log_axes(axes, lines)
     draw_lines(axes, lines, marker="")
     axes.set_xlim(1, min(share for points in lines.values() for share, _ in points))
     axes.xaxis.set_major_formatter(FuncFormatter(nines))
-    decades(axes, lines)
     axes.set_title(title)
     axes.set_ylabel("µs, one way")
-    end_labels(axes, lines, {name: label(name) for name in lines})
+    end_labels(axes, lines, {name: label(name) for name in lines}, LATENCY_INCHES)
 
 
 def latency_plot(folder: Path) -> Figure | None:
@@ -224,7 +228,7 @@ def latency_plot(folder: Path) -> Figure | None:
     found = {title: got for name, title in titles.items() if (got := curves(kept, name))}
     if not found:
         return None
-    figure = Figure(figsize=(WIDTH, 3.9 * len(found)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, LATENCY_INCHES * len(found)), layout="constrained")
     every = figure.subplots(len(found), squeeze=False)[:, 0]
     for axes, (title, lines) in zip(every, found.items(), strict=True):
         latency_axes(axes, lines, title)

@@ -17,6 +17,7 @@ from contenders import HERE
 RESULTS = HERE / "results"
 BUILD = HERE.parent / "build" / "bench"
 DEEPEST = 3  # depth to which an object is written with a line for each of its values; a deeper one has one line
+CURVE_LEAST = 5  # messages above a point of a curve: one of fewer is chance
 CURVES = ("pair", "cross-pair")  # scenarios whose latency curves are kept: elsewhere it is that of a queue
 
 Run = dict[str, Any]
@@ -25,8 +26,8 @@ Figures = dict[str, Any]
 
 LABELS = {
     "engine": "signal-engine",
-    "nats-ws": "nats-server WebSocket",
-    "goproxy": "gorilla/websocket (Go)",
+    "nats-ws": "nats-ws (nats-server)",
+    "goproxy": "goproxy (Go)",
     "socketify": "socketify (Python)",
     "picows": "picows (Python)",
     "uws": "uWebSockets (C++)",
@@ -150,8 +151,9 @@ def curve(runs: Runs) -> list[tuple[float, float]]:
     have = sorted((r for r in runs if r["latency_us"].get("curve")), key=lambda r: float(r["latency_us"]["p99"]))
     if not have:
         return []
-    points = have[len(have) // 2]["latency_us"]["curve"]
-    return [(1 - percent / 100, micros) for percent, micros in points if percent < 100]
+    found = have[len(have) // 2]["latency_us"]
+    least = CURVE_LEAST / found["count"]
+    return [(above, us) for percent, us in found["curve"] if (above := 1 - percent / 100) >= least]
 
 
 def memory_lines(memory: Figures, scales: list[Figures]) -> dict[str, list[tuple[int, float]]]:

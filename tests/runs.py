@@ -8,7 +8,7 @@ def cpu(user: float, both: float) -> dict:
 
 def latency(p99: float) -> dict:
     points = [[0, 1.0], [50, 2.0], [99, p99], [100, 99.0]]
-    return {"latency_us": {"p50": 2.0, "p99": p99, "p999": 50.0, "curve": points}}
+    return {"latency_us": {"count": 1000, "p50": 2.0, "p99": p99, "p999": 50.0, "curve": points}}
 
 
 def room(members: int, delivered: int) -> dict:

@@ -49,7 +49,7 @@ def test_a_table_has_medians_spreads_and_ratios_turn_by_turn(tmp_path):
     assert "| uWebSockets (C++) | 2.00 | 8.00 | 1,000 | 0.50 | 0.62 (0.50 to 0.75) |" in text
     assert "| uWebSockets (C++) | built locally |" in text
     assert "2031-02-03, commit `abc1234`, `make bench-performance RUNS=2 SECONDS=3`" in text
-    assert "gorilla" not in text
+    assert "goproxy" not in text
     assert "plots/cpu.svg" in text and "plots/latency.svg" not in text
 
 

@@ -50,6 +50,12 @@ def test_the_curve_is_that_of_the_median_run():
     assert results.curve([cpu(1, 2)]) == []
 
 
+def test_a_curve_ends_where_few_messages_are_above():
+    run = latency(3.0)
+    run["latency_us"]["count"] = 499
+    assert [above for above, _ in results.curve([run])] == [1.0, 0.5]
+
+
 def test_lines_are_medians_by_size():
     memory = {"scenarios": {"idle-10": {"engine": [idle(5), idle(9), idle(6)], "uws": [idle(None)]}, "relay": {}}}
     scales = [{"scale": {"connections": 4, "many": idle(7)}}]
