@@ -173,7 +173,8 @@ def bars(axes: Axes, found: list[tuple[str, float, float]], title: str) -> None:
     for row, (name, user, system) in zip(rows, found, strict=True):
         axes.barh(row, user, color=colour(name), height=0.62)
         axes.barh(row, system, left=user, color=paler(colour(name)), height=0.62)
-        text = f"{user + system:.1f}  ({user:.1f} + {system:.1f})"
+        digits = 2 if user + system < 10 else 1
+        text = f"{user + system:.{digits}f}  ({user:.{digits}f} + {system:.{digits}f})"
         axes.text(user + system + longest * 0.012, row, text, va="center", fontsize=9, fontweight=weight(name))
     axes.set_yticks(rows, [label(name) for name, _, _ in found])
     for text, (name, _, _) in zip(axes.get_yticklabels(), found, strict=True):

@@ -7,6 +7,7 @@ contender the load generator's JSON of every run. `scale-N.json` has `scale` ins
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,10 @@ class Spread:
 
 
 def digits_of(largest: float) -> int:
-    """Decimals that a figure of this size bears."""
-    return 2 if largest < 10 else 1 if largest < 100 else 0
+    """Decimals that leave a figure of this size three places that count, and at most six."""
+    if largest <= 0:
+        return 0
+    return min(6, max(0, 2 - math.floor(math.log10(largest))))
 
 
 def spread(values: list[float]) -> Spread | None:

@@ -46,7 +46,7 @@ def test_a_table_has_medians_spreads_and_ratios_turn_by_turn(tmp_path):
     keep(tmp_path, "macro", {"relay": runs})
     text = document(tmp_path)
     assert "| signal-engine | 1.00 | 5.00 (4.00 to 6.00) | 1,000 | – | – |" in text
-    assert "| uWebSockets (C++) | 2.00 | 8.00 | 1,000 | 0.50 | 0.62 (0.50 to 0.75) |" in text
+    assert "| uWebSockets (C++) | 2.00 | 8.00 | 1,000 | 0.500 | 0.625 (0.500 to 0.750) |" in text
     assert "| uWebSockets (C++) | built locally |" in text
     assert "2031-02-03, commit `abc1234`, `make bench-performance RUNS=2 SECONDS=3`" in text
     assert "goproxy" not in text
@@ -56,7 +56,7 @@ def test_a_table_has_medians_spreads_and_ratios_turn_by_turn(tmp_path):
 def test_latencies_have_a_plot_where_a_curve_is_kept(tmp_path):
     keep(tmp_path, "macro", {"pair": {"engine": [latency(10.0)], "uws": [latency(20.0)]}})
     text = document(tmp_path)
-    assert "| uWebSockets (C++) | 2.00 | 20.0 | 50.0 | 1.00 | 0.50 |" in text
+    assert "| uWebSockets (C++) | 2.00 | 20.0 | 50.0 | 1.00 | 0.500 |" in text
     assert "plots/latency.svg" in text
 
 
@@ -64,13 +64,13 @@ def test_sizes_are_rows_and_who_lacks_one_has_a_dash(tmp_path):
     sizes = {"idle-1000": {"engine": [idle(150)], "uws": [idle(300)]}, "idle-20000": {"engine": [idle(160)], "uws": []}}
     keep(tmp_path, "memory", sizes)
     text = document(tmp_path)
-    assert "| 1,000 | 150 | 300 | 0.50 |" in text
+    assert "| 1,000 | 150 | 300 | 0.500 |" in text
     assert "| 20,000 | 160 | – | – |" in text
 
 
 def test_a_room_is_timed_to_its_last_member(tmp_path):
     keep(tmp_path, "rooms", {"room-101": {"engine": [room(101, 4000)], "uws": [room(101, 2000)]}})
-    assert "| 101 | 50.0 | 100 | 0.50 |" in document(tmp_path)
+    assert "| 101 | 50.0 | 100 | 0.500 |" in document(tmp_path)
 
 
 def test_very_many_connections_have_a_table_each(tmp_path):

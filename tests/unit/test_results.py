@@ -31,6 +31,8 @@ def test_a_spread_says_one_number_where_there_is_one():
     assert str(Spread(1, 2, 3)) == "2.00 (1.00 to 3.00)"
     assert str(Spread(20, 20, 20)) == "20.0"
     assert str(Spread(20, 2000, 3000)) == "2,000 (20 to 3,000)"
+    assert str(Spread(0.0031, 0.0032, 0.0042)) == "0.00320 (0.00310 to 0.00420)"
+    assert str(Spread(0, 0, 0)) == "0"
     assert results.spread([]) is None
 
 
