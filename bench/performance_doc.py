@@ -19,16 +19,17 @@ from results import (
     by_size,
     cpu_bars,
     curves,
+    figure,
     figures,
     label,
     memory_lines,
-    ratios,
     read,
     read_scales,
     room_lines,
     scenarios,
     spread,
     to_last_member,
+    turns,
 )
 
 NONE = "–"
@@ -66,7 +67,8 @@ kernel's part of a TCP connection is the same for all, and not in it.
 """
 MEMORY_MISSING = """
 Where a figure is missing, the limit of descriptors of a process keeps a server from so many connections, or it
-failed. The limit bounds one loop of the engine, so there the engine has more of them.
+failed. The limit bounds one loop of the engine, so there the engine has more of them. A run has no figure where a
+server's part of memory shrank meanwhile, because other processes began to share its files.
 """
 ROOMS_SAYS = """
 Milliseconds from a publish until the last member of the room has heard it; the next publish follows then. The load
@@ -134,7 +136,7 @@ def commands(result: Figures, names: list[str]) -> str:
     """The exact loads, and the servers' commands."""
     steps = result.get("steps", {})
     lines = [f"    load {steps[name]['load']}{_where(steps[name])}" for name in names if name in steps]
-    return "\nThe load:\n\n" + "\n".join(lines) + "\n"
+    return "\nThe load, of `bench/bin/load`:\n\n" + "\n".join(lines) + "\n"
 
 
 def _where(step: dict[str, Any]) -> str:
@@ -153,6 +155,11 @@ def servers(result: Figures) -> str:
     return "\nThe servers:\n" + table(["server", "command"], rows).replace("---:", "---")
 
 
+def at(path: tuple[str, ...]) -> Callable[[Run], float | None]:
+    """What the keys lead to, as a function of a run."""
+    return lambda run: figure(run, *path)
+
+
 def compared(by: dict[str, Runs], columns: dict[str, tuple[str, ...]], ratio: dict[str, tuple[str, ...]]) -> str:
     """A row for each contender: its figures, and the engine's ratio to it."""
     rows = []
@@ -160,10 +167,9 @@ def compared(by: dict[str, Runs], columns: dict[str, tuple[str, ...]], ratio: di
     for name, runs in by.items():
         cells = [shown(spread(figures(runs, *path))) for path in columns.values()]
         for path in ratio.values():
-            found = [] if name == "engine" else ratios(figures(mine, *path), figures(runs, *path))
-            cells.append(shown(spread(found)))
+            cells.append("" if name == "engine" else shown(spread(turns(mine, runs, at(path)))))
         rows.append([label(name), *cells])
-    return table(["", *columns, *ratio], rows)
+    return table(["server", *columns, *ratio], rows)
 
 
 def cpu_section(kept: Figures) -> str:
@@ -202,23 +208,18 @@ def latency_section(kept: Figures) -> str:
     return text
 
 
-def sized(found: dict[str, dict[int, Runs]], values: Callable[[Runs], list[float]], what: str) -> str:
-    """A row for each size, two columns for each contender: its figure, and the engine's ratio to it."""
+def sized(found: dict[str, dict[int, Runs]], value: Callable[[Run], float | None], what: str) -> str:
+    """A column for each size, a row for each contender: its figures; then the engine's ratios to the others."""
     sizes = sorted({size for by in found.values() for size in by})
-    head = [what]
-    for name in found:
-        head += [label(name)] if name == "engine" else [label(name), "ratio"]
-    rows = []
-    for size in sizes:
-        row = [f"{size:,}"]
-        mine = values(found.get("engine", {}).get(size, []))
-        for name, by in found.items():
-            theirs = values(by.get(size, []))
-            row.append(shown(spread(theirs)))
-            if name != "engine":
-                row.append(shown(spread(ratios(mine, theirs))))
-        rows.append(row)
-    return table(head, rows)
+    heads = [f"{size:,}" for size in sizes]
+    values, ratios = [], []
+    for name, by in found.items():
+        of_each = ([v for run in by.get(size, []) if (v := value(run)) is not None] for size in sizes)
+        values.append([label(name), *(shown(spread(each)) for each in of_each)])
+        by_turn = (turns(found.get("engine", {}).get(size, []), by.get(size, []), value) for size in sizes)
+        if name != "engine":
+            ratios.append([label(name), *(shown(spread(each)) for each in by_turn)])
+    return table([what, *heads], values) + (table(["the engine's ratio to", *heads], ratios) if ratios else "")
 
 
 def memory_section(kept: Figures, scales: list[Figures]) -> str:
@@ -231,13 +232,8 @@ def memory_section(kept: Figures, scales: list[Figures]) -> str:
     text += done_on(kept) + commands(kept, list(scenarios(kept)))
     if memory_lines(kept, scales):
         text += plot("memory", "User memory against connections, by server")
-    text += sized(found, lambda runs: figures(runs, "all_servers", "bytes_per_connection"), "connections")
+    text += sized(found, at(("all_servers", "bytes_per_connection")), "bytes each of connections")
     return text + MEMORY_MISSING
-
-
-def last_member(runs: Runs) -> list[float]:
-    """to_last_member of each run that has it."""
-    return [ms for run in runs if (ms := to_last_member(run)) is not None]
 
 
 def rooms_section(kept: Figures) -> str:
@@ -250,7 +246,7 @@ def rooms_section(kept: Figures) -> str:
     text += done_on(kept) + commands(kept, list(scenarios(kept)))
     if room_lines(kept):
         text += plot("rooms", "Milliseconds to a room's last member against its members, by server")
-    return text + sized(found, last_member, "members")
+    return text + sized(found, to_last_member, "milliseconds by members")
 
 
 SCALE_ROWS: dict[str, Callable[[Figures], str]] = {

@@ -141,7 +141,7 @@ def memory_plot(folder: Path) -> Figure | None:
     axes = figure.subplots()
     log_axes(axes, lines, size)
     draw_lines(axes, lines)
-    axes.set_title("User memory of idle connections")
+    axes.set_title("User memory of idle connections, and of each at the last point")
     axes.set_xlabel("connections")
     axes.set_ylabel("memory of all server processes, less that before")
     end_labels(axes, lines, {name: f"{label(name)}, {each[name][-1][1]:,.0f} B each" for name in lines}, LINES_INCHES)

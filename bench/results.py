@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,12 @@ def figures(runs: Runs, *path: str) -> list[float]:
 def ratios(mine: list[float], theirs: list[float]) -> list[float]:
     """Turn by turn; none where a turn lacks one of the two."""
     return [a / b for a, b in zip(mine, theirs, strict=False) if b > 0] if len(mine) == len(theirs) else []
+
+
+def turns(mine: Runs, theirs: Runs, value: Callable[[Run], float | None]) -> list[float]:
+    """The ratio of a figure in each turn in which both have it."""
+    both = ((value(a), value(b)) for a, b in zip(mine, theirs, strict=False))
+    return [a / b for a, b in both if a is not None and b]
 
 
 def to_last_member(run: Run) -> float | None:

@@ -60,17 +60,23 @@ def test_latencies_have_a_plot_where_a_curve_is_kept(tmp_path):
     assert "plots/latency.svg" in text
 
 
-def test_sizes_are_rows_and_who_lacks_one_has_a_dash(tmp_path):
+def test_sizes_are_columns_and_who_lacks_one_has_a_dash(tmp_path):
     sizes = {"idle-1000": {"engine": [idle(150)], "uws": [idle(300)]}, "idle-20000": {"engine": [idle(160)], "uws": []}}
     keep(tmp_path, "memory", sizes)
     text = document(tmp_path)
-    assert "| 1,000 | 150 | 300 | 0.500 |" in text
-    assert "| 20,000 | 160 | – | – |" in text
+    assert "| bytes each of connections | 1,000 | 20,000 |" in text
+    assert "| signal-engine | 150 | 160 |" in text
+    assert "| uWebSockets (C++) | 300 | – |" in text
+    assert "| uWebSockets (C++) | 0.500 | – |" in text
 
 
 def test_a_room_is_timed_to_its_last_member(tmp_path):
     keep(tmp_path, "rooms", {"room-101": {"engine": [room(101, 4000)], "uws": [room(101, 2000)]}})
-    assert "| 101 | 50.0 | 100 | 0.500 |" in document(tmp_path)
+    text = document(tmp_path)
+    assert "| milliseconds by members | 101 |" in text
+    assert "| signal-engine | 50.0 |" in text
+    assert "| uWebSockets (C++) | 100 |" in text
+    assert "| uWebSockets (C++) | 0.500 |" in text
 
 
 def test_very_many_connections_have_a_table_each(tmp_path):

@@ -66,6 +66,13 @@ def test_lines_are_medians_by_size():
     assert results.room_lines(rooms) == {"engine": [(5, 200.0), (11, 200.0)]}
 
 
+def test_a_turn_that_lacks_a_figure_has_no_ratio_and_the_others_have():
+    mine, theirs = [idle(2), idle(None), idle(6), idle(1)], [idle(4), idle(1), idle(2), idle(0)]
+    found = results.turns(mine, theirs, lambda run: results.figure(run, "all_servers", "bytes_per_connection"))
+    assert found == [0.5, 3.0]
+    assert results.turns(mine, [], lambda run: 1.0) == []
+
+
 def test_a_room_in_which_no_message_reached_all_has_no_time():
     assert results.to_last_member(room(11, 9)) is None
 
