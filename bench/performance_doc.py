@@ -80,7 +80,7 @@ slab, page tables and stacks until all were open, halved, since both ends are he
 that is neither free, a file's nor a process's. Idle is a time of pings only. Then messages are sent at a fixed rate,
 1:1 between random connections and into rooms spread over them all. The same is done with {scale.FEW:,} connections
 over as many loops, before and after: the mean of the two is beside it. Pings cost CPU, too, so a delivery's is given
-with and without what the idle engine uses in that time.
+with and without that of the pings answered meanwhile, each taken for as much as one in the idle time.
 """
 CPU_TABLES = {
     "relay": "1:1, pairs of clients",
@@ -257,10 +257,11 @@ SCALE_ROWS: dict[str, Callable[[Figures], str]] = {
     "idle: user CPU, ms a second": lambda f: f"{f['many']['idle_user_per_s'] * 1e3:.1f}",
     "idle: system CPU, ms a second": lambda f: f"{f['many']['idle_system_per_s'] * 1e3:.1f}",
     "idle: pings answered a second": lambda f: f"{f['many']['pings_per_s']:,.0f}",
+    "under load: pings answered a second": lambda f: f"{f['many']['pings_per_s_under_load']:,.0f}",
 }
 BESIDE_ROWS = {
     "cpu_us_per_delivery": "CPU a delivery, µs",
-    "cpu_us_per_delivery_less_idle": "CPU a delivery less idle, µs",
+    "cpu_us_per_delivery_less_pings": "CPU a delivery less pings, µs",
     "relay_p50_us": "latency 1:1, p50, µs",
     "relay_p99_us": "latency 1:1, p99, µs",
     "room_p50_us": "latency in rooms, p50, µs",

@@ -26,6 +26,7 @@ def scaled(few_user: float = 1.0) -> dict:
         return {
             "seconds": 10.0,
             "delivered": delivered,
+            "pings_measured": 800,
             "lost": 0,
             "gap": 0,
             "kept": True,

@@ -64,8 +64,9 @@ static void print_counts(const struct result *r)
     const uint64_t *all = r->final;
     printf(" \"sent\":%lu,\"delivered\":%lu,", grown(r, COUNT_SENT), grown(r, COUNT_DELIVERED));
     printf("\"per_second\":%.1f,", (double)grown(r, COUNT_DELIVERED) / seconds(r));
-    printf("\"lost\":%ld,\"gap\":%lu,\"verified\":%lu,\"pings\":%lu,\n", report_lost(r), all[COUNT_GAP],
-           all[COUNT_VERIFIED], all[COUNT_PINGS]);
+    printf("\"lost\":%ld,\"gap\":%lu,\"verified\":%lu,\"pings\":%lu,"
+           "\"pings_measured\":%lu,\n", report_lost(r), all[COUNT_GAP],
+           all[COUNT_VERIFIED], all[COUNT_PINGS], grown(r, COUNT_PINGS));
     printf(" \"errors\":{");
     for (int i = COUNT_CORRUPT; i <= COUNT_BLOCKED; i++)
         printf("%s\"%s\":%lu", i > COUNT_CORRUPT ? "," : "", ERRORS[i], all[i]);

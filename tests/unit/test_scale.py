@@ -58,7 +58,16 @@ def test_a_delivery_costs_with_and_without_what_idle_does():
     run = scaled()["many"]
     assert scale.idle_cpu(run) == pytest.approx(0.02)
     assert scale.cpu_per_delivery(run) == pytest.approx(10.0)
-    assert scale.cpu_per_delivery(run, 0.02) == pytest.approx(8.0)
+    assert scale.pings_cpu(run) == pytest.approx(0.2)
+    assert scale.cpu_per_delivery(run, 0.2) == pytest.approx(8.0)
+
+
+def test_pings_cost_what_they_did_in_the_quiet_or_it_is_taken_as_it_was():
+    run = scaled()["many"]
+    assert scale.pings_cpu({**run, "pings_measured": 200}) == pytest.approx(0.05)
+    assert scale.pings_cpu({**run, "pings_measured": 0}) == 0
+    run["quiet"] |= {"pings": 0}
+    assert scale.pings_cpu({**run, "seconds": 30.0}) == pytest.approx(0.6)
 
 
 def test_figures_are_of_one_connection_and_one_end():
@@ -67,7 +76,7 @@ def test_figures_are_of_one_connection_and_one_end():
     assert found["user_bytes"] == 160
     assert found["many"]["pings_per_s"] == 80
     assert found["ratio"]["cpu_us_per_delivery"] == pytest.approx(10 / 6)
-    assert found["ratio"]["cpu_us_per_delivery_less_idle"] == pytest.approx(8 / 4)
+    assert found["ratio"]["cpu_us_per_delivery_less_pings"] == pytest.approx(8 / 4)
 
 
 def test_what_does_not_hold_is_told():
@@ -119,4 +128,4 @@ def test_the_same_load_is_put_on_few_and_many():
     options = scale.parse_options(["--connections", "50000", "--loops", "3"])
     few, many = (scale.load_command(options, n, 9) for n in (1000, 50_000))
     assert [i for i, (a, b) in enumerate(zip(few, many, strict=True)) if a != b] == [2, len(few) - 1]
-    assert "--threads 3 --rate 5000 --rooms 10 --members 100 --room-rate 10 --quiet 60 --seconds 9" in " ".join(few)
+    assert "--threads 3 --rate 10000 --rooms 10 --members 100 --room-rate 10 --quiet 60 --seconds 9" in " ".join(few)
