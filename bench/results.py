@@ -174,9 +174,10 @@ def memory_lines(memory: Figures, scales: list[Figures]) -> dict[str, list[tuple
             if found := spread(figures(runs, "all_servers", "bytes_per_connection")):
                 lines.setdefault(contender, []).append((size, found.middle))
     for result in scales:
+        size = result["scale"]["connections"]
         each = figure(result["scale"]["many"], "all_servers", "bytes_per_connection")
-        if each is not None:
-            lines.setdefault("engine", []).append((result["scale"]["connections"], each))
+        if each is not None and size not in (known for known, _ in lines.get("engine", [])):
+            lines.setdefault("engine", []).append((size, each))
     return {name: sorted(points) for name, points in lines.items()}
 
 

@@ -60,7 +60,7 @@ def test_a_curve_ends_where_few_messages_are_above():
 
 def test_lines_are_medians_by_size():
     memory = {"scenarios": {"idle-10": {"engine": [idle(5), idle(9), idle(6)], "uws": [idle(None)]}, "relay": {}}}
-    scales = [{"scale": {"connections": 4, "many": idle(7)}}]
+    scales = [{"scale": {"connections": n, "many": idle(7)}} for n in (4, 10)]
     assert results.memory_lines(memory, scales) == {"engine": [(4, 7.0), (10, 6.0)]}
     rooms = {"scenarios": {"room-11": {"engine": [room(11, 100)]}, "room-5": {"engine": [room(5, 40)]}}}
     assert results.room_lines(rooms) == {"engine": [(5, 200.0), (11, 200.0)]}
