@@ -286,7 +286,9 @@ def scale_part(result: Figures) -> str:
     found = scale.figures(about)
     text = f"\n### {about['connections']:,} connections on {about['loops']} loops\n" + done_on(result)
     text += f"\nThe engine and the load:\n\n    {about['engine']}\n    load {about['load']}\n"
-    text += table([f"{about['connections']:,} connections", ""], [[n, row(found)] for n, row in SCALE_ROWS.items()])
+    text += table(
+        [f"{about['connections']:,} connections", "figure"], [[n, row(found)] for n, row in SCALE_ROWS.items()]
+    )
     rows = []
     for name, title in BESIDE_ROWS.items():
         by = f"{found['ratio'][name]:.2f}" if name in found["ratio"] else ""
