@@ -10,11 +10,15 @@
 #   make bench-peers  the engine and every peer that this machine can run, in turn, with ratios
 #   make bench-structures  ten million connections without sockets, and what the kernel takes for one
 #   make bench-instructions   instructions a message by callgrind, against the kept table; ARGS=--save keeps a new one
+#   make bench-performance  what docs/performance.md is made of, by everyone who can run here: some 40 minutes
+#   make bench-scale N=1000000  so many WebSockets on one engine: memory, idle CPU, messages among them
+#   make plots   docs/plots and docs/performance.md, from the results kept in bench/results
 #   make docs    docs/settings.md, from the table of settings
 #   make sdist   the source archive, in dist/
 #   make clean   removes what was built, but for .venv
 #
-# TESTS=tests/unit restricts test, asan, tsan and debug; ARGS=… is added to what is run.
+# TESTS=tests/unit restricts test, asan, tsan and debug; ARGS=… is added to what is run. RUNS=3 and SECONDS=15 are
+# those of bench-performance; SECONDS=600 and QUIET=60 (of pings only) those of bench-scale.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,12 +26,16 @@ CC ?= cc
 TESTS ?= tests
 TSAN_TESTS ?= $(if $(filter tests,$(TESTS)),tests/library tests/conformance tests/cluster,$(TESTS))
 ARGS ?=
+N ?= 1000000
+RUNS ?= 3
+QUIET ?= 60
 EXTRAS = embedded,test,lint
 
 BIN = $(VENV)/bin
 CORE = $(wildcard signal_core/*.py signal_core/*.pyx signal_core/*.pxd signal_core/*.pxi signal_core/include/*.h)
 PACKAGE = $(CORE) $(wildcard signal_py/*.py)
 BUILD_REQUIRES = grep '^requires = ' pyproject.toml | grep -o '"[^"]*"'
+PLOTS_REQUIRES = grep '^plots = ' pyproject.toml | grep -o '"[^"]*"'
 BENCH_REQUIRES = grep '^bench = ' pyproject.toml | grep -o '"[^"]*"'
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 # What a sanitizer writes is to be seen, not captured.
@@ -36,7 +44,8 @@ SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: run test lint debug asan tsan bench bench-peers bench-structures bench-instructions docs sdist clean
+.PHONY: run test lint debug asan tsan bench bench-peers bench-performance bench-scale bench-structures \
+	bench-instructions plots docs sdist clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed
@@ -69,6 +78,19 @@ bench-structures: $(VENV)/.installed
 bench-instructions: $(VENV)/.installed
 	$(BIN)/python bench/instructions.py $(ARGS)
 
+bench-performance: $(VENV)/.installed $(VENV)/.peers
+	$(MAKE) -C bench load
+	@$(MAKE) -s -C bench goproxy >/dev/null 2>&1 || true
+	$(BIN)/python bench/performance.py --runs $(RUNS) --seconds $(or $(SECONDS),15) $(ARGS)
+
+bench-scale: $(VENV)/.installed
+	$(MAKE) -C bench load
+	$(BIN)/python bench/scale.py --connections $(N) --seconds $(or $(SECONDS),600) --quiet $(QUIET) $(ARGS)
+
+plots: $(VENV)/.installed $(VENV)/.plots
+	$(BIN)/python bench/plots.py
+	$(BIN)/python bench/performance_doc.py > docs/performance.md
+
 docs: $(VENV)/.installed
 	$(BIN)/python -m signal_py.settings_doc > docs/settings.md
 
@@ -95,6 +117,10 @@ $(VENV)/.tools: pyproject.toml $(VENV)/.made
 
 $(VENV)/.peers: pyproject.toml $(VENV)/.made
 	$(BENCH_REQUIRES) | xargs $(PIP) install -q
+	@touch $@
+
+$(VENV)/.plots: pyproject.toml $(VENV)/.made
+	$(PLOTS_REQUIRES) | xargs $(PIP) install -q
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.tools setup.py $(CORE)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -39,6 +41,7 @@ class Contender:
     load_options: tuple[str, ...] = ()  # what the load generator needs to speak to it
     modes: tuple[str, ...] = ()  # of the load generator's, those that it can do; none means all
     absent: Callable[[], str] = anything  # why it can't run here, and the mend; or nothing
+    local: bool = False  # named on the command line: where it is says nothing to others
 
     def fits(self, load: str, nodes: int) -> bool:
         """Whether it can do a load, `MODE [option…]`, on so many nodes."""
@@ -48,6 +51,36 @@ class Contender:
     def filled(self, **values: object) -> str:
         """Its command, with the values in their places."""
         return self.command.format(bin=VENV_BIN, python=sys.executable, peers=PEERS, **values)
+
+    def shown(self) -> str:
+        """Its command for a file of results, without this machine's places."""
+        if self.local:
+            return "built locally"
+        text = self.command.replace("{bin}/", "").replace("{python}", "python").replace("{peers}", "bench/peers")
+        return text.replace(f"{GOPROXY}", "bench/bin/goproxy").replace(f"{nats_server()}", "nats-server")
+
+    def with_loops(self, loops: int) -> Contender:
+        """The same with so many event loops, where its command tells how many."""
+        return replace(self, command=re.sub(r"--loops \d+", f"--loops {loops}", self.command))
+
+    def holding(self, connections: int) -> Contender | None:
+        """The same, able to hold so many connections; None where the limit of descriptors keeps it from that.
+
+        The limit bounds a loop of the engine's, and the whole process of others.
+        """
+        if "--loops " in self.command:
+            return self.with_loops(loops_for(connections))
+        return self if connections <= per_table() else None
+
+
+def per_table() -> int:
+    """Connections that one table of descriptors is to hold: an eighth is left, as loops' shares differ."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1] * 7 // 8
+
+
+def loops_for(connections: int) -> int:
+    """The fewest loops whose tables hold all connections."""
+    return max(1, -(-connections // per_table()))
 
 
 def nats_server() -> str | None:
@@ -107,7 +140,7 @@ def parse_peer(text: str) -> Contender:
     name, equals, command = text.partition("=")
     if not (name and equals and "{port}" in command):
         raise argparse.ArgumentTypeError("must be NAME=COMMAND, with {port} in the command")
-    return Contender(name, command, needs_nats="{nats}" in command)
+    return Contender(name, command, needs_nats="{nats}" in command, local=True)
 
 
 def parse_names(text: str, known: Iterable[str], what: str) -> list[str]:

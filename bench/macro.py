@@ -26,6 +26,7 @@ from typing import Any
 
 from contenders import BUILT_IN, HERE, Contender, chosen, nats_server, no_nats_server, parse_names, parse_peer
 from machine import description
+from results import BUILD, figures, ratios, write
 
 START_TIMEOUT = 15.0
 STOP_TIMEOUT = 10.0
@@ -162,14 +163,6 @@ def measure(load: Path, contender: Contender, scenario: Scenario, seconds: float
     return result
 
 
-def figure(result: dict[str, Any], metric: Metric) -> float | None:
-    """A metric of one run, or None where the run has none."""
-    value: Any = result
-    for key in metric.path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return float(value) if value is not None else None
-
-
 def trouble(result: dict[str, Any]) -> str:
     """What went wrong in a run, or nothing."""
     faults = {**result["errors"], **result["err"], "lost": result["lost"], "gap": result["gap"]}
@@ -208,12 +201,7 @@ def spread(values: list[float]) -> str:
 
 def values_of(runs: list[dict[str, Any]], metric: Metric) -> list[float]:
     """The metric in each run that has it."""
-    return [value for run in runs if (value := figure(run, metric)) is not None]
-
-
-def ratios(mine: list[float], theirs: list[float]) -> list[float]:
-    """Turn by turn; none where a turn lacks one of the two."""
-    return [a / b for a, b in zip(mine, theirs, strict=False) if b > 0] if len(mine) == len(theirs) else []
+    return figures(runs, *metric.path)
 
 
 def print_scenario(scenario: Scenario, results: Results) -> None:
@@ -251,7 +239,7 @@ def parse_options() -> argparse.Namespace:
         help="another server; {port}, and {nats} where it needs a nats-server",
     )
     parser.add_argument("--load", type=Path, default=HERE / "bin" / "load", help="the load generator")
-    parser.add_argument("--json", type=Path, help="write every run's figures here (default: a file in results/)")
+    parser.add_argument("--json", type=Path, help="write every run's figures here (default: a file in build/bench/)")
     options = parser.parse_args()
     try:
         options.scenarios = parse_names(options.scenarios, names.split(","), "scenario")
@@ -265,7 +253,7 @@ def everyone(options: argparse.Namespace) -> list[Contender]:
     """The engine first: ratios are to it."""
     first, *others = BUILT_IN
     if options.engine:
-        first = replace(first, command=options.engine, absent=lambda: "")
+        first = replace(first, command=options.engine, absent=lambda: "", local=True)
     return [first, *others, *options.peer]
 
 
@@ -297,13 +285,12 @@ def main() -> int:
         print("nobody is left to measure", file=sys.stderr)
         return 1
     head = description()
-    file = options.json or HERE / "results" / f"{head['date'][:19].replace(':', '')}.json"
+    file = options.json or BUILD / f"{head['date'][:19].replace(':', '')}.json"
     everything: dict[str, Results] = {}
     for scenario in (s for s in SCENARIOS if s.name in options.scenarios):
         everything[scenario.name] = run_scenario(scenario, contenders, options)
         print_scenario(scenario, everything[scenario.name])
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({**head, "scenarios": everything}, indent=1) + "\n")
+        write(file, {**head, "scenarios": everything})
     return 0 if any(runs for results in everything.values() for runs in results.values()) else 1
 
 

@@ -60,6 +60,7 @@ struct options {
     uint32_t payload;         /* bytes of each */
     double seconds;           /* the measured window */
     double warmup;            /* load before it */
+    double quiet;             /* without any send, before that */
     double setup;             /* at most for opening and joining, and for a storm */
     double rate;              /* sends a second in all, on a schedule; 0: answer each delivery with a send */
     double room_rate;         /* mix: publishes a second in all */

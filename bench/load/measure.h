@@ -29,6 +29,7 @@ struct result {
     const struct options *opt;
     double opened;                        /* seconds that it took */
     struct sample before, after;          /* the measured window's ends */
+    struct sample still, stirred;         /* those of the quiet before it */
     struct sample struck, calm;           /* the storm's */
     uint64_t final[COUNTS];               /* when the last delivery was in, warm-up included */
     long pss_before[MAX_SERVERS], pss_after[MAX_SERVERS];

@@ -37,6 +37,7 @@ static const char USAGE[] =
     "  --rate N                sends a second in all, on a schedule; latency is from the time scheduled\n"
     "                          (storm 1000; mix none; else, without it, a delivery is answered with a send)\n"
     "  --seconds S (10)        measured       --warmup S (1)\n"
+    "  --quiet S (0)           before the warm-up, all open, nothing is sent: CPU and pings of that time\n"
     "  --setup S (60)          at most, to open all, and to open them again after a storm\n"
     "  --pid PID               sample a server's CPU and memory; may be given again\n"
     "  --spin                  poll without sleeping: takes a core, and the wake-up out of the latency\n";
@@ -100,7 +101,7 @@ static void parse_url(struct target *target, const char *url)
 enum {
     OPT_CONNECTIONS = 256, OPT_THREADS, OPT_ROOMS, OPT_MEMBERS, OPT_WINDOW, OPT_PAYLOAD, OPT_BINARY, OPT_RATE,
     OPT_SECONDS, OPT_WARMUP, OPT_SETUP, OPT_PID, OPT_SPIN, OPT_VERIFY, OPT_HELP, OPT_OPENING, OPT_ROOM_RATE,
-    OPT_STORM, OPT_PROTOCOL,
+    OPT_STORM, OPT_PROTOCOL, OPT_QUIET,
     CONNECTIONS_MAX = 1 << 24,
 };
 
@@ -111,7 +112,7 @@ static const struct option LONG[] = {
     {"warmup", 1, 0, OPT_WARMUP}, {"setup", 1, 0, OPT_SETUP}, {"pid", 1, 0, OPT_PID},
     {"spin", 0, 0, OPT_SPIN}, {"verify", 0, 0, OPT_VERIFY}, {"help", 0, 0, OPT_HELP},
     {"opening", 1, 0, OPT_OPENING}, {"room-rate", 1, 0, OPT_ROOM_RATE}, {"storm", 1, 0, OPT_STORM},
-    {"protocol", 1, 0, OPT_PROTOCOL}, {0, 0, 0, 0},
+    {"protocol", 1, 0, OPT_PROTOCOL}, {"quiet", 1, 0, OPT_QUIET}, {0, 0, 0, 0},
 };
 
 static const struct protocol *protocol_named(const char *name)
@@ -143,6 +144,7 @@ static void set(struct options *opt, int key, const char *text)
     case OPT_RATE: opt->rate = number(text, "--rate", 0.01, 1e8); break;
     case OPT_SECONDS: opt->seconds = number(text, "--seconds", 0.1, 86400); break;
     case OPT_WARMUP: opt->warmup = number(text, "--warmup", 0, 3600); break;
+    case OPT_QUIET: opt->quiet = number(text, "--quiet", 0, 3600); break;
     case OPT_SETUP: opt->setup = number(text, "--setup", 1, 3600); break;
     case OPT_PID: add_server(opt, text); break;
     case OPT_SPIN: opt->spin = true; break;

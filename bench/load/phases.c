@@ -210,6 +210,11 @@ bool phases_open(struct shared *shared, struct result *r)
 void phases_measure(struct shared *shared, struct result *r)
 {
     const struct options *opt = shared->opt;
+    if (opt->quiet > 0) {
+        take_sample(shared, &r->still);
+        wait_for(shared, "quiet: pings", COUNT_PINGS, 0, opt->quiet);
+        take_sample(shared, &r->stirred);
+    }
     enter(shared, PHASE_RUN);
     wait_for(shared, "warming up: delivered", COUNT_DELIVERED, 0, opt->warmup);
     enter(shared, PHASE_MEASURE);

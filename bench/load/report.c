@@ -64,8 +64,9 @@ static void print_counts(const struct result *r)
     const uint64_t *all = r->final;
     printf(" \"sent\":%lu,\"delivered\":%lu,", grown(r, COUNT_SENT), grown(r, COUNT_DELIVERED));
     printf("\"per_second\":%.1f,", (double)grown(r, COUNT_DELIVERED) / seconds(r));
-    printf("\"lost\":%ld,\"gap\":%lu,\"verified\":%lu,\"pings\":%lu,\n", report_lost(r), all[COUNT_GAP],
-           all[COUNT_VERIFIED], all[COUNT_PINGS]);
+    printf("\"lost\":%ld,\"gap\":%lu,\"verified\":%lu,\"pings\":%lu,"
+           "\"pings_measured\":%lu,\n", report_lost(r), all[COUNT_GAP],
+           all[COUNT_VERIFIED], all[COUNT_PINGS], grown(r, COUNT_PINGS));
     printf(" \"errors\":{");
     for (int i = COUNT_CORRUPT; i <= COUNT_BLOCKED; i++)
         printf("%s\"%s\":%lu", i > COUNT_CORRUPT ? "," : "", ERRORS[i], all[i]);
@@ -136,13 +137,36 @@ static void print_cpu(struct usage used, uint64_t delivered)
     print_each("cpu_us_per_delivery", known ? (used.user + used.system) * 1e6 : -1, delivered);
 }
 
-/* What a server used in the measured window; -1 where it was not there all the time. */
-static struct usage server_cpu(const struct result *r, uint32_t i)
+/* What a server used between two samples; -1 where it was not there all the time. */
+static struct usage server_cpu(const struct sample *from, const struct sample *to, uint32_t i)
 {
-    struct usage a = r->before.server[i], b = r->after.server[i];
+    struct usage a = from->server[i], b = to->server[i];
     if (a.user < 0 || b.user < 0)
         return (struct usage){-1, -1};
     return (struct usage){b.user - a.user, b.system - a.system};
+}
+
+/* The same of all servers; -1 where one of them was not there all the time. */
+static struct usage servers_cpu(const struct result *r, const struct sample *from, const struct sample *to)
+{
+    struct usage sum = {0, 0};
+    for (uint32_t i = 0; i < r->opt->servers; i++) {
+        struct usage used = server_cpu(from, to, i);
+        if (used.user < 0)
+            return used;
+        sum = (struct usage){sum.user + used.user, sum.system + used.system};
+    }
+    return sum;
+}
+
+/* The time before the first send, on the clock that is CLOCK_MONOTONIC for everyone on this machine. */
+static void print_quiet(const struct result *r)
+{
+    const struct sample *from = &r->still, *to = &r->stirred;
+    struct usage used = servers_cpu(r, from, to);
+    printf(" \"quiet\":{\"from\":%.3f,\"to\":%.3f,", (double)from->when / 1e9, (double)to->when / 1e9);
+    printf("\"pings\":%lu,", to->counts[COUNT_PINGS] - from->counts[COUNT_PINGS]);
+    printf("\"user_s\":%.3f,\"system_s\":%.3f},\n", used.user, used.system);
 }
 
 /* By how many bytes a server grew; -1 where that is not known, or it shrank. */
@@ -158,7 +182,7 @@ static void print_server(const struct result *r, uint32_t i)
     char name[64];
     proc_name(r->opt->server[i], name, sizeof name);
     printf("%s\n  {\"pid\":%d,\"name\":\"%s\",", i ? "," : "", r->opt->server[i], name);
-    print_cpu(server_cpu(r, i), grown(r, COUNT_DELIVERED));
+    print_cpu(server_cpu(&r->before, &r->after, i), grown(r, COUNT_DELIVERED));
     printf(",\"pss_before_kb\":%ld,\"pss_after_kb\":%ld", r->pss_before[i], r->pss_after[i]);
     print_each("bytes_per_connection", server_growth(r, i), r->after.counts[COUNT_READY]);
     printf("}");
@@ -167,20 +191,16 @@ static void print_server(const struct result *r, uint32_t i)
 /* Each server, and their sums; a sum lacks a figure that one of them lacks. */
 static void print_servers(const struct result *r)
 {
-    struct usage sum = {0, 0};
     double growth = 0;
     printf(" \"servers\":[");
     for (uint32_t i = 0; i < r->opt->servers; i++) {
-        struct usage used = server_cpu(r, i);
         double grew = server_growth(r, i);
-        bool known = used.user >= 0 && sum.user >= 0;
         print_server(r, i);
-        sum = known ? (struct usage){sum.user + used.user, sum.system + used.system} : (struct usage){-1, -1};
         growth = grew >= 0 && growth >= 0 ? growth + grew : -1;
     }
     bool any = r->opt->servers > 0;
     printf("],\n \"all_servers\":{");
-    print_cpu(sum, any ? grown(r, COUNT_DELIVERED) : 0);
+    print_cpu(servers_cpu(r, &r->before, &r->after), any ? grown(r, COUNT_DELIVERED) : 0);
     print_each("bytes_per_connection", growth, any ? r->after.counts[COUNT_READY] : 0);
     printf("}}\n");
 }
@@ -196,6 +216,8 @@ void report_print(const struct result *r)
         print_latency("room_latency_us", &r->latency[SERIES_OTHER]);
         printf(",\n");
     }
+    if (r->opt->quiet > 0)
+        print_quiet(r);
     if (r->opt->mode == MODE_STORM)
         print_storm(r);
     print_own(r);

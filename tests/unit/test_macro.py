@@ -9,6 +9,7 @@ import contenders
 import machine
 import macro
 from contenders import BUILT_IN, Contender, chosen, parse_names, parse_peer
+from results import figure
 
 
 def named(*names: str) -> list[Contender]:
@@ -89,10 +90,10 @@ def test_ratios_are_turn_by_turn_and_only_between_whole_sets():
 
 def test_a_metric_is_found_by_its_path_or_there_is_none():
     run = {"all_servers": {"user_us_per_delivery": 1.5, "bytes_per_connection": None}, "per_second": 7}
-    assert macro.figure(run, macro.USER) == 1.5
-    assert macro.figure(run, macro.SPEED) == 7.0
-    assert macro.figure(run, macro.MEMORY) is None
-    assert macro.figure(run, macro.MEDIAN) is None
+    assert figure(run, *macro.USER.path) == 1.5
+    assert figure(run, *macro.SPEED.path) == 7.0
+    assert figure(run, *macro.MEMORY.path) is None
+    assert figure(run, *macro.MEDIAN.path) is None
     assert macro.values_of([run, {}, run], macro.USER) == [1.5, 1.5]
 
 

@@ -1,0 +1,173 @@
+"""Makes the results that docs/performance.md and its plots are made of: CPU and latency, memory, large rooms.
+
+    make bench-performance
+    make bench-performance ARGS="--peer 'uws=/path/to/server {port}'"
+
+Each part is a file in results/, written anew after each scenario. All is done by macro.py, contender by contender in
+turn; see README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import macro
+from contenders import BUILT_IN, ENGINE, HERE, Contender, chosen, loops_for, parse_names, parse_peer
+from machine import description, first_field
+from macro import CPU, LOAD, MEMORY, SCENARIOS, SPEED, USER, Scenario
+from results import RESULTS, Figures, kept_run, write
+
+MACRO = ("relay", "random", "fanout", "rooms", "churn", "pair", "cross", "cross-pair")
+MEMORY_SIZES = (1_000, 10_000, 100_000)
+ROOM_SIZES = (10, 100, 1_000, 10_000, 100_000)
+ROOM_CONTENDERS = ("engine", "nats-ws", "socketify", "uws")  # those whose rooms are more than a loop of theirs
+BYTES_A_CONNECTION = 80_000  # of the greediest peer's and both ends' kernel memory
+PARTS = ("macro", "memory", "rooms")
+OPENING_S = 4e-4  # a connection's opening, closing and last message, as a guess of how long it all takes
+AROUND_S = 2.0  # a run's start, warm-up and stop
+
+
+@dataclass(frozen=True)
+class Step:
+    """A scenario, by those that do it."""
+
+    part: str
+    scenario: Scenario
+    contenders: tuple[Contender, ...]
+    seconds: float
+    connections: int = 0
+
+    def lasts(self, runs: int) -> float:
+        """About so many seconds."""
+        fit = sum(c.fits(self.scenario.load, self.scenario.nodes) for c in self.contenders)
+        return fit * runs * (min(self.seconds, self.scenario.longest) + AROUND_S + self.connections * OPENING_S)
+
+
+def able(contenders: list[Contender], connections: int) -> tuple[Contender, ...]:
+    """Those that can hold so many connections, with as many loops as it takes; a line tells who can't."""
+    available = int(first_field("/proc/meminfo", "MemAvailable").split()[0]) * 1024
+    held = {c.name: c.holding(connections) for c in contenders}
+    for name in held:
+        if name != ENGINE.name and connections * BYTES_A_CONNECTION > available:
+            held[name] = None
+    if missing := [name for name, contender in held.items() if contender is None]:
+        print(f"too few descriptors or too little memory for {connections:,} connections: {', '.join(missing)}")
+    return tuple(contender for contender in held.values() if contender is not None)
+
+
+def setup(connections: int) -> str:
+    """How long opening may take."""
+    return f"--setup {60 + connections // 500}"
+
+
+def macro_steps(contenders: list[Contender], seconds: float) -> Iterator[Step]:
+    """CPU a delivery and latency."""
+    for scenario in SCENARIOS:
+        if scenario.name in MACRO:
+            yield Step("macro", scenario, tuple(contenders), seconds)
+
+
+def memory_steps(contenders: list[Contender], _seconds: float) -> Iterator[Step]:
+    """Bytes of an idle connection, by connections."""
+    for n in MEMORY_SIZES:
+        load = f"idle --connections {n} --verify {setup(n)}"
+        scenario = Scenario(f"idle-{n}", load, (MEMORY,), longest=3)
+        yield Step("memory", scenario, able(contenders, n), 3, n)
+
+
+def room_steps(contenders: list[Contender], seconds: float) -> Iterator[Step]:
+    """One room, by members."""
+    some = [c for c in contenders if c.name in ROOM_CONTENDERS]
+    for n in ROOM_SIZES:
+        scenario = Scenario(f"room-{n}", f"room --rooms 1 --members {n} {setup(n)}", (USER, CPU, SPEED, LOAD))
+        yield Step("rooms", scenario, able(some, n), seconds / 3, n)
+
+
+def run_step(step: Step, options: argparse.Namespace) -> tuple[macro.Results, Figures]:
+    """The runs, and what was done, for the file."""
+    turn = argparse.Namespace(runs=options.runs, seconds=step.seconds, load=options.load)
+    results = macro.run_scenario(step.scenario, list(step.contenders), turn)
+    macro.print_scenario(step.scenario, results)
+    seconds = min(step.seconds, step.scenario.longest)
+    about: Figures = {"load": f"{step.scenario.load} --seconds {seconds:g}", "nodes": step.scenario.nodes}
+    if ENGINE.name in results:
+        about["engine_loops"] = loops_for(step.connections)
+    kept = {name: [kept_run(step.scenario.name, run) for run in runs] for name, runs in results.items() if runs}
+    return kept, about
+
+
+def command_shown(options: argparse.Namespace, contenders: list[Contender]) -> str:
+    """The command that makes these results, without this machine's places."""
+    peers = "".join(f" --peer '{c.name}=… {{port}}'" for c in contenders if c.local and c.name != ENGINE.name)
+    arguments = f' ARGS="{peers[1:]}"' if peers else ""
+    return f"make bench-performance RUNS={options.runs} SECONDS={options.seconds:g}{arguments}"
+
+
+def head(options: argparse.Namespace, contenders: list[Contender]) -> Figures:
+    """What goes before the results in a file."""
+    shown = {c.name: c.shown() for c in contenders}
+    return {**description(), "command": command_shown(options, contenders), "contenders": shown}
+
+
+def make(options: argparse.Namespace, contenders: list[Contender]) -> bool:
+    """Take every step, and write each part's file after each of its steps; whether anything was measured."""
+    makers = {"macro": macro_steps, "memory": memory_steps, "rooms": room_steps}
+    steps = [step for part in options.parts for step in makers[part](contenders, options.seconds)]
+    files: dict[str, dict[str, Any]] = {}
+    begin, left = time.monotonic(), sum(step.lasts(options.runs) for step in steps)
+    for number, step in enumerate(steps):
+        print(f"== step {number + 1} of {len(steps)}: {step.scenario.name}; about {left / 60:.0f} min left", flush=True)
+        left -= step.lasts(options.runs)
+        if step.part not in files:
+            files[step.part] = {**head(options, contenders), "steps": {}, "scenarios": {}}
+        file = files[step.part]
+        file["scenarios"][step.scenario.name], file["steps"][step.scenario.name] = run_step(step, options)
+        write(options.results / f"{step.part}.json", file)
+    print(f"== {(time.monotonic() - begin) / 60:.0f} min, {', '.join(files)} in {options.results.name}/")
+    return any(runs for file in files.values() for by in file["scenarios"].values() for runs in by.values())
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"comma-separated, of {','.join(PARTS)}")
+    parser.add_argument("--only", default="", help="contenders, comma-separated")
+    parser.add_argument("--runs", type=int, default=3, help="turns (default 3)")
+    parser.add_argument("--seconds", type=float, default=15.0, help="measured in each run; a third in large rooms")
+    parser.add_argument("--engine", help="the engine's command, instead of the one installed beside this Python")
+    parser.add_argument("--peer", type=parse_peer, action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument("--load", type=Path, default=HERE / "bin" / "load", help="the load generator")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder (default: bench/results)")
+    options = parser.parse_args(arguments)
+    first = ENGINE
+    if options.engine:
+        first = replace(first, command=options.engine, absent=lambda: "", local=True)
+    try:
+        options.parts = parse_names(options.parts, PARTS, "part")
+        options.contenders = chosen([first, *BUILT_IN[1:], *options.peer], options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def main() -> int:
+    """0, or 1 where nothing could be measured."""
+    options = parse_options()
+    if not options.load.exists():
+        print(f"{options.load} is not built: make -C {HERE.name} load", file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and the load generator are ended
+    macro.many_descriptors()
+    contenders = macro.present(options.contenders)
+    return 0 if make(options, contenders) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

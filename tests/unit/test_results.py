@@ -1,0 +1,136 @@
+"""Files of results: written so that a diff shows them well, and read as lines, bars and curves."""
+
+import json
+
+import pytest
+
+import contenders
+import performance
+import results
+from contenders import BUILT_IN, Contender, parse_peer
+from results import Spread
+from runs import cpu, idle, latency, room
+
+
+def test_what_is_written_is_read_again_with_a_line_for_a_run(tmp_path):
+    value = {"a": 1, "none": {}, "scenarios": {"relay": {"engine": [{"x": [1, 2]}, {"x": "µ"}], "other": []}}}
+    results.write(tmp_path / "deep" / "macro.json", value)
+    text = (tmp_path / "deep" / "macro.json").read_text(encoding="utf-8")
+    assert json.loads(text) == value == results.read("macro", tmp_path / "deep")
+    assert '    {"x": [1, 2]},\n    {"x": "µ"}\n' in text
+    assert results.read("rooms", tmp_path) == {}
+
+
+def test_scales_are_in_the_order_of_connections(tmp_path):
+    for n in (100_000, 20_000, 1_000_000):
+        results.write(tmp_path / f"scale-{n}.json", {"scale": {"connections": n}})
+    assert [r["scale"]["connections"] for r in results.read_scales(tmp_path)] == [20_000, 100_000, 1_000_000]
+
+
+def test_a_spread_says_one_number_where_there_is_one():
+    assert str(Spread(1, 2, 3)) == "2.00 (1.00 to 3.00)"
+    assert str(Spread(20, 20, 20)) == "20.0"
+    assert str(Spread(20, 2000, 3000)) == "2,000 (20 to 3,000)"
+    assert str(Spread(0.0031, 0.0032, 0.0042)) == "0.00320 (0.00310 to 0.00420)"
+    assert str(Spread(0, 0, 0)) == "0"
+    assert results.spread([]) is None
+
+
+def test_curves_are_kept_where_they_are_plotted():
+    run = latency(3.0)
+    assert results.kept_run("pair", run) == run
+    assert "curve" not in results.kept_run("relay", run)["latency_us"]
+    assert "curve" in run["latency_us"]
+
+
+def test_the_curve_is_that_of_the_median_run():
+    assert results.curve([latency(9.0), latency(3.0), latency(5.0)]) == [
+        (1.0, 1.0),
+        (0.5, 2.0),
+        (pytest.approx(0.01), 5.0),
+    ]
+    assert results.curve([cpu(1, 2)]) == []
+
+
+def test_a_curve_ends_where_few_messages_are_above():
+    run = latency(3.0)
+    run["latency_us"]["count"] = 499
+    assert [above for above, _ in results.curve([run])] == [1.0, 0.5]
+
+
+def test_lines_are_medians_by_size():
+    memory = {"scenarios": {"idle-10": {"engine": [idle(5), idle(9), idle(6)], "uws": [idle(None)]}, "relay": {}}}
+    scales = [{"scale": {"connections": n, "many": idle(7)}} for n in (4, 10)]
+    assert results.memory_lines(memory, scales) == {"engine": [(4, 7.0), (10, 6.0)]}
+    rooms = {"scenarios": {"room-11": {"engine": [room(11, 100)]}, "room-5": {"engine": [room(5, 40)]}}}
+    assert results.room_lines(rooms) == {"engine": [(5, 200.0), (11, 200.0)]}
+
+
+def test_a_turn_that_lacks_a_figure_has_no_ratio_and_the_others_have():
+    mine, theirs = [idle(2), idle(None), idle(6), idle(1)], [idle(4), idle(1), idle(2), idle(0)]
+    found = results.turns(mine, theirs, lambda run: results.figure(run, "all_servers", "bytes_per_connection"))
+    assert found == [0.5, 3.0]
+    assert results.turns(mine, [], lambda run: 1.0) == []
+
+
+def test_a_room_in_which_no_message_reached_all_has_no_time():
+    assert results.to_last_member(room(11, 9)) is None
+
+
+def test_bars_are_user_and_system_the_least_first():
+    macro = {"scenarios": {"relay": {"engine": [cpu(1, 9)], "uws": [cpu(2, 5)], "other": [idle(1)]}}}
+    assert results.cpu_bars(macro, "relay") == [("uws", 2, 3), ("engine", 1, 8)]
+    assert results.cpu_bars(macro, "cross") == []
+
+
+@pytest.mark.parametrize(
+    ("places", "moved"),
+    [
+        ([0.1, 0.9], [0.1, 0.9]),
+        ([0.5, 0.5], [0.45, 0.55]),
+        ([0.9, 0.52, 0.5], [0.9, 0.56, 0.46]),
+        ([0.5, 0.55, 0.62], [0.4566666667, 0.5566666667, 0.6566666667]),
+    ],
+)
+def test_labels_are_moved_apart(places, moved):
+    assert results.apart(places, 0.1) == pytest.approx(moved)
+
+
+@pytest.mark.parametrize("contender", [*BUILT_IN, parse_peer("uws=/somewhere/relay {port}")], ids=lambda c: c.name)
+def test_a_command_is_shown_without_a_place_of_this_machine(contender):
+    assert str(contenders.HERE.parent) not in contender.shown()
+    assert str(contenders.VENV_BIN) not in contender.shown()
+    assert "/somewhere" not in contender.shown()
+
+
+def test_a_peer_named_by_hand_is_shown_as_built_locally():
+    assert parse_peer("uws=/somewhere/relay {port}").shown() == "built locally"
+    assert results.label("uws") == "uWebSockets (C++)"
+    assert results.label("mine") == "mine"
+
+
+def test_who_lacks_descriptors_does_not_hold_and_the_engine_gets_loops(monkeypatch):
+    monkeypatch.setattr(contenders.resource, "getrlimit", lambda _which: (1024, 20_000))
+    other = Contender("other", "server {port}")
+    assert performance.able([contenders.ENGINE, other], 17_500)[1] == other
+    (engine,) = performance.able([contenders.ENGINE, other], 100_000)
+    assert "--loops 6 " in engine.command
+
+
+def test_every_part_has_steps_and_a_guess_of_how_long_they_take(monkeypatch):
+    monkeypatch.setattr(contenders.resource, "getrlimit", lambda _which: (1024, 20_000))
+    everyone = [*BUILT_IN, parse_peer("uws=/somewhere/relay {port}")]
+    steps = [
+        s
+        for make in (performance.macro_steps, performance.memory_steps, performance.room_steps)
+        for s in make(everyone, 15)
+    ]
+    assert {s.part for s in steps} == set(performance.PARTS)
+    assert 30 < sum(s.lasts(3) for s in steps) / 60 < 50
+    assert "uws" in [c.name for s in steps if s.scenario.name == "room-10" for c in s.contenders]
+
+
+def test_the_command_that_is_kept_has_peers_without_their_place():
+    options = performance.parse_options(["--runs", "2", "--peer", "uws=/somewhere/relay {port}"])
+    shown = performance.command_shown(options, options.contenders)
+    assert shown == "make bench-performance RUNS=2 SECONDS=15 ARGS=\"--peer 'uws=… {port}'\""
