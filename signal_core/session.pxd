@@ -29,7 +29,9 @@ from signal_core.packet cimport Packet, expiry
 from signal_core.post cimport post_event
 from signal_core.address cimport room_valid
 from signal_core.roomtable cimport RoomEntry
-from signal_core.route cimport AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats, join, joined, leave, route_peer, route_room
+from signal_core.route cimport (
+    AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats, join, joined, leave, route_peer, route_room,
+)
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE,
     FLAG_LAST, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, Buffer, Conn, Extra, slab_cold,
