@@ -98,7 +98,8 @@ class Engine:
     async def stop(self) -> None:
         """Closes every connection with 1001, and returns when all has ended: in `close_timeout` and a little.
 
-        Sends that wait for a receipt fail with `unavailable`; `messages()` ends. Again: waits for the first.
+        Sends that wait for a receipt fail, with `no-such-peer` where the receiver was a client of this node, else
+        with `unavailable`; `messages()` ends. Again: waits for the first.
         """
         self._check_process()
         if self._stopping is None:

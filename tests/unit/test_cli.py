@@ -1,6 +1,7 @@
 """The command line as a person meets it: what it says, where, and with which exit status."""
 
 import contextlib
+import json
 import os
 import pty
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 
 import kit
 from kit import complaint
+from peers import BarePeer
 from signal_py.version import VERSION
 
 
@@ -300,3 +303,38 @@ def test_not_ready_where_nats_refuses() -> None:
             with pytest.raises(urllib.error.HTTPError, match="503"):
                 engine.get("readyz")
             assert engine.get("healthz") == b"ok\n"
+
+
+def ask(port: int, page: str) -> tuple[int, str]:
+    """Status and body of an admin page; (0, "") where nothing listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=kit.PATIENCE) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def test_admin_while_it_starts_and_stops() -> None:
+    """It is alive, not ready, and tells what it counts."""
+    admin = kit.free_port()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        nats = f"nats://127.0.0.1:{silent.getsockname()[1]}"
+        engine = kit.Engine({"nats": nats, "admin": f"127.0.0.1:{admin}", "close_timeout": 5})
+        command = [*kit.python(), "-m", "signal_py.cli", "serve", *kit.flags(engine.settings)]
+        engine.spawn(command, kit.clean_environment())
+        kit.until(lambda: ask(admin, "readyz") == (503, "starting\n"), "it starts")
+        kit.until(lambda: "signal_engine_connections" in ask(admin, "metrics")[1], "it counts")
+        assert ask(admin, "healthz") == (200, "ok\n")
+        assert json.loads(ask(admin, "stats")[1])["state"] == "starting"
+        kit.until(lambda: ask(admin, "readyz") == (200, "ready\n"), "it is ready without NATS")
+        url = json.loads(ask(admin, "stats")[1])["listening"][0]
+        with BarePeer(int(url.rstrip("/").rpartition(":")[2])) as mute:
+            assert engine.child is not None
+            engine.child.send_signal(signal.SIGTERM)
+            kit.until(lambda: ask(admin, "readyz") == (503, "stopping\n"), "it stops")
+            assert ask(admin, "healthz") == (200, "ok\n")
+            assert "signal_engine_connections" in ask(admin, "metrics")[1]
+            mute.vanish()
+        assert engine.wait() == 0
