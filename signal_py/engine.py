@@ -208,7 +208,7 @@ class Engine:
     ) -> None:
         """Sends to every member of a room, on every node; this program need not be one. As `send` otherwise.
 
-        What it was accepted for is routing, and that is known at once: `receipt` adds nothing but a ref.
+        What it was accepted for is routing, and that is known at once: `receipt` adds nothing.
         """
         payload, binary = _payload(data)
 
