@@ -15,6 +15,7 @@
 #   make plots   docs/plots and docs/performance.md, from the results kept in bench/results
 #   make docs    docs/settings.md, from the table of settings
 #   make sdist   the source archive, in dist/
+#   make check-sdist  builds a wheel of it and one of the checkout, and compares them
 #   make clean   removes what was built, but for .venv
 #
 # TESTS=tests/unit restricts test, asan, tsan and debug; ARGS=… is added to what is run. RUNS=3 and SECONDS=15 are
@@ -45,7 +46,7 @@ SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 export PYTHONDONTWRITEBYTECODE = 1
 
 .PHONY: run test lint debug asan tsan bench bench-peers bench-performance bench-scale bench-structures \
-	bench-instructions plots docs sdist clean
+	bench-instructions plots docs sdist check-sdist clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed
@@ -98,6 +99,12 @@ sdist: $(VENV)/.tools
 	rm -rf signal_engine.egg-info
 	$(BIN)/python setup.py -q sdist
 	@ls dist/*.tar.gz
+
+check-sdist: sdist
+	rm -rf build/wheels
+	$(PIP) wheel -q --no-deps --no-build-isolation --wheel-dir build/wheels/checkout .
+	$(PIP) wheel -q --no-deps --no-build-isolation --wheel-dir build/wheels/sdist "$$(ls -t dist/*.tar.gz | head -n 1)"
+	$(BIN)/python tests/compare_wheels.py build/wheels/*/*.whl
 
 clean:
 	rm -rf build dist *.egg-info signal_core/*.so $(VENV)/.installed

@@ -21,7 +21,6 @@ cdef enum:
     LOCAL_TEXT = 13     # characters of an id
     LOCAL_MAX = 32      # of the part after a peer's dot, on whatever node
     NODE_MAX = 16       # of a node's name
-    PEER_MAX = NODE_MAX + 1 + LOCAL_MAX
     ROOM_MAX = 128      # of a room's name, `@` included
     USER_MAX = ROOM_MAX - 1
     REF_MAX = 16
@@ -33,18 +32,6 @@ cdef enum:
 cdef inline uint64_t id_make(uint32_t loop, uint32_t slot, uint32_t tag) noexcept nogil:
     """`loop` below 2**8, `slot` below 2**24."""
     return (<uint64_t>loop << 56) | (<uint64_t>slot << 32) | tag
-
-
-cdef inline uint32_t id_loop(uint64_t id) noexcept nogil:
-    return <uint32_t>(id >> 56)
-
-
-cdef inline uint32_t id_slot(uint64_t id) noexcept nogil:
-    return <uint32_t>(id >> 32) & 0xffffff
-
-
-cdef inline uint32_t id_tag(uint64_t id) noexcept nogil:
-    return <uint32_t>id
 
 
 cdef inline void local_put(uint64_t id, char* out) noexcept nogil:

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from signal_core.counters cimport C_EVENTS_LOST, C_POSTED
 from signal_core.inbox cimport chain_add, inbox_has_room, inbox_push
-from signal_core.limits cimport CONTROL_LOOP, SERVICE_LOOP
+from signal_core.limits cimport SERVICE_LOOP
 from signal_core.memory cimport (
     KIND_EVENT, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SYNC, KIND_TO, Msg, msg_new_heap, msg_set_text,
 )

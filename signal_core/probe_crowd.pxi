@@ -374,11 +374,6 @@ cdef class Crowd:
             cost.total = crowd_cpu() - start
         return cost_of(&cost)
 
-    def forget_order(self):
-        """Frees the random order, which is the benchmark's own memory."""
-        free(self.order)
-        self.order = NULL
-
     @property
     def live(self):
         return sum(self.hub.loops[i].slab.live for i in range(self.hub.nloops))

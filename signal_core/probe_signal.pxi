@@ -6,10 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from signal_core.address cimport LOCAL_TEXT, UINT_TEXT
-from signal_core.address cimport id_loop as c_id_loop
 from signal_core.address cimport id_make as c_id_make
-from signal_core.address cimport id_slot as c_id_slot
-from signal_core.address cimport id_tag as c_id_tag
 from signal_core.address cimport local_parse as c_local_parse
 from signal_core.address cimport local_put as c_local_put
 from signal_core.address cimport peer_split as c_peer_split
@@ -69,11 +66,6 @@ def signal_check_layout() -> None:
 
 def id_make(uint32_t loop, uint32_t slot, uint32_t tag):
     return c_id_make(loop, slot, tag)
-
-
-def id_parts(uint64_t id):
-    """(loop, slot, tag)"""
-    return c_id_loop(id), c_id_slot(id), c_id_tag(id)
 
 
 def local_put(uint64_t id):

@@ -5,7 +5,7 @@ other's position, so that joining and leaving cost the same in a room of ten tho
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp
 from signal_core.roomtable cimport RoomEntry
 from signal_core.slab cimport Cold, Conn, Place, Slab, pages_new, slab_cold, slab_conn

@@ -7,7 +7,6 @@ Link: the loop's with index 0.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from signal_core.counters cimport C_COUNT
 from signal_core.inbox cimport Chain, Inbox
 from signal_core.memory cimport Mem, Msg
 from signal_core.rooms cimport Rooms

@@ -7,8 +7,6 @@ cdef extern from "se_sys.h" nogil:
     void SE_STATIC_ASSERT(bint x)
     void SE_ASSERT(bint x)
     void SE_PREFETCH(const void* p)
-    bint SE_LIKELY(bint x)
-    bint SE_UNLIKELY(bint x)
     int se_own_descriptors(int* keep, size_t n)
     int se_refuse_syns(int listener)
     int se_thread_start(pthread_t* thread, void* (*body)(void*) noexcept nogil, void* argument, const char* name)
@@ -36,7 +34,6 @@ cdef extern from "se_atomic.h" nogil:
     bint se_pointer_cas_seqcst(void** p, void** expected, void* v)
     void se_lock(uint64_t* p)
     void se_unlock(uint64_t* p)
-    void se_pause()
 
 cdef extern from "se_hash.h" nogil:
     uint64_t se_siphash13(const uint64_t* key, const void* data, size_t n)
@@ -51,7 +48,6 @@ cdef extern from "<errno.h>" nogil:
         ENFILE
         ENOMEM
         ENOBUFS
-        EINVAL
 
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
@@ -66,7 +62,6 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLHUP
         EPOLL_CTL_ADD
         EPOLL_CTL_MOD
-        EPOLL_CTL_DEL
         EPOLL_CLOEXEC
     int epoll_create1(int flags)
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)

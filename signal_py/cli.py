@@ -15,12 +15,28 @@ from signal_py.version import VERSION
 
 DEFAULT_URL = "ws://127.0.0.1:8080/"
 URL_VARIABLE = "SIGNAL_ENGINE_URL"
+FAILED = 1  # where standard input or output fails
 MISUSE = 2  # exit status where the person who called must mend something
 INTERRUPTED = 130
 
 EPILOG = """\
 Each setting is also a variable (--max-message: SIGNAL_ENGINE_MAX_MESSAGE) and a key of the TOML file
 (max-message = 4096). Flags win over variables, those over the file."""
+
+SUB = """\
+Joins rooms, and prints what is published there and what is sent to its own address, a line each, until Ctrl-C.
+Exit status 1 where the engine refuses or ends the connection."""
+PUB = """\
+Publishes to a room, and waits until the engine has accepted it. Exit status 1 where it has not, with the code of
+signal.v1 on standard error."""
+SEND = """\
+Sends to a peer on whichever node, and waits until the message is with the peer's socket. Exit status 1 where it is
+not, with the code of signal.v1 on standard error."""
+CLIENTS = {
+    "sub": ("print what is published to rooms", SUB),
+    "pub": ("publish to a room", PUB),
+    "send": ("send to one peer, or to @USER", SEND),
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,10 +48,12 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, 1 refused or lost, 2 misused, 130 interrupted."""
+    _open_streams()
     options = _parser().parse_args(arguments)
     try:
-        status = options.run(options)
-        return int(status)
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
     except ConfigError as error:
         sentence = str(error).replace("\r", "\\r").replace("\n", "\\n")
         print(f"signal-engine: {sentence}", file=sys.stderr)
@@ -43,8 +61,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
+        _close_stdout()
         return 0
+    except OSError as error:
+        print(f"signal-engine: {error.strerror or error}", file=sys.stderr)
+        _close_stdout()
+        return FAILED
+
+
+def _open_streams() -> None:
+    """What the caller closed is /dev/null: else the next socket would be taken for it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def _close_stdout() -> None:
+    """What could not be written is dropped: else the flush at exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> Parser:
@@ -55,9 +93,8 @@ def _parser() -> Parser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
-    _add_client(commands, "sub", _sub, "print what is published to rooms")
-    _add_client(commands, "pub", _pub, "publish to a room")
-    _add_client(commands, "send", _send, "send to one peer, or to @USER")
+    for name, run in (("sub", _sub), ("pub", _pub), ("send", _send)):
+        _add_client(commands, name, run)
     version = commands.add_parser("version", help="print the version", allow_abbrev=False)
     version.set_defaults(run=_version)
     return parser
@@ -115,8 +152,9 @@ def shown_default(setting: Setting) -> str:
     return f"{text} {setting.unit}".rstrip()
 
 
-def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: object, help: str) -> None:
-    command = commands.add_parser(name, help=help, allow_abbrev=False)
+def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: object) -> None:
+    short, long = CLIENTS[name]
+    command = commands.add_parser(name, help=short, description=long, allow_abbrev=False)
     command.add_argument(
         "--url",
         default=os.environ.get(URL_VARIABLE) or DEFAULT_URL,
@@ -128,9 +166,13 @@ def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: ob
         help="print one JSON object a line" if name == "sub" else "print what became of it as JSON",
     )
     if name == "sub":
-        command.add_argument("rooms", metavar="ROOM", nargs="+")
+        command.add_argument("rooms", metavar="ROOM", nargs="+", help="a room to join, such as lobby")
     else:
-        command.add_argument("target", metavar="ROOM" if name == "pub" else "PEER")
+        command.add_argument(
+            "target",
+            metavar="ROOM" if name == "pub" else "PEER",
+            help="such as lobby" if name == "pub" else "such as k7m2.0f3zq8m2v9w1x, which sub prints, or @USER",
+        )
         command.add_argument(
             "text", metavar="TEXT", nargs="?", help="else each line of standard input is sent"
         )

@@ -11,8 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
 from signal_py.errors import ConfigError, DeliveryError, EngineError
 
@@ -62,15 +63,18 @@ class Client:
         self.address = hello.arguments[0]
         self.hello: dict[str, Any] = json.loads(hello.payload)
 
-    async def request(self, head: str, payload: str | None = None) -> None:
-        """Sends a message with a ref, and waits for its answer. Raises DeliveryError, LostError."""
-        if payload is not None and len(payload.encode()) > self.hello["max_message"]:
+    async def request(self, head: str, payload: bytes | None = None) -> None:
+        """Sends a message with a ref, as text where it is UTF-8, and waits for its answer.
+
+        Raises DeliveryError, LostError.
+        """
+        if payload is not None and len(payload) > self.hello["max_message"]:
             raise DeliveryError("too-large")  # the engine would close the connection
         self._last_ref += 1
         ref = str(self._last_ref)
-        line = f"{head} ref={ref}"
+        line = f"{head} ref={ref}".encode()
         try:
-            await self._connection.send(line if payload is None else f"{line}\n{payload}")
+            await self._connection.send(_text_or_bytes(line if payload is None else line + b"\n" + payload))
             await asyncio.wait_for(self._answer(ref), ANSWER_TIMEOUT)
         except ConnectionClosed as closed:
             raise LostError(_how(closed)) from None
@@ -95,6 +99,13 @@ class Client:
             raise LostError(_how(closed)) from None
 
 
+def _text_or_bytes(message: bytes) -> str | bytes:
+    try:
+        return message.decode()
+    except UnicodeDecodeError:
+        return message
+
+
 def _how(closed: ConnectionClosed) -> str:
     if closed.rcvd is None:
         return "the connection broke"
@@ -106,7 +117,8 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        parse_uri(url)
+    except (ValueError, InvalidURI):
         good = False
     if not good:
         raise ConfigError(f"--url '{url}' is no WebSocket URL: write ws://HOST:PORT/.")
@@ -132,7 +144,7 @@ async def open_client(
             f"--url {url} answered HTTP {refused.response.status_code}: "
             "give the address of an engine that takes clients."
         ) from None
-    except (OSError, InvalidHandshake, asyncio.TimeoutError) as error:
+    except (OSError, InvalidHandshake, UnicodeError, asyncio.TimeoutError) as error:
         raise ConfigError(
             f"--url {url} can't be reached ({_reason(error)}): "
             "start one there with 'signal-engine serve', or give another address."
@@ -146,6 +158,8 @@ def _reason(error: BaseException) -> str:
         return "nothing listens there"
     if isinstance(error, asyncio.TimeoutError):
         return "no answer"
+    if isinstance(error, UnicodeError):
+        return "its host is no name"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

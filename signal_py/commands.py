@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from signal_py.client import Heard, LostError, open_client
 from signal_py.errors import ConfigError, DeliveryError
 
 FAILED = 1  # exit status of what was refused, or of a connection that was lost
-FORBIDDEN = (" ", "\n", "\r")  # in a room or peer: they would end the word that it is
 
 
 async def subscribe(url: str, rooms: Sequence[str], as_json: bool) -> int:
@@ -61,15 +63,35 @@ async def deliver(url: str, head: str, text: str | None, as_json: bool) -> int:
     return 0
 
 
-async def _texts(text: str | None) -> AsyncIterator[str]:
+async def _texts(text: str | None) -> AsyncIterator[bytes]:
     if text is not None:
-        yield text
+        yield os.fsencode(text)
         return
-    while True:  # on a thread, so that the connection's pings are answered meanwhile
-        line = await asyncio.to_thread(sys.stdin.buffer.readline)
-        if not line:
-            return
-        yield line.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+    # One of its own, and never closed: that, as the end of Python does with sys.stdin, would wait for a read under way.
+    lines = os.fdopen(sys.stdin.fileno(), "rb", closefd=False)
+    while line := await _aside(lines.readline):
+        yield line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+async def _aside(read: Callable[[], bytes]) -> bytes:
+    """Reads on a thread, so that pings are answered meanwhile.
+
+    It is one that nobody waits for at the end, unlike those of `asyncio.to_thread`: a read can't be interrupted.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[bytes] = loop.create_future()
+
+    def settle(line: bytes) -> None:
+        if not done.done():
+            done.set_result(line)
+
+    def run() -> None:
+        line = read()
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, line)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
 
 
 def _json_line(heard: Heard) -> bytes:
@@ -88,8 +110,8 @@ def _plain_line(heard: Heard) -> bytes:
 
 def _check_words(words: Sequence[str], what: str) -> None:
     for word in words:
-        if not word or any(letter in word for letter in FORBIDDEN):
-            raise ConfigError(f"{what} '{word}' is empty or has a space in it: write it without.")
+        if not word or " " in word or not word.isprintable():  # a space or a line's end would end the word that it is
+            raise ConfigError(f"{what} '{word}' is empty, or has a space or something unprintable in it: mend that.")
 
 
 def _say(text: str) -> None:

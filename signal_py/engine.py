@@ -63,6 +63,7 @@ class Engine:
         self._service: Service | None = None
         self._pid = os.getpid()
         self._started = False
+        self._step: asyncio.Future[None] | None = None  # of the start
         self._stopping: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Engine:
@@ -77,9 +78,11 @@ class Engine:
     async def start(self) -> None:
         """Returns when it listens, and NATS is connected or known to be out of reach (at most 5 s).
 
-        Raises ConfigError where a setting can't be used: a busy port, a taken name, refused credentials.
+        Raises ConfigError where a setting can't be used: a busy port, a taken name, refused credentials;
+        EngineError where it was started or stopped before, or is stopped meanwhile.
         """
-        if self._started:
+        self._check_process()
+        if self._started or self._stopping is not None:
             raise EngineError("An engine is started once: make a new Engine.")
         self._started = True
         try:
@@ -95,7 +98,8 @@ class Engine:
     async def stop(self) -> None:
         """Closes every connection with 1001, and returns when all has ended: in `close_timeout` and a little.
 
-        Sends that wait for a receipt fail with `unavailable`; `messages()` ends. Again: waits for the first.
+        Sends that wait for a receipt fail, with `no-such-peer` where the receiver was a client of this node, else
+        with `unavailable`; `messages()` ends. Again: waits for the first.
         """
         self._check_process()
         if self._stopping is None:
@@ -103,6 +107,9 @@ class Engine:
         await asyncio.shield(self._stopping)
 
     async def _stop(self) -> None:
+        if self._step is not None and not self._step.done():  # of a start that is under way
+            self._runtime.hurry()
+            await asyncio.wait({self._step})
         await asyncio.to_thread(self._runtime.stop)
         if self._service is not None:
             self._service.close()
@@ -110,13 +117,15 @@ class Engine:
 
     async def _blocking(self, step: Callable[[], None]) -> None:
         """Runs a step of the start on a worker thread; a cancellation waits for the step's end."""
-        step_done = asyncio.ensure_future(asyncio.to_thread(step))
+        self._step = asyncio.ensure_future(asyncio.to_thread(step))
         try:
-            await asyncio.shield(step_done)
+            await asyncio.shield(self._step)
         except asyncio.CancelledError:
             self._runtime.hurry()
-            await asyncio.wait({step_done})
+            await asyncio.wait({self._step})
             raise
+        if self._stopping is not None:
+            raise EngineError("The engine was stopped while it started.")
 
     # -- what it is --
 
@@ -199,7 +208,7 @@ class Engine:
     ) -> None:
         """Sends to every member of a room, on every node; this program need not be one. As `send` otherwise.
 
-        What it was accepted for is routing, and that is known at once: `receipt` adds nothing but a ref.
+        What it was accepted for is routing, and that is known at once: `receipt` adds nothing.
         """
         payload, binary = _payload(data)
 
@@ -269,7 +278,7 @@ def _config(settings: Options) -> Config:
 
 
 def _payload(data: bytes | str) -> tuple[bytes, bool]:
-    return (data.encode(), False) if isinstance(data, str) else (bytes(data), True)
+    return (data.encode(), False) if isinstance(data, str) else (bytes(memoryview(data)), True)
 
 
 def _milliseconds(ttl: float | None) -> int:

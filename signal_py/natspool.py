@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from signal_py.address import host_port, is_ip
 
 DEFAULT_PORT = 4222
+NO_URL = "is no URL of a NATS server: write nats://HOST:PORT or tls://HOST:PORT"
 FIRST_DELAY = 0.05  # seconds; bound of the first random delay
 LAST_DELAY = 5.0  # seconds; no delay is longer
 
@@ -48,9 +49,12 @@ def check_url(text: str) -> str:
 
 def parse_url(text: str) -> Server:
     """A server from `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT]`, or `tls://…`. Raises ValueError."""
-    parts = urlsplit(text if "://" in text else f"nats://{text}")
+    try:
+        parts = urlsplit(text if "://" in text else f"nats://{text}")
+    except ValueError:
+        raise ValueError(NO_URL) from None
     if parts.scheme not in ("nats", "tls"):
-        raise ValueError("is no URL of a NATS server: write nats://HOST:PORT or tls://HOST:PORT")
+        raise ValueError(NO_URL)
     port, tls = _port(parts), parts.scheme == "tls"
     if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"is no URL of a NATS server: write {parts.scheme}://HOST:PORT")

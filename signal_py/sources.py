@@ -47,6 +47,8 @@ def read_file(path: str, named: str) -> dict[str, object]:
         ) from None
     except ValueError as error:
         raise ConfigError(f"{named} {path} is not TOML: {error}. Mend that line.") from None
+    except RecursionError:
+        raise ConfigError(f"{named} {path} nests lists too deeply: settings are plain values.") from None
     for key in found:
         if key not in SETTINGS:
             near = difflib.get_close_matches(key.replace("_", "-"), SETTINGS, 1)

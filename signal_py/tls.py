@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from signal_py.address import is_ip
@@ -45,9 +46,9 @@ class Tls:
                 raise ConfigError(
                     f"{config.named('nats')} asks for TLS, and {error}: install it (Debian: apt-get install openssl)."
                 ) from None
-            name = PARTS[error.part]
+            name, path = PARTS[error.part], str(getattr(found, error.part))
             raise ConfigError(
-                f"{config.named(name)} {getattr(found, error.part)} can't be used ({error}): "
+                f"{config.named(name)} {path} can't be used ({_unreadable(path) or error}): "
                 f"name a file with {WANTED[error.part]}."
             ) from None
         return found
@@ -56,6 +57,15 @@ class Tls:
         """What the core needs: the name that the server's certificate is for, whether that is an address, files."""
         name = server.tls_name or server.host
         return name, is_ip(name), self.ca, self.cert, self.key
+
+
+def _unreadable(path: str) -> str:
+    """Why a file can't be read, "" where it can: OpenSSL does not always say."""
+    try:
+        Path(path).open("rb").close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def wants_tls(info: Mapping[str, Any], server: Server) -> bool:

@@ -282,3 +282,11 @@ def run(*arguments: str, text: str = "", **environment: str) -> subprocess.Compl
         cwd=tempfile.gettempdir(),  # not here, where a build without sanitizers may lie
         check=False,
     )
+
+
+def complaint(done: subprocess.CompletedProcess[str], status: int = 2) -> str:
+    """What a command said of a misuse: one sentence, no traceback."""
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("signal-engine: ") and done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == ""
+    return done.stderr

@@ -31,8 +31,6 @@
 
 #define SE_STATIC_ASSERT(x) _Static_assert(x, #x)
 #define SE_PREFETCH(p) __builtin_prefetch(p)
-#define SE_LIKELY(x) __builtin_expect(!!(x), 1)
-#define SE_UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 #ifdef SE_DEBUG
 #define SE_ASSERT(x)                                                                      \

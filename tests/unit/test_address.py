@@ -37,7 +37,6 @@ def spelling(number: int) -> bytes:
 def test_an_id_is_loop_slot_tag(loop, slot, tag):
     number = probe.id_make(loop, slot, tag)
     assert number == loop << 56 | slot << 32 | tag
-    assert probe.id_parts(number) == (loop, slot, tag)
 
 
 @given(ids)

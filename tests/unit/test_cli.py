@@ -1,23 +1,23 @@
 """The command line as a person meets it: what it says, where, and with which exit status."""
 
-import base64
 import contextlib
 import json
 import os
 import pty
-import re
-import shlex
 import signal
 import socket
 import subprocess
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import kit
+from kit import complaint
+from peers import BarePeer
 from signal_py.version import VERSION
 
 
@@ -25,14 +25,6 @@ from signal_py.version import VERSION
 def engine() -> Iterator[kit.Engine]:
     with kit.engine(loops=2) as running:
         yield running
-
-
-def complaint(done: "subprocess.CompletedProcess[str]", status: int = 2) -> str:
-    """What it said of a misuse: one sentence, no traceback."""
-    assert done.returncode == status, done.stderr
-    assert done.stderr.startswith("signal-engine: ") and done.stderr.count("\n") == 1, done.stderr
-    assert done.stdout == ""
-    return done.stderr
 
 
 # -- misuse --
@@ -57,6 +49,28 @@ def test_help_names_every_setting() -> None:
     assert done.returncode == 0
     for setting in SETTINGS.values():
         assert f"{setting.flag} " in done.stdout
+
+
+@pytest.mark.parametrize("command", ["sub", "pub", "send"])
+def test_help_explains(command: str) -> None:
+    """Each command's own help says what it does and how it ends."""
+    done = kit.run(command, "--help")
+    assert done.returncode == 0 and "Exit status 1" in done.stdout and "SIGNAL_ENGINE_URL" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "text", ["listen = [", "\udcff", "loops = " + "[" * 100_000, "[part]\nloops = 1", "loops = 1.5", "x"]
+)
+def test_a_malformed_file(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "engine.toml"
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    assert str(file) in complaint(kit.run("serve", "--config", str(file)))
+
+
+@pytest.mark.parametrize("url", ["http://x", "nats://[::1", "nats://x:0", "nats://x/y", "tls://"])
+def test_nats_urls_that_are_not(url: str) -> None:
+    said = complaint(kit.run("serve", "--nats", url))
+    assert f"--nats '{url}'" in said and ("write " in said or "port from 1" in said)
 
 
 def test_errors_name_the_setting_as_it_was_given(tmp_path: Path) -> None:
@@ -291,150 +305,36 @@ def test_not_ready_where_nats_refuses() -> None:
             assert engine.get("healthz") == b"ok\n"
 
 
-# -- pub, sub, send --
+def ask(port: int, page: str) -> tuple[int, str]:
+    """Status and body of an admin page; (0, "") where nothing listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=kit.PATIENCE) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
 
 
-class Sub:
-    """A `signal-engine sub` that hears its rooms."""
-
-    def __init__(self, engine: kit.Engine, *words: str) -> None:
-        command = [*kit.python(), "-m", "signal_py.cli", "sub", "--url", engine.url, *words]
-        self.child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=kit.clean_environment(), cwd="/"
-        )
-        assert self.child.stdout is not None and self.child.stderr is not None
-        self.out, self.err = self.child.stdout, self.child.stderr
-        self.said = self.err.readline().decode()
-
-    def __enter__(self) -> "Sub":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.child.kill()
-        self.child.communicate()
-
-
-def test_sub_prints_what_pub_says(engine: kit.Engine) -> None:
-    with Sub(engine, "lobby", "b=c") as sub:
-        assert "hears lobby, b=c" in sub.said
-        assert kit.run("pub", "--url", engine.url, "lobby", "héllo").returncode == 0
-        assert sub.out.readline() == "héllo\n".encode()
-        assert kit.run("pub", "lobby", "", SIGNAL_ENGINE_URL=engine.url).returncode == 0
-        assert sub.out.readline() == b"\n"
-        assert kit.run("pub", "--url", engine.url, "b=c", text="one\ntwo\r\n\nlast").returncode == 0
-        assert [sub.out.readline() for _ in range(4)] == [b"one\n", b"two\n", b"\n", b"last\n"]
-
-
-def test_sub_as_json(engine: kit.Engine) -> None:
-    from websockets.sync.client import connect
-
-    with Sub(engine, "--json", "lobby") as sub, connect(engine.url) as peer:
-        address = str(peer.recv()).split("\n")[0].removeprefix("HELLO ")
-        peer.send("PUB lobby ref=r1\na\nb")
-        peer.send(b"PUB lobby\n\x00\xff")
-        assert json.loads(sub.out.readline()) == {
-            "room": "lobby",
-            "peer": address,
-            "ref": "r1",
-            "text": "a\nb",
-        }
-        last = json.loads(sub.out.readline())
-        assert base64.b64decode(last.pop("base64")) == b"\x00\xff"
-        assert last == {"room": "lobby", "peer": address}
-
-
-def test_sub_ends_with_the_engine() -> None:
-    with kit.engine() as engine, Sub(engine, "lobby") as sub:
-        assert engine.stop() == 0
-        assert sub.child.wait(kit.PATIENCE) == 1
-        assert "1001" in sub.err.read().decode()
-
-
-def test_sub_ends_quietly_by_a_signal(engine: kit.Engine) -> None:
-    with Sub(engine, "lobby") as sub:
-        sub.child.send_signal(signal.SIGINT)
-        assert sub.child.wait(kit.PATIENCE) == 130
-        assert sub.err.read() == b""
-
-
-def test_sub_ends_quietly_where_nobody_reads(engine: kit.Engine) -> None:
-    with Sub(engine, "lobby") as sub:
-        sub.out.close()
-        assert kit.run("pub", "--url", engine.url, "lobby", "x").returncode == 0
-        assert sub.child.wait(kit.PATIENCE) == 0
-        assert sub.err.read() == b""
-        sub.child.stdout = None
-
-
-def test_send(engine: kit.Engine) -> None:
-    from websockets.sync.client import connect
-
-    with connect(engine.url) as peer:
-        address = str(peer.recv()).split("\n")[0].removeprefix("HELLO ")
-        assert kit.run("send", "--url", engine.url, address, "hi").returncode == 0
-        head, _, payload = str(peer.recv()).partition("\n")
-        assert head.startswith("FROM ") and payload == "hi"
-
-
-def test_what_is_refused(engine: kit.Engine) -> None:
-    for words, code in (
-        (("send", f"{engine.node}.0000000000000", "x"), "no-such-peer"),
-        (("send", "nonsense", "x"), "bad-request"),
-        (("pub", "a*", "x"), "bad-request"),
-        (("pub", "room", "x" * 70000), "too-large"),
-        (("sub", "$x"), "bad-request"),
-    ):
-        assert code in complaint(kit.run(*words, "--url", engine.url), status=1)
-    done = kit.run("pub", "--json", "--url", engine.url, "a*", "x")
-    assert (done.returncode, json.loads(done.stdout)) == (1, {"code": "bad-request"})
-
-
-def test_sub_prints_what_is_sent_to_it(engine: kit.Engine) -> None:
-    with Sub(engine, "--json", "lobby") as sub:
-        address = sub.said.split()[1]
-        assert kit.run("send", "--url", engine.url, address, "hi").returncode == 0
-        line = json.loads(sub.out.readline())
-        assert line.pop("text") == "hi" and set(line) == {"peer", "ref"}
-
-
-def test_the_session_of_the_readme(engine: kit.Engine) -> None:
-    """Each command of it, in its order, does what the text says."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^\$ (.*\.venv/bin/signal-engine .*)$", readme, re.MULTILINE)
-    assert commands.pop(0) == ".venv/bin/signal-engine sub lobby"
-    program = f"{shlex.join(kit.python())} -m signal_py.cli"
-    with Sub(engine, "lobby") as sub:
-        for command in commands:
-            to_it = re.sub(r"send \S+", f"send {sub.said.split()[1]}", command)
-            done = subprocess.run(
-                to_it.replace(".venv/bin/signal-engine", program),
-                shell=True,
-                env=kit.clean_environment(SIGNAL_ENGINE_URL=engine.url),
-                cwd="/",
-                capture_output=True,
-                timeout=kit.PATIENCE,
-                check=False,
-            )
-            assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-        heard = [sub.out.readline() for _ in range(4)]
-        assert heard == [b"hello, all\n", b"hello, you\n", b"one\n", b"two\n"]
-
-
-@pytest.mark.parametrize("url", ["http://x/", "nonsense", "ws://", "ws://h:0/", "ws://nohost.invalid/"])
-def test_urls_that_are_not(url: str) -> None:
-    assert "--url" in complaint(kit.run("pub", "--url", url, "room", "x"))
-
-
-def test_nothing_listens() -> None:
-    said = complaint(kit.run("pub", "--url", f"ws://127.0.0.1:{kit.free_port()}/", "room", "x"))
-    assert "nothing listens there" in said and "signal-engine serve" in said
-
-
-def test_what_is_no_engine(engine: kit.Engine) -> None:
-    url = engine.admin_url.replace("http", "ws")
-    assert "404" in complaint(kit.run("pub", "--url", url, "room", "x"))
-
-
-def test_words_with_spaces(engine: kit.Engine) -> None:
-    for words in (["pub", "a b", "x"], ["sub", "a\nb"], ["send", "", "x"]):
-        complaint(kit.run(*words, "--url", engine.url))
+def test_admin_while_it_starts_and_stops() -> None:
+    """It is alive, not ready, and tells what it counts."""
+    admin = kit.free_port()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        nats = f"nats://127.0.0.1:{silent.getsockname()[1]}"
+        engine = kit.Engine({"nats": nats, "admin": f"127.0.0.1:{admin}", "close_timeout": 5})
+        command = [*kit.python(), "-m", "signal_py.cli", "serve", *kit.flags(engine.settings)]
+        engine.spawn(command, kit.clean_environment())
+        kit.until(lambda: ask(admin, "readyz") == (503, "starting\n"), "it starts")
+        kit.until(lambda: "signal_engine_connections" in ask(admin, "metrics")[1], "it counts")
+        assert ask(admin, "healthz") == (200, "ok\n")
+        assert json.loads(ask(admin, "stats")[1])["state"] == "starting"
+        kit.until(lambda: ask(admin, "readyz") == (200, "ready\n"), "it is ready without NATS")
+        url = json.loads(ask(admin, "stats")[1])["listening"][0]
+        with BarePeer(int(url.rstrip("/").rpartition(":")[2])) as mute:
+            assert engine.child is not None
+            engine.child.send_signal(signal.SIGTERM)
+            kit.until(lambda: ask(admin, "readyz") == (503, "stopping\n"), "it stops")
+            assert ask(admin, "healthz") == (200, "ok\n")
+            assert "signal_engine_connections" in ask(admin, "metrics")[1]
+            mute.vanish()
+        assert engine.wait() == 0

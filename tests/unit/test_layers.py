@@ -58,6 +58,14 @@ def test_it_cimports_from_its_layer_or_below(name: str) -> None:
     assert not above
 
 
+def test_the_table_of_layers_is_complete() -> None:
+    """That of docs/design.md: each file once, in its layer."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| L([0-4]) \| ([^|]*) \|", text, re.MULTILINE)
+    table = [(name, int(layer)) for layer, names in rows for name in re.findall(r"`(\w+)`", names)]
+    assert sorted(table) == [(name, layer_of(name)) for name in LAYERED]
+
+
 def test_there_is_no_cycle() -> None:
     """Raises graphlib.CycleError, which names one."""
     order = list(TopologicalSorter({name: cimported(name) for name in LAYERED}).static_order())
@@ -67,8 +75,8 @@ def test_there_is_no_cycle() -> None:
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The C of engine.pyx: that of the last build where it is not older than the sources, else made here."""
-    sources = [*SOURCES, ROOT / "signal_core" / "engine.pyx"]
-    made = ROOT / "build" / "cython" / "signal_core" / "engine.c"
+    sources = [*SOURCES, *(ROOT / "signal_core").glob("*.pyx"), *(ROOT / "signal_core").glob("*.pxi")]
+    made = ROOT / "build" / "cython-release" / "signal_core" / "engine.c"
     # A build with line tracing has Python's calls in every function, by intent.
     if made.is_file() and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources):
         text = made.read_text(encoding="utf-8")

@@ -1,0 +1,186 @@
+"""An Engine's start and stop in a program that does other things, too: cancelled, at once, twice, while sends wait."""
+
+import asyncio
+import signal
+import socket
+from typing import Any
+
+import pytest
+
+from peers import BarePeer
+from signal_py import ConfigError, DeliveryError, Engine, EngineError
+from wire import LIMIT
+
+
+async def refuses(engine: Engine) -> None:
+    """It ended, and nothing of it is left to use."""
+    for call in (engine.publish("room", b"x"), engine.send("a.b", b"x"), engine.join("room"), engine.leave("room")):
+        with pytest.raises(EngineError):
+            await call
+    with pytest.raises(EngineError):
+        engine.messages()
+    with pytest.raises(EngineError):
+        await engine.start()
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def silent() -> socket.socket:
+    """A NATS server that takes connections and says nothing, so that a start waits for it."""
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def test_stops_at_once_and_again() -> None:
+    async def main() -> None:
+        engine = Engine(close_timeout=0.2, loops=1)
+        await engine.start()
+        port = engine.listening[0][1]
+        await asyncio.gather(engine.stop(), engine.stop(), engine.stop())
+        await engine.stop()
+        assert engine.stats()["state"] == "stopped" and is_free(port)
+        await refuses(engine)
+
+    asyncio.run(main())
+
+
+def test_one_that_was_stopped_does_not_start() -> None:
+    async def main() -> None:
+        engine = Engine()
+        await engine.stop()
+        await refuses(engine)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("by", ["stop", "cancel", "both"])
+def test_a_start_is_given_up(by: str) -> None:
+    """By a stop from elsewhere, or by being cancelled; it does not run afterwards, and does not wait for NATS."""
+
+    async def main(nats: str, port: int) -> None:
+        engine = Engine(listen=f"127.0.0.1:{port}", nats=nats, loops=1, close_timeout=0.2)
+        starting = asyncio.ensure_future(engine.start())
+        while engine.stats()["nats_state"] != "connecting" or is_free(port):
+            assert not starting.done()
+            await asyncio.sleep(0.01)
+        began = asyncio.get_running_loop().time()
+        if by != "stop":
+            starting.cancel()
+        if by != "cancel":
+            await engine.stop()
+        with pytest.raises(EngineError if by == "stop" else asyncio.CancelledError):
+            await starting
+        assert asyncio.get_running_loop().time() - began < 4
+        assert engine.stats()["state"] == "stopped" and is_free(port)
+        await refuses(engine)
+
+    with silent() as server, socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        held.close()
+        asyncio.run(main(f"nats://127.0.0.1:{server.getsockname()[1]}", port))
+
+
+def test_a_stop_just_after_the_start_began() -> None:
+    """At whatever step the start is."""
+
+    async def main() -> None:
+        for turns in range(6):
+            engine = Engine(loops=1, close_timeout=0.2)
+            starting = asyncio.ensure_future(engine.start())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await engine.stop()
+            with pytest.raises(EngineError):
+                await starting
+            assert engine.stats()["state"] == "stopped"
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_stop_goes_on() -> None:
+    async def main() -> None:
+        engine = Engine(loops=1, close_timeout=0.2)
+        await engine.start()
+        stopping = asyncio.ensure_future(engine.stop())
+        await asyncio.sleep(0)
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        await asyncio.wait_for(engine.stop(), LIMIT)
+        assert engine.stats()["state"] == "stopped"
+
+    asyncio.run(main())
+
+
+def test_a_start_that_fails_leaves_nothing() -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            engine = Engine(listen=f"127.0.0.1:{other.getsockname()[1]}")
+            with pytest.raises(ConfigError, match="listen"):
+                await engine.start()
+            assert engine.stats()["state"] == "stopped"
+            await refuses(engine)
+
+    asyncio.run(main())
+
+
+def test_sends_that_wait_fail_at_a_stop() -> None:
+    """And readers of messages end."""
+
+    async def main() -> None:
+        engine = Engine(loops=1, close_timeout=0.2, backlog_messages=1000)
+        await engine.start()
+        peer = await asyncio.to_thread(BarePeer, engine.listening[0][1], receive_buffer=4096)
+        reading = asyncio.ensure_future(anext(engine.messages(), None))
+        waiting: list[asyncio.Future[None]] = []
+        while len(waiting) < 1 or waiting[-1].done():  # until its socket takes no more
+            waiting = [asyncio.ensure_future(engine.send(peer.address, b"x" * 60_000, receipt=True))]
+            await asyncio.wait(waiting, timeout=0.3)
+        await engine.stop()
+        with pytest.raises(DeliveryError) as refused:
+            await waiting[0]
+        assert refused.value.code in ("no-such-peer", "unavailable")
+        assert await asyncio.wait_for(reading, LIMIT) is None
+        peer.vanish()
+
+    asyncio.run(main())
+
+
+def test_nothing_of_the_process_is_taken() -> None:
+    """Neither its signal handlers nor its limits; and an error in a handler is logged, and costs nothing else."""
+    import resource
+
+    def handlers() -> list[Any]:
+        return [signal.getsignal(number) for number in signal.valid_signals()]
+
+    async def main() -> None:
+        heard: list[Any] = []
+
+        def fail(message: Any) -> None:
+            heard.append(message.data)
+            raise ValueError(message.data)
+
+        before = handlers(), resource.getrlimit(resource.RLIMIT_NOFILE)
+        async with Engine(loops=1, on_message=fail) as engine:
+            assert (handlers(), resource.getrlimit(resource.RLIMIT_NOFILE)) == before
+            for text in ("1", "2"):
+                await engine.send(engine.address, text, receipt=True)
+            assert heard == ["1", "2"]
+        assert handlers() == before[0]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("data", [5, [1, 2], None])
+def test_what_is_no_data_is_a_type_error(data: Any) -> None:
+    async def main() -> None:
+        async with Engine(loops=1) as engine:
+            with pytest.raises(TypeError):
+                await engine.publish("room", data)
+            for good in (b"x", bytearray(b"x"), memoryview(b"x"), "x"):
+                await engine.publish("room", good)
+
+    asyncio.run(main())

@@ -1,0 +1,229 @@
+"""`pub`, `sub` and `send` as a person meets them: what they say, where, and with which exit status."""
+
+import base64
+import json
+import re
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kit
+from kit import complaint
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[kit.Engine]:
+    with kit.engine(loops=2) as running:
+        yield running
+
+
+class Sub:
+    """A `signal-engine sub` that hears its rooms."""
+
+    def __init__(self, engine: kit.Engine, *words: str) -> None:
+        command = [*kit.python(), "-m", "signal_py.cli", "sub", "--url", engine.url, *words]
+        self.child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=kit.clean_environment(), cwd="/"
+        )
+        assert self.child.stdout is not None and self.child.stderr is not None
+        self.out, self.err = self.child.stdout, self.child.stderr
+        self.said = self.err.readline().decode()
+
+    def __enter__(self) -> "Sub":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.child.kill()
+        self.child.communicate()
+
+
+def test_sub_prints_what_pub_says(engine: kit.Engine) -> None:
+    with Sub(engine, "lobby", "b=c") as sub:
+        assert "hears lobby, b=c" in sub.said
+        assert kit.run("pub", "--url", engine.url, "lobby", "héllo").returncode == 0
+        assert sub.out.readline() == "héllo\n".encode()
+        assert kit.run("pub", "lobby", "", SIGNAL_ENGINE_URL=engine.url).returncode == 0
+        assert sub.out.readline() == b"\n"
+        assert kit.run("pub", "--url", engine.url, "b=c", text="one\ntwo\r\n\nlast").returncode == 0
+        assert [sub.out.readline() for _ in range(4)] == [b"one\n", b"two\n", b"\n", b"last\n"]
+
+
+def test_sub_as_json(engine: kit.Engine) -> None:
+    from websockets.sync.client import connect
+
+    with Sub(engine, "--json", "lobby") as sub, connect(engine.url) as peer:
+        address = str(peer.recv()).split("\n")[0].removeprefix("HELLO ")
+        peer.send("PUB lobby ref=r1\na\nb")
+        peer.send(b"PUB lobby\n\x00\xff")
+        assert json.loads(sub.out.readline()) == {
+            "room": "lobby",
+            "peer": address,
+            "ref": "r1",
+            "text": "a\nb",
+        }
+        last = json.loads(sub.out.readline())
+        assert base64.b64decode(last.pop("base64")) == b"\x00\xff"
+        assert last == {"room": "lobby", "peer": address}
+
+
+def test_sub_ends_with_the_engine() -> None:
+    with kit.engine() as engine, Sub(engine, "lobby") as sub:
+        assert engine.stop() == 0
+        assert sub.child.wait(kit.PATIENCE) == 1
+        assert "1001" in sub.err.read().decode()
+
+
+def test_sub_ends_quietly_by_a_signal(engine: kit.Engine) -> None:
+    with Sub(engine, "lobby") as sub:
+        sub.child.send_signal(signal.SIGINT)
+        assert sub.child.wait(kit.PATIENCE) == 130
+        assert sub.err.read() == b""
+
+
+def test_sub_ends_quietly_where_nobody_reads(engine: kit.Engine) -> None:
+    with Sub(engine, "lobby") as sub:
+        sub.out.close()
+        assert kit.run("pub", "--url", engine.url, "lobby", "x").returncode == 0
+        assert sub.child.wait(kit.PATIENCE) == 0
+        assert sub.err.read() == b""
+        sub.child.stdout = None
+
+
+def test_send(engine: kit.Engine) -> None:
+    from websockets.sync.client import connect
+
+    with connect(engine.url) as peer:
+        address = str(peer.recv()).split("\n")[0].removeprefix("HELLO ")
+        assert kit.run("send", "--url", engine.url, address, "hi").returncode == 0
+        head, _, payload = str(peer.recv()).partition("\n")
+        assert head.startswith("FROM ") and payload == "hi"
+
+
+def test_what_is_refused(engine: kit.Engine) -> None:
+    for words, code in (
+        (("send", f"{engine.node}.0000000000000", "x"), "no-such-peer"),
+        (("send", "nonsense", "x"), "bad-request"),
+        (("pub", "a*", "x"), "bad-request"),
+        (("pub", "room", "x" * 70000), "too-large"),
+        (("sub", "$x"), "bad-request"),
+    ):
+        assert code in complaint(kit.run(*words, "--url", engine.url), status=1)
+    done = kit.run("pub", "--json", "--url", engine.url, "a*", "x")
+    assert (done.returncode, json.loads(done.stdout)) == (1, {"code": "bad-request"})
+
+
+def test_sub_prints_what_is_sent_to_it(engine: kit.Engine) -> None:
+    with Sub(engine, "--json", "lobby") as sub:
+        address = sub.said.split()[1]
+        assert kit.run("send", "--url", engine.url, address, "hi").returncode == 0
+        line = json.loads(sub.out.readline())
+        assert line.pop("text") == "hi" and set(line) == {"peer", "ref"}
+
+
+def test_the_session_of_the_readme(engine: kit.Engine) -> None:
+    """Each command of it, in its order, does what the text says."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ (.*\.venv/bin/signal-engine .*)$", readme, re.MULTILINE)
+    assert commands.pop(0) == ".venv/bin/signal-engine sub lobby"
+    program = f"{shlex.join(kit.python())} -m signal_py.cli"
+    with Sub(engine, "lobby") as sub:
+        for command in commands:
+            to_it = re.sub(r"send \S+", f"send {sub.said.split()[1]}", command)
+            done = subprocess.run(
+                to_it.replace(".venv/bin/signal-engine", program),
+                shell=True,
+                env=kit.clean_environment(SIGNAL_ENGINE_URL=engine.url),
+                cwd="/",
+                capture_output=True,
+                timeout=kit.PATIENCE,
+                check=False,
+            )
+            assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        heard = [sub.out.readline() for _ in range(4)]
+        assert heard == [b"hello, all\n", b"hello, you\n", b"one\n", b"two\n"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://x/", "nonsense", "ws://", "ws://h:0/", "ws://nohost.invalid/", "ws://h/#part", "ws://user@h/"),
+        *("ws://[::1/", "ws://a..b/", f"ws://{'x' * 64}.example/"),
+    ],
+)
+def test_urls_that_are_not(url: str) -> None:
+    assert "--url" in complaint(kit.run("pub", "--url", url, "room", "x"))
+
+
+def test_nothing_listens() -> None:
+    said = complaint(kit.run("pub", "--url", f"ws://127.0.0.1:{kit.free_port()}/", "room", "x"))
+    assert "nothing listens there" in said and "signal-engine serve" in said
+
+
+def test_what_is_no_engine(engine: kit.Engine) -> None:
+    url = engine.admin_url.replace("http", "ws")
+    assert "404" in complaint(kit.run("pub", "--url", url, "room", "x"))
+
+
+def test_words_with_spaces(engine: kit.Engine) -> None:
+    for words in (["pub", "a b", "x"], ["sub", "a\nb"], ["send", "", "x"], ["sub", "a\udcff"], ["send", "\t", "x"]):
+        complaint(kit.run(*words, "--url", engine.url))
+
+
+# -- standard input and output --
+
+
+def shell(engine: kit.Engine, line: str) -> "subprocess.CompletedProcess[str]":
+    """A line of shell in which `$E` is the program."""
+    return subprocess.run(
+        line.replace("$E", f"{shlex.join(kit.python())} -m signal_py.cli"),
+        shell=True,
+        env=kit.clean_environment(SIGNAL_ENGINE_URL=engine.url),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=kit.PATIENCE,
+        check=False,
+    )
+
+
+def test_what_is_no_text_goes_as_it_is(engine: kit.Engine) -> None:
+    """Bytes that are not UTF-8 arrive unchanged, as binary, from an argument and from standard input."""
+    with Sub(engine, "--json", "lobby") as sub:
+        assert shell(engine, r"$E pub lobby $(printf '\377a')").returncode == 0
+        assert shell(engine, r"printf '\376\nb' | $E pub lobby").returncode == 0
+        heard = [json.loads(sub.out.readline()) for _ in range(3)]
+        assert [base64.b64decode(one["base64"]) for one in heard[:2]] == [b"\xffa", b"\xfe"]
+        assert heard[2]["text"] == "b"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(engine: kit.Engine, closed: str) -> None:
+    """Are as /dev/null: no socket is taken for one of them."""
+    done = shell(engine, f"$E pub lobby x --json {closed}; $E pub lobby {closed}; $E version {closed}")
+    assert done.returncode == 0 and done.stderr == ""
+    done = shell(engine, f"$E send nobody.0 x {closed}")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == ("" if "2>" in closed else "signal-engine: no-such-peer\n")
+
+
+def test_a_full_disk(engine: kit.Engine) -> None:
+    for words in ("version", "pub lobby x --json"):
+        assert "No space" in complaint(shell(engine, f"$E {words} > /dev/full"), status=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_what_waits_for_standard_input(engine: kit.Engine, number: int) -> None:
+    """Though a read can't be interrupted."""
+    command = [*kit.python(), "-m", "signal_py.cli", "pub", "--json", "--url", engine.url, "lobby"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdin is not None and child.stdout is not None and child.stderr is not None
+        child.stdin.write(b"one\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b'{"code": "ok"}\n'
+        child.send_signal(number)
+        assert child.wait(kit.PATIENCE) == (130 if number == signal.SIGINT else -number)
+        assert child.stderr.read() == b""

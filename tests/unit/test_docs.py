@@ -1,0 +1,140 @@
+"""What the README and the docs tell people to type works, and what they list is all there is."""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
+import kit
+import macro
+from signal_py import cli
+from signal_py.config import Config, make_config
+from signal_py.sources import load, read_file
+
+ROOT = Path(__file__).parents[2]
+BENCH = ROOT / "bench" / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), BENCH]
+ALL = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+README = PAGES[0].read_text(encoding="utf-8")
+SIGNAL_V1 = [Subprotocol("signal.v1")]
+
+
+def section(title: str) -> str:
+    """Of the README, up to the next title."""
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def indented(text: str) -> str:
+    """The first block of code in a text."""
+    found = re.search(r"^(?: {4}.*\n|\n)+", text[text.index("\n    ") + 1 :])
+    assert found
+    return textwrap.dedent(found[0]).strip() + "\n"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[kit.Engine]:
+    with kit.engine(loops=1) as running:
+        yield running
+
+
+def test_the_library_sample() -> None:
+    """Runs as it is printed, but for `asyncio.run`; a client gets its answer."""
+    imports, _, body = indented(section("From Python")).partition("\n")
+    program = f"import asyncio\n{imports}\n\nasync def main():\n{textwrap.indent(body, '    ')}\nasyncio.run(main())\n"
+    with subprocess.Popen([*kit.python(), "-u", "-c", program], stdout=subprocess.PIPE, text=True, cwd="/") as child:
+        try:
+            assert child.stdout is not None
+            url, address = child.stdout.readline().split()
+            with connect(url, subprotocols=SIGNAL_V1) as peer:
+                assert str(peer.recv(kit.PATIENCE)).startswith("HELLO ")
+                peer.send(f"TO {address} ref=1\nhi")
+                heard = sorted(str(peer.recv(kit.PATIENCE)) for _ in range(2))
+                assert re.fullmatch(rf"FROM {address} ref=\w+\nyou said hi", heard[0]) and heard[1] == "OK 1"
+        finally:
+            child.kill()
+
+
+def test_the_browser_sample(engine: kit.Engine) -> None:
+    """What the script sends is answered as the lines below it say."""
+    sample = section("See it run")
+    opened = re.search(r'new WebSocket\("ws://127\.0\.0\.1:8080/(.*?)", "(.*?)"\)', sample)
+    said = re.search(r'socket\.send\("(.*?)"\)', sample)
+    answers = re.findall(r"^(HELLO|OK \w+|MSG \w+) ", sample, re.MULTILINE)
+    assert opened and said and answers == ["HELLO", "OK 1", "MSG lobby"]
+    url = engine.url + opened[1]
+    with connect(url, subprotocols=[Subprotocol(opened[2])]) as one, connect(url, subprotocols=SIGNAL_V1) as other:
+        address = str(one.recv(kit.PATIENCE)).splitlines()[0].removeprefix("HELLO ")
+        assert str(other.recv(kit.PATIENCE)).startswith("HELLO ")
+        one.send(said[1].replace("\\n", "\n"))
+        assert one.recv(kit.PATIENCE) == answers[1]
+        assert other.recv(kit.PATIENCE) == f"{answers[2]} {address} ref=1\nhello from a browser"
+
+
+def settings_of(line: str) -> Config:
+    options: argparse.Namespace = cli._parser().parse_args(["serve", *shlex.split(line)])
+    return load({name[4:]: value for name, value in vars(options).items() if name.startswith("set.")}, {})
+
+
+def test_each_serve_line_is_understood() -> None:
+    lines = re.findall(r"^ {4}signal-engine serve (.*)$", ALL, re.MULTILINE)
+    configs = [settings_of(line) for line in lines]
+    assert len(configs) >= 3
+    assert configs[0] == settings_of(lines[0]) and configs[0].admin == "127.0.0.1:9100"
+
+
+def test_the_sample_of_a_file(tmp_path: Path) -> None:
+    sample = indented((ROOT / "docs" / "settings.md").read_text(encoding="utf-8"))
+    file = tmp_path / "engine.toml"
+    file.write_text(sample, encoding="utf-8")
+    found = read_file(str(file), "--config")
+    config = make_config(found, {name: name for name in found})
+    assert config.max_message == 16384 and len(config.listen) == len(config.nats) == 2
+
+
+def test_make_has_what_is_told() -> None:
+    """In the pages, and at the head of the Makefile."""
+    for folder, pattern in ((ROOT, r"\bmake ([a-z][a-z-]+)"), (ROOT / "bench", r"\bmake -C bench ([a-z][a-z/-]*)")):
+        makefile = (folder / "Makefile").read_text(encoding="utf-8")
+        head = makefile.partition("\n\n")[0] if folder == ROOT else ""
+        code = "\n".join(re.findall(r"`[^`\n]+`|^ {4}.*$|^\$ .*$|^#.*$", ALL + "\n" + head, re.MULTILINE))
+        wanted = set(re.findall(pattern, code))
+        assert len(wanted) >= 3
+        for name in sorted(wanted):
+            made = subprocess.run(["make", "-n", "-C", folder, name], capture_output=True, text=True, check=False)
+            assert made.returncode == 0, (name, made.stderr)
+
+
+def test_benchmarks_have_the_options_that_are_told() -> None:
+    told = re.findall(r"python (bench/\w+\.py)([^#`\n|]*)", ALL)
+    assert {script for script, _ in told} > {"bench/macro.py", "bench/structures.py"}
+    flags: dict[str, set[str]] = {script: set() for script, _ in told}
+    for script, rest in told:
+        flags[script] |= set(re.findall(r"--[a-z-]+", rest))
+    for script, wanted in flags.items():
+        assert (ROOT / script).is_file()
+        if wanted:
+            command = [sys.executable, str(ROOT / script), "--help"]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+            assert wanted <= set(re.findall(r"--[a-z-]+", done.stdout)), script
+
+
+def test_each_scenario_is_described() -> None:
+    scenarios = BENCH.read_text(encoding="utf-8").partition("## Scenarios")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z0-9-]+(?:, [a-z0-9-]+)*) \|", scenarios, re.MULTILINE)
+    names = {scenario.name for scenario in macro.SCENARIOS}
+    assert {name for row in rows for name in row.split(", ")} == {"name", *names}
+
+
+def test_no_page_names_what_is_not_there() -> None:
+    """Links within the repository lead to a file."""
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), (page.name, link)
