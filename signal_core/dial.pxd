@@ -1,7 +1,7 @@
 """From an address to a login: how the link reaches a NATS server, and how it gives one up. L4. Loop 0 only."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy, strlen
+from libc.string cimport memcpy, memset, strlen
 from signal_core.counters cimport C_DROPPED_NATS, C_NATS_LOST
 from signal_core.limits cimport CONTROL_LOOP
 from signal_core.memory cimport KIND_NATS, Msg, msg_free, msg_new_heap
@@ -75,6 +75,7 @@ cdef inline void link_end(Loop* loop, const char* reason) noexcept nogil:
     link.blocked = link.dirty = link.asked = link.more = False
     link.pinged = link.ponged = 0
     link.buffer_used = link.buffer_start = 0
+    memset(link.asked_id, 0, sizeof(link.asked_id))
     subs_lost(loop)
     waiters_release(loop)
     if was_up:

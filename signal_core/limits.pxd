@@ -22,7 +22,7 @@ cdef enum:
     ACCEPTS = 64                   # connections accepted a listener and iteration
     FRAMES_PER_TURN = 128          # frames of one connection an iteration
     FLUSHES_PER_TURN = 1024        # connections written to an iteration
-    DELIVERIES_PER_TURN = 32768    # deliveries queued an iteration before the rest of the input waits
+    DELIVERIES_PER_STEP = 8192     # deliveries queued by a step of an iteration before the rest of its input waits
     INBOX_PER_TURN = 4096          # inbox items taken an iteration
     TIMERS_PER_TURN = 8192         # timers looked at an iteration
     RECLAIMS_PER_TURN = 4096       # pieces of the room table freed an iteration

@@ -23,7 +23,7 @@ from signal_core.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_OPS_PER_TURN
 from signal_core.natswire cimport (
     NATS_ERR, NATS_HMSG, NATS_INFO, NATS_MSG, NATS_PING, NATS_PONG, NatsOp, nats_need, nats_parse,
 )
-from signal_core.natsout cimport ttls_refresh
+from signal_core.natsout cimport subject_denied, ttls_refresh
 from signal_core.post cimport post_event
 from signal_core.queue cimport WROTE_ALL, WROTE_NONE, queue_expire, queue_to_heap
 from signal_core.route cimport tell_peer
@@ -148,7 +148,7 @@ cdef inline void link_denied(Loop* loop, const char* text, size_t n) noexcept no
         return
     hash = se_siphash13(hub.rooms.key, text + at + 1, end - at - 1)
     count = se_load_relaxed(&hub.ndenied)
-    if count < DENIED_SUBJECTS:
+    if count < DENIED_SUBJECTS and not subject_denied(hub, hash):  # it objects to each message
         se_store_relaxed(&hub.denied[count], hash)
         se_store_release(&hub.ndenied, count + 1)
     for i in range(256):

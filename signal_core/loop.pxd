@@ -8,12 +8,13 @@ One iteration:
  5. write the queues, tell fates (which may fill queues again), write the link's;
  6. free what died;
  7. post what was held back for other loops.
-Each step is bounded; what is left over waits for the next iteration, which then does not sleep.
+Each step is bounded; what is left over waits for the next iteration, which then does not sleep. Events, the NATS link,
+the inbox and the input left over have a share of deliveries each: what one of them has in plenty starves no other.
 """
 
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away
 from signal_core.answers cimport refs_due
 from signal_core.conn cimport (
@@ -26,7 +27,7 @@ from signal_core.counters cimport (
 from signal_core.frame cimport OP_PING
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport (
-    DELIVERIES_PER_TURN, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
+    DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
     TIMERS_PER_TURN,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
@@ -237,14 +238,21 @@ cdef inline void loop_inbox(Loop* loop) noexcept nogil:
 
 # -- the iteration --
 
+cdef inline void loop_share(Loop* loop) noexcept nogil:
+    """Before a step that takes input: it may queue its share of deliveries, whatever those before it have queued."""
+    if loop.turn_end < loop.n[C_ATTEMPTED]:
+        loop.turn_end = loop.n[C_ATTEMPTED]
+    loop.turn_end += DELIVERIES_PER_STEP
+
+
 cdef inline void loop_ready(Loop* loop) noexcept nogil:
-    """Connections with input left over; those that have some left again come next time."""
-    cdef uint32_t i, n = loop.ready_used
-    for i in range(n):
-        session_continue(loop, slab_conn(&loop.slab, loop.ready[i]))
-    loop.ready_used -= n
-    for i in range(loop.ready_used):
-        loop.ready[i] = loop.ready[n + i]
+    """Connections with input left over; those that have some left again come after those that had no turn."""
+    cdef uint32_t done = 0, n = loop.ready_used
+    while done < n and loop.n[C_ATTEMPTED] < loop.turn_end:
+        session_continue(loop, slab_conn(&loop.slab, loop.ready[done]))
+        done += 1
+    loop.ready_used -= done
+    memmove(loop.ready, loop.ready + done, loop.ready_used * sizeof(uint32_t))
 
 
 cdef inline void loop_event(Loop* loop, const epoll_event* event) noexcept nogil:
@@ -358,7 +366,6 @@ cdef inline int loop_wait(Loop* loop) noexcept nogil:
     inbox_awake(&loop.inbox)
     se_store_seqcst(&loop.seen, se_load_seqcst(&loop.hub.rooms.epoch))
     loop.n[C_WAKES] += 1
-    loop.turn_end = loop.n[C_ATTEMPTED] + DELIVERIES_PER_TURN
     loop_clock(loop)
     return n
 
@@ -389,12 +396,16 @@ cdef inline void loop_reclaim(Loop* loop) noexcept nogil:
 cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     cdef uint32_t before = loop.tick
     cdef int i, n = loop_wait(loop)
+    loop.turn_end = loop.n[C_ATTEMPTED] + DELIVERIES_PER_STEP
     for i in range(n):
         loop_event(loop, &loop.events[i])
     if loop.linked != NULL and loop.linked.more:
+        loop_share(loop)
         link_read(loop)
+    loop_share(loop)
     loop_inbox(loop)
     if loop.ready_used:
+        loop_share(loop)
         loop_ready(loop)
     loop_timers(loop)
     if loop.looks_away and loop.tick != before:

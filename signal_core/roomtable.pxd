@@ -157,11 +157,12 @@ cdef inline bint stripe_grow(RoomTable* table, Stripe* stripe) noexcept nogil:
     """Makes room for one more. Takes the lock by itself, allocates outside of it. False without memory."""
     cdef RoomSlots* old
     cdef RoomSlots* fresh
-    cdef uint64_t i, want
-    old = <RoomSlots*>se_pointer_acquire(&stripe.slots)
-    want = SLOTS_AT_FIRST
+    cdef uint64_t i, want = SLOTS_AT_FIRST
+    se_lock(&stripe.lock)
+    old = <RoomSlots*>stripe.slots
     while want < 4 * (stripe.live + 1):
         want *= 2
+    se_unlock(&stripe.lock)
     fresh = slots_new(want)
     if fresh == NULL:
         return False

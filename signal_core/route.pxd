@@ -7,7 +7,7 @@ that the message is with a queue, an inbox or the link, and that its fate will b
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport local_parse
-from signal_core.answers cimport hello_new, ref_finish
+from signal_core.answers cimport hello_new, ref_finish, say
 from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_of, conn_resume
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_INBOX, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
@@ -30,7 +30,7 @@ from signal_core.slab cimport (
     CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, Conn, slab_cold, slab_conn, slab_find,
 )
 from signal_core.state cimport (
-    CLUSTER_OFF, CLUSTER_UP, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS,
+    CLUSTER_OFF, CLUSTER_UP, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS,
     CODE_UNAVAILABLE, Hub, Loop,
 )
 from signal_core.sys cimport SE_PREFETCH, se_load_acquire, se_load_relaxed, se_load_seqcst
@@ -200,14 +200,19 @@ cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void take_receipt(Loop* loop, uint64_t id, uint8_t code, const char* ref, size_t n) noexcept nogil:
-    """For a connection of this loop; an empty ref stands for a room of its URL."""
+    """For a connection of this loop; an empty ref stands for a room of its URL, or for what was answered before NATS
+    denied it."""
     cdef Conn* c
     if n:
         ref_finish(loop, conn_of(loop, id), ref, n, code)
         return
     c = slab_find(&loop.slab, <uint32_t>(id >> 32) & 0xffffff, <uint32_t>id)
-    if c != NULL and c.state == CONN_JOINING:
+    if c == NULL:
+        return
+    if c.state == CONN_JOINING:
         joined(loop, c)
+    elif c.state == CONN_OPEN and code == CODE_DENIED:
+        say(loop, c, code, NULL, 0)
 
 
 cdef inline void tell_peer(Loop* loop, uint64_t id, uint8_t code, const char* ref, size_t n) noexcept nogil:

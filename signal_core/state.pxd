@@ -185,7 +185,7 @@ cdef struct Loop:
     Chain outbox[256]             # held back for other loops until the iteration's end
     uint8_t posted[256]           # indices of outboxes that hold something
     uint32_t nposted
-    uint64_t turn_end             # n[C_ATTEMPTED] at which this iteration takes no more input
+    uint64_t turn_end             # n[C_ATTEMPTED] at which this step of the iteration takes no more input
     Rooms rooms
     Link* linked                  # NULL but on loop 0
     uint8_t* input                # READ_BUFFER bytes

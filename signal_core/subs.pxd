@@ -18,7 +18,7 @@ cdef enum:
     SID_PROBE = 2             # the answer to our own question
     SID_PEER = 3              # `<prefix>.peer.<node>.>`
     FIRST_SID = 16            # of rooms
-    RESUME_BYTES = 1 << 20    # queued for NATS before making subscriptions again pauses
+    RESUME_BYTES = 1 << 20    # queued for NATS before SUBs wait
 
 
 cdef inline void sub_write(Loop* loop, RoomEntry* entry) noexcept nogil:
@@ -80,10 +80,15 @@ cdef inline void sub_add(Loop* loop, RoomEntry* entry) noexcept nogil:
     link.subs[place] = entry
     entry.sub = place + 1
     loop.n[C_NATS_SUBS] += 1
-    if link.state == LINK_UP:
-        if place == link.resume:
-            link.resume += 1
-        sub_write(loop, entry)
+    if link.state != LINK_UP:
+        return
+    if link.out.bytes >= RESUME_BYTES:  # NATS reads too slowly: this one follows with those that are made again
+        if place < link.resume:
+            link.resume = place
+        return
+    if place == link.resume:
+        link.resume += 1
+    sub_write(loop, entry)
 
 
 cdef inline void sub_remove(Loop* loop, RoomEntry* entry) noexcept nogil:

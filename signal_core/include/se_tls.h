@@ -41,6 +41,7 @@ static struct {
     int (*SSL_CTX_set_default_verify_paths)(void *);
     int (*SSL_CTX_load_verify_locations)(void *, const char *, const char *);
     int (*SSL_CTX_use_certificate_chain_file)(void *, const char *);
+    void (*SSL_CTX_set_default_passwd_cb)(void *, int (*)(char *, int, int, void *));
     int (*SSL_CTX_use_PrivateKey_file)(void *, const char *, int);
     int (*SSL_CTX_check_private_key)(const void *);
     void *(*SSL_new)(void *);
@@ -67,6 +68,7 @@ static inline int se_tls_bind(void *library)
     static const char *const names[] = {
         "TLS_client_method", "SSL_CTX_new", "SSL_CTX_free", "SSL_CTX_ctrl", "SSL_CTX_set_verify",
         "SSL_CTX_set_default_verify_paths", "SSL_CTX_load_verify_locations", "SSL_CTX_use_certificate_chain_file",
+        "SSL_CTX_set_default_passwd_cb",
         "SSL_CTX_use_PrivateKey_file", "SSL_CTX_check_private_key", "SSL_new", "SSL_free", "SSL_set_fd", "SSL_ctrl",
         "SSL_set1_host", "SSL_get0_param", "X509_VERIFY_PARAM_set1_ip_asc", "SSL_connect", "SSL_read", "SSL_write",
         "SSL_shutdown", "SSL_get_error", "SSL_get_verify_result", "X509_verify_cert_error_string", "ERR_get_error",
@@ -104,6 +106,13 @@ static inline void se_tls_reason(char *out, size_t room)
     se_ssl.ERR_clear_error();
 }
 
+/* Asked for a key's passphrase: there is none. OpenSSL would ask whoever sits at the terminal, and wait. */
+static int se_tls_no_passphrase(char *out, int room, int for_writing, void *argument)
+{
+    (void)out, (void)room, (void)for_writing, (void)argument;
+    return -1;
+}
+
 /* A client's context that verifies the server: by the certificates in the file `ca`, "" for the system's. `cert` and
  * `key`: files with what this end shows of itself, "" for nothing. NULL: `wrong` names the part (ca, cert, key, or
  * library) and `reason` says why. */
@@ -118,6 +127,7 @@ static inline void *se_tls_context(const char *ca, const char *cert, const char 
         se_ssl.SSL_CTX_ctrl(context, SE_SSL_CTRL_MODE, SE_SSL_MODE_PARTIAL_AND_MOVING, NULL);
         se_ssl.SSL_CTX_ctrl(context, SE_SSL_CTRL_SET_READ_AHEAD, 1, NULL);
         se_ssl.SSL_CTX_set_verify(context, SE_SSL_VERIFY_PEER, NULL);
+        se_ssl.SSL_CTX_set_default_passwd_cb(context, se_tls_no_passphrase);
         *wrong = NULL;
         if (!(*ca ? se_ssl.SSL_CTX_load_verify_locations(context, ca, NULL)
                   : se_ssl.SSL_CTX_set_default_verify_paths(context)))

@@ -1,6 +1,8 @@
 """What NATS allows: credentials of every kind, permissions, max_payload."""
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +13,12 @@ import pytest
 
 import kit
 from peers import BarePeer
-from wire import until
+from wire import TEXT, frame, until
 
 from .accounts import make_key, make_operator, public
 from .bus import Bus
 from .conftest import account, await_cluster
+from .test_faults import freeze
 
 
 @contextlib.contextmanager
@@ -92,16 +95,35 @@ PERMITTED = """authorization {{ users: [
        permissions: {{ publish: {{ deny: [{publish}] }}, subscribe: {{ deny: [{subscribe}] }} }} }}
     {{ user: free, password: free }}
 ] }}"""
+DENIED_SUBJECTS = 256  # that a node remembers: the core's
 NODE = {"nats_user": "node", "nats_password": "node"}
 
 
 def test_a_denied_pub_is_told() -> None:
-    """To whoever asked, at the latest the second time: NATS's word comes after the first was accepted."""
-    with cluster(PERMITTED.format(publish='"signal.room.secret"', subscribe=""), **NODE) as (a, b):
-        a.ask("PUB secret", "x")
-        until(lambda: a.ask("PUB secret", "x") == "denied")
-        assert a.settle() == []
-        reach(a, b)
+    """To whoever asked: NATS's word comes after the first was accepted, and is its answer the second time."""
+    with cluster(PERMITTED.format(publish='"signal.room.secret"', subscribe=""), **NODE) as peers:
+        for peer in peers:
+            assert peer.ask("PUB secret", "x") == "ok"
+            peer.refused("denied")
+            assert peer.ask("PUB secret", "x") == "denied"
+            assert peer.settle() == []
+        reach(*peers)
+
+
+def test_a_denied_subject_is_remembered_once() -> None:
+    """NATS objects to each message; what it objects to first leaves place for what comes after it."""
+    config = PERMITTED.format(publish='"signal.room.secret.>"', subscribe="")
+    with kit.nats(config=config) as server, kit.engine(nats=server.url, loops=1, **NODE) as engine:
+        until(lambda: engine.stats()["nats_state"] == "up", "NATS is there")
+        with BarePeer(engine.port) as a:
+            freeze(server)
+            try:
+                a.wire.send(frame(TEXT, b"PUB secret.one\nx") * 2 * DENIED_SUBJECTS)
+                assert a.settle() == []
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            for room in ("secret.one", "secret.two"):
+                until(lambda room=room: a.ask(f"PUB {room}", "x") == "denied", f"{room} is remembered")  # type: ignore[misc]
 
 
 def test_a_denied_to_is_told() -> None:

@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 import kit
 from peers import BarePeer, Closed, several
-from wire import fresh, until
+from wire import TEXT, frame, fresh, until
 
 from .bus import Bus
 from .conftest import account, await_cluster
@@ -200,6 +200,35 @@ def test_a_slow_nats_server_is_not_given_more_than_it_takes(server: kit.Nats) ->
         assert a.ask("PUB slow", "") == "ok"
         assert heard.get(timeout=10).data == b""
         account()
+
+
+def test_joins_that_a_hung_nats_server_does_not_take_wait_for_it(server: kit.Nats) -> None:
+    """A client that joins and leaves without pause piles nothing up: what is left in the end is subscribed to."""
+    names = [f"{number:0>100}" for number in range(250)]
+    joins, leaves = (
+        b"".join(frame(TEXT, f"{verb} {name}".encode()) for name in names) for verb in ("SUB", "UNSUB")
+    )
+    with (
+        kit.engine(nats=server.url, loops=1) as engine,
+        BarePeer(engine.port) as a,
+        Bus(server.url) as bus,
+    ):
+        before = engine.stats()["total"]["nats_bytes_out"]
+        freeze(server)
+        try:
+            for _ in range(2000):
+                a.wire.send(joins)
+                assert a.settle() == []
+                a.wire.send(leaves)
+                assert a.settle() == []
+            a.say("SUB kept")
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert a.ask("SUB another") == "ok"
+        bus.publish("signal.room.kept", b"heard")
+        assert a.expect("MSG", "kept", "-").payload == b"heard"
+        until(lambda: engine.stats()["total"]["nats_subs"] == 2, "only these two are left")
+        assert engine.stats()["total"]["nats_bytes_out"] - before < 16 << 20
 
 
 def test_nats_dies_while_it_is_waited_for(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:

@@ -4,12 +4,20 @@ import contextlib
 import json
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 import kit
 from peers import BarePeer
@@ -266,6 +274,30 @@ def test_a_key_of_another_certificate_is_told(certificates: Certificates) -> Non
     settings = {"nats": "tls://127.0.0.1:1", "nats_tls_cert": cert, "nats_tls_key": key}
     done = kit.run("serve", *kit.flags(settings))
     assert done.returncode == 2 and "--nats-tls-key" in done.stderr
+
+
+TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+
+
+def test_nobody_at_a_terminal_is_asked_for_a_passphrase(certificates: Certificates) -> None:
+    """A key that has one can't be used."""
+    cert, key = certificates.issue("node", "node.example")
+    plain = load_pem_private_key(key.read_bytes(), None)
+    locked = BestAvailableEncryption(b"a secret")
+    key.write_bytes(plain.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
+    settings = {"nats": "tls://127.0.0.1:1", "nats_tls_cert": cert, "nats_tls_key": key}
+    serve = [*kit.python(), "-m", "signal_py.cli", "serve", *kit.flags(settings)]
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINAL, *serve],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=kit.PATIENCE,
+        env=kit.clean_environment(),
+        cwd=certificates.folder,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"--nats-tls-key" in done.stdout and b"without a passphrase" in done.stdout
 
 
 def test_the_server_really_speaks_tls(certificates: Certificates) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import kit
 from peers import BarePeer, Heard, Peer, several
-from wire import fresh, until
+from wire import TEXT, frame, fresh, until
 
 REFS, ROOMS, BACKLOG = 40, 3, 8
 
@@ -271,3 +271,18 @@ def test_a_slow_reader_is_not_stalled() -> None:
                 b.wire.read(64000)
                 until(lambda due=due: time.monotonic() > due, f"turn {turn}")  # type: ignore[misc]
             assert engine.stats()["total"]["connections"] == 2
+
+
+def test_rooms_that_all_loops_make_at_once() -> None:
+    """Threads meet in the table of rooms while it grows; what is left by all is gone."""
+    names = [str(number) for number in range(3000)]
+    with kit.engine(nats="off", loops=4, max_rooms=len(names)) as engine, several(engine.port, 8) as peers:
+        for verb, members in (("SUB", len(names)), ("UNSUB", 0)):
+            words = b"".join(frame(TEXT, f"{verb} {name}".encode()) for name in names)
+            for peer in peers:
+                peer.wire.send(words)
+            for peer in peers:
+                assert peer.settle() == []
+            total = engine.stats()["total"]
+            assert total["memberships"] == len(peers) * members
+            assert members <= total["rooms"] <= 4 * members
