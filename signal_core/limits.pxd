@@ -24,7 +24,7 @@ cdef enum:
     FLUSHES_PER_TURN = 1024        # connections written to an iteration
     DELIVERIES_PER_STEP = 8192     # deliveries queued by a step of an iteration before the rest of its input waits
     INBOX_PER_TURN = 4096          # inbox items taken an iteration
-    TIMERS_PER_TURN = 8192         # timers looked at an iteration
+    TIMERS_PER_TURN = 256          # timers looked at an iteration: each may be a ping, and so a write
     RECLAIMS_PER_TURN = 4096       # pieces of the room table freed an iteration
     NATS_OPS_PER_TURN = 4096       # operations of the NATS link an iteration
     CORK_MESSAGES = 64             # messages held for one connection before it is written to

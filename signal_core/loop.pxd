@@ -350,7 +350,7 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
 
 
 cdef inline void loop_clock(Loop* loop) noexcept nogil:
-    loop.tick = <uint32_t>((se_now_ms() - loop.hub.boot) // TICK_MS)
+    loop.tick = <uint32_t>((se_now_ms() - loop.hub.boot + loop.phase) // TICK_MS)
 
 
 cdef inline int loop_wait(Loop* loop) noexcept nogil:

@@ -160,6 +160,7 @@ cdef struct Loop:
     Hub* hub
     uint32_t index
     uint32_t tick                 # now, in TICK_MS since the hub's boot
+    uint32_t phase                # ms by which its ticks are early, so that not all loops fire timers at one moment
     int epoll
     int reserve                   # a descriptor kept to answer 503 with
     int listeners[16]

@@ -7,7 +7,7 @@ from signal_core.accept cimport loop_open_reserve
 from signal_core.conn cimport conn_kill
 from signal_core.dial cimport link_end, link_want
 from signal_core.inbox cimport inbox_take
-from signal_core.limits cimport CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, SERVICE_LOOP
+from signal_core.limits cimport CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, SERVICE_LOOP, TICK_MS
 from signal_core.loop cimport loop_clock, loop_is_over, loop_iterate, loop_reap
 from signal_core.memory cimport Msg, memory_end
 from signal_core.post cimport post_all, post_event
@@ -45,6 +45,7 @@ cdef inline bint loop_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogil:
     wheel_init(&loop.wheel, 0)
     if index >= hub.nloops:
         return True
+    loop.phase = index * TICK_MS // hub.nloops
     if index == 0:
         loop.linked = <Link*>calloc(1, sizeof(Link))
         if loop.linked == NULL:
