@@ -22,6 +22,7 @@ from signal_py.sources import load, read_file
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench" / "README.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), BENCH]
+PLACES = {"port": "8080", "node": "bench", "nats": "off"}  # that the benchmarks fill in
 ALL = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 README = PAGES[0].read_text(encoding="utf-8")
 SIGNAL_V1 = [Subprotocol("signal.v1")]
@@ -79,6 +80,8 @@ def test_the_browser_sample(engine: kit.Engine) -> None:
 
 
 def settings_of(line: str) -> Config:
+    for name, value in PLACES.items():
+        line = line.replace("{" + name + "}", value)
     options: argparse.Namespace = cli._parser().parse_args(["serve", *shlex.split(line)])
     return load({name[4:]: value for name, value in vars(options).items() if name.startswith("set.")}, {})
 
