@@ -42,7 +42,7 @@ from signal_core.sys cimport (
     munmap, pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_now_ms,
     se_thread_start, sockaddr_in, sockaddr_in6, write,
 )
-from signal_core.tls cimport se_tls_context, se_tls_context_free, se_tls_load, se_tls_session
+from signal_core.tls cimport se_tls_context, se_tls_context_free, se_tls_free, se_tls_load, se_tls_session
 from signal_core.thread cimport LOOP_STARTING, loop_end, loop_init, loop_main
 from signal_core.upgrade cimport upgrade_check_layout
 
@@ -156,8 +156,13 @@ cdef class Core(Mailboxes):
             session = se_tls_session(context, name.encode(), is_ip)
             se_tls_context_free(context)
             if session == NULL:
-                raise ValueError(f"no TLS session can be made for {name}")
-        self.tell_loop(0, KIND_CONNECT, 0, max_payload, line, 0, session)
+                raise TlsError("library", f"no session can be made for {name}")
+        try:
+            self.tell_loop(0, KIND_CONNECT, 0, max_payload, line, 0, session)
+        except MemoryError:
+            if session != NULL:
+                se_tls_free(session)
+            raise
 
     # -- counters --
 

@@ -38,7 +38,7 @@ def cluster(config: str, **access: Any) -> Iterator[tuple[BarePeer, BarePeer]]:
 def reach(a: BarePeer, b: BarePeer) -> None:
     """Each hears the other, 1:1 and 1:N."""
     b.join("room")
-    for payload in ("text", b"\xff"):
+    for payload in ("text", b"\xff" * 60000, "x" * 17000):
         a.say(f"TO {b.address} ref=r", payload)
         b.expect("FROM", a.address, ref="r")
         a.expect("OK", "r")

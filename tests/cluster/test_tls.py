@@ -24,6 +24,7 @@ from peers import BarePeer
 from wire import until
 
 from .conftest import account, await_cluster
+from .test_access import reach
 
 
 class Certificates:
@@ -67,17 +68,6 @@ def cluster(server: kit.Nats, **access: object) -> Iterator[tuple[BarePeer, Bare
         with BarePeer(one.port) as a, BarePeer(two.port) as b:
             yield a, b
         account()
-
-
-def reach(a: BarePeer, b: BarePeer) -> None:
-    """Each hears the other, 1:1 and 1:N, small and large."""
-    b.join("room")
-    for payload in ("text", b"\xff" * 60000, "x" * 17000):
-        a.say(f"TO {b.address} ref=r", payload)
-        b.expect("FROM", a.address, ref="r")
-        a.expect("OK", "r")
-        a.say("PUB room", payload)
-        b.expect("MSG", "room", a.address)
 
 
 def test_messages_cross(certificates: Certificates) -> None:
