@@ -29,7 +29,7 @@ from signal_core.packet cimport Packet, expiry
 from signal_core.post cimport post_event
 from signal_core.address cimport room_valid
 from signal_core.roomtable cimport RoomEntry
-from signal_core.route cimport await_nats, join, joined, leave, route_peer, route_room
+from signal_core.route cimport await_nats, join, joined, leave, listen, listen_ask, route_peer, route_room
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE,
     FLAG_LAST, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, Buffer, Conn, Extra, slab_cold,
@@ -119,6 +119,7 @@ cdef inline void do_pub(Loop* loop, Conn* c, const Head* head, bint binary) noex
 
 cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     cdef RoomEntry* entry
+    cdef uint32_t room = 0
     cdef uint8_t code = CODE_OK
     if head.ref_len:
         code = ref_add(loop, c, head.ref, head.ref_len, REF_SUB, ref_deadline(loop, -1))
@@ -126,11 +127,17 @@ cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
             say(loop, c, code, head.ref, head.ref_len)
             return
     code = join(loop, c, head.arg, head.arg_len, &entry)
+    if code == CODE_OK and head.presence:
+        code = listen(loop, c, head.arg, head.arg_len, &room)
+        if code == CODE_OK and head.ref_len:
+            ref_find(loop, c, head.ref, head.ref_len).room = room + 1
     if code == CODE_OK and head.ref_len and await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len):
         return
     if head.ref_len:
         ref_remove(loop, c, ref_find(loop, c, head.ref, head.ref_len))
     say(loop, c, code, head.ref, head.ref_len)
+    if code == CODE_OK and head.presence:
+        listen_ask(loop, c, room)
 
 
 cdef inline void do_unsub(Loop* loop, Conn* c, const Head* head) noexcept nogil:

@@ -129,6 +129,7 @@ def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: ob
     )
     if name == "sub":
         command.add_argument("rooms", metavar="ROOM", nargs="+")
+        command.add_argument("--presence", action="store_true", help="print who is there, joins and leaves, too")
     else:
         command.add_argument("target", metavar="ROOM" if name == "pub" else "PEER")
         command.add_argument(
@@ -148,7 +149,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _sub(options: argparse.Namespace) -> int:
     from signal_py.commands import subscribe
 
-    return asyncio.run(subscribe(options.url, options.rooms, options.json))
+    return asyncio.run(subscribe(options.url, options.rooms, options.json, options.presence))
 
 
 def _pub(options: argparse.Namespace) -> int:
