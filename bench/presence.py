@@ -23,7 +23,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from macro import VENV_BIN, free_port, stop, wait_listening
+from contenders import VENV_BIN
+from macro import free_port, stop, wait_listening
 from nats_subscriptions import processor
 
 ROOM = "storm"
