@@ -2,33 +2,36 @@
 
 from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport free, realloc
+from signal_core.counters cimport C_PRESENCE_LOST
 from signal_core.memory cimport KIND_NATS, Msg, msg_new_heap
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
 from signal_core.news cimport SUBJECT_MAX, put_subject
 from signal_core.queue cimport queue_add
 from signal_core.roomtable cimport Audience, RoomEntry, audience_of
 from signal_core.state cimport LINK_UP, Link, Loop
+from signal_core.sys cimport se_pointer_acquire
 
 cdef enum:
     SID_AUDIENCE = 1 << 30    # and up: of rooms with listeners, by place; those of rooms (subs.pxd) are below
 
 
-cdef inline bint audience_sub(Loop* loop, const Audience* audience) noexcept nogil:
-    """Queues the SUB of a room with listeners, where the link is up. False without memory."""
+cdef inline void audience_sub(Loop* loop, const Audience* audience) noexcept nogil:
+    """Queues the SUB of a room with listeners, where the link is up. Without memory nothing is heard of other nodes,
+    until one asks anew."""
     cdef RoomEntry* entry = <RoomEntry*>audience.entry
     cdef char subject[208]
     cdef size_t n
     cdef Msg* msg
     if loop.linked.state != LINK_UP:
-        return True
+        return
     n = put_subject(subject, loop.hub, b"presence", entry.name, entry.size)
     msg = msg_new_heap(&loop.mem, SUBJECT_MAX + 64, KIND_NATS)
     if msg == NULL:
-        return False
+        loop.n[C_PRESENCE_LOST] += 1
+        return
     msg.size = <uint32_t>nats_put_sub(<char*>msg.data, subject, <uint32_t>n, b"", 0, SID_AUDIENCE + audience.place - 1)
     queue_add(loop, &loop.linked.out, msg)
     loop.linked.dirty = True
-    return True
 
 
 cdef inline void audience_unsub(Loop* loop, const Audience* audience) noexcept nogil:
@@ -63,12 +66,12 @@ cdef inline bint audiences_reserve(Link* link) noexcept nogil:
     return True
 
 
-cdef inline bint audience_add(Loop* loop, Audience* audience) noexcept nogil:
-    """False without memory."""
+cdef inline void audience_add(Loop* loop, Audience* audience) noexcept nogil:
     cdef Link* link = loop.linked
     cdef uint32_t place
     if not audiences_reserve(link):
-        return False
+        loop.n[C_PRESENCE_LOST] += 1
+        return
     if link.audiences_nfree:
         link.audiences_nfree -= 1
         place = link.audiences_free[link.audiences_nfree]
@@ -77,7 +80,7 @@ cdef inline bint audience_add(Loop* loop, Audience* audience) noexcept nogil:
         link.audiences_used += 1
     link.audiences[place] = audience
     audience.place = place + 1
-    return audience_sub(loop, audience)
+    audience_sub(loop, audience)
 
 
 cdef inline void audience_remove(Loop* loop, Audience* audience) noexcept nogil:
@@ -99,14 +102,20 @@ cdef inline void audience_forget(Audience* audience) noexcept nogil:
     audience.nnodes = audience.nodes_size = 0
 
 
-cdef inline bint audience_settle(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """Listens on NATS exactly while somebody here does. False without memory: to be tried again."""
+cdef inline void audience_settle(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Listens on NATS exactly while somebody here does."""
     cdef Audience* audience = audience_of(entry)
+    if audience == NULL:
+        audience_end(loop, entry)
+    elif audience.place == 0:
+        audience_add(loop, audience)
+
+
+cdef inline void audience_end(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Nobody listens, or the room is no more."""
+    cdef Audience* audience = <Audience*>se_pointer_acquire(&entry.audience)
     if audience != NULL:
-        return audience.place != 0 or audience_add(loop, audience)
-    if entry.audience != NULL:
-        audience_remove(loop, <Audience*>entry.audience)
-    return True
+        audience_remove(loop, audience)
 
 
 cdef inline bint audience_hears(const Audience* audience, uint16_t node) noexcept nogil:

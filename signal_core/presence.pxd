@@ -26,7 +26,7 @@ from signal_core.dial cimport link_write
 from signal_core.rooms cimport MARK_LISTENS
 from signal_core.roomtable cimport Audience, RoomEntry, audience_of, room_hash, table_find
 from signal_core.state cimport LINK_UP, Hub, Link, Loop, Node
-from signal_core.sys cimport se_load_relaxed, se_load_seqcst, se_store_seqcst
+from signal_core.sys cimport se_add_relaxed, se_load_relaxed, se_store_seqcst
 
 cdef enum:
     SID_ALIVE = 4             # `<prefix>.presence-alive`: heartbeats
@@ -201,7 +201,7 @@ cdef inline RoomEntry* room_named(Loop* loop, const char* name, size_t n) noexce
 cdef inline void heard_abroad(Loop* loop, bint is_new) noexcept nogil:
     """Another node has listeners. Where that was not known, and it had some before, it may have missed something."""
     if not is_new and not is_heard_abroad(loop):
-        loop.hub.presence_epoch += 1
+        se_add_relaxed(&loop.hub.presence_epoch, 1)
     se_store_seqcst(&loop.hub.abroad, loop.tick + LOST_TICKS)
 
 
@@ -395,7 +395,7 @@ cdef inline void presence_tick(Loop* loop) noexcept nogil:
         return
     if link.torn and link.out.bytes <= loop.hub.set.nats_pending // 2:
         link.torn = False
-        loop.hub.presence_epoch += 1
+        se_add_relaxed(&loop.hub.presence_epoch, 1)
     if link.beat_due <= loop.tick or (link.told_epoch != se_load_relaxed(&loop.hub.presence_epoch) and not link.torn):
         presence_beat(loop)
     for i in range(1, link.nodes_used):
@@ -432,7 +432,7 @@ cdef inline bint presence_up(Loop* loop) noexcept nogil:
     for i in range(1, link.nodes_used):
         link.nodes[i].heard = loop.tick
     node_walk(link, EVERY_NODE, True)
-    hub.presence_epoch += 1
+    se_add_relaxed(&hub.presence_epoch, 1)
     link.torn = False
     presence_beat(loop)
     return True

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove
-from signal_core.audience cimport audience_settle
+from signal_core.audience cimport audience_end, audience_settle
 from signal_core.counters cimport C_NATS_SUBS
 from signal_core.memory cimport KIND_NATS, KIND_RECEIPT, Msg, msg_free, msg_new_heap, msg_set_text, msg_text
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
@@ -111,16 +111,17 @@ cdef inline void subs_settle(Loop* loop, Msg* msg) noexcept nogil:
     """
     cdef Link* link = loop.linked
     cdef RoomEntry* entry = <RoomEntry*>msg.pointer
-    if not audience_settle(loop, entry) or (
-            entry.sub == 0 and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF and not subs_reserve(link)):
+    if entry.sub == 0 and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF and not subs_reserve(link):
         msg.next = link.unsettled
         link.unsettled = msg
         return
     msg_free(&loop.mem, msg)
     if table_settle(&loop.hub.rooms, entry):
         sub_add(loop, entry)
+        audience_settle(loop, entry)
     else:
         sub_remove(loop, entry)
+        audience_end(loop, entry)
         entry_retire(&loop.hub.rooms, entry)
 
 

@@ -257,8 +257,10 @@ def test_what_is_malformed_on_nats_is_counted(nodes: list[kit.Engine], bus: Bus)
         bus.publish("signal.presence-ask", b"no question")
         bus.publish("signal.presence-alive", b"?")
         bus.publish(f"signal.presence-members.{nodes[0].node}", b"watcher 7")
-        bus.publish(f"signal.presence.{room}", b"JOIN\nENTER a.b\nJOIN other.peer\nJOIN a.b user=\nLEAVE bad peer")
+        lines = ["JOIN", "ENTER a.b", "JOIN other.peer user=ann", "JOIN a.b user=", "LEAVE bad peer"]
+        bus.publish(f"signal.presence.{room}", "\n".join(lines).encode())
         crowd.hears(listener.address, "other.peer")
+        assert crowd.heard[-1].options == {"user": "ann"}
         until(lambda: total(nodes[0], "nats_malformed") == before + 7, "each is counted")
 
 
@@ -274,3 +276,51 @@ def test_a_hung_node_that_returns_is_known_again(pair: tuple[kit.Engine, kit.Eng
         crowd.hears(listener.address, limit=LOST)
         two.child.send_signal(signal.SIGCONT)
         crowd.hears(listener.address, far.address)
+
+
+def test_questions_are_shared(pair: tuple[kit.Engine, kit.Engine]) -> None:
+    """However often listeners ask, a room is asked about a few times a tick; all hear what they asked for."""
+    one, two = pair
+    room = fresh("room")
+    with BarePeer(two.port) as far, several(one.port, 10) as peers:
+        far.join(room)
+        before = total(one, "presence_asked")
+        asking = b"".join(frame(TEXT, f"SUB {room} presence".encode()) for _ in range(20))
+        for peer in peers:
+            peer.wire.send(asking)
+        everyone = [far.address, *(peer.address for peer in peers)]
+        for peer in peers:
+            crowd = Crowd(peer)
+            crowd.rooms[room] = set()
+            crowd.hears(*everyone)
+        assert 0 < total(one, "presence_asked") - before < 100, "200 were asked for"
+        assert total(one, "presence_listeners") == 10
+
+
+def test_what_nats_does_not_take_is_asked_for_anew(lone_server: kit.Nats) -> None:
+    """A node that could not tell of its joins and leaves says so, and is asked who is there."""
+    with (
+        kit.engine(nats=lone_server.url, loops=2) as one,
+        kit.engine(nats=lone_server.url, loops=1, nats_pending=65536) as two,
+    ):
+        await_cluster([one, two])
+        room = fresh("room")
+        with BarePeer(one.port) as listener, BarePeer(two.port) as peer, BarePeer(two.port) as stays:
+            stays.join(room)
+            crowd = Crowd(listener, room)
+            crowd.hears(listener.address, stays.address)
+            assert lone_server.child is not None
+            lone_server.child.send_signal(signal.SIGSTOP)
+            churn = frame(TEXT, f"SUB {room}".encode()) + frame(TEXT, f"UNSUB {room}".encode())
+            for _ in range(1500):
+                peer.wire.send(churn * 400)
+                peer.settle()
+                if total(two, "presence_lost"):
+                    break
+            peer.wire.send(frame(TEXT, f"SUB {room}".encode()))
+            assert stays.settle() == []
+            stays.close()
+            lone_server.child.send_signal(signal.SIGCONT)
+            assert total(two, "presence_lost") > 0
+            crowd.hears(listener.address, peer.address, limit=15.0)
+        account()

@@ -334,9 +334,9 @@ def test_sub_prints_presence(engine: kit.Engine) -> None:
             events = [json.loads(third.out.readline()) for _ in range(4)]
             peers = {event.pop("peer"): event for event in events if event["event"] == "member"}
             assert peers == {peer: {"room": "hall", "event": "member"} for peer in (first, me, late)}
-        lines = [sub.out.readline().decode() for _ in range(3)]
+        lines = [sub.out.readline().decode() for _ in range(2)]
         said = there | set(lines)
-        assert {f"member hall {me}\n", f"member hall {first}\n", f"join hall {late}\n", f"leave hall {late}\n"} <= said
+        assert {f"member hall {me}\n", f"member hall {first}\n", f"join hall {late}\n", f"leave hall {late}\n"} == said
         assert kit.run("pub", "--url", engine.url, "hall", "still").returncode == 0
         assert quiet.out.readline() == b"still\n", "nothing of it is printed unasked"
 
