@@ -326,7 +326,7 @@ cdef inline void news_tell(Loop* loop, RoomEntry* entry, const char* text, size_
     if audience_of(entry) != NULL:
         changes_tell(loop, entry, text, n)
     if is_heard_abroad(loop):
-        presence_publish(loop, b"presence", entry.name, entry.size, text, n, NULL, 0)
+        presence_publish(loop, b"presence", entry.name, entry.size, text, n, b"", 0)
 
 
 cdef inline void news_flush(Loop* loop) noexcept nogil:

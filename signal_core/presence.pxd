@@ -131,7 +131,7 @@ cdef inline void ask_nodes(Loop* loop, RoomEntry* entry, uint16_t mark, const No
     at = put(put(at, b" ", 1), entry.name, entry.size)
     if node.size:
         at = put(put(at, b" ", 1), node.name, node.size)
-    presence_publish(loop, b"presence-ask", NULL, 0, text, <size_t>(<char*>at - text), NULL, 0)
+    presence_publish(loop, b"presence-ask", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
 
 
 cdef inline void ask(Loop* loop, RoomEntry* entry, Audience* audience) noexcept nogil:
@@ -151,7 +151,7 @@ cdef inline void ask(Loop* loop, RoomEntry* entry, Audience* audience) noexcept 
     audience.put_off = False
     loop.n[C_PRESENCE_ASKED] += 1
     se_store_seqcst(&audience.generation, number + 1)
-    room_question(loop, entry, mark, NULL, 0)
+    room_question(loop, entry, mark, b"", 0)
     if nodes_reserve(loop.linked):
         ask_nodes(loop, entry, mark, &loop.linked.nodes[EVERY_NODE])
 
@@ -382,7 +382,7 @@ cdef inline void presence_beat(Loop* loop) noexcept nogil:
     at = put(put(at, link.instance, 16), b" ", 1)
     at += put_uint(<char*>at, link.told_epoch)
     at = put(at, b" 1" if link.audiences_used > link.audiences_nfree else b" 0", 2)
-    presence_publish(loop, b"presence-alive", NULL, 0, text, <size_t>(<char*>at - text), NULL, 0)
+    presence_publish(loop, b"presence-alive", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
 
 
 cdef inline void presence_tick(Loop* loop) noexcept nogil:
@@ -425,8 +425,8 @@ cdef inline bint presence_up(Loop* loop) noexcept nogil:
     cdef Link* link = loop.linked
     cdef Hub* hub = loop.hub
     cdef uint32_t i
-    if (not nodes_reserve(link) or not presence_sub(loop, b"presence-alive", NULL, 0, SID_ALIVE)
-            or not presence_sub(loop, b"presence-ask", NULL, 0, SID_ASK)
+    if (not nodes_reserve(link) or not presence_sub(loop, b"presence-alive", b"", 0, SID_ALIVE)
+            or not presence_sub(loop, b"presence-ask", b"", 0, SID_ASK)
             or not presence_sub(loop, b"presence-members", hub.node, hub.node_len, SID_MEMBERS)):
         return False
     for i in range(1, link.nodes_used):
@@ -445,7 +445,7 @@ cdef inline void presence_bye(Loop* loop) noexcept nogil:
     cdef Msg* msg
     if loop.linked.state != LINK_UP:
         return
-    msg = publish_new(loop, b"presence-alive", NULL, 0, text, <size_t>(<char*>at - text), NULL, 0)
+    msg = publish_new(loop, b"presence-alive", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
     if msg != NULL:
         link_queue(loop, msg)
 
@@ -464,4 +464,4 @@ cdef inline void service_came(Loop* loop, const Msg* msg) noexcept nogil:
         memcpy(line, b"LEAVE ", 6)
         n = 6 + put_who(loop, loop.hub.service, line + 6)
         line[n] = c"\n"
-        presence_publish(loop, b"presence", <char*>msg.data, msg.size, line, n + 1, NULL, 0)
+        presence_publish(loop, b"presence", <char*>msg.data, msg.size, line, n + 1, b"", 0)
