@@ -197,6 +197,7 @@ cdef inline uint8_t ref_add(Loop* loop, Conn* c, const char* text, size_t n, uin
     ref.size = <uint8_t>n
     ref.kind = kind
     ref.deadline = deadline
+    ref.room = 0
     wheel_arm_by(&loop.wheel, &loop.slab, c.slot, deadline)
     return CODE_OK
 

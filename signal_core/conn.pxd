@@ -248,7 +248,7 @@ cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
         code = CODE_NO_SUCH_PEER
     elif not conn_has_room(loop, c, size):
         loop.n[C_DROPPED_SLOW_PEER] += 1
-        slab_cold(&loop.slab, c.slot).extra.gap += 1
+        slab_cold(&loop.slab, c.slot).extra.gap += 1 + msg.ttl_end
         code = CODE_SLOW_PEER
     elif not queue_add(loop, &c.out, msg):
         loop.n[C_DROPPED_MEMORY] += 1

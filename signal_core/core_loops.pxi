@@ -12,6 +12,7 @@ cdef class Loops:
     cdef object counting        # lock
     cdef dict rooms             # serial: name, of the service
     cdef dict entries           # name: serial and address of the entry, while the service is in the room
+    cdef set listens            # names of those in which it hears who comes and goes
     cdef readonly str address
     cdef readonly int control_fd
     cdef readonly int service_fd
@@ -20,6 +21,7 @@ cdef class Loops:
         self.pid = getpid()
         self.rooms = {}
         self.entries = {}
+        self.listens = set()
         self.counting = threading.Lock()
         self.hub = <Hub*>pages_new(sizeof(Hub))
         if self.hub == NULL:

@@ -81,6 +81,11 @@ cdef class Mailboxes(Peer):
                 mail = self.message_mail(msg)
             service_fate(loop, msg, mail is not None)
             return mail
+        if msg.kind == KIND_NEWS:
+            loop.n[C_TAKEN] += 1
+            mail = self.news_mail(msg)
+            service_fate(loop, msg, mail is not None)
+            return mail
         if msg.kind == KIND_RECEIPT:
             if msg.size and not self.joined:
                 self.leave_room(text_of(<char*>msg.data, msg.size))
@@ -92,6 +97,19 @@ cdef class Mailboxes(Peer):
             mail = ("disconnect", self.peer_text(msg.target), msg.hash)
         msg_free(&loop.mem, msg)
         return mail
+
+    cdef tuple news_mail(self, Msg* msg):
+        """Frames of MEMBERS, JOIN and LEAVE; None for a room in which it does not listen any more."""
+        cdef size_t at = 0, skip, size
+        cdef list texts = []
+        if self.rooms.get(msg.target) not in self.listens:
+            return None
+        while at < msg.size:
+            skip = 4 if msg.data[at + 1] == 126 else 2
+            size = msg.data[at + 2] << 8 | msg.data[at + 3] if skip == 4 else msg.data[at + 1]
+            texts.append(text_of(<char*>msg.data + at + skip, size))
+            at += skip + size
+        return ("presence", texts)
 
     cdef tuple message_mail(self, Msg* msg):
         """FROM <peer> [options] or MSG <room> <peer> [options]."""

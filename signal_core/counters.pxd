@@ -69,4 +69,11 @@ cdef enum:
     C_NATS_MALFORMED = 53     # messages that no peer or room could be read from
     C_NATS_SUBS = 54          # gauge: subscriptions held
     C_LISTENERS_PAUSED = 55   # times that listeners were left alone for a tick: not even a descriptor to shed with
-    C_COUNT = 56
+
+    C_LISTENERS = 56          # gauge: memberships that hear who comes and goes
+    C_PRESENCE_CHANGES = 57   # joins and leaves on this node that were told
+    C_PRESENCE_OUT = 58       # publishes of presence to NATS
+    C_PRESENCE_ASKED = 59     # questions who is in a room
+    C_PRESENCE_LOST = 60      # presence that could not be told: no memory, or NATS takes no more
+    C_NODES_LOST = 61         # other nodes whose heartbeats ceased
+    C_COUNT = 62

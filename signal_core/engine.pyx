@@ -20,13 +20,18 @@ from signal_core.frame cimport frame_check_layout
 from signal_core.inbox cimport inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport CONTROL_LOOP, MAX_LOOPS, SERVICE_LOOP, TICK_MS
 from signal_core.memory cimport (
-    KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_KICK, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP,
-    KIND_TO, Msg, TELL_PEER, memory_check_layout, msg_free, msg_new_heap, msg_text,
+    KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_KICK, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT,
+    KIND_STOP, KIND_TO, Msg, TELL_PEER, memory_check_layout, msg_free, msg_new_heap, msg_text,
 )
+from signal_core.news cimport news_lost
 from signal_core.packet cimport Packet
 from signal_core.post cimport is_payload, post, post_all
-from signal_core.roomtable cimport RoomEntry, room_hash, table_end, table_init
-from signal_core.route cimport AWAIT_FAILED, AWAIT_IT, await_nats, room_enter, room_exit, route_peer, route_room
+from signal_core.roomtable cimport RoomEntry, room_hash, table_check_layout, table_end, table_init
+from signal_core.rooms cimport MARK_NONE
+from signal_core.route cimport (
+    AWAIT_FAILED, AWAIT_IT, ask_who, await_nats, room_enter, room_exit, room_listen, room_unlisten, route_peer,
+    route_room,
+)
 from signal_core.service cimport (
     Frame, frame_take_apart, service_begin, service_fate, service_finish, service_packet,
 )
@@ -63,8 +68,9 @@ class TlsError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 56)
+    SE_STATIC_ASSERT(C_COUNT == 62)
     memory_check_layout()
+    table_check_layout()
     slab_check_layout()
     frame_check_layout()
     upgrade_check_layout()

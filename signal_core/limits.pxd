@@ -29,6 +29,15 @@ cdef enum:
     NATS_OPS_PER_TURN = 4096       # operations of the NATS link an iteration
     CORK_MESSAGES = 64             # messages held for one connection before it is written to
 
+    # -- presence --
+    NEWS_TEXT = 4096               # bytes of joins and leaves of one room told in one piece
+    MEMBERS_TEXT = 32 * 1024       # bytes of one message of MEMBERS, and of an answer on NATS, at most
+    NEWS_KEEP = 64 * 1024          # bytes of a loop's text of joins and leaves that are kept between iterations
+    QUESTIONS_PER_TICK = 4         # who is in one room; those who ask later in the tick share the next one
+    AUDIENCES_PER_TURN = 1024      # rooms with listeners looked at an iteration, when a node is lost or asked anew
+    BEAT_TICKS = 20                # between two heartbeats of a node: 2 s
+    LOST_TICKS = 65                # without one a node is lost: three are missed
+
     # -- buffers --
     READ_BUFFER = 128 * 1024       # a loop's read buffer, bytes
     REGION_BYTES = 256 * 1024      # a loop's encoding region, bytes

@@ -6,7 +6,7 @@ One iteration:
  3. take the inbox, then connections with input left over;
  4. fire timers; while stopping, say goodbye and drain the listeners;
  5. write the queues, tell fates (which may fill queues again), write the link's;
- 6. free what died;
+ 6. free what died, and tell who listens (news.pxd; also before 5);
  7. post what was held back for other loops.
 Each step is bounded; what is left over waits for the next iteration, which then does not sleep. Events, the NATS link,
 the inbox and the input left over have a share of deliveries each: what one of them has in plenty starves no other.
@@ -33,11 +33,13 @@ from signal_core.limits cimport (
 from signal_core.dial cimport link_connect, link_dial, link_end
 from signal_core.link cimport link_flush, link_has_work, link_read, link_tick, link_writable
 from signal_core.memory cimport (
-    KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT,
-    KIND_STOP, KIND_SYNC, KIND_TO, Msg, msg_free, msg_text,
+    KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_NEWS, KIND_QUESTION, KIND_RECEIPT,
+    KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO, Msg, msg_free, msg_text,
 )
 from signal_core.natsout cimport link_queue
+from signal_core.news cimport news_flush, news_question, take_news
 from signal_core.post cimport is_payload, post_all, post_event
+from signal_core.presence cimport presence_ask, presence_patience, presence_tick, presence_walk, service_came
 from signal_core.queue cimport queue_clear
 from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, take_room, take_to
 from signal_core.roomtable cimport table_reclaim
@@ -194,6 +196,9 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
     if msg.kind == KIND_ROOM:
         take_room(loop, msg)
         return
+    if msg.kind == KIND_NEWS:
+        take_news(loop, msg)
+        return
     if msg.kind == KIND_NATS:
         if is_payload(msg):
             inbox_taken(&loop.inbox, msg)
@@ -209,6 +214,12 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
         loop_receipt(loop, msg)
     elif msg.kind == KIND_AWAIT:
         subs_await(loop, msg)
+    elif msg.kind == KIND_ASK:
+        presence_ask(loop, msg)
+    elif msg.kind == KIND_QUESTION:
+        news_question(loop, msg)
+    elif msg.kind == KIND_SERVICE:
+        service_came(loop, msg)
     elif msg.kind == KIND_STOP:
         loop_stop(loop)
     elif msg.kind == KIND_KICK:
@@ -342,8 +353,8 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
     if loop_has_work(loop):
         return 0
     ticks = wheel_next(&loop.wheel)
-    if loop.linked != NULL and ticks > 10:
-        ticks = 10
+    if loop.linked != NULL and ticks > presence_patience(loop):
+        ticks = presence_patience(loop)
     if (loop.stopping or loop.looks_away) and ticks > 1:
         ticks = 1
     return <int>(ticks * TICK_MS)
@@ -415,13 +426,18 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
         loop_drain(loop)
     if loop.linked != NULL and loop.tick != before:
         link_tick(loop)
+        presence_tick(loop)
         subs_retry(loop)
         loop_reclaim(loop)
     elif loop.overdue:
         loop_reclaim(loop)
+    if loop.linked != NULL and loop.linked.walks:
+        presence_walk(loop)
+    news_flush(loop)
     loop_write(loop)
     if loop.dead != NO_SLOT:
         loop_reap(loop)
+        news_flush(loop)
     post_all(loop)
 
 

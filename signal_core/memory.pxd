@@ -29,6 +29,11 @@ cdef enum:
     KIND_EVENT = 11       # a word to Python: `code` says which, the text explains
     KIND_AWAIT = 12       # `target` wants the receipt for SUB of the room at `pointer`
 
+    KIND_NEWS = 20        # frames for the listeners of a room, named as in KIND_ROOM; `origin`: MARK_* or a question
+    KIND_ASK = 21         # a listener wants to know who is in the room in the data; `target` numbers the question
+    KIND_QUESTION = 22    # who is in the room, named as in KIND_ROOM? `origin` numbers it, the data is who asks
+    KIND_SERVICE = 23     # the service joins (`code` 1) or leaves the room in the data
+
     # To whom a Msg's fate is told.
     TELL_NOBODY = 0
     TELL_PEER = 1         # the connection `origin`; the text is its ref
@@ -36,6 +41,7 @@ cdef enum:
 
     MSG_SHARED = 1        # held by several queues, each through an Out of its own
     MSG_COUNTED = 2       # a delivery of the ledger (the engine's own answers are not)
+    MSG_PRESENCE = 4      # for NATS: where it is lost, other nodes are made to ask anew
 
 cdef struct Msg
 
@@ -61,7 +67,7 @@ cdef struct Msg:
     uint8_t tell          # 1
     uint8_t code          # 1
     uint8_t flags         # 1
-    uint16_t ttl_end      # 2  offset of the end of Signal-Ttl's digits; 0: it has none
+    uint16_t ttl_end      # 2  for NATS: offset of the end of Signal-Ttl's digits, 0: it has none; else: frames but one
     uint64_t origin       # 8  id of the sending connection, 0 where it is none
     uint64_t target       # 8
     uint64_t hash         # 8

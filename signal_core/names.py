@@ -57,4 +57,10 @@ COUNTERS = (
     ("nats_malformed", "counter", "messages from NATS with malformed headers"),
     ("nats_subs", "gauge", "rooms subscribed to on NATS"),
     ("listeners_paused", "counter", "times that a loop could not even turn sockets away, and let them wait for a tick"),
+    ("presence_listeners", "gauge", "memberships that hear who comes and goes"),
+    ("presence_changes", "counter", "joins and leaves on this node that listeners, or other nodes, were told"),
+    ("presence_out", "counter", "publishes of presence to NATS: joins and leaves in batches, questions, answers"),
+    ("presence_asked", "counter", "questions who is in a room, each for all who asked at that time"),
+    ("presence_lost", "counter", "messages of presence lost: no memory, or NATS takes no more; nodes then ask anew"),
+    ("nodes_lost", "counter", "other nodes that were given up: three heartbeats were missing"),
 )

@@ -2,9 +2,9 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
-from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_NATS, C_NATS_OUT
+from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_NATS, C_NATS_OUT, C_PRESENCE_LOST
 from signal_core.limits cimport TICK_MS
-from signal_core.memory cimport KIND_NATS, MSG_COUNTED, TELL_PEER, Msg, Out, msg_new_heap
+from signal_core.memory cimport KIND_NATS, MSG_COUNTED, MSG_PRESENCE, TELL_PEER, Msg, Out, msg_new_heap
 from signal_core.natswire cimport NATS_OWN_HEADERS, nats_put_receipt
 from signal_core.answers cimport code_text
 from signal_core.packet cimport Packet, packet_hpub
@@ -71,6 +71,9 @@ cdef inline void link_queue(Loop* loop, Msg* msg) noexcept nogil:
     if not link_has_room(loop, msg.size) or not queue_add(loop, &link.out, msg):
         if msg.flags & MSG_COUNTED:
             loop.n[C_DROPPED_NATS] += 1
+        if msg.flags & MSG_PRESENCE:
+            loop.n[C_PRESENCE_LOST] += 1
+            link.torn = True
         se_store_relaxed(&loop.hub.clogged, link.out.bytes > 0)
         loop_tell(loop, msg, CODE_UNAVAILABLE)
         return

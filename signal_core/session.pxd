@@ -30,7 +30,7 @@ from signal_core.post cimport post_event
 from signal_core.address cimport room_valid
 from signal_core.roomtable cimport RoomEntry
 from signal_core.route cimport (
-    AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats, join, joined, leave, route_peer, route_room,
+    AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats, join, joined, leave, listen, listen_ask, route_peer, route_room,
 )
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE,
@@ -121,6 +121,7 @@ cdef inline void do_pub(Loop* loop, Conn* c, const Head* head, bint binary) noex
 
 cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     cdef RoomEntry* entry
+    cdef uint32_t room = 0
     cdef uint8_t code = CODE_OK
     cdef int waits = AWAIT_NOTHING
     if head.ref_len:
@@ -129,6 +130,10 @@ cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
             say(loop, c, code, head.ref, head.ref_len)
             return
     code = join(loop, c, head.arg, head.arg_len, &entry)
+    if code == CODE_OK and head.presence:
+        code = listen(loop, c, head.arg, head.arg_len, &room)
+        if code == CODE_OK and head.ref_len:
+            ref_find(loop, c, head.ref, head.ref_len).room = room + 1
     if code == CODE_OK and head.ref_len:
         waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len)
     if waits == AWAIT_IT:
@@ -139,6 +144,8 @@ cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     if head.ref_len:
         ref_remove(loop, c, ref_find(loop, c, head.ref, head.ref_len))
     say(loop, c, code, head.ref, head.ref_len)
+    if code == CODE_OK and head.presence:
+        listen_ask(loop, c, room)
 
 
 cdef inline void do_unsub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
@@ -436,7 +443,7 @@ cdef inline int session_rooms(Loop* loop, Conn* c, const Upgrade* u) noexcept no
     cdef size_t left = u.query_len
     cdef RoomEntry* entry
     cdef uint8_t code
-    cdef int n, count = 0
+    cdef int waits, n, count = 0
     while True:
         n = query_next_room(&query, &left, name, sizeof(name))
         if n == 0:

@@ -69,6 +69,7 @@ cdef struct Ref:              # an answer that a connection is owed
     uint8_t size              # 1
     uint8_t kind              # 1  VERB_TO or VERB_SUB
     uint16_t spare            # 2
+    uint32_t room             # 4  of a SUB with presence: the room on its loop + 1; else 0
 
 cdef struct Extra:            # what most connections never need
     Ref* refs                 # 8
@@ -112,7 +113,7 @@ cdef inline void slab_check_layout() noexcept nogil:
     SE_STATIC_ASSERT(sizeof(Conn) == 64)
     SE_STATIC_ASSERT(sizeof(Cold) == 32)
     SE_STATIC_ASSERT(sizeof(Place) == 8)
-    SE_STATIC_ASSERT(sizeof(Ref) == 24)
+    SE_STATIC_ASSERT(sizeof(Ref) == 28)
 
 
 cdef inline Conn* slab_conn(Slab* slab, uint32_t slot) noexcept nogil:

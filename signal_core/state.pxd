@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from signal_core.inbox cimport Chain, Inbox
 from signal_core.memory cimport Mem, Msg
 from signal_core.rooms cimport Rooms
-from signal_core.roomtable cimport RoomEntry, RoomTable
+from signal_core.roomtable cimport Audience, RoomEntry, RoomTable
 from signal_core.slab cimport Queue, Slab
 from signal_core.sys cimport epoll_event, iovec, pthread_t
 from signal_core.wheel cimport Wheel
@@ -105,6 +105,8 @@ cdef struct Hub:
     uint64_t ndenied              # atomic
     uint64_t connections          # atomic: sockets open on all loops
     uint64_t failed               # atomic: errno of a loop that could not start
+    uint64_t abroad               # atomic: tick up to which other nodes are known to have listeners
+    uint64_t presence_epoch       # atomic: counts when other nodes may have missed presence of ours
 
 cdef struct Waiter:               # a SUB that awaits NATS's PONG
     uint64_t id                   # 8  connection
@@ -112,6 +114,31 @@ cdef struct Waiter:               # a SUB that awaits NATS's PONG
     uint32_t place                # 4  of the room in Link.subs
     uint8_t size                  # 1  of the ref; 0: the join of a URL
     char ref[16]                  # 16
+
+cdef struct Change:               # a join or leave of this iteration
+    RoomEntry* entry              # 8
+    uint32_t nth                  # 4
+    uint32_t at                   # 4  of its line in News.text
+    uint32_t size                 # 4
+
+cdef struct News:                 # joins and leaves to be told at the end of the iteration
+    Change* changes               # 8
+    char* text                    # 8
+    uint32_t count                # 4
+    uint32_t size                 # 4
+    uint32_t text_used            # 4
+    uint32_t text_size            # 4
+
+cdef struct Node:                 # another node, as heard on NATS
+    char name[16]                 # 16
+    char instance[16]             # 16
+    uint64_t epoch                # 8  its number of times that we may have missed presence
+    uint32_t heard                # 4  tick of its last heartbeat
+    uint32_t cursor               # 4  next place of Link.audiences to look at on its behalf
+    uint8_t size                  # 1  of its name; 0: a free place, but place 0 stands for all nodes
+    bint listens                  # 4  as its last heartbeat says
+    bint walks                    # 4  the cursor is on its way
+    bint asks                     # 4  ... to ask it who is there, too
 
 cdef struct Link:
     int fd
@@ -154,6 +181,19 @@ cdef struct Link:
     uint8_t asked_size[256]       # 0: a PUB, whose ref was answered
     uint32_t asked_next
     char instance[16]             # hex: tells two nodes of one name apart
+    Audience** audiences          # rooms with listeners, by place
+    uint32_t audiences_used
+    uint32_t audiences_size
+    uint32_t* audiences_free      # free places
+    uint32_t audiences_nfree
+    Node* nodes                   # by place; 0 stands for all nodes
+    uint32_t nodes_used
+    uint32_t nodes_size
+    uint32_t walks                # nodes whose cursor is on its way
+    bint again                    # a question was put off to the next tick
+    bint torn                     # presence for NATS was dropped since the last heartbeat
+    uint32_t beat_due             # tick of the next heartbeat
+    uint64_t told_epoch           # that it told
     char reason[160]              # why the last connection ended
 
 cdef struct Loop:
@@ -188,14 +228,15 @@ cdef struct Loop:
     uint32_t nposted
     uint64_t turn_end             # n[C_ATTEMPTED] at which this step of the iteration takes no more input
     Rooms rooms
+    News news
     Link* linked                  # NULL but on loop 0
     uint8_t* input                # READ_BUFFER bytes
     epoll_event* events
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[56]                # counters; C_COUNT
-    uint64_t copy[56]             # as of the last KIND_SNAPSHOT
+    uint64_t n[62]                # counters; C_COUNT
+    uint64_t copy[62]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

@@ -4,13 +4,17 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from signal_core.accept cimport loop_open_reserve
+from signal_core.audience cimport audiences_end
 from signal_core.conn cimport conn_kill
 from signal_core.dial cimport link_end, link_want
 from signal_core.inbox cimport inbox_take
 from signal_core.limits cimport CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, SERVICE_LOOP, TICK_MS
 from signal_core.loop cimport loop_clock, loop_is_over, loop_iterate, loop_reap
+from signal_core.link cimport link_flush
 from signal_core.memory cimport Msg, memory_end
+from signal_core.news cimport news_end
 from signal_core.post cimport post_all, post_event
+from signal_core.presence cimport presence_bye
 from signal_core.rooms cimport rooms_end, rooms_init
 from signal_core.route cimport loop_tell_all
 from signal_core.slab cimport (
@@ -130,6 +134,8 @@ cdef inline void loop_close(Loop* loop) noexcept nogil:
     loop.dirty_head = NO_SLOT
     loop_reap(loop)
     if loop.linked != NULL:
+        presence_bye(loop)
+        link_flush(loop)
         link_end(loop, b"")
     loop_tell_all(loop)
     post_all(loop)
@@ -184,8 +190,10 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
         free(loop.linked.subs)
         free(loop.linked.subs_free)
         free(loop.linked.waiters)
+        audiences_end(loop.linked)
         free(loop.linked)
     rooms_end(&loop.rooms)
+    news_end(&loop.news)
     slab_end(&loop.slab)
     memory_end(&loop.mem)
     free(loop.ready)

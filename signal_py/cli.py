@@ -167,6 +167,7 @@ def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: ob
     )
     if name == "sub":
         command.add_argument("rooms", metavar="ROOM", nargs="+", help="a room to join, such as lobby")
+        command.add_argument("--presence", action="store_true", help="print who is there, joins and leaves, too")
     else:
         command.add_argument(
             "target",
@@ -190,7 +191,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _sub(options: argparse.Namespace) -> int:
     from signal_py.commands import subscribe
 
-    return asyncio.run(subscribe(options.url, options.rooms, options.json))
+    return asyncio.run(subscribe(options.url, options.rooms, options.json, options.presence))
 
 
 def _pub(options: argparse.Namespace) -> int:

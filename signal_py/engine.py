@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from signal_py.config import SETTINGS, Config, make_config
 from signal_py.errors import ConfigError, DeliveryError, EngineError
 from signal_py.runtime import Runtime
-from signal_py.service import Handler, Message, Service
+from signal_py.service import Handler, Handlers, Message, Service
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -43,6 +43,7 @@ class Engine:
         on_message: Handler | None = None,
         on_connect: Handler | None = None,
         on_disconnect: Handler | None = None,
+        on_presence: Handler | None = None,
         config: Config | None = None,
         **settings: Unpack[Options],
     ) -> None:
@@ -51,6 +52,7 @@ class Engine:
         on_message     called with each Message to this program; without it, read `messages()`
         on_connect     called with the peer of each client that connects
         on_disconnect  called with the peer and the close code of each client that goes
+        on_presence    called with a Presence of each peer that is in a room joined with presence, joins, leaves
 
         Handlers run on the loop, in order; what a coroutine function returns runs as a task.
         config         ready-made settings, in place of keywords
@@ -58,7 +60,7 @@ class Engine:
         if config is not None and settings:
             raise ConfigError("Engine's config is given together with settings: give one or the other.")
         self._config = config or _config(settings)
-        self._handlers = (on_message, on_connect, on_disconnect)
+        self._handlers = Handlers(on_message, on_connect, on_disconnect, on_presence)
         self._runtime = Runtime(self._config, hooks=bool(on_connect or on_disconnect))
         self._service: Service | None = None
         self._pid = os.getpid()
@@ -88,7 +90,7 @@ class Engine:
         try:
             await self._blocking(self._runtime.prepare)
             assert self._runtime.core is not None
-            service = Service(self._runtime.core, self._config.inbox_messages, *self._handlers)
+            service = Service(self._runtime.core, self._config.inbox_messages, self._handlers)
             self._service = self._runtime.service = service
             await self._blocking(self._runtime.run)
         except BaseException:
@@ -217,12 +219,15 @@ class Engine:
 
         await self._deliver(hand_on, ref, False, ttl)
 
-    async def join(self, room: str) -> None:
-        """From now on this program hears what is published to a room, on every node. Raises DeliveryError."""
+    async def join(self, room: str, *, presence: bool = False) -> None:
+        """From now on this program hears what is published to a room, on every node. Raises DeliveryError.
+
+        presence  `on_presence` is told who is there, and who joins and leaves; again: who is there, anew
+        """
         core = self._core()
         assert self._service is not None
         ref = self._service.new_ref()
-        code = core.join_room(room, ref)
+        code = core.join_room(room, ref, presence)
         _raise(await self._service.receipt(ref, self._config.ttl + RECEIPT_MARGIN) if code is None else code)
 
     async def leave(self, room: str) -> None:
