@@ -131,7 +131,7 @@ cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
     if se_add_relaxed(&hub.connections, 1) >= hub.set.max_connections and hub.set.max_connections:
         turn_away(loop, c)
         return
-    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.answer_by if loop.stopping else loop.tick + hub.set.handshake)
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.answer_by if loop.shut else loop.tick + hub.set.handshake)
     session_read(loop, c)
 
 
@@ -155,8 +155,8 @@ cdef inline int loop_accept(Loop* loop, int listener) noexcept nogil:
 
 # -- stopping --
 
-cdef inline void loop_stop(Loop* loop) noexcept nogil:
-    """Begins to stop: takes no new connections, and says goodbye to all within the close time.
+cdef inline void loop_shut(Loop* loop) noexcept nogil:
+    """Takes no new connections from here on.
 
     Closing a listener resets what is queued on it. So new SYNs are dropped first, and come again a second later,
     when the port is closed or another engine's; what was queued or under way is accepted, and hears 503.
@@ -164,10 +164,9 @@ cdef inline void loop_stop(Loop* loop) noexcept nogil:
     cdef uint32_t close_ticks = loop.hub.set.close
     cdef uint32_t i
     cdef bint refusing = True
-    if loop.stopping:
+    if loop.shut:
         return
-    loop.stopping = True
-    loop.stop_by = loop.tick + close_ticks
+    loop.shut = True
     loop.answer_by = loop.tick + close_ticks // 2
     for i in range(loop.nlisteners):
         if se_refuse_syns(loop.listeners[i]) != 0:
@@ -177,10 +176,22 @@ cdef inline void loop_stop(Loop* loop) noexcept nogil:
         loop.drain_by += DRAIN_TICKS if DRAIN_TICKS < close_ticks // 2 else close_ticks // 2
 
 
+cdef inline void loop_stop(Loop* loop) noexcept nogil:
+    """Begins to stop: takes no new connections, and says goodbye to all within the close time. Ends a drain."""
+    cdef uint32_t close_ticks = loop.hub.set.close
+    if loop.stopping:
+        return
+    loop_shut(loop)
+    loop.farewell.on = False
+    loop.stopping = True
+    loop.stop_by = loop.tick + close_ticks
+    loop.answer_by = loop.tick + close_ticks // 2
+
+
 cdef inline void loop_drain(Loop* loop) noexcept nogil:
-    """While stopping: closes the listeners once nothing is queued on them and nothing is under way to there."""
+    """Once shut: closes the listeners once nothing is queued on them and nothing is under way to there."""
     cdef uint32_t i
-    if loop.tick < loop.drain_by:
+    if loop.nlisteners == 0 or loop.tick < loop.drain_by:
         return
     for i in range(loop.nlisteners):
         if loop_accept(loop, loop.listeners[i]) != ACCEPT_NONE:

@@ -16,7 +16,7 @@ from signal_core.queue cimport (
 )
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_DONE,
-    FLAG_LAST, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Conn, Cold, Extra, slab_cold, slab_conn,
+    FLAG_LAST, FLAG_LEAVING, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Conn, Cold, Extra, slab_cold, slab_conn,
     slab_find,
 )
 from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
@@ -71,6 +71,8 @@ cdef inline void conn_kill(Loop* loop, Conn* c) noexcept nogil:
     if c.flags & FLAG_WEBSOCKET:
         loop.n[C_CONNECTIONS] -= 1
         loop.n[C_CLOSED] += 1
+    if c.flags & FLAG_LEAVING:
+        loop.farewell.leaving -= 1
     c.state = CONN_DEAD
     close(c.fd)
     c.fd = -1

@@ -60,6 +60,9 @@ cdef class Loops:
         hub.set.max_connections = s["max_connections"]
         hub.set.nats_pending = s["nats_pending"]
         hub.set.hooks = bool(s["hooks"])
+        text = s["drain_url"].encode()
+        hub.set.drain_url_len = <uint32_t>len(text)
+        memcpy(hub.set.drain_url, <char*>text, hub.set.drain_url_len)
         hub.link = CLUSTER_AWAY if s["cluster"] else CLUSTER_OFF
         hub.boot = se_now_ms() - TICK_MS
         getrandom(hub.rooms.key, sizeof(hub.rooms.key), 0)
@@ -193,6 +196,19 @@ cdef class Loops:
         if self.started and not self.joined:
             for i in range(self.hub.nloops):
                 self.tell_loop(i, KIND_STOP, 0, 0, b"")
+
+    def drain(self, int ms):
+        """Takes no new connections, tells all to go elsewhere, and closes those that stay evenly over this time. At
+        once; `stop` ends it."""
+        self.check()
+        cdef uint32_t i
+        for i in range(self.hub.nloops):
+            self.tell_loop(i, KIND_STOP, 0, ticks(ms), b"")
+
+    @property
+    def sockets(self):
+        """Sockets open on all loops, handshakes and closes under way included."""
+        return se_load_relaxed(&self.hub.connections)
 
     def join(self):
         """Returns when every loop has ended."""

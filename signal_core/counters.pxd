@@ -69,4 +69,6 @@ cdef enum:
     C_NATS_MALFORMED = 53     # messages that no peer or room could be read from
     C_NATS_SUBS = 54          # gauge: subscriptions held
     C_LISTENERS_PAUSED = 55   # times that listeners were left alone for a tick: not even a descriptor to shed with
-    C_COUNT = 56
+    C_GOAWAYS = 56            # GOAWAY sent
+    C_DRAINED = 57            # closed with 1001 by a drain
+    C_COUNT = 58

@@ -4,7 +4,7 @@ One iteration:
  1. sleep in epoll_wait, unless there is work left over;
  2. handle events: accept (accept.pxd), read, write, the NATS link;
  3. take the inbox, then connections with input left over;
- 4. fire timers; while stopping, say goodbye and drain the listeners;
+ 4. fire timers; at a drain or a stop, say goodbye and drain the listeners;
  5. write the queues, tell fates (which may fill queues again), write the link's;
  6. free what died;
  7. post what was held back for other loops.
@@ -23,6 +23,7 @@ from signal_core.conn cimport (
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST, C_PINGS_SENT, C_STALLED, C_WAKES,
 )
+from signal_core.farewell cimport farewell_begin, farewell_has_work, farewell_turn
 from signal_core.frame cimport OP_PING
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport (
@@ -148,7 +149,7 @@ cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
     elif c.state == CONN_JOINING:
         c.waiting = 0
         joined(loop, c)
-    elif c.state == CONN_HANDSHAKE and loop.stopping:
+    elif c.state == CONN_HANDSHAKE and loop.shut:
         turn_away(loop, c)
     elif c.state != CONN_DEAD:
         if c.state == CONN_HANDSHAKE:
@@ -209,7 +210,10 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
     elif msg.kind == KIND_AWAIT:
         subs_await(loop, msg)
     elif msg.kind == KIND_STOP:
-        loop_stop(loop)
+        if msg.hash:
+            farewell_begin(loop, <uint32_t>msg.hash)
+        else:
+            loop_stop(loop)
     elif msg.kind == KIND_KICK:
         loop_kick(loop, msg)
     elif msg.kind == KIND_SNAPSHOT:
@@ -325,7 +329,7 @@ cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
     return (loop.taken != NULL or loop.ready_used or loop.dirty_head != NO_SLOT or loop.told_head != NULL
             or loop.dead != NO_SLOT or (loop.stopping and loop.stop_cursor < loop.slab.used)
-            or loop.overdue or (loop.linked != NULL and link_has_work(loop)))
+            or loop.overdue or farewell_has_work(loop) or (loop.linked != NULL and link_has_work(loop)))
 
 
 cdef inline int loop_patience(Loop* loop) noexcept nogil:
@@ -336,7 +340,7 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
     ticks = wheel_next(&loop.wheel)
     if loop.linked != NULL and ticks > 10:
         ticks = 10
-    if (loop.stopping or loop.looks_away) and ticks > 1:
+    if (loop.shut or loop.looks_away) and ticks > 1:
         ticks = 1
     return <int>(ticks * TICK_MS)
 
@@ -399,8 +403,11 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     loop_timers(loop)
     if loop.looks_away and loop.tick != before:
         loop_look_again(loop)
+    if loop.farewell.on:
+        farewell_turn(loop)
     if loop.stopping:
         loop_goodbye(loop)
+    if loop.shut:
         loop_drain(loop)
     if loop.linked != NULL and loop.tick != before:
         link_tick(loop)
@@ -415,6 +422,10 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
 
 
 cdef inline bint loop_is_over(const Loop* loop) noexcept nogil:
-    return loop.stopping and (loop.tick > loop.stop_by
-                              or (loop.nlisteners == 0 and loop.slab.live == 0
-                                  and loop.stop_cursor >= loop.slab.used))
+    """Nobody is left, and what they said last is with NATS; or the close time is over."""
+    if not loop.stopping:
+        return False
+    if loop.tick > loop.stop_by:
+        return True
+    return (loop.nlisteners == 0 and loop.slab.live == 0 and loop.stop_cursor >= loop.slab.used
+            and (loop.linked == NULL or loop.linked.out.head == NULL))

@@ -57,4 +57,6 @@ COUNTERS = (
     ("nats_malformed", "counter", "messages from NATS with malformed headers"),
     ("nats_subs", "gauge", "rooms subscribed to on NATS"),
     ("listeners_paused", "counter", "times that a loop could not even turn sockets away, and let them wait for a tick"),
+    ("goaways", "counter", "connections told to go elsewhere: GOAWAY"),
+    ("drained", "counter", "connections closed with 1001 by a drain"),
 )

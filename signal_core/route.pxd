@@ -7,7 +7,7 @@ that the message is with a queue, an inbox or the link, and that its fate will b
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport local_parse
-from signal_core.answers cimport hello_new, ref_finish
+from signal_core.answers cimport hello_new, ref_finish, say_goaway
 from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_of, conn_resume
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_INBOX, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
@@ -191,6 +191,8 @@ cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
         wheel_arm(&loop.wheel, &loop.slab, c.slot,
                   loop.tick + (BLOCKED_LOOK if c.flags & FLAG_BLOCKED else loop.hub.set.ping))
         conn_answer(loop, c, hello_new(loop, c))
+        if loop.farewell.on:
+            say_goaway(loop, c)
         if c.flags & FLAG_PAUSED:
             conn_resume(loop, c)
 

@@ -469,7 +469,7 @@ cdef inline size_t session_upgrade(Loop* loop, Conn* c, uint8_t* p, size_t n, si
     cdef int head = upgrade_parse(<const char*>p, n, before, &u)
     if head == -2:
         return 0
-    if head > 0 and loop.stopping:
+    if head > 0 and loop.shut:
         u.status = 503
     if u.status == 0:
         u.status = session_rooms(loop, c, &u)

@@ -32,6 +32,7 @@ cdef enum:
     FLAG_DONE = 32            # ... and close at once, the close handshake is complete
     FLAG_WEBSOCKET = 64       # upgraded: counted among the connections
     FLAG_BINARY = 128         # the fragmented message being put together is binary
+    FLAG_LEAVING = 256        # closed by a drain: counted in Farewell.leaving
 
     NO_SLOT = 0xffffffff
 

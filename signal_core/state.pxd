@@ -79,6 +79,8 @@ cdef struct Settings:             # ticks where a time
     uint64_t max_connections      # 0: none
     uint32_t nats_pending         # bytes
     bint hooks                    # tell Python who connects and disconnects
+    char drain_url[256]           # where GOAWAY sends clients to; empty: nowhere in particular
+    uint32_t drain_url_len
 
 cdef struct Listen:               # an address to listen on
     uint8_t address[128]          # sockaddr_storage
@@ -157,6 +159,16 @@ cdef struct Link:
     char instance[16]             # hex: tells two nodes of one name apart
     char reason[160]              # why the last connection ended
 
+cdef struct Farewell:             # a drain (farewell.pxd)
+    bint on
+    bint behind                   # more were to be closed than one iteration may
+    uint32_t begun                # tick
+    uint32_t by                   # tick at which the last is closed
+    uint32_t total                # WebSockets when it began
+    uint32_t leaving              # closed by it, and not yet gone
+    uint32_t told                 # next slot to send GOAWAY to
+    uint32_t cursor               # next slot to close
+
 cdef struct Loop:
     Hub* hub
     uint32_t index
@@ -167,7 +179,9 @@ cdef struct Loop:
     uint32_t nlisteners
     bint own_table                # it has a descriptor table of its own
     bint looks_away               # no descriptor is to be had: hears nothing of its listeners until the next tick
+    bint shut                     # takes no new connections: its listeners are being drained, or closed
     bint stopping
+    Farewell farewell
     bint overdue                  # of the link's loop: the room table has more to free
     uint32_t stop_by              # tick at which it ends, whatever is left
     uint32_t answer_by            # tick at which those hear 503 whose handshake has not come till then
@@ -194,8 +208,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[56]                # counters; C_COUNT
-    uint64_t copy[56]             # as of the last KIND_SNAPSHOT
+    uint64_t n[80]                # counters, C_COUNT of them
+    uint64_t copy[80]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

@@ -21,6 +21,8 @@ from signal_py.natspool import check_url
 NODE = re.compile(r"[a-z0-9]{1,16}")
 PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 MAX_PREFIX = 63  # bytes; the core's buffer
+GOAL = re.compile(r"wss?://[!-~]+")
+MAX_GOAL = 255  # bytes; the core's buffer
 MIB = 1 << 20
 
 Value = int | float | str | tuple[str, ...]
@@ -128,6 +130,13 @@ def _check_nats(text: str) -> str:
     return "" if text in ("auto", "embedded", "off") else check_url(text)
 
 
+def _check_goal(text: str) -> str:
+    """Of a URL that goes into a head."""
+    if GOAL.fullmatch(text) and len(text) <= MAX_GOAL:
+        return ""
+    return f"is no place for clients: write ws://… or wss://…, at most {MAX_GOAL} characters, no space"
+
+
 def _setting(default: Value, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": help, **more})
 
@@ -223,9 +232,21 @@ class Config:
         16777216, "waiting for the NATS server", unit="bytes", low=65536, high=1 << 30
     )
     close_timeout: float = _setting(2.0, "for clients to answer the close at a stop", unit="seconds", high=60)
+    drain_time: float = _setting(
+        30.0,
+        "of a drain (SIGTERM): all are told to go, and who stays is closed, evenly; 0: SIGTERM stops at once",
+        unit="seconds",
+        high=86400,
+    )
+    drain_url: str = _setting(
+        "",
+        "where a draining node sends its clients to (GOAWAY url=…); empty: it names no place",
+        check=_check_goal,
+        metavar="URL",
+    )
     admin: str = _setting(
         "",
-        "where to serve /metrics, /stats, /healthz and /readyz over HTTP; empty: nowhere",
+        "where to serve /metrics, /stats, /healthz, /readyz and /drain over HTTP; empty: nowhere",
         metavar="HOST:PORT",
         check=_check_address,
     )

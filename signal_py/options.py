@@ -37,6 +37,8 @@ class Options(TypedDict, total=False):
     inbox_messages: int
     nats_pending: int
     close_timeout: float
+    drain_time: float
+    drain_url: str
     admin: str
     log_format: str
     log_level: str
