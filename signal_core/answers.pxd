@@ -64,7 +64,7 @@ cdef inline const char* code_reason(uint8_t code) noexcept nogil:
     if code == CODE_DENIED:
         return b"NATS does not allow it."
     if code == CODE_RATE:
-        return b"Too many refs are outstanding."
+        return b"Too many messages in a short time, or too many refs outstanding."
     if code == CODE_TOO_MANY_ROOMS:
         return b"This connection is in as many rooms as it may be."
     return b"The cluster is out of reach; local delivery works."

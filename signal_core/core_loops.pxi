@@ -58,6 +58,11 @@ cdef class Loops:
         hub.set.backlog_bytes = s["backlog_bytes"]
         hub.set.backlog_loop = s["backlog_total"] // hub.nloops
         hub.set.max_connections = s["max_connections"]
+        hub.set.max_per_address = s["max_connections_per_address"]
+        hub.set.accept_gap = 1000000000 // s["accept_rate"] if s["accept_rate"] else 0
+        hub.set.rate = s["max_rate"]
+        hub.set.burst = s["max_burst"] or s["max_rate"]
+        hub.set.input_loop = s["input_total"] // hub.nloops
         hub.set.nats_pending = s["nats_pending"]
         hub.set.hooks = bool(s["hooks"])
         text = s["drain_url"].encode()
@@ -68,6 +73,11 @@ cdef class Loops:
         getrandom(hub.rooms.key, sizeof(hub.rooms.key), 0)
         if not table_init(&hub.rooms):
             raise MemoryError("no memory for the room table")
+        if hub.set.max_per_address:
+            hub.addresses = <Addresses*>calloc(1, sizeof(Addresses))
+            if hub.addresses == NULL:
+                raise MemoryError("no memory for the table of addresses")
+            getrandom(hub.addresses.key, sizeof(hub.addresses.key), 0)
         hello = {"node": s["node"], "version": s["version"], "max_message": s["max_message"],
                  "max_rooms": s["max_rooms"], "ping_interval": s["ping_ms"], "ttl": s["ttl_ms"]}
         text = json.dumps(hello, separators=(",", ":")).encode()
@@ -239,6 +249,8 @@ cdef class Loops:
                 loop_end(self.hub.loops[i])
                 close(self.hub.loops[i].inbox.wake)
         table_end(&self.hub.rooms)
+        if self.hub.addresses != NULL:
+            addresses_end(self.hub.addresses)
         for i in range(256):
             if self.hub.loops[i] != NULL:
                 munmap(self.hub.loops[i], sizeof(Loop))

@@ -71,4 +71,8 @@ cdef enum:
     C_LISTENERS_PAUSED = 55   # times that listeners were left alone for a tick: not even a descriptor to shed with
     C_GOAWAYS = 56            # GOAWAY sent
     C_DRAINED = 57            # closed with 1001 by a drain
-    C_COUNT = 58
+    C_ADDRESS_LIMITED = 58    # sockets answered 429: max-connections-per-address
+    C_ACCEPT_LIMITED = 59     # sockets answered 429: accept-rate
+    C_INPUT_BYTES = 60        # gauge: buffers of heads, frames and messages that have come in part
+    C_INPUT_LIMITED = 61      # connections closed with 1013, or answered 503: input-total
+    C_COUNT = 62

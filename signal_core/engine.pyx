@@ -10,10 +10,11 @@ from signal_core.names import COUNTERS
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid, usleep
 from signal_core.address cimport LOCAL_TEXT, id_make, local_parse, peer_split, ref_valid, room_valid
+from signal_core.addresses cimport Addresses, addresses_end
 from signal_core.answers cimport code_text, put_peer
 from signal_core.counters cimport C_COUNT, C_TAKEN
 from signal_core.frame cimport frame_check_layout

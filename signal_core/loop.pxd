@@ -14,7 +14,7 @@ Each step is bounded; what is left over waits for the next iteration, which then
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
-from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away
+from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away, uncount_address
 from signal_core.answers cimport refs_due
 from signal_core.conn cimport (
     BLOCKED_LOOK, conn_answer, conn_close, conn_expire, conn_flush, conn_frame, conn_id, conn_kill, conn_of,
@@ -26,6 +26,7 @@ from signal_core.counters cimport (
 from signal_core.farewell cimport farewell_begin, farewell_has_work, farewell_turn
 from signal_core.frame cimport OP_PING
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
+from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
     DELIVERIES_PER_TURN, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
     TIMERS_PER_TURN,
@@ -150,7 +151,7 @@ cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
         c.waiting = 0
         joined(loop, c)
     elif c.state == CONN_HANDSHAKE and loop.shut:
-        turn_away(loop, c)
+        turn_away(loop, c, 503)
     elif c.state != CONN_DEAD:
         if c.state == CONN_HANDSHAKE:
             loop.n[C_HANDSHAKES_TIMED_OUT] += 1
@@ -285,12 +286,13 @@ cdef inline void loop_free(Loop* loop, Conn* c) noexcept nogil:
     leave_all(loop, c)
     if c.flags & FLAG_WEBSOCKET and loop.hub.set.hooks:
         post_event(loop, SERVICE_LOOP, EVENT_DISCONNECTED, conn_id(loop, c), code, NULL, 0)
-    free(c.pending)
+    buffer_free(loop, c.pending)
     if cold.extra != NULL:
         free(cold.extra.refs)
-        free(cold.extra.message)
+        buffer_free(loop, cold.extra.message)
         free(cold.extra)
     se_sub_relaxed(&loop.hub.connections, 1)
+    uncount_address(loop, c)
     slab_free(&loop.slab, c)
 
 

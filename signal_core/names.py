@@ -22,7 +22,7 @@ COUNTERS = (
     ("refused_unavailable", "counter", "messages refused: the cluster is out of reach, or no memory"),
     ("refused_too_large", "counter", "messages refused: too large"),
     ("refused_denied", "counter", "messages refused: NATS does not allow them"),
-    ("refused_rate", "counter", "messages refused: too many refs outstanding"),
+    ("refused_rate", "counter", "messages refused: over max-rate, or too many refs outstanding"),
     ("attempted", "counter", "deliveries to a socket begun: written + the sum of dropped_* + in_flight"),
     ("written", "counter", "deliveries that the receiver's or NATS's socket took whole"),
     ("dropped_slow_peer", "counter", "deliveries dropped: the receiver's backlog is full"),
@@ -59,4 +59,8 @@ COUNTERS = (
     ("listeners_paused", "counter", "times that a loop could not even turn sockets away, and let them wait for a tick"),
     ("goaways", "counter", "connections told to go elsewhere: GOAWAY"),
     ("drained", "counter", "connections closed with 1001 by a drain"),
+    ("address_limited", "counter", "sockets answered 429: max-connections-per-address"),
+    ("accept_limited", "counter", "sockets answered 429: accept-rate"),
+    ("input_bytes", "gauge", "bytes kept of handshakes, frames and messages that have come in part"),
+    ("input_limited", "counter", "connections closed with 1013, or handshakes answered 503: input-total"),
 )

@@ -82,6 +82,8 @@ cdef struct Extra:            # what most connections never need
     uint16_t close_code       # 2  for the hooks
     uint32_t gap              # 4  deliveries dropped since it was last told
     int unsent                # 4  bytes that the kernel still held for it at the last look
+    uint32_t tokens           # 4  of its bucket (intake.pxd), where max-rate is set
+    uint32_t filled           # 4  tick at which they were counted; 0: never, it is full
 
 cdef struct Place:            # one membership, the connection's side
     uint32_t room             # 4  index in the loop's rooms

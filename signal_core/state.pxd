@@ -7,6 +7,7 @@ Link: the loop's with index 0.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from signal_core.addresses cimport AddressBook, Addresses
 from signal_core.counters cimport C_COUNT
 from signal_core.inbox cimport Chain, Inbox
 from signal_core.memory cimport Mem, Msg
@@ -77,6 +78,11 @@ cdef struct Settings:             # ticks where a time
     uint32_t backlog_bytes        # a connection
     uint64_t backlog_loop         # bytes a loop: the total over the number of loops
     uint64_t max_connections      # 0: none
+    uint64_t max_per_address      # connections; 0: none
+    uint64_t accept_gap           # ns from one new connection to the next, in the mean; 0: none
+    uint32_t rate                 # messages a second of a connection; 0: none
+    uint32_t burst                # messages of a connection at once
+    uint64_t input_loop           # bytes a loop, of what has come in part: the total over the number of loops
     uint32_t nats_pending         # bytes
     bint hooks                    # tell Python who connects and disconnects
     char drain_url[256]           # where GOAWAY sends clients to; empty: nowhere in particular
@@ -107,6 +113,8 @@ cdef struct Hub:
     uint64_t denied[256]          # atomic: hashes of subjects that NATS refused us to publish on, DENIED_SUBJECTS
     uint64_t ndenied              # atomic
     uint64_t connections          # atomic: sockets open on all loops
+    uint64_t accept_due           # atomic: ns; new connections are paid for up to here
+    Addresses* addresses          # NULL: they are not counted
     uint64_t failed               # atomic: errno of a loop that could not start
 
 cdef struct Waiter:               # a SUB that awaits NATS's PONG
@@ -204,6 +212,8 @@ cdef struct Loop:
     Rooms rooms
     Link* linked                  # NULL but on loop 0
     uint8_t* input                # READ_BUFFER bytes
+    uint32_t input_code           # close code where the last buffer could not be had
+    AddressBook* book             # whose connections are counted; NULL: nobody's
     epoll_event* events
     iovec* iov
     uint32_t tags[256]            # random, not yet used

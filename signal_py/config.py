@@ -199,6 +199,31 @@ class Config:
         unit="connections",
         high=10**9,
     )
+    max_connections_per_address: int = _setting(
+        0,
+        "connections from one address, or from 64 bits of IPv6, more are answered 429; behind a proxy all have "
+        "the proxy's; 0: no bound",
+        unit="connections",
+        high=10**9,
+    )
+    accept_rate: int = _setting(
+        0,
+        "new connections a second, as many at once too, more are answered 429; 0: no bound",
+        unit="connections",
+        high=10**6,
+    )
+    max_rate: int = _setting(
+        0,
+        "messages a second from one connection, more are refused with 'rate'; 0: no bound",
+        unit="messages",
+        high=10**6,
+    )
+    max_burst: int = _setting(
+        0,
+        "messages from one connection at once, where max-rate is set; 0: as many as in a second",
+        unit="messages",
+        high=10**6,
+    )
     handshake_timeout: float = _setting(
         10.0, "for the whole head of a handshake to arrive", unit="seconds", low=0.1, high=3600
     )
@@ -220,6 +245,12 @@ class Config:
     backlog_messages: int = _setting(1024, "waiting for one receiver", unit="messages", low=1, high=60000)
     backlog_total: int = _setting(
         0, "waiting for all receivers; 0: 25 % of memory", unit="bytes", high=1 << 44
+    )
+    input_total: int = _setting(
+        0,
+        "kept of handshakes, frames and messages that have come in part, of all clients; 0: 25 % of memory",
+        unit="bytes",
+        high=1 << 44,
     )
     inbox_messages: int = _setting(
         65536,

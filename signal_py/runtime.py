@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 FIRST_TIMEOUT = 5.0  # seconds that a start waits for NATS before it goes on without
 NODE_LENGTH = 8  # of a random name: two of 10,000 nodes share one with a chance of 0.002 %
 NODE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-BACKLOG_SHARE = 4  # a backlog-total of 0 is memory over this
+MEMORY_SHARE = 4  # a backlog-total or input-total of 0 is memory over this
 DRAIN_LOOK = 0.05  # seconds between looks whether a drain is over
 LAST_WORDS = 0.1  # seconds for what the last client said to reach the link's loop
 
@@ -46,6 +46,10 @@ CORE_SIZES = (
     "max_rooms",
     "max_refs",
     "max_connections",
+    "max_connections_per_address",
+    "accept_rate",
+    "max_rate",
+    "max_burst",
     "backlog_bytes",
     "backlog_messages",
     "inbox_messages",
@@ -89,7 +93,8 @@ def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict
         "version": VERSION,
         "loops": config.loops or usable_cores(),
         "cluster": cluster,
-        "backlog_total": config.backlog_total or memory_bytes() // BACKLOG_SHARE,
+        "backlog_total": config.backlog_total or memory_bytes() // MEMORY_SHARE,
+        "input_total": config.input_total or memory_bytes() // MEMORY_SHARE,
         "hooks": hooks,
     }
 
