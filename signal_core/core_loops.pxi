@@ -61,7 +61,7 @@ cdef class Loops:
         hub.set.max_per_address = s["max_connections_per_address"]
         hub.set.accept_gap = 1000000000 // s["accept_rate"] if s["accept_rate"] else 0
         hub.set.rate = s["max_rate"]
-        hub.set.burst = s["max_burst"] or s["max_rate"]
+        hub.set.burst = max(s["max_burst"] or s["max_rate"], -(-s["max_rate"] * TICK_MS // 1000))
         hub.set.input_loop = s["input_total"] // hub.nloops
         hub.set.nats_pending = s["nats_pending"]
         hub.set.hooks = bool(s["hooks"])

@@ -220,7 +220,8 @@ class Config:
     )
     max_burst: int = _setting(
         0,
-        "messages from one connection at once, where max-rate is set; 0: as many as in a second",
+        "messages from one connection at once, where max-rate is set, and a tenth of it at least; 0: as many as "
+        "in a second",
         unit="messages",
         high=10**6,
     )

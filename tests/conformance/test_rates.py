@@ -44,7 +44,7 @@ def test_the_mean_rate() -> None:
     with kit.engine(loops=1, max_rate=50, max_burst=1) as engine, BarePeer(engine.port) as a:
         begun = time.monotonic()
         passed = sum(a.ask("PUB room", "x") == "ok" for _ in iter(lambda: time.monotonic() < begun + 2, False))
-        assert 60 <= passed <= 1 + 50 * (time.monotonic() - begun + 0.2)
+        assert 60 <= passed <= 5 + 50 * (time.monotonic() - begun + 0.2)
 
 
 def test_every_verb_counts_and_bad_ones_strike() -> None:
