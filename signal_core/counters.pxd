@@ -75,4 +75,6 @@ cdef enum:
     C_ACCEPT_LIMITED = 59     # sockets answered 429: accept-rate
     C_INPUT_BYTES = 60        # gauge: buffers of heads, frames and messages that have come in part
     C_INPUT_LIMITED = 61      # connections closed with 1013, or answered 503: input-total
-    C_COUNT = 62
+    C_BACKLOG_LIMITED = 62    # receivers closed: what was begun for them had no room within backlog-total
+    C_GAPS_UNTOLD = 63        # messages that another loop's inbox had no room for, whose receivers hear no GAP
+    C_COUNT = 64

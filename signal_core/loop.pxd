@@ -25,6 +25,7 @@ from signal_core.counters cimport (
 )
 from signal_core.farewell cimport farewell_begin, farewell_has_work, farewell_turn
 from signal_core.frame cimport OP_PING
+from signal_core.gaps cimport gaps_tell
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
@@ -37,6 +38,7 @@ from signal_core.memory cimport (
     KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT,
     KIND_STOP, KIND_SYNC, KIND_TO, Msg, msg_free, msg_text,
 )
+from signal_core.missed cimport missed_any
 from signal_core.natsout cimport link_queue
 from signal_core.post cimport is_payload, post_all, post_event
 from signal_core.queue cimport queue_clear
@@ -335,20 +337,24 @@ cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
 
 
 cdef inline int loop_patience(Loop* loop) noexcept nogil:
-    """Milliseconds to sleep at most."""
+    """Milliseconds to sleep at most: up to the beginning of the tick in which there is something to do."""
     cdef uint32_t ticks
     if loop_has_work(loop):
         return 0
     ticks = wheel_next(&loop.wheel)
     if loop.linked != NULL and ticks > 10:
         ticks = 10
+    if loop.linked != NULL and loop.linked.blocked and ticks > BLOCKED_LOOK:
+        ticks = BLOCKED_LOOK
     if (loop.shut or loop.looks_away) and ticks > 1:
         ticks = 1
-    return <int>(ticks * TICK_MS)
+    return <int>(ticks * TICK_MS - loop.late_ms) if ticks else 0
 
 
 cdef inline void loop_clock(Loop* loop) noexcept nogil:
-    loop.tick = <uint32_t>((se_now_ms() - loop.hub.boot) // TICK_MS)
+    cdef uint64_t ms = se_now_ms() - loop.hub.boot
+    loop.tick = <uint32_t>(ms // TICK_MS)
+    loop.late_ms = <uint32_t>(ms % TICK_MS)
 
 
 cdef inline int loop_wait(Loop* loop) noexcept nogil:
@@ -360,6 +366,8 @@ cdef inline int loop_wait(Loop* loop) noexcept nogil:
         se_store_seqcst(&loop.seen, UINT64_MAX)
         if not inbox_is_empty(&loop.inbox):
             patience = 0
+        elif patience > TICK_MS and missed_any(&loop.missed):
+            patience = TICK_MS
     n = epoll_wait(loop.epoll, loop.events, EVENTS, patience)
     inbox_awake(&loop.inbox)
     se_store_seqcst(&loop.seen, se_load_seqcst(&loop.hub.rooms.epoch))
@@ -403,8 +411,11 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     if loop.ready_used:
         loop_ready(loop)
     loop_timers(loop)
-    if loop.looks_away and loop.tick != before:
-        loop_look_again(loop)
+    if loop.tick != before:
+        if loop.looks_away:
+            loop_look_again(loop)
+        if missed_any(&loop.missed):
+            gaps_tell(loop)
     if loop.farewell.on:
         farewell_turn(loop)
     if loop.stopping:

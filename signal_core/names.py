@@ -41,7 +41,7 @@ COUNTERS = (
     ("taken", "counter", "messages taken from other loops"),
     ("rooms", "gauge", "rooms with members, counted on each loop"),
     ("memberships", "gauge", "memberships"),
-    ("backlog_bytes", "gauge", "bytes that wait for blocked sockets"),
+    ("backlog_bytes", "gauge", "memory of what waits for blocked sockets, at most"),
     ("blocked", "counter", "times that a socket was full"),
     ("refs_timed_out", "counter", "refs answered with timeout"),
     ("receipts_late", "counter", "receipts that nobody waited for any more"),
@@ -63,4 +63,6 @@ COUNTERS = (
     ("accept_limited", "counter", "sockets answered 429: accept-rate"),
     ("input_bytes", "gauge", "bytes kept of handshakes, frames and messages that have come in part"),
     ("input_limited", "counter", "connections closed with 1013, or handshakes answered 503: input-total"),
+    ("backlog_limited", "counter", "receivers closed: a message begun had no room within backlog-total"),
+    ("gaps_untold", "counter", "messages dropped for a full inbox of a loop, whose receivers were not told"),
 )

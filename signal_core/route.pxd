@@ -12,6 +12,7 @@ from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_of, 
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_INBOX, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
 )
+from signal_core.gaps cimport gap_note
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport LOOP_BITS_WORDS, SERVICE_LOOP
 from signal_core.memory cimport (
@@ -61,6 +62,8 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Packet* p) noexcept 
     if target == NULL:
         return CODE_NO_SUCH_PEER
     if not post_has_room(loop, target, p.size):
+        if target.index < loop.hub.nloops:
+            gap_note(loop, target, id, 0)
         return CODE_SLOW_PEER
     msg = packet_frame(loop, p, NULL, 0, True, KIND_TO)
     if msg == NULL:
@@ -128,6 +131,8 @@ cdef inline uint8_t post_room(Loop* loop, RoomEntry* entry, Msg* msg) noexcept n
                 if copy == NULL:
                     loop.n[C_ATTEMPTED] += 1
                     loop.n[C_DROPPED_INBOX] += 1
+                    if index < loop.hub.nloops:
+                        gap_note(loop, loop.hub.loops[index], entry.serial, entry.hash)
                     code = CODE_SLOW_PEER
                 else:
                     copy.kind = KIND_ROOM

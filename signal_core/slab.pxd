@@ -33,6 +33,7 @@ cdef enum:
     FLAG_WEBSOCKET = 64       # upgraded: counted among the connections
     FLAG_BINARY = 128         # the fragmented message being put together is binary
     FLAG_LEAVING = 256        # closed by a drain: counted in Farewell.leaving
+    FLAG_GAP = 512            # deliveries to it were dropped that it is to hear of with what is written next
 
     NO_SLOT = 0xffffffff
 

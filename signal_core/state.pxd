@@ -11,6 +11,7 @@ from signal_core.addresses cimport AddressBook, Addresses
 from signal_core.counters cimport C_COUNT
 from signal_core.inbox cimport Chain, Inbox
 from signal_core.memory cimport Mem, Msg
+from signal_core.missed cimport Missed
 from signal_core.rooms cimport Rooms
 from signal_core.roomtable cimport RoomEntry, RoomTable
 from signal_core.slab cimport Queue, Slab
@@ -132,6 +133,7 @@ cdef struct Link:
     uint32_t pinged               # pings sent
     uint32_t ponged               # pongs received
     bint blocked                  # EPOLLOUT is armed
+    uint32_t looked               # tick of the last look for what has waited too long
     bint dirty                    # something waits to be written
     bint syncing                  # SUBs were written since the last PING
     bint more                     # operations are left over from the last iteration
@@ -181,6 +183,7 @@ cdef struct Loop:
     Hub* hub
     uint32_t index
     uint32_t tick                 # now, in TICK_MS since the hub's boot
+    uint32_t late_ms              # since the tick began
     int epoll
     int reserve                   # a descriptor kept to answer 503 with
     int listeners[16]
@@ -230,6 +233,7 @@ cdef struct Loop:
     uint64_t done                 # atomic: 1 starting, 2 running, 3 ended
     uint64_t line1[6]
     Inbox inbox
+    Missed missed
 
 
 cdef inline uint64_t* counter(Loop* loop, int which) noexcept nogil:
