@@ -78,9 +78,10 @@ cdef inline void packet_fill(Loop* loop, const Conn* c, const Head* head, bint b
 
 
 cdef inline uint32_t ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept nogil:
-    """The tick at which an answer is overdue: the message's ttl and a second."""
+    """The tick at which an answer is overdue: one that begins, and so is answered, before the message's ttl and a
+    second are over."""
     cdef int64_t ms = ttl_ms if ttl_ms >= 0 else loop.hub.set.ttl_ms
-    return loop.tick + <uint32_t>((ms + 1000) // TICK_MS)
+    return loop.tick + <uint32_t>((ms + 1000) // TICK_MS) - 1
 
 
 cdef inline void do_to(Loop* loop, Conn* c, const Head* head, bint binary) noexcept nogil:
