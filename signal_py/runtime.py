@@ -117,7 +117,7 @@ class Runtime:
         self.service: Service | None = None  # set by Engine, between prepare and run
         self.listening: list[tuple[str, int]] = []
         self._hooks = hooks
-        self._on_drain = on_drain
+        self._on_drain: Callable[[], None] | None = on_drain
         self._hurried = threading.Event()
         self._admin: Admin | None = None
         self._probes: Probes | None = None
@@ -192,7 +192,8 @@ class Runtime:
     def _ask_drain(self) -> dict[str, Any]:
         """An operator's wish, from the admin's threads: what it leads to."""
         connections = self.stats().get("total", {}).get("connections", 0)
-        self._on_drain()
+        if self._on_drain is not None:
+            self._on_drain()
         return {"node": self.node, "connections": connections, "drain_time": self.config.drain_time}
 
     def stop(self) -> None:
@@ -214,6 +215,7 @@ class Runtime:
             if part is not None:
                 part.close()
         self.state = "stopped"
+        self._on_drain = None  # what held the engine lets it go
         if self._admin is not None:
             self._admin.stop()
 
