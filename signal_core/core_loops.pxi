@@ -60,13 +60,26 @@ cdef class Loops:
         hub.set.backlog_bytes = s["backlog_bytes"]
         hub.set.backlog_loop = s["backlog_total"] // hub.nloops
         hub.set.max_connections = s["max_connections"]
+        hub.set.max_per_address = s["max_connections_per_address"]
+        hub.set.accept_gap = 1000000000 // s["accept_rate"] if s["accept_rate"] else 0
+        hub.set.rate = s["max_rate"]
+        hub.set.burst = max(s["max_burst"] or s["max_rate"], -(-s["max_rate"] * TICK_MS // 1000))
+        hub.set.input_loop = s["input_total"] // hub.nloops
         hub.set.nats_pending = s["nats_pending"]
         hub.set.hooks = bool(s["hooks"])
+        text = s["drain_url"].encode()
+        hub.set.drain_url_len = <uint32_t>len(text)
+        memcpy(hub.set.drain_url, <char*>text, hub.set.drain_url_len)
         hub.link = CLUSTER_AWAY if s["cluster"] else CLUSTER_OFF
         hub.boot = se_now_ms() - TICK_MS
         getrandom(hub.rooms.key, sizeof(hub.rooms.key), 0)
         if not table_init(&hub.rooms):
             raise MemoryError("no memory for the room table")
+        if hub.set.max_per_address:
+            hub.addresses = <Addresses*>calloc(1, sizeof(Addresses))
+            if hub.addresses == NULL:
+                raise MemoryError("no memory for the table of addresses")
+            getrandom(hub.addresses.key, sizeof(hub.addresses.key), 0)
         hello = {"node": s["node"], "version": s["version"], "max_message": s["max_message"],
                  "max_rooms": s["max_rooms"], "ping_interval": s["ping_ms"], "ttl": s["ttl_ms"]}
         text = json.dumps(hello, separators=(",", ":")).encode()
@@ -196,6 +209,19 @@ cdef class Loops:
             for i in range(self.hub.nloops):
                 self.tell_loop(i, KIND_STOP, 0, 0, b"")
 
+    def drain(self, int ms):
+        """Takes no new connections, tells all to go elsewhere, and closes those that stay evenly over this time. At
+        once; `stop` ends it."""
+        self.check()
+        cdef uint32_t i
+        for i in range(self.hub.nloops):
+            self.tell_loop(i, KIND_STOP, 0, ticks(ms), b"")
+
+    @property
+    def sockets(self):
+        """Sockets open on all loops, handshakes and closes under way included."""
+        return se_load_relaxed(&self.hub.connections)
+
     def join(self):
         """Returns when every loop has ended."""
         self.check(False)
@@ -225,6 +251,8 @@ cdef class Loops:
                 loop_end(self.hub.loops[i])
                 close(self.hub.loops[i].inbox.wake)
         table_end(&self.hub.rooms)
+        if self.hub.addresses != NULL:
+            addresses_end(self.hub.addresses)
         for i in range(256):
             if self.hub.loops[i] != NULL:
                 munmap(self.hub.loops[i], sizeof(Loop))

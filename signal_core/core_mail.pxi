@@ -77,14 +77,15 @@ cdef class Mailboxes(Peer):
             inbox_taken(&loop.inbox, msg)
         if msg.kind == KIND_TO or msg.kind == KIND_ROOM:
             loop.n[C_TAKEN] += 1
-            if msg.target == self.hub.service if msg.kind == KIND_TO else msg.target in self.rooms:
+            late = 0 < msg.expires < loop.tick
+            if not late and (msg.target == self.hub.service if msg.kind == KIND_TO else msg.target in self.rooms):
                 mail = self.message_mail(msg)
-            service_fate(loop, msg, mail is not None)
+            service_fate(loop, msg, CODE_EXPIRED if late else (CODE_OK if mail is not None else CODE_NO_SUCH_PEER))
             return mail
         if msg.kind == KIND_NEWS:
             loop.n[C_TAKEN] += 1
             mail = self.news_mail(msg)
-            service_fate(loop, msg, mail is not None)
+            service_fate(loop, msg, CODE_OK if mail is not None else CODE_NO_SUCH_PEER)
             return mail
         if msg.kind == KIND_RECEIPT:
             if msg.size and not self.joined:

@@ -76,4 +76,13 @@ cdef enum:
     C_PRESENCE_ASKED = 59     # questions who is in a room
     C_PRESENCE_LOST = 60      # presence that could not be told: no memory, or NATS takes no more
     C_NODES_LOST = 61         # other nodes whose heartbeats ceased
-    C_COUNT = 62
+
+    C_GOAWAYS = 62            # GOAWAY sent
+    C_DRAINED = 63            # closed with 1001 by a drain
+    C_ADDRESS_LIMITED = 64    # sockets answered 429: max-connections-per-address
+    C_ACCEPT_LIMITED = 65     # sockets answered 429: accept-rate
+    C_INPUT_BYTES = 66        # gauge: buffers of heads, frames and messages that have come in part
+    C_INPUT_LIMITED = 67      # connections closed with 1013, or answered 503: input-total
+    C_BACKLOG_LIMITED = 68    # receivers closed: what was begun for them had no room within backlog-total
+    C_GAPS_UNTOLD = 69        # messages that another loop's inbox had no room for, whose receivers hear no GAP
+    C_COUNT = 70

@@ -10,10 +10,11 @@ from signal_core.names import COUNTERS
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid, usleep
 from signal_core.address cimport LOCAL_TEXT, id_make, local_parse, peer_split, ref_valid, room_valid
+from signal_core.addresses cimport Addresses, addresses_end
 from signal_core.answers cimport code_text, put_peer
 from signal_core.counters cimport C_COUNT, C_TAKEN
 from signal_core.frame cimport frame_check_layout
@@ -38,9 +39,9 @@ from signal_core.service cimport (
 from signal_core.session cimport count_message
 from signal_core.slab cimport pages_new, slab_check_layout
 from signal_core.state cimport (
-    CLUSTER_AWAY, CLUSTER_OFF, CLUSTER_UP, CODE_BAD_REQUEST, CODE_OK, CODE_TOO_LARGE, CODE_TOO_MANY_ROOMS,
-    CODE_UNAVAILABLE, EVENT_CONNECTED, EVENT_DISCONNECTED, EVENT_DOWN, EVENT_INFO, EVENT_LOG,
-    EVENT_NATS_ERROR, EVENT_TAKEN, EVENT_UP, EVENT_WANT, Hub, Loop, MAX_LISTENERS,
+    CLUSTER_AWAY, CLUSTER_OFF, CLUSTER_UP, CODE_BAD_REQUEST, CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK,
+    CODE_TOO_LARGE, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_CONNECTED, EVENT_DISCONNECTED, EVENT_DOWN,
+    EVENT_INFO, EVENT_LOG, EVENT_NATS_ERROR, EVENT_TAKEN, EVENT_UP, EVENT_WANT, Hub, Loop, MAX_LISTENERS,
 )
 from signal_core.sys cimport (
     AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, SE_STATIC_ASSERT, close, eventfd, getrandom, htons, inet_pton,
@@ -68,7 +69,7 @@ class TlsError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 62)
+    SE_STATIC_ASSERT(C_COUNT == 70)
     memory_check_layout()
     table_check_layout()
     slab_check_layout()

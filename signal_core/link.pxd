@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove, strlen
 from signal_core.address cimport put_uint
+from signal_core.conn cimport BLOCKED_LOOK
 from signal_core.counters cimport (
     C_ATTEMPTED, C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS, C_NATS_ERRORS,
 )
@@ -366,6 +367,9 @@ cdef inline void link_tick(Loop* loop) noexcept nogil:
             link_end(loop, b"the NATS server does not answer")
     if link.state != LINK_UP:
         return
+    if link.blocked and loop.tick - link.looked >= BLOCKED_LOOK:
+        link.looked = loop.tick
+        queue_expire(loop, &link.out)
     if loop.tick - link.heard >= KEEPALIVE_TICKS + SILENCE_TICKS:
         link_end(loop, b"the NATS server fell silent")
     elif loop.tick - link.heard >= KEEPALIVE_TICKS and not link.asked:

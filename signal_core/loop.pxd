@@ -4,7 +4,7 @@ One iteration:
  1. sleep in epoll_wait, unless there is work left over;
  2. handle events: accept (accept.pxd), read, write, the NATS link;
  3. take the inbox, then connections with input left over;
- 4. fire timers; while stopping, say goodbye and drain the listeners;
+ 4. fire timers; at a drain or a stop, say goodbye and drain the listeners;
  5. write the queues, tell fates (which may fill queues again), write the link's;
  6. free what died, and tell who listens (news.pxd; also before 5);
  7. post what was held back for other loops.
@@ -15,7 +15,7 @@ the inbox and the input left over have a share of deliveries each: what one of t
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
-from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away
+from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away, uncount_address
 from signal_core.answers cimport refs_due
 from signal_core.conn cimport (
     BLOCKED_LOOK, conn_answer, conn_close, conn_expire, conn_flush, conn_frame, conn_id, conn_kill, conn_of,
@@ -24,8 +24,11 @@ from signal_core.conn cimport (
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST, C_PINGS_SENT, C_STALLED, C_WAKES,
 )
+from signal_core.farewell cimport farewell_begin, farewell_has_work, farewell_turn
 from signal_core.frame cimport OP_PING
+from signal_core.gaps cimport gaps_tell
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
+from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
     DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
     TIMERS_PER_TURN,
@@ -36,6 +39,7 @@ from signal_core.memory cimport (
     KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_NEWS, KIND_QUESTION, KIND_RECEIPT,
     KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO, Msg, msg_free, msg_text,
 )
+from signal_core.missed cimport missed_any
 from signal_core.natsout cimport link_queue
 from signal_core.news cimport news_flush, news_question, take_news
 from signal_core.post cimport is_payload, post_all, post_event
@@ -151,8 +155,8 @@ cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
     elif c.state == CONN_JOINING:
         c.waiting = 0
         joined(loop, c)
-    elif c.state == CONN_HANDSHAKE and loop.stopping:
-        turn_away(loop, c)
+    elif c.state == CONN_HANDSHAKE and loop.shut:
+        turn_away(loop, c, 503)
     elif c.state != CONN_DEAD:
         if c.state == CONN_HANDSHAKE:
             loop.n[C_HANDSHAKES_TIMED_OUT] += 1
@@ -221,7 +225,10 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
     elif msg.kind == KIND_SERVICE:
         service_came(loop, msg)
     elif msg.kind == KIND_STOP:
-        loop_stop(loop)
+        if msg.hash:
+            farewell_begin(loop, <uint32_t>msg.hash)
+        else:
+            loop_stop(loop)
     elif msg.kind == KIND_KICK:
         loop_kick(loop, msg)
     elif msg.kind == KIND_SNAPSHOT:
@@ -300,12 +307,13 @@ cdef inline void loop_free(Loop* loop, Conn* c) noexcept nogil:
     leave_all(loop, c)
     if c.flags & FLAG_WEBSOCKET and loop.hub.set.hooks:
         post_event(loop, SERVICE_LOOP, EVENT_DISCONNECTED, conn_id(loop, c), code, NULL, 0)
-    free(c.pending)
+    buffer_free(loop, c.pending)
     if cold.extra != NULL:
         free(cold.extra.refs)
-        free(cold.extra.message)
+        buffer_free(loop, cold.extra.message)
         free(cold.extra)
     se_sub_relaxed(&loop.hub.connections, 1)
+    uncount_address(loop, c)
     slab_free(&loop.slab, c)
 
 
@@ -344,24 +352,28 @@ cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
     return (loop.taken != NULL or loop.ready_used or loop.dirty_head != NO_SLOT or loop.told_head != NULL
             or loop.dead != NO_SLOT or (loop.stopping and loop.stop_cursor < loop.slab.used)
-            or loop.overdue or (loop.linked != NULL and link_has_work(loop)))
+            or loop.overdue or farewell_has_work(loop) or (loop.linked != NULL and link_has_work(loop)))
 
 
 cdef inline int loop_patience(Loop* loop) noexcept nogil:
-    """Milliseconds to sleep at most."""
+    """Milliseconds to sleep at most: up to the beginning of the tick in which there is something to do."""
     cdef uint32_t ticks
     if loop_has_work(loop):
         return 0
     ticks = wheel_next(&loop.wheel)
     if loop.linked != NULL and ticks > presence_patience(loop):
         ticks = presence_patience(loop)
-    if (loop.stopping or loop.looks_away) and ticks > 1:
+    if loop.linked != NULL and loop.linked.blocked and ticks > BLOCKED_LOOK:
+        ticks = BLOCKED_LOOK
+    if (loop.shut or loop.looks_away) and ticks > 1:
         ticks = 1
-    return <int>(ticks * TICK_MS)
+    return <int>(ticks * TICK_MS - loop.late_ms) if ticks else 0
 
 
 cdef inline void loop_clock(Loop* loop) noexcept nogil:
-    loop.tick = <uint32_t>((se_now_ms() - loop.hub.boot + loop.phase) // TICK_MS)
+    cdef uint64_t ms = se_now_ms() - loop.hub.boot + loop.phase
+    loop.tick = <uint32_t>(ms // TICK_MS)
+    loop.late_ms = <uint32_t>(ms % TICK_MS)
 
 
 cdef inline int loop_wait(Loop* loop) noexcept nogil:
@@ -373,6 +385,8 @@ cdef inline int loop_wait(Loop* loop) noexcept nogil:
         se_store_seqcst(&loop.seen, UINT64_MAX)
         if not inbox_is_empty(&loop.inbox):
             patience = 0
+        elif patience > TICK_MS and missed_any(&loop.missed):
+            patience = TICK_MS
     n = epoll_wait(loop.epoll, loop.events, EVENTS, patience)
     inbox_awake(&loop.inbox)
     se_store_seqcst(&loop.seen, se_load_seqcst(&loop.hub.rooms.epoch))
@@ -419,10 +433,16 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
         loop_share(loop)
         loop_ready(loop)
     loop_timers(loop)
-    if loop.looks_away and loop.tick != before:
-        loop_look_again(loop)
+    if loop.tick != before:
+        if loop.looks_away:
+            loop_look_again(loop)
+        if missed_any(&loop.missed):
+            gaps_tell(loop)
+    if loop.farewell.on:
+        farewell_turn(loop)
     if loop.stopping:
         loop_goodbye(loop)
+    if loop.shut:
         loop_drain(loop)
     if loop.linked != NULL and loop.tick != before:
         link_tick(loop)
@@ -442,6 +462,10 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
 
 
 cdef inline bint loop_is_over(const Loop* loop) noexcept nogil:
-    return loop.stopping and (loop.tick > loop.stop_by
-                              or (loop.nlisteners == 0 and loop.slab.live == 0
-                                  and loop.stop_cursor >= loop.slab.used))
+    """Nobody is left, and what they said last is with NATS; or the close time is over."""
+    if not loop.stopping:
+        return False
+    if loop.tick > loop.stop_by:
+        return True
+    return (loop.nlisteners == 0 and loop.slab.live == 0 and loop.stop_cursor >= loop.slab.used
+            and (loop.linked == NULL or loop.linked.out.head == NULL))

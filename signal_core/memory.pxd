@@ -21,7 +21,7 @@ cdef enum:
     KIND_RECEIPT = 3      # `target` hears `code` for the ref in the text
     KIND_NATS = 4         # bytes for the NATS link
     KIND_SYNC = 5         # a room's interest changed: the link looks at `pointer`, a RoomEntry
-    KIND_STOP = 6         # end the loop
+    KIND_STOP = 6         # end the loop; `hash` not 0: drain it, over so many ticks
     KIND_KICK = 7         # close the connection `target` with close code `code`
     KIND_SNAPSHOT = 8     # copy the counters for a reader
     KIND_DIAL = 9         # the link connects to the address in the data; none: it gives the connection up

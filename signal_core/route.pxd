@@ -7,11 +7,12 @@ that the message is with a queue, an inbox or the link, and that its fate will b
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport local_parse
-from signal_core.answers cimport hello_new, ref_find, ref_finish, say
+from signal_core.answers cimport hello_new, ref_find, ref_finish, say, say_goaway
 from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_id, conn_of, conn_resume
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_INBOX, C_LISTENERS, C_MEMBERSHIPS, C_PRESENCE_LOST, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
 )
+from signal_core.gaps cimport gap_note
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport LOOP_BITS_WORDS, SERVICE_LOOP
 from signal_core.memory cimport (
@@ -68,6 +69,8 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Packet* p) noexcept 
     if target == NULL:
         return CODE_NO_SUCH_PEER
     if not post_has_room(loop, target, p.size):
+        if target.index < loop.hub.nloops:
+            gap_note(loop, target, id, 0)
         return CODE_SLOW_PEER
     msg = packet_frame(loop, p, NULL, 0, True, KIND_TO)
     if msg == NULL:
@@ -135,6 +138,8 @@ cdef inline uint8_t post_room(Loop* loop, RoomEntry* entry, Msg* msg) noexcept n
                 if copy == NULL:
                     loop.n[C_ATTEMPTED] += 1
                     loop.n[C_DROPPED_INBOX] += 1
+                    if index < loop.hub.nloops:
+                        gap_note(loop, loop.hub.loops[index], entry.serial, entry.hash)
                     code = CODE_SLOW_PEER
                 else:
                     copy.kind = KIND_ROOM
@@ -198,6 +203,8 @@ cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
         wheel_arm(&loop.wheel, &loop.slab, c.slot,
                   loop.tick + (BLOCKED_LOOK if c.flags & FLAG_BLOCKED else loop.hub.set.ping))
         conn_answer(loop, c, hello_new(loop, c))
+        if loop.farewell.on:
+            say_goaway(loop, c)
         if c.flags & FLAG_PAUSED:
             conn_resume(loop, c)
 

@@ -1,7 +1,6 @@
 """What a client says: bytes into frames, frames into messages, messages into verbs. L4."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 from signal_core.address cimport LOCAL_TEXT
 from signal_core.answers cimport (
@@ -21,6 +20,7 @@ from signal_core.frame cimport (
     frame_unmask,
 )
 from signal_core.head cimport VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
+from signal_core.intake cimport bucket_take, buffer_free, buffer_grown
 from signal_core.limits cimport (
     FRAMES_PER_TURN, READ_BUFFER, SERVICE_LOOP, TICK_MS, UPGRADE_ANSWER, UPGRADE_MAX_ROOMS,
 )
@@ -80,9 +80,10 @@ cdef inline void packet_fill(Loop* loop, const Conn* c, const Head* head, bint b
 
 
 cdef inline uint32_t ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept nogil:
-    """The tick at which an answer is overdue: the message's ttl and a second."""
+    """The tick at which an answer is overdue: one that begins, and so is answered, before the message's ttl and a
+    second are over."""
     cdef int64_t ms = ttl_ms if ttl_ms >= 0 else loop.hub.set.ttl_ms
-    return loop.tick + <uint32_t>((ms + 1000) // TICK_MS)
+    return loop.tick + <uint32_t>((ms + 1000) // TICK_MS) - 1
 
 
 cdef inline void do_to(Loop* loop, Conn* c, const Head* head, bint binary) noexcept nogil:
@@ -156,6 +157,14 @@ cdef inline void do_unsub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     say(loop, c, CODE_OK, head.ref, head.ref_len)
 
 
+cdef inline void session_rate(Loop* loop, Conn* c, const Head* head) noexcept nogil:
+    """A message over max-rate. Its ref may be outstanding, whose answer this must not be."""
+    cdef bint again = head.ref_len and ref_find(loop, c, head.ref, head.ref_len) != NULL
+    cdef uint8_t code = CODE_BAD_REQUEST if again else CODE_RATE
+    count_message(loop, code)
+    say(loop, c, code, head.ref, head.ref_len)
+
+
 cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n, bint binary) noexcept nogil:
     """One whole message of an open connection."""
     cdef Head head
@@ -163,6 +172,8 @@ cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n
         count_message(loop, CODE_BAD_REQUEST)
         say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
         strike(loop, c)
+    elif not bucket_take(loop, c):
+        session_rate(loop, c, &head)
     elif head.verb == VERB_TO and head.node_len:
         do_to(loop, c, &head, binary)
     elif head.verb == VERB_TO or head.verb == VERB_PUB:
@@ -180,25 +191,6 @@ cdef inline void session_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil
     conn_fail(loop, c, code)
 
 
-cdef inline Buffer* buffer_grown(Buffer* buffer, size_t need, size_t most) noexcept nogil:
-    """With room for `need` bytes, doubled up to `most`. NULL without memory (the old one is kept)."""
-    cdef size_t size = 64 if buffer == NULL else buffer.size
-    cdef Buffer* grown
-    if buffer != NULL and buffer.size >= need:
-        return buffer
-    while size < need:
-        size *= 2
-    if size > most and most >= need:
-        size = most
-    grown = <Buffer*>realloc(buffer, sizeof(Buffer) + size)
-    if grown == NULL:
-        return NULL
-    if buffer == NULL:
-        grown.used = 0
-    grown.size = <uint32_t>size
-    return grown
-
-
 cdef inline void session_fragment(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
     """A data frame of a fragmented message."""
     cdef Extra* extra = conn_extra(loop, c)
@@ -208,10 +200,10 @@ cdef inline void session_fragment(Loop* loop, Conn* c, const Frame* f, const uin
     if extra == NULL:
         conn_fail(loop, c, 1011)
         return
-    message = buffer_grown(extra.message, (0 if extra.message == NULL else extra.message.used) + n + 1,
+    message = buffer_grown(loop, extra.message, (0 if extra.message == NULL else extra.message.used) + n + 1,
                            loop.hub.set.max_message + 1)
     if message == NULL:
-        conn_fail(loop, c, 1011)
+        conn_fail(loop, c, <uint16_t>loop.input_code)
         return
     extra.message = message
     if f.opcode != OP_CONT:
@@ -228,7 +220,7 @@ cdef inline void session_fragment(Loop* loop, Conn* c, const Frame* f, const uin
     if f.fin:
         extra.message = NULL
         session_message(loop, c, message.data, message.used, binary)
-        free(message)
+        buffer_free(loop, message)
 
 
 cdef inline void session_close(Loop* loop, Conn* c, const uint8_t* p, size_t n) noexcept nogil:
@@ -328,20 +320,20 @@ cdef inline void session_no_memory(Loop* loop, Conn* c) noexcept nogil:
         u.status = 503
         session_answer_http(loop, c, &u)
     else:
-        conn_fail(loop, c, 1011)
+        conn_fail(loop, c, <uint16_t>loop.input_code)
 
 
 cdef inline void session_keep(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need) noexcept nogil:
     """Keeps the input left over, which may lie in c.pending itself; the buffer goes when there is none."""
     cdef Buffer* kept = c.pending
     if n == 0 or c.state >= CONN_LINGER:
-        free(kept)
+        buffer_free(loop, kept)
         c.pending = NULL
         return
     if kept != NULL and p >= kept.data and p < kept.data + kept.size:
         memmove(kept.data, p, n)
     else:
-        kept = buffer_grown(kept, n, n if need < n else <size_t>need)
+        kept = buffer_grown(loop, kept, n, n if need < n else <size_t>need)
         if kept == NULL:
             session_no_memory(loop, c)
             return
@@ -391,7 +383,7 @@ cdef inline ssize_t session_recv(Loop* loop, Conn* c, void* p, size_t n) noexcep
 cdef inline void session_read_more(Loop* loop, Conn* c) noexcept nogil:
     """Reads on behind a large frame's first bytes, in place."""
     cdef size_t most = <size_t>loop.hub.set.max_message + READ_BUFFER
-    cdef Buffer* grown = buffer_grown(c.pending, c.pending.used + READ_BUFFER // 16, most)
+    cdef Buffer* grown = buffer_grown(loop, c.pending, c.pending.used + READ_BUFFER // 16, most)
     cdef ssize_t got
     cdef size_t before
     if grown == NULL:
@@ -487,7 +479,7 @@ cdef inline size_t session_upgrade(Loop* loop, Conn* c, uint8_t* p, size_t n, si
     cdef int head = upgrade_parse(<const char*>p, n, before, &u)
     if head == -2:
         return 0
-    if head > 0 and loop.stopping:
+    if head > 0 and loop.shut:
         u.status = 503
     if u.status == 0:
         u.status = session_rooms(loop, c, &u)

@@ -32,6 +32,8 @@ cdef enum:
     FLAG_DONE = 32            # ... and close at once, the close handshake is complete
     FLAG_WEBSOCKET = 64       # upgraded: counted among the connections
     FLAG_BINARY = 128         # the fragmented message being put together is binary
+    FLAG_LEAVING = 256        # closed by a drain: counted in Farewell.leaving
+    FLAG_GAP = 512            # deliveries to it were dropped that it is to hear of with what is written next
 
     NO_SLOT = 0xffffffff
 
@@ -82,6 +84,8 @@ cdef struct Extra:            # what most connections never need
     uint16_t close_code       # 2  for the hooks
     uint32_t gap              # 4  deliveries dropped since it was last told
     int unsent                # 4  bytes that the kernel still held for it at the last look
+    uint32_t tokens           # 4  of its bucket (intake.pxd), where max-rate is set
+    uint32_t filled           # 4  tick at which they were counted; 0: never, it is full
 
 cdef struct Place:            # one membership, the connection's side
     uint32_t room             # 4  index in the loop's rooms

@@ -7,8 +7,10 @@ Link: the loop's with index 0.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from signal_core.addresses cimport AddressBook, Addresses
 from signal_core.inbox cimport Chain, Inbox
 from signal_core.memory cimport Mem, Msg
+from signal_core.missed cimport Missed
 from signal_core.rooms cimport Rooms
 from signal_core.roomtable cimport Audience, RoomEntry, RoomTable
 from signal_core.slab cimport Queue, Slab
@@ -76,8 +78,15 @@ cdef struct Settings:             # ticks where a time
     uint32_t backlog_bytes        # a connection
     uint64_t backlog_loop         # bytes a loop: the total over the number of loops
     uint64_t max_connections      # 0: none
+    uint64_t max_per_address      # connections; 0: none
+    uint64_t accept_gap           # ns from one new connection to the next, in the mean; 0: none
+    uint32_t rate                 # messages a second of a connection; 0: none
+    uint32_t burst                # messages of a connection at once
+    uint64_t input_loop           # bytes a loop, of what has come in part: the total over the number of loops
     uint32_t nats_pending         # bytes
     bint hooks                    # tell Python who connects and disconnects
+    char drain_url[256]           # where GOAWAY sends clients to; empty: nowhere in particular
+    uint32_t drain_url_len
 
 cdef struct Listen:               # an address to listen on
     uint8_t address[128]          # sockaddr_storage
@@ -104,6 +113,8 @@ cdef struct Hub:
     uint64_t denied[256]          # atomic: hashes of subjects that NATS refused us to publish on, DENIED_SUBJECTS
     uint64_t ndenied              # atomic
     uint64_t connections          # atomic: sockets open on all loops
+    uint64_t accept_due           # atomic: ns; new connections are paid for up to here
+    Addresses* addresses          # NULL: they are not counted
     uint64_t failed               # atomic: errno of a loop that could not start
     uint64_t abroad               # atomic: tick up to which other nodes are known to have listeners
     uint64_t presence_epoch       # atomic: counts when other nodes may have missed presence of ours
@@ -148,6 +159,7 @@ cdef struct Link:
     uint32_t pinged               # pings sent
     uint32_t ponged               # pongs received
     bint blocked                  # EPOLLOUT is armed
+    uint32_t looked               # tick of the last look for what has waited too long
     bint dirty                    # something waits to be written
     bint syncing                  # SUBs were written since the last PING
     bint more                     # operations are left over from the last iteration
@@ -196,18 +208,31 @@ cdef struct Link:
     uint64_t told_epoch           # that it told
     char reason[160]              # why the last connection ended
 
+cdef struct Farewell:             # a drain (farewell.pxd)
+    bint on
+    bint behind                   # more were to be closed than one iteration may
+    uint32_t begun                # tick
+    uint32_t by                   # tick at which the last is closed
+    uint32_t total                # WebSockets when it began
+    uint32_t leaving              # closed by it, and not yet gone
+    uint32_t told                 # next slot to send GOAWAY to
+    uint32_t cursor               # next slot to close
+
 cdef struct Loop:
     Hub* hub
     uint32_t index
     uint32_t tick                 # now, in TICK_MS since the hub's boot
     uint32_t phase                # ms by which its ticks are early, so that not all loops fire timers at one moment
+    uint32_t late_ms              # since the tick began
     int epoll
     int reserve                   # a descriptor kept to answer 503 with
     int listeners[16]
     uint32_t nlisteners
     bint own_table                # it has a descriptor table of its own
     bint looks_away               # no descriptor is to be had: hears nothing of its listeners until the next tick
+    bint shut                     # takes no new connections: its listeners are being drained, or closed
     bint stopping
+    Farewell farewell
     bint overdue                  # of the link's loop: the room table has more to free
     uint32_t stop_by              # tick at which it ends, whatever is left
     uint32_t answer_by            # tick at which those hear 503 whose handshake has not come till then
@@ -231,12 +256,14 @@ cdef struct Loop:
     News news
     Link* linked                  # NULL but on loop 0
     uint8_t* input                # READ_BUFFER bytes
+    uint32_t input_code           # close code where the last buffer could not be had
+    AddressBook* book             # whose connections are counted; NULL: nobody's
     epoll_event* events
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[62]                # counters; C_COUNT
-    uint64_t copy[62]             # as of the last KIND_SNAPSHOT
+    uint64_t n[70]                # counters; C_COUNT
+    uint64_t copy[70]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread
@@ -247,6 +274,7 @@ cdef struct Loop:
     uint64_t done                 # atomic: 1 starting, 2 running, 3 ended
     uint64_t line1[6]
     Inbox inbox
+    Missed missed
 
 
 cdef inline uint64_t* counter(Loop* loop, int which) noexcept nogil:

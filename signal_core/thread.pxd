@@ -4,6 +4,7 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from signal_core.accept cimport loop_open_reserve
+from signal_core.addresses cimport AddressBook, book_end
 from signal_core.audience cimport audiences_end
 from signal_core.conn cimport conn_kill
 from signal_core.dial cimport link_end, link_want
@@ -55,6 +56,10 @@ cdef inline bint loop_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogil:
         if loop.linked == NULL:
             return False
         loop.linked.fd = -1
+    if hub.addresses != NULL:
+        loop.book = <AddressBook*>calloc(1, sizeof(AddressBook))
+        if loop.book == NULL:
+            return False
     loop.input = <unsigned char*>malloc(READ_BUFFER)
     loop.events = <epoll_event*>malloc(EVENTS * sizeof(epoll_event))
     loop.iov = <iovec*>malloc(IOV_MAX_SEND * sizeof(iovec))
@@ -192,6 +197,8 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
         free(loop.linked.waiters)
         audiences_end(loop.linked)
         free(loop.linked)
+    if loop.book != NULL:
+        book_end(loop.book)
     rooms_end(&loop.rooms)
     news_end(&loop.news)
     slab_end(&loop.slab)

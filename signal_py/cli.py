@@ -1,4 +1,4 @@
-"""The command line: `signal-engine serve|pub|sub|send|version`."""
+"""The command line: `signal-engine serve|pub|sub|send|drain|version`."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ def _parser() -> Parser:
     _add_serve(commands)
     for name, run in (("sub", _sub), ("pub", _pub), ("send", _send)):
         _add_client(commands, name, run)
+    _add_drain(commands)
     version = commands.add_parser("version", help="print the version", allow_abbrev=False)
     version.set_defaults(run=_version)
     return parser
@@ -178,6 +179,24 @@ def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: ob
             "text", metavar="TEXT", nargs="?", help="else each line of standard input is sent"
         )
     command.set_defaults(run=run)
+
+
+def _add_drain(commands: argparse._SubParsersAction[Parser]) -> None:
+    variable = SETTINGS["admin"].variable
+    drain = commands.add_parser("drain", help="have an engine send its clients away, and end", allow_abbrev=False)
+    drain.add_argument(
+        "--admin",
+        default=os.environ.get(variable, ""),
+        metavar="URL",
+        help=f"its admin server, http://HOST:PORT/ or HOST:PORT (default: the variable {variable})",
+    )
+    drain.set_defaults(run=_drain)
+
+
+def _drain(options: argparse.Namespace) -> int:
+    from signal_py.operate import drain
+
+    return drain(options.admin)
 
 
 def _serve(options: argparse.Namespace) -> int:

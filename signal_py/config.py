@@ -21,6 +21,8 @@ from signal_py.natspool import check_url
 NODE = re.compile(r"[a-z0-9]{1,16}")
 PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 MAX_PREFIX = 63  # bytes; the core's buffer
+GOAL = re.compile(r"wss?://[!-~]+")
+MAX_GOAL = 255  # bytes; the core's buffer
 MIB = 1 << 20
 
 Value = int | float | str | tuple[str, ...]
@@ -128,6 +130,13 @@ def _check_nats(text: str) -> str:
     return "" if text in ("auto", "embedded", "off") else check_url(text)
 
 
+def _check_goal(text: str) -> str:
+    """Of a URL that goes into a head."""
+    if GOAL.fullmatch(text) and len(text) <= MAX_GOAL:
+        return ""
+    return f"is no place for clients: write ws://… or wss://…, at most {MAX_GOAL} characters, no space"
+
+
 def _setting(default: Value, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": help, **more})
 
@@ -190,6 +199,32 @@ class Config:
         unit="connections",
         high=10**9,
     )
+    max_connections_per_address: int = _setting(
+        0,
+        "connections from one address, or from 64 bits of IPv6, more are answered 429; behind a proxy all have "
+        "the proxy's; 0: no bound",
+        unit="connections",
+        high=10**9,
+    )
+    accept_rate: int = _setting(
+        0,
+        "new connections a second, as many at once too, more are answered 429; 0: no bound",
+        unit="connections",
+        high=10**6,
+    )
+    max_rate: int = _setting(
+        0,
+        "messages a second from one connection, more are refused with 'rate'; 0: no bound",
+        unit="messages",
+        high=10**6,
+    )
+    max_burst: int = _setting(
+        0,
+        "messages from one connection at once, where max-rate is set, and a tenth of it at least; 0: as many as "
+        "in a second",
+        unit="messages",
+        high=10**6,
+    )
     handshake_timeout: float = _setting(
         10.0, "for the whole head of a handshake to arrive", unit="seconds", low=0.1, high=3600
     )
@@ -212,6 +247,12 @@ class Config:
     backlog_total: int = _setting(
         0, "waiting for all receivers; 0: 25 % of memory", unit="bytes", high=1 << 44
     )
+    input_total: int = _setting(
+        0,
+        "kept of handshakes, frames and messages that have come in part, of all clients; 0: 25 % of memory",
+        unit="bytes",
+        high=1 << 44,
+    )
     inbox_messages: int = _setting(
         65536,
         "waiting from one loop to another, or to the embedding program",
@@ -223,9 +264,21 @@ class Config:
         16777216, "waiting for the NATS server", unit="bytes", low=65536, high=1 << 30
     )
     close_timeout: float = _setting(2.0, "for clients to answer the close at a stop", unit="seconds", high=60)
+    drain_time: float = _setting(
+        30.0,
+        "of a drain (SIGTERM): all are told to go, and who stays is closed, evenly; 0: SIGTERM stops at once",
+        unit="seconds",
+        high=86400,
+    )
+    drain_url: str = _setting(
+        "",
+        "where a draining node sends its clients to (GOAWAY url=…); empty: it names no place",
+        check=_check_goal,
+        metavar="URL",
+    )
     admin: str = _setting(
         "",
-        "where to serve /metrics, /stats, /healthz and /readyz over HTTP; empty: nowhere",
+        "where to serve /metrics, /stats, /healthz, /readyz and /drain over HTTP; empty: nowhere",
         metavar="HOST:PORT",
         check=_check_address,
     )

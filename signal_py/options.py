@@ -26,6 +26,10 @@ class Options(TypedDict, total=False):
     max_rooms: int
     max_refs: int
     max_connections: int
+    max_connections_per_address: int
+    accept_rate: int
+    max_rate: int
+    max_burst: int
     handshake_timeout: float
     ping_interval: float
     pong_timeout: float
@@ -34,9 +38,12 @@ class Options(TypedDict, total=False):
     backlog_bytes: int
     backlog_messages: int
     backlog_total: int
+    input_total: int
     inbox_messages: int
     nats_pending: int
     close_timeout: float
+    drain_time: float
+    drain_url: str
     admin: str
     log_format: str
     log_level: str

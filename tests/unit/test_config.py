@@ -66,8 +66,8 @@ def test_every_limit_reaches_the_core() -> None:
     )
     settings = core_settings(config, "n1", cluster=False, hooks=True)
     assert settings["ttl_ms"] == 1500 and settings["max_message"] == 77 and settings["loops"] == 3
-    passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total"}
-    others = {"listen", "nats", "admin", "log_format", "log_level"}
+    passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total", "input_total", "drain_url"}
+    others = {"listen", "nats", "admin", "drain_time", "log_format", "log_level"}
     assert {setting.field for setting in SETTINGS.values()} - passed - others == {
         "nats_token", "nats_user", "nats_password", "nats_nkey", "nats_creds",
         "nats_tls_ca", "nats_tls_cert", "nats_tls_key",
@@ -78,6 +78,7 @@ def test_zeros_are_filled_in() -> None:
     settings = core_settings(Config(), "n1", cluster=True, hooks=False)
     assert typing.cast(int, settings["loops"]) >= 1
     assert typing.cast(int, settings["backlog_total"]) > 1 << 20
+    assert settings["input_total"] == settings["backlog_total"]
 
 
 # -- values --
@@ -204,6 +205,18 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
     for name in ("none", "binary", "."):
         with pytest.raises(ConfigError, match="--config"):
             read_file(str(tmp_path / name), "--config")
+
+
+# -- places --
+
+
+BAD_PLACES = ["http://b.example/", "b.example", "ws://", "ws://a b/", "ws://a\n/", "wss://" + "x" * 250]
+
+
+@pytest.mark.parametrize("bad", BAD_PLACES)
+def test_a_drain_sends_clients_to_websockets_only(bad: str) -> None:
+    refuse({"drain-url": bad}, "--drain-url", "ws://")
+    assert load({"drain-url": "wss://" + "x" * 249}, {}).drain_url
 
 
 # -- addresses --
