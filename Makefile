@@ -22,7 +22,7 @@ CC ?= cc
 TESTS ?= tests
 TSAN_TESTS ?= $(if $(filter tests,$(TESTS)),tests/library tests/conformance tests/cluster,$(TESTS))
 ARGS ?=
-EXTRAS = embedded,test,lint
+EXTRAS = embedded,jwt,test,lint
 
 BIN = $(VENV)/bin
 CORE = $(wildcard signal_core/*.py signal_core/*.pyx signal_core/*.pxd signal_core/*.pxi signal_core/include/*.h)

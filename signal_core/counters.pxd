@@ -69,4 +69,11 @@ cdef enum:
     C_NATS_MALFORMED = 53     # messages that no peer or room could be read from
     C_NATS_SUBS = 54          # gauge: subscriptions held
     C_LISTENERS_PAUSED = 55   # times that listeners were left alone for a tick: not even a descriptor to shed with
-    C_COUNT = 56
+
+    C_AUTH_GRANTED = 56       # tokens accepted, renewals too
+    C_AUTH_REFUSED = 57       # tokens refused: missing, malformed, invalid, or by the authorizer
+    C_AUTH_FAILED = 58        # tokens not judged: too many waited, too late, or the authorizer failed
+    C_AUTH_EXPIRED = 59       # closed with 1008: the token expired
+    C_AUTH_DENIED = 60        # SUB, PUB, TO and rooms of a URL that a token does not allow
+    C_ORIGINS_REFUSED = 61    # handshakes whose Origin is not allowed
+    C_COUNT = 62

@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from signal_core.counters cimport C_COUNT
 from signal_core.inbox cimport Chain, Inbox
 from signal_core.memory cimport Mem, Msg
+from signal_core.rights cimport Rights
 from signal_core.rooms cimport Rooms
 from signal_core.roomtable cimport RoomEntry, RoomTable
 from signal_core.slab cimport Queue, Slab
@@ -47,6 +48,11 @@ cdef enum:
     LINK_NAMING = 6               # asks whether the node's name is taken
     LINK_UP = 7
 
+    # Settings.auth
+    AUTH_OFF = 0                  # no token is looked at
+    AUTH_TOKEN = 1                # a handshake needs a token
+    AUTH_ANY = 2                  # the authorizer is asked with a token or without
+
     # Hub.link
     CLUSTER_OFF = 0               # no NATS is configured: other nodes do not exist
     CLUSTER_AWAY = 1
@@ -62,6 +68,7 @@ cdef enum:
     EVENT_LOG = 7
     EVENT_CONNECTED = 8
     EVENT_DISCONNECTED = 9
+    EVENT_ASK = 20                # to be judged: `hash` 1 where it renews a token
 
 cdef struct Settings:             # ticks where a time
     uint32_t max_message          # bytes
@@ -79,6 +86,14 @@ cdef struct Settings:             # ticks where a time
     uint64_t max_connections      # 0: none
     uint32_t nats_pending         # bytes
     bint hooks                    # tell Python who connects and disconnects
+    uint32_t auth                 # AUTH_*
+    uint32_t auth_patience        # ticks that a decision may take
+    uint32_t auth_grace           # ticks after a token's end
+    uint32_t auth_pending         # questions of one loop that may await their decision
+
+cdef struct Network:              # addresses that have their first bits in common
+    uint8_t address[16]           # IPv4 is mapped
+    uint32_t bits
 
 cdef struct Listen:               # an address to listen on
     uint8_t address[128]          # sockaddr_storage
@@ -96,6 +111,10 @@ cdef struct Hub:
     uint32_t prefix_len
     char* hello                   # the JSON object of HELLO
     uint32_t hello_len
+    char* origins                 # that are allowed, a LF after each; NULL: any
+    uint32_t origins_len
+    uint32_t nproxies
+    Network* proxies              # that are trusted to say whom they speak for
     uint64_t service              # id of the embedding service
     uint64_t boot                 # tick 0 is at this time, ms
     RoomTable rooms
@@ -188,14 +207,16 @@ cdef struct Loop:
     uint32_t nposted
     uint64_t turn_end             # n[C_ATTEMPTED] at which this iteration takes no more input
     Rooms rooms
+    Rights* rights[64]            # RIGHTS_SHARED: by hash, held once each
+    uint32_t judging              # questions that await their decision
     Link* linked                  # NULL but on loop 0
     uint8_t* input                # READ_BUFFER bytes
     epoll_event* events
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[56]                # counters; C_COUNT
-    uint64_t copy[56]             # as of the last KIND_SNAPSHOT
+    uint64_t n[62]                # counters; C_COUNT
+    uint64_t copy[62]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

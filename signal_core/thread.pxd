@@ -7,10 +7,11 @@ from signal_core.accept cimport loop_open_reserve
 from signal_core.conn cimport conn_kill
 from signal_core.dial cimport link_end, link_want
 from signal_core.inbox cimport inbox_take
-from signal_core.limits cimport CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, SERVICE_LOOP
+from signal_core.limits cimport CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, RIGHTS_SHARED, SERVICE_LOOP
 from signal_core.loop cimport loop_clock, loop_is_over, loop_iterate, loop_reap
 from signal_core.memory cimport Msg, memory_end
 from signal_core.post cimport post_all, post_event
+from signal_core.rights cimport rights_release
 from signal_core.rooms cimport rooms_end, rooms_init
 from signal_core.route cimport loop_tell_all
 from signal_core.slab cimport (
@@ -175,6 +176,7 @@ cdef inline void free_all(Loop* loop, Msg* msg) noexcept nogil:
 
 cdef inline void loop_end(Loop* loop) noexcept nogil:
     """Frees the loop's memory, after every thread has ended."""
+    cdef int i
     free_all(loop, loop.taken)
     free_all(loop, inbox_take(&loop.inbox))
     if loop.linked != NULL:
@@ -184,6 +186,8 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
         free(loop.linked.subs_free)
         free(loop.linked.waiters)
         free(loop.linked)
+    for i in range(RIGHTS_SHARED):
+        rights_release(loop.rights[i])
     rooms_end(&loop.rooms)
     slab_end(&loop.slab)
     memory_end(&loop.mem)

@@ -1,4 +1,4 @@
-"""The command line: `signal-engine serve|pub|sub|send|version`."""
+"""The command line: `signal-engine serve|pub|sub|send|token|version`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from signal_py.version import VERSION
 
 DEFAULT_URL = "ws://127.0.0.1:8080/"
 URL_VARIABLE = "SIGNAL_ENGINE_URL"
+TOKEN_VARIABLE = "SIGNAL_ENGINE_TOKEN"  # no flag: others can see flags
 MISUSE = 2  # exit status where the person who called must mend something
 INTERRUPTED = 130
 
@@ -58,6 +59,7 @@ def _parser() -> Parser:
     _add_client(commands, "sub", _sub, "print what is published to rooms")
     _add_client(commands, "pub", _pub, "publish to a room")
     _add_client(commands, "send", _send, "send to one peer, or to @USER")
+    _add_token(commands)
     version = commands.add_parser("version", help="print the version", allow_abbrev=False)
     version.set_defaults(run=_version)
     return parser
@@ -83,6 +85,14 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
             help=describe(setting).replace("%", "%%"),
         )
     serve.set_defaults(run=_serve)
+
+
+def _add_token(commands: argparse._SubParsersAction[Parser]) -> None:
+    from signal_py.minting import add_arguments
+
+    token = commands.add_parser("token", help="make a token for trying out, or look into one", allow_abbrev=False)
+    add_arguments(token)
+    token.set_defaults(run=_mint)
 
 
 def _metavar(setting: Setting) -> str:
@@ -148,19 +158,29 @@ def _serve(options: argparse.Namespace) -> int:
 def _sub(options: argparse.Namespace) -> int:
     from signal_py.commands import subscribe
 
-    return asyncio.run(subscribe(options.url, options.rooms, options.json))
+    return asyncio.run(subscribe(options.url, _token(), options.rooms, options.json))
 
 
 def _pub(options: argparse.Namespace) -> int:
     from signal_py.commands import deliver
 
-    return asyncio.run(deliver(options.url, f"PUB {options.target}", options.text, options.json))
+    return asyncio.run(deliver(options.url, _token(), f"PUB {options.target}", options.text, options.json))
 
 
 def _send(options: argparse.Namespace) -> int:
     from signal_py.commands import deliver
 
-    return asyncio.run(deliver(options.url, f"TO {options.target}", options.text, options.json))
+    return asyncio.run(deliver(options.url, _token(), f"TO {options.target}", options.text, options.json))
+
+
+def _token() -> str:
+    return os.environ.get(TOKEN_VARIABLE, "")
+
+
+def _mint(options: argparse.Namespace) -> int:
+    from signal_py.minting import run
+
+    return run(options, dict(os.environ))
 
 
 def _version(options: argparse.Namespace) -> int:

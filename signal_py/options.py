@@ -37,6 +37,20 @@ class Options(TypedDict, total=False):
     inbox_messages: int
     nats_pending: int
     close_timeout: float
+    auth: str
+    auth_key: str
+    auth_key_file: str
+    auth_jwks: str
+    auth_refresh: float
+    auth_algorithms: str | Sequence[str]
+    auth_audience: str
+    auth_issuer: str
+    auth_leeway: float
+    auth_grace: float
+    auth_timeout: float
+    auth_pending: int
+    origins: str | Sequence[str]
+    trusted_proxies: str | Sequence[str]
     admin: str
     log_format: str
     log_level: str

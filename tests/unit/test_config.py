@@ -41,7 +41,7 @@ def test_the_default_passes_its_own_check(setting: Setting) -> None:
 
 
 def test_names() -> None:
-    assert {setting.field for setting in SETTINGS.values()} | {"origins"} == {
+    assert {setting.field for setting in SETTINGS.values()} | {"sources"} == {
         field.name for field in dataclasses.fields(Config)
     }
     assert SETTINGS["max-message"].variable == "SIGNAL_ENGINE_MAX_MESSAGE"
