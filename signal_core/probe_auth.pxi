@@ -26,7 +26,8 @@ def rights_allow(bytes text, bytes room):
     cdef Rights* rights = c_rights_new(p, len(text))
     if rights == NULL:
         raise MemoryError
-    answer = (bool(c_rights_sub(rights, <char*>name, len(room))), bool(c_rights_publish(rights, <char*>name, len(room))))
+    answer = (bool(c_rights_sub(rights, <char*>name, len(room))),
+              bool(c_rights_publish(rights, <char*>name, len(room))))
     same = c_rights_are(rights, p, len(text))
     rights_release(rights)
     free(p)

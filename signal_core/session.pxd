@@ -33,7 +33,8 @@ from signal_core.slab cimport (
     FLAG_LIMITED, FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, slab_cold,
 )
 from signal_core.state cimport (
-    AUTH_OFF, CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE, Loop,
+    AUTH_OFF, CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
+    Loop,
 )
 from signal_core.sys cimport EAGAIN, EINTR, errno, recv
 from signal_core.upgrade cimport Upgrade, upgrade_parse

@@ -40,7 +40,7 @@ cdef struct Upgrade:         # what a handshake asks for
     size_t query_len         # 8
     const char* path         # 8
     size_t path_len          # 8
-    const char* forwarded[4] # 32 the last FORWARDED_LINES of X-Forwarded-For, number i at i % FORWARDED_LINES
+    const char* forwarded[4]  # 32 the last FORWARDED_LINES of X-Forwarded-For, number i at i % FORWARDED_LINES
     size_t forwarded_len[4]  # 32
     uint32_t nforwarded      # 4  how many there were
     uint32_t spare           # 4

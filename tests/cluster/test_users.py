@@ -5,12 +5,11 @@ from collections.abc import Iterator
 import pytest
 
 import kit
-from minted import SECRET, Guest, bearer, token
-from peers import BarePeer, ledgers_hold
-from wire import Wire, fresh, request, until
+from minted import SECRET, Guest, token
+from peers import ledgers_hold
+from wire import fresh, until
 
 from .bus import Bus
-from .conftest import await_cluster
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +92,11 @@ def test_a_users_room_that_nats_denies() -> None:
     rules += '{deny: "signal.room.@>"}}} ] }'
     with kit.nats(rules) as server:
         url = server.url.replace("nats://", "nats://node:p@")
-        with kit.engine(nats=url, auth="jwt", auth_key=SECRET) as engine:
-            with Guest(engine.port, token=token("ann")) as ann, Guest(engine.port, token=token("ann")) as also:
-                ann.say("TO @ann", "here")
-                also.expect("FROM", ann.address, user="ann")
-                assert ann.ask("SUB lobby") == "ok"
+        with (
+            kit.engine(nats=url, auth="jwt", auth_key=SECRET) as engine,
+            Guest(engine.port, token=token("ann")) as ann,
+            Guest(engine.port, token=token("ann")) as also,
+        ):
+            ann.say("TO @ann", "here")
+            also.expect("FROM", ann.address, user="ann")
+            assert ann.ask("SUB lobby") == "ok"

@@ -1,5 +1,8 @@
 """Tokens: who is let in, as whom, to what, and for how long. Real sockets, PyJWT's tokens."""
 
+import base64
+import hashlib
+import hmac
 import http.server
 import json
 import threading
@@ -216,9 +219,11 @@ def test_how_many_rooms(guarded: kit.Engine) -> None:
         assert [ann.ask("UNSUB a"), ann.ask("SUB c"), ann.ask("SUB c")] == ["ok", "ok", "ok"]
     with Guest(guarded.port, token=token("ann", max_rooms=0)) as ann:
         assert ann.ask("SUB a") == "too-many-rooms"
-    with kit.engine(auth="jwt", auth_key=SECRET, max_rooms=1) as engine:
-        with Guest(engine.port, token=token("ann", max_rooms=9)) as ann:
-            assert [ann.ask("SUB a"), ann.ask("SUB b")] == ["ok", "too-many-rooms"]
+    with (
+        kit.engine(auth="jwt", auth_key=SECRET, max_rooms=1) as engine,
+        Guest(engine.port, token=token("ann", max_rooms=9)) as ann,
+    ):
+        assert [ann.ask("SUB a"), ann.ask("SUB b")] == ["ok", "too-many-rooms"]
 
 
 def test_the_same_rights_are_shared_and_freed(guarded: kit.Engine) -> None:
@@ -327,14 +332,9 @@ def test_key_files(algorithm: str, tmp_path: Path) -> None:
 
 def test_the_public_key_is_no_secret(tmp_path: Path) -> None:
     """A token signed with the text of the public key as if that were an HMAC's secret."""
-    import hashlib
-    import hmac
-
     file = write_pem(KEYS["RS256"](), tmp_path / "key.pem")
     head, body = (protocol_of(json.dumps(part))[6:] for part in ({"alg": "HS256", "typ": "JWT"}, {"sub": "ann"}))
     mac = hmac.new(file.read_bytes(), f"{head}.{body}".encode(), hashlib.sha256).digest()
-    import base64
-
     forged = f"{head}.{body}." + base64.urlsafe_b64encode(mac).decode().rstrip("=")
     with kit.engine(auth="jwt", auth_key_file=file) as engine:
         assert knock(engine.port, "/", bearer(forged)).status == 401

@@ -11,7 +11,7 @@ import pytest
 from minted import Guest, knock
 from peers import ledgers_hold
 from signal_py import ConfigError, Engine, Grant, Refusal, Request
-from wire import Wire, frame, request, TEXT
+from wire import TEXT, Wire, frame, request
 
 LIMIT = 20.0
 

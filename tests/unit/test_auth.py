@@ -101,7 +101,8 @@ def test_a_user_is_what_a_room_can_be(name: str) -> None:
 def test_patterns_are_rooms_with_wildcards(text: str) -> None:
     parts = text.split(".")
     good = all(
-        part == "*" or (part == ">" and i == len(parts) - 1) or re.fullmatch(TOKEN, part) for i, part in enumerate(parts)
+        part == "*" or (part == ">" and i == len(parts) - 1) or re.fullmatch(TOKEN, part)
+        for i, part in enumerate(parts)
     )
     assert (PATTERN.fullmatch(text) is not None) == bool(good)
 
@@ -111,7 +112,7 @@ def test_patterns_are_rooms_with_wildcards(text: str) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text("a*.> ", max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["sub", "pub", "x"]), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["sub", "pub", "x"]), inner),
     max_leaves=6,
 )
 
