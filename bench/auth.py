@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import threading
@@ -33,7 +34,7 @@ import kit  # noqa: E402
 from wire import Wire, request  # noqa: E402
 
 SECRET = "a secret of at least thirty-two bytes"
-LOAD = Path(__file__).parent / "load" / "load"
+LOAD = Path(__file__).parent / "bin" / "load"
 AUTH = {"auth": "jwt", "auth_key": SECRET}
 
 
@@ -119,6 +120,24 @@ def relay(seconds: int, rate: int, connects: int, **settings: object) -> dict[st
         return {"p50": found["p50"], "p99": found["p99"], "connected": count[0]}
 
 
+def relays(options: argparse.Namespace) -> None:
+    """The three in turn, since the machine is not the same from minute to minute."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for _ in range(options.turns):
+        for name, connects, settings in (
+            ("nobody connects", 0, {}),
+            ("clients connect, auth off", options.connect_rate, {}),
+            ("clients connect, HS256", options.connect_rate, AUTH),
+        ):
+            found.setdefault(name, []).append(relay(options.seconds, options.rate, connects, **settings))
+    for name, runs in found.items():
+        p50, p99 = ([run[which] for run in runs] for which in ("p50", "p99"))
+        print(
+            f"relay, {name}: p50 {statistics.median(p50):.0f} µs, p99 {statistics.median(p99):.0f} µs "
+            f"({min(p99):.0f} to {max(p99):.0f}), {sum(run['connected'] for run in runs):.0f} connected"
+        )
+
+
 def memory(conns: int, distinct: bool, nats: str, **settings: object) -> float:
     """Bytes a connection, the later two thirds of them."""
     with kit.engine(loops=1, nats=nats, ping_interval=600, **settings) as engine:
@@ -137,7 +156,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connects", type=int, default=3000)
     parser.add_argument("--conns", type=int, default=9000)
-    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--seconds", type=int, default=6, help="of one run of the relay")
+    parser.add_argument("--turns", type=int, default=5, help="runs of the relay in turn, of which the median counts")
     parser.add_argument("--rate", type=int, default=2000, help="messages a second")
     parser.add_argument("--connect-rate", type=int, default=200, help="connections a second beside them")
     parser.add_argument("--parts", default="connecting,relay,memory")
@@ -148,13 +168,7 @@ def main() -> None:
         for name, settings in (("off", {}), ("HS256", AUTH)):
             print(f"connecting, auth {name}: {connecting(options.connects, **settings):.1f} µs of Python a connection")
     if "relay" in parts:
-        for name, connects, settings in (
-            ("nobody connects, auth off", 0, {}),
-            ("clients connect, auth off", options.connect_rate, {}),
-            ("clients connect, HS256", options.connect_rate, AUTH),
-        ):
-            found = relay(options.seconds, options.rate, connects, **settings)
-            print(f"relay, {name}: {json.dumps(found)}")
+        relays(options)
     if "memory" in parts:
         with kit.nats() as server:
             for name, distinct, nats, settings in (

@@ -28,7 +28,7 @@ cdef enum:
     KIND_CONNECT = 10     # CONNECT in the data, for the link; `hash` is NATS's max_payload, `pointer` a session of TLS
     KIND_EVENT = 11       # a word to Python: `code` says which, the text explains
     KIND_AWAIT = 12       # `target` wants the receipt for SUB of the room at `pointer`
-    KIND_VERDICT = 20     # on the token of `target`; its fields are in auth.pxd
+    KIND_VERDICT = 30     # on the token of `target`; its fields are in auth.pxd
 
     # To whom a Msg's fate is told.
     TELL_NOBODY = 0

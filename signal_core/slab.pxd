@@ -121,7 +121,6 @@ cdef inline void slab_check_layout() noexcept nogil:
     SE_STATIC_ASSERT(sizeof(Cold) == 32)
     SE_STATIC_ASSERT(sizeof(Place) == 8)
     SE_STATIC_ASSERT(sizeof(Ref) == 24)
-    SE_STATIC_ASSERT(sizeof(Extra) == 56)
 
 
 cdef inline Conn* slab_conn(Slab* slab, uint32_t slot) noexcept nogil:
