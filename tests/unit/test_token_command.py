@@ -31,7 +31,8 @@ def complaint(*words: str) -> str:
 
 
 def test_what_is_asked_for_is_in_it() -> None:
-    flags = ["--sub=ann", "--rooms=a.*", "--rooms=b", "--max-rooms=3", "--no-to", "--ttl=60", "--audience=x", "--issuer=y"]
+    flags = ["--sub=ann", "--rooms=a.*", "--rooms=b", "--max-rooms=3", "--no-to", "--ttl=60"]
+    flags += ["--audience=x", "--issuer=y"]
     made = mint(*flags, SIGNAL_ENGINE_AUTH_KEY=SECRET)
     claims: dict[str, Any] = jwt.decode(made, SECRET, algorithms=["HS256"], audience="x", issuer="y")
     assert 50 < claims.pop("exp") - time.time() <= 60 and abs(claims.pop("iat") - time.time()) < 10
@@ -99,7 +100,7 @@ def test_the_readmes_session_with_tokens() -> None:
     assert block
     lines = [line.strip() for line in block[1].splitlines()]
     assert lines.pop(1) == "signal-engine serve --auth jwt &" and len(lines) == 6
-    make_key = f"{lines.pop(0)}; printf %s \"$SIGNAL_ENGINE_AUTH_KEY\""
+    make_key = lines.pop(0) + '; printf %s "$SIGNAL_ENGINE_AUTH_KEY"'
     secret = subprocess.run(["bash", "-c", make_key], capture_output=True, text=True, check=True).stdout
     program = f'signal-engine() {{ {shlex.join(kit.python())} -m signal_py.cli "$@"; }}\nset -e\n'
     with kit.engine(auth="jwt", auth_key=secret) as engine:
