@@ -7,6 +7,7 @@ from signal_core.address cimport LOCAL_TEXT, local_put, put_uint
 from signal_core.conn cimport conn_answer, conn_extra, conn_fail, conn_frame, conn_id
 from signal_core.counters cimport C_ABUSERS, C_GOAWAYS, C_RECEIPTS_LATE, C_REFS_TIMED_OUT
 from signal_core.frame cimport OP_TEXT
+from signal_core.identity cimport conn_user, user_json_put, user_json_size
 from signal_core.limits cimport STRIKES, STRIKE_WINDOW_TICKS, TICK_MS
 from signal_core.memory cimport Msg
 from signal_core.slab cimport Conn, Extra, Ref, slab_cold
@@ -20,6 +21,7 @@ cdef enum:
     REFS_AT_FIRST = 4
     REF_TO = 1
     REF_SUB = 2
+    REF_AUTH = 3
 
 
 cdef inline const char* code_text(uint8_t code) noexcept nogil:
@@ -62,7 +64,7 @@ cdef inline const char* code_reason(uint8_t code) noexcept nogil:
     if code == CODE_TOO_LARGE:
         return b"The message is larger than the engine or its NATS server takes."
     if code == CODE_DENIED:
-        return b"NATS does not allow it."
+        return b"The token of this connection, or NATS, does not allow it."
     if code == CODE_RATE:
         return b"Too many messages in a short time, or too many refs outstanding."
     if code == CODE_TOO_MANY_ROOMS:
@@ -91,16 +93,20 @@ cdef inline uint8_t* put_peer(uint8_t* out, const Hub* hub, uint64_t id) noexcep
     return out + hub.node_len + 1 + LOCAL_TEXT
 
 
-cdef inline Msg* hello_new(Loop* loop, const Conn* c) noexcept nogil:
+cdef inline Msg* hello_new(Loop* loop, Conn* c) noexcept nogil:
     cdef Hub* hub = loop.hub
+    cdef uint32_t user_n = 0
+    cdef const char* user = conn_user(loop, c, &user_n)
+    cdef size_t size = 6 + hub.node_len + 1 + LOCAL_TEXT + 1 + hub.hello_len + user_json_size(user, user_n)
     cdef uint8_t* p
-    cdef Msg* msg = conn_frame(loop, c, OP_TEXT, 6 + hub.node_len + 1 + LOCAL_TEXT + 1 + hub.hello_len, 0, &p)
+    cdef Msg* msg = conn_frame(loop, c, OP_TEXT, size, 0, &p)
     if msg == NULL:
         return NULL
     p = put(p, b"HELLO ", 6)
     p = put_peer(p, hub, conn_id(loop, c))
     p = put(p, b"\n", 1)
-    put(p, hub.hello, hub.hello_len)
+    p = put(p, hub.hello, hub.hello_len - 1)
+    put(user_json_put(p, user, user_n), b"}", 1)
     return msg
 
 

@@ -70,6 +70,7 @@ cdef class Loops:
         text = s["drain_url"].encode()
         hub.set.drain_url_len = <uint32_t>len(text)
         memcpy(hub.set.drain_url, <char*>text, hub.set.drain_url_len)
+        self.fill_auth(s)
         hub.link = CLUSTER_AWAY if s["cluster"] else CLUSTER_OFF
         hub.boot = se_now_ms() - TICK_MS
         getrandom(hub.rooms.key, sizeof(hub.rooms.key), 0)
@@ -86,6 +87,27 @@ cdef class Loops:
         hub.hello_len = <uint32_t>len(text)
         hub.hello = <char*>malloc(len(text))
         memcpy(hub.hello, <char*>text, len(text))
+
+    cdef fill_auth(self, dict s):
+        """Who may connect; the lists are freed with the hub."""
+        cdef Hub* hub = self.hub
+        cdef uint32_t i
+        cdef bytes text
+        hub.set.auth = {"off": AUTH_OFF, "jwt": AUTH_TOKEN, "callback": AUTH_ANY}[s["auth"]]
+        hub.set.auth_patience = ticks(s["auth_timeout_ms"])
+        hub.set.auth_grace = <uint32_t>(s["auth_grace_ms"] // TICK_MS)
+        hub.set.auth_pending = max(1, s["auth_pending"] // hub.nloops)
+        if s["origins"]:
+            text = b"".join(origin.lower().encode() + b"\n" for origin in s["origins"])
+            hub.origins = <char*>malloc(len(text))
+            memcpy(hub.origins, <char*>text, len(text))
+            hub.origins_len = <uint32_t>len(text)
+        if s["proxies"]:
+            hub.nproxies = <uint32_t>len(s["proxies"])
+            hub.proxies = <Network*>malloc(hub.nproxies * sizeof(Network))
+            for i, (address, bits) in enumerate(s["proxies"]):
+                memcpy(hub.proxies[i].address, <char*><bytes>address, 16)
+                hub.proxies[i].bits = bits
 
     cdef make_loops(self, dict s):
         cdef Hub* hub = self.hub
@@ -257,4 +279,6 @@ cdef class Loops:
             if self.hub.loops[i] != NULL:
                 munmap(self.hub.loops[i], sizeof(Loop))
         free(self.hub.hello)
+        free(self.hub.origins)
+        free(self.hub.proxies)
         munmap(self.hub, sizeof(Hub))

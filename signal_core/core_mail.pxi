@@ -44,11 +44,40 @@ cdef class Mailboxes(Peer):
             return ("link-info", text)
         if msg.code == EVENT_UP:
             return ("link-up",)
+        if msg.code == EVENT_ASK:
+            return ("ask", msg.target, bool(msg.hash), text)
         if msg.code == EVENT_LOG:
             return ("log", "warning", text.decode())
         names = {EVENT_WANT: "link-want", EVENT_DOWN: "link-down", EVENT_TAKEN: "link-taken",
                  EVENT_NATS_ERROR: "link-error"}
         return (names[msg.code], text.decode("utf-8", "replace"))
+
+    def verdicts(self, list answers):
+        """Answers to "ask" mails, each once: (id, HTTP status or 0, user, rights, milliseconds of life or 0).
+
+        All of a loop's are posted in one piece. ValueError for rights that are not whole, with nothing answered.
+        """
+        self.check()
+        cdef Msg* msg
+        cdef uint64_t id
+        cdef bytes user, rights
+        for _, _, user, rights, _ in answers:
+            if rights and not rights_are_whole(rights, len(rights)) or len(user) >= ROOM_MAX:
+                raise ValueError("these rights are malformed")
+        for id, status, user, rights, life in answers:
+            msg = msg_new_heap(&self.control.mem, len(user) + len(rights), KIND_VERDICT)
+            if msg == NULL:
+                post_all(self.control)
+                raise MemoryError("no memory for a message to a loop")
+            msg.target = id
+            msg.origin = status
+            msg.hash = life
+            msg.code = <uint8_t>len(user)
+            msg.size = <uint32_t>(len(user) + len(rights))
+            memcpy(msg.data, <char*>user, len(user))
+            memcpy(msg.data + len(user), <char*>rights, len(rights))
+            post(self.control, <uint32_t>(id >> 56), msg)
+        post_all(self.control)
 
     def service_drain(self, int limit):
         """At most `limit` mails to the embedding program, oldest first; also what came before the engine stopped."""

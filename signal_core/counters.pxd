@@ -85,4 +85,11 @@ cdef enum:
     C_INPUT_LIMITED = 67      # connections closed with 1013, or answered 503: input-total
     C_BACKLOG_LIMITED = 68    # receivers closed: what was begun for them had no room within backlog-total
     C_GAPS_UNTOLD = 69        # messages that another loop's inbox had no room for, whose receivers hear no GAP
-    C_COUNT = 70
+
+    C_AUTH_GRANTED = 70       # tokens accepted, renewals too
+    C_AUTH_REFUSED = 71       # tokens refused: missing, malformed, invalid, or by the authorizer
+    C_AUTH_FAILED = 72        # tokens not judged: too many waited, too late, or the authorizer failed
+    C_AUTH_EXPIRED = 73       # closed with 1008: the token expired
+    C_AUTH_DENIED = 74        # SUB, PUB, TO and rooms of a URL that a token does not allow
+    C_ORIGINS_REFUSED = 75    # handshakes whose Origin is not allowed
+    C_COUNT = 76

@@ -22,7 +22,8 @@ class Core:
 
     Mails to the deciding thread (`control_drain`):
     ("link-want", reason), ("link-info", json: bytes), ("link-up",), ("link-down", reason),
-    ("link-taken", node), ("link-error", text), ("log", level, text).
+    ("link-taken", node), ("link-error", text), ("log", level, text),
+    ("ask", id, renewal: bool, lines: bytes), which `verdicts` answers.
 
     Mails to the embedding program (`service_drain`):
     ("message", room | None, sender, ref | None, re | None, user | None, payload: bytes, binary: bool),
@@ -47,6 +48,7 @@ class Core:
     def link_connect(
         self, line: bytes, max_payload: int, tls: tuple[str, bool, str, str, str] | None
     ) -> None: ...
+    def verdicts(self, answers: list[tuple[int, int, bytes, bytes, int]]) -> None: ...
     def service_drain(self, limit: int) -> list[tuple[object, ...]]: ...
     def send(
         self, target: str, payload: bytes, binary: bool, ref: str | None, re: str | None, ttl_ms: int

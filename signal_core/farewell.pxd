@@ -11,7 +11,9 @@ from signal_core.answers cimport say_goaway
 from signal_core.conn cimport conn_close
 from signal_core.counters cimport C_CONNECTIONS, C_DRAINED
 from signal_core.limits cimport FLUSHES_PER_TURN
-from signal_core.slab cimport CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_OPEN, FLAG_LEAVING, Conn, slab_conn
+from signal_core.slab cimport (
+    CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_LEAVING, Conn, slab_conn,
+)
 from signal_core.state cimport Farewell, Loop
 from signal_core.wheel cimport wheel_arm_by
 
@@ -36,7 +38,7 @@ cdef inline void farewell_tell(Loop* loop) noexcept nogil:
         loop.farewell.told += 1
         if c.state == CONN_OPEN:
             say_goaway(loop, c)
-        elif c.state == CONN_HANDSHAKE:
+        elif c.state == CONN_HANDSHAKE or c.state == CONN_JUDGED:
             wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.answer_by)
 
 

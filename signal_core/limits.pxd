@@ -7,6 +7,7 @@ cdef enum:
     UPGRADE_MAX_URI = 4096         # bytes of the request target
     UPGRADE_MAX_ROOMS = 64         # rooms named in a URL
     UPGRADE_ANSWER = 512           # bytes of the longest HTTP answer
+    FORWARDED_LINES = 4            # X-Forwarded-For headers looked at, from the last
 
     # -- ids --
     MAX_LOOPS = 250                # loops a process: an id gives them 8 bits, the pseudo-loops need two
@@ -54,3 +55,4 @@ cdef enum:
     STRIKES = 100                  # malformed messages ...
     STRIKE_WINDOW_TICKS = 100      # ... in 10 s close a connection with 1008
     DENIED_SUBJECTS = 256          # subjects that NATS refused, remembered while connected
+    RIGHTS_SHARED = 64             # different rights that a loop looks for one to share in

@@ -17,6 +17,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
 from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away, uncount_address
 from signal_core.answers cimport refs_due
+from signal_core.auth cimport auth_due, auth_refuse, auth_verdict
 from signal_core.conn cimport (
     BLOCKED_LOOK, conn_answer, conn_close, conn_expire, conn_flush, conn_frame, conn_id, conn_kill, conn_of,
     loop_flush,
@@ -37,7 +38,7 @@ from signal_core.dial cimport link_connect, link_dial, link_end
 from signal_core.link cimport link_flush, link_has_work, link_read, link_tick, link_writable
 from signal_core.memory cimport (
     KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_NEWS, KIND_QUESTION, KIND_RECEIPT,
-    KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO, Msg, msg_free, msg_text,
+    KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO, KIND_VERDICT, Msg, msg_free, msg_text,
 )
 from signal_core.missed cimport missed_any
 from signal_core.natsout cimport link_queue
@@ -45,12 +46,13 @@ from signal_core.news cimport news_flush, news_question, take_news
 from signal_core.post cimport is_payload, post_all, post_event
 from signal_core.presence cimport presence_ask, presence_patience, presence_tick, presence_walk, service_came
 from signal_core.queue cimport queue_clear
+from signal_core.rights cimport rights_release
 from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, take_room, take_to
 from signal_core.roomtable cimport table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
-    CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET,
-    NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_find, slab_free,
+    CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY,
+    FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_find, slab_free,
 )
 from signal_core.route cimport joined
 from signal_core.state cimport (
@@ -132,7 +134,7 @@ cdef inline void conn_kill_stalled(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void timer_open(Loop* loop, Conn* c) noexcept nogil:
-    cdef uint32_t next_look, refs
+    cdef uint32_t next_look, refs, end
     next_look = timer_keepalive(loop, c)
     if next_look == 0:
         return
@@ -144,6 +146,9 @@ cdef inline void timer_open(Loop* loop, Conn* c) noexcept nogil:
     refs = refs_due(loop, c)
     if refs and refs < next_look:
         next_look = refs
+    end = auth_due(loop, c)
+    if end and end < next_look:
+        next_look = end
     if c.state == CONN_OPEN:
         wheel_arm(&loop.wheel, &loop.slab, c.slot, next_look)
 
@@ -157,6 +162,8 @@ cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
         joined(loop, c)
     elif c.state == CONN_HANDSHAKE and loop.shut:
         turn_away(loop, c, 503)
+    elif c.state == CONN_JUDGED:
+        auth_refuse(loop, c, 503)
     elif c.state != CONN_DEAD:
         if c.state == CONN_HANDSHAKE:
             loop.n[C_HANDSHAKES_TIMED_OUT] += 1
@@ -179,7 +186,7 @@ cdef inline void loop_receipt(Loop* loop, Msg* msg) noexcept nogil:
     cdef Conn* c
     if msg.size:
         c = slab_find(&loop.slab, <uint32_t>(msg.target >> 32) & 0xffffff, <uint32_t>msg.target)
-        if c != NULL and c.state != CONN_DEAD:
+        if c != NULL and c.state != CONN_DEAD and msg.data[0] != c"@":  # a user's room is left by none
             leave(loop, c, <char*>msg.data, msg.size)
     take_receipt(loop, msg.target, msg.code, msg_text(msg), msg.text_size)
 
@@ -229,6 +236,8 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
             farewell_begin(loop, <uint32_t>msg.hash)
         else:
             loop_stop(loop)
+    elif msg.kind == KIND_VERDICT:
+        auth_verdict(loop, msg)
     elif msg.kind == KIND_KICK:
         loop_kick(loop, msg)
     elif msg.kind == KIND_SNAPSHOT:
@@ -311,6 +320,7 @@ cdef inline void loop_free(Loop* loop, Conn* c) noexcept nogil:
     if cold.extra != NULL:
         free(cold.extra.refs)
         buffer_free(loop, cold.extra.message)
+        rights_release(cold.extra.rights)
         free(cold.extra)
     se_sub_relaxed(&loop.hub.connections, 1)
     uncount_address(loop, c)
@@ -345,7 +355,7 @@ cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
         loop.stop_cursor += 1
         if c.state == CONN_OPEN or c.state == CONN_JOINING:
             conn_close(loop, c, 1001)
-        elif c.state == CONN_HANDSHAKE:
+        elif c.state == CONN_HANDSHAKE or c.state == CONN_JUDGED:
             wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.answer_by)
 
 

@@ -14,9 +14,10 @@ from libc.stdlib cimport free, qsort, realloc
 from libc.string cimport memchr, memcmp, memcpy, strlen
 from signal_core.address cimport LOCAL_TEXT, NODE_MAX, ROOM_MAX, USER_MAX, peer_run, put_uint
 from signal_core.answers cimport put, put_peer
-from signal_core.conn cimport conn_deliver
+from signal_core.conn cimport conn_deliver, conn_id
 from signal_core.counters cimport C_NATS_MALFORMED, C_PRESENCE_CHANGES, C_PRESENCE_LOST, C_PRESENCE_OUT, C_TAKEN
 from signal_core.frame cimport OP_TEXT, frame_head_size, frame_put_head
+from signal_core.identity cimport conn_user
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport NEWS_KEEP, NEWS_TEXT, MEMBERS_TEXT, SERVICE_LOOP
 from signal_core.memory cimport (
@@ -263,9 +264,14 @@ cdef inline void members_tell(Loop* loop, RoomEntry* entry, uint16_t mark, const
 
 # -- joins and leaves of this loop --
 
-cdef inline size_t put_who(Loop* loop, uint64_t id, char* out) noexcept nogil:
-    """A member of this node, WHO_MAX bytes at most, as presence names it."""
-    return <size_t>(<char*>put_peer(<uint8_t*>out, loop.hub, id) - out)
+cdef inline size_t put_who(Loop* loop, Conn* c, char* out) noexcept nogil:
+    """A member of this loop, or the service (NULL), as presence names it; WHO_MAX bytes at most."""
+    cdef uint32_t user_n = 0
+    cdef const char* user = NULL if c == NULL else conn_user(loop, c, &user_n)
+    cdef uint8_t* at = put_peer(<uint8_t*>out, loop.hub, loop.hub.service if c == NULL else conn_id(loop, c))
+    if user_n:
+        at = put(put(at, b" user=", 6), user, user_n)
+    return <size_t>(<char*>at - out)
 
 
 cdef inline bint news_reserve(News* news) noexcept nogil:
@@ -289,12 +295,13 @@ cdef inline bint news_reserve(News* news) noexcept nogil:
     return True
 
 
-cdef inline void news_add(Loop* loop, RoomEntry* entry, uint64_t id, bint joins) noexcept nogil:
-    """A member of this loop, or the service, has come or gone; told at the iteration's end, if to anybody."""
+cdef inline void news_add(Loop* loop, RoomEntry* entry, Conn* c, bint joins) noexcept nogil:
+    """A member of this loop, or the service (NULL), has come or gone; told at the iteration's end, if to anybody. A
+    user's own room has no presence."""
     cdef News* news = &loop.news
     cdef Change* change
     cdef char* out
-    if audience_of(entry) == NULL and not is_heard_abroad(loop):
+    if entry.name[0] == c"@" or (audience_of(entry) == NULL and not is_heard_abroad(loop)):
         return
     if not news_reserve(news):
         news_lost(loop)
@@ -305,7 +312,7 @@ cdef inline void news_add(Loop* loop, RoomEntry* entry, uint64_t id, bint joins)
     change.at = news.text_used
     out = news.text + news.text_used
     out = <char*>put(<uint8_t*>out, b"JOIN " if joins else b"LEAVE ", 5 if joins else 6)
-    out += put_who(loop, id, out)
+    out += put_who(loop, c, out)
     out[0] = c"\n"
     news.text_used = <uint32_t>(out + 1 - news.text)
     change.size = news.text_used - change.at
@@ -384,7 +391,6 @@ cdef inline void room_answer(Loop* loop, uint32_t room, uint16_t mark, const cha
     """Says who of this loop is in a room."""
     cdef RoomEntry* entry = loop.rooms.rooms[room].entry
     cdef const Member* members = loop.rooms.rooms[room].members
-    cdef uint64_t me = (<uint64_t>loop.index) << 56
     cdef size_t used = 0, most = MEMBERS_TEXT
     cdef uint64_t payload = se_load_relaxed(&loop.hub.max_payload)
     cdef uint32_t i
@@ -397,7 +403,7 @@ cdef inline void room_answer(Loop* loop, uint32_t room, uint16_t mark, const cha
         most = <size_t>payload - 192 if payload > 192 else 0
     for i in range(loop.rooms.rooms[room].count):
         c = slab_conn(&loop.slab, members[i].slot)
-        used += put_who(loop, me | (<uint64_t>c.slot << 32) | c.tag, <char*>text.data + used)
+        used += put_who(loop, c, <char*>text.data + used)
         text.data[used] = c"\n"
         used += 1
         if used + WHO_MAX + 1 > most:
@@ -429,7 +435,7 @@ cdef inline void room_question(Loop* loop, RoomEntry* entry, uint16_t mark, cons
         if not bits >> (index & 63) & 1:
             continue
         if index == SERVICE_LOOP:
-            n = put_who(loop, loop.hub.service, who)
+            n = put_who(loop, NULL, who)
             who[n] = c"\n"
             members_send(loop, entry, mark, node, node_n, who, n + 1)
             continue

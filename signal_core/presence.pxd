@@ -459,9 +459,9 @@ cdef inline void service_came(Loop* loop, const Msg* msg) noexcept nogil:
     cdef char line[176]
     cdef size_t n
     if entry != NULL:
-        news_add(loop, entry, loop.hub.service, msg.code != 0)
+        news_add(loop, entry, NULL, msg.code != 0)
     elif is_heard_abroad(loop) and msg.code == 0:
         memcpy(line, b"LEAVE ", 6)
-        n = 6 + put_who(loop, loop.hub.service, line + 6)
+        n = 6 + put_who(loop, NULL, line + 6)
         line[n] = c"\n"
         presence_publish(loop, b"presence", <char*>msg.data, msg.size, line, n + 1, b"", 0)

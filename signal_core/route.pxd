@@ -13,6 +13,7 @@ from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_INBOX, C_LISTENERS, C_MEMBERSHIPS, C_PRESENCE_LOST, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
 )
 from signal_core.gaps cimport gap_note
+from signal_core.identity cimport conn_places
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport LOOP_BITS_WORDS, SERVICE_LOOP
 from signal_core.memory cimport (
@@ -31,14 +32,15 @@ from signal_core.roomtable cimport (
     Audience, RoomEntry, room_hash, table_enter, table_exit, table_find, table_listen, table_unlisten, table_unmark,
 )
 from signal_core.slab cimport (
-    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, Conn, Ref, slab_cold, slab_conn, slab_find,
+    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, Conn, Extra, Ref, slab_cold, slab_conn,
+    slab_find,
 )
 from signal_core.state cimport (
     CLUSTER_OFF, CLUSTER_UP, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS,
     CODE_UNAVAILABLE, Hub, Loop,
 )
 from signal_core.sys cimport SE_PREFETCH, se_load_acquire, se_load_relaxed, se_load_seqcst
-from signal_core.wheel cimport wheel_arm
+from signal_core.wheel cimport wheel_arm, wheel_arm_by
 
 cdef enum:
     AHEAD = 8                 # members of a fan-out fetched ahead of their turn
@@ -195,13 +197,17 @@ cdef inline void take_room(Loop* loop, Msg* msg) noexcept nogil:
 
 
 cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
-    """A room of its URL is confirmed: after the last, HELLO."""
+    """A room of its URL, or its user's, is confirmed: after the last, HELLO."""
+    cdef Extra* extra
     if c.waiting:
         c.waiting -= 1
     if c.waiting == 0 and c.state == CONN_JOINING:
         c.state = CONN_OPEN
         wheel_arm(&loop.wheel, &loop.slab, c.slot,
                   loop.tick + (BLOCKED_LOOK if c.flags & FLAG_BLOCKED else loop.hub.set.ping))
+        extra = slab_cold(&loop.slab, c.slot).extra
+        if extra != NULL and extra.expires:
+            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, extra.expires)
         conn_answer(loop, c, hello_new(loop, c))
         if loop.farewell.on:
             say_goaway(loop, c)
@@ -311,7 +317,7 @@ cdef inline uint8_t join(Loop* loop, Conn* c, const char* name, uint32_t n, Room
     if room != NO_ROOM and room_member(&loop.rooms, &loop.slab, c, room) != NULL:
         entry[0] = loop.rooms.rooms[room].entry
         return CODE_OK
-    if c.nrooms >= loop.hub.set.max_rooms:
+    if c.nrooms >= (conn_places(loop, c) if c.flags & (FLAG_LIMITED | FLAG_USER) else loop.hub.set.max_rooms):
         loop.n[C_ROOMS_REFUSED] += 1
         return CODE_TOO_MANY_ROOMS
     if room == NO_ROOM:
@@ -328,7 +334,7 @@ cdef inline uint8_t join(Loop* loop, Conn* c, const char* name, uint32_t n, Room
         room_close(loop, room)
         return CODE_UNAVAILABLE
     loop.n[C_MEMBERSHIPS] += 1
-    news_add(loop, entry[0], conn_id(loop, c), True)
+    news_add(loop, entry[0], c, True)
     return CODE_OK
 
 
@@ -423,7 +429,7 @@ cdef inline void leave_place(Loop* loop, Conn* c, uint32_t i) noexcept nogil:
     cdef bint listens = loop.rooms.rooms[room].members[place.position].mark != MARK_NONE
     room_leave(&loop.rooms, &loop.slab, c, i)
     loop.n[C_MEMBERSHIPS] -= 1
-    news_add(loop, entry, conn_id(loop, c), False)
+    news_add(loop, entry, c, False)
     if listens:
         loop.n[C_LISTENERS] -= 1
         room_unlisten(loop, entry)

@@ -11,6 +11,7 @@ from signal_core.addresses cimport AddressBook, Addresses
 from signal_core.inbox cimport Chain, Inbox
 from signal_core.memory cimport Mem, Msg
 from signal_core.missed cimport Missed
+from signal_core.rights cimport Rights
 from signal_core.rooms cimport Rooms
 from signal_core.roomtable cimport Audience, RoomEntry, RoomTable
 from signal_core.slab cimport Queue, Slab
@@ -48,6 +49,11 @@ cdef enum:
     LINK_NAMING = 6               # asks whether the node's name is taken
     LINK_UP = 7
 
+    # Settings.auth
+    AUTH_OFF = 0                  # no token is looked at
+    AUTH_TOKEN = 1                # a handshake needs a token
+    AUTH_ANY = 2                  # the authorizer is asked with a token or without
+
     # Hub.link
     CLUSTER_OFF = 0               # no NATS is configured: other nodes do not exist
     CLUSTER_AWAY = 1
@@ -63,6 +69,7 @@ cdef enum:
     EVENT_LOG = 7
     EVENT_CONNECTED = 8
     EVENT_DISCONNECTED = 9
+    EVENT_ASK = 20                # to be judged: `hash` 1 where it renews a token
 
 cdef struct Settings:             # ticks where a time
     uint32_t max_message          # bytes
@@ -87,6 +94,14 @@ cdef struct Settings:             # ticks where a time
     bint hooks                    # tell Python who connects and disconnects
     char drain_url[256]           # where GOAWAY sends clients to; empty: nowhere in particular
     uint32_t drain_url_len
+    uint32_t auth                 # AUTH_*
+    uint32_t auth_patience        # ticks that a decision may take
+    uint32_t auth_grace           # ticks after a token's end
+    uint32_t auth_pending         # questions of one loop that may await their decision
+
+cdef struct Network:              # addresses that have their first bits in common
+    uint8_t address[16]           # IPv4 is mapped
+    uint32_t bits
 
 cdef struct Listen:               # an address to listen on
     uint8_t address[128]          # sockaddr_storage
@@ -104,6 +119,10 @@ cdef struct Hub:
     uint32_t prefix_len
     char* hello                   # the JSON object of HELLO
     uint32_t hello_len
+    char* origins                 # that are allowed, a LF after each; NULL: any
+    uint32_t origins_len
+    uint32_t nproxies
+    Network* proxies              # that are trusted to say whom they speak for
     uint64_t service              # id of the embedding service
     uint64_t boot                 # tick 0 is at this time, ms
     RoomTable rooms
@@ -254,6 +273,8 @@ cdef struct Loop:
     uint64_t turn_end             # n[C_ATTEMPTED] at which this step of the iteration takes no more input
     Rooms rooms
     News news
+    Rights* rights[64]            # RIGHTS_SHARED: by hash, held once each
+    uint32_t judging              # questions that await their decision
     Link* linked                  # NULL but on loop 0
     uint8_t* input                # READ_BUFFER bytes
     uint32_t input_code           # close code where the last buffer could not be had
@@ -262,8 +283,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[70]                # counters; C_COUNT
-    uint64_t copy[70]             # as of the last KIND_SNAPSHOT
+    uint64_t n[76]                # counters; C_COUNT
+    uint64_t copy[76]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

@@ -105,6 +105,7 @@ cdef extern from "<netinet/tcp.h>" nogil:
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t v)
     int inet_pton(int family, const char* text, void* out)
+    const char* inet_ntop(int family, const void* address, char* out, unsigned int size)
 
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
@@ -137,6 +138,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int getpeername(int fd, sockaddr* address, socklen_t* n)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* n)
     int shutdown(int fd, int how)
+    int getpeername(int fd, sockaddr* address, socklen_t* n)
     ssize_t recv "se_recv"(int fd, void* buffer, size_t n, int flags)
     ssize_t send "se_send"(int fd, const void* buffer, size_t n, int flags)
     ssize_t sendmsg "se_sendmsg"(int fd, const msghdr* message, int flags)

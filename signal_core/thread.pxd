@@ -9,13 +9,16 @@ from signal_core.audience cimport audiences_end
 from signal_core.conn cimport conn_kill
 from signal_core.dial cimport link_end, link_want
 from signal_core.inbox cimport inbox_take
-from signal_core.limits cimport CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, SERVICE_LOOP, TICK_MS
+from signal_core.limits cimport (
+    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, RIGHTS_SHARED, SERVICE_LOOP, TICK_MS,
+)
 from signal_core.loop cimport loop_clock, loop_is_over, loop_iterate, loop_reap
 from signal_core.link cimport link_flush
 from signal_core.memory cimport Msg, memory_end
 from signal_core.news cimport news_end
 from signal_core.post cimport post_all, post_event
 from signal_core.presence cimport presence_bye
+from signal_core.rights cimport rights_release
 from signal_core.rooms cimport rooms_end, rooms_init
 from signal_core.route cimport loop_tell_all
 from signal_core.slab cimport (
@@ -187,6 +190,7 @@ cdef inline void free_all(Loop* loop, Msg* msg) noexcept nogil:
 
 cdef inline void loop_end(Loop* loop) noexcept nogil:
     """Frees the loop's memory, after every thread has ended."""
+    cdef int i
     free_all(loop, loop.taken)
     free_all(loop, inbox_take(&loop.inbox))
     if loop.linked != NULL:
@@ -199,6 +203,8 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
         free(loop.linked)
     if loop.book != NULL:
         book_end(loop.book)
+    for i in range(RIGHTS_SHARED):
+        rights_release(loop.rights[i])
     rooms_end(&loop.rooms)
     news_end(&loop.news)
     slab_end(&loop.slab)

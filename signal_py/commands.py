@@ -18,7 +18,7 @@ FAILED = 1  # exit status of what was refused, or of a connection that was lost
 PRESENCE = {"MEMBERS": "member", "JOIN": "join", "LEAVE": "leave"}  # verb: the word that is printed
 
 
-async def subscribe(url: str, rooms: Sequence[str], as_json: bool, presence: bool = False) -> int:
+async def subscribe(url: str, token: str, rooms: Sequence[str], as_json: bool, presence: bool = False) -> int:
     """Prints what it hears, a line each, until the connection ends; with `presence` also who is there, joins and
     leaves. Raises ConfigError."""
     _check_words(rooms, "ROOM")
@@ -35,7 +35,7 @@ async def subscribe(url: str, rooms: Sequence[str], as_json: bool, presence: boo
             _say(f"{heard.arguments[0]} messages were lost: this reads too slowly")
 
     try:
-        async with open_client(url, show) as client:
+        async with open_client(url, show, token) as client:
             for room in rooms:
                 await client.request(f"SUB {room} presence" if presence else f"SUB {room}")
             _say(f"{client.address} hears {', '.join(rooms)}")
@@ -47,12 +47,12 @@ async def subscribe(url: str, rooms: Sequence[str], as_json: bool, presence: boo
     return FAILED
 
 
-async def deliver(url: str, head: str, text: str | None, as_json: bool) -> int:
+async def deliver(url: str, token: str, head: str, text: str | None, as_json: bool) -> int:
     """Sends a text, or each line of standard input, and waits for each answer; stops at the first ERR."""
     _check_words([head.partition(" ")[2]], "ROOM" if head.startswith("PUB") else "PEER")
     code = ""
     try:
-        async with open_client(url) as client:
+        async with open_client(url, token=token) as client:
             async for line in _texts(text):
                 try:
                     await client.request(head, line)

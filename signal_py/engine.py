@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from signal_py.config import SETTINGS, Config, make_config
 from signal_py.errors import ConfigError, DeliveryError, EngineError
+from signal_py.judge import Authorizer
 from signal_py.runtime import Runtime
 from signal_py.service import Handler, Handlers, Message, Service
 
@@ -45,6 +46,7 @@ class Engine:
         on_connect: Handler | None = None,
         on_disconnect: Handler | None = None,
         on_presence: Handler | None = None,
+        authorize: Authorizer | None = None,
         config: Config | None = None,
         **settings: Unpack[Options],
     ) -> None:
@@ -54,15 +56,26 @@ class Engine:
         on_connect     called with the peer of each client that connects
         on_disconnect  called with the peer and the close code of each client that goes
         on_presence    called with a Presence of each peer that is in a room joined with presence, joins, leaves
+        authorize      an async function from a Request to a Grant or a Refusal: who may connect, and as whom
 
         Handlers run on the loop, in order; what a coroutine function returns runs as a task.
         config         ready-made settings, in place of keywords
         """
         if config is not None and settings:
             raise ConfigError("Engine's config is given together with settings: give one or the other.")
+        if authorize is not None and config is None:
+            settings.setdefault("auth", "callback")
         self._config = config or _config(settings)
         self._handlers = Handlers(on_message, on_connect, on_disconnect, on_presence)
-        self._runtime = Runtime(self._config, bool(on_connect or on_disconnect), self._asked_to_drain)
+        if (self._config.auth == "callback") != (authorize is not None):
+            raise ConfigError(
+                f"{self._config.named('auth')} is callback without authorize: give Engine both or neither."
+                if authorize is None
+                else "Engine's authorize is given together with another auth than callback: give one of them."
+            )
+        self._runtime = Runtime(
+            self._config, bool(on_connect or on_disconnect), self._asked_to_drain, authorize
+        )
         self._service: Service | None = None
         self._pid = os.getpid()
         self._started = False
@@ -91,7 +104,7 @@ class Engine:
         if self._started or self._stopping is not None:
             raise EngineError("An engine is started once: make a new Engine.")
         self._started = True
-        self._loop = asyncio.get_running_loop()
+        self._loop = self._runtime.program = asyncio.get_running_loop()
         try:
             await self._blocking(self._runtime.prepare)
             assert self._runtime.core is not None

@@ -44,6 +44,20 @@ class Options(TypedDict, total=False):
     close_timeout: float
     drain_time: float
     drain_url: str
+    auth: str
+    auth_key: str
+    auth_key_file: str
+    auth_jwks: str
+    auth_refresh: float
+    auth_algorithms: str | Sequence[str]
+    auth_audience: str
+    auth_issuer: str
+    auth_leeway: float
+    auth_grace: float
+    auth_timeout: float
+    auth_pending: int
+    origins: str | Sequence[str]
+    trusted_proxies: str | Sequence[str]
     admin: str
     log_format: str
     log_level: str

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
+import ipaddress
 import logging
 import os
 import secrets
@@ -21,11 +23,14 @@ from signal_py.credentials import Credentials
 from signal_py.descriptors import count_descriptors
 from signal_py.embedded import EmbeddedNats, find_server, installed_server
 from signal_py.errors import ConfigError
+from signal_py.grants import Verdict
+from signal_py.judge import Authorizer, CallbackJudge, Judge, JwtJudge
 from signal_py.listening import Probes, resolve
 from signal_py.log import event
 from signal_py.natspool import Server, parse_url
 from signal_py.service import Service
 from signal_py.tls import Tls
+from signal_py.tokens import Verifier, verifier_of
 from signal_py.version import VERSION
 
 if TYPE_CHECKING:
@@ -54,6 +59,9 @@ CORE_SIZES = (
     "backlog_messages",
     "inbox_messages",
     "nats_pending",
+    "auth",
+    "auth_pending",
+    "origins",
 )
 CORE_TIMES = {
     "handshake_ms": "handshake_timeout",
@@ -61,6 +69,8 @@ CORE_TIMES = {
     "pong_ms": "pong_timeout",
     "stall_ms": "stall_timeout",
     "ttl_ms": "ttl",
+    "auth_timeout_ms": "auth_timeout",
+    "auth_grace_ms": "auth_grace",
     "close_ms": "close_timeout",
 }
 
@@ -83,6 +93,14 @@ def memory_bytes() -> int:
     return total
 
 
+def _network(text: str) -> tuple[bytes, int]:
+    """Address, of 16 bytes, and the number of its bits that count; IPv4 is mapped into IPv6."""
+    network = ipaddress.ip_network(text, strict=False)
+    if isinstance(network, ipaddress.IPv4Network):
+        return bytes(10) + b"\xff\xff" + network.network_address.packed, 96 + network.prefixlen
+    return network.network_address.packed, network.prefixlen
+
+
 def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict[str, object]:
     """The settings as the core takes them: times in milliseconds, every default filled in."""
     settings: dict[str, object] = {name: getattr(config, name) for name in CORE_SIZES}
@@ -96,6 +114,7 @@ def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict
         "backlog_total": config.backlog_total or memory_bytes() // MEMORY_SHARE,
         "input_total": config.input_total or memory_bytes() // MEMORY_SHARE,
         "hooks": hooks,
+        "proxies": [_network(text) for text in config.trusted_proxies],
     }
 
 
@@ -106,7 +125,9 @@ class Runtime:
     only stop and close.
     """
 
-    def __init__(self, config: Config, hooks: bool, on_drain: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Config, hooks: bool, on_drain: Callable[[], None], authorize: Authorizer | None = None
+    ) -> None:
         """`on_drain` is called, on a thread of the admin's, when an operator asks for a drain."""
         self.config = config
         self.node = config.node or "".join(secrets.choice(NODE_LETTERS) for _ in range(NODE_LENGTH))
@@ -119,6 +140,8 @@ class Runtime:
         self._hooks = hooks
         self._on_drain: Callable[[], None] | None = on_drain
         self._hurried = threading.Event()
+        self._authorize = authorize
+        self.program: asyncio.AbstractEventLoop | None = None  # set by Engine, before prepare
         self._admin: Admin | None = None
         self._probes: Probes | None = None
         self._looping = False
@@ -146,8 +169,9 @@ class Runtime:
         self._probes = Probes(resolve(config.listen, named), named)
         servers = self._servers()
         tls = Tls.of(config, servers)
+        verifier = verifier_of(config) if config.auth == "jwt" else None
         self.core = Core(core_settings(config, self.node, bool(servers), self._hooks))
-        self.bridge = Bridge(self.core, servers, credentials, tls, self.node, VERSION)
+        self.bridge = Bridge(self.core, servers, credentials, tls, self.node, VERSION, self._judge(verifier))
         if self._admin:
             self._admin.count(COUNTERS)
 
@@ -239,6 +263,22 @@ class Runtime:
         if self.state != "running":
             return self.state
         return "NATS refuses this node" if self.bridge and self.bridge.state == "refused" else ""
+
+    def _judge(self, verifier: Verifier | None) -> Judge | None:
+        """Who decides who may connect."""
+        if verifier is not None:
+            return JwtJudge(verifier, self._answer, self.config.auth_timeout)
+        if self._authorize is not None and self.program is not None:
+            return CallbackJudge(self._authorize, self._answer, self.config.auth_timeout, self.program)
+        return None
+
+    def _answer(self, verdicts: list[Verdict]) -> None:
+        """To the loops, while they run: later nobody waits for it."""
+        from signal_core.engine import CoreError
+
+        if self.core is not None:
+            with contextlib.suppress(CoreError):
+                self.core.verdicts(verdicts)
 
     def _servers(self) -> list[Server]:
         """The NATS servers to join; starts the embedded one. Raises ConfigError."""

@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 from signal_py.address import host_port
 from signal_py.config import Config
 from signal_py.engine import Engine
+from signal_py.errors import ConfigError
 from signal_py.log import configure, event, is_text
 from signal_py.version import VERSION
 
@@ -23,6 +24,10 @@ def serve(config: Config) -> int:
     """Runs an engine until SIGINT (it stops) or SIGTERM (it drains first); the exit status. Raises ConfigError."""
     from signal_core.engine import malloc_steadily
 
+    if config.auth == "callback":
+        raise ConfigError(
+            f"{config.named('auth')} is callback, which is for programs that embed the engine: use jwt or off."
+        )
     configure(config.log_format, config.log_level)
     raise_descriptors()
     malloc_steadily()

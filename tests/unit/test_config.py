@@ -41,7 +41,7 @@ def test_the_default_passes_its_own_check(setting: Setting) -> None:
 
 
 def test_names() -> None:
-    assert {setting.field for setting in SETTINGS.values()} | {"origins"} == {
+    assert {setting.field for setting in SETTINGS.values()} | {"sources"} == {
         field.name for field in dataclasses.fields(Config)
     }
     assert SETTINGS["max-message"].variable == "SIGNAL_ENGINE_MAX_MESSAGE"
@@ -67,11 +67,24 @@ def test_every_limit_reaches_the_core() -> None:
     settings = core_settings(config, "n1", cluster=False, hooks=True)
     assert settings["ttl_ms"] == 1500 and settings["max_message"] == 77 and settings["loops"] == 3
     passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total", "input_total", "drain_url"}
-    others = {"listen", "nats", "admin", "drain_time", "log_format", "log_level"}
+    others = {"listen", "nats", "admin", "drain_time", "log_format", "log_level", "trusted_proxies"}
     assert {setting.field for setting in SETTINGS.values()} - passed - others == {
         "nats_token", "nats_user", "nats_password", "nats_nkey", "nats_creds",
         "nats_tls_ca", "nats_tls_cert", "nats_tls_key",
+        "auth_key", "auth_key_file", "auth_jwks", "auth_refresh", "auth_algorithms", "auth_audience", "auth_issuer",
+        "auth_leeway",
     }  # fmt: skip
+
+
+def test_networks_of_proxies() -> None:
+    given = {"trusted-proxies": ["10.1.2.3/8", "::1", "192.0.2.1"]}
+    mapped = bytes(10) + b"\xff\xff"
+    assert core_settings(make_config(given, dict.fromkeys(given, "")), "n", False, False)["proxies"] == [
+        (mapped + bytes([10, 0, 0, 0]), 104),
+        (bytes(15) + b"\1", 128),
+        (mapped + bytes([192, 0, 2, 1]), 128),
+    ]
+    refuse({"trusted-proxies": "proxy.example"}, "--trusted-proxies", "is no network")
 
 
 def test_zeros_are_filled_in() -> None:
@@ -130,11 +143,15 @@ def test_what_does_not_go_together() -> None:
     refuse({"nats-user": "u"}, "--nats-user", "--nats-password")
     refuse({"nats-password": "p"}, "--nats-user", "--nats-password")
     refuse({"nats-nkey": "a", "nats-creds": "b"}, "--nats-nkey", "--nats-creds")
+    refuse({"auth": "jwt"}, "--auth", "--auth-key")
+    refuse({"auth-key": "k"}, "--auth-key", "--auth jwt")
+    refuse({"auth": "jwt", "auth-key": "k", "auth-jwks": "f"}, "--auth-key", "--auth-jwks")
+    refuse({"auth-algorithms": "none"}, "--auth-algorithms", "HS256")
 
 
 def test_secrets_are_not_shown() -> None:
     secrets = [setting for setting in SETTINGS.values() if setting.secret]
-    assert {setting.name for setting in secrets} == {"nats-token", "nats-password"}
+    assert {setting.name for setting in secrets} == {"nats-token", "nats-password", "auth-key"}
     with pytest.raises(ConfigError) as refused:
         load({"nats-password": "hunter2"}, {})
     assert "hunter2" not in str(refused.value)
