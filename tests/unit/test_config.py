@@ -227,7 +227,7 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
 # -- places --
 
 
-BAD_PLACES = ["http://b.example/", "b.example", "ws://", "ws://a b/", "ws://a\n/", "wss://" + "x" * 250]
+BAD_PLACES = ["http://b.example/", "b.example", "ws://", "ws://a b/", "ws://a\t/", "wss://" + "x" * 250]
 
 
 @pytest.mark.parametrize("bad", BAD_PLACES)
