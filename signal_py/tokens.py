@@ -148,7 +148,10 @@ class Verifier:
         except self._wrong as wrong:
             raise TokenError(str(wrong)) from None
         if "exp" in claims:
-            claims["exp"] = int(claims["exp"]) + self._leeway
+            try:
+                claims["exp"] = int(claims["exp"]) + self._leeway
+            except OverflowError:
+                raise TokenError("its end is beyond all time") from None
         return grant_of(claims)
 
 

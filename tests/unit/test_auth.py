@@ -258,6 +258,12 @@ def test_no_token_breaks_the_verifier(text: bytes) -> None:
         verifier().grant(text)
 
 
+def test_an_end_beyond_all_time() -> None:
+    assert verifier().grant(token("ann", ttl=None, exp=10**30).encode()).expires == 1e30
+    with pytest.raises(TokenError):
+        verifier().grant(token("ann", ttl=None, exp=10**400).encode())
+
+
 def test_an_audience_is_only_looked_at_where_it_is_asked_for() -> None:
     assert verifier().grant(token("ann", aud="x", iss="y").encode()).user == "ann"
 
