@@ -353,6 +353,12 @@ cdef inline void link_writable(Loop* loop) noexcept nogil:
             link_read(loop)
 
 
+cdef inline uint32_t link_patience(const Loop* loop) noexcept nogil:
+    """Ticks that the loop of a blocked link may sleep: up to the next look at what has waited too long."""
+    cdef uint32_t gone = loop.tick - loop.linked.looked
+    return BLOCKED_LOOK - gone if gone < BLOCKED_LOOK else 1
+
+
 cdef inline void link_tick(Loop* loop) noexcept nogil:
     """Each tick: patience of the state, keepalive, subscriptions still to be made again."""
     cdef Link* link = loop.linked

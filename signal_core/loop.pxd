@@ -35,7 +35,7 @@ from signal_core.limits cimport (
     TIMERS_PER_TURN,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
-from signal_core.link cimport link_flush, link_has_work, link_read, link_tick, link_writable
+from signal_core.link cimport link_flush, link_has_work, link_patience, link_read, link_tick, link_writable
 from signal_core.memory cimport (
     KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_NEWS, KIND_QUESTION, KIND_RECEIPT,
     KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO, KIND_VERDICT, Msg, msg_free, msg_text,
@@ -373,8 +373,8 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
     ticks = wheel_next(&loop.wheel)
     if loop.linked != NULL and ticks > presence_patience(loop):
         ticks = presence_patience(loop)
-    if loop.linked != NULL and loop.linked.blocked and ticks > BLOCKED_LOOK:
-        ticks = BLOCKED_LOOK
+    if loop.linked != NULL and loop.linked.blocked and ticks > link_patience(loop):
+        ticks = link_patience(loop)
     if (loop.shut or loop.looks_away) and ticks > 1:
         ticks = 1
     return <int>(ticks * TICK_MS - loop.late_ms) if ticks else 0
