@@ -1,0 +1,80 @@
+"""What a hop from one loop to another costs a message, beside a bare wake by an eventfd (hop.c), in turn.
+
+    make -C bench hop && python bench/hop.py
+
+A lone pair of clients on one loop, then one on two loops, of the same engine: the medians' difference is the hop,
+since all else is alike. Loops are told by the addresses: their first eight bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+from contenders import HERE, VENV_BIN
+from lockstep import Peer, Unexpected, opened
+from macro import free_port, running
+
+BASE32 = b"0123456789abcdefghjkmnpqrstvwxyz"
+CLIENTS = 12  # on two loops; that all are on one is a case in two thousand
+PAYLOAD = b"x" * 128
+
+
+def loop_of(peer: Peer) -> int:
+    """The loop that a peer's address names."""
+    local = peer.address.partition(b".")[2]
+    return BASE32.index(local[0]) << 4 | BASE32.index(local[1]) >> 1
+
+
+def one_way_us(sender: Peer, receiver: Peer, messages: int) -> float:
+    """Median microseconds from before a send to after its receipt."""
+    took = []
+    for _ in range(messages):
+        begin = time.perf_counter_ns()
+        sender.say(b"TO " + receiver.address + b"\n" + PAYLOAD)
+        receiver.hear(b"FROM ")
+        took.append(time.perf_counter_ns() - begin)
+    return statistics.median(took) / 1000
+
+
+def turn(messages: int) -> tuple[float, float, float]:
+    """Microseconds of a message on one loop, of one to another loop, and of a bare wake."""
+    port = free_port()
+    command = f"{VENV_BIN}/signal-engine serve --listen 127.0.0.1:{port} --loops 2 --nats off"
+    with running(command, port):
+        clients = [opened(port) for _ in range(CLIENTS)]
+        here = [client for client in clients if loop_of(client) == loop_of(clients[0])]
+        there = [client for client in clients if client not in here]
+        if len(here) < 2 or not there:
+            return turn(messages)
+        near, far = (one_way_us(here[0], other, messages) for other in (here[1], there[0]))
+        for client in clients:
+            client.close()
+    bare = subprocess.run([HERE / "bin" / "hop"], check=True, capture_output=True, text=True)
+    return near, far, int(bare.stdout) / 1000
+
+
+def main() -> int:
+    """Prints each turn, and the medians."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--messages", type=int, default=5000)
+    options = parser.parse_args()
+    turns = []
+    for _ in range(options.turns):
+        near, far, bare = turn(options.messages)
+        turns.append((near, far, bare, (far - near) / bare))
+        print(f"one loop {near:.1f} µs, two {far:.1f} µs, bare wake {bare:.1f} µs, hop/wake {turns[-1][3]:.2f}")
+    near, far, bare, ratio = (statistics.median(column) for column in zip(*turns, strict=True))
+    print(f"median: one loop {near:.1f} µs, two {far:.1f} µs, bare wake {bare:.1f} µs, hop/wake {ratio:.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (OSError, Unexpected) as error:
+        sys.exit(f"hop.py: {error}: build it with 'make -C bench hop'")
