@@ -3,6 +3,7 @@
 from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport free, realloc
 from signal_core.counters cimport C_PRESENCE_LOST
+from signal_core.limits cimport RESUME_BYTES
 from signal_core.memory cimport KIND_NATS, Msg, msg_new_heap
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
 from signal_core.news cimport SUBJECT_MAX, put_subject
@@ -12,6 +13,10 @@ from signal_core.state cimport LINK_UP, Link, Loop
 from signal_core.sys cimport se_pointer_acquire
 
 cdef enum:
+    # Audience.put_off
+    PUT_OFF_QUESTION = 1
+    PUT_OFF_SUB = 2           # NATS reads too slowly
+
     SID_AUDIENCE = 1 << 30    # and up: of rooms with listeners, by place; those of rooms (subs.pxd) are below
 
 
@@ -80,6 +85,10 @@ cdef inline void audience_add(Loop* loop, Audience* audience) noexcept nogil:
         link.audiences_used += 1
     link.audiences[place] = audience
     audience.place = place + 1
+    if link.state == LINK_UP and link.out.bytes >= RESUME_BYTES:
+        audience.put_off |= PUT_OFF_SUB
+        link.again = True
+        return
     audience_sub(loop, audience)
 
 
@@ -87,7 +96,9 @@ cdef inline void audience_remove(Loop* loop, Audience* audience) noexcept nogil:
     cdef Link* link = loop.linked
     if audience.place == 0:
         return
-    audience_unsub(loop, audience)
+    if not audience.put_off & PUT_OFF_SUB:
+        audience_unsub(loop, audience)
+    audience.put_off = 0
     link.audiences[audience.place - 1] = NULL
     link.audiences_free[link.audiences_nfree] = audience.place - 1
     link.audiences_nfree += 1

@@ -28,6 +28,7 @@ cdef enum:
     TIMERS_PER_TURN = 256          # timers looked at an iteration: each may be a ping, and so a write
     RECLAIMS_PER_TURN = 4096       # pieces of the room table freed an iteration
     NATS_OPS_PER_TURN = 4096       # operations of the NATS link an iteration
+    RESUME_BYTES = 1 << 20         # queued for NATS before SUBs wait
     CORK_MESSAGES = 64             # messages held for one connection before it is written to
 
     # -- presence --

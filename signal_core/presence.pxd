@@ -11,10 +11,11 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from signal_core.address cimport NODE_MAX, put_uint, room_valid, se_lower_run, se_token_run, uint_parse
 from signal_core.answers cimport put
 from signal_core.audience cimport (
-    SID_AUDIENCE, audience_drop, audience_hears, audience_note, audience_settle, audience_sub,
+    PUT_OFF_QUESTION, PUT_OFF_SUB, SID_AUDIENCE, audience_drop, audience_hears, audience_note, audience_settle,
+    audience_sub,
 )
 from signal_core.counters cimport C_NATS_IN, C_NATS_MALFORMED, C_NODES_LOST, C_PRESENCE_ASKED
-from signal_core.limits cimport AUDIENCES_PER_TURN, BEAT_TICKS, LOST_TICKS, QUESTIONS_PER_TICK
+from signal_core.limits cimport AUDIENCES_PER_TURN, BEAT_TICKS, LOST_TICKS, QUESTIONS_PER_TICK, RESUME_BYTES
 from signal_core.memory cimport Msg
 from signal_core.natsout cimport link_queue
 from signal_core.natswire cimport NatsOp, nats_put_sub
@@ -145,10 +146,11 @@ cdef inline void ask(Loop* loop, RoomEntry* entry, Audience* audience) noexcept 
         audience.asked = loop.tick
         audience.asks = 0
     if audience.asks >= QUESTIONS_PER_TICK:
-        loop.linked.again = audience.put_off = True
+        audience.put_off |= PUT_OFF_QUESTION
+        loop.linked.again = True
         return
     audience.asks += 1
-    audience.put_off = False
+    audience.put_off &= PUT_OFF_SUB
     loop.n[C_PRESENCE_ASKED] += 1
     se_store_seqcst(&audience.generation, number + 1)
     room_question(loop, entry, mark, b"", 0)
@@ -167,15 +169,23 @@ cdef inline void presence_ask(Loop* loop, const Msg* msg) noexcept nogil:
 
 
 cdef inline void ask_again(Loop* loop) noexcept nogil:
-    """In a new tick: the questions that were put off. Who reads a number waits for just that question."""
+    """In a new tick: the questions that were put off. Who reads a number waits for just that question. And the SUBs
+    that waited, as far as NATS takes them: it tells of no joins before that, so all nodes are asked once more."""
     cdef Link* link = loop.linked
     cdef Audience* audience
     cdef uint32_t i
     link.again = False
     for i in range(link.audiences_used):
         audience = link.audiences[i]
-        if audience != NULL and audience.put_off:
+        if audience == NULL:
+            continue
+        if audience.put_off & PUT_OFF_SUB and link.out.bytes < RESUME_BYTES and nodes_reserve(link):
+            audience.put_off &= PUT_OFF_QUESTION
+            audience_sub(loop, audience)
+            ask_nodes(loop, <RoomEntry*>audience.entry, 0, &link.nodes[EVERY_NODE])
+        if audience.put_off & PUT_OFF_QUESTION:
             ask(loop, <RoomEntry*>audience.entry, audience)
+        link.again = link.again or audience.put_off
 
 
 cdef inline bint question_head(const char* text, size_t n, size_t* node, uint64_t* number, size_t* room,

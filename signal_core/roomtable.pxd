@@ -33,7 +33,7 @@ cdef struct Audience:     # who hears of a room's comings and goings; made at ne
     uint32_t place        # 4  the link's: its place among those that NATS tells us of + 1; 0: none
     uint32_t asked        # 4  the link's: tick of the last question
     uint16_t asks         # 2  the link's: questions within that tick
-    uint16_t put_off      # 2  the link's: 1: one more is put off to the next tick
+    uint16_t put_off      # 2  the link's: PUT_OFF_*, what waits for a tick to come
     uint16_t nnodes       # 2  the link's: nodes heard to have members
     uint16_t nodes_size   # 2
     uint16_t* nodes       # 8  the link's: their places in Link.nodes

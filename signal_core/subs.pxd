@@ -5,6 +5,7 @@ from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove
 from signal_core.audience cimport audience_end, audience_settle
 from signal_core.counters cimport C_NATS_SUBS
+from signal_core.limits cimport RESUME_BYTES
 from signal_core.memory cimport KIND_NATS, KIND_RECEIPT, Msg, msg_free, msg_new_heap, msg_set_text, msg_text
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
 from signal_core.post cimport loop_of, post
@@ -19,7 +20,6 @@ cdef enum:
     SID_PROBE = 2             # the answer to our own question
     SID_PEER = 3              # `<prefix>.peer.<node>.>`
     FIRST_SID = 16            # of rooms; those between are presence.pxd's
-    RESUME_BYTES = 1 << 20    # queued for NATS before SUBs wait
 
 
 cdef inline void sub_write(Loop* loop, RoomEntry* entry) noexcept nogil:

@@ -1,6 +1,7 @@
 """Presence: who is in a room, who comes and goes, on one node and across nodes."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 
@@ -326,3 +327,34 @@ def test_what_nats_does_not_take_is_asked_for_anew(lone_server: kit.Nats) -> Non
             assert total(two, "presence_lost") > 0
             crowd.hears(listener.address, peer.address, limit=15.0)
         account()
+
+
+def test_listeners_that_a_hung_nats_server_does_not_take_wait_for_it(lone_server: kit.Nats) -> None:
+    """A client that listens and leaves without pause piles nothing up; who listens in the end hears other nodes."""
+    names = [f"{number:0>100}" for number in range(250)]
+    listens, leaves = (
+        b"".join(frame(TEXT, f"{verb} {name}{more}".encode()) for name in names)
+        for verb, more in (("SUB", " presence"), ("UNSUB", ""))
+    )
+    with (
+        kit.engine(nats=lone_server.url, loops=1, nats_pending=4 << 20) as one,
+        kit.engine(nats=lone_server.url, loops=1) as two,
+        BarePeer(one.port) as a,
+        BarePeer(two.port) as b,
+    ):
+        await_cluster([one, two])
+        before = total(one, "nats_bytes_out")
+        os.kill(lone_server.pid, signal.SIGSTOP)
+        try:
+            for _ in range(500):
+                a.wire.send(listens)
+                a.settle()
+                a.wire.send(leaves)
+                a.settle()
+            a.say("SUB kept presence")
+        finally:
+            os.kill(lone_server.pid, signal.SIGCONT)
+        b.join("kept")
+        crowd = Crowd(a)
+        crowd.hears(a.address, b.address, room="kept", limit=LOST)
+        assert total(one, "nats_bytes_out") - before < 16 << 20
