@@ -30,7 +30,7 @@ ARGS ?=
 N ?= 1000000
 RUNS ?= 3
 QUIET ?= 60
-EXTRAS = embedded,test,lint
+EXTRAS = embedded,jwt,test,lint
 
 BIN = $(VENV)/bin
 CORE = $(wildcard signal_core/*.py signal_core/*.pyx signal_core/*.pxd signal_core/*.pxi signal_core/include/*.h)

@@ -117,7 +117,7 @@ def no_module(*modules: str) -> Callable[[], str]:
 
 ENGINE = Contender(
     "engine",
-    "{bin}/signal-engine serve --listen 127.0.0.1:{port} --loops 1 --node {node} --nats {nats}",
+    "{bin}/signal-engine serve --listen 127.0.0.1:{port} --loops 1 --node {node} --nats {nats} --drain-time 0",
     absent=no_engine,
 )
 BUILT_IN = (

@@ -14,7 +14,8 @@ import sys
 import time
 import urllib.request
 
-from macro import HERE, VENV_BIN, free_port, stop, wait_listening
+from contenders import HERE, VENV_BIN
+from macro import free_port, stop, wait_listening
 from nats_subscriptions import processor
 
 WARMUP = 8.0

@@ -16,7 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from macro import VENV_BIN, free_port, stop, wait_listening
+from contenders import VENV_BIN
+from macro import free_port, stop, wait_listening
 
 BATCH = 1000
 

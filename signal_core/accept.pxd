@@ -5,7 +5,10 @@ hears 503, our side is shut down, and what it said is read before it is closed.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from signal_core.counters cimport C_ACCEPTED_SOCKETS, C_LISTENERS_PAUSED, C_SHED
+from signal_core.addresses cimport address_hash, addresses_enter, addresses_leave, book_erase, book_write
+from signal_core.counters cimport (
+    C_ACCEPTED_SOCKETS, C_ACCEPT_LIMITED, C_ADDRESS_LIMITED, C_LISTENERS_PAUSED, C_SHED,
+)
 from signal_core.conn cimport conn_say_last, socket_say_last
 from signal_core.limits cimport ACCEPTS, DRAIN_TICKS, READ_BUFFER, UPGRADE_ANSWER
 from signal_core.session cimport session_read
@@ -14,12 +17,14 @@ from signal_core.state cimport MARK_LISTENER, Hub, Loop
 from signal_core.sys cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC,
     O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
-    se_add_relaxed, se_refuse_syns,
+    se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_now_ns, se_refuse_syns,
 )
 from signal_core.upgrade cimport upgrade_refuse
 from signal_core.wheel cimport wheel_arm
 
 cdef enum:
+    NS_A_SECOND = 1000000000
+
     # What loop_accept and its parts report.
     ACCEPT_MORE = 1           # more may be queued
     ACCEPT_NONE = 0           # nothing is queued
@@ -48,11 +53,12 @@ cdef inline void shed(Loop* loop, int fd) noexcept nogil:
     close(fd)
 
 
-cdef inline void turn_away(Loop* loop, Conn* c) noexcept nogil:
-    """Turns a connection away whose head was not answered: it hears 503, and has the time to."""
+cdef inline void turn_away(Loop* loop, Conn* c, int status) noexcept nogil:
+    """Turns a connection away whose head was not answered: it hears 503 or 429, and has the time to."""
     cdef char text[512]
-    cdef size_t n = upgrade_refuse(503, text, UPGRADE_ANSWER)
-    loop.n[C_SHED] += 1
+    cdef size_t n = upgrade_refuse(status, text, UPGRADE_ANSWER)
+    if status == 503:
+        loop.n[C_SHED] += 1
     conn_say_last(loop, c, text, n)
 
 
@@ -106,6 +112,53 @@ cdef inline int shed_with_reserve(Loop* loop, int listener) noexcept nogil:
     return ACCEPT_NONE if failed == EAGAIN else ACCEPT_CANNOT
 
 
+# -- limits --
+
+cdef inline bint accept_is_due(Hub* hub) noexcept nogil:
+    """Whether one more connection is within accept-rate: in the mean, and of a second's worth at once."""
+    cdef uint64_t now = se_now_ns(), due = se_load_relaxed(&hub.accept_due), after
+    while True:
+        after = (due if due > now else now) + hub.set.accept_gap
+        if after > now + NS_A_SECOND:
+            return False
+        if se_cas_relaxed(&hub.accept_due, &due, after):
+            return True
+
+
+cdef inline bint count_address(Loop* loop, const Conn* c) noexcept nogil:
+    """Whether its address may have one more connection, which is counted then."""
+    cdef uint64_t hash = address_hash(loop.hub.addresses, c.fd)
+    if hash == 0:
+        return True
+    if not addresses_enter(loop.hub.addresses, hash, loop.hub.set.max_per_address):
+        return False
+    if not book_write(loop.book, c.slot, hash):
+        addresses_leave(loop.hub.addresses, hash)
+        return False
+    return True
+
+
+cdef inline void uncount_address(Loop* loop, const Conn* c) noexcept nogil:
+    """At its end; no effect where it was not counted."""
+    cdef uint64_t hash = book_erase(loop.book, c.slot) if loop.book != NULL else 0
+    if hash:
+        addresses_leave(loop.hub.addresses, hash)
+
+
+cdef inline int loop_judge(Loop* loop, const Conn* c) noexcept nogil:
+    """The HTTP status to turn a new connection away with, 0 where it may stay."""
+    cdef Hub* hub = loop.hub
+    if se_add_relaxed(&hub.connections, 1) >= hub.set.max_connections and hub.set.max_connections:
+        return 503
+    if hub.set.accept_gap and not accept_is_due(hub):
+        loop.n[C_ACCEPT_LIMITED] += 1
+        return 429
+    if loop.book != NULL and not count_address(loop, c):
+        loop.n[C_ADDRESS_LIMITED] += 1
+        return 429
+    return 0
+
+
 # -- accepting --
 
 cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
@@ -113,6 +166,7 @@ cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
     cdef Hub* hub = loop.hub
     cdef Conn* c
     cdef epoll_event event
+    cdef int status
     c = slab_take(&loop.slab)
     if c == NULL:
         shed(loop, fd)
@@ -128,10 +182,11 @@ cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
         shed(loop, fd)
         return
     loop.n[C_ACCEPTED_SOCKETS] += 1
-    if se_add_relaxed(&hub.connections, 1) >= hub.set.max_connections and hub.set.max_connections:
-        turn_away(loop, c)
+    status = loop_judge(loop, c)
+    if status:
+        turn_away(loop, c, status)
         return
-    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.answer_by if loop.stopping else loop.tick + hub.set.handshake)
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.answer_by if loop.shut else loop.tick + hub.set.handshake)
     session_read(loop, c)
 
 
@@ -155,8 +210,8 @@ cdef inline int loop_accept(Loop* loop, int listener) noexcept nogil:
 
 # -- stopping --
 
-cdef inline void loop_stop(Loop* loop) noexcept nogil:
-    """Begins to stop: takes no new connections, and says goodbye to all within the close time.
+cdef inline void loop_shut(Loop* loop) noexcept nogil:
+    """Takes no new connections from here on.
 
     Closing a listener resets what is queued on it. So new SYNs are dropped first, and come again a second later,
     when the port is closed or another engine's; what was queued or under way is accepted, and hears 503.
@@ -164,10 +219,9 @@ cdef inline void loop_stop(Loop* loop) noexcept nogil:
     cdef uint32_t close_ticks = loop.hub.set.close
     cdef uint32_t i
     cdef bint refusing = True
-    if loop.stopping:
+    if loop.shut:
         return
-    loop.stopping = True
-    loop.stop_by = loop.tick + close_ticks
+    loop.shut = True
     loop.answer_by = loop.tick + close_ticks // 2
     for i in range(loop.nlisteners):
         if se_refuse_syns(loop.listeners[i]) != 0:
@@ -177,10 +231,22 @@ cdef inline void loop_stop(Loop* loop) noexcept nogil:
         loop.drain_by += DRAIN_TICKS if DRAIN_TICKS < close_ticks // 2 else close_ticks // 2
 
 
+cdef inline void loop_stop(Loop* loop) noexcept nogil:
+    """Begins to stop: takes no new connections, and says goodbye to all within the close time. Ends a drain."""
+    cdef uint32_t close_ticks = loop.hub.set.close
+    if loop.stopping:
+        return
+    loop_shut(loop)
+    loop.farewell.on = False
+    loop.stopping = True
+    loop.stop_by = loop.tick + close_ticks
+    loop.answer_by = loop.tick + close_ticks // 2
+
+
 cdef inline void loop_drain(Loop* loop) noexcept nogil:
-    """While stopping: closes the listeners once nothing is queued on them and nothing is under way to there."""
+    """Once shut: closes the listeners once nothing is queued on them and nothing is under way to there."""
     cdef uint32_t i
-    if loop.tick < loop.drain_by:
+    if loop.nlisteners == 0 or loop.tick < loop.drain_by:
         return
     for i in range(loop.nlisteners):
         if loop_accept(loop, loop.listeners[i]) != ACCEPT_NONE:

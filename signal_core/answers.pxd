@@ -3,11 +3,12 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, strlen
-from signal_core.address cimport LOCAL_TEXT, local_put
+from signal_core.address cimport LOCAL_TEXT, local_put, put_uint
 from signal_core.conn cimport conn_answer, conn_extra, conn_fail, conn_frame, conn_id
-from signal_core.counters cimport C_ABUSERS, C_RECEIPTS_LATE, C_REFS_TIMED_OUT
+from signal_core.counters cimport C_ABUSERS, C_GOAWAYS, C_RECEIPTS_LATE, C_REFS_TIMED_OUT
 from signal_core.frame cimport OP_TEXT
-from signal_core.limits cimport STRIKES, STRIKE_WINDOW_TICKS
+from signal_core.identity cimport conn_user, user_json_put, user_json_size
+from signal_core.limits cimport STRIKES, STRIKE_WINDOW_TICKS, TICK_MS
 from signal_core.memory cimport Msg
 from signal_core.slab cimport Conn, Extra, Ref, slab_cold
 from signal_core.state cimport (
@@ -20,6 +21,7 @@ cdef enum:
     REFS_AT_FIRST = 4
     REF_TO = 1
     REF_SUB = 2
+    REF_AUTH = 3
 
 
 cdef inline const char* code_text(uint8_t code) noexcept nogil:
@@ -62,9 +64,9 @@ cdef inline const char* code_reason(uint8_t code) noexcept nogil:
     if code == CODE_TOO_LARGE:
         return b"The message is larger than the engine or its NATS server takes."
     if code == CODE_DENIED:
-        return b"NATS does not allow it."
+        return b"The token of this connection, or NATS, does not allow it."
     if code == CODE_RATE:
-        return b"Too many refs are outstanding."
+        return b"Too many messages in a short time, or too many refs outstanding."
     if code == CODE_TOO_MANY_ROOMS:
         return b"This connection is in as many rooms as it may be."
     return b"The cluster is out of reach; local delivery works."
@@ -91,16 +93,20 @@ cdef inline uint8_t* put_peer(uint8_t* out, const Hub* hub, uint64_t id) noexcep
     return out + hub.node_len + 1 + LOCAL_TEXT
 
 
-cdef inline Msg* hello_new(Loop* loop, const Conn* c) noexcept nogil:
+cdef inline Msg* hello_new(Loop* loop, Conn* c) noexcept nogil:
     cdef Hub* hub = loop.hub
+    cdef uint32_t user_n = 0
+    cdef const char* user = conn_user(loop, c, &user_n)
+    cdef size_t size = 6 + hub.node_len + 1 + LOCAL_TEXT + 1 + hub.hello_len + user_json_size(user, user_n)
     cdef uint8_t* p
-    cdef Msg* msg = conn_frame(loop, c, OP_TEXT, 6 + hub.node_len + 1 + LOCAL_TEXT + 1 + hub.hello_len, 0, &p)
+    cdef Msg* msg = conn_frame(loop, c, OP_TEXT, size, 0, &p)
     if msg == NULL:
         return NULL
     p = put(p, b"HELLO ", 6)
     p = put_peer(p, hub, conn_id(loop, c))
     p = put(p, b"\n", 1)
-    put(p, hub.hello, hub.hello_len)
+    p = put(p, hub.hello, hub.hello_len - 1)
+    put(user_json_put(p, user, user_n), b"}", 1)
     return msg
 
 
@@ -143,6 +149,22 @@ cdef inline void say_pong(Loop* loop, Conn* c, const char* token, size_t n) noex
         p = put(p, b"PONG", 4)
         if n:
             put(put(p, b" ", 1), token, n)
+    conn_answer(loop, c, msg)
+
+
+cdef inline void say_goaway(Loop* loop, Conn* c) noexcept nogil:
+    """That this node drains: whoever stays is closed within the time that is told."""
+    cdef Hub* hub = loop.hub
+    cdef uint32_t ticks = loop.farewell.by - loop.tick if loop.farewell.by > loop.tick else 0
+    cdef char ms[20]
+    cdef size_t ms_n = put_uint(ms, <uint64_t>ticks * TICK_MS), url_n = hub.set.drain_url_len
+    cdef uint8_t* p
+    cdef Msg* msg = conn_frame(loop, c, OP_TEXT, 7 + ms_n + (5 + url_n if url_n else 0), 0, &p)
+    if msg != NULL:
+        p = put(put(p, b"GOAWAY ", 7), ms, ms_n)
+        if url_n:
+            put(put(p, b" url=", 5), hub.set.drain_url, url_n)
+    loop.n[C_GOAWAYS] += 1
     conn_answer(loop, c, msg)
 
 
@@ -197,6 +219,7 @@ cdef inline uint8_t ref_add(Loop* loop, Conn* c, const char* text, size_t n, uin
     ref.size = <uint8_t>n
     ref.kind = kind
     ref.deadline = deadline
+    ref.room = 0
     wheel_arm_by(&loop.wheel, &loop.slab, c.slot, deadline)
     return CODE_OK
 

@@ -4,9 +4,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, realloc
 from libc.string cimport memcpy
 from signal_core.address cimport id_make, put_uint
+from signal_core.backlog cimport BLOCKED_COST, MESSAGE_COST, backlog_cost, backlog_has_room, backlog_trim
 from signal_core.counters cimport (
-    C_ATTEMPTED, C_BACKLOG_BYTES, C_BLOCKED, C_BYTES_OUT, C_CLOSED, C_CONNECTIONS, C_DROPPED_GONE,
-    C_DROPPED_MEMORY, C_DROPPED_SLOW_PEER, C_WRITES,
+    C_ATTEMPTED, C_BACKLOG_BYTES, C_BACKLOG_LIMITED, C_BLOCKED, C_BYTES_OUT, C_CLOSED, C_CONNECTIONS,
+    C_DROPPED_EXPIRED, C_DROPPED_GONE, C_DROPPED_MEMORY, C_DROPPED_SLOW_PEER, C_WRITES,
 )
 from signal_core.frame cimport OP_CLOSE, OP_TEXT, frame_head_size, frame_put_head
 from signal_core.limits cimport CORK_MESSAGES
@@ -15,11 +16,11 @@ from signal_core.queue cimport (
     WROTE_ALL, WROTE_NONE, loop_tell, queue_add, queue_expire, queue_to_heap, queue_write,
 )
 from signal_core.slab cimport (
-    CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_DONE,
-    FLAG_LAST, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Conn, Cold, Extra, slab_cold, slab_conn,
+    CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_DONE, FLAG_GAP,
+    FLAG_LAST, FLAG_LEAVING, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Conn, Cold, Extra, slab_cold, slab_conn,
     slab_find,
 )
-from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
+from signal_core.state cimport CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
 from signal_core.sys cimport (
     EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, close, epoll_ctl, epoll_event, send,
     shutdown,
@@ -66,11 +67,13 @@ cdef inline void conn_kill(Loop* loop, Conn* c) noexcept nogil:
     if c.state == CONN_DEAD:
         return
     if c.flags & FLAG_BLOCKED:
-        loop.n[C_BACKLOG_BYTES] -= c.out.bytes
+        loop.n[C_BACKLOG_BYTES] -= backlog_cost(&c.out)
         c.flags &= <uint16_t>~FLAG_BLOCKED
     if c.flags & FLAG_WEBSOCKET:
         loop.n[C_CONNECTIONS] -= 1
         loop.n[C_CLOSED] += 1
+    if c.flags & FLAG_LEAVING:
+        loop.farewell.leaving -= 1
     c.state = CONN_DEAD
     close(c.fd)
     c.fd = -1
@@ -94,15 +97,21 @@ cdef inline void conn_mark(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void conn_block(Loop* loop, Conn* c) noexcept nogil:
-    """Its socket is full."""
+    """Its socket is full. Where not even what was begun has room within backlog-total, it ends."""
     cdef Extra* extra = conn_extra(loop, c)
+    cdef uint64_t dropped = 0
+    if extra != NULL and not backlog_trim(loop, &c.out, &dropped):
+        loop.n[C_BACKLOG_LIMITED] += 1
+        extra.close_code = 4008
+        extra = NULL
     if extra == NULL or not queue_to_heap(loop, &c.out):
         conn_kill(loop, c)
         return
+    extra.gap += <uint32_t>dropped
     extra.progress = loop.tick
     c.flags |= FLAG_BLOCKED
     loop.n[C_BLOCKED] += 1
-    loop.n[C_BACKLOG_BYTES] += c.out.bytes
+    loop.n[C_BACKLOG_BYTES] += backlog_cost(&c.out)
     conn_watch(loop, c)
     if c.state == CONN_OPEN:
         wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.tick + BLOCKED_LOOK)
@@ -133,6 +142,15 @@ cdef inline void conn_resume(Loop* loop, Conn* c) noexcept nogil:
         conn_ready(loop, c)
 
 
+cdef inline void conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept nogil:
+    """Deliveries to it were dropped: it is told with the next GAP."""
+    cdef Extra* extra = conn_extra(loop, c)
+    if extra != NULL:
+        extra.gap += <uint32_t>count
+        c.flags |= FLAG_GAP
+        conn_mark(loop, c)
+
+
 cdef inline void conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
     """Tells it how many deliveries it missed, now that it can be told."""
     cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
@@ -140,6 +158,7 @@ cdef inline void conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
     cdef size_t n
     cdef uint8_t* body
     cdef Msg* msg
+    c.flags &= <uint16_t>~FLAG_GAP
     if extra == NULL or extra.gap == 0 or c.state != CONN_OPEN:
         return
     n = put_uint(text, extra.gap)
@@ -155,11 +174,14 @@ cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
     """All is written."""
     if c.flags & FLAG_BLOCKED:
         c.flags &= <uint16_t>~FLAG_BLOCKED
+        loop.n[C_BACKLOG_BYTES] -= BLOCKED_COST
         if c.state == CONN_JOINING:
             conn_watch(loop, c)
         else:
             conn_resume(loop, c)
             conn_say_gap(loop, c)
+    elif c.flags & FLAG_GAP:
+        conn_say_gap(loop, c)
     if c.flags & FLAG_DONE:
         conn_kill(loop, c)
     elif c.flags & FLAG_LAST:
@@ -171,10 +193,10 @@ cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline void conn_expire(Loop* loop, Conn* c) noexcept nogil:
     """Of a blocked one: drops what has waited too long."""
-    cdef uint32_t before = c.out.bytes
+    cdef uint64_t before = backlog_cost(&c.out)
     cdef uint32_t count = c.out.count
     queue_expire(loop, &c.out)
-    loop.n[C_BACKLOG_BYTES] -= before - c.out.bytes
+    loop.n[C_BACKLOG_BYTES] -= before - backlog_cost(&c.out)
     slab_cold(&loop.slab, c.slot).extra.gap += count - c.out.count
 
 
@@ -197,18 +219,23 @@ cdef inline void conn_say_last(Loop* loop, Conn* c, const char* text, size_t n) 
 
 cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:
     """Writes what the socket takes."""
+    cdef uint64_t expired, cost = 0
     cdef uint32_t before
     cdef int wrote
     if c.state == CONN_DEAD:
         return
     if c.flags & FLAG_BLOCKED:
         conn_expire(loop, c)
+        cost = backlog_cost(&c.out)
     before = c.out.bytes
+    expired = loop.n[C_DROPPED_EXPIRED]
     wrote = queue_write(loop, c.fd, &c.out, FLUSH_ROUNDS)
     if c.flags & FLAG_BLOCKED:
-        loop.n[C_BACKLOG_BYTES] -= before - c.out.bytes
+        loop.n[C_BACKLOG_BYTES] -= cost - backlog_cost(&c.out)
         if before != c.out.bytes:
             slab_cold(&loop.slab, c.slot).extra.progress = loop.tick
+    if loop.n[C_DROPPED_EXPIRED] != expired:
+        conn_missed(loop, c, loop.n[C_DROPPED_EXPIRED] - expired)
     if wrote == WROTE_ALL:
         conn_drained(loop, c)
     elif wrote == WROTE_NONE:
@@ -222,14 +249,16 @@ cdef inline bint conn_has_room(const Loop* loop, const Conn* c, uint32_t size) n
     if not c.flags & FLAG_BLOCKED:
         return True
     return (c.out.bytes + size <= loop.hub.set.backlog_bytes and c.out.count < loop.hub.set.backlog_messages
-            and loop.n[C_BACKLOG_BYTES] + size <= loop.hub.set.backlog_loop)
+            and backlog_has_room(loop, size + MESSAGE_COST))
 
 
 cdef inline void conn_queued(Loop* loop, Conn* c, uint32_t size) noexcept nogil:
     """After a message was added."""
     if c.flags & FLAG_BLOCKED:
-        loop.n[C_BACKLOG_BYTES] += size
-        if c.out.answers >= ANSWERS_PAUSE and not c.flags & FLAG_PAUSED:
+        loop.n[C_BACKLOG_BYTES] += size + MESSAGE_COST
+        if c.flags & FLAG_PAUSED or c.out.answers == 0:
+            return
+        if c.out.answers >= ANSWERS_PAUSE or not backlog_has_room(loop, 0):
             c.flags |= FLAG_PAUSED
             conn_watch(loop, c)
     elif c.out.count >= CORK_MESSAGES:
@@ -246,9 +275,13 @@ cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
     if c == NULL or c.state != CONN_OPEN:
         loop.n[C_DROPPED_GONE] += 1
         code = CODE_NO_SUCH_PEER
+    elif msg.expires < loop.tick and msg.expires:
+        loop.n[C_DROPPED_EXPIRED] += 1
+        conn_missed(loop, c, 1)
+        code = CODE_EXPIRED
     elif not conn_has_room(loop, c, size):
         loop.n[C_DROPPED_SLOW_PEER] += 1
-        slab_cold(&loop.slab, c.slot).extra.gap += 1
+        slab_cold(&loop.slab, c.slot).extra.gap += 1 + msg.ttl_end
         code = CODE_SLOW_PEER
     elif not queue_add(loop, &c.out, msg):
         loop.n[C_DROPPED_MEMORY] += 1

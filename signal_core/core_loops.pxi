@@ -12,6 +12,7 @@ cdef class Loops:
     cdef object counting        # lock
     cdef dict rooms             # serial: name, of the service
     cdef dict entries           # name: serial and address of the entry, while the service is in the room
+    cdef set listens            # names of those in which it hears who comes and goes
     cdef readonly str address
     cdef readonly int control_fd
     cdef readonly int service_fd
@@ -20,6 +21,7 @@ cdef class Loops:
         self.pid = getpid()
         self.rooms = {}
         self.entries = {}
+        self.listens = set()
         self.counting = threading.Lock()
         self.hub = <Hub*>pages_new(sizeof(Hub))
         if self.hub == NULL:
@@ -58,19 +60,54 @@ cdef class Loops:
         hub.set.backlog_bytes = s["backlog_bytes"]
         hub.set.backlog_loop = s["backlog_total"] // hub.nloops
         hub.set.max_connections = s["max_connections"]
+        hub.set.max_per_address = s["max_connections_per_address"]
+        hub.set.accept_gap = 1000000000 // s["accept_rate"] if s["accept_rate"] else 0
+        hub.set.rate = s["max_rate"]
+        hub.set.burst = max(s["max_burst"] or s["max_rate"], -(-s["max_rate"] * TICK_MS // 1000))
+        hub.set.input_loop = s["input_total"] // hub.nloops
         hub.set.nats_pending = s["nats_pending"]
         hub.set.hooks = bool(s["hooks"])
+        text = s["drain_url"].encode()
+        hub.set.drain_url_len = <uint32_t>len(text)
+        memcpy(hub.set.drain_url, <char*>text, hub.set.drain_url_len)
+        self.fill_auth(s)
         hub.link = CLUSTER_AWAY if s["cluster"] else CLUSTER_OFF
         hub.boot = se_now_ms() - TICK_MS
         getrandom(hub.rooms.key, sizeof(hub.rooms.key), 0)
         if not table_init(&hub.rooms):
             raise MemoryError("no memory for the room table")
+        if hub.set.max_per_address:
+            hub.addresses = <Addresses*>calloc(1, sizeof(Addresses))
+            if hub.addresses == NULL:
+                raise MemoryError("no memory for the table of addresses")
+            getrandom(hub.addresses.key, sizeof(hub.addresses.key), 0)
         hello = {"node": s["node"], "version": s["version"], "max_message": s["max_message"],
                  "max_rooms": s["max_rooms"], "ping_interval": s["ping_ms"], "ttl": s["ttl_ms"]}
         text = json.dumps(hello, separators=(",", ":")).encode()
         hub.hello_len = <uint32_t>len(text)
         hub.hello = <char*>malloc(len(text))
         memcpy(hub.hello, <char*>text, len(text))
+
+    cdef fill_auth(self, dict s):
+        """Who may connect; the lists are freed with the hub."""
+        cdef Hub* hub = self.hub
+        cdef uint32_t i
+        cdef bytes text
+        hub.set.auth = {"off": AUTH_OFF, "jwt": AUTH_TOKEN, "callback": AUTH_ANY}[s["auth"]]
+        hub.set.auth_patience = ticks(s["auth_timeout_ms"])
+        hub.set.auth_grace = <uint32_t>(s["auth_grace_ms"] // TICK_MS)
+        hub.set.auth_pending = max(1, s["auth_pending"] // hub.nloops)
+        if s["origins"]:
+            text = b"".join(origin.lower().encode() + b"\n" for origin in s["origins"])
+            hub.origins = <char*>malloc(len(text))
+            memcpy(hub.origins, <char*>text, len(text))
+            hub.origins_len = <uint32_t>len(text)
+        if s["proxies"]:
+            hub.nproxies = <uint32_t>len(s["proxies"])
+            hub.proxies = <Network*>malloc(hub.nproxies * sizeof(Network))
+            for i, (address, bits) in enumerate(s["proxies"]):
+                memcpy(hub.proxies[i].address, <char*><bytes>address, 16)
+                hub.proxies[i].bits = bits
 
     cdef make_loops(self, dict s):
         cdef Hub* hub = self.hub
@@ -194,6 +231,19 @@ cdef class Loops:
             for i in range(self.hub.nloops):
                 self.tell_loop(i, KIND_STOP, 0, 0, b"")
 
+    def drain(self, int ms):
+        """Takes no new connections, tells all to go elsewhere, and closes those that stay evenly over this time. At
+        once; `stop` ends it."""
+        self.check()
+        cdef uint32_t i
+        for i in range(self.hub.nloops):
+            self.tell_loop(i, KIND_STOP, 0, ticks(ms), b"")
+
+    @property
+    def sockets(self):
+        """Sockets open on all loops, handshakes and closes under way included."""
+        return se_load_relaxed(&self.hub.connections)
+
     def join(self):
         """Returns when every loop has ended."""
         self.check(False)
@@ -223,8 +273,12 @@ cdef class Loops:
                 loop_end(self.hub.loops[i])
                 close(self.hub.loops[i].inbox.wake)
         table_end(&self.hub.rooms)
+        if self.hub.addresses != NULL:
+            addresses_end(self.hub.addresses)
         for i in range(256):
             if self.hub.loops[i] != NULL:
                 munmap(self.hub.loops[i], sizeof(Loop))
         free(self.hub.hello)
+        free(self.hub.origins)
+        free(self.hub.proxies)
         munmap(self.hub, sizeof(Hub))

@@ -44,11 +44,40 @@ cdef class Mailboxes(Peer):
             return ("link-info", text)
         if msg.code == EVENT_UP:
             return ("link-up",)
+        if msg.code == EVENT_ASK:
+            return ("ask", msg.target, bool(msg.hash), text)
         if msg.code == EVENT_LOG:
             return ("log", "warning", text.decode())
         names = {EVENT_WANT: "link-want", EVENT_DOWN: "link-down", EVENT_TAKEN: "link-taken",
                  EVENT_NATS_ERROR: "link-error"}
         return (names[msg.code], text.decode("utf-8", "replace"))
+
+    def verdicts(self, list answers):
+        """Answers to "ask" mails, each once: (id, HTTP status or 0, user, rights, milliseconds of life or 0).
+
+        All of a loop's are posted in one piece. ValueError for rights that are not whole, with nothing answered.
+        """
+        self.check()
+        cdef Msg* msg
+        cdef uint64_t id
+        cdef bytes user, rights
+        for _, _, user, rights, _ in answers:
+            if rights and not rights_are_whole(rights, len(rights)) or len(user) >= ROOM_MAX:
+                raise ValueError("these rights are malformed")
+        for id, status, user, rights, life in answers:
+            msg = msg_new_heap(&self.control.mem, len(user) + len(rights), KIND_VERDICT)
+            if msg == NULL:
+                post_all(self.control)
+                raise MemoryError("no memory for a message to a loop")
+            msg.target = id
+            msg.origin = status
+            msg.hash = life
+            msg.code = <uint8_t>len(user)
+            msg.size = <uint32_t>(len(user) + len(rights))
+            memcpy(msg.data, <char*>user, len(user))
+            memcpy(msg.data + len(user), <char*>rights, len(rights))
+            post(self.control, <uint32_t>(id >> 56), msg)
+        post_all(self.control)
 
     def service_drain(self, int limit):
         """At most `limit` mails to the embedding program, oldest first; also what came before the engine stopped."""
@@ -77,9 +106,15 @@ cdef class Mailboxes(Peer):
             inbox_taken(&loop.inbox, msg)
         if msg.kind == KIND_TO or msg.kind == KIND_ROOM:
             loop.n[C_TAKEN] += 1
-            if msg.target == self.hub.service if msg.kind == KIND_TO else msg.target in self.rooms:
+            late = 0 < msg.expires < loop.tick
+            if not late and (msg.target == self.hub.service if msg.kind == KIND_TO else msg.target in self.rooms):
                 mail = self.message_mail(msg)
-            service_fate(loop, msg, mail is not None)
+            service_fate(loop, msg, CODE_EXPIRED if late else (CODE_OK if mail is not None else CODE_NO_SUCH_PEER))
+            return mail
+        if msg.kind == KIND_NEWS:
+            loop.n[C_TAKEN] += 1
+            mail = self.news_mail(msg)
+            service_fate(loop, msg, CODE_OK if mail is not None else CODE_NO_SUCH_PEER)
             return mail
         if msg.kind == KIND_RECEIPT:
             if msg.size and not self.joined:
@@ -92,6 +127,19 @@ cdef class Mailboxes(Peer):
             mail = ("disconnect", self.peer_text(msg.target), msg.hash)
         msg_free(&loop.mem, msg)
         return mail
+
+    cdef tuple news_mail(self, Msg* msg):
+        """Frames of MEMBERS, JOIN and LEAVE; None for a room in which it does not listen any more."""
+        cdef size_t at = 0, skip, size
+        cdef list texts = []
+        if self.rooms.get(msg.target) not in self.listens:
+            return None
+        while at < msg.size:
+            skip = 4 if msg.data[at + 1] == 126 else 2
+            size = msg.data[at + 2] << 8 | msg.data[at + 3] if skip == 4 else msg.data[at + 1]
+            texts.append(text_of(<char*>msg.data + at + skip, size))
+            at += skip + size
+        return ("presence", texts)
 
     cdef tuple message_mail(self, Msg* msg):
         """FROM <peer> [options] or MSG <room> <peer> [options]."""

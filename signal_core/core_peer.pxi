@@ -60,7 +60,7 @@ cdef class Peer(Loops):
             return code_name(CODE_BAD_REQUEST)
         return self.route_to_room(room.encode(), payload, binary, mark, ttl_ms, False)
 
-    def join_room(self, str room, str ref):
+    def join_room(self, str room, str ref, bint presence):
         """"": joined, an ERR code: not. None: joined on this node, and a receipt for `ref` will tell when NATS
         has it."""
         self.check()
@@ -71,12 +71,13 @@ cdef class Peer(Loops):
         if not ref_valid(mark, len(mark)) or not room_valid(name, len(name)) or name[:1] in (b"$", b"@"):
             return code_name(CODE_BAD_REQUEST)
         if room in self.entries:
-            return ""
+            return self.listen_room(room) if presence else ""
         if len(self.entries) >= self.hub.set.max_rooms:
             return code_name(CODE_TOO_MANY_ROOMS)
         service_begin(self.service)
         entry = room_enter(self.service, name, len(name), room_hash(&self.hub.rooms, name, len(name)))
         if entry != NULL:
+            self.tell_came(name, True)
             self.rooms[entry.serial] = room
             self.entries[room] = (entry.serial, <uint64_t>entry)
             waits = await_nats(self.service, self.hub.service, entry, mark, <uint32_t>len(mark))
@@ -84,7 +85,35 @@ cdef class Peer(Loops):
         if waits == AWAIT_FAILED:
             self.leave_room(room)
             return code_name(CODE_UNAVAILABLE)
+        if presence and (heard := self.listen_room(room)):
+            return heard
         return None if waits == AWAIT_IT else ""
+
+    cdef str listen_room(self, str room):
+        """Hears who comes and goes in a room that it is in, and who is there, again where it did already."""
+        cdef bytes name = room.encode()
+        cdef RoomEntry* entry = <RoomEntry*><uint64_t>self.entries[room][1]
+        cdef bint good = True
+        service_begin(self.service)
+        if room not in self.listens:
+            good = room_listen(self.service, entry)
+        if good:
+            self.listens.add(room)
+            good = ask_who(self.service, entry) != MARK_NONE
+        service_finish(self.service)
+        return "" if good else code_name(CODE_UNAVAILABLE)
+
+    cdef tell_came(self, bytes name, bint joins):
+        """Who listens hears it from the link's loop, which also says that this program is there."""
+        cdef Msg* msg = msg_new_heap(&self.service.mem, len(name), KIND_SERVICE)
+        if msg == NULL:
+            news_lost(self.service)
+            return
+        msg.code = joins
+        msg.hash = room_hash(&self.hub.rooms, name, len(name))
+        msg.size = <uint32_t>len(name)
+        memcpy(msg.data, <char*>name, len(name))
+        post(self.service, 0, msg)
 
     def leave_room(self, str room):
         """No effect where it is not a member."""
@@ -95,6 +124,10 @@ cdef class Peer(Loops):
         del self.rooms[serial]
         cdef RoomEntry* entry = <RoomEntry*><uint64_t>address
         service_begin(self.service)
+        self.tell_came(room.encode(), False)
+        if room in self.listens:
+            self.listens.discard(room)
+            room_unlisten(self.service, entry)
         room_exit(self.service, entry)
         service_finish(self.service)
         return ""

@@ -69,4 +69,27 @@ cdef enum:
     C_NATS_MALFORMED = 53     # messages that no peer or room could be read from
     C_NATS_SUBS = 54          # gauge: subscriptions held
     C_LISTENERS_PAUSED = 55   # times that listeners were left alone for a tick: not even a descriptor to shed with
-    C_COUNT = 56
+
+    C_LISTENERS = 56          # gauge: memberships that hear who comes and goes
+    C_PRESENCE_CHANGES = 57   # joins and leaves on this node that were told
+    C_PRESENCE_OUT = 58       # publishes of presence to NATS
+    C_PRESENCE_ASKED = 59     # questions who is in a room
+    C_PRESENCE_LOST = 60      # presence that could not be told: no memory, or NATS takes no more
+    C_NODES_LOST = 61         # other nodes whose heartbeats ceased
+
+    C_GOAWAYS = 62            # GOAWAY sent
+    C_DRAINED = 63            # closed with 1001 by a drain
+    C_ADDRESS_LIMITED = 64    # sockets answered 429: max-connections-per-address
+    C_ACCEPT_LIMITED = 65     # sockets answered 429: accept-rate
+    C_INPUT_BYTES = 66        # gauge: buffers of heads, frames and messages that have come in part
+    C_INPUT_LIMITED = 67      # connections closed with 1013, or answered 503: input-total
+    C_BACKLOG_LIMITED = 68    # receivers closed: what was begun for them had no room within backlog-total
+    C_GAPS_UNTOLD = 69        # messages that another loop's inbox had no room for, whose receivers hear no GAP
+
+    C_AUTH_GRANTED = 70       # tokens accepted, renewals too
+    C_AUTH_REFUSED = 71       # tokens refused: missing, malformed, invalid, or by the authorizer
+    C_AUTH_FAILED = 72        # tokens not judged: too many waited, too late, or the authorizer failed
+    C_AUTH_EXPIRED = 73       # closed with 1008: the token expired
+    C_AUTH_DENIED = 74        # SUB, PUB, TO and rooms of a URL that a token does not allow
+    C_ORIGINS_REFUSED = 75    # handshakes whose Origin is not allowed
+    C_COUNT = 76

@@ -10,32 +10,40 @@ from signal_core.names import COUNTERS
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid, usleep
-from signal_core.address cimport LOCAL_TEXT, id_make, local_parse, peer_split, ref_valid, room_valid
+from signal_core.address cimport LOCAL_TEXT, ROOM_MAX, id_make, local_parse, peer_split, ref_valid, room_valid
+from signal_core.addresses cimport Addresses, addresses_end
 from signal_core.answers cimport code_text, put_peer
 from signal_core.counters cimport C_COUNT, C_TAKEN
 from signal_core.frame cimport frame_check_layout
 from signal_core.inbox cimport inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport CONTROL_LOOP, MAX_LOOPS, SERVICE_LOOP, TICK_MS
 from signal_core.memory cimport (
-    KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_KICK, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP,
-    KIND_TO, Msg, TELL_PEER, memory_check_layout, msg_free, msg_new_heap, msg_text,
+    KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_KICK, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT,
+    KIND_STOP, KIND_TO, KIND_VERDICT, Msg, TELL_PEER, memory_check_layout, msg_free, msg_new_heap, msg_text,
 )
+from signal_core.news cimport news_lost
 from signal_core.packet cimport Packet
 from signal_core.post cimport is_payload, post, post_all
-from signal_core.roomtable cimport RoomEntry, room_hash, table_end, table_init
-from signal_core.route cimport AWAIT_FAILED, AWAIT_IT, await_nats, room_enter, room_exit, route_peer, route_room
+from signal_core.rights cimport rights_are_whole, rights_check_layout
+from signal_core.roomtable cimport RoomEntry, room_hash, table_check_layout, table_end, table_init
+from signal_core.rooms cimport MARK_NONE
+from signal_core.route cimport (
+    AWAIT_FAILED, AWAIT_IT, ask_who, await_nats, room_enter, room_exit, room_listen, room_unlisten, route_peer,
+    route_room,
+)
 from signal_core.service cimport (
     Frame, frame_take_apart, service_begin, service_fate, service_finish, service_packet,
 )
 from signal_core.session cimport count_message
 from signal_core.slab cimport pages_new, slab_check_layout
 from signal_core.state cimport (
-    CLUSTER_AWAY, CLUSTER_OFF, CLUSTER_UP, CODE_BAD_REQUEST, CODE_OK, CODE_TOO_LARGE, CODE_TOO_MANY_ROOMS,
-    CODE_UNAVAILABLE, EVENT_CONNECTED, EVENT_DISCONNECTED, EVENT_DOWN, EVENT_INFO, EVENT_LOG,
-    EVENT_NATS_ERROR, EVENT_TAKEN, EVENT_UP, EVENT_WANT, Hub, Loop, MAX_LISTENERS,
+    AUTH_ANY, AUTH_OFF, AUTH_TOKEN, CLUSTER_AWAY, CLUSTER_OFF, CLUSTER_UP, CODE_BAD_REQUEST, CODE_EXPIRED,
+    CODE_NO_SUCH_PEER, CODE_OK, CODE_TOO_LARGE, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_ASK, EVENT_CONNECTED,
+    EVENT_DISCONNECTED, EVENT_DOWN, EVENT_INFO, EVENT_LOG, EVENT_NATS_ERROR, EVENT_TAKEN, EVENT_UP, EVENT_WANT, Hub,
+    Loop, MAX_LISTENERS, Network,
 )
 from signal_core.sys cimport (
     AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, SE_STATIC_ASSERT, close, eventfd, getrandom, htons, inet_pton,
@@ -63,9 +71,11 @@ class TlsError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 56)
+    SE_STATIC_ASSERT(C_COUNT == 76)
     memory_check_layout()
+    table_check_layout()
     slab_check_layout()
+    rights_check_layout()
     frame_check_layout()
     upgrade_check_layout()
 

@@ -14,8 +14,10 @@ cdef enum:
     VERB_SUB = 3
     VERB_UNSUB = 4
     VERB_PING = 5
+    VERB_AUTH = 6
 
     HEAD_MAX = 512            # bytes of a head, its LF not counted
+    HEAD_MAX_AUTH = 8192      # ... of AUTH: a token is as long as a handshake could bring it
     PING_TOKEN_MAX = 507      # bytes of PING's token: what a head of 512 holds
     TTL_MAX_MS = 86400000     # a day
 
@@ -25,7 +27,7 @@ cdef enum:
     OPTION_PRESENCE = 8
 
 cdef struct Head:             # pointers point into the parsed message; NULL with a length of 0
-    const char* arg           # 8  peer, `@user`, room, or PING's token
+    const char* arg           # 8  peer, `@user`, room, PING's token, or the token of AUTH
     const char* ref           # 8  to be answered with OK or ERR
     const char* re            # 8  ref of the message that this one answers
     const char* payload       # 8  what follows the first LF; never NULL in a good head
@@ -56,6 +58,8 @@ cdef inline uint8_t head_verb(const char* p, size_t n) noexcept nogil:
         return VERB_PING
     if n == 5 and memcmp(p, b"UNSUB", 5) == 0:
         return VERB_UNSUB
+    if n == 4 and memcmp(p, b"AUTH", 4) == 0:
+        return VERB_AUTH
     return VERB_NONE
 
 
@@ -67,13 +71,13 @@ cdef inline uint32_t head_allowed(const Head* head) noexcept nogil:
         return OPTION_REF | OPTION_TTL
     if head.verb == VERB_SUB:
         return OPTION_REF | OPTION_PRESENCE
-    return OPTION_REF if head.verb == VERB_UNSUB else 0
+    return OPTION_REF if head.verb == VERB_UNSUB or head.verb == VERB_AUTH else 0
 
 
-cdef inline bint ping_token_valid(const char* p, size_t n) noexcept nogil:
-    """1..PING_TOKEN_MAX printable ASCII characters but the space."""
+cdef inline bint token_valid(const char* p, size_t n, size_t most) noexcept nogil:
+    """1..most printable ASCII characters but the space."""
     cdef size_t i
-    if n == 0 or n > PING_TOKEN_MAX:
+    if n == 0 or n > most:
         return False
     for i in range(n):
         if p[i] < c"!" or p[i] > c"~":
@@ -86,7 +90,9 @@ cdef inline bint head_argument_valid(Head* head) noexcept nogil:
     cdef const char* arg = head.arg
     cdef size_t n = head.arg_len, node_len = 0
     if head.verb == VERB_PING:
-        return ping_token_valid(arg, n)
+        return token_valid(arg, n, PING_TOKEN_MAX)
+    if head.verb == VERB_AUTH:
+        return token_valid(arg, n, HEAD_MAX_AUTH)
     if n == 0 or n > ROOM_MAX:
         return False
     if head.verb != VERB_TO:
@@ -227,13 +233,17 @@ cdef inline int head_parse(const char* buf, size_t n, Head* out) noexcept nogil:
 
     -1: bad-request; of `out` only verb and ref count: the ref where a single well-formed one could be read.
     """
+    cdef size_t most = HEAD_MAX
     cdef size_t look = n if n <= HEAD_MAX else HEAD_MAX + 1
     cdef int64_t size
     head_clear(out)
     size = head_line_to(buf, look, out)
     if size == 0:
+        if n > HEAD_MAX and memcmp(buf, b"AUTH ", 5) == 0:
+            most = HEAD_MAX_AUTH
+            look = n if n <= most else most + 1
         size = head_line(buf, look, out)
-    if size < 0 or size > HEAD_MAX:
+    if size < 0 or size > <int64_t>most:
         return head_bad(buf, n, out)
     out.has_payload = out.verb == VERB_TO or out.verb == VERB_PUB
     if <size_t>size < n:

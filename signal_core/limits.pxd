@@ -7,6 +7,7 @@ cdef enum:
     UPGRADE_MAX_URI = 4096         # bytes of the request target
     UPGRADE_MAX_ROOMS = 64         # rooms named in a URL
     UPGRADE_ANSWER = 512           # bytes of the longest HTTP answer
+    FORWARDED_LINES = 4            # X-Forwarded-For headers looked at, from the last
 
     # -- ids --
     MAX_LOOPS = 250                # loops a process: an id gives them 8 bits, the pseudo-loops need two
@@ -27,7 +28,17 @@ cdef enum:
     TIMERS_PER_TURN = 256          # timers looked at an iteration: each may be a ping, and so a write
     RECLAIMS_PER_TURN = 4096       # pieces of the room table freed an iteration
     NATS_OPS_PER_TURN = 4096       # operations of the NATS link an iteration
+    RESUME_BYTES = 1 << 20         # queued for NATS before SUBs wait
     CORK_MESSAGES = 64             # messages held for one connection before it is written to
+
+    # -- presence --
+    NEWS_TEXT = 4096               # bytes of joins and leaves of one room told in one piece
+    MEMBERS_TEXT = 32 * 1024       # bytes of one message of MEMBERS, and of an answer on NATS, at most
+    NEWS_KEEP = 64 * 1024          # bytes of a loop's text of joins and leaves that are kept between iterations
+    QUESTIONS_PER_TICK = 4         # who is in one room; those who ask later in the tick share the next one
+    AUDIENCES_PER_TURN = 1024      # rooms with listeners looked at an iteration, when a node is lost or asked anew
+    BEAT_TICKS = 20                # between two heartbeats of a node: 2 s
+    LOST_TICKS = 65                # without one a node is lost: three are missed
 
     # -- buffers --
     READ_BUFFER = 128 * 1024       # a loop's read buffer, bytes
@@ -45,3 +56,4 @@ cdef enum:
     STRIKES = 100                  # malformed messages ...
     STRIKE_WINDOW_TICKS = 100      # ... in 10 s close a connection with 1008
     DENIED_SUBJECTS = 256          # subjects that NATS refused, remembered while connected
+    RIGHTS_SHARED = 64             # different rights that a loop looks for one to share in

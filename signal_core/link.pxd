@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove, strlen
 from signal_core.address cimport put_uint
+from signal_core.conn cimport BLOCKED_LOOK
 from signal_core.counters cimport (
     C_ATTEMPTED, C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS, C_NATS_ERRORS,
 )
@@ -25,6 +26,7 @@ from signal_core.natswire cimport (
 )
 from signal_core.natsout cimport subject_denied, ttls_refresh
 from signal_core.post cimport post_event
+from signal_core.presence cimport is_presence, presence_message, presence_up
 from signal_core.queue cimport WROTE_ALL, WROTE_NONE, queue_expire, queue_to_heap
 from signal_core.route cimport tell_peer
 from signal_core.state cimport (
@@ -102,6 +104,9 @@ cdef inline void link_up(Loop* loop) noexcept nogil:
         link_end(loop, b"no memory to subscribe to what is for this node")
         return
     se_store_release(&hub.ndenied, 0)
+    if not presence_up(loop):
+        link_end(loop, b"no memory for presence")
+        return
     link.resume = 0
     subs_resume(loop)
     se_store_release(&hub.link, CLUSTER_UP)
@@ -193,6 +198,8 @@ cdef inline void link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
     if op.kind == NATS_MSG or op.kind == NATS_HMSG:
         if op.sid == SID_NAME or op.sid == SID_PROBE:
             link_on_name(loop, op)
+        elif link.state == LINK_UP and is_presence(op.sid):
+            presence_message(loop, op)
         elif link.state == LINK_UP:
             link_message(loop, op)
     elif op.kind == NATS_PING:
@@ -294,8 +301,9 @@ cdef inline void link_read(Loop* loop) noexcept nogil:
 
 cdef inline bint link_has_work(const Loop* loop) noexcept nogil:
     """Whether there is work for the next iteration already: operations left over, subscriptions to be made again."""
-    return loop.linked.more or (loop.linked.state == LINK_UP and loop.linked.resume < loop.linked.subs_used
-                                and not loop.linked.blocked)
+    cdef const Link* link = loop.linked
+    return link.more or (link.walks and not link.blocked) or (
+        link.state == LINK_UP and link.resume < link.subs_used and not link.blocked)
 
 
 cdef inline void link_flush(Loop* loop) noexcept nogil:
@@ -345,6 +353,12 @@ cdef inline void link_writable(Loop* loop) noexcept nogil:
             link_read(loop)
 
 
+cdef inline uint32_t link_patience(const Loop* loop) noexcept nogil:
+    """Ticks that the loop of a blocked link may sleep: up to the next look at what has waited too long."""
+    cdef uint32_t gone = loop.tick - loop.linked.looked
+    return BLOCKED_LOOK - gone if gone < BLOCKED_LOOK else 1
+
+
 cdef inline void link_tick(Loop* loop) noexcept nogil:
     """Each tick: patience of the state, keepalive, subscriptions still to be made again."""
     cdef Link* link = loop.linked
@@ -359,6 +373,9 @@ cdef inline void link_tick(Loop* loop) noexcept nogil:
             link_end(loop, b"the NATS server does not answer")
     if link.state != LINK_UP:
         return
+    if link.blocked and loop.tick - link.looked >= BLOCKED_LOOK:
+        link.looked = loop.tick
+        queue_expire(loop, &link.out)
     if loop.tick - link.heard >= KEEPALIVE_TICKS + SILENCE_TICKS:
         link_end(loop, b"the NATS server fell silent")
     elif loop.tick - link.heard >= KEEPALIVE_TICKS and not link.asked:

@@ -4,9 +4,9 @@ One iteration:
  1. sleep in epoll_wait, unless there is work left over;
  2. handle events: accept (accept.pxd), read, write, the NATS link;
  3. take the inbox, then connections with input left over;
- 4. fire timers; while stopping, say goodbye and drain the listeners;
+ 4. fire timers; at a drain or a stop, say goodbye and drain the listeners;
  5. write the queues, tell fates (which may fill queues again), write the link's;
- 6. free what died;
+ 6. free what died, and tell who listens (news.pxd; also before 5);
  7. post what was held back for other loops.
 Each step is bounded; what is left over waits for the next iteration, which then does not sleep. Events, the NATS link,
 the inbox and the input left over have a share of deliveries each: what one of them has in plenty starves no other.
@@ -15,8 +15,9 @@ the inbox and the input left over have a share of deliveries each: what one of t
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
-from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away
+from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away, uncount_address
 from signal_core.answers cimport refs_due
+from signal_core.auth cimport auth_due, auth_refuse, auth_verdict
 from signal_core.conn cimport (
     BLOCKED_LOOK, conn_answer, conn_close, conn_expire, conn_flush, conn_frame, conn_id, conn_kill, conn_of,
     loop_flush,
@@ -24,27 +25,34 @@ from signal_core.conn cimport (
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST, C_PINGS_SENT, C_STALLED, C_WAKES,
 )
+from signal_core.farewell cimport farewell_begin, farewell_has_work, farewell_turn
 from signal_core.frame cimport OP_PING
+from signal_core.gaps cimport gaps_tell
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
+from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
     DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
     TIMERS_PER_TURN,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
-from signal_core.link cimport link_flush, link_has_work, link_read, link_tick, link_writable
+from signal_core.link cimport link_flush, link_has_work, link_patience, link_read, link_tick, link_writable
 from signal_core.memory cimport (
-    KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT,
-    KIND_STOP, KIND_SYNC, KIND_TO, Msg, msg_free, msg_text,
+    KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_NEWS, KIND_QUESTION, KIND_RECEIPT,
+    KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO, KIND_VERDICT, Msg, msg_free, msg_text,
 )
+from signal_core.missed cimport missed_any
 from signal_core.natsout cimport link_queue
+from signal_core.news cimport news_flush, news_question, take_news
 from signal_core.post cimport is_payload, post_all, post_event
+from signal_core.presence cimport presence_ask, presence_patience, presence_tick, presence_walk, service_came
 from signal_core.queue cimport queue_clear
+from signal_core.rights cimport rights_release
 from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, take_room, take_to
 from signal_core.roomtable cimport table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
-    CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET,
-    NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_find, slab_free,
+    CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY,
+    FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_find, slab_free,
 )
 from signal_core.route cimport joined
 from signal_core.state cimport (
@@ -126,7 +134,7 @@ cdef inline void conn_kill_stalled(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void timer_open(Loop* loop, Conn* c) noexcept nogil:
-    cdef uint32_t next_look, refs
+    cdef uint32_t next_look, refs, end
     next_look = timer_keepalive(loop, c)
     if next_look == 0:
         return
@@ -138,6 +146,9 @@ cdef inline void timer_open(Loop* loop, Conn* c) noexcept nogil:
     refs = refs_due(loop, c)
     if refs and refs < next_look:
         next_look = refs
+    end = auth_due(loop, c)
+    if end and end < next_look:
+        next_look = end
     if c.state == CONN_OPEN:
         wheel_arm(&loop.wheel, &loop.slab, c.slot, next_look)
 
@@ -149,8 +160,10 @@ cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
     elif c.state == CONN_JOINING:
         c.waiting = 0
         joined(loop, c)
-    elif c.state == CONN_HANDSHAKE and loop.stopping:
-        turn_away(loop, c)
+    elif c.state == CONN_HANDSHAKE and loop.shut:
+        turn_away(loop, c, 503)
+    elif c.state == CONN_JUDGED:
+        auth_refuse(loop, c, 503)
     elif c.state != CONN_DEAD:
         if c.state == CONN_HANDSHAKE:
             loop.n[C_HANDSHAKES_TIMED_OUT] += 1
@@ -173,7 +186,7 @@ cdef inline void loop_receipt(Loop* loop, Msg* msg) noexcept nogil:
     cdef Conn* c
     if msg.size:
         c = slab_find(&loop.slab, <uint32_t>(msg.target >> 32) & 0xffffff, <uint32_t>msg.target)
-        if c != NULL and c.state != CONN_DEAD:
+        if c != NULL and c.state != CONN_DEAD and msg.data[0] != c"@":  # a user's room is left by none
             leave(loop, c, <char*>msg.data, msg.size)
     take_receipt(loop, msg.target, msg.code, msg_text(msg), msg.text_size)
 
@@ -194,6 +207,9 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
     if msg.kind == KIND_ROOM:
         take_room(loop, msg)
         return
+    if msg.kind == KIND_NEWS:
+        take_news(loop, msg)
+        return
     if msg.kind == KIND_NATS:
         if is_payload(msg):
             inbox_taken(&loop.inbox, msg)
@@ -209,8 +225,19 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
         loop_receipt(loop, msg)
     elif msg.kind == KIND_AWAIT:
         subs_await(loop, msg)
+    elif msg.kind == KIND_ASK:
+        presence_ask(loop, msg)
+    elif msg.kind == KIND_QUESTION:
+        news_question(loop, msg)
+    elif msg.kind == KIND_SERVICE:
+        service_came(loop, msg)
     elif msg.kind == KIND_STOP:
-        loop_stop(loop)
+        if msg.hash:
+            farewell_begin(loop, <uint32_t>msg.hash)
+        else:
+            loop_stop(loop)
+    elif msg.kind == KIND_VERDICT:
+        auth_verdict(loop, msg)
     elif msg.kind == KIND_KICK:
         loop_kick(loop, msg)
     elif msg.kind == KIND_SNAPSHOT:
@@ -289,12 +316,14 @@ cdef inline void loop_free(Loop* loop, Conn* c) noexcept nogil:
     leave_all(loop, c)
     if c.flags & FLAG_WEBSOCKET and loop.hub.set.hooks:
         post_event(loop, SERVICE_LOOP, EVENT_DISCONNECTED, conn_id(loop, c), code, NULL, 0)
-    free(c.pending)
+    buffer_free(loop, c.pending)
     if cold.extra != NULL:
         free(cold.extra.refs)
-        free(cold.extra.message)
+        buffer_free(loop, cold.extra.message)
+        rights_release(cold.extra.rights)
         free(cold.extra)
     se_sub_relaxed(&loop.hub.connections, 1)
+    uncount_address(loop, c)
     slab_free(&loop.slab, c)
 
 
@@ -326,31 +355,35 @@ cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
         loop.stop_cursor += 1
         if c.state == CONN_OPEN or c.state == CONN_JOINING:
             conn_close(loop, c, 1001)
-        elif c.state == CONN_HANDSHAKE:
+        elif c.state == CONN_HANDSHAKE or c.state == CONN_JUDGED:
             wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.answer_by)
 
 
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
     return (loop.taken != NULL or loop.ready_used or loop.dirty_head != NO_SLOT or loop.told_head != NULL
             or loop.dead != NO_SLOT or (loop.stopping and loop.stop_cursor < loop.slab.used)
-            or loop.overdue or (loop.linked != NULL and link_has_work(loop)))
+            or loop.overdue or farewell_has_work(loop) or (loop.linked != NULL and link_has_work(loop)))
 
 
 cdef inline int loop_patience(Loop* loop) noexcept nogil:
-    """Milliseconds to sleep at most."""
+    """Milliseconds to sleep at most: up to the beginning of the tick in which there is something to do."""
     cdef uint32_t ticks
     if loop_has_work(loop):
         return 0
     ticks = wheel_next(&loop.wheel)
-    if loop.linked != NULL and ticks > 10:
-        ticks = 10
-    if (loop.stopping or loop.looks_away) and ticks > 1:
+    if loop.linked != NULL and ticks > presence_patience(loop):
+        ticks = presence_patience(loop)
+    if loop.linked != NULL and loop.linked.blocked and ticks > link_patience(loop):
+        ticks = link_patience(loop)
+    if (loop.shut or loop.looks_away) and ticks > 1:
         ticks = 1
-    return <int>(ticks * TICK_MS)
+    return <int>(ticks * TICK_MS - loop.late_ms) if ticks else 0
 
 
 cdef inline void loop_clock(Loop* loop) noexcept nogil:
-    loop.tick = <uint32_t>((se_now_ms() - loop.hub.boot + loop.phase) // TICK_MS)
+    cdef uint64_t ms = se_now_ms() - loop.hub.boot + loop.phase
+    loop.tick = <uint32_t>(ms // TICK_MS)
+    loop.late_ms = <uint32_t>(ms % TICK_MS)
 
 
 cdef inline int loop_wait(Loop* loop) noexcept nogil:
@@ -362,6 +395,8 @@ cdef inline int loop_wait(Loop* loop) noexcept nogil:
         se_store_seqcst(&loop.seen, UINT64_MAX)
         if not inbox_is_empty(&loop.inbox):
             patience = 0
+        elif patience > TICK_MS and missed_any(&loop.missed):
+            patience = TICK_MS
     n = epoll_wait(loop.epoll, loop.events, EVENTS, patience)
     inbox_awake(&loop.inbox)
     se_store_seqcst(&loop.seen, se_load_seqcst(&loop.hub.rooms.epoch))
@@ -408,24 +443,39 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
         loop_share(loop)
         loop_ready(loop)
     loop_timers(loop)
-    if loop.looks_away and loop.tick != before:
-        loop_look_again(loop)
+    if loop.tick != before:
+        if loop.looks_away:
+            loop_look_again(loop)
+        if missed_any(&loop.missed):
+            gaps_tell(loop)
+    if loop.farewell.on:
+        farewell_turn(loop)
     if loop.stopping:
         loop_goodbye(loop)
+    if loop.shut:
         loop_drain(loop)
     if loop.linked != NULL and loop.tick != before:
         link_tick(loop)
+        presence_tick(loop)
         subs_retry(loop)
         loop_reclaim(loop)
     elif loop.overdue:
         loop_reclaim(loop)
+    if loop.linked != NULL and loop.linked.walks:
+        presence_walk(loop)
+    news_flush(loop)
     loop_write(loop)
     if loop.dead != NO_SLOT:
         loop_reap(loop)
+        news_flush(loop)
     post_all(loop)
 
 
 cdef inline bint loop_is_over(const Loop* loop) noexcept nogil:
-    return loop.stopping and (loop.tick > loop.stop_by
-                              or (loop.nlisteners == 0 and loop.slab.live == 0
-                                  and loop.stop_cursor >= loop.slab.used))
+    """Nobody is left, and what they said last is with NATS; or the close time is over."""
+    if not loop.stopping:
+        return False
+    if loop.tick > loop.stop_by:
+        return True
+    return (loop.nlisteners == 0 and loop.slab.live == 0 and loop.stop_cursor >= loop.slab.used
+            and (loop.linked == NULL or loop.linked.out.head == NULL))

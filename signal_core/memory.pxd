@@ -21,13 +21,19 @@ cdef enum:
     KIND_RECEIPT = 3      # `target` hears `code` for the ref in the text
     KIND_NATS = 4         # bytes for the NATS link
     KIND_SYNC = 5         # a room's interest changed: the link looks at `pointer`, a RoomEntry
-    KIND_STOP = 6         # end the loop
+    KIND_STOP = 6         # end the loop; `hash` not 0: drain it, over so many ticks
     KIND_KICK = 7         # close the connection `target` with close code `code`
     KIND_SNAPSHOT = 8     # copy the counters for a reader
     KIND_DIAL = 9         # the link connects to the address in the data; none: it gives the connection up
     KIND_CONNECT = 10     # CONNECT in the data, for the link; `hash` is NATS's max_payload, `pointer` a session of TLS
     KIND_EVENT = 11       # a word to Python: `code` says which, the text explains
     KIND_AWAIT = 12       # `target` wants the receipt for SUB of the room at `pointer`
+    KIND_VERDICT = 30     # on the token of `target`; its fields are in auth.pxd
+
+    KIND_NEWS = 20        # frames for the listeners of a room, named as in KIND_ROOM; `origin`: MARK_* or a question
+    KIND_ASK = 21         # a listener wants to know who is in the room in the data; `target` numbers the question
+    KIND_QUESTION = 22    # who is in the room, named as in KIND_ROOM? `origin` numbers it, the data is who asks
+    KIND_SERVICE = 23     # the service joins (`code` 1) or leaves the room in the data
 
     # To whom a Msg's fate is told.
     TELL_NOBODY = 0
@@ -36,6 +42,7 @@ cdef enum:
 
     MSG_SHARED = 1        # held by several queues, each through an Out of its own
     MSG_COUNTED = 2       # a delivery of the ledger (the engine's own answers are not)
+    MSG_PRESENCE = 4      # for NATS: where it is lost, other nodes are made to ask anew
 
 cdef struct Msg
 
@@ -61,7 +68,7 @@ cdef struct Msg:
     uint8_t tell          # 1
     uint8_t code          # 1
     uint8_t flags         # 1
-    uint16_t ttl_end      # 2  offset of the end of Signal-Ttl's digits; 0: it has none
+    uint16_t ttl_end      # 2  for NATS: offset of the end of Signal-Ttl's digits, 0: it has none; else: frames but one
     uint64_t origin       # 8  id of the sending connection, 0 where it is none
     uint64_t target       # 8
     uint64_t hash         # 8

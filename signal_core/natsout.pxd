@@ -2,16 +2,16 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
-from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_NATS, C_NATS_OUT
+from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_EXPIRED, C_DROPPED_NATS, C_NATS_OUT, C_PRESENCE_LOST
 from signal_core.limits cimport TICK_MS
-from signal_core.memory cimport KIND_NATS, MSG_COUNTED, TELL_PEER, Msg, Out, msg_new_heap
+from signal_core.memory cimport KIND_NATS, MSG_COUNTED, MSG_PRESENCE, TELL_PEER, Msg, Out, msg_new_heap
 from signal_core.natswire cimport NATS_OWN_HEADERS, nats_put_receipt
 from signal_core.answers cimport code_text
 from signal_core.packet cimport Packet, packet_hpub
 from signal_core.post cimport post, post_has_room
 from signal_core.queue cimport loop_tell, queue_add
 from signal_core.state cimport (
-    CLUSTER_UP, CODE_DENIED, CODE_OK, CODE_TOO_LARGE, CODE_UNAVAILABLE, LINK_UP, Hub, Link, Loop,
+    CLUSTER_UP, CODE_DENIED, CODE_EXPIRED, CODE_OK, CODE_TOO_LARGE, CODE_UNAVAILABLE, LINK_UP, Hub, Link, Loop,
 )
 from signal_core.sys cimport se_load_acquire, se_load_relaxed, se_siphash13, se_store_relaxed
 
@@ -68,9 +68,16 @@ cdef inline void link_queue(Loop* loop, Msg* msg) noexcept nogil:
     cdef Link* link = loop.linked
     if msg.flags & MSG_COUNTED:
         loop.n[C_ATTEMPTED] += 1
+    if msg.expires < loop.tick and msg.expires:
+        loop.n[C_DROPPED_EXPIRED] += 1
+        loop_tell(loop, msg, CODE_EXPIRED)
+        return
     if not link_has_room(loop, msg.size) or not queue_add(loop, &link.out, msg):
         if msg.flags & MSG_COUNTED:
             loop.n[C_DROPPED_NATS] += 1
+        if msg.flags & MSG_PRESENCE:
+            loop.n[C_PRESENCE_LOST] += 1
+            link.torn = True
         se_store_relaxed(&loop.hub.clogged, link.out.bytes > 0)
         loop_tell(loop, msg, CODE_UNAVAILABLE)
         return

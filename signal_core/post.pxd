@@ -6,7 +6,7 @@ from signal_core.counters cimport C_EVENTS_LOST, C_POSTED
 from signal_core.inbox cimport chain_add, inbox_has_room, inbox_push
 from signal_core.limits cimport SERVICE_LOOP
 from signal_core.memory cimport (
-    KIND_EVENT, KIND_NATS, KIND_RECEIPT, KIND_ROOM, KIND_SYNC, KIND_TO, Msg, msg_new_heap, msg_set_text,
+    KIND_EVENT, KIND_NATS, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SYNC, KIND_TO, Msg, msg_new_heap, msg_set_text,
 )
 from signal_core.state cimport Hub, Loop
 
@@ -19,7 +19,7 @@ cdef inline Loop* loop_of(Hub* hub, uint64_t id) noexcept nogil:
 
 cdef inline bint is_payload(const Msg* msg) noexcept nogil:
     """Whether it counts against the bounds of an inbox."""
-    return msg.kind in (KIND_TO, KIND_ROOM, KIND_NATS, KIND_EVENT)
+    return msg.kind in (KIND_TO, KIND_ROOM, KIND_NATS, KIND_EVENT, KIND_NEWS)
 
 
 cdef inline void post(Loop* loop, uint32_t index, Msg* msg) noexcept nogil:

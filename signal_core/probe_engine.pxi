@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 from signal_core.inbox cimport Chain, Inbox, chain_add, inbox_push, inbox_take, inbox_taken
 from signal_core.memory cimport KIND_TO, Mem, Msg, msg_free, msg_new_heap
 from signal_core.rooms cimport (
-    NO_ROOM, Place, places_of, room_is_member, room_join, room_leave, rooms_add, rooms_end, rooms_find,
+    NO_ROOM, Place, places_of, room_join, room_leave, room_member, rooms_add, rooms_end, rooms_find,
     rooms_init, rooms_remove,
 )
 from signal_core.rooms cimport Rooms as c_Rooms
@@ -182,7 +182,7 @@ cdef class Rooms:
         cdef uint32_t room = self.find(name)
         if room == NO_ROOM:
             room = self.add(name)
-        if room_is_member(&self.rooms, self.slab, c, room):
+        if room_member(&self.rooms, self.slab, c, room) != NULL:
             return False
         if not room_join(&self.rooms, self.slab, c, room):
             raise MemoryError

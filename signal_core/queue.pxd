@@ -7,7 +7,7 @@ moved out of the region. Every message's fate is counted here and, where somebod
 `told` list.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from signal_core.counters cimport C_BYTES_OUT, C_DROPPED_EXPIRED, C_IN_FLIGHT, C_WRITES, C_WRITTEN
 from signal_core.limits cimport IOV_MAX_SEND
@@ -87,27 +87,33 @@ cdef inline void queue_clear(Loop* loop, Queue* q, int counter, uint8_t code) no
     q.tail = NULL
 
 
+cdef inline void queue_cut(Loop* loop, Queue* q, Out** link, int counter, uint8_t code) noexcept nogil:
+    """Takes the message at `link` out, of which nothing is written; its fate is as in queue_pop. The caller mends
+    q.tail."""
+    cdef Out* place = link[0]
+    cdef uint16_t answers = 0 if place.msg.flags & MSG_COUNTED else 1
+    cdef Queue one = Queue(head=place, tail=place, bytes=place.msg.size, offset=0, count=1, answers=answers, next=0)
+    link[0] = place.next
+    q.bytes -= place.msg.size
+    q.count -= 1
+    q.answers -= answers
+    place.next = NULL
+    queue_pop(loop, &one, counter, code)
+
+
 cdef inline void queue_expire(Loop* loop, Queue* q) noexcept nogil:
     """Drops what has waited too long; a head that is partly written stays."""
     cdef Out** link = &q.head
-    cdef Out* place
     cdef Out* last = NULL
-    cdef Queue one
     if q.head != NULL and q.offset:
         last = q.head
         link = &q.head.next
     while link[0] != NULL:
-        place = link[0]
-        if place.msg.expires == 0 or place.msg.expires >= loop.tick:
-            last = place
-            link = &place.next
-            continue
-        link[0] = place.next
-        one = Queue(head=place, tail=place, bytes=place.msg.size, offset=0, count=1, answers=1, next=0)
-        q.bytes -= place.msg.size
-        q.count -= 1
-        place.next = NULL
-        queue_pop(loop, &one, C_DROPPED_EXPIRED, CODE_EXPIRED)
+        if link[0].msg.expires == 0 or link[0].msg.expires >= loop.tick:
+            last = link[0]
+            link = &last.next
+        else:
+            queue_cut(loop, q, link, C_DROPPED_EXPIRED, CODE_EXPIRED)
     q.tail = last
 
 

@@ -4,7 +4,7 @@ A room's members are an array of slots; a membership is a Member here and a Plac
 other's position, so that joining and leaving cost the same in a room of ten thousand as in one of two.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp
 from signal_core.roomtable cimport RoomEntry
@@ -14,12 +14,15 @@ from signal_core.sys cimport SE_ASSERT, munmap
 cdef enum:
     NO_ROOM = 0xffffffff
     ROOM_GONE = 0xffffffff    # in a former index: was removed
+    MARK_NONE = 0             # of a member: hears nothing of who is there
+    MARK_LISTENS = 0xffff     # hears who comes and goes; between the two: also the answers to the question so numbered
     INDEX_STEP = 8            # slots of a former index moved at each room that comes or goes
     INDEX_PAGES = 1 << 14     # slots from which an index has pages of its own, which come zeroed as they are touched
 
 cdef struct Member:
     uint32_t slot             # 4
-    uint32_t place            # 4  index among the connection's places
+    uint16_t place            # 2  index among the connection's places
+    uint16_t mark             # 2  MARK_*: whether it hears who comes and goes, or the question that it awaits
 
 cdef struct Room:
     RoomEntry* entry          # 8  NULL: free
@@ -241,13 +244,14 @@ cdef inline bint places_resize(Conn* c, Cold* cold, uint32_t count) noexcept nog
     return True
 
 
-cdef inline bint room_is_member(Rooms* rooms, Slab* slab, const Conn* c, uint32_t room) noexcept nogil:
+cdef inline Member* room_member(Rooms* rooms, Slab* slab, const Conn* c, uint32_t room) noexcept nogil:
+    """The connection's membership in a room; NULL where it is no member. Valid until one joins or leaves."""
     cdef Place* places = places_of(c, slab_cold(slab, c.slot))
     cdef uint32_t i
     for i in range(c.nrooms):
         if places[i].room == room:
-            return True
-    return False
+            return &rooms.rooms[room].members[places[i].position]
+    return NULL
 
 
 cdef inline bint room_join(Rooms* rooms, Slab* slab, Conn* c, uint32_t index) noexcept nogil:
@@ -271,7 +275,8 @@ cdef inline bint room_join(Rooms* rooms, Slab* slab, Conn* c, uint32_t index) no
     place.room = index
     place.position = room.count
     room.members[room.count].slot = c.slot
-    room.members[room.count].place = c.nrooms - 1
+    room.members[room.count].place = <uint16_t>(c.nrooms - 1)
+    room.members[room.count].mark = MARK_NONE
     room.count += 1
     return True
 
@@ -304,7 +309,7 @@ cdef inline void room_leave(Rooms* rooms, Slab* slab, Conn* c, uint32_t i) noexc
     member_drop(rooms, slab, gone.room, gone.position)
     if i != last:
         places[i] = places[last]
-        rooms.rooms[places[i].room].members[places[i].position].place = i
+        rooms.rooms[places[i].room].members[places[i].position].place = <uint16_t>i
     if places_size(last) != places_size(c.nrooms):
         places_resize(c, cold, last)
     c.nrooms = last

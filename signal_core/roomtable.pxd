@@ -7,13 +7,13 @@ and a retired piece goes when every thread has begun anew since, or sleeps.
 An entry is taken out by the link's loop only, which is told by KIND_SYNC whenever a room's interest came or went.
 """
 
-from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 from signal_core.limits cimport LOOP_BITS_WORDS
 from signal_core.sys cimport (
-    se_add_seqcst, se_and_seqcst, se_load_acquire, se_load_seqcst, se_lock, se_or_seqcst,
-    se_pointer_acquire, se_pointer_release, se_siphash13, se_unlock,
+    SE_STATIC_ASSERT, se_add_seqcst, se_and_seqcst, se_load_acquire, se_load_seqcst, se_lock, se_or_seqcst,
+    se_pointer_acquire, se_pointer_release, se_siphash13, se_store_seqcst, se_unlock,
 )
 
 cdef enum:
@@ -25,16 +25,31 @@ cdef struct Retired:      # first in whatever is freed late
     Retired* next         # 8
     uint64_t epoch        # 8  free it when every reader has seen this
 
+cdef struct Audience:     # who hears of a room's comings and goings; made at need, lives as long as the room's entry
+    Retired retired       # 16
+    void* entry           # 8  RoomEntry
+    uint64_t generation   # 8  atomic: number of the next question who is there; written by the link's loop
+    uint64_t listening    # 8  atomic: loops with listeners, the service among them; written under the stripe's lock
+    uint32_t place        # 4  the link's: its place among those that NATS tells us of + 1; 0: none
+    uint32_t asked        # 4  the link's: tick of the last question
+    uint16_t asks         # 2  the link's: questions within that tick
+    uint16_t put_off      # 2  the link's: PUT_OFF_*, what waits for a tick to come
+    uint16_t nnodes       # 2  the link's: nodes heard to have members
+    uint16_t nodes_size   # 2
+    uint16_t* nodes       # 8  the link's: their places in Link.nodes
+    uint64_t counts[1]    # and on, atomic: listeners of each loop, then 1 where the service listens
+
 cdef struct RoomEntry:
     Retired retired       # 16
     uint64_t hash         # 8
     uint64_t serial       # 8  never given twice
     uint64_t loops[4]     # 32 LOOP_BITS_WORDS: bit i: loop i has members
     uint64_t confirmed    # 8  1: NATS has answered a PING after our SUB
-    uint64_t dirty        # 8  1: a KIND_SYNC for it is under way; under the stripe's lock
+    void* audience        # 8  Audience; NULL: nobody ever listened. Set once, read without the lock
     uint32_t sub          # 4  the link's: its place in Link.subs + 1; 0: none
     uint32_t ping         # 4  the link's: the PING whose answer confirms the SUB
     bint denied           # 4  the link's: NATS does not allow the SUB
+    bint dirty            # 4  a KIND_SYNC for it is under way; under the stripe's lock
     uint8_t size          # 1
     char name[7]          # and on
 
@@ -58,6 +73,11 @@ cdef struct RoomTable:
     uint64_t lock         # 8  of the list of retired pieces
     Retired* retired      # 8  the piece retired first
     Retired* newest       # 8  and last
+
+
+cdef inline void table_check_layout() noexcept nogil:
+    SE_STATIC_ASSERT(sizeof(RoomEntry) == 104)
+    SE_STATIC_ASSERT(sizeof(Audience) == 72)
 
 
 cdef inline void* slot_gone() noexcept nogil:
@@ -227,7 +247,7 @@ cdef inline RoomEntry* table_enter(RoomTable* table, const char* name, size_t n,
         stripe.live += 1
     se_or_seqcst(&entry.loops[loop >> 6], (<uint64_t>1) << (loop & 63))
     if not se_load_acquire(&entry.confirmed) and not entry.dirty:
-        entry.dirty = 1
+        entry.dirty = True
         sync[0] = True
     se_unlock(&stripe.lock)
     free(fresh)
@@ -241,17 +261,74 @@ cdef inline bint table_exit(RoomTable* table, RoomEntry* entry, uint32_t loop) n
     se_lock(&stripe.lock)
     se_and_seqcst(&entry.loops[loop >> 6], ~((<uint64_t>1) << (loop & 63)))
     if not entry_has_loops(entry) and not entry.dirty:
-        entry.dirty = 1
+        entry.dirty = True
         sync = True
     se_unlock(&stripe.lock)
     return sync
+
+
+cdef inline Audience* audience_of(RoomEntry* entry) noexcept nogil:
+    """NULL where nobody listens; from any thread."""
+    cdef Audience* audience = <Audience*>se_pointer_acquire(&entry.audience)
+    return audience if audience != NULL and se_load_seqcst(&audience.listening) else NULL
+
+
+cdef inline bint table_listen(RoomTable* table, RoomEntry* entry, uint32_t counts, uint32_t index,
+                              bint* sync) noexcept nogil:
+    """One more listener on a loop that has members, counted at `index` of `counts`. `sync`: the caller posts a
+    KIND_SYNC to the link. False without memory."""
+    cdef Stripe* stripe = stripe_of(table, entry.hash)
+    cdef Audience* audience = <Audience*>se_pointer_acquire(&entry.audience)
+    cdef Audience* fresh = NULL
+    sync[0] = False
+    if audience == NULL:
+        fresh = <Audience*>calloc(1, sizeof(Audience) + counts * sizeof(uint64_t))
+        if fresh == NULL:
+            return False
+        fresh.entry = entry
+    se_lock(&stripe.lock)
+    if entry.audience == NULL:
+        se_pointer_release(&entry.audience, fresh)
+        fresh = NULL
+    audience = <Audience*>entry.audience
+    se_store_seqcst(&audience.counts[index], audience.counts[index] + 1)
+    if audience.counts[index] == 1:
+        se_store_seqcst(&audience.listening, audience.listening + 1)
+        if audience.listening == 1 and not entry.dirty:
+            sync[0] = entry.dirty = True
+    se_unlock(&stripe.lock)
+    free(fresh)
+    return True
+
+
+cdef inline bint table_unlisten(RoomTable* table, RoomEntry* entry, uint32_t index) noexcept nogil:
+    """One listener less. True: the caller posts a KIND_SYNC to the link."""
+    cdef Stripe* stripe = stripe_of(table, entry.hash)
+    cdef Audience* audience = <Audience*>entry.audience
+    cdef bint sync = False
+    se_lock(&stripe.lock)
+    se_store_seqcst(&audience.counts[index], audience.counts[index] - 1)
+    if audience.counts[index] == 0:
+        se_store_seqcst(&audience.listening, audience.listening - 1)
+        if audience.listening == 0 and not entry.dirty:
+            sync = entry.dirty = True
+    se_unlock(&stripe.lock)
+    return sync
+
+
+cdef inline void entry_retire(RoomTable* table, RoomEntry* entry) noexcept nogil:
+    """Of one that is out of the table, with what hangs on it."""
+    cdef Audience* audience = <Audience*>entry.audience
+    if audience != NULL:
+        table_retire(table, &audience.retired)
+    table_retire(table, &entry.retired)
 
 
 cdef inline void table_unmark(RoomTable* table, RoomEntry* entry) noexcept nogil:
     """The KIND_SYNC that was due can't be posted: the next change asks for one again."""
     cdef Stripe* stripe = stripe_of(table, entry.hash)
     se_lock(&stripe.lock)
-    entry.dirty = 0
+    entry.dirty = False
     se_unlock(&stripe.lock)
 
 
@@ -265,7 +342,7 @@ cdef inline bint table_settle(RoomTable* table, RoomEntry* entry) noexcept nogil
     cdef uint64_t i
     cdef bint alive
     se_lock(&stripe.lock)
-    entry.dirty = 0
+    entry.dirty = False
     alive = entry_has_loops(entry)
     if not alive:
         slots = <RoomSlots*>stripe.slots
@@ -291,6 +368,7 @@ cdef inline void table_end(RoomTable* table) noexcept nogil:
             continue
         for j in range(slots.mask + 1):
             if slots.slot[j] != NULL and slots.slot[j] != slot_gone():
+                free((<RoomEntry*>slots.slot[j]).audience)
                 free(slots.slot[j])
         free(slots)
         table.stripes[i].slots = NULL

@@ -4,37 +4,43 @@ Every function runs on the thread of its loop (or, for a pseudo-loop, under the 
 that the message is with a queue, an inbox or the link, and that its fate will be told to whoever asked.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport local_parse
-from signal_core.answers cimport hello_new, ref_finish, say
-from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_of, conn_resume
+from signal_core.answers cimport hello_new, ref_find, ref_finish, say, say_goaway
+from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_id, conn_of, conn_resume
 from signal_core.counters cimport (
-    C_ATTEMPTED, C_DROPPED_INBOX, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
+    C_ATTEMPTED, C_DROPPED_INBOX, C_LISTENERS, C_MEMBERSHIPS, C_PRESENCE_LOST, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
 )
+from signal_core.gaps cimport gap_note
+from signal_core.identity cimport conn_places
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport LOOP_BITS_WORDS, SERVICE_LOOP
 from signal_core.memory cimport (
-    KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, msg_copy,
+    KIND_ASK, KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, msg_copy,
     msg_free, msg_new_heap, msg_set_text, msg_text,
 )
 from signal_core.natsout cimport nats_publish, nats_receipt, nats_refuses
+from signal_core.news cimport news_add
 from signal_core.packet cimport Packet, packet_frame
 from signal_core.post cimport loop_of, post, post_has_room, post_receipt, post_sync, sync_new
 from signal_core.rooms cimport (
-    NO_ROOM, Member, places_of, room_is_member, room_join, room_leave, rooms_add, rooms_find,
-    rooms_find_serial, rooms_remove,
+    MARK_LISTENS, MARK_NONE, NO_ROOM, Member, Place, places_of, room_join, room_leave, room_member, rooms_add,
+    rooms_find, rooms_find_serial, rooms_remove,
 )
-from signal_core.roomtable cimport RoomEntry, room_hash, table_enter, table_exit, table_find, table_unmark
+from signal_core.roomtable cimport (
+    Audience, RoomEntry, room_hash, table_enter, table_exit, table_find, table_listen, table_unlisten, table_unmark,
+)
 from signal_core.slab cimport (
-    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, Conn, slab_cold, slab_conn, slab_find,
+    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, Conn, Extra, Ref, slab_cold, slab_conn,
+    slab_find,
 )
 from signal_core.state cimport (
     CLUSTER_OFF, CLUSTER_UP, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS,
     CODE_UNAVAILABLE, Hub, Loop,
 )
 from signal_core.sys cimport SE_PREFETCH, se_load_acquire, se_load_relaxed, se_load_seqcst
-from signal_core.wheel cimport wheel_arm
+from signal_core.wheel cimport wheel_arm, wheel_arm_by
 
 cdef enum:
     AHEAD = 8                 # members of a fan-out fetched ahead of their turn
@@ -65,6 +71,8 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Packet* p) noexcept 
     if target == NULL:
         return CODE_NO_SUCH_PEER
     if not post_has_room(loop, target, p.size):
+        if target.index < loop.hub.nloops:
+            gap_note(loop, target, id, 0)
         return CODE_SLOW_PEER
     msg = packet_frame(loop, p, NULL, 0, True, KIND_TO)
     if msg == NULL:
@@ -132,6 +140,8 @@ cdef inline uint8_t post_room(Loop* loop, RoomEntry* entry, Msg* msg) noexcept n
                 if copy == NULL:
                     loop.n[C_ATTEMPTED] += 1
                     loop.n[C_DROPPED_INBOX] += 1
+                    if index < loop.hub.nloops:
+                        gap_note(loop, loop.hub.loops[index], entry.serial, entry.hash)
                     code = CODE_SLOW_PEER
                 else:
                     copy.kind = KIND_ROOM
@@ -187,14 +197,20 @@ cdef inline void take_room(Loop* loop, Msg* msg) noexcept nogil:
 
 
 cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
-    """A room of its URL is confirmed: after the last, HELLO."""
+    """A room of its URL, or its user's, is confirmed: after the last, HELLO."""
+    cdef Extra* extra
     if c.waiting:
         c.waiting -= 1
     if c.waiting == 0 and c.state == CONN_JOINING:
         c.state = CONN_OPEN
         wheel_arm(&loop.wheel, &loop.slab, c.slot,
                   loop.tick + (BLOCKED_LOOK if c.flags & FLAG_BLOCKED else loop.hub.set.ping))
+        extra = slab_cold(&loop.slab, c.slot).extra
+        if extra != NULL and extra.expires:
+            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, extra.expires)
         conn_answer(loop, c, hello_new(loop, c))
+        if loop.farewell.on:
+            say_goaway(loop, c)
         if c.flags & FLAG_PAUSED:
             conn_resume(loop, c)
 
@@ -202,9 +218,16 @@ cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
 cdef inline void take_receipt(Loop* loop, uint64_t id, uint8_t code, const char* ref, size_t n) noexcept nogil:
     """For a connection of this loop; an empty ref stands for a room of its URL, or for what was answered before NATS
     denied it."""
-    cdef Conn* c
+    cdef Conn* c = conn_of(loop, id)
+    cdef Ref* owed
+    cdef uint32_t room = 0
     if n:
-        ref_finish(loop, conn_of(loop, id), ref, n, code)
+        owed = NULL if c == NULL else ref_find(loop, c, ref, n)
+        if owed != NULL:
+            room = owed.room
+        ref_finish(loop, c, ref, n, code)
+        if room and code == CODE_OK:
+            listen_ask(loop, conn_of(loop, id), room - 1)
         return
     c = slab_find(&loop.slab, <uint32_t>(id >> 32) & 0xffffff, <uint32_t>id)
     if c == NULL:
@@ -291,10 +314,10 @@ cdef inline uint8_t join(Loop* loop, Conn* c, const char* name, uint32_t n, Room
     """Makes a connection a member, visible to every loop of the process on return."""
     cdef uint64_t hash = room_hash(&loop.hub.rooms, name, n)
     cdef uint32_t room = rooms_find(&loop.rooms, hash, name, n)
-    if room != NO_ROOM and room_is_member(&loop.rooms, &loop.slab, c, room):
+    if room != NO_ROOM and room_member(&loop.rooms, &loop.slab, c, room) != NULL:
         entry[0] = loop.rooms.rooms[room].entry
         return CODE_OK
-    if c.nrooms >= loop.hub.set.max_rooms:
+    if c.nrooms >= (conn_places(loop, c) if c.flags & (FLAG_LIMITED | FLAG_USER) else loop.hub.set.max_rooms):
         loop.n[C_ROOMS_REFUSED] += 1
         return CODE_TOO_MANY_ROOMS
     if room == NO_ROOM:
@@ -311,7 +334,82 @@ cdef inline uint8_t join(Loop* loop, Conn* c, const char* name, uint32_t n, Room
         room_close(loop, room)
         return CODE_UNAVAILABLE
     loop.n[C_MEMBERSHIPS] += 1
+    news_add(loop, entry[0], c, True)
     return CODE_OK
+
+
+cdef inline uint32_t audience_index(const Loop* loop) noexcept nogil:
+    """Where the listeners of a loop, or the service, are counted."""
+    return loop.index if loop.index != SERVICE_LOOP else loop.hub.nloops
+
+
+cdef inline bint room_listen(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """One more of the loop's members hears who comes and goes. False without memory."""
+    cdef bint sync = False
+    cdef Msg* word = sync_new(loop)
+    cdef bint good
+    if word == NULL:
+        return False
+    good = table_listen(&loop.hub.rooms, entry, loop.hub.nloops + 1, audience_index(loop), &sync)
+    if sync:
+        post_sync(loop, entry, word)
+    else:
+        msg_free(&loop.mem, word)
+    return good
+
+
+cdef inline void room_unlisten(Loop* loop, RoomEntry* entry) noexcept nogil:
+    cdef Msg* word
+    if not table_unlisten(&loop.hub.rooms, entry, audience_index(loop)):
+        return
+    word = sync_new(loop)
+    if word == NULL:
+        table_unmark(&loop.hub.rooms, entry)
+    else:
+        post_sync(loop, entry, word)
+
+
+cdef inline uint8_t listen(Loop* loop, Conn* c, const char* name, uint32_t n, uint32_t* room) noexcept nogil:
+    """A member hears who comes and goes from here on; `room`: its index on this loop."""
+    cdef Member* member
+    room[0] = rooms_find(&loop.rooms, room_hash(&loop.hub.rooms, name, n), name, n)
+    member = room_member(&loop.rooms, &loop.slab, c, room[0])
+    if member.mark != MARK_NONE:
+        return CODE_OK
+    if not room_listen(loop, loop.rooms.rooms[room[0]].entry):
+        return CODE_UNAVAILABLE
+    member.mark = MARK_LISTENS
+    loop.n[C_LISTENERS] += 1
+    return CODE_OK
+
+
+cdef inline uint16_t ask_who(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Asks who is in a room with listeners; the mark of those who await the answer, MARK_NONE without memory.
+
+    The number of the question is read before the link takes it up (presence.pxd): all who read the same one share the
+    answer.
+    """
+    cdef Msg* msg = msg_new_heap(&loop.mem, entry.size, KIND_ASK)
+    if msg == NULL:
+        loop.n[C_PRESENCE_LOST] += 1
+        return MARK_NONE
+    msg.target = se_load_seqcst(&(<Audience*>entry.audience).generation)
+    msg.hash = entry.hash
+    msg.size = entry.size
+    memcpy(msg.data, entry.name, entry.size)
+    post(loop, 0, msg)
+    return <uint16_t>(1 + msg.target % (MARK_LISTENS - 1))
+
+
+cdef inline void listen_ask(Loop* loop, Conn* c, uint32_t room) noexcept nogil:
+    """Its SUB is answered: now a listener asks who is there."""
+    cdef Member* member = NULL if c == NULL else room_member(&loop.rooms, &loop.slab, c, room)
+    cdef uint16_t mark
+    if member == NULL or member.mark == MARK_NONE:
+        return
+    mark = ask_who(loop, loop.rooms.rooms[room].entry)
+    if mark != MARK_NONE:
+        member.mark = mark
 
 
 cdef inline void room_close(Loop* loop, uint32_t room) noexcept nogil:
@@ -325,9 +423,16 @@ cdef inline void room_close(Loop* loop, uint32_t room) noexcept nogil:
 
 
 cdef inline void leave_place(Loop* loop, Conn* c, uint32_t i) noexcept nogil:
-    cdef uint32_t room = places_of(c, slab_cold(&loop.slab, c.slot))[i].room
+    cdef Place place = places_of(c, slab_cold(&loop.slab, c.slot))[i]
+    cdef uint32_t room = place.room
+    cdef RoomEntry* entry = loop.rooms.rooms[room].entry
+    cdef bint listens = loop.rooms.rooms[room].members[place.position].mark != MARK_NONE
     room_leave(&loop.rooms, &loop.slab, c, i)
     loop.n[C_MEMBERSHIPS] -= 1
+    news_add(loop, entry, c, False)
+    if listens:
+        loop.n[C_LISTENERS] -= 1
+        room_unlisten(loop, entry)
     room_close(loop, room)
 
 

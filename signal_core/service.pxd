@@ -2,13 +2,13 @@
 
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t
 from libc.string cimport memchr
-from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_WRITTEN
+from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_EXPIRED, C_DROPPED_GONE, C_WRITTEN
 from signal_core.memory cimport Msg, TELL_NOBODY
 from signal_core.packet cimport Packet, expiry
 from signal_core.post cimport post_all
 from signal_core.queue cimport loop_tell
 from signal_core.route cimport loop_tell_all
-from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, Loop
+from signal_core.state cimport CODE_EXPIRED, CODE_OK, Loop
 from signal_core.sys cimport se_load_seqcst, se_store_seqcst
 from signal_core.loop cimport loop_clock
 
@@ -55,11 +55,13 @@ cdef inline void frame_take_apart(const Msg* msg, Frame* out) noexcept nogil:
     out.payload_len = msg.size - skip - out.head_len - 1
 
 
-cdef inline void service_fate(Loop* loop, Msg* msg, bint delivered) noexcept nogil:
-    """The last word on a message for the service: counted, told, and freed."""
+cdef inline void service_fate(Loop* loop, Msg* msg, uint8_t code) noexcept nogil:
+    """The last word on a message for the service (CODE_OK, EXPIRED, NO_SUCH_PEER): counted, told, and freed."""
     loop.n[C_ATTEMPTED] += 1
-    if delivered:
+    if code == CODE_OK:
         loop.n[C_WRITTEN] += 1
+    elif code == CODE_EXPIRED:
+        loop.n[C_DROPPED_EXPIRED] += 1
     else:
         loop.n[C_DROPPED_GONE] += 1
-    loop_tell(loop, msg, CODE_OK if delivered else CODE_NO_SUCH_PEER)
+    loop_tell(loop, msg, code)

@@ -1,47 +1,45 @@
 """What a client says: bytes into frames, frames into messages, messages into verbs. L4."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 from signal_core.address cimport LOCAL_TEXT
 from signal_core.answers cimport (
     REF_SUB, REF_TO, put_peer, ref_add, ref_find, ref_remove, say, say_pong, strike,
 )
+from signal_core.auth cimport auth_ask, auth_refuse, do_auth
 from signal_core.conn cimport (
-    conn_answer, conn_bye, conn_extra, conn_fail, conn_frame, conn_id, conn_kill, conn_ready, conn_say_last,
-    conn_watch,
+    conn_answer, conn_bye, conn_extra, conn_fail, conn_frame, conn_id, conn_kill, conn_ready,
 )
 from signal_core.counters cimport (
-    C_ACCEPTED, C_ATTEMPTED, C_BYTES_IN, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_PROTOCOL_ERRORS, C_READS,
-    C_REFUSED_BAD_REQUEST, C_REFUSED_DENIED, C_REFUSED_NO_SUCH_PEER, C_REFUSED_RATE, C_REFUSED_SLOW_PEER,
-    C_REFUSED_TOO_LARGE, C_REFUSED_UNAVAILABLE, C_ROUTED, C_SHED,
+    C_ACCEPTED, C_ATTEMPTED, C_AUTH_DENIED, C_BYTES_IN, C_PROTOCOL_ERRORS, C_READS, C_REFUSED_BAD_REQUEST,
+    C_REFUSED_DENIED, C_REFUSED_NO_SUCH_PEER, C_REFUSED_RATE, C_REFUSED_SLOW_PEER, C_REFUSED_TOO_LARGE,
+    C_REFUSED_UNAVAILABLE, C_ROUTED,
 )
 from signal_core.frame cimport (
     OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, OP_TEXT, Frame, close_code_of, frame_parse,
     frame_unmask,
 )
-from signal_core.head cimport VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
-from signal_core.limits cimport (
-    FRAMES_PER_TURN, READ_BUFFER, SERVICE_LOOP, TICK_MS, UPGRADE_ANSWER, UPGRADE_MAX_ROOMS,
-)
-from signal_core.memory cimport TELL_NOBODY, TELL_PEER, Msg, msg_new
+from signal_core.head cimport VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
+from signal_core.identity cimport conn_user, may_publish, may_send, may_sub
+from signal_core.intake cimport bucket_take, buffer_free, buffer_grown
+from signal_core.limits cimport FRAMES_PER_TURN, READ_BUFFER, TICK_MS
+from signal_core.memory cimport TELL_NOBODY, TELL_PEER, Msg
+from signal_core.opening cimport session_answer_http, session_finish, session_origin
 from signal_core.packet cimport Packet, expiry
-from signal_core.post cimport post_event
-from signal_core.address cimport room_valid
 from signal_core.roomtable cimport RoomEntry
 from signal_core.route cimport (
-    AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats, join, joined, leave, route_peer, route_room,
+    AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats, join, leave, listen, listen_ask, route_peer, route_room,
 )
 from signal_core.slab cimport (
-    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE,
-    FLAG_LAST, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, Buffer, Conn, Extra, slab_cold,
+    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JUDGED, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE, FLAG_LAST,
+    FLAG_LIMITED, FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, slab_cold,
 )
 from signal_core.state cimport (
-    CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
-    CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_CONNECTED, Loop,
+    AUTH_OFF, CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
+    CODE_UNAVAILABLE, Loop,
 )
 from signal_core.sys cimport EAGAIN, EINTR, errno, recv
-from signal_core.upgrade cimport Upgrade, query_next_room, upgrade_accept, upgrade_answer, upgrade_parse
+from signal_core.upgrade cimport Upgrade, upgrade_parse
 from signal_core.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 
 cdef enum:
@@ -68,21 +66,29 @@ cdef inline void count_message(Loop* loop, uint8_t code) noexcept nogil:
     loop.n[C_ROUTED if code == CODE_OK else refused_counter(code)] += 1
 
 
-cdef inline void packet_fill(Loop* loop, const Conn* c, const Head* head, bint binary, char* me,
+cdef inline uint8_t not_allowed(Loop* loop) noexcept nogil:
+    loop.n[C_AUTH_DENIED] += 1
+    return CODE_DENIED
+
+
+cdef inline void packet_fill(Loop* loop, Conn* c, const Head* head, bint binary, char* me,
                              Packet* p) noexcept nogil:
     """`me`: PEER_TEXT bytes that live as long as the packet."""
+    cdef uint32_t user_n = 0
+    cdef const char* user = conn_user(loop, c, &user_n)
     put_peer(<uint8_t*>me, loop.hub, conn_id(loop, c))
     p[0] = Packet(
         origin=conn_id(loop, c), sender=me, sender_len=loop.hub.node_len + 1 + LOCAL_TEXT, ref=head.ref,
-        ref_len=head.ref_len, re=head.re, re_len=head.re_len, user=NULL, user_len=0,
+        ref_len=head.ref_len, re=head.re, re_len=head.re_len, user=user, user_len=user_n,
         payload=<const uint8_t*>head.payload, size=head.payload_len, binary=binary, remote=False,
         expires=expiry(loop, head.ttl_ms), ttl_ms=head.ttl_ms, tell=TELL_NOBODY, tell_text=NULL, tell_len=0)
 
 
 cdef inline uint32_t ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept nogil:
-    """The tick at which an answer is overdue: the message's ttl and a second."""
+    """The tick at which an answer is overdue: one that begins, and so is answered, before the message's ttl and a
+    second are over."""
     cdef int64_t ms = ttl_ms if ttl_ms >= 0 else loop.hub.set.ttl_ms
-    return loop.tick + <uint32_t>((ms + 1000) // TICK_MS)
+    return loop.tick + <uint32_t>((ms + 1000) // TICK_MS) - 1
 
 
 cdef inline void do_to(Loop* loop, Conn* c, const Head* head, bint binary) noexcept nogil:
@@ -91,7 +97,9 @@ cdef inline void do_to(Loop* loop, Conn* c, const Head* head, bint binary) noexc
     cdef Packet p
     cdef uint8_t code = CODE_OK
     packet_fill(loop, c, head, binary, me, &p)
-    if head.ref_len:
+    if c.flags & FLAG_LIMITED and not may_send(loop, c):
+        code = not_allowed(loop)
+    elif head.ref_len:
         p.tell = TELL_PEER
         p.tell_text = head.ref
         p.tell_len = head.ref_len
@@ -112,6 +120,9 @@ cdef inline void do_pub(Loop* loop, Conn* c, const Head* head, bint binary) noex
     cdef uint8_t code = CODE_OK
     if head.ref_len and ref_find(loop, c, head.ref, head.ref_len) != NULL:
         code = CODE_BAD_REQUEST
+    elif c.flags & FLAG_LIMITED and not (may_send(loop, c) if head.verb == VERB_TO
+                                         else may_publish(loop, c, head.arg, head.arg_len)):
+        code = not_allowed(loop)
     else:
         packet_fill(loop, c, head, binary, me, &p)
         code = route_room(loop, head.arg, head.arg_len, &p, head.verb == VERB_TO)
@@ -121,6 +132,7 @@ cdef inline void do_pub(Loop* loop, Conn* c, const Head* head, bint binary) noex
 
 cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     cdef RoomEntry* entry
+    cdef uint32_t room = 0
     cdef uint8_t code = CODE_OK
     cdef int waits = AWAIT_NOTHING
     if head.ref_len:
@@ -128,7 +140,14 @@ cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
         if code != CODE_OK:
             say(loop, c, code, head.ref, head.ref_len)
             return
-    code = join(loop, c, head.arg, head.arg_len, &entry)
+    if may_sub(loop, c, head.arg, head.arg_len):
+        code = join(loop, c, head.arg, head.arg_len, &entry)
+    else:
+        code = not_allowed(loop)
+    if code == CODE_OK and head.presence:
+        code = listen(loop, c, head.arg, head.arg_len, &room)
+        if code == CODE_OK and head.ref_len:
+            ref_find(loop, c, head.ref, head.ref_len).room = room + 1
     if code == CODE_OK and head.ref_len:
         waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len)
     if waits == AWAIT_IT:
@@ -139,6 +158,8 @@ cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     if head.ref_len:
         ref_remove(loop, c, ref_find(loop, c, head.ref, head.ref_len))
     say(loop, c, code, head.ref, head.ref_len)
+    if code == CODE_OK and head.presence:
+        listen_ask(loop, c, room)
 
 
 cdef inline void do_unsub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
@@ -149,6 +170,14 @@ cdef inline void do_unsub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     say(loop, c, CODE_OK, head.ref, head.ref_len)
 
 
+cdef inline void session_rate(Loop* loop, Conn* c, const Head* head) noexcept nogil:
+    """A message over max-rate. Its ref may be outstanding, whose answer this must not be."""
+    cdef bint again = head.ref_len and ref_find(loop, c, head.ref, head.ref_len) != NULL
+    cdef uint8_t code = CODE_BAD_REQUEST if again else CODE_RATE
+    count_message(loop, code)
+    say(loop, c, code, head.ref, head.ref_len)
+
+
 cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n, bint binary) noexcept nogil:
     """One whole message of an open connection."""
     cdef Head head
@@ -156,6 +185,8 @@ cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n
         count_message(loop, CODE_BAD_REQUEST)
         say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
         strike(loop, c)
+    elif not bucket_take(loop, c):
+        session_rate(loop, c, &head)
     elif head.verb == VERB_TO and head.node_len:
         do_to(loop, c, &head, binary)
     elif head.verb == VERB_TO or head.verb == VERB_PUB:
@@ -164,6 +195,8 @@ cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n
         do_sub(loop, c, &head)
     elif head.verb == VERB_UNSUB:
         do_unsub(loop, c, &head)
+    elif head.verb == VERB_AUTH:
+        do_auth(loop, c, &head)
     else:
         say_pong(loop, c, head.arg, head.arg_len)
 
@@ -171,25 +204,6 @@ cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n
 cdef inline void session_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
     loop.n[C_PROTOCOL_ERRORS] += 1
     conn_fail(loop, c, code)
-
-
-cdef inline Buffer* buffer_grown(Buffer* buffer, size_t need, size_t most) noexcept nogil:
-    """With room for `need` bytes, doubled up to `most`. NULL without memory (the old one is kept)."""
-    cdef size_t size = 64 if buffer == NULL else buffer.size
-    cdef Buffer* grown
-    if buffer != NULL and buffer.size >= need:
-        return buffer
-    while size < need:
-        size *= 2
-    if size > most and most >= need:
-        size = most
-    grown = <Buffer*>realloc(buffer, sizeof(Buffer) + size)
-    if grown == NULL:
-        return NULL
-    if buffer == NULL:
-        grown.used = 0
-    grown.size = <uint32_t>size
-    return grown
 
 
 cdef inline void session_fragment(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
@@ -201,10 +215,10 @@ cdef inline void session_fragment(Loop* loop, Conn* c, const Frame* f, const uin
     if extra == NULL:
         conn_fail(loop, c, 1011)
         return
-    message = buffer_grown(extra.message, (0 if extra.message == NULL else extra.message.used) + n + 1,
+    message = buffer_grown(loop, extra.message, (0 if extra.message == NULL else extra.message.used) + n + 1,
                            loop.hub.set.max_message + 1)
     if message == NULL:
-        conn_fail(loop, c, 1011)
+        conn_fail(loop, c, <uint16_t>loop.input_code)
         return
     extra.message = message
     if f.opcode != OP_CONT:
@@ -221,7 +235,7 @@ cdef inline void session_fragment(Loop* loop, Conn* c, const Frame* f, const uin
     if f.fin:
         extra.message = NULL
         session_message(loop, c, message.data, message.used, binary)
-        free(message)
+        buffer_free(loop, message)
 
 
 cdef inline void session_close(Loop* loop, Conn* c, const uint8_t* p, size_t n) noexcept nogil:
@@ -316,25 +330,27 @@ cdef inline size_t session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint6
 cdef inline void session_no_memory(Loop* loop, Conn* c) noexcept nogil:
     """What it said can't be kept."""
     cdef Upgrade u
-    if c.state == CONN_HANDSHAKE:
+    if c.state == CONN_JUDGED:
+        auth_refuse(loop, c, 503)
+    elif c.state == CONN_HANDSHAKE:
         memset(&u, 0, sizeof(u))
         u.status = 503
         session_answer_http(loop, c, &u)
     else:
-        conn_fail(loop, c, 1011)
+        conn_fail(loop, c, <uint16_t>loop.input_code)
 
 
 cdef inline void session_keep(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need) noexcept nogil:
     """Keeps the input left over, which may lie in c.pending itself; the buffer goes when there is none."""
     cdef Buffer* kept = c.pending
     if n == 0 or c.state >= CONN_LINGER:
-        free(kept)
+        buffer_free(loop, kept)
         c.pending = NULL
         return
     if kept != NULL and p >= kept.data and p < kept.data + kept.size:
         memmove(kept.data, p, n)
     else:
-        kept = buffer_grown(kept, n, n if need < n else <size_t>need)
+        kept = buffer_grown(loop, kept, n, n if need < n else <size_t>need)
         if kept == NULL:
             session_no_memory(loop, c)
             return
@@ -384,7 +400,7 @@ cdef inline ssize_t session_recv(Loop* loop, Conn* c, void* p, size_t n) noexcep
 cdef inline void session_read_more(Loop* loop, Conn* c) noexcept nogil:
     """Reads on behind a large frame's first bytes, in place."""
     cdef size_t most = <size_t>loop.hub.set.max_message + READ_BUFFER
-    cdef Buffer* grown = buffer_grown(c.pending, c.pending.used + READ_BUFFER // 16, most)
+    cdef Buffer* grown = buffer_grown(loop, c.pending, c.pending.used + READ_BUFFER // 16, most)
     cdef ssize_t got
     cdef size_t before
     if grown == NULL:
@@ -417,78 +433,18 @@ cdef inline void session_read(Loop* loop, Conn* c) noexcept nogil:
 
 # -- the handshake --
 
-cdef inline void session_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
-    """A health check, or a refusal: the answer is the last that it hears."""
-    cdef char text[512]
-    cdef size_t n = upgrade_answer(u, text, UPGRADE_ANSWER)
-    if u.status == 503:
-        loop.n[C_SHED] += 1
-    elif u.status != 200:
-        loop.n[C_HANDSHAKES_REFUSED] += 1
-    conn_say_last(loop, c, text, n)
-
-
-cdef inline int session_rooms(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
-    """Joins the rooms of the URL; c.waiting is how many NATS has yet to confirm. An HTTP status where it
-    can't: 0 is good."""
-    cdef char name[130]
-    cdef const char* query = u.query
-    cdef size_t left = u.query_len
-    cdef RoomEntry* entry
-    cdef uint8_t code
-    cdef int n, count = 0
-    while True:
-        n = query_next_room(&query, &left, name, sizeof(name))
-        if n == 0:
-            return 0
-        count += 1
-        if n < 0 or not room_valid(name, n) or name[0] == c"$" or name[0] == c"@":
-            return 400
-        code = join(loop, c, name, n, &entry) if count <= UPGRADE_MAX_ROOMS else CODE_TOO_MANY_ROOMS
-        if code != CODE_OK:
-            return 503 if code == CODE_UNAVAILABLE else 400
-        waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0)
-        if waits == AWAIT_FAILED:
-            return 503
-        if waits == AWAIT_IT:
-            c.waiting += 1
-
-
-cdef inline void session_open(Loop* loop, Conn* c, const Upgrade* u, Msg* msg) noexcept nogil:
-    """Switches to WebSocket: 101, in `msg`, and HELLO once its rooms are confirmed."""
-    msg.size = <uint32_t>upgrade_accept(u, <char*>msg.data)
-    c.flags |= FLAG_WEBSOCKET
-    loop.n[C_CONNECTIONS] += 1
-    loop.n[C_OPENED] += 1
-    conn_answer(loop, c, msg)
-    if c.state == CONN_DEAD:
-        return
-    if loop.hub.set.hooks:
-        post_event(loop, SERVICE_LOOP, EVENT_CONNECTED, conn_id(loop, c), 0, NULL, 0)
-    c.state = CONN_JOINING
-    if c.waiting == 0:
-        joined(loop, c)
-        return
-    c.flags |= FLAG_PAUSED
-    conn_watch(loop, c)
-
-
 cdef inline size_t session_upgrade(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
-    """Bytes of the head once it is whole (or refused), else 0."""
+    """Bytes of the head once it is whole (or refused), else 0; 0 too while its token is judged."""
     cdef Upgrade u
-    cdef Msg* msg = NULL
     cdef int head = upgrade_parse(<const char*>p, n, before, &u)
     if head == -2:
         return 0
-    if head > 0 and loop.stopping:
+    if head > 0 and loop.shut:
         u.status = 503
     if u.status == 0:
-        u.status = session_rooms(loop, c, &u)
-    if u.status == 0:
-        msg = msg_new(&loop.mem, UPGRADE_ANSWER, 0)
-    if msg == NULL:
-        u.status = u.status if u.status else 503
-        session_answer_http(loop, c, &u)
-        return n
-    session_open(loop, c, &u, msg)
-    return <size_t>head
+        u.status = session_origin(loop, &u)
+    if u.status == 0 and loop.hub.set.auth != AUTH_OFF:
+        u.status = auth_ask(loop, c, &u)
+        if u.status == 0:
+            return 0
+    return <size_t>head if session_finish(loop, c, &u) else n

@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memset
 from signal_core.limits cimport CHUNK_CONNS, CHUNK_SHIFT, MAX_CHUNKS
 from signal_core.memory cimport Out
+from signal_core.rights cimport Rights
 from signal_core.sys cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, SE_STATIC_ASSERT, mmap,
     munmap,
@@ -17,11 +18,12 @@ cdef enum:
     # Conn.state
     CONN_FREE = 0
     CONN_HANDSHAKE = 1        # its HTTP head is not complete
-    CONN_JOINING = 2          # upgraded; the rooms of its URL are not confirmed, HELLO is to come
-    CONN_OPEN = 3
-    CONN_CLOSING = 4          # our Close frame is queued or sent: waits for theirs
-    CONN_LINGER = 5           # nothing more to say: bytes are thrown away until the other end closes
-    CONN_DEAD = 6             # closed; freed at the end of the iteration
+    CONN_JUDGED = 2           # its head is kept while its token is judged; not read meanwhile
+    CONN_JOINING = 3          # upgraded; the rooms of its URL are not confirmed, HELLO is to come
+    CONN_OPEN = 4
+    CONN_CLOSING = 5          # our Close frame is queued or sent: waits for theirs
+    CONN_LINGER = 6           # nothing more to say: bytes are thrown away until the other end closes
+    CONN_DEAD = 7             # closed; freed at the end of the iteration
 
     # Conn.flags
     FLAG_DIRTY = 1            # in the loop's list of queues to write
@@ -32,6 +34,12 @@ cdef enum:
     FLAG_DONE = 32            # ... and close at once, the close handshake is complete
     FLAG_WEBSOCKET = 64       # upgraded: counted among the connections
     FLAG_BINARY = 128         # the fragmented message being put together is binary
+    FLAG_LEAVING = 256        # closed by a drain: counted in Farewell.leaving
+    FLAG_GAP = 512            # deliveries to it were dropped that it is to hear of with what is written next
+
+    FLAG_USER = 4096          # it has a user: its first place is the room `@<user>`
+    FLAG_LIMITED = 8192       # Extra.rights bound it
+    FLAG_RENEWING = 16384     # an AUTH of its awaits the decision
 
     NO_SLOT = 0xffffffff
 
@@ -67,8 +75,9 @@ cdef struct Ref:              # an answer that a connection is owed
     char text[16]             # 16
     uint32_t deadline         # 4  tick
     uint8_t size              # 1
-    uint8_t kind              # 1  VERB_TO or VERB_SUB
+    uint8_t kind              # 1  REF_*
     uint16_t spare            # 2
+    uint32_t room             # 4  of a SUB with presence: the room on its loop + 1; else 0
 
 cdef struct Extra:            # what most connections never need
     Ref* refs                 # 8
@@ -81,6 +90,10 @@ cdef struct Extra:            # what most connections never need
     uint16_t close_code       # 2  for the hooks
     uint32_t gap              # 4  deliveries dropped since it was last told
     int unsent                # 4  bytes that the kernel still held for it at the last look
+    uint32_t tokens           # 4  of its bucket (intake.pxd), where max-rate is set
+    uint32_t filled           # 4  tick at which they were counted; 0: never, it is full
+    Rights* rights            # 8  one hold of them; NULL: everything is allowed
+    uint32_t expires          # 4  tick at which its token has ended, the grace included; 0: never
 
 cdef struct Place:            # one membership, the connection's side
     uint32_t room             # 4  index in the loop's rooms
@@ -112,7 +125,8 @@ cdef inline void slab_check_layout() noexcept nogil:
     SE_STATIC_ASSERT(sizeof(Conn) == 64)
     SE_STATIC_ASSERT(sizeof(Cold) == 32)
     SE_STATIC_ASSERT(sizeof(Place) == 8)
-    SE_STATIC_ASSERT(sizeof(Ref) == 24)
+    SE_STATIC_ASSERT(sizeof(Ref) == 28)
+    SE_STATIC_ASSERT(sizeof(Extra) <= 80)  # and malloc's head: BLOCKED_COST
 
 
 cdef inline Conn* slab_conn(Slab* slab, uint32_t slot) noexcept nogil:

@@ -7,10 +7,13 @@ Link: the loop's with index 0.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from signal_core.addresses cimport AddressBook, Addresses
 from signal_core.inbox cimport Chain, Inbox
 from signal_core.memory cimport Mem, Msg
+from signal_core.missed cimport Missed
+from signal_core.rights cimport Rights
 from signal_core.rooms cimport Rooms
-from signal_core.roomtable cimport RoomEntry, RoomTable
+from signal_core.roomtable cimport Audience, RoomEntry, RoomTable
 from signal_core.slab cimport Queue, Slab
 from signal_core.sys cimport epoll_event, iovec, pthread_t
 from signal_core.wheel cimport Wheel
@@ -46,6 +49,11 @@ cdef enum:
     LINK_NAMING = 6               # asks whether the node's name is taken
     LINK_UP = 7
 
+    # Settings.auth
+    AUTH_OFF = 0                  # no token is looked at
+    AUTH_TOKEN = 1                # a handshake needs a token
+    AUTH_ANY = 2                  # the authorizer is asked with a token or without
+
     # Hub.link
     CLUSTER_OFF = 0               # no NATS is configured: other nodes do not exist
     CLUSTER_AWAY = 1
@@ -61,6 +69,7 @@ cdef enum:
     EVENT_LOG = 7
     EVENT_CONNECTED = 8
     EVENT_DISCONNECTED = 9
+    EVENT_ASK = 20                # to be judged: `hash` 1 where it renews a token
 
 cdef struct Settings:             # ticks where a time
     uint32_t max_message          # bytes
@@ -76,8 +85,23 @@ cdef struct Settings:             # ticks where a time
     uint32_t backlog_bytes        # a connection
     uint64_t backlog_loop         # bytes a loop: the total over the number of loops
     uint64_t max_connections      # 0: none
+    uint64_t max_per_address      # connections; 0: none
+    uint64_t accept_gap           # ns from one new connection to the next, in the mean; 0: none
+    uint32_t rate                 # messages a second of a connection; 0: none
+    uint32_t burst                # messages of a connection at once
+    uint64_t input_loop           # bytes a loop, of what has come in part: the total over the number of loops
     uint32_t nats_pending         # bytes
     bint hooks                    # tell Python who connects and disconnects
+    char drain_url[256]           # where GOAWAY sends clients to; empty: nowhere in particular
+    uint32_t drain_url_len
+    uint32_t auth                 # AUTH_*
+    uint32_t auth_patience        # ticks that a decision may take
+    uint32_t auth_grace           # ticks after a token's end
+    uint32_t auth_pending         # questions of one loop that may await their decision
+
+cdef struct Network:              # addresses that have their first bits in common
+    uint8_t address[16]           # IPv4 is mapped
+    uint32_t bits
 
 cdef struct Listen:               # an address to listen on
     uint8_t address[128]          # sockaddr_storage
@@ -95,6 +119,10 @@ cdef struct Hub:
     uint32_t prefix_len
     char* hello                   # the JSON object of HELLO
     uint32_t hello_len
+    char* origins                 # that are allowed, a LF after each; NULL: any
+    uint32_t origins_len
+    uint32_t nproxies
+    Network* proxies              # that are trusted to say whom they speak for
     uint64_t service              # id of the embedding service
     uint64_t boot                 # tick 0 is at this time, ms
     RoomTable rooms
@@ -104,7 +132,11 @@ cdef struct Hub:
     uint64_t denied[256]          # atomic: hashes of subjects that NATS refused us to publish on, DENIED_SUBJECTS
     uint64_t ndenied              # atomic
     uint64_t connections          # atomic: sockets open on all loops
+    uint64_t accept_due           # atomic: ns; new connections are paid for up to here
+    Addresses* addresses          # NULL: they are not counted
     uint64_t failed               # atomic: errno of a loop that could not start
+    uint64_t abroad               # atomic: tick up to which other nodes are known to have listeners
+    uint64_t presence_epoch       # atomic: counts when other nodes may have missed presence of ours
 
 cdef struct Waiter:               # a SUB that awaits NATS's PONG
     uint64_t id                   # 8  connection
@@ -112,6 +144,31 @@ cdef struct Waiter:               # a SUB that awaits NATS's PONG
     uint32_t place                # 4  of the room in Link.subs
     uint8_t size                  # 1  of the ref; 0: the join of a URL
     char ref[16]                  # 16
+
+cdef struct Change:               # a join or leave of this iteration
+    RoomEntry* entry              # 8
+    uint32_t nth                  # 4
+    uint32_t at                   # 4  of its line in News.text
+    uint32_t size                 # 4
+
+cdef struct News:                 # joins and leaves to be told at the end of the iteration
+    Change* changes               # 8
+    char* text                    # 8
+    uint32_t count                # 4
+    uint32_t size                 # 4
+    uint32_t text_used            # 4
+    uint32_t text_size            # 4
+
+cdef struct Node:                 # another node, as heard on NATS
+    char name[16]                 # 16
+    char instance[16]             # 16
+    uint64_t epoch                # 8  its number of times that we may have missed presence
+    uint32_t heard                # 4  tick of its last heartbeat
+    uint32_t cursor               # 4  next place of Link.audiences to look at on its behalf
+    uint8_t size                  # 1  of its name; 0: a free place, but place 0 stands for all nodes
+    bint listens                  # 4  as its last heartbeat says
+    bint walks                    # 4  the cursor is on its way
+    bint asks                     # 4  ... to ask it who is there, too
 
 cdef struct Link:
     int fd
@@ -121,6 +178,7 @@ cdef struct Link:
     uint32_t pinged               # pings sent
     uint32_t ponged               # pongs received
     bint blocked                  # EPOLLOUT is armed
+    uint32_t looked               # tick of the last look for what has waited too long
     bint dirty                    # something waits to be written
     bint syncing                  # SUBs were written since the last PING
     bint more                     # operations are left over from the last iteration
@@ -154,20 +212,46 @@ cdef struct Link:
     uint8_t asked_size[256]       # 0: a PUB, whose ref was answered
     uint32_t asked_next
     char instance[16]             # hex: tells two nodes of one name apart
+    Audience** audiences          # rooms with listeners, by place
+    uint32_t audiences_used
+    uint32_t audiences_size
+    uint32_t* audiences_free      # free places
+    uint32_t audiences_nfree
+    Node* nodes                   # by place; 0 stands for all nodes
+    uint32_t nodes_used
+    uint32_t nodes_size
+    uint32_t walks                # nodes whose cursor is on its way
+    bint again                    # a question was put off to the next tick
+    bint torn                     # presence for NATS was dropped since the last heartbeat
+    uint32_t beat_due             # tick of the next heartbeat
+    uint64_t told_epoch           # that it told
     char reason[160]              # why the last connection ended
+
+cdef struct Farewell:             # a drain (farewell.pxd)
+    bint on
+    bint behind                   # more were to be closed than one iteration may
+    uint32_t begun                # tick
+    uint32_t by                   # tick at which the last is closed
+    uint32_t total                # WebSockets when it began
+    uint32_t leaving              # closed by it, and not yet gone
+    uint32_t told                 # next slot to send GOAWAY to
+    uint32_t cursor               # next slot to close
 
 cdef struct Loop:
     Hub* hub
     uint32_t index
     uint32_t tick                 # now, in TICK_MS since the hub's boot
     uint32_t phase                # ms by which its ticks are early, so that not all loops fire timers at one moment
+    uint32_t late_ms              # since the tick began
     int epoll
     int reserve                   # a descriptor kept to answer 503 with
     int listeners[16]
     uint32_t nlisteners
     bint own_table                # it has a descriptor table of its own
     bint looks_away               # no descriptor is to be had: hears nothing of its listeners until the next tick
+    bint shut                     # takes no new connections: its listeners are being drained, or closed
     bint stopping
+    Farewell farewell
     bint overdue                  # of the link's loop: the room table has more to free
     uint32_t stop_by              # tick at which it ends, whatever is left
     uint32_t answer_by            # tick at which those hear 503 whose handshake has not come till then
@@ -188,14 +272,19 @@ cdef struct Loop:
     uint32_t nposted
     uint64_t turn_end             # n[C_ATTEMPTED] at which this step of the iteration takes no more input
     Rooms rooms
+    News news
+    Rights* rights[64]            # RIGHTS_SHARED: by hash, held once each
+    uint32_t judging              # questions that await their decision
     Link* linked                  # NULL but on loop 0
     uint8_t* input                # READ_BUFFER bytes
+    uint32_t input_code           # close code where the last buffer could not be had
+    AddressBook* book             # whose connections are counted; NULL: nobody's
     epoll_event* events
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[56]                # counters; C_COUNT
-    uint64_t copy[56]             # as of the last KIND_SNAPSHOT
+    uint64_t n[76]                # counters; C_COUNT
+    uint64_t copy[76]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread
@@ -206,6 +295,7 @@ cdef struct Loop:
     uint64_t done                 # atomic: 1 starting, 2 running, 3 ended
     uint64_t line1[6]
     Inbox inbox
+    Missed missed
 
 
 cdef inline uint64_t* counter(Loop* loop, int which) noexcept nogil:

@@ -3,12 +3,14 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove
+from signal_core.audience cimport audience_end, audience_settle
 from signal_core.counters cimport C_NATS_SUBS
+from signal_core.limits cimport RESUME_BYTES
 from signal_core.memory cimport KIND_NATS, KIND_RECEIPT, Msg, msg_free, msg_new_heap, msg_set_text, msg_text
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
 from signal_core.post cimport loop_of, post
 from signal_core.queue cimport queue_add
-from signal_core.roomtable cimport RoomEntry, room_hash, table_find, table_retire, table_settle
+from signal_core.roomtable cimport RoomEntry, entry_retire, room_hash, table_find, table_settle
 from signal_core.route cimport tell_peer
 from signal_core.state cimport CLUSTER_OFF, CODE_DENIED, CODE_OK, CODE_UNAVAILABLE, LINK_UP, Hub, Link, Loop, Waiter
 from signal_core.sys cimport se_load_relaxed, se_store_release
@@ -17,8 +19,7 @@ cdef enum:
     SID_NAME = 1              # `<prefix>.node.<node>`: others ask for our name
     SID_PROBE = 2             # the answer to our own question
     SID_PEER = 3              # `<prefix>.peer.<node>.>`
-    FIRST_SID = 16            # of rooms
-    RESUME_BYTES = 1 << 20    # queued for NATS before SUBs wait
+    FIRST_SID = 16            # of rooms; those between are presence.pxd's
 
 
 cdef inline void sub_write(Loop* loop, RoomEntry* entry) noexcept nogil:
@@ -122,9 +123,11 @@ cdef inline void subs_settle(Loop* loop, Msg* msg) noexcept nogil:
     msg_free(&loop.mem, msg)
     if table_settle(&loop.hub.rooms, entry):
         sub_add(loop, entry)
+        audience_settle(loop, entry)
     else:
         sub_remove(loop, entry)
-        table_retire(&loop.hub.rooms, &entry.retired)
+        audience_end(loop, entry)
+        entry_retire(&loop.hub.rooms, entry)
 
 
 cdef inline bint waiter_add(Link* link, const Waiter* waiter) noexcept nogil:

@@ -28,6 +28,7 @@ cdef extern from "se_atomic.h" nogil:
     uint64_t se_or_seqcst(uint64_t* p, uint64_t v)
     uint64_t se_and_seqcst(uint64_t* p, uint64_t v)
     uint64_t se_swap_seqcst(uint64_t* p, uint64_t v)
+    bint se_cas_relaxed(uint64_t* p, uint64_t* expected, uint64_t v)
     void* se_pointer_acquire(void** p)
     void se_pointer_release(void** p, void* v)
     void* se_pointer_swap_acqrel(void** p, void* v)
@@ -104,6 +105,7 @@ cdef extern from "<netinet/tcp.h>" nogil:
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t v)
     int inet_pton(int family, const char* text, void* out)
+    const char* inet_ntop(int family, const void* address, char* out, unsigned int size)
 
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
@@ -133,8 +135,10 @@ cdef extern from "<sys/socket.h>" nogil:
     int connect(int fd, const sockaddr* address, socklen_t n)
     int accept4(int fd, sockaddr* address, socklen_t* n, int flags)
     int setsockopt(int fd, int level, int name, const void* value, socklen_t n)
+    int getpeername(int fd, sockaddr* address, socklen_t* n)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* n)
     int shutdown(int fd, int how)
+    int getpeername(int fd, sockaddr* address, socklen_t* n)
     ssize_t recv "se_recv"(int fd, void* buffer, size_t n, int flags)
     ssize_t send "se_send"(int fd, const void* buffer, size_t n, int flags)
     ssize_t sendmsg "se_sendmsg"(int fd, const msghdr* message, int flags)

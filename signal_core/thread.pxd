@@ -4,13 +4,21 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from signal_core.accept cimport loop_open_reserve
+from signal_core.addresses cimport AddressBook, book_end
+from signal_core.audience cimport audiences_end
 from signal_core.conn cimport conn_kill
 from signal_core.dial cimport link_end, link_want
 from signal_core.inbox cimport inbox_take
-from signal_core.limits cimport CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, SERVICE_LOOP, TICK_MS
+from signal_core.limits cimport (
+    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, RIGHTS_SHARED, SERVICE_LOOP, TICK_MS,
+)
 from signal_core.loop cimport loop_clock, loop_is_over, loop_iterate, loop_reap
+from signal_core.link cimport link_flush
 from signal_core.memory cimport Msg, memory_end
+from signal_core.news cimport news_end
 from signal_core.post cimport post_all, post_event
+from signal_core.presence cimport presence_bye
+from signal_core.rights cimport rights_release
 from signal_core.rooms cimport rooms_end, rooms_init
 from signal_core.route cimport loop_tell_all
 from signal_core.slab cimport (
@@ -51,6 +59,10 @@ cdef inline bint loop_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogil:
         if loop.linked == NULL:
             return False
         loop.linked.fd = -1
+    if hub.addresses != NULL:
+        loop.book = <AddressBook*>calloc(1, sizeof(AddressBook))
+        if loop.book == NULL:
+            return False
     loop.input = <unsigned char*>malloc(READ_BUFFER)
     loop.events = <epoll_event*>malloc(EVENTS * sizeof(epoll_event))
     loop.iov = <iovec*>malloc(IOV_MAX_SEND * sizeof(iovec))
@@ -130,6 +142,8 @@ cdef inline void loop_close(Loop* loop) noexcept nogil:
     loop.dirty_head = NO_SLOT
     loop_reap(loop)
     if loop.linked != NULL:
+        presence_bye(loop)
+        link_flush(loop)
         link_end(loop, b"")
     loop_tell_all(loop)
     post_all(loop)
@@ -176,6 +190,7 @@ cdef inline void free_all(Loop* loop, Msg* msg) noexcept nogil:
 
 cdef inline void loop_end(Loop* loop) noexcept nogil:
     """Frees the loop's memory, after every thread has ended."""
+    cdef int i
     free_all(loop, loop.taken)
     free_all(loop, inbox_take(&loop.inbox))
     if loop.linked != NULL:
@@ -184,8 +199,14 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
         free(loop.linked.subs)
         free(loop.linked.subs_free)
         free(loop.linked.waiters)
+        audiences_end(loop.linked)
         free(loop.linked)
+    if loop.book != NULL:
+        book_end(loop.book)
+    for i in range(RIGHTS_SHARED):
+        rights_release(loop.rights[i])
     rooms_end(&loop.rooms)
+    news_end(&loop.news)
     slab_end(&loop.slab)
     memory_end(&loop.mem)
     free(loop.ready)

@@ -3,13 +3,15 @@
 Pointers in Upgrade point into the caller's buffer and are good as long as that is.
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset, strlen
 from signal_core.http cimport (
     is_blank, list_has, list_next, number_put, percent_decode, phr_header, phr_parse_request, status_reason,
     text_is, text_matches, text_put, text_starts,
 )
-from signal_core.limits cimport UPGRADE_ANSWER, UPGRADE_MAX_HEAD, UPGRADE_MAX_HEADERS, UPGRADE_MAX_URI
+from signal_core.limits cimport (
+    FORWARDED_LINES, UPGRADE_ANSWER, UPGRADE_MAX_HEAD, UPGRADE_MAX_HEADERS, UPGRADE_MAX_URI,
+)
 from signal_core.sys cimport SE_STATIC_ASSERT
 
 cdef extern from "se_sha1.h" nogil:
@@ -36,6 +38,12 @@ cdef struct Upgrade:         # what a handshake asks for
     size_t origin_len        # 8
     const char* query        # 8  what follows '?', as it was sent
     size_t query_len         # 8
+    const char* path         # 8
+    size_t path_len          # 8
+    const char* forwarded[4]  # 32 the last FORWARDED_LINES of X-Forwarded-For, number i at i % FORWARDED_LINES
+    size_t forwarded_len[4]  # 32
+    uint32_t nforwarded      # 4  how many there were
+    uint32_t spare           # 4
     int status               # 4  0: upgrade; 200: a health check; else the HTTP status to refuse with
     uint8_t token_from       # 1  TOKEN_*
     uint8_t protocol         # 1  signal.v1 was offered
@@ -56,7 +64,8 @@ cdef struct Seen:            # what the headers of one request say, as far as it
 
 
 cdef inline void upgrade_check_layout() noexcept nogil:
-    SE_STATIC_ASSERT(sizeof(Upgrade) == 64)
+    SE_STATIC_ASSERT(sizeof(Upgrade) == 152)
+    SE_STATIC_ASSERT(FORWARDED_LINES == 4)
     SE_STATIC_ASSERT(UPGRADE_MAX_HEADERS == 100)
     SE_STATIC_ASSERT(KEY_SIZE + GUID_SIZE == 60)
     SE_STATIC_ASSERT(SE_SHA1_SIZE == 20)
@@ -199,6 +208,10 @@ cdef inline void upgrade_header(const phr_header* header, Seen* seen, Upgrade* o
     elif text_matches(name, n, b"authorization"):
         seen.tokens += 1
         upgrade_authorization(out, value, value_len)
+    elif text_matches(name, n, b"x-forwarded-for"):
+        out.forwarded[out.nforwarded % FORWARDED_LINES] = value
+        out.forwarded_len[out.nforwarded % FORWARDED_LINES] = value_len
+        out.nforwarded += 1
     elif text_matches(name, n, b"content-length"):
         seen.bad = seen.bad or not is_zero(value, value_len)
     elif text_matches(name, n, b"transfer-encoding"):
@@ -320,6 +333,8 @@ cdef inline int upgrade_parse(const char* buf, size_t n, size_t last_len, Upgrad
     for i in range(count):
         upgrade_header(&headers[i], &seen, out)
     path_len = upgrade_target(target, target_len, out, &path)
+    out.path = path
+    out.path_len = path_len
     upgrade_query_token(out)
     out.other_protocol = seen.others and not out.protocol
     out.bodiless = text_is(method, method_len, b"HEAD")

@@ -8,7 +8,19 @@ async with Engine(listen="127.0.0.1:0", nats="off") as engine:
 
 from signal_py.engine import Engine
 from signal_py.errors import ConfigError, DeliveryError, EngineError
-from signal_py.service import Message
+from signal_py.grants import Grant, Refusal, Request
+from signal_py.service import Message, Presence
 from signal_py.version import VERSION as __version__
 
-__all__ = ["ConfigError", "DeliveryError", "Engine", "EngineError", "Message", "__version__"]
+__all__ = [
+    "ConfigError",
+    "DeliveryError",
+    "Engine",
+    "EngineError",
+    "Grant",
+    "Message",
+    "Presence",
+    "Refusal",
+    "Request",
+    "__version__",
+]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+
+TOKEN = re.compile(r"([?&]token=)[^&#]*")
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -35,6 +38,11 @@ def is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def redacted(url: str) -> str:
+    """A URL as it may be shown: without the token that its query may have."""
+    return TOKEN.sub(r"\1***", url)
 
 
 def url_of(host: str, port: int) -> str:

@@ -1,4 +1,4 @@
-"""What operators ask over HTTP: /metrics for Prometheus, /stats as JSON, /healthz, /readyz.
+"""What operators ask over HTTP: /metrics for Prometheus, /stats as JSON, /healthz, /readyz, and POST /drain.
 
 On threads of its own; a request takes the GIL, and touches the loops only to read their counters.
 """
@@ -73,11 +73,18 @@ class Admin:
     """The HTTP server. It answers from `start` on, and until `stop` returns."""
 
     def __init__(
-        self, where: str, named: str, stats: Callable[[], Stats], unready: Callable[[], str]
+        self,
+        where: str,
+        named: str,
+        stats: Callable[[], Stats],
+        unready: Callable[[], str],
+        drain: Callable[[], Stats],
     ) -> None:
-        """`unready` tells why the engine takes no clients, "" where it does. Raises ConfigError."""
+        """`unready` tells why the engine takes no clients, "" where it does; `drain` begins to send them away.
+        Raises ConfigError."""
         self._stats = stats
         self._unready = unready
+        self._drain = drain
         self._lock = threading.Lock()  # one request at a time asks the core
         self._registry: CollectorRegistry | None = None
         with Probes(resolve([where], named)[:1], named) as probes:
@@ -94,7 +101,8 @@ class Admin:
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
-        self._stats, self._unready, self._registry = dict, str, None  # what held the engine lets it go
+        # What held the engine lets it go.
+        self._stats, self._unready, self._drain, self._registry = dict, str, dict, None
 
     def count(self, counters: Counters) -> None:
         """Says which counters there are, once the core is there."""
@@ -116,7 +124,17 @@ class Admin:
             with self._lock:
                 body = generate_latest(self._registry) if self._registry else b""
             return 200, CONTENT_TYPE_LATEST, body
-        return 404, "text/plain", b"There are /metrics, /stats, /healthz and /readyz.\n"
+        return 404, "text/plain", b"There are /metrics, /stats, /healthz, /readyz, and POST /drain.\n"
+
+    def act(self, path: str, from_a_page: bool) -> tuple[int, str, bytes]:
+        """As `answer`, to a POST. A page in a browser, which may reach what its user reaches, is refused."""
+        if path != "/drain":
+            return 404, "text/plain", b"Only /drain takes a POST.\n"
+        if from_a_page:
+            return 403, "text/plain", b"This is not for pages in a browser.\n"
+        if self._unready() == "starting":
+            return 503, "text/plain", b"starting\n"
+        return 202, "application/json", json.dumps(self._drain()).encode() + b"\n"
 
 
 class _Server(ThreadingHTTPServer):
@@ -154,8 +172,18 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self._answer(lambda admin: admin.answer(path))
+
+    def do_POST(self) -> None:
+        """Whatever body it brings is not read: the connection ends with the answer."""
+        path, from_a_page = self.path.partition("?")[0], "Origin" in self.headers
+        self.close_connection = True
+        self._answer(lambda admin: admin.act(path, from_a_page))
+
+    def _answer(self, ask: Callable[[Admin], tuple[int, str, bytes]]) -> None:
         try:
-            status, kind, body = cast(_Server, self.server).admin.answer(self.path.partition("?")[0])
+            status, kind, body = ask(cast(_Server, self.server).admin)
         except Exception as error:  # whatever it is, the client is told, and the engine goes on
             status, kind, body = 500, "text/plain", f"{error}\n".encode()
         self.send_response(status)

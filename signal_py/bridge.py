@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from signal_py.credentials import Credentials, connect_line
 from signal_py.errors import EngineError
+from signal_py.judge import Judge
 from signal_py.log import event
 from signal_py.natspool import LAST_DELAY, Pool, Server
 from signal_py.tls import Tls, offers_tls, wants_tls
@@ -62,6 +63,7 @@ class Bridge:
         tls: Tls,
         node: str,
         version: str,
+        judge: Judge | None = None,
     ) -> None:
         self._core = core
         self._pool = Pool(servers) if servers else None
@@ -69,6 +71,7 @@ class Bridge:
         self._tls = tls
         self._node = node
         self._version = version
+        self._judge = judge
         self._server: Server | None = None  # dialled last
         self._others: list[tuple[int, str]] = []  # its addresses that were not dialled yet
         self._leaving = False
@@ -118,22 +121,35 @@ class Bridge:
         self._end = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._core.control_fd, self._drain)
+        if self._judge is not None:
+            self._judge.start()
         self._running.set()
         self._drain()
         await self._end.wait()
         self._loop.remove_reader(self._core.control_fd)
         self._drain()
+        if self._judge is not None:
+            await self._judge.close()
         if self._dialling is not None:
             self._dialling.cancel()
             self._dialling = None
 
     def _drain(self) -> None:
+        questions: list[Any] = []
         for kind, *rest in self._core.control_drain():
-            try:
-                HANDLERS[str(kind)](self, *rest)
-            except Exception:
-                if not self._leaving:  # then the core may be gone already, and wants no answer
-                    logger.exception("the deciding thread failed to handle an event")
+            if kind == "ask":
+                questions.append(tuple(rest))
+            else:
+                self._handle(HANDLERS[str(kind)], self, *rest)
+        if questions and self._judge is not None:
+            self._handle(self._judge.take, questions)
+
+    def _handle(self, handler: Callable[..., None], *arguments: object) -> None:
+        try:
+            handler(*arguments)
+        except Exception:
+            if not self._leaving:  # then the core may be gone already, and wants no answer
+                logger.exception("the deciding thread failed to handle an event")
 
     # -- what the core tells --
 

@@ -1,4 +1,4 @@
-"""The command line: `signal-engine serve|pub|sub|send|version`."""
+"""The command line: `signal-engine serve|pub|sub|send|drain|token|version`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from signal_py.version import VERSION
 DEFAULT_URL = "ws://127.0.0.1:8080/"
 URL_VARIABLE = "SIGNAL_ENGINE_URL"
 FAILED = 1  # where standard input or output fails
+TOKEN_VARIABLE = "SIGNAL_ENGINE_TOKEN"  # no flag: others can see flags
 MISUSE = 2  # exit status where the person who called must mend something
 INTERRUPTED = 130
 
@@ -95,6 +96,8 @@ def _parser() -> Parser:
     _add_serve(commands)
     for name, run in (("sub", _sub), ("pub", _pub), ("send", _send)):
         _add_client(commands, name, run)
+    _add_drain(commands)
+    _add_token(commands)
     version = commands.add_parser("version", help="print the version", allow_abbrev=False)
     version.set_defaults(run=_version)
     return parser
@@ -120,6 +123,14 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
             help=describe(setting).replace("%", "%%"),
         )
     serve.set_defaults(run=_serve)
+
+
+def _add_token(commands: argparse._SubParsersAction[Parser]) -> None:
+    from signal_py.minting import add_arguments
+
+    token = commands.add_parser("token", help="make a token for trying out, or look into one", allow_abbrev=False)
+    add_arguments(token)
+    token.set_defaults(run=_mint)
 
 
 def _metavar(setting: Setting) -> str:
@@ -167,6 +178,7 @@ def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: ob
     )
     if name == "sub":
         command.add_argument("rooms", metavar="ROOM", nargs="+", help="a room to join, such as lobby")
+        command.add_argument("--presence", action="store_true", help="print who is there, joins and leaves, too")
     else:
         command.add_argument(
             "target",
@@ -177,6 +189,24 @@ def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: ob
             "text", metavar="TEXT", nargs="?", help="else each line of standard input is sent"
         )
     command.set_defaults(run=run)
+
+
+def _add_drain(commands: argparse._SubParsersAction[Parser]) -> None:
+    variable = SETTINGS["admin"].variable
+    drain = commands.add_parser("drain", help="have an engine send its clients away, and end", allow_abbrev=False)
+    drain.add_argument(
+        "--admin",
+        default=os.environ.get(variable, ""),
+        metavar="URL",
+        help=f"its admin server, http://HOST:PORT/ or HOST:PORT (default: the variable {variable})",
+    )
+    drain.set_defaults(run=_drain)
+
+
+def _drain(options: argparse.Namespace) -> int:
+    from signal_py.operate import drain
+
+    return drain(options.admin)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -190,19 +220,29 @@ def _serve(options: argparse.Namespace) -> int:
 def _sub(options: argparse.Namespace) -> int:
     from signal_py.commands import subscribe
 
-    return asyncio.run(subscribe(options.url, options.rooms, options.json))
+    return asyncio.run(subscribe(options.url, _token(), options.rooms, options.json, options.presence))
 
 
 def _pub(options: argparse.Namespace) -> int:
     from signal_py.commands import deliver
 
-    return asyncio.run(deliver(options.url, f"PUB {options.target}", options.text, options.json))
+    return asyncio.run(deliver(options.url, _token(), f"PUB {options.target}", options.text, options.json))
 
 
 def _send(options: argparse.Namespace) -> int:
     from signal_py.commands import deliver
 
-    return asyncio.run(deliver(options.url, f"TO {options.target}", options.text, options.json))
+    return asyncio.run(deliver(options.url, _token(), f"TO {options.target}", options.text, options.json))
+
+
+def _token() -> str:
+    return os.environ.get(TOKEN_VARIABLE, "")
+
+
+def _mint(options: argparse.Namespace) -> int:
+    from signal_py.minting import run
+
+    return run(options, dict(os.environ))
 
 
 def _version(options: argparse.Namespace) -> int:

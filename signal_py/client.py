@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
+from signal_py.address import redacted
 from signal_py.errors import ConfigError, DeliveryError, EngineError
 
 SUBPROTOCOL = Subprotocol("signal.v1")
@@ -121,18 +122,19 @@ def check_url(url: str) -> None:
     except (ValueError, InvalidURI):
         good = False
     if not good:
-        raise ConfigError(f"--url '{url}' is no WebSocket URL: write ws://HOST:PORT/.")
+        raise ConfigError(f"--url '{redacted(url)}' is no WebSocket URL: write ws://HOST:PORT/.")
 
 
 @asynccontextmanager
 async def open_client(
-    url: str, on_message: Callable[[Heard], None] = lambda heard: None
+    url: str, on_message: Callable[[Heard], None] = lambda heard: None, token: str = ""
 ) -> AsyncIterator[Client]:
     """A connection to an engine, closed at the end. Raises ConfigError where none can be had there."""
     check_url(url)
     try:
         connection = await connect(
             url,
+            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
             subprotocols=[SUBPROTOCOL],
             max_size=None,
             compression=None,
@@ -141,12 +143,16 @@ async def open_client(
         )
     except InvalidStatus as refused:
         raise ConfigError(
-            f"--url {url} answered HTTP {refused.response.status_code}: "
-            "give the address of an engine that takes clients."
+            f"--url {redacted(url)} answered HTTP {refused.response.status_code}: "
+            + (
+                "give a token that it takes, with the variable SIGNAL_ENGINE_TOKEN."
+                if refused.response.status_code in (401, 403)
+                else "give the address of an engine that takes clients."
+            )
         ) from None
     except (OSError, InvalidHandshake, UnicodeError, asyncio.TimeoutError) as error:
         raise ConfigError(
-            f"--url {url} can't be reached ({_reason(error)}): "
+            f"--url {redacted(url)} can't be reached ({_reason(error)}): "
             "start one there with 'signal-engine serve', or give another address."
         ) from None
     async with connection:
@@ -169,5 +175,5 @@ async def _hello(connection: ClientConnection, url: str) -> Heard:
     except (ConnectionClosed, asyncio.TimeoutError):
         hello = Heard("", (), {}, "")
     if hello.verb != "HELLO":
-        raise ConfigError(f"--url {url} doesn't speak signal.v1: give the address of a signal-engine.")
+        raise ConfigError(f"--url {redacted(url)} doesn't speak signal.v1: give the address of a signal-engine.")
     return hello

@@ -15,23 +15,29 @@ from signal_py.client import Heard, LostError, open_client
 from signal_py.errors import ConfigError, DeliveryError
 
 FAILED = 1  # exit status of what was refused, or of a connection that was lost
+PRESENCE = {"MEMBERS": "member", "JOIN": "join", "LEAVE": "leave"}  # verb: the word that is printed
 
 
-async def subscribe(url: str, rooms: Sequence[str], as_json: bool) -> int:
-    """Prints what it hears, a line each, until the connection ends. Raises ConfigError."""
+async def subscribe(url: str, token: str, rooms: Sequence[str], as_json: bool, presence: bool = False) -> int:
+    """Prints what it hears, a line each, until the connection ends; with `presence` also who is there, joins and
+    leaves. Raises ConfigError."""
     _check_words(rooms, "ROOM")
 
     def show(heard: Heard) -> None:
         if heard.verb in ("MSG", "FROM"):
             sys.stdout.buffer.write((_json_line if as_json else _plain_line)(heard))
             sys.stdout.buffer.flush()
+        elif heard.verb in PRESENCE:
+            for line in _presence_lines(heard, as_json):
+                sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
         elif heard.verb == "GAP":
             _say(f"{heard.arguments[0]} messages were lost: this reads too slowly")
 
     try:
-        async with open_client(url, show) as client:
+        async with open_client(url, show, token) as client:
             for room in rooms:
-                await client.request(f"SUB {room}")
+                await client.request(f"SUB {room} presence" if presence else f"SUB {room}")
             _say(f"{client.address} hears {', '.join(rooms)}")
             await client.listen()
     except DeliveryError as error:
@@ -41,12 +47,12 @@ async def subscribe(url: str, rooms: Sequence[str], as_json: bool) -> int:
     return FAILED
 
 
-async def deliver(url: str, head: str, text: str | None, as_json: bool) -> int:
+async def deliver(url: str, token: str, head: str, text: str | None, as_json: bool) -> int:
     """Sends a text, or each line of standard input, and waits for each answer; stops at the first ERR."""
     _check_words([head.partition(" ")[2]], "ROOM" if head.startswith("PUB") else "PEER")
     code = ""
     try:
-        async with open_client(url) as client:
+        async with open_client(url, token=token) as client:
             async for line in _texts(text):
                 try:
                     await client.request(head, line)
@@ -102,6 +108,22 @@ def _json_line(heard: Heard) -> bytes:
     else:
         line["base64"] = base64.b64encode(heard.payload).decode()
     return json.dumps(line, ensure_ascii=False).encode() + b"\n"
+
+
+def _presence_lines(heard: Heard, as_json: bool) -> list[bytes]:
+    """A line for each peer: `join ROOM PEER [user=U]`, or an object."""
+    event, room = PRESENCE[heard.verb], heard.arguments[0]
+    if heard.verb == "MEMBERS":
+        told = [line.split(" ") for line in str(heard.payload).split("\n") if line]
+    else:
+        told = [[heard.arguments[1], *(f"{name}={value}" for name, value in heard.options.items())]]
+    if not as_json:
+        return [f"{' '.join([event, room, *who])}\n".encode() for who in told]
+    return [
+        json.dumps({"room": room, "event": event, "peer": peer, **dict(o.split("=", 1) for o in options)}).encode()
+        + b"\n"
+        for peer, *options in told
+    ]
 
 
 def _plain_line(heard: Heard) -> bytes:

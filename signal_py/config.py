@@ -7,6 +7,7 @@ A field of Config is a setting: `max_message` in Python is `--max-message`, `SIG
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -19,8 +20,12 @@ from signal_py.errors import ConfigError
 from signal_py.natspool import check_url
 
 NODE = re.compile(r"[a-z0-9]{1,16}")
+ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
+ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
 PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 MAX_PREFIX = 63  # bytes; the core's buffer
+GOAL = re.compile(r"wss?://[!-~]+")
+MAX_GOAL = 255  # bytes; the core's buffer
 MIB = 1 << 20
 
 Value = int | float | str | tuple[str, ...]
@@ -128,6 +133,31 @@ def _check_nats(text: str) -> str:
     return "" if text in ("auto", "embedded", "off") else check_url(text)
 
 
+def _check_goal(text: str) -> str:
+    """Of a URL that goes into a head."""
+    if GOAL.fullmatch(text) and len(text) <= MAX_GOAL:
+        return ""
+    return f"is no place for clients: write ws://… or wss://…, at most {MAX_GOAL} characters, no space"
+
+
+def _check_algorithm(text: str) -> str:
+    return "" if text in ALGORITHMS else f"is none of {', '.join(ALGORITHMS)}"
+
+
+def _check_origin(text: str) -> str:
+    if ORIGIN.fullmatch(text.lower()):
+        return ""
+    return "is no origin: write SCHEME://HOST or SCHEME://HOST:PORT, without a path; *. may stand before the host"
+
+
+def _check_network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return "is no network: write an address, or one with the number of its fixed bits, as 10.0.0.0/8"
+    return ""
+
+
 def _setting(default: Value, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": help, **more})
 
@@ -190,6 +220,32 @@ class Config:
         unit="connections",
         high=10**9,
     )
+    max_connections_per_address: int = _setting(
+        0,
+        "connections from one address, or from 64 bits of IPv6, more are answered 429; behind a proxy all have "
+        "the proxy's; 0: no bound",
+        unit="connections",
+        high=10**9,
+    )
+    accept_rate: int = _setting(
+        0,
+        "new connections a second, as many at once too, more are answered 429; 0: no bound",
+        unit="connections",
+        high=10**6,
+    )
+    max_rate: int = _setting(
+        0,
+        "messages a second from one connection, more are refused with 'rate'; 0: no bound",
+        unit="messages",
+        high=10**6,
+    )
+    max_burst: int = _setting(
+        0,
+        "messages from one connection at once, where max-rate is set, and a tenth of it at least; 0: as many as "
+        "in a second",
+        unit="messages",
+        high=10**6,
+    )
     handshake_timeout: float = _setting(
         10.0, "for the whole head of a handshake to arrive", unit="seconds", low=0.1, high=3600
     )
@@ -212,6 +268,12 @@ class Config:
     backlog_total: int = _setting(
         0, "waiting for all receivers; 0: 25 % of memory", unit="bytes", high=1 << 44
     )
+    input_total: int = _setting(
+        0,
+        "kept of handshakes, frames and messages that have come in part, of all clients; 0: 25 % of memory",
+        unit="bytes",
+        high=1 << 44,
+    )
     inbox_messages: int = _setting(
         65536,
         "waiting from one loop to another, or to the embedding program",
@@ -223,9 +285,84 @@ class Config:
         16777216, "waiting for the NATS server", unit="bytes", low=65536, high=1 << 30
     )
     close_timeout: float = _setting(2.0, "for clients to answer the close at a stop", unit="seconds", high=60)
+    drain_time: float = _setting(
+        30.0,
+        "of a drain (SIGTERM): all are told to go, and who stays is closed, evenly; 0: SIGTERM stops at once",
+        unit="seconds",
+        high=86400,
+    )
+    drain_url: str = _setting(
+        "",
+        "where a draining node sends its clients to (GOAWAY url=…); empty: it names no place",
+        check=_check_goal,
+        metavar="URL",
+    )
+    auth: str = _setting(
+        "off",
+        "who may connect; 'off': everybody; 'jwt': who has a token; 'callback': whom the embedding program lets in",
+        choices=("off", "jwt", "callback"),
+    )
+    auth_key: str = _setting(
+        "",
+        "secret that tokens are signed with (HS256); rather a variable than a flag, which others can see",
+        secret=True,
+        metavar="SECRET",
+    )
+    auth_key_file: str = _setting(
+        "",
+        "file with the public key that tokens are verified with (PEM: RSA for RS256, P-256 for ES256, Ed25519 for "
+        "EdDSA), or with the secret",
+        metavar="FILE",
+    )
+    auth_jwks: str = _setting(
+        "", "JWKS with the public keys that tokens are verified with, by their kid", metavar="FILE|URL"
+    )
+    auth_refresh: float = _setting(
+        300.0,
+        "until the JWKS is read again; a kid that is not known has it read at once",
+        unit="seconds",
+        low=1,
+        high=86400,
+    )
+    auth_algorithms: tuple[str, ...] = _setting(
+        (),
+        "algorithms of tokens; empty: what the key is for",
+        metavar="|".join(ALGORITHMS),
+        check=_check_algorithm,
+    )
+    auth_audience: str = _setting("", "what 'aud' of a token must name; empty: it is not looked at", metavar="NAME")
+    auth_issuer: str = _setting("", "what 'iss' of a token must be; empty: it is not looked at", metavar="NAME")
+    auth_leeway: float = _setting(
+        0.0, "by which clocks may differ where a token begins or ends", unit="seconds", high=3600
+    )
+    auth_grace: float = _setting(
+        10.0, "after the end of a token until its connection is closed with 1008", unit="seconds", high=86400
+    )
+    auth_timeout: float = _setting(
+        5.0, "for a decision about a connection; then it is answered 503", unit="seconds", low=0.1, high=300
+    )
+    auth_pending: int = _setting(
+        16384,
+        "connections whose decision may be awaited at once; more are answered 503",
+        unit="connections",
+        low=1,
+        high=1 << 20,
+    )
+    origins: tuple[str, ...] = _setting(
+        (),
+        "origins of web pages that may connect, as https://app.example.org or https://*.example.org; empty: any",
+        metavar="ORIGIN",
+        check=_check_origin,
+    )
+    trusted_proxies: tuple[str, ...] = _setting(
+        (),
+        "networks of proxies whose X-Forwarded-For tells the client's address",
+        metavar="CIDR",
+        check=_check_network,
+    )
     admin: str = _setting(
         "",
-        "where to serve /metrics, /stats, /healthz and /readyz over HTTP; empty: nowhere",
+        "where to serve /metrics, /stats, /healthz, /readyz and /drain over HTTP; empty: nowhere",
         metavar="HOST:PORT",
         check=_check_address,
     )
@@ -237,11 +374,11 @@ class Config:
     log_level: str = _setting(
         "info", "least level that is logged", choices=("debug", "info", "warning", "error")
     )
-    origins: Mapping[str, str] = field(default_factory=dict)  # how each setting was named where it was given
+    sources: Mapping[str, str] = field(default_factory=dict)  # how each setting was named where it was given
 
     def named(self, name: str) -> str:
         """How to call a setting to the person who gave it: `--listen`, `SIGNAL_ENGINE_LISTEN`, …"""
-        return self.origins.get(name, f"--{name}")
+        return self.sources.get(name, f"--{name}")
 
 
 def _table() -> dict[str, Setting]:
@@ -256,14 +393,14 @@ def _table() -> dict[str, Setting]:
 SETTINGS: Mapping[str, Setting] = MappingProxyType(_table())
 
 
-def make_config(given: Mapping[str, object], origins: Mapping[str, str]) -> Config:
+def make_config(given: Mapping[str, object], sources: Mapping[str, str]) -> Config:
     """Checks values by setting name, each alone and all together. Raises ConfigError.
 
-    `origins` says how to call each in an error.
+    `sources` says how to call each in an error.
     """
-    values = {name: SETTINGS[name].parse(value, origins[name]) for name, value in given.items()}
+    values = {name: SETTINGS[name].parse(value, sources[name]) for name, value in given.items()}
     by_field: dict[str, Any] = {SETTINGS[name].field: value for name, value in values.items()}
-    config = Config(**by_field, origins=MappingProxyType(dict(origins)))
+    config = Config(**by_field, sources=MappingProxyType(dict(sources)))
     _check_together(config)
     return config
 
@@ -275,6 +412,18 @@ def _check_pair(config: Config, one: str, other: str) -> None:
         here, gone = (one, other) if first else (other, one)
         raise ConfigError(
             f"{config.named(here)} is given without {SETTINGS[gone].flag}: give both or neither."
+        )
+
+
+def _check_auth(config: Config) -> None:
+    keys = [name for name in ("auth-key", "auth-key-file", "auth-jwks") if getattr(config, SETTINGS[name].field)]
+    if len(keys) > 1:
+        raise ConfigError(f"{config.named(keys[0])} and {config.named(keys[1])} are both given: give one.")
+    if keys and config.auth != "jwt":
+        raise ConfigError(f"{config.named(keys[0])} is given without --auth jwt: give both or neither.")
+    if config.auth == "jwt" and not keys:
+        raise ConfigError(
+            f"{config.named('auth')} is jwt without a key: give one of --auth-key, --auth-key-file, --auth-jwks."
         )
 
 
@@ -291,6 +440,7 @@ def _check_together(config: Config) -> None:
         )
     _check_pair(config, "nats-user", "nats-password")
     _check_pair(config, "nats-tls-cert", "nats-tls-key")
+    _check_auth(config)
     if config.nats_nkey and config.nats_creds:
         raise ConfigError(
             f"{config.named('nats-nkey')} and {config.named('nats-creds')} are both given: give one."

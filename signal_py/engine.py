@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from signal_py.config import SETTINGS, Config, make_config
 from signal_py.errors import ConfigError, DeliveryError, EngineError
+from signal_py.judge import Authorizer
 from signal_py.runtime import Runtime
-from signal_py.service import Handler, Message, Service
+from signal_py.service import Handler, Handlers, Message, Service
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -43,6 +45,8 @@ class Engine:
         on_message: Handler | None = None,
         on_connect: Handler | None = None,
         on_disconnect: Handler | None = None,
+        on_presence: Handler | None = None,
+        authorize: Authorizer | None = None,
         config: Config | None = None,
         **settings: Unpack[Options],
     ) -> None:
@@ -51,20 +55,35 @@ class Engine:
         on_message     called with each Message to this program; without it, read `messages()`
         on_connect     called with the peer of each client that connects
         on_disconnect  called with the peer and the close code of each client that goes
+        on_presence    called with a Presence of each peer that is in a room joined with presence, joins, leaves
+        authorize      an async function from a Request to a Grant or a Refusal: who may connect, and as whom
 
         Handlers run on the loop, in order; what a coroutine function returns runs as a task.
         config         ready-made settings, in place of keywords
         """
         if config is not None and settings:
             raise ConfigError("Engine's config is given together with settings: give one or the other.")
+        if authorize is not None and config is None:
+            settings.setdefault("auth", "callback")
         self._config = config or _config(settings)
-        self._handlers = (on_message, on_connect, on_disconnect)
-        self._runtime = Runtime(self._config, hooks=bool(on_connect or on_disconnect))
+        self._handlers = Handlers(on_message, on_connect, on_disconnect, on_presence)
+        if (self._config.auth == "callback") != (authorize is not None):
+            raise ConfigError(
+                f"{self._config.named('auth')} is callback without authorize: give Engine both or neither."
+                if authorize is None
+                else "Engine's authorize is given together with another auth than callback: give one of them."
+            )
+        self._runtime = Runtime(
+            self._config, bool(on_connect or on_disconnect), self._asked_to_drain, authorize
+        )
         self._service: Service | None = None
         self._pid = os.getpid()
         self._started = False
         self._step: asyncio.Future[None] | None = None  # of the start
         self._stopping: asyncio.Future[None] | None = None
+        self._draining: asyncio.Future[None] | None = None
+        self._ended = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Engine:
         await self.start()
@@ -85,10 +104,11 @@ class Engine:
         if self._started or self._stopping is not None:
             raise EngineError("An engine is started once: make a new Engine.")
         self._started = True
+        self._loop = self._runtime.program = asyncio.get_running_loop()
         try:
             await self._blocking(self._runtime.prepare)
             assert self._runtime.core is not None
-            service = Service(self._runtime.core, self._config.inbox_messages, *self._handlers)
+            service = Service(self._runtime.core, self._config.inbox_messages, self._handlers)
             self._service = self._runtime.service = service
             await self._blocking(self._runtime.run)
         except BaseException:
@@ -99,21 +119,53 @@ class Engine:
         """Closes every connection with 1001, and returns when all has ended: in `close_timeout` and a little.
 
         Sends that wait for a receipt fail, with `no-such-peer` where the receiver was a client of this node, else
-        with `unavailable`; `messages()` ends. Again: waits for the first.
+        with `unavailable`; `messages()` ends. Again: waits for the first. It ends a drain at once.
         """
         self._check_process()
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._stop())
         await asyncio.shield(self._stopping)
 
+    async def drain(self) -> None:
+        """Sends the clients elsewhere, then stops: returns in `drain_time`, `close_timeout` and a little.
+
+        It takes no new ones from here on. All are told (GOAWAY), and those that stay are closed with 1001,
+        evenly over `drain_time`. Messages go on until then, this program's too. Again: waits for the first.
+        """
+        self._check_process()
+        self._begin_drain()
+        assert self._draining is not None
+        await asyncio.shield(self._draining)
+
+    async def ended(self) -> None:
+        """Returns when it has stopped, by `stop`, `drain` or an operator's word."""
+        self._check_process()
+        await self._ended.wait()
+
+    def _asked_to_drain(self) -> None:
+        """From another thread; no effect where the loop has ended."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._begin_drain)
+
+    def _begin_drain(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        if self._stopping is None and self._runtime.state == "running" and self._config.drain_time:
+            await asyncio.to_thread(self._runtime.drain)
+        await self.stop()
+
     async def _stop(self) -> None:
+        self._runtime.hurry()
         if self._step is not None and not self._step.done():  # of a start that is under way
-            self._runtime.hurry()
             await asyncio.wait({self._step})
         await asyncio.to_thread(self._runtime.stop)
         if self._service is not None:
             self._service.close()
         await asyncio.to_thread(self._runtime.close)
+        self._ended.set()
 
     async def _blocking(self, step: Callable[[], None]) -> None:
         """Runs a step of the start on a worker thread; a cancellation waits for the step's end."""
@@ -217,12 +269,15 @@ class Engine:
 
         await self._deliver(hand_on, ref, False, ttl)
 
-    async def join(self, room: str) -> None:
-        """From now on this program hears what is published to a room, on every node. Raises DeliveryError."""
+    async def join(self, room: str, *, presence: bool = False) -> None:
+        """From now on this program hears what is published to a room, on every node. Raises DeliveryError.
+
+        presence  `on_presence` is told who is there, and who joins and leaves; again: who is there, anew
+        """
         core = self._core()
         assert self._service is not None
         ref = self._service.new_ref()
-        code = core.join_room(room, ref)
+        code = core.join_room(room, ref, presence)
         _raise(await self._service.receipt(ref, self._config.ttl + RECEIPT_MARGIN) if code is None else code)
 
     async def leave(self, room: str) -> None:
@@ -261,7 +316,7 @@ class Engine:
     def _core(self) -> Core:
         """The core, where it runs."""
         self._check_process()
-        if self._runtime.state != "running" or self._runtime.core is None:
+        if self._runtime.state not in ("running", "draining") or self._runtime.core is None:
             raise EngineError(f"The engine is {self._runtime.state if self._started else 'not started'}.")
         return self._runtime.core
 

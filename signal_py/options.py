@@ -26,6 +26,10 @@ class Options(TypedDict, total=False):
     max_rooms: int
     max_refs: int
     max_connections: int
+    max_connections_per_address: int
+    accept_rate: int
+    max_rate: int
+    max_burst: int
     handshake_timeout: float
     ping_interval: float
     pong_timeout: float
@@ -34,9 +38,26 @@ class Options(TypedDict, total=False):
     backlog_bytes: int
     backlog_messages: int
     backlog_total: int
+    input_total: int
     inbox_messages: int
     nats_pending: int
     close_timeout: float
+    drain_time: float
+    drain_url: str
+    auth: str
+    auth_key: str
+    auth_key_file: str
+    auth_jwks: str
+    auth_refresh: float
+    auth_algorithms: str | Sequence[str]
+    auth_audience: str
+    auth_issuer: str
+    auth_leeway: float
+    auth_grace: float
+    auth_timeout: float
+    auth_pending: int
+    origins: str | Sequence[str]
+    trusted_proxies: str | Sequence[str]
     admin: str
     log_format: str
     log_level: str

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
+import ipaddress
+import logging
 import os
 import secrets
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +23,27 @@ from signal_py.credentials import Credentials
 from signal_py.descriptors import count_descriptors
 from signal_py.embedded import EmbeddedNats, find_server, installed_server
 from signal_py.errors import ConfigError
+from signal_py.grants import Verdict
+from signal_py.judge import Authorizer, CallbackJudge, Judge, JwtJudge
 from signal_py.listening import Probes, resolve
+from signal_py.log import event
 from signal_py.natspool import Server, parse_url
 from signal_py.service import Service
 from signal_py.tls import Tls
+from signal_py.tokens import Verifier, verifier_of
 from signal_py.version import VERSION
 
 if TYPE_CHECKING:
     from signal_core.engine import Core
 
+logger = logging.getLogger(__name__)
+
 FIRST_TIMEOUT = 5.0  # seconds that a start waits for NATS before it goes on without
 NODE_LENGTH = 8  # of a random name: two of 10,000 nodes share one with a chance of 0.002 %
 NODE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-BACKLOG_SHARE = 4  # a backlog-total of 0 is memory over this
+MEMORY_SHARE = 4  # a backlog-total or input-total of 0 is memory over this
+DRAIN_LOOK = 0.05  # seconds between looks whether a drain is over
+LAST_WORDS = 0.1  # seconds for what the last client said to reach the link's loop
 
 CORE_SIZES = (
     "prefix",
@@ -38,10 +51,17 @@ CORE_SIZES = (
     "max_rooms",
     "max_refs",
     "max_connections",
+    "max_connections_per_address",
+    "accept_rate",
+    "max_rate",
+    "max_burst",
     "backlog_bytes",
     "backlog_messages",
     "inbox_messages",
     "nats_pending",
+    "auth",
+    "auth_pending",
+    "origins",
 )
 CORE_TIMES = {
     "handshake_ms": "handshake_timeout",
@@ -49,6 +69,8 @@ CORE_TIMES = {
     "pong_ms": "pong_timeout",
     "stall_ms": "stall_timeout",
     "ttl_ms": "ttl",
+    "auth_timeout_ms": "auth_timeout",
+    "auth_grace_ms": "auth_grace",
     "close_ms": "close_timeout",
 }
 
@@ -71,28 +93,42 @@ def memory_bytes() -> int:
     return total
 
 
+def _network(text: str) -> tuple[bytes, int]:
+    """Address, of 16 bytes, and the number of its bits that count; IPv4 is mapped into IPv6."""
+    network = ipaddress.ip_network(text, strict=False)
+    if isinstance(network, ipaddress.IPv4Network):
+        return bytes(10) + b"\xff\xff" + network.network_address.packed, 96 + network.prefixlen
+    return network.network_address.packed, network.prefixlen
+
+
 def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict[str, object]:
     """The settings as the core takes them: times in milliseconds, every default filled in."""
     settings: dict[str, object] = {name: getattr(config, name) for name in CORE_SIZES}
     settings |= {name: round(getattr(config, seconds) * 1000) for name, seconds in CORE_TIMES.items()}
     return settings | {
         "node": node,
+        "drain_url": config.drain_url,
         "version": VERSION,
         "loops": config.loops or usable_cores(),
         "cluster": cluster,
-        "backlog_total": config.backlog_total or memory_bytes() // BACKLOG_SHARE,
+        "backlog_total": config.backlog_total or memory_bytes() // MEMORY_SHARE,
+        "input_total": config.input_total or memory_bytes() // MEMORY_SHARE,
         "hooks": hooks,
+        "proxies": [_network(text) for text in config.trusted_proxies],
     }
 
 
 class Runtime:
     """One engine's parts, in the order of their start: admin, ports, NATS, core, bridge.
 
-    Calls, each at most once and in this order: prepare, run, stop, close. After a failure only stop and
-    close.
+    Calls, each at most once and in this order: prepare, run, drain (or not), stop, close. After a failure
+    only stop and close.
     """
 
-    def __init__(self, config: Config, hooks: bool) -> None:
+    def __init__(
+        self, config: Config, hooks: bool, on_drain: Callable[[], None], authorize: Authorizer | None = None
+    ) -> None:
+        """`on_drain` is called, on a thread of the admin's, when an operator asks for a drain."""
         self.config = config
         self.node = config.node or "".join(secrets.choice(NODE_LETTERS) for _ in range(NODE_LENGTH))
         self.state = "starting"
@@ -102,6 +138,10 @@ class Runtime:
         self.service: Service | None = None  # set by Engine, between prepare and run
         self.listening: list[tuple[str, int]] = []
         self._hooks = hooks
+        self._on_drain: Callable[[], None] | None = on_drain
+        self._hurried = threading.Event()
+        self._authorize = authorize
+        self.program: asyncio.AbstractEventLoop | None = None  # set by Engine, before prepare
         self._admin: Admin | None = None
         self._probes: Probes | None = None
         self._looping = False
@@ -123,14 +163,15 @@ class Runtime:
         config = self.config
         credentials = Credentials.of(config)
         if config.admin:
-            self._admin = Admin(config.admin, config.named("admin"), self.stats, self.unready)
+            self._admin = Admin(config.admin, config.named("admin"), self.stats, self.unready, self._ask_drain)
             self._admin.start()
         named = config.named("listen")
         self._probes = Probes(resolve(config.listen, named), named)
         servers = self._servers()
         tls = Tls.of(config, servers)
+        verifier = verifier_of(config) if config.auth == "jwt" else None
         self.core = Core(core_settings(config, self.node, bool(servers), self._hooks))
-        self.bridge = Bridge(self.core, servers, credentials, tls, self.node, VERSION)
+        self.bridge = Bridge(self.core, servers, credentials, tls, self.node, VERSION, self._judge(verifier))
         if self._admin:
             self._admin.count(COUNTERS)
 
@@ -153,12 +194,36 @@ class Runtime:
         self.state = "running"
 
     def hurry(self) -> None:
-        """Ends the wait for NATS that `run` may be in. From any thread."""
+        """Ends the wait that `run` or `drain` may be in. From any thread."""
+        self._hurried.set()
         if self.bridge is not None:
             self.bridge.decide("connecting")
 
+    def drain(self) -> None:
+        """Takes no new clients, sends the others away evenly over `drain_time`; returns when all are gone, the
+        time is over, or it is hurried."""
+        assert self.core is not None
+        self.state = "draining"
+        event(logger, "info", "draining", seconds=self.config.drain_time)
+        end = time.monotonic() + self.config.drain_time
+        crowd = self.core.sockets
+        self.core.drain(round(self.config.drain_time * 1000))
+        while self.core.sockets and time.monotonic() < end and not self._hurried.wait(DRAIN_LOOK):
+            pass
+        if crowd and not self._hurried.is_set():
+            self._hurried.wait(LAST_WORDS)
+
+    def _ask_drain(self) -> dict[str, Any]:
+        """An operator's wish, from the admin's threads: what it leads to."""
+        connections = self.stats().get("total", {}).get("connections", 0)
+        if self._on_drain is not None:
+            self._on_drain()
+        return {"node": self.node, "connections": connections, "drain_time": self.config.drain_time}
+
     def stop(self) -> None:
         """Closes the listeners and every connection (1001), and waits for the loops to end."""
+        if self._looping:
+            event(logger, "info", "stopping")
         self.state = "stopping"
         if self.bridge is not None:
             self.bridge.leave()
@@ -174,6 +239,7 @@ class Runtime:
             if part is not None:
                 part.close()
         self.state = "stopped"
+        self._on_drain = None  # what held the engine lets it go
         if self._admin is not None:
             self._admin.stop()
 
@@ -197,6 +263,22 @@ class Runtime:
         if self.state != "running":
             return self.state
         return "NATS refuses this node" if self.bridge and self.bridge.state == "refused" else ""
+
+    def _judge(self, verifier: Verifier | None) -> Judge | None:
+        """Who decides who may connect."""
+        if verifier is not None:
+            return JwtJudge(verifier, self._answer, self.config.auth_timeout)
+        if self._authorize is not None and self.program is not None:
+            return CallbackJudge(self._authorize, self._answer, self.config.auth_timeout, self.program)
+        return None
+
+    def _answer(self, verdicts: list[Verdict]) -> None:
+        """To the loops, while they run: later nobody waits for it."""
+        from signal_core.engine import CoreError
+
+        if self.core is not None:
+            with contextlib.suppress(CoreError):
+                self.core.verdicts(verdicts)
 
     def _servers(self) -> list[Server]:
         """The NATS servers to join; starts the embedded one. Raises ConfigError."""

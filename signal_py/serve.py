@@ -8,10 +8,12 @@ import logging
 import resource
 import signal
 import sys
+from collections.abc import Awaitable
 
 from signal_py.address import host_port
 from signal_py.config import Config
 from signal_py.engine import Engine
+from signal_py.errors import ConfigError
 from signal_py.log import configure, event, is_text
 from signal_py.version import VERSION
 
@@ -19,9 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 def serve(config: Config) -> int:
-    """Runs an engine until SIGINT or SIGTERM; the exit status. Raises ConfigError."""
+    """Runs an engine until SIGINT (it stops) or SIGTERM (it drains first); the exit status. Raises ConfigError."""
     from signal_core.engine import malloc_steadily
 
+    if config.auth == "callback":
+        raise ConfigError(
+            f"{config.named('auth')} is callback, which is for programs that embed the engine: use jwt or off."
+        )
     configure(config.log_format, config.log_level)
     raise_descriptors()
     malloc_steadily()
@@ -36,26 +42,48 @@ def raise_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+class Signals:
+    """What the person, or the system, that started it wants: `stop` it, or `drain` it first."""
+
+    def __init__(self) -> None:
+        self.any = asyncio.Event()
+        self.stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._hear, True)
+        loop.add_signal_handler(signal.SIGTERM, self._hear, False)
+
+    def _hear(self, at_once: bool) -> None:
+        if at_once or self.any.is_set():  # whoever repeats it has no more patience
+            self.stop.set()
+        self.any.set()
+
+
 async def _serve(config: Config) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    signals = Signals()
     engine = Engine(config=config)
-    stopped = asyncio.ensure_future(stop.wait())
     started = asyncio.ensure_future(engine.start())
-    await asyncio.wait({stopped, started}, return_when=asyncio.FIRST_COMPLETED)
-    if not stop.is_set():
+    await _first(signals.any.wait(), started)
+    if not signals.any.is_set():
         started.result()
         _say_ready(engine, config)
-        await stopped
-        event(logger, "info", "stopping")
+        await _first(signals.any.wait(), engine.ended())
+        if not signals.stop.is_set():
+            await _first(signals.stop.wait(), engine.drain())
     started.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await started
     await engine.stop()
     event(logger, "info", "stopped")
     return 0
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Returns when one of them is over; the others but tasks of their own are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task, wait in zip(tasks, waits, strict=True):
+        if task is not wait:
+            task.cancel()
 
 
 def _say_ready(engine: Engine, config: Config) -> None:

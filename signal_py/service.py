@@ -41,6 +41,31 @@ class Message:
     user: str | None = None
 
 
+@dataclass(frozen=True)
+class Presence:
+    """Who is in a room that the embedding program joined with presence.
+
+    event  "member": is there (it may have been told before), "join", or "leave"
+    peer   `<node>.*` with "leave": all peers of that node, which is lost
+    user   the peer's user, where it has one
+    """
+
+    room: str
+    event: str
+    peer: str
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class Handlers:
+    """What the embedding program gave to `Engine`."""
+
+    message: Handler | None = None
+    connect: Handler | None = None
+    disconnect: Handler | None = None
+    presence: Handler | None = None
+
+
 class Service:
     """Takes the core's events on the program's asyncio loop, and hands them on in order. Not thread-safe."""
 
@@ -48,15 +73,14 @@ class Service:
         self,
         core: Core,
         limit: int,
-        on_message: Handler | None,
-        on_connect: Handler | None,
-        on_disconnect: Handler | None,
+        handlers: Handlers,
     ) -> None:
         """`limit`: messages kept for `messages()`; more are dropped and counted."""
         self._core = core
         self._limit = limit
-        self._on = {"connect": on_connect, "disconnect": on_disconnect}
-        self._on_message = on_message
+        self._on = {"connect": handlers.connect, "disconnect": handlers.disconnect}
+        self._on_message = handlers.message
+        self._on_presence = handlers.presence
         self._queue: deque[Message] = deque()
         self._wake = asyncio.Event()
         self._receipts: dict[str, asyncio.Future[str]] = {}
@@ -114,6 +138,8 @@ class Service:
                 self._take(_message(*rest))
             elif kind == "receipt":
                 self._settle(*rest)
+            elif kind == "presence":
+                self._tell_presence(*rest)
             else:
                 self._call(self._on[str(kind)], *rest)
         self._wake.set()
@@ -128,6 +154,11 @@ class Service:
             self._queue.append(message)
         else:
             self.dropped += 1
+
+    def _tell_presence(self, texts: Any) -> None:
+        for text in texts:
+            for presence in _presence(text):
+                self._call(self._on_presence, presence)
 
     def _settle(self, ref: Any, code: Any) -> None:
         waiting = self._receipts.get(ref)
@@ -152,6 +183,18 @@ class Service:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("a handler of the embedding program failed", exc_info=task.exception())
+
+
+def _presence(text: str) -> list[Presence]:
+    """What MEMBERS, JOIN or LEAVE tells."""
+    head, _, lines = text.partition("\n")
+    verb, room, *who = head.split(" ")
+    told = [line.split(" ") for line in lines.split("\n") if line] if verb == "MEMBERS" else [who]
+    event = "member" if verb == "MEMBERS" else verb.lower()
+    return [
+        Presence(room, event, peer, next((o[5:] for o in options if o.startswith("user=")), None))
+        for peer, *options in told
+    ]
 
 
 def _message(room: Any, sender: Any, ref: Any, re: Any, user: Any, payload: Any, binary: Any) -> Message:

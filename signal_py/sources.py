@@ -24,17 +24,17 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], path: str = ""
     `flags` holds what was given, by setting name; `path` is the file that `--config` names.
     """
     given: dict[str, object] = {}
-    origins: dict[str, str] = {}
+    sources: dict[str, str] = {}
     named = "--config" if path else CONFIG_VARIABLE
     path = path or environ.get(CONFIG_VARIABLE, "")
     for name, value in (read_file(path, named) if path else {}).items():
-        given[name], origins[name] = value, f"'{name}' in {path}"
+        given[name], sources[name] = value, f"'{name}' in {path}"
     for name, setting in SETTINGS.items():
         if environ.get(setting.variable):
-            given[name], origins[name] = environ[setting.variable], setting.variable
+            given[name], sources[name] = environ[setting.variable], setting.variable
         if name in flags:
-            given[name], origins[name] = flags[name], setting.flag
-    return make_config(given, origins)
+            given[name], sources[name] = flags[name], setting.flag
+    return make_config(given, sources)
 
 
 def read_file(path: str, named: str) -> dict[str, object]:

@@ -116,7 +116,13 @@ class Engine(Process):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__("signal-engine " + " ".join(f"{name}={value}" for name, value in settings.items()))
-        defaults = {"listen": "127.0.0.1:0", "nats": "off", "admin": "127.0.0.1:0", "close_timeout": 0.5}
+        defaults = {
+            "listen": "127.0.0.1:0",
+            "nats": "off",
+            "admin": "127.0.0.1:0",
+            "close_timeout": 0.5,
+            "drain_time": 0,  # SIGTERM stops it at once
+        }
         self.settings = {**defaults, **settings}
         self.ready: dict[str, Any] = {}
         self.killed = False

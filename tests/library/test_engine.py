@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from peers import BarePeer, several
-from signal_py import DeliveryError, Engine, EngineError, Message
+from peers import BarePeer, ledgers_hold, several
+from signal_py import DeliveryError, Engine, EngineError, Message, Presence
 from wire import LIMIT, until
 
 T = TypeVar("T")
@@ -50,6 +50,37 @@ def test_clients_meet_while_the_program_runs() -> None:
                     assert peers[2].hear().payload == b"y"
 
             await aside(meet)
+
+    asyncio.run(main())
+
+
+def test_the_program_hears_presence_and_is_heard() -> None:
+    async def main() -> None:
+        told: list[Presence] = []
+        async with Engine(listen="127.0.0.1:0", nats="off", loops=2, on_presence=told.append) as engine:
+            peer = await aside(BarePeer, port_of(engine), "hall")
+            await engine.join("hall", presence=True)
+            both = {Presence("hall", "member", peer.address), Presence("hall", "member", engine.address)}
+            await come(lambda: both <= set(told))
+            await aside(peer.ask, "SUB hall presence")
+            heard = await aside(peer.hear)
+            while heard.verb != "MEMBERS" or engine.address.encode() not in (heard.payload or b""):
+                heard = await aside(peer.hear)
+            await engine.leave("hall")
+            heard = await aside(peer.hear)
+            while heard.verb != "LEAVE":
+                heard = await aside(peer.hear)
+            assert heard.words == ("hall", engine.address)
+            await engine.join("hall", presence=True)
+            heard = await aside(peer.hear)
+            assert (heard.verb, heard.words) == ("JOIN", ("hall", engine.address))
+            told.clear()
+            await engine.join("hall", presence=True)  # again: who is there
+            await come(lambda: both <= set(told))
+            await aside(peer.close)
+            await come(lambda: Presence("hall", "leave", peer.address) in told)
+            await come(lambda: engine.stats()["total"]["in_flight"] == 0)
+            ledgers_hold(engine.stats()["total"])
 
     asyncio.run(main())
 

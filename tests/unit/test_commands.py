@@ -52,6 +52,22 @@ def test_sub_prints_what_pub_says(engine: kit.Engine) -> None:
         assert [sub.out.readline() for _ in range(4)] == [b"one\n", b"two\n", b"\n", b"last\n"]
 
 
+def test_sub_prints_presence(engine: kit.Engine) -> None:
+    with Sub(engine, "hall") as quiet, Sub(engine, "--presence", "hall") as sub:
+        first, me = (one.said.removeprefix("signal-engine: ").split(" ")[0] for one in (quiet, sub))
+        there = {sub.out.readline().decode(), sub.out.readline().decode()}
+        with Sub(engine, "--presence", "--json", "hall") as third:
+            late = third.said.removeprefix("signal-engine: ").split(" ")[0]
+            events = [json.loads(third.out.readline()) for _ in range(4)]
+            peers = {event.pop("peer"): event for event in events if event["event"] == "member"}
+            assert peers == {peer: {"room": "hall", "event": "member"} for peer in (first, me, late)}
+        lines = [sub.out.readline().decode() for _ in range(2)]
+        said = there | set(lines)
+        assert {f"member hall {me}\n", f"member hall {first}\n", f"join hall {late}\n", f"leave hall {late}\n"} == said
+        assert kit.run("pub", "--url", engine.url, "hall", "still").returncode == 0
+        assert quiet.out.readline() == b"still\n", "nothing of it is printed unasked"
+
+
 def test_sub_as_json(engine: kit.Engine) -> None:
     from websockets.sync.client import connect
 

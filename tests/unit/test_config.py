@@ -41,7 +41,7 @@ def test_the_default_passes_its_own_check(setting: Setting) -> None:
 
 
 def test_names() -> None:
-    assert {setting.field for setting in SETTINGS.values()} | {"origins"} == {
+    assert {setting.field for setting in SETTINGS.values()} | {"sources"} == {
         field.name for field in dataclasses.fields(Config)
     }
     assert SETTINGS["max-message"].variable == "SIGNAL_ENGINE_MAX_MESSAGE"
@@ -66,18 +66,32 @@ def test_every_limit_reaches_the_core() -> None:
     )
     settings = core_settings(config, "n1", cluster=False, hooks=True)
     assert settings["ttl_ms"] == 1500 and settings["max_message"] == 77 and settings["loops"] == 3
-    passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total"}
-    others = {"listen", "nats", "admin", "log_format", "log_level"}
+    passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total", "input_total", "drain_url"}
+    others = {"listen", "nats", "admin", "drain_time", "log_format", "log_level", "trusted_proxies"}
     assert {setting.field for setting in SETTINGS.values()} - passed - others == {
         "nats_token", "nats_user", "nats_password", "nats_nkey", "nats_creds",
         "nats_tls_ca", "nats_tls_cert", "nats_tls_key",
+        "auth_key", "auth_key_file", "auth_jwks", "auth_refresh", "auth_algorithms", "auth_audience", "auth_issuer",
+        "auth_leeway",
     }  # fmt: skip
+
+
+def test_networks_of_proxies() -> None:
+    given = {"trusted-proxies": ["10.1.2.3/8", "::1", "192.0.2.1"]}
+    mapped = bytes(10) + b"\xff\xff"
+    assert core_settings(make_config(given, dict.fromkeys(given, "")), "n", False, False)["proxies"] == [
+        (mapped + bytes([10, 0, 0, 0]), 104),
+        (bytes(15) + b"\1", 128),
+        (mapped + bytes([192, 0, 2, 1]), 128),
+    ]
+    refuse({"trusted-proxies": "proxy.example"}, "--trusted-proxies", "is no network")
 
 
 def test_zeros_are_filled_in() -> None:
     settings = core_settings(Config(), "n1", cluster=True, hooks=False)
     assert typing.cast(int, settings["loops"]) >= 1
     assert typing.cast(int, settings["backlog_total"]) > 1 << 20
+    assert settings["input_total"] == settings["backlog_total"]
 
 
 # -- values --
@@ -129,11 +143,15 @@ def test_what_does_not_go_together() -> None:
     refuse({"nats-user": "u"}, "--nats-user", "--nats-password")
     refuse({"nats-password": "p"}, "--nats-user", "--nats-password")
     refuse({"nats-nkey": "a", "nats-creds": "b"}, "--nats-nkey", "--nats-creds")
+    refuse({"auth": "jwt"}, "--auth", "--auth-key")
+    refuse({"auth-key": "k"}, "--auth-key", "--auth jwt")
+    refuse({"auth": "jwt", "auth-key": "k", "auth-jwks": "f"}, "--auth-key", "--auth-jwks")
+    refuse({"auth-algorithms": "none"}, "--auth-algorithms", "HS256")
 
 
 def test_secrets_are_not_shown() -> None:
     secrets = [setting for setting in SETTINGS.values() if setting.secret]
-    assert {setting.name for setting in secrets} == {"nats-token", "nats-password"}
+    assert {setting.name for setting in secrets} == {"nats-token", "nats-password", "auth-key"}
     with pytest.raises(ConfigError) as refused:
         load({"nats-password": "hunter2"}, {})
     assert "hunter2" not in str(refused.value)
@@ -204,6 +222,18 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
     for name in ("none", "binary", "."):
         with pytest.raises(ConfigError, match="--config"):
             read_file(str(tmp_path / name), "--config")
+
+
+# -- places --
+
+
+BAD_PLACES = ["http://b.example/", "b.example", "ws://", "ws://a b/", "ws://a\t/", "wss://" + "x" * 250]
+
+
+@pytest.mark.parametrize("bad", BAD_PLACES)
+def test_a_drain_sends_clients_to_websockets_only(bad: str) -> None:
+    refuse({"drain-url": bad}, "--drain-url", "ws://")
+    assert load({"drain-url": "wss://" + "x" * 249}, {}).drain_url
 
 
 # -- addresses --

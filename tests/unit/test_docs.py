@@ -82,15 +82,16 @@ def test_the_browser_sample(engine: kit.Engine) -> None:
 def settings_of(line: str) -> Config:
     for name, value in PLACES.items():
         line = line.replace("{" + name + "}", value)
-    options: argparse.Namespace = cli._parser().parse_args(["serve", *shlex.split(line)])
-    return load({name[4:]: value for name, value in vars(options).items() if name.startswith("set.")}, {})
+    options: argparse.Namespace = cli._parser().parse_args(["serve", *shlex.split(line.removesuffix(" &"))])
+    environ = {"SIGNAL_ENGINE_AUTH_KEY": "secret"} if "--auth jwt" in line else {}  # the line before exports it
+    return load({name[4:]: value for name, value in vars(options).items() if name.startswith("set.")}, environ)
 
 
 def test_each_serve_line_is_understood() -> None:
     lines = re.findall(r"^ {4}signal-engine serve (.*)$", ALL, re.MULTILINE)
     configs = [settings_of(line) for line in lines]
-    assert len(configs) >= 3
-    assert configs[0] == settings_of(lines[0]) and configs[0].admin == "127.0.0.1:9100"
+    assert len(configs) >= 4 and configs[0] == settings_of(lines[0])
+    assert (configs[0].auth, configs[1].admin) == ("jwt", "127.0.0.1:9100")
 
 
 def test_the_sample_of_a_file(tmp_path: Path) -> None:

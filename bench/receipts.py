@@ -1,0 +1,281 @@
+"""Whether every ref has its one answer, in time, while what is between the peers is killed: `python bench/receipts.py`.
+
+Two nodes over a nats-server. Senders on the one that stays send TO peers on both, PUB and SUB, all with refs; meanwhile
+the other node is killed and started again, or stopped for a while, so is the nats-server, and receivers close over
+messages that wait for them. Prints what the refs were answered with as JSON; exits with 1 where one was not answered,
+or twice, or later than its ttl and a second (and what this program itself may be late by).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+import kit
+
+SENDERS = 25
+MOST_OUTSTANDING = 60  # of a sender: below max-refs
+TTLS = (200, 500, 1000)  # ms
+ROOMS = [f"receipts.{i}" for i in range(8)]
+SUB_TTL = 2.0  # seconds: the engines' ttl, which is a SUB's
+LATE = 0.25  # seconds that this program may hear an answer after it was sent to it
+PAUSE = 0.02  # seconds between a sender's turns
+DOWN = 1.5  # seconds that something is gone or stopped
+
+
+class Tally:
+    """What became of the refs."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.codes: Counter[str] = Counter()
+        self.twice = 0
+        self.never = 0
+        self.late = 0
+        self.latest = -10.0  # seconds after ttl and a second: below 0 is in time
+        self.faults: Counter[str] = Counter()
+
+    def answered(self, code: str, due: float) -> None:
+        self.codes[code] += 1
+        over = time.monotonic() - due
+        self.latest = max(self.latest, over)
+        self.late += over > LATE
+
+    def good(self) -> bool:
+        return not (self.twice or self.never or self.late) and sum(self.codes.values()) == self.sent
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "refs": self.sent,
+            "answers": dict(sorted(self.codes.items())),
+            "never_answered": self.never,
+            "answered_twice": self.twice,
+            "late": self.late,
+            "latest_after_ttl_and_1_s": round(self.latest, 3),
+            "faults": dict(sorted(self.faults.items())),
+        }
+
+
+class Sender:
+    """One connection to the node that stays."""
+
+    def __init__(self, connection: ClientConnection, targets: Callable[[], str], tally: Tally) -> None:
+        self.connection = connection
+        self.targets = targets
+        self.tally = tally
+        self.due: dict[str, float] = {}  # by ref that awaits its answer
+        self.last = 0
+
+    async def listen(self) -> None:
+        async for data in self.connection:
+            verb, *words = str(data).split("\n", 1)[0].split(" ")
+            if verb not in ("OK", "ERR"):
+                continue
+            ref = words[0] if verb == "OK" else words[1].removeprefix("ref=")
+            due = self.due.pop(ref, None)
+            if due is None:
+                self.tally.twice += 1
+            else:
+                self.tally.answered("ok" if verb == "OK" else words[0], due)
+
+    def message(self) -> tuple[str, float]:
+        """A head without its ref, and its ttl in seconds."""
+        kind = random.random()
+        if kind < 0.1:
+            return f"{random.choice(('SUB', 'UNSUB'))} {random.choice(ROOMS)}", SUB_TTL
+        ttl = random.choice(TTLS)
+        verb = f"PUB {random.choice(ROOMS)}" if kind < 0.2 else f"TO {self.targets()}"
+        return f"{verb} ttl={ttl}", ttl / 1000
+
+    async def send(self) -> None:
+        head, ttl = self.message()
+        self.last += 1
+        ref = str(self.last)
+        self.tally.sent += 1
+        payload = "\n" + "x" * 2000 if "ttl" in head else ""
+        self.due[ref] = time.monotonic() + ttl + 1
+        await self.connection.send(f"{head} ref={ref}{payload}")
+
+    async def run(self, refs: int, seconds: float) -> None:
+        """Sends so many, evenly over the time, and waits for the last answers."""
+        hears = asyncio.ensure_future(self.listen())
+        begun = time.monotonic()
+        while self.last < refs:
+            want = min(refs, int(refs * (time.monotonic() - begun) / seconds) + 1)
+            while self.last < want and len(self.due) < MOST_OUTSTANDING:
+                await self.send()
+            await asyncio.sleep(PAUSE)
+        end = time.monotonic() + SUB_TTL + 3
+        while self.due and time.monotonic() < end:
+            await asyncio.sleep(PAUSE)
+        self.tally.never += len(self.due)
+        hears.cancel()
+
+
+class Receivers:
+    """Clients of both nodes; those that are lost come again. Some never read, and close over what waits for them."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[object, str] = {}  # of those that are here, and of some that were
+
+    def any(self) -> str:
+        return random.choice(list(self.addresses.values()))
+
+    async def read(self, port: Callable[[], int]) -> None:
+        while True:
+            with contextlib.suppress(OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, asyncio.TimeoutError):
+                url = f"ws://127.0.0.1:{port()}/?room={random.choice(ROOMS)}"
+                async with connect(url, compression=None, close_timeout=0.2, max_queue=None) as connection:
+                    self.addresses[asyncio.current_task()] = await address_of(connection)
+                    async for _ in connection:
+                        pass
+            await asyncio.sleep(0.1)
+
+    async def sleep(self, port: Callable[[], int], tally: Tally) -> None:
+        while True:
+            with contextlib.suppress(OSError, ConnectionClosed, InvalidHandshake, InvalidMessage, asyncio.TimeoutError):
+                raw = socket.socket()
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                raw.connect(("127.0.0.1", port()))
+                url = f"ws://127.0.0.1:{port()}/"
+                connection = await connect(url, sock=raw, compression=None, max_queue=1, ping_interval=None)
+                self.addresses[asyncio.current_task()] = await address_of(connection)
+                await asyncio.sleep(random.uniform(1, 3))
+                connection.transport.abort()
+                tally.faults["a receiver closes over its backlog"] += 1
+            await asyncio.sleep(0.1)
+
+
+async def address_of(connection: ClientConnection) -> str:
+    return str(await connection.recv()).split("\n", 1)[0].removeprefix("HELLO ")
+
+
+class Cluster:
+    """A nats-server, the node that stays, and the one that does not."""
+
+    def __init__(self) -> None:
+        self.nats = kit.Nats("", ())
+        self.nats.start()
+        self.settings = {"nats": self.nats.url, "loops": 2, "ttl": SUB_TTL, "stall_timeout": 60}
+        self.stays = self.started()
+        self.goes = self.started()
+
+    def started(self) -> kit.Engine:
+        engine = kit.Engine(self.settings)
+        engine.start()
+        return engine
+
+    def end(self) -> None:
+        for engine in (self.stays, self.goes):
+            engine.end(signal.SIGKILL)
+        self.nats.stop()
+
+    async def kill_node(self) -> None:
+        self.goes.kill()
+        await asyncio.sleep(DOWN)
+        self.goes = await asyncio.to_thread(self.started)
+
+    async def kill_nats(self) -> None:
+        self.nats.stop()
+        await asyncio.sleep(DOWN)
+        await asyncio.to_thread(self.nats.start)
+
+    async def stop_node(self) -> None:
+        await self.stop_for_a_while(self.goes)
+
+    async def stop_nats(self) -> None:
+        await self.stop_for_a_while(self.nats)
+
+    async def stop_for_a_while(self, process: kit.Process) -> None:
+        os.kill(process.pid, signal.SIGSTOP)
+        await asyncio.sleep(DOWN)
+        os.kill(process.pid, signal.SIGCONT)
+
+    async def break_things(self, tally: Tally) -> None:
+        """One fault after another, with as much time between them as lets NATS be found again."""
+        faults = {
+            "the other node is killed": self.kill_node,
+            "NATS is killed": self.kill_nats,
+            "the other node hangs": self.stop_node,
+            "NATS hangs": self.stop_nats,
+        }
+        while True:
+            for name, fault in faults.items():
+                await asyncio.sleep(DOWN)
+                await fault()
+                tally.faults[name] += 1
+
+
+@contextlib.asynccontextmanager
+async def running(*work: Any) -> AsyncIterator[None]:
+    """These coroutines, until the end of the block."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        yield
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def measure(refs: int, seconds: float) -> Tally:
+    """Sends so many refs in so much time under faults."""
+    cluster, receivers, tally = Cluster(), Receivers(), Tally()
+    random.seed(4)
+
+    def here() -> int:
+        return cluster.stays.port
+
+    def there() -> int:
+        return cluster.goes.port
+
+    try:
+        crowd = [receivers.read(port) for port in (here, there) for _ in range(10)]
+        crowd += [receivers.sleep(port, tally) for port in (here, there) for _ in range(3)]
+        async with running(*crowd), contextlib.AsyncExitStack() as stack:
+            while len(receivers.addresses) < len(crowd):
+                await asyncio.sleep(0.05)
+            senders = []
+            for _ in range(SENDERS):
+                connection = connect(f"ws://127.0.0.1:{here()}/", compression=None, max_queue=None)
+                senders.append(Sender(await stack.enter_async_context(connection), receivers.any, tally))
+                await senders[-1].connection.recv()
+            async with running(cluster.break_things(tally)):
+                await asyncio.gather(*(sender.run(refs // SENDERS, seconds) for sender in senders))
+    finally:
+        cluster.end()
+    return tally
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--refs", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    options = parser.parse_args()
+    tally = asyncio.run(measure(options.refs, options.seconds))
+    print(json.dumps(tally.report(), indent=2))
+    return 0 if tally.good() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

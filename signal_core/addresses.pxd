@@ -1,0 +1,169 @@
+"""How many connections each address has, where that is bounded. L1.
+
+One table for the process, written at a connection's accept and at its end, under a spin lock of one of 256 stripes. An
+address is known by 64 bits of a keyed hash, IPv6 by its first 64 bits: whoever has one has all with the same.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from signal_core.limits cimport CHUNK_CONNS, CHUNK_SHIFT, MAX_CHUNKS
+from signal_core.sys cimport (
+    AF_INET, AF_INET6, getpeername, se_lock, se_siphash13, se_unlock, sockaddr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, socklen_t,
+)
+
+cdef enum:
+    ADDRESS_STRIPES = 256
+    ADDRESS_SHIFT = 56        # of a hash: its upper bits name the stripe
+    ADDRESSES_AT_FIRST = 16
+
+cdef struct AddressSlot:
+    uint64_t hash             # 8  0: free
+    uint64_t count            # 8  connections
+
+cdef struct AddressStripe:    # one cache line
+    uint64_t lock             # 8
+    AddressSlot* slots        # 8  open addressing; at most half are taken
+    uint64_t size             # 8
+    uint64_t live             # 8  addresses
+    uint64_t line[4]          # 32
+
+cdef struct Addresses:
+    AddressStripe stripes[256]  # 16384 ADDRESS_STRIPES
+    uint64_t key[2]           # 16 of the hash
+
+cdef struct AddressBook:      # a loop's: the hash by slot, 8 bytes a connection; 0: not counted
+    uint64_t* chunks[4096]    # 32768 MAX_CHUNKS; made when a slot of theirs is first used
+
+
+cdef inline uint64_t address_hash(const Addresses* table, int fd) noexcept nogil:
+    """Of a socket's other end; 0 where there is none any more."""
+    cdef sockaddr_storage place
+    cdef socklen_t n = sizeof(place)
+    cdef uint64_t hash = 0
+    if getpeername(fd, <sockaddr*>&place, &n) != 0:
+        return 0
+    if place.ss_family == AF_INET:
+        hash = se_siphash13(table.key, &(<sockaddr_in*>&place).sin_addr, 4)
+    elif place.ss_family == AF_INET6:
+        hash = se_siphash13(table.key, &(<sockaddr_in6*>&place).sin6_addr, 8)
+    return hash if hash else 1
+
+
+cdef inline AddressSlot* address_slot(AddressSlot* slots, uint64_t size, uint64_t hash) noexcept nogil:
+    """The address's slot, or the free one that it would take. There is always a free one."""
+    cdef uint64_t i = hash & (size - 1)
+    while slots[i].hash and slots[i].hash != hash:
+        i = (i + 1) & (size - 1)
+    return &slots[i]
+
+
+cdef inline bint addresses_grow(AddressStripe* stripe, uint64_t size) noexcept nogil:
+    """Beyond `size` slots, unless that has happened. Takes the lock by itself, allocates outside of it. False
+    without memory."""
+    cdef uint64_t i, want = 2 * size if size else ADDRESSES_AT_FIRST
+    cdef AddressSlot* fresh = <AddressSlot*>calloc(want, sizeof(AddressSlot))
+    cdef AddressSlot* old = fresh
+    if fresh == NULL:
+        return False
+    se_lock(&stripe.lock)
+    if stripe.size == size:
+        for i in range(size):
+            if stripe.slots[i].hash:
+                address_slot(fresh, want, stripe.slots[i].hash)[0] = stripe.slots[i]
+        old = stripe.slots
+        stripe.slots = fresh
+        stripe.size = want
+    se_unlock(&stripe.lock)
+    free(old)
+    return True
+
+
+cdef inline bint addresses_enter(Addresses* table, uint64_t hash, uint64_t most) noexcept nogil:
+    """Counts one more of an address. False (and it is not counted) where it has `most`, or there is no memory."""
+    cdef AddressStripe* stripe = &table.stripes[hash >> ADDRESS_SHIFT]
+    cdef AddressSlot* slot
+    cdef uint64_t size
+    while True:
+        se_lock(&stripe.lock)
+        size = stripe.size
+        slot = address_slot(stripe.slots, size, hash) if size else NULL
+        if slot != NULL and (slot.hash or 2 * (stripe.live + 1) <= size):
+            break
+        se_unlock(&stripe.lock)
+        if not addresses_grow(stripe, size):
+            return False
+    if slot.hash == 0:
+        slot[0] = AddressSlot(hash=hash, count=0)
+        stripe.live += 1
+    if slot.count < most:
+        slot.count += 1
+        se_unlock(&stripe.lock)
+        return True
+    se_unlock(&stripe.lock)
+    return False
+
+
+cdef inline void addresses_take_out(AddressStripe* stripe, uint64_t at) noexcept nogil:
+    """Frees a slot; those behind it that would not be found any more move up. Under the lock."""
+    cdef uint64_t mask = stripe.size - 1, i = at, home
+    while True:
+        i = (i + 1) & mask
+        if stripe.slots[i].hash == 0:
+            break
+        home = stripe.slots[i].hash & mask
+        if ((i - home) & mask) >= ((i - at) & mask):
+            stripe.slots[at] = stripe.slots[i]
+            at = i
+    memset(&stripe.slots[at], 0, sizeof(AddressSlot))
+    stripe.live -= 1
+
+
+cdef inline void addresses_leave(Addresses* table, uint64_t hash) noexcept nogil:
+    """One that was counted has ended."""
+    cdef AddressStripe* stripe = &table.stripes[hash >> ADDRESS_SHIFT]
+    cdef AddressSlot* slot
+    se_lock(&stripe.lock)
+    slot = address_slot(stripe.slots, stripe.size, hash)
+    slot.count -= 1
+    if slot.count == 0:
+        addresses_take_out(stripe, <uint64_t>(slot - stripe.slots))
+    se_unlock(&stripe.lock)
+
+
+cdef inline bint book_write(AddressBook* book, uint32_t slot, uint64_t hash) noexcept nogil:
+    """False without memory."""
+    cdef uint32_t chunk = slot >> CHUNK_SHIFT
+    if book.chunks[chunk] == NULL:
+        book.chunks[chunk] = <uint64_t*>calloc(CHUNK_CONNS, sizeof(uint64_t))
+        if book.chunks[chunk] == NULL:
+            return False
+    book.chunks[chunk][slot & (CHUNK_CONNS - 1)] = hash
+    return True
+
+
+cdef inline uint64_t book_erase(AddressBook* book, uint32_t slot) noexcept nogil:
+    """The hash that was written for a slot, which is free again; 0: none."""
+    cdef uint64_t* place
+    cdef uint64_t hash
+    if book.chunks[slot >> CHUNK_SHIFT] == NULL:
+        return 0
+    place = &book.chunks[slot >> CHUNK_SHIFT][slot & (CHUNK_CONNS - 1)]
+    hash = place[0]
+    place[0] = 0
+    return hash
+
+
+cdef inline void addresses_end(Addresses* table) noexcept nogil:
+    cdef int i
+    for i in range(ADDRESS_STRIPES):
+        free(table.stripes[i].slots)
+    free(table)
+
+
+cdef inline void book_end(AddressBook* book) noexcept nogil:
+    cdef int i
+    for i in range(MAX_CHUNKS):
+        free(book.chunks[i])
+    free(book)

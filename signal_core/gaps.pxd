@@ -1,0 +1,39 @@
+"""GAP to those for whom this loop's inbox had no place. L3."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from signal_core.conn cimport conn_missed, conn_of
+from signal_core.counters cimport C_GAPS_UNTOLD
+from signal_core.inbox cimport inbox_wake
+from signal_core.missed cimport Missing, missed_add, missed_take
+from signal_core.rooms cimport NO_ROOM, rooms_find_serial
+from signal_core.slab cimport CONN_OPEN, Conn, slab_conn
+from signal_core.state cimport Loop
+
+
+cdef inline void gap_note(Loop* loop, Loop* target, uint64_t key, uint64_t hash) noexcept nogil:
+    """A message for a room (by serial and hash) or a peer (by id, hash 0) of another loop did not fit its inbox."""
+    if missed_add(&target.missed, key, hash):
+        inbox_wake(&target.inbox)
+    else:
+        loop.n[C_GAPS_UNTOLD] += 1
+
+
+cdef inline void gap_tell(Loop* loop, Conn* c, uint64_t count) noexcept nogil:
+    """With this iteration's writes, or as soon as its socket takes something."""
+    if c != NULL and c.state == CONN_OPEN:
+        conn_missed(loop, c, count)
+
+
+cdef inline void gaps_tell(Loop* loop) noexcept nogil:
+    """Once a tick, where there are any: to the peers, and to all members of the rooms on this loop."""
+    cdef Missing taken[768]
+    cdef uint32_t i, j, room, n = missed_take(&loop.missed, taken)
+    for i in range(n):
+        if taken[i].hash == 0:
+            gap_tell(loop, conn_of(loop, taken[i].key), taken[i].count)
+            continue
+        room = rooms_find_serial(&loop.rooms, taken[i].hash, taken[i].key)
+        if room == NO_ROOM:
+            continue
+        for j in range(loop.rooms.rooms[room].count):
+            gap_tell(loop, slab_conn(&loop.slab, loop.rooms.rooms[room].members[j].slot), taken[i].count)

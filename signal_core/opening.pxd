@@ -1,0 +1,123 @@
+"""The end of a handshake: the rooms that it asks for, 101, HELLO; or a refusal. L4."""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
+from signal_core.address cimport ROOM_MAX, room_valid
+from signal_core.conn cimport conn_answer, conn_id, conn_say_last, conn_watch
+from signal_core.counters cimport (
+    C_AUTH_DENIED, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_ORIGINS_REFUSED, C_SHED,
+)
+from signal_core.identity cimport may_sub
+from signal_core.limits cimport SERVICE_LOOP, UPGRADE_ANSWER, UPGRADE_MAX_ROOMS
+from signal_core.memory cimport Msg, msg_new
+from signal_core.origins cimport origin_allowed
+from signal_core.post cimport post_event
+from signal_core.roomtable cimport RoomEntry
+from signal_core.route cimport AWAIT_FAILED, AWAIT_IT, await_nats, join, joined
+from signal_core.slab cimport CONN_DEAD, CONN_JOINING, FLAG_PAUSED, FLAG_USER, FLAG_WEBSOCKET, Conn
+from signal_core.state cimport CODE_OK, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_CONNECTED, Loop
+from signal_core.upgrade cimport Upgrade, query_next_room, upgrade_accept, upgrade_answer
+
+
+cdef inline void session_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
+    """A health check, or a refusal: the answer is the last that it hears."""
+    cdef char text[512]
+    cdef size_t n = upgrade_answer(u, text, UPGRADE_ANSWER)
+    if u.status == 503:
+        loop.n[C_SHED] += 1
+    elif u.status != 200:
+        loop.n[C_HANDSHAKES_REFUSED] += 1
+    conn_say_last(loop, c, text, n)
+
+
+cdef inline int session_origin(Loop* loop, const Upgrade* u) noexcept nogil:
+    """The HTTP status for where a browser comes from; 0 is good."""
+    if origin_allowed(loop.hub, u):
+        return 0
+    loop.n[C_ORIGINS_REFUSED] += 1
+    return 403
+
+
+cdef inline int session_user(Loop* loop, Conn* c, const uint8_t* user, uint32_t n) noexcept nogil:
+    """Puts a connection that is in no room yet into that of its user. An HTTP status where it can't: 0 is good."""
+    cdef char name[128]
+    cdef RoomEntry* entry
+    cdef int waits
+    name[0] = c"@"
+    if n == 0:
+        return 0
+    if n >= ROOM_MAX:
+        return 401
+    memcpy(&name[1], user, n)
+    if not room_valid(name, n + 1) or not room_valid(&name[1], n):
+        return 401
+    if join(loop, c, name, n + 1, &entry) != CODE_OK:
+        return 503
+    c.flags |= FLAG_USER
+    waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0)
+    if waits == AWAIT_IT:
+        c.waiting += 1
+    return 503 if waits == AWAIT_FAILED else 0
+
+
+cdef inline int session_rooms(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
+    """Joins the rooms of the URL; c.waiting is how many NATS has yet to confirm. An HTTP status where it
+    can't: 0 is good."""
+    cdef char name[130]
+    cdef const char* query = u.query
+    cdef size_t left = u.query_len
+    cdef RoomEntry* entry
+    cdef uint8_t code
+    cdef int waits, n, count = 0
+    while True:
+        n = query_next_room(&query, &left, name, sizeof(name))
+        if n == 0:
+            return 0
+        count += 1
+        if n < 0 or not room_valid(name, n) or name[0] == c"$" or name[0] == c"@":
+            return 400
+        if not may_sub(loop, c, name, n):
+            loop.n[C_AUTH_DENIED] += 1
+            return 403
+        code = join(loop, c, name, n, &entry) if count <= UPGRADE_MAX_ROOMS else CODE_TOO_MANY_ROOMS
+        if code != CODE_OK:
+            return 503 if code == CODE_UNAVAILABLE else 400
+        waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0)
+        if waits == AWAIT_FAILED:
+            return 503
+        if waits == AWAIT_IT:
+            c.waiting += 1
+
+
+cdef inline void session_open(Loop* loop, Conn* c, const Upgrade* u, Msg* msg) noexcept nogil:
+    """Switches to WebSocket: 101, in `msg`, and HELLO once its rooms are confirmed."""
+    msg.size = <uint32_t>upgrade_accept(u, <char*>msg.data)
+    c.flags |= FLAG_WEBSOCKET
+    loop.n[C_CONNECTIONS] += 1
+    loop.n[C_OPENED] += 1
+    conn_answer(loop, c, msg)
+    if c.state == CONN_DEAD:
+        return
+    if loop.hub.set.hooks:
+        post_event(loop, SERVICE_LOOP, EVENT_CONNECTED, conn_id(loop, c), 0, NULL, 0)
+    c.state = CONN_JOINING
+    if c.waiting == 0:
+        joined(loop, c)
+        return
+    c.flags |= FLAG_PAUSED
+    conn_watch(loop, c)
+
+
+cdef inline bint session_finish(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
+    """Opens a connection of which all but the rooms is judged, or refuses it; whether it is open."""
+    cdef Msg* msg = NULL
+    if u.status == 0:
+        u.status = session_rooms(loop, c, u)
+    if u.status == 0:
+        msg = msg_new(&loop.mem, UPGRADE_ANSWER, 0)
+    if msg == NULL:
+        u.status = u.status if u.status else 503
+        session_answer_http(loop, c, u)
+        return False
+    session_open(loop, c, u, msg)
+    return True

@@ -1,0 +1,180 @@
+"""Where a handshake comes from: its Origin against the list, its address behind trusted proxies. L2.
+
+The lists are the Hub's: written before the loops start, freed after they have ended.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memchr, memcmp, memcpy, memset, strlen
+from signal_core.http cimport is_blank
+from signal_core.limits cimport FORWARDED_LINES
+from signal_core.state cimport Hub, Network
+from signal_core.sys cimport (
+    AF_INET, AF_INET6, getpeername, inet_ntop, inet_pton, sockaddr, sockaddr_in, sockaddr_in6, socklen_t,
+)
+from signal_core.upgrade cimport Upgrade
+
+cdef enum:
+    ADDRESS_TEXT = 46         # bytes of the longest numeric address, its NUL included
+
+
+# -- Origin --
+
+cdef inline char lower(char c) noexcept nogil:
+    return c | 0x20 if c'A' <= c <= c'Z' else c
+
+
+cdef inline bint same_lower(const char* p, const char* rule, size_t n) noexcept nogil:
+    cdef size_t i
+    for i in range(n):
+        if lower(p[i]) != rule[i]:
+            return False
+    return True
+
+
+cdef inline bint host_run(const char* p, size_t n) noexcept nogil:
+    """Whether all of it may stand in a host's name."""
+    cdef size_t i
+    cdef char c
+    for i in range(n):
+        c = lower(p[i])
+        if not (c'a' <= c <= c'z' or c'0' <= c <= c'9' or c == c'-' or c == c'.' or c == c'_'):
+            return False
+    return n > 0
+
+
+cdef inline bint origin_matches(const char* rule, size_t rule_n, const char* p, size_t n) noexcept nogil:
+    """A rule is in lower case; its `*` stands for one label of a host or more."""
+    cdef const char* star = <const char*>memchr(rule, c'*', rule_n)
+    cdef size_t before, after
+    if star == NULL:
+        return n == rule_n and same_lower(p, rule, n)
+    before = star - rule
+    after = rule_n - before - 1
+    return (n > before + after and same_lower(p, rule, before) and same_lower(p + n - after, star + 1, after)
+            and host_run(p + before, n - before - after) and p[before] != c'.')
+
+
+cdef inline bint origin_allowed(const Hub* hub, const Upgrade* u) noexcept nogil:
+    """Without a list anything is. Who sends no Origin is no browser, and could claim any: it is let in."""
+    cdef const char* rule = hub.origins
+    cdef const char* end = rule + hub.origins_len
+    cdef const char* stop
+    if rule == NULL or u.origin == NULL:
+        return True
+    while rule < end:
+        stop = <const char*>memchr(rule, c'\n', end - rule)
+        if origin_matches(rule, stop - rule, u.origin, u.origin_len):
+            return True
+        rule = stop + 1
+    return False
+
+
+# -- addresses --
+
+cdef inline bint address_parse(const char* p, size_t n, uint8_t* out) noexcept nogil:
+    """A numeric address, in brackets or not, with a port or not, as 16 bytes; IPv4 is mapped. False: it is none."""
+    cdef char text[46]
+    cdef const char* colon
+    if n > 0 and p[0] == c'[':
+        colon = <const char*>memchr(p, c']', n)
+        if colon == NULL:
+            return False
+        p += 1
+        n = colon - p
+    else:
+        colon = <const char*>memchr(p, c':', n)
+        if colon != NULL and memchr(colon + 1, c':', p + n - colon - 1) == NULL:
+            n = colon - p
+    if n == 0 or n >= ADDRESS_TEXT:
+        return False
+    memcpy(text, p, n)
+    text[n] = 0
+    memset(out, 0, 10)
+    out[10] = out[11] = 0xff
+    return inet_pton(AF_INET, text, out + 12) == 1 or inet_pton(AF_INET6, text, out) == 1
+
+
+cdef inline bint is_mapped(const uint8_t* address) noexcept nogil:
+    return memcmp(address, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0
+
+
+cdef inline bint network_has(const Network* network, const uint8_t* address) noexcept nogil:
+    cdef uint32_t whole = network.bits // 8, rest = network.bits % 8
+    if memcmp(network.address, address, whole) != 0:
+        return False
+    return rest == 0 or (network.address[whole] ^ address[whole]) >> (8 - rest) == 0
+
+
+cdef inline bint is_proxy(const Hub* hub, const uint8_t* address) noexcept nogil:
+    cdef uint32_t i
+    for i in range(hub.nproxies):
+        if network_has(&hub.proxies[i], address):
+            return True
+    return False
+
+
+cdef inline bint walk_line(const Hub* hub, const char* p, size_t n, uint8_t* address) noexcept nogil:
+    """Reads one X-Forwarded-For from its end, as long as who says so is trusted. Whether to go on with the line before.
+
+    `address`: the one found last, trusted when it is called.
+    """
+    cdef uint8_t found[16]
+    cdef size_t start, end, stop = n
+    while True:
+        start = stop
+        while start > 0 and p[start - 1] != c',':
+            start -= 1
+        end = stop
+        stop = start
+        while start < end and is_blank(p[start]):
+            start += 1
+        while end > start and is_blank(p[end - 1]):
+            end -= 1
+        if not address_parse(p + start, end - start, found):
+            return False
+        memcpy(address, found, 16)
+        if not is_proxy(hub, found):
+            return False
+        if stop == 0:
+            return True
+        stop -= 1
+
+
+cdef inline void peer_address(int fd, uint8_t* out) noexcept nogil:
+    """Of a socket's other end, as 16 bytes; zeros where it is gone."""
+    cdef uint8_t storage[128]
+    cdef socklen_t size = sizeof(storage)
+    cdef sockaddr_in* v4 = <sockaddr_in*>storage
+    cdef sockaddr_in6* v6 = <sockaddr_in6*>storage
+    memset(out, 0, 16)
+    memset(storage, 0, sizeof(storage))
+    if getpeername(fd, <sockaddr*>storage, &size) != 0:
+        return
+    if v4.sin_family == AF_INET:
+        out[10] = out[11] = 0xff
+        memcpy(out + 12, &v4.sin_addr, 4)
+    elif v4.sin_family == AF_INET6:
+        memcpy(out, &v6.sin6_addr, 16)
+
+
+cdef inline void remote_address(const Hub* hub, int fd, const Upgrade* u, uint8_t* out) noexcept nogil:
+    """The client's address as 16 bytes: the socket's, or what trusted proxies say. `u` NULL: the socket's."""
+    cdef uint32_t i = 0
+    cdef uint32_t lines
+    peer_address(fd, out)
+    if u == NULL or hub.nproxies == 0 or not is_proxy(hub, out):
+        return
+    lines = u.nforwarded if u.nforwarded < FORWARDED_LINES else FORWARDED_LINES
+    for i in range(1, lines + 1):
+        if not walk_line(hub, u.forwarded[(u.nforwarded - i) % FORWARDED_LINES],
+                         u.forwarded_len[(u.nforwarded - i) % FORWARDED_LINES], out):
+            return
+
+
+cdef inline size_t address_put(const uint8_t* address, char* out) noexcept nogil:
+    """As text, at most ADDRESS_TEXT bytes with a NUL; its length."""
+    if is_mapped(address):
+        inet_ntop(AF_INET, address + 12, out, ADDRESS_TEXT)
+    else:
+        inet_ntop(AF_INET6, address, out, ADDRESS_TEXT)
+    return strlen(out)

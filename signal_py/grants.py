@@ -1,0 +1,151 @@
+"""What an authorizer is asked, what it answers, and how rights are written for the core. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TOKEN = r"[!-)+-\-/-=?-~]+"  # of a room's name: visible ASCII but `*`, `>` and the dot
+USER = re.compile(rf"{TOKEN}(?:\.{TOKEN})*")
+PATTERN = re.compile(rf"(?:(?:{TOKEN}|\*)\.)*(?:{TOKEN}|\*|>)")
+USER_MAX = 127  # bytes; with its `@` it is the name of a room
+PATTERN_MAX = 128  # bytes
+RIGHTS_MAX = 16384  # bytes of all patterns of one connection
+COUNT_MAX = 65535  # patterns, and rooms
+NO_BOUND = 0xFFFFFFFF
+LIFE_MAX = 1 << 47  # milliseconds: thousands of years; a longer life never ends
+REFUSALS = (401, 403)
+
+RIGHT_TO, RIGHT_SUB_ALL, RIGHT_PUB_ALL = 1, 2, 4
+
+Verdict = tuple[int, int, bytes, bytes, int]
+"""For the core: connection, 0 or the HTTP status to refuse with, user, rights, milliseconds of life (0: for ever)."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A connection that wants in, or one that wants to stay in (`renewal`).
+
+    token    as it was made; "" where none was given
+    remote   the client's numeric address, that which trusted proxies tell where there are some
+    origin   the header Origin, "" where there was none
+    path     of the URL
+    query    of the URL, as it was sent, without the token
+    renewal  it is open, and has sent AUTH; origin, path and query are empty, and `remote` is the socket's
+    user     on a renewal: who it is. A Grant to another user does not renew
+    """
+
+    token: str
+    remote: str
+    origin: str = ""
+    path: str = ""
+    query: str = ""
+    renewal: bool = False
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a connection may.
+
+    user       who it is: fit for a room's name, at most 127 characters; None: nobody
+    sub, pub   patterns of the rooms that it may join and publish to, with `*` for one token and `>` at the end for one
+               or more; None: any
+    to         whether it may send to peers and users
+    max_rooms  that it may be in, where that is less than the setting; None: as the setting
+    expires    when this ends, as time.time() tells it; None: never
+    """
+
+    user: str | None = None
+    sub: Sequence[str] | None = None
+    pub: Sequence[str] | None = None
+    to: bool = True
+    max_rooms: int | None = None
+    expires: float | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Not let in: 401 asks for another token, 403 says that none will do. The reason is for the log only."""
+
+    reason: str = ""
+    status: int = 401
+
+
+class GrantError(ValueError):
+    """Claims, or a Grant, that can't be used; the text says why."""
+
+
+def grant_of(claims: Mapping[str, Any]) -> Grant:
+    """The grant of a token's claims. Raises GrantError.
+
+    What is absent is not bounded: no `rooms`, any room; no `to`, it may send; no `max_rooms`, as the setting. In a
+    `rooms` with `sub` or `pub`, the absent one allows nothing.
+    """
+    rooms = claims.get("rooms")
+    sub = pub = rooms
+    if isinstance(rooms, dict):
+        if unknown := set(rooms) - {"sub", "pub"}:
+            raise GrantError(f"rooms has {', '.join(sorted(map(str, unknown)))}: it may have sub and pub")
+        sub, pub = rooms.get("sub", []), rooms.get("pub", [])
+    return Grant(
+        claims.get("sub"), sub, pub, claims.get("to", True), claims.get("max_rooms"), claims.get("exp")
+    )
+
+
+def verdict_of(connection: int, grant: Grant, now: float) -> Verdict:
+    """A grant as the core takes it. Raises GrantError where there is something in it that can't be used."""
+    return connection, 0, _user(grant.user), _rights(grant), _life(grant.expires, now)
+
+
+def _user(user: object) -> bytes:
+    if user is None:
+        return b""
+    if not isinstance(user, str) or len(user) > USER_MAX or not USER.fullmatch(user):
+        raise GrantError("the user does not fit the name of a room")
+    return user.encode()
+
+
+def _life(expires: object, now: float) -> int:
+    """In milliseconds, at least one."""
+    if expires is None:
+        return 0
+    if isinstance(expires, bool) or not isinstance(expires, int | float) or expires != expires:
+        raise GrantError("the time at which it ends is no number")
+    left = (expires - now) * 1000
+    return max(1, int(left)) if left < LIFE_MAX else 0
+
+
+def _rights(grant: Grant) -> bytes:
+    """Empty where nothing is bounded. The form is told in signal_core/rights.pxd."""
+    bound = grant.max_rooms
+    if grant.sub is None and grant.pub is None and grant.to is True and bound is None:
+        return b""
+    if not isinstance(grant.to, bool):
+        raise GrantError("to is neither true nor false")
+    if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound < 0):
+        raise GrantError("max_rooms is no number of rooms")
+    sub, pub = _patterns(grant.sub), _patterns(grant.pub)
+    flags = RIGHT_TO * grant.to | RIGHT_SUB_ALL * (grant.sub is None) | RIGHT_PUB_ALL * (grant.pub is None)
+    most = NO_BOUND if bound is None else min(bound, COUNT_MAX)
+    head = bytes([flags]) + most.to_bytes(4, "big") + len(sub).to_bytes(2, "big") + len(pub).to_bytes(2, "big")
+    text = b"".join([head, *sub, *pub])
+    if len(text) > RIGHTS_MAX:
+        raise GrantError(f"the patterns of rooms take more than {RIGHTS_MAX} bytes")
+    return text
+
+
+def _patterns(given: object) -> list[bytes]:
+    """Each with its size before it."""
+    if given is None:
+        return []
+    if not isinstance(given, list | tuple):
+        raise GrantError("the rooms are no list")
+    for pattern in given:
+        if not isinstance(pattern, str) or len(pattern) > PATTERN_MAX or not PATTERN.fullmatch(pattern):
+            raise GrantError("a pattern of rooms is malformed")
+    if len(given) > COUNT_MAX:
+        raise GrantError(f"there are more than {COUNT_MAX} patterns of rooms")
+    return [bytes([len(pattern)]) + pattern.encode() for pattern in given]

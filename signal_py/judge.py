@@ -1,0 +1,260 @@
+"""Judges connections: the core asks in batches, a judge answers in batches, each question once.
+
+JwtJudge works on the deciding thread; CallbackJudge has the embedding program decide, on its own asyncio loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from signal_py.grants import REFUSALS, Grant, GrantError, Refusal, Request, Verdict, verdict_of
+from signal_py.log import event
+from signal_py.tokens import KeysMissingError, KeyUnknownError, TokenError, Verifier
+
+SLICE = 128  # tokens judged before the thread looks at something else
+AT_ONCE = 256  # calls of an authorizer that run at the same time
+QUIET = 1.0  # seconds between two lines about failures of the same kind
+UNREFUSED, FAILED = 0, 503
+
+Question = tuple[int, bool, bytes]
+"""Of the core: connection, whether it is a renewal, lines (see signal_core/auth.pxd)."""
+Authorizer = Callable[[Request], Awaitable[Grant | Refusal]]
+Answer = Callable[[list[Verdict]], None]
+
+logger = logging.getLogger(__name__)
+
+
+class Judge(Protocol):
+    """What the deciding thread needs of one. All on that thread."""
+
+    def start(self) -> None:
+        """The thread's asyncio loop runs."""
+
+    def take(self, questions: Sequence[Question]) -> None:
+        """Sees to it that each is answered."""
+
+    async def close(self) -> None:
+        """Nothing more is asked."""
+
+
+class Complaints:
+    """Logs failures, at most one a second of a kind, with how many there were since."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+        self._count: dict[str, int] = {}
+
+    def add(self, text: str, reason: str) -> None:
+        count = self._count[text] = self._count.get(text, 0) + 1
+        now = time.monotonic()
+        if now - self._last.get(text, -QUIET) >= QUIET:
+            self._last[text], self._count[text] = now, 0
+            event(logger, "error", text, reason=reason, times=count)
+
+
+def request_of(question: Question) -> Request:
+    """What an authorizer is shown."""
+    _, renewal, lines = question
+    remote, origin, path, query, user, token = lines.decode("latin-1").split("\n", 5)
+    pairs = (pair for pair in query.split("&") if pair != "token" and not pair.startswith("token="))
+    return Request(token, remote, origin, path, "&".join(pairs), renewal, user or None)
+
+
+def refused(question: Question, status: int, reason: str) -> Verdict:
+    """A refusal, noted at level debug: the log must not grow with what strangers try."""
+    if logger.isEnabledFor(logging.DEBUG):
+        remote = question[2].partition(b"\n")[0].decode("latin-1")
+        event(logger, "debug", "a connection is refused", remote=remote, status=status, reason=reason)
+    return question[0], status, b"", b"", 0
+
+
+class JwtJudge:
+    """Checks signatures and claims, SLICE at a time, so that NATS is not kept waiting."""
+
+    def __init__(self, verifier: Verifier, answer: Answer, timeout: float) -> None:
+        """`timeout`: seconds for keys that must be fetched."""
+        self._verifier = verifier
+        self._answer = answer
+        self._timeout = timeout
+        self._questions: deque[Question] = deque()
+        self._waiting: list[tuple[float, Question]] = []  # for keys, since when
+        self._planned = False
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._wanted = asyncio.Event()
+        self._complaints = Complaints()
+
+    def start(self) -> None:
+        if self._verifier.keys.changing:
+            task = asyncio.ensure_future(self._refresh())
+            self._tasks.add(task)
+
+    def take(self, questions: Sequence[Question]) -> None:
+        self._questions.extend(questions)
+        if not self._planned:
+            self._planned = True
+            self._judge()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def _judge(self) -> None:
+        """One slice; the rest after others had their turn."""
+        verdicts = []
+        for _ in range(min(SLICE, len(self._questions))):
+            question = self._questions.popleft()
+            verdict = self.judge(question)
+            if verdict is None:
+                self._waiting.append((time.monotonic(), question))
+                self._wanted.set()
+            else:
+                verdicts.append(verdict)
+        self._planned = bool(self._questions)
+        if self._planned:
+            asyncio.get_running_loop().call_soon(self._judge)
+        if verdicts:
+            self._answer(verdicts)
+
+    def judge(self, question: Question, last: bool = False) -> Verdict | None:
+        """None: the key is not known, and may become so. `last`: then it is refused instead."""
+        token = question[2].rpartition(b"\n")[2]
+        try:
+            return verdict_of(question[0], self._verifier.grant(token), time.time())
+        except KeyUnknownError as unknown:
+            return refused(question, 401, str(unknown)) if last else None
+        except KeysMissingError as missing:
+            if not last:
+                return None
+            self._complaints.add("tokens can't be judged", str(missing))
+            return refused(question, FAILED, str(missing))
+        except (TokenError, GrantError) as wrong:
+            return refused(question, 401, str(wrong))
+        except Exception as error:
+            self._complaints.add("tokens can't be judged", repr(error))
+            return refused(question, FAILED, repr(error))
+
+    async def _refresh(self) -> None:
+        """Fetches keys in time, and sooner where a token names one that is not known."""
+        keys = self._verifier.keys
+        while True:
+            try:
+                await asyncio.wait_for(asyncio.to_thread(keys.fetch), self._timeout)
+            except Exception as error:
+                event(logger, "warning", "keys for tokens can't be fetched", source=keys.source, reason=str(error))
+            self._settle()
+            self._wanted.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), keys.refresh)
+            await asyncio.sleep(keys.pause())
+
+    def _settle(self) -> None:
+        """Those that waited are judged by what is known now."""
+        waiting, self._waiting = self._waiting, []
+        verdicts = [self.judge(question, last=True) for _, question in waiting]
+        if verdicts:
+            self._answer([verdict for verdict in verdicts if verdict is not None])
+
+
+class CallbackJudge:
+    """Has an async function of the embedding program decide, AT_ONCE calls at a time, each with its time."""
+
+    def __init__(
+        self, authorize: Authorizer, answer: Answer, timeout: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._authorize = authorize
+        self._answer = answer
+        self._timeout = timeout
+        self._loop = loop  # the program's
+        self._queue: deque[tuple[float, Question]] = deque()  # with the time by which it is to be answered
+        self._running: dict[int, asyncio.Future[Grant | Refusal]] = {}  # by connection
+        self._verdicts: list[Verdict] = []
+        self._complaints = Complaints()
+
+    def start(self) -> None:
+        """It has no thread of its own."""
+
+    def take(self, questions: Sequence[Question]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._accept, list(questions))
+        except RuntimeError:  # the program's loop is closed
+            self._answer([refused(question, FAILED, "the program has ended") for question in questions])
+
+    async def close(self) -> None:
+        """What still runs ends by its own time: nobody waits for it."""
+
+    def _accept(self, questions: list[Question]) -> None:
+        end = self._loop.time() + self._timeout
+        self._queue.extend((end, question) for question in questions)
+        self._start()
+
+    def _start(self) -> None:
+        """As many calls as may run; those who waited too long are not asked about any more."""
+        while self._queue and len(self._running) < AT_ONCE:
+            end, question = self._queue.popleft()
+            if end <= self._loop.time():
+                self._fail(question, "it was not asked in time")
+                continue
+            try:
+                task = asyncio.ensure_future(self._authorize(request_of(question)))
+            except Exception as error:
+                self._fail(question, repr(error))
+                continue
+            self._running[question[0]] = task
+            timer = self._loop.call_at(end, self._late, question, task)
+            task.add_done_callback(functools.partial(self._done, question, timer))
+
+    def _late(self, question: Question, task: asyncio.Future[Grant | Refusal]) -> None:
+        """Refuses; what the authorizer does about its cancellation is not waited for."""
+        if self._running.get(question[0]) is task:
+            del self._running[question[0]]
+            self._fail(question, f"no answer in {self._timeout:g} s")
+            task.cancel()
+            self._start()
+
+    def _done(
+        self, question: Question, timer: asyncio.TimerHandle, task: asyncio.Future[Grant | Refusal]
+    ) -> None:
+        timer.cancel()
+        error = None if task.cancelled() else task.exception()
+        if self._running.get(question[0]) is not task:
+            return
+        del self._running[question[0]]
+        if task.cancelled() or error is not None:
+            self._fail(question, "it was cancelled" if error is None else repr(error))
+        else:
+            self._decide(question, task.result())
+        self._start()
+
+    def _decide(self, question: Question, answer: object) -> None:
+        if isinstance(answer, Refusal) and answer.status in REFUSALS:
+            self._add(refused(question, answer.status, answer.reason))
+        elif isinstance(answer, Grant):
+            try:
+                self._add(verdict_of(question[0], answer, time.time()))
+            except GrantError as wrong:
+                self._fail(question, str(wrong))
+        else:
+            self._fail(question, f"it answered {answer!r}")
+
+    def _fail(self, question: Question, reason: str) -> None:
+        self._complaints.add("the authorizer failed", reason)
+        self._add(refused(question, FAILED, reason))
+
+    def _add(self, verdict: Verdict) -> None:
+        """Answers go in one piece, when the loop has done what it has at hand."""
+        if not self._verdicts:
+            self._loop.call_soon(self._flush)
+        self._verdicts.append(verdict)
+
+    def _flush(self) -> None:
+        verdicts, self._verdicts = self._verdicts, []
+        self._answer(verdicts)

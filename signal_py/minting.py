@@ -1,0 +1,86 @@
+"""What `signal-engine token` does: tokens for trying out, and what is in one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+from signal_py.config import SETTINGS
+from signal_py.errors import ConfigError
+from signal_py.grants import GrantError, grant_of, verdict_of
+from signal_py.tokens import algorithm_of, inspect, load_pem, mint, read_key, require_jwt
+
+DEFAULT_TTL = 3600.0  # seconds
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    command.add_argument(
+        "words", metavar="inspect TOKEN", nargs="*", help="show what is in a token; nothing is verified"
+    )
+    command.add_argument("--sub", metavar="USER", help="whose token it is")
+    command.add_argument("--rooms", metavar="PATTERN", action="append", help="rooms to join and publish to; repeat")
+    command.add_argument("--rooms-sub", metavar="PATTERN", action="append", help="rooms to join; repeat")
+    command.add_argument("--rooms-pub", metavar="PATTERN", action="append", help="rooms to publish to; repeat")
+    command.add_argument("--no-to", action="store_true", help="it may not send to peers and users")
+    command.add_argument("--max-rooms", metavar="N", type=int, help="rooms that it may be in")
+    command.add_argument("--ttl", metavar="SECONDS", type=float, default=DEFAULT_TTL, help="0: it never ends")
+    command.add_argument("--audience", metavar="NAME", help="'aud'")
+    command.add_argument("--issuer", metavar="NAME", help="'iss'")
+    command.add_argument("--kid", metavar="NAME", help="the key's name in a JWKS")
+    command.add_argument("--key", metavar="SECRET", help=f"secret (HS256), or {SETTINGS['auth-key'].variable}")
+    command.add_argument("--key-file", metavar="FILE", help="private key (PEM) or secret")
+
+
+def run(options: argparse.Namespace, environ: dict[str, str]) -> int:
+    """Prints a token, or what is in one; the exit status. Raises ConfigError."""
+    require_jwt()
+    if options.words:
+        if options.words[0] != "inspect" or len(options.words) != 2:
+            raise ConfigError("token takes flags, or 'inspect' and one token: see 'signal-engine token --help'.")
+        print(json.dumps(inspect(options.words[1]), indent=2))
+        return 0
+    key, algorithm = _key(options, environ)
+    print(mint(_claims(options), key, algorithm, options.kid))
+    return 0
+
+
+def _key(options: argparse.Namespace, environ: dict[str, str]) -> tuple[Any, str]:
+    variable = SETTINGS["auth-key"].variable
+    if options.key_file:
+        data = read_key(options.key_file, "--key-file")
+        if not data.startswith(b"-----BEGIN"):
+            return data, "HS256"
+        if b"PRIVATE" not in data.split(b"\n", 1)[0]:
+            raise ConfigError(f"--key-file {options.key_file} is a public key: name the private one.")
+        key = load_pem(data, "--key-file", options.key_file)
+        return key, algorithm_of(key, f"--key-file {options.key_file}")
+    secret = options.key or environ.get(variable)
+    if not secret:
+        raise ConfigError(f"token has no key to sign with: give --key, {variable} or --key-file.")
+    return secret, "HS256"
+
+
+def _claims(options: argparse.Namespace) -> dict[str, Any]:
+    """Those that were asked for, held to what the engine takes. Raises ConfigError."""
+    now = int(time.time())
+    claims: dict[str, Any] = {"iat": now}
+    given = {"sub": options.sub, "aud": options.audience, "iss": options.issuer, "max_rooms": options.max_rooms}
+    claims |= {name: value for name, value in given.items() if value is not None}
+    if options.rooms_sub is not None or options.rooms_pub is not None:
+        if options.rooms is not None:
+            raise ConfigError("--rooms is given together with --rooms-sub or --rooms-pub: give one or the others.")
+        claims["rooms"] = {"sub": options.rooms_sub or [], "pub": options.rooms_pub or []}
+    elif options.rooms is not None:
+        claims["rooms"] = options.rooms
+    if options.no_to:
+        claims["to"] = False
+    if options.ttl:
+        claims["exp"] = now + int(options.ttl)
+    try:
+        verdict_of(0, grant_of(claims), now)
+    except GrantError as wrong:
+        raise ConfigError(f"the engine would refuse this token ({wrong}): change what was asked for.") from None
+    return claims

@@ -1,0 +1,48 @@
+"""What `drain` does: a word to a node's admin server."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+from urllib.parse import urlsplit
+
+from signal_py.errors import ConfigError
+
+TIMEOUT = 10.0  # seconds for the admin server to answer
+FAILED = 1
+
+
+def drain(admin: str) -> int:
+    """Has a node begin to drain, and says what that leads to; the exit status. Raises ConfigError."""
+    host, port = _place(admin)
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+    try:
+        connection.request("POST", "/drain")
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise ConfigError(
+            f"--admin {admin} can't be reached ({getattr(error, 'strerror', None) or error}): "
+            "give the address that the engine was started with as --admin."
+        ) from None
+    finally:
+        connection.close()
+    if answer.status != http.client.ACCEPTED:
+        print(f"signal-engine: {admin} answered HTTP {answer.status}", file=sys.stderr, flush=True)
+        return FAILED
+    found = json.loads(body)
+    print(f"{found['node']} drains: {found['connections']} connections go within {found['drain_time']:g} s")
+    return 0
+
+
+def _place(admin: str) -> tuple[str, int]:
+    """Host and port. Raises ConfigError."""
+    url = admin if "://" in admin else f"http://{admin}"
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "http" and parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    except ValueError:
+        pass
+    raise ConfigError(f"--admin '{admin}' is no admin server: write HOST:PORT or http://HOST:PORT/.")

@@ -1,0 +1,258 @@
+"""JSON Web Tokens, by PyJWT: the keys, what is asked of a token, and what it grants."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from signal_py.config import ALGORITHMS, Config
+from signal_py.errors import ConfigError
+from signal_py.grants import Grant, grant_of
+
+if TYPE_CHECKING:
+    import jwt
+
+FETCH_PAUSE = 1.0  # seconds at least between two looks for keys
+FETCH_TIMEOUT = 5  # seconds for an answer of the server that has the keys
+MISSING = "--auth jwt needs PyJWT: pip install 'signal-engine[jwt]'."
+
+
+class TokenError(Exception):
+    """A token that is not good; the text says why, and holds nothing of the token."""
+
+
+class KeyUnknownError(Exception):
+    """A token is signed with a key that is not known, or not yet."""
+
+
+class KeysMissingError(Exception):
+    """No key could be fetched so far."""
+
+
+class Keys(Protocol):
+    """Where a token's key is found."""
+
+    source: str
+    changing: bool  # there is something to fetch
+    refresh: float  # seconds from one look to the next
+
+    def find(self, header: dict[str, Any]) -> tuple[Any, str]:
+        """The key for a token's header, and its only algorithm. Raises KeyUnknownError, KeysMissingError."""
+
+    def fetch(self) -> None:
+        """Looks for keys; may block. What it raises is told, and leaves what is known as it is."""
+
+    def pause(self) -> float:
+        """Seconds to wait before the next look, where one is wanted at once."""
+
+
+class FixedKey:
+    """One key, given by a setting."""
+
+    changing = False
+    refresh = 0.0
+
+    def __init__(self, key: Any, algorithm: str, source: str) -> None:
+        self._key = key
+        self.algorithm = algorithm
+        self.source = source
+
+    def find(self, header: dict[str, Any]) -> tuple[Any, str]:
+        return self._key, self.algorithm
+
+    def fetch(self) -> None:
+        """There is nothing to fetch."""
+
+    def pause(self) -> float:
+        return 0.0
+
+
+class KeySet:
+    """A JWKS, in a file or behind a URL, looked at again and again. `find` and `fetch` may be on two threads."""
+
+    changing = True
+
+    def __init__(self, place: str, refresh: float) -> None:
+        """`place`: a URL, or the path of a file. Raises ValueError for a URL that is none of the web's."""
+        import jwt
+
+        self.source = place.partition("?")[0]
+        self.refresh = refresh
+        self._file: Path | None = None
+        if "://" not in place:
+            self._file = Path(place).resolve()
+            return
+        try:
+            self._client = jwt.PyJWKClient(place, lifespan=max(1, int(refresh)), timeout=FETCH_TIMEOUT)
+        except jwt.PyJWKClientError:
+            raise ValueError("its scheme is neither http nor https") from None
+        self._keys: dict[str | None, tuple[Any, str]] | None = None
+        self._looked = -FETCH_PAUSE
+
+    def find(self, header: dict[str, Any]) -> tuple[Any, str]:
+        keys = self._keys
+        if keys is None:
+            raise KeysMissingError("there are no keys yet")
+        name = header.get("kid")
+        if name is None and len(keys) == 1:
+            return next(iter(keys.values()))
+        if not isinstance(name, str) or name not in keys:
+            raise KeyUnknownError("its key is not known")
+        return keys[name]
+
+    def fetch(self) -> None:
+        self._looked = time.monotonic()
+        found = self._client.get_jwk_set(refresh=True) if self._file is None else self._read(self._file)
+        self._keys = {key.key_id: (key.key, str(key.algorithm_name)) for key in found.keys}
+
+    def _read(self, file: Path) -> jwt.PyJWKSet:
+        import jwt
+
+        return jwt.PyJWKSet.from_json(file.read_text(encoding="utf-8"))
+
+    def pause(self) -> float:
+        return max(0.0, self._looked + FETCH_PAUSE - time.monotonic())
+
+
+class Verifier:
+    """Judges tokens by one set of rules. Not for two threads at a time."""
+
+    def __init__(self, keys: Keys, algorithms: tuple[str, ...], audience: str, issuer: str, leeway: float) -> None:
+        import jwt
+
+        self.keys = keys
+        self._algorithms = frozenset(algorithms)
+        self._audience = audience or None
+        self._issuer = issuer or None
+        self._leeway = leeway
+        self._jwt = jwt.PyJWT({"verify_aud": bool(audience), "verify_iss": bool(issuer)})
+        self._wrong = jwt.InvalidTokenError
+        self._header = jwt.get_unverified_header
+
+    def grant(self, token: bytes) -> Grant:
+        """What a token grants. Raises TokenError, GrantError, KeyUnknownError, KeysMissingError."""
+        try:
+            header = self._header(token) if self.keys.changing else {}
+            key, algorithm = self.keys.find(header)
+            if algorithm not in self._algorithms:
+                raise TokenError(f"{algorithm} is not among the algorithms that are allowed")
+            claims = self._jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=self._leeway,
+            )
+        except self._wrong as wrong:
+            raise TokenError(str(wrong)) from None
+        if "exp" in claims:
+            try:
+                claims["exp"] = int(claims["exp"]) + self._leeway
+            except OverflowError:
+                raise TokenError("its end is beyond all time") from None
+        return grant_of(claims)
+
+
+def verifier_of(config: Config) -> Verifier:
+    """That of the settings. Raises ConfigError."""
+    keys = keys_of(config)
+    algorithms = config.auth_algorithms or ALGORITHMS
+    if isinstance(keys, FixedKey) and keys.algorithm not in algorithms:
+        raise ConfigError(
+            f"{config.named('auth-algorithms')} has no {keys.algorithm}, which the key {keys.source} is for: add it."
+        )
+    return Verifier(keys, algorithms, config.auth_audience, config.auth_issuer, config.auth_leeway)
+
+
+def keys_of(config: Config) -> Keys:
+    """The key or keys of the settings, of which exactly one is given. Raises ConfigError."""
+    require_jwt()
+    if config.auth_key:
+        return FixedKey(config.auth_key, "HS256", config.named("auth-key"))
+    if config.auth_key_file:
+        return _key_of_file(config.auth_key_file, config.named("auth-key-file"))
+    try:
+        keys = KeySet(config.auth_jwks, config.auth_refresh)
+        if "://" not in config.auth_jwks:
+            keys.fetch()
+    except Exception as error:  # whatever PyJWT says of what is no JWKS
+        raise ConfigError(
+            f"{config.named('auth-jwks')} {config.auth_jwks} can't be used: {error}. Name a JWKS file or its URL."
+        ) from None
+    return keys
+
+
+def require_jwt() -> None:
+    """Raises ConfigError where PyJWT is not installed."""
+    try:
+        import jwt  # noqa: F401
+    except ImportError:
+        raise ConfigError(MISSING) from None
+
+
+def _key_of_file(path: str, named: str) -> FixedKey:
+    """A public key (PEM) for the algorithm of its kind; what is no PEM is a secret for HS256."""
+    data = read_key(path, named)
+    if not data.startswith(b"-----BEGIN"):
+        return FixedKey(data, "HS256", path)
+    key = load_pem(data, named, path)
+    if hasattr(key, "public_key"):  # whoever has the private one may verify, too
+        key = key.public_key()
+    return FixedKey(key, algorithm_of(key, f"{named} {path}"), path)
+
+
+def read_key(path: str, named: str) -> bytes:
+    """What a file holds. Raises ConfigError."""
+    try:
+        data = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"{named} {path} can't be read: {error.strerror}. Name a file that can be.") from None
+    if not data:
+        raise ConfigError(f"{named} {path} is empty: name a file with a key.")
+    return data
+
+
+def load_pem(data: bytes, named: str, path: str) -> Any:
+    """A public or private key. Raises ConfigError."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+
+    try:
+        return load_pem_private_key(data, None) if b"PRIVATE" in data.split(b"\n", 1)[0] else load_pem_public_key(data)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{named} {path} holds no key that can be used: {error}.") from None
+
+
+def algorithm_of(key: object, named: str) -> str:
+    """The algorithm for a key of cryptography's. Raises ConfigError."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    if isinstance(key, rsa.RSAPublicKey | rsa.RSAPrivateKey):
+        return "RS256"
+    if isinstance(key, ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
+        return "ES256"
+    if isinstance(key, ed25519.Ed25519PublicKey | ed25519.Ed25519PrivateKey):
+        return "EdDSA"
+    raise ConfigError(f"{named} holds a key of another kind: use RSA, P-256 or Ed25519.")
+
+
+# -- for trying out --
+
+
+def mint(claims: dict[str, Any], key: Any, algorithm: str, name: str | None = None) -> str:
+    """A signed token; `name`: of the key, in a JWKS."""
+    import jwt
+
+    return jwt.encode(claims, key, algorithm=algorithm, headers=None if name is None else {"kid": name})
+
+
+def inspect(token: str) -> dict[str, Any]:
+    """Header and claims, of which nothing is verified. Raises ConfigError where it is no token."""
+    import jwt
+
+    try:
+        found = jwt.decode_complete(token, options={"verify_signature": False})
+    except jwt.InvalidTokenError as wrong:
+        raise ConfigError(f"this is no JSON Web Token ({wrong}): give the whole of one.") from None
+    return {"header": found["header"], "claims": found["payload"]}

@@ -1,0 +1,360 @@
+"""Presence: who is in a room, who comes and goes, on one node and across nodes."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+import kit
+from peers import BarePeer, Heard, several
+from wire import TEXT, frame, fresh, until
+
+from .bus import Bus
+from .conftest import account, await_cluster
+from .crowd import Crowd
+
+LOST = 15.0  # seconds until the loss of a node is told: three heartbeats of 2 s, and some patience
+
+
+def total(node: kit.Engine, name: str) -> int:
+    return int(node.stats()["total"][name])
+
+
+@pytest.fixture
+def lone_server() -> Iterator[kit.Nats]:
+    """For tests that break it, or its nodes."""
+    with kit.nats() as running:
+        yield running
+
+
+@pytest.fixture
+def pair(lone_server: kit.Nats) -> Iterator[tuple[kit.Engine, kit.Engine]]:
+    with kit.engine(nats=lone_server.url, loops=2) as one, kit.engine(nats=lone_server.url, loops=1) as two:
+        await_cluster([one, two])
+        yield one, two
+        account()
+
+
+def test_members_joins_and_leaves_across_nodes(nodes: list[kit.Engine]) -> None:
+    room = fresh("room")
+    with contextlib.ExitStack() as stack:
+        there = [stack.enter_context(BarePeer(node.port)) for node in nodes for _ in range(3)]
+        for peer in there:
+            peer.join(room)
+        listener = stack.enter_context(BarePeer(nodes[1].port))
+        crowd = Crowd(listener, room)
+        crowd.hears(listener.address, *(peer.address for peer in there))
+        verbs = {got.verb for got in crowd.heard}
+        assert "MEMBERS" in verbs and verbs <= {"MEMBERS", "JOIN"}, crowd.heard
+        late = stack.enter_context(BarePeer(nodes[2].port))
+        late.join(room)
+        crowd.hears(listener.address, late.address, *(peer.address for peer in there))
+        assert ("JOIN", (room, late.address)) in [(got.verb, got.words) for got in crowd.heard]
+        assert late.ask(f"UNSUB {room}") == "ok"
+        there[0].vanish()
+        there[4].close()
+        left = [peer.address for i, peer in enumerate(there) if i not in (0, 4)]
+        crowd.hears(listener.address, *left)
+        for peer in there[1:4]:
+            assert peer.settle() == [], "a member without presence hears nothing of it"
+
+
+def test_members_on_one_node_without_nats() -> None:
+    with kit.engine(loops=3) as node, several(node.port, 8) as peers:
+        room = fresh("room")
+        for peer in peers[1:]:
+            peer.join(room)
+        crowd = Crowd(peers[0], room)
+        crowd.hears(*(peer.address for peer in peers))
+        peers[3].vanish()
+        crowd.hears(*(peer.address for i, peer in enumerate(peers) if i != 3))
+        account()
+
+
+def test_at_least_one_members_comes_after_the_ok(nodes: list[kit.Engine]) -> None:
+    room = fresh("room")
+    with BarePeer(nodes[0].port) as alone:
+        alone.say(f"SUB {room} presence ref=a")
+        seen = [alone.hear() for _ in range(3)]
+        verbs = [got.verb for got in seen if got.verb != "JOIN"]
+        assert verbs == ["OK", "MEMBERS"], seen
+        assert alone.address.encode() in (seen[-1].payload or seen[-2].payload or b"")
+
+
+def test_presence_is_turned_on_by_a_second_sub_and_ends_with_unsub(nodes: list[kit.Engine]) -> None:
+    room = fresh("room")
+    with BarePeer(nodes[0].port) as peer, BarePeer(nodes[1].port) as other:
+        peer.join(room)
+        other.join(room)
+        assert peer.settle() == []
+        crowd = Crowd(peer, room)
+        crowd.hears(peer.address, other.address)
+        crowd.ask(room).hears(peer.address, other.address)
+        peer.join(room)  # without presence: it goes on
+        assert other.ask(f"UNSUB {room}") == "ok"
+        crowd.hears(peer.address)
+        assert peer.ask(f"UNSUB {room}") == "ok"
+        other.join(room)
+        until(lambda: total(nodes[0], "presence_listeners") == 0, "no listener is left")
+        assert peer.settle() == []
+
+
+def test_a_lost_node_is_told(pair: tuple[kit.Engine, kit.Engine]) -> None:
+    one, two = pair
+    room = fresh("room")
+    with BarePeer(one.port) as listener, BarePeer(one.port) as near:
+        far = BarePeer(two.port)
+        near.join(room)
+        far.join(room)
+        crowd = Crowd(listener, room)
+        crowd.hears(listener.address, near.address, far.address)
+        two.kill()
+        far.vanish()
+        crowd.hears(listener.address, near.address, limit=LOST)
+        assert (crowd.heard[-1].verb, crowd.heard[-1].words) == ("LEAVE", (room, f"{two.node}.*"))
+        assert total(one, "nodes_lost") == 1
+
+
+def test_a_node_that_stops_is_told_at_once(pair: tuple[kit.Engine, kit.Engine]) -> None:
+    one, two = pair
+    room = fresh("room")
+    with BarePeer(one.port) as listener:
+        far = BarePeer(two.port)
+        far.join(room)
+        crowd = Crowd(listener, room)
+        crowd.hears(listener.address, far.address)
+        two.end()
+        two.killed = True
+        crowd.hears(listener.address, limit=3.0)
+        until(lambda: total(one, "nodes_lost") == 1, "its farewell is heard")
+        far.vanish()
+
+
+def test_nats_restarts(pair: tuple[kit.Engine, kit.Engine], lone_server: kit.Nats) -> None:
+    """Who comes and goes meanwhile is known afterwards; presence on the node itself goes on."""
+    one, two = pair
+    room = fresh("room")
+    with BarePeer(one.port) as listener, several(two.port, 3) as far:
+        for peer in far[:2]:
+            peer.join(room)
+        crowd = Crowd(listener, room)
+        crowd.hears(listener.address, far[0].address, far[1].address)
+        lone_server.stop()
+        until(lambda: one.stats()["link"] == two.stats()["link"] == "away", "NATS is missed")
+        with BarePeer(one.port) as near:
+            near.join(room)
+            crowd.hears(listener.address, near.address, far[0].address, far[1].address)
+            assert far[0].ask(f"UNSUB {room}") == "ok"
+            far[2].join(room)
+            lone_server.start()
+            crowd.hears(listener.address, near.address, far[1].address, far[2].address, limit=30.0)
+            until(lambda: one.stats()["link"] == two.stats()["link"] == "up", "NATS is back", 30.0)
+            far[0].join(room)
+            crowd.hears(listener.address, near.address, *(peer.address for peer in far), limit=15.0)
+
+
+def test_nothing_is_published_where_nobody_listens(pair: tuple[kit.Engine, kit.Engine]) -> None:
+    one, two = pair
+    room, other = fresh("room"), fresh("other")
+    with several(two.port, 5) as peers, BarePeer(one.port) as listener:
+        before = total(two, "presence_changes")
+        for peer in peers:
+            peer.join(room)
+        assert total(two, "presence_changes") == before == 0
+        peers[1].join(other)
+        crowd = Crowd(listener, other)
+        crowd.hears(listener.address, peers[1].address)  # so the other node knows of the listener
+        peers[0].join(other)
+        crowd.hears(listener.address, peers[0].address, peers[1].address)
+        assert total(two, "presence_changes") == 1
+
+
+def test_a_storm_of_joins_is_coalesced(pair: tuple[kit.Engine, kit.Engine]) -> None:
+    """Many joins that one read brings are few publishes for NATS, and each is told in order."""
+    one, two = pair
+    room = fresh("room")
+    with BarePeer(one.port) as listener, BarePeer(two.port) as peer, BarePeer(two.port) as stays:
+        stays.join(room)
+        crowd = Crowd(listener, room)
+        crowd.hears(listener.address, stays.address)  # so the other node knows of the listener
+        before = total(two, "presence_out")
+        churn = [f"SUB {room}", f"UNSUB {room}"] * 50 + [f"SUB {room}"]
+        peer.wire.send(b"".join(frame(TEXT, head.encode()) for head in churn))
+        told = [listener.hear() for _ in range(101)]
+        assert [got.verb for got in told] == ["JOIN", "LEAVE"] * 50 + ["JOIN"]
+        assert {got.words for got in told} == {(room, peer.address)}
+        assert total(two, "presence_changes") == 101
+        beats = 3
+        assert total(two, "presence_out") - before <= 20 + beats, "a hundred changes are few publishes"
+
+
+def test_a_listener_that_does_not_read_is_bounded_and_told(pair: tuple[kit.Engine, kit.Engine]) -> None:
+    """Its backlog bounds it; GAP counts what it missed, and asking anew makes it whole."""
+    one, two = pair
+    room = fresh("room")
+    slow = BarePeer(one.port, receive_buffer=4096)
+    with BarePeer(two.port) as peer:
+        crowd = Crowd(slow, room)
+        crowd.hears(slow.address)
+        churn = b"".join(frame(TEXT, head.encode()) for head in [f"SUB {room}", f"UNSUB {room}"] * 500)
+        for _ in range(200):
+            peer.wire.send(churn)
+            peer.settle()
+            if total(one, "dropped_slow_peer"):
+                break
+        assert total(one, "dropped_slow_peer") > 0
+        assert total(one, "backlog_bytes") <= 2 * 256 * 1024
+        peer.join(room)
+        seen: list[Heard] = []
+        while not seen or seen[-1].verb != "GAP":
+            seen.append(slow.hear())
+        changes = sum(got.verb in ("JOIN", "LEAVE") and got.words[1] == peer.address for got in seen)
+        until(lambda: total(two, "presence_changes") == changes + int(seen[-1].words[0]), "told or counted as missed")
+        crowd.ask(room).hears(slow.address, peer.address)
+    slow.vanish()
+
+
+def test_members_are_split(lone_server: kit.Nats) -> None:
+    """No MEMBERS is longer than max_message, wherever they are."""
+    small = {"max_message": 200}
+    with (
+        kit.engine(nats=lone_server.url, loops=2, **small) as one,
+        kit.engine(nats=lone_server.url, loops=1, **small) as two,
+    ):
+        await_cluster([one, two])
+        room = fresh("room")
+        with several(one.port, 20) as near, several(two.port, 20) as far, BarePeer(one.port) as listener:
+            for peer in [*near, *far]:
+                peer.join(room)
+            crowd = Crowd(listener, room)
+            crowd.hears(listener.address, *(peer.address for peer in [*near, *far]))
+            members = [got for got in crowd.heard if got.verb == "MEMBERS"]
+            assert len(members) > 4 and all(len(got.raw) <= 200 for got in members)
+        account()
+
+
+def test_on_nats_it_is_as_the_protocol_says(nodes: list[kit.Engine], bus: Bus) -> None:
+    """Any NATS client can listen and ask."""
+    room = fresh("room")
+    changes = bus.subscribe(f"signal.presence.{room}")
+    answers = bus.subscribe("signal.presence-members.watcher")
+    beats = bus.subscribe("signal.presence-alive")
+    with BarePeer(nodes[0].port) as peer:
+        peer.join(room)
+        bus.publish("signal.presence-ask", f"watcher 7 {room}".encode())
+        assert answers.get(timeout=10).data == f"{nodes[0].node} 7 {room}\n{peer.address}\n".encode()
+        assert peer.ask(f"UNSUB {room}") == "ok"
+        assert changes.get(timeout=10).data == f"LEAVE {peer.address}\n".encode()
+        node, instance, epoch, listens = beats.get(timeout=10).data.decode().split(" ")
+        assert node in {node.node for node in nodes} and len(instance) == 16 and epoch.isdigit() and listens in "01"
+
+
+def test_what_is_malformed_on_nats_is_counted(nodes: list[kit.Engine], bus: Bus) -> None:
+    room = fresh("room")
+    with BarePeer(nodes[0].port) as listener:
+        crowd = Crowd(listener, room)
+        crowd.hears(listener.address)
+        before = total(nodes[0], "nats_malformed")
+        bus.publish("signal.presence-ask", b"no question")
+        bus.publish("signal.presence-alive", b"?")
+        bus.publish(f"signal.presence-members.{nodes[0].node}", b"watcher 7")
+        lines = ["JOIN", "ENTER a.b", "JOIN other.peer user=ann", "JOIN a.b user=", "LEAVE bad peer"]
+        bus.publish(f"signal.presence.{room}", "\n".join(lines).encode())
+        crowd.hears(listener.address, "other.peer")
+        assert crowd.heard[-1].options == {"user": "ann"}
+        until(lambda: total(nodes[0], "nats_malformed") == before + 7, "each is counted")
+
+
+def test_a_hung_node_that_returns_is_known_again(pair: tuple[kit.Engine, kit.Engine]) -> None:
+    one, two = pair
+    room = fresh("room")
+    with BarePeer(one.port) as listener, BarePeer(two.port) as far:
+        far.join(room)
+        crowd = Crowd(listener, room)
+        crowd.hears(listener.address, far.address)
+        assert two.child is not None
+        two.child.send_signal(signal.SIGSTOP)
+        crowd.hears(listener.address, limit=LOST)
+        two.child.send_signal(signal.SIGCONT)
+        crowd.hears(listener.address, far.address)
+
+
+def test_questions_are_shared(pair: tuple[kit.Engine, kit.Engine]) -> None:
+    """However often listeners ask, a room is asked about a few times a tick; all hear what they asked for."""
+    one, two = pair
+    room = fresh("room")
+    with BarePeer(two.port) as far, several(one.port, 10) as peers:
+        far.join(room)
+        before = total(one, "presence_asked")
+        asking = b"".join(frame(TEXT, f"SUB {room} presence".encode()) for _ in range(20))
+        for peer in peers:
+            peer.wire.send(asking)
+        everyone = [far.address, *(peer.address for peer in peers)]
+        for peer in peers:
+            crowd = Crowd(peer)
+            crowd.rooms[room] = set()
+            crowd.hears(*everyone)
+        assert 0 < total(one, "presence_asked") - before < 100, "200 were asked for"
+        assert total(one, "presence_listeners") == 10
+
+
+def test_what_nats_does_not_take_is_asked_for_anew(lone_server: kit.Nats) -> None:
+    """A node that could not tell of its joins and leaves says so, and is asked who is there."""
+    with (
+        kit.engine(nats=lone_server.url, loops=2) as one,
+        kit.engine(nats=lone_server.url, loops=1, nats_pending=65536) as two,
+    ):
+        await_cluster([one, two])
+        room = fresh("room")
+        with BarePeer(one.port) as listener, BarePeer(two.port) as peer, BarePeer(two.port) as stays:
+            stays.join(room)
+            crowd = Crowd(listener, room)
+            crowd.hears(listener.address, stays.address)
+            assert lone_server.child is not None
+            lone_server.child.send_signal(signal.SIGSTOP)
+            churn = frame(TEXT, f"SUB {room}".encode()) + frame(TEXT, f"UNSUB {room}".encode())
+            for _ in range(1500):
+                peer.wire.send(churn * 400)
+                peer.settle()
+                if total(two, "presence_lost"):
+                    break
+            peer.wire.send(frame(TEXT, f"SUB {room}".encode()))
+            assert stays.settle() == []
+            stays.close()
+            lone_server.child.send_signal(signal.SIGCONT)
+            assert total(two, "presence_lost") > 0
+            crowd.hears(listener.address, peer.address, limit=15.0)
+        account()
+
+
+def test_listeners_that_a_hung_nats_server_does_not_take_wait_for_it(lone_server: kit.Nats) -> None:
+    """A client that listens and leaves without pause piles nothing up; who listens in the end hears other nodes."""
+    names = [f"{number:0>100}" for number in range(250)]
+    listens, leaves = (
+        b"".join(frame(TEXT, f"{verb} {name}{more}".encode()) for name in names)
+        for verb, more in (("SUB", " presence"), ("UNSUB", ""))
+    )
+    with (
+        kit.engine(nats=lone_server.url, loops=1, nats_pending=4 << 20) as one,
+        kit.engine(nats=lone_server.url, loops=1) as two,
+        BarePeer(one.port) as a,
+        BarePeer(two.port) as b,
+    ):
+        await_cluster([one, two])
+        before = total(one, "nats_bytes_out")
+        os.kill(lone_server.pid, signal.SIGSTOP)
+        try:
+            for _ in range(500):
+                a.wire.send(listens)
+                a.settle()
+                a.wire.send(leaves)
+                a.settle()
+            a.say("SUB kept presence")
+        finally:
+            os.kill(lone_server.pid, signal.SIGCONT)
+        b.join("kept")
+        crowd = Crowd(a)
+        crowd.hears(a.address, b.address, room="kept", limit=LOST)
+        assert total(one, "nats_bytes_out") - before < 16 << 20

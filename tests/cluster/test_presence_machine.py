@@ -1,0 +1,133 @@
+"""Random joins, leaves and deaths on two nodes, while random members listen: once it is quiet, each listener's set is
+the truth, and none who does not listen has heard of it."""
+
+import contextlib
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
+
+import kit
+from peers import BarePeer, ledgers_hold
+from wire import until
+
+from .conftest import await_cluster
+from .crowd import Crowd
+
+ROOMS = ("a", "b")
+STACK = contextlib.ExitStack()
+NODES: list[kit.Engine] = []
+
+
+def nodes() -> list[kit.Engine]:
+    """Two for all runs; STACK ends them."""
+    if not NODES:
+        server = STACK.enter_context(kit.nats())
+        NODES.extend(STACK.enter_context(kit.engine(nats=server.url, loops=loops)) for loops in (1, 3))
+        await_cluster(NODES)
+    return NODES
+
+
+def teardown_module() -> None:
+    STACK.close()
+    NODES.clear()
+
+
+@dataclass
+class Client:
+    crowd: Crowd
+    rooms: set[str] = field(default_factory=set)
+    listens: set[str] = field(default_factory=set)
+
+    @property
+    def peer(self) -> Any:
+        return self.crowd.peer
+
+
+class Machine(RuleBasedStateMachine):
+    clients = Bundle("clients")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: list[Client] = []
+
+    @initialize()
+    def begin(self) -> None:
+        self.nodes = nodes()
+        until(lambda: self.total("connections") == 0, "no connection is left")
+
+    def total(self, name: str) -> int:
+        return sum(int(node.stats()["total"][name]) for node in self.nodes)
+
+    @rule(target=clients, node=st.integers(0, 1), rooms=st.sets(st.sampled_from(ROOMS)))
+    def connect(self, node: int, rooms: set[str]) -> Client:
+        client = Client(Crowd(BarePeer(self.nodes[node].port, *sorted(rooms))), set(rooms))
+        self.alive.append(client)
+        return client
+
+    @rule(client=clients, room=st.sampled_from(ROOMS))
+    def listen(self, client: Client, room: str) -> None:
+        """For the first time, or anew."""
+        client.crowd.ask(room)
+        client.rooms.add(room)
+        client.listens.add(room)
+
+    @rule(client=clients, rooms=st.lists(st.sampled_from(ROOMS), min_size=1, max_size=6))
+    def churn(self, client: Client, rooms: list[str]) -> None:
+        """Joins rooms that it is not in, leaves those that it is in, without waiting for answers."""
+        for room in rooms:
+            client.peer.say(f"{'UNSUB' if room in client.rooms else 'SUB'} {room}")
+            client.listens.discard(room)
+            client.rooms ^= {room}
+
+    @rule(client=consumes(clients), politely=st.booleans())
+    def end(self, client: Client, politely: bool) -> None:
+        self.alive.remove(client)
+        if politely:
+            client.peer.close()
+        else:
+            client.peer.vanish()
+
+    @rule()
+    def quiet(self) -> None:
+        """Sooner or later all is known."""
+        for client in self.alive:
+            client.crowd.settle()
+        for room in ROOMS:
+            truth = [client.peer.address for client in self.alive if room in client.rooms]
+            for client in self.alive:
+                if room in client.listens:
+                    client.crowd.hears(*truth, room=room)
+        until(lambda: self.total("presence_listeners") == sum(len(one.listens) for one in self.alive), "listeners")
+        for client in self.alive:
+            if not client.listens:
+                heard = len(client.crowd.heard)
+                client.crowd.settle()
+                assert len(client.crowd.heard) == heard, client.crowd.heard[heard:]
+
+    def teardown(self) -> None:
+        try:
+            if not sys.exc_info()[0]:  # else a step has failed
+                self.quiet()
+                for client in self.alive:
+                    client.peer.close()
+                for gauge in ("connections", "memberships", "presence_listeners", "in_flight"):
+                    until(lambda gauge=gauge: self.total(gauge) == 0, f"no {gauge} left")  # type: ignore[misc]
+                for node in self.nodes:
+                    ledgers_hold(node.stats()["total"])
+                assert self.total("presence_lost") == self.total("nodes_lost") == 0
+        finally:
+            for client in self.alive:
+                client.peer.vanish()
+
+
+TestPresence = Machine.TestCase
+TestPresence.settings = settings(
+    max_examples=25,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)

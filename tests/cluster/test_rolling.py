@@ -1,0 +1,151 @@
+"""A rolling restart of a two-node cluster whose clients come back: no message is lost between those that stay, and
+the node that stays is not overrun."""
+
+import asyncio
+import itertools
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+import kit
+from peers import BarePeer
+from wire import until
+
+from .conftest import await_cluster
+
+CLIENTS = 240
+SECONDS = 6.0  # of a drain
+WINDOW = 1.0  # seconds over which the rate of handshakes is held to the pace
+
+
+@pytest.fixture
+def server() -> Iterator[kit.Nats]:
+    with kit.nats() as running:
+        yield running
+
+
+class Crowd:
+    """Clients of a node that reconnect: half of them within the time that GOAWAY tells, as they should, half of them
+    only when they are closed, and at once."""
+
+    def __init__(self, port: int, elsewhere: int) -> None:
+        self.port, self.elsewhere = port, elsewhere
+        self.arrived: list[float] = []
+        self.ready = 0
+        self.ends = asyncio.Event()
+
+    async def run(self, obedient: bool) -> None:
+        async with connect(f"ws://127.0.0.1:{self.port}/", compression=None, open_timeout=20) as client:
+            await client.recv()
+            self.ready += 1
+            try:
+                goaway = str(await client.recv()).split(" ")
+                assert goaway[0] == "GOAWAY"
+                if obedient:
+                    await asyncio.wait_for(client.wait_closed(), random.uniform(0, int(goaway[1]) / 1000))
+                await client.wait_closed()
+            except (ConnectionClosed, asyncio.TimeoutError):
+                pass
+            if client.close_code is None:
+                await client.close()
+        async with connect(f"ws://127.0.0.1:{self.elsewhere}/", compression=None, open_timeout=20) as client:
+            await client.recv()
+            self.arrived.append(time.monotonic())
+            await self.ends.wait()
+
+    async def all(self) -> list["asyncio.Task[None]"]:
+        tasks = [asyncio.ensure_future(self.run(i % 2 == 0)) for i in range(CLIENTS)]
+        while self.ready < CLIENTS:
+            await asyncio.sleep(0.01)
+        return tasks
+
+
+class Talk:
+    """Two clients of nodes that stay, who send to each other and to a room of both, one message after another."""
+
+    def __init__(self, left: int, right: int) -> None:
+        self.a, self.b = BarePeer(left, "talk"), BarePeer(right, "talk")
+        self.said = 0
+
+    def go_on(self, until_: "asyncio.Event") -> None:
+        """Each is answered OK and heard, whole and in order."""
+        while not until_.is_set() or self.said < 20:
+            for one, other in ((self.a, self.b), (self.b, self.a)):
+                self.said += 1
+                text = str(self.said)
+                one.say(f"TO {other.address} ref=t", text)
+                one.say("PUB talk ref=p", text)
+                assert one.answer_to("t") == one.answer_to("p") == "ok"
+                assert other.expect("FROM", one.address, ref="t").payload == text.encode()
+                assert other.expect("MSG", "talk", one.address, ref="p").payload == text.encode()
+        for peer in (self.a, self.b):
+            assert peer.settle() == []
+            peer.close()
+
+
+def most_at_once(moments: list[float]) -> int:
+    """The most of them within any WINDOW."""
+    moments = sorted(moments)
+    return max(
+        sum(1 for one in itertools.islice(moments, i, None) if one < start + WINDOW) for i, start in enumerate(moments)
+    )
+
+
+async def drain(goes: kit.Engine, stays: kit.Engine) -> None:
+    """Drains one of two nodes under traffic; returns when it has ended."""
+    crowd = Crowd(goes.port, stays.port)
+    tasks = await crowd.all()
+    over = asyncio.Event()
+    talk = asyncio.ensure_future(asyncio.to_thread(Talk(stays.port, stays.port).go_on, over))
+    os.kill(goes.pid, signal.SIGTERM)
+    begun = time.monotonic()
+    assert await asyncio.to_thread(goes.wait, SECONDS + 10) == 0
+    took = time.monotonic() - begun
+    over.set()
+    await talk
+    while len(crowd.arrived) < CLIENTS:
+        await asyncio.sleep(0.01)
+    crowd.ends.set()
+    await asyncio.gather(*tasks)
+    assert took < SECONDS + 2
+    pace = CLIENTS * WINDOW / SECONDS
+    assert most_at_once(crowd.arrived) < 1.5 * pace + 10, "half of them go at random, which is not quite even"
+    assert crowd.arrived[-1] - begun > 0.8 * SECONDS
+
+
+def test_a_rolling_restart(server: kit.Nats) -> None:
+    settings = {"nats": server.url, "loops": 2, "drain_time": SECONDS, "close_timeout": 2}
+    with kit.engine(node="one", **settings) as one, kit.engine(node="two", **settings) as two:
+        await_cluster([one, two])
+        asyncio.run(drain(one, two))
+        with kit.engine(node="one", **settings) as again:
+            await_cluster([again, two])
+            asyncio.run(drain(two, again))
+
+
+def test_messages_to_and_from_a_node_that_drains(server: kit.Nats) -> None:
+    """Until its client is closed all goes through, both ways; what was said last reaches the other node."""
+    settings = {"nats": server.url, "loops": 2}
+    with kit.engine(drain_time=4, **settings) as goes, kit.engine(**settings) as stays:
+        await_cluster([goes, stays])
+        leaver, stayer = BarePeer(goes.port), BarePeer(stays.port, "last")
+        os.kill(goes.pid, signal.SIGTERM)
+        assert leaver.hear().verb == "GOAWAY"
+        for i in range(100):
+            assert leaver.ask(f"TO {stayer.address}", f"a{i}") == "ok"
+            assert stayer.hear().payload == b"a%d" % i
+            assert stayer.ask(f"TO {leaver.address}", f"b{i}") == "ok"
+            assert leaver.hear().payload == b"b%d" % i
+        for i in range(500):
+            leaver.say("PUB last", str(i))
+        leaver.close()
+        assert [stayer.hear().payload for _ in range(500)] == [b"%d" % i for i in range(500)]
+        assert goes.wait() == 0
+        until(lambda: stayer.ask(f"TO {leaver.address} ttl=500", "x") == "no-such-peer")
+        stayer.close()

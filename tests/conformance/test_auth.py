@@ -1,0 +1,495 @@
+"""Tokens: who is let in, as whom, to what, and for how long. Real sockets, PyJWT's tokens."""
+
+import base64
+import hashlib
+import hmac
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jwt
+import pytest
+
+import kit
+from minted import KEYS, SECRET, Guest, bearer, knock, protocol_of, token, write_pem
+from peers import BarePeer, Closed, ledgers_hold
+from wire import TEXT, Wire, frame, fresh, request, until
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["1loop", "3loops"])
+def guarded(request: pytest.FixtureRequest) -> Iterator[kit.Engine]:
+    """An engine that takes tokens with SECRET."""
+    with kit.engine(auth="jwt", auth_key=SECRET, auth_grace=0, loops=request.param) as engine:
+        yield engine
+        ledgers_hold(engine.stats()["total"])
+
+
+def total(engine: kit.Engine, name: str) -> int:
+    return int(engine.stats()["total"][name])
+
+
+# -- where a token comes from --
+
+
+def test_a_token_in_the_header(guarded: kit.Engine) -> None:
+    with Guest(guarded.port, token=token("ann")) as guest:
+        assert guest.hello["user"] == "ann"
+
+
+@pytest.mark.parametrize("text", ["plain", "escaped"])
+def test_a_token_in_the_url(guarded: kit.Engine, text: str) -> None:
+    given = token("ann")
+    path = "/?room=lobby&token=" + (given if text == "plain" else "".join(f"%{ord(c):02x}" for c in given[:40]))
+    path += "" if text == "plain" else quote(given[40:])
+    assert knock(guarded.port, path).status == 101
+
+
+def test_a_token_in_a_subprotocol(guarded: kit.Engine) -> None:
+    answer = knock(guarded.port, "/", f"Sec-WebSocket-Protocol: signal.v1, {protocol_of(token('ann'))}")
+    assert (answer.status, answer.headers["sec-websocket-protocol"]) == (101, "signal.v1")
+    answer = knock(guarded.port, "/", "Sec-WebSocket-Protocol: signal.v1, token.a~b")
+    assert answer.status == 401
+
+
+def test_tokens_are_not_logged() -> None:
+    given = token("ann")
+    with kit.engine(auth="jwt", auth_key=SECRET, log_level="debug") as engine:
+        assert knock(engine.port, f"/?token={given}").status == 101
+        assert knock(engine.port, f"/?token={given}x").status == 401
+        until(lambda: b"a connection is refused" in engine.log(), "the refusal is logged")
+        assert given.encode() not in engine.log() and b"127.0.0.1" in engine.log()
+
+
+def test_commands_take_a_token_and_do_not_show_it(guarded: kit.Engine) -> None:
+    given = token("ann")
+    done = kit.run("pub", "--url", guarded.url, "lobby", "hello", SIGNAL_ENGINE_TOKEN=given)
+    assert done.returncode == 0, done.stderr
+    done = kit.run("pub", "--url", f"{guarded.url}?token=secret", "lobby", "hello")
+    assert done.returncode == 2 and "HTTP 401" in done.stderr
+    assert "secret" not in done.stderr and "token=***" in done.stderr
+
+
+# -- what is refused --
+
+
+def test_no_token(guarded: kit.Engine) -> None:
+    before = guarded.stats()["total"]
+    answer = knock(guarded.port)
+    assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+    after = guarded.stats()["total"]
+    assert after["auth_refused"] == before["auth_refused"] + 1
+    assert after["handshakes_refused"] == before["handshakes_refused"] + 1
+
+
+BAD = {
+    "nonsense": lambda: "nonsense",
+    "another key": lambda: token("ann", key="another secret of thirty-two bytes or so"),
+    "no signature": lambda: jwt.encode({"sub": "ann"}, None, algorithm="none"),
+    "over": lambda: token("ann", ttl=-5),
+    "not yet": lambda: token("ann", nbf=time.time() + 60),
+    "another algorithm": lambda: token("ann", algorithm="HS384"),
+    "a user with a space": lambda: token("a b"),
+    "a user with a star": lambda: token("a.*"),
+    "a user with an empty token": lambda: token("a..b"),
+    "a user of no length": lambda: token(""),
+    "a long user": lambda: token("a" * 128),
+    "rooms of no form": lambda: token("ann", rooms="lobby"),
+    "a room of no form": lambda: token("ann", rooms=["a b"]),
+    "a partial star": lambda: token("ann", rooms=["a*"]),
+    "rooms with more": lambda: token("ann", rooms={"sub": [], "read": []}),
+    "a bound of no number": lambda: token("ann", max_rooms="7"),
+    "to of no truth": lambda: token("ann", to="yes"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_bad_tokens(guarded: kit.Engine, bad: Any) -> None:
+    before = total(guarded, "auth_refused")
+    assert knock(guarded.port, "/", bearer(bad())).status == 401
+    assert total(guarded, "auth_refused") == before + 1
+
+
+def test_audience_and_issuer_and_leeway() -> None:
+    rules = {"auth_audience": "chat", "auth_issuer": "us", "auth_leeway": 30}
+    with kit.engine(auth="jwt", auth_key=SECRET, **rules) as engine:
+        good = {"aud": ["chat", "mail"], "iss": "us"}
+        assert knock(engine.port, "/", bearer(token("ann", **good))).status == 101
+        assert knock(engine.port, "/", bearer(token("ann", ttl=-20, **good))).status == 101
+        assert knock(engine.port, "/", bearer(token("ann", ttl=-40, **good))).status == 401
+        assert knock(engine.port, "/", bearer(token("ann", iss="us"))).status == 401
+        assert knock(engine.port, "/", bearer(token("ann", **good | {"aud": "mail"}))).status == 401
+        assert knock(engine.port, "/", bearer(token("ann", **good | {"iss": "them"}))).status == 401
+
+
+# -- who it is --
+
+
+@pytest.mark.parametrize("user", ["ann", 'a"b\\c', "a.b@c=d", "u" * 127])
+def test_the_user_is_stamped(guarded: kit.Engine, user: str) -> None:
+    room = fresh("r")
+    with Guest(guarded.port, token=token(user)) as ann, Guest(guarded.port, token=token()) as bob:
+        assert ann.hello["user"] == user and "user" not in bob.hello
+        bob.join(room)
+        assert ann.ask(f"TO {bob.address}", "hi") == "ok"
+        bob.expect("FROM", ann.address, ref=bob_ref(bob, ann), user=user)
+        assert ann.ask(f"PUB {room}", "all", ref="p1") == "ok"
+        bob.expect("MSG", room, ann.address, ref="p1", user=user)
+        bob.say(f"TO {ann.address}", "anon")
+        ann.expect("FROM", bob.address)
+
+
+def bob_ref(bob: BarePeer, ann: BarePeer) -> str:
+    """The ref of the message that is next, without taking it."""
+    got = bob.hear()
+    bob.early.insert(0, got)
+    return got.options["ref"]
+
+
+def test_a_user_reaches_its_other_connections(guarded: kit.Engine) -> None:
+    user = fresh("u")
+    guests = [Guest(guarded.port, token=token(user)) for _ in range(6)]
+    with Guest(guarded.port, token=token(fresh("u"))) as other:
+        assert guests[0].ask(f"TO @{user}", "to myself", ref="m1") == "ok"
+        for guest in guests[1:]:
+            guest.expect("FROM", guests[0].address, ref="m1", user=user)
+        assert guests[0].settle() == []
+        other.say(f"TO @{user}", "to you")
+        for guest in guests:
+            assert guest.hear().payload == b"to you"
+        assert other.settle() == []
+    for guest in guests:
+        guest.close()
+
+
+@pytest.mark.parametrize("verb", ["SUB", "UNSUB", "PUB"])
+def test_a_users_room_is_not_joined(guarded: kit.Engine, verb: str) -> None:
+    with Guest(guarded.port, token=token("ann")) as ann:
+        assert ann.ask(f"{verb} @ann") == "bad-request"
+
+
+# -- what it may --
+
+
+def test_rooms_of_a_token(guarded: kit.Engine) -> None:
+    before = guarded.stats()["total"]
+    with Guest(guarded.port, token=token("ann", rooms=["a.*", "b.>", "c"])) as ann:
+        for room in ("a.x", "b.x", "b.x.y", "c"):
+            assert ann.ask(f"SUB {room}") == "ok" and ann.ask(f"PUB {room}", "x") == "ok"
+        for room in ("a", "a.x.y", "b", "cc", "d"):
+            assert ann.ask(f"SUB {room}") == "denied" and ann.ask(f"PUB {room}", "x") == "denied"
+        ann.say("PUB d", "without a ref")
+        ann.refused("denied")
+        assert ann.ask(f"TO {ann.address}", "x") == "ok"
+    after = guarded.stats()["total"]
+    assert after["auth_denied"] == before["auth_denied"] + 11
+    assert after["refused_denied"] == before["refused_denied"] + 6
+
+
+def test_reading_and_writing_apart(guarded: kit.Engine) -> None:
+    with Guest(guarded.port, token=token("ann", rooms={"sub": ["news.>"], "pub": ["ask"]})) as ann:
+        assert [ann.ask("SUB news.x"), ann.ask("SUB ask")] == ["ok", "denied"]
+        assert [ann.ask("PUB ask", "x"), ann.ask("PUB news.x", "x")] == ["ok", "denied"]
+    with Guest(guarded.port, token=token("ann", rooms={"sub": [">"]})) as ann:
+        assert [ann.ask("SUB any.room"), ann.ask("PUB any.room", "x")] == ["ok", "denied"]
+
+
+def test_no_rooms_and_no_peers(guarded: kit.Engine) -> None:
+    with Guest(guarded.port, token=token("ann", rooms=[], to=False)) as ann:
+        assert [ann.ask("SUB a"), ann.ask("PUB a", "x")] == ["denied", "denied"]
+        assert [ann.ask(f"TO {ann.address}", "x"), ann.ask("TO @bob", "x")] == ["denied", "denied"]
+
+
+def test_rooms_of_the_url(guarded: kit.Engine) -> None:
+    given = bearer(token("ann", rooms=["a.*"]))
+    assert knock(guarded.port, "/?room=a.x&room=a.y", given).status == 101
+    before = total(guarded, "auth_denied")
+    assert knock(guarded.port, "/?room=a.x&room=b", given).status == 403
+    assert total(guarded, "auth_denied") == before + 1
+
+
+def test_how_many_rooms(guarded: kit.Engine) -> None:
+    with Guest(guarded.port, token=token("ann", max_rooms=2)) as ann:
+        assert [ann.ask("SUB a"), ann.ask("SUB b"), ann.ask("SUB c")] == ["ok", "ok", "too-many-rooms"]
+        assert [ann.ask("UNSUB a"), ann.ask("SUB c"), ann.ask("SUB c")] == ["ok", "ok", "ok"]
+    with Guest(guarded.port, token=token("ann", max_rooms=0)) as ann:
+        assert ann.ask("SUB a") == "too-many-rooms"
+    with (
+        kit.engine(auth="jwt", auth_key=SECRET, max_rooms=1) as engine,
+        Guest(engine.port, token=token("ann", max_rooms=9)) as ann,
+    ):
+        assert [ann.ask("SUB a"), ann.ask("SUB b")] == ["ok", "too-many-rooms"]
+
+
+def test_the_same_rights_are_shared_and_freed(guarded: kit.Engine) -> None:
+    """Many connections with a few different rights, in and out: each keeps its own."""
+    for turn in range(2):
+        guests = [Guest(guarded.port, token=token(f"u{i}", rooms=[f"r{i % 5}"])) for i in range(40)]
+        for i, guest in enumerate(guests):
+            assert guest.ask(f"SUB r{i % 5}") == "ok" and guest.ask(f"SUB r{(i + 1 + turn) % 5}") == "denied"
+        for guest in guests:
+            guest.close()
+
+
+# -- for how long --
+
+
+def test_an_expired_token_closes() -> None:
+    with kit.engine(auth="jwt", auth_key=SECRET, auth_grace=0.3) as engine:
+        started = time.monotonic()
+        ann = Guest(engine.port, token=token("ann", ttl=2))
+        assert ann.ended() == 1008
+        assert time.monotonic() - started >= 1.2  # exp is in whole seconds
+        assert total(engine, "auth_expired") == 1
+
+
+def test_a_renewal_extends(guarded: kit.Engine) -> None:
+    before = guarded.stats()["total"]
+    with Guest(guarded.port, token=token("ann", ttl=2)) as ann:
+        end = time.monotonic() + 2
+        assert ann.ask(f"AUTH {token('ann')}") == "ok"
+        until(lambda: time.monotonic() > end + 0.3, "the first token is over")
+        assert ann.ask(f"TO {ann.address}", "still here") == "ok"
+    after = guarded.stats()["total"]
+    assert (after["auth_granted"], after["auth_expired"]) == (before["auth_granted"] + 2, before["auth_expired"])
+
+
+def test_a_renewal_shortens(guarded: kit.Engine) -> None:
+    ann = Guest(guarded.port, token=token("ann"))
+    assert ann.ask(f"AUTH {token('ann', ttl=2)}") == "ok"
+    assert ann.ended() == 1008
+
+
+def test_a_renewal_by_another_is_denied(guarded: kit.Engine) -> None:
+    with Guest(guarded.port, token=token("ann")) as ann:
+        assert ann.ask(f"AUTH {token('bob')}") == "denied"
+        assert ann.ask(f"AUTH {token()}") == "denied"
+        ann.say(f"AUTH {token('bob')}")
+        ann.refused("denied")
+        assert ann.ask(f"AUTH {token('ann')}") == "ok"
+        ann.say(f"AUTH {token('ann')}")
+        assert ann.settle() == []
+
+
+def test_a_bad_renewal_closes(guarded: kit.Engine) -> None:
+    ann = Guest(guarded.port, token=token("ann"))
+    assert ann.ask("AUTH nonsense") == "denied"
+    assert ann.ended() == 4001
+
+
+def test_a_renewal_changes_rights(guarded: kit.Engine) -> None:
+    a, b = fresh("a"), fresh("b")
+    with Guest(guarded.port, token=token("ann", rooms=[a, b])) as ann, Guest(guarded.port, token=token()) as bob:
+        ann.join(a, b)
+        assert ann.ask(f"AUTH {token('ann', rooms=[b])}") == "ok"
+        for room in (a, b):
+            assert bob.ask(f"PUB {room}", "x") == "ok"
+        ann.expect("MSG", b, bob.address, ref=bob_ref(ann, bob))
+        assert ann.settle() == [] and ann.ask(f"PUB {a}", "x") == "denied"
+        assert ann.ask(f"AUTH {token('ann')}") == "ok"
+        assert ann.ask(f"SUB {a}") == "ok"
+        assert ann.ask("TO @ann", "still the same user") == "ok"
+
+
+@pytest.mark.parametrize("size", [400, 512, 2000, 7900])
+def test_a_long_token_renews(guarded: kit.Engine, size: int) -> None:
+    given = token("ann", more="x" * 16)
+    given = token("ann", more="x" * (16 + (size - len(given)) * 3 // 4))
+    with Guest(guarded.port, token=token("ann")) as ann:
+        assert ann.ask(f"AUTH {given}") == "ok"
+
+
+@pytest.mark.parametrize("head", ["AUTH", "AUTH ", "AUTH a b", "AUTH x ref=a ref=b", "AUTH x\npayload", "AUTH x ttl=5"])
+def test_a_malformed_renewal(guarded: kit.Engine, head: str) -> None:
+    with Guest(guarded.port, token=token("ann")) as ann:
+        ann.say(head)
+        assert ann.hear().words == ("bad-request",)
+
+
+def test_a_renewal_where_no_token_is_asked_for() -> None:
+    with kit.engine() as engine, BarePeer(engine.port) as peer:
+        assert peer.ask(f"AUTH {token('ann')}") == "denied"
+
+
+# -- keys --
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_key_files(algorithm: str, tmp_path: Path) -> None:
+    key = KEYS[algorithm]()
+    file = write_pem(key, tmp_path / "key.pem")
+    with kit.engine(auth="jwt", auth_key_file=file) as engine:
+        assert knock(engine.port, "/", bearer(token("ann", key=key, algorithm=algorithm))).status == 101
+        other = KEYS[algorithm]()
+        assert knock(engine.port, "/", bearer(token("ann", key=other, algorithm=algorithm))).status == 401
+        assert knock(engine.port, "/", bearer(token("ann"))).status == 401
+
+
+def test_the_public_key_is_no_secret(tmp_path: Path) -> None:
+    """A token signed with the text of the public key as if that were an HMAC's secret."""
+    file = write_pem(KEYS["RS256"](), tmp_path / "key.pem")
+    head, body = (protocol_of(json.dumps(part))[6:] for part in ({"alg": "HS256", "typ": "JWT"}, {"sub": "ann"}))
+    mac = hmac.new(file.read_bytes(), f"{head}.{body}".encode(), hashlib.sha256).digest()
+    forged = f"{head}.{body}." + base64.urlsafe_b64encode(mac).decode().rstrip("=")
+    with kit.engine(auth="jwt", auth_key_file=file) as engine:
+        assert knock(engine.port, "/", bearer(forged)).status == 401
+
+
+def test_a_secret_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRET + "\n")
+    with kit.engine(auth="jwt", auth_key_file=file) as engine:
+        assert knock(engine.port, "/", bearer(token("ann"))).status == 101
+
+
+def write_jwks(path: Path, **keys: Any) -> None:
+    """The public parts, under these names; replaced at once, as a deployment does."""
+    made = []
+    for name, key in keys.items():
+        algorithm = next(each for each in KEYS if isinstance(key, type(KEYS[each]())))
+        made.append(jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True) | {"kid": name})
+    fresh_file = path.with_suffix(".new")
+    fresh_file.write_text(json.dumps({"keys": made}))
+    fresh_file.rename(path)
+
+
+def test_a_jwks_file_is_rotated(tmp_path: Path) -> None:
+    file = tmp_path / "jwks.json"
+    keys = {algorithm: make() for algorithm, make in KEYS.items()}
+    write_jwks(file, **keys)
+    with kit.engine(auth="jwt", auth_jwks=file, auth_refresh=600) as engine:
+
+        def answer(name: str, key: Any, algorithm: str) -> int:
+            return knock(engine.port, "/", bearer(token("ann", key=key, algorithm=algorithm, kid=name))).status
+
+        for name, key in keys.items():
+            assert answer(name, key, name) == 101
+        assert answer("RS256", keys["ES256"], "ES256") == 401
+        new = KEYS["ES256"]()
+        assert answer("new", new, "ES256") == 401
+        write_jwks(file, new=new)
+        until(lambda: answer("new", new, "ES256") == 101, "the new key is known without waiting for a refresh")
+        assert answer("RS256", keys["RS256"], "RS256") == 401
+        assert knock(engine.port, "/", bearer(token("ann", key=new, algorithm="ES256"))).status == 101
+        file.write_text("no JSON")
+        assert answer("other", new, "ES256") == 401
+        assert answer("new", new, "ES256") == 101
+
+
+def test_a_jwks_file_is_read_again_in_time(tmp_path: Path) -> None:
+    file = tmp_path / "jwks.json"
+    old, new = KEYS["EdDSA"](), KEYS["EdDSA"]()
+    write_jwks(file, old=old)
+    with kit.engine(auth="jwt", auth_jwks=file, auth_refresh=1) as engine:
+        given = bearer(token("ann", key=old, algorithm="EdDSA", kid="old"))
+        assert knock(engine.port, "/", given).status == 101
+        write_jwks(file, new=new)
+        until(lambda: knock(engine.port, "/", given).status == 401, "the key that went is forgotten")
+
+
+@contextmanager
+def serving(answers: dict[str, Any]) -> Iterator[str]:
+    """A web server with a JWKS, whose port is free when it has ended."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = answers["body"]
+            self.send_response(200 if body else 500)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/keys?secret=1"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_jwks_behind_a_url(tmp_path: Path) -> None:
+    key = KEYS["RS256"]()
+    file = tmp_path / "jwks.json"
+    write_jwks(file, k1=key)
+    answers = {"body": b""}
+    with serving(answers) as url, kit.engine(auth="jwt", auth_jwks=url) as engine:
+        given = bearer(token("ann", key=key, algorithm="RS256", kid="k1"))
+        before = total(engine, "auth_failed")
+        assert knock(engine.port, "/", given).status == 503
+        assert total(engine, "auth_failed") == before + 1
+        answers["body"] = file.read_bytes()
+        until(lambda: knock(engine.port, "/", given).status == 101, "the keys are fetched")
+        assert b"secret=1" not in engine.log() and b"can't be fetched" in engine.log()
+
+
+# -- the handshake waits --
+
+
+def test_what_comes_behind_the_handshake_waits(guarded: kit.Engine) -> None:
+    room = fresh("r")
+    with Wire(guarded.port) as wire:
+        said = [f"SUB {room} ref=1", "PING a", f"PUB {room} ref=2\nx"]
+        wire.send(request("/", bearer(token("ann"))) + b"".join(frame(TEXT, text.encode()) for text in said))
+        assert wire.read_answer().status == 101
+        heard = [wire.read_message()[1].split(b"\n")[0].decode() for _ in range(4)]
+        assert heard[0].startswith("HELLO ") and heard[1:] == ["OK 1", "PONG a", "OK 2"]
+
+
+@pytest.mark.parametrize("cuts", [[10], [60, 61], [200]])
+def test_a_handshake_in_pieces(guarded: kit.Engine, cuts: list[int]) -> None:
+    with Wire(guarded.port) as wire:
+        wire.send_cut(request("/", bearer(token("ann"))), cuts)
+        assert wire.read_answer().status == 101
+
+
+def test_a_client_that_goes_while_it_is_judged(guarded: kit.Engine) -> None:
+    before = total(guarded, "auth_granted")
+    for _ in range(20):
+        with Wire(guarded.port) as wire:
+            wire.send(request("/", bearer(token("ann"))))
+    until(lambda: total(guarded, "auth_granted") == before + 20, "all are judged")
+    until(lambda: total(guarded, "connections") == 0, "all are gone")
+
+
+def test_a_refused_client_is_heard_out(guarded: kit.Engine) -> None:
+    """Bytes that come after a refusal do not reset it."""
+    with Wire(guarded.port) as wire:
+        wire.send(request("/", bearer("nonsense")) + frame(TEXT, b"PING") * 100)
+        assert wire.read_answer().status == 401
+        wire.send(frame(TEXT, b"PING") * 100)
+        assert wire.read_end() == b""
+
+
+def test_with_auth_off_no_token_is_looked_at() -> None:
+    with kit.engine() as engine:
+        assert knock(engine.port, "/?token=nonsense", "Sec-WebSocket-Protocol: signal.v1, token.~").status == 101
+        counted = engine.stats()["total"]
+        assert [counted[name] for name in ("auth_granted", "auth_refused", "auth_failed")] == [0, 0, 0]
+        assert counted["posted"] == 0
+
+
+def test_a_user_is_gone_with_its_last_connection(guarded: kit.Engine) -> None:
+    until(lambda: total(guarded, "connections") == 0, "others have gone")
+    before = total(guarded, "rooms")
+    with Guest(guarded.port, token=token("ann")), Guest(guarded.port, token=token("ann")):
+        assert total(guarded, "rooms") > before
+    until(lambda: total(guarded, "rooms") == before, "the user's room is gone")
+
+
+def test_closed_by_both(guarded: kit.Engine) -> None:
+    """A renewal whose connection goes before its verdict."""
+    for _ in range(20):
+        ann = Guest(guarded.port, token=token("ann"))
+        ann.say(f"AUTH {token('ann')} ref=1")
+        ann.vanish()
+    with Guest(guarded.port, token=token("ann")) as ann, pytest.raises(Closed):
+        assert ann.ask("AUTH nonsense") == "denied"
+        ann.receive(10)

@@ -1,0 +1,195 @@
+"""Very many receivers that do not read: memory stays within backlog-total, and all hear what they missed."""
+
+import contextlib
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kit
+from peers import BarePeer, Closed, ledgers_hold
+from wire import LIMIT, TEXT, frame, until
+
+TOTAL = 4 << 20
+MEMBERS = 1000
+
+
+@pytest.fixture(autouse=True)
+def many_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def resident(engine: kit.Engine) -> int:
+    """Bytes."""
+    return int(Path(f"/proc/{engine.pid}/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
+@contextlib.contextmanager
+def sleepers(port: int, n: int, *rooms: str) -> Iterator[list[BarePeer]]:
+    """Receivers with small sockets, which do not read."""
+    made: list[BarePeer] = []
+    try:
+        for _ in range(n):
+            made.append(BarePeer(port, *rooms, receive_buffer=4096))
+        yield made
+    finally:
+        for peer in made:
+            peer.vanish()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("loops", [1, 2])
+def test_a_thousand_blocked_receivers(loops: int) -> None:
+    """They are sent ten times what may wait: the gauge, which is memory at most, and memory never exceed the total."""
+    settings = {"backlog_total": TOTAL, "stall_timeout": 600, "ping_interval": 600, "ttl": 600}
+    with (
+        kit.engine(loops=loops, **settings) as engine,
+        sleepers(engine.port, MEMBERS, "room") as crowd,
+        BarePeer(engine.port) as sender,
+    ):
+        before = resident(engine)
+
+        def push(head: str, size: int) -> dict[str, int]:
+            sender.say(head, b"x" * size)
+            total: dict[str, int] = engine.stats()["total"]
+            assert total["backlog_bytes"] <= TOTAL
+            return total
+
+        def all_are_full() -> bool:
+            total = push("PUB room", 2000)
+            return total["blocked"] + total["backlog_limited"] >= MEMBERS
+
+        until(all_are_full, every=0, limit=60)
+        for _ in range(20):
+            for peer in crowd:
+                sender.say(f"TO {peer.address}", b"y" * 1500)
+            assert sender.settle() == []
+            assert push("PUB room", 10)["backlog_bytes"] > TOTAL // 2
+        assert resident(engine) - before < TOTAL + (8 << 20)
+        total = engine.stats()["total"]
+        ended = total["backlog_limited"]
+        assert total["connections"] == MEMBERS + 1 - ended and ended < MEMBERS // 2
+        assert total["dropped_slow_peer"] > 10 * (MEMBERS - ended)
+        ledgers_hold(total)
+        for peer in crowd[::20]:
+            with contextlib.suppress(Closed):  # one of those that ended
+                got = peer.hear()
+                while got.verb != "GAP":
+                    got = peer.hear()
+                assert int(got.words[0]) > 10
+                ended -= 1
+        assert ended < total["backlog_limited"]
+
+
+def test_gap_where_the_total_was_full() -> None:
+    """Who is blocked when there is no room hears how many it missed, as soon as it reads."""
+    with (
+        kit.engine(loops=1, backlog_total=300000, stall_timeout=600, ttl=600) as engine,
+        BarePeer(engine.port) as sender,
+        sleepers(engine.port, 3) as crowd,
+    ):
+        sent = 400
+        for _ in range(sent):
+            for peer in crowd:
+                sender.say(f"TO {peer.address}", b"x" * 16000)
+        sender.settle()
+        total = engine.stats()["total"]
+        assert total["dropped_slow_peer"] > 0 and total["backlog_limited"] == 0
+        for peer in crowd:
+            heard = missed = 0
+            while heard + missed < sent:
+                got = peer.hear()
+                if got.verb == "GAP":
+                    missed += int(got.words[0])
+                else:
+                    heard += 1
+            assert (heard + missed, missed > 0) == (sent, True)
+        until(lambda: engine.stats()["total"]["backlog_bytes"] == 0)
+
+
+def test_what_was_begun_and_has_no_room_ends_its_receiver() -> None:
+    """No message is cut short, and none is kept beyond the total: the connection is closed, and counted."""
+    with (
+        kit.engine(loops=1, backlog_total=20000, stall_timeout=600, ttl=600) as engine,
+        BarePeer(engine.port) as sender,
+        sleepers(engine.port, 1) as (slow,),
+    ):
+        code = "ok"
+        for _ in range(400):
+            code = sender.ask(f"TO {slow.address}", b"x" * 60000)
+            if code != "ok":
+                break
+        assert code in ("no-such-peer", "slow-peer")
+        until(lambda: sender.ask(f"TO {slow.address}", b"x" * 60000) == "no-such-peer")
+        assert engine.stats()["total"]["backlog_limited"] == 1
+        with pytest.raises(Closed):
+            while True:
+                assert slow.hear().payload == b"x" * 60000, "those that arrive are whole"
+        ledgers_hold(engine.stats()["total"])
+
+
+def test_answers_do_not_grow_beyond_it() -> None:
+    """Who asks and does not read is not read either, once the total is full."""
+    with (
+        kit.engine(loops=1, backlog_total=100000, stall_timeout=600, ping_interval=600, max_refs=4096) as engine,
+        contextlib.ExitStack() as stack,
+    ):
+        asking = [BarePeer(engine.port, receive_buffer=4096) for _ in range(12)]
+        for peer in asking:
+            stack.callback(peer.vanish)
+            peer.wire.socket.settimeout(0.2)
+        data = b"\x81\xfe\x00\x7f" + bytes(4) + b"PING " + b"p" * 122
+        ended = time.monotonic() + LIMIT
+        stuck: set[int] = set()
+        while len(stuck) < len(asking) and time.monotonic() < ended:
+            for i, peer in enumerate(asking):
+                if i not in stuck:
+                    try:
+                        peer.wire.send(data * 400)
+                    except TimeoutError:
+                        stuck.add(i)
+        assert len(stuck) == len(asking)
+        assert engine.stats()["total"]["backlog_bytes"] < 100000 + 12 * 40000
+
+
+# -- a full inbox --
+
+
+def pair(engine: kit.Engine) -> tuple[BarePeer, BarePeer]:
+    """Two peers on different loops."""
+    peers = [BarePeer(engine.port) for _ in range(12)]
+    loops = [peer.address.split(".")[1][:2] for peer in peers]
+    other = next(i for i, loop in enumerate(loops) if loop != loops[0])
+    for i, peer in enumerate(peers):
+        if i not in (0, other):
+            peer.close()
+    return peers[0], peers[other]
+
+
+@pytest.mark.parametrize("verb", ["PUB", "TO"])
+def test_gap_where_a_loops_inbox_was_full(verb: str) -> None:
+    """Its sender hears slow-peer, and its receiver, on the other loop, that it missed something: to the message."""
+    with kit.engine(loops=2, inbox_messages=64, max_refs=4096) as engine:
+        a, b = pair(engine)
+        with a, b:
+            b.join("room")
+            target = "room" if verb == "PUB" else b.address
+            refs = 3000
+            a.wire.send(b"".join(frame(TEXT, f"{verb} {target} ref={i}\n{i}".encode()) for i in range(refs)))
+            codes = [a.answer_to(str(i)) for i in range(refs)]
+            refused = codes.count("slow-peer")
+            assert refused > 0 and set(codes) == {"ok", "slow-peer"}
+            heard = missed = 0
+            while heard + missed < refs:
+                got = b.hear()
+                missed += int(got.words[0]) if got.verb == "GAP" else 0
+                heard += got.verb != "GAP"
+            assert (heard, missed) == (refs - refused, refused)
+            assert a.ask(f"{verb} {target}", "x") == "ok"
+            assert b.hear().payload == b"x" and b.settle() == []
+            assert engine.stats()["total"]["gaps_untold"] == 0

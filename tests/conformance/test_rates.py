@@ -1,0 +1,215 @@
+"""What one client, one address, or all together may bring: messages, connections, bytes that came in part."""
+
+import contextlib
+import socket
+import time
+from collections import Counter
+
+import pytest
+
+import kit
+from peers import BarePeer, Closed, ledgers_hold
+from wire import BINARY, LIMIT, Wire, closing, frame, fresh, opened, request, until
+
+# -- messages a second --
+
+
+@pytest.mark.parametrize("verb", ["TO", "PUB"])
+def test_max_rate(verb: str) -> None:
+    """What is over it is `rate`, counted, and delivered to nobody; another client is not concerned."""
+    with kit.engine(loops=2, max_rate=20, max_burst=10) as engine:
+        a, b = BarePeer(engine.port), BarePeer(engine.port, "room")
+        with a, b:
+            target = b.address if verb == "TO" else "room"
+            begun = time.monotonic()
+            for i in range(60):
+                a.say(f"{verb} {target} ref={i}", str(i))
+            codes = [a.answer_to(str(i)) for i in range(60)]
+            took = time.monotonic() - begun
+            passed = codes.count("ok")
+            assert codes[:10] == ["ok"] * 10
+            assert codes.count("rate") == 60 - passed
+            assert passed <= 10 + 20 * (took + 0.2)
+            heard = [b.hear().payload for _ in range(passed)]
+            assert heard == [b"%d" % i for i, code in enumerate(codes) if code == "ok"]
+            assert b.ask(f"PUB {fresh('other')}", "x") == "ok"
+            until(lambda: a.ask("PUB room", "later") == "ok", every=0.2)
+            total = engine.stats()["total"]
+            assert total["refused_rate"] >= 60 - passed
+            ledgers_hold(total)
+
+
+def test_the_mean_rate() -> None:
+    """Of one that never ceases: the burst at first, then so many a second."""
+    with kit.engine(loops=1, max_rate=50, max_burst=1) as engine, BarePeer(engine.port) as a:
+        begun = time.monotonic()
+        passed = sum(a.ask("PUB room", "x") == "ok" for _ in iter(lambda: time.monotonic() < begun + 2, False))
+        assert 60 <= passed <= 5 + 50 * (time.monotonic() - begun + 0.2)
+
+
+def test_every_verb_counts_and_bad_ones_strike() -> None:
+    with kit.engine(loops=1, max_rate=1, max_burst=3) as engine, BarePeer(engine.port) as a:
+        a.say("PING x")
+        a.expect("PONG", "x")
+        assert a.ask("SUB room") == "ok"
+        assert a.ask("UNSUB room") == "ok"
+        a.say("PING y")
+        a.refused("rate")
+        a.say("SUB room ref=1")
+        a.refused("rate", "1")
+        a.say("nonsense")
+        a.refused("bad-request")
+
+
+def test_an_outstanding_ref_keeps_its_answer() -> None:
+    room = {"backlog_bytes": 1 << 26, "backlog_messages": 60000}
+    with kit.engine(loops=1, max_rate=5, max_burst=400, ttl=3, **room) as engine:
+        a, b = BarePeer(engine.port), BarePeer(engine.port, receive_buffer=4096)
+        with a, contextlib.closing(b.wire.socket):
+            for _ in range(390):
+                a.say(f"TO {b.address}", b"x" * 16000)
+            a.say(f"TO {b.address} ref=dup", "x")
+            until(lambda: a.ask("PUB room", "x") == "rate")
+            a.say(f"TO {b.address} ref=dup", "x")
+            assert a.answer_to("dup") == "bad-request"
+            assert a.answer_to("dup") == "expired"
+
+
+def test_no_rate_is_the_default() -> None:
+    with kit.engine(loops=1) as engine, BarePeer(engine.port) as a:
+        for _ in range(3000):
+            a.say("PUB room", "x")
+        assert a.settle() == []
+        assert engine.stats()["total"]["refused_rate"] == 0
+
+
+# -- connections of an address --
+
+
+def connect(port: int, source: str) -> tuple[int, socket.socket]:
+    """The status that a handshake from this address is answered with, and its socket."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=LIMIT, source_address=(source, 0))
+    client.sendall(request())
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += client.recv(4096)
+    status = int(answer.split(b" ", 2)[1])
+    assert (b"Retry-After: 1\r\n" in answer) == (status != 101)
+    return status, client
+
+
+def test_max_connections_per_address() -> None:
+    """One more is answered 429, on whichever loop; another address is not concerned; who leaves makes place."""
+    with kit.engine(loops=3, max_connections_per_address=4) as engine, contextlib.ExitStack() as stack:
+        made = [connect(engine.port, "127.0.0.1") for _ in range(7)]
+        for _, client in made:
+            stack.enter_context(client)
+        assert [status for status, _ in made] == [101] * 4 + [429] * 3
+        status, other = connect(engine.port, "127.0.0.2")
+        stack.enter_context(other)
+        assert status == 101
+        total = engine.stats()["total"]
+        assert (total["address_limited"], total["shed"], total["connections"]) == (3, 0, 5)
+        made[0][1].sendall(closing(1000))
+        made[1][1].close()  # without a word
+        until(lambda: engine.stats()["total"]["connections"] == 3)
+        again = [connect(engine.port, "127.0.0.1") for _ in range(3)]
+        for _, client in again:
+            stack.enter_context(client)
+        assert sorted(status for status, _ in again) == [101, 101, 429]
+
+
+def test_many_addresses() -> None:
+    """The table grows and shrinks, and counts each for itself, also those that were reset."""
+    with kit.engine(loops=2, max_connections_per_address=1) as engine:
+        for _ in range(2):
+            with contextlib.ExitStack() as stack:
+                sources = [f"127.1.{i // 250}.{1 + i % 250}" for i in range(600)]
+                for source in sources:
+                    status, client = connect(engine.port, source)
+                    stack.enter_context(client)
+                    assert status == 101, source
+                for source in sources[::20]:
+                    status, client = connect(engine.port, source)
+                    stack.enter_context(client)
+                    assert status == 429, source
+            until(lambda: engine.stats()["total"]["connections"] == 0)
+        assert engine.stats()["total"]["address_limited"] == 60
+
+
+# -- new connections a second --
+
+
+def test_accept_rate() -> None:
+    """Of the whole process, however many loops; who comes too soon is answered 429 and may come again."""
+    with kit.engine(loops=3, accept_rate=20) as engine:
+        begun = time.monotonic()
+        statuses: Counter[int] = Counter()
+        for _ in range(80):
+            status, client = connect(engine.port, "127.0.0.1")
+            statuses[status] += 1
+            client.close()
+        assert set(statuses) == {101, 429}
+        assert 20 <= statuses[101] <= 21 + 20 * (time.monotonic() - begun)
+        total = engine.stats()["total"]
+        assert (total["accept_limited"], total["opened"]) == (statuses[429], statuses[101])
+
+        def comes_again() -> bool:
+            status, client = connect(engine.port, "127.0.0.1")
+            client.close()
+            return status == 101
+
+        until(comes_again, every=0.1)
+
+
+# -- what has come in part --
+
+
+def test_input_total() -> None:
+    """Who begins a message for which there is no place is closed with 1013; the others finish theirs."""
+    with kit.engine(loops=1, input_total=400000, max_message=65536) as engine, BarePeer(engine.port) as hears:
+        text = f"TO {hears.address}\n".encode() + b"x" * 60000
+        data = frame(BINARY, text)
+        wires: list[Wire] = []
+        with contextlib.ExitStack() as stack:
+            for _ in range(16):
+                wire, _ = opened(engine.port)
+                wires.append(stack.enter_context(wire))
+                with contextlib.suppress(OSError):
+                    wire.send(data[:50000])
+                    wire.wait_read()
+                assert engine.stats()["total"]["input_bytes"] <= 400000
+            limited = engine.stats()["total"]["input_limited"]
+            assert 8 <= limited <= 12
+            for wire in wires[-limited:]:
+                assert wire.read_closed() == 1013
+            for wire in wires[:-limited]:
+                wire.send(data[50000:])
+                assert hears.hear().payload == b"x" * 60000
+            assert engine.stats()["total"]["input_bytes"] == 0
+            assert hears.settle() == []
+
+
+def test_input_total_of_fragments_and_heads() -> None:
+    with kit.engine(loops=1, input_total=100000, handshake_timeout=30) as engine, contextlib.ExitStack() as stack:
+        wire, _ = opened(engine.port)
+        stack.enter_context(wire)
+        wire.send(frame(BINARY, b"PUB room\n" + b"x" * 40000, fin=False))
+        wire.wait_read()
+        assert 40000 < engine.stats()["total"]["input_bytes"] <= 100000
+        heads = [stack.enter_context(Wire(engine.port)) for _ in range(20)]
+        for head in heads:
+            head.send(request()[:-2] + b"X-Long: " + b"y" * 7000)
+        statuses = []
+        until(lambda: engine.stats()["total"]["input_limited"] >= 5)
+        for head in heads[-3:]:
+            statuses.append(head.read_answer().status)
+        assert statuses == [503] * 3
+
+
+def test_who_is_over_it_is_gone() -> None:
+    with kit.engine(loops=1, input_total=1000) as engine, BarePeer(engine.port) as a:
+        a.wire.send(frame(BINARY, b"x" * 5000)[:4000])
+        with pytest.raises(Closed) as closed:
+            a.hear()
+        assert closed.value.code == 1013

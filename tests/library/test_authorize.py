@@ -1,0 +1,337 @@
+"""The embedding program decides who may connect: an async function, which may hang, raise, or be late."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from minted import Guest, knock
+from peers import ledgers_hold
+from signal_py import ConfigError, Engine, Grant, Refusal, Request
+from wire import TEXT, Wire, frame, request
+
+LIMIT = 20.0
+
+
+def run(
+    authorize: Callable[[Request], Awaitable[Any]], test: Callable[[Engine, int], Awaitable[None]], **settings: Any
+) -> None:
+    """The test beside an engine on one loop and on three."""
+
+    async def both() -> None:
+        for loops in (1, 3):
+            async with Engine(authorize=authorize, loops=loops, close_timeout=0.5, **settings) as engine:
+                await asyncio.wait_for(test(engine, engine.listening[0][1]), LIMIT)
+                ledgers_hold(engine.stats()["total"])
+
+    asyncio.run(both())
+
+
+def counted(engine: Engine) -> dict[str, int]:
+    total: dict[str, int] = engine.stats()["total"]
+    return total
+
+
+async def until(ask: Callable[[], bool]) -> None:
+    while not ask():
+        await asyncio.sleep(0.01)
+
+
+async def ready(peer: Any) -> Any:
+    return await asyncio.to_thread(peer)
+
+
+def test_what_is_asked_and_granted() -> None:
+    seen: list[Request] = []
+
+    async def authorize(asked: Request) -> Grant:
+        seen.append(asked)
+        await asyncio.sleep(0)
+        return Grant(user="ann", sub=["a.>"], pub=[], max_rooms=1)
+
+    async def test(engine: Engine, port: int) -> None:
+        seen.clear()
+        extra = ("Origin: https://app.example.org", "X-Forwarded-For: 192.0.2.7")
+        answer = await asyncio.to_thread(knock, port, "/?room=a.x&token=s%65cret&x=1", *extra)
+        assert answer.status == 101
+        wanted = Request("secret", "127.0.0.1", "https://app.example.org", "/", "room=a.x&x=1")
+        assert seen == [wanted]
+        assert (await asyncio.to_thread(knock, port, "/?room=b")).status == 403
+        assert seen[1].token == ""
+        guest = await asyncio.to_thread(Guest, port, token="t1")
+        assert guest.hello["user"] == "ann"
+        asked = [await asyncio.to_thread(guest.ask, head) for head in ("SUB a.x", "SUB a.y", "SUB b", "PUB a.x")]
+        assert asked == ["ok", "too-many-rooms", "denied", "denied"]
+        assert await asyncio.to_thread(guest.ask, "AUTH t2") == "ok"
+        assert seen[-1] == Request("t2", "127.0.0.1", renewal=True, user="ann")
+        await asyncio.to_thread(guest.close)
+
+    run(authorize, test)
+
+
+@pytest.mark.parametrize(
+    ("said", "remote"),
+    [
+        (["192.0.2.7"], "192.0.2.7"),
+        (["6.6.6.6, 192.0.2.7"], "192.0.2.7"),
+        (["6.6.6.6, 192.0.2.7, 10.1.2.3, 127.0.0.9"], "192.0.2.7"),
+        (["192.0.2.7", "10.1.2.3"], "192.0.2.7"),
+        (["2001:db8::1, [2001:db8:ffff::1]:443"], "2001:db8::1"),
+        (["192.0.2.7:4711"], "192.0.2.7"),
+        (["6.6.6.6, nonsense, 10.1.2.3"], "10.1.2.3"),
+        ([""], "127.0.0.1"),
+        ([], "127.0.0.1"),
+        (["10.9.9.9"], "10.9.9.9"),
+        (["6.6.6.6"] * 3 + ["192.0.2.7"] + ["10.0.0.1"] * 3, "192.0.2.7"),
+    ],
+)
+def test_trusted_proxies(said: list[str], remote: str) -> None:
+    seen: list[str] = []
+
+    async def authorize(asked: Request) -> Grant:
+        seen.append(asked.remote)
+        return Grant()
+
+    async def test(engine: Engine, port: int) -> None:
+        seen.clear()
+        lines = [f"X-Forwarded-For: {line}" for line in said]
+        assert (await asyncio.to_thread(knock, port, "/", *lines)).status == 101
+        assert seen == [remote]
+
+    run(authorize, test, trusted_proxies=["127.0.0.0/8", "10.0.0.0/8", "2001:db8:ffff::/48"])
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_refusals(status: int) -> None:
+    async def authorize(asked: Request) -> Refusal:
+        return Refusal("not today", status)
+
+    async def test(engine: Engine, port: int) -> None:
+        answer = await asyncio.to_thread(knock, port)
+        assert answer.status == status and b"today" not in answer.body
+        assert counted(engine)["auth_refused"] == 1
+
+    run(authorize, test)
+
+
+class Wrong(Exception):
+    """What an authorizer may raise."""
+
+
+async def raises(asked: Request) -> Grant:
+    raise Wrong("the database is away")
+
+
+def raises_at_once(asked: Request) -> Awaitable[Grant]:
+    raise Wrong("the database is away")
+
+
+async def answers_nonsense(asked: Request) -> Any:
+    return True
+
+
+async def grants_nonsense(asked: Request) -> Grant:
+    return Grant(user="a b")
+
+
+async def refuses_nonsense(asked: Request) -> Refusal:
+    return Refusal(status=200)
+
+
+@pytest.mark.parametrize(
+    "authorize", [raises, raises_at_once, answers_nonsense, grants_nonsense, refuses_nonsense]
+)
+def test_an_authorizer_that_fails(authorize: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(engine: Engine, port: int) -> None:
+        for _ in range(3):
+            answer = await asyncio.to_thread(knock, port)
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert counted(engine)["auth_failed"] == 3
+        assert "the authorizer failed" in caplog.text
+
+    run(authorize, test)
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_an_authorizer_that_hangs(stubborn: bool) -> None:
+    """It is cancelled; one that will not end is left to itself, and the next is asked all the same."""
+    release = asyncio.Event()
+
+    async def authorize(asked: Request) -> Grant:
+        if asked.token == "good":
+            return Grant(user="ann")
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                if not stubborn:
+                    raise
+        return Grant(user="late")
+
+    async def test(engine: Engine, port: int) -> None:
+        start = time.monotonic()
+        knocks = [asyncio.to_thread(knock, port) for _ in range(5)]
+        assert [answer.status for answer in await asyncio.gather(*knocks)] == [503] * 5
+        assert 0.2 < time.monotonic() - start < 5
+        assert counted(engine)["auth_failed"] == 5
+        assert (await asyncio.to_thread(knock, port, "/?token=good")).status == 101
+        guest = await asyncio.to_thread(Guest, port, token="good")
+        assert await asyncio.to_thread(guest.ask, "AUTH bad") in ("unavailable", "timeout")
+        assert await asyncio.to_thread(guest.ask, "AUTH good") == "ok"
+        await asyncio.to_thread(guest.close)
+
+    async def scenario() -> None:
+        async with Engine(authorize=authorize, auth_timeout=0.4, close_timeout=0.5) as engine:
+            await asyncio.wait_for(test(engine, engine.listening[0][1]), LIMIT)
+            release.set()
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+
+
+def test_a_program_that_blocks() -> None:
+    """Nobody decides while its loop is blocked: the engine's loops refuse by themselves, and go on."""
+
+    async def authorize(asked: Request) -> Grant:
+        return Grant(user="ann")
+
+    async def scenario() -> None:
+        async with Engine(authorize=authorize, auth_timeout=0.3, close_timeout=0.5) as engine:
+            port = engine.listening[0][1]
+            guest = await asyncio.to_thread(Guest, port, token="t")
+            knocking = asyncio.ensure_future(asyncio.to_thread(knock, port))
+            await until(lambda: counted(engine)["accepted_sockets"] == 2)
+            end = time.monotonic() + 1.0
+            answered = 0
+            while time.monotonic() < end:  # the program's loop does nothing else
+                assert guest.ask(f"TO {guest.address}", "x") == "ok"
+                answered += 1
+            assert answered > 10
+            answer = await knocking
+            assert answer.status in (101, 503)
+            late = await asyncio.to_thread(knock, port)
+            assert late.status == 101
+            guest.close()
+
+    asyncio.run(scenario())
+
+
+def test_answers_that_come_too_late() -> None:
+    """The client is gone, or was refused meanwhile: the answer is for nobody, and harms nobody who came since."""
+    gates: list[asyncio.Event] = []
+
+    async def authorize(asked: Request) -> Grant:
+        gate = asyncio.Event()
+        gates.append(gate)
+        await gate.wait()
+        return Grant(user="late")
+
+    async def test(engine: Engine, port: int) -> None:
+        gates.clear()
+        before = counted(engine)["auth_granted"]
+        wires = [await asyncio.to_thread(Wire, port) for _ in range(10)]
+        for wire in wires:
+            wire.send(request("/", "Authorization: Bearer x") + frame(TEXT, b"PING"))
+        await until(lambda: len(gates) == 10)
+        for wire in wires:
+            wire.socket.close()
+        for gate in gates:
+            gate.set()
+        await until(lambda: counted(engine)["auth_granted"] - before == 10)
+        await until(lambda: counted(engine)["connections"] == 0)
+        assert counted(engine)["rooms"] == 0
+
+    run(authorize, test, auth_timeout=30)
+
+
+def test_more_wait_than_may() -> None:
+    gate: list[asyncio.Event] = []
+
+    async def authorize(asked: Request) -> Grant:
+        await gate[0].wait()
+        return Grant()
+
+    async def scenario() -> None:
+        gate.append(asyncio.Event())
+        async with Engine(authorize=authorize, auth_pending=4, loops=1, close_timeout=0.5) as engine:
+            port = engine.listening[0][1]
+            knocks = [asyncio.ensure_future(asyncio.to_thread(knock, port)) for _ in range(4)]
+            await until(lambda: counted(engine)["accepted_sockets"] == 4)
+            await until(lambda: counted(engine)["bytes_in"] > 0)
+            statuses = [(await asyncio.to_thread(knock, port)).status for _ in range(3)]
+            assert statuses == [503] * 3 and counted(engine)["auth_failed"] == 3
+            gate[0].set()
+            assert [answer.status for answer in await asyncio.gather(*knocks)] == [101] * 4
+            assert (await asyncio.to_thread(knock, port)).status == 101
+
+    asyncio.run(scenario())
+
+
+def test_many_at_once_each_its_own() -> None:
+    """More than run at once, in answers that come in any order."""
+    running = most = 0
+
+    async def authorize(asked: Request) -> Grant:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001 * (hash(asked.token) % 7))
+        running -= 1
+        return Grant(user=asked.token)
+
+    async def test(engine: Engine, port: int) -> None:
+        from signal_py.judge import AT_ONCE
+
+        wires = [Wire(port) for _ in range(AT_ONCE + 100)]
+        for i, wire in enumerate(wires):
+            wire.send(request("/", f"Authorization: Bearer u{i}"))
+
+        def hello(i: int, wire: Wire) -> bool:
+            assert wire.read_answer().status == 101
+            return f'"user":"u{i}"'.encode() in wire.read_message()[1]
+
+        found = await asyncio.to_thread(lambda: [hello(i, wire) for i, wire in enumerate(wires)])
+        assert all(found) and most <= AT_ONCE
+        for wire in wires:
+            wire.socket.close()
+
+    run(authorize, test, auth_timeout=30)
+
+
+def test_it_stops_while_somebody_is_judged() -> None:
+    async def authorize(asked: Request) -> Grant:
+        await asyncio.sleep(60)
+        return Grant()
+
+    async def scenario() -> None:
+        async with Engine(authorize=authorize, auth_timeout=60, close_timeout=1) as engine:
+            port = engine.listening[0][1]
+            knocking = asyncio.ensure_future(asyncio.to_thread(knock, port))
+            await until(lambda: counted(engine)["bytes_in"] > 0)
+        assert (await knocking).status == 503
+
+    asyncio.run(scenario())
+
+
+def test_a_grant_ends() -> None:
+    async def authorize(asked: Request) -> Grant:
+        return Grant(user="ann", expires=time.time() + 0.4)
+
+    async def test(engine: Engine, port: int) -> None:
+        guest = await asyncio.to_thread(Guest, port)
+        assert await asyncio.to_thread(guest.ended) == 1008
+        assert counted(engine)["auth_expired"] == 1
+
+    run(authorize, test, auth_grace=0)
+
+
+def test_settings_that_do_not_go_together() -> None:
+    async def authorize(asked: Request) -> Grant:
+        return Grant()
+
+    for settings in ({"auth": "callback"}, {"auth": "off", "authorize": authorize}):
+        with contextlib.suppress(KeyError), pytest.raises(ConfigError):
+            Engine(**settings)  # type: ignore[arg-type]

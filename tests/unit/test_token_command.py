@@ -1,0 +1,124 @@
+"""`signal-engine token`, and the README's session with tokens."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+import kit
+from minted import KEYS, SECRET, Guest, bearer, knock, write_pem
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def mint(*flags: str, **environment: str) -> str:
+    done = kit.run("token", *flags, **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+def complaint(*words: str) -> str:
+    done = kit.run("token", *words)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == "", done.stderr
+    return done.stderr
+
+
+def test_what_is_asked_for_is_in_it() -> None:
+    flags = ["--sub=ann", "--rooms=a.*", "--rooms=b", "--max-rooms=3", "--no-to", "--ttl=60"]
+    flags += ["--audience=x", "--issuer=y"]
+    made = mint(*flags, SIGNAL_ENGINE_AUTH_KEY=SECRET)
+    claims: dict[str, Any] = jwt.decode(made, SECRET, algorithms=["HS256"], audience="x", issuer="y")
+    assert 50 < claims.pop("exp") - time.time() <= 60 and abs(claims.pop("iat") - time.time()) < 10
+    assert claims == {
+        "sub": "ann", "rooms": ["a.*", "b"], "max_rooms": 3, "to": False, "aud": "x", "iss": "y",
+    }  # fmt: skip
+    shown = json.loads(kit.run("token", "inspect", made).stdout)
+    assert shown["header"] == {"alg": "HS256", "typ": "JWT"} and shown["claims"]["sub"] == "ann"
+
+
+def test_rooms_apart_and_no_end() -> None:
+    made = mint("--rooms-sub", "a", "--ttl", "0", "--kid", "k", "--key", SECRET)
+    claims = jwt.decode(made, SECRET, algorithms=["HS256"])
+    assert claims["rooms"] == {"sub": ["a"], "pub": []} and "exp" not in claims and "sub" not in claims
+    assert jwt.get_unverified_header(made)["kid"] == "k"
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_private_keys(algorithm: str, tmp_path: Path) -> None:
+    key = KEYS[algorithm]()
+    private, public = write_pem(key, tmp_path / "private.pem", private=True), write_pem(key, tmp_path / "public.pem")
+    made = mint("--sub", "ann", "--key-file", str(private))
+    with kit.engine(auth="jwt", auth_key_file=public) as engine:
+        assert knock(engine.port, "/", bearer(made)).status == 101
+    assert "public" in complaint("--key-file", str(public))
+
+
+def test_misuse(tmp_path: Path) -> None:
+    assert "--key" in complaint("--sub", "ann")
+    assert "--rooms" in complaint("--key", "k", "--rooms", "a", "--rooms-pub", "b")
+    assert "user" in complaint("--key", "k", "--sub", "a b")
+    assert "pattern" in complaint("--key", "k", "--rooms", "a*")
+    assert "inspect" in complaint("nonsense")
+    assert "JSON Web Token" in complaint("inspect", "nonsense")
+    assert "can't be read" in complaint("--key-file", str(tmp_path / "none"))
+    (tmp_path / "empty").touch()
+    assert "empty" in complaint("--key-file", str(tmp_path / "empty"))
+
+
+def test_keys_that_are_not(tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    bad.write_text("-----BEGIN PUBLIC KEY-----\nnonsense\n-----END PUBLIC KEY-----\n")
+    for flag, file, wanted in (
+        ("--auth-key-file", bad, "no key"),
+        ("--auth-key-file", tmp_path / "none", "can't be read"),
+        ("--auth-jwks", tmp_path / "none", "can't be used"),
+        ("--auth-jwks", bad, "can't be used"),
+        ("--auth-jwks", "ftp://h/keys", "neither http nor https"),
+    ):
+        done = kit.run("serve", "--auth", "jwt", flag, str(file))
+        assert done.returncode == 2 and flag in done.stderr and wanted in done.stderr, done.stderr
+    done = kit.run("serve", "--auth=jwt", "--auth-key=k", "--auth-algorithms=RS256")
+    assert done.returncode == 2 and "HS256" in done.stderr
+
+
+def test_callback_is_for_programs() -> None:
+    done = kit.run("serve", "--auth", "callback")
+    assert done.returncode == 2 and "embed" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_readmes_session_with_tokens() -> None:
+    """Each command of it, in its order; the engine is one of the test's."""
+    text = README.read_text(encoding="utf-8")
+    block = re.search(r"((?:    (?:export|signal-engine) .*\n)+)", text[text.index("## Users and tokens") :])
+    assert block
+    lines = [line.strip() for line in block[1].splitlines()]
+    assert lines.pop(1) == "signal-engine serve --auth jwt &" and len(lines) == 6
+    make_key = lines.pop(0) + '; printf %s "$SIGNAL_ENGINE_AUTH_KEY"'
+    secret = subprocess.run(["bash", "-c", make_key], capture_output=True, text=True, check=True).stdout
+    program = f'signal-engine() {{ {shlex.join(kit.python())} -m signal_py.cli "$@"; }}\nset -e\n'
+    with kit.engine(auth="jwt", auth_key=secret) as engine:
+        ann = Guest(engine.port, token=mint("--sub", "ann", "--key", secret))
+        ann.join("lobby.a")
+        done = subprocess.run(
+            ["bash", "-c", program + "\n".join(lines)],
+            env=kit.clean_environment(SIGNAL_ENGINE_URL=engine.url, SIGNAL_ENGINE_AUTH_KEY=secret),
+            cwd=os.path.sep,
+            capture_output=True,
+            text=True,
+            timeout=kit.PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == "signal-engine: denied\n" and done.stdout.startswith("denied, as it should be\n{")
+        assert [ann.hear().payload, ann.hear().payload] == [
+            b"hello from ann", b"to all other connections of ann, on every node",
+        ]  # fmt: skip
+        assert ann.settle() == []
+        ann.close()
