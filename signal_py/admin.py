@@ -98,6 +98,7 @@ class Admin:
     def stop(self) -> None:
         """Blocks until no thread of it runs but those of slow clients."""
         if self._thread.ident is not None:
+            self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread: it looks up twice a second only
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
@@ -151,7 +152,8 @@ class _Server(ThreadingHTTPServer):
             _Handler,
             bind_and_activate=False,
         )
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # the probe holds the port
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the probe, which holds the port, ...
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # ... and has found out who listens there
         try:
             self.socket.bind(cast(Any, self.server_address))
             self.server_activate()
