@@ -93,6 +93,7 @@ def test_an_address_space_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
         stack.callback(slow.vanish)
         idle = [stack.enter_context(Wire(engine.port)) for _ in range(CHUNK - 4)]
         until(lambda: engine.stats()["total"]["accepted_sockets"] == CHUNK, "no slot is left")
+        talk(a, b)  # so that both have a place for refs: a first one may be refused, too
         before = engine.stats()["total"]
         with short_of_memory(engine):
             kept = fill(filler, slow)
