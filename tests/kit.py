@@ -31,6 +31,7 @@ SANITIZER = re.compile(rb"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime e
 T = TypeVar("T")
 
 started: list[Process] = []  # all that ran during the current test, for its report
+ports: list[socket.socket] = []  # bound, and not listening: the free ports that were given out
 
 
 def until(ask: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
@@ -45,10 +46,13 @@ def until(ask: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
+    """A port of 127.0.0.1 that nothing listens on, and that nobody else gets while this process lives: neither who
+    binds to port 0 nor who connects. A server that is told to may, as servers set SO_REUSEADDR."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    ports.append(held)
+    return int(held.getsockname()[1])
 
 
 def python() -> list[str]:
