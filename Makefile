@@ -18,14 +18,17 @@
 #   make check-sdist  builds a wheel of it and one of the checkout, and compares them
 #   make clean   removes what was built, but for .venv
 #
-# TESTS=tests/unit restricts test, asan, tsan and debug; ARGS=… is added to what is run. RUNS=3 and SECONDS=15 are
-# those of bench-performance; SECONDS=600 and QUIET=60 (of pings only) those of bench-scale.
+# TESTS=tests/unit restricts test, asan, tsan and debug; ARGS=… is added to what is run. All tests are run by
+# WORKERS=4 processes at once, since most of them wait most of the time; what TESTS names by one, unless WORKERS is
+# given. RUNS=3 and SECONDS=15 are those of bench-performance; SECONDS=600 and QUIET=60 (of pings only) those of
+# bench-scale.
 
 PYTHON ?= python3
 VENV ?= .venv
 CC ?= cc
 TESTS ?= tests
 TSAN_TESTS ?= $(if $(filter tests,$(TESTS)),tests/library tests/conformance tests/cluster,$(TESTS))
+WORKERS ?= $(if $(filter tests,$(TESTS)),4,0)
 ARGS ?=
 N ?= 1000000
 RUNS ?= 3
@@ -53,7 +56,7 @@ run: $(VENV)/.installed
 	$(BIN)/signal-engine serve --nats embedded $(ARGS)
 
 test: lint $(VENV)/.installed
-	$(BIN)/pytest $(TESTS) $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS) $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,10 +1,43 @@
-"""Shows the logs of engines and nats-servers where a test fails, and clears them away after it."""
+"""Shows the logs of engines and nats-servers where a test fails, clears them away after it, and gives a test that is
+marked `alone` the machine while other processes (pytest-xdist's) run tests."""
 
+import contextlib
+import fcntl
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import kit
+
+# Locked files of the checkout. DOOR: by who begins a test, so that none begins while one waits to be alone.
+DOOR, ROOM = Path(__file__), Path(kit.__file__)
+
+
+@contextlib.contextmanager
+def locked(file: Path, how: int) -> Iterator[None]:
+    with file.open("rb") as held:
+        fcntl.flock(held, how)
+        yield
+
+
+def is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that are alone come first: what they wait for then, and hold up, are short tests."""
+    items.sort(key=lambda item: not is_alone(item))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """The wait is none of the test's time: its timeout begins within."""
+    with contextlib.ExitStack() as door:
+        door.enter_context(locked(DOOR, fcntl.LOCK_EX))
+        with locked(ROOM, fcntl.LOCK_EX if is_alone(item) else fcntl.LOCK_SH):
+            door.close()
+            return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

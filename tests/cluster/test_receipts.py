@@ -17,6 +17,7 @@ from .conftest import await_cluster
 from .test_faults import freeze
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 def test_one_answer_a_ref_under_faults() -> None:
     """bench/receipts.py in small: nodes, NATS and receivers are killed and stopped meanwhile."""
@@ -28,6 +29,7 @@ def test_one_answer_a_ref_under_faults() -> None:
     assert {"ok", "timeout", "unavailable"} <= set(tally.codes), report
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("ttl", [100, 250, 730])
 def test_a_timeout_comes_in_time(ttl: int) -> None:
     """Of a node that hangs: never later than the ttl and a second, whenever in a tick it was sent."""

@@ -138,7 +138,8 @@ def test_who_is_connecting_is_answered() -> None:
                 assert one.recv(4096).startswith((b"HTTP/1.1 503 ",))
         goaway(stays)
         until(lambda: engine.stats()["total"]["shed"] == 200)
-        engine.end(signal.SIGINT)
+        stays.vanish()
+        assert engine.wait() == 0
 
 
 def test_rooms_of_the_url_are_still_confirmed() -> None:
