@@ -42,6 +42,8 @@ BUILD_REQUIRES = grep '^requires = ' pyproject.toml | grep -o '"[^"]*"'
 PLOTS_REQUIRES = grep '^plots = ' pyproject.toml | grep -o '"[^"]*"'
 BENCH_REQUIRES = grep '^bench = ' pyproject.toml | grep -o '"[^"]*"'
 PIP = $(BIN)/python -m pip --disable-pip-version-check
+# By this process itself where WORKERS is 0.
+ALL_AT_ONCE = $(BIN)/pytest -n $(WORKERS) --dist worksteal
 # What a sanitizer writes is to be seen, not captured.
 SANITIZED = $(BIN)/pytest --capture=sys
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
@@ -56,7 +58,7 @@ run: $(VENV)/.installed
 	$(BIN)/signal-engine serve --nats embedded $(ARGS)
 
 test: lint $(VENV)/.installed
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS) $(ARGS)
+	$(ALL_AT_ONCE) $(TESTS) $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -146,7 +148,7 @@ build/%/.built: $(VENV)/.installed setup.py $(PACKAGE)
 	@touch $@
 
 debug: build/debug/.built
-	PYTHONPATH=$(CURDIR)/build/debug/lib PYTHONDEVMODE=1 $(BIN)/pytest $(TESTS) $(ARGS)
+	PYTHONPATH=$(CURDIR)/build/debug/lib PYTHONDEVMODE=1 $(ALL_AT_ONCE) $(TESTS) $(ARGS)
 
 asan: build/asan/.built
 	PYTHONPATH=$(CURDIR)/build/asan/lib PYTHONMALLOC=malloc LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \

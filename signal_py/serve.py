@@ -7,6 +7,7 @@ import contextlib
 import logging
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Awaitable
 
@@ -16,6 +17,8 @@ from signal_py.engine import Engine
 from signal_py.errors import ConfigError
 from signal_py.log import configure, event, is_text
 from signal_py.version import VERSION
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 logger = logging.getLogger(__name__)
 
@@ -43,37 +46,55 @@ def raise_descriptors() -> None:
 
 
 class Signals:
-    """What the person, or the system, that started it wants: `stop` it, or `drain` it first."""
+    """What the person, or the system, that started it wants: `stop` it, or `drain` it first.
+
+    Without asyncio's handlers: those make way for the defaults before the process has ended, which a signal that is
+    repeated at the end would then kill.
+    """
 
     def __init__(self) -> None:
         self.any = asyncio.Event()
         self.stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, self._hear, True)
-        loop.add_signal_handler(signal.SIGTERM, self._hear, False)
+        self._heard, self._told = socket.socketpair()
+        for end in (self._heard, self._told):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
+        for number in STOPPING:
+            signal.signal(number, lambda *_: None)
+        asyncio.get_running_loop().add_reader(self._heard, self._hear)
 
-    def _hear(self, at_once: bool) -> None:
-        if at_once or self.any.is_set():  # whoever repeats it has no more patience
-            self.stop.set()
-        self.any.set()
+    def close(self) -> None:
+        """What comes from now on changes nothing."""
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(-1)
+        asyncio.get_running_loop().remove_reader(self._heard)
+        self._heard.close()
+        self._told.close()
+
+    def _hear(self) -> None:
+        for number in self._heard.recv(4096):
+            if number == signal.SIGINT or self.any.is_set():  # whoever repeats it has no more patience
+                self.stop.set()
+            self.any.set()
 
 
 async def _serve(config: Config) -> int:
-    signals = Signals()
-    engine = Engine(config=config)
-    started = asyncio.ensure_future(engine.start())
-    await _first(signals.any.wait(), started)
-    if not signals.any.is_set():
-        started.result()
-        _say_ready(engine, config)
-        await _first(signals.any.wait(), engine.ended())
-        if not signals.stop.is_set():
-            await _first(signals.stop.wait(), engine.drain())
-    started.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await started
-    await engine.stop()
-    event(logger, "info", "stopped")
+    with contextlib.closing(Signals()) as signals:
+        engine = Engine(config=config)
+        started = asyncio.ensure_future(engine.start())
+        await _first(signals.any.wait(), started)
+        if not signals.any.is_set():
+            started.result()
+            _say_ready(engine, config)
+            await _first(signals.any.wait(), engine.ended())
+            if not signals.stop.is_set():
+                await _first(signals.stop.wait(), engine.drain())
+        started.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await started
+        await engine.stop()
+        event(logger, "info", "stopped")
     return 0
 
 

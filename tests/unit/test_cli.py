@@ -19,6 +19,7 @@ import kit
 from kit import complaint
 from peers import BarePeer
 from signal_py.version import VERSION
+from wire import until
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +170,17 @@ def test_signals_stop_it(number: int) -> None:
     with kit.engine() as engine:
         assert engine.end(number) == 0
         assert [line["event"] for line in engine.events()][-2:] == ["stopping", "stopped"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_may_be_repeated_until_it_has_ended(number: int) -> None:
+    """Whoever presses Ctrl-C twice, or sends SIGTERM to what ends already, sees a good end."""
+    with kit.engine(loops=1) as engine:
+        os.kill(engine.pid, number)
+        until(lambda: b'"stopped"' in engine.log(), "it says that it has stopped", every=0)
+        while engine.alive():
+            os.kill(engine.pid, number)
+        assert engine.wait() == 0
 
 
 def test_a_signal_during_the_start_stops_it() -> None:
