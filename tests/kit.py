@@ -221,6 +221,17 @@ class Nats(Process):
         self.end(signal.SIGKILL)
 
 
+def freeze(process: Process) -> None:
+    """Stops all its threads, as a hang does."""
+    os.kill(process.pid, signal.SIGSTOP)
+
+    def states() -> set[str]:
+        stats = [task / "stat" for task in Path(f"/proc/{process.pid}/task").iterdir()]
+        return {stat.read_text().rpartition(")")[2].split()[0] for stat in stats}
+
+    until(lambda: states() == {"T"}, "all its threads are stopped")
+
+
 def nats_server() -> str:
     """The program, from this environment or the path."""
     found = installed_server() or shutil.which("nats-server")

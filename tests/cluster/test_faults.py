@@ -8,13 +8,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
 from typing_extensions import Self
 
 import kit
+from kit import freeze
 from peers import BarePeer, Closed, several
 from wire import TEXT, frame, fresh, until
 
@@ -72,17 +72,6 @@ class Traffic:
         """Waits for one more answer of this kind."""
         before = self.codes[code]
         until(lambda: self.codes[code] > before or self.running.done(), f"an answer {code}", limit)
-
-
-def freeze(process: kit.Process) -> None:
-    """Stops all its threads, as a hang does."""
-    os.kill(process.pid, signal.SIGSTOP)
-
-    def states() -> set[str]:
-        stats = [task / "stat" for task in Path(f"/proc/{process.pid}/task").iterdir()]
-        return {stat.read_text().rpartition(")")[2].split()[0] for stat in stats}
-
-    until(lambda: states() == {"T"}, "all its threads are stopped")
 
 
 # -- the nats-server --

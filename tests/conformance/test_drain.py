@@ -145,7 +145,7 @@ def test_who_is_connecting_is_answered() -> None:
 def test_rooms_of_the_url_are_still_confirmed() -> None:
     """HELLO comes first, GOAWAY after it, though NATS took its time."""
     with kit.nats() as server, kit.engine(nats=server.url, loops=1, drain_time=20) as engine:
-        os.kill(server.pid, signal.SIGSTOP)
+        kit.freeze(server)
         waits = socket.create_connection(("127.0.0.1", engine.port), timeout=LIMIT)
         with waits:
             waits.sendall(b"GET /?room=a HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
