@@ -26,7 +26,7 @@ from signal_core.natswire cimport (
 )
 from signal_core.natsout cimport subject_denied, ttls_refresh
 from signal_core.post cimport post_event
-from signal_core.presence cimport LINK_LOOK, is_presence, presence_message, presence_patience, presence_up
+from signal_core.presence cimport LINK_LOOK, beat_patience, is_presence, presence_message, presence_up
 from signal_core.queue cimport WROTE_ALL, WROTE_NONE, queue_expire, queue_to_heap
 from signal_core.route cimport tell_peer
 from signal_core.state cimport (
@@ -358,7 +358,11 @@ cdef inline uint32_t link_patience_busy(const Loop* loop) noexcept nogil:
     up to the next look at what has waited too long."""
     cdef const Link* link = loop.linked
     cdef uint32_t gone = loop.tick - link.looked
-    cdef uint32_t ticks = presence_patience(loop)
+    cdef uint32_t ticks = LINK_LOOK
+    if link.again:
+        ticks = 1
+    elif link.state == LINK_UP:
+        ticks = beat_patience(link, loop.tick)
     if link.more:
         return 0
     if not link.blocked:
@@ -377,7 +381,7 @@ cdef inline uint32_t link_patience(const Loop* loop) noexcept nogil:
         return LINK_LOOK
     if SE_RARE(link.resume < link.subs_used):
         return 0
-    return presence_patience(loop)
+    return beat_patience(link, loop.tick)
 
 
 cdef inline void link_tick(Loop* loop) noexcept nogil:

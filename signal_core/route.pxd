@@ -282,10 +282,14 @@ cdef inline void loop_tell_all(Loop* loop) noexcept nogil:
 cdef inline int await_nats(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, uint32_t ref_len) noexcept nogil:
     """Asks the link for a receipt to `id` once NATS has the subscription: AWAIT_IT, AWAIT_NOTHING where it has it or
     there is none, AWAIT_FAILED without memory."""
-    cdef Msg* msg
     if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or se_load_acquire(&entry.confirmed):
         return AWAIT_NOTHING
-    msg = msg_new_heap(&loop.mem, entry.size + ref_len, KIND_AWAIT)
+    return await_link(loop, id, entry, ref, ref_len)
+
+
+cdef inline int await_link(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, uint32_t ref_len) noexcept nogil:
+    """As await_nats, where NATS has it not."""
+    cdef Msg* msg = msg_new_heap(&loop.mem, entry.size + ref_len, KIND_AWAIT)
     if msg == NULL:
         return AWAIT_FAILED
     msg.target = id

@@ -31,7 +31,8 @@ from signal_core.route cimport (
 )
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JUDGED, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE, FLAG_LAST,
-    FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, slab_cold,
+    FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, Buffer, Conn, Extra,
+    slab_cold,
 )
 from signal_core.state cimport (
     AUTH_OFF, CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
@@ -73,14 +74,14 @@ cdef inline uint8_t not_allowed(Loop* loop) noexcept nogil:
 cdef inline void packet_fill(Loop* loop, Conn* c, const Head* head, bint binary, char* me,
                              Packet* p) noexcept nogil:
     """`me`: PEER_TEXT bytes that live as long as the packet."""
-    cdef uint32_t user_n = 0
-    cdef const char* user = conn_user(loop, c, &user_n)
     put_peer(<uint8_t*>me, loop.hub, conn_id(loop, c))
     p[0] = Packet(
         origin=conn_id(loop, c), sender=me, sender_len=loop.hub.node_len + 1 + LOCAL_TEXT, ref=head.ref,
-        ref_len=head.ref_len, re=head.re, re_len=head.re_len, user=user, user_len=user_n,
+        ref_len=head.ref_len, re=head.re, re_len=head.re_len, user=NULL, user_len=0,
         payload=<const uint8_t*>head.payload, size=head.payload_len, binary=binary, remote=False,
         expires=expiry(loop, head.ttl_ms), ttl_ms=head.ttl_ms, tell=TELL_NOBODY, tell_text=NULL, tell_len=0)
+    if SE_RARE(c.flags & FLAG_USER):
+        p.user = conn_user(loop, c, &p.user_len)
 
 
 cdef inline uint32_t ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept nogil:
@@ -96,7 +97,7 @@ cdef inline void do_to(Loop* loop, Conn* c, const Head* head, bint binary) noexc
     cdef Packet p
     cdef uint8_t code = CODE_OK
     packet_fill(loop, c, head, binary, me, &p)
-    if c.flags & FLAG_LIMITED and not may_send(loop, c):
+    if SE_RARE(c.flags & FLAG_LIMITED) and not may_send(loop, c):
         code = not_allowed(loop)
     elif head.ref_len:
         p.tell = TELL_PEER
@@ -279,10 +280,10 @@ cdef inline void session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p) 
         return
     if SE_RARE(c.state == CONN_CLOSING):
         return
-    if SE_RARE((f.opcode == OP_CONT) != (c.flags & FLAG_PARTS != 0)):
-        session_fail(loop, c, 1002)
-        return
-    if SE_RARE(not f.fin or f.opcode == OP_CONT):
+    if SE_RARE(c.flags & FLAG_PARTS or not f.fin or f.opcode == OP_CONT):
+        if (f.opcode == OP_CONT) != (c.flags & FLAG_PARTS != 0):
+            session_fail(loop, c, 1002)
+            return
         message = session_fragment(loop, c, f, p)
         if message == NULL:
             return
