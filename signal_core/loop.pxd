@@ -60,8 +60,8 @@ from signal_core.state cimport (
 )
 from signal_core.subs cimport subs_await, subs_retry, subs_settle
 from signal_core.sys cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, SE_RARE, SIOCOUTQ, epoll_event, epoll_wait, ioctl, read,
-    se_load_seqcst, se_now_ms, se_store_release, se_store_seqcst, se_sub_relaxed, send,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, SE_RARE, SIOCOUTQ, epoll_event, epoll_wait, ioctl,
+    read, se_load_seqcst, se_now_ms, se_store_release, se_store_seqcst, se_sub_relaxed, send,
 )
 from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_next, wheel_pop
 

@@ -8,9 +8,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport local_parse
 from signal_core.answers cimport hello_new, ref_finish, say, say_goaway
-from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_id, conn_of, conn_queued, conn_resume, is_late
+from signal_core.conn cimport (
+    BLOCKED_LOOK, conn_answer, conn_deliver, conn_id, conn_of, conn_queued, conn_resume, is_late,
+)
 from signal_core.counters cimport (
-    C_ATTEMPTED, C_DROPPED_INBOX, C_IN_FLIGHT, C_LISTENERS, C_MEMBERSHIPS, C_PRESENCE_LOST, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
+    C_ATTEMPTED, C_DROPPED_INBOX, C_IN_FLIGHT, C_LISTENERS, C_MEMBERSHIPS, C_PRESENCE_LOST, C_ROOMS, C_ROOMS_REFUSED,
+    C_TAKEN,
 )
 from signal_core.gaps cimport gap_note
 from signal_core.identity cimport conn_places
@@ -33,8 +36,8 @@ from signal_core.roomtable cimport (
     Audience, RoomEntry, room_hash, table_enter, table_exit, table_find, table_listen, table_unlisten, table_unmark,
 )
 from signal_core.slab cimport (
-    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, NO_SLOT, Conn, Extra, slab_cold, slab_conn,
-    slab_find,
+    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, NO_SLOT, Conn, Extra, slab_cold,
+    slab_conn, slab_find,
 )
 from signal_core.state cimport (
     CLUSTER_OFF, CLUSTER_UP, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS,
