@@ -15,7 +15,7 @@ the inbox and the input left over have a share of deliveries each: what one of t
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
-from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away, uncount_address
+from signal_core.accept cimport loop_accept, loop_look_again, loop_stop, turn_away, uncount_address
 from signal_core.answers cimport refs_due
 from signal_core.auth cimport auth_due, auth_refuse, auth_verdict
 from signal_core.conn cimport (
@@ -25,7 +25,7 @@ from signal_core.conn cimport (
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST, C_PINGS_SENT, C_STALLED, C_WAKES,
 )
-from signal_core.farewell cimport farewell_begin, farewell_has_work, farewell_turn
+from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
 from signal_core.frame cimport OP_PING
 from signal_core.gaps cimport gaps_tell
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
@@ -60,10 +60,10 @@ from signal_core.state cimport (
 )
 from signal_core.subs cimport subs_await, subs_retry, subs_settle
 from signal_core.sys cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, SE_RARE, SIOCOUTQ, epoll_event, epoll_wait, ioctl,
-    read, se_load_seqcst, se_now_ms, se_store_release, se_store_seqcst, se_sub_relaxed, send,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, SE_RARE, SIOCOUTQ, epoll_event, epoll_wait,
+    ioctl, read, se_load_seqcst, se_now_ms, se_store_release, se_store_seqcst, se_sub_relaxed, send,
 )
-from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_next, wheel_pop
+from signal_core.wheel cimport wheel_arm, wheel_next, wheel_pop
 
 
 # -- timers --
@@ -341,36 +341,6 @@ cdef inline void loop_reap(Loop* loop) noexcept nogil:
         else:
             loop_free(loop, c)
         slot = next_slot
-
-
-cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
-    """While stopping: 1001 to those in the next slots, a bounded number at a time, be they free or not; 503 soon to
-    those not yet upgraded."""
-    cdef Conn* c
-    cdef int _i
-    for _i in range(FLUSHES_PER_TURN):
-        if loop.stop_cursor >= loop.slab.used:
-            return
-        c = slab_conn(&loop.slab, loop.stop_cursor)
-        loop.stop_cursor += 1
-        if c.state == CONN_OPEN or c.state == CONN_JOINING:
-            conn_close(loop, c, 1001)
-        elif c.state == CONN_HANDSHAKE or c.state == CONN_JUDGED:
-            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.answer_by)
-
-
-cdef inline bint loop_leaves(const Loop* loop) noexcept nogil:
-    """Of one that is shut: whether there are some to say goodbye to already."""
-    return (loop.stopping and loop.stop_cursor < loop.slab.used) or farewell_has_work(loop)
-
-
-cdef inline void loop_leave(Loop* loop) noexcept nogil:
-    """In each iteration, once shut: a drain's part, a stop's, and the listeners'."""
-    if loop.farewell.on:
-        farewell_turn(loop)
-    if loop.stopping:
-        loop_goodbye(loop)
-    loop_drain(loop)
 
 
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
