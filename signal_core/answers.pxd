@@ -230,14 +230,18 @@ cdef inline void ref_remove(Loop* loop, const Conn* c, Ref* ref) noexcept nogil:
     ref[0] = extra.refs[extra.nrefs]
 
 
-cdef inline void ref_finish(Loop* loop, Conn* c, const char* text, size_t n, uint8_t code) noexcept nogil:
-    """Gives the answer that is owed; one that nobody is owed any more is counted and dropped."""
+cdef inline uint32_t ref_finish(Loop* loop, Conn* c, const char* text, size_t n, uint8_t code) noexcept nogil:
+    """Gives the answer that is owed, and returns its Ref.room; one that nobody is owed any more is counted and
+    dropped."""
     cdef Ref* ref = NULL if c == NULL else ref_find(loop, c, text, n)
+    cdef uint32_t room
     if ref == NULL:
         loop.n[C_RECEIPTS_LATE] += 1
-        return
+        return 0
+    room = ref.room
     ref_remove(loop, c, ref)
     say(loop, c, code, text, n)
+    return room
 
 
 cdef inline uint32_t refs_due(Loop* loop, Conn* c) noexcept nogil:

@@ -13,7 +13,8 @@ from signal_core.frame cimport OP_CLOSE, OP_TEXT, frame_head_size, frame_put_hea
 from signal_core.limits cimport CORK_MESSAGES
 from signal_core.memory cimport MSG_SHARED, Msg, msg_free, msg_new, msg_new_heap
 from signal_core.queue cimport (
-    WROTE_ALL, WROTE_NONE, loop_tell, queue_add, queue_expire, queue_to_heap, queue_write,
+    WROTE_ALL, WROTE_NONE, loop_tell, queue_add, queue_advance, queue_expire, queue_pop_only, queue_to_heap,
+    queue_write,
 )
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_DONE, FLAG_GAP,
@@ -22,8 +23,8 @@ from signal_core.slab cimport (
 )
 from signal_core.state cimport CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
 from signal_core.sys cimport (
-    EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, close, epoll_ctl, epoll_event, send,
-    shutdown,
+    EAGAIN, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, SE_RARE, SHUT_WR, close,
+    epoll_ctl, epoll_event, errno, send, shutdown,
 )
 from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
 
@@ -92,8 +93,8 @@ cdef inline void conn_mark(Loop* loop, Conn* c) noexcept nogil:
     if loop.dirty_head == NO_SLOT:
         loop.dirty_head = c.slot
     else:
-        slab_conn(&loop.slab, loop.dirty_tail).out.next = c.slot
-    loop.dirty_tail = c.slot
+        loop.dirty_tail.out.next = c.slot
+    loop.dirty_tail = c
 
 
 cdef inline void conn_block(Loop* loop, Conn* c) noexcept nogil:
@@ -244,54 +245,103 @@ cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:
         conn_block(loop, c)
 
 
+cdef inline void conn_wrote_part(Loop* loop, Conn* c, ssize_t sent) noexcept nogil:
+    """Of its one message the socket took `sent` bytes; none: errno says why."""
+    if sent >= 0:
+        loop.n[C_BYTES_OUT] += <uint64_t>sent
+        queue_advance(loop, &c.out, <size_t>sent)
+        conn_block(loop, c)
+    elif errno == EINTR:
+        conn_flush(loop, c)
+    elif errno == EAGAIN:
+        conn_block(loop, c)
+    else:
+        conn_kill(loop, c)
+
+
+cdef inline void conn_write(Loop* loop, Conn* c) noexcept nogil:
+    """conn_flush of one that is not blocked, with a straight way for nearly all: who waits for one message, and of
+    whom nothing is to be done once that is written."""
+    cdef Msg* msg
+    cdef ssize_t sent
+    if SE_RARE(c.flags & (FLAG_DONE | FLAG_GAP | FLAG_LAST) or c.state == CONN_DEAD) or c.out.count != 1:
+        conn_flush(loop, c)
+        return
+    SE_ASSERT(c.out.offset == 0)
+    msg = c.out.head.msg
+    if SE_RARE(is_late(loop, msg)):
+        conn_flush(loop, c)
+        return
+    sent = send(c.fd, msg.data, msg.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+    loop.n[C_WRITES] += 1
+    if SE_RARE(sent != <ssize_t>msg.size):
+        conn_wrote_part(loop, c, sent)
+        return
+    loop.n[C_BYTES_OUT] += <uint64_t>sent
+    queue_pop_only(loop, &c.out)
+
+
 cdef inline bint conn_has_room(const Loop* loop, const Conn* c, uint32_t size) noexcept nogil:
-    """Whether its backlog takes so many bytes more. Only a blocked one has a backlog: others are written this turn."""
-    if not c.flags & FLAG_BLOCKED:
-        return True
+    """Whether the backlog of a blocked one takes so many bytes more. Others have none: they are written this turn."""
     return (c.out.bytes + size <= loop.hub.set.backlog_bytes and c.out.count < loop.hub.set.backlog_messages
             and backlog_has_room(loop, size + MESSAGE_COST))
 
 
+cdef inline void conn_waits(Loop* loop, Conn* c, uint32_t size) noexcept nogil:
+    """After a message was added to the backlog of a blocked one."""
+    loop.n[C_BACKLOG_BYTES] += size + MESSAGE_COST
+    if c.flags & FLAG_PAUSED or c.out.answers == 0:
+        return
+    if c.out.answers >= ANSWERS_PAUSE or not backlog_has_room(loop, 0):
+        c.flags |= FLAG_PAUSED
+        conn_watch(loop, c)
+
+
 cdef inline void conn_queued(Loop* loop, Conn* c, uint32_t size) noexcept nogil:
     """After a message was added."""
-    if c.flags & FLAG_BLOCKED:
-        loop.n[C_BACKLOG_BYTES] += size + MESSAGE_COST
-        if c.flags & FLAG_PAUSED or c.out.answers == 0:
-            return
-        if c.out.answers >= ANSWERS_PAUSE or not backlog_has_room(loop, 0):
-            c.flags |= FLAG_PAUSED
-            conn_watch(loop, c)
-    elif c.out.count >= CORK_MESSAGES:
+    if SE_RARE(c.flags & FLAG_BLOCKED):
+        conn_waits(loop, c, size)
+    elif SE_RARE(c.out.count >= CORK_MESSAGES):
         conn_flush(loop, c)
     else:
         conn_mark(loop, c)
 
 
-cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
-    """Queues a delivery, or drops it: counted and told either way. Takes an unshared message over."""
-    cdef uint32_t size = msg.size
-    cdef uint8_t code
-    loop.n[C_ATTEMPTED] += 1
-    if c == NULL or c.state != CONN_OPEN:
+cdef inline uint8_t conn_drop(Loop* loop, Conn* c, Msg* msg, uint8_t code) noexcept nogil:
+    """A delivery that is not queued: counted, and told where it is not shared."""
+    if code == CODE_NO_SUCH_PEER:
         loop.n[C_DROPPED_GONE] += 1
-        code = CODE_NO_SUCH_PEER
-    elif msg.expires < loop.tick and msg.expires:
+    elif code == CODE_EXPIRED:
         loop.n[C_DROPPED_EXPIRED] += 1
         conn_missed(loop, c, 1)
-        code = CODE_EXPIRED
-    elif not conn_has_room(loop, c, size):
+    elif code == CODE_SLOW_PEER:
         loop.n[C_DROPPED_SLOW_PEER] += 1
         slab_cold(&loop.slab, c.slot).extra.gap += 1 + msg.ttl_end
-        code = CODE_SLOW_PEER
-    elif not queue_add(loop, &c.out, msg):
-        loop.n[C_DROPPED_MEMORY] += 1
-        code = CODE_UNAVAILABLE
     else:
-        conn_queued(loop, c, size)
-        return CODE_OK
+        loop.n[C_DROPPED_MEMORY] += 1
     if not msg.flags & MSG_SHARED:
         loop_tell(loop, msg, code)
     return code
+
+
+cdef inline bint is_late(const Loop* loop, const Msg* msg) noexcept nogil:
+    return msg.expires < loop.tick and msg.expires != 0
+
+
+cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
+    """Queues a delivery, or drops it: counted and told either way. Takes an unshared message over."""
+    cdef uint32_t size = msg.size
+    loop.n[C_ATTEMPTED] += 1
+    if SE_RARE(c == NULL or c.state != CONN_OPEN):
+        return conn_drop(loop, c, msg, CODE_NO_SUCH_PEER)
+    if SE_RARE(is_late(loop, msg)):
+        return conn_drop(loop, c, msg, CODE_EXPIRED)
+    if SE_RARE(c.flags & FLAG_BLOCKED and not conn_has_room(loop, c, size)):
+        return conn_drop(loop, c, msg, CODE_SLOW_PEER)
+    if SE_RARE(not queue_add(loop, &c.out, msg)):
+        return conn_drop(loop, c, msg, CODE_UNAVAILABLE)
+    conn_queued(loop, c, size)
+    return CODE_OK
 
 
 cdef inline Msg* conn_frame(Loop* loop, const Conn* c, uint8_t opcode, size_t payload, size_t text,
@@ -313,11 +363,11 @@ cdef inline Msg* conn_frame(Loop* loop, const Conn* c, uint8_t opcode, size_t pa
 cdef inline void conn_answer(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
     """Queues a word of the engine's own. Its number is bounded: by max_refs, and by pausing what provokes it."""
     cdef uint32_t size
-    if msg == NULL:
+    if SE_RARE(msg == NULL):
         conn_kill(loop, c)
         return
     size = msg.size
-    if c.state == CONN_DEAD or not queue_add(loop, &c.out, msg):
+    if SE_RARE(c.state == CONN_DEAD) or SE_RARE(not queue_add(loop, &c.out, msg)):
         msg_free(&loop.mem, msg)
         return
     conn_queued(loop, c, size)
@@ -375,4 +425,4 @@ cdef inline void loop_flush(Loop* loop, uint32_t most) noexcept nogil:
         loop.dirty_head = c.out.next
         c.flags &= <uint16_t>~FLAG_DIRTY
         if not c.flags & FLAG_BLOCKED:
-            conn_flush(loop, c)
+            conn_write(loop, c)

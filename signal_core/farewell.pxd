@@ -1,12 +1,13 @@
-"""A drain: everybody is told to go elsewhere, and who stays is closed, evenly over the time that it takes. L4.
+"""How a loop takes leave, in a stop and in a drain. L4.
 
+In a drain everybody is told to go elsewhere, and who stays is closed, evenly over the time that it takes.
 The pace counts all that go, be it by themselves or not: at each moment no more are left than those for whom there is
 time left. So clients that leave at a moment of their own choice within the time are not hurried, and those that
 reconnect when they are closed arrive elsewhere at no more than so many in a second. Messages go on meanwhile.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from signal_core.accept cimport loop_shut
+from signal_core.accept cimport loop_drain, loop_shut
 from signal_core.answers cimport say_goaway
 from signal_core.conn cimport conn_close
 from signal_core.counters cimport C_CONNECTIONS, C_DRAINED
@@ -81,3 +82,33 @@ cdef inline void farewell_turn(Loop* loop) noexcept nogil:
 cdef inline bint farewell_has_work(const Loop* loop) noexcept nogil:
     """Whether there is work for the next iteration already."""
     return loop.farewell.on and (loop.farewell.behind or loop.farewell.told < loop.slab.used)
+
+
+cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
+    """While stopping: 1001 to those in the next slots, a bounded number at a time, be they free or not; 503 soon to
+    those not yet upgraded."""
+    cdef Conn* c
+    cdef int _i
+    for _i in range(FLUSHES_PER_TURN):
+        if loop.stop_cursor >= loop.slab.used:
+            return
+        c = slab_conn(&loop.slab, loop.stop_cursor)
+        loop.stop_cursor += 1
+        if c.state == CONN_OPEN or c.state == CONN_JOINING:
+            conn_close(loop, c, 1001)
+        elif c.state == CONN_HANDSHAKE or c.state == CONN_JUDGED:
+            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.answer_by)
+
+
+cdef inline bint loop_leaves(const Loop* loop) noexcept nogil:
+    """Of one that is shut: whether there are some to say goodbye to already."""
+    return (loop.stopping and loop.stop_cursor < loop.slab.used) or farewell_has_work(loop)
+
+
+cdef inline void loop_leave(Loop* loop) noexcept nogil:
+    """In each iteration, once shut: a drain's part, a stop's, and the listeners'."""
+    if loop.farewell.on:
+        farewell_turn(loop)
+    if loop.stopping:
+        loop_goodbye(loop)
+    loop_drain(loop)

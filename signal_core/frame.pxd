@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from signal_core.sys cimport SE_STATIC_ASSERT
+from signal_core.sys cimport SE_RARE, SE_STATIC_ASSERT
 from signal_core.utf8 cimport utf8_valid
 
 cdef extern from "se_simd.h" nogil:
@@ -82,22 +82,22 @@ cdef inline int frame_parse(const uint8_t* p, size_t n, uint64_t max_payload, Fr
     """
     cdef int head = 6
     cdef uint64_t length
-    cdef bint control
     if n == 0:
         return -2
-    if frame_first_is_bad(p[0]):
+    if <uint8_t>(p[0] - FRAME_FIN - OP_TEXT) > OP_BINARY - OP_TEXT and frame_first_is_bad(p[0]):
         return frame_refuse(out, CLOSE_PROTOCOL)
     if n == 1:
         return -2
-    control = p[0] & FRAME_CONTROL != 0
     length = p[1] & 127
-    if p[1] & FRAME_MASKED == 0 or (control and length >= FRAME_16):
+    if SE_RARE(p[1] & FRAME_MASKED == 0):
         return frame_refuse(out, CLOSE_PROTOCOL)
     if length >= FRAME_16:
+        if SE_RARE(p[0] & FRAME_CONTROL):
+            return frame_refuse(out, CLOSE_PROTOCOL)
         head = frame_long_length(p, n, &length)
         if head < 0:
             return frame_refuse(out, CLOSE_PROTOCOL) if head == -1 else -2
-    if length > max_payload and not control:
+    if SE_RARE(length > max_payload) and not p[0] & FRAME_CONTROL:
         return frame_refuse(out, CLOSE_TOO_BIG)
     if n < <size_t>head:
         return -2

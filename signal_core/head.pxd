@@ -5,7 +5,7 @@ from libc.string cimport memchr, memcmp, memset
 from signal_core.address cimport (
     ROOM_MAX, peer_run, peer_split, ref_valid, room_valid, se_token_run, uint_parse,
 )
-from signal_core.sys cimport SE_STATIC_ASSERT
+from signal_core.sys cimport SE_RARE, SE_STATIC_ASSERT
 
 cdef enum:
     VERB_NONE = 0
@@ -204,6 +204,7 @@ cdef inline int64_t head_line(const char* p, size_t n, Head* out) noexcept nogil
     out.verb = head_verb(p, word)
     if out.verb == VERB_NONE:
         return -1
+    out.has_payload = out.verb == VERB_TO or out.verb == VERB_PUB
     if word == n or p[word] != c" ":
         return head_options(p, n, word, out) if out.verb == VERB_PING else -1
     out.arg = p + word + 1
@@ -222,10 +223,14 @@ cdef inline int64_t head_line_to(const char* p, size_t n, Head* out) noexcept no
     if size == 0:
         return 0
     out.verb = VERB_TO
+    out.has_payload = 1
     out.arg = p + 3
     out.arg_len = <uint32_t>size
     out.node_len = <uint32_t>node_len
-    return head_options(p, n, 3 + size, out)
+    size += 3
+    if size == n or p[size] == c"\n":
+        return <int64_t>size
+    return head_options(p, n, size, out)
 
 
 cdef inline int head_parse(const char* buf, size_t n, Head* out) noexcept nogil:
@@ -239,17 +244,16 @@ cdef inline int head_parse(const char* buf, size_t n, Head* out) noexcept nogil:
     head_clear(out)
     size = head_line_to(buf, look, out)
     if size == 0:
-        if n > HEAD_MAX and memcmp(buf, b"AUTH ", 5) == 0:
+        if SE_RARE(n > HEAD_MAX) and memcmp(buf, b"AUTH ", 5) == 0:
             most = HEAD_MAX_AUTH
             look = n if n <= most else most + 1
         size = head_line(buf, look, out)
-    if size < 0 or size > <int64_t>most:
+    if SE_RARE(size < 0 or size > <int64_t>most):
         return head_bad(buf, n, out)
-    out.has_payload = out.verb == VERB_TO or out.verb == VERB_PUB
     if <size_t>size < n:
         size += 1   # LF
     out.payload = buf + size
     out.payload_len = n - <size_t>size
-    if out.payload_len and not out.has_payload:
+    if SE_RARE(out.payload_len and not out.has_payload):
         return head_bad(buf, n, out)
     return 1

@@ -13,11 +13,13 @@ cdef enum:
 
 cdef inline bint bucket_take(Loop* loop, Conn* c) noexcept nogil:
     """Whether one message more is within max-rate; takes its tokens. Where no rate is set there is no bucket."""
+    return loop.hub.set.rate == 0 or bucket_pay(loop, c)
+
+
+cdef inline bint bucket_pay(Loop* loop, Conn* c) noexcept nogil:
+    """As bucket_take, where a rate is set."""
     cdef uint64_t most = <uint64_t>loop.hub.set.burst * TOKEN, tokens = most
-    cdef Extra* extra
-    if loop.hub.set.rate == 0:
-        return True
-    extra = conn_extra(loop, c)
+    cdef Extra* extra = conn_extra(loop, c)
     if extra == NULL:
         return True
     if extra.filled:

@@ -26,7 +26,7 @@ from signal_core.natswire cimport (
 )
 from signal_core.natsout cimport subject_denied, ttls_refresh
 from signal_core.post cimport post_event
-from signal_core.presence cimport is_presence, presence_message, presence_up
+from signal_core.presence cimport LINK_LOOK, beat_patience, is_presence, presence_message, presence_up
 from signal_core.queue cimport WROTE_ALL, WROTE_NONE, queue_expire, queue_to_heap
 from signal_core.route cimport tell_peer
 from signal_core.state cimport (
@@ -34,7 +34,9 @@ from signal_core.state cimport (
     LINK_GREETING, LINK_IDLE, LINK_LOGIN, LINK_NAMING, LINK_SECURING, LINK_UP, Hub, Link, Loop,
 )
 from signal_core.subs cimport SID_NAME, SID_PEER, SID_PROBE, subs_confirm, subs_denied, subs_resume
-from signal_core.sys cimport EPOLL_CTL_MOD, se_load_relaxed, se_siphash13, se_store_relaxed, se_store_release
+from signal_core.sys cimport (
+    EPOLL_CTL_MOD, SE_RARE, se_load_relaxed, se_siphash13, se_store_relaxed, se_store_release,
+)
 from signal_core.tls cimport GOT_BLOCKED, GOT_NOTHING, link_recv, link_send_queued
 
 cdef enum:
@@ -299,11 +301,9 @@ cdef inline void link_read(Loop* loop) noexcept nogil:
         link.more = True
 
 
-cdef inline bint link_has_work(const Loop* loop) noexcept nogil:
-    """Whether there is work for the next iteration already: operations left over, subscriptions to be made again."""
-    cdef const Link* link = loop.linked
-    return link.more or (link.walks and not link.blocked) or (
-        link.state == LINK_UP and link.resume < link.subs_used and not link.blocked)
+cdef inline bint link_has_output(const Link* link) noexcept nogil:
+    """Whether link_flush has anything to do."""
+    return link.dirty or link.syncing or link.resume < link.subs_used
 
 
 cdef inline void link_flush(Loop* loop) noexcept nogil:
@@ -353,10 +353,35 @@ cdef inline void link_writable(Loop* loop) noexcept nogil:
             link_read(loop)
 
 
+cdef inline uint32_t link_patience_busy(const Loop* loop) noexcept nogil:
+    """As link_patience: operations left over, a cursor on its way, subscriptions to be made again. Of a blocked link,
+    up to the next look at what has waited too long."""
+    cdef const Link* link = loop.linked
+    cdef uint32_t gone = loop.tick - link.looked
+    cdef uint32_t ticks = LINK_LOOK
+    if link.again:
+        ticks = 1
+    elif link.state == LINK_UP:
+        ticks = beat_patience(link, loop.tick)
+    if link.more:
+        return 0
+    if not link.blocked:
+        return 0 if link.walks or (link.state == LINK_UP and link.resume < link.subs_used) else ticks
+    if gone >= BLOCKED_LOOK:
+        return 1
+    return ticks if ticks < BLOCKED_LOOK - gone else BLOCKED_LOOK - gone
+
+
 cdef inline uint32_t link_patience(const Loop* loop) noexcept nogil:
-    """Ticks that the loop of a blocked link may sleep: up to the next look at what has waited too long."""
-    cdef uint32_t gone = loop.tick - loop.linked.looked
-    return BLOCKED_LOOK - gone if gone < BLOCKED_LOOK else 1
+    """Ticks that the link's loop may sleep: up to the next heartbeat, LINK_LOOK at most; 0: there is work already."""
+    cdef const Link* link = loop.linked
+    if SE_RARE(link.more | link.blocked | link.again | link.walks):
+        return link_patience_busy(loop)
+    if link.state != LINK_UP:
+        return LINK_LOOK
+    if SE_RARE(link.resume < link.subs_used):
+        return 0
+    return beat_patience(link, loop.tick)
 
 
 cdef inline void link_tick(Loop* loop) noexcept nogil:

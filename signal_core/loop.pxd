@@ -15,7 +15,7 @@ the inbox and the input left over have a share of deliveries each: what one of t
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
-from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away, uncount_address
+from signal_core.accept cimport loop_accept, loop_look_again, loop_stop, turn_away, uncount_address
 from signal_core.answers cimport refs_due
 from signal_core.auth cimport auth_due, auth_refuse, auth_verdict
 from signal_core.conn cimport (
@@ -25,7 +25,7 @@ from signal_core.conn cimport (
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST, C_PINGS_SENT, C_STALLED, C_WAKES,
 )
-from signal_core.farewell cimport farewell_begin, farewell_has_work, farewell_turn
+from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
 from signal_core.frame cimport OP_PING
 from signal_core.gaps cimport gaps_tell
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
@@ -35,7 +35,7 @@ from signal_core.limits cimport (
     TIMERS_PER_TURN,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
-from signal_core.link cimport link_flush, link_has_work, link_patience, link_read, link_tick, link_writable
+from signal_core.link cimport link_flush, link_has_output, link_patience, link_read, link_tick, link_writable
 from signal_core.memory cimport (
     KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_NEWS, KIND_QUESTION, KIND_RECEIPT,
     KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO, KIND_VERDICT, Msg, msg_free, msg_text,
@@ -44,7 +44,7 @@ from signal_core.missed cimport missed_any
 from signal_core.natsout cimport link_queue
 from signal_core.news cimport news_flush, news_question, take_news
 from signal_core.post cimport is_payload, post_all, post_event
-from signal_core.presence cimport presence_ask, presence_patience, presence_tick, presence_walk, service_came
+from signal_core.presence cimport presence_ask, presence_tick, presence_walk, service_came
 from signal_core.queue cimport queue_clear
 from signal_core.rights cimport rights_release
 from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, take_room, take_to
@@ -60,10 +60,10 @@ from signal_core.state cimport (
 )
 from signal_core.subs cimport subs_await, subs_retry, subs_settle
 from signal_core.sys cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, epoll_event, epoll_wait, ioctl, read,
-    se_load_seqcst, se_now_ms, se_store_release, se_store_seqcst, se_sub_relaxed, send,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, SE_RARE, SIOCOUTQ, epoll_event, epoll_wait,
+    ioctl, read, se_load_seqcst, se_now_ms, se_store_release, se_store_seqcst, se_sub_relaxed, send,
 )
-from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_next, wheel_pop
+from signal_core.wheel cimport wheel_arm, wheel_next, wheel_pop
 
 
 # -- timers --
@@ -343,47 +343,34 @@ cdef inline void loop_reap(Loop* loop) noexcept nogil:
         slot = next_slot
 
 
-cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
-    """While stopping: 1001 to those in the next slots, a bounded number at a time, be they free or not; 503 soon to
-    those not yet upgraded."""
-    cdef Conn* c
-    cdef int _i
-    for _i in range(FLUSHES_PER_TURN):
-        if loop.stop_cursor >= loop.slab.used:
-            return
-        c = slab_conn(&loop.slab, loop.stop_cursor)
-        loop.stop_cursor += 1
-        if c.state == CONN_OPEN or c.state == CONN_JOINING:
-            conn_close(loop, c, 1001)
-        elif c.state == CONN_HANDSHAKE or c.state == CONN_JUDGED:
-            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.answer_by)
-
-
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
+    """Whether there is work for the next iteration already; the link's is told by link_patience."""
     return (loop.taken != NULL or loop.ready_used or loop.dirty_head != NO_SLOT or loop.told_head != NULL
-            or loop.dead != NO_SLOT or (loop.stopping and loop.stop_cursor < loop.slab.used)
-            or loop.overdue or farewell_has_work(loop) or (loop.linked != NULL and link_has_work(loop)))
+            or loop.dead != NO_SLOT or loop.overdue or (loop.shut and loop_leaves(loop)))
 
 
 cdef inline int loop_patience(Loop* loop) noexcept nogil:
     """Milliseconds to sleep at most: up to the beginning of the tick in which there is something to do."""
-    cdef uint32_t ticks
+    cdef uint32_t ticks, of_link
     if loop_has_work(loop):
         return 0
     ticks = wheel_next(&loop.wheel)
-    if loop.linked != NULL and ticks > presence_patience(loop):
-        ticks = presence_patience(loop)
-    if loop.linked != NULL and loop.linked.blocked and ticks > link_patience(loop):
-        ticks = link_patience(loop)
-    if (loop.shut or loop.looks_away) and ticks > 1:
+    if loop.linked != NULL:
+        of_link = link_patience(loop)
+        if of_link < ticks:
+            ticks = of_link
+    if SE_RARE(loop.shut or loop.looks_away) and ticks > 1:
         ticks = 1
     return <int>(ticks * TICK_MS - loop.late_ms) if ticks else 0
 
 
 cdef inline void loop_clock(Loop* loop) noexcept nogil:
-    cdef uint64_t ms = se_now_ms() - loop.hub.boot + loop.phase
-    loop.tick = <uint32_t>(ms // TICK_MS)
-    loop.late_ms = <uint32_t>(ms % TICK_MS)
+    cdef uint64_t now = se_now_ms(), ms
+    if now - loop.tick_began >= TICK_MS:
+        ms = now - loop.hub.boot + loop.phase
+        loop.tick = <uint32_t>(ms // TICK_MS)
+        loop.tick_began = now - ms % TICK_MS
+    loop.late_ms = <uint32_t>(now - loop.tick_began)
 
 
 cdef inline int loop_wait(Loop* loop) noexcept nogil:
@@ -411,7 +398,7 @@ cdef inline void loop_write(Loop* loop) noexcept nogil:
     if loop.told_head != NULL:
         loop_tell_all(loop)
         loop_flush(loop, FLUSHES_PER_TURN)
-    if loop.linked != NULL:
+    if loop.linked != NULL and link_has_output(loop.linked):
         link_flush(loop)
 
 
@@ -426,6 +413,19 @@ cdef inline void loop_reclaim(Loop* loop) noexcept nogil:
             oldest = seen
     seen = se_load_seqcst(&hub.loops[SERVICE_LOOP].seen)
     loop.overdue = not table_reclaim(&hub.rooms, seen if seen < oldest else oldest, RECLAIMS_PER_TURN)
+
+
+cdef inline void loop_linked(Loop* loop, bint ticked) noexcept nogil:
+    """Of the link's loop, in each iteration: what is done each tick, and what is left over of that."""
+    if ticked:
+        link_tick(loop)
+        presence_tick(loop)
+        subs_retry(loop)
+        loop_reclaim(loop)
+    elif SE_RARE(loop.overdue):
+        loop_reclaim(loop)
+    if SE_RARE(loop.linked.walks):
+        presence_walk(loop)
 
 
 cdef inline void loop_iterate(Loop* loop) noexcept nogil:
@@ -448,27 +448,18 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
             loop_look_again(loop)
         if missed_any(&loop.missed):
             gaps_tell(loop)
-    if loop.farewell.on:
-        farewell_turn(loop)
-    if loop.stopping:
-        loop_goodbye(loop)
-    if loop.shut:
-        loop_drain(loop)
-    if loop.linked != NULL and loop.tick != before:
-        link_tick(loop)
-        presence_tick(loop)
-        subs_retry(loop)
-        loop_reclaim(loop)
-    elif loop.overdue:
-        loop_reclaim(loop)
-    if loop.linked != NULL and loop.linked.walks:
-        presence_walk(loop)
-    news_flush(loop)
+    if SE_RARE(loop.shut):
+        loop_leave(loop)
+    if loop.linked != NULL:
+        loop_linked(loop, loop.tick != before)
+    if loop.news.count:
+        news_flush(loop)
     loop_write(loop)
     if loop.dead != NO_SLOT:
         loop_reap(loop)
         news_flush(loop)
-    post_all(loop)
+    if loop.nposted:
+        post_all(loop)
 
 
 cdef inline bint loop_is_over(const Loop* loop) noexcept nogil:

@@ -34,8 +34,8 @@ cdef struct Packet:           # points into the reader's buffer; valid while tha
 
 cdef inline uint32_t expiry(const Loop* loop, int64_t ttl_ms) noexcept nogil:
     """The last tick at which a message may be written; the engine's ttl where none was given (-1)."""
-    cdef int64_t ms = ttl_ms if ttl_ms >= 0 else loop.hub.set.ttl_ms
-    return loop.tick + <uint32_t>(ms // TICK_MS) + 1
+    cdef uint32_t ms = <uint32_t>ttl_ms if ttl_ms >= 0 else loop.hub.set.ttl_ms
+    return loop.tick + ms // TICK_MS + 1
 
 
 cdef inline uint8_t* put_option(uint8_t* out, const char* name, size_t name_n, const char* value,

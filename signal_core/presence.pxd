@@ -413,14 +413,10 @@ cdef inline void presence_tick(Loop* loop) noexcept nogil:
             node_lost(loop, <uint16_t>i)
 
 
-cdef inline uint32_t presence_patience(const Loop* loop) noexcept nogil:
-    """Ticks that the loop may sleep: up to the next heartbeat, LINK_LOOK at most."""
-    cdef const Link* link = loop.linked
-    if link.again or (link.state == LINK_UP and link.beat_due <= loop.tick + 1):
-        return 1
-    if link.state == LINK_UP and link.beat_due - loop.tick < LINK_LOOK:
-        return link.beat_due - loop.tick
-    return LINK_LOOK
+cdef inline uint32_t beat_patience(const Link* link, uint32_t tick) noexcept nogil:
+    """Of a link that is up, ticks to the next heartbeat: 1 at least, LINK_LOOK at most."""
+    cdef uint32_t ticks = link.beat_due - tick if link.beat_due > tick else 1
+    return ticks if ticks < LINK_LOOK else LINK_LOOK
 
 
 cdef inline bint presence_sub(Loop* loop, const char* what, const char* tail, size_t n, uint64_t sid) noexcept nogil:

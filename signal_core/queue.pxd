@@ -38,6 +38,17 @@ cdef inline void loop_tell(Loop* loop, Msg* msg, uint8_t code) noexcept nogil:
     loop.told_tail = msg
 
 
+cdef inline void queue_append(Queue* q, Out* place, uint32_t size) noexcept nogil:
+    place.next = NULL
+    if q.head == NULL:
+        q.head = place
+    else:
+        q.tail.next = place
+    q.tail = place
+    q.bytes += size
+    q.count += 1
+
+
 cdef inline bint queue_add(Loop* loop, Queue* q, Msg* msg) noexcept nogil:
     """At the end. The queue holds the message from here on; False without memory (it does not)."""
     cdef Out* place = &msg.self
@@ -46,15 +57,8 @@ cdef inline bint queue_add(Loop* loop, Queue* q, Msg* msg) noexcept nogil:
         if place == NULL:
             return False
         place.msg = msg
-    place.next = NULL
     msg.refs += 1
-    if q.head == NULL:
-        q.head = place
-    else:
-        q.tail.next = place
-    q.tail = place
-    q.bytes += msg.size
-    q.count += 1
+    queue_append(q, place, msg.size)
     if msg.flags & MSG_COUNTED:
         loop.n[C_IN_FLIGHT] += 1
     else:
@@ -62,23 +66,36 @@ cdef inline bint queue_add(Loop* loop, Queue* q, Msg* msg) noexcept nogil:
     return True
 
 
-cdef inline void queue_pop(Loop* loop, Queue* q, int counter, uint8_t code) noexcept nogil:
-    """Takes the head off, whose fate is counted under `counter` and told as `code`."""
-    cdef Out* place = q.head
+cdef inline void queue_settle(Loop* loop, Out* place, int counter, uint8_t code) noexcept nogil:
+    """Counts the fate of what was taken off under `counter`, and tells it as `code`."""
     cdef Msg* msg = place.msg
-    q.head = place.next
-    q.bytes -= msg.size - q.offset
-    q.offset = 0
-    q.count -= 1
     if msg.flags & MSG_COUNTED:
         loop.n[C_IN_FLIGHT] -= 1
         loop.n[counter] += 1
-    else:
-        q.answers -= 1
     if msg.tell == TELL_NOBODY or (msg.kind == KIND_NATS and code == CODE_OK):
         msg_unref(&loop.mem, place)
     else:
         loop_tell(loop, msg, code)
+
+
+cdef inline void queue_pop(Loop* loop, Queue* q, int counter, uint8_t code) noexcept nogil:
+    """Takes the head off, whose fate is counted under `counter` and told as `code`."""
+    cdef Out* place = q.head
+    q.head = place.next
+    q.bytes -= place.msg.size - q.offset
+    q.offset = 0
+    q.count -= 1
+    if not place.msg.flags & MSG_COUNTED:
+        q.answers -= 1
+    queue_settle(loop, place, counter, code)
+
+
+cdef inline void queue_pop_only(Loop* loop, Queue* q) noexcept nogil:
+    """As queue_pop, of the one message of a queue, which is written."""
+    cdef Out* place = q.head
+    q.head = q.tail = NULL
+    q.bytes = q.count = q.answers = 0
+    queue_settle(loop, place, C_WRITTEN, CODE_OK)
 
 
 cdef inline void queue_clear(Loop* loop, Queue* q, int counter, uint8_t code) noexcept nogil:

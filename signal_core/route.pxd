@@ -7,23 +7,27 @@ that the message is with a queue, an inbox or the link, and that its fate will b
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport local_parse
-from signal_core.answers cimport hello_new, ref_find, ref_finish, say, say_goaway
-from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_id, conn_of, conn_resume
+from signal_core.answers cimport hello_new, ref_finish, say, say_goaway
+from signal_core.conn cimport (
+    BLOCKED_LOOK, conn_answer, conn_deliver, conn_id, conn_of, conn_queued, conn_resume, is_late,
+)
 from signal_core.counters cimport (
-    C_ATTEMPTED, C_DROPPED_INBOX, C_LISTENERS, C_MEMBERSHIPS, C_PRESENCE_LOST, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
+    C_ATTEMPTED, C_DROPPED_INBOX, C_IN_FLIGHT, C_LISTENERS, C_MEMBERSHIPS, C_PRESENCE_LOST, C_ROOMS, C_ROOMS_REFUSED,
+    C_TAKEN,
 )
 from signal_core.gaps cimport gap_note
 from signal_core.identity cimport conn_places
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport LOOP_BITS_WORDS, SERVICE_LOOP
 from signal_core.memory cimport (
-    KIND_ASK, KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, msg_copy,
-    msg_free, msg_new_heap, msg_set_text, msg_text,
+    KIND_ASK, KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, Out, msg_copy,
+    msg_free, msg_new_heap, msg_set_text, msg_text, place_new,
 )
 from signal_core.natsout cimport nats_publish, nats_receipt, nats_refuses
 from signal_core.news cimport news_add
 from signal_core.packet cimport Packet, packet_frame
 from signal_core.post cimport loop_of, post, post_has_room, post_receipt, post_sync, sync_new
+from signal_core.queue cimport queue_append
 from signal_core.rooms cimport (
     MARK_LISTENS, MARK_NONE, NO_ROOM, Member, Place, places_of, room_join, room_leave, room_member, rooms_add,
     rooms_find, rooms_find_serial, rooms_remove,
@@ -32,14 +36,14 @@ from signal_core.roomtable cimport (
     Audience, RoomEntry, room_hash, table_enter, table_exit, table_find, table_listen, table_unlisten, table_unmark,
 )
 from signal_core.slab cimport (
-    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, Conn, Extra, Ref, slab_cold, slab_conn,
-    slab_find,
+    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, NO_SLOT, Conn, Extra, slab_cold,
+    slab_conn, slab_find,
 )
 from signal_core.state cimport (
     CLUSTER_OFF, CLUSTER_UP, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS,
     CODE_UNAVAILABLE, Hub, Loop,
 )
-from signal_core.sys cimport SE_PREFETCH, se_load_acquire, se_load_relaxed, se_load_seqcst
+from signal_core.sys cimport SE_PREFETCH, SE_RARE, se_load_acquire, se_load_relaxed, se_load_seqcst
 from signal_core.wheel cimport wheel_arm, wheel_arm_by
 
 cdef enum:
@@ -98,17 +102,38 @@ cdef inline uint8_t route_peer(Loop* loop, const char* peer, uint32_t n, uint32_
 
 
 cdef inline void fan_out(Loop* loop, uint32_t index, Msg* msg) noexcept nogil:
-    """To the members on this loop but the message's origin. The caller holds the message."""
-    cdef Member* members = loop.rooms.rooms[index].members
-    cdef uint32_t i, n = loop.rooms.rooms[index].count
-    cdef uint64_t me = (<uint64_t>loop.index) << 56
+    """To the members on this loop but the message's origin. The caller holds the message.
+
+    What needs a second look goes the way of a single delivery; of the others all is counted at the end.
+    """
+    cdef const Member* members = loop.rooms.rooms[index].members
+    cdef uint32_t i, slot, queued = 0, n = loop.rooms.rooms[index].count
+    cdef uint32_t origin = <uint32_t>(msg.origin >> 32) & 0xffffff if msg.origin >> 56 == loop.index else NO_SLOT
+    cdef uint32_t size = msg.size
+    cdef bint late = is_late(loop, msg)
+    cdef Out* place
     cdef Conn* c
+    msg.refs += n
     for i in range(n):
         if i + AHEAD < n:
             SE_PREFETCH(slab_conn(&loop.slab, members[i + AHEAD].slot))
-        c = slab_conn(&loop.slab, members[i].slot)
-        if c.state == CONN_OPEN and (me | (<uint64_t>c.slot << 32) | c.tag) != msg.origin:
+        slot = members[i].slot
+        c = slab_conn(&loop.slab, slot)
+        if SE_RARE(c.state != CONN_OPEN or (slot == origin and c.tag == <uint32_t>msg.origin)):
+            continue
+        place = NULL
+        if not SE_RARE(c.flags & FLAG_BLOCKED or late):
+            place = place_new(&loop.mem)
+        if SE_RARE(place == NULL):
             conn_deliver(loop, c, msg)
+            continue
+        place.msg = msg
+        queue_append(&c.out, place, size)
+        queued += 1
+        conn_queued(loop, c, size)
+    msg.refs -= n - queued
+    loop.n[C_ATTEMPTED] += queued
+    loop.n[C_IN_FLIGHT] += queued
 
 
 cdef inline void fan_out_held(Loop* loop, uint32_t index, Msg* msg) noexcept nogil:
@@ -219,14 +244,10 @@ cdef inline void take_receipt(Loop* loop, uint64_t id, uint8_t code, const char*
     """For a connection of this loop; an empty ref stands for a room of its URL, or for what was answered before NATS
     denied it."""
     cdef Conn* c = conn_of(loop, id)
-    cdef Ref* owed
-    cdef uint32_t room = 0
+    cdef uint32_t room
     if n:
-        owed = NULL if c == NULL else ref_find(loop, c, ref, n)
-        if owed != NULL:
-            room = owed.room
-        ref_finish(loop, c, ref, n, code)
-        if room and code == CODE_OK:
+        room = ref_finish(loop, c, ref, n, code)
+        if SE_RARE(room and code == CODE_OK):
             listen_ask(loop, conn_of(loop, id), room - 1)
         return
     c = slab_find(&loop.slab, <uint32_t>(id >> 32) & 0xffffff, <uint32_t>id)
@@ -264,10 +285,14 @@ cdef inline void loop_tell_all(Loop* loop) noexcept nogil:
 cdef inline int await_nats(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, uint32_t ref_len) noexcept nogil:
     """Asks the link for a receipt to `id` once NATS has the subscription: AWAIT_IT, AWAIT_NOTHING where it has it or
     there is none, AWAIT_FAILED without memory."""
-    cdef Msg* msg
     if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or se_load_acquire(&entry.confirmed):
         return AWAIT_NOTHING
-    msg = msg_new_heap(&loop.mem, entry.size + ref_len, KIND_AWAIT)
+    return await_link(loop, id, entry, ref, ref_len)
+
+
+cdef inline int await_link(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, uint32_t ref_len) noexcept nogil:
+    """As await_nats, where NATS has it not."""
+    cdef Msg* msg = msg_new_heap(&loop.mem, entry.size + ref_len, KIND_AWAIT)
     if msg == NULL:
         return AWAIT_FAILED
     msg.target = id

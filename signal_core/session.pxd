@@ -16,8 +16,7 @@ from signal_core.counters cimport (
     C_REFUSED_UNAVAILABLE, C_ROUTED,
 )
 from signal_core.frame cimport (
-    OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, OP_TEXT, Frame, close_code_of, frame_parse,
-    frame_unmask,
+    FRAME_CONTROL, OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, Frame, close_code_of, frame_parse, frame_unmask,
 )
 from signal_core.head cimport VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
 from signal_core.identity cimport conn_user, may_publish, may_send, may_sub
@@ -32,13 +31,14 @@ from signal_core.route cimport (
 )
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JUDGED, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE, FLAG_LAST,
-    FLAG_LIMITED, FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, slab_cold,
+    FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, Buffer, Conn, Extra,
+    slab_cold,
 )
 from signal_core.state cimport (
     AUTH_OFF, CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
     CODE_UNAVAILABLE, Loop,
 )
-from signal_core.sys cimport EAGAIN, EINTR, errno, recv
+from signal_core.sys cimport EAGAIN, EINTR, SE_RARE, errno, recv
 from signal_core.upgrade cimport Upgrade, upgrade_parse
 from signal_core.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 
@@ -74,14 +74,14 @@ cdef inline uint8_t not_allowed(Loop* loop) noexcept nogil:
 cdef inline void packet_fill(Loop* loop, Conn* c, const Head* head, bint binary, char* me,
                              Packet* p) noexcept nogil:
     """`me`: PEER_TEXT bytes that live as long as the packet."""
-    cdef uint32_t user_n = 0
-    cdef const char* user = conn_user(loop, c, &user_n)
     put_peer(<uint8_t*>me, loop.hub, conn_id(loop, c))
     p[0] = Packet(
         origin=conn_id(loop, c), sender=me, sender_len=loop.hub.node_len + 1 + LOCAL_TEXT, ref=head.ref,
-        ref_len=head.ref_len, re=head.re, re_len=head.re_len, user=user, user_len=user_n,
+        ref_len=head.ref_len, re=head.re, re_len=head.re_len, user=NULL, user_len=0,
         payload=<const uint8_t*>head.payload, size=head.payload_len, binary=binary, remote=False,
         expires=expiry(loop, head.ttl_ms), ttl_ms=head.ttl_ms, tell=TELL_NOBODY, tell_text=NULL, tell_len=0)
+    if SE_RARE(c.flags & FLAG_USER):
+        p.user = conn_user(loop, c, &p.user_len)
 
 
 cdef inline uint32_t ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept nogil:
@@ -97,7 +97,7 @@ cdef inline void do_to(Loop* loop, Conn* c, const Head* head, bint binary) noexc
     cdef Packet p
     cdef uint8_t code = CODE_OK
     packet_fill(loop, c, head, binary, me, &p)
-    if c.flags & FLAG_LIMITED and not may_send(loop, c):
+    if SE_RARE(c.flags & FLAG_LIMITED) and not may_send(loop, c):
         code = not_allowed(loop)
     elif head.ref_len:
         p.tell = TELL_PEER
@@ -206,36 +206,36 @@ cdef inline void session_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil
     conn_fail(loop, c, code)
 
 
-cdef inline void session_fragment(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
-    """A data frame of a fragmented message."""
+cdef inline Buffer* session_fragment(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
+    """A data frame of a fragmented message, which is returned with the last; FLAG_BINARY says what it is."""
     cdef Extra* extra = conn_extra(loop, c)
     cdef Buffer* message
     cdef size_t n = <size_t>f.length
-    cdef bint binary
     if extra == NULL:
         conn_fail(loop, c, 1011)
-        return
+        return NULL
     message = buffer_grown(loop, extra.message, (0 if extra.message == NULL else extra.message.used) + n + 1,
                            loop.hub.set.max_message + 1)
     if message == NULL:
         conn_fail(loop, c, <uint16_t>loop.input_code)
-        return
+        return NULL
     extra.message = message
+    c.flags |= FLAG_PARTS
     if f.opcode != OP_CONT:
         c.utf8 = UTF8_ACCEPT
         c.flags = <uint16_t>(c.flags | FLAG_BINARY if f.opcode == OP_BINARY else c.flags & ~FLAG_BINARY)
     memcpy(message.data + message.used, p, n)
     message.used += <uint32_t>n
-    binary = c.flags & FLAG_BINARY
-    if not binary:
+    if not c.flags & FLAG_BINARY:
         c.utf8 = <uint8_t>utf8_feed(c.utf8, p, n)
         if c.utf8 == UTF8_REJECT or (f.fin and c.utf8 != UTF8_ACCEPT):
             session_fail(loop, c, 1007)
-            return
-    if f.fin:
-        extra.message = NULL
-        session_message(loop, c, message.data, message.used, binary)
-        buffer_free(loop, message)
+            return NULL
+    if not f.fin:
+        return NULL
+    extra.message = NULL
+    c.flags &= <uint16_t>~FLAG_PARTS
+    return message
 
 
 cdef inline void session_close(Loop* loop, Conn* c, const uint8_t* p, size_t n) noexcept nogil:
@@ -263,35 +263,45 @@ cdef inline void session_ping(Loop* loop, Conn* c, const uint8_t* p, size_t n) n
     conn_answer(loop, c, msg)
 
 
-cdef inline bint has_fragments(Loop* loop, const Conn* c) noexcept nogil:
-    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
-    return extra != NULL and extra.message != NULL
+cdef inline void session_control(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
+    if f.opcode == OP_CLOSE:
+        session_close(loop, c, p, <size_t>f.length)
+    elif f.opcode == OP_PING and c.state != CONN_CLOSING:
+        session_ping(loop, c, p, <size_t>f.length)
 
 
 cdef inline void session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p) noexcept nogil:
     """One whole frame, unmasked."""
     cdef size_t n = <size_t>f.length
-    if f.opcode == OP_CLOSE:
-        session_close(loop, c, p, n)
-    elif c.state == CONN_CLOSING or f.opcode == OP_PONG:
+    cdef bint binary = f.opcode == OP_BINARY
+    cdef Buffer* message = NULL
+    if f.opcode & FRAME_CONTROL:
+        session_control(loop, c, f, p)
         return
-    elif f.opcode == OP_PING:
-        session_ping(loop, c, p, n)
-    elif (f.opcode == OP_CONT) != has_fragments(loop, c):
-        session_fail(loop, c, 1002)
-    elif f.fin and f.opcode != OP_CONT:
-        if f.opcode == OP_TEXT and not utf8_valid(p, n):
-            session_fail(loop, c, 1007)
-        else:
-            session_message(loop, c, p, n, f.opcode == OP_BINARY)
-    else:
-        session_fragment(loop, c, f, p)
+    if SE_RARE(c.state == CONN_CLOSING):
+        return
+    if SE_RARE(c.flags & FLAG_PARTS or not f.fin or f.opcode == OP_CONT):
+        if (f.opcode == OP_CONT) != (c.flags & FLAG_PARTS != 0):
+            session_fail(loop, c, 1002)
+            return
+        message = session_fragment(loop, c, f, p)
+        if message == NULL:
+            return
+        p = message.data
+        n = message.used
+        binary = c.flags & FLAG_BINARY
+    elif not binary and SE_RARE(not utf8_valid(p, n)):
+        session_fail(loop, c, 1007)
+        return
+    session_message(loop, c, p, n, binary)
+    if SE_RARE(message != NULL):
+        buffer_free(loop, message)
 
 
 cdef inline uint64_t session_allowance(Loop* loop, const Conn* c) noexcept nogil:
     """Bytes that the next data frame may have."""
     cdef uint64_t most = loop.hub.set.max_message
-    if has_fragments(loop, c):
+    if SE_RARE(c.flags & FLAG_PARTS):
         most -= slab_cold(&loop.slab, c.slot).extra.message.used
     return most
 
@@ -374,13 +384,10 @@ cdef inline void session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t
 
 cdef inline void session_continue(Loop* loop, Conn* c) noexcept nogil:
     """Its next turn, with input that was left over."""
-    cdef uint64_t need = 0
-    cdef size_t done
     c.flags &= <uint16_t>~FLAG_READY
     if c.state == CONN_DEAD or c.flags & FLAG_PAUSED or c.pending == NULL:
         return
-    done = session_feed(loop, c, c.pending.data, c.pending.used, &need)
-    session_keep(loop, c, c.pending.data + done, c.pending.used - done, need)
+    session_input(loop, c, c.pending.data, c.pending.used, c.pending.used)
 
 
 cdef inline ssize_t session_recv(Loop* loop, Conn* c, void* p, size_t n) noexcept nogil:

@@ -37,6 +37,8 @@ cdef enum:
     FLAG_LEAVING = 256        # closed by a drain: counted in Farewell.leaving
     FLAG_GAP = 512            # deliveries to it were dropped that it is to hear of with what is written next
 
+    FLAG_PARTS = 2048         # Extra.message holds the first frames of a message
+
     FLAG_USER = 4096          # it has a user: its first place is the room `@<user>`
     FLAG_LIMITED = 8192       # Extra.rights bound it
     FLAG_RENEWING = 16384     # an AUTH of its awaits the decision

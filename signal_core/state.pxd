@@ -14,7 +14,7 @@ from signal_core.missed cimport Missed
 from signal_core.rights cimport Rights
 from signal_core.rooms cimport Rooms
 from signal_core.roomtable cimport Audience, RoomEntry, RoomTable
-from signal_core.slab cimport Queue, Slab
+from signal_core.slab cimport Conn, Queue, Slab
 from signal_core.sys cimport epoll_event, iovec, pthread_t
 from signal_core.wheel cimport Wheel
 
@@ -177,11 +177,13 @@ cdef struct Link:
     uint32_t heard                # tick of the last byte received
     uint32_t pinged               # pings sent
     uint32_t ponged               # pongs received
+    bint more                     # operations are left over from the last iteration
     bint blocked                  # EPOLLOUT is armed
+    bint again                    # a question was put off to the next tick
+    uint32_t walks                # nodes whose cursor is on its way
     uint32_t looked               # tick of the last look for what has waited too long
     bint dirty                    # something waits to be written
     bint syncing                  # SUBs were written since the last PING
-    bint more                     # operations are left over from the last iteration
     bint asked                    # a keepalive PING is unanswered
     void* tls                     # session of OpenSSL; NULL: none
     Msg* line                     # CONNECT, until the TLS handshake is done
@@ -220,8 +222,6 @@ cdef struct Link:
     Node* nodes                   # by place; 0 stands for all nodes
     uint32_t nodes_used
     uint32_t nodes_size
-    uint32_t walks                # nodes whose cursor is on its way
-    bint again                    # a question was put off to the next tick
     bint torn                     # presence for NATS was dropped since the last heartbeat
     uint32_t beat_due             # tick of the next heartbeat
     uint64_t told_epoch           # that it told
@@ -243,6 +243,7 @@ cdef struct Loop:
     uint32_t tick                 # now, in TICK_MS since the hub's boot
     uint32_t phase                # ms by which its ticks are early, so that not all loops fire timers at one moment
     uint32_t late_ms              # since the tick began
+    uint64_t tick_began           # at this time, ms
     int epoll
     int reserve                   # a descriptor kept to answer 503 with
     int listeners[16]
@@ -259,7 +260,7 @@ cdef struct Loop:
     uint32_t stop_cursor          # next slot to say goodbye to
     Mem mem
     uint32_t dirty_head           # slots of queues to write
-    uint32_t dirty_tail
+    Conn* dirty_tail
     uint32_t* ready               # slots with input left over
     uint32_t ready_used
     uint32_t ready_size

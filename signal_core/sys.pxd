@@ -7,6 +7,7 @@ cdef extern from "se_sys.h" nogil:
     void SE_STATIC_ASSERT(bint x)
     void SE_ASSERT(bint x)
     void SE_PREFETCH(const void* p)
+    bint SE_RARE(bint x)
     int se_own_descriptors(int* keep, size_t n)
     int se_refuse_syns(int listener)
     int se_thread_start(pthread_t* thread, void* (*body)(void*) noexcept nogil, void* argument, const char* name)

@@ -32,6 +32,16 @@
 #define SE_STATIC_ASSERT(x) _Static_assert(x, #x)
 #define SE_PREFETCH(p) __builtin_prefetch(p)
 
+/* A condition that hardly ever holds: what is done then is compiled apart, and not inlined. */
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_expect_with_probability)
+#define SE_RARE(x) __builtin_expect_with_probability(!!(x), 0, 1.0)
+#endif
+#endif
+#ifndef SE_RARE
+#define SE_RARE(x) __builtin_expect(!!(x), 0)
+#endif
+
 #ifdef SE_DEBUG
 #define SE_ASSERT(x)                                                                      \
     do {                                                                                  \
