@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from signal_core.address cimport id_make, put_uint
 from signal_core.backlog cimport BLOCKED_COST, MESSAGE_COST, backlog_cost, backlog_has_room, backlog_trim
 from signal_core.counters cimport (
@@ -17,8 +17,8 @@ from signal_core.queue cimport (
 )
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_DONE, FLAG_GAP,
-    FLAG_LAST, FLAG_LEAVING, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Conn, Cold, Extra, slab_cold, slab_conn,
-    slab_find,
+    FLAG_LAST, FLAG_LEAVING, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, FLAG_WHOLE, NO_SLOT, Brief, Conn, Cold, Extra,
+    slab_cold, slab_conn, slab_extra, slab_find,
 )
 from signal_core.state cimport CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
 from signal_core.sys cimport (
@@ -44,11 +44,28 @@ cdef inline Conn* conn_of(Loop* loop, uint64_t id) noexcept nogil:
 
 
 cdef inline Extra* conn_extra(Loop* loop, Conn* c) noexcept nogil:
-    """Made at first need; NULL without memory."""
+    """Made at first need, which moves its Brief; NULL without memory."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
-    if cold.extra == NULL:
-        cold.extra = <Extra*>calloc(1, sizeof(Extra))
-    return cold.extra
+    cdef Extra* whole
+    cdef size_t known
+    if c.flags & FLAG_WHOLE:
+        return <Extra*>cold.brief
+    known = sizeof(Brief) if cold.brief != NULL else 0
+    whole = <Extra*>realloc(cold.brief, sizeof(Extra))
+    if whole == NULL:
+        return NULL
+    memset(<char*>whole + known, 0, sizeof(Extra) - known)
+    cold.brief = &whole.brief
+    c.flags |= FLAG_WHOLE
+    return whole
+
+
+cdef inline Brief* conn_brief(Loop* loop, Conn* c) noexcept nogil:
+    """Made at first need; valid until conn_extra. NULL without memory."""
+    cdef Cold* cold = slab_cold(&loop.slab, c.slot)
+    if cold.brief == NULL:
+        cold.brief = <Brief*>calloc(1, sizeof(Brief))
+    return cold.brief
 
 
 cdef inline void conn_watch(Loop* loop, Conn* c) noexcept nogil:
@@ -153,7 +170,7 @@ cdef inline void conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept nogil
 
 cdef inline void conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
     """Tells it how many deliveries it missed, now that it can be told."""
-    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    cdef Extra* extra = slab_extra(&loop.slab, c)
     cdef char text[20]
     cdef size_t n
     cdef uint8_t* body
@@ -197,7 +214,7 @@ cdef inline void conn_expire(Loop* loop, Conn* c) noexcept nogil:
     cdef uint32_t count = c.out.count
     queue_expire(loop, &c.out)
     loop.n[C_BACKLOG_BYTES] -= before - backlog_cost(&c.out)
-    slab_cold(&loop.slab, c.slot).extra.gap += count - c.out.count
+    slab_extra(&loop.slab, c).gap += count - c.out.count
 
 
 cdef inline bint socket_say_last(Loop* loop, int fd, const char* text, size_t n) noexcept nogil:
@@ -233,7 +250,7 @@ cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:
     if c.flags & FLAG_BLOCKED:
         loop.n[C_BACKLOG_BYTES] -= cost - backlog_cost(&c.out)
         if before != c.out.bytes:
-            slab_cold(&loop.slab, c.slot).extra.progress = loop.tick
+            slab_extra(&loop.slab, c).progress = loop.tick
     if loop.n[C_DROPPED_EXPIRED] != expired:
         conn_missed(loop, c, loop.n[C_DROPPED_EXPIRED] - expired)
     if wrote == WROTE_ALL:
@@ -281,7 +298,7 @@ cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
         code = CODE_EXPIRED
     elif not conn_has_room(loop, c, size):
         loop.n[C_DROPPED_SLOW_PEER] += 1
-        slab_cold(&loop.slab, c.slot).extra.gap += 1 + msg.ttl_end
+        slab_extra(&loop.slab, c).gap += 1 + msg.ttl_end
         code = CODE_SLOW_PEER
     elif not queue_add(loop, &c.out, msg):
         loop.n[C_DROPPED_MEMORY] += 1

@@ -29,7 +29,7 @@ cdef inline const char* conn_user(Loop* loop, Conn* c, uint32_t* n) noexcept nog
 
 cdef inline Rights* conn_rights(Loop* loop, const Conn* c) noexcept nogil:
     """NULL: everything is allowed."""
-    return slab_cold(&loop.slab, c.slot).extra.rights if c.flags & FLAG_LIMITED else NULL
+    return slab_cold(&loop.slab, c.slot).brief.rights if c.flags & FLAG_LIMITED else NULL
 
 
 cdef inline bint may_sub(Loop* loop, const Conn* c, const char* room, size_t n) noexcept nogil:

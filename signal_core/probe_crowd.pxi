@@ -87,7 +87,7 @@ cdef class Crowd:
         self.conns = conns
         se_malloc_steadily()
         self.hub = <Hub*>pages_new(sizeof(Hub))
-        if self.hub == NULL or not table_init(&self.hub.rooms):
+        if self.hub == NULL or not table_init(&self.hub.rooms, loops):
             raise MemoryError
         self.hub.set.max_rooms = 1 << 10
         self.hub.set.ping = ping

@@ -32,7 +32,7 @@ from signal_core.route cimport (
 )
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JUDGED, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE, FLAG_LAST,
-    FLAG_LIMITED, FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, slab_cold,
+    FLAG_LIMITED, FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, slab_extra,
 )
 from signal_core.state cimport (
     AUTH_OFF, CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
@@ -264,7 +264,7 @@ cdef inline void session_ping(Loop* loop, Conn* c, const uint8_t* p, size_t n) n
 
 
 cdef inline bint has_fragments(Loop* loop, const Conn* c) noexcept nogil:
-    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    cdef Extra* extra = slab_extra(&loop.slab, c)
     return extra != NULL and extra.message != NULL
 
 
@@ -292,7 +292,7 @@ cdef inline uint64_t session_allowance(Loop* loop, const Conn* c) noexcept nogil
     """Bytes that the next data frame may have."""
     cdef uint64_t most = loop.hub.set.max_message
     if has_fragments(loop, c):
-        most -= slab_cold(&loop.slab, c.slot).extra.message.used
+        most -= slab_extra(&loop.slab, c).message.used
     return most
 
 

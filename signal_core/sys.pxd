@@ -1,6 +1,6 @@
 """What the data path asks of the kernel and the C library, and nothing else. L0."""
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "se_sys.h" nogil:
     ctypedef unsigned long pthread_t
@@ -28,6 +28,8 @@ cdef extern from "se_atomic.h" nogil:
     uint64_t se_or_seqcst(uint64_t* p, uint64_t v)
     uint64_t se_and_seqcst(uint64_t* p, uint64_t v)
     uint64_t se_swap_seqcst(uint64_t* p, uint64_t v)
+    uint8_t se_load8_acquire(const uint8_t* p)
+    void se_store8_release(uint8_t* p, uint8_t v)
     bint se_cas_relaxed(uint64_t* p, uint64_t* expected, uint64_t v)
     void* se_pointer_acquire(void** p)
     void se_pointer_release(void** p, void* v)
