@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from signal_core.address cimport id_make, put_uint
 from signal_core.backlog cimport BLOCKED_COST, MESSAGE_COST, backlog_cost, backlog_has_room, backlog_trim
 from signal_core.counters cimport (
@@ -22,8 +22,8 @@ from signal_core.slab cimport (
 )
 from signal_core.state cimport CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
 from signal_core.sys cimport (
-    EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, close, epoll_ctl, epoll_event, send,
-    shutdown,
+    EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, close, epoll_ctl, epoll_event, se_widened,
+    send, shutdown,
 )
 from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
 
@@ -51,10 +51,9 @@ cdef inline Extra* conn_extra(Loop* loop, Conn* c) noexcept nogil:
     if c.flags & FLAG_WHOLE:
         return <Extra*>cold.brief
     known = sizeof(Brief) if cold.brief != NULL else 0
-    whole = <Extra*>realloc(cold.brief, sizeof(Extra))
+    whole = <Extra*>se_widened(cold.brief, known, sizeof(Extra))
     if whole == NULL:
         return NULL
-    memset(<char*>whole + known, 0, sizeof(Extra) - known)
     cold.brief = &whole.brief
     c.flags |= FLAG_WHOLE
     return whole

@@ -61,6 +61,7 @@ cdef class Loops:
         hub.set.backlog_loop = s["backlog_total"] // hub.nloops
         hub.set.max_connections = s["max_connections"]
         hub.set.max_per_address = s["max_connections_per_address"]
+        hub.set.max_per_user = s["max_connections_per_user"]
         hub.set.accept_gap = 1000000000 // s["accept_rate"] if s["accept_rate"] else 0
         hub.set.rate = s["max_rate"]
         hub.set.burst = max(s["max_burst"] or s["max_rate"], -(-s["max_rate"] * TICK_MS // 1000))

@@ -11,6 +11,7 @@ from signal_core.roomtable cimport RoomEntry
 from signal_core.rooms cimport places_of
 from signal_core.slab cimport FLAG_LIMITED, FLAG_USER, Conn, slab_cold
 from signal_core.state cimport Loop
+from signal_core.sys cimport se_uncount
 
 cdef enum:
     MOST_PLACES = 65535       # memberships that Conn.nrooms can count
@@ -25,6 +26,12 @@ cdef inline const char* conn_user(Loop* loop, Conn* c, uint32_t* n) noexcept nog
     entry = loop.rooms.rooms[places_of(c, slab_cold(&loop.slab, c.slot))[0].room].entry
     n[0] = <uint32_t>entry.size - 1
     return entry.name + 1
+
+
+cdef inline void conn_uncount_user(Loop* loop, Conn* c) noexcept nogil:
+    """At its end, before it leaves its rooms; no effect where users' connections are not bounded."""
+    if c.flags & FLAG_USER and loop.hub.set.max_per_user:
+        se_uncount(&loop.rooms.rooms[places_of(c, slab_cold(&loop.slab, c.slot))[0].room].entry.users)
 
 
 cdef inline Rights* conn_rights(Loop* loop, const Conn* c) noexcept nogil:

@@ -15,7 +15,7 @@ the inbox and the input left over have a share of deliveries each: what one of t
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
-from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away, uncount_address
+from signal_core.accept cimport loop_accept, loop_drain, loop_look_again, loop_stop, turn_away
 from signal_core.answers cimport refs_due
 from signal_core.auth cimport auth_due, auth_refuse, auth_verdict
 from signal_core.conn cimport (
@@ -28,6 +28,7 @@ from signal_core.counters cimport (
 from signal_core.farewell cimport farewell_begin, farewell_has_work, farewell_turn
 from signal_core.frame cimport OP_PING
 from signal_core.gaps cimport gaps_tell
+from signal_core.identity cimport conn_uncount_user
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
@@ -43,6 +44,7 @@ from signal_core.memory cimport (
 from signal_core.missed cimport missed_any
 from signal_core.natsout cimport link_queue
 from signal_core.news cimport news_flush, news_question, take_news
+from signal_core.origins cimport uncount_address
 from signal_core.post cimport is_payload, post_all, post_event
 from signal_core.presence cimport presence_ask, presence_patience, presence_tick, presence_walk, service_came
 from signal_core.queue cimport queue_clear
@@ -315,6 +317,7 @@ cdef inline void loop_free(Loop* loop, Conn* c) noexcept nogil:
     cdef Extra* extra = slab_extra(&loop.slab, c)
     cdef uint32_t code = extra.close_code if extra != NULL and extra.close_code else 1006
     queue_clear(loop, &c.out, C_DROPPED_GONE, CODE_NO_SUCH_PEER)
+    conn_uncount_user(loop, c)
     leave_all(loop, c)
     if c.flags & FLAG_WEBSOCKET and loop.hub.set.hooks:
         post_event(loop, SERVICE_LOOP, EVENT_DISCONNECTED, conn_id(loop, c), code, NULL, 0)

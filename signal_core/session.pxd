@@ -442,7 +442,7 @@ cdef inline size_t session_upgrade(Loop* loop, Conn* c, uint8_t* p, size_t n, si
     if head > 0 and loop.shut:
         u.status = 503
     if u.status == 0:
-        u.status = session_origin(loop, &u)
+        u.status = session_origin(loop, c, &u)
     if u.status == 0 and loop.hub.set.auth != AUTH_OFF:
         u.status = auth_ask(loop, c, &u)
         if u.status == 0:
