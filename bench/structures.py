@@ -59,8 +59,8 @@ def memory(conns: int, loops: int, figures: Figures) -> Any:
 
 
 def users(length: int, conns: int, loops: int) -> Figures:
-    """Each gets a user of its own and the end of a token, what an open idle connection takes besides not counted; the
-    link keeps up with the rooms, as it does where they come over seconds."""
+    """Each gets a user of its own and the end of a token, what an open idle connection takes besides not counted; loop
+    0 keeps up with the rooms, as it does where they come over seconds."""
     crowd = probe.Crowd(conns, loops, True)
     crowd.open()
     start, ns = private(), 0.0
@@ -68,6 +68,7 @@ def users(length: int, conns: int, loops: int) -> Figures:
         count = min(BATCH, conns - first)
         ns += crowd.identify(length, first, count)["ns"] * count
         crowd.settle()
+        crowd.reclaim()
     name = f"a user of its own, {length} bytes"
     return {f"{name}: bytes": (private() - start) / conns, f"{name}: ns": ns / conns}
 

@@ -44,7 +44,7 @@ def test_one_more_of_a_user(bounded: kit.Engine) -> None:
         assert total(bounded, "memberships") == 2
         other = stack.enter_context(Guest(bounded.port, token=token(fresh("u"))))
         assert other.ask(f"TO @{user}", "both") == "ok"
-        assert [guest.expect("FROM").payload for guest in has] == [b"both"] * 2
+        assert [guest.hear().payload for guest in has] == [b"both"] * 2
 
 
 @pytest.mark.parametrize("how", ["closed", "lost", "token ends"])
@@ -200,12 +200,16 @@ def test_who_is_no_proxy_is_not_believed() -> None:
         assert arrive(engine.port, stack, forwarded("127.0.0.1"), **proxy) == 429
 
 
-def test_clients_of_ipv4_on_a_socket_of_ipv6() -> None:
-    """Each has its own address, though the kernel writes them with the same first 64 bits."""
-    with kit.engine(listen="[::]:0", max_connections_per_address=1) as engine, contextlib.ExitStack() as stack:
-        found = [arrive(engine.port, stack, [], source=source) for source in ("127.0.0.1", "127.0.0.2", "127.0.0.1")]
-        assert found == [101, 101, 429]
-        assert [arrive(engine.port, stack, [], host="::1") for _ in range(2)] == [101, 429]
+def test_clients_of_ipv6() -> None:
+    """A proxy on IPv6 that is trusted, and one that is not."""
+    settings = {"listen": ["[::1]:0"], "max_connections_per_address": 2, "trusted_proxies": ["2001:db8::/32"]}
+    with kit.engine(**settings) as engine, contextlib.ExitStack() as stack:
+        lines = forwarded("192.0.2.7")  # of one that is not trusted
+        assert [arrive(engine.port, stack, lines, host="::1") for _ in range(3)] == [101, 101, 429]
+    settings["trusted_proxies"] = ["::1"]
+    with kit.engine(**settings) as engine, contextlib.ExitStack() as stack:
+        assert [arrive(engine.port, stack, lines, host="::1") for _ in range(3)] == [101, 101, 429]
+        assert [arrive(engine.port, stack, [], host="::1") for _ in range(3)] == [101] * 3
 
 
 def test_with_tokens_each_is_counted_once() -> None:
