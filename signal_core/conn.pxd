@@ -18,7 +18,7 @@ from signal_core.queue cimport (
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_DONE, FLAG_GAP,
     FLAG_LAST, FLAG_LEAVING, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, FLAG_WHOLE, NO_SLOT, Brief, Conn, Cold, Extra,
-    slab_cold, slab_conn, slab_extra, slab_find,
+    slab_cold, slab_conn, slab_find, slab_whole,
 )
 from signal_core.state cimport CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
 from signal_core.sys cimport (
@@ -169,13 +169,13 @@ cdef inline void conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept nogil
 
 cdef inline void conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
     """Tells it how many deliveries it missed, now that it can be told."""
-    cdef Extra* extra = slab_extra(&loop.slab, c)
+    cdef Extra* extra = slab_whole(&loop.slab, c)
     cdef char text[20]
     cdef size_t n
     cdef uint8_t* body
     cdef Msg* msg
     c.flags &= <uint16_t>~FLAG_GAP
-    if extra == NULL or extra.gap == 0 or c.state != CONN_OPEN:
+    if extra.gap == 0 or c.state != CONN_OPEN:
         return
     n = put_uint(text, extra.gap)
     extra.gap = 0
@@ -213,7 +213,7 @@ cdef inline void conn_expire(Loop* loop, Conn* c) noexcept nogil:
     cdef uint32_t count = c.out.count
     queue_expire(loop, &c.out)
     loop.n[C_BACKLOG_BYTES] -= before - backlog_cost(&c.out)
-    slab_extra(&loop.slab, c).gap += count - c.out.count
+    slab_whole(&loop.slab, c).gap += count - c.out.count
 
 
 cdef inline bint socket_say_last(Loop* loop, int fd, const char* text, size_t n) noexcept nogil:
@@ -249,7 +249,7 @@ cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:
     if c.flags & FLAG_BLOCKED:
         loop.n[C_BACKLOG_BYTES] -= cost - backlog_cost(&c.out)
         if before != c.out.bytes:
-            slab_extra(&loop.slab, c).progress = loop.tick
+            slab_whole(&loop.slab, c).progress = loop.tick
     if loop.n[C_DROPPED_EXPIRED] != expired:
         conn_missed(loop, c, loop.n[C_DROPPED_EXPIRED] - expired)
     if wrote == WROTE_ALL:
@@ -297,7 +297,7 @@ cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
         code = CODE_EXPIRED
     elif not conn_has_room(loop, c, size):
         loop.n[C_DROPPED_SLOW_PEER] += 1
-        slab_extra(&loop.slab, c).gap += 1 + msg.ttl_end
+        slab_whole(&loop.slab, c).gap += 1 + msg.ttl_end
         code = CODE_SLOW_PEER
     elif not queue_add(loop, &c.out, msg):
         loop.n[C_DROPPED_MEMORY] += 1

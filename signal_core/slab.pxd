@@ -148,6 +148,11 @@ cdef inline Extra* slab_extra(Slab* slab, const Conn* c) noexcept nogil:
     return <Extra*>slab_cold(slab, c.slot).brief if c.flags & FLAG_WHOLE else NULL
 
 
+cdef inline Extra* slab_whole(Slab* slab, const Conn* c) noexcept nogil:
+    """Of one with FLAG_WHOLE, which is any that is FLAG_BLOCKED or has FLAG_GAP."""
+    return <Extra*>slab_cold(slab, c.slot).brief
+
+
 cdef inline Conn* slab_find(Slab* slab, uint32_t slot, uint32_t tag) noexcept nogil:
     """The connection of that slot and tag, dead or alive; NULL where there is none."""
     cdef Conn* c
