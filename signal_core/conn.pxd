@@ -1,7 +1,7 @@
 """A connection's life between upgrade and free: what it is sent, when its socket is full, how it ends. L2."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, realloc
+from libc.stdlib cimport realloc
 from libc.string cimport memcpy
 from signal_core.address cimport id_make, put_uint
 from signal_core.backlog cimport BLOCKED_COST, MESSAGE_COST, backlog_cost, backlog_has_room, backlog_trim
@@ -63,7 +63,7 @@ cdef inline Brief* conn_brief(Loop* loop, Conn* c) noexcept nogil:
     """Made at first need; valid until conn_extra. NULL without memory."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
     if cold.brief == NULL:
-        cold.brief = <Brief*>calloc(1, sizeof(Brief))
+        cold.brief = <Brief*>se_widened(NULL, 0, sizeof(Brief))
     return cold.brief
 
 
