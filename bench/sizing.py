@@ -10,8 +10,8 @@ from dataclasses import dataclass
 # Measured; docs/sizing.md says how. Bytes:
 CONNECTION = 96
 MEMBER = 8
-ROOM = 256
-ROOM_ON_LOOP = 73
+ROOM = 226
+ROOM_ON_LOOP = 38
 KERNEL = 3737
 SUBSCRIPTION = 767
 # Processor seconds:

@@ -17,6 +17,7 @@ import json
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from signal_core import probe
 ROOM = 10
 BIG = 10_000
 SAMPLE = 1_000_000
+BATCH = 1000
 INTERVAL = 250  # ticks between pings: 25 s
 Figures = dict[str, float]
 
@@ -54,6 +56,21 @@ def memory(conns: int, loops: int, figures: Figures) -> Any:
     crowd.settle()
     figures[f"join a second, of {BIG:,}: bytes"] = (private() - joined) / conns
     return crowd
+
+
+def users(length: int, conns: int, loops: int) -> Figures:
+    """Each gets a user of its own and the end of a token, what an open idle connection takes besides not counted; loop
+    0 keeps up with the rooms, as it does where they come over seconds."""
+    crowd = probe.Crowd(conns, loops, True)
+    crowd.open()
+    start, ns = private(), 0.0
+    for first in range(0, conns, BATCH):
+        count = min(BATCH, conns - first)
+        ns += crowd.identify(length, first, count)["ns"] * count
+        crowd.settle()
+        crowd.reclaim()
+    name = f"a user of its own, {length} bytes"
+    return {f"{name}: bytes": (private() - start) / conns, f"{name}: ns": ns / conns}
 
 
 def timers(crowd: Any, figures: Figures) -> None:
@@ -116,7 +133,13 @@ def stalls(conns: int, loops: int) -> Figures:
     return {f"longest, {name}: ms": cost["worst_ns"] / 1e6 for name, cost in costs.items()}
 
 
-PARTS = {"work": work, "bunched": bunched, "stalls": stalls}
+PARTS = {
+    "work": work,
+    "users": partial(users, 12),
+    "uuids": partial(users, 36),
+    "bunched": bunched,
+    "stalls": stalls,
+}
 
 
 def part(name: str, conns: int, loops: int) -> Figures:

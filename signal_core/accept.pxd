@@ -5,12 +5,12 @@ hears 503, our side is shut down, and what it said is read before it is closed.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from signal_core.addresses cimport address_hash, addresses_enter, addresses_leave, book_erase, book_write
 from signal_core.counters cimport (
     C_ACCEPTED_SOCKETS, C_ACCEPT_LIMITED, C_ADDRESS_LIMITED, C_LISTENERS_PAUSED, C_SHED,
 )
 from signal_core.conn cimport conn_say_last, socket_say_last
 from signal_core.limits cimport ACCEPTS, DRAIN_TICKS, READ_BUFFER, UPGRADE_ANSWER
+from signal_core.origins cimport count_peer
 from signal_core.session cimport session_read
 from signal_core.slab cimport CONN_HANDSHAKE, Conn, slab_free, slab_take
 from signal_core.state cimport MARK_LISTENER, Hub, Loop
@@ -125,26 +125,6 @@ cdef inline bint accept_is_due(Hub* hub) noexcept nogil:
             return True
 
 
-cdef inline bint count_address(Loop* loop, const Conn* c) noexcept nogil:
-    """Whether its address may have one more connection, which is counted then."""
-    cdef uint64_t hash = address_hash(loop.hub.addresses, c.fd)
-    if hash == 0:
-        return True
-    if not addresses_enter(loop.hub.addresses, hash, loop.hub.set.max_per_address):
-        return False
-    if not book_write(loop.book, c.slot, hash):
-        addresses_leave(loop.hub.addresses, hash)
-        return False
-    return True
-
-
-cdef inline void uncount_address(Loop* loop, const Conn* c) noexcept nogil:
-    """At its end; no effect where it was not counted."""
-    cdef uint64_t hash = book_erase(loop.book, c.slot) if loop.book != NULL else 0
-    if hash:
-        addresses_leave(loop.hub.addresses, hash)
-
-
 cdef inline int loop_judge(Loop* loop, const Conn* c) noexcept nogil:
     """The HTTP status to turn a new connection away with, 0 where it may stay."""
     cdef Hub* hub = loop.hub
@@ -153,7 +133,7 @@ cdef inline int loop_judge(Loop* loop, const Conn* c) noexcept nogil:
     if hub.set.accept_gap and not accept_is_due(hub):
         loop.n[C_ACCEPT_LIMITED] += 1
         return 429
-    if loop.book != NULL and not count_address(loop, c):
+    if loop.book != NULL and not count_peer(loop, c):
         loop.n[C_ADDRESS_LIMITED] += 1
         return 429
     return 0

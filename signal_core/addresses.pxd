@@ -1,17 +1,15 @@
 """How many connections each address has, where that is bounded. L1.
 
-One table for the process, written at a connection's accept and at its end, under a spin lock of one of 256 stripes. An
-address is known by 64 bits of a keyed hash, IPv6 by its first 64 bits: whoever has one has all with the same.
+One table for the process, written when a connection's address is known and at its end, under a spin lock of one of 256
+stripes. An address is known by 64 bits of a keyed hash, IPv6 by its first 64 bits: whoever has one has all with the
+same.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcmp, memset
 from signal_core.limits cimport CHUNK_CONNS, CHUNK_SHIFT, MAX_CHUNKS
-from signal_core.sys cimport (
-    AF_INET, AF_INET6, getpeername, se_lock, se_siphash13, se_unlock, sockaddr, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, socklen_t,
-)
+from signal_core.sys cimport se_lock, se_siphash13, se_unlock
 
 cdef enum:
     ADDRESS_STRIPES = 256
@@ -37,17 +35,18 @@ cdef struct AddressBook:      # a loop's: the hash by slot, 8 bytes a connection
     uint64_t* chunks[4096]    # 32768 MAX_CHUNKS; made when a slot of theirs is first used
 
 
-cdef inline uint64_t address_hash(const Addresses* table, int fd) noexcept nogil:
-    """Of a socket's other end; 0 where there is none any more."""
-    cdef sockaddr_storage place
-    cdef socklen_t n = sizeof(place)
-    cdef uint64_t hash = 0
-    if getpeername(fd, <sockaddr*>&place, &n) != 0:
-        return 0
-    if place.ss_family == AF_INET:
-        hash = se_siphash13(table.key, &(<sockaddr_in*>&place).sin_addr, 4)
-    elif place.ss_family == AF_INET6:
-        hash = se_siphash13(table.key, &(<sockaddr_in6*>&place).sin6_addr, 8)
+cdef inline bint is_mapped(const uint8_t* address) noexcept nogil:
+    """Whether 16 bytes are an IPv4 address."""
+    return memcmp(address, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0
+
+
+cdef inline uint64_t address_hash(const Addresses* table, const uint8_t* address) noexcept nogil:
+    """Of 16 bytes; never 0."""
+    cdef uint64_t hash
+    if is_mapped(address):
+        hash = se_siphash13(table.key, address + 12, 4)
+    else:
+        hash = se_siphash13(table.key, address, 8)
     return hash if hash else 1
 
 

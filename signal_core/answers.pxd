@@ -4,13 +4,13 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, strlen
 from signal_core.address cimport LOCAL_TEXT, local_put, put_uint
-from signal_core.conn cimport conn_answer, conn_extra, conn_fail, conn_frame, conn_id
+from signal_core.conn cimport conn_answer, conn_brief, conn_extra, conn_fail, conn_frame, conn_id
 from signal_core.counters cimport C_ABUSERS, C_GOAWAYS, C_RECEIPTS_LATE, C_REFS_TIMED_OUT
 from signal_core.frame cimport OP_TEXT
 from signal_core.identity cimport conn_user, user_json_put, user_json_size
 from signal_core.limits cimport STRIKES, STRIKE_WINDOW_TICKS, TICK_MS
 from signal_core.memory cimport Msg
-from signal_core.slab cimport Conn, Extra, Ref, slab_cold
+from signal_core.slab cimport Brief, Cold, Conn, Extra, Ref, slab_cold
 from signal_core.state cimport (
     CODE_BAD_REQUEST, CODE_COUNT, CODE_DENIED, CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE,
     CODE_SLOW_PEER, CODE_TIMEOUT, CODE_TOO_LARGE, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, Hub, Loop,
@@ -183,38 +183,38 @@ cdef inline void strike(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline Ref* ref_find(Loop* loop, const Conn* c, const char* text, size_t n) noexcept nogil:
-    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
     cdef uint32_t i
-    if extra == NULL:
+    if brief == NULL:
         return NULL
-    for i in range(extra.nrefs):
-        if extra.refs[i].size == n and memcmp(extra.refs[i].text, text, n) == 0:
-            return &extra.refs[i]
+    for i in range(brief.nrefs):
+        if brief.refs[i].size == n and memcmp(brief.refs[i].text, text, n) == 0:
+            return &brief.refs[i]
     return NULL
 
 
 cdef inline uint8_t ref_add(Loop* loop, Conn* c, const char* text, size_t n, uint8_t kind,
                             uint32_t deadline) noexcept nogil:
     """Remembers an answer that is owed. CODE_OK; CODE_BAD_REQUEST: the ref is outstanding; CODE_RATE: too many are."""
-    cdef Extra* extra = conn_extra(loop, c)
+    cdef Brief* brief = conn_brief(loop, c)
     cdef Ref* grown
     cdef Ref* ref
     cdef uint16_t size
-    if extra == NULL:
+    if brief == NULL:
         return CODE_UNAVAILABLE
     if ref_find(loop, c, text, n) != NULL:
         return CODE_BAD_REQUEST
-    if extra.nrefs >= loop.hub.set.max_refs:
+    if brief.nrefs >= loop.hub.set.max_refs:
         return CODE_RATE
-    if extra.nrefs == extra.refs_size:
-        size = <uint16_t>(extra.refs_size * 2 if extra.refs_size else REFS_AT_FIRST)
-        grown = <Ref*>realloc(extra.refs, size * sizeof(Ref))
+    if brief.nrefs == brief.refs_size:
+        size = <uint16_t>(brief.refs_size * 2 if brief.refs_size else REFS_AT_FIRST)
+        grown = <Ref*>realloc(brief.refs, size * sizeof(Ref))
         if grown == NULL:
             return CODE_UNAVAILABLE
-        extra.refs = grown
-        extra.refs_size = size
-    ref = &extra.refs[extra.nrefs]
-    extra.nrefs += 1
+        brief.refs = grown
+        brief.refs_size = size
+    ref = &brief.refs[brief.nrefs]
+    brief.nrefs += 1
     memcpy(ref.text, text, n)
     ref.size = <uint8_t>n
     ref.kind = kind
@@ -225,9 +225,9 @@ cdef inline uint8_t ref_add(Loop* loop, Conn* c, const char* text, size_t n, uin
 
 
 cdef inline void ref_remove(Loop* loop, const Conn* c, Ref* ref) noexcept nogil:
-    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
-    extra.nrefs -= 1
-    ref[0] = extra.refs[extra.nrefs]
+    cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
+    brief.nrefs -= 1
+    ref[0] = brief.refs[brief.nrefs]
 
 
 cdef inline uint32_t ref_finish(Loop* loop, Conn* c, const char* text, size_t n, uint8_t code) noexcept nogil:
@@ -246,23 +246,23 @@ cdef inline uint32_t ref_finish(Loop* loop, Conn* c, const char* text, size_t n,
 
 cdef inline uint32_t refs_due(Loop* loop, Conn* c) noexcept nogil:
     """Answers `timeout` to what is overdue; returns the tick of the next deadline, 0 for none."""
-    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    cdef Cold* cold = slab_cold(&loop.slab, c.slot)
     cdef uint32_t i = 0, next_due = 0
     cdef Ref late
-    if extra == NULL:
+    if cold.brief == NULL:
         return 0
-    while i < extra.nrefs:
-        if extra.refs[i].deadline <= loop.tick:
-            late = extra.refs[i]
-            ref_remove(loop, c, &extra.refs[i])
+    while i < cold.brief.nrefs:
+        if cold.brief.refs[i].deadline <= loop.tick:
+            late = cold.brief.refs[i]
+            ref_remove(loop, c, &cold.brief.refs[i])
             loop.n[C_REFS_TIMED_OUT] += 1
-            say_err(loop, c, CODE_TIMEOUT, late.text, late.size)
+            say_err(loop, c, CODE_TIMEOUT, late.text, late.size)  # this may move the Brief
             continue
-        if next_due == 0 or extra.refs[i].deadline < next_due:
-            next_due = extra.refs[i].deadline
+        if next_due == 0 or cold.brief.refs[i].deadline < next_due:
+            next_due = cold.brief.refs[i].deadline
         i += 1
-    if extra.nrefs == 0 and extra.refs != NULL:
-        free(extra.refs)
-        extra.refs = NULL
-        extra.refs_size = 0
+    if cold.brief.nrefs == 0 and cold.brief.refs != NULL:
+        free(cold.brief.refs)
+        cold.brief.refs = NULL
+        cold.brief.refs_size = 0
     return next_due

@@ -10,7 +10,7 @@ Each question is answered once, so `judging` bounds those that wait, however slo
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 from signal_core.answers cimport REF_AUTH, ref_add, ref_find, ref_remove, say
-from signal_core.conn cimport conn_close, conn_extra, conn_id, conn_watch
+from signal_core.conn cimport conn_brief, conn_close, conn_id, conn_watch
 from signal_core.counters cimport C_AUTH_EXPIRED, C_AUTH_FAILED, C_AUTH_GRANTED, C_AUTH_REFUSED
 from signal_core.head cimport Head
 from signal_core.http cimport percent_decode
@@ -26,7 +26,7 @@ from signal_core.roomtable cimport RoomEntry, room_hash
 from signal_core.rooms cimport places_of
 from signal_core.route cimport leave_place
 from signal_core.slab cimport (
-    CONN_DEAD, CONN_JUDGED, CONN_OPEN, FLAG_LIMITED, FLAG_PAUSED, FLAG_RENEWING, FLAG_USER, Buffer, Conn, Extra, Ref,
+    CONN_DEAD, CONN_JUDGED, CONN_OPEN, FLAG_LIMITED, FLAG_PAUSED, FLAG_RENEWING, FLAG_USER, Brief, Buffer, Conn, Ref,
     slab_cold, slab_find,
 )
 from signal_core.state cimport (
@@ -211,20 +211,20 @@ cdef inline bint auth_apply(Loop* loop, Conn* c, const Msg* msg) noexcept nogil:
     cdef size_t n = msg.size - msg.code
     cdef uint64_t life = msg.hash // TICK_MS + 1 + loop.hub.set.auth_grace
     cdef Rights* rights = NULL
-    cdef Extra* extra
-    if n == 0 and msg.hash == 0 and slab_cold(&loop.slab, c.slot).extra == NULL:
+    cdef Brief* brief
+    if n == 0 and msg.hash == 0 and slab_cold(&loop.slab, c.slot).brief == NULL:
         return True
-    extra = conn_extra(loop, c)
-    if extra == NULL:
+    brief = conn_brief(loop, c)
+    if brief == NULL:
         return False
     if n:
         rights = rights_shared(loop, msg.data + msg.code, n)
         if rights == NULL:
             return False
-    rights_release(extra.rights)
-    extra.rights = rights
+    rights_release(brief.rights)
+    brief.rights = rights
     c.flags = <uint16_t>(c.flags | FLAG_LIMITED if n else c.flags & ~FLAG_LIMITED)
-    extra.expires = loop.tick + <uint32_t>life if msg.hash and life < LIFE_MOST else 0
+    brief.expires = loop.tick + <uint32_t>life if msg.hash and life < LIFE_MOST else 0
     return True
 
 
@@ -296,7 +296,7 @@ cdef inline void auth_leave(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline void auth_renew(Loop* loop, Conn* c, const Msg* msg) noexcept nogil:
     """An AUTH is judged: answered, and where its token was refused the connection ends."""
-    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
     cdef uint32_t i
     cdef Ref ref
     cdef uint8_t code
@@ -305,17 +305,17 @@ cdef inline void auth_renew(Loop* loop, Conn* c, const Msg* msg) noexcept nogil:
         return
     code = renewal_code(loop, c, msg)
     ref.size = 0
-    for i in range(extra.nrefs if extra != NULL else 0):
-        if extra.refs[i].kind == REF_AUTH:
-            ref = extra.refs[i]
-            ref_remove(loop, c, &extra.refs[i])
+    for i in range(brief.nrefs if brief != NULL else 0):
+        if brief.refs[i].kind == REF_AUTH:
+            ref = brief.refs[i]
+            ref_remove(loop, c, &brief.refs[i])
             break
     say(loop, c, code, ref.text, ref.size)
     if code == CODE_OK:
         auth_leave(loop, c)
-        extra = slab_cold(&loop.slab, c.slot).extra
-        if extra != NULL and extra.expires:
-            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, extra.expires)
+        brief = slab_cold(&loop.slab, c.slot).brief
+        if brief != NULL and brief.expires:
+            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, brief.expires)
     elif msg.origin and code == CODE_DENIED:
         conn_close(loop, c, 4001)
 
@@ -339,12 +339,12 @@ cdef inline void auth_verdict(Loop* loop, const Msg* msg) noexcept nogil:
 
 cdef inline uint32_t auth_due(Loop* loop, Conn* c) noexcept nogil:
     """Closes an open connection whose token has ended. The tick at which it will; 0: never, or it has."""
-    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
-    if extra == NULL or extra.expires == 0:
+    cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
+    if brief == NULL or brief.expires == 0:
         return 0
-    if loop.tick < extra.expires:
-        return extra.expires
-    extra.expires = 0
+    if loop.tick < brief.expires:
+        return brief.expires
+    brief.expires = 0
     loop.n[C_AUTH_EXPIRED] += 1
     conn_close(loop, c, 1008)
     return 0

@@ -1,7 +1,7 @@
 """A connection's life between upgrade and free: what it is sent, when its socket is full, how it ends. L2."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, realloc
+from libc.stdlib cimport realloc
 from libc.string cimport memcpy
 from signal_core.address cimport id_make, put_uint
 from signal_core.backlog cimport BLOCKED_COST, MESSAGE_COST, backlog_cost, backlog_has_room, backlog_trim
@@ -18,13 +18,13 @@ from signal_core.queue cimport (
 )
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_DONE, FLAG_GAP,
-    FLAG_LAST, FLAG_LEAVING, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Conn, Cold, Extra, slab_cold, slab_conn,
-    slab_find,
+    FLAG_LAST, FLAG_LEAVING, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, FLAG_WHOLE, NO_SLOT, Brief, Conn, Cold, Extra,
+    slab_cold, slab_conn, slab_find, slab_whole,
 )
 from signal_core.state cimport CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
 from signal_core.sys cimport (
     EAGAIN, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, SE_RARE, SHUT_WR, close,
-    epoll_ctl, epoll_event, errno, send, shutdown,
+    epoll_ctl, epoll_event, errno, se_widened, send, shutdown,
 )
 from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
 
@@ -45,11 +45,27 @@ cdef inline Conn* conn_of(Loop* loop, uint64_t id) noexcept nogil:
 
 
 cdef inline Extra* conn_extra(Loop* loop, Conn* c) noexcept nogil:
-    """Made at first need; NULL without memory."""
+    """Made at first need, which moves its Brief; NULL without memory."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
-    if cold.extra == NULL:
-        cold.extra = <Extra*>calloc(1, sizeof(Extra))
-    return cold.extra
+    cdef Extra* whole
+    cdef size_t known
+    if c.flags & FLAG_WHOLE:
+        return <Extra*>cold.brief
+    known = sizeof(Brief) if cold.brief != NULL else 0
+    whole = <Extra*>se_widened(cold.brief, known, sizeof(Extra))
+    if whole == NULL:
+        return NULL
+    cold.brief = &whole.brief
+    c.flags |= FLAG_WHOLE
+    return whole
+
+
+cdef inline Brief* conn_brief(Loop* loop, Conn* c) noexcept nogil:
+    """Made at first need; valid until conn_extra. NULL without memory."""
+    cdef Cold* cold = slab_cold(&loop.slab, c.slot)
+    if cold.brief == NULL:
+        cold.brief = <Brief*>se_widened(NULL, 0, sizeof(Brief))
+    return cold.brief
 
 
 cdef inline void conn_watch(Loop* loop, Conn* c) noexcept nogil:
@@ -154,13 +170,13 @@ cdef inline void conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept nogil
 
 cdef inline void conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
     """Tells it how many deliveries it missed, now that it can be told."""
-    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    cdef Extra* extra = slab_whole(&loop.slab, c)
     cdef char text[20]
     cdef size_t n
     cdef uint8_t* body
     cdef Msg* msg
     c.flags &= <uint16_t>~FLAG_GAP
-    if extra == NULL or extra.gap == 0 or c.state != CONN_OPEN:
+    if extra.gap == 0 or c.state != CONN_OPEN:
         return
     n = put_uint(text, extra.gap)
     extra.gap = 0
@@ -198,7 +214,7 @@ cdef inline void conn_expire(Loop* loop, Conn* c) noexcept nogil:
     cdef uint32_t count = c.out.count
     queue_expire(loop, &c.out)
     loop.n[C_BACKLOG_BYTES] -= before - backlog_cost(&c.out)
-    slab_cold(&loop.slab, c.slot).extra.gap += count - c.out.count
+    slab_whole(&loop.slab, c).gap += count - c.out.count
 
 
 cdef inline bint socket_say_last(Loop* loop, int fd, const char* text, size_t n) noexcept nogil:
@@ -234,7 +250,7 @@ cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:
     if c.flags & FLAG_BLOCKED:
         loop.n[C_BACKLOG_BYTES] -= cost - backlog_cost(&c.out)
         if before != c.out.bytes:
-            slab_cold(&loop.slab, c.slot).extra.progress = loop.tick
+            slab_whole(&loop.slab, c).progress = loop.tick
     if loop.n[C_DROPPED_EXPIRED] != expired:
         conn_missed(loop, c, loop.n[C_DROPPED_EXPIRED] - expired)
     if wrote == WROTE_ALL:
@@ -316,7 +332,7 @@ cdef inline uint8_t conn_drop(Loop* loop, Conn* c, Msg* msg, uint8_t code) noexc
         conn_missed(loop, c, 1)
     elif code == CODE_SLOW_PEER:
         loop.n[C_DROPPED_SLOW_PEER] += 1
-        slab_cold(&loop.slab, c.slot).extra.gap += 1 + msg.ttl_end
+        slab_whole(&loop.slab, c).gap += 1 + msg.ttl_end
     else:
         loop.n[C_DROPPED_MEMORY] += 1
     if not msg.flags & MSG_SHARED:

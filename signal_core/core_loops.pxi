@@ -10,8 +10,8 @@ cdef class Loops:
     cdef int pid
     cdef uint64_t snapshot
     cdef object counting        # lock
-    cdef dict rooms             # serial: name, of the service
-    cdef dict entries           # name: serial and address of the entry, while the service is in the room
+    cdef dict rooms             # hash and serial: name, of the service
+    cdef dict entries           # name: address of the entry, while the service is in the room
     cdef set listens            # names of those in which it hears who comes and goes
     cdef readonly str address
     cdef readonly int control_fd
@@ -61,6 +61,7 @@ cdef class Loops:
         hub.set.backlog_loop = s["backlog_total"] // hub.nloops
         hub.set.max_connections = s["max_connections"]
         hub.set.max_per_address = s["max_connections_per_address"]
+        hub.set.max_per_user = s["max_connections_per_user"]
         hub.set.accept_gap = 1000000000 // s["accept_rate"] if s["accept_rate"] else 0
         hub.set.rate = s["max_rate"]
         hub.set.burst = max(s["max_burst"] or s["max_rate"], -(-s["max_rate"] * TICK_MS // 1000))
@@ -74,7 +75,7 @@ cdef class Loops:
         hub.link = CLUSTER_AWAY if s["cluster"] else CLUSTER_OFF
         hub.boot = se_now_ms() - TICK_MS
         getrandom(hub.rooms.key, sizeof(hub.rooms.key), 0)
-        if not table_init(&hub.rooms):
+        if not table_init(&hub.rooms, hub.nloops):
             raise MemoryError("no memory for the room table")
         if hub.set.max_per_address:
             hub.addresses = <Addresses*>calloc(1, sizeof(Addresses))

@@ -107,7 +107,8 @@ cdef class Mailboxes(Peer):
         if msg.kind == KIND_TO or msg.kind == KIND_ROOM:
             loop.n[C_TAKEN] += 1
             late = 0 < msg.expires < loop.tick
-            if not late and (msg.target == self.hub.service if msg.kind == KIND_TO else msg.target in self.rooms):
+            known = msg.target == self.hub.service if msg.kind == KIND_TO else (msg.hash, msg.target) in self.rooms
+            if known and not late:
                 mail = self.message_mail(msg)
             service_fate(loop, msg, CODE_EXPIRED if late else (CODE_OK if mail is not None else CODE_NO_SUCH_PEER))
             return mail
@@ -132,7 +133,7 @@ cdef class Mailboxes(Peer):
         """Frames of MEMBERS, JOIN and LEAVE; None for a room in which it does not listen any more."""
         cdef size_t at = 0, skip, size
         cdef list texts = []
-        if self.rooms.get(msg.target) not in self.listens:
+        if self.rooms.get((msg.hash, msg.target)) not in self.listens:
             return None
         while at < msg.size:
             skip = 4 if msg.data[at + 1] == 126 else 2

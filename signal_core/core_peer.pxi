@@ -78,8 +78,8 @@ cdef class Peer(Loops):
         entry = room_enter(self.service, name, len(name), room_hash(&self.hub.rooms, name, len(name)))
         if entry != NULL:
             self.tell_came(name, True)
-            self.rooms[entry.serial] = room
-            self.entries[room] = (entry.serial, <uint64_t>entry)
+            self.rooms[entry.hash, entry.serial] = room
+            self.entries[room] = <uint64_t>entry
             waits = await_nats(self.service, self.hub.service, entry, mark, <uint32_t>len(mark))
         service_finish(self.service)
         if waits == AWAIT_FAILED:
@@ -92,7 +92,7 @@ cdef class Peer(Loops):
     cdef str listen_room(self, str room):
         """Hears who comes and goes in a room that it is in, and who is there, again where it did already."""
         cdef bytes name = room.encode()
-        cdef RoomEntry* entry = <RoomEntry*><uint64_t>self.entries[room][1]
+        cdef RoomEntry* entry = <RoomEntry*><uint64_t>self.entries[room]
         cdef bint good = True
         service_begin(self.service)
         if room not in self.listens:
@@ -120,9 +120,8 @@ cdef class Peer(Loops):
         self.check()
         if room not in self.entries:
             return ""
-        serial, address = self.entries.pop(room)
-        del self.rooms[serial]
-        cdef RoomEntry* entry = <RoomEntry*><uint64_t>address
+        cdef RoomEntry* entry = <RoomEntry*><uint64_t>self.entries.pop(room)
+        del self.rooms[entry.hash, entry.serial]
         service_begin(self.service)
         self.tell_came(room.encode(), False)
         if room in self.listens:

@@ -79,7 +79,7 @@ cdef enum:
 
     C_GOAWAYS = 62            # GOAWAY sent
     C_DRAINED = 63            # closed with 1001 by a drain
-    C_ADDRESS_LIMITED = 64    # sockets answered 429: max-connections-per-address
+    C_ADDRESS_LIMITED = 64    # answered 429: max-connections-per-address
     C_ACCEPT_LIMITED = 65     # sockets answered 429: accept-rate
     C_INPUT_BYTES = 66        # gauge: buffers of heads, frames and messages that have come in part
     C_INPUT_LIMITED = 67      # connections closed with 1013, or answered 503: input-total
@@ -92,4 +92,5 @@ cdef enum:
     C_AUTH_EXPIRED = 73       # closed with 1008: the token expired
     C_AUTH_DENIED = 74        # SUB, PUB, TO and rooms of a URL that a token does not allow
     C_ORIGINS_REFUSED = 75    # handshakes whose Origin is not allowed
-    C_COUNT = 76
+    C_USER_LIMITED = 76       # handshakes answered 429: max-connections-per-user
+    C_COUNT = 77

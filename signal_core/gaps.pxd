@@ -5,7 +5,7 @@ from signal_core.conn cimport conn_missed, conn_of
 from signal_core.counters cimport C_GAPS_UNTOLD
 from signal_core.inbox cimport inbox_wake
 from signal_core.missed cimport Missing, missed_add, missed_take
-from signal_core.rooms cimport NO_ROOM, rooms_find_serial
+from signal_core.rooms cimport NO_ROOM, members_of, rooms_find_serial
 from signal_core.slab cimport CONN_OPEN, Conn, slab_conn
 from signal_core.state cimport Loop
 
@@ -36,4 +36,4 @@ cdef inline void gaps_tell(Loop* loop) noexcept nogil:
         if room == NO_ROOM:
             continue
         for j in range(loop.rooms.rooms[room].count):
-            gap_tell(loop, slab_conn(&loop.slab, loop.rooms.rooms[room].members[j].slot), taken[i].count)
+            gap_tell(loop, slab_conn(&loop.slab, members_of(&loop.rooms, room)[j].slot), taken[i].count)

@@ -4,13 +4,14 @@ The name of the user is that of its room: place 0 of a connection with FLAG_USER
 end. So a user costs no text of its own, and connections of one user on a loop share it.
 """
 
-from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
-from signal_core.rights cimport RIGHT_TO, Rights, rights_publish, rights_release, rights_sub
+from signal_core.rights cimport RIGHT_TO, Rights, rights_publish, rights_sub
 from signal_core.roomtable cimport RoomEntry
 from signal_core.rooms cimport places_of
 from signal_core.slab cimport FLAG_LIMITED, FLAG_USER, Conn, slab_cold
 from signal_core.state cimport Loop
+from signal_core.sys cimport se_uncount
 
 cdef enum:
     MOST_PLACES = 65535       # memberships that Conn.nrooms can count
@@ -27,9 +28,15 @@ cdef inline const char* conn_user(Loop* loop, Conn* c, uint32_t* n) noexcept nog
     return entry.name + 1
 
 
+cdef inline void conn_uncount_user(Loop* loop, Conn* c) noexcept nogil:
+    """At its end, before it leaves its rooms; no effect where users' connections are not bounded."""
+    if c.flags & FLAG_USER and loop.hub.set.max_per_user:
+        se_uncount(&loop.rooms.rooms[places_of(c, slab_cold(&loop.slab, c.slot))[0].room].entry.users)
+
+
 cdef inline Rights* conn_rights(Loop* loop, const Conn* c) noexcept nogil:
     """NULL: everything is allowed."""
-    return slab_cold(&loop.slab, c.slot).extra.rights if c.flags & FLAG_LIMITED else NULL
+    return slab_cold(&loop.slab, c.slot).brief.rights if c.flags & FLAG_LIMITED else NULL
 
 
 cdef inline bint may_sub(Loop* loop, const Conn* c, const char* room, size_t n) noexcept nogil:

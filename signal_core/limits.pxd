@@ -13,7 +13,6 @@ cdef enum:
     MAX_LOOPS = 250                # loops a process: an id gives them 8 bits, the pseudo-loops need two
     CONTROL_LOOP = 254             # pseudo-loop: inbox of the deciding thread
     SERVICE_LOOP = 255             # pseudo-loop: the embedding service as a peer
-    LOOP_BITS_WORDS = 4            # u64 words of a bitmap of loops
     CHUNK_SHIFT = 12               # a slab chunk holds 4096 connections
     CHUNK_CONNS = 1 << 12
     MAX_CHUNKS = 4096              # 24 bits of slot: 16.7 million connections a loop

@@ -15,7 +15,7 @@ the inbox and the input left over have a share of deliveries each: what one of t
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
-from signal_core.accept cimport loop_accept, loop_look_again, loop_stop, turn_away, uncount_address
+from signal_core.accept cimport loop_accept, loop_look_again, loop_stop, turn_away
 from signal_core.answers cimport refs_due
 from signal_core.auth cimport auth_due, auth_refuse, auth_verdict
 from signal_core.conn cimport (
@@ -28,6 +28,7 @@ from signal_core.counters cimport (
 from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
 from signal_core.frame cimport OP_PING
 from signal_core.gaps cimport gaps_tell
+from signal_core.identity cimport conn_uncount_user
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
@@ -43,6 +44,7 @@ from signal_core.memory cimport (
 from signal_core.missed cimport missed_any
 from signal_core.natsout cimport link_queue
 from signal_core.news cimport news_flush, news_question, take_news
+from signal_core.origins cimport uncount_address
 from signal_core.post cimport is_payload, post_all, post_event
 from signal_core.presence cimport presence_ask, presence_tick, presence_walk, service_came
 from signal_core.queue cimport queue_clear
@@ -52,7 +54,8 @@ from signal_core.roomtable cimport table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
     CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY,
-    FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_find, slab_free,
+    FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_extra, slab_find,
+    slab_free,
 )
 from signal_core.route cimport joined
 from signal_core.state cimport (
@@ -97,7 +100,7 @@ cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline bint timer_blocked(Loop* loop, Conn* c) noexcept nogil:
     """Of a blocked connection: drops what expired, ends one that takes nothing. False: it has ended."""
-    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    cdef Extra* extra = slab_extra(&loop.slab, c)
     cdef int unsent = 0
     conn_expire(loop, c)
     # The kernel says that a socket is writable only when a third of its buffer is free: a slow reader is told by
@@ -116,7 +119,7 @@ cdef inline bint timer_blocked(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline void post_closed(Loop* loop, Conn* c, uint32_t code) noexcept nogil:
     """Notes the code that a connection was closed with, for the hooks."""
-    cdef Extra* extra = slab_cold(&loop.slab, c.slot).extra
+    cdef Extra* extra = slab_extra(&loop.slab, c)
     if extra != NULL:
         extra.close_code = <unsigned short>code
 
@@ -311,17 +314,20 @@ cdef inline void loop_event(Loop* loop, const epoll_event* event) noexcept nogil
 cdef inline void loop_free(Loop* loop, Conn* c) noexcept nogil:
     """Frees all that hangs on a dead connection, then its slot."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
-    cdef uint32_t code = cold.extra.close_code if cold.extra != NULL and cold.extra.close_code else 1006
+    cdef Extra* extra = slab_extra(&loop.slab, c)
+    cdef uint32_t code = extra.close_code if extra != NULL and extra.close_code else 1006
     queue_clear(loop, &c.out, C_DROPPED_GONE, CODE_NO_SUCH_PEER)
+    conn_uncount_user(loop, c)
     leave_all(loop, c)
     if c.flags & FLAG_WEBSOCKET and loop.hub.set.hooks:
         post_event(loop, SERVICE_LOOP, EVENT_DISCONNECTED, conn_id(loop, c), code, NULL, 0)
     buffer_free(loop, c.pending)
-    if cold.extra != NULL:
-        free(cold.extra.refs)
-        buffer_free(loop, cold.extra.message)
-        rights_release(cold.extra.rights)
-        free(cold.extra)
+    if extra != NULL:
+        buffer_free(loop, extra.message)
+    if cold.brief != NULL:
+        free(cold.brief.refs)
+        rights_release(cold.brief.rights)
+        free(cold.brief)
     se_sub_relaxed(&loop.hub.connections, 1)
     uncount_address(loop, c)
     slab_free(&loop.slab, c)

@@ -65,7 +65,7 @@ COUNTERS = (
     ("nodes_lost", "counter", "other nodes that were given up: three heartbeats were missing"),
     ("goaways", "counter", "connections told to go elsewhere: GOAWAY"),
     ("drained", "counter", "connections closed with 1001 by a drain"),
-    ("address_limited", "counter", "sockets answered 429: max-connections-per-address"),
+    ("address_limited", "counter", "sockets or handshakes answered 429: max-connections-per-address"),
     ("accept_limited", "counter", "sockets answered 429: accept-rate"),
     ("input_bytes", "gauge", "bytes kept of handshakes, frames and messages that have come in part"),
     ("input_limited", "counter", "connections closed with 1013, or handshakes answered 503: input-total"),
@@ -77,4 +77,5 @@ COUNTERS = (
     ("auth_expired", "counter", "connections closed with 1008: their token expired"),
     ("auth_denied", "counter", "SUB, PUB, TO and rooms of a URL that a token does not allow"),
     ("origins_refused", "counter", "handshakes whose Origin is not in the list"),
+    ("user_limited", "counter", "handshakes answered 429: max-connections-per-user"),
 )

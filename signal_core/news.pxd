@@ -26,8 +26,8 @@ from signal_core.memory cimport (
 )
 from signal_core.natsout cimport subject_denied
 from signal_core.post cimport post, post_has_room
-from signal_core.rooms cimport MARK_NONE, NO_ROOM, Member, rooms_find_serial
-from signal_core.roomtable cimport Audience, RoomEntry, audience_of
+from signal_core.rooms cimport MARK_NONE, NO_ROOM, Member, members_of, rooms_find_serial
+from signal_core.roomtable cimport Audience, RoomEntry, audience_of, entry_loops
 from signal_core.slab cimport CONN_OPEN, Conn, slab_conn
 from signal_core.state cimport CLUSTER_UP, Change, Hub, Loop, News
 from signal_core.sys cimport se_add_relaxed, se_load_relaxed, se_load_seqcst, se_siphash13
@@ -96,7 +96,7 @@ cdef inline void presence_publish(Loop* loop, const char* what, const char* tail
 
 cdef inline void fan_out_marked(Loop* loop, uint32_t room, Msg* msg) noexcept nogil:
     """To the listeners on this loop: all, or those who await the answer to the question in `origin`."""
-    cdef const Member* members = loop.rooms.rooms[room].members
+    cdef const Member* members = members_of(&loop.rooms, room)
     cdef uint32_t i, n = loop.rooms.rooms[room].count
     cdef uint16_t only = <uint16_t>msg.origin
     cdef Conn* c
@@ -390,7 +390,7 @@ cdef inline void members_send(Loop* loop, RoomEntry* entry, uint16_t mark, const
 cdef inline void room_answer(Loop* loop, uint32_t room, uint16_t mark, const char* node, size_t node_n) noexcept nogil:
     """Says who of this loop is in a room."""
     cdef RoomEntry* entry = loop.rooms.rooms[room].entry
-    cdef const Member* members = loop.rooms.rooms[room].members
+    cdef const Member* members = members_of(&loop.rooms, room)
     cdef size_t used = 0, most = MEMBERS_TEXT
     cdef uint64_t payload = se_load_relaxed(&loop.hub.max_payload)
     cdef uint32_t i
@@ -430,11 +430,11 @@ cdef inline void room_question(Loop* loop, RoomEntry* entry, uint16_t mark, cons
     cdef uint64_t bits
     cdef uint32_t index
     cdef Msg* msg
-    for index in range(256):
-        bits = se_load_seqcst(&entry.loops[index >> 6])
+    for index in range(loop.hub.nloops + 1):
+        bits = se_load_seqcst(&entry_loops(entry)[index >> 6])
         if not bits >> (index & 63) & 1:
             continue
-        if index == SERVICE_LOOP:
+        if index == loop.hub.nloops:
             n = put_who(loop, NULL, who)
             who[n] = c"\n"
             members_send(loop, entry, mark, node, node_n, who, n + 1)

@@ -5,17 +5,19 @@ from libc.string cimport memcpy
 from signal_core.address cimport ROOM_MAX, room_valid
 from signal_core.conn cimport conn_answer, conn_id, conn_say_last, conn_watch
 from signal_core.counters cimport (
-    C_AUTH_DENIED, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_ORIGINS_REFUSED, C_SHED,
+    C_ADDRESS_LIMITED, C_AUTH_DENIED, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_ORIGINS_REFUSED, C_SHED,
+    C_USER_LIMITED,
 )
 from signal_core.identity cimport may_sub
 from signal_core.limits cimport SERVICE_LOOP, UPGRADE_ANSWER, UPGRADE_MAX_ROOMS
 from signal_core.memory cimport Msg, msg_new
-from signal_core.origins cimport origin_allowed
+from signal_core.origins cimport count_forwarded, origin_allowed
 from signal_core.post cimport post_event
 from signal_core.roomtable cimport RoomEntry
-from signal_core.route cimport AWAIT_FAILED, AWAIT_IT, await_nats, join, joined
+from signal_core.route cimport AWAIT_FAILED, AWAIT_IT, await_nats, join, joined, leave_place
 from signal_core.slab cimport CONN_DEAD, CONN_JOINING, FLAG_PAUSED, FLAG_USER, FLAG_WEBSOCKET, Conn
 from signal_core.state cimport CODE_OK, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_CONNECTED, Loop
+from signal_core.sys cimport se_count_below
 from signal_core.upgrade cimport Upgrade, query_next_room, upgrade_accept, upgrade_answer
 
 
@@ -30,12 +32,15 @@ cdef inline void session_answer_http(Loop* loop, Conn* c, const Upgrade* u) noex
     conn_say_last(loop, c, text, n)
 
 
-cdef inline int session_origin(Loop* loop, const Upgrade* u) noexcept nogil:
-    """The HTTP status for where a browser comes from; 0 is good."""
-    if origin_allowed(loop.hub, u):
-        return 0
-    loop.n[C_ORIGINS_REFUSED] += 1
-    return 403
+cdef inline int session_origin(Loop* loop, const Conn* c, const Upgrade* u) noexcept nogil:
+    """The HTTP status for where it comes from, a browser's page and a proxy's client; 0 is good."""
+    if not origin_allowed(loop.hub, u):
+        loop.n[C_ORIGINS_REFUSED] += 1
+        return 403
+    if loop.book != NULL and not count_forwarded(loop, c, u):
+        loop.n[C_ADDRESS_LIMITED] += 1
+        return 429
+    return 0
 
 
 cdef inline int session_user(Loop* loop, Conn* c, const uint8_t* user, uint32_t n) noexcept nogil:
@@ -53,6 +58,10 @@ cdef inline int session_user(Loop* loop, Conn* c, const uint8_t* user, uint32_t 
         return 401
     if join(loop, c, name, n + 1, &entry) != CODE_OK:
         return 503
+    if loop.hub.set.max_per_user and not se_count_below(&entry.users, loop.hub.set.max_per_user):
+        leave_place(loop, c, 0)
+        loop.n[C_USER_LIMITED] += 1
+        return 429
     c.flags |= FLAG_USER
     waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0)
     if waits == AWAIT_IT:

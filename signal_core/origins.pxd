@@ -1,13 +1,17 @@
-"""Where a handshake comes from: its Origin against the list, its address behind trusted proxies. L2.
+"""Where a handshake comes from: its Origin against the list, its address behind trusted proxies, bounded or not. L2.
 
 The lists are the Hub's: written before the loops start, freed after they have ended.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
+from signal_core.addresses cimport (
+    address_hash, addresses_enter, addresses_leave, book_erase, book_write, is_mapped,
+)
 from signal_core.http cimport is_blank
 from signal_core.limits cimport FORWARDED_LINES
-from signal_core.state cimport Hub, Network
+from signal_core.slab cimport Conn
+from signal_core.state cimport Hub, Loop, Network
 from signal_core.sys cimport (
     AF_INET, AF_INET6, getpeername, inet_ntop, inet_pton, sockaddr, sockaddr_in, sockaddr_in6, socklen_t,
 )
@@ -94,10 +98,6 @@ cdef inline bint address_parse(const char* p, size_t n, uint8_t* out) noexcept n
     return inet_pton(AF_INET, text, out + 12) == 1 or inet_pton(AF_INET6, text, out) == 1
 
 
-cdef inline bint is_mapped(const uint8_t* address) noexcept nogil:
-    return memcmp(address, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0
-
-
 cdef inline bint network_has(const Network* network, const uint8_t* address) noexcept nogil:
     cdef uint32_t whole = network.bits // 8, rest = network.bits % 8
     if memcmp(network.address, address, whole) != 0:
@@ -113,10 +113,10 @@ cdef inline bint is_proxy(const Hub* hub, const uint8_t* address) noexcept nogil
     return False
 
 
-cdef inline bint walk_line(const Hub* hub, const char* p, size_t n, uint8_t* address) noexcept nogil:
+cdef inline bint walk_line(const Hub* hub, const char* p, size_t n, uint8_t* address, bint* told) noexcept nogil:
     """Reads one X-Forwarded-For from its end, as long as who says so is trusted. Whether to go on with the line before.
 
-    `address`: the one found last, trusted when it is called.
+    `address`: the one found last, trusted when it is called; `told`: set where one was found here.
     """
     cdef uint8_t found[16]
     cdef size_t start, end, stop = n
@@ -133,6 +133,7 @@ cdef inline bint walk_line(const Hub* hub, const char* p, size_t n, uint8_t* add
         if not address_parse(p + start, end - start, found):
             return False
         memcpy(address, found, 16)
+        told[0] = True
         if not is_proxy(hub, found):
             return False
         if stop == 0:
@@ -140,8 +141,8 @@ cdef inline bint walk_line(const Hub* hub, const char* p, size_t n, uint8_t* add
         stop -= 1
 
 
-cdef inline void peer_address(int fd, uint8_t* out) noexcept nogil:
-    """Of a socket's other end, as 16 bytes; zeros where it is gone."""
+cdef inline bint peer_address(int fd, uint8_t* out) noexcept nogil:
+    """Of a socket's other end, as 16 bytes; False, and zeros, where it is gone."""
     cdef uint8_t storage[128]
     cdef socklen_t size = sizeof(storage)
     cdef sockaddr_in* v4 = <sockaddr_in*>storage
@@ -149,26 +150,62 @@ cdef inline void peer_address(int fd, uint8_t* out) noexcept nogil:
     memset(out, 0, 16)
     memset(storage, 0, sizeof(storage))
     if getpeername(fd, <sockaddr*>storage, &size) != 0:
-        return
+        return False
     if v4.sin_family == AF_INET:
         out[10] = out[11] = 0xff
         memcpy(out + 12, &v4.sin_addr, 4)
     elif v4.sin_family == AF_INET6:
         memcpy(out, &v6.sin6_addr, 16)
+    return True
 
 
-cdef inline void remote_address(const Hub* hub, int fd, const Upgrade* u, uint8_t* out) noexcept nogil:
-    """The client's address as 16 bytes: the socket's, or what trusted proxies say. `u` NULL: the socket's."""
+cdef inline bint remote_address(const Hub* hub, int fd, const Upgrade* u, uint8_t* out) noexcept nogil:
+    """The client's address as 16 bytes: the socket's, or what trusted proxies say. `u` NULL: the socket's. Whether it
+    is one that a trusted proxy told."""
     cdef uint32_t i = 0
     cdef uint32_t lines
-    peer_address(fd, out)
-    if u == NULL or hub.nproxies == 0 or not is_proxy(hub, out):
-        return
+    cdef bint told = False
+    if not peer_address(fd, out) or u == NULL or not is_proxy(hub, out):
+        return False
     lines = u.nforwarded if u.nforwarded < FORWARDED_LINES else FORWARDED_LINES
     for i in range(1, lines + 1):
         if not walk_line(hub, u.forwarded[(u.nforwarded - i) % FORWARDED_LINES],
-                         u.forwarded_len[(u.nforwarded - i) % FORWARDED_LINES], out):
-            return
+                         u.forwarded_len[(u.nforwarded - i) % FORWARDED_LINES], out, &told):
+            break
+    return told
+
+
+# -- how many have it --
+
+cdef inline bint address_enter(Loop* loop, const Conn* c, const uint8_t* address) noexcept nogil:
+    """Whether an address may have one more connection, which is counted then."""
+    cdef uint64_t hash = address_hash(loop.hub.addresses, address)
+    if not addresses_enter(loop.hub.addresses, hash, loop.hub.set.max_per_address):
+        return False
+    if not book_write(loop.book, c.slot, hash):
+        addresses_leave(loop.hub.addresses, hash)
+        return False
+    return True
+
+
+cdef inline bint count_peer(Loop* loop, const Conn* c) noexcept nogil:
+    """At its accept: whether its socket's address may have one more. A trusted proxy's is not counted."""
+    cdef uint8_t address[16]
+    return not peer_address(c.fd, address) or is_proxy(loop.hub, address) or address_enter(loop, c, address)
+
+
+cdef inline bint count_forwarded(Loop* loop, const Conn* c, const Upgrade* u) noexcept nogil:
+    """With its head: whether the address that a trusted proxy tells may have one more. What such a proxy asks for
+    nobody is its own, and not counted."""
+    cdef uint8_t address[16]
+    return not remote_address(loop.hub, c.fd, u, address) or address_enter(loop, c, address)
+
+
+cdef inline void uncount_address(Loop* loop, const Conn* c) noexcept nogil:
+    """At its end; no effect where it was not counted."""
+    cdef uint64_t hash = book_erase(loop.book, c.slot) if loop.book != NULL else 0
+    if hash:
+        addresses_leave(loop.hub.addresses, hash)
 
 
 cdef inline size_t address_put(const uint8_t* address, char* out) noexcept nogil:

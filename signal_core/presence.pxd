@@ -7,12 +7,11 @@ in every room with listeners (LEAVE <node>.*) and it is asked anew. A cursor of 
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from signal_core.address cimport NODE_MAX, put_uint, room_valid, se_lower_run, se_token_run, uint_parse
 from signal_core.answers cimport put
 from signal_core.audience cimport (
-    PUT_OFF_QUESTION, PUT_OFF_SUB, SID_AUDIENCE, audience_drop, audience_hears, audience_note, audience_settle,
-    audience_sub,
+    PUT_OFF_QUESTION, PUT_OFF_SUB, SID_AUDIENCE, audience_drop, audience_note, audience_settle, audience_sub,
 )
 from signal_core.counters cimport C_NATS_IN, C_NATS_MALFORMED, C_NODES_LOST, C_PRESENCE_ASKED
 from signal_core.limits cimport AUDIENCES_PER_TURN, BEAT_TICKS, LOST_TICKS, QUESTIONS_PER_TICK, RESUME_BYTES

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint16_t
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
-from signal_core.conn cimport conn_id, conn_kill, conn_of
+from signal_core.conn cimport conn_brief, conn_id, conn_kill, conn_of
 from signal_core.counters cimport C_DROPPED_GONE, C_PINGS_SENT
 from signal_core.limits cimport RECLAIMS_PER_TURN
 from signal_core.loop cimport loop_reap, loop_timers
@@ -14,7 +14,7 @@ from signal_core.route cimport fan_out_held
 from signal_core.route cimport join as c_join
 from signal_core.route cimport leave as c_leave
 from signal_core.roomtable cimport table_reclaim
-from signal_core.slab cimport FLAG_DIRTY, pages_new
+from signal_core.slab cimport FLAG_DIRTY, FLAG_USER, Brief, pages_new
 from signal_core.state cimport CLUSTER_AWAY, CLUSTER_OFF, CODE_NO_SUCH_PEER, CODE_OK, Hub, Link, Loop
 from signal_core.subs cimport subs_lost, subs_settle
 from signal_core.sys cimport munmap, se_malloc_steadily
@@ -23,6 +23,7 @@ from signal_core.thread cimport loop_end, loop_init
 cdef enum:
     CROWD_TICK = 1000         # the tick at which a crowd begins
     CROWD_NAME = 32           # bytes of a room's name and of an address, with room to spare
+    USER_ROOM = 128           # bytes of the name of a user's room, with room to spare
 
 cdef struct Cost:             # of one step, done `count` times
     uint64_t count
@@ -87,7 +88,7 @@ cdef class Crowd:
         self.conns = conns
         se_malloc_steadily()
         self.hub = <Hub*>pages_new(sizeof(Hub))
-        if self.hub == NULL or not table_init(&self.hub.rooms):
+        if self.hub == NULL or not table_init(&self.hub.rooms, loops):
             raise MemoryError
         self.hub.set.max_rooms = 1 << 10
         self.hub.set.ping = ping
@@ -198,6 +199,35 @@ cdef class Crowd:
                 cost.count += 1
             cost.total = crowd_cpu() - start
         if cost.count < self.opened:
+            raise MemoryError
+        return cost_of(&cost)
+
+    def identify(self, uint32_t length, uint64_t first, uint64_t count):
+        """`count` of them from number `first`, in no room yet: each gets a user of its own with a name so long, and the
+        end of a token."""
+        cdef Cost cost = Cost(0, 0, 0, 0)
+        cdef char name[USER_ROOM]
+        cdef Brief* brief
+        cdef RoomEntry* entry
+        cdef uint64_t k, start
+        if not 9 <= length < USER_ROOM:
+            raise ValueError(length)
+        memset(name, c"u", sizeof(name))
+        name[0] = c"@"
+        with nogil:
+            start = crowd_cpu()
+            for k in range(first, min(first + count, self.opened)):
+                brief = conn_brief(self.loop_at(k), self.at(k))
+                if brief == NULL:
+                    break
+                brief.expires = CROWD_TICK * 1000
+                c_put_uint(name + 1 + length - 9, 100000000 + k)
+                if c_join(self.loop_at(k), self.at(k), name, length + 1, &entry) != CODE_OK:
+                    break
+                self.at(k).flags |= FLAG_USER
+                cost.count += 1
+            cost.total = crowd_cpu() - start
+        if cost.count < count:
             raise MemoryError
         return cost_of(&cost)
 

@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 from signal_core.inbox cimport Chain, Inbox, chain_add, inbox_push, inbox_take, inbox_taken
 from signal_core.memory cimport KIND_TO, Mem, Msg, msg_free, msg_new_heap
 from signal_core.rooms cimport (
-    NO_ROOM, Place, places_of, room_join, room_leave, room_member, rooms_add, rooms_end, rooms_find,
+    NO_ROOM, Place, members_of, places_of, room_join, room_leave, room_member, rooms_add, rooms_end, rooms_find,
     rooms_init, rooms_remove,
 )
 from signal_core.rooms cimport Rooms as c_Rooms
@@ -208,7 +208,7 @@ cdef class Rooms:
         cdef uint32_t i, room = self.find(name)
         if room == NO_ROOM:
             return None
-        return [self.rooms.rooms[room].members[i].slot for i in range(self.rooms.rooms[room].count)]
+        return [members_of(&self.rooms, room)[i].slot for i in range(self.rooms.rooms[room].count)]
 
     def places(self, uint32_t slot):
         """The names of its rooms, in its own order."""
@@ -232,13 +232,13 @@ cdef class Rooms:
             for i in range(c.nrooms):
                 place = &places_of(c, slab_cold(self.slab, slot))[i]
                 assert place.position < self.rooms.rooms[place.room].count
-                assert self.rooms.rooms[place.room].members[place.position].slot == slot
-                assert self.rooms.rooms[place.room].members[place.position].place == i
+                assert members_of(&self.rooms, place.room)[place.position].slot == slot
+                assert members_of(&self.rooms, place.room)[place.position].place == i
         for room in range(self.rooms.used):
             for i in range(self.rooms.rooms[room].count):
-                c = self.conn(self.rooms.rooms[room].members[i].slot)
-                assert self.rooms.rooms[room].members[i].place < c.nrooms
-                place = &places_of(c, slab_cold(self.slab, c.slot))[self.rooms.rooms[room].members[i].place]
+                c = self.conn(members_of(&self.rooms, room)[i].slot)
+                assert members_of(&self.rooms, room)[i].place < c.nrooms
+                place = &places_of(c, slab_cold(self.slab, c.slot))[members_of(&self.rooms, room)[i].place]
                 assert place.room == room and place.position == i
 
 
@@ -315,7 +315,7 @@ def bench_table_find(uint64_t iterations, uint32_t rooms=10000):
     cdef const char* name
     cdef uint32_t at
     cdef uint64_t i, start, total = 0
-    if not table_init(table):
+    if not table_init(table, 1):
         raise MemoryError
     for at in range(rooms):
         text = b"room-%011d" % at

@@ -1,7 +1,8 @@
 """The rooms that have members on one loop. L2. Owned by the loop.
 
-A room's members are an array of slots; a membership is a Member here and a Place with the connection, each naming the
-other's position, so that joining and leaving cost the same in a room of ten thousand as in one of two.
+A room's members are an array of slots, and a first one lies in the room itself; a membership is a Member here and a
+Place with the connection, each naming the other's position, so that joining and leaving cost the same in a room of ten
+thousand as in one of two.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -24,9 +25,13 @@ cdef struct Member:
     uint16_t place            # 2  index among the connection's places
     uint16_t mark             # 2  MARK_*: whether it hears who comes and goes, or the question that it awaits
 
+cdef union Members:           # of a room with a capacity of 1: the member itself; of more: an array
+    Member one
+    Member* many
+
 cdef struct Room:
     RoomEntry* entry          # 8  NULL: free
-    Member* members           # 8
+    Members members           # 8
     uint32_t count            # 4
     uint32_t size             # 4  capacity; of a free one: the next free
 
@@ -54,7 +59,7 @@ cdef inline bint entry_is(const RoomEntry* entry, uint64_t hash, const char* nam
                           uint64_t serial) noexcept nogil:
     """Without a name, by the serial."""
     if name == NULL:
-        return entry.serial == serial
+        return entry.serial == serial and entry.hash == hash
     return entry.hash == hash and entry.size == n and memcmp(entry.name, name, n) == 0
 
 
@@ -190,7 +195,9 @@ cdef inline uint32_t rooms_add(Rooms* rooms, RoomEntry* entry) noexcept nogil:
             rooms.size = size
         room = rooms.used
         rooms.used += 1
-    rooms.rooms[room] = Room(entry=entry, members=NULL, count=0, size=0)
+    rooms.rooms[room].entry = entry
+    rooms.rooms[room].count = 0
+    rooms.rooms[room].size = 1
     rooms.count += 1
     index_put(rooms, room)
     index_move(rooms)
@@ -201,8 +208,10 @@ cdef inline void rooms_remove(Rooms* rooms, uint32_t room) noexcept nogil:
     """Of an empty room."""
     SE_ASSERT(rooms.rooms[room].count == 0)
     index_remove(rooms, room)
-    free(rooms.rooms[room].members)
-    rooms.rooms[room] = Room(entry=NULL, members=NULL, count=0, size=rooms.free_head)
+    if rooms.rooms[room].size > 1:
+        free(rooms.rooms[room].members.many)
+    rooms.rooms[room].entry = NULL
+    rooms.rooms[room].size = rooms.free_head
     rooms.free_head = room
     rooms.count -= 1
     index_move(rooms)
@@ -244,13 +253,32 @@ cdef inline bint places_resize(Conn* c, Cold* cold, uint32_t count) noexcept nog
     return True
 
 
+cdef inline Member* members_of(Rooms* rooms, uint32_t room) noexcept nogil:
+    """Of a room; valid until one joins or leaves, or a room comes."""
+    cdef Room* found = &rooms.rooms[room]
+    return &found.members.one if found.size == 1 else found.members.many
+
+
+cdef inline bint members_grow(Room* room) noexcept nogil:
+    """Makes place for another member: 3, 5, 7, 11 ..., each a whole malloc size. False without memory."""
+    cdef uint32_t size = 3 if room.size == 1 else (room.size + (room.size >> 1)) | 1
+    cdef Member* grown = <Member*>realloc(NULL if room.size == 1 else room.members.many, size * sizeof(Member))
+    if grown == NULL:
+        return False
+    if room.size == 1:
+        grown[0] = room.members.one
+    room.members.many = grown
+    room.size = size
+    return True
+
+
 cdef inline Member* room_member(Rooms* rooms, Slab* slab, const Conn* c, uint32_t room) noexcept nogil:
     """The connection's membership in a room; NULL where it is no member. Valid until one joins or leaves."""
     cdef Place* places = places_of(c, slab_cold(slab, c.slot))
     cdef uint32_t i
     for i in range(c.nrooms):
         if places[i].room == room:
-            return &rooms.rooms[room].members[places[i].position]
+            return &members_of(rooms, room)[places[i].position]
     return NULL
 
 
@@ -258,25 +286,20 @@ cdef inline bint room_join(Rooms* rooms, Slab* slab, Conn* c, uint32_t index) no
     """Of one that is not a member. False without memory."""
     cdef Room* room = &rooms.rooms[index]
     cdef Cold* cold = slab_cold(slab, c.slot)
-    cdef Member* grown
-    cdef uint32_t size
+    cdef Member* member
     cdef Place* place
-    if room.count == room.size:
-        size = room.size + (room.size >> 1) + 1
-        grown = <Member*>realloc(room.members, size * sizeof(Member))
-        if grown == NULL:
-            return False
-        room.members = grown
-        room.size = size
+    if room.count == room.size and not members_grow(room):
+        return False
     if not places_resize(c, cold, c.nrooms + 1):
         return False
     c.nrooms += 1
     place = &places_of(c, cold)[c.nrooms - 1]
     place.room = index
     place.position = room.count
-    room.members[room.count].slot = c.slot
-    room.members[room.count].place = <uint16_t>(c.nrooms - 1)
-    room.members[room.count].mark = MARK_NONE
+    member = &members_of(rooms, index)[room.count]
+    member.slot = c.slot
+    member.place = <uint16_t>(c.nrooms - 1)
+    member.mark = MARK_NONE
     room.count += 1
     return True
 
@@ -284,19 +307,20 @@ cdef inline bint room_join(Rooms* rooms, Slab* slab, Conn* c, uint32_t index) no
 cdef inline void member_drop(Rooms* rooms, Slab* slab, uint32_t index, uint32_t position) noexcept nogil:
     """Closes the gap with the last member."""
     cdef Room* room = &rooms.rooms[index]
+    cdef Member* members = members_of(rooms, index)
     cdef Member moved
     cdef Conn* c
     cdef Member* shrunk
     room.count -= 1
     if position != room.count:
-        moved = room.members[room.count]
-        room.members[position] = moved
+        moved = members[room.count]
+        members[position] = moved
         c = slab_conn(slab, moved.slot)
         places_of(c, slab_cold(slab, moved.slot))[moved.place].position = position
     if room.size > 16 and room.count < room.size // 4:
-        shrunk = <Member*>realloc(room.members, (room.size // 2) * sizeof(Member))
+        shrunk = <Member*>realloc(members, (room.size // 2) * sizeof(Member))
         if shrunk != NULL:
-            room.members = shrunk
+            room.members.many = shrunk
             room.size //= 2
 
 
@@ -309,7 +333,7 @@ cdef inline void room_leave(Rooms* rooms, Slab* slab, Conn* c, uint32_t i) noexc
     member_drop(rooms, slab, gone.room, gone.position)
     if i != last:
         places[i] = places[last]
-        rooms.rooms[places[i].room].members[places[i].position].place = <uint16_t>i
+        members_of(rooms, places[i].room)[places[i].position].place = <uint16_t>i
     if places_size(last) != places_size(c.nrooms):
         places_resize(c, cold, last)
     c.nrooms = last
@@ -318,7 +342,8 @@ cdef inline void room_leave(Rooms* rooms, Slab* slab, Conn* c, uint32_t i) noexc
 cdef inline void rooms_end(Rooms* rooms) noexcept nogil:
     cdef uint32_t i
     for i in range(rooms.used):
-        free(rooms.rooms[i].members)
+        if rooms.rooms[i].entry != NULL and rooms.rooms[i].size > 1:
+            free(rooms.rooms[i].members.many)
     free(rooms.rooms)
     index_free(&rooms.index)
     index_free(&rooms.former)

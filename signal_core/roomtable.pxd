@@ -10,16 +10,16 @@ An entry is taken out by the link's loop only, which is told by KIND_SYNC whenev
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
-from signal_core.limits cimport LOOP_BITS_WORDS
 from signal_core.sys cimport (
-    SE_STATIC_ASSERT, se_add_seqcst, se_and_seqcst, se_load_acquire, se_load_seqcst, se_lock, se_or_seqcst,
+    SE_STATIC_ASSERT, se_add_seqcst, se_and_seqcst, se_load8_acquire, se_load_seqcst, se_lock, se_or_seqcst,
     se_pointer_acquire, se_pointer_release, se_siphash13, se_store_seqcst, se_unlock,
 )
 
 cdef enum:
-    STRIPE_SHIFT = 54         # of a hash: its upper bits name the stripe
+    STRIPE_SHIFT = 22         # of a hash: its upper bits name the stripe
     STRIPES = 1 << 10         # so many that one holds a thousand of a million rooms: it grows under its lock
     SLOTS_AT_FIRST = 8
+    ENTRY_HEAD = 33           # bytes of a RoomEntry before its name
 
 cdef struct Retired:      # first in whatever is freed late
     Retired* next         # 8
@@ -39,19 +39,21 @@ cdef struct Audience:     # who hears of a room's comings and goings; made at ne
     uint16_t* nodes       # 8  the link's: their places in Link.nodes
     uint64_t counts[1]    # and on, atomic: listeners of each loop, then 1 where the service listens
 
-cdef struct RoomEntry:
-    Retired retired       # 16
-    uint64_t hash         # 8
-    uint64_t serial       # 8  never given twice
-    uint64_t loops[4]     # 32 LOOP_BITS_WORDS: bit i: loop i has members
-    uint64_t confirmed    # 8  1: NATS has answered a PING after our SUB
-    void* audience        # 8  Audience; NULL: nobody ever listened. Set once, read without the lock
+cdef struct RoomEntry:    # one malloc: a user's room has little else, and millions may have one
+    # A Retired lies over these once it is retired: a reader without the lock looks at none of them.
     uint32_t sub          # 4  the link's: its place in Link.subs + 1; 0: none
     uint32_t ping         # 4  the link's: the PING whose answer confirms the SUB
-    bint denied           # 4  the link's: NATS does not allow the SUB
-    bint dirty            # 4  a KIND_SYNC for it is under way; under the stripe's lock
+    uint32_t users        # 4  atomic: connections of the user whose room it is, where they are bounded
+    uint8_t dirty         # 1  a KIND_SYNC for it is under way; under the stripe's lock
+    uint8_t denied        # 1  the link's: NATS does not allow the SUB
+    uint8_t confirmed     # 1  atomic: NATS has answered a PING after our SUB
+    uint8_t spare         # 1
+    # These stay until it is freed.
+    uint32_t hash         # 4
+    uint32_t serial       # 4  never 0; with the hash not given twice within four billion rooms
+    void* audience        # 8  Audience; NULL: nobody ever listened. Set once, read without the lock
     uint8_t size          # 1
-    char name[7]          # and on
+    char name[7]          # and on; from the next whole word RoomTable.words words, entry_loops
 
 cdef struct RoomSlots:    # open addressing; a removed entry leaves GONE
     Retired retired       # 16
@@ -68,6 +70,7 @@ cdef struct Stripe:       # one cache line
 cdef struct RoomTable:
     Stripe stripes[1024]  # 65536 STRIPES
     uint64_t key[2]       # 16 of the hash
+    uint64_t words        # 8  words of a room's bitmap of loops
     uint64_t serial       # 8  last one given
     uint64_t epoch        # 8
     uint64_t lock         # 8  of the list of retired pieces
@@ -76,7 +79,8 @@ cdef struct RoomTable:
 
 
 cdef inline void table_check_layout() noexcept nogil:
-    SE_STATIC_ASSERT(sizeof(RoomEntry) == 104)
+    SE_STATIC_ASSERT(sizeof(RoomEntry) == ENTRY_HEAD + 7)
+    SE_STATIC_ASSERT(sizeof(Retired) == 16)  # RoomEntry up to `hash`
     SE_STATIC_ASSERT(sizeof(Audience) == 72)
 
 
@@ -85,7 +89,14 @@ cdef inline void* slot_gone() noexcept nogil:
 
 
 cdef inline uint64_t room_hash(const RoomTable* table, const char* name, size_t n) noexcept nogil:
-    return se_siphash13(table.key, name, n)
+    """32 bits, never 0."""
+    cdef uint32_t hash = <uint32_t>se_siphash13(table.key, name, n)
+    return hash if hash else 1
+
+
+cdef inline uint64_t* entry_loops(RoomEntry* entry) noexcept nogil:
+    """Bit i: loop i has members; after the loops, the service. Atomic."""
+    return <uint64_t*>((<size_t>entry.name + entry.size + 7) & ~<size_t>7)
 
 
 cdef inline RoomSlots* slots_new(uint64_t count) noexcept nogil:
@@ -95,10 +106,11 @@ cdef inline RoomSlots* slots_new(uint64_t count) noexcept nogil:
     return slots
 
 
-cdef inline bint table_init(RoomTable* table) noexcept nogil:
-    """On zeroed memory with the key set. False without memory."""
+cdef inline bint table_init(RoomTable* table, uint32_t loops) noexcept nogil:
+    """On zeroed memory with the key set, for so many loops and the service. False without memory."""
     cdef int i
     table.epoch = 1
+    table.words = loops // 64 + 1
     for i in range(STRIPES):
         table.stripes[i].slots = slots_new(SLOTS_AT_FIRST)
         if table.stripes[i].slots == NULL:
@@ -180,14 +192,14 @@ cdef inline bint stripe_grow(RoomTable* table, Stripe* stripe) noexcept nogil:
     cdef uint64_t i, want = SLOTS_AT_FIRST
     se_lock(&stripe.lock)
     old = <RoomSlots*>stripe.slots
-    while want < 4 * (stripe.live + 1):
+    while want < 2 * (stripe.live + 1):
         want *= 2
     se_unlock(&stripe.lock)
     fresh = slots_new(want)
     if fresh == NULL:
         return False
     se_lock(&stripe.lock)
-    if stripe.slots != old or want < 2 * (stripe.live + 1):
+    if stripe.slots != old or 3 * want < 4 * (stripe.live + 1):
         se_unlock(&stripe.lock)
         free(fresh)
         return True
@@ -202,26 +214,29 @@ cdef inline bint stripe_grow(RoomTable* table, Stripe* stripe) noexcept nogil:
 
 
 cdef inline RoomEntry* entry_new(RoomTable* table, const char* name, size_t n, uint64_t hash) noexcept nogil:
-    cdef RoomEntry* entry = <RoomEntry*>calloc(1, sizeof(RoomEntry) + n)
+    cdef size_t size = (ENTRY_HEAD + n + 7) & ~<size_t>7
+    cdef RoomEntry* entry = <RoomEntry*>calloc(1, size + table.words * sizeof(uint64_t))
     if entry != NULL:
-        entry.hash = hash
-        entry.serial = se_add_seqcst(&table.serial, 1) + 1
+        entry.hash = <uint32_t>hash
+        while entry.serial == 0:
+            entry.serial = <uint32_t>(se_add_seqcst(&table.serial, 1) + 1)
         entry.size = <uint8_t>n
         memcpy(entry.name, name, n)
     return entry
 
 
-cdef inline bint entry_has_loops(RoomEntry* entry) noexcept nogil:
-    cdef int i
-    for i in range(LOOP_BITS_WORDS):
-        if se_load_seqcst(&entry.loops[i]):
+cdef inline bint entry_has_loops(const RoomTable* table, RoomEntry* entry) noexcept nogil:
+    cdef uint64_t i
+    for i in range(table.words):
+        if se_load_seqcst(&entry_loops(entry)[i]):
             return True
     return False
 
 
 cdef inline RoomEntry* table_enter(RoomTable* table, const char* name, size_t n, uint64_t hash, uint32_t loop,
                                    bint* sync) noexcept nogil:
-    """Marks that a loop has members. `sync`: the caller posts a KIND_SYNC to the link. NULL without memory."""
+    """Marks that a loop (by its bit) has members. `sync`: the caller posts a KIND_SYNC to the link. NULL without
+    memory."""
     cdef Stripe* stripe = stripe_of(table, hash)
     cdef RoomEntry* fresh = NULL
     cdef RoomEntry* entry
@@ -245,8 +260,8 @@ cdef inline RoomEntry* table_enter(RoomTable* table, const char* name, size_t n,
         slots_put(<RoomSlots*>stripe.slots, entry)
         stripe.filled += 1
         stripe.live += 1
-    se_or_seqcst(&entry.loops[loop >> 6], (<uint64_t>1) << (loop & 63))
-    if not se_load_acquire(&entry.confirmed) and not entry.dirty:
+    se_or_seqcst(&entry_loops(entry)[loop >> 6], (<uint64_t>1) << (loop & 63))
+    if not se_load8_acquire(&entry.confirmed) and not entry.dirty:
         entry.dirty = True
         sync[0] = True
     se_unlock(&stripe.lock)
@@ -255,12 +270,12 @@ cdef inline RoomEntry* table_enter(RoomTable* table, const char* name, size_t n,
 
 
 cdef inline bint table_exit(RoomTable* table, RoomEntry* entry, uint32_t loop) noexcept nogil:
-    """Marks that a loop has no members any more. True: the caller posts a KIND_SYNC to the link."""
+    """Marks that a loop (by its bit) has no members any more. True: the caller posts a KIND_SYNC to the link."""
     cdef Stripe* stripe = stripe_of(table, entry.hash)
     cdef bint sync = False
     se_lock(&stripe.lock)
-    se_and_seqcst(&entry.loops[loop >> 6], ~((<uint64_t>1) << (loop & 63)))
-    if not entry_has_loops(entry) and not entry.dirty:
+    se_and_seqcst(&entry_loops(entry)[loop >> 6], ~((<uint64_t>1) << (loop & 63)))
+    if not entry_has_loops(table, entry) and not entry.dirty:
         entry.dirty = True
         sync = True
     se_unlock(&stripe.lock)
@@ -321,7 +336,7 @@ cdef inline void entry_retire(RoomTable* table, RoomEntry* entry) noexcept nogil
     cdef Audience* audience = <Audience*>entry.audience
     if audience != NULL:
         table_retire(table, &audience.retired)
-    table_retire(table, &entry.retired)
+    table_retire(table, <Retired*>entry)
 
 
 cdef inline void table_unmark(RoomTable* table, RoomEntry* entry) noexcept nogil:
@@ -343,7 +358,7 @@ cdef inline bint table_settle(RoomTable* table, RoomEntry* entry) noexcept nogil
     cdef bint alive
     se_lock(&stripe.lock)
     entry.dirty = False
-    alive = entry_has_loops(entry)
+    alive = entry_has_loops(table, entry)
     if not alive:
         slots = <RoomSlots*>stripe.slots
         i = entry.hash & slots.mask

@@ -8,9 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport local_parse
 from signal_core.answers cimport hello_new, ref_finish, say, say_goaway
-from signal_core.conn cimport (
-    BLOCKED_LOOK, conn_answer, conn_deliver, conn_id, conn_of, conn_queued, conn_resume, is_late,
-)
+from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_of, conn_queued, conn_resume, is_late
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_INBOX, C_IN_FLIGHT, C_LISTENERS, C_MEMBERSHIPS, C_PRESENCE_LOST, C_ROOMS, C_ROOMS_REFUSED,
     C_TAKEN,
@@ -18,7 +16,7 @@ from signal_core.counters cimport (
 from signal_core.gaps cimport gap_note
 from signal_core.identity cimport conn_places
 from signal_core.inbox cimport inbox_taken
-from signal_core.limits cimport LOOP_BITS_WORDS, SERVICE_LOOP
+from signal_core.limits cimport SERVICE_LOOP
 from signal_core.memory cimport (
     KIND_ASK, KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, Out, msg_copy,
     msg_free, msg_new_heap, msg_set_text, msg_text, place_new,
@@ -29,21 +27,22 @@ from signal_core.packet cimport Packet, packet_frame
 from signal_core.post cimport loop_of, post, post_has_room, post_receipt, post_sync, sync_new
 from signal_core.queue cimport queue_append
 from signal_core.rooms cimport (
-    MARK_LISTENS, MARK_NONE, NO_ROOM, Member, Place, places_of, room_join, room_leave, room_member, rooms_add,
-    rooms_find, rooms_find_serial, rooms_remove,
+    MARK_LISTENS, MARK_NONE, NO_ROOM, Member, Place, members_of, places_of, room_join, room_leave, room_member,
+    rooms_add, rooms_find, rooms_find_serial, rooms_remove,
 )
 from signal_core.roomtable cimport (
-    Audience, RoomEntry, room_hash, table_enter, table_exit, table_find, table_listen, table_unlisten, table_unmark,
+    Audience, RoomEntry, entry_loops, room_hash, table_enter, table_exit, table_find, table_listen, table_unlisten,
+    table_unmark,
 )
 from signal_core.slab cimport (
-    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, NO_SLOT, Conn, Extra, slab_cold,
+    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, NO_SLOT, Brief, Conn, slab_cold,
     slab_conn, slab_find,
 )
 from signal_core.state cimport (
     CLUSTER_OFF, CLUSTER_UP, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS,
     CODE_UNAVAILABLE, Hub, Loop,
 )
-from signal_core.sys cimport SE_PREFETCH, SE_RARE, se_load_acquire, se_load_relaxed, se_load_seqcst
+from signal_core.sys cimport SE_PREFETCH, SE_RARE, se_load8_acquire, se_load_relaxed, se_load_seqcst
 from signal_core.wheel cimport wheel_arm, wheel_arm_by
 
 cdef enum:
@@ -106,7 +105,7 @@ cdef inline void fan_out(Loop* loop, uint32_t index, Msg* msg) noexcept nogil:
 
     What needs a second look goes the way of a single delivery; of the others all is counted at the end.
     """
-    cdef const Member* members = loop.rooms.rooms[index].members
+    cdef const Member* members = members_of(&loop.rooms, index)
     cdef uint32_t i, slot, queued = 0, n = loop.rooms.rooms[index].count
     cdef uint32_t origin = <uint32_t>(msg.origin >> 32) & 0xffffff if msg.origin >> 56 == loop.index else NO_SLOT
     cdef uint32_t size = msg.size
@@ -150,14 +149,14 @@ cdef inline void fan_out_held(Loop* loop, uint32_t index, Msg* msg) noexcept nog
 cdef inline uint8_t post_room(Loop* loop, RoomEntry* entry, Msg* msg) noexcept nogil:
     """To the other loops that have members. CODE_SLOW_PEER where one of them takes no more."""
     cdef uint64_t bits
-    cdef uint32_t index
-    cdef int word
+    cdef uint32_t index, bit, word
     cdef Msg* copy
     cdef uint8_t code = CODE_OK
-    for word in range(LOOP_BITS_WORDS):
-        bits = se_load_seqcst(&entry.loops[word])
-        index = <uint32_t>word * 64
+    for word in range(<uint32_t>loop.hub.rooms.words):
+        bits = se_load_seqcst(&entry_loops(entry)[word])
+        bit = word * 64
         while bits:
+            index = bit if bit < loop.hub.nloops else SERVICE_LOOP
             if bits & 1 and index != loop.index:
                 copy = NULL
                 if post_has_room(loop, loop.hub.loops[index], msg.size):
@@ -174,7 +173,7 @@ cdef inline uint8_t post_room(Loop* loop, RoomEntry* entry, Msg* msg) noexcept n
                     copy.hash = entry.hash
                     post(loop, index, copy)
             bits >>= 1
-            index += 1
+            bit += 1
     return code
 
 
@@ -223,16 +222,16 @@ cdef inline void take_room(Loop* loop, Msg* msg) noexcept nogil:
 
 cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
     """A room of its URL, or its user's, is confirmed: after the last, HELLO."""
-    cdef Extra* extra
+    cdef Brief* brief
     if c.waiting:
         c.waiting -= 1
     if c.waiting == 0 and c.state == CONN_JOINING:
         c.state = CONN_OPEN
         wheel_arm(&loop.wheel, &loop.slab, c.slot,
                   loop.tick + (BLOCKED_LOOK if c.flags & FLAG_BLOCKED else loop.hub.set.ping))
-        extra = slab_cold(&loop.slab, c.slot).extra
-        if extra != NULL and extra.expires:
-            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, extra.expires)
+        brief = slab_cold(&loop.slab, c.slot).brief
+        if brief != NULL and brief.expires:
+            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, brief.expires)
         conn_answer(loop, c, hello_new(loop, c))
         if loop.farewell.on:
             say_goaway(loop, c)
@@ -285,7 +284,7 @@ cdef inline void loop_tell_all(Loop* loop) noexcept nogil:
 cdef inline int await_nats(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, uint32_t ref_len) noexcept nogil:
     """Asks the link for a receipt to `id` once NATS has the subscription: AWAIT_IT, AWAIT_NOTHING where it has it or
     there is none, AWAIT_FAILED without memory."""
-    if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or se_load_acquire(&entry.confirmed):
+    if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or se_load8_acquire(&entry.confirmed):
         return AWAIT_NOTHING
     return await_link(loop, id, entry, ref, ref_len)
 
@@ -304,6 +303,11 @@ cdef inline int await_link(Loop* loop, uint64_t id, RoomEntry* entry, const char
     return AWAIT_IT
 
 
+cdef inline uint32_t loop_bit(const Loop* loop) noexcept nogil:
+    """Where the members and listeners of a loop, or the service, are noted with a room."""
+    return loop.index if loop.index != SERVICE_LOOP else loop.hub.nloops
+
+
 cdef inline RoomEntry* room_enter(Loop* loop, const char* name, size_t n, uint64_t hash) noexcept nogil:
     """The loop (or the service) has a member from here on. NULL without memory.
 
@@ -314,7 +318,7 @@ cdef inline RoomEntry* room_enter(Loop* loop, const char* name, size_t n, uint64
     cdef Msg* word = sync_new(loop)
     if word == NULL:
         return NULL
-    entry = table_enter(&loop.hub.rooms, name, n, hash, loop.index, &sync)
+    entry = table_enter(&loop.hub.rooms, name, n, hash, loop_bit(loop), &sync)
     if sync:
         post_sync(loop, entry, word)
     else:
@@ -326,7 +330,7 @@ cdef inline void room_exit(Loop* loop, RoomEntry* entry) noexcept nogil:
     """It has no member any more. Without memory to tell the link the room stays subscribed to, until it is told of
     the next join or leave."""
     cdef Msg* word
-    if not table_exit(&loop.hub.rooms, entry, loop.index):
+    if not table_exit(&loop.hub.rooms, entry, loop_bit(loop)):
         return
     word = sync_new(loop)
     if word == NULL:
@@ -363,11 +367,6 @@ cdef inline uint8_t join(Loop* loop, Conn* c, const char* name, uint32_t n, Room
     return CODE_OK
 
 
-cdef inline uint32_t audience_index(const Loop* loop) noexcept nogil:
-    """Where the listeners of a loop, or the service, are counted."""
-    return loop.index if loop.index != SERVICE_LOOP else loop.hub.nloops
-
-
 cdef inline bint room_listen(Loop* loop, RoomEntry* entry) noexcept nogil:
     """One more of the loop's members hears who comes and goes. False without memory."""
     cdef bint sync = False
@@ -375,7 +374,7 @@ cdef inline bint room_listen(Loop* loop, RoomEntry* entry) noexcept nogil:
     cdef bint good
     if word == NULL:
         return False
-    good = table_listen(&loop.hub.rooms, entry, loop.hub.nloops + 1, audience_index(loop), &sync)
+    good = table_listen(&loop.hub.rooms, entry, loop.hub.nloops + 1, loop_bit(loop), &sync)
     if sync:
         post_sync(loop, entry, word)
     else:
@@ -385,7 +384,7 @@ cdef inline bint room_listen(Loop* loop, RoomEntry* entry) noexcept nogil:
 
 cdef inline void room_unlisten(Loop* loop, RoomEntry* entry) noexcept nogil:
     cdef Msg* word
-    if not table_unlisten(&loop.hub.rooms, entry, audience_index(loop)):
+    if not table_unlisten(&loop.hub.rooms, entry, loop_bit(loop)):
         return
     word = sync_new(loop)
     if word == NULL:
@@ -451,7 +450,7 @@ cdef inline void leave_place(Loop* loop, Conn* c, uint32_t i) noexcept nogil:
     cdef Place place = places_of(c, slab_cold(&loop.slab, c.slot))[i]
     cdef uint32_t room = place.room
     cdef RoomEntry* entry = loop.rooms.rooms[room].entry
-    cdef bint listens = loop.rooms.rooms[room].members[place.position].mark != MARK_NONE
+    cdef bint listens = members_of(&loop.rooms, room)[place.position].mark != MARK_NONE
     room_leave(&loop.rooms, &loop.slab, c, i)
     loop.n[C_MEMBERSHIPS] -= 1
     news_add(loop, entry, c, False)

@@ -31,8 +31,7 @@ from signal_core.route cimport (
 )
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JUDGED, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE, FLAG_LAST,
-    FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, Buffer, Conn, Extra,
-    slab_cold,
+    FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, Buffer, Conn, Extra, slab_whole,
 )
 from signal_core.state cimport (
     AUTH_OFF, CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
@@ -302,7 +301,7 @@ cdef inline uint64_t session_allowance(Loop* loop, const Conn* c) noexcept nogil
     """Bytes that the next data frame may have."""
     cdef uint64_t most = loop.hub.set.max_message
     if SE_RARE(c.flags & FLAG_PARTS):
-        most -= slab_cold(&loop.slab, c.slot).extra.message.used
+        most -= slab_whole(&loop.slab, c).message.used
     return most
 
 
@@ -449,7 +448,7 @@ cdef inline size_t session_upgrade(Loop* loop, Conn* c, uint8_t* p, size_t n, si
     if head > 0 and loop.shut:
         u.status = 503
     if u.status == 0:
-        u.status = session_origin(loop, &u)
+        u.status = session_origin(loop, c, &u)
     if u.status == 0 and loop.hub.set.auth != AUTH_OFF:
         u.status = auth_ask(loop, c, &u)
         if u.status == 0:

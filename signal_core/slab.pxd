@@ -37,6 +37,7 @@ cdef enum:
     FLAG_LEAVING = 256        # closed by a drain: counted in Farewell.leaving
     FLAG_GAP = 512            # deliveries to it were dropped that it is to hear of with what is written next
 
+    FLAG_WHOLE = 1024         # Cold.brief is a whole Extra
     FLAG_PARTS = 2048         # Extra.message holds the first frames of a message
 
     FLAG_USER = 4096          # it has a user: its first place is the room `@<user>`
@@ -81,21 +82,24 @@ cdef struct Ref:              # an answer that a connection is owed
     uint16_t spare            # 2
     uint32_t room             # 4  of a SUB with presence: the room on its loop + 1; else 0
 
-cdef struct Extra:            # what most connections never need
+cdef struct Brief:            # what a connection with a token or with refs needs: one malloc of its smallest size
+    Rights* rights            # 8  one hold of them; NULL: everything is allowed
     Ref* refs                 # 8
+    uint32_t expires          # 4  tick at which its token has ended, the grace included; 0: never
+    uint16_t nrefs            # 2
+    uint16_t refs_size        # 2
+
+cdef struct Extra:            # what most connections never need
+    Brief brief               # 24 all that there is without FLAG_WHOLE
     Buffer* message           # 8  a fragmented message, unmasked so far
     uint32_t strikes_since    # 4  tick
     uint32_t progress         # 4  tick at which the other end of a blocked socket last took bytes
     uint16_t strikes          # 2  malformed messages since then
-    uint16_t nrefs            # 2
-    uint16_t refs_size        # 2
     uint16_t close_code       # 2  for the hooks
     uint32_t gap              # 4  deliveries dropped since it was last told
     int unsent                # 4  bytes that the kernel still held for it at the last look
     uint32_t tokens           # 4  of its bucket (intake.pxd), where max-rate is set
     uint32_t filled           # 4  tick at which they were counted; 0: never, it is full
-    Rights* rights            # 8  one hold of them; NULL: everything is allowed
-    uint32_t expires          # 4  tick at which its token has ended, the grace included; 0: never
 
 cdef struct Place:            # one membership, the connection's side
     uint32_t room             # 4  index in the loop's rooms
@@ -111,7 +115,7 @@ cdef struct Cold:
     uint32_t due              # 4  tick; 0: not armed
     uint32_t asked            # 4  tick of the ping that awaits an answer; 0: none
     Places places             # 8  memberships
-    Extra* extra              # 8
+    Brief* brief              # 8  with FLAG_WHOLE that of an Extra; NULL: none
 
 cdef struct Slab:
     Conn* conns[4096]         # 32768  MAX_CHUNKS
@@ -128,6 +132,7 @@ cdef inline void slab_check_layout() noexcept nogil:
     SE_STATIC_ASSERT(sizeof(Cold) == 32)
     SE_STATIC_ASSERT(sizeof(Place) == 8)
     SE_STATIC_ASSERT(sizeof(Ref) == 28)
+    SE_STATIC_ASSERT(sizeof(Brief) == 24)
     SE_STATIC_ASSERT(sizeof(Extra) <= 80)  # and malloc's head: BLOCKED_COST
 
 
@@ -138,6 +143,16 @@ cdef inline Conn* slab_conn(Slab* slab, uint32_t slot) noexcept nogil:
 
 cdef inline Cold* slab_cold(Slab* slab, uint32_t slot) noexcept nogil:
     return &slab.colds[slot >> CHUNK_SHIFT][slot & (CHUNK_CONNS - 1)]
+
+
+cdef inline Extra* slab_extra(Slab* slab, const Conn* c) noexcept nogil:
+    """NULL where it needed none so far."""
+    return <Extra*>slab_cold(slab, c.slot).brief if c.flags & FLAG_WHOLE else NULL
+
+
+cdef inline Extra* slab_whole(Slab* slab, const Conn* c) noexcept nogil:
+    """Of one with FLAG_WHOLE, which is any that is FLAG_BLOCKED or has FLAG_GAP."""
+    return <Extra*>slab_cold(slab, c.slot).brief
 
 
 cdef inline Conn* slab_find(Slab* slab, uint32_t slot, uint32_t tag) noexcept nogil:

@@ -86,6 +86,7 @@ cdef struct Settings:             # ticks where a time
     uint64_t backlog_loop         # bytes a loop: the total over the number of loops
     uint64_t max_connections      # 0: none
     uint64_t max_per_address      # connections; 0: none
+    uint32_t max_per_user         # connections; 0: none
     uint64_t accept_gap           # ns from one new connection to the next, in the mean; 0: none
     uint32_t rate                 # messages a second of a connection; 0: none
     uint32_t burst                # messages of a connection at once
@@ -284,8 +285,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[76]                # counters; C_COUNT
-    uint64_t copy[76]             # as of the last KIND_SNAPSHOT
+    uint64_t n[77]                # counters; C_COUNT
+    uint64_t copy[77]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

@@ -13,7 +13,7 @@ from signal_core.queue cimport queue_add
 from signal_core.roomtable cimport RoomEntry, entry_retire, room_hash, table_find, table_settle
 from signal_core.route cimport tell_peer
 from signal_core.state cimport CLUSTER_OFF, CODE_DENIED, CODE_OK, CODE_UNAVAILABLE, LINK_UP, Hub, Link, Loop, Waiter
-from signal_core.sys cimport se_load_relaxed, se_store_release
+from signal_core.sys cimport se_load_relaxed, se_store8_release
 
 cdef enum:
     SID_NAME = 1              # `<prefix>.node.<node>`: others ask for our name
@@ -173,7 +173,7 @@ cdef inline void subs_await(Loop* loop, Msg* msg) noexcept nogil:
                 return
             code = CODE_UNAVAILABLE
         else:
-            se_store_release(&entry.confirmed, 1)
+            se_store8_release(&entry.confirmed, 1)
     tell_peer(loop, msg.target, code, msg_text(msg), msg.text_size)
 
 
@@ -209,7 +209,7 @@ cdef inline void subs_lost(Loop* loop) noexcept nogil:
         if link.subs[i] != NULL:
             link.subs[i].ping = 0
             link.subs[i].denied = False
-            se_store_release(&link.subs[i].confirmed, 0)
+            se_store8_release(&link.subs[i].confirmed, 0)
     link.resume = 0
     link.syncing = False
 

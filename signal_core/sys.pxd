@@ -1,6 +1,6 @@
 """What the data path asks of the kernel and the C library, and nothing else. L0."""
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "se_sys.h" nogil:
     ctypedef unsigned long pthread_t
@@ -12,6 +12,7 @@ cdef extern from "se_sys.h" nogil:
     int se_refuse_syns(int listener)
     int se_thread_start(pthread_t* thread, void* (*body)(void*) noexcept nogil, void* argument, const char* name)
     void se_malloc_steadily()
+    void* se_widened(void* p, size_t known, size_t size)
     uint64_t se_now_ms()
     uint64_t se_now_ns()
     int pthread_join(pthread_t thread, void** result)
@@ -29,6 +30,10 @@ cdef extern from "se_atomic.h" nogil:
     uint64_t se_or_seqcst(uint64_t* p, uint64_t v)
     uint64_t se_and_seqcst(uint64_t* p, uint64_t v)
     uint64_t se_swap_seqcst(uint64_t* p, uint64_t v)
+    uint8_t se_load8_acquire(const uint8_t* p)
+    void se_store8_release(uint8_t* p, uint8_t v)
+    bint se_count_below(uint32_t* p, uint32_t most)
+    void se_uncount(uint32_t* p)
     bint se_cas_relaxed(uint64_t* p, uint64_t* expected, uint64_t v)
     void* se_pointer_acquire(void** p)
     void se_pointer_release(void** p, void* v)

@@ -383,7 +383,7 @@ cdef inline const char* status_text(int status) noexcept nogil:
     if status == 426:
         return b"This is a WebSocket endpoint: connect with ws:// or wss://, version 13.\n"
     if status == 429:
-        return b"Too many connections in a short time: try again later.\n"
+        return b"Too many connections, or in a short time: try again later.\n"
     if status == 431:
         return b"The head of the handshake is too large.\n"
     if status == 503:

@@ -222,8 +222,14 @@ class Config:
     )
     max_connections_per_address: int = _setting(
         0,
-        "connections from one address, or from 64 bits of IPv6, more are answered 429; behind a proxy all have "
-        "the proxy's; 0: no bound",
+        "connections from one address, or from 64 bits of IPv6, more are answered 429; behind one of "
+        "trusted-proxies from the address that it tells; 0: no bound",
+        unit="connections",
+        high=10**9,
+    )
+    max_connections_per_user: int = _setting(
+        0,
+        "connections of one user on this node, more are answered 429; 0: no bound",
         unit="connections",
         high=10**9,
     )

@@ -27,6 +27,7 @@ class Options(TypedDict, total=False):
     max_refs: int
     max_connections: int
     max_connections_per_address: int
+    max_connections_per_user: int
     accept_rate: int
     max_rate: int
     max_burst: int

@@ -52,6 +52,7 @@ CORE_SIZES = (
     "max_refs",
     "max_connections",
     "max_connections_per_address",
+    "max_connections_per_user",
     "accept_rate",
     "max_rate",
     "max_burst",

@@ -114,13 +114,15 @@ class Answer:
 class Wire:
     """A TCP connection to the engine. Reads raise TimeoutError after LIMIT, EOFError at the end."""
 
-    def __init__(self, port: int, receive_buffer: int = 0) -> None:
-        self.socket = socket.socket()
+    def __init__(self, port: int, receive_buffer: int = 0, host: str = "127.0.0.1", source: str = "") -> None:
+        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(LIMIT)
-        self.socket.connect(("127.0.0.1", port))
+        if source:
+            self.socket.bind((source, 0))
+        self.socket.connect((host, port))
         self.ports = (port, self.socket.getsockname()[1])
         self.buffer = b""
         self.ended = False

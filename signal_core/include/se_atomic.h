@@ -17,6 +17,20 @@ static inline uint64_t se_or_seqcst(uint64_t *p, uint64_t v) { return __atomic_f
 static inline uint64_t se_and_seqcst(uint64_t *p, uint64_t v) { return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST); }
 static inline uint64_t se_swap_seqcst(uint64_t *p, uint64_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
 
+static inline uint8_t se_load8_acquire(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void se_store8_release(uint8_t *p, uint8_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+
+/* Counts one more where there are fewer than `most`; whether it did. */
+static inline int se_count_below(uint32_t *p, uint32_t most)
+{
+    uint32_t count = __atomic_load_n(p, __ATOMIC_RELAXED);
+    while (count < most)
+        if (__atomic_compare_exchange_n(p, &count, count + 1, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+            return 1;
+    return 0;
+}
+static inline void se_uncount(uint32_t *p) { __atomic_fetch_sub(p, 1, __ATOMIC_RELAXED); }
+
 static inline int se_cas_relaxed(uint64_t *p, uint64_t *expected, uint64_t v)
 {
     return __atomic_compare_exchange_n(p, expected, v, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);

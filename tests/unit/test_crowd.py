@@ -36,6 +36,16 @@ def test_all_are_found_join_hear_and_go(crowd: probe.Crowd) -> None:
     assert crowd.publish(b"a", 0)["count"] == 0
 
 
+def test_each_is_a_user_of_its_own(crowd: probe.Crowd) -> None:
+    assert crowd.identify(12, 0, 1000)["count"] == 1000
+    assert crowd.identify(36, 1000, CONNS - 1000)["count"] == CONNS - 1000
+    assert crowd.rooms == crowd.settle()["count"] == CONNS
+    with pytest.raises(MemoryError):
+        crowd.identify(12, CONNS, 1)
+    assert crowd.close(CONNS)["count"] == CONNS
+    assert crowd.live == crowd.rooms == 0
+
+
 @pytest.mark.parametrize("loops", [1, 7])
 @pytest.mark.parametrize("spread", [True, False])
 def test_each_is_pinged_once_an_interval(loops: int, spread: bool) -> None:

@@ -1,0 +1,225 @@
+"""Connections of one user, and of one address behind trusted proxies: who is one too many hears 429."""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import kit
+from minted import SECRET, Guest, bearer, knock, token
+from peers import ledgers_hold
+from wire import Wire, closing, fresh, request, until
+
+AUTH = {"auth": "jwt", "auth_key": SECRET, "auth_grace": 0}
+TRUSTED = ["127.0.0.0/8", "10.0.0.0/8", "2001:db8:ffff::/48"]
+
+
+def total(engine: kit.Engine, name: str) -> int:
+    return int(engine.stats()["total"][name])
+
+
+# -- of a user --
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["1loop", "3loops"])
+def bounded(request: pytest.FixtureRequest) -> Iterator[kit.Engine]:
+    """An engine where a user has two connections at most."""
+    with kit.engine(loops=request.param, max_connections_per_user=2, **AUTH) as engine:
+        yield engine
+        ledgers_hold(engine.stats()["total"])
+
+
+def test_one_more_of_a_user(bounded: kit.Engine) -> None:
+    """It is told, counted, in no room; others are not concerned, nor are those that the user has."""
+    user, before = fresh("u"), total(bounded, "user_limited")
+    with contextlib.ExitStack() as stack:
+        has = [stack.enter_context(Guest(bounded.port, token=token(user))) for _ in range(2)]
+        for _ in range(6):  # on whichever loop
+            answer = knock(bounded.port, "/?room=lobby", bearer(token(user)))
+            assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+        assert total(bounded, "user_limited") == before + 6
+        assert total(bounded, "memberships") == 2
+        other = stack.enter_context(Guest(bounded.port, token=token(fresh("u"))))
+        assert other.ask(f"TO @{user}", "both") == "ok"
+        assert [guest.hear().payload for guest in has] == [b"both"] * 2
+
+
+@pytest.mark.parametrize("how", ["closed", "lost", "token ends"])
+def test_who_leaves_makes_place(bounded: kit.Engine, how: str) -> None:
+    user = fresh("u")
+    with Guest(bounded.port, token=token(user)):
+        last = Guest(bounded.port, token=token(user, ttl=1.2 if how == "token ends" else 60))
+        assert knock(bounded.port, "/", bearer(token(user))).status == 429
+        if how == "closed":
+            last.wire.send(closing(1000))
+        elif how == "lost":
+            last.wire.socket.close()
+        until(lambda: knock(bounded.port, "/", bearer(token(user))).status == 101, "there is place again")
+        last.wire.socket.close()
+    until(lambda: total(bounded, "connections") == 0)
+    guests = [Guest(bounded.port, token=token(user)) for _ in range(2)]
+    assert knock(bounded.port, "/", bearer(token(user))).status == 429
+    for guest in guests:
+        guest.close()
+
+
+def test_who_has_no_user_is_not_counted(bounded: kit.Engine) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(Guest(bounded.port, token=token()))
+
+
+def test_a_renewal_counts_nothing(bounded: kit.Engine) -> None:
+    user = fresh("u")
+    with Guest(bounded.port, token=token(user)) as guest:
+        for _ in range(4):
+            assert guest.ask(f"AUTH {token(user)}") == "ok"
+        with Guest(bounded.port, token=token(user)):
+            assert knock(bounded.port, "/", bearer(token(user))).status == 429
+            assert guest.ask(f"AUTH {token(user)}") == "ok"
+
+
+def say_all(wires: list[Wire], text: bytes) -> None:
+    for wire in wires:
+        wire.send(text)
+
+
+def test_many_at_once(bounded: kit.Engine) -> None:
+    """Of forty handshakes of one user that race on all loops exactly two are accepted."""
+    user, given = fresh("u"), Counter[int]()
+    wires = [Wire(bounded.port) for _ in range(40)]
+    hello = request("/", bearer(token(user)))
+    threads = [threading.Thread(target=say_all, args=(wires[i::4], hello)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for wire in wires:
+        given[wire.read_answer().status] += 1
+    assert given == {101: 2, 429: 38}
+    for wire in wires:
+        wire.socket.close()
+    until(lambda: total(bounded, "connections") == 0)
+    assert total(bounded, "rooms") == 0
+
+
+def test_a_user_is_not_bounded_by_default() -> None:
+    with kit.engine(loops=2, **AUTH) as engine, contextlib.ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(Guest(engine.port, token=token("ann")))
+        assert total(engine, "user_limited") == 0
+
+
+def test_each_node_counts_for_itself() -> None:
+    """The bound is a node's: over two nodes a user has twice as many."""
+    with kit.nats() as server, contextlib.ExitStack() as stack:
+        settings = {"nats": server.url, "max_connections_per_user": 1, **AUTH}
+        nodes = [stack.enter_context(kit.engine(**settings)) for _ in range(2)]
+        for node in nodes:
+            stack.enter_context(Guest(node.port, token=token("ann")))
+        for node in nodes:
+            assert knock(node.port, "/", bearer(token("ann"))).status == 429
+
+
+# -- of an address behind proxies --
+
+
+def forwarded(*lines: str) -> list[str]:
+    return [f"X-Forwarded-For: {line}" for line in lines]
+
+
+def arrive(port: int, stack: contextlib.ExitStack, lines: list[str], **place: Any) -> int:
+    """The status of a handshake, whose connection stays open as long as the stack; `place`: host, source."""
+    wire = stack.enter_context(Wire(port, **place))
+    wire.send(request("/", *lines))
+    return wire.read_answer().status
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["1loop", "3loops"])
+def proxied(request: pytest.FixtureRequest) -> Iterator[kit.Engine]:
+    """An engine behind trusted proxies, where an address has two connections at most."""
+    with kit.engine(loops=request.param, max_connections_per_address=2, trusted_proxies=TRUSTED) as engine:
+        yield engine
+        until(lambda: total(engine, "connections") == 0)
+
+
+@pytest.mark.parametrize(
+    ("told", "same", "other"),
+    [
+        (["192.0.2.7"], ["192.0.2.7"], ["192.0.2.8"]),
+        (["192.0.2.7"], ["::ffff:192.0.2.7"], ["::ffff:192.0.2.8"]),
+        (["192.0.2.7"], ["192.0.2.7:4711"], ["192.0.2.8:4711"]),
+        (["6.6.6.6, 192.0.2.7"], ["7.7.7.7, 192.0.2.7"], ["6.6.6.6, 192.0.2.8"]),
+        (["192.0.2.7, 10.1.2.3, 127.0.0.9"], ["192.0.2.7"], ["192.0.2.8, 10.1.2.3"]),
+        (["192.0.2.7", "10.1.2.3"], ["8.8.8.8, 192.0.2.7"], ["192.0.2.7", "192.0.2.8"]),
+        (["2001:db8::1"], ["2001:db8:0:0:5:6:7:8"], ["2001:db8:0:1::1"]),
+        (["[2001:db8::1]:443"], ["2001:DB8::2, [2001:db8:ffff::1]:443"], ["[2001:db8:1::1]:443"]),
+        (["10.1.2.3"], ["10.1.2.3"], ["10.1.2.4"]),
+    ],
+)
+def test_what_a_proxy_tells(proxied: kit.Engine, told: list[str], same: list[str], other: list[str]) -> None:
+    """The client's address counts, in whichever form and over however many hops, and not the proxy's own."""
+    until(lambda: total(proxied, "connections") == 0)
+    before = total(proxied, "address_limited")
+    with contextlib.ExitStack() as stack:
+        assert [arrive(proxied.port, stack, forwarded(*told)) for _ in range(2)] == [101, 101]
+        assert [arrive(proxied.port, stack, forwarded(*same)) for _ in range(2)] == [429, 429]
+        assert [arrive(proxied.port, stack, forwarded(*other)) for _ in range(3)] == [101, 101, 429]
+        assert total(proxied, "address_limited") == before + 3
+
+
+@pytest.mark.parametrize("lines", [[], ["nonsense"], ["192.0.2.7, unknown"], [""]])
+def test_what_is_a_proxys_own(proxied: kit.Engine, lines: list[str]) -> None:
+    """Of which no client is told is not bounded."""
+    with contextlib.ExitStack() as stack:
+        assert [arrive(proxied.port, stack, forwarded(*lines)) for _ in range(8)] == [101] * 8
+
+
+def test_a_forwarded_client_that_leaves_makes_place(proxied: kit.Engine) -> None:
+    until(lambda: total(proxied, "connections") == 0)
+    lines = forwarded("203.0.113.9")
+    with contextlib.ExitStack() as stack:
+        assert [arrive(proxied.port, stack, lines) for _ in range(3)] == [101, 101, 429]
+    until(lambda: total(proxied, "connections") == 0)
+    with contextlib.ExitStack() as stack:
+        assert [arrive(proxied.port, stack, lines) for _ in range(3)] == [101, 101, 429]
+
+
+def test_who_is_no_proxy_is_not_believed() -> None:
+    """A header of one that is not trusted neither hides its address nor takes another's places."""
+    settings = {"max_connections_per_address": 2, "trusted_proxies": ["127.0.0.2"], "loops": 3}
+    with kit.engine(**settings) as engine, contextlib.ExitStack() as stack:
+        spoofed = [arrive(engine.port, stack, forwarded(f"192.0.2.{i}")) for i in range(4)]
+        assert spoofed == [101, 101, 429, 429]
+        proxy = {"source": "127.0.0.2"}
+        assert [arrive(engine.port, stack, forwarded("192.0.2.0"), **proxy) for _ in range(3)] == [101, 101, 429]
+        # One that a trusted proxy tells is the same as one that comes by itself.
+        assert arrive(engine.port, stack, forwarded("127.0.0.1"), **proxy) == 429
+
+
+def test_clients_of_ipv6() -> None:
+    """A proxy on IPv6 that is trusted, and one that is not."""
+    settings = {"listen": ["[::1]:0"], "max_connections_per_address": 2, "trusted_proxies": ["2001:db8::/32"]}
+    with kit.engine(**settings) as engine, contextlib.ExitStack() as stack:
+        lines = forwarded("192.0.2.7")  # of one that is not trusted
+        assert [arrive(engine.port, stack, lines, host="::1") for _ in range(3)] == [101, 101, 429]
+    settings["trusted_proxies"] = ["::1"]
+    with kit.engine(**settings) as engine, contextlib.ExitStack() as stack:
+        assert [arrive(engine.port, stack, lines, host="::1") for _ in range(3)] == [101, 101, 429]
+        assert [arrive(engine.port, stack, [], host="::1") for _ in range(3)] == [101] * 3
+
+
+def test_with_tokens_each_is_counted_once() -> None:
+    """A handshake that waits for its token has its place, gives it back where it is refused, and takes no second."""
+    settings = {"max_connections_per_address": 2, "trusted_proxies": TRUSTED, **AUTH}
+    with kit.engine(loops=2, **settings) as engine:
+        for _ in range(3):
+            assert knock(engine.port, "/", *forwarded("192.0.2.7"), bearer("bad")).status == 401
+            until(lambda: total(engine, "connections") == 0)
+        with contextlib.ExitStack() as stack:
+            lines = [*forwarded("192.0.2.7"), bearer(token("ann"))]
+            assert [arrive(engine.port, stack, lines) for _ in range(3)] == [101, 101, 429]
+            assert total(engine, "auth_granted") == 2
