@@ -6,10 +6,10 @@ hears 503, our side is shut down, and what it said is read before it is closed.
 
 from libc.stdint cimport uint32_t, uint64_t
 from signal_core.counters cimport (
-    C_ACCEPTED_SOCKETS, C_ACCEPT_LIMITED, C_ADDRESS_LIMITED, C_LISTENERS_PAUSED, C_SHED,
+    C_ACCEPTED_SOCKETS, C_ACCEPT_PACED, C_ADDRESS_LIMITED, C_LISTENERS_PAUSED, C_SHED,
 )
 from signal_core.conn cimport conn_say_last, socket_say_last
-from signal_core.limits cimport ACCEPTS, DRAIN_TICKS, READ_BUFFER, UPGRADE_ANSWER
+from signal_core.limits cimport ACCEPTS, ACCEPT_BURST_MS, DRAIN_TICKS, READ_BUFFER, UPGRADE_ANSWER
 from signal_core.origins cimport count_peer
 from signal_core.session cimport session_read
 from signal_core.slab cimport CONN_HANDSHAKE, Conn, slab_free, slab_take
@@ -17,14 +17,12 @@ from signal_core.state cimport MARK_LISTENER, Hub, Loop
 from signal_core.sys cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC,
     O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
-    se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_now_ns, se_refuse_syns,
+    se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_now_ns, se_refuse_syns, se_sub_relaxed,
 )
 from signal_core.upgrade cimport upgrade_refuse
 from signal_core.wheel cimport wheel_arm
 
 cdef enum:
-    NS_A_SECOND = 1000000000
-
     # What loop_accept and its parts report.
     ACCEPT_MORE = 1           # more may be queued
     ACCEPT_NONE = 0           # nothing is queued
@@ -64,10 +62,14 @@ cdef inline void turn_away(Loop* loop, Conn* c, int status) noexcept nogil:
 
 # -- out of descriptors --
 
-cdef inline void loop_watch_listeners(Loop* loop, uint32_t events) noexcept nogil:
+cdef inline void loop_mask(Loop* loop, bint mask) noexcept nogil:
+    """Whether it hears nothing of its listeners: level-triggered epoll would tell again and again who has to wait."""
     cdef epoll_event event
     cdef uint32_t i
-    event.events = events
+    if loop.masked == mask:
+        return
+    loop.masked = mask
+    event.events = 0 if mask else EPOLLIN
     for i in range(loop.nlisteners):
         event.data.u64 = <uint64_t>(MARK_LISTENER + i) << 32
         epoll_ctl(loop.epoll, EPOLL_CTL_MOD, loop.listeners[i], &event)
@@ -78,14 +80,14 @@ cdef inline void loop_look_away(Loop* loop) noexcept nogil:
     if not loop.looks_away:
         loop.looks_away = True
         loop.n[C_LISTENERS_PAUSED] += 1
-        loop_watch_listeners(loop, 0)
+        loop_mask(loop, True)
 
 
 cdef inline void loop_look_again(Loop* loop) noexcept nogil:
     """The reserve comes first: without it the next client would not even be turned away."""
     loop_open_reserve(loop)
     loop.looks_away = False
-    loop_watch_listeners(loop, EPOLLIN)
+    loop_mask(loop, loop.paced)
 
 
 cdef inline bint loop_open_reserve(Loop* loop) noexcept nogil:
@@ -115,14 +117,30 @@ cdef inline int shed_with_reserve(Loop* loop, int listener) noexcept nogil:
 # -- limits --
 
 cdef inline bint accept_is_due(Hub* hub) noexcept nogil:
-    """Whether one more connection is within accept-rate: in the mean, and of a second's worth at once."""
+    """Whether one more connection is within accept-rate, which then counts it; accept_refund takes that back."""
     cdef uint64_t now = se_now_ns(), due = se_load_relaxed(&hub.accept_due), after
+    cdef uint64_t burst = ACCEPT_BURST_MS * 1000000
+    if burst < hub.set.accept_gap:
+        burst = hub.set.accept_gap
     while True:
         after = (due if due > now else now) + hub.set.accept_gap
-        if after > now + NS_A_SECOND:
+        if after > now + burst:
             return False
         if se_cas_relaxed(&hub.accept_due, &due, after):
             return True
+
+
+cdef inline void accept_refund(Hub* hub) noexcept nogil:
+    se_sub_relaxed(&hub.accept_due, hub.set.accept_gap)
+
+
+cdef inline bint accept_goes_on(Loop* loop) noexcept nogil:
+    """Whether accept-rate allows one more, which is paid for then. If not, who is queued waits, but for a stop."""
+    if loop.hub.set.accept_gap == 0 or loop.shut or accept_is_due(loop.hub):
+        return True
+    loop.paced = True
+    loop.n[C_ACCEPT_PACED] += 1
+    return False
 
 
 cdef inline int loop_judge(Loop* loop, const Conn* c) noexcept nogil:
@@ -130,9 +148,6 @@ cdef inline int loop_judge(Loop* loop, const Conn* c) noexcept nogil:
     cdef Hub* hub = loop.hub
     if se_add_relaxed(&hub.connections, 1) >= hub.set.max_connections and hub.set.max_connections:
         return 503
-    if hub.set.accept_gap and not accept_is_due(hub):
-        loop.n[C_ACCEPT_LIMITED] += 1
-        return 429
     if loop.book != NULL and not count_peer(loop, c):
         loop.n[C_ADDRESS_LIMITED] += 1
         return 429
@@ -170,22 +185,42 @@ cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
     session_read(loop, c)
 
 
+cdef inline int loop_take(Loop* loop, int listener) noexcept nogil:
+    """Accepts one that is queued. ACCEPT_*."""
+    cdef int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), failed = errno, found
+    if fd >= 0:
+        loop_adopt(loop, fd)
+        return ACCEPT_MORE
+    if loop.hub.set.accept_gap and not loop.shut:
+        accept_refund(loop.hub)
+    if failed in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+        found = shed_with_reserve(loop, listener)
+        if found == ACCEPT_CANNOT:
+            loop_look_away(loop)
+        return found
+    return ACCEPT_NONE if failed == EAGAIN else ACCEPT_MORE
+
+
 cdef inline int loop_accept(Loop* loop, int listener) noexcept nogil:
     """Takes what is queued on a listener, ACCEPTS of it in this iteration. ACCEPT_*."""
-    cdef int fd, found, _i
+    cdef int found, _i
     for _i in range(ACCEPTS):
-        fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd >= 0:
-            loop_adopt(loop, fd)
-        elif errno == EAGAIN:
-            return ACCEPT_NONE
-        elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-            found = shed_with_reserve(loop, listener)
-            if found == ACCEPT_CANNOT:
-                loop_look_away(loop)
-            if found != ACCEPT_MORE:
-                return found
+        if not accept_goes_on(loop):
+            loop_mask(loop, True)
+            return ACCEPT_MORE
+        found = loop_take(loop, listener)
+        if found != ACCEPT_MORE:
+            return found
     return ACCEPT_MORE
+
+
+cdef inline void loop_accept_paced(Loop* loop) noexcept nogil:
+    """In each iteration while it is paced: takes those who waited, as many as accept-rate allows by now."""
+    cdef uint32_t i
+    loop.paced = False
+    for i in range(loop.nlisteners):
+        loop_accept(loop, loop.listeners[i])
+    loop_mask(loop, loop.paced or loop.looks_away)
 
 
 # -- stopping --

@@ -20,6 +20,8 @@ cdef enum:
     # -- one iteration of a loop (fairness) --
     EVENTS = 512                   # epoll events taken at once
     ACCEPTS = 64                   # connections accepted a listener and iteration
+    ACCEPT_BURST_MS = 10           # accept-rate: that much of a second's may come at once
+    ACCEPT_WAIT_MS = 5             # ... and when who came too soon is looked at again
     FRAMES_PER_TURN = 128          # frames of one connection an iteration
     FLUSHES_PER_TURN = 1024        # connections written to an iteration
     DELIVERIES_PER_STEP = 8192     # deliveries queued by a step of an iteration before the rest of its input waits

@@ -15,7 +15,7 @@ the inbox and the input left over have a share of deliveries each: what one of t
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
-from signal_core.accept cimport loop_accept, loop_look_again, loop_stop, turn_away
+from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again, loop_stop, turn_away
 from signal_core.answers cimport refs_due
 from signal_core.auth cimport auth_due, auth_refuse, auth_verdict
 from signal_core.conn cimport (
@@ -32,7 +32,7 @@ from signal_core.identity cimport conn_uncount_user
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
-    DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
+    ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
     TIMERS_PER_TURN,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
@@ -365,8 +365,10 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
         of_link = link_patience(loop)
         if of_link < ticks:
             ticks = of_link
-    if SE_RARE(loop.shut or loop.looks_away) and ticks > 1:
+    if SE_RARE(loop.shut or loop.looks_away or loop.paced) and ticks > 1:
         ticks = 1
+    if SE_RARE(loop.paced) and ticks:
+        return ACCEPT_WAIT_MS
     return <int>(ticks * TICK_MS - loop.late_ms) if ticks else 0
 
 
@@ -454,6 +456,8 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
             loop_look_again(loop)
         if missed_any(&loop.missed):
             gaps_tell(loop)
+    if SE_RARE(loop.paced) and not loop.looks_away:
+        loop_accept_paced(loop)
     if SE_RARE(loop.shut):
         loop_leave(loop)
     if loop.linked != NULL:

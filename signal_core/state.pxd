@@ -250,6 +250,8 @@ cdef struct Loop:
     int listeners[16]
     uint32_t nlisteners
     bint own_table                # it has a descriptor table of its own
+    bint masked                   # hears nothing of its listeners
+    bint paced                    # accept-rate: who is queued on its listeners waits
     bint looks_away               # no descriptor is to be had: hears nothing of its listeners until the next tick
     bint shut                     # takes no new connections: its listeners are being drained, or closed
     bint stopping

@@ -235,7 +235,7 @@ class Config:
     )
     accept_rate: int = _setting(
         0,
-        "new connections a second, as many at once too, more are answered 429; 0: no bound",
+        "new connections a second that are taken, more wait in the kernel's queue; 0: no bound",
         unit="connections",
         high=10**6,
     )
