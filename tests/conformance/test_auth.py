@@ -1,6 +1,7 @@
 """Tokens: who is let in, as whom, to what, and for how long. Real sockets, PyJWT's tokens."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.server
@@ -428,6 +429,41 @@ def test_a_jwks_behind_a_url(tmp_path: Path) -> None:
         answers["body"] = file.read_bytes()
         until(lambda: knock(engine.port, "/", given).status == 101, "the keys are fetched")
         assert b"secret=1" not in engine.log() and b"can't be fetched" in engine.log()
+
+
+def test_a_server_that_never_ends_its_jwks() -> None:
+    """It takes one thread, however many ask, and holds up neither an answer nor the engine's end."""
+    ends = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not ends.wait(0.05):
+                    self.wfile.write(b" ")
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    def threads() -> int:
+        return len(list(Path(f"/proc/{engine.pid}/task").iterdir()))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/keys"
+            with kit.engine(auth="jwt", auth_jwks=url, auth_timeout=0.3, loops=1) as engine:
+                before = threads()
+                for tries in range(1, 5):
+                    assert knock(engine.port, "/", bearer(token("ann", kid="k"))).status == 503
+                    until(lambda tries=tries: engine.log().count(b"no answer in 0.3 s") >= tries)  # type: ignore[misc]
+                assert threads() == before
+                begun = time.monotonic()
+                assert engine.end() == 0 and time.monotonic() - begun < 5
+        finally:
+            ends.set()
+            server.shutdown()
 
 
 # -- the handshake waits --

@@ -137,12 +137,23 @@ async def grants_nonsense(asked: Request) -> Grant:
     return Grant(user="a b")
 
 
+class Trap(list[str]):
+    """Patterns that can't be read."""
+
+    def __iter__(self) -> Any:
+        raise Wrong("a trap")
+
+
+async def grants_a_trap(asked: Request) -> Grant:
+    return Grant(sub=Trap())
+
+
 async def refuses_nonsense(asked: Request) -> Refusal:
     return Refusal(status=200)
 
 
 @pytest.mark.parametrize(
-    "authorize", [raises, raises_at_once, answers_nonsense, grants_nonsense, refuses_nonsense]
+    "authorize", [raises, raises_at_once, answers_nonsense, grants_nonsense, grants_a_trap, refuses_nonsense]
 )
 def test_an_authorizer_that_fails(authorize: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def test(engine: Engine, port: int) -> None:
