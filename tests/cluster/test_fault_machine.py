@@ -265,6 +265,7 @@ class Machine(RuleBasedStateMachine):
         try:
             if hasattr(self, "cluster"):
                 if not sys.exc_info()[0]:  # else a step has failed
+                    self.last_fault()
                     self.answered()
                 self.cluster.mend()
                 if not sys.exc_info()[0]:
@@ -272,6 +273,16 @@ class Machine(RuleBasedStateMachine):
         finally:
             for client in self.alive:
                 client.peer.vanish()
+
+    def last_fault(self) -> None:
+        """A node hangs that everybody on the other one has something to say to."""
+        here, there = self.cluster.nodes
+        if self.cluster.healthy(there):
+            self.cluster.freeze(there)
+            for client in self.alive:
+                for other in self.alive:
+                    if self.usable(client) and client.node is here and other.node is there:
+                        self.send_one(client, other, b"", 200)
 
     def answered(self) -> None:
         """While what is broken still is: a ref is answered within its ttl and a second."""
