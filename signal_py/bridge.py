@@ -15,6 +15,7 @@ from concurrent.futures import Future, InvalidStateError
 from socket import SOCK_STREAM
 from typing import TYPE_CHECKING, Any
 
+from signal_py.controlled import Controlled
 from signal_py.credentials import Credentials, connect_line
 from signal_py.errors import EngineError
 from signal_py.judge import Judge
@@ -64,6 +65,7 @@ class Bridge:
         node: str,
         version: str,
         judge: Judge | None = None,
+        control: Controlled | None = None,
     ) -> None:
         self._core = core
         self._pool = Pool(servers) if servers else None
@@ -72,6 +74,7 @@ class Bridge:
         self._node = node
         self._version = version
         self._judge = judge
+        self._control = control
         self._server: Server | None = None  # dialled last
         self._others: list[tuple[int, str]] = []  # its addresses that were not dialled yet
         self._leaving = False
@@ -128,6 +131,8 @@ class Bridge:
         await self._end.wait()
         self._loop.remove_reader(self._core.control_fd)
         self._drain()
+        if self._control is not None:
+            await self._control.close()
         if self._judge is not None:
             await self._judge.close()
         if self._dialling is not None:
@@ -200,6 +205,7 @@ class Bridge:
         back = self.state in ("away", "refused")
         self.state, self._problem, self._was_up, self._others = "up", "", True, []
         event(logger, "info", "NATS is back" if back else "NATS is connected", server=self.where)
+        self._tell_control(self._server)
         self.decide("up")
 
     def _on_down(self, reason: str) -> None:
@@ -226,6 +232,10 @@ class Bridge:
 
     # -- what follows --
 
+    def _tell_control(self, server: Server | None) -> None:
+        if self._control is not None:
+            self._control.follow(server)
+
     def _lost(self, reason: str) -> None:
         """A dial failed, or a connection ended. The first is only told when no server answers."""
         if self._was_up:
@@ -239,12 +249,14 @@ class Bridge:
 
     def _away(self, reason: str) -> None:
         self.state = "away"
+        self._tell_control(None)
         event(logger, "warning", "NATS is away; local delivery goes on", server=self.where, reason=reason)
         self.decide("away")
 
     def _refused(self, setting: str, reason: str) -> None:
         if self.state != "refused":
             self.state = "refused"
+            self._tell_control(None)
             event(logger, "error", "NATS refuses this node", reason=reason)
         with contextlib.suppress(InvalidStateError):
             self.first.set_exception(RefusedError(setting, reason))
