@@ -92,4 +92,5 @@ cdef enum:
     C_AUTH_EXPIRED = 73       # closed with 1008: the token expired
     C_AUTH_DENIED = 74        # SUB, PUB, TO and rooms of a URL that a token does not allow
     C_ORIGINS_REFUSED = 75    # handshakes whose Origin is not allowed
-    C_COUNT = 76
+    C_INQUIRIES = 76          # pieces of operators' questions answered
+    C_COUNT = 77

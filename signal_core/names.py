@@ -77,4 +77,5 @@ COUNTERS = (
     ("auth_expired", "counter", "connections closed with 1008: their token expired"),
     ("auth_denied", "counter", "SUB, PUB, TO and rooms of a URL that a token does not allow"),
     ("origins_refused", "counter", "handshakes whose Origin is not in the list"),
+    ("inquiries", "counter", "operators' questions about rooms, members and users, in the pieces that a loop answers"),
 )

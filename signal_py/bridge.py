@@ -10,14 +10,15 @@ import contextlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, InvalidStateError
 from socket import SOCK_STREAM
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from signal_py.controlled import Controlled
 from signal_py.credentials import Credentials, connect_line
 from signal_py.errors import EngineError
+from signal_py.inspection import Inspection
 from signal_py.judge import Judge
 from signal_py.log import event
 from signal_py.natspool import LAST_DELAY, Pool, Server
@@ -34,6 +35,8 @@ REFUSALS = (
     "user authentication revoked",
     "account authentication expired",
 )
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +68,6 @@ class Bridge:
         node: str,
         version: str,
         judge: Judge | None = None,
-        control: Controlled | None = None,
     ) -> None:
         self._core = core
         self._pool = Pool(servers) if servers else None
@@ -73,8 +75,9 @@ class Bridge:
         self._tls = tls
         self._node = node
         self._version = version
+        self.inspection = Inspection(core)
         self._judge = judge
-        self._control = control
+        self._control: Controlled | None = None
         self._server: Server | None = None  # dialled last
         self._others: list[tuple[int, str]] = []  # its addresses that were not dialled yet
         self._leaving = False
@@ -101,6 +104,17 @@ class Bridge:
     def url(self) -> str:
         """Its URL without secrets, "" for none."""
         return self._server.url if self._server else ""
+
+    def obey(self, control: Controlled) -> None:
+        """Operators are answered by it while NATS is up. Call before the start."""
+        self._control = control
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Has the deciding thread do it. From any thread, while it runs."""
+        if self._loop is None or not self._thread.is_alive():
+            work.close()
+            raise EngineError("The engine is not running.")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def start(self) -> None:
         """Returns when the thread runs. Call when the core's loops do."""
@@ -227,6 +241,9 @@ class Bridge:
             self._errors.add(text)
             event(logger, "warning", "NATS reports an error", error=text, server=self.where)
 
+    def _on_listed(self, number: int, next_: int, text: str) -> None:
+        self.inspection.listed(number, next_, text)
+
     def _on_log(self, level: str, text: str) -> None:
         event(logger, level, text)
 
@@ -302,6 +319,7 @@ HANDLERS: dict[str, Callable[..., None]] = {
     "link-down": Bridge._on_down,
     "link-taken": Bridge._on_taken,
     "link-error": Bridge._on_error,
+    "listed": Bridge._on_listed,
     "log": Bridge._on_log,
 }
 

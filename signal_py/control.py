@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -15,7 +15,12 @@ from nats.aio.msg import Msg
 
 from signal_py.config import CONTROL_SETTINGS, SETTINGS, Config, make_config
 from signal_py.controlwire import (
+    CURSOR,
+    MAX_NAMES,
+    MAX_PAGE,
+    NAME,
     NODE,
+    PEER,
     SERVICE,
     Fields,
     WireError,
@@ -39,6 +44,7 @@ TIMEOUT = 2.0  # seconds for answers
 QUIET = 0.3  # seconds without another answer until all nodes are taken to have told that they are there
 WORDS = ("auto", "embedded", "off")
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class ControlError(EngineError):
@@ -74,6 +80,49 @@ class Drained:
 
 
 @dataclass(frozen=True)
+class Disconnected:
+    """How many connections a node closed, with 4009."""
+
+    node: str
+    disconnected: int
+
+
+@dataclass(frozen=True)
+class Room:
+    """A room with members, in all and by node."""
+
+    room: str
+    members: int
+    nodes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class RoomsPage:
+    """Some of a node's rooms, with their members there; `next` goes on, "" at the end."""
+
+    node: str
+    rooms: Mapping[str, int]
+    next: str
+
+
+@dataclass(frozen=True)
+class Member:
+    node: str
+    peer: str
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class MembersPage:
+    """Some of a room's members on a node, and how many all are; `next` goes on, "" at the end."""
+
+    node: str
+    members: tuple[Member, ...]
+    count: int
+    next: str
+
+
+@dataclass(frozen=True)
 class Refused:
     """A node that answered with an error: bad-request, unknown-command, unsupported-version, unavailable."""
 
@@ -84,15 +133,23 @@ class Refused:
 
 @dataclass(frozen=True)
 class Gathered(Generic[T]):
-    """What the nodes answered. `silent`: known to be there, and did not answer in time."""
+    """What so many `nodes` answered. `silent`: known to be there, and did not answer in time. `more`: of a list, there are
+    more than were asked for."""
 
     answers: tuple[T, ...]
     silent: tuple[str, ...]
     refused: tuple[Refused, ...]
+    nodes: int
+    more: bool = False
 
     @property
     def complete(self) -> bool:
         return not self.silent and not self.refused
+
+    def first(self, limit: int, answers: Iterable[U], more: bool) -> Gathered[U]:
+        """The first of other answers of the same nodes; `more`: the nodes have not told all."""
+        found = tuple(answers)
+        return Gathered(found[:limit], self.silent, self.refused, self.nodes, more or len(found) > limit)
 
 
 class Control:
@@ -175,6 +232,67 @@ class Control:
 
         return await self._ask("stats", node, read)
 
+    async def rooms(self, limit: int = MAX_PAGE) -> Gathered[Room]:
+        """At most so many rooms of the cluster with their members, by name. All of them where they are fewer; else any,
+        and `room_page` has the rest."""
+        pages = await self.room_page(limit=limit)
+        counts: dict[str, dict[str, int]] = {}
+        for page in pages.answers:
+            for name, members in page.rooms.items():
+                counts.setdefault(name, {})[page.node] = members
+        counts = dict(sorted(counts.items()))
+        more = any(page.next for page in pages.answers)
+        if more and len(pages.answers) > 1:
+            await self._recount(counts, list(counts)[:limit])
+        rooms = (Room(name, sum(nodes.values()), nodes) for name, nodes in counts.items())
+        return pages.first(limit, rooms, more)
+
+    async def _recount(self, counts: dict[str, dict[str, int]], names: list[str]) -> None:
+        """What nodes have not told since other rooms filled their page."""
+        for begin in range(0, len(names), MAX_NAMES):
+            told = await self._ask("rooms", "", _rooms_page, names=names[begin : begin + MAX_NAMES])
+            for page in told.answers:
+                for name, members in page.rooms.items():
+                    if members and name in counts:
+                        counts[name][page.node] = members
+
+    async def room_page(self, node: str = "", limit: int = MAX_PAGE, after: str = "") -> Gathered[RoomsPage]:
+        """A page of each node's rooms, in no particular order; `after`, with a node: the last page's `next`."""
+        _check_page(node, limit, after)
+        return await self._ask("rooms", node, _rooms_page, limit=limit, after=after or None)
+
+    async def members(self, room: str, limit: int = MAX_PAGE) -> Gathered[Member]:
+        """At most so many members of a room (`@user`: a user's connections), by address; as `rooms` otherwise."""
+        pages = await self.member_page(room, limit=limit)
+        found = [member for page in pages.answers for member in page.members]
+        more = any(page.next for page in pages.answers)
+        return pages.first(limit, sorted(found, key=lambda member: member.peer), more)
+
+    async def member_page(
+        self, room: str, node: str = "", limit: int = MAX_PAGE, after: str = ""
+    ) -> Gathered[MembersPage]:
+        """A page of each node's members of a room, and how many they are there."""
+        _check_page(node, limit, after)
+        if not NAME.fullmatch(room):
+            raise ValueError(f"'{room}' can't be a room: 1 to 128 printable characters, no space, * or >")
+        return await self._ask("members", node, _members_page, room=room, limit=limit, after=after or None)
+
+    async def disconnect(self, peer: str = "", *, user: str = "") -> Gathered[Disconnected]:
+        """Closes a peer's connection, or all connections of a user, with 4009. Nothing keeps them from coming back but
+        whoever gives out tokens."""
+        found = PEER.fullmatch(peer)
+        if bool(peer) == bool(user) or (peer and not found):
+            raise ValueError("give the address of a peer, or a user")
+        if user and not (NAME.fullmatch(user) and len(user) < 128):
+            raise ValueError(f"'{user}' can't be a user: 1 to 127 printable characters, no space, * or >")
+        return await self._ask(
+            "disconnect",
+            found[1] if found else "",
+            lambda name, fields: Disconnected(name, _count(fields, "disconnected")),
+            peer=peer or None,
+            user=user or None,
+        )
+
     async def drain(self, node: str = "", *, everywhere: bool = False) -> Gathered[Drained]:
         """Has a node send its clients away and end, or with `everywhere` all of them."""
         if bool(node) == everywhere:
@@ -205,7 +323,7 @@ class Control:
                     refused[name] = Refused(name, str(found["error"]), str(found.get("text", "")))
                 else:
                     answers[name] = read(name, found)
-            except (WireError, TypeError, ValueError):
+            except (WireError, AttributeError, LookupError, TypeError, ValueError):
                 return False  # not of a node, or of one that breaks its word: it is silent
             return known <= {*answers, *refused}
 
@@ -215,6 +333,7 @@ class Control:
             tuple(answers[name] for name in sorted(answers)),
             tuple(silent),
             tuple(refused[name] for name in sorted(refused)),
+            len(answers),
         )
 
     async def _gather(self, where: str, data: bytes, take: Callable[[Msg], bool], quiet: float = 0.0) -> None:
@@ -305,6 +424,23 @@ def _is_nobody(message: Msg) -> bool:
 def _count(fields: Fields, name: str) -> int:
     value = fields.get(name, 0)
     return value if isinstance(value, int) else 0
+
+
+def _check_page(node: str, limit: int, after: str) -> None:
+    if not 1 <= limit <= MAX_PAGE:
+        raise ValueError(f"a page has 1 to {MAX_PAGE}, not {limit}")
+    if after and not (node and CURSOR.fullmatch(after)):
+        raise ValueError("a page of one node begins after what its last one calls next")
+
+
+def _rooms_page(node: str, fields: Fields) -> RoomsPage:
+    rooms = {str(name): int(count) for name, count in fields["rooms"].items()}
+    return RoomsPage(node, rooms, str(fields.get("next", "")))
+
+
+def _members_page(node: str, fields: Fields) -> MembersPage:
+    members = tuple(Member(node, str(one["peer"]), one.get("user")) for one in fields["members"])
+    return MembersPage(node, members, _count(fields, "count"), str(fields.get("next", "")))
 
 
 def _node(data: bytes, prefix: str) -> Node | None:

@@ -7,6 +7,7 @@ long as it is. Each subject's requests are handled one after another; what block
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import random
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
 MAX_COMPLAINTS = 100  # logged of one connection
 STATUS = {"bad-request": "400", "unknown-command": "404", "unsupported-version": "505", "unavailable": "503"}
 
-Command = Callable[[Fields], Awaitable[Mapping[str, object]]]
+NAMES = 64 * 1024  # bytes of names in an answer, at most
+JSON_SHARE = 8  # ... and so many times fewer than NATS takes in a message: JSON makes more of them
+
+Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +61,8 @@ class Controlled:
         credentials: Credentials,
         tls: Tls,
     ) -> None:
-        """`commands` makes the answer of each of COMMANDS, or raises WireError; `about` tells more of the node."""
+        """`commands` make the answer of each of COMMANDS from a request's fields, with at most so many bytes of names,
+        or raise WireError; `about` tells more of the node."""
         self._node = node
         self._version = version
         self._prefix = prefix
@@ -67,6 +72,7 @@ class Controlled:
         self._tls = tls
         self._server: Server | None = None
         self._stir = asyncio.Event()
+        self._most = 0  # bytes of names in an answer
         self._complaints: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -125,6 +131,7 @@ class Controlled:
         """Every node is in a queue group of its own: micro services know no endpoint without one."""
         from nats.micro import add_service
 
+        self._most = min(NAMES, client.max_payload // JSON_SHARE)
         service = await add_service(
             client,
             name=SERVICE,
@@ -152,22 +159,26 @@ class Controlled:
 
     async def _handle(self, command: str, request: Request) -> None:
         try:
-            made = await self._commands[command](parse_request(command, request.data))
-            await request.respond(answer(self._node, **made))
-        except WireError as error:
-            said = answer(self._node, error=error.code, text=str(error))
-            await request.respond_error(STATUS[error.code], str(error), said)
+            fields = parse_request(command, request.data)
+            said, error = answer(self._node, **await self._commands[command](fields, self._most)), None
+        except WireError as wrong:
+            said, error = answer(self._node, error=wrong.code, text=str(wrong)), wrong
         except Exception:
             logger.exception("a request of the control plane failed")
-            said = answer(self._node, error="unavailable", text="the node failed at it: its log tells more")
-            await request.respond_error(STATUS["unavailable"], "the node failed", said)
+            error = WireError("unavailable", "the node failed at it: its log tells more")
+            said = answer(self._node, error=error.code, text=str(error))
+        with contextlib.suppress(ValueError):  # it has no reply subject: nobody wants to know
+            if error is None:
+                await request.respond(said)
+            else:
+                await request.respond_error(STATUS[error.code], str(error), said)
 
     async def _refuse_unknown(self, message: Msg) -> None:
         """What no endpoint is for, since the one who asks is newer, or mistaken."""
         from nats.micro.request import Request
 
         command = command_of(message.subject, self._prefix)
-        if command not in COMMANDS and message.reply:
+        if command not in COMMANDS:
             await self._handle(command, Request(message))
 
     def _complain(self, text: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from signal_py.config import CONTROL_SETTINGS, SETTINGS, Config
-from signal_py.controlwire import NODE
+from signal_py.controlwire import MAX_PAGE, NAME, NODE, PEER
 from signal_py.errors import ConfigError
 from signal_py.sources import CONFIG_VARIABLE
 
@@ -27,6 +27,9 @@ did not answer, refused, or had nobody to disconnect; what the others did is pri
 COMMANDS = {
     "nodes": "the nodes that are there: name, version, where they listen",
     "stats": "what the nodes count",
+    "rooms": "rooms with their members, of the whole cluster",
+    "members": "who is in a room, or with @USER a user's connections",
+    "disconnect": "close a peer's connection, or with @USER all of a user's, with 4009",
     "drain": "have a node, or all, send their clients away, and end",
 }
 
@@ -42,11 +45,23 @@ def add_arguments(
         add_settings(command, CONTROL_SETTINGS)
         command.add_argument("--timeout", metavar="SECONDS", type=float, default=2.0, help="for answers (default 2)")
         command.add_argument("--json", action="store_true", help="print one JSON object a line")
-        if name == "stats":
-            command.add_argument("--node", metavar="NAME", default="", help="ask this one only")
-        elif name == "drain":
-            command.add_argument("node", metavar="NODE", nargs="?", default="", help="its name, which nodes prints")
-            command.add_argument("--all", action="store_true", help="every node of the cluster")
+        _add_words(command, name)
+
+
+def _add_words(command: argparse.ArgumentParser, name: str) -> None:
+    """What only some of them take."""
+    if name == "stats":
+        command.add_argument("--node", metavar="NAME", default="", help="ask this one only")
+    elif name == "drain":
+        command.add_argument("node", metavar="NODE", nargs="?", default="", help="its name, which nodes prints")
+        command.add_argument("--all", action="store_true", help="every node of the cluster")
+    elif name == "members":
+        command.add_argument("target", metavar="ROOM", help="such as lobby, or @USER")
+    elif name == "disconnect":
+        command.add_argument("target", metavar="PEER", help="such as k7m2.0f3zq8m2v9w1x, or @USER")
+    if name in ("rooms", "members"):
+        text = f"of all that there are, at most so many, 1 to {MAX_PAGE} (default {MAX_PAGE})"
+        command.add_argument("--limit", metavar="N", type=int, default=MAX_PAGE, help=text)
 
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -71,8 +86,18 @@ def _check(options: argparse.Namespace, config: Config) -> None:
         raise ConfigError(f"--timeout is {options.timeout:g}: use more than 0, up to {MAX_TIMEOUT:g} seconds.")
     if getattr(options, "node", "") and not NODE.fullmatch(options.node):
         raise ConfigError(f"'{options.node}' is no name of a node: 'signal-engine ctl nodes' prints them.")
+    if not 1 <= getattr(options, "limit", 1) <= MAX_PAGE:
+        raise ConfigError(f"--limit is {options.limit}: use 1 to {MAX_PAGE}.")
+    if options.order == "members" and not NAME.fullmatch(options.target):
+        raise ConfigError(f"'{options.target}' is no room: write one such as lobby, or @USER.")
+    if options.order == "disconnect" and not _is_somebody(options.target):
+        raise ConfigError(f"'{options.target}' is nobody: write the address of a peer, or @USER.")
     if options.order == "drain" and bool(options.node) == options.all:
         raise ConfigError("drain takes the name of a node, or --all for every node: give one of them.")
+
+
+def _is_somebody(target: str) -> bool:
+    return bool(PEER.fullmatch(target) or (target[:1] == "@" and len(target) > 1 and NAME.fullmatch(target)))
 
 
 async def _run(options: argparse.Namespace, config: Config) -> int:
@@ -112,6 +137,34 @@ async def _stats(control: Control, options: argparse.Namespace) -> int:
     return _end(gathered)
 
 
+async def _rooms(control: Control, options: argparse.Namespace) -> int:
+    gathered = await control.rooms(options.limit)
+    for room in gathered.answers:
+        _show(room, options.json, f"{room.members:7}  {room.room}  {' '.join(sorted(room.nodes))}")
+    return _end(gathered)
+
+
+async def _members(control: Control, options: argparse.Namespace) -> int:
+    gathered = await control.members(options.target, options.limit)
+    for member in gathered.answers:
+        _show(member, options.json, f"{member.peer}  {member.user}" if member.user else member.peer)
+    return _end(gathered)
+
+
+async def _disconnect(control: Control, options: argparse.Namespace) -> int:
+    target = str(options.target)
+    user = target[1:] if target[0] == "@" else ""
+    gathered = await control.disconnect("" if user else target, user=user)
+    total = sum(one.disconnected for one in gathered.answers)
+    for one in gathered.answers:
+        if one.disconnected or options.json:
+            _show(one, options.json, f"{one.node}  {one.disconnected} closed")
+    if not total and gathered.answers:
+        _say(f"{target} has no connection")
+    status = _end(gathered)
+    return status if total else FAILED
+
+
 async def _drain(control: Control, options: argparse.Namespace) -> int:
     gathered = await control.drain(options.node, everywhere=options.all)
     for one in gathered.answers:
@@ -123,6 +176,9 @@ async def _drain(control: Control, options: argparse.Namespace) -> int:
 ORDERS: Mapping[str, Callable[[Control, argparse.Namespace], Awaitable[int]]] = {
     "nodes": _nodes,
     "stats": _stats,
+    "rooms": _rooms,
+    "members": _members,
+    "disconnect": _disconnect,
     "drain": _drain,
 }
 
@@ -136,11 +192,13 @@ def _show(found: Any, as_json: bool, text: str) -> None:
 
 def _end(gathered: Gathered[Any]) -> int:
     """Tells which nodes did not do it; the exit status."""
+    if gathered.more:
+        _say("there are more: --limit, or signal_py.control.Control, which turns pages")
     for node in gathered.silent:
         _say(f"{node} did not answer")
     for refused in gathered.refused:
         _say(f"{refused.node}: {refused.code}: {refused.text}")
-    if not gathered.answers and gathered.complete:
+    if not gathered.nodes and gathered.complete:
         _say("no node answers: are there any with this NATS and --prefix, and with --control on?")
         return FAILED
     return 0 if gathered.complete else FAILED

@@ -109,7 +109,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not good: {error.verify_message}"
     text = str(getattr(error, "strerror", None) or error or type(error).__name__)
-    return text.removeprefix("nats: ").strip("'\" \r\n").replace("\n", " ")
+    return text.removeprefix("nats: ").strip("' \r\n").replace("\n", " ")
 
 
 def _context(tls: Tls) -> ssl.SSLContext:

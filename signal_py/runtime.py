@@ -25,6 +25,7 @@ from signal_py.descriptors import count_descriptors
 from signal_py.embedded import EmbeddedNats, find_server, installed_server
 from signal_py.errors import ConfigError
 from signal_py.grants import Verdict
+from signal_py.inspection import Inspection
 from signal_py.judge import Authorizer, CallbackJudge, Judge, JwtJudge
 from signal_py.listening import Probes, resolve
 from signal_py.log import event
@@ -173,9 +174,9 @@ class Runtime:
         tls = Tls.of(config, servers)
         verifier = verifier_of(config) if config.auth == "jwt" else None
         self.core = Core(core_settings(config, self.node, bool(servers), self._hooks))
-        control = self._control(credentials, tls) if servers and config.control == "on" else None
-        judge = self._judge(verifier)
-        self.bridge = Bridge(self.core, servers, credentials, tls, self.node, VERSION, judge, control)
+        self.bridge = Bridge(self.core, servers, credentials, tls, self.node, VERSION, self._judge(verifier))
+        if servers and config.control == "on":
+            self.bridge.obey(self._control(self.core, self.bridge.inspection, credentials, tls))
         if self._admin:
             self._admin.count(COUNTERS)
 
@@ -268,9 +269,9 @@ class Runtime:
             return self.state
         return "NATS refuses this node" if self.bridge and self.bridge.state == "refused" else ""
 
-    def _control(self, credentials: Credentials, tls: Tls) -> Controlled:
+    def _control(self, core: Core, inspection: Inspection, credentials: Credentials, tls: Tls) -> Controlled:
         """What answers operators on NATS."""
-        orders = Orders(self.stats, self._ask_drain)
+        orders = Orders(core, inspection, self.stats, self._ask_drain)
         return Controlled(
             self.node,
             VERSION,
