@@ -133,8 +133,11 @@ class Refused:
 
 @dataclass(frozen=True)
 class Gathered(Generic[T]):
-    """What so many `nodes` answered. `silent`: known to be there, and did not answer in time. `more`: of a list, there are
-    more than were asked for."""
+    """What so many `nodes` answered.
+
+    silent  nodes that are known to be there, and did not answer in time
+    more    of a list: there are more than were asked for
+    """
 
     answers: tuple[T, ...]
     silent: tuple[str, ...]

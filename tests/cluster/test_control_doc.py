@@ -78,7 +78,8 @@ def test_the_commands_and_permissions(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nodes_and_services_give_no_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of nats.md: a node's own credentials, and a service's."""
     page = (DOCS / "nats.md").read_text(encoding="utf-8")
-    for config, users in ((sample("nats.conf", page), ("node", "time", "monitor")), (sample("control.conf"), ("node",))):
+    services = sample("nats.conf", page)
+    for config, users in ((services, ("node", "time", "monitor")), (sample("control.conf"), ("node",))):
         with permitted(config, monkeypatch) as server:
             for user in users:
                 done = command(server, user, "ctl", "drain", "k7m2")
@@ -92,9 +93,9 @@ def test_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with permitted(sample("control.conf"), monkeypatch) as server, cluster(server) as nodes:
         url = server.url.replace("nats://", "nats://operator:operator@")
         with BarePeer(nodes[0].port, "lobby"), BarePeer(nodes[1].port, "lobby"):
-            done = subprocess.run(
-                [*kit.python(), str(file)], env=os.environ | {"NATS_URL": url}, capture_output=True, text=True, check=True
-            )
+            command = [*kit.python(), str(file)]
+            environment = os.environ | {"NATS_URL": url}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         lines = done.stdout.splitlines()
         assert [line.split()[0] for line in lines] == ["k7m2", "other", "lobby", "0"]
         assert lines[2] == "lobby 2 {'k7m2': 1, 'other': 1}" and lines[3] == "0 connections closed"

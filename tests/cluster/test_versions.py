@@ -55,16 +55,22 @@ def has_control(wheel: Path) -> bool:
 
 
 def messages_cross(old: BarePeer, new: BarePeer) -> None:
-    """Of each kind, both ways; receipts and presence too."""
+    """Of each kind, both ways; receipts, answers and presence too."""
     for one, other in ((old, new), (new, old)):
-        assert one.ask(f"TO {other.address}", "to you") == "ok"
-        other.expect("FROM", one.address)
+        assert one.ask("SUB crossing presence") == "ok"
+        members: set[str] = set()
+        while len(members) < 2:
+            members |= set(str(one.expect("MEMBERS", "crossing").payload, "ascii").split())
+        assert members == {one.address, other.address}
+        assert one.ask("UNSUB crossing") == one.ask("SUB crossing") == "ok"
+    for one, other in ((old, new), (new, old)):
+        assert one.ask(f"TO {other.address}", "to you", ref="t") == "ok"
+        other.expect("FROM", one.address, ref="t")
         one.say("PUB crossing ref=q", "to all")
         other.expect("MSG", "crossing", one.address, ref="q")
         assert one.answer_to("q") == "ok"
         other.say(f"TO {one.address} re=q", "an answer")
         one.expect("FROM", other.address, re="q")
-        assert one.ask(f"TO {other.address}x", "nobody") in ("no-such-peer", "bad-request")
 
 
 async def controlled(server: kit.Nats, nodes: list[kit.Engine], peers: list[BarePeer]) -> None:
