@@ -22,6 +22,7 @@ from signal_py.controlwire import (
     NODE,
     PEER,
     SERVICE,
+    VERSION_TEXT,
     Fields,
     WireError,
     parse_answer,
@@ -198,13 +199,14 @@ class Control:
         servers = [parse_url(url) for url in self._config.nats]
         random.shuffle(servers)
         credentials, tls = Credentials.of(self._config), Tls.of(self._config, servers)
-        for left, server in enumerate(servers, 1 - len(servers)):
+        reason = ""
+        for server in servers:
             try:
                 self._client = await connect(server, credentials, tls, f"{SERVICE} ctl", self._objects, self._ends)
                 return
             except NatsError as error:
-                if left == 0:
-                    raise ConfigError(self._unreachable(server, str(error))) from None
+                reason = str(error)
+        raise ConfigError(self._unreachable(servers[-1], reason))
 
     async def close(self) -> None:
         if self._client is not None:
@@ -326,7 +328,7 @@ class Control:
                     refused[name] = Refused(name, str(found["error"]), str(found.get("text", "")))
                 else:
                     answers[name] = read(name, found)
-            except (WireError, AttributeError, LookupError, TypeError, ValueError):
+            except (WireError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
                 return False  # not of a node, or of one that breaks its word: it is silent
             return known <= {*answers, *refused}
 
@@ -355,14 +357,14 @@ class Control:
             inbox = client.new_inbox()
             listening = await client.subscribe(inbox, cb=hear)
             await client.publish(where, data, reply=inbox)
-            end = loop.time() + self._timeout
+            end = last = loop.time() + self._timeout
             while True:
                 while not heard.empty():
                     message = heard.get_nowait()
                     if _is_nobody(message) or take(message):
                         end = 0.0
                     elif quiet:
-                        end = min(end, loop.time() + quiet)
+                        end = min(last, loop.time() + quiet)
                 self._check(client)
                 if not await self._stirred(end - loop.time()):
                     break
@@ -458,6 +460,6 @@ def _node(data: bytes, prefix: str) -> Node | None:
     return Node(
         about["node"],
         about.get("version", ""),
-        int(control) if control.isascii() and control.isdigit() else 0,
+        int(control) if VERSION_TEXT.fullmatch(control) else 0,
         tuple(url for url in about.get("listen", "").split(",") if url),
     )

@@ -21,6 +21,7 @@ MAX_NAMES = 200  # rooms that one request may name
 PEER = re.compile(r"([a-z0-9]{1,16})\.[a-z0-9]{1,32}")
 NODE = re.compile(r"[a-z0-9]{1,16}")
 NAME = re.compile(r"(?!.*\.\.)(?!\.)[!-)+-=?-~]{1,128}(?<!\.)")
+VERSION_TEXT = re.compile(r"[0-9]{1,9}")
 CURSOR = re.compile(r"[0-9]{1,3}\.[0-9]{1,20}")
 
 Fields = dict[str, Any]

@@ -23,6 +23,7 @@ from signal_py.tls import Tls, offers_tls, wants_tls
 CONNECT_TIMEOUT = 5  # seconds for each step of it
 CLOSE_TIMEOUT = 1.0
 PING_INTERVAL = 30  # seconds; with the second that stays unanswered the connection is given up
+ENDS = (OSError, nats.errors.StaleConnectionError)  # of a connection: `on_closed` tells
 NO_TLS = "it offers no TLS, which its URL asks for"
 
 
@@ -63,7 +64,7 @@ async def connect(
 
     async def told(error: Exception) -> None:
         problems.append(reason(error))
-        if client.is_connected:
+        if client.is_connected and not isinstance(error, ENDS):
             on_error(problems[-1])
 
     async def closed() -> None:

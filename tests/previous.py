@@ -1,4 +1,5 @@
-"""The wheel of the commit before this one, for tests of neighbouring versions: built once, kept in build/previous."""
+"""The wheel of the commit before this one, for tests of neighbouring versions: built once, kept in build/previous until
+there is another."""
 
 import fcntl
 import shutil
@@ -35,6 +36,8 @@ def previous() -> Path:
     with (KEPT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
+            for old in (one for one in KEPT.iterdir() if one.is_dir()):
+                shutil.rmtree(old)
             build(folder)
     return folder
 

@@ -11,6 +11,7 @@ from nats.micro.service import SEMVER_REGEX
 
 from signal_core import probe
 from signal_py import controlwire
+from signal_py.control import _node
 from signal_py.controlwire import (
     COMMANDS,
     CURSOR,
@@ -58,8 +59,22 @@ def test_whatever_comes(data: bytes) -> None:
         assert fields is None or (fields["command"] == command and fields["v"] == 1)
     told = taken(parse_answer, data)
     assert told is None or re.fullmatch("[a-z0-9]{1,16}", told["node"])
+    node = _node(data, "signal")
+    assert node is None or re.fullmatch("[a-z0-9]{1,16}", node.node)
     about = taken(parse_ping, data)
     assert about is None or all(isinstance(value, str) for value in about.values())
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["node", "prefix", "control", "listen", "version", "x"]),
+        st.text() | st.sampled_from(["signal", "k7", "1", "9" * 5000, "²", "ws://x,,"]) | st.none(),
+    )
+)
+def test_whatever_a_service_says_of_itself(about: dict[str, Any]) -> None:
+    node = _node(json.dumps({"metadata": about}).encode(), "signal")
+    if node is not None:
+        assert node.node == about["node"] and about["prefix"] == "signal" and 0 <= node.control < 10**9
 
 
 @given(FIELDS)
