@@ -39,7 +39,8 @@ from signal_core.dial cimport link_connect, link_dial, link_end
 from signal_core.link cimport link_flush, link_has_work, link_patience, link_read, link_tick, link_writable
 from signal_core.memory cimport (
     KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_INQUIRY, KIND_KICK, KIND_NATS, KIND_NEWS, KIND_QUESTION,
-    KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO, KIND_VERDICT, Msg, msg_free, msg_text,
+    KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO, KIND_VERDICT, Msg, msg_free,
+    msg_text,
 )
 from signal_core.missed cimport missed_any
 from signal_core.natsout cimport link_queue
