@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.micro.request import Request
 
+FAILURES = 3  # in a row are logged, once: the link may not know yet that NATS has gone
 MAX_COMPLAINTS = 100  # logged of one connection
 STATUS = {"bad-request": "400", "unknown-command": "404", "unsupported-version": "505", "unavailable": "503"}
 
@@ -73,6 +74,7 @@ class Controlled:
         self._server: Server | None = None
         self._stir = asyncio.Event()
         self._most = 0  # bytes of names in an answer
+        self._failed = 0  # connections in a row that could not be had
         self._complaints: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -110,12 +112,13 @@ class Controlled:
         self._complaints.clear()
         name = f"{SERVICE} {self._node} control"
         try:
-            client = await connect(
-                server, self._credentials, self._tls, name, self._complain, self._stir.set
-            )
+            client = await connect(server, self._credentials, self._tls, name, self._complain, self._stir.set)
         except NatsError as error:
-            event(logger, "warning", "the control plane is away", server=server.where, reason=str(error))
+            self._failed += 1
+            level = "warning" if self._failed == FAILURES else "debug"
+            event(logger, level, "the control plane is away", server=server.where, reason=str(error))
             return False
+        self._failed = 0
         try:
             await self._offer(client)
             event(logger, "debug", "the control plane is connected", server=server.where)

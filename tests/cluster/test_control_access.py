@@ -100,3 +100,18 @@ def test_a_file_that_was_spoilt_is_told(tmp_path: Path) -> None:
         await_control(server, node, nats_creds=str(creds))
         warned = [line["event"] for line in node.events() if line["level"] == "warning"]
         assert warned == ["NATS is away; local delivery goes on"]
+
+
+def test_a_connection_that_can_not_be_had_is_told_once() -> None:
+    """The node goes on without, and tries again."""
+    settings = {"loops": 1, "log_level": "debug"}
+    with kit.nats(config="max_connections: 1") as server, kit.engine(nats=server.url, **settings) as node:
+
+        def told() -> list[str]:
+            away = [line for line in node.events() if line["event"] == "the control plane is away"]
+            assert all("maximum connections" in line["reason"] for line in away)
+            return [line["level"] for line in away]
+
+        kit.until(lambda: len(told()) > 3, "it tries again")
+        assert told()[:4] == ["debug", "debug", "warning", "debug"]
+        assert node.stats()["nats_state"] == "up"
