@@ -44,7 +44,7 @@ def await_control(server: kit.Nats, *nodes: kit.Engine, **settings: Any) -> None
     async def run() -> None:
         async with Control(nats=server.url, **settings) as control:
             while {node.node for node in await control.nodes()} != {node.node for node in nodes}:
-                pass
+                await asyncio.sleep(0.02)
 
     asyncio.run(asyncio.wait_for(run(), kit.PATIENCE))
 
