@@ -1,36 +1,47 @@
 """How long it takes until all of a room's listeners, on two nodes, have heard of a storm of joins, and what that costs.
 
-    python bench/presence.py                              # 1,000 listeners, 1,000 joins
+    python bench/presence.py                                    # 1,000 listeners, 1,000 joins
+    python bench/presence.py --listeners 20 --slow 4 --joins 10000 --at-once
 
-Half of the listeners and half of those who join are on each node. The clients only count frames, in this process. The
-time is from the first SUB sent to the last JOIN counted, the processor time that of both engines and of nats-server.
+Half of the listeners and half of those who join are on each node. While it is measured the clients only count, in this
+process; then all that each of them heard is looked at: every join, by its address, is told once, or counted in a GAP.
+It ends with 1 where a listener heard GAP, but for those that do not read meanwhile (`--slow`). The time is from the
+first SUB sent to the last JOIN that a listener took, the processor time that of both engines and of nats-server. With
+`--at-once` the engines are stopped while the SUBs are sent, and so find all of them at one moment.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
+import re
 import selectors
+import signal
 import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from contenders import VENV_BIN
-from macro import free_port, stop, wait_listening
+from macro import many_descriptors
 from nats_subscriptions import processor
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+import kit
 
 ROOM = "storm"
 JOIN = f"JOIN {ROOM} ".encode()
 MASK = b"\x37\xfa\x21\x3d"
 PATIENCE = 60.0
+FILL = 80  # messages of FILL_SIZE bytes: more than a socket that is not read, and its backlog, hold
+FILL_SIZE = 64000
+STILL = 0.5  # seconds without a word, after which all is heard
+QUIET = 5.0  # seconds without a word, after which the rest must have been missed
 
 
 def frame(text: str) -> bytes:
@@ -38,133 +49,214 @@ def frame(text: str) -> bytes:
     return bytes([0x81, 0x80 | len(data)]) + MASK + bytes(byte ^ MASK[i % 4] for i, byte in enumerate(data))
 
 
-def client(port: int) -> socket.socket:
+def messages(data: bytes) -> Iterator[bytes]:
+    """The whole frames of what an engine sent."""
+    at = 0
+    while at + 4 <= len(data):
+        size, head = data[at + 1], 2
+        if size > 125:
+            head = 4 if size == 126 else 10
+            size = int.from_bytes(data[at + 2 : at + head], "big")
+        if at + head + size > len(data):
+            return
+        yield data[at + head : at + head + size]
+        at += head + size
+
+
+class Client:
     """A connection past HELLO."""
-    opened = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    opened.sendall(
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
-    await_text(opened, b"HELLO ")
-    return opened
+
+    def __init__(self, port: int, receive_buffer: int = 0) -> None:
+        self.socket = socket.socket()
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.settimeout(PATIENCE)
+        self.socket.connect(("127.0.0.1", port))
+        self.socket.sendall(
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        self.address = self.await_text(rb"HELLO (\S+)\n")
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def await_text(self, pattern: bytes) -> str:
+        """Reads until there is this, of which the first group is told."""
+        heard = b""
+        while not (found := re.search(pattern, heard)):
+            part = self.socket.recv(1 << 16)
+            assert part, f"the engine hung up: {heard[-200:]!r}"
+            heard += part
+        return found[1].decode()
 
 
-def await_text(opened: socket.socket, text: bytes) -> None:
-    heard = b""
-    while text not in heard:
-        part = opened.recv(1 << 16)
-        if not part:
-            raise SystemExit(f"presence: the engine hung up: {heard[-200:]!r}")
-        heard += part
+    def fill(self, address: str) -> None:
+        """Sends so much to one that does not read that its socket takes no more."""
+        text = f"TO {address}\n".encode() + bytes(FILL_SIZE)
+        self.socket.sendall((b"\x82\xfe" + len(text).to_bytes(2, "big") + bytes(4) + text) * FILL + frame("PING full"))
+        self.await_text(rb"(PONG full)")
 
 
 class Ears:
-    """Counts the joins that each listener hears."""
+    """Hears what listeners are told, and counts the joins in it."""
 
-    def __init__(self, sockets: list[socket.socket]) -> None:
+    def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
-        self.heard = [0] * len(sockets)
-        self.rest = [b""] * len(sockets)
-        for i, one in enumerate(sockets):
-            one.setblocking(False)
-            self.selector.register(one, selectors.EVENT_READ, i)
+        self.sockets: list[socket.socket] = []
+        self.joins: list[int] = []
+        self.heard: list[bytearray] = []
+        self.last = 0.0  # when something was heard
+
+    def add(self, one: socket.socket) -> None:
+        one.setblocking(False)
+        self.selector.register(one, selectors.EVENT_READ, len(self.sockets))
+        self.sockets.append(one)
+        self.joins.append(0)
+        self.heard.append(bytearray())
 
     def take(self, seconds: float) -> bool:
         """Reads what comes within the time; whether there was something."""
         events = self.selector.select(seconds)
         for key, _ in events:
-            data = self.rest[key.data] + os.read(key.fd, 1 << 18)
-            self.heard[key.data] += data.count(JOIN)
-            self.rest[key.data] = data[-(len(JOIN) - 1) :]
+            data = os.read(key.fd, 1 << 18)
+            assert data, "the engine hung up"
+            cut = self.heard[key.data][-(len(JOIN) - 1) :]
+            self.joins[key.data] += (cut + data).count(JOIN)
+            self.heard[key.data] += data
+            self.last = time.monotonic()
         return bool(events)
 
-    def quiet(self) -> None:
-        """Until nothing comes for half a second; what was heard before does not count."""
-        while self.take(0.5):
+    def until_still(self) -> None:
+        while self.take(STILL):
             pass
-        self.heard = [0] * len(self.heard)
+
+    def forget(self) -> None:
+        """What was heard so far."""
+        self.joins = [0] * len(self.sockets)
+        self.heard = [bytearray() for _ in self.sockets]
+
+    def told(self, listener: int) -> tuple[list[str], int, int]:
+        """The addresses of the joins that it was told of, how many messages it is told to have missed, and how many
+        others it heard."""
+        addresses, missed, others = [], 0, 0
+        for message in messages(self.heard[listener]):
+            if message.startswith(JOIN):
+                addresses.append(message[len(JOIN) :].decode())
+            elif message.startswith(b"GAP "):
+                missed += int(message[4:])
+            else:
+                assert message.startswith(b"FROM "), f"a listener heard {message[:100]!r}"
+                others += 1
+        return addresses, missed, others
 
 
-@contextlib.contextmanager
-def cluster() -> Iterator[tuple[list[int], list[int], int]]:
-    """The ports and pids of two nodes with one loop each, and the pid of their nats-server."""
+@dataclass
+class Storm:
+    """What was measured."""
+
+    seconds: float  # until all is heard
+    engines: float  # processor seconds of both
+    nats: float  # processor seconds
+    client: float  # processor seconds of this process
+    publishes: int  # of presence, to NATS, by both engines
+    changes: int  # joins that the engines had to tell of
+    missed: list[int]  # messages, by each listener, as its GAPs count them
+    backlog: int  # bytes that waited for listeners, after the storm
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "seconds until all is heard": self.seconds,
+            "processor s of both engines": self.engines,
+            "cores that the engines took": self.engines / self.seconds,
+            "processor s of nats-server": self.nats,
+            "of this client": self.client,
+            "publishes": self.publishes,
+            "messages missed by a listener": max(self.missed),
+        }
+
+
+def storm(listeners: int, slow: int, joins: int, at_once: bool = False, **settings: Any) -> Storm:
+    """One of them, on a cluster of its own; AssertionError where a listener was not told what it should."""
     with contextlib.ExitStack() as stack:
-        nats_port = free_port()
-        command = [str(VENV_BIN / "nats-server"), "-a", "127.0.0.1", "-p", str(nats_port)]
-        nats = stack.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        stack.callback(stop, nats)
-        wait_listening(nats, nats_port)
-        ports: list[int] = []
-        pids: list[int] = []
-        for _ in range(2):
-            port, admin = free_port(), free_port()
-            url, listen = f"nats://127.0.0.1:{nats_port}", f"127.0.0.1:{port}"
-            serve = [str(VENV_BIN / "signal-engine"), "serve", "--nats", url, "--loops", "1", "--listen", listen,
-                     "--admin", f"127.0.0.1:{admin}"]
-            node = stack.enter_context(
-                subprocess.Popen(serve, stderr=subprocess.DEVNULL, cwd=tempfile.gettempdir())
-            )
-            stack.callback(stop, node)
-            wait_listening(node, port)
-            await_nats(admin)
-            ports.append(port)
-            pids.append(node.pid)
-        yield ports, pids, nats.pid
-
-
-def await_nats(admin: int) -> None:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/stats", timeout=10) as answer:
-            if json.loads(answer.read())["link"] == "up":
-                return
-        time.sleep(0.05)
-    raise SystemExit("presence: the engine does not reach its nats-server")
-
-
-def turn(listeners: int, joins: int) -> tuple[float, float, float, float]:
-    """Seconds until all is heard, and processor seconds of the engines, nats-server and this process."""
-    with contextlib.ExitStack() as stack:
-        ports, pids, nats = stack.enter_context(cluster())
-        ears_of = [stack.enter_context(client(ports[i % 2])) for i in range(listeners)]
-        for one in ears_of:
-            one.sendall(frame(f"SUB {ROOM} presence ref=a"))
-            await_text(one, b"OK a")
-        comers = [stack.enter_context(client(ports[i % 2])) for i in range(joins)]
-        ears = Ears(ears_of)
-        ears.quiet()
-        engines = sum(processor(pid) for pid in pids)
-        served, own, begun = processor(nats), time.process_time(), time.monotonic()
+        server = stack.enter_context(kit.nats())
+        nodes = [stack.enter_context(kit.engine(nats=server.url, loops=1, **settings)) for _ in range(2)]
+        clients = [stack.enter_context(Client(nodes[i % 2].port, 4096 if i < slow else 0)) for i in range(listeners)]
+        for one in clients:
+            one.socket.sendall(frame(f"SUB {ROOM} presence ref=a"))
+            one.await_text(rb"(OK a)")
+        comers = [stack.enter_context(Client(nodes[i % 2].port)) for i in range(joins)]
+        ears = Ears()
+        for one in clients:
+            ears.add(one.socket)
+        ears.until_still()
+        ears.forget()
+        for i in range(slow):
+            ears.selector.unregister(clients[i].socket)
+            comers[i % 2].fill(clients[i].address)
+        before = [node.stats()["total"] for node in nodes]
+        engines, served = sum(processor(node.pid) for node in nodes), processor(server.pid)
+        own, begun = time.process_time(), time.monotonic()
+        for node in nodes if at_once else []:
+            os.kill(node.pid, signal.SIGSTOP)
         for i, one in enumerate(comers):
-            one.sendall(frame(f"SUB {ROOM}"))
+            one.socket.sendall(frame(f"SUB {ROOM}"))
             if i % 100 == 99:
                 ears.take(0)
-        while min(ears.heard) < joins and time.monotonic() - begun < PATIENCE:
-            ears.take(1.0)
-        took = time.monotonic() - begun
-        if set(ears.heard) != {joins}:
-            raise SystemExit(f"presence: {min(ears.heard)} to {max(ears.heard)} of {joins} joins were heard")
-        return (
-            took,
-            sum(processor(pid) for pid in pids) - engines,
-            processor(nats) - served,
-            time.process_time() - own,
+        for node in nodes if at_once else []:
+            os.kill(node.pid, signal.SIGCONT)
+        while min(ears.joins[slow:]) < joins and time.monotonic() - max(begun, ears.last) < QUIET:
+            ears.take(QUIET)
+        took = ears.last - begun
+        engines = sum(processor(node.pid) for node in nodes) - engines
+        served, own = processor(server.pid) - served, time.process_time() - own
+        after = [node.stats()["total"] for node in nodes]
+        for i in range(slow):
+            ears.selector.register(clients[i].socket, selectors.EVENT_READ, i)
+        ears.until_still()
+        missed = check(ears, [comer.address for comer in comers], slow)
+        publishes, changes = (
+            sum(new[name] - old[name] for new, old in zip(after, before, strict=True))
+            for name in ("presence_out", "presence_changes")
         )
+        waits = sum(total["backlog_bytes"] for total in after)
+        return Storm(took, engines, served, own, publishes, changes, missed, waits)
+
+
+def check(ears: Ears, comers: list[str], slow: int) -> list[int]:
+    """Holds what was heard to what happened; how many messages each listener missed."""
+    assert len({address.partition(".")[0] for address in comers}) == 2, "they are not on two nodes"
+    missed = []
+    for i in range(len(ears.sockets)):
+        addresses, gone, others = ears.told(i)
+        said = len(comers) + (FILL if i < slow else 0)
+        assert len(addresses) == len(set(addresses)), f"listener {i} heard a join twice"
+        assert set(addresses) <= set(comers), f"listener {i} heard of somebody else"
+        assert len(addresses) + gone + others == said, f"listener {i} heard {len(addresses)}, {others}, and GAP {gone}"
+        missed.append(gone)
+    return missed
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="A storm of joins in a room whose members all listen.")
     parser.add_argument("--listeners", type=int, default=1000)
+    parser.add_argument("--slow", type=int, default=0, help="how many of them do not read meanwhile")
     parser.add_argument("--joins", type=int, default=1000)
+    parser.add_argument("--at-once", action="store_true", help="all SUBs are there before the engines read one")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
-    turns = [turn(options.listeners, options.joins) for _ in range(options.turns)]
-    names = ("seconds until all is heard", "processor s of both engines", "of nats-server", "of this client")
+    many_descriptors()
+    storms = [storm(options.listeners, options.slow, options.joins, options.at_once) for _ in range(options.turns)]
+    turns = [one.figures() for one in storms]
     print(f"{options.listeners} listeners hear {options.joins} joins, {Path(sys.argv[0]).name}:")
-    for name, figures in zip(names, zip(*turns, strict=True), strict=True):
+    for name in turns[0]:
+        figures = [turn[name] for turn in turns]
         print(f"{name}: {statistics.median(figures):.2f} ({min(figures):.2f} to {max(figures):.2f})")
-    return 0
+    return 1 if any(sum(one.missed[options.slow :]) for one in storms) else 0
 
 
 if __name__ == "__main__":

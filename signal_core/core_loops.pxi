@@ -241,6 +241,10 @@ cdef class Loops:
             self.tell_loop(i, KIND_STOP, 0, ticks(ms), b"")
 
     @property
+    def nloops(self):
+        return self.hub.nloops
+
+    @property
     def sockets(self):
         """Sockets open on all loops, handshakes and closes under way included."""
         return se_load_relaxed(&self.hub.connections)

@@ -46,11 +46,20 @@ cdef class Mailboxes(Peer):
             return ("link-up",)
         if msg.code == EVENT_ASK:
             return ("ask", msg.target, bool(msg.hash), text)
+        if msg.code == EVENT_LISTED:
+            return ("listed", msg.target, msg.hash, text.decode("latin-1"))
         if msg.code == EVENT_LOG:
             return ("log", "warning", text.decode())
         names = {EVENT_WANT: "link-want", EVENT_DOWN: "link-down", EVENT_TAKEN: "link-taken",
                  EVENT_NATS_ERROR: "link-error"}
         return (names[msg.code], text.decode("utf-8", "replace"))
+
+    def inquire(self, uint32_t loop, uint64_t what, uint64_t number, uint64_t cursor, uint32_t value, bytes data):
+        """A question of inquiry.pxd, which the mail "listed" of this number answers."""
+        self.check()
+        if loop >= self.hub.nloops:
+            raise ValueError(f"there is no loop {loop}")
+        self.tell_loop(loop, KIND_INQUIRY, number, cursor, data, what << 32 | value)
 
     def verdicts(self, list answers):
         """Answers to "ask" mails, each once: (id, HTTP status or 0, user, rights, milliseconds of life or 0).

@@ -89,6 +89,11 @@ cdef class Peer(Loops):
             return heard
         return None if waits == AWAIT_IT else ""
 
+    @property
+    def service_rooms(self):
+        """Names of those that the embedding program is in."""
+        return tuple(self.entries)
+
     cdef str listen_room(self, str room):
         """Hears who comes and goes in a room that it is in, and who is there, again where it did already."""
         cdef bytes name = room.encode()

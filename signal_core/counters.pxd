@@ -93,4 +93,5 @@ cdef enum:
     C_AUTH_DENIED = 74        # SUB, PUB, TO and rooms of a URL that a token does not allow
     C_ORIGINS_REFUSED = 75    # handshakes whose Origin is not allowed
     C_USER_LIMITED = 76       # handshakes answered 429: max-connections-per-user
-    C_COUNT = 77
+    C_INQUIRIES = 77          # pieces of operators' questions answered
+    C_COUNT = 78

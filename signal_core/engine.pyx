@@ -21,8 +21,9 @@ from signal_core.frame cimport frame_check_layout
 from signal_core.inbox cimport inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport CONTROL_LOOP, MAX_LOOPS, SERVICE_LOOP, TICK_MS
 from signal_core.memory cimport (
-    KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_KICK, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT,
-    KIND_STOP, KIND_TO, KIND_VERDICT, Msg, TELL_PEER, memory_check_layout, msg_free, msg_new_heap, msg_text,
+    KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE,
+    KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, Msg, TELL_PEER, memory_check_layout, msg_free, msg_new_heap,
+    msg_text,
 )
 from signal_core.news cimport news_lost
 from signal_core.packet cimport Packet
@@ -42,8 +43,8 @@ from signal_core.slab cimport pages_new, slab_check_layout
 from signal_core.state cimport (
     AUTH_ANY, AUTH_OFF, AUTH_TOKEN, CLUSTER_AWAY, CLUSTER_OFF, CLUSTER_UP, CODE_BAD_REQUEST, CODE_EXPIRED,
     CODE_NO_SUCH_PEER, CODE_OK, CODE_TOO_LARGE, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_ASK, EVENT_CONNECTED,
-    EVENT_DISCONNECTED, EVENT_DOWN, EVENT_INFO, EVENT_LOG, EVENT_NATS_ERROR, EVENT_TAKEN, EVENT_UP, EVENT_WANT, Hub,
-    Loop, MAX_LISTENERS, Network,
+    EVENT_DISCONNECTED, EVENT_DOWN, EVENT_INFO, EVENT_LISTED, EVENT_LOG, EVENT_NATS_ERROR, EVENT_TAKEN, EVENT_UP,
+    EVENT_WANT, Hub, Loop, MAX_LISTENERS, Network,
 )
 from signal_core.sys cimport (
     AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, SE_STATIC_ASSERT, close, eventfd, getrandom, htons, inet_pton,
@@ -71,7 +72,7 @@ class TlsError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 77)
+    SE_STATIC_ASSERT(C_COUNT == 78)
     memory_check_layout()
     table_check_layout()
     slab_check_layout()

@@ -41,6 +41,11 @@ cdef enum:
     BEAT_TICKS = 20                # between two heartbeats of a node: 2 s
     LOST_TICKS = 65                # without one a node is lost: three are missed
 
+    # -- operators' questions --
+    INQUIRY_ROOMS = 4096           # rooms of a loop looked at for one question
+    INQUIRY_TEXT = 32 * 1024       # bytes of one answer
+    INQUIRY_CLOSES = 1024          # connections of a user closed for one question
+
     # -- buffers --
     READ_BUFFER = 128 * 1024       # a loop's read buffer, bytes
     REGION_BYTES = 256 * 1024      # a loop's encoding region, bytes

@@ -30,6 +30,7 @@ from signal_core.frame cimport OP_PING
 from signal_core.gaps cimport gaps_tell
 from signal_core.identity cimport conn_uncount_user
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
+from signal_core.inquiry cimport loop_inquiry
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
     ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, RECLAIMS_PER_TURN, SERVICE_LOOP,
@@ -38,8 +39,9 @@ from signal_core.limits cimport (
 from signal_core.dial cimport link_connect, link_dial, link_end
 from signal_core.link cimport link_flush, link_has_output, link_patience, link_read, link_tick, link_writable
 from signal_core.memory cimport (
-    KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_KICK, KIND_NATS, KIND_NEWS, KIND_QUESTION, KIND_RECEIPT,
-    KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO, KIND_VERDICT, Msg, msg_free, msg_text,
+    KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_INQUIRY, KIND_KICK, KIND_NATS, KIND_NEWS, KIND_QUESTION,
+    KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO, KIND_VERDICT, Msg, msg_free,
+    msg_text,
 )
 from signal_core.missed cimport missed_any
 from signal_core.natsout cimport link_queue
@@ -243,6 +245,8 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
         auth_verdict(loop, msg)
     elif msg.kind == KIND_KICK:
         loop_kick(loop, msg)
+    elif msg.kind == KIND_INQUIRY:
+        loop_inquiry(loop, msg)
     elif msg.kind == KIND_SNAPSHOT:
         memcpy(loop.copy, loop.n, sizeof(loop.n))
         se_store_release(&loop.copied, msg.hash)

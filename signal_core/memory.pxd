@@ -28,6 +28,7 @@ cdef enum:
     KIND_CONNECT = 10     # CONNECT in the data, for the link; `hash` is NATS's max_payload, `pointer` a session of TLS
     KIND_EVENT = 11       # a word to Python: `code` says which, the text explains
     KIND_AWAIT = 12       # `target` wants the receipt for SUB of the room at `pointer`
+    KIND_INQUIRY = 40     # an operator's question; its fields are in inquiry.pxd
     KIND_VERDICT = 30     # on the token of `target`; its fields are in auth.pxd
 
     KIND_NEWS = 20        # frames for the listeners of a room, named as in KIND_ROOM; `origin`: MARK_* or a question

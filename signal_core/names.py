@@ -78,4 +78,5 @@ COUNTERS = (
     ("auth_denied", "counter", "SUB, PUB, TO and rooms of a URL that a token does not allow"),
     ("origins_refused", "counter", "handshakes whose Origin is not in the list"),
     ("user_limited", "counter", "handshakes answered 429: max-connections-per-user"),
+    ("inquiries", "counter", "operators' questions about rooms, members and users, in the pieces that a loop answers"),
 )

@@ -12,7 +12,7 @@ text for NATS goes through the link's inbox, also from its own loop.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort, realloc
 from libc.string cimport memchr, memcmp, memcpy, strlen
-from signal_core.address cimport LOCAL_TEXT, NODE_MAX, ROOM_MAX, USER_MAX, peer_run, put_uint
+from signal_core.address cimport LOCAL_TEXT, NODE_MAX, ROOM_MAX, USER_MAX, peer_run, put_uint, se_lower_run
 from signal_core.answers cimport put, put_peer
 from signal_core.conn cimport conn_deliver, conn_id
 from signal_core.counters cimport C_NATS_MALFORMED, C_PRESENCE_CHANGES, C_PRESENCE_LOST, C_PRESENCE_OUT, C_TAKEN
@@ -183,12 +183,18 @@ cdef inline size_t change_verb(const char* text, size_t n) noexcept nogil:
     return 6 if n > 6 and memcmp(text, b"LEAVE ", 6) == 0 else 0
 
 
+cdef inline bint is_whole_node(const char* text, size_t n) noexcept nogil:
+    """`<node>.*`"""
+    cdef size_t node = se_lower_run(text, n if n < NODE_MAX else NODE_MAX)
+    return node > 0 and n == node + 2 and memcmp(text + node, b".*", 2) == 0
+
+
 cdef inline bint change_is_good(const char* text, size_t n) noexcept nogil:
     """Whether it is a change; `LEAVE <node>.*` is only told by ourselves, and good, too."""
     cdef size_t verb = change_verb(text, n)
     if verb == 0:
         return False
-    return (who_node(text + verb, n - verb) or (verb == 6 and n > 8 and memcmp(text + n - 2, b".*", 2) == 0))
+    return who_node(text + verb, n - verb) or (verb == 6 and is_whole_node(text + verb, n - verb))
 
 
 cdef inline void changes_tell(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:

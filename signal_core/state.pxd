@@ -69,6 +69,7 @@ cdef enum:
     EVENT_LOG = 7
     EVENT_CONNECTED = 8
     EVENT_DISCONNECTED = 9
+    EVENT_LISTED = 40             # the answer to a KIND_INQUIRY: `target` numbers it, `hash` is where the next goes on
     EVENT_ASK = 20                # to be judged: `hash` 1 where it renews a token
 
 cdef struct Settings:             # ticks where a time
@@ -287,8 +288,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[77]                # counters; C_COUNT
-    uint64_t copy[77]             # as of the last KIND_SNAPSHOT
+    uint64_t n[78]                # counters; C_COUNT
+    uint64_t copy[78]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

@@ -10,13 +10,15 @@ import contextlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, InvalidStateError
 from socket import SOCK_STREAM
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from signal_py.controlled import Controlled
 from signal_py.credentials import Credentials, connect_line
 from signal_py.errors import EngineError
+from signal_py.inspection import Inspection
 from signal_py.judge import Judge
 from signal_py.log import event
 from signal_py.natspool import LAST_DELAY, Pool, Server
@@ -33,6 +35,8 @@ REFUSALS = (
     "user authentication revoked",
     "account authentication expired",
 )
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +75,9 @@ class Bridge:
         self._tls = tls
         self._node = node
         self._version = version
+        self.inspection = Inspection(core)
         self._judge = judge
+        self._control: Controlled | None = None
         self._server: Server | None = None  # dialled last
         self._others: list[tuple[int, str]] = []  # its addresses that were not dialled yet
         self._leaving = False
@@ -98,6 +104,17 @@ class Bridge:
     def url(self) -> str:
         """Its URL without secrets, "" for none."""
         return self._server.url if self._server else ""
+
+    def obey(self, control: Controlled) -> None:
+        """Operators are answered by it while NATS is up. Call before the start."""
+        self._control = control
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Has the deciding thread do it. From any thread, while it runs."""
+        if self._loop is None or not self._thread.is_alive():
+            work.close()
+            raise EngineError("The engine is not running.")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def start(self) -> None:
         """Returns when the thread runs. Call when the core's loops do."""
@@ -128,6 +145,8 @@ class Bridge:
         await self._end.wait()
         self._loop.remove_reader(self._core.control_fd)
         self._drain()
+        if self._control is not None:
+            await self._control.close()
         if self._judge is not None:
             await self._judge.close()
         if self._dialling is not None:
@@ -200,6 +219,7 @@ class Bridge:
         back = self.state in ("away", "refused")
         self.state, self._problem, self._was_up, self._others = "up", "", True, []
         event(logger, "info", "NATS is back" if back else "NATS is connected", server=self.where)
+        self._tell_control(self._server)
         self.decide("up")
 
     def _on_down(self, reason: str) -> None:
@@ -221,10 +241,17 @@ class Bridge:
             self._errors.add(text)
             event(logger, "warning", "NATS reports an error", error=text, server=self.where)
 
+    def _on_listed(self, number: int, next_: int, text: str) -> None:
+        self.inspection.listed(number, next_, text)
+
     def _on_log(self, level: str, text: str) -> None:
         event(logger, level, text)
 
     # -- what follows --
+
+    def _tell_control(self, server: Server | None) -> None:
+        if self._control is not None:
+            self._control.follow(server)
 
     def _lost(self, reason: str) -> None:
         """A dial failed, or a connection ended. The first is only told when no server answers."""
@@ -239,12 +266,14 @@ class Bridge:
 
     def _away(self, reason: str) -> None:
         self.state = "away"
+        self._tell_control(None)
         event(logger, "warning", "NATS is away; local delivery goes on", server=self.where, reason=reason)
         self.decide("away")
 
     def _refused(self, setting: str, reason: str) -> None:
         if self.state != "refused":
             self.state = "refused"
+            self._tell_control(None)
             event(logger, "error", "NATS refuses this node", reason=reason)
         with contextlib.suppress(InvalidStateError):
             self.first.set_exception(RefusedError(setting, reason))
@@ -290,6 +319,7 @@ HANDLERS: dict[str, Callable[..., None]] = {
     "link-down": Bridge._on_down,
     "link-taken": Bridge._on_taken,
     "link-error": Bridge._on_error,
+    "listed": Bridge._on_listed,
     "log": Bridge._on_log,
 }
 

@@ -1,4 +1,4 @@
-"""The command line: `signal-engine serve|pub|sub|send|drain|token|version`."""
+"""The command line: `signal-engine serve|pub|sub|send|drain|ctl|token|version`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from signal_py.config import SETTINGS, Setting
@@ -97,6 +97,7 @@ def _parser() -> Parser:
     for name, run in (("sub", _sub), ("pub", _pub), ("send", _send)):
         _add_client(commands, name, run)
     _add_drain(commands)
+    _add_control(commands)
     _add_token(commands)
     version = commands.add_parser("version", help="print the version", allow_abbrev=False)
     version.set_defaults(run=_version)
@@ -111,10 +112,16 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    serve.add_argument("--config", metavar="FILE", default="", help="TOML file with settings")
-    for setting in SETTINGS.values():
+    add_settings(serve, SETTINGS)
+    serve.set_defaults(run=_serve)
+
+
+def add_settings(command: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Flags of these settings, which `given` finds, and the file with them."""
+    command.add_argument("--config", metavar="FILE", default="", help="TOML file with settings")
+    for setting in (SETTINGS[name] for name in names):
         repeat = "append" if setting.kind is tuple else "store"
-        serve.add_argument(
+        command.add_argument(
             setting.flag,
             dest=f"set.{setting.name}",
             action=repeat,
@@ -122,7 +129,26 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
             metavar=_metavar(setting),
             help=describe(setting).replace("%", "%%"),
         )
-    serve.set_defaults(run=_serve)
+
+
+def given(options: argparse.Namespace) -> dict[str, object]:
+    """The settings whose flags were given, by name."""
+    return {name[4:]: value for name, value in vars(options).items() if name.startswith("set.")}
+
+
+def _add_control(commands: argparse._SubParsersAction[Parser]) -> None:
+    from signal_py.ctl import add_arguments
+
+    control = commands.add_parser("ctl", help="ask and tell the nodes of a cluster, through NATS", allow_abbrev=False)
+    add_arguments(control, add_settings)
+    control.set_defaults(run=_control)
+
+
+def _control(options: argparse.Namespace) -> int:
+    from signal_py.ctl import run, variables
+    from signal_py.sources import load
+
+    return run(options, load(given(options), variables(os.environ), options.config))
 
 
 def _add_token(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -213,8 +239,7 @@ def _serve(options: argparse.Namespace) -> int:
     from signal_py.serve import serve
     from signal_py.sources import load
 
-    flags = {name[4:]: value for name, value in vars(options).items() if name.startswith("set.")}
-    return serve(load(flags, os.environ, options.config))
+    return serve(load(given(options), os.environ, options.config))
 
 
 def _sub(options: argparse.Namespace) -> int:

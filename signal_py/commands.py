@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
 import json
 import os
 import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
+from signal_py.aside import aside
 from signal_py.client import Heard, LostError, open_client
 from signal_py.errors import ConfigError, DeliveryError
 
@@ -75,29 +73,8 @@ async def _texts(text: str | None) -> AsyncIterator[bytes]:
         return
     # One of its own, and never closed: that, as the end of Python does with sys.stdin, would wait for a read under way.
     lines = os.fdopen(sys.stdin.fileno(), "rb", closefd=False)
-    while line := await _aside(lines.readline):
+    while line := await aside(lines.readline):  # on a thread, so that pings are answered meanwhile
         yield line.removesuffix(b"\n").removesuffix(b"\r")
-
-
-async def _aside(read: Callable[[], bytes]) -> bytes:
-    """Reads on a thread, so that pings are answered meanwhile.
-
-    It is one that nobody waits for at the end, unlike those of `asyncio.to_thread`: a read can't be interrupted.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[bytes] = loop.create_future()
-
-    def settle(line: bytes) -> None:
-        if not done.done():
-            done.set_result(line)
-
-    def run() -> None:
-        line = read()
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(settle, line)
-
-    threading.Thread(target=run, daemon=True).start()
-    return await done
 
 
 def _json_line(heard: Heard) -> bytes:

@@ -209,6 +209,11 @@ class Config:
         check=_check_prefix,
         metavar="SUBJECT",
     )
+    control: str = _setting(
+        "on",
+        "whether the node answers operators on NATS: 'signal-engine ctl'",
+        choices=("on", "off"),
+    )
     max_message: int = _setting(65536, "longest payload of a message", unit="bytes", low=1, high=32 * MIB)
     max_rooms: int = _setting(256, "rooms that one connection may be in", unit="rooms", low=1, high=65535)
     max_refs: int = _setting(
@@ -397,6 +402,19 @@ def _table() -> dict[str, Setting]:
 
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType(_table())
+# Those that say where NATS is, and who we are there, for whoever is no node.
+CONTROL_SETTINGS = (
+    "nats",
+    "nats-token",
+    "nats-user",
+    "nats-password",
+    "nats-nkey",
+    "nats-creds",
+    "nats-tls-ca",
+    "nats-tls-cert",
+    "nats-tls-key",
+    "prefix",
+)
 
 
 def make_config(given: Mapping[str, object], sources: Mapping[str, str]) -> Config:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from signal_py.config import SETTINGS, Config, make_config
+from signal_py.controlwire import CURSOR, NAME
 from signal_py.errors import ConfigError, DeliveryError, EngineError
+from signal_py.inspection import Inspection, MemberPage, RoomPage
 from signal_py.judge import Authorizer
 from signal_py.runtime import Runtime
 from signal_py.service import Handler, Handlers, Message, Service
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 NO_TTL = -1  # to the core: the message names none
 OPERATOR_CLOSE = 4009
 RECEIPT_MARGIN = 1.0  # seconds after a message's ttl until its receipt counts as lost
+T = TypeVar("T")
 DEFAULTS: dict[str, object] = {"listen": "127.0.0.1:0", "nats": "off"}  # where they differ from the daemon's
 
 
@@ -288,6 +291,29 @@ class Engine:
         """Closes a connection of this node with a close code, 1000 to 4999. Whether there was one."""
         return self._core().disconnect(peer, code)
 
+    async def disconnect_user(self, user: str, code: int = OPERATOR_CLOSE) -> int:
+        """Closes all connections of a user to this node; how many there were."""
+        _check_name("user", user)
+        if not 1000 <= code <= 4999:
+            raise ValueError(f"a close code is 1000 to 4999, not {code}")
+        return await self._inspect(lambda inspection: inspection.disconnect_user(user, code))
+
+    async def rooms(self, limit: int = 1000, after: str = "") -> RoomPage:
+        """Rooms with their members on this node, in no particular order; `after`: the last page's `next`."""
+        _check_page(limit, after)
+        return await self._inspect(lambda inspection: inspection.rooms(limit, after))
+
+    async def members(self, room: str, limit: int = 1000, after: str = "") -> MemberPage:
+        """Who is in a room on this node, in no particular order; as `rooms` otherwise."""
+        _check_name("room", room)
+        _check_page(limit, after)
+        return await self._inspect(lambda inspection: inspection.members(room, limit, after))
+
+    async def _inspect(self, ask: Callable[[Inspection], Coroutine[Any, Any, T]]) -> T:
+        self._core()
+        assert self._runtime.bridge is not None
+        return await asyncio.wrap_future(self._runtime.bridge.submit(ask(self._runtime.bridge.inspection)))
+
     def messages(self) -> AsyncIterator[Message]:
         """Messages to this program as they come, until it stops. For one reader, without `on_message`.
 
@@ -330,6 +356,16 @@ def _config(settings: Options) -> Config:
             raise ConfigError(f"Engine's {field} is no setting: signal_py.config.Config lists them.")
         by_name[name] = value
     return make_config(by_name, {name: f"Engine's {setting.field}" for name, setting in SETTINGS.items()})
+
+
+def _check_name(what: str, name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"'{name}' can't be a {what}: 1 to 128 printable characters, no space, * or >")
+
+
+def _check_page(limit: int, after: str) -> None:
+    if limit < 1 or (after and not CURSOR.fullmatch(after)):
+        raise ValueError("a page has a limit of 1 or more, and begins after what the last one calls next")
 
 
 def _payload(data: bytes | str) -> tuple[bytes, bool]:

@@ -114,8 +114,10 @@ def _life(expires: object, now: float) -> int:
         return 0
     if isinstance(expires, bool) or not isinstance(expires, int | float) or expires != expires:
         raise GrantError("the time at which it ends is no number")
-    left = (expires - now) * 1000
-    return max(1, int(left)) if left < LIFE_MAX else 0
+    left = expires - now if abs(expires) < LIFE_MAX else expires  # which may be more than a float holds
+    if left <= 0:
+        return 1
+    return max(1, int(left * 1000)) if left < LIFE_MAX // 1000 else 0
 
 
 def _rights(grant: Grant) -> bytes:

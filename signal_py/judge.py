@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from signal_py.aside import aside
 from signal_py.grants import REFUSALS, Grant, GrantError, Refusal, Request, Verdict, verdict_of
 from signal_py.log import event
 from signal_py.tokens import KeysMissingError, KeyUnknownError, TokenError, Verifier
@@ -143,13 +144,17 @@ class JwtJudge:
             return refused(question, FAILED, repr(error))
 
     async def _refresh(self) -> None:
-        """Fetches keys in time, and sooner where a token names one that is not known."""
+        """Fetches keys in time, and sooner where a token names one that is not known. One fetch at a time, however
+        slow the server that has the keys."""
         keys = self._verifier.keys
+        fetching: asyncio.Future[None] | None = None
         while True:
-            try:
-                await asyncio.wait_for(asyncio.to_thread(keys.fetch), self._timeout)
-            except Exception as error:
+            fetching = fetching or aside(keys.fetch)
+            done, _ = await asyncio.wait({fetching}, timeout=self._timeout)
+            error = fetching.exception() if done else f"no answer in {self._timeout:g} s"
+            if error:
                 event(logger, "warning", "keys for tokens can't be fetched", source=keys.source, reason=str(error))
+            fetching = None if done else fetching
             self._settle()
             self._wanted.clear()
             with contextlib.suppress(asyncio.TimeoutError):
@@ -240,7 +245,7 @@ class CallbackJudge:
         elif isinstance(answer, Grant):
             try:
                 self._add(verdict_of(question[0], answer, time.time()))
-            except GrantError as wrong:
+            except Exception as wrong:  # a Grant may hold anything; each question is answered
                 self._fail(question, str(wrong))
         else:
             self._fail(question, f"it answered {answer!r}")

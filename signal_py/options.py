@@ -22,6 +22,7 @@ class Options(TypedDict, total=False):
     nats_tls_cert: str
     nats_tls_key: str
     prefix: str
+    control: str
     max_message: int
     max_rooms: int
     max_refs: int
@@ -62,3 +63,18 @@ class Options(TypedDict, total=False):
     admin: str
     log_format: str
     log_level: str
+
+
+class ControlOptions(TypedDict, total=False):
+    """Those that say where NATS is, and who we are there: keywords of Control."""
+
+    nats: str | Sequence[str]
+    nats_token: str
+    nats_user: str
+    nats_password: str
+    nats_nkey: str
+    nats_creds: str
+    nats_tls_ca: str
+    nats_tls_cert: str
+    nats_tls_key: str
+    prefix: str

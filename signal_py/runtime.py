@@ -19,15 +19,18 @@ from signal_py.address import url_of
 from signal_py.admin import Admin
 from signal_py.bridge import Bridge, RefusedError
 from signal_py.config import SETTINGS, Config
+from signal_py.controlled import Controlled
 from signal_py.credentials import Credentials
 from signal_py.descriptors import count_descriptors
 from signal_py.embedded import EmbeddedNats, find_server, installed_server
 from signal_py.errors import ConfigError
 from signal_py.grants import Verdict
+from signal_py.inspection import Inspection
 from signal_py.judge import Authorizer, CallbackJudge, Judge, JwtJudge
 from signal_py.listening import Probes, resolve
 from signal_py.log import event
 from signal_py.natspool import Server, parse_url
+from signal_py.orders import Orders
 from signal_py.service import Service
 from signal_py.tls import Tls
 from signal_py.tokens import Verifier, verifier_of
@@ -173,6 +176,8 @@ class Runtime:
         verifier = verifier_of(config) if config.auth == "jwt" else None
         self.core = Core(core_settings(config, self.node, bool(servers), self._hooks))
         self.bridge = Bridge(self.core, servers, credentials, tls, self.node, VERSION, self._judge(verifier))
+        if servers and config.control == "on":
+            self.bridge.obey(self._control(self.core, self.bridge.inspection, credentials, tls))
         if self._admin:
             self._admin.count(COUNTERS)
 
@@ -264,6 +269,19 @@ class Runtime:
         if self.state != "running":
             return self.state
         return "NATS refuses this node" if self.bridge and self.bridge.state == "refused" else ""
+
+    def _control(self, core: Core, inspection: Inspection, credentials: Credentials, tls: Tls) -> Controlled:
+        """What answers operators on NATS."""
+        orders = Orders(core, inspection, self.stats, self._ask_drain)
+        return Controlled(
+            self.node,
+            VERSION,
+            self.config.prefix,
+            orders.commands(),
+            lambda: {"listen": ",".join(self.urls)},
+            credentials,
+            tls,
+        )
 
     def _judge(self, verifier: Verifier | None) -> Judge | None:
         """Who decides who may connect."""

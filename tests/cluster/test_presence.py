@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -110,9 +111,11 @@ def test_a_lost_node_is_told(pair: tuple[kit.Engine, kit.Engine]) -> None:
         far.join(room)
         crowd = Crowd(listener, room)
         crowd.hears(listener.address, near.address, far.address)
+        begun = time.monotonic()
         two.kill()
         far.vanish()
         crowd.hears(listener.address, near.address, limit=LOST)
+        assert time.monotonic() - begun > 4.2, "the last of its heartbeats was up to 2 s ago, three are awaited"
         assert (crowd.heard[-1].verb, crowd.heard[-1].words) == ("LEAVE", (room, f"{two.node}.*"))
         assert total(one, "nodes_lost") == 1
 
@@ -185,6 +188,8 @@ def test_a_storm_of_joins_is_coalesced(pair: tuple[kit.Engine, kit.Engine]) -> N
         told = [listener.hear() for _ in range(101)]
         assert [got.verb for got in told] == ["JOIN", "LEAVE"] * 50 + ["JOIN"]
         assert {got.words for got in told} == {(room, peer.address)}
+        assert stays.ask(f"TO {listener.address}", ref="t") == "ok"
+        assert [got.verb for got in listener.settle()] == ["FROM"], "each is told once"
         assert total(two, "presence_changes") == 101
         beats = 3
         assert total(two, "presence_out") - before <= 20 + beats, "a hundred changes are few publishes"
@@ -260,11 +265,13 @@ def test_what_is_malformed_on_nats_is_counted(nodes: list[kit.Engine], bus: Bus)
         bus.publish("signal.presence-ask", b"no question")
         bus.publish("signal.presence-alive", b"?")
         bus.publish(f"signal.presence-members.{nodes[0].node}", b"watcher 7")
-        lines = ["JOIN", "ENTER a.b", "JOIN other.peer user=ann", "JOIN a.b user=", "LEAVE bad peer"]
-        bus.publish(f"signal.presence.{room}", "\n".join(lines).encode())
+        bus.publish(f"signal.presence.{room}", b"LEAVE " + b"x" * 70000 + b".*")
+        lines = ["JOIN", "ENTER a.b", "LEAVE \xff.*", "LEAVE .*", "JOIN other.peer user=ann", "JOIN a.b user="]
+        lines += ["LEAVE bad peer", "LEAVE a b.*"]
+        bus.publish(f"signal.presence.{room}", "\n".join(lines).encode("latin-1"))
         crowd.hears(listener.address, "other.peer")
         assert crowd.heard[-1].options == {"user": "ann"}
-        until(lambda: total(nodes[0], "nats_malformed") == before + 7, "each is counted")
+        until(lambda: total(nodes[0], "nats_malformed") == before + 11, "each is counted")
 
 
 def test_a_hung_node_that_returns_is_known_again(pair: tuple[kit.Engine, kit.Engine]) -> None:

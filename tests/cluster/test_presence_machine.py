@@ -6,9 +6,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, multiple, rule
 
 import kit
 from peers import BarePeer, ledgers_hold
@@ -54,23 +54,34 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.alive: list[Client] = []
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(target=clients)
+    def begin(self) -> Any:
+        """A listener on each node, and one more member of each room."""
         self.nodes = nodes()
         until(lambda: self.total("connections") == 0, "no connection is left")
+        made = [self.connect(i % 2, {ROOMS[i // 2]}) for i in range(4)]
+        for i, client in enumerate(made[:2]):
+            self.listen(client, ROOMS[i])
+        return multiple(*made)
 
     def total(self, name: str) -> int:
         return sum(int(node.stats()["total"][name]) for node in self.nodes)
 
     @rule(target=clients, node=st.integers(0, 1), rooms=st.sets(st.sampled_from(ROOMS)))
+    def comes(self, node: int, rooms: set[str]) -> Client:
+        return self.connect(node, rooms)
+
     def connect(self, node: int, rooms: set[str]) -> Client:
         client = Client(Crowd(BarePeer(self.nodes[node].port, *sorted(rooms))), set(rooms))
         self.alive.append(client)
         return client
 
     @rule(client=clients, room=st.sampled_from(ROOMS))
-    def listen(self, client: Client, room: str) -> None:
+    def listens(self, client: Client, room: str) -> None:
         """For the first time, or anew."""
+        self.listen(client, room)
+
+    def listen(self, client: Client, room: str) -> None:
         client.crowd.ask(room)
         client.rooms.add(room)
         client.listens.add(room)
@@ -126,8 +137,9 @@ class Machine(RuleBasedStateMachine):
 
 TestPresence = Machine.TestCase
 TestPresence.settings = settings(
-    max_examples=25,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to make one smaller takes too long
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -158,6 +158,7 @@ def test_expired(tight: kit.Engine) -> None:
         assert 0.25 < time.monotonic() - start < 1.8
         assert hear_rest(a, b, n) == [b"late"]
         assert a.answer_to("late") == a.answer_to("full") == "ok"
+        until(lambda: tight.stats()["total"]["backlog_bytes"] == 0, "nothing waits any more, by the gauge, too")
 
 
 def test_a_message_begun_is_written_whole(tight: kit.Engine) -> None:

@@ -32,6 +32,7 @@ def test_listed(listed: kit.Engine, origin: str) -> None:
         "https://app.example.org.evil.net",
         "https://example.com",
         "https://.example.com",
+        "https://.a.example.com",
         "https://evil.net/.example.com",
         "https://evil.net:1.example.com",
         "https://evilexample.com",

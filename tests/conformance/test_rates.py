@@ -47,6 +47,19 @@ def test_the_mean_rate() -> None:
         assert 60 <= passed <= 5 + 50 * (time.monotonic() - begun + 0.2)
 
 
+def test_who_was_silent_has_no_more_than_the_burst() -> None:
+    with kit.engine(loops=1, max_rate=50, max_burst=5) as engine, BarePeer(engine.port) as a:
+        quiet = time.monotonic() + 0.6
+        assert a.ask("PUB room", "x") == "ok"
+        until(lambda: time.monotonic() > quiet, "thirty could have been said")
+        begun = time.monotonic()
+        for i in range(30):
+            a.say(f"PUB room ref={i}", "x")
+        codes = [a.answer_to(str(i)) for i in range(30)]
+        assert codes[:5] == ["ok"] * 5
+        assert codes.count("ok") <= 5 + 50 * (time.monotonic() - begun + 0.1)
+
+
 def test_every_verb_counts_and_bad_ones_strike() -> None:
     with kit.engine(loops=1, max_rate=1, max_burst=3) as engine, BarePeer(engine.port) as a:
         a.say("PING x")

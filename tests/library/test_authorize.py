@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -137,12 +139,23 @@ async def grants_nonsense(asked: Request) -> Grant:
     return Grant(user="a b")
 
 
+class Trap(list[str]):
+    """Patterns that can't be read."""
+
+    def __iter__(self) -> Any:
+        raise Wrong("a trap")
+
+
+async def grants_a_trap(asked: Request) -> Grant:
+    return Grant(sub=Trap())
+
+
 async def refuses_nonsense(asked: Request) -> Refusal:
     return Refusal(status=200)
 
 
 @pytest.mark.parametrize(
-    "authorize", [raises, raises_at_once, answers_nonsense, grants_nonsense, refuses_nonsense]
+    "authorize", [raises, raises_at_once, answers_nonsense, grants_nonsense, grants_a_trap, refuses_nonsense]
 )
 def test_an_authorizer_that_fails(authorize: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def test(engine: Engine, port: int) -> None:
@@ -266,6 +279,36 @@ def test_more_wait_than_may() -> None:
             gate[0].set()
             assert [answer.status for answer in await asyncio.gather(*knocks)] == [101] * 4
             assert (await asyncio.to_thread(knock, port)).status == 101
+
+    asyncio.run(scenario())
+
+
+def test_who_is_gone_waits_no_more() -> None:
+    """Once it is decided about, another may wait in its place."""
+    asked: list[str] = []
+    gate: list[asyncio.Event] = []
+
+    async def authorize(one: Request) -> Grant:
+        asked.append(one.token)
+        await gate[0].wait()
+        return Grant()
+
+    async def scenario() -> None:
+        gate.append(asyncio.Event())
+        async with Engine(authorize=authorize, auth_pending=4, loops=1, close_timeout=0.5) as engine:
+            port = engine.listening[0][1]
+            wires = [await asyncio.to_thread(Wire, port) for _ in range(4)]
+            for wire in wires:
+                wire.send(request("/", "Authorization: Bearer x"))
+            await until(lambda: len(asked) == 4)
+            for wire in wires:
+                wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                wire.socket.close()  # it is reset
+            assert (await asyncio.to_thread(knock, port)).status == 503
+            gate[0].set()
+            end = time.monotonic() + LIMIT
+            while (await asyncio.to_thread(knock, port)).status != 101:
+                assert time.monotonic() < end, "they still wait"
 
     asyncio.run(scenario())
 

@@ -3,10 +3,13 @@
 import asyncio
 import time
 
+import pytest
 import websockets.asyncio.client
 from websockets.exceptions import ConnectionClosed
 
-from signal_py import Engine
+from minted import Guest, bearer
+from signal_py import Engine, Grant, Request
+from wire import Wire, request
 
 
 def test_drain_sends_the_clients_away_and_ends() -> None:
@@ -66,5 +69,51 @@ def test_drain_of_nothing() -> None:
             await asyncio.gather(engine.drain(), engine.drain())
             assert time.monotonic() - begun < 5.0
             await engine.drain()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("loops", [1, 3])
+def test_a_drain_answers_those_who_are_judged(loops: int) -> None:
+    """503, at once where the verdict comes, and in time where none does; a renewal is answered as ever."""
+    gate, never = asyncio.Event(), asyncio.Event()
+    asked: list[str] = []
+
+    async def authorize(request: Request) -> Grant:
+        asked.append(request.token)
+        await {"good": asyncio.sleep, "waits": lambda _: gate.wait(), "never": lambda _: never.wait()}[request.token](0)
+        return Grant("ann")
+
+    def knocking(port: int, token: str) -> Wire:
+        wire = Wire(port)
+        wire.send(request("/", bearer(token)))
+        return wire
+
+    def refused(wires: list[Wire]) -> float:
+        begun = time.monotonic()
+        for wire in wires:
+            assert wire.read_answer().status == 503
+            assert wire.read_end() == b""
+        return time.monotonic() - begun
+
+    async def main() -> None:
+        async with Engine(
+            authorize=authorize, drain_time=3.0, close_timeout=2.0, auth_timeout=60, loops=loops
+        ) as engine:
+            port = engine.listening[0][1]
+            guest = await asyncio.to_thread(Guest, port, token="good")
+            waits = [await asyncio.to_thread(knocking, port, "waits") for _ in range(20)]
+            nevers = [await asyncio.to_thread(knocking, port, "never") for _ in range(20)]
+            guest.say("AUTH waits ref=1")
+            while len(asked) < 42:
+                await asyncio.sleep(0.01)
+            draining = asyncio.ensure_future(engine.drain())
+            assert (await asyncio.to_thread(guest.hear)).verb == "GOAWAY"
+            gate.set()
+            assert await asyncio.to_thread(refused, waits) < 0.7
+            assert await asyncio.to_thread(refused, nevers) < 1.5
+            assert await asyncio.to_thread(guest.answer_to, "1") == "ok"
+            assert await asyncio.to_thread(guest.ended) == 1001
+            await draining
 
     asyncio.run(main())

@@ -156,7 +156,11 @@ def test_rights_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expires", "life"), [(None, 0), (1000.0, 1), (999.0, 1), (1001.5, 1500), (1e300, 0), (float("inf"), 0)]
+    ("expires", "life"),
+    [
+        (None, 0), (1000.0, 1), (999.0, 1), (1001.5, 1500), (1000.0001, 1), (1e300, 0), (float("inf"), 0),
+        (10**400, 0), (-(10**400), 1), (float("-inf"), 1),
+    ],
 )
 def test_how_long_a_grant_lasts(expires: float | None, life: int) -> None:
     assert verdict_of(0, Grant(expires=expires), 1000.0)[4] == life

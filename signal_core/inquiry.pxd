@@ -1,0 +1,146 @@
+"""What operators want of a loop's rooms: a piece of a list, or the end of a user's connections. L4.
+
+A question (KIND_INQUIRY) costs one bounded step, and its answer (EVENT_LISTED) tells where the next one goes on: who
+asks sets the pace, and the loop keeps nothing in between. `target` numbers it, `hash` is where to go on, `origin` what
+is asked and a value, the data names a room, or several, a line each. An answer is not made without memory.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from signal_core.address cimport put_uint
+from signal_core.answers cimport put
+from signal_core.conn cimport conn_close
+from signal_core.counters cimport C_INQUIRIES, C_KICKED
+from signal_core.limits cimport CONTROL_LOOP, INQUIRY_CLOSES, INQUIRY_ROOMS, INQUIRY_TEXT
+from signal_core.memory cimport KIND_EVENT, Msg, msg_new_heap
+from signal_core.news cimport WHO_MAX, line_size, put_who
+from signal_core.post cimport post
+from signal_core.rooms cimport NO_ROOM, Member, members_of, rooms_find
+from signal_core.roomtable cimport RoomEntry, entry_loops, room_hash
+from signal_core.slab cimport CONN_JOINING, CONN_OPEN, Conn, slab_conn
+from signal_core.state cimport EVENT_LISTED, Loop
+from signal_core.sys cimport se_load_seqcst
+
+cdef enum:
+    # What is asked: the upper half of `origin`. In the lower: a close code; or for lists, how many at most (upper 16
+    # bits) in how many bytes.
+    INQUIRE_ROOMS = 1         # rooms whose members' first loop this is; `hash`: index of the next room
+    INQUIRE_COUNTS = 2        # how many members the rooms in the data have on this loop, a line each
+    INQUIRE_MEMBERS = 3       # of the room in the data; `hash`: so many of the first members are still to be told
+    INQUIRE_CLOSE = 4         # close them, and tell how many were open; `hash` as before
+    NUMBER_MAX = 11           # bytes of a count and its LF
+    LEAST_TEXT = 256          # bytes that each answer may have: a whole line
+
+
+cdef inline bint is_first_loop(RoomEntry* entry, uint32_t index) noexcept nogil:
+    """Whether no loop with a lower index has members: so each room is listed once."""
+    cdef uint32_t word
+    for word in range(index >> 6):
+        if se_load_seqcst(&entry_loops(entry)[word]):
+            return False
+    return se_load_seqcst(&entry_loops(entry)[index >> 6]) & (((<uint64_t>1) << (index & 63)) - 1) == 0
+
+
+cdef inline void list_rooms(Loop* loop, const Msg* asked, uint32_t places, uint32_t most, Msg* told) noexcept nogil:
+    """Their names; users' rooms are not listed."""
+    cdef uint64_t at = asked.hash, end = asked.hash + INQUIRY_ROOMS
+    cdef uint64_t used = loop.rooms.used
+    cdef RoomEntry* entry
+    while at < end and at < used:
+        entry = loop.rooms.rooms[at].entry
+        if entry != NULL and entry.name[0] != c"@" and is_first_loop(entry, loop.index):
+            if places == 0 or told.size + entry.size + 1 > most:
+                break
+            places -= 1
+            put(put(told.data + told.size, entry.name, entry.size), b"\n", 1)
+            told.size += entry.size + 1
+        at += 1
+    told.hash = at if at < used else 0
+
+
+cdef inline void count_members(Loop* loop, const Msg* asked, Msg* told) noexcept nogil:
+    """Of as many rooms as the answer has place for."""
+    cdef const char* name = <const char*>asked.data
+    cdef size_t left = asked.size, n
+    cdef uint32_t room
+    while left and told.size + NUMBER_MAX <= INQUIRY_TEXT:
+        n = line_size(name, left)
+        room = rooms_find(&loop.rooms, room_hash(&loop.hub.rooms, name, n), name, n)
+        told.size += <uint32_t>put_uint(<char*>told.data + told.size,
+                                        0 if room == NO_ROOM else loop.rooms.rooms[room].count)
+        told.data[told.size] = c"\n"
+        told.size += 1
+        if n == left:
+            return
+        name += n + 1
+        left -= n + 1
+
+
+cdef inline uint64_t members_left(Loop* loop, const Msg* asked, Member** members) noexcept nogil:
+    """The members of the room in the data, and how many of the first are still to be looked at."""
+    cdef const char* name = <const char*>asked.data
+    cdef uint32_t room = rooms_find(&loop.rooms, room_hash(&loop.hub.rooms, name, asked.size), name, asked.size)
+    cdef uint64_t count
+    if room == NO_ROOM:
+        return 0
+    members[0] = members_of(&loop.rooms, room)
+    count = loop.rooms.rooms[room].count
+    return asked.hash if asked.hash < count else count
+
+
+cdef inline void list_members(Loop* loop, const Msg* asked, uint32_t places, uint32_t most, Msg* told) noexcept nogil:
+    """From the last to the first: a gap is closed with the last, so none that stays is left out between two steps."""
+    cdef Member* members = NULL
+    cdef uint64_t left = members_left(loop, asked, &members)
+    while left and places and told.size + WHO_MAX + 1 <= most:
+        left -= 1
+        places -= 1
+        told.size += <uint32_t>put_who(loop, slab_conn(&loop.slab, members[left].slot),
+                                       <char*>told.data + told.size)
+        told.data[told.size] = c"\n"
+        told.size += 1
+    told.hash = left
+
+
+cdef inline void close_members(Loop* loop, const Msg* asked, uint32_t code, Msg* told) noexcept nogil:
+    """Those that are closed stay members until they are freed, and are not looked at again."""
+    cdef Member* members = NULL
+    cdef uint64_t left = members_left(loop, asked, &members)
+    cdef uint32_t closed = 0, budget = INQUIRY_CLOSES
+    cdef Conn* c
+    while left and budget:
+        left -= 1
+        budget -= 1
+        c = slab_conn(&loop.slab, members[left].slot)
+        if c.state == CONN_OPEN or c.state == CONN_JOINING:
+            conn_close(loop, c, <unsigned short>code)
+            closed += 1
+    loop.n[C_KICKED] += closed
+    told.size = <uint32_t>put_uint(<char*>told.data, closed)
+    told.hash = left
+
+
+cdef inline void loop_inquiry(Loop* loop, const Msg* asked) noexcept nogil:
+    """Answers a KIND_INQUIRY."""
+    cdef uint32_t what = <uint32_t>(asked.origin >> 32), value = <uint32_t>asked.origin
+    cdef uint32_t most = value & 0xffff, places = value >> 16
+    cdef Msg* told = msg_new_heap(&loop.mem, INQUIRY_TEXT, KIND_EVENT)
+    if told == NULL:
+        return
+    if most > INQUIRY_TEXT:
+        most = INQUIRY_TEXT
+    elif most < LEAST_TEXT:
+        most = LEAST_TEXT
+    if places == 0:
+        places = 1
+    if what == INQUIRE_ROOMS:
+        list_rooms(loop, asked, places, most, told)
+    elif what == INQUIRE_COUNTS:
+        count_members(loop, asked, told)
+    elif what == INQUIRE_MEMBERS:
+        list_members(loop, asked, places, most, told)
+    else:
+        close_members(loop, asked, value, told)
+    loop.n[C_INQUIRIES] += 1
+    told.code = EVENT_LISTED
+    told.target = asked.target
+    post(loop, CONTROL_LOOP, told)

@@ -1,0 +1,465 @@
+"""Control: what an operator asks and tells the nodes of a cluster, through NATS, from a Python program."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from signal_py.config import CONTROL_SETTINGS, SETTINGS, Config, make_config
+from signal_py.controlwire import (
+    CURSOR,
+    MAX_NAMES,
+    MAX_PAGE,
+    NAME,
+    NODE,
+    PEER,
+    SERVICE,
+    VERSION_TEXT,
+    Fields,
+    WireError,
+    parse_answer,
+    parse_ping,
+    request,
+    subject,
+)
+from signal_py.credentials import Credentials
+from signal_py.errors import ConfigError, EngineError
+from signal_py.natsclient import NatsError, close, connect
+from signal_py.natspool import Server, parse_url
+from signal_py.tls import Tls
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from signal_py.options import ControlOptions
+
+TIMEOUT = 2.0  # seconds for answers
+QUIET = 0.3  # seconds without another answer until all nodes are taken to have told that they are there
+WORDS = ("auto", "embedded", "off")
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class ControlError(EngineError):
+    """Operators can't be served: NATS ended the connection, or does not allow it. The text says what to mend."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that answers: `control` is the version of the control plane that it speaks."""
+
+    node: str
+    version: str
+    control: int
+    listen: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Of one node: `total` has every counter, `general` the rest (state, uptime, …)."""
+
+    node: str
+    total: Mapping[str, int]
+    general: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Drained:
+    """A node that drains now: its connections then, and the seconds that they have."""
+
+    node: str
+    connections: int
+    drain_time: float
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """How many connections a node closed, with 4009."""
+
+    node: str
+    disconnected: int
+
+
+@dataclass(frozen=True)
+class Room:
+    """A room with members, in all and by node."""
+
+    room: str
+    members: int
+    nodes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class RoomsPage:
+    """Some of a node's rooms, with their members there; `next` goes on, "" at the end."""
+
+    node: str
+    rooms: Mapping[str, int]
+    next: str
+
+
+@dataclass(frozen=True)
+class Member:
+    node: str
+    peer: str
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class MembersPage:
+    """Some of a room's members on a node, and how many all are; `next` goes on, "" at the end."""
+
+    node: str
+    members: tuple[Member, ...]
+    count: int
+    next: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A node that answered with an error: bad-request, unknown-command, unsupported-version, unavailable."""
+
+    node: str
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Gathered(Generic[T]):
+    """What so many `nodes` answered.
+
+    silent  nodes that are known to be there, and did not answer in time
+    more    of a list: there are more than were asked for
+    """
+
+    answers: tuple[T, ...]
+    silent: tuple[str, ...]
+    refused: tuple[Refused, ...]
+    nodes: int
+    more: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return not self.silent and not self.refused
+
+    def first(self, limit: int, answers: Iterable[U], more: bool) -> Gathered[U]:
+        """The first of other answers of the same nodes; `more`: the nodes have not told all."""
+        found = tuple(answers)
+        return Gathered(found[:limit], self.silent, self.refused, self.nodes, more or len(found) > limit)
+
+
+class Control:
+    """A connection to the NATS that the nodes use.
+
+        async with Control(nats="nats://a.example") as control:
+            for node in await control.nodes():
+                print(node.node, node.version)
+
+    Its keywords are the settings of the same names (`nats_user`, `prefix`, …); `timeout` is how many seconds a question
+    waits for the nodes' answers. Methods with `node` ask that one, without it all. Those raise ControlError where NATS
+    ends the connection or does not allow what they need, ValueError for a name that can't be one.
+    """
+
+    def __init__(
+        self, *, timeout: float = TIMEOUT, config: Config | None = None, **settings: Unpack[ControlOptions]
+    ) -> None:
+        """Nothing is connected yet. Raises ConfigError; `config` is ready-made settings, in place of keywords."""
+        if config is not None and settings:
+            raise ConfigError("Control's config is given together with settings: give one or the other.")
+        self._config = config or _config(settings)
+        if set(self._config.nats) & set(WORDS):
+            raise ConfigError(
+                f"{self._config.named('nats')} names no NATS server: give the URL of one that the nodes use, "
+                "such as nats://HOST:PORT."
+            )
+        self._timeout = timeout
+        self._client: Client | None = None
+        self._problem = ""  # what NATS objected to last
+        self._stir = asyncio.Event()
+
+    async def __aenter__(self) -> Control:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """To the first server, in random order, that can be had. Raises ConfigError."""
+        servers = [parse_url(url) for url in self._config.nats]
+        random.shuffle(servers)
+        credentials, tls = Credentials.of(self._config), Tls.of(self._config, servers)
+        reason = ""
+        for server in servers:
+            try:
+                self._client = await connect(server, credentials, tls, f"{SERVICE} ctl", self._objects, self._ends)
+                return
+            except NatsError as error:
+                reason = str(error)
+        raise ConfigError(self._unreachable(servers[-1], reason))
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await close(self._client)
+
+    # -- what may be asked --
+
+    async def nodes(self) -> list[Node]:
+        """Those that are there and answer, by name."""
+        found: dict[str, Node] = {}
+
+        def take(message: Msg) -> bool:
+            node = _node(message.data, self._config.prefix)
+            if node is not None:
+                found[node.node] = node
+            return False
+
+        await self._gather(f"$SRV.PING.{SERVICE}", b"", take, QUIET)
+        return [found[name] for name in sorted(found)]
+
+    async def stats(self, node: str = "") -> Gathered[Stats]:
+        """What each node counts."""
+
+        def read(name: str, fields: Fields) -> Stats:
+            total = fields.get("total")
+            general = {key: value for key, value in fields.items() if key not in ("v", "node", "total")}
+            return Stats(name, total if isinstance(total, dict) else {}, general)
+
+        return await self._ask("stats", node, read)
+
+    async def rooms(self, limit: int = MAX_PAGE) -> Gathered[Room]:
+        """At most so many rooms of the cluster with their members, by name. All of them where they are fewer; else any,
+        and `room_page` has the rest."""
+        pages = await self.room_page(limit=limit)
+        counts: dict[str, dict[str, int]] = {}
+        for page in pages.answers:
+            for name, members in page.rooms.items():
+                counts.setdefault(name, {})[page.node] = members
+        counts = dict(sorted(counts.items()))
+        more = any(page.next for page in pages.answers)
+        if more and len(pages.answers) > 1:
+            await self._recount(counts, list(counts)[:limit])
+        rooms = (Room(name, sum(nodes.values()), nodes) for name, nodes in counts.items())
+        return pages.first(limit, rooms, more)
+
+    async def _recount(self, counts: dict[str, dict[str, int]], names: list[str]) -> None:
+        """What nodes have not told since other rooms filled their page."""
+        for begin in range(0, len(names), MAX_NAMES):
+            told = await self._ask("rooms", "", _rooms_page, names=names[begin : begin + MAX_NAMES])
+            for page in told.answers:
+                for name, members in page.rooms.items():
+                    if members and name in counts:
+                        counts[name][page.node] = members
+
+    async def room_page(self, node: str = "", limit: int = MAX_PAGE, after: str = "") -> Gathered[RoomsPage]:
+        """A page of each node's rooms, in no particular order; `after`, with a node: the last page's `next`."""
+        _check_page(node, limit, after)
+        return await self._ask("rooms", node, _rooms_page, limit=limit, after=after or None)
+
+    async def members(self, room: str, limit: int = MAX_PAGE) -> Gathered[Member]:
+        """At most so many members of a room (`@user`: a user's connections), by address; as `rooms` otherwise."""
+        pages = await self.member_page(room, limit=limit)
+        found = [member for page in pages.answers for member in page.members]
+        more = any(page.next for page in pages.answers)
+        return pages.first(limit, sorted(found, key=lambda member: member.peer), more)
+
+    async def member_page(
+        self, room: str, node: str = "", limit: int = MAX_PAGE, after: str = ""
+    ) -> Gathered[MembersPage]:
+        """A page of each node's members of a room, and how many they are there."""
+        _check_page(node, limit, after)
+        if not NAME.fullmatch(room):
+            raise ValueError(f"'{room}' can't be a room: 1 to 128 printable characters, no space, * or >")
+        return await self._ask("members", node, _members_page, room=room, limit=limit, after=after or None)
+
+    async def disconnect(self, peer: str = "", *, user: str = "") -> Gathered[Disconnected]:
+        """Closes a peer's connection, or all connections of a user, with 4009. Nothing keeps them from coming back but
+        whoever gives out tokens."""
+        found = PEER.fullmatch(peer)
+        if bool(peer) == bool(user) or (peer and not found):
+            raise ValueError("give the address of a peer, or a user")
+        if user and not (NAME.fullmatch(user) and len(user) < 128):
+            raise ValueError(f"'{user}' can't be a user: 1 to 127 printable characters, no space, * or >")
+        return await self._ask(
+            "disconnect",
+            found[1] if found else "",
+            lambda name, fields: Disconnected(name, _count(fields, "disconnected")),
+            peer=peer or None,
+            user=user or None,
+        )
+
+    async def drain(self, node: str = "", *, everywhere: bool = False) -> Gathered[Drained]:
+        """Has a node send its clients away and end, or with `everywhere` all of them."""
+        if bool(node) == everywhere:
+            raise ValueError("give a node to drain, or everywhere=True")
+        return await self._ask(
+            "drain",
+            node,
+            lambda name, fields: Drained(name, _count(fields, "connections"), float(fields.get("drain_time", 0))),
+        )
+
+    # -- how --
+
+    async def _ask(
+        self, command: str, node: str, read: Callable[[str, Fields], T], **fields: object
+    ) -> Gathered[T]:
+        """Sends a command, and reads each node's answer."""
+        if node and not NODE.fullmatch(node):
+            raise ValueError(f"'{node}' is no name of a node: 1 to 16 of a-z and 0-9")
+        known = {node} if node else {one.node for one in await self.nodes()}
+        answers: dict[str, T] = {}
+        refused: dict[str, Refused] = {}
+
+        def take(message: Msg) -> bool:
+            try:
+                found = parse_answer(message.data)
+                name = found["node"]
+                if "error" in found:
+                    refused[name] = Refused(name, str(found["error"]), str(found.get("text", "")))
+                else:
+                    answers[name] = read(name, found)
+            except (WireError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+                return False  # not of a node, or of one that breaks its word: it is silent
+            return known <= {*answers, *refused}
+
+        await self._gather(subject(self._config.prefix, command, node), request(command, **fields), take)
+        silent = sorted(known - {*answers, *refused})
+        return Gathered(
+            tuple(answers[name] for name in sorted(answers)),
+            tuple(silent),
+            tuple(refused[name] for name in sorted(refused)),
+            len(answers),
+        )
+
+    async def _gather(self, where: str, data: bytes, take: Callable[[Msg], bool], quiet: float = 0.0) -> None:
+        """Publishes, and hands each answer on until `take` has all, nobody is there, or the time is over: that of
+        `timeout`, and where `quiet` is given, so many seconds after the last answer."""
+        client = self._connected()
+        loop = asyncio.get_running_loop()
+        heard: asyncio.Queue[Msg] = asyncio.Queue()
+
+        async def hear(message: Msg) -> None:
+            heard.put_nowait(message)
+            self._stir.set()
+
+        self._problem = ""
+        try:
+            inbox = client.new_inbox()
+            listening = await client.subscribe(inbox, cb=hear)
+            await client.publish(where, data, reply=inbox)
+            end = last = loop.time() + self._timeout
+            while True:
+                while not heard.empty():
+                    message = heard.get_nowait()
+                    if _is_nobody(message) or take(message):
+                        end = 0.0
+                    elif quiet:
+                        end = min(last, loop.time() + quiet)
+                self._check(client)
+                if not await self._stirred(end - loop.time()):
+                    break
+            await listening.unsubscribe()
+        except nats.errors.Error as error:
+            raise ControlError(f"NATS has ended the connection ({error}): ask again.") from None
+
+    async def _stirred(self, seconds: float) -> bool:
+        """Whether something came within so many seconds."""
+        if seconds <= 0:
+            return False
+        self._stir.clear()
+        try:
+            await asyncio.wait_for(self._stir.wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            raise ControlError("Control is not connected: use it as a context, or await connect() first.")
+        self._check(self._client)
+        return self._client
+
+    def _check(self, client: Client) -> None:
+        if self._problem:
+            raise ControlError(
+                f"NATS does not allow it ({self._problem}): give this user the permissions of docs/control.md."
+            )
+        if not client.is_connected:
+            raise ControlError("NATS has ended the connection: connect again.")
+
+    def _objects(self, problem: str) -> None:
+        self._problem = problem
+        self._stir.set()
+
+    def _ends(self) -> None:
+        self._stir.set()
+
+    def _unreachable(self, server: Server, reason: str) -> str:
+        named = f"{self._config.named('nats')} {server.url}"
+        if "authorization" in reason.lower():
+            flags = ", ".join(SETTINGS[name].flag for name in ("nats-token", "nats-user", "nats-nkey", "nats-creds"))
+            return f"{named} refuses the credentials ({reason}): give what it wants with one of {flags}."
+        return f"{named} can't be reached ({reason}): give the URL of a NATS server that the nodes use."
+
+
+def _config(settings: Mapping[str, object]) -> Config:
+    names = {field: field.replace("_", "-") for field in settings}
+    for field, name in names.items():
+        if name not in CONTROL_SETTINGS or "-" in field:
+            raise ConfigError(f"Control's {field} is no setting of it: {', '.join(CONTROL_SETTINGS)} are.")
+    given = {names[field]: value for field, value in settings.items()}
+    return make_config(given, {name: f"Control's {SETTINGS[name].field}" for name in SETTINGS})
+
+
+def _is_nobody(message: Msg) -> bool:
+    """NATS's word that nobody listens."""
+    return not message.data and (message.headers or {}).get("Status") == "503"
+
+
+def _count(fields: Fields, name: str) -> int:
+    value = fields.get(name, 0)
+    return value if isinstance(value, int) else 0
+
+
+def _check_page(node: str, limit: int, after: str) -> None:
+    if not 1 <= limit <= MAX_PAGE:
+        raise ValueError(f"a page has 1 to {MAX_PAGE}, not {limit}")
+    if after and not (node and CURSOR.fullmatch(after)):
+        raise ValueError("a page of one node begins after what its last one calls next")
+
+
+def _rooms_page(node: str, fields: Fields) -> RoomsPage:
+    rooms = {str(name): int(count) for name, count in fields["rooms"].items()}
+    return RoomsPage(node, rooms, str(fields.get("next", "")))
+
+
+def _members_page(node: str, fields: Fields) -> MembersPage:
+    members = tuple(Member(node, str(one["peer"]), one.get("user")) for one in fields["members"])
+    return MembersPage(node, members, _count(fields, "count"), str(fields.get("next", "")))
+
+
+def _node(data: bytes, prefix: str) -> Node | None:
+    """What a PING was answered with; None where that is no node of this cluster."""
+    try:
+        about = parse_ping(data)
+    except WireError:
+        return None
+    if about.get("prefix") != prefix or not NODE.fullmatch(about.get("node", "")):
+        return None
+    control = about.get("control", "")
+    return Node(
+        about["node"],
+        about.get("version", ""),
+        int(control) if VERSION_TEXT.fullmatch(control) else 0,
+        tuple(url for url in about.get("listen", "").split(",") if url),
+    )

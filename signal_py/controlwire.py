@@ -1,0 +1,153 @@
+"""What operators and nodes say to each other on NATS, as docs/control.md has it: subjects, requests, answers. No I/O.
+
+A request is `{"v": 1, "command": "rooms", …}`, an answer `{"v": 1, "node": "k7m2", …}`. `v` of a request is the oldest
+version that understands it. Fields that are not known are ignored on both sides.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+VERSION = 1  # of what this module speaks
+SERVICE = "signal-engine"  # that every node is, to NATS's micro services
+COMMANDS = ("disconnect", "drain", "members", "rooms", "stats")
+MAX_REQUEST = 65536  # bytes
+MAX_PAGE = 1000  # rooms or members in one answer
+MAX_NAMES = 200  # rooms that one request may name
+
+PEER = re.compile(r"([a-z0-9]{1,16})\.[a-z0-9]{1,32}")
+NODE = re.compile(r"[a-z0-9]{1,16}")
+NAME = re.compile(r"(?!.*\.\.)(?!\.)[!-)+-=?-~]{1,128}(?<!\.)")
+VERSION_TEXT = re.compile(r"[0-9]{1,9}")
+CURSOR = re.compile(r"[0-9]{1,3}\.[0-9]{1,20}")
+
+Fields = dict[str, Any]
+
+
+class WireError(ValueError):
+    """A request or answer that can't be used: `code` for programs, the text for people.
+
+    bad-request, unknown-command, unsupported-version, unavailable (the node can't do it now), no-answer.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def subject(prefix: str, command: str, node: str = "") -> str:
+    """That a command goes to: of all nodes, or of one."""
+    return f"{prefix}.ctl.{command}.{node}" if node else f"{prefix}.ctl.{command}"
+
+
+def command_of(subject: str, prefix: str) -> str:
+    """The command that a subject names."""
+    return subject[len(prefix) + 5 :].partition(".")[0]
+
+
+def semver(version: str) -> str:
+    """A package's version as micro services must have it: `0.2.0.dev1` is `0.2.0+dev1`."""
+    found = re.match(r"\d+(\.\d+){0,2}", version, re.ASCII)
+    begins = found[0] if found else ""
+    parts = [str(int(part)) for part in begins.split(".") if part]
+    rest = re.sub(r"[^0-9A-Za-z]+", "-", version[len(begins) :]).strip("-")
+    return ".".join((*parts, "0", "0", "0")[:3]) + (f"+{rest}" if rest else "")
+
+
+# -- requests --
+
+
+def request(command: str, **fields: object) -> bytes:
+    """What goes to a node; what is None is left out."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    return json.dumps({"v": VERSION, "command": command, **given}).encode()
+
+
+def parse_request(command: str, data: bytes) -> Fields:
+    """The fields of a request that came on the subject of `command`. Raises WireError.
+
+    It names its command once more, so that nothing else that NATS may bring there, such as a receipt or an answer
+    whose reply subject somebody chose, is ever taken for one.
+    """
+    fields = _object(data, MAX_REQUEST)
+    needed = fields.get("v")
+    if not isinstance(needed, int) or isinstance(needed, bool) or needed < 1 or fields.get("command") != command:
+        raise WireError("bad-request", f'the request must be {{"v": {VERSION}, "command": "{command}", …}}')
+    if command not in COMMANDS:
+        raise WireError("unknown-command", f"this node knows {', '.join(COMMANDS)}")
+    if needed > VERSION:
+        raise WireError("unsupported-version", f"this node speaks version {VERSION}, the request needs {needed}")
+    return fields
+
+
+def _object(data: bytes, most: int) -> Fields:
+    try:
+        found = json.loads(data) if len(data) <= most else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise WireError("bad-request", f"it is no JSON object of at most {most} bytes")
+    return found
+
+
+def text_of(fields: Mapping[str, object], name: str, pattern: re.Pattern[str]) -> str:
+    """A field, "" where it is not there. Raises WireError."""
+    value = fields.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise WireError("bad-request", f"'{name}' is malformed")
+    return value
+
+
+def limit_of(fields: Mapping[str, object]) -> int:
+    """How many are asked for; raises WireError."""
+    value = fields.get("limit", MAX_PAGE)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_PAGE:
+        raise WireError("bad-request", f"'limit' must be 1 to {MAX_PAGE}")
+    return value
+
+
+def names_of(fields: Mapping[str, object]) -> list[str]:
+    """The rooms that a request names; raises WireError."""
+    value = fields.get("names", [])
+    if not isinstance(value, list) or len(value) > MAX_NAMES:
+        raise WireError("bad-request", f"'names' must be a list of at most {MAX_NAMES} rooms")
+    if not all(isinstance(name, str) and NAME.fullmatch(name) for name in value):
+        raise WireError("bad-request", "'names' has something that is no name of a room")
+    return value
+
+
+def whom_of(fields: Mapping[str, object]) -> tuple[str, str]:
+    """A peer, or a user: one of them is "". Raises WireError."""
+    peer = text_of(fields, "peer", PEER)
+    user = text_of(fields, "user", NAME)
+    if bool(peer) == bool(user) or len(user) > 127:
+        raise WireError("bad-request", "give one of 'peer' and 'user'")
+    return peer, user
+
+
+# -- answers --
+
+
+def answer(node: str, **fields: object) -> bytes:
+    return json.dumps({"v": VERSION, "node": node, **fields}, separators=(",", ":")).encode()
+
+
+def parse_answer(data: bytes) -> Fields:
+    """What a node answered, with its `node`. Raises WireError."""
+    fields = _object(data, 1 << 26)
+    if not isinstance(fields.get("node"), str) or not NODE.fullmatch(fields["node"]):
+        raise WireError("bad-request", "it names no node")
+    return fields
+
+
+def parse_ping(data: bytes) -> dict[str, str]:
+    """What a service says of itself: its metadata. Raises WireError."""
+    about = _object(data, 1 << 20).get("metadata")
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise WireError("bad-request", "it has no metadata")
+    return about

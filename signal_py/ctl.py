@@ -1,0 +1,208 @@
+"""What `signal-engine ctl` does: a question or an order to the nodes of a cluster, and what they answer."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from signal_py.config import CONTROL_SETTINGS, SETTINGS, Config
+from signal_py.controlwire import MAX_PAGE, NAME, NODE, PEER
+from signal_py.errors import ConfigError
+from signal_py.sources import CONFIG_VARIABLE
+
+if TYPE_CHECKING:
+    from signal_py.control import Control, Gathered
+
+FAILED = 1  # exit status where a node was silent or refused, or there was nothing to do it to
+MAX_TIMEOUT = 600.0
+
+DESCRIPTION = """\
+Asks and tells the nodes of a cluster through the NATS server that they use. Exit status 1 where a node that is there
+did not answer, refused, or had nobody to disconnect; what the others did is printed all the same."""
+COMMANDS = {
+    "nodes": "the nodes that are there: name, version, where they listen",
+    "stats": "what the nodes count",
+    "rooms": "rooms with their members, of the whole cluster",
+    "members": "who is in a room, or with @USER a user's connections",
+    "disconnect": "close a peer's connection, or with @USER all of a user's, with 4009",
+    "drain": "have a node, or all, send their clients away, and end",
+}
+
+
+def add_arguments(
+    control: argparse.ArgumentParser, add_settings: Callable[[argparse.ArgumentParser, Iterable[str]], None]
+) -> None:
+    """The commands and their flags."""
+    control.description = DESCRIPTION
+    commands = control.add_subparsers(title="commands", metavar="COMMAND", dest="order", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=DESCRIPTION, allow_abbrev=False)
+        add_settings(command, CONTROL_SETTINGS)
+        command.add_argument("--timeout", metavar="SECONDS", type=float, default=2.0, help="for answers (default 2)")
+        command.add_argument("--json", action="store_true", help="print one JSON object a line")
+        _add_words(command, name)
+
+
+def _add_words(command: argparse.ArgumentParser, name: str) -> None:
+    """What only some of them take."""
+    if name == "stats":
+        command.add_argument("--node", metavar="NAME", default="", help="ask this one only")
+    elif name == "drain":
+        command.add_argument("node", metavar="NODE", nargs="?", default="", help="its name, which nodes prints")
+        command.add_argument("--all", action="store_true", help="every node of the cluster")
+    elif name == "members":
+        command.add_argument("target", metavar="ROOM", help="such as lobby, or @USER")
+    elif name == "disconnect":
+        command.add_argument("target", metavar="PEER", help="such as k7m2.0f3zq8m2v9w1x, or @USER")
+    if name in ("rooms", "members"):
+        text = f"of all that there are, at most so many, 1 to {MAX_PAGE} (default {MAX_PAGE})"
+        command.add_argument("--limit", metavar="N", type=int, default=MAX_PAGE, help=text)
+
+
+def variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Those that this command reads: others may be a node's, and not whole."""
+    names = {CONFIG_VARIABLE, *(SETTINGS[name].variable for name in CONTROL_SETTINGS)}
+    return {name: value for name, value in environ.items() if name in names}
+
+
+def run(options: argparse.Namespace, config: Config) -> int:
+    """Does it; the exit status. Raises ConfigError."""
+    _check(options, config)
+    return asyncio.run(_run(options, config))
+
+
+def _check(options: argparse.Namespace, config: Config) -> None:
+    if set(config.nats) & {"auto", "embedded", "off"}:
+        raise ConfigError(
+            f"{config.named('nats')} names no NATS server: give the URL of one that the nodes use, "
+            "which they log as nats=… when they are ready."
+        )
+    if not 0 < options.timeout <= MAX_TIMEOUT:
+        raise ConfigError(f"--timeout is {options.timeout:g}: use more than 0, up to {MAX_TIMEOUT:g} seconds.")
+    if getattr(options, "node", "") and not NODE.fullmatch(options.node):
+        raise ConfigError(f"'{options.node}' is no name of a node: 'signal-engine ctl nodes' prints them.")
+    if not 1 <= getattr(options, "limit", 1) <= MAX_PAGE:
+        raise ConfigError(f"--limit is {options.limit}: use 1 to {MAX_PAGE}.")
+    if options.order == "members" and not NAME.fullmatch(options.target):
+        raise ConfigError(f"'{options.target}' is no room: write one such as lobby, or @USER.")
+    if options.order == "disconnect" and not _is_somebody(options.target):
+        raise ConfigError(f"'{options.target}' is nobody: write the address of a peer, or @USER.")
+    if options.order == "drain" and bool(options.node) == options.all:
+        raise ConfigError("drain takes the name of a node, or --all for every node: give one of them.")
+
+
+def _is_somebody(target: str) -> bool:
+    return bool(PEER.fullmatch(target) or (target[:1] == "@" and len(target) > 1 and NAME.fullmatch(target)))
+
+
+async def _run(options: argparse.Namespace, config: Config) -> int:
+    from signal_py.control import Control, ControlError
+
+    try:
+        async with Control(config=config, timeout=options.timeout) as control:
+            return await ORDERS[options.order](control, options)
+    except ControlError as error:
+        _say(str(error))
+        return FAILED
+
+
+# -- the commands --
+
+
+async def _nodes(control: Control, options: argparse.Namespace) -> int:
+    nodes = await control.nodes()
+    for node in nodes:
+        _show(node, options.json, f"{node.node}  {node.version}  {' '.join(node.listen)}")
+    if not nodes:
+        _say("no node answers: are there any with this NATS and --prefix, and with --control on?")
+    return 0 if nodes else FAILED
+
+
+async def _stats(control: Control, options: argparse.Namespace) -> int:
+    gathered = await control.stats(options.node)
+    for stats in gathered.answers:
+        total, general = stats.total, stats.general
+        _show(
+            stats,
+            options.json,
+            f"{stats.node}  {general.get('state')}  {general.get('uptime')} s  NATS {general.get('nats_state')}  "
+            f"{total.get('connections')} connections  {total.get('memberships')} memberships  "
+            f"{total.get('accepted')} messages  {total.get('written')} deliveries",
+        )
+    return _end(gathered)
+
+
+async def _rooms(control: Control, options: argparse.Namespace) -> int:
+    gathered = await control.rooms(options.limit)
+    for room in gathered.answers:
+        _show(room, options.json, f"{room.members:7}  {room.room}  {' '.join(sorted(room.nodes))}")
+    return _end(gathered)
+
+
+async def _members(control: Control, options: argparse.Namespace) -> int:
+    gathered = await control.members(options.target, options.limit)
+    for member in gathered.answers:
+        _show(member, options.json, f"{member.peer}  {member.user}" if member.user else member.peer)
+    return _end(gathered)
+
+
+async def _disconnect(control: Control, options: argparse.Namespace) -> int:
+    target = str(options.target)
+    user = target[1:] if target[0] == "@" else ""
+    gathered = await control.disconnect("" if user else target, user=user)
+    total = sum(one.disconnected for one in gathered.answers)
+    for one in gathered.answers:
+        if one.disconnected or options.json:
+            _show(one, options.json, f"{one.node}  {one.disconnected} closed")
+    if not total and gathered.answers:
+        _say(f"{target} has no connection")
+    status = _end(gathered)
+    return status if total else FAILED
+
+
+async def _drain(control: Control, options: argparse.Namespace) -> int:
+    gathered = await control.drain(options.node, everywhere=options.all)
+    for one in gathered.answers:
+        text = f"{one.node} drains: {one.connections} connections go within {one.drain_time:g} s"
+        _show(one, options.json, text)
+    return _end(gathered)
+
+
+ORDERS: Mapping[str, Callable[[Control, argparse.Namespace], Awaitable[int]]] = {
+    "nodes": _nodes,
+    "stats": _stats,
+    "rooms": _rooms,
+    "members": _members,
+    "disconnect": _disconnect,
+    "drain": _drain,
+}
+
+
+# -- what is printed --
+
+
+def _show(found: Any, as_json: bool, text: str) -> None:
+    print(json.dumps(dataclasses.asdict(found)) if as_json else text, flush=True)
+
+
+def _end(gathered: Gathered[Any]) -> int:
+    """Tells which nodes did not do it; the exit status."""
+    if gathered.more:
+        _say("there are more: --limit, or signal_py.control.Control, which turns pages")
+    for node in gathered.silent:
+        _say(f"{node} did not answer")
+    for refused in gathered.refused:
+        _say(f"{refused.node}: {refused.code}: {refused.text}")
+    if not gathered.nodes and gathered.complete:
+        _say("no node answers: are there any with this NATS and --prefix, and with --control on?")
+        return FAILED
+    return 0 if gathered.complete else FAILED
+
+
+def _say(text: str) -> None:
+    print(f"signal-engine: {text}", file=sys.stderr, flush=True)

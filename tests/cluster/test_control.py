@@ -1,0 +1,428 @@
+"""Operators' questions and orders, through a real nats-server, to real nodes."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import nats.errors
+import pytest
+
+import kit
+from minted import SECRET, Guest, token
+from peers import BarePeer
+from signal_py.control import Control, Node
+from signal_py.controlwire import COMMANDS, request
+from wire import fresh
+
+from .bus import Bus
+from .conftest import await_cluster
+
+T = TypeVar("T")
+
+
+def ctl(server: kit.Nats, *words: str) -> tuple[int, list[dict[str, Any]], str]:
+    """Exit status, what was printed, and what was complained of."""
+    done = kit.run("ctl", *words, "--json", SIGNAL_ENGINE_NATS=server.url)
+    assert "Traceback" not in done.stderr
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def ask(server: kit.Nats, work: Callable[[Control], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with Control(nats=server.url, timeout=10) as control:
+            return await work(control)
+
+    return asyncio.run(run())
+
+
+def await_control(server: kit.Nats, *nodes: kit.Engine, **settings: Any) -> None:
+    """Returns when they all answer operators, which is soon after they are ready."""
+
+    async def run() -> None:
+        async with Control(nats=server.url, **settings) as control:
+            while {node.node for node in await control.nodes()} != {node.node for node in nodes}:
+                await asyncio.sleep(0.02)
+
+    asyncio.run(asyncio.wait_for(run(), kit.PATIENCE))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ready(server: kit.Nats, nodes: list[kit.Engine]) -> None:
+    await_control(server, *nodes)
+
+
+@pytest.fixture
+def alone() -> Iterator[kit.Nats]:
+    """A nats-server for nodes of the test's own, which orders to all would reach."""
+    with kit.nats() as running:
+        yield running
+
+
+@pytest.fixture
+def peers(nodes: list[kit.Engine]) -> Iterator[Callable[..., BarePeer]]:
+    """Makes a peer on a node, in rooms."""
+    made: list[BarePeer] = []
+
+    def make(node: int, *rooms: str) -> BarePeer:
+        made.append(BarePeer(nodes[node].port, *rooms))
+        return made[-1]
+
+    yield make
+    for peer in made:
+        peer.close()
+
+
+# -- the command line --
+
+
+def test_nodes_and_stats(server: kit.Nats, nodes: list[kit.Engine]) -> None:
+    status, found, said = ctl(server, "nodes")
+    assert (status, said) == (0, "")
+    assert [node["node"] for node in found] == sorted(node.node for node in nodes)
+    assert sorted(str(node["listen"]) for node in found) == sorted(str([node.url]) for node in nodes)
+    status, found, _ = ctl(server, "stats", "--node", nodes[0].node)
+    assert status == 0 and [stats["node"] for stats in found] == [nodes[0].node]
+    assert found[0]["total"].keys() == nodes[0].stats()["total"].keys()
+
+
+def test_rooms_members_disconnect(
+    server: kit.Nats, nodes: list[kit.Engine], peers: Callable[..., BarePeer]
+) -> None:
+    """One after the other, as an operator would."""
+    a, b, c = peers(0, "ctl.here"), peers(1, "ctl.here"), peers(2, "ctl.there")
+    status, rooms, _ = ctl(server, "rooms")
+    counted = {room["room"]: room for room in rooms}
+    assert status == 0 and counted["ctl.here"]["members"] == 2 and counted["ctl.there"]["members"] == 1
+    assert counted["ctl.here"]["nodes"] == {nodes[0].node: 1, nodes[1].node: 1}
+    status, members, _ = ctl(server, "members", "ctl.here")
+    assert status == 0 and [member["peer"] for member in members] == sorted([a.address, b.address])
+    status, done, _ = ctl(server, "disconnect", a.address)
+    assert status == 0 and done == [{"node": nodes[0].node, "disconnected": 1}]
+    assert a.ended() == 4009
+    status, done, said = ctl(server, "disconnect", a.address)
+    assert status == 1 and "has no connection" in said
+    assert b.settle() == c.settle() == []
+
+
+def test_a_user_is_disconnected_everywhere(alone: kit.Nats) -> None:
+    """All connections on all nodes and loops, and nobody else's."""
+    settings = {"nats": alone.url, "auth": "jwt", "auth_key": SECRET}
+    with kit.engine(loops=1, **settings) as one, kit.engine(loops=3, **settings) as three:
+        user = fresh("u")
+        guests = [Guest(node.port, token=token(user)) for node in (one, three) for _ in range(20)]
+        with Guest(three.port, token=token(fresh("u"))) as other:
+            await_control(alone, one, three)
+            members = ask(alone, lambda control: control.members(f"@{user}")).answers
+            assert {member.peer for member in members} == {guest.address for guest in guests}
+            assert {member.user for member in members} == {user}
+            assert ask(alone, lambda control: control.rooms()).answers == ()
+            status, done, _ = ctl(alone, "disconnect", f"@{user}")
+            assert status == 0 and {line["node"]: line["disconnected"] for line in done} == {
+                one.node: 20,
+                three.node: 20,
+            }
+            assert [guest.ended() for guest in guests] == [4009] * 40
+            assert one.stats()["total"]["kicked"] == three.stats()["total"]["kicked"] == 20
+            assert other.settle() == []
+            again = ask(alone, lambda control: control.disconnect(user=user))
+            assert again.complete and [node.disconnected for node in again.answers] == [0, 0]
+        for guest in guests:
+            guest.close()
+
+
+def test_one_node_is_drained(alone: kit.Nats) -> None:
+    with kit.engine(nats=alone.url, drain_time=1) as stays, kit.engine(nats=alone.url, drain_time=1) as goes:
+        await_cluster([stays, goes])
+        with BarePeer(goes.port) as leaver, BarePeer(stays.port) as stayer:
+            await_control(alone, stays, goes)
+            status, done, _ = ctl(alone, "drain", goes.node)
+            assert status == 0
+            assert done == [{"node": goes.node, "connections": 1, "drain_time": 1.0}]
+            assert leaver.hear().verb == "GOAWAY"
+            assert leaver.ended() == 1001
+            assert goes.wait() == 0
+            assert stayer.settle() == []
+        await_control(alone, stays)
+        status, _, said = ctl(alone, "drain", goes.node)
+        assert (status, said) == (1, f"signal-engine: {goes.node} did not answer\n")
+
+
+def test_a_node_that_hangs_is_silent(alone: kit.Nats) -> None:
+    """It is known by PING, and misses the deadline; the others are told."""
+    with kit.engine(nats=alone.url, loops=1) as one, kit.engine(nats=alone.url, loops=1) as two:
+
+        async def run() -> None:
+            async with Control(nats=alone.url, timeout=1) as control:
+                nodes = control.nodes
+
+                async def both() -> list[Node]:
+                    return [Node(node.node, "", 1, ()) for node in (one, two)]
+
+                os.kill(two.pid, signal.SIGSTOP)
+                control.nodes = both  # type: ignore[method-assign]
+                stats = await control.stats()
+                assert [one.node] == [answer.node for answer in stats.answers]
+                assert stats.silent == (two.node,) and not stats.complete
+                control.nodes = nodes  # type: ignore[method-assign]
+                assert [node.node for node in await control.nodes()] == [one.node]
+
+        await_control(alone, one, two)
+        try:
+            asyncio.run(run())
+        finally:
+            os.kill(two.pid, signal.SIGCONT)
+
+
+# -- pages --
+
+
+def test_pages_of_rooms(alone: kit.Nats) -> None:
+    """Each room once, with its true count, however many pages it takes and loops it is on; what is asked is counted."""
+    rooms = [f"page.{i}" for i in range(300)]
+    with kit.engine(nats=alone.url, loops=3, max_rooms=400) as node, kit.engine(nats=alone.url, loops=1) as other:
+        peers = [BarePeer(node.port, "both") for _ in range(12)]
+        for peer in peers:
+            peer.join(*rooms[:150])
+        with BarePeer(node.port, "both") as one, BarePeer(other.port, *rooms[100:110], "both") as far:
+            one.join(*rooms[150:])
+            await_control(alone, node, other)
+            before = node.stats()["total"]["inquiries"]
+
+            async def pages(control: Control) -> tuple[list[str], dict[str, int]]:
+                names: list[str] = []
+                counts: dict[str, int] = {}
+                after = ""
+                while True:
+                    (page,) = (await control.room_page(node.node, 70, after)).answers
+                    assert len(page.rooms) <= 70
+                    names += page.rooms
+                    counts |= page.rooms
+                    after = page.next
+                    if not after:
+                        return names, counts
+
+            names, counts = ask(alone, pages)
+            assert sorted(names) == sorted({*rooms, "both"}) and len(names) == len(set(names))
+            assert counts == {"both": 13} | {room: 12 if int(room[5:]) < 150 else 1 for room in rooms}
+            assert node.stats()["total"]["inquiries"] > before
+            few = ask(alone, lambda control: control.rooms(9))
+            assert len(few.answers) == 9 and few.more and few.nodes == 2
+            for room in few.answers:
+                assert room.nodes.get(node.node, 0) == counts[room.room]
+                on_both = room.room == "both" or 100 <= int(room.room[5:]) < 110
+                assert room.members == counts[room.room] + on_both
+            assert far.settle() == []
+        for peer in peers:
+            peer.close()
+
+
+def test_pages_of_members(server: kit.Nats, nodes: list[kit.Engine], peers: Callable[..., BarePeer]) -> None:
+    """On several loops, and more than one answer may have."""
+    room = fresh("r")
+    here = [peers(2, room) for _ in range(70)]
+
+    async def pages(control: Control) -> list[str]:
+        found: list[str] = []
+        after = ""
+        while True:
+            (page,) = (await control.member_page(room, nodes[2].node, 30, after)).answers
+            assert len(page.members) <= 30 and page.count == 70
+            found += [member.peer for member in page.members]
+            after = page.next
+            if not after:
+                return found
+
+    assert sorted(ask(server, pages)) == sorted(peer.address for peer in here)
+    few = ask(server, lambda control: control.members(room, 30))
+    assert few.more and len(few.answers) == 30
+
+
+def test_pages_are_as_large_as_nats_allows() -> None:
+    with (
+        kit.nats(config="max_payload: 4096") as server,
+        kit.engine(nats=server.url, loops=2) as node,
+        BarePeer(node.port) as peer,
+    ):
+        rooms = [f"{'x' * 60}.{i}" for i in range(60)]
+        peer.join(*rooms)
+        await_control(server, node)
+
+        async def pages(control: Control) -> list[str]:
+            (page,) = (await control.room_page()).answers
+            names = list(page.rooms)
+            assert page.next
+            while page.next:
+                (page,) = (await control.room_page(node.node, after=page.next)).answers
+                names += page.rooms
+            return names
+
+        assert sorted(ask(server, pages)) == sorted(rooms)
+
+
+# -- the wire --
+
+
+def answer_of(bus: Bus, subject: str, data: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+    message = bus.request(subject, data)
+    return json.loads(message.data), message.headers or {}
+
+
+def test_micro_services_know_it(bus: Bus, nodes: list[kit.Engine]) -> None:
+    """Whatever lists NATS's services lists the nodes, with all that they answer."""
+    ping = json.loads(bus.request("$SRV.PING.signal-engine", b"").data)
+    assert ping["type"] == "io.nats.micro.v1.ping_response"
+    assert ping["metadata"]["node"] in {node.node for node in nodes} and ping["metadata"]["control"] == "1"
+    info = json.loads(bus.request(f"$SRV.INFO.signal-engine.{ping['id']}", b"").data)
+    node = ping["metadata"]["node"]
+    assert {endpoint["subject"] for endpoint in info["endpoints"]} == {
+        f"signal.ctl.{command}{tail}" for command in COMMANDS for tail in ("", f".{node}")
+    }
+    counted = json.loads(bus.request(f"$SRV.STATS.signal-engine.{ping['id']}", b"").data)
+    assert {endpoint["name"] for endpoint in counted["endpoints"]} > set(COMMANDS)
+
+
+def test_neighbouring_versions(bus: Bus, nodes: list[kit.Engine]) -> None:
+    """What a newer operator adds is ignored; what needs a newer node, or is no command, is told."""
+    subject = f"signal.ctl.stats.{nodes[0].node}"
+    answer, _ = answer_of(bus, subject, request("stats", added="later", limit=None))
+    assert answer["v"] == 1 and answer["node"] == nodes[0].node and "error" not in answer
+    answer, headers = answer_of(bus, subject, b'{"v": 2, "command": "stats"}')
+    assert answer["error"] == "unsupported-version" and answer["v"] == 1
+    assert headers["Nats-Service-Error-Code"] == "505"
+    answer, headers = answer_of(bus, f"signal.ctl.dance.{nodes[0].node}", request("dance"))
+    assert answer["error"] == "unknown-command" and headers["Nats-Service-Error-Code"] == "404"
+    answer, _ = answer_of(bus, "signal.ctl.dance", request("dance"))
+    assert answer["error"] == "unknown-command"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"x",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"v": 1}',
+        b'{"v": 1, "command": "stats"}',
+        b'{"v": true, "command": "drain"}',
+        b'{"command": "drain"}',
+        b"[" * 60000,
+        b'{"v": 1, "command": "drain", "x": "' + b"x" * 65536 + b'"}',
+    ],
+)
+def test_what_is_no_request(bus: Bus, nodes: list[kit.Engine], data: bytes) -> None:
+    """So is every answer of a node: it names no command."""
+    answer, headers = answer_of(bus, f"signal.ctl.drain.{nodes[0].node}", data)
+    assert answer["error"] == "bad-request" and headers["Nats-Service-Error-Code"] == "400"
+    assert nodes[0].get("readyz") == b"ready\n"
+
+
+@pytest.mark.parametrize(
+    "command, fields",
+    [
+        ("disconnect", {}),
+        ("disconnect", {"peer": "k7"}),
+        ("disconnect", {"peer": "k7.a", "user": "ann"}),
+        ("disconnect", {"user": "x" * 128}),
+        ("disconnect", {"user": 1}),
+        ("members", {}),
+        ("members", {"room": "a b"}),
+        ("members", {"room": "a", "after": "1"}),
+        ("rooms", {"limit": 0}),
+        ("rooms", {"limit": True}),
+        ("rooms", {"limit": 10**6}),
+        ("rooms", {"after": "1." + "9" * 30}),
+        ("rooms", {"names": ["a", 1]}),
+        ("rooms", {"names": ["a"] * 1000}),
+    ],
+)
+def test_bad_fields(bus: Bus, nodes: list[kit.Engine], command: str, fields: dict[str, object]) -> None:
+    answer, _ = answer_of(bus, f"signal.ctl.{command}.{nodes[1].node}", request(command, **fields))
+    assert answer["error"] == "bad-request"
+
+
+def test_a_cursor_from_elsewhere_leads_nowhere(bus: Bus, nodes: list[kit.Engine]) -> None:
+    for after in ("999.0", "0.99999999999999999999", "1.4096"):
+        answer, _ = answer_of(bus, f"signal.ctl.rooms.{nodes[2].node}", request("rooms", after=after))
+        assert answer["next"] == "" and isinstance(answer["rooms"], dict)
+
+
+def test_receipts_and_answers_are_no_orders(bus: Bus, nodes: list[kit.Engine], peers: Callable[..., BarePeer]) -> None:
+    """A node publishes them to whatever reply subject the one who asks has chosen."""
+    peer = peers(0)
+    errors = bus.subscribe("_INBOX.errors")
+    bus.publish(f"signal.peer.{peer.address}", b"x", reply="signal.ctl.drain")
+    peer.expect("FROM", "-")
+    for subject in ("$SRV.PING", f"signal.ctl.stats.{nodes[0].node}"):
+        bus.publish(subject, request("stats"), reply="signal.ctl.drain")
+    bus.publish(f"signal.ctl.drain.{nodes[0].node}", b"{}", reply="_INBOX.errors")
+    assert b"bad-request" in errors.get(timeout=10).data
+    assert ask_all_ready(nodes)
+
+
+def ask_all_ready(nodes: list[kit.Engine]) -> bool:
+    return all(node.get("readyz") == b"ready\n" and node.stats()["state"] == "running" for node in nodes)
+
+
+# -- its connection --
+
+
+def test_off() -> None:
+    with kit.nats() as own, kit.engine(nats=own.url, control="off", loops=1) as node, Bus(own.url) as bus:
+        with pytest.raises(nats.errors.NoRespondersError):
+            bus.request("$SRV.PING.signal-engine", b"")
+        status, found, said = ctl(own, "nodes")
+        assert (status, found) == (1, []) and "--control on" in said
+        assert node.stats()["nats_state"] == "up"
+
+
+def test_it_comes_back_with_nats() -> None:
+    with kit.nats() as server, kit.engine(nats=server.url, loops=1) as node:
+        await_control(server, node)
+        server.stop()
+        server.start()
+        await_control(server, node)
+
+
+def test_a_password_in_the_url_and_one_that_is_refused() -> None:
+    with kit.nats(config='authorization { user: "node", password: "p@ss" }') as server:
+        url = server.url.replace("nats://", "nats://node:p%40ss@")
+        with kit.engine(nats=url, loops=1) as node:
+            await_control(server, node, nats_user="node", nats_password="p@ss")
+            done = kit.run("ctl", "nodes", "--nats", server.url, "--nats-user", "node", "--nats-password", "x")
+            said = kit.complaint(done)
+            assert "--nats nats://" in said and "refuses the credentials" in said and "--nats-creds" in said
+            assert ctl_ok(kit.run("ctl", "nodes", SIGNAL_ENGINE_NATS=url))
+
+
+def ctl_ok(done: Any) -> bool:
+    return done.returncode == 0 and done.stdout.count("\n") == 1
+
+
+PERMITTED = """authorization {{ users: [
+    {{ user: node, password: node, permissions: {{ subscribe: {{ deny: [{subscribe}] }} }} }}
+    {{ user: seer, password: seer,
+       permissions: {{ publish: ["$SRV.PING.signal-engine", "signal.ctl.rooms"], subscribe: "_INBOX.>" }} }}
+] }}"""
+
+
+def test_what_nats_does_not_allow_is_told() -> None:
+    """To the operator at once; of a node, by its log, and the rest works."""
+    seer = {"nats_user": "seer", "nats_password": "seer"}
+    with (
+        kit.nats(config=PERMITTED.format(subscribe='"signal.ctl.drain"')) as server,
+        kit.engine(nats=server.url, loops=1, nats_user="node", nats_password="node") as node,
+    ):
+        await_control(server, node, **seer)
+        flags = ["--nats", server.url, "--nats-user", "seer", "--nats-password", "seer"]
+        assert kit.run("ctl", "rooms", *flags).returncode == 0
+        done = kit.run("ctl", "drain", "--all", *flags)
+        assert done.returncode == 1 and 'to "signal.ctl.drain"' in done.stderr and "docs/control.md" in done.stderr
+        assert "Traceback" not in done.stderr
+        objections = [line for line in node.events() if "objects to the control plane" in line["event"]]
+        assert len(objections) == 1 and "signal.ctl.drain" in objections[0]["error"]
+        assert ask_all_ready([node])

@@ -1,0 +1,171 @@
+"""The keys that tokens are judged with: in files, in a JWKS that changes, behind a URL that may not answer."""
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+import kit
+from minted import KEYS, SECRET, bearer, knock, protocol_of, token, write_pem
+from wire import until
+
+
+def total(engine: kit.Engine, name: str) -> int:
+    return int(engine.stats()["total"][name])
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_key_files(algorithm: str, tmp_path: Path) -> None:
+    key = KEYS[algorithm]()
+    file = write_pem(key, tmp_path / "key.pem")
+    with kit.engine(auth="jwt", auth_key_file=file) as engine:
+        assert knock(engine.port, "/", bearer(token("ann", key=key, algorithm=algorithm))).status == 101
+        other = KEYS[algorithm]()
+        assert knock(engine.port, "/", bearer(token("ann", key=other, algorithm=algorithm))).status == 401
+        assert knock(engine.port, "/", bearer(token("ann"))).status == 401
+
+
+def test_the_public_key_is_no_secret(tmp_path: Path) -> None:
+    """A token signed with the text of the public key as if that were an HMAC's secret."""
+    file = write_pem(KEYS["RS256"](), tmp_path / "key.pem")
+    head, body = (protocol_of(json.dumps(part))[6:] for part in ({"alg": "HS256", "typ": "JWT"}, {"sub": "ann"}))
+    mac = hmac.new(file.read_bytes(), f"{head}.{body}".encode(), hashlib.sha256).digest()
+    forged = f"{head}.{body}." + base64.urlsafe_b64encode(mac).decode().rstrip("=")
+    with kit.engine(auth="jwt", auth_key_file=file) as engine:
+        assert knock(engine.port, "/", bearer(forged)).status == 401
+
+
+def test_a_secret_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRET + "\n")
+    with kit.engine(auth="jwt", auth_key_file=file) as engine:
+        assert knock(engine.port, "/", bearer(token("ann"))).status == 101
+
+
+def write_jwks(path: Path, **keys: Any) -> None:
+    """The public parts, under these names; replaced at once, as a deployment does."""
+    made = []
+    for name, key in keys.items():
+        algorithm = next(each for each in KEYS if isinstance(key, type(KEYS[each]())))
+        made.append(jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True) | {"kid": name})
+    fresh_file = path.with_suffix(".new")
+    fresh_file.write_text(json.dumps({"keys": made}))
+    fresh_file.rename(path)
+
+
+def test_a_jwks_file_is_rotated(tmp_path: Path) -> None:
+    file = tmp_path / "jwks.json"
+    keys = {algorithm: make() for algorithm, make in KEYS.items()}
+    write_jwks(file, **keys)
+    with kit.engine(auth="jwt", auth_jwks=file, auth_refresh=600) as engine:
+
+        def answer(name: str, key: Any, algorithm: str) -> int:
+            return knock(engine.port, "/", bearer(token("ann", key=key, algorithm=algorithm, kid=name))).status
+
+        for name, key in keys.items():
+            assert answer(name, key, name) == 101
+        assert answer("RS256", keys["ES256"], "ES256") == 401
+        new = KEYS["ES256"]()
+        assert answer("new", new, "ES256") == 401
+        write_jwks(file, new=new)
+        until(lambda: answer("new", new, "ES256") == 101, "the new key is known without waiting for a refresh")
+        assert answer("RS256", keys["RS256"], "RS256") == 401
+        assert knock(engine.port, "/", bearer(token("ann", key=new, algorithm="ES256"))).status == 101
+        file.write_text("no JSON")
+        assert answer("other", new, "ES256") == 401
+        assert answer("new", new, "ES256") == 101
+
+
+def test_a_jwks_file_is_read_again_in_time(tmp_path: Path) -> None:
+    file = tmp_path / "jwks.json"
+    old, new = KEYS["EdDSA"](), KEYS["EdDSA"]()
+    write_jwks(file, old=old)
+    with kit.engine(auth="jwt", auth_jwks=file, auth_refresh=1) as engine:
+        given = bearer(token("ann", key=old, algorithm="EdDSA", kid="old"))
+        assert knock(engine.port, "/", given).status == 101
+        write_jwks(file, new=new)
+        until(lambda: knock(engine.port, "/", given).status == 401, "the key that went is forgotten")
+
+
+@contextmanager
+def serving(answers: dict[str, Any]) -> Iterator[str]:
+    """A web server with a JWKS, whose port is free when it has ended."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = answers["body"]
+            self.send_response(200 if body else 500)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/keys?secret=1"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_jwks_behind_a_url(tmp_path: Path) -> None:
+    key = KEYS["RS256"]()
+    file = tmp_path / "jwks.json"
+    write_jwks(file, k1=key)
+    answers = {"body": b""}
+    with serving(answers) as url, kit.engine(auth="jwt", auth_jwks=url) as engine:
+        given = bearer(token("ann", key=key, algorithm="RS256", kid="k1"))
+        before = total(engine, "auth_failed")
+        assert knock(engine.port, "/", given).status == 503
+        assert total(engine, "auth_failed") == before + 1
+        answers["body"] = file.read_bytes()
+        until(lambda: knock(engine.port, "/", given).status == 101, "the keys are fetched")
+        assert b"secret=1" not in engine.log() and b"can't be fetched" in engine.log()
+
+
+def test_a_server_that_never_ends_its_jwks() -> None:
+    """It takes one thread, however many ask, and holds up neither an answer nor the engine's end."""
+    ends = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not ends.wait(0.05):
+                    self.wfile.write(b" ")
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    def threads() -> int:
+        return len(list(Path(f"/proc/{engine.pid}/task").iterdir()))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/keys"
+            with kit.engine(auth="jwt", auth_jwks=url, auth_timeout=0.3, loops=1) as engine:
+                before = threads()
+                for tries in range(1, 5):
+                    assert knock(engine.port, "/", bearer(token("ann", kid="k"))).status == 503
+                    until(lambda tries=tries: engine.log().count(b"no answer in 0.3 s") >= tries)  # type: ignore[misc]
+                assert threads() == before
+                begun = time.monotonic()
+                assert engine.end() == 0 and time.monotonic() - begun < 5
+        finally:
+            ends.set()
+            server.shutdown()

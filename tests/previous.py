@@ -1,0 +1,59 @@
+"""The wheel of the commit before this one, for tests of neighbouring versions: built once, kept in build/previous until
+there is another."""
+
+import fcntl
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "build" / "previous"
+INPUTS = ("signal_core", "signal_py", "setup.py", "pyproject.toml")  # what a wheel is made of
+BUILD_TIMEOUT = 600.0  # seconds
+
+
+def git(*words: str) -> str:
+    """What git prints; pytest.skip where it can't tell."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout of git: there is no commit before this one")
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"git has no commit before this one: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def previous() -> Path:
+    """A folder to import the package of HEAD~1 from, as its wheel has it.
+
+    Commits whose wheels are made of the same files share one.
+    """
+    trees = [git("rev-parse", f"HEAD~1:{name}")[:12] for name in INPUTS]
+    folder = KEPT / f"{'-'.join(trees)}-{sys.implementation.cache_tag}"
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with (KEPT / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            for old in (one for one in KEPT.iterdir() if one.is_dir()):
+                shutil.rmtree(old)
+            build(folder)
+    return folder
+
+
+def build(folder: Path) -> None:
+    """Takes the commit's files, makes their wheel, and unpacks it; leaves nothing else."""
+    work = folder.with_suffix(".work")
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "source").mkdir(parents=True)
+    archive = subprocess.run(["git", "-C", str(ROOT), "archive", "HEAD~1"], stdout=subprocess.PIPE, check=True)
+    subprocess.run(["tar", "-x", "-C", str(work / "source")], input=archive.stdout, check=True)
+    (work / "source" / "signal_core" / "probe.pyx").unlink(missing_ok=True)  # tests of its own parts are not run
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    make = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(work), str(work / "source")]
+    subprocess.run(make, check=True, timeout=BUILD_TIMEOUT)
+    (wheel,) = work.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(work / "lib"), str(wheel)], check=True)
+    (work / "lib").rename(folder)
+    shutil.rmtree(work)

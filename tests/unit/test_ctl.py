@@ -1,0 +1,129 @@
+"""`signal-engine ctl` as a person meets it before anything is asked: what is said of a mistake."""
+
+import asyncio
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from signal_py import cli, ctl
+from signal_py.config import CONTROL_SETTINGS, SETTINGS
+from signal_py.control import Control
+from signal_py.errors import ConfigError
+from signal_py.sources import load
+
+ROOT = Path(__file__).parents[2]
+NATS = ["--nats", "nats://127.0.0.1:1"]
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting in SETTINGS.values():
+        monkeypatch.delenv(setting.variable, raising=False)
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What is said, in one sentence, with status 2."""
+    try:
+        status = cli.main(["ctl", *words])
+    except SystemExit as end:
+        status = int(end.code or 0)
+    said = capsys.readouterr()
+    assert (status, said.out) == (2, "")
+    assert said.err.startswith("signal-engine: ") and said.err.count("\n") == 1, said.err
+    return said.err
+
+
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        ([], ["COMMAND", "--help"]),
+        (["dance"], ["dance", "--help"]),
+        (["members", *NATS], ["ROOM", "--help"]),
+        (["nodes", "--nat", "x"], ["--nat", "--help"]),
+        (["nodes"], ["--nats names no NATS server", "URL"]),
+        (["nodes", "--nats", "off"], ["--nats names no NATS server", "URL"]),
+        (["nodes", "--nats", "http://x"], ["--nats 'http://x'", "write nats://HOST:PORT"]),
+        (["nodes", *NATS, "--nats-user", "x"], ["--nats-user is given without --nats-password"]),
+        (["nodes", *NATS, "--nats-nkey", "/none"], ["--nats-nkey /none can't be read", "Name a file"]),
+        (["nodes", *NATS, "--nats-creds", __file__], ["--nats-creds", "holds no credentials"]),
+        (["nodes", *NATS, "--nats-tls-ca", __file__], ["--nats-tls-ca", "name a file with"]),
+        (["nodes", *NATS, "--prefix", "a b"], ["--prefix 'a b' is no NATS subject"]),
+        (["nodes", *NATS, "--timeout", "0"], ["--timeout is 0: use more than 0"]),
+        (["nodes", *NATS, "--timeout", "nan"], ["--timeout is nan: use more than 0"]),
+        (["nodes", *NATS, "--timeout", "x"], ["--timeout", "--help"]),
+        (["nodes", *NATS], ["--nats nats://127.0.0.1:1 can't be reached (nothing listens there)", "give the URL"]),
+        (["stats", *NATS, "--node", "A"], ["'A' is no name of a node", "ctl nodes"]),
+        (["rooms", *NATS, "--limit", "0"], ["--limit is 0: use 1 to 1000"]),
+        (["members", *NATS, "a b"], ["'a b' is no room", "@USER"]),
+        (["disconnect", *NATS, "lobby"], ["'lobby' is nobody", "@USER"]),
+        (["disconnect", *NATS, "@"], ["'@' is nobody"]),
+        (["drain", *NATS], ["--all", "give one of them"]),
+        (["drain", *NATS, "k7", "--all"], ["give one of them"]),
+        (["drain", *NATS, "a.b"], ["'a.b' is no name of a node"]),
+        (["nodes", "--config", "/none.toml"], ["--config /none.toml can't be read"]),
+    ],
+)
+def test_mistakes(capsys: pytest.CaptureFixture[str], words: list[str], parts: list[str]) -> None:
+    said = complaint(capsys, *words)
+    for part in parts:
+        assert part in said
+
+
+def test_variables_are_named_and_those_of_nodes_left_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell that has what a node needs can call an operator's command."""
+    monkeypatch.setenv("SIGNAL_ENGINE_AUTH_KEY", "without --auth")
+    monkeypatch.setenv("SIGNAL_ENGINE_NATS", "nats://127.0.0.1:1")
+    assert "SIGNAL_ENGINE_NATS nats://127.0.0.1:1 can't be reached" in complaint(capsys, "nodes")
+
+
+def test_secrets_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "s3cr3t" not in complaint(capsys, "nodes", "--nats", "nats://node:s3cr3t@127.0.0.1:1")
+
+
+def test_the_library_says_it_too() -> None:
+    with pytest.raises(ConfigError, match="Control's nats names no NATS server"):
+        Control()
+    with pytest.raises(ConfigError, match="Control's loops is no setting of it"):
+        Control(nats="nats://x", loops=1)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match="Control's nats_user is given without"):
+        Control(nats="nats://x", nats_user="x")
+
+
+def test_what_the_library_refuses_before_it_asks() -> None:
+    control = Control(nats="nats://127.0.0.1:1")
+    for ask in (
+        control.disconnect,
+        lambda: control.disconnect("a"),
+        lambda: control.disconnect("k7.a", user="ann"),
+        lambda: control.disconnect(user="a b"),
+        control.drain,
+        lambda: control.drain("a.b"),
+        lambda: control.members("a b"),
+        lambda: control.rooms(0),
+        lambda: control.room_page(after="0.0"),
+        lambda: control.room_page("k7", after="x"),
+        lambda: control.stats("k7.>"),
+    ):
+        with pytest.raises(ValueError, match=r"can't be|no name|give|a page"):
+            asyncio.run(ask())  # type: ignore[arg-type]
+
+
+def test_each_line_of_the_pages_is_understood() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    lines = re.findall(r"^(?: {4}|\$ )signal-engine (ctl .*)$", text, re.MULTILINE)
+    assert {line.split()[1] for line in lines} == set(ctl.COMMANDS)
+    for line in lines:
+        options = cli._parser().parse_args(shlex.split(line, comments=True))
+        config = load({"nats": ["nats://a.example"]} | cli.given(options), {}, options.config)
+        ctl._check(options, config)
+
+
+def test_its_settings() -> None:
+    assert {name for name in SETTINGS if name.startswith("nats") and name != "nats-pending"} == {
+        *CONTROL_SETTINGS
+    } - {"prefix"}
