@@ -52,6 +52,7 @@ struct options {
     uint32_t connections;     /* in all steady threads; in churn, how many are under way at a time */
     uint32_t threads;         /* that hold them */
     uint32_t storm;           /* connections that are closed and opened again, */
+    double storm_rate;        /* so many a second; 0: all at one moment */
     uint32_t storm_threads;   /* and the threads of their own that hold those */
     uint32_t opening;         /* handshakes under way in all threads; 0: as many as suit them */
     uint32_t unit;            /* how many connections stay in one thread: a pair, a small room */
@@ -165,7 +166,8 @@ struct worker {
     struct shared *shared;
     pthread_t thread;
     uint32_t index;
-    bool storm;                       /* its connections are the storm's */
+    bool storm;                       /* its connections are the storm's, */
+    uint32_t cut;                     /* ... so many of which it has cut */
     enum phase phase;                 /* the phase that this thread is in, */
     _Atomic int entered;              /* and for main to see */
     int epoll;

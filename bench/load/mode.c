@@ -88,8 +88,6 @@ void mode_enter(struct worker *w, enum phase phase)
     }
     for (int i = 0; phase == PHASE_VERIFY && i < VERIFY_WINDOW; i++)
         verify_next(w);
-    for (uint32_t i = 0; w->storm && phase == PHASE_STORM && i < w->count; i++)
-        conn_cut(w, &w->conns[i]);
     conn_flush(w);
     atomic_store(&w->entered, (int)phase);
 }

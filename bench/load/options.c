@@ -32,6 +32,7 @@ static const char USAGE[] =
     "  --opening N             handshakes under way at most in all threads (256 a thread, 4096 in all)\n"
     "  --rooms N (1)           --members N (100)       --room-rate N (0): publishes a second in all, in mix\n"
     "  --storm N (1000)        connections of a storm; they have threads of their own\n"
+    "  --storm-rate N          cut a second, in all; without it all are cut at one moment\n"
     "  --window N (1)          messages in flight for each pair, connection or room\n"
     "  --payload BYTES (128)   --binary: instead of text\n"
     "  --rate N                sends a second in all, on a schedule; latency is from the time scheduled\n"
@@ -101,7 +102,7 @@ static void parse_url(struct target *target, const char *url)
 enum {
     OPT_CONNECTIONS = 256, OPT_THREADS, OPT_ROOMS, OPT_MEMBERS, OPT_WINDOW, OPT_PAYLOAD, OPT_BINARY, OPT_RATE,
     OPT_SECONDS, OPT_WARMUP, OPT_SETUP, OPT_PID, OPT_SPIN, OPT_VERIFY, OPT_HELP, OPT_OPENING, OPT_ROOM_RATE,
-    OPT_STORM, OPT_PROTOCOL, OPT_QUIET,
+    OPT_STORM, OPT_STORM_RATE, OPT_PROTOCOL, OPT_QUIET,
     CONNECTIONS_MAX = 1 << 24,
 };
 
@@ -112,7 +113,7 @@ static const struct option LONG[] = {
     {"warmup", 1, 0, OPT_WARMUP}, {"setup", 1, 0, OPT_SETUP}, {"pid", 1, 0, OPT_PID},
     {"spin", 0, 0, OPT_SPIN}, {"verify", 0, 0, OPT_VERIFY}, {"help", 0, 0, OPT_HELP},
     {"opening", 1, 0, OPT_OPENING}, {"room-rate", 1, 0, OPT_ROOM_RATE}, {"storm", 1, 0, OPT_STORM},
-    {"protocol", 1, 0, OPT_PROTOCOL}, {"quiet", 1, 0, OPT_QUIET}, {0, 0, 0, 0},
+    {"storm-rate", 1, 0, OPT_STORM_RATE}, {"protocol", 1, 0, OPT_PROTOCOL}, {"quiet", 1, 0, OPT_QUIET}, {0, 0, 0, 0},
 };
 
 static const struct protocol *protocol_named(const char *name)
@@ -152,6 +153,7 @@ static void set(struct options *opt, int key, const char *text)
     case OPT_OPENING: opt->opening = integer(text, "--opening", 1, CONNECTIONS_MAX); break;
     case OPT_ROOM_RATE: opt->room_rate = number(text, "--room-rate", 0.01, 1e8); break;
     case OPT_STORM: opt->storm = integer(text, "--storm", 1, CONNECTIONS_MAX); break;
+    case OPT_STORM_RATE: opt->storm_rate = number(text, "--storm-rate", 1, 1e8); break;
     case OPT_PROTOCOL: opt->protocol = protocol_named(text); break;
     case OPT_HELP: fputs(USAGE, stdout); exit(0);
     default: exit(2);

@@ -11,6 +11,7 @@
 
 enum {
     EVENTS = 512,
+    CUT_NS = 1000 * 1000,         /* the longest wait where the storm has something to cut, */
     OPEN_NS = 10 * 1000 * 1000,   /* the longest wait where something is to be opened, */
     POLL_NS = 500 * 1000 * 1000,  /* and else: WORKER_WAKE tells of all that is not an event or on schedule */
     OPENING_MAX = 256,            /* handshakes under way in one thread, */
@@ -89,11 +90,27 @@ static void open_some(struct worker *w)
         open_begin(w, w->closed[--w->closed_count]);
 }
 
+static bool has_to_cut(const struct worker *w)
+{
+    return w->storm && w->phase == PHASE_STORM && w->cut < w->count;
+}
+
+/* Cut those of the storm's connections whose time has come. */
+static void cut_some(struct worker *w)
+{
+    uint64_t began = atomic_load_explicit(&w->shared->began[PHASE_STORM], memory_order_relaxed);
+    double due = w->count;
+    if (w->opt->storm_rate > 0)
+        due = (double)(w->now - began) / 1e9 * w->opt->storm_rate * w->count / w->opt->storm;
+    while (has_to_cut(w) && w->cut < due)
+        conn_cut(w, &w->conns[w->cut++]);
+}
+
 /* How long to wait for events: until the next send is due. */
 static struct timespec patience(const struct worker *w)
 {
     bool running = w->phase == PHASE_RUN || w->phase == PHASE_MEASURE || w->phase == PHASE_STORM;
-    double ns = w->opt->spin ? 0 : w->closed_count ? OPEN_NS : POLL_NS;
+    double ns = w->opt->spin ? 0 : has_to_cut(w) ? CUT_NS : w->closed_count ? OPEN_NS : POLL_NS;
     for (int kind = 0; running && kind < KINDS; kind++) {
         double left = w->schedule[kind].due - (double)w->now;
         if (w->schedule[kind].interval > 0 && left < ns)
@@ -117,6 +134,7 @@ static void turn(struct worker *w, const sigset_t *wakeable)
         conn_flush(w);
     }
     mode_tick(w);
+    cut_some(w);
     conn_flush(w);
     open_some(w);
 }
