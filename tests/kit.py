@@ -28,6 +28,8 @@ from signal_py.embedded import installed_server
 
 PATIENCE = 20.0  # seconds for anything to start or to end
 SANITIZER = re.compile(rb"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|Fatal Python error")
+MAPS = Path("/proc/self/maps").read_text(encoding="utf-8")
+SANITIZED = re.search("lib[at]san", MAPS) is not None  # whose own memory, and what they keep of freed memory, counts
 T = TypeVar("T")
 
 started: list[Process] = []  # all that ran during the current test, for its report

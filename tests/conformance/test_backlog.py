@@ -70,7 +70,7 @@ def test_a_thousand_blocked_receivers(loops: int) -> None:
                 sender.say(f"TO {peer.address}", b"y" * 1500)
             assert sender.settle() == []
             assert push("PUB room", 10)["backlog_bytes"] > TOTAL // 2
-        assert resident(engine) - before < TOTAL + (8 << 20)
+        assert kit.SANITIZED or resident(engine) - before < TOTAL + (8 << 20)
         total = engine.stats()["total"]
         ended = total["backlog_limited"]
         assert total["connections"] == MEMBERS + 1 - ended and ended < MEMBERS // 2

@@ -19,8 +19,6 @@ from wire import CONT, TEXT, Wire, frame, fresh, request, until
 
 CHUNK = 4096  # connections that a loop makes place for at once: the core's CHUNK_CONNS
 SPARE = 3 << 20  # bytes of address space that the engine may still take
-MAPS = Path("/proc/self/maps").read_text(encoding="utf-8")
-SANITIZED = re.search("lib[at]san", MAPS) is not None
 
 
 def talk(*peers: BarePeer) -> None:
@@ -77,7 +75,7 @@ def fill(sender: BarePeer, slow: BarePeer) -> int:
     return kept
 
 
-@pytest.mark.skipif(SANITIZED, reason="a sanitizer's own memory can't be bounded so")
+@pytest.mark.skipif(kit.SANITIZED, reason="a sanitizer's own memory can't be bounded so")
 def test_an_address_space_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backlog takes what there is; then slots, rooms and messages are refused, and nothing else."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -145,7 +143,7 @@ class Refusal:
 
 @pytest.fixture
 def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refusal:
-    if "libtsan" in MAPS:
+    if "libtsan" in kit.MAPS:
         pytest.skip("ThreadSanitizer ends a process that has no memory")
     library = tmp_path / "refuse_memory.so"
     compiler = shutil.which(os.environ.get("CC", "cc"))
