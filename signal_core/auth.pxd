@@ -83,7 +83,7 @@ cdef inline int token_decode(uint8_t source, const char* p, size_t n, char* out)
         size = percent_decode(p, n, out, n)
     elif source == TOKEN_PROTOCOL:
         size = base64url_decode(p, n, out)
-    else:
+    elif n:
         memcpy(out, p, n)
     for i in range(size):
         if out[i] <= c' ' or out[i] > c'~':
