@@ -66,6 +66,18 @@ def test_who_leaves_makes_place(bounded: kit.Engine, how: str) -> None:
         guest.close()
 
 
+@pytest.mark.parametrize(("path", "status"), [("/?room=theirs", 403), ("/?room=$x", 400)])
+def test_who_is_refused_after_it_was_counted(bounded: kit.Engine, path: str, status: int) -> None:
+    """Its rooms are looked at behind its user: it has a place by then, and gives it back, the user's room staying."""
+    user = fresh("u")
+    with Guest(bounded.port, token=token(user)):
+        for _ in range(4):
+            assert knock(bounded.port, path, bearer(token(user, rooms={"sub": ["mine"]}))).status == status
+            until(lambda: total(bounded, "memberships") == 1, "it has left its user's room")
+        with Guest(bounded.port, token=token(user)):
+            assert knock(bounded.port, "/", bearer(token(user))).status == 429
+
+
 def test_who_has_no_user_is_not_counted(bounded: kit.Engine) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(5):

@@ -313,6 +313,36 @@ def test_who_is_gone_waits_no_more() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("bound", ["max_connections_per_address", "max_connections_per_user"])
+def test_who_is_gone_before_it_is_judged_holds_no_place(bound: str) -> None:
+    """Neither of its address, at once, nor of its user, when it is judged; a slot may be another's by then."""
+    gates: list[asyncio.Event] = []
+
+    async def authorize(_: Request) -> Grant:
+        gates.append(asyncio.Event())
+        await gates[-1].wait()
+        return Grant(user="ann")
+
+    async def scenario() -> None:
+        async with Engine(authorize=authorize, loops=1, close_timeout=0.5, **{bound: 1}) as engine:
+            wires = []
+            for number in range(2):
+                wires.append(await asyncio.to_thread(Wire, engine.listening[0][1]))
+                wires[-1].send(request("/", "Authorization: Bearer x"))
+                await until(lambda number=number: len(gates) > number)
+                if number == 0:
+                    wires[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    wires[0].socket.close()  # it is reset
+                    await until(lambda: counted(engine)["input_bytes"] == 0)
+            for gate in gates:
+                gate.set()
+            assert (await asyncio.to_thread(wires[1].read_answer)).status == 101
+            assert (await engine.members("@ann")).count == 1
+            wires[1].socket.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT))
+
+
 def test_many_at_once_each_its_own() -> None:
     """More than run at once, in answers that come in any order."""
     running = most = 0
