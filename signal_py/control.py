@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -195,7 +196,8 @@ class Control:
         await self.close()
 
     async def connect(self) -> None:
-        """To the first server, in random order, that can be had. Raises ConfigError."""
+        """To the first server, in random order, that can be had; anew where it was connected. Raises ConfigError."""
+        await self.close()
         servers = [parse_url(url) for url in self._config.nats]
         random.shuffle(servers)
         credentials, tls = Credentials.of(self._config), Tls.of(self._config, servers)
@@ -353,6 +355,7 @@ class Control:
             self._stir.set()
 
         self._problem = ""
+        listening = None
         try:
             inbox = client.new_inbox()
             listening = await client.subscribe(inbox, cb=hear)
@@ -368,9 +371,12 @@ class Control:
                 self._check(client)
                 if not await self._stirred(end - loop.time()):
                     break
-            await listening.unsubscribe()
         except nats.errors.Error as error:
             raise ControlError(f"NATS has ended the connection ({error}): ask again.") from None
+        finally:
+            if listening is not None:
+                with contextlib.suppress(nats.errors.Error):  # there is no connection to tell
+                    await listening.unsubscribe()
 
     async def _stirred(self, seconds: float) -> bool:
         """Whether something came within so many seconds."""

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -95,8 +96,9 @@ class Controlled:
         while True:
             while self._server is None:
                 await self._wait()
-            if await self._serve(self._server):
-                delay = FIRST_DELAY
+            begun = time.monotonic()
+            if await self._serve(self._server) and time.monotonic() - begun > LAST_DELAY:
+                delay = FIRST_DELAY  # a server that takes us only to end it at once is not asked again at once
             await asyncio.sleep(random.uniform(0.0, delay))
             delay = min(2 * delay, LAST_DELAY)
 

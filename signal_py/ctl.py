@@ -187,7 +187,7 @@ ORDERS: Mapping[str, Callable[[Control, argparse.Namespace], Awaitable[int]]] = 
 
 
 def _show(found: Any, as_json: bool, text: str) -> None:
-    print(json.dumps(dataclasses.asdict(found)) if as_json else text, flush=True)
+    print(json.dumps(dataclasses.asdict(found)) if as_json else _printable(text), flush=True)
 
 
 def _end(gathered: Gathered[Any]) -> int:
@@ -205,4 +205,9 @@ def _end(gathered: Gathered[Any]) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"signal-engine: {text}", file=sys.stderr, flush=True)
+    print(f"signal-engine: {_printable(text)}", file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """What a node tells may hold anything, and goes to a terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from typing import Any
 
 from signal_py.config import SETTINGS
 from signal_py.errors import ConfigError
 from signal_py.grants import GrantError, grant_of, verdict_of
-from signal_py.tokens import algorithm_of, inspect, load_pem, mint, read_key, require_jwt
+from signal_py.tokens import algorithm_of, check_secret, inspect, load_pem, mint, read_key, require_jwt
 
 DEFAULT_TTL = 3600.0  # seconds
+LONGEST_TTL = 1e10  # three centuries
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -52,6 +54,7 @@ def _key(options: argparse.Namespace, environ: dict[str, str]) -> tuple[Any, str
     if options.key_file:
         data = read_key(options.key_file, "--key-file")
         if not data.startswith(b"-----BEGIN"):
+            check_secret(data, "--key-file")
             return data, "HS256"
         if b"PRIVATE" not in data.split(b"\n", 1)[0]:
             raise ConfigError(f"--key-file {options.key_file} is a public key: name the private one.")
@@ -60,11 +63,14 @@ def _key(options: argparse.Namespace, environ: dict[str, str]) -> tuple[Any, str
     secret = options.key or environ.get(variable)
     if not secret:
         raise ConfigError(f"token has no key to sign with: give --key, {variable} or --key-file.")
+    check_secret(secret, "--key" if options.key else variable)
     return secret, "HS256"
 
 
 def _claims(options: argparse.Namespace) -> dict[str, Any]:
     """Those that were asked for, held to what the engine takes. Raises ConfigError."""
+    if not 0 <= options.ttl <= LONGEST_TTL:
+        raise ConfigError(f"--ttl is {options.ttl:g}: use 0 to {LONGEST_TTL:g} seconds.")
     now = int(time.time())
     claims: dict[str, Any] = {"iat": now}
     given = {"sub": options.sub, "aud": options.audience, "iss": options.issuer, "max_rooms": options.max_rooms}
@@ -78,7 +84,7 @@ def _claims(options: argparse.Namespace) -> dict[str, Any]:
     if options.no_to:
         claims["to"] = False
     if options.ttl:
-        claims["exp"] = now + int(options.ttl)
+        claims["exp"] = now + math.ceil(options.ttl)
     try:
         verdict_of(0, grant_of(claims), now)
     except GrantError as wrong:

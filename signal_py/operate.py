@@ -10,29 +10,38 @@ from urllib.parse import urlsplit
 from signal_py.errors import ConfigError
 
 TIMEOUT = 10.0  # seconds for the admin server to answer
+MAX_ANSWER = 65536  # bytes
 FAILED = 1
 
 
 def drain(admin: str) -> int:
     """Has a node begin to drain, and says what that leads to; the exit status. Raises ConfigError."""
     host, port = _place(admin)
-    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+    connection: http.client.HTTPConnection | None = None
     try:
+        connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
         connection.request("POST", "/drain")
         answer = connection.getresponse()
-        body = answer.read()
-    except (OSError, http.client.HTTPException) as error:
+        body = answer.read(MAX_ANSWER)
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
         raise ConfigError(
             f"--admin {admin} can't be reached ({getattr(error, 'strerror', None) or error}): "
             "give the address that the engine was started with as --admin."
         ) from None
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
     if answer.status != http.client.ACCEPTED:
         print(f"signal-engine: {admin} answered HTTP {answer.status}", file=sys.stderr, flush=True)
         return FAILED
-    found = json.loads(body)
-    print(f"{found['node']} drains: {found['connections']} connections go within {found['drain_time']:g} s")
+    try:
+        found = json.loads(body)
+        text = f"{found['node']} drains: {found['connections']} connections go within {found['drain_time']:g} s"
+    except (LookupError, RecursionError, TypeError, ValueError):
+        raise ConfigError(
+            f"--admin {admin} answers as no engine does: give the address that the engine was started with as --admin."
+        ) from None
+    print(text)
     return 0
 
 

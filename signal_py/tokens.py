@@ -170,6 +170,7 @@ def keys_of(config: Config) -> Keys:
     """The key or keys of the settings, of which exactly one is given. Raises ConfigError."""
     require_jwt()
     if config.auth_key:
+        check_secret(config.auth_key, config.named("auth-key"))
         return FixedKey(config.auth_key, "HS256", config.named("auth-key"))
     if config.auth_key_file:
         return _key_of_file(config.auth_key_file, config.named("auth-key-file"))
@@ -196,6 +197,7 @@ def _key_of_file(path: str, named: str) -> FixedKey:
     """A public key (PEM) for the algorithm of its kind; what is no PEM is a secret for HS256."""
     data = read_key(path, named)
     if not data.startswith(b"-----BEGIN"):
+        check_secret(data, named)
         return FixedKey(data, "HS256", path)
     key = load_pem(data, named, path)
     if hasattr(key, "public_key"):  # whoever has the private one may verify, too
@@ -214,14 +216,28 @@ def read_key(path: str, named: str) -> bytes:
     return data
 
 
+def check_secret(secret: bytes | str, named: str) -> None:
+    """Raises ConfigError for a public key or a certificate, which are no secrets: PyJWT would refuse each token."""
+    import jwt
+
+    try:
+        jwt.get_algorithm_by_name("HS256").prepare_key(secret)
+    except jwt.InvalidKeyError:
+        raise ConfigError(
+            f"{named} is a key or certificate, no secret: give a secret, or a file with a PEM key."
+        ) from None
+
+
 def load_pem(data: bytes, named: str, path: str) -> Any:
     """A public or private key. Raises ConfigError."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
     try:
         return load_pem_private_key(data, None) if b"PRIVATE" in data.split(b"\n", 1)[0] else load_pem_public_key(data)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{named} {path} holds no key that can be used: {error}.") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{named} {path} holds no key that can be used: {reason}.") from None
 
 
 def algorithm_of(key: object, named: str) -> str:

@@ -262,6 +262,14 @@ def test_no_token_breaks_the_verifier(text: bytes) -> None:
         verifier().grant(text)
 
 
+@pytest.mark.parametrize("part", ["[" * 3000, '{"alg":' * 1500])
+def test_a_token_that_is_nested_deeply_is_only_refused(part: str) -> None:
+    """It is the client's fault, and no failure of the node."""
+    head = base64.urlsafe_b64encode(part.encode()).decode().rstrip("=")
+    with pytest.raises(TokenError):
+        verifier().grant(f"{head}.e30.c2ln".encode())
+
+
 def test_an_end_beyond_all_time() -> None:
     assert verifier().grant(token("ann", ttl=None, exp=10**30).encode()).expires == 1e30
     with pytest.raises(TokenError):

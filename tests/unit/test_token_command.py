@@ -1,5 +1,6 @@
 """`signal-engine token`, and the README's session with tokens."""
 
+import base64
 import json
 import os
 import re
@@ -15,6 +16,13 @@ import pytest
 import kit
 from minted import KEYS, SECRET, Guest, bearer, knock, write_pem
 
+PRIME239 = """\
+-----BEGIN EC PRIVATE KEY-----
+MHECAQEEHmY8hGfMA9C+q6UWT00SDt4ssAsDLBiX0iyw3Fdp+qAKBggqhkjOPQMB
+BKFAAz4ABAezsXR8O1O0f9+JDgtIgipdhQKiOshCH4FdGLEvEgyh5I043CtMpNxR
+RDwA/DwZrxTY0oP9pAqWGJX51Q==
+-----END EC PRIVATE KEY-----
+"""  # for a curve that cryptography does not know
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -86,6 +94,43 @@ def test_keys_that_are_not(tmp_path: Path) -> None:
         assert done.returncode == 2 and flag in done.stderr and wanted in done.stderr, done.stderr
     done = kit.run("serve", "--auth=jwt", "--auth-key=k", "--auth-algorithms=RS256")
     assert done.returncode == 2 and "HS256" in done.stderr
+
+
+@pytest.mark.parametrize("ttl", ["nan", "inf", "-5", "1e300"])
+def test_a_life_that_can_not_be(ttl: str) -> None:
+    assert f"--ttl is {float(ttl):g}: use 0 to 1e+10" in complaint("--key", SECRET, "--ttl", ttl)
+
+
+def test_a_life_shorter_than_a_second() -> None:
+    claims = json.loads(kit.run("token", "inspect", mint("--key", SECRET, "--ttl", "0.5")).stdout)["claims"]
+    assert claims["exp"] == claims["iat"] + 1
+
+
+def test_a_public_key_is_no_secret(tmp_path: Path) -> None:
+    """Neither one of ssh, nor a PEM with text before it: nothing could be signed or verified with them."""
+    file = tmp_path / "key"
+    for text in (
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFoo ann@h",
+        "x\n-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----",
+    ):
+        file.write_text(text)
+        assert "--key-file is a key or certificate, no secret" in complaint("--key-file", str(file))
+        assert "--key is a key or certificate, no secret" in complaint("--key", text)
+        for flag, value in (("--auth-key-file", str(file)), ("--auth-key", text)):
+            said = kit.complaint(kit.run("serve", "--auth", "jwt", flag, value, "--listen", "127.0.0.1:0"))
+            assert f"{flag} is a key or certificate, no secret" in said
+
+
+def test_a_curve_that_is_not_known(tmp_path: Path) -> None:
+    file = tmp_path / "key.pem"
+    file.write_text(PRIME239)
+    assert "--key-file" in complaint("--key-file", str(file))
+
+
+def test_a_token_that_is_nested_too_deeply() -> None:
+    parts = (json.dumps({"alg": "HS256"}), "[" * 6000 + "]" * 6000)
+    head, claims = (base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts)
+    assert "no JSON Web Token" in complaint("inspect", f"{head}.{claims}.c2ln")
 
 
 def test_callback_is_for_programs() -> None:

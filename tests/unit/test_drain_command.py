@@ -1,0 +1,47 @@
+"""`signal-engine drain` with an admin server that is none."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+import kit
+
+
+@contextmanager
+def accepting(body: bytes) -> Iterator[str]:
+    """HOST:PORT of a web server that accepts each POST with these words."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(202)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "body", [b"thanks", b"[]", b"{}", b"[" * 60000, b'{"node": 1, "connections": 2, "drain_time": []}']
+)
+def test_another_server(body: bytes) -> None:
+    with accepting(body) as where:
+        said = kit.complaint(kit.run("drain", "--admin", where))
+        assert f"--admin {where} answers as no engine does: give the address" in said
+
+
+@pytest.mark.parametrize("where", ["ä..b:80", "http://a b:80"])
+def test_a_name_that_can_not_be_one(where: str) -> None:
+    assert f"--admin {where} can't be reached" in kit.complaint(kit.run("drain", "--admin", where))
