@@ -33,6 +33,11 @@ signal.v1 on standard error."""
 SEND = """\
 Sends to a peer on whichever node, and waits until the message is with the peer's socket. Exit status 1 where it is
 not, with the code of signal.v1 on standard error."""
+TOKEN = f"""\
+Where the engine wants a token, it is taken from the variable {TOKEN_VARIABLE}."""
+DRAIN = """\
+Has an engine tell its clients to go, close those that stay, evenly over its drain-time, and end. Does not wait for
+that: exit status 0 once it has begun, 1 where the engine refuses, 2 where it is not reached."""
 CLIENTS = {
     "sub": ("print what is published to rooms", SUB),
     "pub": ("publish to a room", PUB),
@@ -172,7 +177,7 @@ def describe(setting: Setting) -> str:
     )
     if setting.kind is tuple:
         more.append("may be repeated, or a list with commas")
-    if setting.default != "":
+    if setting.default not in ("", ()):
         more.append(f"default {shown_default(setting)}")
     return f"{setting.help} ({'; '.join(more)})" if more else setting.help
 
@@ -191,7 +196,7 @@ def shown_default(setting: Setting) -> str:
 
 def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: object) -> None:
     short, long = CLIENTS[name]
-    command = commands.add_parser(name, help=short, description=long, allow_abbrev=False)
+    command = commands.add_parser(name, help=short, description=f"{long} {TOKEN}", allow_abbrev=False)
     command.add_argument(
         "--url",
         default=os.environ.get(URL_VARIABLE) or DEFAULT_URL,
@@ -219,7 +224,8 @@ def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: ob
 
 def _add_drain(commands: argparse._SubParsersAction[Parser]) -> None:
     variable = SETTINGS["admin"].variable
-    drain = commands.add_parser("drain", help="have an engine send its clients away, and end", allow_abbrev=False)
+    short = "have an engine send its clients away, and end"
+    drain = commands.add_parser("drain", help=short, description=DRAIN, allow_abbrev=False)
     drain.add_argument(
         "--admin",
         default=os.environ.get(variable, ""),

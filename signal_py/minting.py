@@ -16,9 +16,14 @@ from signal_py.tokens import algorithm_of, check_secret, inspect, load_pem, mint
 DEFAULT_TTL = 3600.0  # seconds
 LONGEST_TTL = 1e10  # three centuries
 
+DESCRIPTION = """\
+Prints a token for trying out, signed with the secret of an engine or with the private key of what it verifies with; or
+shows what is in one. Claims that are not named are left out: such a token has no user, and may join any room."""
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of the command."""
+    command.description = DESCRIPTION
     command.add_argument(
         "words", metavar="inspect TOKEN", nargs="*", help="show what is in a token; nothing is verified"
     )
@@ -28,7 +33,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rooms-pub", metavar="PATTERN", action="append", help="rooms to publish to; repeat")
     command.add_argument("--no-to", action="store_true", help="it may not send to peers and users")
     command.add_argument("--max-rooms", metavar="N", type=int, help="rooms that it may be in")
-    command.add_argument("--ttl", metavar="SECONDS", type=float, default=DEFAULT_TTL, help="0: it never ends")
+    text = f"until it ends; 0: it never does (default {DEFAULT_TTL:g})"
+    command.add_argument("--ttl", metavar="SECONDS", type=float, default=DEFAULT_TTL, help=text)
     command.add_argument("--audience", metavar="NAME", help="'aud'")
     command.add_argument("--issuer", metavar="NAME", help="'iss'")
     command.add_argument("--kid", metavar="NAME", help="the key's name in a JWKS")

@@ -50,6 +50,7 @@ def test_help_names_every_setting() -> None:
     assert done.returncode == 0
     for setting in SETTINGS.values():
         assert f"{setting.flag} " in done.stdout
+    assert "default )" not in done.stdout
 
 
 @pytest.mark.parametrize("command", ["sub", "pub", "send"])
@@ -57,6 +58,13 @@ def test_help_explains(command: str) -> None:
     """Each command's own help says what it does and how it ends."""
     done = kit.run(command, "--help")
     assert done.returncode == 0 and "Exit status 1" in done.stdout and "SIGNAL_ENGINE_URL" in done.stdout
+    assert "SIGNAL_ENGINE_TOKEN" in done.stdout
+
+
+def test_help_of_drain_and_token() -> None:
+    drain, token = (" ".join(kit.run(command, "--help").stdout.split()) for command in ("drain", "token"))
+    assert "exit status 0 once it has begun" in drain
+    assert "Prints a token for trying out" in token and "(default 3600)" in token
 
 
 @pytest.mark.parametrize(
