@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import kit
+
+# An example may take long on a busy machine: a hang is what a test's timeout is for.
+settings.register_profile("patient", settings(), deadline=None)
+settings.load_profile("patient")
 
 # Locked files of the checkout. DOOR: by who begins a test, so that none begins while one waits to be alone.
 DOOR, ROOM = Path(__file__), Path(kit.__file__)
