@@ -369,10 +369,10 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
         of_link = link_patience(loop)
         if of_link < ticks:
             ticks = of_link
-    if SE_RARE(loop.shut or loop.looks_away or loop.paced) and ticks > 1:
+    if SE_RARE(loop.paced):
+        return ACCEPT_WAIT_MS if ticks else 0
+    if SE_RARE(loop.shut or loop.looks_away) and ticks > 1:
         ticks = 1
-    if SE_RARE(loop.paced) and ticks:
-        return ACCEPT_WAIT_MS
     return <int>(ticks * TICK_MS - loop.late_ms) if ticks else 0
 
 

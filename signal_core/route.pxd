@@ -308,6 +308,23 @@ cdef inline uint32_t loop_bit(const Loop* loop) noexcept nogil:
     return loop.index if loop.index != SERVICE_LOOP else loop.hub.nloops
 
 
+cdef inline void sync_or_free(Loop* loop, RoomEntry* entry, Msg* word, bint sync) noexcept nogil:
+    """Tells the link of a room's interest, if that changed, by a word made beforehand."""
+    if sync:
+        post_sync(loop, entry, word)
+    else:
+        msg_free(&loop.mem, word)
+
+
+cdef inline void sync_if_possible(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Tells the link that a room's interest is gone; without memory for that the next change tells it."""
+    cdef Msg* word = sync_new(loop)
+    if word == NULL:
+        table_unmark(&loop.hub.rooms, entry)
+    else:
+        post_sync(loop, entry, word)
+
+
 cdef inline RoomEntry* room_enter(Loop* loop, const char* name, size_t n, uint64_t hash) noexcept nogil:
     """The loop (or the service) has a member from here on. NULL without memory.
 
@@ -319,24 +336,15 @@ cdef inline RoomEntry* room_enter(Loop* loop, const char* name, size_t n, uint64
     if word == NULL:
         return NULL
     entry = table_enter(&loop.hub.rooms, name, n, hash, loop_bit(loop), &sync)
-    if sync:
-        post_sync(loop, entry, word)
-    else:
-        msg_free(&loop.mem, word)
+    sync_or_free(loop, entry, word, sync)
     return entry
 
 
 cdef inline void room_exit(Loop* loop, RoomEntry* entry) noexcept nogil:
     """It has no member any more. Without memory to tell the link the room stays subscribed to, until it is told of
     the next join or leave."""
-    cdef Msg* word
-    if not table_exit(&loop.hub.rooms, entry, loop_bit(loop)):
-        return
-    word = sync_new(loop)
-    if word == NULL:
-        table_unmark(&loop.hub.rooms, entry)
-    else:
-        post_sync(loop, entry, word)
+    if table_exit(&loop.hub.rooms, entry, loop_bit(loop)):
+        sync_if_possible(loop, entry)
 
 
 cdef inline uint8_t join(Loop* loop, Conn* c, const char* name, uint32_t n, RoomEntry** entry) noexcept nogil:
@@ -375,22 +383,13 @@ cdef inline bint room_listen(Loop* loop, RoomEntry* entry) noexcept nogil:
     if word == NULL:
         return False
     good = table_listen(&loop.hub.rooms, entry, loop.hub.nloops + 1, loop_bit(loop), &sync)
-    if sync:
-        post_sync(loop, entry, word)
-    else:
-        msg_free(&loop.mem, word)
+    sync_or_free(loop, entry, word, sync)
     return good
 
 
 cdef inline void room_unlisten(Loop* loop, RoomEntry* entry) noexcept nogil:
-    cdef Msg* word
-    if not table_unlisten(&loop.hub.rooms, entry, loop_bit(loop)):
-        return
-    word = sync_new(loop)
-    if word == NULL:
-        table_unmark(&loop.hub.rooms, entry)
-    else:
-        post_sync(loop, entry, word)
+    if table_unlisten(&loop.hub.rooms, entry, loop_bit(loop)):
+        sync_if_possible(loop, entry)
 
 
 cdef inline uint8_t listen(Loop* loop, Conn* c, const char* name, uint32_t n, uint32_t* room) noexcept nogil:
