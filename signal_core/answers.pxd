@@ -219,6 +219,7 @@ cdef inline uint8_t ref_add(Loop* loop, Conn* c, const char* text, size_t n, uin
     ref.size = <uint8_t>n
     ref.kind = kind
     ref.deadline = deadline
+    ref.listens = ref.taken = 0
     ref.room = 0
     wheel_arm_by(&loop.wheel, &loop.slab, c.slot, deadline)
     return CODE_OK
@@ -231,14 +232,16 @@ cdef inline void ref_remove(Loop* loop, const Conn* c, Ref* ref) noexcept nogil:
 
 
 cdef inline uint32_t ref_finish(Loop* loop, Conn* c, const char* text, size_t n, uint8_t code) noexcept nogil:
-    """Gives the answer that is owed, and returns its Ref.room; one that nobody is owed any more is counted and
-    dropped."""
+    """Gives the answer that is owed, and returns the Ref.room of a SUB with presence, else 0; one that nobody is owed
+    any more is counted and dropped. Who is no member any more by the time of it hears no OK."""
     cdef Ref* ref = NULL if c == NULL else ref_find(loop, c, text, n)
     cdef uint32_t room
     if ref == NULL:
         loop.n[C_RECEIPTS_LATE] += 1
         return 0
-    room = ref.room
+    room = ref.room if ref.listens and not ref.taken else 0
+    if ref.taken and code == CODE_OK:
+        code = CODE_DENIED
     ref_remove(loop, c, ref)
     say(loop, c, code, text, n)
     return room

@@ -9,9 +9,9 @@ Each question is answered once, so `judging` bounds those that wait, however slo
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
-from signal_core.answers cimport REF_AUTH, ref_add, ref_find, ref_remove, say
+from signal_core.answers cimport REF_AUTH, REF_SUB, ref_add, ref_find, ref_remove, say
 from signal_core.conn cimport conn_brief, conn_close, conn_id, conn_watch
-from signal_core.counters cimport C_AUTH_EXPIRED, C_AUTH_FAILED, C_AUTH_GRANTED, C_AUTH_REFUSED
+from signal_core.counters cimport C_AUTH_DENIED, C_AUTH_EXPIRED, C_AUTH_FAILED, C_AUTH_GRANTED, C_AUTH_REFUSED
 from signal_core.head cimport Head
 from signal_core.http cimport percent_decode
 from signal_core.identity cimport conn_user, may_sub
@@ -283,14 +283,27 @@ cdef inline uint8_t renewal_code(Loop* loop, Conn* c, const Msg* msg) noexcept n
     return CODE_OK
 
 
+cdef inline void refs_taken(Loop* loop, Conn* c, uint32_t room) noexcept nogil:
+    """A room is taken away: SUBs of it that still wait for NATS are denied when it answers, and not sooner, as their
+    refs are not free before."""
+    cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
+    cdef uint32_t i
+    for i in range(brief.nrefs if brief != NULL else 0):
+        if brief.refs[i].kind == REF_SUB and brief.refs[i].room == room + 1:
+            brief.refs[i].taken = True
+            loop.n[C_AUTH_DENIED] += 1
+
+
 cdef inline void auth_leave(Loop* loop, Conn* c) noexcept nogil:
     """Leaves the rooms that the connection may be in no more."""
-    cdef uint32_t i = c.nrooms, first = 1 if c.flags & FLAG_USER else 0
+    cdef uint32_t i = c.nrooms, first = 1 if c.flags & FLAG_USER else 0, room
     cdef RoomEntry* entry
     while i > first:
         i -= 1
-        entry = loop.rooms.rooms[places_of(c, slab_cold(&loop.slab, c.slot))[i].room].entry
+        room = places_of(c, slab_cold(&loop.slab, c.slot))[i].room
+        entry = loop.rooms.rooms[room].entry
         if not may_sub(loop, c, entry.name, entry.size):
+            refs_taken(loop, c, room)
             leave_place(loop, c, i)
 
 

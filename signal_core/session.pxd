@@ -26,12 +26,13 @@ from signal_core.memory cimport TELL_NOBODY, TELL_PEER, Msg
 from signal_core.opening cimport session_answer_http, session_finish, session_origin
 from signal_core.packet cimport Packet, expiry
 from signal_core.roomtable cimport RoomEntry
+from signal_core.rooms cimport rooms_find
 from signal_core.route cimport (
     AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats, join, leave, listen, listen_ask, route_peer, route_room,
 )
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JUDGED, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE, FLAG_LAST,
-    FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, Buffer, Conn, Extra, slab_whole,
+    FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, Buffer, Conn, Extra, Ref, slab_whole,
 )
 from signal_core.state cimport (
     AUTH_OFF, CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
@@ -131,6 +132,7 @@ cdef inline void do_pub(Loop* loop, Conn* c, const Head* head, bint binary) noex
 
 cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     cdef RoomEntry* entry
+    cdef Ref* ref
     cdef uint32_t room = 0
     cdef uint8_t code = CODE_OK
     cdef int waits = AWAIT_NOTHING
@@ -145,9 +147,10 @@ cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
         code = not_allowed(loop)
     if code == CODE_OK and head.presence:
         code = listen(loop, c, head.arg, head.arg_len, &room)
-        if code == CODE_OK and head.ref_len:
-            ref_find(loop, c, head.ref, head.ref_len).room = room + 1
     if code == CODE_OK and head.ref_len:
+        ref = ref_find(loop, c, head.ref, head.ref_len)
+        ref.room = rooms_find(&loop.rooms, entry.hash, entry.name, entry.size) + 1
+        ref.listens = head.presence
         waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len)
     if waits == AWAIT_IT:
         return

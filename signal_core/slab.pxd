@@ -79,8 +79,9 @@ cdef struct Ref:              # an answer that a connection is owed
     uint32_t deadline         # 4  tick
     uint8_t size              # 1
     uint8_t kind              # 1  REF_*
-    uint16_t spare            # 2
-    uint32_t room             # 4  of a SUB with presence: the room on its loop + 1; else 0
+    uint8_t listens           # 1  a SUB with presence: once it is OK it asks who is there
+    uint8_t taken             # 1  a SUB: another token took the room away before it was answered
+    uint32_t room             # 4  of a SUB: the room on its loop + 1; else 0
 
 cdef struct Brief:            # what a connection with a token or with refs needs: one malloc of its smallest size
     Rights* rights            # 8  one hold of them; NULL: everything is allowed
