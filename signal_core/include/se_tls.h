@@ -5,6 +5,7 @@
 #define SE_TLS_H
 
 #include <dlfcn.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -28,6 +29,7 @@ enum {
     SE_SSL_CTRL_SET_TLSEXT_HOSTNAME = 55,
     SE_SSL_CTRL_SET_MIN_PROTO_VERSION = 123,
     SE_SSL_MODE_PARTIAL_AND_MOVING = 3,
+    SE_SSL_OP_NO_RENEGOTIATION = 1 << 30,
     SE_TLS1_2_VERSION = 0x0303,
 };
 
@@ -37,6 +39,7 @@ static struct {
     void *(*SSL_CTX_new)(const void *);
     void (*SSL_CTX_free)(void *);
     long (*SSL_CTX_ctrl)(void *, int, long, void *);
+    uint64_t (*SSL_CTX_set_options)(void *, uint64_t);
     void (*SSL_CTX_set_verify)(void *, int, void *);
     int (*SSL_CTX_set_default_verify_paths)(void *);
     int (*SSL_CTX_load_verify_locations)(void *, const char *, const char *);
@@ -66,7 +69,7 @@ static struct {
 static inline int se_tls_bind(void *library)
 {
     static const char *const names[] = {
-        "TLS_client_method", "SSL_CTX_new", "SSL_CTX_free", "SSL_CTX_ctrl", "SSL_CTX_set_verify",
+        "TLS_client_method", "SSL_CTX_new", "SSL_CTX_free", "SSL_CTX_ctrl", "SSL_CTX_set_options", "SSL_CTX_set_verify",
         "SSL_CTX_set_default_verify_paths", "SSL_CTX_load_verify_locations", "SSL_CTX_use_certificate_chain_file",
         "SSL_CTX_set_default_passwd_cb",
         "SSL_CTX_use_PrivateKey_file", "SSL_CTX_check_private_key", "SSL_new", "SSL_free", "SSL_set_fd", "SSL_ctrl",
@@ -126,6 +129,8 @@ static inline void *se_tls_context(const char *ca, const char *cert, const char 
         se_ssl.SSL_CTX_ctrl(context, SE_SSL_CTRL_SET_MIN_PROTO_VERSION, SE_TLS1_2_VERSION, NULL);
         se_ssl.SSL_CTX_ctrl(context, SE_SSL_CTRL_MODE, SE_SSL_MODE_PARTIAL_AND_MOVING, NULL);
         se_ssl.SSL_CTX_ctrl(context, SE_SSL_CTRL_SET_READ_AHEAD, 1, NULL);
+        /* Of TLS 1.2: keys stay those of the handshake, whatever the server asks for; nats-server never does. */
+        se_ssl.SSL_CTX_set_options(context, SE_SSL_OP_NO_RENEGOTIATION);
         se_ssl.SSL_CTX_set_verify(context, SE_SSL_VERIFY_PEER, NULL);
         se_ssl.SSL_CTX_set_default_passwd_cb(context, se_tls_no_passphrase);
         *wrong = NULL;
