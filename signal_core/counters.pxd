@@ -94,4 +94,5 @@ cdef enum:
     C_ORIGINS_REFUSED = 75    # handshakes whose Origin is not allowed
     C_USER_LIMITED = 76       # handshakes answered 429: max-connections-per-user
     C_INQUIRIES = 77          # pieces of operators' questions answered
-    C_COUNT = 78
+    C_PRESENCE_DENIED = 78    # presence that could not be told: NATS does not allow the subject
+    C_COUNT = 79

@@ -30,8 +30,8 @@ from signal_core.presence cimport LINK_LOOK, beat_patience, is_presence, presenc
 from signal_core.queue cimport WROTE_ALL, WROTE_NONE, queue_expire, queue_to_heap
 from signal_core.route cimport tell_peer
 from signal_core.state cimport (
-    CLUSTER_UP, CODE_DENIED, EVENT_INFO, EVENT_NATS_ERROR, EVENT_TAKEN, EVENT_UP, LINK_ASKING, LINK_DIALING,
-    LINK_GREETING, LINK_IDLE, LINK_LOGIN, LINK_NAMING, LINK_SECURING, LINK_UP, Hub, Link, Loop,
+    CLUSTER_UP, CODE_DENIED, EVENT_INFO, EVENT_LOG, EVENT_NATS_ERROR, EVENT_TAKEN, EVENT_UP, LINK_ASKING,
+    LINK_DIALING, LINK_GREETING, LINK_IDLE, LINK_LOGIN, LINK_NAMING, LINK_SECURING, LINK_UP, Hub, Link, Loop,
 )
 from signal_core.subs cimport SID_NAME, SID_PEER, SID_PROBE, subs_confirm, subs_denied, subs_resume
 from signal_core.sys cimport (
@@ -140,6 +140,19 @@ cdef inline void link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
         link_write(loop, text, n)
 
 
+cdef inline void presence_refused(Loop* loop, const char* subject, size_t n) noexcept nogil:
+    """NATS does not allow a subject: the log says once what that means where it is one of presence."""
+    cdef Hub* hub = loop.hub
+    cdef const char* text = (b"NATS does not let this node tell others who is in a room, joins and leaves: presence "
+                             b"lacks its clients on other nodes until its NATS user may publish on presence subjects")
+    cdef char prefix[80]
+    cdef size_t size = put_text(prefix, put_bytes(prefix, 0, hub.prefix, hub.prefix_len), b".presence")
+    if loop.linked.presence_denied or n < size or memcmp(subject, prefix, size) != 0:
+        return
+    loop.linked.presence_denied = True
+    post_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, strlen(text))
+
+
 cdef inline void link_denied(Loop* loop, const char* text, size_t n) noexcept nogil:
     """`Permissions Violation for Publish to "<subject>"`: tells whoever asked, and remembers it while connected."""
     cdef Link* link = loop.linked
@@ -153,6 +166,7 @@ cdef inline void link_denied(Loop* loop, const char* text, size_t n) noexcept no
         end += 1
     if end >= n:
         return
+    presence_refused(loop, text + at + 1, end - at - 1)
     hash = se_siphash13(hub.rooms.key, text + at + 1, end - at - 1)
     count = se_load_relaxed(&hub.ndenied)
     if count < DENIED_SUBJECTS and not subject_denied(hub, hash):  # it objects to each message

@@ -79,4 +79,5 @@ COUNTERS = (
     ("origins_refused", "counter", "handshakes whose Origin is not in the list"),
     ("user_limited", "counter", "handshakes answered 429: max-connections-per-user"),
     ("inquiries", "counter", "operators' questions about rooms, members and users, in the pieces that a loop answers"),
+    ("presence_denied", "counter", "messages of presence not sent: NATS does not allow this node their subject"),
 )

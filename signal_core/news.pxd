@@ -15,7 +15,9 @@ from libc.string cimport memchr, memcmp, memcpy, strlen
 from signal_core.address cimport LOCAL_TEXT, NODE_MAX, ROOM_MAX, USER_MAX, peer_run, put_uint, se_lower_run
 from signal_core.answers cimport put, put_peer
 from signal_core.conn cimport conn_deliver, conn_id
-from signal_core.counters cimport C_NATS_MALFORMED, C_PRESENCE_CHANGES, C_PRESENCE_LOST, C_PRESENCE_OUT, C_TAKEN
+from signal_core.counters cimport (
+    C_NATS_MALFORMED, C_PRESENCE_CHANGES, C_PRESENCE_DENIED, C_PRESENCE_LOST, C_PRESENCE_OUT, C_TAKEN,
+)
 from signal_core.frame cimport OP_TEXT, frame_head_size, frame_put_head
 from signal_core.identity cimport conn_user
 from signal_core.inbox cimport inbox_taken
@@ -55,17 +57,26 @@ cdef inline size_t put_subject(char* out, const Hub* hub, const char* what, cons
     return <size_t>(<char*>at - out)
 
 
+cdef inline void news_lost(Loop* loop) noexcept nogil:
+    """Something could not be told: other nodes are made to ask anew, by the number in our heartbeat."""
+    loop.n[C_PRESENCE_LOST] += 1
+    se_add_relaxed(&loop.hub.presence_epoch, 1)
+
+
 cdef inline Msg* publish_new(Loop* loop, const char* what, const char* tail, size_t tail_n, const char* first,
                              size_t first_n, const char* rest, size_t rest_n) noexcept nogil:
-    """A PUB of `first` and `rest`. NULL without memory, or where NATS does not allow it."""
+    """A PUB of `first` and `rest`. NULL where it can't be told: without memory other nodes are made to ask anew; where
+    NATS does not allow the subject asking would help nobody, and it is counted only."""
     cdef char subject[208]
     cdef size_t n = put_subject(subject, loop.hub, what, tail, tail_n)
     cdef uint8_t* at
     cdef Msg* msg
     if se_load_relaxed(&loop.hub.ndenied) and subject_denied(loop.hub, se_siphash13(loop.hub.rooms.key, subject, n)):
+        loop.n[C_PRESENCE_DENIED] += 1
         return NULL
     msg = msg_new_heap(&loop.mem, n + first_n + rest_n + 32, KIND_NATS)
     if msg == NULL:
+        news_lost(loop)
         return NULL
     at = put(put(put(msg.data, b"PUB ", 4), subject, n), b" ", 1)
     at += put_uint(<char*>at, first_n + rest_n)
@@ -77,18 +88,10 @@ cdef inline Msg* publish_new(Loop* loop, const char* what, const char* tail, siz
     return msg
 
 
-cdef inline void news_lost(Loop* loop) noexcept nogil:
-    """Something could not be told: other nodes are made to ask anew, by the number in our heartbeat."""
-    loop.n[C_PRESENCE_LOST] += 1
-    se_add_relaxed(&loop.hub.presence_epoch, 1)
-
-
 cdef inline void presence_publish(Loop* loop, const char* what, const char* tail, size_t tail_n, const char* first,
                                   size_t first_n, const char* rest, size_t rest_n) noexcept nogil:
     cdef Msg* msg = publish_new(loop, what, tail, tail_n, first, first_n, rest, rest_n)
-    if msg == NULL:
-        news_lost(loop)
-    else:
+    if msg != NULL:
         post(loop, 0, msg)
 
 

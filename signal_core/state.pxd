@@ -227,6 +227,7 @@ cdef struct Link:
     bint torn                     # presence for NATS was dropped since the last heartbeat
     uint32_t beat_due             # tick of the next heartbeat
     uint64_t told_epoch           # that it told
+    bint presence_denied          # NATS has refused a subject of presence, and the log said so
     char reason[160]              # why the last connection ended
 
 cdef struct Farewell:             # a drain (farewell.pxd)
@@ -288,8 +289,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[78]                # counters; C_COUNT
-    uint64_t copy[78]             # as of the last KIND_SNAPSHOT
+    uint64_t n[79]                # counters; C_COUNT
+    uint64_t copy[79]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

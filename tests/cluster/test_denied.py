@@ -1,0 +1,75 @@
+"""What is taken away, or never allowed, while something waits for it: by a token, and by NATS."""
+
+import os
+import signal
+import time
+
+import kit
+from minted import SECRET, Guest, token
+from peers import BarePeer
+from wire import until
+
+from .crowd import Crowd
+from .test_faults import freeze
+
+NO_PRESENCE = """authorization { users: [
+    { user: node, password: node, permissions: { publish: { deny: ["signal.presence.>"] } } }
+    { user: free, password: free }
+] }"""
+
+
+def test_a_sub_that_waits_for_nats_while_its_room_is_taken_away() -> None:
+    """It is no member by the time of its answer, and hears that; a SUB that stays allowed is OK."""
+    settings = {"auth": "jwt", "auth_key": SECRET, "loops": 1, "auth_grace": 0}
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, **settings) as engine,
+        Guest(engine.port, token=token("ann")) as ann,
+        Guest(engine.port, token=token("bob")) as bob,
+    ):
+        denied = engine.stats()["total"]["auth_denied"]
+        freeze(server)
+        try:
+            ann.say("SUB taken presence ref=s1")
+            ann.say("SUB kept ref=s2")
+            assert ann.ask(f"AUTH {token('ann', rooms=['kept'])}") == "ok"
+            assert bob.ask("PUB taken", "x") in ("ok", "unavailable")
+            assert ann.settle() == []
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert ann.answer_to("s1") == "denied"
+        assert ann.answer_to("s2") == "ok"
+        assert ann.settle() == []
+        assert engine.stats()["total"]["auth_denied"] == denied + 1
+        assert ann.ask("SUB taken") == "denied"
+
+
+def test_presence_that_nats_does_not_allow() -> None:
+    """Is counted and told once in the log; nobody is made to ask anew for it each time."""
+    with kit.nats(config=NO_PRESENCE) as server:
+        free = {"nats": server.url, "nats_user": "free", "nats_password": "free", "loops": 1}
+        node = {"nats": server.url, "nats_user": "node", "nats_password": "node", "loops": 2}
+        with kit.engine(**free) as listens, kit.engine(**node) as silent:
+            with BarePeer(listens.port) as a, BarePeer(silent.port) as b:
+                crowd = Crowd(a, "room")
+                until(lambda: a.ask(f"TO {b.address}", "?") == "ok" and b.ask(f"TO {a.address}", "!") == "ok")
+                a.early.clear()
+
+                def asked() -> tuple[int, int]:
+                    total = silent.stats()["total"]
+                    return int(total["presence_denied"]), int(total["presence_lost"])
+
+                def joins() -> bool:
+                    assert b.ask("SUB room") == b.ask("UNSUB room") == "ok"
+                    return asked()[0] >= 20
+
+                until(joins, "NATS's word has come, and joins are counted")
+                assert asked()[1] == 0
+                beats = silent.stats()["total"]["presence_out"]
+                begun = time.monotonic()
+                for _ in range(200):
+                    joins()
+                assert silent.stats()["total"]["presence_out"] - beats < 10 + 2 * (time.monotonic() - begun)
+                assert crowd.members == {a.address}
+            told = [line for line in silent.events() if "who is in a room" in line["event"]]
+            assert len(told) == 1 and told[0]["level"] == "warning"
