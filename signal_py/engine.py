@@ -85,6 +85,7 @@ class Engine:
         self._step: asyncio.Future[None] | None = None  # of the start
         self._stopping: asyncio.Future[None] | None = None
         self._draining: asyncio.Future[None] | None = None
+        self._come = asyncio.Event()  # the start is over, well or not
         self._ended = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -117,6 +118,8 @@ class Engine:
         except BaseException:
             await self.stop()
             raise
+        finally:
+            self._come.set()
 
     async def stop(self) -> None:
         """Closes every connection with 1001, and returns when all has ended: in `close_timeout` and a little.
@@ -156,6 +159,9 @@ class Engine:
             self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
+        """An order that comes while the engine starts is obeyed once it has."""
+        if self._started:
+            await self._come.wait()
         if self._stopping is None and self._runtime.state == "running" and self._config.drain_time:
             await asyncio.to_thread(self._runtime.drain)
         await self.stop()

@@ -116,7 +116,7 @@ def _say_ready(engine: Engine, config: Config) -> None:
         fields["admin"] = f"http://{host_port(*engine.admin_address)}/"
     event(logger, "info", "ready", **fields)
     if sys.stderr.isatty() and is_text(config.log_format, sys.stderr):
-        _say_next(engine.url)
+        _say_next(stats["listening"][0])
 
 
 def _say_next(url: str) -> None:

@@ -1,6 +1,7 @@
 """Engine.drain: what the embedding program sees of it."""
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 
 from minted import Guest, bearer
 from signal_py import Engine, Grant, Request
-from wire import Wire, request
+from wire import LIMIT, Wire, request
 
 
 def test_drain_sends_the_clients_away_and_ends() -> None:
@@ -117,3 +118,22 @@ def test_a_drain_answers_those_who_are_judged(loops: int) -> None:
             await draining
 
     asyncio.run(main())
+
+
+def test_an_order_that_comes_while_it_starts_is_obeyed_afterwards() -> None:
+    """The start ends well, and then the engine drains: an operator may be quicker than it."""
+
+    async def main(nats: str) -> None:
+        engine = Engine(nats=nats, loops=1, drain_time=0.2, close_timeout=0.2)
+        starting = asyncio.ensure_future(engine.start())
+        while engine.stats()["nats_state"] != "connecting" or engine._runtime.bridge is None:
+            assert not starting.done()
+            await asyncio.sleep(0.01)
+        told = await asyncio.to_thread(engine._runtime._ask_drain)
+        assert told["connections"] == 0 and not starting.done()
+        await starting
+        await asyncio.wait_for(engine.ended(), LIMIT)
+        assert engine.stats()["state"] == "stopped"
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        asyncio.run(main(f"nats://127.0.0.1:{silent.getsockname()[1]}"))
