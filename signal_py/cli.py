@@ -117,14 +117,14 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_settings(serve, SETTINGS)
+    add_settings(serve, SETTINGS.values())
     serve.set_defaults(run=_serve)
 
 
-def add_settings(command: argparse.ArgumentParser, names: Iterable[str]) -> None:
+def add_settings(command: argparse.ArgumentParser, settings: Iterable[Setting]) -> None:
     """Flags of these settings, which `given` finds, and the file with them."""
     command.add_argument("--config", metavar="FILE", default="", help="TOML file with settings")
-    for setting in (SETTINGS[name] for name in names):
+    for setting in settings:
         repeat = "append" if setting.kind is tuple else "store"
         command.add_argument(
             setting.flag,

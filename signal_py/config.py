@@ -11,7 +11,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -415,6 +415,12 @@ CONTROL_SETTINGS = (
     "nats-tls-key",
     "prefix",
 )
+
+
+def control_settings() -> list[Setting]:
+    """Those of CONTROL_SETTINGS as an operator's command takes them: NATS is a server's URL, and nothing else."""
+    nats = replace(SETTINGS["nats"], default=(), help="a NATS server that the nodes use", metavar="URL")
+    return [nats if name == "nats" else SETTINGS[name] for name in CONTROL_SETTINGS]
 
 
 def make_config(given: Mapping[str, object], sources: Mapping[str, str]) -> Config:

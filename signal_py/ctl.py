@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from signal_py.config import CONTROL_SETTINGS, SETTINGS, Config
+from signal_py.config import CONTROL_SETTINGS, SETTINGS, Config, Setting, control_settings
 from signal_py.controlwire import MAX_PAGE, NAME, NODE, PEER
 from signal_py.errors import ConfigError
 from signal_py.sources import CONFIG_VARIABLE
@@ -35,14 +35,14 @@ COMMANDS = {
 
 
 def add_arguments(
-    control: argparse.ArgumentParser, add_settings: Callable[[argparse.ArgumentParser, Iterable[str]], None]
+    control: argparse.ArgumentParser, add_settings: Callable[[argparse.ArgumentParser, Iterable[Setting]], None]
 ) -> None:
     """The commands and their flags."""
     control.description = DESCRIPTION
     commands = control.add_subparsers(title="commands", metavar="COMMAND", dest="order", required=True)
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=DESCRIPTION, allow_abbrev=False)
-        add_settings(command, CONTROL_SETTINGS)
+        add_settings(command, control_settings())
         command.add_argument("--timeout", metavar="SECONDS", type=float, default=2.0, help="for answers (default 2)")
         command.add_argument("--json", action="store_true", help="print one JSON object a line")
         _add_words(command, name)
