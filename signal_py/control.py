@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -157,6 +158,37 @@ class Gathered(Generic[T]):
         return Gathered(found[:limit], self.silent, self.refused, self.nodes, more or len(found) > limit)
 
 
+class _Question:
+    """What is asked on one subject, and what comes of it; several may be asked at a time."""
+
+    def __init__(self, where: str, inbox: str) -> None:
+        self._subjects = (where, inbox)
+        self.heard: deque[Msg] = deque()
+        self.problem = ""  # what NATS objected to about it
+        self.stir = asyncio.Event()
+
+    async def hear(self, message: Msg) -> None:
+        self.heard.append(message)
+        self.stir.set()
+
+    def objects(self, problem: str) -> None:
+        """NATS does, and may mean another question: a permission violation names its subject, in either case."""
+        if '"' not in problem or any(f'"{subject}"'.lower() in problem.lower() for subject in self._subjects):
+            self.problem = problem
+            self.stir.set()
+
+    async def stirred(self, seconds: float) -> bool:
+        """Whether something came within so many seconds."""
+        if seconds <= 0:
+            return False
+        self.stir.clear()
+        try:
+            await asyncio.wait_for(self.stir.wait(), seconds)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+
 class Control:
     """A connection to the NATS that the nodes use.
 
@@ -183,8 +215,7 @@ class Control:
             )
         self._timeout = timeout
         self._client: Client | None = None
-        self._problem = ""  # what NATS objected to last
-        self._stir = asyncio.Event()
+        self._questions: set[_Question] = set()  # that wait for answers
 
     async def __aenter__(self) -> Control:
         await self.connect()
@@ -348,46 +379,31 @@ class Control:
         `timeout`, and where `quiet` is given, so many seconds after the last answer."""
         client = self._connected()
         loop = asyncio.get_running_loop()
-        heard: asyncio.Queue[Msg] = asyncio.Queue()
-
-        async def hear(message: Msg) -> None:
-            heard.put_nowait(message)
-            self._stir.set()
-
-        self._problem = ""
+        inbox = client.new_inbox()
+        question = _Question(where, inbox)
+        self._questions.add(question)
         listening = None
         try:
-            inbox = client.new_inbox()
-            listening = await client.subscribe(inbox, cb=hear)
+            listening = await client.subscribe(inbox, cb=question.hear)
             await client.publish(where, data, reply=inbox)
             end = last = loop.time() + self._timeout
             while True:
-                while not heard.empty():
-                    message = heard.get_nowait()
+                while question.heard:
+                    message = question.heard.popleft()
                     if _is_nobody(message) or take(message):
                         end = 0.0
                     elif quiet:
                         end = min(last, loop.time() + quiet)
-                self._check(client)
-                if not await self._stirred(end - loop.time()):
+                self._check(client, question.problem)
+                if not await question.stirred(end - loop.time()):
                     break
         except nats.errors.Error as error:
             raise ControlError(f"NATS has ended the connection ({error}): ask again.") from None
         finally:
+            self._questions.discard(question)
             if listening is not None:
                 with contextlib.suppress(nats.errors.Error):  # there is no connection to tell
                     await listening.unsubscribe()
-
-    async def _stirred(self, seconds: float) -> bool:
-        """Whether something came within so many seconds."""
-        if seconds <= 0:
-            return False
-        self._stir.clear()
-        try:
-            await asyncio.wait_for(self._stir.wait(), seconds)
-        except asyncio.TimeoutError:
-            return False
-        return True
 
     def _connected(self) -> Client:
         if self._client is None:
@@ -395,20 +411,21 @@ class Control:
         self._check(self._client)
         return self._client
 
-    def _check(self, client: Client) -> None:
-        if self._problem:
+    def _check(self, client: Client, problem: str = "") -> None:
+        if problem:
             raise ControlError(
-                f"NATS does not allow it ({self._problem}): give this user the permissions of docs/control.md."
+                f"NATS does not allow it ({problem}): give this user the permissions of docs/control.md."
             )
         if not client.is_connected:
             raise ControlError("NATS has ended the connection: connect again.")
 
     def _objects(self, problem: str) -> None:
-        self._problem = problem
-        self._stir.set()
+        for question in self._questions:
+            question.objects(problem)
 
     def _ends(self) -> None:
-        self._stir.set()
+        for question in self._questions:
+            question.stir.set()
 
     def _unreachable(self, server: Server, reason: str) -> str:
         named = f"{self._config.named('nats')} {server.url}"

@@ -9,7 +9,7 @@ import pytest
 
 from signal_py import cli, ctl
 from signal_py.config import CONTROL_SETTINGS, SETTINGS
-from signal_py.control import Control
+from signal_py.control import Control, _Question
 from signal_py.errors import ConfigError
 from signal_py.sources import load
 
@@ -112,6 +112,25 @@ def test_what_the_library_refuses_before_it_asks() -> None:
             asyncio.run(ask())  # type: ignore[arg-type]
 
 
+def test_a_question_fails_by_what_nats_says_of_it() -> None:
+    """Several are asked at a time: NATS names the subject that it does not allow."""
+
+    async def run() -> tuple[str, str]:
+        mine, other = _Question("signal.ctl.stats", "_INBOX.aBc"), _Question("signal.ctl.rooms", "_INBOX.dEf")
+        for one in (mine, other):
+            one.objects('permissions violation for publish to "signal.ctl.stats"')
+        assert await mine.stirred(1)
+        assert not await other.stirred(0.01)
+        return mine.problem, other.problem
+
+    mine, other = asyncio.run(run())
+    assert "signal.ctl.stats" in mine and other == ""
+    for text, meant in (('Permissions Violation for Subscription to "_INBOX.aBc"', True), ("stale", True)):
+        question = _Question("signal.ctl.stats", "_INBOX.aBc")
+        question.objects(text)
+        assert bool(question.problem) is meant
+
+
 def test_each_line_of_the_pages_is_understood() -> None:
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
@@ -121,6 +140,15 @@ def test_each_line_of_the_pages_is_understood() -> None:
         options = cli._parser().parse_args(shlex.split(line, comments=True))
         config = load({"nats": ["nats://a.example"]} | cli.given(options), {}, options.config)
         ctl._check(options, config)
+
+
+def test_its_help_offers_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A server's URL; the other words of --nats are for nodes."""
+    with pytest.raises(SystemExit):
+        cli.main(["ctl", "nodes", "--help"])
+    said = capsys.readouterr().out
+    assert "--nats URL" in said
+    assert "embedded" not in said and "auto" not in said
 
 
 def test_its_settings() -> None:
