@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from signal_py.config import SETTINGS, Config, make_config
-from signal_py.controlwire import CURSOR, NAME
+from signal_py.controlwire import CURSOR, NAME, OPERATOR_CLOSE
 from signal_py.errors import ConfigError, DeliveryError, EngineError
 from signal_py.inspection import Inspection, MemberPage, RoomPage
 from signal_py.judge import Authorizer
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from signal_py.options import Options
 
 NO_TTL = -1  # to the core: the message names none
-OPERATOR_CLOSE = 4009
 RECEIPT_MARGIN = 1.0  # seconds after a message's ttl until its receipt counts as lost
 T = TypeVar("T")
 DEFAULTS: dict[str, object] = {"listen": "127.0.0.1:0", "nats": "off"}  # where they differ from the daemon's

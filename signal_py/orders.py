@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from signal_py.controlwire import CURSOR, NAME, Fields, WireError, limit_of, names_of, text_of, whom_of
+from signal_py.controlwire import CURSOR, NAME, OPERATOR_CLOSE, Fields, WireError, limit_of, names_of, text_of, whom_of
 from signal_py.errors import EngineError
 from signal_py.inspection import Inspection, RoomPage
 
 if TYPE_CHECKING:
     from signal_core.engine import Core
 
-CLOSE_CODE = 4009  # told to go by an operator
 GENERAL = ("version", "state", "uptime", "listening", "descriptors", "nats_state", "service_dropped", "total")
 
 Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
@@ -73,8 +72,8 @@ class Orders:
         """Closes a peer's connection, or all of a user's, with 4009; how many there were."""
         peer, user = whom_of(fields)
         if user:
-            return {"disconnected": await self._inspection.disconnect_user(user, CLOSE_CODE)}
-        return {"disconnected": int(await asyncio.to_thread(self._core.disconnect, peer, CLOSE_CODE))}
+            return {"disconnected": await self._inspection.disconnect_user(user, OPERATOR_CLOSE)}
+        return {"disconnected": int(await asyncio.to_thread(self._core.disconnect, peer, OPERATOR_CLOSE))}
 
 
 def _told(order: Command) -> Command:
