@@ -93,12 +93,15 @@ class Inspection:
         counts = await self.counts(names)
         if loop < last or len(names) == limit or most <= LONGEST:
             return RoomPage(counts, f"{loop}.{cursor}")
-        return await self._alone(counts, cursor, limit)
+        return await self._alone(counts, cursor, limit, most)
 
-    async def _alone(self, counts: dict[str, int], begin: int, limit: int) -> RoomPage:
-        """The last page's end: rooms that only the embedding program is in."""
+    async def _alone(self, counts: dict[str, int], begin: int, limit: int, most: int) -> RoomPage:
+        """The last page's end: rooms that only the embedding program is in, as many as `most` bytes more hold."""
         rooms = self._core.service_rooms
-        end = begin + limit - len(counts)
+        end, last = begin, min(len(rooms), begin + limit - len(counts))
+        while end < last and most > LONGEST:
+            most -= len(rooms[end]) + 1
+            end += 1
         found = await self.counts(rooms[begin:end])
         counts |= {name: count for name, count in found.items() if count == 1}
         return RoomPage(counts, f"{self._core.nloops}.{end}" if end < len(rooms) else "")

@@ -64,6 +64,23 @@ def test_rooms_and_members() -> None:
     asyncio.run(run())
 
 
+def test_rooms_of_the_program_alone_are_as_many_as_fit() -> None:
+    """An answer bounded in bytes: each room is on one page, and no page is longer."""
+
+    async def run() -> None:
+        async with Engine(loops=1) as engine:
+            names = {f"{i:03}." + "x" * 96 for i in range(30)}
+            for name in names:
+                await engine.join(name)
+            pages = await all_of(
+                lambda after: engine._inspect(lambda inspection: inspection.rooms(1000, after, 1000))
+            )
+            assert max(sum(len(name) + 1 for name in page.rooms) for page in pages) <= 1000
+            assert sorted(name for page in pages for name in page.rooms) == sorted(names)
+
+    asyncio.run(run())
+
+
 def test_a_user_is_disconnected() -> None:
     """With the code of the program's choice; and nobody else."""
 
