@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class Service:
         self._next_ref = 0
         self._loop = asyncio.get_running_loop()
         self._open = True
+        self._pid = os.getpid()
         self.dropped = 0
         self._loop.add_reader(core.service_fd, self._drain)
 
@@ -132,6 +134,9 @@ class Service:
         """Handles a batch of events; whether there may be more."""
         if not self._open:
             return False
+        if os.getpid() != self._pid:
+            self._disown()
+            return False
         events = self._core.service_drain(BATCH)
         for kind, *rest in events:
             if kind == "message":
@@ -146,6 +151,12 @@ class Service:
         if len(events) == BATCH:
             self._loop.call_soon(self._drain)
         return bool(events)
+
+    def _disown(self) -> None:
+        """In a child made by fork() that goes on with the loop: said once. The reader stays, since taking it from the
+        selector, which both processes share, would take it from the parent, too."""
+        self._open = False
+        logger.error("a child made by fork() can't use the engine of its parent: make a new one there")
 
     def _take(self, message: Message) -> None:
         if self._on_message is not None:

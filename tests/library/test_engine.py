@@ -1,6 +1,7 @@
 """Engine inside an asyncio program: started, stopped, asked, and as a peer of its own clients."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -387,6 +388,28 @@ def test_a_forked_child_may_not_use_it() -> None:
             await engine.send(peer.address, "still here", receipt=True)
             assert (await aside(peer.hear)).payload == b"still here"
             await aside(peer.close)
+
+    asyncio.run(main())
+
+
+def test_a_forked_child_that_goes_on_with_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """Is told once, however often the loop says that there is something to read."""
+
+    async def main() -> None:
+        async with Engine(nats="off", loops=1) as engine:
+            child = os.fork()
+            if not child:
+                assert engine._service is not None
+                caplog.clear()
+                said = -1
+                with contextlib.suppress(BaseException):
+                    for _ in range(100):
+                        engine._service._drain()
+                    said = len([one for one in caplog.records if "fork()" in one.message])
+                os._exit(said if said >= 0 else 99)
+            _, status = await aside(os.waitpid, child, 0)
+            assert os.waitstatus_to_exitcode(status) == 1
+            await engine.send(engine.address, "still here", receipt=True)
 
     asyncio.run(main())
 
