@@ -1,0 +1,48 @@
+"""How long the control plane waits before it dials again."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from signal_py import controlled
+from signal_py.controlled import Controlled
+from signal_py.natspool import FIRST_DELAY, LAST_DELAY, Server
+
+
+class Enough(Exception):
+    """So many waits were seen."""
+
+
+@pytest.mark.parametrize("lasts, begins_anew", [(0.0, False), (LAST_DELAY + 1, True)])
+def test_the_delay_doubles_up_to_its_bound(monkeypatch: pytest.MonkeyPatch, lasts: float, begins_anew: bool) -> None:
+    """Drawn from 0 up to it; it begins anew only after a connection that lasted, not one that was ended at once."""
+    bounds: list[float] = []
+    now = 0.0
+
+    def uniform(low: float, high: float) -> float:
+        assert low == 0.0
+        bounds.append(high)
+        if len(bounds) == 10:
+            raise Enough
+        return 0.0
+
+    async def serve(server: Server) -> bool:
+        nonlocal now
+        now += lasts
+        return True
+
+    nothing: Any = None
+    made = Controlled("node", "1", "signal", {}, dict, nothing, nothing)
+    monkeypatch.setattr(made, "_serve", serve)
+    monkeypatch.setattr(controlled.random, "uniform", uniform)
+    monkeypatch.setattr(controlled.time, "monotonic", lambda: now)
+
+    async def main() -> None:
+        made._server = Server("127.0.0.1", 1)
+        with pytest.raises(Enough):
+            await made._run()
+
+    asyncio.run(main())
+    grown = [min(FIRST_DELAY * 2**i, LAST_DELAY) for i in range(10)]
+    assert bounds == ([FIRST_DELAY] * 10 if begins_anew else grown)
