@@ -324,7 +324,7 @@ def test_what_nats_does_not_take_is_asked_for_anew(lone_server: kit.Nats) -> Non
             stays.join(room)
             crowd = Crowd(listener, room)
             crowd.hears(listener.address, stays.address)
-            Crowd(overrun, busy)  # a client of its own: what the churn's listener misses must not cost this one its answer
+            Crowd(overrun, busy)  # its own client: what the churn's listener misses must not cost this one its answer
             assert lone_server.child is not None
             lone_server.child.send_signal(signal.SIGSTOP)
             churn = frame(TEXT, f"SUB {busy}".encode()) + frame(TEXT, f"UNSUB {busy}".encode())
