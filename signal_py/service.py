@@ -156,6 +156,7 @@ class Service:
         """In a child made by fork() that goes on with the loop: said once. The reader stays, since taking it from the
         selector, which both processes share, would take it from the parent, too."""
         self._open = False
+        self._wake.set()
         logger.error("a child made by fork() can't use the engine of its parent: make a new one there")
 
     def _take(self, message: Message) -> None:
