@@ -37,6 +37,8 @@ cdef enum:
     MEMBERS_TEXT = 32 * 1024       # bytes of one message of MEMBERS, and of an answer on NATS, at most
     NEWS_KEEP = 64 * 1024          # bytes of a loop's text of joins and leaves that are kept between iterations
     QUESTIONS_PER_TICK = 4         # who is in one room; those who ask later in the tick share the next one
+    MEMBERS_PER_TURN = 1024        # members told to who asks who is there, an iteration; a question counts as one
+    QUESTIONS_WAITING = 256        # that wait for their turn before the rest of a loop's inbox does
     AUDIENCES_PER_TURN = 1024      # rooms with listeners looked at an iteration, when a node is lost or asked anew
     BEAT_TICKS = 20                # between two heartbeats of a node: 2 s
     LOST_TICKS = 65                # without one a node is lost: three are missed

@@ -3,7 +3,7 @@
 One iteration:
  1. sleep in epoll_wait, unless there is work left over;
  2. handle events: accept (accept.pxd), read, write, the NATS link;
- 3. take the inbox, then connections with input left over;
+ 3. go on telling who is there (news.pxd), take the inbox, then connections with input left over;
  4. fire timers; at a drain or a stop, say goodbye and drain the listeners;
  5. write the queues, tell fates (which may fill queues again), write the link's;
  6. free what died, and tell who listens (news.pxd; also before 5);
@@ -33,8 +33,8 @@ from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_t
 from signal_core.inquiry cimport loop_inquiry
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
-    ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, RECLAIMS_PER_TURN, SERVICE_LOOP,
-    TICK_MS, TIMERS_PER_TURN,
+    ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, MEMBERS_PER_TURN, QUESTIONS_WAITING,
+    RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
 from signal_core.link cimport link_flush, link_has_output, link_patience, link_read, link_tick, link_writable
@@ -45,7 +45,7 @@ from signal_core.memory cimport (
 )
 from signal_core.missed cimport missed_any
 from signal_core.natsout cimport link_queue
-from signal_core.news cimport news_flush, news_question, take_news
+from signal_core.news cimport news_flush, news_question, questions_walk, take_news
 from signal_core.origins cimport uncount_address
 from signal_core.post cimport is_payload, post_all, post_event
 from signal_core.presence cimport presence_ask, presence_tick, presence_walk, service_came
@@ -220,6 +220,9 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
             inbox_taken(&loop.inbox, msg)
         link_queue(loop, msg)
         return
+    if msg.kind == KIND_QUESTION:
+        news_question(loop, msg)
+        return
     if msg.kind == KIND_SYNC:
         subs_settle(loop, msg)
         return
@@ -232,8 +235,6 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
         subs_await(loop, msg)
     elif msg.kind == KIND_ASK:
         presence_ask(loop, msg)
-    elif msg.kind == KIND_QUESTION:
-        news_question(loop, msg)
     elif msg.kind == KIND_SERVICE:
         service_came(loop, msg)
     elif msg.kind == KIND_STOP:
@@ -263,7 +264,8 @@ cdef inline void loop_inbox(Loop* loop) noexcept nogil:
     cdef int budget = INBOX_PER_TURN
     if loop.taken == NULL:
         loop.taken = inbox_take(&loop.inbox)
-    while loop.taken != NULL and budget and loop.n[C_ATTEMPTED] < loop.turn_end:
+    while (loop.taken != NULL and budget and loop.n[C_ATTEMPTED] < loop.turn_end
+            and loop.nquestions < QUESTIONS_WAITING):
         msg = loop.taken
         loop.taken = msg.next
         loop_message(loop, msg)
@@ -355,8 +357,8 @@ cdef inline void loop_reap(Loop* loop) noexcept nogil:
 
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
     """Whether there is work for the next iteration already; the link's is told by link_patience."""
-    return (loop.taken != NULL or loop.ready_used or loop.dirty_head != NO_SLOT or loop.told_head != NULL
-            or loop.dead != NO_SLOT or loop.overdue or (loop.shut and loop_leaves(loop)))
+    return (loop.taken != NULL or loop.questions != NULL or loop.ready_used or loop.dirty_head != NO_SLOT
+            or loop.told_head != NULL or loop.dead != NO_SLOT or loop.overdue or (loop.shut and loop_leaves(loop)))
 
 
 cdef inline int loop_patience(Loop* loop) noexcept nogil:
@@ -450,6 +452,9 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
         loop_share(loop)
         link_read(loop)
     loop_share(loop)
+    loop.members_due = MEMBERS_PER_TURN
+    if SE_RARE(loop.questions != NULL):
+        questions_walk(loop)
     loop_inbox(loop)
     if loop.ready_used:
         loop_share(loop)

@@ -31,9 +31,9 @@ cdef enum:
     KIND_INQUIRY = 40     # an operator's question; its fields are in inquiry.pxd
     KIND_VERDICT = 30     # on the token of `target`; its fields are in auth.pxd
 
-    KIND_NEWS = 20        # frames for the listeners of a room, named as in KIND_ROOM; `origin`: MARK_* or a question
+    KIND_NEWS = 20        # frames for the listeners of a room, named as in KIND_ROOM; `origin`: 0 or marks
     KIND_ASK = 21         # a listener wants to know who is in the room in the data; `target` numbers the question
-    KIND_QUESTION = 22    # who is in the room, named as in KIND_ROOM? `origin` numbers it, the data is who asks
+    KIND_QUESTION = 22    # who is in the room, named as in KIND_ROOM? `origin` numbers it, the data is which node asks
     KIND_SERVICE = 23     # the service joins (`code` 1) or leaves the room in the data
 
     # To whom a Msg's fate is told.

@@ -38,6 +38,7 @@ cdef enum:
     WHO_MAX = NODE_MAX + 1 + LOCAL_TEXT + 6 + USER_MAX    # bytes of `<peer> user=U`, of a peer of this node
     LINE_MAX = 6 + WHO_MAX + 1                            # of a line that tells of it
     SUBJECT_MAX = 64 + 16 + ROOM_MAX                      # of a subject of presence
+    NOT_BEGUN = 0xffffffff                                # Loop.question_left: every member
 
 
 # -- to NATS --
@@ -98,13 +99,13 @@ cdef inline void presence_publish(Loop* loop, const char* what, const char* tail
 # -- to listeners --
 
 cdef inline void fan_out_marked(Loop* loop, uint32_t room, Msg* msg) noexcept nogil:
-    """To the listeners on this loop: all, or those who await the answer to the question in `origin`."""
+    """To the listeners on this loop: all, or those who await the answer to one of the questions in `origin`."""
     cdef const Member* members = members_of(&loop.rooms, room)
     cdef uint32_t i, n = loop.rooms.rooms[room].count
-    cdef uint16_t only = <uint16_t>msg.origin
+    cdef uint16_t first = <uint16_t>msg.origin, last = <uint16_t>(msg.origin >> 16)
     cdef Conn* c
     for i in range(n):
-        if members[i].mark == MARK_NONE or (only and members[i].mark != only):
+        if members[i].mark == MARK_NONE or (first and not first <= members[i].mark <= last):
             continue
         c = slab_conn(&loop.slab, members[i].slot)
         if c.state == CONN_OPEN:
@@ -131,7 +132,7 @@ cdef inline void news_fan_out(Loop* loop, Msg* msg) noexcept nogil:
         msg_free(&loop.mem, msg)
 
 
-cdef inline void news_distribute(Loop* loop, RoomEntry* entry, Msg* msg, uint16_t mark) noexcept nogil:
+cdef inline void news_distribute(Loop* loop, RoomEntry* entry, Msg* msg, uint32_t marks) noexcept nogil:
     """Hands frames to every loop that has listeners, and to the service while it has room; takes the message over.
 
     A loop's inbox takes them beyond its bound, since nobody could tell its listeners what they missed."""
@@ -140,7 +141,7 @@ cdef inline void news_distribute(Loop* loop, RoomEntry* entry, Msg* msg, uint16_
     cdef Msg* copy
     msg.target = entry.serial
     msg.hash = entry.hash
-    msg.origin = mark
+    msg.origin = marks
     msg.flags = MSG_COUNTED
     if audience == NULL:
         msg_free(&loop.mem, msg)
@@ -245,8 +246,9 @@ cdef inline size_t lines_up_to(const char* text, size_t n, size_t most) noexcept
     return n if at > n else at
 
 
-cdef inline void members_tell(Loop* loop, RoomEntry* entry, uint16_t mark, const char* text, size_t n) noexcept nogil:
-    """MEMBERS, in as many messages as it takes, to those listeners on this node who await `mark` (0: to all)."""
+cdef inline void members_tell(Loop* loop, RoomEntry* entry, uint32_t marks, const char* text, size_t n) noexcept nogil:
+    """MEMBERS, in as many messages as it takes, to those listeners on this node who await one of the questions from
+    `marks`' lower half to its upper one (0: to all)."""
     cdef size_t most = loop.hub.set.max_message, size, body, head = 9 + entry.size
     cdef uint8_t* out
     cdef Msg* msg
@@ -264,7 +266,7 @@ cdef inline void members_tell(Loop* loop, RoomEntry* entry, uint16_t mark, const
         out = put(put(put(out, b"MEMBERS ", 8), entry.name, entry.size), b"\n", 1)
         out = put(out, text, body - head)
         msg.size = <uint32_t>(out - msg.data)
-        news_distribute(loop, entry, msg, mark)
+        news_distribute(loop, entry, msg, marks)
         text += size
         n -= size
         if n == 0:
@@ -382,52 +384,92 @@ cdef inline void news_end(News* news) noexcept nogil:
 
 # -- who is there --
 
-cdef inline void members_send(Loop* loop, RoomEntry* entry, uint16_t mark, const char* node, size_t node_n,
+cdef inline void members_send(Loop* loop, RoomEntry* entry, uint32_t marks, const char* node, size_t node_n,
                               const char* text, size_t n) noexcept nogil:
-    """A part of the answer to the question `mark`: to this node's listeners (`node_n` 0), or to another node."""
+    """A part of the answer to some questions: to this node's listeners (`node_n` 0), or to another node, which knows
+    one number, or 0 for several."""
     cdef char head[192]
     cdef uint8_t* at
     if node_n == 0:
-        members_tell(loop, entry, mark, text, n)
+        members_tell(loop, entry, marks, text, n)
         return
     at = put(put(<uint8_t*>head, loop.hub.node, loop.hub.node_len), b" ", 1)
-    at += put_uint(<char*>at, mark)
+    at += put_uint(<char*>at, <uint16_t>marks if <uint16_t>marks == marks >> 16 else 0)
     at = put(put(put(at, b" ", 1), entry.name, entry.size), b"\n", 1)
     presence_publish(loop, b"presence-members", node, node_n, head, <size_t>(<char*>at - head), text, n)
 
 
-cdef inline void room_answer(Loop* loop, uint32_t room, uint16_t mark, const char* node, size_t node_n) noexcept nogil:
-    """Says who of this loop is in a room."""
+cdef inline uint32_t room_answer(Loop* loop, uint32_t room, const Msg* asked, uint32_t left) noexcept nogil:
+    """Tells a room's first `left` members, from the last of them on, while the iteration's share lasts. Returns how
+    many are left: a gap is closed with the last, so none that stays is left out; who joins later is told by JOIN."""
     cdef RoomEntry* entry = loop.rooms.rooms[room].entry
     cdef const Member* members = members_of(&loop.rooms, room)
     cdef size_t used = 0, most = MEMBERS_TEXT
     cdef uint64_t payload = se_load_relaxed(&loop.hub.max_payload)
-    cdef uint32_t i
-    cdef Conn* c
     cdef Msg* text = msg_new_heap(&loop.mem, MEMBERS_TEXT + WHO_MAX + 1, 0)
     if text == NULL:
         news_lost(loop)
-        return
-    if node_n and payload < MEMBERS_TEXT + 192:
+        return 0
+    if asked.size and payload < MEMBERS_TEXT + 192:
         most = <size_t>payload - 192 if payload > 192 else 0
-    for i in range(loop.rooms.rooms[room].count):
-        c = slab_conn(&loop.slab, members[i].slot)
-        used += put_who(loop, c, <char*>text.data + used)
+    while left and loop.members_due:
+        left -= 1
+        loop.members_due -= 1
+        used += put_who(loop, slab_conn(&loop.slab, members[left].slot), <char*>text.data + used)
         text.data[used] = c"\n"
         used += 1
         if used + WHO_MAX + 1 > most:
-            members_send(loop, entry, mark, node, node_n, <char*>text.data, used)
+            members_send(loop, entry, <uint32_t>asked.origin, <char*>asked.data, asked.size, <char*>text.data, used)
             used = 0
     if used:
-        members_send(loop, entry, mark, node, node_n, <char*>text.data, used)
+        members_send(loop, entry, <uint32_t>asked.origin, <char*>asked.data, asked.size, <char*>text.data, used)
     msg_free(&loop.mem, text)
+    return left
 
 
-cdef inline void news_question(Loop* loop, const Msg* msg) noexcept nogil:
-    """A KIND_QUESTION: which members this loop has."""
-    cdef uint32_t room = rooms_find_serial(&loop.rooms, msg.hash, msg.target)
-    if room != NO_ROOM:
-        room_answer(loop, room, <uint16_t>msg.origin, <char*>msg.data, msg.size)
+cdef inline void questions_walk(Loop* loop) noexcept nogil:
+    """Answers the questions that wait, the oldest first, while the iteration's share lasts."""
+    cdef Msg* asked
+    cdef uint32_t room, count
+    while loop.questions != NULL and loop.members_due:
+        asked = loop.questions
+        room = rooms_find_serial(&loop.rooms, asked.hash, asked.target)
+        count = 0 if room == NO_ROOM else loop.rooms.rooms[room].count
+        if loop.question_left < count:
+            count = loop.question_left
+        loop.members_due -= 1
+        loop.question_left = room_answer(loop, room, asked, count) if count else 0
+        if loop.question_left:
+            return
+        loop.question_left = NOT_BEGUN
+        loop.questions = asked.next
+        loop.nquestions -= 1
+        msg_free(&loop.mem, asked)
+
+
+cdef inline uint32_t marks_joined(uint32_t one, uint32_t other) noexcept nogil:
+    """Of two questions answered as one: from the first to the last; 0 (all) where one is, or numbers began anew."""
+    if one == 0 or other == 0 or <uint16_t>other < <uint16_t>one:
+        return 0
+    return <uint16_t>one | (other >> 16 << 16)
+
+
+cdef inline void news_question(Loop* loop, Msg* msg) noexcept nogil:
+    """A KIND_QUESTION, taken over. One whose answer has not begun serves whatever its node asks of that room meanwhile:
+    so there are two of a room and node at most."""
+    cdef Msg** end = &loop.questions
+    msg.origin |= msg.origin << 16
+    while end[0] != NULL:
+        if (end != &loop.questions and end[0].target == msg.target and end[0].size == msg.size
+                and memcmp(end[0].data, msg.data, msg.size) == 0):
+            end[0].origin = marks_joined(<uint32_t>end[0].origin, <uint32_t>msg.origin)
+            msg_free(&loop.mem, msg)
+            return
+        end = &end[0].next
+    msg.next = NULL
+    end[0] = msg
+    loop.nquestions += 1
+    questions_walk(loop)
 
 
 cdef inline void room_question(Loop* loop, RoomEntry* entry, uint16_t mark, const char* node,
@@ -446,7 +488,7 @@ cdef inline void room_question(Loop* loop, RoomEntry* entry, uint16_t mark, cons
         if index == loop.hub.nloops:
             n = put_who(loop, NULL, who)
             who[n] = c"\n"
-            members_send(loop, entry, mark, node, node_n, who, n + 1)
+            members_send(loop, entry, mark | (<uint32_t>mark << 16), node, node_n, who, n + 1)
             continue
         msg = msg_new_heap(&loop.mem, node_n, KIND_QUESTION)
         if msg == NULL:

@@ -256,7 +256,7 @@ cdef inline void on_members(Loop* loop, const char* text, size_t n) noexcept nog
     if audience == NULL:
         return
     node_heard(loop, audience, text, node)
-    members_tell(loop, entry, <uint16_t>number, text + head + 1, n - head - 1)
+    members_tell(loop, entry, <uint32_t>(number | (number << 16)), text + head + 1, n - head - 1)
 
 
 cdef inline void node_heard(Loop* loop, Audience* audience, const char* name, size_t n) noexcept nogil:

@@ -273,6 +273,10 @@ cdef struct Loop:
     Msg* told_head                # whose fate somebody waits to be told
     Msg* told_tail
     Msg* taken                    # from the inbox, not yet handled
+    Msg* questions                # KIND_QUESTIONs, the first being answered
+    uint32_t nquestions
+    uint32_t question_left        # of the first: so many of the room's first members are still to be told
+    uint32_t members_due          # members that may still be told in this iteration
     Chain outbox[256]             # held back for other loops until the iteration's end
     uint8_t posted[256]           # indices of outboxes that hold something
     uint32_t nposted

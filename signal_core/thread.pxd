@@ -16,6 +16,7 @@ from signal_core.loop cimport loop_clock, loop_is_over, loop_iterate, loop_reap
 from signal_core.link cimport link_flush
 from signal_core.memory cimport Msg, memory_end
 from signal_core.news cimport news_end
+from signal_core.news cimport NOT_BEGUN
 from signal_core.post cimport post_all, post_event
 from signal_core.presence cimport presence_bye
 from signal_core.rights cimport rights_release
@@ -46,6 +47,7 @@ cdef inline bint loop_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogil:
     loop.hub = hub
     loop.index = index
     loop.epoll = loop.reserve = -1
+    loop.question_left = NOT_BEGUN
     loop.dirty_head = loop.dead = NO_SLOT
     loop.seen = UINT64_MAX
     slab_init(&loop.slab)
@@ -192,6 +194,7 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
     """Frees the loop's memory, after every thread has ended."""
     cdef int i
     free_all(loop, loop.taken)
+    free_all(loop, loop.questions)
     free_all(loop, inbox_take(&loop.inbox))
     if loop.linked != NULL:
         free_all(loop, loop.linked.unsettled)

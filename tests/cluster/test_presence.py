@@ -240,6 +240,41 @@ def test_members_are_split(lone_server: kit.Nats) -> None:
         account()
 
 
+def test_a_large_room_is_told_in_bounded_pieces(lone_server: kit.Nats) -> None:
+    """A thousand members an iteration; comings and goings meanwhile, and asking again, are heard all the same."""
+    with (
+        kit.engine(nats=lone_server.url, loops=1, node="a") as one,
+        kit.engine(nats=lone_server.url, loops=1) as two,
+    ):
+        await_cluster([one, two])
+        room = fresh("room")
+        with (
+            several(one.port, 4000, room) as there,
+            several(one.port, 3) as asking,
+            BarePeer(two.port) as afar,
+        ):
+            crowds = [Crowd(peer, room) for peer in asking]
+            for crowd in crowds:
+                crowd.hears(*(peer.address for peer in [*there, *asking]))
+                told = [got.payload.count(b"\n") + 1 for got in crowd.heard if got.verb == "MEMBERS" and got.payload]
+                assert len(told) >= 4 and max(told) <= 1024, "32 KiB hold 2048 of these, an iteration tells 1024"
+            for crowd in crowds:
+                crowd.peer.wire.send(frame(TEXT, f"SUB {room} presence".encode()) * 20)
+            crowds.append(Crowd(afar, room))
+            for peer in there[::40]:
+                peer.vanish()
+            late = BarePeer(one.port)
+            late.join(room)
+            stay = [peer.address for i, peer in enumerate(there) if i % 40]
+            for crowd in crowds:
+                crowd.hears(*stay, late.address, *(crowd.peer.address for crowd in crowds))
+            late.close()
+            asking[0].vanish()
+            for crowd in crowds[1:]:
+                crowd.hears(*stay, *(crowd.peer.address for crowd in crowds[1:]))
+        account()
+
+
 def test_on_nats_it_is_as_the_protocol_says(nodes: list[kit.Engine], bus: Bus) -> None:
     """Any NATS client can listen and ask."""
     room = fresh("room")
@@ -324,7 +359,7 @@ def test_what_nats_does_not_take_is_asked_for_anew(lone_server: kit.Nats) -> Non
             stays.join(room)
             crowd = Crowd(listener, room)
             crowd.hears(listener.address, stays.address)
-            Crowd(overrun, busy)  # its own client: what the churn's listener misses must not cost this one its answer
+            Crowd(overrun, busy)  # its own client: what the churn's listener misses must not cost this answer
             assert lone_server.child is not None
             lone_server.child.send_signal(signal.SIGSTOP)
             churn = frame(TEXT, f"SUB {busy}".encode()) + frame(TEXT, f"UNSUB {busy}".encode())
