@@ -3,20 +3,24 @@
     python bench/storm.py                              # all cut at one moment
     python bench/storm.py --rate 3000                  # ... so many a second
     python bench/storm.py --server "--accept-rate 6000"    # ... at an engine that takes so many a second
+    python bench/storm.py --own-processor --server "--accept-rate 8000"    # ... from a processor apart
     python bench/storm.py --apart                      # relays at another engine: what the machine alone makes of it
 
 From bin/load storm. With --apart the relays and their engine have nothing to do with the storm but that they run on the
-same processors, so no engine could keep its relays below that.
+same processors, so no engine could keep its relays below that. With --own-processor the clients of the storm have one
+processor, and the engine and the relays' clients have the others: as near as one machine comes to clients elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from contenders import HERE, VENV_BIN
@@ -31,6 +35,23 @@ def serve(loops: int, more: str) -> tuple[str, int]:
     return f"{VENV_BIN / 'signal-engine'} serve --listen 127.0.0.1:{port} --nats off --loops {loops} {more}", port
 
 
+def last_processor() -> int:
+    return max(os.sched_getaffinity(0))
+
+
+@contextmanager
+def without_processor(cpu: int | None) -> Iterator[None]:
+    """What is started in the block runs on the other processors."""
+    all_of_them = os.sched_getaffinity(0)
+    if cpu is not None and len(all_of_them) < 2:
+        raise SystemExit("storm: --own-processor needs two processors")
+    os.sched_setaffinity(0, all_of_them - {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_of_them)
+
+
 def load(*arguments: str) -> dict[str, Any]:
     done = subprocess.run([LOAD, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -40,7 +61,8 @@ def load(*arguments: str) -> dict[str, Any]:
 
 def storm_arguments(options: argparse.Namespace, port: int, seconds: float) -> list[str]:
     rate = ["--storm-rate", str(options.rate)] if options.rate else []
-    return ["storm", "--storm", str(options.storm), "--setup", "300", "--seconds", str(seconds), *rate,
+    cpu = ["--storm-cpu", str(last_processor())] if options.own_processor else []
+    return ["storm", "--storm", str(options.storm), "--setup", "300", "--seconds", str(seconds), *rate, *cpu,
             f"ws://127.0.0.1:{port}/"]
 
 
@@ -78,12 +100,14 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0, help="cut a second; 0, the default: all at one moment")
     parser.add_argument("--server", default="", help="more options of the engine")
     parser.add_argument("--apart", action="store_true", help="the relays go through another engine")
+    parser.add_argument("--own-processor", action="store_true", help="the storm has one, the rest the others")
     parser.add_argument("--turns", type=int, default=2)
     options = parser.parse_args()
     many_descriptors()
     with ExitStack() as servers:
         command, port = serve(-(-options.storm // ROOM), options.server)
-        servers.enter_context(running(command, port))
+        with without_processor(last_processor() if options.own_processor else None):
+            servers.enter_context(running(command, port))
         command, other = serve(1, "")
         if options.apart:
             servers.enter_context(running(command, other))

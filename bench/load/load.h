@@ -53,7 +53,8 @@ struct options {
     uint32_t threads;         /* that hold them */
     uint32_t storm;           /* connections that are closed and opened again, */
     double storm_rate;        /* so many a second; 0: all at one moment */
-    uint32_t storm_threads;   /* and the threads of their own that hold those */
+    uint32_t storm_threads;   /* and the threads of their own that hold those, */
+    int storm_cpu;            /* on a processor of their own; -1: on any */
     uint32_t opening;         /* handshakes under way in all threads; 0: as many as suit them */
     uint32_t unit;            /* how many connections stay in one thread: a pair, a small room */
     struct rooms rooms;       /* none but in room and mix */

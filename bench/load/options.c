@@ -1,5 +1,6 @@
 #include <arpa/inet.h>
 #include <getopt.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,7 @@ static const char USAGE[] =
     "  --rooms N (1)           --members N (100)       --room-rate N (0): publishes a second in all, in mix\n"
     "  --storm N (1000)        connections of a storm; they have threads of their own\n"
     "  --storm-rate N          cut a second, in all; without it all are cut at one moment\n"
+    "  --storm-cpu N           their threads run on this processor, all others on the rest; without it on any\n"
     "  --window N (1)          messages in flight for each pair, connection or room\n"
     "  --payload BYTES (128)   --binary: instead of text\n"
     "  --rate N                sends a second in all, on a schedule; latency is from the time scheduled\n"
@@ -102,7 +104,7 @@ static void parse_url(struct target *target, const char *url)
 enum {
     OPT_CONNECTIONS = 256, OPT_THREADS, OPT_ROOMS, OPT_MEMBERS, OPT_WINDOW, OPT_PAYLOAD, OPT_BINARY, OPT_RATE,
     OPT_SECONDS, OPT_WARMUP, OPT_SETUP, OPT_PID, OPT_SPIN, OPT_VERIFY, OPT_HELP, OPT_OPENING, OPT_ROOM_RATE,
-    OPT_STORM, OPT_STORM_RATE, OPT_PROTOCOL, OPT_QUIET,
+    OPT_STORM, OPT_STORM_RATE, OPT_STORM_CPU, OPT_PROTOCOL, OPT_QUIET,
     CONNECTIONS_MAX = 1 << 24,
 };
 
@@ -113,7 +115,8 @@ static const struct option LONG[] = {
     {"warmup", 1, 0, OPT_WARMUP}, {"setup", 1, 0, OPT_SETUP}, {"pid", 1, 0, OPT_PID},
     {"spin", 0, 0, OPT_SPIN}, {"verify", 0, 0, OPT_VERIFY}, {"help", 0, 0, OPT_HELP},
     {"opening", 1, 0, OPT_OPENING}, {"room-rate", 1, 0, OPT_ROOM_RATE}, {"storm", 1, 0, OPT_STORM},
-    {"storm-rate", 1, 0, OPT_STORM_RATE}, {"protocol", 1, 0, OPT_PROTOCOL}, {"quiet", 1, 0, OPT_QUIET}, {0, 0, 0, 0},
+    {"storm-rate", 1, 0, OPT_STORM_RATE}, {"storm-cpu", 1, 0, OPT_STORM_CPU},
+    {"protocol", 1, 0, OPT_PROTOCOL}, {"quiet", 1, 0, OPT_QUIET}, {0, 0, 0, 0},
 };
 
 static const struct protocol *protocol_named(const char *name)
@@ -154,6 +157,7 @@ static void set(struct options *opt, int key, const char *text)
     case OPT_ROOM_RATE: opt->room_rate = number(text, "--room-rate", 0.01, 1e8); break;
     case OPT_STORM: opt->storm = integer(text, "--storm", 1, CONNECTIONS_MAX); break;
     case OPT_STORM_RATE: opt->storm_rate = number(text, "--storm-rate", 1, 1e8); break;
+    case OPT_STORM_CPU: opt->storm_cpu = (int)integer(text, "--storm-cpu", 0, CPU_SETSIZE - 1); break;
     case OPT_PROTOCOL: opt->protocol = protocol_named(text); break;
     case OPT_HELP: fputs(USAGE, stdout); exit(0);
     default: exit(2);
@@ -249,8 +253,8 @@ static void check(const struct options *opt)
 void options_parse(struct options *opt, int argc, char **argv)
 {
     *opt = (struct options){.protocol = &protocol_signal, .connections = 500, .threads = 1, .window = 1,
-                            .payload = 128, .rooms = {1, 100, 1}, .storm = 1000, .seconds = 10, .warmup = 1,
-                            .setup = 60};
+                            .payload = 128, .rooms = {1, 100, 1}, .storm = 1000, .storm_cpu = -1, .seconds = 10,
+                            .warmup = 1, .setup = 60};
     for (int key; (key = getopt_long(argc, argv, "", LONG, NULL)) != -1;)
         set(opt, key, optarg);
     if (optind >= argc)

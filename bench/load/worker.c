@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <linux/close_range.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,8 +47,32 @@ static uint32_t opening_max(const struct worker *w)
     return opt->opening ? (opt->opening + threads - 1) / threads : suited;
 }
 
+/* With --storm-cpu: clients of the storm, which would be on other machines, take no processor time from the rest. */
+static void keep_apart(const struct worker *w)
+{
+    cpu_set_t set;
+    if (w->opt->storm_cpu < 0)
+        return;
+    size_t cpu = (size_t)w->opt->storm_cpu;
+    if (sched_getaffinity(0, sizeof set, &set) != 0 || !CPU_ISSET(cpu, &set) || CPU_COUNT(&set) < 2) {
+        fprintf(stderr, "load: --storm-cpu: this process can't use processor %zu and another\n", cpu);
+        exit(1);
+    }
+    if (w->storm) {
+        CPU_ZERO(&set);
+        CPU_SET(cpu, &set);
+    } else {
+        CPU_CLR(cpu, &set);
+    }
+    if (sched_setaffinity(0, sizeof set, &set) != 0) {
+        perror("load: --storm-cpu");
+        exit(1);
+    }
+}
+
 static void prepare(struct worker *w)
 {
+    keep_apart(w);
     w->shared_table = close_range(3, ~0U, CLOSE_RANGE_UNSHARE) < 0;
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (w->epoll < 0) {
