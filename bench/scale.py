@@ -19,17 +19,18 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from contenders import ENGINE, HERE, loops_for, no_engine
+from contenders import ENGINE, HERE, Contender, loops_for, no_engine
 from machine import description
 from macro import BenchError, free_port, many_descriptors, running
 from results import RESULTS, write
 
 FEW = 1000  # connections of the load that is compared with
 FEW_SECONDS = 60.0
-BYTES_A_CONNECTION = 10_000  # of memory, user's and the kernel's, both ends: more than was ever measured
+BYTES_A_CONNECTION = 8_000  # of memory, user's and the kernel's, both ends: more than was ever measured
 LOOPS_MAX = 250  # the engine's bound
 SAMPLE_S = 0.5
 PAGE_KB = 4
@@ -100,10 +101,18 @@ def load_command(options: argparse.Namespace, connections: int, seconds: float) 
     return [*command, "--setup", str(min(3600, 60 + connections // 500))]
 
 
+def engine(options: argparse.Namespace) -> Contender:
+    """The engine as it is started: with so many loops, and its own pings unless others are asked for."""
+    plain = ENGINE.with_loops(options.loops)
+    if options.ping_interval is None:
+        return plain
+    return replace(plain, command=f"{plain.command} --ping-interval {options.ping_interval:g}")
+
+
 def measure(options: argparse.Namespace, connections: int, seconds: float) -> dict[str, Any]:
     """One engine under the load: the load generator's JSON, and the kernel's memory before and with all open."""
     port = free_port()
-    command = ENGINE.with_loops(options.loops).filled(port=port, nats="off", node="bench0")
+    command = engine(options).filled(port=port, nats="off", node="bench0")
     with running(command, port) as pid:
         sampler = Sampler()
         sampler.start()
@@ -256,6 +265,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rooms", type=int, default=10, help="(default 10)")
     parser.add_argument("--members", type=int, default=100, help="of each room (default 100)")
     parser.add_argument("--room-rate", type=float, default=10.0, help="publishes a second (default 10)")
+    parser.add_argument("--ping-interval", type=float, metavar="S", help="the engine's (default: its own default)")
     parser.add_argument("--load", type=Path, default=HERE / "bin" / "load", help="the load generator")
     parser.add_argument("--json", type=Path, help="the file of results (default: bench/results/scale-N.json)")
     options = parser.parse_args(arguments)
@@ -283,7 +293,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "connections": options.connections,
         "loops": options.loops,
-        "engine": ENGINE.with_loops(options.loops).shown(),
+        "engine": engine(options).shown(),
         "load": shlex.join(load_command(options, options.connections, options.seconds)),
         "many": many,
         "few": few,
@@ -305,6 +315,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     command = f"make bench-scale N={options.connections} SECONDS={options.seconds:g} QUIET={options.quiet:g}"
+    if options.ping_interval is not None:
+        command += f' ARGS="--ping-interval {options.ping_interval:g}"'
     write(options.json, {**head, "command": command, "scale": {**scale, "figures": figures(scale)}})
     print(shown(scale))
     faults = trouble(scale)

@@ -100,7 +100,7 @@ def test_the_summary_has_every_figure():
 def test_memory_that_would_not_suffice_is_a_sentence():
     assert scale.short_of_memory(1_000_000, 24e6) == ""
     assert scale.short_of_memory(1_000_000, 4e6) == (
-        "1,000,000 connections need about 10.0 GB for both ends, and 4.1 GB are available"
+        "1,000,000 connections need about 8.0 GB for both ends, and 4.1 GB are available"
     )
 
 
@@ -111,6 +111,13 @@ def test_loops_are_as_many_as_descriptors_demand(monkeypatch):
     assert scale.parse_options(["--connections", "1000000"]).loops == 58
     assert scale.parse_options(["--connections", "2000"]).loops == 2
     assert contenders.ENGINE.with_loops(58).shown().count("--loops 58 ") == 1
+
+
+def test_the_engine_pings_as_it_does_unless_asked_otherwise():
+    plain = scale.parse_options(["--connections", "2000"])
+    rarely = scale.parse_options(["--connections", "2000", "--ping-interval", "600"])
+    assert "ping" not in scale.engine(plain).shown()
+    assert scale.engine(rarely).shown() == scale.engine(plain).shown() + " --ping-interval 600"
 
 
 def test_what_can_not_run_is_told_before_anything_is_started(monkeypatch, tmp_path):
