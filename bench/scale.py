@@ -30,7 +30,7 @@ from results import RESULTS, write
 
 FEW = 1000  # connections of the load that is compared with
 FEW_SECONDS = 60.0
-BYTES_A_CONNECTION = 8_000  # of memory, user's and the kernel's, both ends: more than was ever measured
+BYTES_A_CONNECTION = 8_600  # of memory, user's and the kernel's, both ends: more than was ever measured
 LOOPS_MAX = 250  # the engine's bound
 SAMPLE_S = 0.5
 PAGE_KB = 4

@@ -100,7 +100,7 @@ def test_the_summary_has_every_figure():
 def test_memory_that_would_not_suffice_is_a_sentence():
     assert scale.short_of_memory(1_000_000, 24e6) == ""
     assert scale.short_of_memory(1_000_000, 4e6) == (
-        "1,000,000 connections need about 8.0 GB for both ends, and 4.1 GB are available"
+        "1,000,000 connections need about 8.6 GB for both ends, and 4.1 GB are available"
     )
 
 
