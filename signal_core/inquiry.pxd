@@ -15,10 +15,10 @@ from signal_core.memory cimport KIND_EVENT, Msg, msg_new_heap
 from signal_core.news cimport WHO_MAX, line_size, put_who
 from signal_core.post cimport post
 from signal_core.rooms cimport NO_ROOM, Member, members_of, rooms_find
-from signal_core.roomtable cimport RoomEntry, entry_loops, room_hash
+from signal_core.roomtable cimport WORD_LOOPS, WORD_SHIFT, RoomEntry, entry_loops, room_hash
 from signal_core.slab cimport CONN_JOINING, CONN_OPEN, Conn, slab_conn
 from signal_core.state cimport EVENT_LISTED, Loop
-from signal_core.sys cimport se_load_seqcst
+from signal_core.sys cimport se_load16_seqcst
 
 cdef enum:
     # What is asked: the upper half of `origin`. In the lower: a close code; or for lists, how many at most (upper 16
@@ -34,10 +34,10 @@ cdef enum:
 cdef inline bint is_first_loop(RoomEntry* entry, uint32_t index) noexcept nogil:
     """Whether no loop with a lower index has members: so each room is listed once."""
     cdef uint32_t word
-    for word in range(index >> 6):
-        if se_load_seqcst(&entry_loops(entry)[word]):
+    for word in range(index >> WORD_SHIFT):
+        if se_load16_seqcst(&entry_loops(entry)[word]):
             return False
-    return se_load_seqcst(&entry_loops(entry)[index >> 6]) & (((<uint64_t>1) << (index & 63)) - 1) == 0
+    return se_load16_seqcst(&entry_loops(entry)[index >> WORD_SHIFT]) & ((1 << (index & (WORD_LOOPS - 1))) - 1) == 0
 
 
 cdef inline void list_rooms(Loop* loop, const Msg* asked, uint32_t places, uint32_t most, Msg* told) noexcept nogil:

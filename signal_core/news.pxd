@@ -29,10 +29,10 @@ from signal_core.memory cimport (
 from signal_core.natsout cimport subject_denied
 from signal_core.post cimport post, post_has_room
 from signal_core.rooms cimport MARK_NONE, NO_ROOM, Member, members_of, rooms_find_serial
-from signal_core.roomtable cimport Audience, RoomEntry, audience_of, entry_loops
+from signal_core.roomtable cimport WORD_LOOPS, WORD_SHIFT, Audience, RoomEntry, audience_of, entry_loops
 from signal_core.slab cimport CONN_OPEN, Conn, slab_conn
 from signal_core.state cimport CLUSTER_UP, Change, Hub, Loop, News
-from signal_core.sys cimport se_add_relaxed, se_load_relaxed, se_load_seqcst, se_siphash13
+from signal_core.sys cimport se_add_relaxed, se_load16_seqcst, se_load_relaxed, se_load_seqcst, se_siphash13
 
 cdef enum:
     WHO_MAX = NODE_MAX + 1 + LOCAL_TEXT + 6 + USER_MAX    # bytes of `<peer> user=U`, of a peer of this node
@@ -482,8 +482,8 @@ cdef inline void room_question(Loop* loop, RoomEntry* entry, uint16_t mark, cons
     cdef uint32_t index
     cdef Msg* msg
     for index in range(loop.hub.nloops + 1):
-        bits = se_load_seqcst(&entry_loops(entry)[index >> 6])
-        if not bits >> (index & 63) & 1:
+        bits = se_load16_seqcst(&entry_loops(entry)[index >> WORD_SHIFT])
+        if not bits >> (index & (WORD_LOOPS - 1)) & 1:
             continue
         if index == loop.hub.nloops:
             n = put_who(loop, NULL, who)

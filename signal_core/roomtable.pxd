@@ -11,8 +11,8 @@ from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint8_t, uint16_t, uint32_t, ui
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 from signal_core.sys cimport (
-    SE_STATIC_ASSERT, se_add_seqcst, se_and_seqcst, se_load8_acquire, se_load_seqcst, se_lock, se_or_seqcst,
-    se_pointer_acquire, se_pointer_release, se_siphash13, se_store_seqcst, se_unlock,
+    SE_STATIC_ASSERT, se_add_seqcst, se_and16_seqcst, se_load8_acquire, se_load16_seqcst, se_load_seqcst, se_lock,
+    se_or16_seqcst, se_pointer_acquire, se_pointer_release, se_siphash13, se_store_seqcst, se_unlock,
 )
 
 cdef enum:
@@ -20,6 +20,8 @@ cdef enum:
     STRIPES = 1 << 10         # so many that one holds a thousand of a million rooms: it grows under its lock
     SLOTS_AT_FIRST = 8
     ENTRY_HEAD = 33           # bytes of a RoomEntry before its name
+    WORD_SHIFT = 4            # loops of a word of its bitmap: so small that `@` and a UUID fit malloc's 72 bytes
+    WORD_LOOPS = 1 << 4
 
 cdef struct Retired:      # first in whatever is freed late
     Retired* next         # 8
@@ -53,7 +55,7 @@ cdef struct RoomEntry:    # one malloc: a user's room has little else, and milli
     uint32_t serial       # 4  never 0; with the hash not given twice within four billion rooms
     void* audience        # 8  Audience; NULL: nobody ever listened. Set once, read without the lock
     uint8_t size          # 1
-    char name[7]          # and on; from the next whole word RoomTable.words words, entry_loops
+    char name[7]          # and on; from the next even address RoomTable.words words, entry_loops
 
 cdef struct RoomSlots:    # open addressing; a removed entry leaves GONE
     Retired retired       # 16
@@ -94,9 +96,9 @@ cdef inline uint64_t room_hash(const RoomTable* table, const char* name, size_t 
     return hash if hash else 1
 
 
-cdef inline uint64_t* entry_loops(RoomEntry* entry) noexcept nogil:
-    """Bit i: loop i has members; after the loops, the service. Atomic."""
-    return <uint64_t*>((<size_t>entry.name + entry.size + 7) & ~<size_t>7)
+cdef inline uint16_t* entry_loops(RoomEntry* entry) noexcept nogil:
+    """Bit i of words of WORD_LOOPS: loop i has members; after the loops, the service. Atomic."""
+    return <uint16_t*>((<size_t>entry.name + entry.size + 1) & ~<size_t>1)
 
 
 cdef inline RoomSlots* slots_new(uint64_t count) noexcept nogil:
@@ -110,7 +112,7 @@ cdef inline bint table_init(RoomTable* table, uint32_t loops) noexcept nogil:
     """On zeroed memory with the key set, for so many loops and the service. False without memory."""
     cdef int i
     table.epoch = 1
-    table.words = loops // 64 + 1
+    table.words = loops // WORD_LOOPS + 1
     for i in range(STRIPES):
         table.stripes[i].slots = slots_new(SLOTS_AT_FIRST)
         if table.stripes[i].slots == NULL:
@@ -214,8 +216,8 @@ cdef inline bint stripe_grow(RoomTable* table, Stripe* stripe) noexcept nogil:
 
 
 cdef inline RoomEntry* entry_new(RoomTable* table, const char* name, size_t n, uint64_t hash) noexcept nogil:
-    cdef size_t size = (ENTRY_HEAD + n + 7) & ~<size_t>7
-    cdef RoomEntry* entry = <RoomEntry*>calloc(1, size + table.words * sizeof(uint64_t))
+    cdef size_t size = ((ENTRY_HEAD + n + 1) & ~<size_t>1) + table.words * sizeof(uint16_t)
+    cdef RoomEntry* entry = <RoomEntry*>calloc(1, size if size > sizeof(RoomEntry) else sizeof(RoomEntry))
     if entry != NULL:
         entry.hash = <uint32_t>hash
         while entry.serial == 0:
@@ -228,7 +230,7 @@ cdef inline RoomEntry* entry_new(RoomTable* table, const char* name, size_t n, u
 cdef inline bint entry_has_loops(const RoomTable* table, RoomEntry* entry) noexcept nogil:
     cdef uint64_t i
     for i in range(table.words):
-        if se_load_seqcst(&entry_loops(entry)[i]):
+        if se_load16_seqcst(&entry_loops(entry)[i]):
             return True
     return False
 
@@ -260,7 +262,7 @@ cdef inline RoomEntry* table_enter(RoomTable* table, const char* name, size_t n,
         slots_put(<RoomSlots*>stripe.slots, entry)
         stripe.filled += 1
         stripe.live += 1
-    se_or_seqcst(&entry_loops(entry)[loop >> 6], (<uint64_t>1) << (loop & 63))
+    se_or16_seqcst(&entry_loops(entry)[loop >> WORD_SHIFT], <uint16_t>(1 << (loop & (WORD_LOOPS - 1))))
     if not se_load8_acquire(&entry.confirmed) and not entry.dirty:
         entry.dirty = True
         sync[0] = True
@@ -274,7 +276,7 @@ cdef inline bint table_exit(RoomTable* table, RoomEntry* entry, uint32_t loop) n
     cdef Stripe* stripe = stripe_of(table, entry.hash)
     cdef bint sync = False
     se_lock(&stripe.lock)
-    se_and_seqcst(&entry_loops(entry)[loop >> 6], ~((<uint64_t>1) << (loop & 63)))
+    se_and16_seqcst(&entry_loops(entry)[loop >> WORD_SHIFT], <uint16_t>~(1 << (loop & (WORD_LOOPS - 1))))
     if not entry_has_loops(table, entry) and not entry.dirty:
         entry.dirty = True
         sync = True

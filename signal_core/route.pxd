@@ -31,8 +31,8 @@ from signal_core.rooms cimport (
     rooms_add, rooms_find, rooms_find_serial, rooms_remove,
 )
 from signal_core.roomtable cimport (
-    Audience, RoomEntry, entry_loops, room_hash, table_enter, table_exit, table_find, table_listen, table_unlisten,
-    table_unmark,
+    WORD_LOOPS, Audience, RoomEntry, entry_loops, room_hash, table_enter, table_exit, table_find, table_listen,
+    table_unlisten, table_unmark,
 )
 from signal_core.slab cimport (
     CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, NO_SLOT, Brief, Conn, slab_cold,
@@ -42,7 +42,7 @@ from signal_core.state cimport (
     CLUSTER_OFF, CLUSTER_UP, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS,
     CODE_UNAVAILABLE, Hub, Loop,
 )
-from signal_core.sys cimport SE_PREFETCH, SE_RARE, se_load8_acquire, se_load_relaxed, se_load_seqcst
+from signal_core.sys cimport SE_PREFETCH, SE_RARE, se_load8_acquire, se_load16_seqcst, se_load_relaxed, se_load_seqcst
 from signal_core.wheel cimport wheel_arm, wheel_arm_by
 
 cdef enum:
@@ -153,8 +153,8 @@ cdef inline uint8_t post_room(Loop* loop, RoomEntry* entry, Msg* msg) noexcept n
     cdef Msg* copy
     cdef uint8_t code = CODE_OK
     for word in range(<uint32_t>loop.hub.rooms.words):
-        bits = se_load_seqcst(&entry_loops(entry)[word])
-        bit = word * 64
+        bits = se_load16_seqcst(&entry_loops(entry)[word])
+        bit = word * WORD_LOOPS
         while bits:
             index = bit if bit < loop.hub.nloops else SERVICE_LOOP
             if bits & 1 and index != loop.index:

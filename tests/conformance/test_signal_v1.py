@@ -222,6 +222,25 @@ def test_pub(node: kit.Engine, client: type[Peer], payload: str | bytes) -> None
         assert peers[0].settle() == outsider.settle() == []
 
 
+def test_members_on_very_many_loops() -> None:
+    """A room knows its loops in several words, after a name of any length; who left is not heard of again."""
+    with kit.engine(nats="off", loops=40) as engine, several(engine.port, 120) as peers:
+        for size in (1, 2, 36, 37):
+            room = "r" * size
+            for peer in peers:
+                peer.join(room)
+            peers[0].say(f"PUB {room}", str(size))
+            for peer in peers[1:]:
+                peer.expect("MSG", room, peers[0].address)
+            for peer in peers[2:]:
+                assert peer.ask(f"UNSUB {room}") == "ok"
+            peers[0].say(f"PUB {room}", "again")
+            peers[1].expect("MSG", room, peers[0].address)
+        assert all(peer.settle() == [] for peer in peers)
+        at = [loop["connections"] for loop in engine.stats()["loops"]]
+        assert sum(at) == 120 and any(at[16:32]) and any(at[32:])
+
+
 def test_the_sender_need_not_be_a_member(node: kit.Engine, client: type[Peer]) -> None:
     room = fresh("room")
     with several(node.port, 4, client=client) as (sender, *members):

@@ -9,7 +9,7 @@ INTERVAL = 250
 ROOMS_A_TURN = 4096
 
 
-@pytest.fixture(params=[1, 7])
+@pytest.fixture(params=[1, 7, 40])
 def crowd(request: pytest.FixtureRequest) -> probe.Crowd:
     crowd = probe.Crowd(CONNS, request.param)
     crowd.open()
