@@ -288,6 +288,8 @@ def inspect(token: str) -> dict[str, Any]:
 
     try:
         found = jwt.decode_complete(token, options={"verify_signature": False})
+    except UnicodeError:
+        raise ConfigError("this is no JSON Web Token (it has bytes that are no text): give the whole of one.") from None
     except jwt.InvalidTokenError as wrong:
         raise ConfigError(f"this is no JSON Web Token ({wrong}): give the whole of one.") from None
     return {"header": found["header"], "claims": found["payload"]}

@@ -133,6 +133,10 @@ def test_a_token_that_is_nested_too_deeply() -> None:
     assert "no JSON Web Token" in complaint("inspect", f"{head}.{claims}.c2ln")
 
 
+def test_a_token_that_is_no_text() -> None:
+    assert "no JSON Web Token" in complaint("inspect", "a.\udcff.c")
+
+
 def test_a_short_secret() -> None:
     """The engine takes it, and says once which setting it is in; PyJWT, which knows no settings, is silent."""
     with kit.engine(auth="jwt", auth_key="k") as engine:
