@@ -267,7 +267,11 @@ def _send(options: argparse.Namespace) -> int:
 
 
 def _token() -> str:
-    return os.environ.get(TOKEN_VARIABLE, "")
+    """The token to connect with, "" for none. Raises ConfigError for what no header can hold."""
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise ConfigError(f"{TOKEN_VARIABLE} has a space, a line's end or a letter that is not ASCII: give one token.")
+    return token
 
 
 def _mint(options: argparse.Namespace) -> int:

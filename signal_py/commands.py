@@ -13,6 +13,7 @@ from signal_py.client import Heard, LostError, open_client
 from signal_py.errors import ConfigError, DeliveryError
 
 FAILED = 1  # exit status of what was refused, or of a connection that was lost
+NAME_MAX = 128  # characters of a room or @USER; addresses are shorter
 PRESENCE = {"MEMBERS": "member", "JOIN": "join", "LEAVE": "leave"}  # verb: the word that is printed
 
 
@@ -111,6 +112,8 @@ def _check_words(words: Sequence[str], what: str) -> None:
     for word in words:
         if not word or " " in word or not word.isprintable():  # a space or a line's end would end the word that it is
             raise ConfigError(f"{what} '{word}' is empty, or has a space or something unprintable in it: mend that.")
+        if len(word) > NAME_MAX:  # a head beyond its bound has no ref, so nothing would answer
+            raise ConfigError(f"{what} has {len(word)} characters: give one of at most {NAME_MAX}.")
 
 
 def _say(text: str) -> None:

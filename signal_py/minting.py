@@ -11,7 +11,7 @@ from typing import Any
 from signal_py.config import SETTINGS
 from signal_py.errors import ConfigError
 from signal_py.grants import GrantError, grant_of, verdict_of
-from signal_py.tokens import algorithm_of, check_secret, inspect, load_pem, mint, read_key, require_jwt
+from signal_py.tokens import algorithm_of, check_secret, hush_pyjwt, inspect, load_pem, mint, read_key, require_jwt
 
 DEFAULT_TTL = 3600.0  # seconds
 LONGEST_TTL = 1e10  # three centuries
@@ -45,6 +45,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, environ: dict[str, str]) -> int:
     """Prints a token, or what is in one; the exit status. Raises ConfigError."""
     require_jwt()
+    hush_pyjwt()
     if options.words:
         if options.words[0] != "inspect" or len(options.words) != 2:
             raise ConfigError("token takes flags, or 'inspect' and one token: see 'signal-engine token --help'.")

@@ -26,12 +26,14 @@ logger = logging.getLogger(__name__)
 def serve(config: Config) -> int:
     """Runs an engine until SIGINT (it stops) or SIGTERM (it drains first); the exit status. Raises ConfigError."""
     from signal_core.engine import malloc_steadily
+    from signal_py.tokens import hush_pyjwt
 
     if config.auth == "callback":
         raise ConfigError(
             f"{config.named('auth')} is callback, which is for programs that embed the engine: use jwt or off."
         )
     configure(config.log_format, config.log_level)
+    hush_pyjwt()
     raise_descriptors()
     malloc_steadily()
     return asyncio.run(_serve(config))

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from signal_py.config import ALGORITHMS, Config
 from signal_py.errors import ConfigError
 from signal_py.grants import Grant, grant_of
+from signal_py.log import event
 
 if TYPE_CHECKING:
     import jwt
 
 FETCH_PAUSE = 1.0  # seconds at least between two looks for keys
 FETCH_TIMEOUT = 5  # seconds for an answer of the server that has the keys
+SECRET_MIN = 32  # bytes that HS256 asks for: who has a token can guess a shorter secret
 MISSING = "--auth jwt needs PyJWT: pip install 'signal-engine[jwt]'."
+
+logger = logging.getLogger(__name__)
 
 
 class TokenError(Exception):
@@ -171,6 +177,7 @@ def keys_of(config: Config) -> Keys:
     require_jwt()
     if config.auth_key:
         check_secret(config.auth_key, config.named("auth-key"))
+        _warn_of_short(config.auth_key.encode(errors="surrogateescape"), config.named("auth-key"))
         return FixedKey(config.auth_key, "HS256", config.named("auth-key"))
     if config.auth_key_file:
         return _key_of_file(config.auth_key_file, config.named("auth-key-file"))
@@ -193,11 +200,23 @@ def require_jwt() -> None:
         raise ConfigError(MISSING) from None
 
 
+def hush_pyjwt() -> None:
+    """For our own commands: PyJWT's words about a short secret go past the log, and name no setting as ours do."""
+    warnings.filterwarnings("ignore", message="The HMAC key is ")
+
+
+def _warn_of_short(secret: bytes, named: str) -> None:
+    if len(secret) < SECRET_MIN:
+        text = f"the secret of tokens is short and can be guessed: use {SECRET_MIN} random bytes or more"
+        event(logger, "warning", text, setting=named, bytes=len(secret))
+
+
 def _key_of_file(path: str, named: str) -> FixedKey:
     """A public key (PEM) for the algorithm of its kind; what is no PEM is a secret for HS256."""
     data = read_key(path, named)
     if not data.startswith(b"-----BEGIN"):
         check_secret(data, named)
+        _warn_of_short(data, named)
         return FixedKey(data, "HS256", path)
     key = load_pem(data, named, path)
     if hasattr(key, "public_key"):  # whoever has the private one may verify, too
@@ -269,6 +288,8 @@ def inspect(token: str) -> dict[str, Any]:
 
     try:
         found = jwt.decode_complete(token, options={"verify_signature": False})
+    except UnicodeError:
+        raise ConfigError("this is no JSON Web Token (it has bytes that are no text): give the whole of one.") from None
     except jwt.InvalidTokenError as wrong:
         raise ConfigError(f"this is no JSON Web Token ({wrong}): give the whole of one.") from None
     return {"header": found["header"], "claims": found["payload"]}

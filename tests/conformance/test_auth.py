@@ -85,6 +85,7 @@ BAD = {
     "no signature": lambda: jwt.encode({"sub": "ann"}, None, algorithm="none"),
     "over": lambda: token("ann", ttl=-5),
     "not yet": lambda: token("ann", nbf=time.time() + 60),
+    "made in the future": lambda: token("ann", iat=time.time() + 60),
     "another algorithm": lambda: token("ann", algorithm="HS384"),
     "a user with a space": lambda: token("a b"),
     "a user with a star": lambda: token("a.*"),

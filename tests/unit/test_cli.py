@@ -61,6 +61,20 @@ def test_help_explains(command: str) -> None:
     assert "SIGNAL_ENGINE_TOKEN" in done.stdout
 
 
+@pytest.mark.parametrize("token", ["a\nX-Forged: 1", "a b", "\u00e9", "\udcff"])
+def test_a_token_that_no_header_can_hold(token: str) -> None:
+    """It is told before anything is sent, and it is not shown."""
+    said = complaint(kit.run("pub", "lobby", "x", SIGNAL_ENGINE_TOKEN=token))
+    assert "SIGNAL_ENGINE_TOKEN" in said and "give one token" in said and token not in said
+
+
+@pytest.mark.parametrize("command", ["sub", "pub", "send"])
+def test_a_name_that_is_too_long(command: str) -> None:
+    """Its head would be answered without a ref, and the command would wait for one."""
+    said = complaint(kit.run(command, "r" * 600, *(["x"] if command != "sub" else [])))
+    assert "has 600 characters: give one of at most 128" in said
+
+
 def test_help_of_drain_and_token() -> None:
     drain, token = (" ".join(kit.run(command, "--help").stdout.split()) for command in ("drain", "token"))
     assert "exit status 0 once it has begun" in drain

@@ -133,6 +133,21 @@ def test_a_token_that_is_nested_too_deeply() -> None:
     assert "no JSON Web Token" in complaint("inspect", f"{head}.{claims}.c2ln")
 
 
+def test_a_token_that_is_no_text() -> None:
+    assert "no JSON Web Token" in complaint("inspect", "a.\udcff.c")
+
+
+def test_a_short_secret() -> None:
+    """The engine takes it, and says once which setting it is in; PyJWT, which knows no settings, is silent."""
+    with kit.engine(auth="jwt", auth_key="k") as engine:
+        assert knock(engine.port, "/", bearer(mint("--key", "k"))).status == 101
+        lines = engine.log().splitlines()
+        assert len(engine.events()) == len(lines), lines
+        said = [line for line in engine.events() if line["level"] == "warning"]
+        assert [(line["setting"], line["bytes"]) for line in said] == [("--auth-key", 1)]
+        assert "use 32 random bytes or more" in said[0]["event"]
+
+
 def test_callback_is_for_programs() -> None:
     done = kit.run("serve", "--auth", "callback")
     assert done.returncode == 2 and "embed" in done.stderr and done.stderr.count("\n") == 1
