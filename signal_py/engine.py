@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from signal_py.config import SETTINGS, Config, make_config
 from signal_py.controlwire import CURSOR, NAME, OPERATOR_CLOSE
@@ -79,6 +80,7 @@ class Engine:
             self._config, bool(on_connect or on_disconnect), self._asked_to_drain, authorize
         )
         self._service: Service | None = None
+        self._joining: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pid = os.getpid()
         self._started = False
         self._step: asyncio.Future[None] | None = None  # of the start
@@ -284,23 +286,28 @@ class Engine:
         """
         core = self._core()
         assert self._service is not None
-        ref = self._service.new_ref()
-        code = core.join_room(room, ref, presence)
-        _raise(await self._service.receipt(ref, self._config.ttl + RECEIPT_MARGIN) if code is None else code)
+        async with self._joining.setdefault(room, asyncio.Lock()):  # whoever joins it again waits for the same answer
+            ref = self._service.new_ref()
+            code = core.join_room(room, ref, presence)
+            _raise(await self._service.receipt(ref, self._config.ttl + RECEIPT_MARGIN) if code is None else code)
 
     async def leave(self, room: str) -> None:
         """Ends that. Raises DeliveryError."""
         _raise(self._core().leave_room(room))
 
     def disconnect(self, peer: str, code: int = OPERATOR_CLOSE) -> bool:
-        """Closes a connection of this node with a close code, 1000 to 4999. Whether there was one."""
+        """Closes a connection of this node with a close code. Whether there was one.
+
+        Raises ValueError for a code that may not be sent: those are 1000 to 1003, 1007 to 1014 and 3000 to 4999
+        (RFC 6455 §7.4).
+        """
+        _check_close(code)
         return self._core().disconnect(peer, code)
 
     async def disconnect_user(self, user: str, code: int = OPERATOR_CLOSE) -> int:
-        """Closes all connections of a user to this node; how many there were."""
+        """Closes all connections of a user to this node; how many there were. Raises ValueError as `disconnect`."""
         _check_name("user", user)
-        if not 1000 <= code <= 4999:
-            raise ValueError(f"a close code is 1000 to 4999, not {code}")
+        _check_close(code)
         return await self._inspect(lambda inspection: inspection.disconnect_user(user, code))
 
     async def rooms(self, limit: int = 1000, after: str = "") -> RoomPage:
@@ -335,6 +342,8 @@ class Engine:
         assert self._service is not None
         if receipt and ref is None:
             ref = self._service.new_ref()
+        elif ref is not None and self._service.is_outstanding(ref):
+            raise DeliveryError("bad-request")
         _raise(hand_on(core, ref))
         if receipt and ref is not None:
             seconds = (self._config.ttl if ttl is None else ttl) + RECEIPT_MARGIN
@@ -366,6 +375,11 @@ def _config(settings: Options) -> Config:
 def _check_name(what: str, name: str) -> None:
     if not NAME.fullmatch(name):
         raise ValueError(f"'{name}' can't be a {what}: 1 to 128 printable characters, no space, * or >")
+
+
+def _check_close(code: int) -> None:
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        raise ValueError(f"{code} can't be sent as a close code: 1000 to 1003, 1007 to 1014 and 3000 to 4999 can")
 
 
 def _check_page(limit: int, after: str) -> None:

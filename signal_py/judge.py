@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import logging
 import time
 from collections import deque
@@ -209,7 +210,11 @@ class CallbackJudge:
                 self._fail(question, "it was not asked in time")
                 continue
             try:
-                task = asyncio.ensure_future(self._authorize(request_of(question)))
+                answer = self._authorize(request_of(question))
+                if not inspect.isawaitable(answer):
+                    self._fail(question, "it answered without being awaited: make it an `async def`")
+                    continue
+                task = asyncio.ensure_future(answer)
             except Exception as error:
                 self._fail(question, repr(error))
                 continue

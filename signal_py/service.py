@@ -108,11 +108,21 @@ class Service:
 
     def new_ref(self) -> str:
         """One that is not outstanding: at most 16 of A-Za-z0-9."""
-        self._next_ref += 1
-        return f"{REF_PREFIX}{self._next_ref:x}"
+        while True:
+            self._next_ref += 1
+            ref = f"{REF_PREFIX}{self._next_ref:x}"
+            if ref not in self._receipts:
+                return ref
+
+    def is_outstanding(self, ref: str) -> bool:
+        """Whether a receipt for it is waited for."""
+        return ref in self._receipts
 
     async def receipt(self, ref: str, timeout: float) -> str:
-        """The code that answers `ref`, "" for OK, `timeout` after so many seconds. Call it at once."""
+        """The code that answers `ref`, "" for OK, `timeout` after so many seconds. Call it at once.
+
+        `ref` must not be outstanding.
+        """
         waiting = self._receipts[ref] = self._loop.create_future()
         try:
             return await asyncio.wait_for(waiting, timeout)

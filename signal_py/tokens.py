@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import warnings
 from pathlib import Path
@@ -74,6 +75,11 @@ class FixedKey:
         return 0.0
 
 
+def shown(place: str) -> str:
+    """A file, or a URL without what may be secret in it: who asks, and its query."""
+    return re.sub(r"(?<=://)[^/@]*@", "", place.partition("?")[0])
+
+
 class KeySet:
     """A JWKS, in a file or behind a URL, looked at again and again. `find` and `fetch` may be on two threads."""
 
@@ -83,7 +89,7 @@ class KeySet:
         """`place`: a URL, or the path of a file. Raises ValueError for a URL that is none of the web's."""
         import jwt
 
-        self.source = place.partition("?")[0]
+        self.source = shown(place)
         self.refresh = refresh
         self._file: Path | None = None
         if "://" not in place:
@@ -93,7 +99,7 @@ class KeySet:
             self._client = jwt.PyJWKClient(place, lifespan=max(1, int(refresh)), timeout=FETCH_TIMEOUT)
         except jwt.PyJWKClientError:
             raise ValueError("its scheme is neither http nor https") from None
-        self._keys: dict[str | None, tuple[Any, str]] | None = None
+        self._keys: dict[str | None, list[tuple[Any, str]]] | None = None
         self._looked = -FETCH_PAUSE
 
     def find(self, header: dict[str, Any]) -> tuple[Any, str]:
@@ -101,16 +107,24 @@ class KeySet:
         if keys is None:
             raise KeysMissingError("there are no keys yet")
         name = header.get("kid")
+        fit = keys.get(name, []) if name is None or isinstance(name, str) else []
         if name is None and len(keys) == 1:
-            return next(iter(keys.values()))
-        if not isinstance(name, str) or name not in keys:
+            fit = next(iter(keys.values()))
+        if len(fit) > 1:  # without a name, or with the same for different kinds of keys (RFC 7517 §4.5)
+            fit = [key for key in fit if key[1] == header.get("alg")]
+        if not fit:
             raise KeyUnknownError("its key is not known")
-        return keys[name]
+        if len(fit) > 1:
+            raise TokenError("several keys of the JWKS fit its kid and algorithm: each is to have a kid of its own")
+        return fit[0]
 
     def fetch(self) -> None:
         self._looked = time.monotonic()
         found = self._client.get_jwk_set(refresh=True) if self._file is None else self._read(self._file)
-        self._keys = {key.key_id: (key.key, str(key.algorithm_name)) for key in found.keys}
+        keys: dict[str | None, list[tuple[Any, str]]] = {}
+        for key in found.keys:
+            keys.setdefault(key.key_id, []).append((key.key, str(key.algorithm_name)))
+        self._keys = keys
 
     def _read(self, file: Path) -> jwt.PyJWKSet:
         import jwt
@@ -186,9 +200,8 @@ def keys_of(config: Config) -> Keys:
         if "://" not in config.auth_jwks:
             keys.fetch()
     except Exception as error:  # whatever PyJWT says of what is no JWKS
-        raise ConfigError(
-            f"{config.named('auth-jwks')} {config.auth_jwks} can't be used: {error}. Name a JWKS file or its URL."
-        ) from None
+        place = f"{config.named('auth-jwks')} {shown(config.auth_jwks)}"
+        raise ConfigError(f"{place} can't be used: {error}. Name a JWKS file or its URL.") from None
     return keys
 
 

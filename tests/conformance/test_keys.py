@@ -64,6 +64,28 @@ def write_jwks(path: Path, **keys: Any) -> None:
     fresh_file.rename(path)
 
 
+def test_keys_without_names(tmp_path: Path) -> None:
+    """A JWKS may leave `kid` out: a key is then the only one of its algorithm, or can't be told from the others."""
+    keys = {algorithm: make() for algorithm, make in KEYS.items()}
+    file = tmp_path / "jwks.json"
+
+    def write(*made: Any) -> None:
+        write_jwks(file, **{str(number): key for number, key in enumerate(made)})
+        plain = [{k: v for k, v in key.items() if k != "kid"} for key in json.loads(file.read_text())["keys"]]
+        file.write_text(json.dumps({"keys": plain}))
+
+    write(*keys.values())
+    with kit.engine(auth="jwt", auth_jwks=file) as engine:
+        for algorithm, key in keys.items():
+            assert knock(engine.port, "/", bearer(token("ann", key=key, algorithm=algorithm))).status == 101
+        other = KEYS["ES256"]()
+        assert knock(engine.port, "/", bearer(token("ann", key=other, algorithm="ES256"))).status == 401
+    write(keys["ES256"], KEYS["ES256"]())
+    with kit.engine(auth="jwt", auth_jwks=file, log_level="debug") as engine:
+        assert knock(engine.port, "/", bearer(token("ann", key=keys["ES256"], algorithm="ES256"))).status == 401
+        until(lambda: b"several keys of the JWKS fit" in engine.log(), "the log says why")
+
+
 def test_a_jwks_file_is_rotated(tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     keys = {algorithm: make() for algorithm, make in KEYS.items()}

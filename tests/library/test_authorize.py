@@ -154,6 +154,19 @@ async def refuses_nonsense(asked: Request) -> Refusal:
     return Refusal(status=200)
 
 
+def answers_unawaited(asked: Request) -> Any:
+    return Grant(user="ann")
+
+
+def test_an_authorizer_that_is_no_coroutine_function(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(engine: Engine, port: int) -> None:
+        assert (await asyncio.to_thread(knock, port)).status == 503
+        reasons = {record.__dict__["fields"]["reason"] for record in caplog.records}
+        assert reasons == {"it answered without being awaited: make it an `async def`"}
+
+    run(answers_unawaited, test)
+
+
 @pytest.mark.parametrize(
     "authorize", [raises, raises_at_once, answers_nonsense, grants_nonsense, grants_a_trap, refuses_nonsense]
 )

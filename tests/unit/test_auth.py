@@ -17,6 +17,7 @@ from minted import SECRET, token
 from signal_core import probe
 from signal_py.address import redacted
 from signal_py.config import make_config
+from signal_py.errors import ConfigError
 from signal_py.grants import (
     PATTERN,
     RIGHTS_MAX,
@@ -246,6 +247,13 @@ def test_tokens_in_urls_are_not_shown(url: str, shown: str) -> None:
 def verifier(**more: object) -> Any:
     settings: dict[str, object] = {"auth": "jwt", "auth-key": SECRET} | more
     return verifier_of(make_config(settings, {name: name for name in settings}))
+
+
+def test_what_a_jwks_url_hides_is_not_told() -> None:
+    with pytest.raises(ConfigError) as wrong:
+        verifier(**{"auth-key": "", "auth-jwks": "ftp://ann:secret@host/keys?key=secret"})
+    assert "ftp://host/keys can't be used" in str(wrong.value)
+    assert "secret" not in str(wrong.value)
 
 
 def test_what_a_token_grants() -> None:
