@@ -3,7 +3,7 @@
     python bench/storm.py                              # all cut at one moment
     python bench/storm.py --rate 3000                  # ... so many a second
     python bench/storm.py --server "--accept-rate 6000"    # ... at an engine that takes so many a second
-    python bench/storm.py --own-processor --server "--accept-rate 8000"    # ... from a processor apart
+    python bench/storm.py --own-processor --server "--accept-rate 5000"    # ... from a processor apart
     python bench/storm.py --apart                      # relays at another engine: what the machine alone makes of it
 
 From bin/load storm. With --apart the relays and their engine have nothing to do with the storm but that they run on the
