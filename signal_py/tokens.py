@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 FETCH_PAUSE = 1.0  # seconds at least between two looks for keys
 FETCH_TIMEOUT = 5  # seconds for an answer of the server that has the keys
+KEYS_TRIED = 4  # keys at most that one token is tried with, where its `kid` and algorithm name no single one
 SECRET_MIN = 32  # bytes that HS256 asks for: who has a token can guess a shorter secret
 MISSING = "--auth jwt needs PyJWT: pip install 'signal-engine[jwt]'."
 
@@ -37,6 +39,10 @@ class KeysMissingError(Exception):
     """No key could be fetched so far."""
 
 
+Key = tuple[Any, str]
+"""As PyJWT takes it, and the only algorithm that it is for."""
+
+
 class Keys(Protocol):
     """Where a token's key is found."""
 
@@ -44,8 +50,11 @@ class Keys(Protocol):
     changing: bool  # there is something to fetch
     refresh: float  # seconds from one look to the next
 
-    def find(self, header: dict[str, Any]) -> tuple[Any, str]:
-        """The key for a token's header, and its only algorithm. Raises KeyUnknownError, KeysMissingError."""
+    def find(self, header: dict[str, Any]) -> list[Key]:
+        """The keys for a token's header: one, or up to KEYS_TRIED that it can't tell apart, of one algorithm.
+
+        Raises KeyUnknownError, KeysMissingError.
+        """
 
     def fetch(self) -> None:
         """Looks for keys; may block. What it raises is told, and leaves what is known as it is."""
@@ -65,8 +74,8 @@ class FixedKey:
         self.algorithm = algorithm
         self.source = source
 
-    def find(self, header: dict[str, Any]) -> tuple[Any, str]:
-        return self._key, self.algorithm
+    def find(self, header: dict[str, Any]) -> list[Key]:
+        return [(self._key, self.algorithm)]
 
     def fetch(self) -> None:
         """There is nothing to fetch."""
@@ -77,7 +86,7 @@ class FixedKey:
 
 def shown(place: str) -> str:
     """A file, or a URL without what may be secret in it: who asks, and its query."""
-    return re.sub(r"(?<=://)[^/@]*@", "", place.partition("?")[0])
+    return re.sub(r"(?<=://)[^/]*@", "", place.partition("?")[0])
 
 
 class KeySet:
@@ -86,7 +95,8 @@ class KeySet:
     changing = True
 
     def __init__(self, place: str, refresh: float) -> None:
-        """`place`: a URL, or the path of a file. Raises ValueError for a URL that is none of the web's."""
+        """`place`: a URL, or the path of a file. Raises ValueError for a URL that is none of the web's, or has a user:
+        Python would send none, and take the password for a port, which its error then tells."""
         import jwt
 
         self.source = shown(place)
@@ -95,14 +105,16 @@ class KeySet:
         if "://" not in place:
             self._file = Path(place).resolve()
             return
+        if self.source != place.partition("?")[0]:
+            raise ValueError("it has a user, which is not sent: leave that out")
         try:
             self._client = jwt.PyJWKClient(place, lifespan=max(1, int(refresh)), timeout=FETCH_TIMEOUT)
         except jwt.PyJWKClientError:
             raise ValueError("its scheme is neither http nor https") from None
-        self._keys: dict[str | None, list[tuple[Any, str]]] | None = None
+        self._keys: dict[str | None, list[Key]] | None = None  # by `kid`, which several may have
         self._looked = -FETCH_PAUSE
 
-    def find(self, header: dict[str, Any]) -> tuple[Any, str]:
+    def find(self, header: dict[str, Any]) -> list[Key]:
         keys = self._keys
         if keys is None:
             raise KeysMissingError("there are no keys yet")
@@ -114,16 +126,22 @@ class KeySet:
             fit = [key for key in fit if key[1] == header.get("alg")]
         if not fit:
             raise KeyUnknownError("its key is not known")
-        if len(fit) > 1:
-            raise TokenError("several keys of the JWKS fit its kid and algorithm: each is to have a kid of its own")
-        return fit[0]
+        return fit
 
     def fetch(self) -> None:
         self._looked = time.monotonic()
         found = self._client.get_jwk_set(refresh=True) if self._file is None else self._read(self._file)
-        keys: dict[str | None, list[tuple[Any, str]]] = {}
+        keys: dict[str | None, list[Key]] = {}
+        left_out = 0
         for key in found.keys:
-            keys.setdefault(key.key_id, []).append((key.key, str(key.algorithm_name)))
+            alike, algorithm = keys.setdefault(key.key_id, []), str(key.algorithm_name)
+            if sum(other == algorithm for _, other in alike) < KEYS_TRIED:
+                alike.append((key.key, algorithm))
+            else:
+                left_out += 1
+        if left_out:
+            text = "keys of a JWKS are left out: too many have the same kid, or none"
+            event(logger, "warning", text, source=self.source, left_out=left_out, most=KEYS_TRIED)
         self._keys = keys
 
     def _read(self, file: Path) -> jwt.PyJWKSet:
@@ -148,23 +166,14 @@ class Verifier:
         self._leeway = leeway
         self._jwt = jwt.PyJWT({"verify_aud": bool(audience), "verify_iss": bool(issuer)})
         self._wrong = jwt.InvalidTokenError
+        self._forged = jwt.InvalidSignatureError
         self._header = jwt.get_unverified_header
 
     def grant(self, token: bytes) -> Grant:
         """What a token grants. Raises TokenError, GrantError, KeyUnknownError, KeysMissingError."""
         try:
             header = self._header(token) if self.keys.changing else {}
-            key, algorithm = self.keys.find(header)
-            if algorithm not in self._algorithms:
-                raise TokenError(f"{algorithm} is not among the algorithms that are allowed")
-            claims = self._jwt.decode(
-                token,
-                key,
-                algorithms=[algorithm],
-                audience=self._audience,
-                issuer=self._issuer,
-                leeway=self._leeway,
-            )
+            claims = self._claims(token, self.keys.find(header))
         except self._wrong as wrong:
             raise TokenError(str(wrong)) from None
         if "exp" in claims:
@@ -173,6 +182,27 @@ class Verifier:
             except OverflowError:
                 raise TokenError("its end is beyond all time") from None
         return grant_of(claims)
+
+    def _claims(self, token: bytes, keys: list[Key]) -> dict[str, Any]:
+        """By the first key whose signature it has. Raises TokenError, and what PyJWT does."""
+        *others, last = keys
+        for key in others:
+            with contextlib.suppress(self._forged):
+                return self._decode(token, *key)
+        return self._decode(token, *last)
+
+    def _decode(self, token: bytes, key: Any, algorithm: str) -> dict[str, Any]:
+        if algorithm not in self._algorithms:
+            raise TokenError(f"{algorithm} is not among the algorithms that are allowed")
+        claims: dict[str, Any] = self._jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            audience=self._audience,
+            issuer=self._issuer,
+            leeway=self._leeway,
+        )
+        return claims
 
 
 def verifier_of(config: Config) -> Verifier:
@@ -201,7 +231,8 @@ def keys_of(config: Config) -> Keys:
             keys.fetch()
     except Exception as error:  # whatever PyJWT says of what is no JWKS
         place = f"{config.named('auth-jwks')} {shown(config.auth_jwks)}"
-        raise ConfigError(f"{place} can't be used: {error}. Name a JWKS file or its URL.") from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or error  # an OSError's text has the path
+        raise ConfigError(f"{place} can't be used: {reason}. Name a JWKS file or its URL.") from None
     return keys
 
 

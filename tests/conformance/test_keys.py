@@ -18,6 +18,7 @@ import pytest
 
 import kit
 from minted import KEYS, SECRET, bearer, knock, protocol_of, token, write_pem
+from signal_py.tokens import KEYS_TRIED
 from wire import until
 
 
@@ -64,26 +65,40 @@ def write_jwks(path: Path, **keys: Any) -> None:
     fresh_file.rename(path)
 
 
+def write_nameless(path: Path, *keys: Any) -> None:
+    write_jwks(path, **{str(number): key for number, key in enumerate(keys)})
+    bare = [{k: v for k, v in key.items() if k != "kid"} for key in json.loads(path.read_text())["keys"]]
+    path.write_text(json.dumps({"keys": bare}))
+
+
 def test_keys_without_names(tmp_path: Path) -> None:
-    """A JWKS may leave `kid` out: a key is then the only one of its algorithm, or can't be told from the others."""
-    keys = {algorithm: make() for algorithm, make in KEYS.items()}
+    """A JWKS may leave `kid` out: a token is good that one of those for its algorithm has signed."""
     file = tmp_path / "jwks.json"
-
-    def write(*made: Any) -> None:
-        write_jwks(file, **{str(number): key for number, key in enumerate(made)})
-        plain = [{k: v for k, v in key.items() if k != "kid"} for key in json.loads(file.read_text())["keys"]]
-        file.write_text(json.dumps({"keys": plain}))
-
-    write(*keys.values())
+    keys = [(algorithm, make()) for algorithm, make in KEYS.items() for _ in range(2)]
+    write_nameless(file, *(key for _, key in keys))
     with kit.engine(auth="jwt", auth_jwks=file) as engine:
-        for algorithm, key in keys.items():
-            assert knock(engine.port, "/", bearer(token("ann", key=key, algorithm=algorithm))).status == 101
-        other = KEYS["ES256"]()
-        assert knock(engine.port, "/", bearer(token("ann", key=other, algorithm="ES256"))).status == 401
-    write(keys["ES256"], KEYS["ES256"]())
-    with kit.engine(auth="jwt", auth_jwks=file, log_level="debug") as engine:
-        assert knock(engine.port, "/", bearer(token("ann", key=keys["ES256"], algorithm="ES256"))).status == 401
-        until(lambda: b"several keys of the JWKS fit" in engine.log(), "the log says why")
+
+        def answer(key: Any, algorithm: str, **more: Any) -> int:
+            return knock(engine.port, "/", bearer(token("ann", key=key, algorithm=algorithm, **more))).status
+
+        assert [answer(key, algorithm) for algorithm, key in keys] == [101] * len(keys)
+        assert [answer(key, algorithm, ttl=-60) for algorithm, key in keys] == [401] * len(keys)
+        assert [answer(make(), algorithm) for algorithm, make in KEYS.items()] == [401] * len(KEYS)
+        assert answer(keys[0][1], keys[0][0], kid="other") == 401
+
+
+def test_a_token_is_tried_with_so_many_keys(tmp_path: Path) -> None:
+    """More that have the same name, or none, are left out, which the log tells."""
+    file = tmp_path / "jwks.json"
+    keys = [KEYS["ES256"]() for _ in range(KEYS_TRIED + 1)]
+    other = KEYS["EdDSA"]()
+    write_nameless(file, *keys, other)
+    with kit.engine(auth="jwt", auth_jwks=file) as engine:
+        until(lambda: b"keys of a JWKS are left out" in engine.log(), "the log tells it")
+        given = [token("ann", key=key, algorithm="ES256") for key in keys]
+        given.append(token("ann", key=other, algorithm="EdDSA"))
+        answers = [knock(engine.port, "/", bearer(one)).status for one in given]
+        assert answers == [101] * KEYS_TRIED + [401, 101]
 
 
 def test_a_jwks_file_is_rotated(tmp_path: Path) -> None:

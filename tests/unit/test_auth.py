@@ -249,10 +249,19 @@ def verifier(**more: object) -> Any:
     return verifier_of(make_config(settings, {name: name for name in settings}))
 
 
-def test_what_a_jwks_url_hides_is_not_told() -> None:
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("ftp://host/keys?key=secret", "ftp://host/keys can't be used: its scheme is neither http nor https"),
+        ("https://ann:secret@host/keys", "https://host/keys can't be used: it has a user, which is not sent"),
+        ("https://ann:s@secret@host/keys?secret", "https://host/keys can't be used: it has a user, which is not sent"),
+        ("https:/host/keys?key=secret", "https:/host/keys can't be used: No such file or directory"),
+    ],
+)
+def test_what_a_jwks_url_hides_is_not_told(place: str, told: str) -> None:
     with pytest.raises(ConfigError) as wrong:
-        verifier(**{"auth-key": "", "auth-jwks": "ftp://ann:secret@host/keys?key=secret"})
-    assert "ftp://host/keys can't be used" in str(wrong.value)
+        verifier(**{"auth-key": "", "auth-jwks": place})
+    assert told in str(wrong.value)
     assert "secret" not in str(wrong.value)
 
 
