@@ -14,7 +14,7 @@ from signal_py.config import SETTINGS, Config, make_config
 from signal_py.controlwire import CURSOR, NAME, OPERATOR_CLOSE
 from signal_py.errors import ConfigError, DeliveryError, EngineError
 from signal_py.inspection import Inspection, MemberPage, RoomPage
-from signal_py.judge import Authorizer
+from signal_py.judge import Authorizer, is_plain
 from signal_py.runtime import Runtime
 from signal_py.service import Handler, Handlers, Message, Service
 
@@ -59,7 +59,7 @@ class Engine:
         on_connect     called with the peer of each client that connects
         on_disconnect  called with the peer and the close code of each client that goes
         on_presence    called with a Presence of each peer that is in a room joined with presence, joins, leaves
-        authorize      an async function from a Request to a Grant or a Refusal: who may connect, and as whom
+        authorize      an `async def` from a Request to a Grant or a Refusal: who may connect, and as whom
 
         Handlers run on the loop, in order; what a coroutine function returns runs as a task.
         config         ready-made settings, in place of keywords
@@ -76,6 +76,8 @@ class Engine:
                 if authorize is None
                 else "Engine's authorize is given together with another auth than callback: give one of them."
             )
+        if is_plain(authorize):
+            raise ConfigError("Engine's authorize can't be awaited: make it an `async def`.")
         self._runtime = Runtime(
             self._config, bool(on_connect or on_disconnect), self._asked_to_drain, authorize
         )

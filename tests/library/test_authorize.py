@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import socket
 import struct
 import time
@@ -127,8 +128,9 @@ async def raises(asked: Request) -> Grant:
     raise Wrong("the database is away")
 
 
-def raises_at_once(asked: Request) -> Awaitable[Grant]:
-    raise Wrong("the database is away")
+class RaisesAtOnce:
+    def __call__(self, asked: Request) -> Awaitable[Grant]:
+        raise Wrong("the database is away")
 
 
 async def answers_nonsense(asked: Request) -> Any:
@@ -154,21 +156,80 @@ async def refuses_nonsense(asked: Request) -> Refusal:
     return Refusal(status=200)
 
 
-def answers_unawaited(asked: Request) -> Any:
+def plain(asked: Request) -> Grant:
     return Grant(user="ann")
 
 
-def test_an_authorizer_that_is_no_coroutine_function(caplog: pytest.LogCaptureFixture) -> None:
-    async def test(engine: Engine, port: int) -> None:
-        assert (await asyncio.to_thread(knock, port)).status == 503
-        reasons = {record.__dict__["fields"]["reason"] for record in caplog.records}
-        assert reasons == {"it answered without being awaited: make it an `async def`"}
+@functools.wraps(plain)
+def wrapped(asked: Request) -> Grant:
+    return plain(asked)
 
-    run(answers_unawaited, test)
+
+class Plain:
+    def method(self, asked: Request) -> Grant:
+        return plain(asked)
+
+    def __call__(self, asked: Request) -> Grant:
+        return plain(asked)
+
+
+async def yields(asked: Request) -> Any:
+    yield Grant()
+
+
+@pytest.mark.parametrize("authorize", [plain, Plain().method, yields])
+def test_a_plain_function_is_no_authorizer(authorize: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^Engine's authorize can't be awaited: make it an `async def`.$"):
+        Engine(authorize=authorize)
+
+
+@pytest.mark.parametrize("authorize", [Plain(), lambda _: Grant(user="ann"), functools.partial(plain), wrapped])
+def test_an_authorizer_that_turns_out_plain(authorize: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """What only a call can tell: one line says it, without a traceback."""
+
+    async def test(engine: Engine, port: int) -> None:
+        caplog.clear()
+        assert (await asyncio.to_thread(knock, port)).status == 503
+        told = [record for record in caplog.records if record.message == "the authorizer failed"]
+        assert [(one.__dict__["fields"]["reason"], one.exc_info) for one in told] == [
+            ("it returned Grant at once: make it an `async def`", None)
+        ]
+
+    run(authorize, test)
+
+
+async def grants(asked: Request) -> Grant:
+    return Grant(user="ann")
+
+
+@functools.wraps(grants)
+def watched(asked: Request) -> Awaitable[Grant]:
+    return grants(asked)
+
+
+@functools.wraps(plain)
+async def aside(asked: Request) -> Grant:
+    return await asyncio.to_thread(plain, asked)
+
+
+class Grants:
+    async def __call__(self, asked: Request) -> Grant:
+        return await grants(asked)
 
 
 @pytest.mark.parametrize(
-    "authorize", [raises, raises_at_once, answers_nonsense, grants_nonsense, grants_a_trap, refuses_nonsense]
+    "authorize",
+    [watched, aside, Grants(), Grants().__call__, functools.partial(grants), lambda _: asyncio.to_thread(Grant)],
+)
+def test_what_can_be_awaited_is_an_authorizer(authorize: Any) -> None:
+    async def test(engine: Engine, port: int) -> None:
+        assert (await asyncio.to_thread(knock, port)).status == 101
+
+    run(authorize, test)
+
+
+@pytest.mark.parametrize(
+    "authorize", [raises, RaisesAtOnce(), answers_nonsense, grants_nonsense, grants_a_trap, refuses_nonsense]
 )
 def test_an_authorizer_that_fails(authorize: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def test(engine: Engine, port: int) -> None:
