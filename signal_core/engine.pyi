@@ -17,6 +17,9 @@ def tls_try(ca: str, cert: str, key: str) -> None:
 def malloc_steadily() -> None:
     """Of the whole process, for a daemon: freed small blocks are merged one by one, never millions at once."""
 
+def may_close_with(code: int) -> bool:
+    """Whether a Close frame may carry this code: 1000 to 1003, 1007 to 1014, 3000 to 4999 (RFC 6455 §7.4)."""
+
 class Core:
     """The loops, and the two mailboxes by which Python and they talk.
 

@@ -17,7 +17,7 @@ from signal_core.address cimport LOCAL_TEXT, ROOM_MAX, id_make, local_parse, pee
 from signal_core.addresses cimport Addresses, addresses_end
 from signal_core.answers cimport code_text, put_peer
 from signal_core.counters cimport C_COUNT, C_TAKEN
-from signal_core.frame cimport frame_check_layout
+from signal_core.frame cimport close_code_is_valid, frame_check_layout
 from signal_core.inbox cimport inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport CONTROL_LOOP, MAX_LOOPS, SERVICE_LOOP, TICK_MS
 from signal_core.memory cimport (
@@ -115,6 +115,11 @@ def tls_try(ca, cert, key):
 def malloc_steadily():
     """Of the whole process, for a daemon: freed small blocks are merged one by one, never millions at once."""
     se_malloc_steadily()
+
+
+def may_close_with(code):
+    """Whether a Close frame may carry this code."""
+    return 0 <= code <= 0xffff and close_code_is_valid(code)
 
 
 include "core_loops.pxi"

@@ -380,7 +380,9 @@ def _check_name(what: str, name: str) -> None:
 
 
 def _check_close(code: int) -> None:
-    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+    from signal_core.engine import may_close_with
+
+    if not may_close_with(code):
         raise ValueError(f"{code} can't be sent as a close code: 1000 to 1003, 1007 to 1014 and 3000 to 4999 can")
 
 
