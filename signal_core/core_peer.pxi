@@ -61,33 +61,39 @@ cdef class Peer(Loops):
         return self.route_to_room(room.encode(), payload, binary, mark, ttl_ms, False)
 
     def join_room(self, str room, str ref, bint presence):
-        """"": joined, an ERR code: not. None: joined on this node, and a receipt for `ref` will tell when NATS
-        has it."""
+        """"": joined, an ERR code: not. None: joined on this node, now or before, and a receipt for `ref` will tell
+        when NATS has it."""
         self.check()
         cdef bytes name = room.encode()
         cdef RoomEntry* entry
         cdef bytes mark = ref.encode()
         cdef int waits = AWAIT_FAILED
+        cdef bint comes = room not in self.entries
         if not ref_valid(mark, len(mark)) or not room_valid(name, len(name)) or name[:1] in (b"$", b"@"):
             return code_name(CODE_BAD_REQUEST)
-        if room in self.entries:
-            return self.listen_room(room) if presence else ""
-        if len(self.entries) >= self.hub.set.max_rooms:
+        if comes and len(self.entries) >= self.hub.set.max_rooms:
             return code_name(CODE_TOO_MANY_ROOMS)
         service_begin(self.service)
-        entry = room_enter(self.service, name, len(name), room_hash(&self.hub.rooms, name, len(name)))
+        entry = self.enter_room(room, name) if comes else <RoomEntry*><uint64_t>self.entries[room]
         if entry != NULL:
-            self.tell_came(name, True)
-            self.rooms[entry.hash, entry.serial] = room
-            self.entries[room] = <uint64_t>entry
             waits = await_nats(self.service, self.hub.service, entry, mark, <uint32_t>len(mark))
         service_finish(self.service)
         if waits == AWAIT_FAILED:
-            self.leave_room(room)
+            if comes:
+                self.leave_room(room)
             return code_name(CODE_UNAVAILABLE)
         if presence and (heard := self.listen_room(room)):
             return heard
         return None if waits == AWAIT_IT else ""
+
+    cdef RoomEntry* enter_room(self, str room, bytes name):
+        """NULL without memory."""
+        cdef RoomEntry* entry = room_enter(self.service, name, len(name), room_hash(&self.hub.rooms, name, len(name)))
+        if entry != NULL:
+            self.tell_came(name, True)
+            self.rooms[entry.hash, entry.serial] = room
+            self.entries[room] = <uint64_t>entry
+        return entry
 
     @property
     def service_rooms(self):

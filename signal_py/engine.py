@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakValueDictionary
 
 from signal_py.config import SETTINGS, Config, make_config
 from signal_py.controlwire import CURSOR, NAME, OPERATOR_CLOSE
@@ -82,7 +81,6 @@ class Engine:
             self._config, bool(on_connect or on_disconnect), self._asked_to_drain, authorize
         )
         self._service: Service | None = None
-        self._joining: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pid = os.getpid()
         self._started = False
         self._step: asyncio.Future[None] | None = None  # of the start
@@ -285,13 +283,14 @@ class Engine:
         """From now on this program hears what is published to a room, on every node. Raises DeliveryError.
 
         presence  `on_presence` is told who is there, and who joins and leaves; again: who is there, anew
+
+        Each call waits until NATS, where it is up, has the room, also where the program is in it already.
         """
         core = self._core()
         assert self._service is not None
-        async with self._joining.setdefault(room, asyncio.Lock()):  # whoever joins it again waits for the same answer
-            ref = self._service.new_ref()
-            code = core.join_room(room, ref, presence)
-            _raise(await self._service.receipt(ref, self._config.ttl + RECEIPT_MARGIN) if code is None else code)
+        ref = self._service.new_ref()
+        code = core.join_room(room, ref, presence)
+        _raise(await self._service.receipt(ref, self._config.ttl + RECEIPT_MARGIN) if code is None else code)
 
     async def leave(self, room: str) -> None:
         """Ends that. Raises DeliveryError."""
