@@ -243,7 +243,9 @@ class Engine:
         """Sends to a peer, or with `@user` to all connections of a user, on whichever node; at most once.
 
         data     a str goes as text, bytes as binary; at most `max_message` bytes
-        ref      1 to 16 of A-Za-z0-9, for the receiver to answer with (`Message.re`)
+        ref      1 to 16 of A-Za-z0-9, for the receiver to answer with (`Message.re`). While a receipt for it is
+                 waited for, it is `bad-request` here and in `publish`. Without `receipt` it is not kept, and may be
+                 given again; but with `receipt` only once that message is over, whose fate would be told else
         re       the `ref` of the message that this answers
         receipt  wait until it is known what became of it (for a user: until it is accepted)
         ttl      seconds that it may wait, 0.001 to 86400; None: the setting `ttl`

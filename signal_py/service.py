@@ -119,9 +119,9 @@ class Service:
         return ref in self._receipts
 
     async def receipt(self, ref: str, timeout: float) -> str:
-        """The code that answers `ref`, "" for OK, `timeout` after so many seconds. Call it at once.
+        """The code that answers `ref`, which is not outstanding: "" for OK, `timeout` after so many seconds.
 
-        `ref` must not be outstanding.
+        Call it at once.
         """
         waiting = self._receipts[ref] = self._loop.create_future()
         try:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -287,63 +286,6 @@ def test_a_receipt_of_a_slow_peer() -> None:
     asyncio.run(main())
 
 
-def test_a_ref_that_is_outstanding() -> None:
-    """It is refused, whoever chose it first, and costs the first its answer as little as the library's own refs."""
-
-    async def main() -> None:
-        async with Engine(nats="off", loops=2, backlog_messages=4) as engine:
-            peer = await aside(lambda: BarePeer(port_of(engine), receive_buffer=4096))
-
-            async def blocked(ref: str | None) -> str:
-                try:
-                    await engine.send(peer.address, b"x" * 16000, ref=ref, receipt=True, ttl=0.5)
-                except DeliveryError as refused:
-                    return refused.code
-                return ""
-
-            while await blocked(None) == "":
-                pass
-            codes = await asyncio.gather(blocked("a"), blocked("a"), *(blocked(f"s{n:x}") for n in range(2000, 2003)))
-            assert codes[1] == "bad-request" and "bad-request" not in {codes[0], *codes[2:]}, codes
-            assert await blocked("a") in ("expired", "slow-peer")
-            peer.vanish()
-
-    asyncio.run(main())
-
-
-def test_refs_of_the_program_are_not_given_again() -> None:
-    async def main() -> None:
-        async with Engine(nats="off", loops=1) as engine:
-            service = engine._service
-            assert service is not None
-            first = service.new_ref()
-            waiting = [asyncio.ensure_future(service.receipt(f"s{n:x}", 10)) for n in range(2, 5)]
-            await asyncio.sleep(0)
-            assert (first, service.new_ref()) == ("s1", "s5")
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("code", [-1, 0, 1, 999, 1004, 1005, 1006, 1015, 2000, 2999, 5000, 70000])
-def test_close_codes_that_may_not_be_sent(code: int) -> None:
-    """RFC 6455 §7.4."""
-
-    async def main() -> None:
-        async with Engine(nats="off", loops=1) as engine:
-            peer = await aside(BarePeer, port_of(engine))
-            with pytest.raises(ValueError, match=f"^{code} can't be sent as a close code"):
-                engine.disconnect(peer.address, code)
-            with pytest.raises(ValueError, match=f"^{code} can't be sent as a close code"):
-                await engine.disconnect_user("ann", code)
-            assert engine.disconnect(peer.address, 1014)
-            await aside(peer.close)
-
-    asyncio.run(main())
-
-
 def test_on_message() -> None:
     """A handler instead of `messages()`; plain and as a coroutine function."""
 
@@ -418,27 +360,6 @@ def test_the_program_across_nodes() -> None:
 
     with kit.nats() as server:
         asyncio.run(main(server.url))
-
-
-def test_who_joins_again_waits_as_well() -> None:
-    """Until NATS has the room, which it has not while it is stopped."""
-    import kit
-
-    async def main(server: kit.Nats) -> None:
-        async with Engine(nats=server.url, loops=1) as engine:
-            await come(lambda: engine.stats()["nats_state"] == "up")
-            assert server.child is not None
-            server.child.send_signal(signal.SIGSTOP)
-            joins = [asyncio.ensure_future(engine.join("room")) for _ in range(3)]
-            while not await engine.members("room"):
-                pass
-            await engine.publish("room", b"x")
-            assert not any(join.done() for join in joins)
-            server.child.send_signal(signal.SIGCONT)
-            await asyncio.wait_for(asyncio.gather(*joins), LIMIT)
-
-    with kit.nats() as server:
-        asyncio.run(main(server))
 
 
 class AnyRef:
