@@ -13,7 +13,7 @@ from signal_py.config import SETTINGS, Config, make_config
 from signal_py.controlwire import CURSOR, NAME, OPERATOR_CLOSE
 from signal_py.errors import ConfigError, DeliveryError, EngineError
 from signal_py.inspection import Inspection, MemberPage, RoomPage
-from signal_py.judge import Authorizer, is_plain
+from signal_py.judge import Authorizer
 from signal_py.runtime import Runtime
 from signal_py.service import Handler, Handlers, Message, Service
 
@@ -75,8 +75,6 @@ class Engine:
                 if authorize is None
                 else "Engine's authorize is given together with another auth than callback: give one of them."
             )
-        if is_plain(authorize):
-            raise ConfigError("Engine's authorize can't be awaited: make it an `async def`.")
         self._runtime = Runtime(
             self._config, bool(on_connect or on_disconnect), self._asked_to_drain, authorize
         )

@@ -69,13 +69,6 @@ def request_of(question: Question) -> Request:
     return Request(token, remote, origin, path, "&".join(pairs), renewal, user or None)
 
 
-def is_plain(authorize: object) -> bool:
-    """Whether it is a `def` without `async`. Of a lambda, a decorated function or an object its first call tells."""
-    if not (inspect.isfunction(authorize) or inspect.ismethod(authorize)) or hasattr(authorize, "__wrapped__"):
-        return False
-    return authorize.__name__ != "<lambda>" and not inspect.iscoroutinefunction(authorize)
-
-
 def refused(question: Question, status: int, reason: str) -> Verdict:
     """A refusal, noted at level debug: the log must not grow with what strangers try."""
     if logger.isEnabledFor(logging.DEBUG):

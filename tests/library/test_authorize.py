@@ -128,9 +128,8 @@ async def raises(asked: Request) -> Grant:
     raise Wrong("the database is away")
 
 
-class RaisesAtOnce:
-    def __call__(self, asked: Request) -> Awaitable[Grant]:
-        raise Wrong("the database is away")
+def raises_at_once(asked: Request) -> Awaitable[Grant]:
+    raise Wrong("the database is away")
 
 
 async def answers_nonsense(asked: Request) -> Any:
@@ -173,19 +172,9 @@ class Plain:
         return plain(asked)
 
 
-async def yields(asked: Request) -> Any:
-    yield Grant()
-
-
-@pytest.mark.parametrize("authorize", [plain, Plain().method, yields])
-def test_a_plain_function_is_no_authorizer(authorize: Any) -> None:
-    with pytest.raises(ConfigError, match=r"^Engine's authorize can't be awaited: make it an `async def`.$"):
-        Engine(authorize=authorize)
-
-
-@pytest.mark.parametrize("authorize", [Plain(), lambda _: Grant(user="ann"), functools.partial(plain), wrapped])
-def test_an_authorizer_that_turns_out_plain(authorize: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """What only a call can tell: one line says it, without a traceback."""
+@pytest.mark.parametrize("authorize", [plain, Plain(), Plain().method, functools.partial(plain), wrapped])
+def test_an_authorizer_that_is_no_async_def(authorize: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A plain one may return what can be awaited, so its first call tells: in one line, without a traceback."""
 
     async def test(engine: Engine, port: int) -> None:
         caplog.clear()
@@ -229,7 +218,7 @@ def test_what_can_be_awaited_is_an_authorizer(authorize: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "authorize", [raises, RaisesAtOnce(), answers_nonsense, grants_nonsense, grants_a_trap, refuses_nonsense]
+    "authorize", [raises, raises_at_once, answers_nonsense, grants_nonsense, grants_a_trap, refuses_nonsense]
 )
 def test_an_authorizer_that_fails(authorize: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def test(engine: Engine, port: int) -> None:
