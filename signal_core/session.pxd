@@ -148,11 +148,11 @@ cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     if code == CODE_OK and head.presence:
         code = listen(loop, c, head.arg, head.arg_len, &room)
     if code == CODE_OK and head.ref_len:
+        waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len)
+    if waits == AWAIT_IT:
         ref = ref_find(loop, c, head.ref, head.ref_len)
         ref.room = rooms_find(&loop.rooms, entry.hash, entry.name, entry.size) + 1
         ref.listens = head.presence
-        waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len)
-    if waits == AWAIT_IT:
         return
     if waits == AWAIT_FAILED:
         leave(loop, c, head.arg, head.arg_len)
