@@ -121,7 +121,8 @@ def test_who_joins_again_waits_for_nats_as_well() -> None:
 
     async def main(server: kit.Nats) -> None:
         async with Engine(nats=server.url, loops=2) as engine:
-            assert engine.stats()["nats_state"] == "up"
+            while engine.stats()["nats_state"] != "up":
+                await asyncio.sleep(0.01)
             kit.freeze(server)
             try:
                 first, second = (asyncio.ensure_future(engine.join("room")) for _ in range(2))
