@@ -36,7 +36,10 @@ def serve(config: Config) -> int:
     hush_pyjwt()
     raise_descriptors()
     malloc_steadily()
-    return asyncio.run(_serve(config))
+    try:
+        return asyncio.run(_serve(config))
+    finally:  # this thread is the last: what is repeated now waits until the process is gone
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
 
 def raise_descriptors() -> None:
@@ -67,8 +70,6 @@ class Signals:
 
     def close(self) -> None:
         """What comes from now on changes nothing."""
-        for number in STOPPING:
-            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
         asyncio.get_running_loop().remove_reader(self._heard)
         self._heard.close()
