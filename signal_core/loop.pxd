@@ -3,7 +3,7 @@
 One iteration:
  1. sleep in epoll_wait, unless there is work left over;
  2. handle events: accept (accept.pxd), read, write, the NATS link;
- 3. go on telling who is there (news.pxd), take the inbox, then connections with input left over;
+ 3. go on telling who is there (questions.pxd), take the inbox, then connections with input left over;
  4. fire timers; at a drain or a stop, say goodbye and drain the listeners;
  5. write the queues, tell fates (which may fill queues again), write the link's;
  6. free what died, and tell who listens (news.pxd; also before 5);
@@ -45,10 +45,11 @@ from signal_core.memory cimport (
 )
 from signal_core.missed cimport missed_any
 from signal_core.natsout cimport link_queue
-from signal_core.news cimport news_flush, news_question, questions_walk, take_news
+from signal_core.news cimport news_flush, take_news
 from signal_core.origins cimport uncount_address
 from signal_core.post cimport is_payload, post_all, post_event
 from signal_core.presence cimport presence_ask, presence_tick, presence_walk, service_came
+from signal_core.questions cimport questions_walk, take_question
 from signal_core.queue cimport queue_clear
 from signal_core.rights cimport rights_release
 from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, take_room, take_to
@@ -221,7 +222,7 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
         link_queue(loop, msg)
         return
     if msg.kind == KIND_QUESTION:
-        news_question(loop, msg)
+        take_question(loop, msg)
         return
     if msg.kind == KIND_SYNC:
         subs_settle(loop, msg)

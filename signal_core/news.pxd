@@ -9,7 +9,7 @@ link, inbox), and so arrives in order: after the last word on a peer every liste
 text for NATS goes through the link's inbox, also from its own loop.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, qsort, realloc
 from libc.string cimport memchr, memcmp, memcpy, strlen
 from signal_core.address cimport LOCAL_TEXT, NODE_MAX, ROOM_MAX, USER_MAX, peer_run, put_uint, se_lower_run
@@ -23,22 +23,21 @@ from signal_core.identity cimport conn_user
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport NEWS_KEEP, NEWS_TEXT, MEMBERS_TEXT, SERVICE_LOOP
 from signal_core.memory cimport (
-    KIND_FRAME, KIND_NATS, KIND_NEWS, KIND_QUESTION, MSG_COUNTED, MSG_PRESENCE, MSG_SHARED, Msg, msg_copy, msg_free,
+    KIND_FRAME, KIND_NATS, KIND_NEWS, MSG_COUNTED, MSG_PRESENCE, MSG_SHARED, Msg, msg_copy, msg_free,
     msg_new_heap,
 )
 from signal_core.natsout cimport subject_denied
 from signal_core.post cimport post, post_has_room
 from signal_core.rooms cimport MARK_NONE, NO_ROOM, Member, members_of, rooms_find_serial
-from signal_core.roomtable cimport WORD_LOOPS, WORD_SHIFT, Audience, RoomEntry, audience_of, entry_loops
+from signal_core.roomtable cimport Audience, RoomEntry, audience_of
 from signal_core.slab cimport CONN_OPEN, Conn, slab_conn
 from signal_core.state cimport CLUSTER_UP, Change, Hub, Loop, News
-from signal_core.sys cimport se_add_relaxed, se_load16_seqcst, se_load_relaxed, se_load_seqcst, se_siphash13
+from signal_core.sys cimport se_add_relaxed, se_load_relaxed, se_load_seqcst, se_siphash13
 
 cdef enum:
     WHO_MAX = NODE_MAX + 1 + LOCAL_TEXT + 6 + USER_MAX    # bytes of `<peer> user=U`, of a peer of this node
     LINE_MAX = 6 + WHO_MAX + 1                            # of a line that tells of it
     SUBJECT_MAX = 64 + 16 + ROOM_MAX                      # of a subject of presence
-    NOT_BEGUN = 0xffffffff                                # Loop.question_left: every member
 
 
 # -- to NATS --
@@ -380,123 +379,3 @@ cdef inline void news_end(News* news) noexcept nogil:
     news.changes = NULL
     news.text = NULL
     news.count = news.size = news.text_used = news.text_size = 0
-
-
-# -- who is there --
-
-cdef inline void members_send(Loop* loop, RoomEntry* entry, uint32_t marks, const char* node, size_t node_n,
-                              const char* text, size_t n) noexcept nogil:
-    """A part of the answer to some questions: to this node's listeners (`node_n` 0), or to another node, which knows
-    one number, or 0 for several."""
-    cdef char head[192]
-    cdef uint8_t* at
-    if node_n == 0:
-        members_tell(loop, entry, marks, text, n)
-        return
-    at = put(put(<uint8_t*>head, loop.hub.node, loop.hub.node_len), b" ", 1)
-    at += put_uint(<char*>at, <uint16_t>marks if <uint16_t>marks == marks >> 16 else 0)
-    at = put(put(put(at, b" ", 1), entry.name, entry.size), b"\n", 1)
-    presence_publish(loop, b"presence-members", node, node_n, head, <size_t>(<char*>at - head), text, n)
-
-
-cdef inline uint32_t room_answer(Loop* loop, uint32_t room, const Msg* asked, uint32_t left) noexcept nogil:
-    """Tells a room's first `left` members, from the last of them on, while the iteration's share lasts. Returns how
-    many are left: a gap is closed with the last, so none that stays is left out; who joins later is told by JOIN."""
-    cdef RoomEntry* entry = loop.rooms.rooms[room].entry
-    cdef const Member* members = members_of(&loop.rooms, room)
-    cdef size_t used = 0, most = MEMBERS_TEXT
-    cdef uint64_t payload = se_load_relaxed(&loop.hub.max_payload)
-    cdef Msg* text = msg_new_heap(&loop.mem, MEMBERS_TEXT + WHO_MAX + 1, 0)
-    if text == NULL:
-        news_lost(loop)
-        return 0
-    if asked.size and payload < MEMBERS_TEXT + 192:
-        most = <size_t>payload - 192 if payload > 192 else 0
-    while left and loop.members_due:
-        left -= 1
-        loop.members_due -= 1
-        used += put_who(loop, slab_conn(&loop.slab, members[left].slot), <char*>text.data + used)
-        text.data[used] = c"\n"
-        used += 1
-        if used + WHO_MAX + 1 > most:
-            members_send(loop, entry, <uint32_t>asked.origin, <char*>asked.data, asked.size, <char*>text.data, used)
-            used = 0
-    if used:
-        members_send(loop, entry, <uint32_t>asked.origin, <char*>asked.data, asked.size, <char*>text.data, used)
-    msg_free(&loop.mem, text)
-    return left
-
-
-cdef inline void questions_walk(Loop* loop) noexcept nogil:
-    """Answers the questions that wait, the oldest first, while the iteration's share lasts."""
-    cdef Msg* asked
-    cdef uint32_t room, count
-    while loop.questions != NULL and loop.members_due:
-        asked = loop.questions
-        room = rooms_find_serial(&loop.rooms, asked.hash, asked.target)
-        count = 0 if room == NO_ROOM else loop.rooms.rooms[room].count
-        if loop.question_left < count:
-            count = loop.question_left
-        loop.members_due -= 1
-        loop.question_left = room_answer(loop, room, asked, count) if count else 0
-        if loop.question_left:
-            return
-        loop.question_left = NOT_BEGUN
-        loop.questions = asked.next
-        loop.nquestions -= 1
-        msg_free(&loop.mem, asked)
-
-
-cdef inline uint32_t marks_joined(uint32_t one, uint32_t other) noexcept nogil:
-    """Of two questions answered as one: from the first to the last; 0 (all) where one is, or numbers began anew."""
-    if one == 0 or other == 0 or <uint16_t>other < <uint16_t>one:
-        return 0
-    return <uint16_t>one | (other >> 16 << 16)
-
-
-cdef inline void news_question(Loop* loop, Msg* msg) noexcept nogil:
-    """A KIND_QUESTION, taken over. One whose answer has not begun serves whatever its node asks of that room meanwhile:
-    so there are two of a room and node at most."""
-    cdef Msg** end = &loop.questions
-    msg.origin |= msg.origin << 16
-    while end[0] != NULL:
-        if (end != &loop.questions and end[0].target == msg.target and end[0].size == msg.size
-                and memcmp(end[0].data, msg.data, msg.size) == 0):
-            end[0].origin = marks_joined(<uint32_t>end[0].origin, <uint32_t>msg.origin)
-            msg_free(&loop.mem, msg)
-            return
-        end = &end[0].next
-    msg.next = NULL
-    end[0] = msg
-    loop.nquestions += 1
-    questions_walk(loop)
-
-
-cdef inline void room_question(Loop* loop, RoomEntry* entry, uint16_t mark, const char* node,
-                               size_t node_n) noexcept nogil:
-    """Asks every loop of this node that has members; on the link's loop. It answers for the service itself, whose joins
-    and leaves are told by this loop, too."""
-    cdef char who[176]
-    cdef size_t n
-    cdef uint64_t bits
-    cdef uint32_t index
-    cdef Msg* msg
-    for index in range(loop.hub.nloops + 1):
-        bits = se_load16_seqcst(&entry_loops(entry)[index >> WORD_SHIFT])
-        if not bits >> (index & (WORD_LOOPS - 1)) & 1:
-            continue
-        if index == loop.hub.nloops:
-            n = put_who(loop, NULL, who)
-            who[n] = c"\n"
-            members_send(loop, entry, mark | (<uint32_t>mark << 16), node, node_n, who, n + 1)
-            continue
-        msg = msg_new_heap(&loop.mem, node_n, KIND_QUESTION)
-        if msg == NULL:
-            news_lost(loop)
-            continue
-        msg.target = entry.serial
-        msg.hash = entry.hash
-        msg.origin = mark
-        msg.size = <uint32_t>node_n
-        memcpy(msg.data, node, node_n)
-        post(loop, index, msg)

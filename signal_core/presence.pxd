@@ -20,9 +20,10 @@ from signal_core.natsout cimport link_queue
 from signal_core.natswire cimport NatsOp, nats_put_sub
 from signal_core.news cimport (
     change_verb, changes_tell, line_size, members_tell, news_add, presence_publish, publish_new, put_subject,
-    put_who, room_question, who_node, is_heard_abroad,
+    put_who, who_node, is_heard_abroad,
 )
 from signal_core.dial cimport link_write
+from signal_core.questions cimport room_question
 from signal_core.rooms cimport MARK_LISTENS
 from signal_core.roomtable cimport Audience, RoomEntry, audience_of, room_hash, table_find
 from signal_core.state cimport LINK_UP, Hub, Link, Loop, Node

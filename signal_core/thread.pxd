@@ -16,9 +16,9 @@ from signal_core.loop cimport loop_clock, loop_is_over, loop_iterate, loop_reap
 from signal_core.link cimport link_flush
 from signal_core.memory cimport Msg, memory_end
 from signal_core.news cimport news_end
-from signal_core.news cimport NOT_BEGUN
 from signal_core.post cimport post_all, post_event
 from signal_core.presence cimport presence_bye
+from signal_core.questions cimport NOT_BEGUN
 from signal_core.rights cimport rights_release
 from signal_core.rooms cimport rooms_end, rooms_init
 from signal_core.route cimport loop_tell_all
