@@ -2,8 +2,9 @@
 
     python bench/storm.py                              # all cut at one moment
     python bench/storm.py --rate 3000                  # ... so many a second
-    python bench/storm.py --server "--accept-rate 6000"    # ... at an engine that takes so many a second
-    python bench/storm.py --own-processor --server "--accept-rate 5000"    # ... from a processor apart
+    python bench/storm.py --away 4096                  # ... one after another, so many at a time
+    python bench/storm.py --own-processor              # ... by clients that have a processor of their own
+    python bench/storm.py --server "--accept-yield off"    # ... at an engine that takes them as fast as it can
     python bench/storm.py --apart                      # relays at another engine: what the machine alone makes of it
 
 From bin/load storm. With --apart the relays and their engine have nothing to do with the storm but that they run on the
@@ -61,8 +62,9 @@ def load(*arguments: str) -> dict[str, Any]:
 
 def storm_arguments(options: argparse.Namespace, port: int, seconds: float) -> list[str]:
     rate = ["--storm-rate", str(options.rate)] if options.rate else []
+    away = ["--storm-away", str(options.away)] if options.away else []
     cpu = ["--storm-cpu", str(last_processor())] if options.own_processor else []
-    return ["storm", "--storm", str(options.storm), "--setup", "300", "--seconds", str(seconds), *rate, *cpu,
+    return ["storm", "--storm", str(options.storm), "--setup", "300", "--seconds", str(seconds), *rate, *away, *cpu,
             f"ws://127.0.0.1:{port}/"]
 
 
@@ -98,6 +100,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What relays hear of a storm of reconnects.")
     parser.add_argument("--storm", type=int, default=200_000, help="connections that are cut and opened again")
     parser.add_argument("--rate", type=float, default=0, help="cut a second; 0, the default: all at one moment")
+    parser.add_argument("--away", type=int, default=0, help="that are away at a time at most; 0, the default: all")
     parser.add_argument("--server", default="", help="more options of the engine")
     parser.add_argument("--apart", action="store_true", help="the relays go through another engine")
     parser.add_argument("--own-processor", action="store_true", help="the storm has one, the rest the others")

@@ -6,18 +6,19 @@ hears 503, our side is shut down, and what it said is read before it is closed.
 
 from libc.stdint cimport uint32_t, uint64_t
 from signal_core.counters cimport (
-    C_ACCEPTED_SOCKETS, C_ACCEPT_PACED, C_ADDRESS_LIMITED, C_LISTENERS_PAUSED, C_SHED,
+    C_ACCEPTED_SOCKETS, C_ADDRESS_LIMITED, C_LISTENERS_PAUSED, C_SHED,
 )
 from signal_core.conn cimport conn_say_last, socket_say_last
-from signal_core.limits cimport ACCEPTS, ACCEPT_BURST_MS, DRAIN_TICKS, READ_BUFFER, UPGRADE_ANSWER
+from signal_core.limits cimport ACCEPTS, DRAIN_TICKS, READ_BUFFER, UPGRADE_ANSWER
 from signal_core.origins cimport count_peer
+from signal_core.pace cimport pace_allows, pace_look, pace_refund
 from signal_core.session cimport session_read
-from signal_core.slab cimport CONN_HANDSHAKE, Conn, slab_free, slab_take
+from signal_core.slab cimport CONN_DEAD, CONN_HANDSHAKE, Conn, slab_free, slab_take
 from signal_core.state cimport MARK_LISTENER, Hub, Loop
 from signal_core.sys cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC,
     O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
-    se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_now_ns, se_refuse_syns, se_sub_relaxed,
+    se_add_relaxed, se_refuse_syns,
 )
 from signal_core.upgrade cimport upgrade_refuse
 from signal_core.wheel cimport wheel_arm
@@ -116,33 +117,6 @@ cdef inline int shed_with_reserve(Loop* loop, int listener) noexcept nogil:
 
 # -- limits --
 
-cdef inline bint accept_is_due(Hub* hub) noexcept nogil:
-    """Whether one more connection is within accept-rate, which then counts it; accept_refund takes that back."""
-    cdef uint64_t now = se_now_ns(), due = se_load_relaxed(&hub.accept_due), after
-    cdef uint64_t burst = ACCEPT_BURST_MS * 1000000
-    if burst < hub.set.accept_gap:
-        burst = hub.set.accept_gap
-    while True:
-        after = (due if due > now else now) + hub.set.accept_gap
-        if after > now + burst:
-            return False
-        if se_cas_relaxed(&hub.accept_due, &due, after):
-            return True
-
-
-cdef inline void accept_refund(Hub* hub) noexcept nogil:
-    se_sub_relaxed(&hub.accept_due, hub.set.accept_gap)
-
-
-cdef inline bint accept_goes_on(Loop* loop) noexcept nogil:
-    """Whether accept-rate allows one more, which is paid for then. If not, who is queued waits, but for a stop."""
-    if loop.hub.set.accept_gap == 0 or loop.shut or accept_is_due(loop.hub):
-        return True
-    loop.paced = True
-    loop.n[C_ACCEPT_PACED] += 1
-    return False
-
-
 cdef inline int loop_judge(Loop* loop, const Conn* c) noexcept nogil:
     """The HTTP status to turn a new connection away with, 0 where it may stay."""
     cdef Hub* hub = loop.hub
@@ -156,8 +130,11 @@ cdef inline int loop_judge(Loop* loop, const Conn* c) noexcept nogil:
 
 # -- accepting --
 
-cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
-    """Makes a connection of an accepted socket, and reads at once: a handshake usually is there already."""
+cdef inline bint loop_adopt(Loop* loop, int fd) noexcept nogil:
+    """Makes a connection of an accepted socket, and reads at once: a handshake usually is there already.
+
+    False where its client has gone already, while it was queued.
+    """
     cdef Hub* hub = loop.hub
     cdef Conn* c
     cdef epoll_event event
@@ -165,7 +142,7 @@ cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
     c = slab_take(&loop.slab)
     if c == NULL:
         shed(loop, fd)
-        return
+        return True
     c.fd = fd
     c.tag = loop_tag(loop)
     c.state = CONN_HANDSHAKE
@@ -175,24 +152,25 @@ cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) != 0:
         slab_free(&loop.slab, c)
         shed(loop, fd)
-        return
+        return True
     loop.n[C_ACCEPTED_SOCKETS] += 1
     status = loop_judge(loop, c)
     if status:
         turn_away(loop, c, status)
-        return
+        return True
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.answer_by if loop.shut else loop.tick + hub.set.handshake)
     session_read(loop, c)
+    return c.state != CONN_DEAD
 
 
-cdef inline int loop_take(Loop* loop, int listener) noexcept nogil:
-    """Accepts one that is queued. ACCEPT_*."""
+cdef inline int loop_take(Loop* loop, int listener, uint64_t paid) noexcept nogil:
+    """Accepts one that is queued, for what was paid. ACCEPT_*."""
     cdef int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), failed = errno, found
     if fd >= 0:
-        loop_adopt(loop, fd)
+        if not loop_adopt(loop, fd):
+            pace_refund(loop.hub, paid)
         return ACCEPT_MORE
-    if loop.hub.set.accept_gap and not loop.shut:
-        accept_refund(loop.hub)
+    pace_refund(loop.hub, paid)
     if failed in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
         found = shed_with_reserve(loop, listener)
         if found == ACCEPT_CANNOT:
@@ -203,19 +181,21 @@ cdef inline int loop_take(Loop* loop, int listener) noexcept nogil:
 
 cdef inline int loop_accept(Loop* loop, int listener) noexcept nogil:
     """Takes what is queued on a listener, ACCEPTS of it in this iteration. ACCEPT_*."""
+    cdef uint64_t paid
     cdef int found, _i
+    pace_look(loop)
     for _i in range(ACCEPTS):
-        if not accept_goes_on(loop):
+        if not pace_allows(loop, &paid):
             loop_mask(loop, True)
             return ACCEPT_MORE
-        found = loop_take(loop, listener)
+        found = loop_take(loop, listener, paid)
         if found != ACCEPT_MORE:
             return found
     return ACCEPT_MORE
 
 
 cdef inline void loop_accept_paced(Loop* loop) noexcept nogil:
-    """In each iteration while it is paced: takes those who waited, as many as accept-rate allows by now."""
+    """In each iteration while it is paced: takes those who waited, as many as the pace allows by now."""
     cdef uint32_t i
     loop.paced = False
     for i in range(loop.nlisteners):

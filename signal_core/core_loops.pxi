@@ -63,6 +63,9 @@ cdef class Loops:
         hub.set.max_per_address = s["max_connections_per_address"]
         hub.set.max_per_user = s["max_connections_per_user"]
         hub.set.accept_gap = 1000000000 // s["accept_rate"] if s["accept_rate"] else 0
+        if s["accept_yield"]:
+            hub.set.yield_shortest = 1000000000 // (YIELD_MOST * s["processors"])
+            hub.set.yield_longest = 1000000000 // (YIELD_LEAST * s["processors"])
         hub.set.rate = s["max_rate"]
         hub.set.burst = max(s["max_burst"] or s["max_rate"], -(-s["max_rate"] * TICK_MS // 1000))
         hub.set.input_loop = s["input_total"] // hub.nloops

@@ -80,7 +80,7 @@ cdef enum:
     C_GOAWAYS = 62            # GOAWAY sent
     C_DRAINED = 63            # closed with 1001 by a drain
     C_ADDRESS_LIMITED = 64    # answered 429: max-connections-per-address
-    C_ACCEPT_PACED = 65       # times that a loop let new connections wait: accept-rate
+    C_ACCEPT_PACED = 65       # times that a loop let new connections wait: accept-rate, accept-yield
     C_INPUT_BYTES = 66        # gauge: buffers of heads, frames and messages that have come in part
     C_INPUT_LIMITED = 67      # connections closed with 1013, or answered 503: input-total
     C_BACKLOG_LIMITED = 68    # receivers closed: what was begun for them had no room within backlog-total
@@ -95,4 +95,5 @@ cdef enum:
     C_USER_LIMITED = 76       # handshakes answered 429: max-connections-per-user
     C_INQUIRIES = 77          # pieces of operators' questions answered
     C_PRESENCE_DENIED = 78    # presence that could not be told: NATS does not allow the subject
-    C_COUNT = 79
+    C_ACCEPT_YIELDED = 79     # times that the pace of new connections was lowered: accept-yield
+    C_COUNT = 80

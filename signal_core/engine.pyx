@@ -19,7 +19,7 @@ from signal_core.answers cimport code_text, put_peer
 from signal_core.counters cimport C_COUNT, C_TAKEN
 from signal_core.frame cimport close_code_is_valid, frame_check_layout
 from signal_core.inbox cimport inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
-from signal_core.limits cimport CONTROL_LOOP, MAX_LOOPS, SERVICE_LOOP, TICK_MS
+from signal_core.limits cimport CONTROL_LOOP, MAX_LOOPS, SERVICE_LOOP, TICK_MS, YIELD_LEAST, YIELD_MOST
 from signal_core.memory cimport (
     KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE,
     KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, Msg, TELL_PEER, memory_check_layout, msg_free, msg_new_heap,
@@ -72,7 +72,7 @@ class TlsError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 79)
+    SE_STATIC_ASSERT(C_COUNT == 80)
     memory_check_layout()
     table_check_layout()
     slab_check_layout()

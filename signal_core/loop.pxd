@@ -4,7 +4,7 @@ One iteration:
  1. sleep in epoll_wait, unless there is work left over;
  2. handle events: accept (accept.pxd), read, write, the NATS link;
  3. go on telling who is there (questions.pxd), take the inbox, then connections with input left over;
- 4. fire timers; at a drain or a stop, say goodbye and drain the listeners;
+ 4. fire timers (timers.pxd); at a drain or a stop, say goodbye and drain the listeners;
  5. write the queues, tell fates (which may fill queues again), write the link's;
  6. free what died, and tell who listens (news.pxd; also before 5);
  7. post what was held back for other loops.
@@ -12,29 +12,22 @@ Each step is bounded; what is left over waits for the next iteration, which then
 the inbox and the input left over have a share of deliveries each: what one of them has in plenty starves no other.
 """
 
-from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
-from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again, loop_stop, turn_away
-from signal_core.answers cimport refs_due
-from signal_core.auth cimport auth_due, auth_refuse, auth_verdict
-from signal_core.conn cimport (
-    BLOCKED_LOOK, conn_answer, conn_close, conn_expire, conn_flush, conn_frame, conn_id, conn_kill, conn_of,
-    loop_flush,
-)
-from signal_core.counters cimport (
-    C_ATTEMPTED, C_DROPPED_GONE, C_HANDSHAKES_TIMED_OUT, C_KICKED, C_PEERS_LOST, C_PINGS_SENT, C_STALLED, C_WAKES,
-)
+from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again, loop_stop
+from signal_core.auth cimport auth_verdict
+from signal_core.conn cimport conn_close, conn_flush, conn_id, conn_kill, conn_of, loop_flush
+from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_WAKES
 from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
-from signal_core.frame cimport OP_PING
 from signal_core.gaps cimport gaps_tell
 from signal_core.identity cimport conn_uncount_user
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.inquiry cimport loop_inquiry
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
-    ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, MEMBERS_PER_TURN, QUESTIONS_WAITING,
-    RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS, TIMERS_PER_TURN,
+    ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, MEMBERS_PER_TURN,
+    QUESTIONS_WAITING, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
 from signal_core.link cimport link_flush, link_has_output, link_patience, link_read, link_tick, link_writable
@@ -56,133 +49,17 @@ from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, ta
 from signal_core.roomtable cimport table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
-    CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY,
-    FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn, slab_extra, slab_find,
-    slab_free,
+    CONN_DEAD, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn,
+    slab_extra, slab_find, slab_free,
 )
-from signal_core.route cimport joined
-from signal_core.state cimport (
-    CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, MARK_WAKE, Hub, Loop,
-)
+from signal_core.state cimport CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, MARK_WAKE, Hub, Loop
 from signal_core.subs cimport subs_await, subs_retry, subs_settle
 from signal_core.sys cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, MSG_DONTWAIT, MSG_NOSIGNAL, SE_RARE, SIOCOUTQ, epoll_event, epoll_wait,
-    ioctl, read, se_load_seqcst, se_now_ms, se_store_release, se_store_seqcst, se_sub_relaxed, send,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, SE_RARE, epoll_event, epoll_wait, read, se_load_seqcst, se_now_ms,
+    se_store_release, se_store_seqcst, se_sub_relaxed,
 )
-from signal_core.wheel cimport wheel_arm, wheel_next, wheel_pop
-
-
-# -- timers --
-
-cdef inline void timer_ping(Loop* loop, Conn* c) noexcept nogil:
-    cdef uint8_t* body
-    loop.n[C_PINGS_SENT] += 1
-    conn_answer(loop, c, conn_frame(loop, c, OP_PING, 0, 0, &body))
-
-
-cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
-    """Pings who was silent, gives up who stayed so. Returns the tick to look again; 0: the connection is dead."""
-    cdef Cold* cold = slab_cold(&loop.slab, c.slot)
-    cdef Hub* hub = loop.hub
-    if cold.asked and c.heard >= cold.asked:
-        cold.asked = 0
-    if cold.asked:
-        if loop.tick >= cold.asked + hub.set.pong:
-            loop.n[C_PEERS_LOST] += 1
-            conn_kill(loop, c)
-            return 0
-        return cold.asked + hub.set.pong
-    if loop.tick - c.heard < hub.set.ping:
-        return c.heard + hub.set.ping
-    if c.flags & FLAG_BLOCKED:
-        return loop.tick + hub.set.ping
-    cold.asked = loop.tick if loop.tick else 1
-    timer_ping(loop, c)
-    return loop.tick + hub.set.pong
-
-
-cdef inline bint timer_blocked(Loop* loop, Conn* c) noexcept nogil:
-    """Of a blocked connection: drops what expired, ends one that takes nothing. False: it has ended."""
-    cdef Extra* extra = slab_extra(&loop.slab, c)
-    cdef int unsent = 0
-    conn_expire(loop, c)
-    # The kernel says that a socket is writable only when a third of its buffer is free: a slow reader is told by
-    # what it has acknowledged.
-    ioctl(c.fd, SIOCOUTQ, &unsent)
-    if unsent != extra.unsent:
-        extra.unsent = unsent
-        extra.progress = loop.tick
-    if loop.tick - extra.progress < loop.hub.set.stall:
-        return True
-    loop.n[C_STALLED] += 1
-    post_closed(loop, c, 4008)
-    conn_kill_stalled(loop, c)
-    return False
-
-
-cdef inline void post_closed(Loop* loop, Conn* c, uint32_t code) noexcept nogil:
-    """Notes the code that a connection was closed with, for the hooks."""
-    cdef Extra* extra = slab_extra(&loop.slab, c)
-    if extra != NULL:
-        extra.close_code = <unsigned short>code
-
-
-cdef inline void conn_kill_stalled(Loop* loop, Conn* c) noexcept nogil:
-    """4008 goes behind the one message that was begun, if the socket takes it now; the rest is dropped."""
-    cdef uint8_t head[4]
-    if c.out.offset == 0:
-        head[0] = 0x88
-        head[1] = 2
-        head[2] = 4008 >> 8
-        head[3] = 4008 & 0xff
-        send(c.fd, head, 4, MSG_NOSIGNAL | MSG_DONTWAIT)
-    conn_kill(loop, c)
-
-
-cdef inline void timer_open(Loop* loop, Conn* c) noexcept nogil:
-    cdef uint32_t next_look, refs, end
-    next_look = timer_keepalive(loop, c)
-    if next_look == 0:
-        return
-    if c.flags & FLAG_BLOCKED:
-        if not timer_blocked(loop, c):
-            return
-        if loop.tick + BLOCKED_LOOK < next_look:
-            next_look = loop.tick + BLOCKED_LOOK
-    refs = refs_due(loop, c)
-    if refs and refs < next_look:
-        next_look = refs
-    end = auth_due(loop, c)
-    if end and end < next_look:
-        next_look = end
-    if c.state == CONN_OPEN:
-        wheel_arm(&loop.wheel, &loop.slab, c.slot, next_look)
-
-
-cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
-    """The connection's timer fired: does what is due and arms it again."""
-    if c.state == CONN_OPEN:
-        timer_open(loop, c)
-    elif c.state == CONN_JOINING:
-        c.waiting = 0
-        joined(loop, c)
-    elif c.state == CONN_HANDSHAKE and loop.shut:
-        turn_away(loop, c, 503)
-    elif c.state == CONN_JUDGED:
-        auth_refuse(loop, c, 503)
-    elif c.state != CONN_DEAD:
-        if c.state == CONN_HANDSHAKE:
-            loop.n[C_HANDSHAKES_TIMED_OUT] += 1
-        conn_kill(loop, c)
-
-
-cdef inline void loop_timers(Loop* loop) noexcept nogil:
-    cdef uint32_t slot, budget = TIMERS_PER_TURN
-    while True:
-        slot = wheel_pop(&loop.wheel, &loop.slab, loop.tick, &budget)
-        if slot == NO_SLOT:
-            return
-        loop_timer(loop, slab_conn(&loop.slab, slot))
+from signal_core.timers cimport loop_timers
+from signal_core.wheel cimport wheel_is_late, wheel_next
 
 
 # -- the inbox --
@@ -370,13 +247,17 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
     ticks = wheel_next(&loop.wheel)
     if loop.linked != NULL:
         of_link = link_patience(loop)
+        if of_link == 0:
+            return 0
         if of_link < ticks:
             ticks = of_link
+    if ticks == 0:
+        return 0 if wheel_is_late(&loop.wheel, loop.tick) else 1
     if SE_RARE(loop.paced):
-        return ACCEPT_WAIT_MS if ticks else 0
+        return ACCEPT_WAIT_MS
     if SE_RARE(loop.shut or loop.looks_away) and ticks > 1:
         ticks = 1
-    return <int>(ticks * TICK_MS - loop.late_ms) if ticks else 0
+    return <int>(ticks * TICK_MS - loop.late_ms)
 
 
 cdef inline void loop_clock(Loop* loop) noexcept nogil:

@@ -66,7 +66,7 @@ COUNTERS = (
     ("goaways", "counter", "connections told to go elsewhere: GOAWAY"),
     ("drained", "counter", "connections closed with 1001 by a drain"),
     ("address_limited", "counter", "sockets or handshakes answered 429: max-connections-per-address"),
-    ("accept_paced", "counter", "times that a loop let new connections wait: accept-rate"),
+    ("accept_paced", "counter", "times that a loop let new connections wait: accept-rate, accept-yield"),
     ("input_bytes", "gauge", "bytes kept of handshakes, frames and messages that have come in part"),
     ("input_limited", "counter", "connections closed with 1013, or handshakes answered 503: input-total"),
     ("backlog_limited", "counter", "receivers closed: a message begun had no room within backlog-total"),
@@ -80,4 +80,5 @@ COUNTERS = (
     ("user_limited", "counter", "handshakes answered 429: max-connections-per-user"),
     ("inquiries", "counter", "operators' questions about rooms, members and users, in the pieces that a loop answers"),
     ("presence_denied", "counter", "messages of presence not sent: NATS does not allow this node their subject"),
+    ("accept_yielded", "counter", "times that new connections were slowed down, for messages: accept-yield"),
 )

@@ -6,7 +6,7 @@ from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 from signal_core.conn cimport conn_brief, conn_id, conn_kill, conn_of
 from signal_core.counters cimport C_DROPPED_GONE, C_PINGS_SENT
 from signal_core.limits cimport RECLAIMS_PER_TURN
-from signal_core.loop cimport loop_reap, loop_timers
+from signal_core.loop cimport loop_reap
 from signal_core.memory cimport KIND_FRAME, MSG_COUNTED
 from signal_core.post cimport loop_of, post_all
 from signal_core.queue cimport queue_clear
@@ -19,6 +19,7 @@ from signal_core.state cimport CLUSTER_AWAY, CLUSTER_OFF, CODE_NO_SUCH_PEER, COD
 from signal_core.subs cimport subs_lost, subs_settle
 from signal_core.sys cimport munmap, se_malloc_steadily
 from signal_core.thread cimport loop_end, loop_init
+from signal_core.timers cimport loop_timers
 
 cdef enum:
     CROWD_TICK = 1000         # the tick at which a crowd begins
@@ -366,13 +367,14 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def tick(self, uint32_t loop_index=0):
-        """One tick of a loop's timers, a turn of the loop after the other until all that is due has fired, without
+        """One tick of a loop's timers, a turn of the loop a millisecond until all that is due has fired, without
         writing the pings; each is answered at once. `count` is the pings, `worst_ns` that of the longest turn."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef Loop* loop = self.hub.loops[loop_index]
         cdef uint64_t took, before = loop.n[C_PINGS_SENT]
         cdef uint32_t turns = 0
         loop.tick += 1
+        loop.late_ms = 0
         with nogil:
             while loop.wheel.now < loop.tick or loop.wheel.walk != NO_SLOT:
                 took = crowd_cpu()
@@ -381,6 +383,7 @@ cdef class Crowd:
                 cost.total += took
                 cost_one(&cost, took)
                 turns += 1
+                loop.late_ms += 1
                 crowd_unqueue(loop, True)
         cost.count = loop.n[C_PINGS_SENT] - before
         return {**cost_of(&cost), "total_ns": cost.total, "turns": turns}

@@ -8,6 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from signal_core.inbox cimport Chain, Inbox, chain_add, inbox_push, inbox_take, inbox_taken
 from signal_core.memory cimport KIND_TO, Mem, Msg, msg_free, msg_new_heap
+from signal_core.pace cimport pace_after
 from signal_core.rooms cimport (
     NO_ROOM, Place, members_of, places_of, room_join, room_leave, room_member, rooms_add, rooms_end, rooms_find,
     rooms_init, rooms_remove,
@@ -19,7 +20,9 @@ from signal_core.slab cimport (
 )
 from signal_core.sys cimport se_now_ns
 from signal_core.wheel cimport Wheel as c_Wheel
-from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_disarm, wheel_init, wheel_next, wheel_pop
+from signal_core.wheel cimport (
+    wheel_arm, wheel_arm_by, wheel_disarm, wheel_init, wheel_is_late, wheel_next, wheel_pop,
+)
 
 
 cdef void* engine_zeroed(size_t count, size_t size) except NULL:
@@ -124,6 +127,14 @@ cdef class Wheel:
 
     def next(self):
         return wheel_next(&self.wheel)
+
+    def late(self, uint32_t now):
+        return wheel_is_late(&self.wheel, now)
+
+
+def pace(uint64_t gap, uint64_t wait, uint64_t shortest, uint64_t longest):
+    """The ns between two new connections after a look: pace_after."""
+    return pace_after(gap, wait, shortest, longest)
 
 
 # -- rooms of a loop --

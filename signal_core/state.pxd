@@ -89,6 +89,8 @@ cdef struct Settings:             # ticks where a time
     uint64_t max_per_address      # connections; 0: none
     uint32_t max_per_user         # connections; 0: none
     uint64_t accept_gap           # ns from one new connection to the next, in the mean; 0: none
+    uint64_t yield_shortest       # ... at least, while new connections yield to messages,
+    uint64_t yield_longest        # ... and at most; 0: they do not
     uint32_t rate                 # messages a second of a connection; 0: none
     uint32_t burst                # messages of a connection at once
     uint64_t input_loop           # bytes a loop, of what has come in part: the total over the number of loops
@@ -135,6 +137,8 @@ cdef struct Hub:
     uint64_t ndenied              # atomic
     uint64_t connections          # atomic: sockets open on all loops
     uint64_t accept_due           # atomic: ns; new connections are paid for up to here
+    uint64_t yield_gap            # atomic: ns from one to the next while they yield to messages; 0: they don't
+    uint64_t yield_due            # atomic: ns; when that is looked at again
     Addresses* addresses          # NULL: they are not counted
     uint64_t failed               # atomic: errno of a loop that could not start
     uint64_t abroad               # atomic: tick up to which other nodes are known to have listeners
@@ -247,13 +251,20 @@ cdef struct Loop:
     uint32_t phase                # ms by which its ticks are early, so that not all loops fire timers at one moment
     uint32_t late_ms              # since the tick began
     uint64_t tick_began           # at this time, ms
+    uint32_t timers_ms            # ms, modulo 2**32, in which timers were looked at last
     int epoll
     int reserve                   # a descriptor kept to answer 503 with
     int listeners[16]
     uint32_t nlisteners
     bint own_table                # it has a descriptor table of its own
     bint masked                   # hears nothing of its listeners
-    bint paced                    # accept-rate: who is queued on its listeners waits
+    bint paced                    # accept-rate, accept-yield: who is queued on its listeners waits
+    int schedstat                 # of its thread; -1: none
+    uint64_t waited               # ns that it has waited for a processor, up to when it last looked,
+    uint64_t turns                # how often it was given one,
+    uint64_t looked               # and when that was, ns
+    uint64_t passed               # n[C_ATTEMPTED] then,
+    uint64_t passed_at            # and when that was last seen to grow, ns
     bint looks_away               # no descriptor is to be had: hears nothing of its listeners until the next tick
     bint shut                     # takes no new connections: its listeners are being drained, or closed
     bint stopping
@@ -293,8 +304,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[79]                # counters; C_COUNT
-    uint64_t copy[79]             # as of the last KIND_SNAPSHOT
+    uint64_t n[80]                # counters; C_COUNT
+    uint64_t copy[80]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

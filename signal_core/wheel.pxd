@@ -94,6 +94,13 @@ cdef inline uint32_t wheel_pop(Wheel* wheel, Slab* slab, uint32_t now, uint32_t*
         wheel.walk = wheel.head[wheel.now % WHEEL_SLOTS]
 
 
+cdef inline bint wheel_is_late(const Wheel* wheel, uint32_t now) noexcept nogil:
+    """Whether timers may be left that were due before tick `now`."""
+    if wheel.walk != NO_SLOT:
+        return wheel.now < now
+    return wheel.now + 1 < now and wheel.empty_to + 1 < now
+
+
 cdef inline uint32_t wheel_next(Wheel* wheel) noexcept nogil:
     """Ticks until a list that is not empty comes up, WHEEL_SLOTS at most; 0 where one is being walked.
 

@@ -244,6 +244,11 @@ class Config:
         unit="connections",
         high=10**6,
     )
+    accept_yield: str = _setting(
+        "on",
+        "whether new connections are taken more slowly while messages pass and loops have to wait for a processor",
+        choices=("on", "off"),
+    )
     max_rate: int = _setting(
         0,
         "messages a second from one connection, more are refused with 'rate'; 0: no bound",

@@ -30,6 +30,7 @@ class Options(TypedDict, total=False):
     max_connections_per_address: int
     max_connections_per_user: int
     accept_rate: int
+    accept_yield: str
     max_rate: int
     max_burst: int
     handshake_timeout: float

@@ -114,6 +114,8 @@ def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict
         "drain_url": config.drain_url,
         "version": VERSION,
         "loops": config.loops or usable_cores(),
+        "processors": usable_cores(),
+        "accept_yield": config.accept_yield == "on",
         "cluster": cluster,
         "backlog_total": config.backlog_total or memory_bytes() // MEMORY_SHARE,
         "input_total": config.input_total or memory_bytes() // MEMORY_SHARE,

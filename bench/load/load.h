@@ -53,6 +53,7 @@ struct options {
     uint32_t threads;         /* that hold them */
     uint32_t storm;           /* connections that are closed and opened again, */
     double storm_rate;        /* so many a second; 0: all at one moment */
+    uint32_t storm_away;      /* so many not open at a time at most; 0: any number */
     uint32_t storm_threads;   /* and the threads of their own that hold those, */
     int storm_cpu;            /* on a processor of their own; -1: on any */
     uint32_t opening;         /* handshakes under way in all threads; 0: as many as suit them */

@@ -120,6 +120,13 @@ static bool has_to_cut(const struct worker *w)
     return w->storm && w->phase == PHASE_STORM && w->cut < w->count;
 }
 
+/* How many of this thread's connections may be away. */
+static uint32_t away_max(const struct worker *w)
+{
+    const struct options *opt = w->opt;
+    return opt->storm_away ? (opt->storm_away + opt->storm_threads - 1) / opt->storm_threads : w->count;
+}
+
 /* Cut those of the storm's connections whose time has come. */
 static void cut_some(struct worker *w)
 {
@@ -127,7 +134,7 @@ static void cut_some(struct worker *w)
     double due = w->count;
     if (w->opt->storm_rate > 0)
         due = (double)(w->now - began) / 1e9 * w->opt->storm_rate * w->count / w->opt->storm;
-    while (has_to_cut(w) && w->cut < due)
+    while (has_to_cut(w) && w->cut < due && w->closed_count + w->opening < away_max(w))
         conn_cut(w, &w->conns[w->cut++]);
 }
 

@@ -167,6 +167,21 @@ static inline uint64_t se_now_ms(void)
     return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
 }
 
+/* How long a thread has waited for a processor in all, and how often it was given one: of its schedstat in /proc
+ * (Documentation/scheduler/sched-stats.rst). Returns whether the kernel counts that. */
+static inline int se_waited(int schedstat, uint64_t *ns, uint64_t *turns)
+{
+    char text[80], *end;
+    ssize_t n = pread(schedstat, text, sizeof text - 1, 0);
+    if (n <= 0)
+        return 0;
+    text[n] = 0;
+    strtoull(text, &end, 10);
+    *ns = strtoull(end, &end, 10);
+    *turns = strtoull(end, &end, 10);
+    return *turns != 0;
+}
+
 static inline uint64_t se_now_ns(void)
 {
     struct timespec t;

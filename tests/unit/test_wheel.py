@@ -82,9 +82,25 @@ class WheelMachine(RuleBasedStateMachine):
         if self.model:
             assert ahead <= max(min(self.model.values()) - self.wheel.now, 0)
 
+    @invariant()
+    def says_when_it_is_late(self) -> None:
+        for now in (self.wheel.now, self.wheel.now + 1, self.wheel.now + 3, self.wheel.now + 600):
+            if not self.wheel.late(now):
+                assert all(due >= now for due in self.model.values())
+
 
 TestWheel = WheelMachine.TestCase
 TestWheel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_a_tick_that_has_just_come_is_not_late() -> None:
+    """Nor is one that comes after ticks without timers, once the wheel has looked at them."""
+    wheel = probe.Wheel(1, 0)
+    wheel.arm(0, 400)
+    assert wheel.late(400)
+    assert wheel.next() == 400
+    assert not wheel.late(400)
+    assert wheel.late(401)
 
 
 def test_timers_of_a_later_turn_count_as_work() -> None:

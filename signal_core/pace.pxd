@@ -1,0 +1,117 @@
+"""How fast new connections are taken: accept-rate, and less while loops have to wait for a processor. L3.
+
+Who is connected comes first. With accept-yield, a loop that passes messages looks now and then, while it accepts, at
+how long it waited for a processor each time that it had something to do: the kernel counts that for each thread
+(Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat). Where that is more than YIELD_WAIT_NS, the whole
+process takes new connections more slowly, where it is less, faster again; never more slowly than YIELD_LEAST a
+processor and second, so that those who wait have their turn too. Where no messages pass there is nobody to yield to.
+"""
+
+from libc.stdint cimport UINT64_MAX, uint64_t
+from signal_core.counters cimport C_ACCEPT_PACED, C_ACCEPT_YIELDED, C_ATTEMPTED
+from signal_core.limits cimport (
+    ACCEPT_BURST_MS, YIELD_FORGET_NS, YIELD_LOOK_NS, YIELD_STALE_NS, YIELD_WAIT_NS,
+)
+from signal_core.state cimport Hub, Loop
+from signal_core.sys cimport (
+    se_cas_relaxed, se_load_relaxed, se_now_ns, se_store_relaxed, se_sub_relaxed, se_waited,
+)
+
+
+# -- the pace --
+
+cdef inline uint64_t pace_after(uint64_t gap, uint64_t wait, uint64_t shortest, uint64_t longest) noexcept nogil:
+    """ns from one new connection to the next from now on, in the mean: 0, no bound, or from shortest to longest.
+
+    It was `gap`, and a loop waited `wait` ns for a processor.
+    """
+    if wait > YIELD_WAIT_NS:
+        gap = shortest if gap == 0 else gap + gap // 4
+        return gap if gap < longest else longest
+    gap -= gap // 64
+    return gap if gap > shortest else 0
+
+
+cdef inline uint64_t pace_gap(Hub* hub) noexcept nogil:
+    """Mean ns from one new connection to the next that is in force; 0: no bound."""
+    cdef uint64_t gap = se_load_relaxed(&hub.yield_gap)
+    return gap if gap > hub.set.accept_gap else hub.set.accept_gap
+
+
+# -- its feedback --
+
+cdef inline uint64_t pace_waited(Loop* loop, uint64_t now) noexcept nogil:
+    """ns that the loop waited for a processor, in the mean since it last looked; UINT64_MAX where that says nothing."""
+    cdef uint64_t waited = loop.waited, turns = loop.turns, looked = loop.looked, attempted = loop.n[C_ATTEMPTED]
+    if not se_waited(loop.schedstat, &loop.waited, &loop.turns):
+        return UINT64_MAX
+    loop.looked = now
+    if now - looked > YIELD_STALE_NS:
+        loop.passed = attempted
+        return UINT64_MAX
+    if loop.passed != attempted:
+        loop.passed = attempted
+        loop.passed_at = now
+    if now - loop.passed_at > YIELD_FORGET_NS or loop.turns == turns:
+        return UINT64_MAX
+    return (loop.waited - waited) // (loop.turns - turns)
+
+
+cdef inline void pace_look(Loop* loop) noexcept nogil:
+    """While it accepts: takes part in setting the pace."""
+    cdef Hub* hub = loop.hub
+    cdef uint64_t now, due, gap, wait
+    if hub.set.yield_longest == 0:
+        return
+    now = se_now_ns()
+    if now - loop.looked < YIELD_LOOK_NS:
+        return
+    wait = pace_waited(loop, now)
+    due = se_load_relaxed(&hub.yield_due)
+    if wait == UINT64_MAX:
+        if now > due + YIELD_FORGET_NS:
+            se_store_relaxed(&hub.yield_gap, 0)
+        return
+    if now < due or not se_cas_relaxed(&hub.yield_due, &due, now + YIELD_LOOK_NS):
+        return
+    gap = se_load_relaxed(&hub.yield_gap)
+    due = pace_after(gap, wait, hub.set.yield_shortest, hub.set.yield_longest)
+    if due > gap:
+        loop.n[C_ACCEPT_YIELDED] += 1
+    se_store_relaxed(&hub.yield_gap, due)
+
+
+# -- who may come --
+
+cdef inline bint pace_is_due(Hub* hub, uint64_t gap) noexcept nogil:
+    """Whether one more connection is within the pace, which then counts it; pace_refund takes that back."""
+    cdef uint64_t now = se_now_ns(), due = se_load_relaxed(&hub.accept_due), after
+    cdef uint64_t burst = ACCEPT_BURST_MS * 1000000
+    if burst < gap:
+        burst = gap
+    while True:
+        after = (due if due > now else now) + gap
+        if after > now + burst:
+            return False
+        if se_cas_relaxed(&hub.accept_due, &due, after):
+            return True
+
+
+cdef inline bint pace_allows(Loop* loop, uint64_t* paid) noexcept nogil:
+    """Whether one more may be accepted, and what was paid for it. If not, who is queued waits, but for a stop."""
+    cdef uint64_t gap = pace_gap(loop.hub)
+    paid[0] = 0
+    if gap == 0 or loop.shut:
+        return True
+    if pace_is_due(loop.hub, gap):
+        paid[0] = gap
+        return True
+    loop.paced = True
+    loop.n[C_ACCEPT_PACED] += 1
+    return False
+
+
+cdef inline void pace_refund(Hub* hub, uint64_t paid) noexcept nogil:
+    """Of what was paid for a connection that was not there, or not any more."""
+    if paid:
+        se_sub_relaxed(&hub.accept_due, paid)

@@ -1,0 +1,139 @@
+"""What is due of a connection when its timer fires: keepalive, the look at a blocked socket, ends of patience. L4.
+
+A tick's timers fire bit by bit within the tick: many pings at one moment would hold up the messages of their loop, and
+those of the other loops on its processor.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+from signal_core.accept cimport turn_away
+from signal_core.answers cimport refs_due
+from signal_core.auth cimport auth_due, auth_refuse
+from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_expire, conn_frame, conn_kill
+from signal_core.counters cimport C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
+from signal_core.frame cimport OP_PING
+from signal_core.limits cimport TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN
+from signal_core.route cimport joined
+from signal_core.slab cimport (
+    CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_BLOCKED, NO_SLOT, Cold, Conn, Extra,
+    slab_cold, slab_conn, slab_extra,
+)
+from signal_core.state cimport Hub, Loop
+from signal_core.sys cimport MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, ioctl, send
+from signal_core.wheel cimport wheel_arm, wheel_is_late, wheel_pop
+
+
+cdef inline void timer_ping(Loop* loop, Conn* c) noexcept nogil:
+    cdef uint8_t* body
+    loop.n[C_PINGS_SENT] += 1
+    conn_answer(loop, c, conn_frame(loop, c, OP_PING, 0, 0, &body))
+
+
+cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
+    """Pings who was silent, gives up who stayed so. Returns the tick to look again; 0: the connection is dead."""
+    cdef Cold* cold = slab_cold(&loop.slab, c.slot)
+    cdef Hub* hub = loop.hub
+    if cold.asked and c.heard >= cold.asked:
+        cold.asked = 0
+    if cold.asked:
+        if loop.tick >= cold.asked + hub.set.pong:
+            loop.n[C_PEERS_LOST] += 1
+            conn_kill(loop, c)
+            return 0
+        return cold.asked + hub.set.pong
+    if loop.tick - c.heard < hub.set.ping:
+        return c.heard + hub.set.ping
+    if c.flags & FLAG_BLOCKED:
+        return loop.tick + hub.set.ping
+    cold.asked = loop.tick if loop.tick else 1
+    timer_ping(loop, c)
+    return loop.tick + hub.set.pong
+
+
+cdef inline bint timer_blocked(Loop* loop, Conn* c) noexcept nogil:
+    """Of a blocked connection: drops what expired, ends one that takes nothing. False: it has ended."""
+    cdef Extra* extra = slab_extra(&loop.slab, c)
+    cdef int unsent = 0
+    conn_expire(loop, c)
+    # The kernel says that a socket is writable only when a third of its buffer is free: a slow reader is told by
+    # what it has acknowledged.
+    ioctl(c.fd, SIOCOUTQ, &unsent)
+    if unsent != extra.unsent:
+        extra.unsent = unsent
+        extra.progress = loop.tick
+    if loop.tick - extra.progress < loop.hub.set.stall:
+        return True
+    loop.n[C_STALLED] += 1
+    post_closed(loop, c, 4008)
+    conn_kill_stalled(loop, c)
+    return False
+
+
+cdef inline void post_closed(Loop* loop, Conn* c, uint32_t code) noexcept nogil:
+    """Notes the code that a connection was closed with, for the hooks."""
+    cdef Extra* extra = slab_extra(&loop.slab, c)
+    if extra != NULL:
+        extra.close_code = <unsigned short>code
+
+
+cdef inline void conn_kill_stalled(Loop* loop, Conn* c) noexcept nogil:
+    """4008 goes behind the one message that was begun, if the socket takes it now; the rest is dropped."""
+    cdef uint8_t head[4]
+    if c.out.offset == 0:
+        head[0] = 0x88
+        head[1] = 2
+        head[2] = 4008 >> 8
+        head[3] = 4008 & 0xff
+        send(c.fd, head, 4, MSG_NOSIGNAL | MSG_DONTWAIT)
+    conn_kill(loop, c)
+
+
+cdef inline void timer_open(Loop* loop, Conn* c) noexcept nogil:
+    cdef uint32_t next_look, refs, end
+    next_look = timer_keepalive(loop, c)
+    if next_look == 0:
+        return
+    if c.flags & FLAG_BLOCKED:
+        if not timer_blocked(loop, c):
+            return
+        if loop.tick + BLOCKED_LOOK < next_look:
+            next_look = loop.tick + BLOCKED_LOOK
+    refs = refs_due(loop, c)
+    if refs and refs < next_look:
+        next_look = refs
+    end = auth_due(loop, c)
+    if end and end < next_look:
+        next_look = end
+    if c.state == CONN_OPEN:
+        wheel_arm(&loop.wheel, &loop.slab, c.slot, next_look)
+
+
+cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
+    """The connection's timer fired: does what is due and arms it again."""
+    if c.state == CONN_OPEN:
+        timer_open(loop, c)
+    elif c.state == CONN_JOINING:
+        c.waiting = 0
+        joined(loop, c)
+    elif c.state == CONN_HANDSHAKE and loop.shut:
+        turn_away(loop, c, 503)
+    elif c.state == CONN_JUDGED:
+        auth_refuse(loop, c, 503)
+    elif c.state != CONN_DEAD:
+        if c.state == CONN_HANDSHAKE:
+            loop.n[C_HANDSHAKES_TIMED_OUT] += 1
+        conn_kill(loop, c)
+
+
+cdef inline void loop_timers(Loop* loop) noexcept nogil:
+    """Those of a tick bit by bit, for there is a tick's time: many pings at once would hold messages up."""
+    cdef uint32_t slot, budget = TIMERS_PER_TURN, ms = loop.tick * TICK_MS + loop.late_ms
+    if not wheel_is_late(&loop.wheel, loop.tick):
+        if loop.timers_ms == ms:
+            return
+        budget = TIMERS_PER_MS + loop.wheel.armed // (TIMERS_WITHIN * loop.hub.set.ping)
+    loop.timers_ms = ms
+    while True:
+        slot = wheel_pop(&loop.wheel, &loop.slab, loop.tick, &budget)
+        if slot == NO_SLOT:
+            return
+        loop_timer(loop, slab_conn(&loop.slab, slot))

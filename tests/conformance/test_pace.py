@@ -1,0 +1,87 @@
+"""New connections yield to messages (accept-yield), and who is gone before his turn takes nobody else's."""
+
+import contextlib
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kit
+from peers import BarePeer
+from wire import LIMIT, Wire, opened, request, until
+
+SPIN = "import time\nend = time.monotonic() + 120\nwhile time.monotonic() < end: pass"
+AT_ONCE = 64  # clients that connect in one round
+counts_waits = Path("/proc/thread-self/schedstat").exists()
+
+
+@contextlib.contextmanager
+def one_busy_processor(processes: int) -> Iterator[None]:
+    """What is started in the block runs on one processor, and so do some processes that never rest."""
+    all_of_them = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(all_of_them)})
+    busy = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_of_them)
+        for each in busy:
+            each.kill()
+            each.wait()
+
+
+def come_and_go(port: int) -> None:
+    """A round of clients, all of whom are greeted; then they go."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Wire(port)) for _ in range(AT_ONCE)]
+        for client in clients:
+            client.send(request())
+        for client in clients:
+            assert client.read_answer().status == 101
+
+
+@pytest.mark.skipif(not counts_waits, reason="this kernel does not count how long a thread waits for a processor")
+def test_new_connections_yield_to_messages() -> None:
+    with one_busy_processor(4), kit.engine(loops=1) as engine, BarePeer(engine.port) as a:
+
+        def slowed() -> bool:
+            assert a.ask(f"TO {a.address}", "x") == "ok"
+            come_and_go(engine.port)
+            total = engine.stats()["total"]
+            return bool(total["accept_yielded"] and total["accept_paced"])
+
+        until(slowed, "new connections wait", limit=60, every=0)
+
+
+@pytest.mark.parametrize(("setting", "messages"), [("off", True), ("on", False)])
+def test_there_is_nobody_to_yield_to(setting: str, messages: bool) -> None:
+    """Nor do they where that is off."""
+    with one_busy_processor(4), kit.engine(loops=1, accept_yield=setting) as engine, BarePeer(engine.port) as a:
+        for _ in range(30):
+            if messages:
+                assert a.ask(f"TO {a.address}", "x") == "ok"
+            come_and_go(engine.port)
+        total = engine.stats()["total"]
+        assert total["opened"] == 30 * AT_ONCE + 1
+        assert (total["accept_yielded"], total["accept_paced"]) == (0, 0)
+
+
+def test_who_is_gone_before_his_turn() -> None:
+    """At one connection a second, thirty of those do not cost the next one half a minute."""
+    with kit.engine(loops=1, accept_rate=1) as engine:
+        opened(engine.port)[0].socket.close()
+        for _ in range(30):
+            gone = socket.create_connection(("127.0.0.1", engine.port), timeout=LIMIT)
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
+        begun = time.monotonic()
+        with Wire(engine.port) as client:
+            client.send(request())
+            assert client.read_answer().status == 101
+        assert time.monotonic() - begun < 20
