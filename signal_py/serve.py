@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable
 
 from signal_py.address import host_port
@@ -19,6 +21,7 @@ from signal_py.log import configure, event, is_text
 from signal_py.version import VERSION
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+LAST_THREADS = 1.0  # seconds at the end that threads have to leave
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +41,18 @@ def serve(config: Config) -> int:
     malloc_steadily()
     try:
         return asyncio.run(_serve(config))
-    finally:  # this thread is the last: what is repeated now waits until the process is gone
+    finally:  # what is repeated now waits until the process is gone
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        await_threads()
+
+
+def await_threads() -> None:
+    """Until this thread is the only one, or for LAST_THREADS: one that was joined has yet to leave the kernel, and hears
+    signals until then, also once Python has given up handling them."""
+    end = time.monotonic() + LAST_THREADS
+    with contextlib.suppress(OSError):  # no /proc
+        while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < end:
+            time.sleep(0.001)
 
 
 def raise_descriptors() -> None:
