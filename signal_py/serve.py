@@ -47,8 +47,8 @@ def serve(config: Config) -> int:
 
 
 def await_threads() -> None:
-    """Until this thread is the only one, or for LAST_THREADS: one that was joined has yet to leave the kernel, and hears
-    signals until then, also once Python has given up handling them."""
+    """Until this thread is the only one, or for LAST_THREADS: one that was joined has yet to leave the kernel, and
+    hears signals until then, also once Python has given up handling them."""
     end = time.monotonic() + LAST_THREADS
     with contextlib.suppress(OSError):  # no /proc
         while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < end:
