@@ -3,6 +3,7 @@ marked `alone` the machine while other processes (pytest-xdist's) run tests."""
 
 import contextlib
 import fcntl
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import kit
 # An example may take long on a busy machine: a hang is what a test's timeout is for.
 settings.register_profile("patient", settings(), deadline=None)
 settings.load_profile("patient")
+
+# A shell ignores it for what it runs in the background, and what is ignored stays so in every child.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Locked files of the checkout. DOOR: by who begins a test, so that none begins while one waits to be alone.
 DOOR, ROOM = Path(__file__), Path(kit.__file__)
