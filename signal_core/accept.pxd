@@ -6,19 +6,19 @@ hears 503, our side is shut down, and what it said is read before it is closed.
 
 from libc.stdint cimport uint32_t, uint64_t
 from signal_core.counters cimport (
-    C_ACCEPTED_SOCKETS, C_ADDRESS_LIMITED, C_LISTENERS_PAUSED, C_SHED,
+    C_ACCEPTED_SOCKETS, C_ACCEPT_LEFT, C_ADDRESS_LIMITED, C_LISTENERS_PAUSED, C_SHED,
 )
 from signal_core.conn cimport conn_say_last, socket_say_last
-from signal_core.limits cimport ACCEPTS, DRAIN_TICKS, READ_BUFFER, UPGRADE_ANSWER
+from signal_core.limits cimport ACCEPTS, ACCEPT_WAIT_MS, DRAIN_TICKS, READ_BUFFER, UPGRADE_ANSWER
 from signal_core.origins cimport count_peer
 from signal_core.pace cimport pace_allows, pace_look, pace_refund
 from signal_core.session cimport session_read
-from signal_core.slab cimport CONN_DEAD, CONN_HANDSHAKE, Conn, slab_free, slab_take
-from signal_core.state cimport MARK_LISTENER, Hub, Loop
+from signal_core.slab cimport CONN_HANDSHAKE, Conn, slab_free, slab_take
+from signal_core.state cimport MARK_LISTENER, Hub, Loop, loop_ms
 from signal_core.sys cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC,
     O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
-    se_add_relaxed, se_refuse_syns,
+    se_add_relaxed, se_peer_left, se_refuse_syns,
 )
 from signal_core.upgrade cimport upgrade_refuse
 from signal_core.wheel cimport wheel_arm
@@ -130,11 +130,8 @@ cdef inline int loop_judge(Loop* loop, const Conn* c) noexcept nogil:
 
 # -- accepting --
 
-cdef inline bint loop_adopt(Loop* loop, int fd) noexcept nogil:
-    """Makes a connection of an accepted socket, and reads at once: a handshake usually is there already.
-
-    False where its client has gone already, while it was queued.
-    """
+cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
+    """Makes a connection of an accepted socket, and reads at once: a handshake usually is there already."""
     cdef Hub* hub = loop.hub
     cdef Conn* c
     cdef epoll_event event
@@ -142,7 +139,7 @@ cdef inline bint loop_adopt(Loop* loop, int fd) noexcept nogil:
     c = slab_take(&loop.slab)
     if c == NULL:
         shed(loop, fd)
-        return True
+        return
     c.fd = fd
     c.tag = loop_tag(loop)
     c.state = CONN_HANDSHAKE
@@ -152,23 +149,26 @@ cdef inline bint loop_adopt(Loop* loop, int fd) noexcept nogil:
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) != 0:
         slab_free(&loop.slab, c)
         shed(loop, fd)
-        return True
+        return
     loop.n[C_ACCEPTED_SOCKETS] += 1
     status = loop_judge(loop, c)
     if status:
         turn_away(loop, c, status)
-        return True
+        return
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.answer_by if loop.shut else loop.tick + hub.set.handshake)
     session_read(loop, c)
-    return c.state != CONN_DEAD
 
 
 cdef inline int loop_take(Loop* loop, int listener, uint64_t paid) noexcept nogil:
     """Accepts one that is queued, for what was paid. ACCEPT_*."""
     cdef int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), failed = errno, found
+    if fd >= 0 and paid and se_peer_left(fd):
+        loop.n[C_ACCEPT_LEFT] += 1
+        pace_refund(loop.hub, paid)
+        close(fd)
+        return ACCEPT_MORE
     if fd >= 0:
-        if not loop_adopt(loop, fd):
-            pace_refund(loop.hub, paid)
+        loop_adopt(loop, fd)
         return ACCEPT_MORE
     pace_refund(loop.hub, paid)
     if failed in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
@@ -195,11 +195,18 @@ cdef inline int loop_accept(Loop* loop, int listener) noexcept nogil:
 
 
 cdef inline void loop_accept_paced(Loop* loop) noexcept nogil:
-    """In each iteration while it is paced: takes those who waited, as many as the pace allows by now."""
-    cdef uint32_t i
+    """While it is paced: takes those who waited, as many as the pace allows by now; each listener is the first in turn.
+
+    Not more often than a loop that sleeps would wake for it: a busy one would take all that is allowed.
+    """
+    cdef uint32_t i, ms = loop_ms(loop)
+    if ms - loop.paced_ms < ACCEPT_WAIT_MS and not loop.shut:
+        return
     loop.paced = False
+    loop.paced_ms = ms
+    loop.paced_first += 1
     for i in range(loop.nlisteners):
-        loop_accept(loop, loop.listeners[i])
+        loop_accept(loop, loop.listeners[(loop.paced_first + i) % loop.nlisteners])
     loop_mask(loop, loop.paced or loop.looks_away)
 
 

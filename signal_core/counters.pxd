@@ -96,4 +96,6 @@ cdef enum:
     C_INQUIRIES = 77          # pieces of operators' questions answered
     C_PRESENCE_DENIED = 78    # presence that could not be told: NATS does not allow the subject
     C_ACCEPT_YIELDED = 79     # times that the pace of new connections was lowered: accept-yield
-    C_COUNT = 80
+    C_ACCEPT_LEFT = 80        # sockets closed at once: the client had left while it waited for the pace
+    C_QUESTIONS_HELD = 81     # times that a loop left its inbox, for QUESTIONS_WAITING
+    C_COUNT = 82

@@ -20,21 +20,21 @@ cdef enum:
     # -- one iteration of a loop (fairness) --
     EVENTS = 512                   # epoll events taken at once
     ACCEPTS = 64                   # connections accepted a listener and iteration
-    ACCEPT_BURST_MS = 10           # accept-rate: that much of a second's may come at once
-    ACCEPT_WAIT_MS = 5             # ... and when who came too soon is looked at again
+    ACCEPT_BURST_MS = 10           # accept-rate, accept-yield: that much of a second's may come at once
+    ACCEPT_WAIT_MS = 2             # ... and how often a loop looks again at who came too soon
     YIELD_WAIT_NS = 75000          # accept-yield: a loop's mean wait for a processor beyond which new connections wait
     YIELD_LOOK_NS = 10000000       # ... which is looked at that often,
     YIELD_STALE_NS = 200000000     # ... and of which a time longer than that says nothing;
     YIELD_FORGET_NS = 1000000000   # without messages for that long there is nobody to yield to
-    YIELD_MOST = 25000             # new connections a second and processor, beyond which they are not slowed down,
-    YIELD_LEAST = 2000             # ... and that are taken in any case
+    YIELD_MOST = 25000             # the pace, a second and processor, beyond which there is none,
+    YIELD_LEAST = 2000             # ... and that it does not fall below
     FRAMES_PER_TURN = 128          # frames of one connection an iteration
     FLUSHES_PER_TURN = 1024        # connections written to an iteration
     DELIVERIES_PER_STEP = 8192     # deliveries queued by a step of an iteration before the rest of its input waits
     INBOX_PER_TURN = 4096          # inbox items taken an iteration
     TIMERS_PER_TURN = 256          # timers looked at an iteration: each may be a ping, and so a write;
     TIMERS_PER_MS = 16             # ... or, where those of the last tick are done, that many and a share of all a ms,
-    TIMERS_WITHIN = 64             # ... so that, pinged at an even pace, a tick's are done within that many ms
+    TIMERS_WITHIN = 64             # ... so that a tick's are done within that many where all are pinged evenly
     RECLAIMS_PER_TURN = 4096       # pieces of the room table freed an iteration
     NATS_OPS_PER_TURN = 4096       # operations of the NATS link an iteration
     RESUME_BYTES = 1 << 20         # queued for NATS before SUBs wait

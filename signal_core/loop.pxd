@@ -18,7 +18,7 @@ from libc.string cimport memcpy, memmove
 from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again, loop_stop
 from signal_core.auth cimport auth_verdict
 from signal_core.conn cimport conn_close, conn_flush, conn_id, conn_kill, conn_of, loop_flush
-from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_WAKES
+from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_QUESTIONS_HELD, C_WAKES
 from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
 from signal_core.gaps cimport gaps_tell
 from signal_core.identity cimport conn_uncount_user
@@ -58,8 +58,8 @@ from signal_core.sys cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, SE_RARE, epoll_event, epoll_wait, read, se_load_seqcst, se_now_ms,
     se_store_release, se_store_seqcst, se_sub_relaxed,
 )
-from signal_core.timers cimport loop_timers
-from signal_core.wheel cimport wheel_is_late, wheel_next
+from signal_core.timers cimport loop_timers, timers_hurry
+from signal_core.wheel cimport wheel_next
 
 
 # -- the inbox --
@@ -148,6 +148,8 @@ cdef inline void loop_inbox(Loop* loop) noexcept nogil:
         loop.taken = msg.next
         loop_message(loop, msg)
         budget -= 1
+    if SE_RARE(loop.taken != NULL and loop.nquestions >= QUESTIONS_WAITING):
+        loop.n[C_QUESTIONS_HELD] += 1
 
 
 # -- the iteration --
@@ -252,7 +254,7 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
         if of_link < ticks:
             ticks = of_link
     if ticks == 0:
-        return 0 if wheel_is_late(&loop.wheel, loop.tick) else 1
+        return 0 if timers_hurry(loop) else 1
     if SE_RARE(loop.paced):
         return ACCEPT_WAIT_MS
     if SE_RARE(loop.shut or loop.looks_away) and ticks > 1:

@@ -81,4 +81,6 @@ COUNTERS = (
     ("inquiries", "counter", "operators' questions about rooms, members and users, in the pieces that a loop answers"),
     ("presence_denied", "counter", "messages of presence not sent: NATS does not allow this node their subject"),
     ("accept_yielded", "counter", "times that new connections were slowed down, for messages: accept-yield"),
+    ("accept_left", "counter", "sockets closed at once: the client had left while it waited for its turn"),
+    ("questions_held", "counter", "times that a loop put off its inbox, since many questions who is in a room waited"),
 )

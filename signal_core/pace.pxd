@@ -3,8 +3,9 @@
 Who is connected comes first. With accept-yield, a loop that passes messages looks now and then, while it accepts, at
 how long it waited for a processor each time that it had something to do: the kernel counts that for each thread
 (Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat). Where that is more than YIELD_WAIT_NS, the whole
-process takes new connections more slowly, where it is less, faster again; never more slowly than YIELD_LEAST a
-processor and second, so that those who wait have their turn too. Where no messages pass there is nobody to yield to.
+process takes new connections more slowly, where it is less, faster again; its pace is never below YIELD_LEAST a second
+for each processor that its loops can use, so that those who wait have their turn too. Where no messages pass there is
+nobody to yield to.
 """
 
 from libc.stdint cimport UINT64_MAX, uint64_t
@@ -43,9 +44,9 @@ cdef inline uint64_t pace_gap(Hub* hub) noexcept nogil:
 cdef inline uint64_t pace_waited(Loop* loop, uint64_t now) noexcept nogil:
     """ns that the loop waited for a processor, in the mean since it last looked; UINT64_MAX where that says nothing."""
     cdef uint64_t waited = loop.waited, turns = loop.turns, looked = loop.looked, attempted = loop.n[C_ATTEMPTED]
+    loop.looked = now
     if not se_waited(loop.schedstat, &loop.waited, &loop.turns):
         return UINT64_MAX
-    loop.looked = now
     if now - looked > YIELD_STALE_NS:
         loop.passed = attempted
         return UINT64_MAX
@@ -60,7 +61,7 @@ cdef inline uint64_t pace_waited(Loop* loop, uint64_t now) noexcept nogil:
 cdef inline void pace_look(Loop* loop) noexcept nogil:
     """While it accepts: takes part in setting the pace."""
     cdef Hub* hub = loop.hub
-    cdef uint64_t now, due, gap, wait
+    cdef uint64_t now, due, wait, after, gap = se_load_relaxed(&hub.yield_gap)
     if hub.set.yield_longest == 0:
         return
     now = se_now_ns()
@@ -69,16 +70,15 @@ cdef inline void pace_look(Loop* loop) noexcept nogil:
     wait = pace_waited(loop, now)
     due = se_load_relaxed(&hub.yield_due)
     if wait == UINT64_MAX:
-        if now > due + YIELD_FORGET_NS:
+        if gap and now > due + YIELD_FORGET_NS:
             se_store_relaxed(&hub.yield_gap, 0)
         return
     if now < due or not se_cas_relaxed(&hub.yield_due, &due, now + YIELD_LOOK_NS):
         return
-    gap = se_load_relaxed(&hub.yield_gap)
-    due = pace_after(gap, wait, hub.set.yield_shortest, hub.set.yield_longest)
-    if due > gap:
+    after = pace_after(gap, wait, hub.set.yield_shortest, hub.set.yield_longest)
+    if after > gap:
         loop.n[C_ACCEPT_YIELDED] += 1
-    se_store_relaxed(&hub.yield_gap, due)
+    se_store_relaxed(&hub.yield_gap, after)
 
 
 # -- who may come --
@@ -112,6 +112,6 @@ cdef inline bint pace_allows(Loop* loop, uint64_t* paid) noexcept nogil:
 
 
 cdef inline void pace_refund(Hub* hub, uint64_t paid) noexcept nogil:
-    """Of what was paid for a connection that was not there, or not any more."""
+    """Of what was paid for a connection that was not there, or whose client had left."""
     if paid:
         se_sub_relaxed(&hub.accept_due, paid)

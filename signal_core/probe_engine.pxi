@@ -9,6 +9,7 @@ from libc.string cimport memcpy
 from signal_core.inbox cimport Chain, Inbox, chain_add, inbox_push, inbox_take, inbox_taken
 from signal_core.memory cimport KIND_TO, Mem, Msg, msg_free, msg_new_heap
 from signal_core.pace cimport pace_after
+from signal_core.questions cimport marks_joined
 from signal_core.rooms cimport (
     NO_ROOM, Place, members_of, places_of, room_join, room_leave, room_member, rooms_add, rooms_end, rooms_find,
     rooms_init, rooms_remove,
@@ -135,6 +136,11 @@ cdef class Wheel:
 def pace(uint64_t gap, uint64_t wait, uint64_t shortest, uint64_t longest):
     """The ns between two new connections after a look: pace_after."""
     return pace_after(gap, wait, shortest, longest)
+
+
+def questions_joined(uint32_t one, uint32_t other):
+    """The numbers of two questions answered as one: marks_joined."""
+    return marks_joined(one, other)
 
 
 # -- rooms of a loop --

@@ -9,6 +9,7 @@ Link: the loop's with index 0.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from signal_core.addresses cimport AddressBook, Addresses
 from signal_core.inbox cimport Chain, Inbox
+from signal_core.limits cimport TICK_MS
 from signal_core.memory cimport Mem, Msg
 from signal_core.missed cimport Missed
 from signal_core.rights cimport Rights
@@ -251,7 +252,7 @@ cdef struct Loop:
     uint32_t phase                # ms by which its ticks are early, so that not all loops fire timers at one moment
     uint32_t late_ms              # since the tick began
     uint64_t tick_began           # at this time, ms
-    uint32_t timers_ms            # ms, modulo 2**32, in which timers were looked at last
+    uint32_t timers_ms            # loop_ms at which timers were looked at last
     int epoll
     int reserve                   # a descriptor kept to answer 503 with
     int listeners[16]
@@ -259,6 +260,8 @@ cdef struct Loop:
     bint own_table                # it has a descriptor table of its own
     bint masked                   # hears nothing of its listeners
     bint paced                    # accept-rate, accept-yield: who is queued on its listeners waits
+    uint32_t paced_ms             # loop_ms at which it last took some of them,
+    uint32_t paced_first          # and how often: which listener is the first
     int schedstat                 # of its thread; -1: none
     uint64_t waited               # ns that it has waited for a processor, up to when it last looked,
     uint64_t turns                # how often it was given one,
@@ -304,8 +307,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[80]                # counters; C_COUNT
-    uint64_t copy[80]             # as of the last KIND_SNAPSHOT
+    uint64_t n[82]                # counters; C_COUNT
+    uint64_t copy[82]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread
@@ -317,6 +320,11 @@ cdef struct Loop:
     uint64_t line1[6]
     Inbox inbox
     Missed missed
+
+
+cdef inline uint32_t loop_ms(const Loop* loop) noexcept nogil:
+    """Milliseconds since the hub's boot, of this iteration; modulo 2**32."""
+    return loop.tick * TICK_MS + loop.late_ms
 
 
 cdef inline uint64_t* counter(Loop* loop, int which) noexcept nogil:

@@ -10,6 +10,7 @@ cdef extern from "se_sys.h" nogil:
     bint SE_RARE(bint x)
     int se_own_descriptors(int* keep, size_t n)
     int se_refuse_syns(int listener)
+    bint se_peer_left(int fd)
     int se_thread_start(pthread_t* thread, void* (*body)(void*) noexcept nogil, void* argument, const char* name)
     void se_malloc_steadily()
     void* se_widened(void* p, size_t known, size_t size)

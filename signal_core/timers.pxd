@@ -11,13 +11,13 @@ from signal_core.auth cimport auth_due, auth_refuse
 from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_expire, conn_frame, conn_kill
 from signal_core.counters cimport C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
 from signal_core.frame cimport OP_PING
-from signal_core.limits cimport TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN
+from signal_core.limits cimport TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS
 from signal_core.route cimport joined
 from signal_core.slab cimport (
     CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_BLOCKED, NO_SLOT, Cold, Conn, Extra,
     slab_cold, slab_conn, slab_extra,
 )
-from signal_core.state cimport Hub, Loop
+from signal_core.state cimport Hub, Loop, loop_ms
 from signal_core.sys cimport MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, ioctl, send
 from signal_core.wheel cimport wheel_arm, wheel_is_late, wheel_pop
 
@@ -32,21 +32,22 @@ cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
     """Pings who was silent, gives up who stayed so. Returns the tick to look again; 0: the connection is dead."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
     cdef Hub* hub = loop.hub
+    cdef uint32_t patience = hub.set.pong + 1  # its ping may have left at the end of a tick
     if cold.asked and c.heard >= cold.asked:
         cold.asked = 0
     if cold.asked:
-        if loop.tick >= cold.asked + hub.set.pong:
+        if loop.tick >= cold.asked + patience:
             loop.n[C_PEERS_LOST] += 1
             conn_kill(loop, c)
             return 0
-        return cold.asked + hub.set.pong
+        return cold.asked + patience
     if loop.tick - c.heard < hub.set.ping:
         return c.heard + hub.set.ping
     if c.flags & FLAG_BLOCKED:
         return loop.tick + hub.set.ping
     cold.asked = loop.tick if loop.tick else 1
     timer_ping(loop, c)
-    return loop.tick + hub.set.pong
+    return loop.tick + patience
 
 
 cdef inline bint timer_blocked(Loop* loop, Conn* c) noexcept nogil:
@@ -124,14 +125,28 @@ cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
         conn_kill(loop, c)
 
 
+cdef inline bint timers_hurry(const Loop* loop) noexcept nogil:
+    """Whether what is due has no time to be done bit by bit: it is of a tick that is over, or the engine stops."""
+    return loop.shut or wheel_is_late(&loop.wheel, loop.tick)
+
+
+cdef inline uint32_t timers_share(const Loop* loop) noexcept nogil:
+    """Timers of a tick for one millisecond. An interval looks twice at each: for its ping, and for the pong; the wheel
+    passes each once around."""
+    cdef uint32_t interval = loop.hub.set.ping
+    if interval > WHEEL_SLOTS:
+        interval = WHEEL_SLOTS
+    return TIMERS_PER_MS + 2 * loop.wheel.armed // (TIMERS_WITHIN * interval)
+
+
 cdef inline void loop_timers(Loop* loop) noexcept nogil:
     """Those of a tick bit by bit, for there is a tick's time: many pings at once would hold messages up."""
-    cdef uint32_t slot, budget = TIMERS_PER_TURN, ms = loop.tick * TICK_MS + loop.late_ms
-    if not wheel_is_late(&loop.wheel, loop.tick):
-        if loop.timers_ms == ms:
+    cdef uint32_t slot, budget = TIMERS_PER_TURN
+    if not timers_hurry(loop):
+        if loop.timers_ms == loop_ms(loop):
             return
-        budget = TIMERS_PER_MS + loop.wheel.armed // (TIMERS_WITHIN * loop.hub.set.ping)
-    loop.timers_ms = ms
+        budget = timers_share(loop)
+    loop.timers_ms = loop_ms(loop)
     while True:
         slot = wheel_pop(&loop.wheel, &loop.slab, loop.tick, &budget)
         if slot == NO_SLOT:

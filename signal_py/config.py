@@ -240,7 +240,8 @@ class Config:
     )
     accept_rate: int = _setting(
         0,
-        "new connections a second that are taken, more wait in the kernel's queue; 0: no bound",
+        "new connections a second that are taken, more wait in the kernel's queue, and who leaves it does not count; "
+        "0: no bound",
         unit="connections",
         high=10**6,
     )

@@ -107,14 +107,15 @@ def _network(text: str) -> tuple[bytes, int]:
 
 def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict[str, object]:
     """The settings as the core takes them: times in milliseconds, every default filled in."""
+    loops = config.loops or usable_cores()
     settings: dict[str, object] = {name: getattr(config, name) for name in CORE_SIZES}
     settings |= {name: round(getattr(config, seconds) * 1000) for name, seconds in CORE_TIMES.items()}
     return settings | {
         "node": node,
         "drain_url": config.drain_url,
         "version": VERSION,
-        "loops": config.loops or usable_cores(),
-        "processors": usable_cores(),
+        "loops": loops,
+        "processors": min(loops, usable_cores()),
         "accept_yield": config.accept_yield == "on",
         "cluster": cluster,
         "backlog_total": config.backlog_total or memory_bytes() // MEMORY_SHARE,

@@ -120,11 +120,12 @@ static bool has_to_cut(const struct worker *w)
     return w->storm && w->phase == PHASE_STORM && w->cut < w->count;
 }
 
-/* How many of this thread's connections may be away. */
+/* How many of this thread's connections may be away; one at least. */
 static uint32_t away_max(const struct worker *w)
 {
     const struct options *opt = w->opt;
-    return opt->storm_away ? (opt->storm_away + opt->storm_threads - 1) / opt->storm_threads : w->count;
+    uint32_t most = opt->storm_away / opt->storm_threads;
+    return !opt->storm_away ? w->count : most ? most : 1;
 }
 
 /* Cut those of the storm's connections whose time has come. */

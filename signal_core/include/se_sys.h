@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <malloc.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -97,6 +98,13 @@ static inline int se_refuse_syns(int listener)
     };
     struct sock_fprog program = {sizeof code / sizeof *code, code};
     return setsockopt(listener, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0 ? 0 : errno;
+}
+
+/* Whether a client has closed its end, or reset it: also behind bytes that nobody has read yet. */
+static inline int se_peer_left(int fd)
+{
+    struct pollfd one = {.fd = fd, .events = POLLRDHUP};
+    return poll(&one, 1, 0) == 1;
 }
 
 /* The calls of every message. The C library's are cancellation points, which takes each of them two functions and two

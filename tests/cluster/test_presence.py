@@ -342,6 +342,37 @@ def test_questions_are_shared(pair: tuple[kit.Engine, kit.Engine]) -> None:
         assert total(one, "presence_listeners") == 10
 
 
+def test_many_questions_hold_the_inbox_back(lone_server: kit.Nats) -> None:
+    """More of them at one moment than may wait: the rest of the loop's messages does. Each is answered."""
+    count = 1500
+    rooms = [fresh("room") for _ in range(count)]
+    with (
+        kit.engine(nats=lone_server.url, loops=2, max_rooms=count) as engine,
+        Bus(lone_server.url) as bus,
+        several(engine.port, 6) as peers,
+    ):
+        answers = bus.subscribe("signal.presence-members.watcher")
+        for peer in peers:
+            for room in rooms:
+                peer.say(f"SUB {room}")
+            peer.settle()
+
+        async def ask() -> None:
+            for number, room in enumerate(rooms, 1):
+                await bus.client.publish("signal.presence-ask", f"watcher {number} {room}".encode())
+
+        def held() -> bool:
+            bus.run(ask())
+            told: dict[str, int] = {}
+            while len(told) < count or sum(told.values()) < count * len(peers):
+                head, *members = answers.get(timeout=10).data.decode().splitlines()
+                room = head.split(" ")[2]
+                told[room] = told.get(room, 0) + len(members)
+            return bool(total(engine, "questions_held"))
+
+        until(held, "questions wait", limit=60.0)
+
+
 def test_what_nats_does_not_take_is_asked_for_anew(lone_server: kit.Nats) -> None:
     """A node that could not tell of its joins and leaves says so, and is asked who is there."""
     with (

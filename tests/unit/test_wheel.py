@@ -84,7 +84,7 @@ class WheelMachine(RuleBasedStateMachine):
 
     @invariant()
     def says_when_it_is_late(self) -> None:
-        for now in (self.wheel.now, self.wheel.now + 1, self.wheel.now + 3, self.wheel.now + 600):
+        for now in (*range(self.wheel.now, self.wheel.now + 4), self.wheel.now + 600):
             if not self.wheel.late(now):
                 assert all(due >= now for due in self.model.values())
 
