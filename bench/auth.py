@@ -25,7 +25,7 @@ from pathlib import Path
 
 import jwt
 
-from macro import many_descriptors
+from servers import many_descriptors, private
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -61,11 +61,6 @@ def python_ns(pid: int) -> int:
             if not (task / "comm").read_text().startswith("signal-"):
                 total += int((task / "schedstat").read_text().split()[0])
     return total
-
-
-def private(pid: int) -> int:
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return 1024 * next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_Dirty:"))
 
 
 def connecting(connects: int, **settings: object) -> float:

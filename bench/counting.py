@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from callgrind import Profile, Watched
 from lockstep import CLOSE, PING, PONG, REQUEST, TEXT, Peer, Unexpected, frame, opened
-from macro import free_port, running
+from servers import free_port, running
 from signal_py.embedded import find_server
 
 RUNS = 3  # of each case; the least counts: what comes between only adds

@@ -16,7 +16,7 @@ import time
 
 from contenders import HERE, VENV_BIN
 from lockstep import Peer, Unexpected, opened
-from macro import free_port, running
+from servers import free_port, running
 
 BASE32 = b"0123456789abcdefghjkmnpqrstvwxyz"
 CLIENTS = 12  # on two loops; that all are on one is a case in two thousand

@@ -25,7 +25,7 @@ from typing import Any
 from callgrind import CallgrindError, Marks, by_line, by_part, missing
 from counting import CASES, RUNS, Row, count_all
 from lockstep import Unexpected
-from macro import BenchError
+from servers import BenchError
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "results" / "instructions.json"

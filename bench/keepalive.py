@@ -15,8 +15,7 @@ import time
 import urllib.request
 
 from contenders import HERE, VENV_BIN
-from macro import free_port, stop, wait_listening
-from nats_subscriptions import processor
+from servers import free_port, processor, stop, wait_listening
 
 WARMUP = 8.0
 

@@ -26,7 +26,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from macro import HERE, VENV_BIN, free_port, stop, wait_listening
+from contenders import HERE, VENV_BIN
+from servers import free_port, stop, wait_listening
 
 SOCKET = ("TCP", "sock_inode_cache", "filp", "eventpoll_epi", "ep_head")
 OTHER = ("dentry", "proc_inode_cache", "tw_sock_TCP")

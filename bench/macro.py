@@ -9,17 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shlex
-import signal
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +21,7 @@ from typing import Any
 from contenders import BUILT_IN, HERE, Contender, chosen, nats_server, no_nats_server, parse_names, parse_peer
 from machine import description
 from results import BUILD, figures, ratios, write
-
-START_TIMEOUT = 15.0
-STOP_TIMEOUT = 10.0
-
-
-class BenchError(Exception):
-    """A server or the load generator did not do its part; the text is for people."""
+from servers import BenchError, free_port, many_descriptors, running
 
 
 @dataclass(frozen=True)
@@ -78,57 +66,6 @@ SCENARIOS = (
     Scenario("cross", "relay --connections 500 --payload 128", (USER, CPU, SPEED, LOAD), nodes=2),
     Scenario("cross-pair", "pair", (MEDIAN, TAIL), nodes=2, longest=5),
 )
-
-
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_listening(process: subprocess.Popen[bytes], port: int) -> None:
-    """Return when the port accepts a connection; raise BenchError if the process ends or takes too long."""
-    end = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise BenchError(f"ended with {process.returncode}")
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.02)
-    raise BenchError(f"does not listen on port {port} after {START_TIMEOUT:.0f} s")
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process to end, and kill it if it does not."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def running(command: str, port: int) -> Iterator[int]:
-    """Run a server until the block ends; yields its process id once it listens."""
-    with tempfile.TemporaryFile() as log:
-        try:
-            process = subprocess.Popen(shlex.split(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        except OSError as error:
-            raise BenchError(f"{command}: {error}") from None
-        try:
-            try:
-                wait_listening(process, port)
-            except BenchError as error:
-                log.seek(0)
-                said = log.read().decode(errors="replace")[-2000:]
-                raise BenchError(f"{command}: {error}\n{said}") from None
-            yield process.pid
-        finally:
-            stop(process)
 
 
 def start(contender: Contender, nodes: int, stack: ExitStack) -> tuple[list[str], list[int]]:
@@ -266,12 +203,6 @@ def present(contenders: list[Contender]) -> list[Contender]:
         else:
             found.append(contender)
     return found
-
-
-def many_descriptors() -> None:
-    """Let every server hold as many connections as the system allows: most take the soft limit as it is."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main() -> int:

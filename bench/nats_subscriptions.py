@@ -14,25 +14,11 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from contenders import VENV_BIN
-from macro import free_port, stop, wait_listening
+from servers import free_port, private, processor, stop, wait_listening
 
 BATCH = 1000
-
-
-def private(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Private_Dirty:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("nats_subscriptions: smaps_rollup has no Private_Dirty")
-
-
-def processor(pid: int) -> float:
-    """Seconds of all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def until(connection: socket.socket, word: bytes) -> None:

@@ -23,6 +23,7 @@ from contenders import BUILT_IN, ENGINE, HERE, Contender, chosen, loops_for, par
 from machine import description, first_field
 from macro import CPU, LOAD, MEMORY, SCENARIOS, SPEED, USER, Scenario
 from results import RESULTS, Figures, kept_run, write
+from servers import many_descriptors
 
 MACRO = ("relay", "random", "fanout", "rooms", "churn", "pair", "cross", "cross-pair")
 MEMORY_SIZES = (1_000, 10_000, 100_000)
@@ -164,7 +165,7 @@ def main() -> int:
         print(f"{options.load} is not built: make -C {HERE.name} load", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and the load generator are ended
-    macro.many_descriptors()
+    many_descriptors()
     contenders = macro.present(options.contenders)
     return 0 if make(options, contenders) else 1
 

@@ -27,8 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from macro import many_descriptors
-from nats_subscriptions import processor
+from servers import many_descriptors, processor
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 

@@ -25,8 +25,8 @@ from typing import Any
 
 from contenders import ENGINE, HERE, Contender, loops_for, no_engine
 from machine import description
-from macro import BenchError, free_port, many_descriptors, running
 from results import RESULTS, write
+from servers import BenchError, free_port, many_descriptors, running
 
 FEW = 1000  # connections of the load that is compared with
 FEW_SECONDS = 60.0

@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from contenders import HERE, VENV_BIN
-from macro import free_port, many_descriptors, running
+from servers import free_port, many_descriptors, running
 
 LOAD = str(HERE / "bin" / "load")
 ROOM = 15_000  # connections a loop, within the usual hard limit of 20,000 descriptors a table

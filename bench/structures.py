@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from servers import private
 from signal_core import probe
 
 ROOM = 10
@@ -29,14 +30,6 @@ SAMPLE = 1_000_000
 BATCH = 1000
 INTERVAL = 250  # ticks between pings: 25 s
 Figures = dict[str, float]
-
-
-def private() -> int:
-    """Bytes that this process alone has written to."""
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Private_Dirty:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("structures: /proc/self/smaps_rollup has no Private_Dirty")
 
 
 def memory(conns: int, loops: int, figures: Figures) -> Any:
