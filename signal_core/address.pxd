@@ -140,3 +140,18 @@ cdef inline size_t put_uint(char* out, uint64_t v) noexcept nogil:
         out[i] = <char>(c"0" + v % 10)
         v = v // 10
     return n
+
+
+cdef inline void uint_lower(char* end, uint64_t v) noexcept nogil:
+    """Writes v, with zeros in front, over the digits that end before `end`, where it is less than the number that they
+    are. Before the digits, at most 19, is a byte that is none."""
+    cdef char* digit = end - 1
+    cdef uint64_t stands = 0, unit = 1
+    while c"0" <= digit[0] <= c"9":
+        stands += <uint64_t>(digit[0] - c"0") * unit
+        unit *= 10
+        digit -= 1
+    while digit + 1 != end and v < stands:
+        digit += 1
+        unit = unit // 10
+        digit[0] = <char>(c"0" + v // unit % 10)

@@ -6,6 +6,7 @@ from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_EXPIRED, C_DROPPED_NATS
 from signal_core.limits cimport TICK_MS
 from signal_core.memory cimport KIND_NATS, MSG_COUNTED, MSG_PRESENCE, TELL_PEER, Msg, Out, msg_new_heap
 from signal_core.natswire cimport NATS_OWN_HEADERS, nats_put_receipt
+from signal_core.address cimport uint_lower
 from signal_core.answers cimport code_text
 from signal_core.packet cimport Packet, packet_hpub
 from signal_core.post cimport post, post_has_room
@@ -88,13 +89,10 @@ cdef inline void link_queue(Loop* loop, Msg* msg) noexcept nogil:
 
 
 cdef inline void ttl_refresh(const Loop* loop, Msg* msg) noexcept nogil:
-    """After a wait, Signal-Ttl is written again, in place and with zeros in front: it says what is left."""
+    """After a wait, Signal-Ttl is written again, in place: it says what is left. What another loop wrote, whose clock
+    may be a tick ahead, may be less: that stays."""
     cdef uint64_t left = (msg.expires - loop.tick - 1) * TICK_MS if msg.expires > loop.tick + 1 else 0
-    cdef uint8_t* digit = msg.data + msg.ttl_end - 1
-    while c"0" <= digit[0] <= c"9":
-        digit[0] = <uint8_t>(c"0" + left % 10)
-        left = left // 10
-        digit -= 1
+    uint_lower(<char*>msg.data + msg.ttl_end, left)
 
 
 cdef inline void ttls_refresh(Loop* loop) noexcept nogil:

@@ -13,6 +13,7 @@ from signal_core.address cimport peer_split as c_peer_split
 from signal_core.address cimport put_uint as c_put_uint
 from signal_core.address cimport ref_valid as c_ref_valid
 from signal_core.address cimport room_valid as c_room_valid
+from signal_core.address cimport uint_lower as c_uint_lower
 from signal_core.address cimport uint_parse as c_uint_parse
 from signal_core.head cimport Head, head_check_layout
 from signal_core.head cimport head_parse as c_head_parse
@@ -109,6 +110,13 @@ def ref_valid(bytes data):
 def put_uint(uint64_t value):
     cdef char* out = <char*>malloc(UINT_TEXT)
     return signal_taken(out, c_put_uint(out, value))
+
+
+def uint_lower(bytes data, uint64_t value):
+    """The bytes after the number at their end was lowered to the value, which is kept in its digits."""
+    cdef char* p = signal_copy(data)
+    c_uint_lower(p + len(data), value)
+    return signal_taken(p, len(data))
 
 
 def uint_parse(bytes data):

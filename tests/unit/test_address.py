@@ -136,6 +136,15 @@ def test_decimals_round_trip(number):
     assert probe.uint_parse(str(number).encode()) == (number if number < 10**19 else None)
 
 
+@given(st.text(alphabet="0123456789", max_size=19), st.integers(0, 2**64 - 1))
+@example("950", 1000)
+@example("99", 100)
+@example("1000", 0)
+def test_a_number_is_lowered_in_its_own_digits_and_never_raised(digits, value):
+    lowered = probe.uint_lower(b": " + digits.encode(), value)
+    assert lowered == b": " + str(min(int(digits or 0), value)).zfill(len(digits)).encode()[: len(digits)]
+
+
 @given(st.one_of(st.binary(max_size=24), st.text(alphabet="0123456789", max_size=24).map(str.encode)))
 @example(b"+1")
 @example(b"1 ")
