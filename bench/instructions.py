@@ -42,10 +42,11 @@ Table = dict[str, Any]  # `about`, and `counts`: name to `instructions` and `spr
 # -- the table --
 
 
-def compiler_of(extension: bytes) -> str:
-    """What compiled an extension, with its options, as its debugging information tells."""
+def compiler_of(extension: bytes) -> tuple[str, str]:
+    """What compiled an extension, and its options, as its debugging information tells."""
     found = PRODUCER.search(extension)
-    return found[0].decode(errors="replace") if found else "unknown"
+    name, _, options = found[0].decode(errors="replace").partition(" -") if found else ("unknown", "", "")
+    return name, f"-{options}" if options else ""
 
 
 def cpu() -> str:
@@ -58,8 +59,10 @@ def about() -> dict[str, str]:
     extension = next((HERE.parent / "signal_core").glob("engine.*.so"))
     version = importlib.metadata.version
     said = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True).stdout
+    compiler, flags = compiler_of(extension.read_bytes())
     return {
-        "compiler": compiler_of(extension.read_bytes()),
+        "compiler": compiler,
+        "options": flags,
         "valgrind": said.strip(),
         "libc": " ".join(platform.libc_ver()),
         "cpu": cpu(),
