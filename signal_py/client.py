@@ -125,6 +125,17 @@ def check_url(url: str) -> None:
         raise ConfigError(f"--url '{redacted(url)}' is no WebSocket URL: write ws://HOST:PORT/.")
 
 
+MEND = "give the address of an engine that takes clients."
+TOKEN_MEND = "give a token that it takes, with the variable SIGNAL_ENGINE_TOKEN."
+MENDS = {  # by the status that refuses a handshake
+    401: TOKEN_MEND,
+    403: TOKEN_MEND,
+    429: "this address or user has all the connections that it may; close some, or raise the limit there.",
+    431: "the token or the URL is too long for a handshake; give a shorter one.",
+    503: "it is full, or going away; try again, or give another address.",
+}
+
+
 @asynccontextmanager
 async def open_client(
     url: str, on_message: Callable[[Heard], None] = lambda heard: None, token: str = ""
@@ -142,14 +153,8 @@ async def open_client(
             open_timeout=OPEN_TIMEOUT,
         )
     except InvalidStatus as refused:
-        raise ConfigError(
-            f"--url {redacted(url)} answered HTTP {refused.response.status_code}: "
-            + (
-                "give a token that it takes, with the variable SIGNAL_ENGINE_TOKEN."
-                if refused.response.status_code in (401, 403)
-                else "give the address of an engine that takes clients."
-            )
-        ) from None
+        status = refused.response.status_code
+        raise ConfigError(f"--url {redacted(url)} answered HTTP {status}: {MENDS.get(status, MEND)}") from None
     except (OSError, InvalidHandshake, UnicodeError, asyncio.TimeoutError) as error:
         raise ConfigError(
             f"--url {redacted(url)} can't be reached ({_reason(error)}): "
