@@ -49,9 +49,8 @@ def built(*targets: str) -> None:
 
 def loaded(tool: str, words: str, urls: Sequence[str], pids: Sequence[int], *more: str) -> dict[str, Any]:
     """What the load generator found in a fraction of a second; it must have found all as it should be."""
-    command = [str(BUILT / tool), *words.split(), *more, *(f"--pid={pid}" for pid in pids), *urls]
-    if "--seconds" not in words:
-        command += ["--seconds", "0.2", "--warmup", "0.05"]
+    command = [str(BUILT / tool), *words.split(), "--setup", "20", *more, *(f"--pid={pid}" for pid in pids), *urls]
+    command += ["--seconds", "0.2", "--warmup", "0.05"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=2 * kit.PATIENCE, env=environment(), check=False
     )
