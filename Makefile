@@ -73,7 +73,7 @@ bench: $(VENV)/.installed
 # A peer that can't be built or run is left out by macro.py, with a sentence that says how to get it.
 bench-peers: $(VENV)/.installed $(VENV)/.peers
 	$(MAKE) -C bench load
-	@$(MAKE) -s -C bench goproxy >/dev/null 2>&1 || true
+	@$(MAKE) -s -C bench peers
 	$(BIN)/python bench/macro.py $(ARGS)
 
 bench-structures: $(VENV)/.installed
@@ -86,7 +86,7 @@ bench-instructions: $(VENV)/.installed
 
 bench-performance: $(VENV)/.installed $(VENV)/.peers
 	$(MAKE) -C bench load
-	@$(MAKE) -s -C bench goproxy >/dev/null 2>&1 || true
+	@$(MAKE) -s -C bench peers
 	$(BIN)/python bench/performance.py --runs $(RUNS) --seconds $(or $(SECONDS),15) $(ARGS)
 
 bench-scale: $(VENV)/.installed

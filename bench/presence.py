@@ -48,7 +48,7 @@ def frame(text: str) -> bytes:
     return bytes([0x81, 0x80 | len(data)]) + MASK + bytes(byte ^ MASK[i % 4] for i, byte in enumerate(data))
 
 
-def messages(data: bytes) -> Iterator[bytes]:
+def messages(data: bytearray) -> Iterator[bytearray]:
     """The whole frames of what an engine sent."""
     at = 0
     while at + 4 <= len(data):

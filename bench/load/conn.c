@@ -34,7 +34,7 @@ void conn_close(struct worker *w, struct conn *c, int why)
     if (w->corked == c)
         w->corked = NULL;
     *c = (struct conn){.fd = -1, .state = CONN_CLOSED};
-    atomic_store_explicit(&conn_address(w, c)->length, 0, memory_order_relaxed);
+    address_store(conn_address(w, c), 0);
     if (opens_again(w))
         w->closed[w->closed_count++] = conn_index(w, c);
 }

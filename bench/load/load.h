@@ -114,11 +114,23 @@ enum series { SERIES_MAIN, SERIES_OTHER, SERIES };
 
 /* ---- what all threads share ----------------------------------------------------------------------------- */
 
-/* A peer's address. Written by the thread that holds the connection, before others may send to it. */
+/* A peer's address. The thread that holds the connection writes it, and any thread sends to it: the length is stored
+ * after the text, and whoever loads a length that is not 0 sees the text that goes with it. A text is replaced only
+ * where nobody sends: while connections are opened, and of those of churn and storm. */
 struct address {
     _Atomic uint8_t length;   /* 0: not open */
     char text[ADDRESS_MAX];
 };
+
+static inline void address_store(struct address *a, uint8_t length)
+{
+    atomic_store_explicit(&a->length, length, memory_order_release);
+}
+
+static inline uint8_t address_load(const struct address *a)
+{
+    return atomic_load_explicit(&a->length, memory_order_acquire);
+}
 
 /* A room's progress: whenever `heard` deliveries make up one PUB, the next is sent. */
 struct room {
@@ -268,7 +280,7 @@ void open_done(struct worker *w, struct conn *c);
 struct protocol {
     const char *name;
     const char *offer;        /* the WebSocket subprotocol to ask for, or "" */
-    void (*to)(struct worker *w, struct conn *c, const struct address *receiver, uint64_t stamp);
+    void (*to)(struct worker *w, struct conn *c, const char *receiver, uint8_t length, uint64_t stamp);
     void (*pub)(struct worker *w, struct conn *c, uint32_t room, uint64_t stamp);
     /* Handle what came after the upgrade: data[0..length), what was kept first. May write into it. */
     void (*read)(struct worker *w, struct conn *c, uint8_t *data, size_t length);

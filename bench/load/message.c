@@ -24,12 +24,12 @@ static void compose(struct worker *w, struct conn *c, const char *head, size_t h
     w->cork_length += header + length;
 }
 
-static void send_to(struct worker *w, struct conn *c, const struct address *receiver, uint64_t stamp)
+static void send_to(struct worker *w, struct conn *c, const char *receiver, uint8_t length, uint64_t stamp)
 {
     char head[3 + ADDRESS_MAX];
     memcpy(head, "TO ", 3);
-    memcpy(head + 3, receiver->text, receiver->length);
-    compose(w, c, head, 3U + receiver->length, stamp);
+    memcpy(head + 3, receiver, length);
+    compose(w, c, head, 3U + length, stamp);
 }
 
 /* The rooms of one run are its own: the process is in their names. */

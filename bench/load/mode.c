@@ -11,9 +11,10 @@ static bool is_running(const struct worker *w)
 static void send_to(struct worker *w, struct conn *c, uint32_t receiver, uint64_t stamp)
 {
     const struct address *to = &w->shared->addresses[receiver];
-    if (c->state != CONN_READY || !atomic_load_explicit(&to->length, memory_order_relaxed))
+    uint8_t length = address_load(to);
+    if (c->state != CONN_READY || !length)
         return;
-    w->opt->protocol->to(w, c, to, stamp);
+    w->opt->protocol->to(w, c, to->text, length, stamp);
     count_add(w, COUNT_SENT, 1);
     count_add(w, COUNT_EXPECTED, 1);
 }

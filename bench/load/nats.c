@@ -24,9 +24,9 @@ static void publish(struct worker *w, struct conn *c, const char *subject, uint8
     w->cork_length += header + size;
 }
 
-static void send_to(struct worker *w, struct conn *c, const struct address *receiver, uint64_t stamp)
+static void send_to(struct worker *w, struct conn *c, const char *receiver, uint8_t length, uint64_t stamp)
 {
-    publish(w, c, receiver->text, receiver->length, stamp);
+    publish(w, c, receiver, length, stamp);
 }
 
 /* The subjects of one run are its own: the process is in their names. */

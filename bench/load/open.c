@@ -88,7 +88,7 @@ bool open_address(struct worker *w, struct conn *c, const void *text, size_t len
         return false;
     }
     memcpy(address->text, text, length);
-    atomic_store_explicit(&address->length, (uint8_t)length, memory_order_relaxed);
+    address_store(address, (uint8_t)length);
     return true;
 }
 

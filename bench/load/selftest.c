@@ -1,5 +1,5 @@
-/* Tests of the parts without I/O: histogram, layout, frames, NATS, progress. Built with sanitizers; silent
- * unless one fails. */
+/* Tests of the parts that need no connection: histogram, layout, frames, NATS, progress; options, payloads, /proc.
+ * Linked with all that the load generator is but its main, and built with sanitizers; silent unless one fails. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -241,5 +241,6 @@ int main(void)
     test_handshake();
     test_nats();
     test_progress();
+    test_run();
     return 0;
 }

@@ -13,5 +13,6 @@
     } while (0)
 
 void test_nats(void);
+void test_run(void);
 
 #endif

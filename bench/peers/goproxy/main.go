@@ -1,6 +1,10 @@
-// A plain proxy between WebSocket clients and NATS, as one writes it in Go: a goroutine that reads and one
-// that writes for each client, one NATS subscription for each client and for each room it joined. It speaks
-// as much of signal.v1 as the benchmarks need: HELLO, TO, FROM, SUB, UNSUB, PUB, MSG, OK, ERR.
+// A proxy between WebSocket clients and NATS: a goroutine that reads and one that writes for each client, one
+// NATS subscription for each client and for each room it joined. It speaks as much of signal.v1 as the
+// benchmarks need: HELLO, TO, FROM, SUB, UNSUB, PUB, MSG, OK, ERR.
+//
+// On NATS a message is its payload, unchanged; its sender is the reply subject, so that only a binary one needs
+// a header. Nothing is allocated for a message but its subject, and by nats.go and gorilla; what a message is
+// read into, composed in and sent from is taken from pools, so that a client at rest holds none of it.
 package main
 
 import (
@@ -12,6 +16,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,11 +27,13 @@ import (
 const (
 	peerPrefix = "signal.peer."
 	roomPrefix = "signal.room."
-	backlog    = 256              // messages waiting for one client; NATS drops what does not fit
+	backlog    = 64               // messages waiting for one client; NATS drops what does not fit
+	answers    = 4                // of the reader's waiting; then it reads no more
 	pingEvery  = 25 * time.Second // and a client is gone that is silent for pongWait
 	pongWait   = 35 * time.Second
 	writeWait  = 10 * time.Second
 	maxMessage = 64 * 1024
+	maxHead    = 512
 )
 
 type server struct {
@@ -38,20 +45,30 @@ type server struct {
 type client struct {
 	*server
 	ws    *websocket.Conn
-	peer  string                        // its address
+	own   string                        // the subject of what is sent to it: peerPrefix and its address
 	inbox chan *nats.Msg                // what NATS has for it
-	reply chan []byte                   // what the reader answers
+	reply chan string                   // what the reader answers
 	done  chan struct{}                 // closed when the reader ends
 	gone  chan struct{}                 // closed when the writer ends
-	rooms map[string]*nats.Subscription // the reader's
+	rooms map[string]*nats.Subscription // the reader's; nil until it joins one
 }
 
-var upgrader = websocket.Upgrader{
-	ReadBufferSize:  1024,
-	WriteBufferSize: 1024,
-	Subprotocols:    []string{"signal.v1"},
-	CheckOrigin:     func(*http.Request) bool { return true },
-}
+var (
+	space, newline = []byte{' '}, []byte{'\n'}
+
+	binary = nats.Header{"Signal-Type": {"binary"}}
+
+	// One message each, of a reader or a writer.
+	buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+	upgrader = websocket.Upgrader{
+		ReadBufferSize:  1024,
+		WriteBufferSize: 1024,
+		WriteBufferPool: new(sync.Pool),
+		Subprotocols:    []string{"signal.v1"},
+		CheckOrigin:     func(*http.Request) bool { return true },
+	}
+)
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ws, err := upgrader.Upgrade(w, r, nil)
@@ -60,14 +77,13 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	c := &client{
 		server: s, ws: ws,
-		peer:  s.node + "." + strconv.FormatUint(atomic.AddUint64(&s.last, 1), 36),
+		own:   peerPrefix + s.node + "." + strconv.FormatUint(atomic.AddUint64(&s.last, 1), 36),
 		inbox: make(chan *nats.Msg, backlog),
-		reply: make(chan []byte, 16),
+		reply: make(chan string, answers),
 		done:  make(chan struct{}),
 		gone:  make(chan struct{}),
-		rooms: make(map[string]*nats.Subscription),
 	}
-	own, err := s.nc.ChanSubscribe(peerPrefix+c.peer, c.inbox)
+	own, err := s.nc.ChanSubscribe(c.own, c.inbox)
 	if err != nil {
 		ws.Close()
 		return
@@ -75,6 +91,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	go c.write()
 	go c.read(own)
 }
+
+func (c *client) address() string { return c.own[len(peerPrefix):] }
 
 // read handles what the client says until it goes away, then cleans up.
 func (c *client) read(own *nats.Subscription) {
@@ -86,75 +104,98 @@ func (c *client) read(own *nats.Subscription) {
 		close(c.done)
 		c.ws.Close()
 	}()
-	c.ws.SetReadLimit(maxMessage + 512)
+	c.ws.SetReadLimit(maxMessage + maxHead)
 	c.ws.SetReadDeadline(time.Now().Add(pongWait))
 	c.ws.SetPongHandler(func(string) error { return c.ws.SetReadDeadline(time.Now().Add(pongWait)) })
-	c.reply <- []byte("HELLO " + c.peer + "\n" + `{"node":"` + c.node + `","version":"go"}`)
+	c.reply <- "HELLO " + c.address() + "\n" + `{"node":"` + c.node + `","version":"go"}`
 	for {
-		kind, data, err := c.ws.ReadMessage()
+		answer, err := c.next()
 		if err != nil {
 			return
 		}
-		answer := c.handle(kind, data)
 		if answer == "" {
 			continue
 		}
 		select {
-		case c.reply <- []byte(answer):
+		case c.reply <- answer:
 		case <-c.gone:
 			return
 		}
 	}
 }
 
-// handle does what one message asks for, and returns the answer if there is one.
-func (c *client) handle(kind int, data []byte) string {
-	head, payload := data, []byte(nil)
-	if lf := bytes.IndexByte(data, '\n'); lf >= 0 {
-		head, payload = data[:lf], data[lf+1:]
+// next waits for one message, does what it asks for, and returns the answer if there is one.
+func (c *client) next() (string, error) {
+	kind, r, err := c.ws.NextReader()
+	if err != nil {
+		return "", err
 	}
-	words := strings.Split(string(head), " ")
-	if len(words) < 2 {
+	buf := buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(buf)
+	buf.Reset()
+	if _, err := buf.ReadFrom(r); err != nil {
+		return "", err
+	}
+	return c.handle(kind, buf.Bytes()), nil
+}
+
+// handle keeps nothing of data.
+func (c *client) handle(kind int, data []byte) string {
+	head, payload, _ := bytes.Cut(data, newline)
+	verb, rest, _ := bytes.Cut(head, space)
+	name, options, _ := bytes.Cut(rest, space)
+	if !isName(name) {
 		return "ERR bad-request"
 	}
-	ref := refOf(words[2:])
 	var err error
-	switch words[0] {
+	switch string(verb) {
 	case "TO":
-		err = c.publish(peerPrefix+words[1], kind, payload)
+		err = c.publish(peerPrefix+string(name), kind, payload)
 	case "PUB":
-		err = c.publish(roomPrefix+words[1], kind, payload)
+		err = c.publish(roomPrefix+string(name), kind, payload)
 	case "SUB":
-		err = c.join(words[1])
+		err = c.join(string(name))
 	case "UNSUB":
-		err = c.leave(words[1])
+		err = c.leave(string(name))
 	default:
 		return "ERR bad-request"
 	}
 	if err != nil {
 		return "ERR unavailable"
 	}
-	if ref != "" {
-		return "OK " + ref
+	if ref := refOf(options); len(ref) > 0 {
+		return "OK " + string(ref)
 	}
 	return ""
 }
 
-func refOf(options []string) string {
-	for _, option := range options {
-		if strings.HasPrefix(option, "ref=") {
-			return option[4:]
+// isName tells whether a name may be part of a subject: nothing that NATS takes for a separator or a wildcard.
+func isName(name []byte) bool {
+	for _, b := range name {
+		if b <= ' ' || b > '~' || b == '*' || b == '>' {
+			return false
 		}
 	}
-	return ""
+	return len(name) > 0
 }
 
-func (c *client) publish(subject string, kind int, payload []byte) error {
-	msg := nats.Msg{Subject: subject, Data: payload, Header: nats.Header{"Signal-From": {c.peer}}}
-	if kind == websocket.BinaryMessage {
-		msg.Header["Signal-Type"] = []string{"binary"}
+func refOf(options []byte) []byte {
+	for len(options) > 0 {
+		var option []byte
+		option, options, _ = bytes.Cut(options, space)
+		if bytes.HasPrefix(option, []byte("ref=")) {
+			return option[len("ref="):]
+		}
 	}
-	return c.nc.PublishMsg(&msg)
+	return nil
+}
+
+// publish copies the payload: nats.go gathers what is published and sends it together.
+func (c *client) publish(subject string, kind int, payload []byte) error {
+	if kind == websocket.TextMessage {
+		return c.nc.PublishRequest(subject, c.own, payload)
+	}
+	return c.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: c.own, Header: binary, Data: payload})
 }
 
 func (c *client) join(room string) error {
@@ -164,6 +205,9 @@ func (c *client) join(room string) error {
 	sub, err := c.nc.ChanSubscribe(roomPrefix+room, c.inbox)
 	if err != nil {
 		return err
+	}
+	if c.rooms == nil {
+		c.rooms = make(map[string]*nats.Subscription)
 	}
 	c.rooms[room] = sub
 	return c.nc.Flush()
@@ -186,16 +230,20 @@ func (c *client) write() {
 		close(c.gone)
 		c.ws.Close()
 	}()
+	c.patience(time.Now())
 	for {
 		var err error
 		select {
 		case msg := <-c.inbox:
 			err = c.deliver(msg)
+			for n := len(c.inbox); n > 0 && err == nil; n-- { // nobody else takes from it
+				err = c.deliver(<-c.inbox)
+			}
 		case text := <-c.reply:
-			c.ws.SetWriteDeadline(time.Now().Add(writeWait))
-			err = c.ws.WriteMessage(websocket.TextMessage, text)
-		case <-ticker.C:
-			err = c.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(writeWait))
+			err = c.ws.WriteMessage(websocket.TextMessage, []byte(text))
+		case now := <-ticker.C:
+			c.patience(now)
+			err = c.ws.WriteControl(websocket.PingMessage, nil, now.Add(writeWait))
 		case <-c.done:
 			return
 		}
@@ -205,31 +253,42 @@ func (c *client) write() {
 	}
 }
 
+// patience renews the deadline of writes: none has less than writeWait until the next ping.
+func (c *client) patience(now time.Time) {
+	c.ws.SetWriteDeadline(now.Add(pingEvery + writeWait))
+}
+
 // deliver writes one message of NATS's: FROM from a peer, MSG from a room unless it is the client's own.
 func (c *client) deliver(msg *nats.Msg) error {
-	from, head, kind := "-", "", websocket.TextMessage
-	if values := msg.Header["Signal-From"]; len(values) > 0 {
-		from = values[0]
+	kind, from, inRoom := websocket.TextMessage, "-", strings.HasPrefix(msg.Subject, roomPrefix)
+	if inRoom && msg.Reply == c.own {
+		return nil
 	}
-	if strings.HasPrefix(msg.Subject, roomPrefix) {
-		if from == c.peer {
+	if len(msg.Header) > 0 {
+		if msg.Header.Get("Status") != "" { // nobody heard what this client sent
 			return nil
 		}
-		head = "MSG " + msg.Subject[len(roomPrefix):] + " " + from + "\n"
+		if msg.Header.Get("Signal-Type") == "binary" {
+			kind = websocket.BinaryMessage
+		}
+	}
+	if strings.HasPrefix(msg.Reply, peerPrefix) {
+		from = msg.Reply[len(peerPrefix):]
+	}
+	buf := buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(buf)
+	buf.Reset()
+	if inRoom {
+		buf.WriteString("MSG ")
+		buf.WriteString(msg.Subject[len(roomPrefix):])
+		buf.WriteByte(' ')
 	} else {
-		head = "FROM " + from + "\n"
+		buf.WriteString("FROM ")
 	}
-	if len(msg.Header["Signal-Type"]) > 0 {
-		kind = websocket.BinaryMessage
-	}
-	c.ws.SetWriteDeadline(time.Now().Add(writeWait))
-	w, err := c.ws.NextWriter(kind)
-	if err != nil {
-		return err
-	}
-	w.Write([]byte(head))
-	w.Write(msg.Data)
-	return w.Close()
+	buf.WriteString(from)
+	buf.WriteByte('\n')
+	buf.Write(msg.Data)
+	return c.ws.WriteMessage(kind, buf.Bytes()) // one frame, whatever its size
 }
 
 func randomNode() string {
@@ -248,6 +307,6 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	s := &server{nc: nc, node: randomNode()}
-	log.Fatal(http.ListenAndServe(*listen, s))
+	web := http.Server{Addr: *listen, Handler: &server{nc: nc, node: randomNode()}, ReadHeaderTimeout: writeWait}
+	log.Fatal(web.ListenAndServe())
 }

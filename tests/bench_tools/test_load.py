@@ -1,0 +1,187 @@
+"""The load generator: it builds without a warning, its own tests pass, and every mode of it measures a real engine and
+says what the benchmarks' scripts read."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import kit
+import macro
+import results
+import scale
+from peers import BarePeer, ledgers_hold
+from wire import until
+
+from .tools import BUILT, built, environment, loaded
+
+pytestmark = pytest.mark.timeout(300)  # the first test waits for the build
+
+Run = dict[str, Any]
+PING_INTERVAL = 0.1
+QUIET = 0.8
+LATENCY = ("count", "mean", "p50", "p90", "p99", "p999", "max", "curve")
+
+# Each mode, some of them twice: within a thread and across threads.
+MODES = {
+    "idle": "idle --connections 20 --verify",
+    "relay": "relay --connections 20 --threads 2 --binary",
+    "random": "random --connections 20 --threads 2 --payload 4000",
+    "pair": "pair",
+    "pair-spin": "pair --spin",
+    "echo": "echo --connections 10",
+    "self": "self --connections 10 --window 3",
+    "room": "room --rooms 2 --members 5",
+    "room-over-threads": "room --rooms 1 --members 10 --threads 3",
+    "churn": "churn --connections 5",
+    "mix": f"mix --connections 40 --threads 2 --rate 500 --rooms 2 --members 5 --room-rate 50 --quiet {QUIET} --verify",
+    "storm": "storm --connections 10 --rate 500 --storm 20 --storm-rate 50 --threads 2",
+    "storm-away": "storm --connections 10 --rate 500 --storm 20 --storm-away 5",
+}
+CROSSING = ("relay", "pair", "room", "mix")  # that are run over two nodes, too
+
+
+@pytest.fixture(scope="module")
+def tool() -> str:
+    """With sanitizers, so that what is wrong with its memory ends it."""
+    built("load", f"{BUILT}/load-asan")
+    return "load-asan"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[kit.Engine]:
+    with kit.engine(loops=2, ping_interval=PING_INTERVAL) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[kit.Engine]]:
+    """Two that reach each other."""
+    with kit.nats() as server, kit.engine(nats=server.url, loops=1) as one, kit.engine(nats=server.url, loops=1) as two:
+        for a, b in ((one, two), (two, one)):
+            with BarePeer(a.port) as sender, BarePeer(b.port) as receiver:
+                until(lambda to=receiver: sender.ask(f"TO {to.address}", "there?") == "ok", "the nodes meet")  # type: ignore[misc]
+        yield [one, two]
+
+
+def mode_of(words: str) -> str:
+    return words.split()[0]
+
+
+def read(run: Run, *path: str) -> Any:
+    """KeyError where the run does not have it."""
+    value: Any = run
+    for key in path:
+        value = value[key]
+    return value
+
+
+def sound(run: Run, words: str) -> None:
+    """Something was measured, nothing was lost, and every figure of this mode that macro.py shows is there."""
+    mode = mode_of(words)
+    assert run["mode"] == mode
+    assert macro.trouble(run) == "" and run["lost"] == 0
+    assert run["seconds"] > 0
+    assert (run["verified"] if mode == "idle" else run["delivered"]) > 0
+    assert mode == "idle" or run["per_second"] > 0
+    assert mode == "idle" or run["latency_us"]["count"] > 0
+    assert all(name in run["latency_us"] for name in LATENCY)
+    if mode != "churn":
+        assert run["opened"]["seconds"] >= 0 and run["opened"]["per_second"] > 0
+    for metric in shown_of(mode):
+        read(run, *metric.path)
+    if mode not in ("idle", "churn"):
+        points = results.curve([run])
+        assert points and points == sorted(points, reverse=True)
+        kept = results.kept_run(mode, run)
+        assert ("curve" in kept["latency_us"]) == (mode in results.CURVES)
+
+
+def shown_of(mode: str) -> set[macro.Metric]:
+    return {metric for s in macro.SCENARIOS if mode_of(s.load) == mode for metric in s.metrics}
+
+
+def test_it_builds_without_a_warning_and_its_own_tests_pass() -> None:
+    built("load", "check")
+
+
+def test_every_mode_is_run_here(tool: str) -> None:
+    told = subprocess.run([BUILT / tool, "--help"], capture_output=True, text=True, env=environment(), check=True)
+    modes = told.stdout.partition("\nmodes\n")[2].partition("\noptions")[0]
+    names = set(re.findall(r"^  ([a-z]+) ", modes, re.MULTILINE)) | {"self"}
+    assert names == {mode_of(words) for words in MODES.values()} >= {mode_of(s.load) for s in macro.SCENARIOS}
+
+
+def timed_room(run: Run) -> None:
+    took = results.to_last_member(run)
+    assert took is not None and 0 < took < run["seconds"] * 1e3
+
+
+def scalable(run: Run) -> None:
+    """A mix has what the script of very many connections reads."""
+    assert run["quiet"]["to"] - run["quiet"]["from"] >= QUIET
+    assert run["quiet"]["pings"] > 0 and run["pings"] >= run["quiet"]["pings"] + run["pings_measured"]
+    assert run["room_latency_us"]["count"] > 0 and all(name in run["room_latency_us"] for name in LATENCY)
+    assert run["verified"] == run["connections"] == 40
+    figures = scale.of_run(run)
+    assert figures["pings_per_s"] > 0 and figures["relay_p99_us"] > 0 and figures["room_p99_us"] > 0
+    memory = {"before": scale.read_kernel(), "open": scale.read_kernel()}
+    many = {"connections": 40, "many": {**run, "kept": True, "kernel_kb": memory}, "few": [{**run, "kept": True}]}
+    assert scale.figures(many)["opened_per_s"] == run["opened"]["per_second"]
+
+
+def stormy(run: Run) -> None:
+    """A storm has what its script reads."""
+    storm = run["storm"]
+    assert storm["connections"] == 20 and storm["reopened"] >= 20 and storm["per_second"] > 0
+    for latency in (run["latency_us"], storm["latency_us"]):
+        assert all(name in latency for name in LATENCY)
+
+
+def lasting_storm(run: Run) -> None:
+    """The others say something meanwhile."""
+    stormy(run)
+    assert run["storm"]["seconds"] > 0.3 and run["storm"]["delivered"] > 0 and run["storm"]["latency_us"]["count"] > 0
+
+
+MORE = {
+    "room": timed_room,
+    "room-over-threads": timed_room,
+    "mix": scalable,
+    "storm": lasting_storm,
+    "storm-away": stormy,
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_a_mode_on_one_node(tool: str, engine: kit.Engine, name: str) -> None:
+    run = loaded(tool, MODES[name], [engine.url], [engine.pid])
+    sound(run, MODES[name])
+    if name in MORE:
+        MORE[name](run)
+    of_engine, of_all = run["servers"][0], run["all_servers"]
+    assert of_engine["pid"] == engine.pid and run["targets"] == 1
+    assert {**of_engine, **of_all} == of_engine, "all servers are this one"
+    assert of_all["user_s"] >= 0 and of_all["system_s"] >= 0
+    until(lambda: engine.stats()["total"]["in_flight"] == 0, "the engine has written or dropped all")
+    ledgers_hold(engine.stats()["total"])
+
+
+def test_modes_across_two_nodes(tool: str, nodes: list[kit.Engine]) -> None:
+    for name in CROSSING:
+        before = [node.stats()["total"]["nats_in"] for node in nodes]
+        run = loaded(tool, MODES[name], [node.url for node in nodes], [node.pid for node in nodes])
+        sound(run, MODES[name])
+        assert run["targets"] == 2 and len(run["servers"]) == 2
+        assert run["all_servers"]["user_s"] == pytest.approx(sum(of["user_s"] for of in run["servers"]))
+        assert all(node.stats()["total"]["nats_in"] > n for node, n in zip(nodes, before, strict=True)), name
+
+
+def test_as_it_is_without_sanitizers(tool: str, engine: kit.Engine) -> None:
+    plain, sanitized = (loaded(name, MODES["relay"], [engine.url], [engine.pid]) for name in ("load", tool))
+    sound(plain, MODES["relay"])
+    assert plain.keys() == sanitized.keys()

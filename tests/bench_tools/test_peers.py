@@ -1,0 +1,225 @@
+"""The servers that the engine is compared with do what bench/README.md says of them. One that can't run here is
+skipped, with what macro.py says of it; the engine is held to the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+import contenders
+import macro
+from peers import BarePeer, WebsocketsPeer, several
+from wire import BINARY, TEXT, fresh, until
+
+from .tools import BUILT, built, loaded
+
+pytestmark = pytest.mark.timeout(300)  # Go's first build compiles its library, too
+
+GO = os.environ.get("GO", "go")
+GO_PACKAGES = Path(os.environ.get("GO_PACKAGES", "/usr/share/gocode")) / "src" / "github.com"
+GO_NEEDS = ("gorilla/websocket", "nats-io/nats.go")
+MODES = {
+    "relay": "relay --connections 10",
+    "random": "random --connections 10 --payload 4000",
+    "self": "self --connections 10",
+    "pair": "pair",
+    "room": "room --rooms 2 --members 5",
+    "idle": "idle --connections 10 --verify",
+    "churn": "churn --connections 5",
+}
+
+
+def named(name: str) -> contenders.Contender:
+    """As contenders.py has it, but for a Go proxy that is built here where there is all that it takes."""
+    found = next(peer for peer in contenders.BUILT_IN if peer.name == name)
+    if name != "goproxy" or not shutil.which(GO) or not all((GO_PACKAGES / needed).is_dir() for needed in GO_NEEDS):
+        return found
+    command = found.command.replace(str(contenders.GOPROXY), str(BUILT / "goproxy"))
+    return replace(found, command=command, absent=contenders.no_nats_server)
+
+
+PEERS = [named(peer.name) for peer in contenders.BUILT_IN]
+MISSING = {peer.name: peer.absent() for peer in PEERS}
+SPEAKERS = [peer for peer in PEERS if not MISSING[peer.name] and not peer.load_options]  # of signal.v1
+NATS_WS = named("nats-ws")
+
+
+@dataclass(frozen=True)
+class Server:
+    """One that runs."""
+
+    name: str
+    url: str
+    pids: list[int]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rstrip("/").rpartition(":")[2])
+
+
+@contextmanager
+def running(contender: contenders.Contender) -> Iterator[Server]:
+    """As macro.py starts it; what the Go compiler objects to is a failure."""
+    if contender.name == "goproxy":
+        built("goproxy")
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as environment:
+            if contender.name != "engine":  # whose sanitizer is not theirs
+                environment.delenv("LD_PRELOAD", raising=False)
+            (url,), pids = macro.start(contender, 1, stack)
+        yield Server(contender.name, url, pids)
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_is_there(name: str) -> None:
+    """What follows is of those that are."""
+    if MISSING[name]:
+        pytest.skip(f"{name}: {MISSING[name]}")
+    assert name == NATS_WS.name or name in [peer.name for peer in SPEAKERS]
+
+
+@pytest.mark.parametrize("peer", SPEAKERS, ids=lambda peer: peer.name)
+def test_it_does_what_is_said_of_it(peer: contenders.Contender) -> None:
+    """In one test, so that it is started once."""
+    with running(peer) as server:
+        for check in CHECKS:
+            check(server)
+        for mode in ("relay", "random", "room", "churn"):
+            loads(server, mode)
+
+
+@pytest.mark.skipif(bool(MISSING[NATS_WS.name]), reason=MISSING[NATS_WS.name])
+def test_nats_server_itself_can_be_loaded() -> None:
+    with running(NATS_WS) as server:
+        for mode in NATS_WS.modes:
+            loads(server, mode, *NATS_WS.load_options)
+
+
+def loads(server: Server, mode: str, *more: str) -> None:
+    built("load")
+    run = loaded("load", MODES[mode], [server.url], server.pids, *more)
+    assert macro.trouble(run) == "", mode
+    assert run["verified" if mode == "idle" else "delivered"] > 0, mode
+
+
+def has_an_address_for_each(server: Server) -> None:
+    with several(server.port, 3) as peers:
+        assert len({peer.address for peer in peers}) == 3
+        assert all(peer.protocol == "signal.v1" for peer in peers)
+        assert all(0 < len(peer.address) < 32 for peer in peers), "or the load generator has no room for it"
+        assert all(isinstance(peer.hello, dict) for peer in peers)
+
+
+def speaks_with_a_library(server: Server) -> None:
+    with WebsocketsPeer(server.port) as ann, WebsocketsPeer(server.port) as bob:
+        ann.say(f"TO {bob.address}", "hello")
+        assert bob.expect("FROM", ann.address).payload == b"hello"
+
+
+def delivers_a_message_as_it_was_sent(server: Server) -> None:
+    """In one frame: the load generator takes a fragment for an error."""
+    long = ("x" * 1000, "x" * 5000, b"\xfe" * 60000)
+    with several(server.port, 2) as (ann, bob):
+        for payload in ("hello, wörld", "", "two\nlines", b"\x00\xff\n\x80", b"", *long):
+            ann.say(f"TO {bob.address}", payload)
+            got = bob.wire.read_frame()
+            data = payload if isinstance(payload, bytes) else payload.encode()
+            assert got.fin and got.opcode == (BINARY if isinstance(payload, bytes) else TEXT)
+            assert got.payload == f"FROM {ann.address}\n".encode() + data
+
+
+def keeps_the_order(server: Server) -> None:
+    with several(server.port, 2) as (ann, bob):
+        for n in range(30):  # no more than any of them lets wait
+            ann.say(f"TO {bob.address}", str(n))
+        assert [bob.expect("FROM", ann.address).payload for _ in range(30)] == [str(n).encode() for n in range(30)]
+
+
+def answers_a_ref(server: Server) -> None:
+    with several(server.port, 2) as (ann, bob):
+        assert ann.ask(f"TO {bob.address}", "hello") == "ok"
+        assert ann.ask(f"TO {ann.address}", "to myself") == "ok"
+        assert ann.hear().payload == b"to myself"
+        assert ann.ask(f"PUB {fresh('room')}", "nobody hears") == "ok"
+
+
+def tells_the_receiver_of_a_ref(server: Server) -> None:
+    """All but goproxy."""
+    with several(server.port, 2) as (ann, bob):
+        ann.say(f"TO {bob.address} ref=one re=two", "hello")
+        assert bob.hear().options == ({} if server.name == "goproxy" else {"ref": "one", "re": "two"})
+
+
+def publishes_to_all_others_in_a_room(server: Server) -> None:
+    room = fresh("room.")
+    with several(server.port, 4) as (ann, bob, eve, outside):
+        for member in (ann, bob, eve):
+            member.join(room)
+            member.join(room)  # again: nobody hears a message twice
+        for publisher, payload in ((ann, "to all"), (outside, b"\x80to all")):
+            publisher.say(f"PUB {room}", payload)
+            for member in {ann, bob, eve} - {publisher}:
+                got = member.expect("MSG", room, publisher.address)
+                assert got.binary == isinstance(payload, bytes)
+                assert got.payload == (payload if isinstance(payload, bytes) else payload.encode())
+            quiet(publisher)
+        quiet(bob)
+
+
+def ends_what_was_joined(server: Server) -> None:
+    room, other = fresh("room."), fresh("room.")
+    with several(server.port, 3) as (ann, bob, eve):
+        for member in (ann, bob, eve):
+            member.join(room, other)
+        assert bob.ask(f"UNSUB {room}") == "ok"
+        assert bob.ask(f"UNSUB {fresh('room.')}") == "ok"
+        ann.say(f"PUB {room}", "without bob")
+        ann.say(f"PUB {other}", "with bob")
+        assert eve.expect("MSG", room, ann.address).payload == b"without bob"
+        assert bob.expect("MSG", other, ann.address).payload == b"with bob"
+
+
+def knows_who_is_gone(server: Server) -> None:
+    """All but goproxy: its OK says only that NATS took the message."""
+    with several(server.port, 2) as (ann, stays):
+        with BarePeer(server.port) as gone:
+            gone.join(fresh("room."))
+        wanted = "ok" if server.name == "goproxy" else "no-such-peer"
+        until(lambda: ann.ask(f"TO {gone.address}", "are you there?") == wanted, "the server has seen that it went")
+        assert ann.ask(f"TO {stays.address}", "and you?") == "ok"
+        quiet(ann)
+
+
+def refuses_what_is_malformed(server: Server) -> None:
+    with several(server.port, 1) as (ann,):
+        for head in ("HURRY up", "TO"):
+            ann.say(head, "x")
+            assert ann.hear().words == ("bad-request",)
+        quiet(ann)
+
+
+def quiet(peer: BarePeer) -> None:
+    """It hears nothing before what it says to itself."""
+    token = fresh("quiet")
+    peer.say(f"TO {peer.address}", token)
+    assert peer.expect("FROM", peer.address).payload == token.encode()
+
+
+CHECKS = (
+    has_an_address_for_each,
+    speaks_with_a_library,
+    delivers_a_message_as_it_was_sent,
+    keeps_the_order,
+    answers_a_ref,
+    tells_the_receiver_of_a_ref,
+    publishes_to_all_others_in_a_room,
+    ends_what_was_joined,
+    knows_who_is_gone,
+    refuses_what_is_malformed,
+)

@@ -1,0 +1,59 @@
+"""What bench/Makefile builds, built in a folder that all of pytest's processes share, by one of them at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import kit
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILT = ROOT / "build" / "bench-tools"
+LONGEST = 240.0  # seconds that a build may take: Go's first one compiles its library, too
+
+
+def environment() -> dict[str, str]:
+    """Without the sanitizer that tests of the engine may be run with, which is not for what is built here."""
+    return {name: value for name, value in kit.clean_environment().items() if name != "LD_PRELOAD"}
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with (BUILT / "lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def make(*targets: str, into: Path = BUILT, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What make says of targets of bench/Makefile; a warning of the C compiler is an error."""
+    settings = {"BIN": str(into), "CC": f"{os.environ.get('CC', 'cc')} -Werror", **variables}
+    command = ["make", "-s", "-C", str(ROOT / "bench"), *targets, *(f"{k}={v}" for k, v in settings.items())]
+    with one_at_a_time():
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=LONGEST, env=environment(), check=False
+        )
+
+
+def built(*targets: str) -> None:
+    """AssertionError with what make said where it did not build them."""
+    done = make(*targets)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def loaded(tool: str, words: str, urls: Sequence[str], pids: Sequence[int], *more: str) -> dict[str, Any]:
+    """What the load generator found in a fraction of a second; it must have found all as it should be."""
+    command = [str(BUILT / tool), *words.split(), "--setup", "20", *more, *(f"--pid={pid}" for pid in pids), *urls]
+    command += ["--seconds", "0.2", "--warmup", "0.05"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=2 * kit.PATIENCE, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
