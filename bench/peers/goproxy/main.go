@@ -2,9 +2,9 @@
 // NATS subscription for each client and for each room it joined. It speaks as much of signal.v1 as the
 // benchmarks need: HELLO, TO, FROM, SUB, UNSUB, PUB, MSG, OK, ERR.
 //
-// On NATS a message is its payload, unchanged; its sender is the reply subject, so that only a binary one needs
-// a header. Nothing is allocated for a message but its subject, and by nats.go and gorilla; what a message is
-// read into, composed in and sent from is taken from pools, so that a client at rest holds none of it.
+// On NATS a message is its payload, unchanged, with the headers of signal.v1 that say who sent it and whether it is
+// binary. Nothing is allocated for a message but its subject, and by nats.go and gorilla; what a message is read
+// into, composed in and sent from is taken from pools, so that a client at rest holds none of it.
 package main
 
 import (
@@ -45,7 +45,9 @@ type server struct {
 type client struct {
 	*server
 	ws    *websocket.Conn
-	own   string                        // the subject of what is sent to it: peerPrefix and its address
+	peer  string                        // its address
+	text  nats.Header                   // of what it publishes
+	bin   nats.Header                   // the same of binary messages
 	inbox chan *nats.Msg                // what NATS has for it
 	reply chan string                   // what the reader answers
 	done  chan struct{}                 // closed when the reader ends
@@ -55,8 +57,6 @@ type client struct {
 
 var (
 	space, newline = []byte{' '}, []byte{'\n'}
-
-	binary = nats.Header{"Signal-Type": {"binary"}}
 
 	// One message each, of a reader or a writer.
 	buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
@@ -75,15 +75,17 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
+	peer := s.node + "." + strconv.FormatUint(atomic.AddUint64(&s.last, 1), 36)
 	c := &client{
-		server: s, ws: ws,
-		own:   peerPrefix + s.node + "." + strconv.FormatUint(atomic.AddUint64(&s.last, 1), 36),
+		server: s, ws: ws, peer: peer,
+		text:  nats.Header{"Signal-From": {peer}},
+		bin:   nats.Header{"Signal-From": {peer}, "Signal-Type": {"binary"}},
 		inbox: make(chan *nats.Msg, backlog),
 		reply: make(chan string, answers),
 		done:  make(chan struct{}),
 		gone:  make(chan struct{}),
 	}
-	own, err := s.nc.ChanSubscribe(c.own, c.inbox)
+	own, err := s.nc.ChanSubscribe(peerPrefix+peer, c.inbox)
 	if err != nil {
 		ws.Close()
 		return
@@ -91,8 +93,6 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	go c.write()
 	go c.read(own)
 }
-
-func (c *client) address() string { return c.own[len(peerPrefix):] }
 
 // read handles what the client says until it goes away, then cleans up.
 func (c *client) read(own *nats.Subscription) {
@@ -107,7 +107,7 @@ func (c *client) read(own *nats.Subscription) {
 	c.ws.SetReadLimit(maxMessage + maxHead)
 	c.ws.SetReadDeadline(time.Now().Add(pongWait))
 	c.ws.SetPongHandler(func(string) error { return c.ws.SetReadDeadline(time.Now().Add(pongWait)) })
-	c.reply <- "HELLO " + c.address() + "\n" + `{"node":"` + c.node + `","version":"go"}`
+	c.reply <- "HELLO " + c.peer + "\n" + `{"node":"` + c.node + `","version":"go"}`
 	for {
 		answer, err := c.next()
 		if err != nil {
@@ -192,10 +192,11 @@ func refOf(options []byte) []byte {
 
 // publish copies the payload: nats.go gathers what is published and sends it together.
 func (c *client) publish(subject string, kind int, payload []byte) error {
-	if kind == websocket.TextMessage {
-		return c.nc.PublishRequest(subject, c.own, payload)
+	header := c.text
+	if kind == websocket.BinaryMessage {
+		header = c.bin
 	}
-	return c.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: c.own, Header: binary, Data: payload})
+	return c.nc.PublishMsg(&nats.Msg{Subject: subject, Header: header, Data: payload})
 }
 
 func (c *client) join(room string) error {
@@ -261,19 +262,14 @@ func (c *client) patience(now time.Time) {
 // deliver writes one message of NATS's: FROM from a peer, MSG from a room unless it is the client's own.
 func (c *client) deliver(msg *nats.Msg) error {
 	kind, from, inRoom := websocket.TextMessage, "-", strings.HasPrefix(msg.Subject, roomPrefix)
-	if inRoom && msg.Reply == c.own {
+	if sender := msg.Header.Get("Signal-From"); sender != "" {
+		from = sender
+	}
+	if inRoom && from == c.peer {
 		return nil
 	}
-	if len(msg.Header) > 0 {
-		if msg.Header.Get("Status") != "" { // nobody heard what this client sent
-			return nil
-		}
-		if msg.Header.Get("Signal-Type") == "binary" {
-			kind = websocket.BinaryMessage
-		}
-	}
-	if strings.HasPrefix(msg.Reply, peerPrefix) {
-		from = msg.Reply[len(peerPrefix):]
+	if msg.Header.Get("Signal-Type") == "binary" {
+		kind = websocket.BinaryMessage
 	}
 	buf := buffers.Get().(*bytes.Buffer)
 	defer buffers.Put(buf)
