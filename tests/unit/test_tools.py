@@ -151,9 +151,10 @@ def test_pings_are_those_of_all_loops():
 
 
 def test_a_ping_has_its_share_of_the_processors_time():
-    assert keepalive.each(40_000, 0.5) == {"pings": 40_000, "cpu_s": 0.5, "us": 12.5}
-    with pytest.raises(SystemExit, match="no ping was sent"):
-        keepalive.each(0, 0.5)
+    assert keepalive.each(40_000, 42_000, 0.5) == {"pings": 40_000, "cpu_s": 0.5, "us": 12.5}
+    for sent in (0, 37_900):
+        with pytest.raises(SystemExit, match=f"{sent:,} pings were sent instead of 40,000: connections were lost"):
+            keepalive.each(sent, 40_000, 0.5)
 
 
 def kernel_turn(bare: float, engine: float, **more: float) -> dict:
