@@ -11,7 +11,6 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import scale
 import sizing
@@ -49,8 +48,8 @@ caches keep in reserve are not in it, and are in the figure of the million.
 STEPS_SAYS = """
 ## Does a step cost more with ten million?
 
-Measured, one loop: nanoseconds of processor time, without system calls. What grows is the price of memory that is in no
-cache; no step looks at more than its own connection and room.
+Measured on one loop, {commands} ({made}): nanoseconds of processor time, without system calls. What grows is the price
+of memory that is in no cache; no step looks at more than its own connection and room.
 
 """
 STEPS = {
@@ -156,9 +155,11 @@ The largest of these (computed):
   one, and its messages cross no link twice.
 """
 WIDTH = 120
+LARGE = 100_000  # connections of a crowd in which what malloc keeps is small
 NO_FILE = "python bench/{0}.py --json bench/results/{1}.json"
 
-Row = tuple[str, str, dict[str, Any]]  # a figure, its value, and who says so: date, commit, command
+Call = dict[str, str]  # date, commit, command
+Row = tuple[str, str, list[Call]]  # a figure, its value, and what measured it
 
 
 def middle(turns: list[Run], name: str) -> float:
@@ -166,21 +167,21 @@ def middle(turns: list[Run], name: str) -> float:
     return statistics.median(figures(turns, name))
 
 
-def call_of(kept: Figures) -> dict[str, Any]:
-    """Date, commit and command of a whole file."""
-    return {"date": kept["date"], "commit": kept["versions"].get("commit", ""), "command": kept["command"]}
+def call_of(kept: Figures) -> list[Call]:
+    """What measured a whole file."""
+    return [{"date": kept["date"], "commit": kept["versions"].get("commit", ""), "command": kept["command"]}]
 
 
-def scenario(name: str) -> str:
-    """The command that measures one figure of macro.json."""
-    return f"python bench/macro.py --scenarios {name}"
+def calls_of(calls: dict[str, Call], end: str = "", least: int = LARGE) -> list[Call]:
+    """What measured those forms of a file that are large enough, and end so."""
+    return [call for form, call in calls.items() if int(form.split()[1]) >= least and form.endswith(end)]
 
 
 def sizes(
     by: dict[int, dict[str, float]], name: str, digits: int = 0, factor: float = 1.0, unit: str = "bytes"
 ) -> str:
     """A figure of each of the larger crowds, as `97 bytes of 100,000; 96 of 1,000,000`."""
-    last = [(n, found[name] * factor) for n, found in by.items() if n >= 100_000 and name in found]
+    last = [(n, found[name] * factor) for n, found in by.items() if n >= LARGE and name in found]
     text = "; ".join(f"{value:,.{digits}f} of {n:,}" for n, value in last)
     return text.replace(" of ", f" {unit} of ", 1)
 
@@ -189,22 +190,22 @@ def structure_rows(kept: Figures) -> Iterator[Row]:
     """What the engine's own structures take."""
     calls = kept["structures"]["calls"]
     one, many = crowds(kept, True), crowds(kept, False)
-    last = calls[structures.form_of(list(one)[-1], 1)]
-    spread_over = next(calls[form] for form in calls if not form.endswith("--loops 1"))
+    on_one = calls_of(calls, "--loops 1")
+    on_many = [call for form, call in calls.items() if not form.endswith("--loops 1")]
     room, big = structures.ROOM, f"{structures.BIG:,}"
-    yield "engine, an open idle connection", sizes(one, "open: bytes", 1), last
+    yield "engine, an open idle connection", sizes(one, "open: bytes", 1), on_one
     only = sizes(one, "join one room of all, as the only one: bytes", 1)
-    yield "... its membership in a large room, if it is its only one", only, last
+    yield "... its membership in a large room, if it is its only one", only, on_one
     further = sizes(one, f"join a second, of {big}: bytes")
-    yield f"... a further membership in a room of {big}", further, last
+    yield f"... a further membership in a room of {big}", further, on_one
     name = f"join a room of {room}: bytes"
-    yield f"engine, a room of {room} with all members on one loop", sizes(one, name, 0, room), last
+    yield f"engine, a room of {room} with all members on one loop", sizes(one, name, 0, room), on_one
     apart = sizes(many, name, 0, room)
-    yield f"engine, a room of {room} with each member on another loop", apart, spread_over
+    yield f"engine, a room of {room} with each member on another loop", apart, on_many
     for length in (12, 36):
         user = sizes(one, f"a user of its own, {length} bytes: bytes")
         what = "filled without sockets, as where NATS is configured: names of"
-        yield f"engine, `--auth jwt`, each of another user, {what} {length} bytes", user, last
+        yield f"engine, `--auth jwt`, each of another user, {what} {length} bytes", user, on_one
 
 
 def auth_rows(kept: Figures) -> Iterator[Row]:
@@ -214,33 +215,35 @@ def auth_rows(kept: Figures) -> Iterator[Row]:
         off = middle(forms["memory"], "auth off")
         more = {name: f"{middle(forms['memory'], name) - off:,.0f}" for name in forms["memory"][0]}
         what = "engine, `--auth jwt`, a connection with an end and with rights that others have, too"
-        yield what, f"{more['one user']} bytes more", calls["memory"]
+        yield what, f"{more['one user']} bytes more", [calls["memory"]]
         what = "... each of another user, with a room of its own"
         both = f"{more['distinct users']} bytes more; {more['distinct users, with NATS']} with NATS"
-        yield what, both, calls["memory"]
+        yield what, both, [calls["memory"]]
     if "connecting" in forms:
         us = middle(forms["connecting"], "HS256") - middle(forms["connecting"], "off")
         what = "Python, judging an HS256 token and handing the verdict on"
-        yield what, f"{us:.0f} µs of processor time a connection", calls["connecting"]
+        yield what, f"{us:.0f} µs of processor time a connection", [calls["connecting"]]
 
 
 def kernel_rows(kept: Figures) -> Iterator[Row]:
     """What sockets take."""
     found, call = kept["kernel"], call_of(kept)
     bare = [turn["bare"] for turn in found["turns"]]
-    entry = f", and {middle(bare, 'dentry') / 2:,.0f} of a dentry" if "dentry" in bare[0] else ""
+    # Who reads /proc meanwhile fills the bare turns' dentries, too: kernel_memory.py tells.
+    mine = [turn["engine"] for turn in found["turns"]]
+    entry = f", and {middle(mine, 'dentry') / 2:,.0f} of a dentry" if "dentry" in mine[0] else ""
     value = f"{middle(bare, found['by']) / 2:,.0f} bytes{entry}"
     yield "kernel, one end of an idle connection, in an epoll, in the caches of sockets alone", value, call
-    ratio = spread(figures(found["turns"], "ratio"))
-    yield "kernel, the engine's connections to bare sockets", f"{ratio} in {len(bare)} turns", call
+    ratio = sorted(figures(found["turns"], "ratio"))
+    value = f"{statistics.median(ratio):.3f} ({ratio[0]:.3f} to {ratio[-1]:.3f} in {len(ratio)} turns)"
+    yield "kernel, the engine's connections to bare sockets", value, call
 
 
 def nats_rows(kept: Figures) -> Iterator[Row]:
     """What subscriptions take."""
-    found, calls = sizing.subscriptions(kept), kept["nats"]["calls"]
-    last = calls[f"--subscriptions {list(found)[-1]}"]
-    yield "nats-server, a subscription", sizes(found, "bytes"), last
-    yield "nats-server, taking one", sizes(found, "us", 1, unit="µs"), last
+    found, calls = sizing.subscriptions(kept), calls_of(kept["nats"]["calls"])
+    yield "nats-server, a subscription", sizes(found, "bytes"), calls
+    yield "nats-server, taking one", sizes(found, "us", 1, unit="µs"), calls
 
 
 def processor_rows(kept: Figures, macro: Figures) -> Iterator[Row]:
@@ -258,7 +261,7 @@ def processor_rows(kept: Figures, macro: Figures) -> Iterator[Row]:
     for name, text in names.items():
         runs = scenarios(macro).get(name, {}).get("engine", [])
         each = spread(figures(runs, "all_servers", "cpu_us_per_delivery"))
-        yield text, f"{each} µs", {**call_of(macro), "command": f"{scenario(name)}, or {macro['command']}"}
+        yield f"{text} (`{name}`)", f"{each} µs", call_of(macro)
 
 
 def presence_rows(kept: Figures) -> Iterator[Row]:
@@ -307,7 +310,7 @@ def measured(folder: Path) -> str:
         if kept := read(name, folder):
             rows += list(part(kept))
         else:
-            rows.append((name, "no results are kept", {"command": NO_FILE.format(tools.get(name, name), name)}))
+            rows.append((name, "no results are kept", [{"command": NO_FILE.format(tools.get(name, name), name)}]))
     for kept in read_scales(folder):
         rows += list(scale_rows(kept))
     return markdown(["figure", "value", "command", "measured"], [cells(row) for row in rows], 4)
@@ -315,10 +318,15 @@ def measured(folder: Path) -> str:
 
 def cells(row: Row) -> list[str]:
     """A row of the table of what was measured."""
-    what, value, call = row
-    made = f"{call['date'][:10]}, `{call['commit']}`" if "date" in call else ""
-    commands = ", or ".join(f"`{command}`" for command in call["command"].split(", or "))
-    return [what, value, commands, made]
+    what, value, calls = row
+    return [what, value, *said(calls)]
+
+
+def said(calls: list[Call]) -> tuple[str, str]:
+    """The commands of these calls, and when and of which commits they were."""
+    commands = dict.fromkeys(f"`{call['command']}`" for call in calls)
+    made = dict.fromkeys(f"{call['date'][:10]}, `{call['commit']}`" for call in calls if "date" in call)
+    return ", ".join(commands), "; ".join(made)
 
 
 def by_crowd(by: dict[int, dict[str, float]], rows: dict[str, str], three: bool) -> str:
@@ -334,7 +342,8 @@ def steps(kept: Figures) -> str:
     """What a step costs with ever more connections, and the longest of single ones."""
     one, many = crowds(kept, True), crowds(kept, False)
     (few, first), *_, (conns, last) = one.items()
-    text = STEPS_SAYS + by_crowd(one, STEPS, False)
+    commands, made = said(calls_of(kept["structures"]["calls"], "--loops 1", 0))
+    text = STEPS_SAYS.format(commands=commands, made=made) + by_crowd(one, STEPS, False)
     text += TICK_SAYS.format(
         few=few,
         conns=conns,
