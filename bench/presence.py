@@ -170,6 +170,7 @@ class Storm:
     backlog: int  # bytes that waited for listeners, after the storm
 
     def figures(self) -> dict[str, float]:
+        """What is told of it."""
         return {
             "seconds until all is heard": self.seconds,
             "processor s of both engines": self.engines,
@@ -243,6 +244,7 @@ def check(ears: Ears, comers: list[str], slow: int) -> list[int]:
 
 
 def main() -> int:
+    """0; 1 where a listener that reads missed a message."""
     parser = argparse.ArgumentParser(description="A storm of joins in a room whose members all listen.")
     parser.add_argument("--listeners", type=int, default=1000)
     parser.add_argument("--slow", type=int, default=0, help="how many of them do not read meanwhile")

@@ -201,6 +201,7 @@ class Case:
 
     @property
     def rooms(self) -> float:
+        """Of all nodes together."""
         return self.some_rooms or self.connections / self.members
 
     @property

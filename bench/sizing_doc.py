@@ -28,7 +28,7 @@ held to runs from end to end in [a table of their own](#held-to-what-was-measure
 the files in `bench/results`: no measured figure on it is typed. No ten million sockets were open: their structures
 were filled. Measure on your machine before you buy.
 
-The machine of the largest run:
+The machine of the largest run, whose cores are virtual and shared with other programs:
 """
 MEASURED_SAYS = """
 Presence takes nothing where nobody listens, and a listener no more than another member. A room with listeners takes 80
