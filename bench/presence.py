@@ -145,7 +145,7 @@ class Ears:
         """The addresses of the joins that it was told of, how many messages it is told to have missed, and how many
         others it heard."""
         addresses, missed, others = [], 0, 0
-        for message in messages(bytes(self.heard[listener])):
+        for message in messages(self.heard[listener]):
             if message.startswith(JOIN):
                 addresses.append(message[len(JOIN) :].decode())
             elif message.startswith(b"GAP "):

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import scale
 import structures
 from results import RESULTS, Figures, digits_of, figures, read, read_scales, scenarios
 
@@ -117,6 +116,8 @@ def us_of(macro: Figures, scenario: str) -> float:
 def ping_among(run: Figures) -> float:
     """Microseconds of the engine's CPU for a ping in the quiet time of a run of scale.py."""
     quiet = run["quiet"]
+    if not quiet["pings"]:
+        raise Missing(f"bench/results/{MILLION}.json has no pings: `make bench-scale N=1000000` makes it")
     return float((quiet["user_s"] + quiet["system_s"]) * 1e6 / quiet["pings"])
 
 
@@ -138,7 +139,7 @@ def wake_us(scales: list[Figures], busy_us: float) -> float:
     """
     found: list[float] = []
     for kept in scales:
-        us = float(scale.figures(kept["scale"])["few"]["cpu_us_per_delivery_less_pings"])
+        us = float(kept["scale"]["figures"]["few"]["cpu_us_per_delivery_less_pings"])
         few = kept["scale"]["few"][0]
         found.append((us - busy_us) * few["delivered"] / few["seconds"] / wakes(few, kept["scale"]["loops"]))
     return max(found)
@@ -171,7 +172,7 @@ def costs(folder: Path = RESULTS) -> Costs:
         member=member,
         room=one_loop - room_on_loop - structures.ROOM * member,
         room_on_loop=room_on_loop,
-        kernel=scale.figures(million)["kernel_bytes"]["counted"],
+        kernel=million["figures"]["kernel_bytes"]["counted"],
         subscription=list(subscriptions(nats).values())[-1]["bytes"],
         ping=between(*ping).times(1e-6),
         delivery=busy * 1e-6,
@@ -336,8 +337,8 @@ def checks(cost: Costs, kept: Figures) -> list[Check]:
     if (each := many["all_servers"]["bytes_per_connection"]) is not None:
         memory = case.engine(cost)
         rows.append(Check(run, "engine, GB", Span(memory, memory).times(1e-9), each * n / 1e9))
-    if n != int(MILLION.rpartition("-")[2]):  # whose own figure the model has
-        kernel = scale.figures(found)["kernel_bytes"]["counted"]
+    kernel = found["figures"]["kernel_bytes"]["counted"]
+    if kernel != cost.kernel:  # which the model has from that run
         rows.append(Check(run, "kernel, GB", Span(cost.kernel, cost.kernel).times(n / 1e9), kernel * n / 1e9))
     return rows
 

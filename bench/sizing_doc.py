@@ -12,11 +12,11 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import scale
 import sizing
 import structures
 from performance_doc import done_on
 from results import RESULTS, Figures, Run, digits_of, figures, read, read_scales, scenarios, spread
+from scale import LOOPS_MAX
 from sizing import Costs, Missing, crowds, markdown
 
 HEAD = """\
@@ -275,9 +275,14 @@ def presence_rows(kept: Figures) -> Iterator[Row]:
     yield what, value, call_of(kept)
 
 
+def few_of(kept: Figures) -> int:
+    """Connections of the load that a run of scale.py is compared with."""
+    return int(kept["scale"]["few"][0]["connections"])
+
+
 def scale_rows(kept: Figures) -> Iterator[Row]:
     """What very many take, on one machine with their clients."""
-    found, f, call = kept["scale"], scale.figures(kept["scale"]), call_of(kept)
+    found, f, call = kept["scale"], kept["scale"]["figures"], call_of(kept)
     many, few = f["many"], f["few"]
     user = "" if f["user_bytes"] is None else f"{f['user_bytes']:,.0f} bytes, and "
     who = f"{found['connections']:,} on {found['loops']} loops"
@@ -286,7 +291,7 @@ def scale_rows(kept: Figures) -> Iterator[Row]:
     if many["pings_per_s"]:
         yield "... a ping and its pong, before the messages", f"{sizing.ping_among(found['many']):.1f} µs", call
     woken = f"{few['cpu_us_per_delivery_less_pings']:.1f} µs"
-    yield f"... a delivery among {scale.FEW:,} connections on as many loops", woken, call
+    yield f"... a delivery among {few_of(kept):,} connections on as many loops", woken, call
     both = f"{many['cpu_us_per_delivery']:.1f} µs; {many['cpu_us_per_delivery_less_pings']:.1f} without the pings"
     yield "... a delivery among all", both, call
     lost = found["many"]["lost"] + found["many"]["gap"]
@@ -373,7 +378,7 @@ def formulas(cost: Costs, kept: Figures, folder: Path) -> str:
         **us,
         delivery=cost.delivery * 1e6,
         wake=cost.wake * 1e6,
-        few=scale.FEW,
+        few=few_of(read(sizing.MILLION, folder)),
         own=f"{cost.connection:.1f} + {cost.member:.1f}",
         room=cost.room,
         on_loop=cost.room_on_loop,
@@ -398,8 +403,8 @@ def nodes(cost: Costs) -> str:
         ten_pings=cost.ping.times(ten / sizing.INTERVAL).shown(1),
         ten_rare=cost.ping.times(ten / 100).shown(1),
         table=sizing.TABLE,
-        most_loops=scale.LOOPS_MAX,
-        held=scale.LOOPS_MAX * 20_000 * sizing.FILLED / 1e6,
+        most_loops=LOOPS_MAX,
+        held=LOOPS_MAX * 20_000 * sizing.FILLED / 1e6,
     )
 
 
@@ -421,7 +426,7 @@ def document(folder: Path = RESULTS) -> str:
     text += MEASURED_SAYS.format(kernel=cost.kernel, times=cost.kernel / cost.connection)
     text += steps(filled)
     text += formulas(cost, filled, folder) + sizing.computed(cost)
-    text += CHECK_SAYS.format(few=scale.FEW) + sizing.checked(cost, scales) + nodes(cost)
+    text += CHECK_SAYS.format(few=few_of(scales[-1])) + sizing.checked(cost, scales) + nodes(cost)
     return "\n\n".join(wrapped(block) for block in text.rstrip("\n").split("\n\n")) + "\n"
 
 

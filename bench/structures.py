@@ -21,9 +21,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import signal_core.probe as probe
+
 from kept import add_json, keep_forms
 from servers import private
-from signal_core import probe  # type: ignore[attr-defined]  # compiled: it has no types
 
 ROOM = 10
 BIG = 10_000

@@ -99,7 +99,7 @@ def run_of_scale() -> dict:
     found = scaled()
     for run in (found["many"], *found["few"]):
         run |= {"rooms": 2, "members": 10, "room_rate": 100}
-    return {"scale": found}
+    return {"scale": {**found, "figures": scale.figures(found)}}
 
 
 def test_a_run_is_held_to_the_model_by_what_was_counted_in_it():
@@ -123,15 +123,21 @@ def test_a_wake_is_what_a_delivery_costs_more_where_loops_sleep():
     woken = 9100 + 100 * 3 * (1 - (2 / 3) ** 9)
     assert sizing.wake_us([run], 5.0) == pytest.approx(3.0 * 10_000 / woken)
     dearer = json.loads(json.dumps(run))
-    for few in dearer["scale"]["few"]:
-        few["all_servers"]["user_s"] = 2.0
+    dearer["scale"]["figures"]["few"]["cpu_us_per_delivery_less_pings"] = 12.0
     assert sizing.wake_us([run, dearer], 5.0) == sizing.wake_us([dearer], 5.0) > sizing.wake_us([run], 5.0)
 
 
-def test_the_million_does_not_check_its_own_kernels_figure():
+def test_the_kernels_figure_is_not_held_to_the_run_that_it_is_from():
     run = run_of_scale()
-    run["scale"]["connections"] = 1_000_000
-    assert [check.name.split(",")[0] for check in sizing.checks(COSTS, run)] == ["cores", "engine"]
+    own = replace(COSTS, kernel=run["scale"]["figures"]["kernel_bytes"]["counted"])
+    assert [check.name.split(",")[0] for check in sizing.checks(own, run)] == ["cores", "engine"]
+
+
+def test_a_million_without_pings_says_nothing_of_pings(tmp_path):
+    million = results.read("scale-1000000")
+    million["scale"]["many"]["quiet"]["pings"] = 0
+    with pytest.raises(sizing.Missing, match="has no pings: `make bench-scale N=1000000` makes it"):
+        sizing.costs(kept_in(tmp_path, **{"scale-1000000": million}))
 
 
 def kept_in(folder: Path, without: str = "", **changed: dict) -> Path:
