@@ -13,6 +13,7 @@
 #   make bench-performance  what docs/performance.md is made of, by everyone who can run here: some 40 minutes
 #   make bench-scale N=1000000  so many WebSockets on one engine: memory, idle CPU, messages among them
 #   make plots   docs/plots and docs/performance.md, from the results kept in bench/results
+#   make sizing  docs/sizing.md, from the same
 #   make docs    docs/settings.md, from the table of settings
 #   make sdist   the source archive, in dist/
 #   make check-sdist  builds a wheel of it and one of the checkout, and compares them
@@ -51,7 +52,7 @@ SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 export PYTHONDONTWRITEBYTECODE = 1
 
 .PHONY: run test lint debug asan tsan bench bench-peers bench-performance bench-scale bench-structures \
-	bench-instructions plots docs sdist check-sdist clean
+	bench-instructions plots sizing docs sdist check-sdist clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.installed
@@ -96,6 +97,11 @@ bench-scale: $(VENV)/.installed
 plots: $(VENV)/.installed $(VENV)/.plots
 	$(BIN)/python bench/plots.py
 	$(BIN)/python bench/performance_doc.py > docs/performance.md
+
+sizing: $(VENV)/.installed
+	@mkdir -p build
+	$(BIN)/python bench/sizing_doc.py > build/sizing.md
+	mv build/sizing.md docs/sizing.md
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m signal_py.settings_doc > docs/settings.md

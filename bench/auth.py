@@ -1,6 +1,7 @@
 """What tokens cost: Python's time a connection, delay of messages meanwhile, memory of a user.
 
     make -C bench load && python bench/auth.py            # about two minutes, loopback only
+    python bench/auth.py --parts memory --json bench/results/auth.json    # keeps that part, beside others there
 
 * connecting: CPU of the daemon's Python threads for `--connects` handshakes with HS256 tokens, each of another user,
   by the kernel's count of the threads' time (schedstat); the loops' threads are not in it. With auth off it is what
@@ -20,11 +21,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jwt
 
+from contenders import parse_names
+from kept import add_json, keep_forms
 from servers import many_descriptors, private
 
 ROOT = Path(__file__).parents[1]
@@ -36,17 +40,22 @@ from wire import Wire, request  # noqa: E402
 SECRET = "a secret of at least thirty-two bytes"
 LOAD = Path(__file__).parent / "bin" / "load"
 AUTH = {"auth": "jwt", "auth_key": SECRET}
+AUTHS: dict[str, dict[str, str]] = {"off": {}, "HS256": AUTH}
+Figures = dict[str, float]
 
 
 def token(i: int, **claims: object) -> str:
+    """One for the i-th user, that holds for an hour."""
     return jwt.encode({"sub": f"user{i:08}", "exp": int(time.time()) + 3600, **claims}, SECRET, algorithm="HS256")
 
 
 def head(i: int, **claims: object) -> bytes:
+    """The i-th user's handshake."""
     return request("/", f"Authorization: Bearer {token(i, **claims)}")
 
 
 def opened(port: int, handshake: bytes) -> Wire:
+    """A connection that was let in."""
     wire = Wire(port)
     wire.send(handshake)
     assert wire.read_answer().status == 101
@@ -105,7 +114,8 @@ def connectors(port: int, rate: int) -> Iterator[list[int]]:
             thread.join()
 
 
-def relay(seconds: int, rate: int, connects: int, **settings: object) -> dict[str, float]:
+def relay(seconds: int, rate: int, connects: int, **settings: object) -> Figures:
+    """Latencies in microseconds of so many messages a second, while so many connect a second."""
     with kit.engine(loops=1, **settings) as engine:
         url = f"{engine.url}?token={token(0)}"
         command = [str(LOAD), "relay", "--connections", "100", "--rate", str(rate), "--seconds", str(seconds), url]
@@ -115,22 +125,33 @@ def relay(seconds: int, rate: int, connects: int, **settings: object) -> dict[st
         return {"p50": found["p50"], "p99": found["p99"], "connected": count[0]}
 
 
-def relays(options: argparse.Namespace) -> None:
+def connects(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Microseconds of Python a connection, without tokens and with them."""
+    found: dict[str, Any] = {}
+    for name, settings in AUTHS.items():
+        found[name] = round(connecting(options.connects, **settings), 2)
+        print(f"connecting, auth {name}: {found[name]:.1f} µs of Python a connection", flush=True)
+    return [found]
+
+
+def relays(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The three in turn, since the machine is not the same from minute to minute."""
-    found: dict[str, list[dict[str, float]]] = {}
+    turns: list[dict[str, Any]] = []
     for _ in range(options.turns):
-        for name, connects, settings in (
-            ("nobody connects", 0, {}),
-            ("clients connect, auth off", options.connect_rate, {}),
-            ("clients connect, HS256", options.connect_rate, AUTH),
-        ):
-            found.setdefault(name, []).append(relay(options.seconds, options.rate, connects, **settings))
-    for name, runs in found.items():
+        found = {"nobody connects": relay(options.seconds, options.rate, 0)}
+        for name, settings in AUTHS.items():
+            run = relay(options.seconds, options.rate, options.connect_rate, **settings)
+            found[f"clients connect, auth {name}"] = run
+        turns.append(found)
+    for name in turns[0]:
+        runs = [turn[name] for turn in turns]
         p50, p99 = ([run[which] for run in runs] for which in ("p50", "p99"))
         print(
             f"relay, {name}: p50 {statistics.median(p50):.0f} µs, p99 {statistics.median(p99):.0f} µs "
-            f"({min(p99):.0f} to {max(p99):.0f}), {sum(run['connected'] for run in runs):.0f} connected"
+            f"({min(p99):.0f} to {max(p99):.0f}), {sum(run['connected'] for run in runs):.0f} connected",
+            flush=True,
         )
+    return turns
 
 
 def memory(conns: int, distinct: bool, nats: str, **settings: object) -> float:
@@ -147,7 +168,30 @@ def memory(conns: int, distinct: bool, nats: str, **settings: object) -> float:
         return (after - before) / (conns - conns // 3)
 
 
+def memories(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Bytes a connection: without tokens, all with the same, each with its own."""
+    found: dict[str, Any] = {}
+    with kit.nats() as server:
+        for name, distinct, nats, settings in (
+            ("auth off", False, "off", {}),
+            ("one user", False, "off", AUTH),
+            ("distinct users", True, "off", AUTH),
+            ("distinct users, with NATS", True, server.url, AUTH),
+        ):
+            found[name] = round(memory(options.conns, distinct, nats, **settings), 1)
+            print(f"memory, {name}: {found[name]:.1f} bytes a connection", flush=True)
+    return [found]
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+    "connecting": connects,
+    "relay": relays,
+    "memory": memories,
+}
+
+
 def main() -> None:
+    """Prints what the parts that were asked for found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connects", type=int, default=3000)
     parser.add_argument("--conns", type=int, default=9000)
@@ -155,24 +199,18 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="runs of the relay in turn, of which the median counts")
     parser.add_argument("--rate", type=int, default=2000, help="messages a second")
     parser.add_argument("--connect-rate", type=int, default=200, help="connections a second beside them")
-    parser.add_argument("--parts", default="connecting,relay,memory")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    add_json(parser)
     options = parser.parse_args()
+    try:
+        parts = parse_names(options.parts, PARTS, "part")
+    except ValueError as error:
+        parser.error(str(error))
     many_descriptors()
-    parts = options.parts.split(",")
-    if "connecting" in parts:
-        for name, settings in (("off", {}), ("HS256", AUTH)):
-            print(f"connecting, auth {name}: {connecting(options.connects, **settings):.1f} µs of Python a connection")
-    if "relay" in parts:
-        relays(options)
-    if "memory" in parts:
-        with kit.nats() as server:
-            for name, distinct, nats, settings in (
-                ("auth off", False, "off", {}),
-                ("one user", False, "off", AUTH),
-                ("distinct users", True, "off", AUTH),
-                ("distinct users, with NATS", True, server.url, AUTH),
-            ):
-                print(f"memory, {name}: {memory(options.conns, distinct, nats, **settings):.1f} bytes a connection")
+    forms = {name: PARTS[name](options) for name in parts}
+    if options.json:
+        keep_forms(options.json, "auth", forms)
+    sys.stdout.flush()
     os._exit(0)  # thousands of sockets are closed by the kernel
 
 

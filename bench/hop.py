@@ -1,6 +1,7 @@
 """What a hop from one loop to another costs a message, beside a bare wake by an eventfd (hop.c), in turn.
 
     make -C bench hop && python bench/hop.py
+    python bench/hop.py --json bench/results/hop.json     # keeps every turn
 
 A lone pair of clients on one loop, then one on two loops, of the same engine: the medians' difference is the hop,
 since all else is alike. Loops are told by the addresses: their first eight bits.
@@ -15,12 +16,14 @@ import sys
 import time
 
 from contenders import HERE, VENV_BIN
+from kept import add_json, keep
 from lockstep import Peer, Unexpected, opened
 from servers import free_port, running
 
 BASE32 = b"0123456789abcdefghjkmnpqrstvwxyz"
 CLIENTS = 12  # on two loops; that all are on one is a case in two thousand
 PAYLOAD = b"x" * 128
+Turn = dict[str, float]
 
 
 def loop_of(peer: Peer) -> int:
@@ -40,8 +43,22 @@ def one_way_us(sender: Peer, receiver: Peer, messages: int) -> float:
     return statistics.median(took) / 1000
 
 
-def turn(messages: int) -> tuple[float, float, float]:
-    """Microseconds of a message on one loop, of one to another loop, and of a bare wake."""
+def compared(same_us: float, across_us: float, bare_us: float) -> Turn:
+    """A turn as it is kept: medians in microseconds, and what the hop takes by a bare wake."""
+    ratio = (across_us - same_us) / bare_us
+    return {"same_us": same_us, "across_us": across_us, "bare_us": bare_us, "ratio": round(ratio, 4)}
+
+
+def shown(turn: Turn) -> str:
+    """A turn, or the medians of all, for people."""
+    return (
+        f"one loop {turn['same_us']:.1f} µs, two {turn['across_us']:.1f} µs, "
+        f"bare wake {turn['bare_us']:.1f} µs, hop/wake {turn['ratio']:.2f}"
+    )
+
+
+def measure(messages: int) -> Turn:
+    """A message on one loop, one to another loop, and a bare wake."""
     port = free_port()
     command = f"{VENV_BIN}/signal-engine serve --listen 127.0.0.1:{port} --loops 2 --nats off"
     with running(command, port):
@@ -49,27 +66,28 @@ def turn(messages: int) -> tuple[float, float, float]:
         here = [client for client in clients if loop_of(client) == loop_of(clients[0])]
         there = [client for client in clients if client not in here]
         if len(here) < 2 or not there:
-            return turn(messages)
+            return measure(messages)
         near, far = (one_way_us(here[0], other, messages) for other in (here[1], there[0]))
         for client in clients:
             client.close()
     bare = subprocess.run([HERE / "bin" / "hop"], check=True, capture_output=True, text=True)
-    return near, far, int(bare.stdout) / 1000
+    return compared(near, far, int(bare.stdout) / 1000)
 
 
 def main() -> int:
-    """Prints each turn, and the medians."""
+    """Prints each turn, and the medians, of the ratios turn by turn, too."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--messages", type=int, default=5000)
+    add_json(parser)
     options = parser.parse_args()
     turns = []
     for _ in range(options.turns):
-        near, far, bare = turn(options.messages)
-        turns.append((near, far, bare, (far - near) / bare))
-        print(f"one loop {near:.1f} µs, two {far:.1f} µs, bare wake {bare:.1f} µs, hop/wake {turns[-1][3]:.2f}")
-    near, far, bare, ratio = (statistics.median(column) for column in zip(*turns, strict=True))
-    print(f"median: one loop {near:.1f} µs, two {far:.1f} µs, bare wake {bare:.1f} µs, hop/wake {ratio:.2f}")
+        turns.append(measure(options.messages))
+        print(shown(turns[-1]), flush=True)
+    print("median:", shown({name: statistics.median(turn[name] for turn in turns) for name in turns[0]}))
+    if options.json:
+        keep(options.json, "hop", {"turns": turns})
     return 0
 
 

@@ -1,7 +1,7 @@
 """The kernel's memory for an idle connection: the engine's against a bare pair of sockets of the same number.
 
     python bench/kernel_memory.py                         # 18,000 connections, 4 turns
-    python bench/kernel_memory.py --connections 9000 --json FILE
+    python bench/kernel_memory.py --connections 9000 --json bench/results/kernel.json
 
 Each turn opens the connections to a program that does nothing but accept them and put them into an epoll, and then (or
 before) to the engine, from bin/load, idle; and each time looks at /proc/meminfo (Slab) and /proc/slabinfo (as root)
@@ -16,7 +16,6 @@ pair is what one end takes. What else runs on the machine moves the figures: use
 from __future__ import annotations
 
 import argparse
-import json
 import selectors
 import socket
 import statistics
@@ -25,14 +24,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from contenders import HERE, VENV_BIN
+from kept import add_json, keep
 from servers import free_port, stop, wait_listening
 
 SOCKET = ("TCP", "sock_inode_cache", "filp", "eventpoll_epi", "ep_head")
 OTHER = ("dentry", "proc_inode_cache", "tw_sock_TCP")
 SETTLE = 0.5
 PATIENCE = 120.0
+Bytes = dict[str, float]
 
 
 def serve(port: int) -> None:
@@ -82,6 +84,7 @@ def sockets() -> int:
 
 
 def wait(what: str, condition: Callable[[], bool]) -> None:
+    """Returns when the condition holds; ends the program where it takes too long."""
     end = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > end:
@@ -89,7 +92,7 @@ def wait(what: str, condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def measure(server: list[str], client: list[str], port: int, count: int) -> dict[str, float]:
+def measure(server: list[str], client: list[str], port: int, count: int) -> Bytes:
     """Bytes of kernel memory a pair, while `client` holds `count` connections to `server`."""
     with subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as serving:
         try:
@@ -109,14 +112,16 @@ def measure(server: list[str], client: list[str], port: int, count: int) -> dict
     return {name: (after[name] - before.get(name, 0)) / count for name in after}
 
 
-def bare(count: int) -> dict[str, float]:
+def bare(count: int) -> Bytes:
+    """Bytes a pair of plain sockets."""
     port = free_port()
     server = [sys.executable, __file__, "--serve", str(port)]
     client = [sys.executable, __file__, "--connect", str(port), "--connections", str(count)]
     return measure(server, client, port, count)
 
 
-def engine(count: int) -> dict[str, float]:
+def engine(count: int) -> Bytes:
+    """Bytes a connection to the engine, both ends."""
     port = free_port()
     server = [str(VENV_BIN / "signal-engine"), "serve", "--nats", "off", "--loops", "8"]
     client = [str(HERE / "bin" / "load"), "idle", "--seconds", str(PATIENCE), "--connections", str(count)]
@@ -125,31 +130,50 @@ def engine(count: int) -> dict[str, float]:
     )
 
 
-def turn(count: int, number: int) -> dict[str, dict[str, float]]:
+def turn(count: int, number: int) -> dict[str, Bytes]:
     """Both, each first in every second turn: the first finds caches of the kernel that are not yet filled."""
     runs = {"bare": bare, "engine": engine}
     order = list(runs) if number % 2 else list(runs)[::-1]
     return {who: runs[who](count) for who in order}
 
 
-def report(turns: list[dict[str, dict[str, float]]]) -> None:
+def key_of(turns: list[dict[str, Bytes]]) -> str:
+    """What the two are compared by: `sockets`, or the whole slab where the caches can't be read."""
+    return "sockets" if all("sockets" in each[who] for each in turns for who in each) else "slab"
+
+
+def kept_turns(turns: list[dict[str, Bytes]]) -> list[dict[str, Any]]:
+    """Each turn as it is kept: bytes a pair, and the engine's by the bare one's."""
+    key = key_of(turns)
+    return [
+        {
+            **{who: {name: round(value, 1) for name, value in each[who].items()} for who in ("bare", "engine")},
+            "ratio": round(each["engine"][key] / each["bare"][key], 4),
+        }
+        for each in turns
+    ]
+
+
+def report(turns: list[dict[str, Bytes]]) -> None:
+    """Prints the medians by cache, and the ratio of each turn."""
     names = [name for name in turns[0]["engine"] if name in turns[0]["bare"]]
     print(f"{'bytes a pair':20} {'bare':>8} {'engine':>8} {'ratio':>7}")
     for name in names:
         bare, engine = (statistics.median(each[who][name] for each in turns) for who in ("bare", "engine"))
         ratio = f"{engine / bare:7.3f}" if bare > 1 else ""
         print(f"{name:20} {bare:8.0f} {engine:8.0f} {ratio}")
-    key = "sockets" if "sockets" in names else "slab"
-    ratios = sorted(each["engine"][key] / each["bare"][key] for each in turns)
+    key = key_of(turns)
+    ratios = sorted(each["ratio"] for each in kept_turns(turns))
     print(f"{key}, engine to bare, turn by turn: {', '.join(f'{ratio:.3f}' for ratio in ratios)}")
     print(f"one end, as half a bare pair: {statistics.median(each['bare'][key] for each in turns) / 2:.0f} bytes")
 
 
 def main() -> int:
+    """Measures, or is one end of the bare pairs."""
     parser = argparse.ArgumentParser(description="The kernel's memory for an idle connection.")
     parser.add_argument("--connections", type=int, default=18_000, help="in each turn (default 18000)")
     parser.add_argument("--turns", type=int, default=4, help="of both in turn (default 4)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every turn there")
+    add_json(parser)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--connect", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -161,7 +185,8 @@ def main() -> int:
         turns = [turn(options.connections, number) for number in range(options.turns)]
         report(turns)
         if options.json:
-            options.json.write_text(json.dumps(turns, indent=1) + "\n", encoding="utf-8")
+            figures = {"connections": options.connections, "by": key_of(turns), "turns": kept_turns(turns)}
+            keep(options.json, "kernel", figures)
     return 0
 
 

@@ -1,6 +1,7 @@
 """What a subscription takes in a real nats-server: bytes of its memory, and its time to take one.
 
     python bench/nats_subscriptions.py                    # 100,000 subscriptions, 3 turns
+    python bench/nats_subscriptions.py --subscriptions 1000000 --json bench/results/nats.json    # beside others there
 
 The engine holds one subscription for each room that has members on the node, and one for the node. Subjects are as
 long as those of bench/structures.py: signal.room.s100000000.
@@ -15,13 +16,16 @@ import subprocess
 import sys
 import time
 
-from contenders import VENV_BIN
+from contenders import nats_server
+from kept import add_json, keep_forms
 from servers import free_port, private, processor, stop, wait_listening
 
 BATCH = 1000
+NAMES = {"bytes": "bytes", "us": "processor µs"}
 
 
 def until(connection: socket.socket, word: bytes) -> None:
+    """Reads until the word came."""
     heard = b""
     while word not in heard:
         part = connection.recv(4096)
@@ -30,8 +34,8 @@ def until(connection: socket.socket, word: bytes) -> None:
         heard = heard[-16:] + part
 
 
-def turn(server: str, count: int) -> tuple[float, float]:
-    """Bytes and processor microseconds a subscription."""
+def turn(server: str, count: int) -> dict[str, float]:
+    """Bytes and processor microseconds a subscription, of a nats-server of its own."""
     port = free_port()
     command = [server, "-a", "127.0.0.1", "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -47,23 +51,30 @@ def turn(server: str, count: int) -> tuple[float, float]:
                     connection.sendall(subs + b"PING\r\n")
                     until(connection, b"PONG")
                 time.sleep(1)
-                return (
-                    (private(process.pid) - bytes_before) / count,
-                    (processor(process.pid) - time_before) * 1e6 / count,
-                )
+                return {
+                    "bytes": round((private(process.pid) - bytes_before) / count, 2),
+                    "us": round((processor(process.pid) - time_before) * 1e6 / count, 3),
+                }
         finally:
             stop(process)
 
 
 def main() -> int:
+    """Prints medians of all turns, with the least and the most."""
     parser = argparse.ArgumentParser(description="Memory of a nats-server for each subscription.")
     parser.add_argument("--subscriptions", type=int, default=100_000)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--server", default=str(VENV_BIN / "nats-server"))
+    parser.add_argument("--server", default=nats_server(), help="(default: beside this Python, else in the path)")
+    add_json(parser)
     options = parser.parse_args()
+    if not options.server:
+        parser.error("there is no nats-server: name one with --server")
     turns = [turn(options.server, options.subscriptions) for _ in range(options.turns)]
-    for name, figures in zip(("bytes", "processor µs"), zip(*turns, strict=True), strict=True):
-        print(f"{name} a subscription: {statistics.median(figures):.1f} ({min(figures):.1f} to {max(figures):.1f})")
+    for name, text in NAMES.items():
+        figures = [turn[name] for turn in turns]
+        print(f"{text} a subscription: {statistics.median(figures):.1f} ({min(figures):.1f} to {max(figures):.1f})")
+    if options.json:
+        keep_forms(options.json, "nats", {f"--subscriptions {options.subscriptions}": turns})
     return 0
 
 

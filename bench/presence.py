@@ -2,6 +2,7 @@
 
     python bench/presence.py                                    # 1,000 listeners, 1,000 joins
     python bench/presence.py --listeners 20 --slow 4 --joins 10000 --at-once
+    python bench/presence.py --json bench/results/presence.json
 
 Half of the listeners and half of those who join are on each node. While it is measured the clients only count, in this
 process; then all that each of them heard is looked at: every join, by its address, is told once, or counted in a GAP.
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kept import add_json, keep
 from servers import many_descriptors, processor
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -168,6 +170,7 @@ class Storm:
     backlog: int  # bytes that waited for listeners, after the storm
 
     def figures(self) -> dict[str, float]:
+        """What is told of it."""
         return {
             "seconds until all is heard": self.seconds,
             "processor s of both engines": self.engines,
@@ -241,12 +244,14 @@ def check(ears: Ears, comers: list[str], slow: int) -> list[int]:
 
 
 def main() -> int:
+    """0; 1 where a listener that reads missed a message."""
     parser = argparse.ArgumentParser(description="A storm of joins in a room whose members all listen.")
     parser.add_argument("--listeners", type=int, default=1000)
     parser.add_argument("--slow", type=int, default=0, help="how many of them do not read meanwhile")
     parser.add_argument("--joins", type=int, default=1000)
     parser.add_argument("--at-once", action="store_true", help="all SUBs are there before the engines read one")
     parser.add_argument("--turns", type=int, default=3)
+    add_json(parser)
     options = parser.parse_args()
     many_descriptors()
     storms = [storm(options.listeners, options.slow, options.joins, options.at_once) for _ in range(options.turns)]
@@ -255,6 +260,8 @@ def main() -> int:
     for name in turns[0]:
         figures = [turn[name] for turn in turns]
         print(f"{name}: {statistics.median(figures):.2f} ({min(figures):.2f} to {max(figures):.2f})")
+    if options.json:
+        keep(options.json, "presence", {"listeners": options.listeners, "joins": options.joins, "turns": turns})
     return 1 if any(sum(one.missed[options.slow :]) for one in storms) else 0
 
 

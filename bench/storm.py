@@ -6,10 +6,12 @@
     python bench/storm.py --own-processor              # ... by clients that have a processor of their own
     python bench/storm.py --server "--accept-yield off"    # ... at an engine that takes them as fast as it can
     python bench/storm.py --apart                      # relays at another engine: what the machine alone makes of it
+    python bench/storm.py --json bench/results/storm.json  # keeps the turns, beside those of other forms
 
-From bin/load storm. With --apart the relays and their engine have nothing to do with the storm but that they run on the
-same processors, so no engine could keep its relays below that. With --own-processor the clients of the storm have one
-processor, and the engine and the relays' clients have the others: as near as one machine comes to clients elsewhere.
+It ends with 1 where a message was lost or anything else went wrong. From bin/load storm. With --apart the relays and
+their engine have nothing to do with the storm but that they run on the same processors, so no engine could keep its
+relays below that. With --own-processor the clients of the storm have one processor, and the engine and the relays'
+clients have the others: as near as one machine comes to clients elsewhere.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -25,18 +28,25 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from contenders import HERE, VENV_BIN
+from kept import add_json, keep_forms
 from servers import free_port, many_descriptors, running
 
 LOAD = str(HERE / "bin" / "load")
 ROOM = 15_000  # connections a loop, within the usual hard limit of 20,000 descriptors a table
+PERCENTILES = ("p50", "p90", "p99", "p999", "max")
+AT_ONCE = "all at one moment"  # the form without options
+
+Figures = dict[str, Any]
 
 
 def serve(loops: int, more: str) -> tuple[str, int]:
+    """An engine's command, and the port in it."""
     port = free_port()
     return f"{VENV_BIN / 'signal-engine'} serve --listen 127.0.0.1:{port} --nats off --loops {loops} {more}", port
 
 
 def last_processor() -> int:
+    """The one that the clients of the storm may have for themselves."""
     return max(os.sched_getaffinity(0))
 
 
@@ -53,14 +63,51 @@ def without_processor(cpu: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, all_of_them)
 
 
-def load(*arguments: str) -> dict[str, Any]:
+def understood(status: int, out: str, err: str) -> Figures:
+    """The load generator's JSON, which it writes where messages were lost, too; ends the program without."""
+    if not out:
+        raise SystemExit(f"storm: load ended with {status}: {err[-400:]}")
+    return dict(json.loads(out))
+
+
+def load(*arguments: str) -> Figures:
+    """What the load generator tells of a run."""
     done = subprocess.run([LOAD, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"storm: load ended with {done.returncode}: {done.stderr[-400:]}")
-    return dict(json.loads(done.stdout))
+    return understood(done.returncode, done.stdout, done.stderr)
+
+
+def faults(*runs: Figures) -> dict[str, int]:
+    """What went wrong in these runs, by name; `lost` is always told. Nobody is too slow here, so a GAP is a fault."""
+    found = {"lost": 0}
+    for run in runs:
+        for name, count in {"lost": run["lost"], "gap": run["gap"], **run["errors"], **run["err"]}.items():
+            if count:
+                found[name] = found.get(name, 0) + count
+    return found
+
+
+def turn_of(quiet: Figures, storm: Figures, *runs: Figures) -> Figures:
+    """A turn as it is kept: latencies in microseconds, p99 in the storm by that of the quiet, and what went wrong."""
+    return {
+        "quiet_us": {name: quiet[name] for name in PERCENTILES},
+        "storm_us": {name: storm[name] for name in PERCENTILES},
+        "ratio": round(storm["p99"] / quiet["p99"], 2),
+        **faults(*runs),
+    }
+
+
+def form_of(options: argparse.Namespace) -> str:
+    """What tells one form of the storm from another, as it is typed."""
+    words = [f"--rate {options.rate:g}"] if options.rate else []
+    words += [f"--away {options.away}"] if options.away else []
+    words += ["--own-processor"] if options.own_processor else []
+    words += [f"--server {shlex.quote(options.server)}"] if options.server else []
+    words += ["--apart"] if options.apart else []
+    return " ".join(words) or AT_ONCE
 
 
 def storm_arguments(options: argparse.Namespace, port: int, seconds: float) -> list[str]:
+    """The load generator's, of a storm while some relay for so many seconds."""
     rate = ["--storm-rate", str(options.rate)] if options.rate else []
     away = ["--storm-away", str(options.away)] if options.away else []
     cpu = ["--storm-cpu", str(last_processor())] if options.own_processor else []
@@ -68,16 +115,16 @@ def storm_arguments(options: argparse.Namespace, port: int, seconds: float) -> l
             f"ws://127.0.0.1:{port}/"]
 
 
-def together(options: argparse.Namespace, port: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Latencies, µs, of 500 connections' 1,000 relays a second, before the storm and in it."""
-    r = load("--connections", "500", "--rate", "1000", *storm_arguments(options, port, 8))
-    return r["latency_us"], r["storm"]["latency_us"]
+def together(options: argparse.Namespace, port: int) -> Figures:
+    """500 connections' 1,000 relays a second, before the storm and in it."""
+    run = load("--connections", "500", "--rate", "1000", *storm_arguments(options, port, 8))
+    return turn_of(run["latency_us"], run["storm"]["latency_us"], run)
 
 
-def apart(options: argparse.Namespace, port: int, other: int) -> tuple[dict[str, float], dict[str, float]]:
+def apart(options: argparse.Namespace, port: int, other: int) -> Figures:
     """The same, of relays at another engine. The storm must last longer than they are looked at."""
     relay = ["relay", "--connections", "500", "--rate", "1000", "--warmup", "0.5", f"ws://127.0.0.1:{other}/"]
-    quiet = load(*relay, "--seconds", "8")["latency_us"]
+    quiet = load(*relay, "--seconds", "8")
     steady = ["--connections", "2", "--rate", "1"]
     with subprocess.Popen([LOAD, *steady, *storm_arguments(options, port, 1)], stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True) as storm:
@@ -85,18 +132,31 @@ def apart(options: argparse.Namespace, port: int, other: int) -> tuple[dict[str,
         for line in storm.stderr:  # one every 5 s
             if "storm" in line:
                 break
-        meanwhile = load(*relay, "--seconds", "2")["latency_us"]
+        meanwhile = load(*relay, "--seconds", "2")
         if storm.poll() is not None:
             raise SystemExit("storm: it was over too soon: more connections, or a lower rate")
-        storm.communicate()
-    return quiet, meanwhile
+        out, err = storm.communicate()
+    run = understood(storm.returncode, out, err)
+    return turn_of(quiet["latency_us"], meanwhile["latency_us"], quiet, meanwhile, run)
 
 
-def show(name: str, of: dict[str, float]) -> str:
-    return f"{name} p50 {of['p50']:,.0f} µs, p90 {of['p90']:,.0f}, p99 {of['p99']:,.0f}"
+def shown(turn: Figures) -> str:
+    """A turn for people, and what went wrong in it."""
+    parts = []
+    for name in ("quiet", "storm"):
+        us = turn[f"{name}_us"]
+        parts.append(f"{name} p50 {us['p50']:,.0f} µs, p90 {us['p90']:,.0f}, p99 {us['p99']:,.0f}")
+    wrong = ", ".join(f"{name} {count}" for name, count in wrongs(turn).items())
+    return f"{'; '.join(parts)}: {turn['ratio']:.1f}" + (f"; {wrong}" if wrong else "")
+
+
+def wrongs(turn: Figures) -> dict[str, int]:
+    """What went wrong in a turn; nothing where all was delivered."""
+    return {name: n for name, n in turn.items() if name not in ("quiet_us", "storm_us", "ratio") and n}
 
 
 def main() -> int:
+    """0; 1 where a message was lost or anything else went wrong."""
     parser = argparse.ArgumentParser(description="What relays hear of a storm of reconnects.")
     parser.add_argument("--storm", type=int, default=200_000, help="connections that are cut and opened again")
     parser.add_argument("--rate", type=float, default=0, help="cut a second; 0, the default: all at one moment")
@@ -105,8 +165,18 @@ def main() -> int:
     parser.add_argument("--apart", action="store_true", help="the relays go through another engine")
     parser.add_argument("--own-processor", action="store_true", help="the storm has one, the rest the others")
     parser.add_argument("--turns", type=int, default=2)
+    add_json(parser)
     options = parser.parse_args()
     many_descriptors()
+    turns = measured(options)
+    if options.json:
+        keep_forms(options.json, "storm", {form_of(options): turns}, connections=options.storm)
+    return 1 if any(wrongs(turn) for turn in turns) else 0
+
+
+def measured(options: argparse.Namespace) -> list[Figures]:
+    """All turns, at one engine; each is printed."""
+    turns = []
     with ExitStack() as servers:
         command, port = serve(-(-options.storm // ROOM), options.server)
         with without_processor(last_processor() if options.own_processor else None):
@@ -114,13 +184,12 @@ def main() -> int:
         command, other = serve(1, "")
         if options.apart:
             servers.enter_context(running(command, other))
-        for turn in range(options.turns):
-            if turn:
+        for number in range(options.turns):
+            if number:
                 time.sleep(2)
-            quiet, meanwhile = apart(options, port, other) if options.apart else together(options, port)
-            ratio = meanwhile["p99"] / quiet["p99"]
-            print(f"{show('quiet', quiet)}; {show('storm', meanwhile)}: {ratio:.1f}", flush=True)
-    return 0
+            turns.append(apart(options, port, other) if options.apart else together(options, port))
+            print(shown(turns[-1]), flush=True)
+    return turns
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Ten million connections on paper: the engine's own structures, filled without a socket, against ten thousand.
 
     python bench/structures.py                          # 10,000 to 10 million on one loop: some minutes, 2 GB
-    python bench/structures.py --conns 1000000 --loops 56 --turns 3 --json FILE
+    python bench/structures.py --conns 1000000 --loops 56 --turns 3 --json bench/results/structures.json
 
 signal_core.probe.Crowd fills real loops: slabs, timers, rooms, the room table. Every part, with every number of
 connections, has a fresh process, in turn, `--turns` times; the table shows medians. Memory is what the process alone
@@ -17,12 +17,14 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import signal_core.probe as probe
+
+from kept import add_json, keep_forms
 from servers import private
-from signal_core import probe
 
 ROOM = 10
 BIG = 10_000
@@ -126,7 +128,7 @@ def stalls(conns: int, loops: int) -> Figures:
     return {f"longest, {name}: ms": cost["worst_ns"] / 1e6 for name, cost in costs.items()}
 
 
-PARTS = {
+PARTS: dict[str, Callable[[int, int], Figures]] = {
     "work": work,
     "users": partial(users, 12),
     "uuids": partial(users, 36),
@@ -143,6 +145,7 @@ def part(name: str, conns: int, loops: int) -> Figures:
 
 
 def report(turns: dict[int, list[Figures]]) -> None:
+    """Prints the medians, a column for each number of connections."""
     names = list(dict.fromkeys(name for runs in turns.values() for run in runs for name in run))
     width = max(len(name) for name in names)
     print(" " * width + "".join(f" {conns:>12,}" for conns in turns))
@@ -151,12 +154,18 @@ def report(turns: dict[int, list[Figures]]) -> None:
         print(f"{name:{width}}" + "".join(f" {median:12,.{3 if median < 10 else 1}f}" for median in medians))
 
 
+def form_of(conns: int, loops: int) -> str:
+    """What tells a crowd from another, as it is typed."""
+    return f"--conns {conns} --loops {loops}"
+
+
 def main() -> int:
+    """All parts, or one of them in this process."""
     parser = argparse.ArgumentParser(description="The engine's structures with up to ten million connections.")
     parser.add_argument("--conns", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
     parser.add_argument("--loops", type=int, default=1, help="they are spread over (default 1)")
     parser.add_argument("--turns", type=int, default=3, help="through all numbers of connections (default 3)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every turn there")
+    add_json(parser)
     parser.add_argument("--part", choices=PARTS, help="only this, once, as JSON")
     options = parser.parse_args()
     if options.part:
@@ -168,7 +177,8 @@ def main() -> int:
             runs.append({name: value for each in PARTS for name, value in part(each, conns, options.loops).items()})
     report(turns)
     if options.json:
-        options.json.write_text(json.dumps({"loops": options.loops, "turns": turns}, indent=1) + "\n", encoding="utf-8")
+        forms = {form_of(conns, options.loops): runs for conns, runs in turns.items()}
+        keep_forms(options.json, "structures", forms)
     return 0
 
 
