@@ -23,6 +23,7 @@ from results import RESULTS, apart, cpu_bars, curves, label, memory_lines, read,
 PLOTS = HERE.parent / "docs" / "plots"
 COLOURS = {  # Okabe and Ito's, told apart by the colour-blind
     "engine": "#0072B2",
+    "engine-2": "#004C78",
     "nats-ws": "#E69F00",
     "goproxy": "#009E73",
     "socketify": "#CC79A7",
@@ -159,7 +160,7 @@ def rooms_plot(folder: Path) -> Figure | None:
     axes = figure.subplots()
     log_axes(axes, lines)
     draw_lines(axes, lines)
-    axes.set_title("From a publish until the room's last member has heard it")
+    axes.set_title("Mean time from a publish until the room's last member has heard it")
     axes.set_xlabel("members of the room")
     axes.set_ylabel("milliseconds")
     end_labels(axes, lines, {name: label(name) for name in lines}, LINES_INCHES)
@@ -192,6 +193,7 @@ def cpu_plot(folder: Path) -> Figure | None:
     titles = {
         "relay": "1:1 on one node, 500 connections in pairs",
         "fanout": "A room of 1,000 members",
+        "fanout-10k": "A room of 10,000 members",
         "cross": "1:1 from node to node, over NATS",
     }
     found = {title: got for name, title in titles.items() if (got := cpu_bars(kept, name))}
