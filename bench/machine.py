@@ -78,7 +78,7 @@ def description() -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)),
             "memory": first_field("/proc/meminfo", "MemTotal"),
             "ticks": ticks(),
+            "kernel": platform.release(),
         },
-        "kernel": platform.release(),
         "versions": versions(),
     }

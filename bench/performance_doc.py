@@ -41,7 +41,7 @@ HEAD = """\
 # Performance
 
 How much CPU, time and memory the engine takes, beside others that do the same job on the same machine. `make plots`
-writes this page from the files in `bench/results`: no figure on it is typed. [bench/README.md](../bench/README.md)
+writes this page from the files in `bench/results`: no result on it is typed. [bench/README.md](../bench/README.md)
 tells who the others are, what their code does and leaves out, and how each figure is measured.
 
 How to read it: a figure is the median of all runs, with the smallest and the largest in parentheses. A ratio is the
@@ -108,8 +108,9 @@ pings, a delivery's CPU is given as it is and with the pings' taken off, each fo
 takes too much off: in the idle time a loop sleeps between pings, under load it is often awake. What a delivery costs
 there is between the two.
 
-Beyond some 1.6 million connections, keepalives at the engine's own interval take all the processor time that there is
-where both ends share two cores, and hardly any more connections open: more than that are measured without pings only.
+Where more than a million are measured without pings only, that is because both ends share the machine: keepalives at
+the engine's own interval then take all the processor time of two cores before all are open ([design.md](design.md),
+*Pings of very many*), and hardly any more connections open.
 """
 HOP_SAYS = """
 One message at a time between two clients on one loop, then to a client on another loop of the same engine: medians.
@@ -166,10 +167,16 @@ def done_on(result: Figures) -> str:
     lines = [
         f"* {result['date'][:10]}, {f'commit `{commit}`, ' if commit else ''}`{result['command']}`",
         f"* {machine['cpu'] or machine['architecture']}, {machine['cores']} cores, {memory_shown(machine['memory'])}",
-        f"* Linux {result['kernel']}",
+        *kernel_line(result),
         "* " + ", ".join(f"{name} {version}" for name, version in versions.items()),
     ]
     return "\n" + "\n".join(lines) + "\n"
+
+
+def kernel_line(result: Figures) -> list[str]:
+    """The kernel's release: of the machine, or in older files beside it; none where a tool's figures took its place."""
+    release = result["machine"].get("kernel") or result.get("kernel")
+    return [f"* Linux {release}"] if isinstance(release, str) else []
 
 
 def memory_shown(kb: str) -> str:

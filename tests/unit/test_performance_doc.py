@@ -118,6 +118,16 @@ def test_user_cpu_is_as_uncertain_as_the_kernel_looked_seldom(tmp_path):
     assert "that of all 4 together by 5 %." in text
 
 
+def test_the_kernel_is_told_where_it_is_kept(tmp_path):
+    keep(tmp_path, "rooms", {"room-101": {"engine": [room(101, 4000)]}})
+    assert "\n* Linux 6.1\n" in document(tmp_path)
+    newer = {**ABOUT, "kernel": {"turns": [{"ratio": 1.0}]}}
+    results.write(tmp_path / "kernel.json", {**newer, "machine": {**ABOUT["machine"], "kernel": "6.2"}})
+    assert "\n* Linux 6.2\n" in document(tmp_path)
+    results.write(tmp_path / "kernel.json", newer)
+    assert "\n* Linux {" not in document(tmp_path)
+
+
 def test_other_tools_have_a_table_each(tmp_path):
     hop = {"turns": [{"same_us": 20.0, "across_us": 24.0, "bare_us": 4.0, "ratio": 1.0}]}
     results.write(tmp_path / "hop.json", {**ABOUT, "command": "python bench/hop.py", "hop": hop})
