@@ -112,8 +112,8 @@ def without_pings(scale: dict[str, Any]) -> bool:
 
 
 def pings_said(scale: dict[str, Any]) -> str:
-    """How often the engine pinged in the measured time, for a heading."""
-    if without_pings(scale):
+    """How often the engine pinged, for a heading."""
+    if without_pings(scale) and not scale["many"]["quiet"]["pings"]:
         return "without pings"
     interval = scale.get("ping_interval")
     return f"pings every {interval:g} s" if interval else "with pings"

@@ -104,6 +104,9 @@ def test_with_pings_cpu_is_told_and_not_judged():
 def test_pings_are_told_as_they_were():
     assert scale_figures.pings_said(scaled(pings=0)) == "without pings"
     assert scale_figures.pings_said(scaled()) == "with pings"
+    spoken = {**scaled(pings=0), "ping_interval": 2.0}
+    spoken["many"]["quiet"]["pings"] = 3
+    assert scale_figures.without_pings(spoken) and scale_figures.pings_said(spoken) == "pings every 2 s"
     assert scale_figures.pings_said({**scaled(), "ping_interval": 25.0}) == "pings every 25 s"
 
 
