@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ COLOURS = {  # Okabe and Ito's, told apart by the colour-blind
 OTHER = "#777777"
 INK, PALE = "#222222", "#DDDDDD"
 WIDTH = 8.0
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "signal-engine",
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10,
@@ -178,8 +179,8 @@ def bars(axes: Axes, found: list[tuple[str, float, float]], title: str) -> None:
         text = f"{user + system:.{digits}f}  ({user:.{digits}f} + {system:.{digits}f})"
         axes.text(user + system + longest * 0.012, row, text, va="center", fontsize=9, fontweight=weight(name))
     axes.set_yticks(rows, [label(name) for name, _, _ in found])
-    for text, (name, _, _) in zip(axes.get_yticklabels(), found, strict=True):
-        text.set_fontweight(weight(name))
+    for tick, (name, _, _) in zip(axes.get_yticklabels(), found, strict=True):
+        tick.set_fontweight(weight(name))
     axes.set_xlim(0, longest * 1.28)
     axes.set_ylim(-0.6, len(found) - 0.4)
     axes.tick_params(axis="y", length=0)
