@@ -32,7 +32,7 @@ from contenders import (
     told,
 )
 from machine import description
-from results import BUILD, figure, figures, turns, write
+from results import BUILD, figure, figures, trouble, turns, write
 from servers import BenchError, free_port, many_descriptors, running
 
 
@@ -110,12 +110,6 @@ def measure(load: Path, contender: Contender, scenario: Scenario, seconds: float
             raise BenchError(f"{contender.name}: {shlex.join(command)} ended with {done.returncode}")
         result: dict[str, Any] = json.loads(done.stdout)
     return result
-
-
-def trouble(result: dict[str, Any]) -> str:
-    """What went wrong in a run, or nothing."""
-    faults = {**result["errors"], **result["err"], "lost": result["lost"], "gap": result["gap"]}
-    return ", ".join(f"{name} {count}" for name, count in faults.items() if count)
 
 
 Results = dict[str, list[dict[str, Any]]]

@@ -31,6 +31,7 @@ from results import (
     scenarios,
     spread,
     to_last_member,
+    trouble,
     turns,
 )
 from scale_figures import FEW, pings_said, without_pings
@@ -229,7 +230,19 @@ def compared(by: dict[str, Runs], columns: Mapping[str, tuple[str, ...]], ratio:
         for found in ratio.values():
             cells.append("" if name == "engine" else shown(found(mine, runs)))
         rows.append([label(name), *cells])
-    return table(["server", *columns, *ratio], rows)
+    return table(["server", *columns, *ratio], rows) + went_wrong(by)
+
+
+def went_wrong(by: dict[str, Runs], scenario: str = "") -> str:
+    """What the load generator objected to in runs whose figures are shown; nothing where all went well."""
+    where = f" in `{scenario}`" if scenario else ""
+    found = [
+        f"{label(name)}, turn {number + 1} of {len(runs)}: {told}"
+        for name, runs in by.items()
+        for number, run in enumerate(runs)
+        if (told := trouble(run))
+    ]
+    return f"\nNot everything went well{where}: {'; '.join(found)}.\n" if found else ""
 
 
 def sampled(kept: Figures, scenario: str) -> str:
@@ -308,7 +321,7 @@ def memory_section(kept: Figures, scales: list[Figures]) -> str:
     if memory_lines(kept, scales):
         text += plot("memory", "User memory against connections, by server")
     text += sized(found, at("all_servers", "bytes_per_connection"), "bytes each of connections")
-    return text + MEMORY_MISSING
+    return text + "".join(went_wrong(by, name) for name, by in scenarios(kept).items()) + MEMORY_MISSING
 
 
 def rooms_section(kept: Figures) -> str:
@@ -321,7 +334,8 @@ def rooms_section(kept: Figures) -> str:
     text += done_on(kept) + commands(kept, list(scenarios(kept)))
     if room_lines(kept):
         text += plot("rooms", "Mean milliseconds to a room's last member against its members, by server")
-    return text + sized(found, to_last_member, "mean milliseconds by members")
+    text += sized(found, to_last_member, "mean milliseconds by members")
+    return text + "".join(went_wrong(by, name) for name, by in scenarios(kept).items())
 
 
 SCALE_ROWS: dict[str, Callable[[Figures], str]] = {

@@ -122,6 +122,12 @@ def to_last_member(run: Run) -> float | None:
     return run["seconds"] * 1e3 / heard if heard >= 1 else None
 
 
+def trouble(run: Run) -> str:
+    """What went wrong in a run, or nothing."""
+    faults = {**run.get("errors", {}), **run.get("err", {}), **{name: run.get(name, 0) for name in ("lost", "gap")}}
+    return ", ".join(f"{name} {count}" for name, count in faults.items() if count)
+
+
 def kept_run(scenario: str, run: Run) -> Run:
     """A run without the curves that nobody plots."""
     kept = dict(run)

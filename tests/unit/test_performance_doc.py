@@ -57,6 +57,14 @@ def test_a_table_has_medians_spreads_and_ratios_turn_by_turn(tmp_path):
     assert "plots/cpu.svg" in text and "plots/latency.svg" not in text
 
 
+def test_what_went_wrong_in_a_run_is_told_beside_its_figures(tmp_path):
+    bad = {**cpu(2, 8), "errors": {"closed": 2, "corrupt": 0}, "err": {}, "lost": 3, "gap": 0}
+    keep(tmp_path, "macro", {"relay": {"engine": [cpu(1, 4)], "uws": [cpu(2, 8), bad]}})
+    assert "\nNot everything went well: uWebSockets (C++), turn 2 of 2: closed 2, lost 3.\n" in document(tmp_path)
+    keep(tmp_path, "macro", {"relay": {"engine": [cpu(1, 4)], "uws": [cpu(2, 8)]}})
+    assert "went well" not in document(tmp_path)
+
+
 def test_latencies_have_a_plot_where_a_curve_is_kept(tmp_path):
     keep(tmp_path, "macro", {"pair": {"engine": [latency(10.0)], "uws": [latency(20.0)]}})
     text = document(tmp_path)
