@@ -10,8 +10,9 @@
 #   make bench-peers  the engine and every peer that this machine can run, in turn, with ratios
 #   make bench-structures  ten million connections without sockets, and what the kernel takes for one
 #   make bench-instructions   instructions a message by callgrind, against the kept table; ARGS=--save keeps a new one
-#   make bench-performance  what docs/performance.md is made of, by everyone who can run here: some 40 minutes
-#   make bench-scale N=1000000  so many WebSockets on one engine: memory, idle CPU, messages among them
+#   make bench-performance  what docs/performance.md is made of, by everyone who can run here: less than an hour
+#   make bench-scale N=1000000  so many WebSockets on one engine: memory, idle CPU, messages among them;
+#                ARGS="--ping-interval 3600": without pings, so that it tells what a message among so many costs
 #   make plots   docs/plots and docs/performance.md, from the results kept in bench/results
 #   make sizing  docs/sizing.md, from the same
 #   make docs    docs/settings.md, from the table of settings

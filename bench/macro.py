@@ -15,12 +15,24 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contenders import BUILT_IN, HERE, Contender, chosen, nats_server, no_nats_server, parse_names, parse_peer
+from contenders import (
+    BUILT_IN,
+    HERE,
+    Contender,
+    chosen,
+    nats_server,
+    no_nats_server,
+    parse_names,
+    parse_peer,
+    parse_peer_version,
+    told,
+)
 from machine import description
-from results import BUILD, figures, ratios, write
+from results import BUILD, figure, figures, trouble, turns, write
 from servers import BenchError, free_port, many_descriptors, running
 
 
@@ -72,8 +84,8 @@ def start(contender: Contender, nodes: int, stack: ExitStack) -> tuple[list[str]
     """Start a contender, and a nats-server if it needs one; the URLs and the process ids."""
     nats, pids, urls = "off", [], []
     if nodes > 1 or contender.needs_nats:
-        if told := no_nats_server():
-            raise BenchError(told)
+        if missing := no_nats_server():
+            raise BenchError(missing)
         port = free_port()
         nats = f"nats://127.0.0.1:{port}"
         pids.append(stack.enter_context(running(f"{nats_server()} -a 127.0.0.1 -p {port}", port)))
@@ -100,31 +112,29 @@ def measure(load: Path, contender: Contender, scenario: Scenario, seconds: float
     return result
 
 
-def trouble(result: dict[str, Any]) -> str:
-    """What went wrong in a run, or nothing."""
-    faults = {**result["errors"], **result["err"], "lost": result["lost"], "gap": result["gap"]}
-    return ", ".join(f"{name} {count}" for name, count in faults.items() if count)
-
-
 Results = dict[str, list[dict[str, Any]]]
 
 
 def run_scenario(scenario: Scenario, contenders: list[Contender], options: argparse.Namespace) -> Results:
-    """All runs of a scenario, in turn; a contender that fails is told of and left out of the rest."""
-    results: Results = {c.name: [] for c in contenders if c.fits(scenario.load, scenario.nodes)}
+    """All runs of a scenario, in turn; a contender that fails is told of and left out of the turns that follow.
+
+    The runs that it has are of the first turns, so that runs at the same place are of the same turn.
+    """
+    results: Results = {c.name: [] for c in contenders if c.fits(scenario.nodes)}
+    failed: set[str] = set()
     for turn in range(options.runs):
         for contender in contenders:
-            if contender.name not in results:
+            if contender.name not in results or contender.name in failed:
                 continue
             print(f"{scenario.name} {turn + 1}/{options.runs} {contender.name}", file=sys.stderr, flush=True)
             try:
                 result = measure(options.load, contender, scenario, options.seconds)
             except BenchError as error:
-                print(f"{contender.name} is left out of {scenario.name}: {error}", file=sys.stderr)
-                del results[contender.name]
+                print(f"{contender.name} is left out of the rest of {scenario.name}: {error}", file=sys.stderr)
+                failed.add(contender.name)
                 continue
-            if told := trouble(result):
-                print(f"{contender.name} in {scenario.name}: {told}", file=sys.stderr)
+            if wrong := trouble(result):
+                print(f"{contender.name} in {scenario.name}: {wrong}", file=sys.stderr)
             results[contender.name].append(result)
     return results
 
@@ -136,24 +146,30 @@ def spread(values: list[float]) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+def value_of(metric: Metric, run: dict[str, Any]) -> float | None:
+    """The metric in a run."""
+    return figure(run, *metric.path)
+
+
 def values_of(runs: list[dict[str, Any]], metric: Metric) -> list[float]:
     """The metric in each run that has it."""
     return figures(runs, *metric.path)
 
 
 def print_scenario(scenario: Scenario, results: Results) -> None:
-    """A line a contender for each metric, each with its ratio to the first contender's."""
+    """A line a contender for each metric, each with the first contender's ratio to it, where the first has runs."""
     print(f"\n{scenario.name}: load {scenario.load}, {scenario.nodes} node{'s'[: scenario.nodes > 1]}")
-    names = list(results)
+    first = next(iter(results), "")
     for metric in scenario.metrics:
         print(f"  {metric.label}")
-        first = values_of(results[names[0]], metric) if names else []
-        for name in names:
-            if not (values := values_of(results[name], metric)):
+        for name, runs in results.items():
+            if not (values := values_of(runs, metric)):
+                print(f"    {name:<12} none")
                 continue
             line = f"    {name:<12} {spread(values):<32}"
-            if name != names[0] and metric is not LOAD and (by := ratios(first, values)):
-                line += f" {names[0]}/{name} {spread(by)}"
+            by = turns(results[first], runs, partial(value_of, metric))
+            if name != first and metric is not LOAD and by:
+                line += f" {first}/{name} {spread(by)}"
             print(line.rstrip())
 
 
@@ -166,15 +182,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--only", default="", help=f"contenders, comma-separated, of {built_in} and those of --peer")
     parser.add_argument("--runs", type=int, default=3, help="turns (default 3)")
     parser.add_argument("--seconds", type=float, default=15.0, help="measured in each run (default 15)")
-    parser.add_argument("--engine", help="the engine's command, instead of the one installed beside this Python")
-    parser.add_argument(
-        "--peer",
-        type=parse_peer,
-        action="append",
-        default=[],
-        metavar="NAME=COMMAND",
-        help="another server; {port}, and {nats} where it needs a nats-server",
-    )
+    add_servers(parser)
     parser.add_argument("--load", type=Path, default=HERE / "bin" / "load", help="the load generator")
     parser.add_argument("--json", type=Path, help="write every run's figures here (default: a file in build/bench/)")
     options = parser.parse_args()
@@ -186,20 +194,41 @@ def parse_options() -> argparse.Namespace:
     return options
 
 
+def add_servers(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the options that name servers."""
+    parser.add_argument("--engine", help="the engine's command, instead of the one installed beside this Python")
+    parser.add_argument(
+        "--peer",
+        type=parse_peer,
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another server; {port}, and {nats} where it needs a nats-server",
+    )
+    parser.add_argument(
+        "--peer-version",
+        type=parse_peer_version,
+        action="append",
+        default=[],
+        metavar="NAME=TEXT",
+        help="what is told of it beside its results: versions, how it was built",
+    )
+
+
 def everyone(options: argparse.Namespace) -> list[Contender]:
     """The engine first: ratios are to it."""
     first, *others = BUILT_IN
     if options.engine:
         first = replace(first, command=options.engine, absent=lambda: "", local=True)
-    return [first, *others, *options.peer]
+    return told([first, *others, *options.peer], options.peer_version)
 
 
 def present(contenders: list[Contender]) -> list[Contender]:
     """Those that can run here; a line tells of each that can't."""
     found = []
     for contender in contenders:
-        if told := contender.absent():
-            print(f"{contender.name} is left out: {told}", file=sys.stderr)
+        if why := contender.absent():
+            print(f"{contender.name} is left out: {why}", file=sys.stderr)
         else:
             found.append(contender)
     return found
@@ -215,7 +244,7 @@ def main() -> int:
     if not (contenders := present(options.contenders)):
         print("nobody is left to measure", file=sys.stderr)
         return 1
-    head = description()
+    head = {**description(), "contenders": {c.name: c.shown() for c in contenders}}
     file = options.json or BUILD / f"{head['date'][:19].replace(':', '')}.json"
     everything: dict[str, Results] = {}
     for scenario in (s for s in SCENARIOS if s.name in options.scenarios):

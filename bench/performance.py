@@ -1,7 +1,7 @@
 """Makes the results that docs/performance.md and its plots are made of: CPU and latency, memory, large rooms.
 
     make bench-performance
-    make bench-performance ARGS="--peer 'uws=/path/to/server {port}'"
+    make bench-performance ARGS="--peer 'uws=/path/to/server {port}' --peer-version 'uws=as it was built'"
 
 Each part is a file in results/, written anew after each scenario. All is done by macro.py, contender by contender in
 turn; see README.md beside this file.
@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import macro
-from contenders import BUILT_IN, ENGINE, HERE, Contender, chosen, loops_for, parse_names, parse_peer
+from contenders import ENGINE, HERE, Contender, chosen, loops_for, parse_names
 from machine import description, first_field
 from macro import CPU, LOAD, MEMORY, SCENARIOS, SPEED, USER, Scenario
 from results import RESULTS, Figures, kept_run, write
 from servers import many_descriptors
 
-MACRO = ("relay", "random", "fanout", "rooms", "churn", "pair", "cross", "cross-pair")
+MACRO = ("relay", "random", "fanout", "fanout-10k", "rooms", "churn", "pair", "cross", "cross-pair")
+TWO_LOOPS = {"fanout-10k": 10_000}  # scenarios that the engine does on two loops, too, and their connections
 MEMORY_SIZES = (1_000, 10_000, 100_000)
 ROOM_SIZES = (10, 100, 1_000, 10_000, 100_000)
-ROOM_CONTENDERS = ("engine", "nats-ws", "socketify", "uws")  # those whose rooms are more than a loop of theirs
 BYTES_A_CONNECTION = 80_000  # of the greediest peer's and both ends' kernel memory
 PARTS = ("macro", "memory", "rooms")
 OPENING_S = 4e-4  # a connection's opening, closing and last message, as a guess of how long it all takes
@@ -47,7 +47,7 @@ class Step:
 
     def lasts(self, runs: int) -> float:
         """About so many seconds."""
-        fit = sum(c.fits(self.scenario.load, self.scenario.nodes) for c in self.contenders)
+        fit = sum(c.fits(self.scenario.nodes) for c in self.contenders)
         return fit * runs * (min(self.seconds, self.scenario.longest) + AROUND_S + self.connections * OPENING_S)
 
 
@@ -68,10 +68,25 @@ def setup(connections: int) -> str:
     return f"--setup {60 + connections // 500}"
 
 
+def on_two_loops(contenders: list[Contender]) -> list[Contender]:
+    """The engine also with two loops, right after itself, where it is among them and its command tells its loops."""
+    everyone = []
+    for contender in contenders:
+        everyone.append(contender)
+        more = replace(contender.with_loops(2), name=f"{ENGINE.name}-2")
+        if contender.name == ENGINE.name and more.command != contender.command:
+            everyone.append(more)
+    return everyone
+
+
 def macro_steps(contenders: list[Contender], seconds: float) -> Iterator[Step]:
     """CPU a delivery and latency."""
     for scenario in SCENARIOS:
-        if scenario.name in MACRO:
+        if n := TWO_LOOPS.get(scenario.name, 0):
+            some = able(contenders, n)
+            larger = replace(scenario, load=f"{scenario.load} {setup(n)}")
+            yield Step("macro", larger, tuple(on_two_loops(list(some))), seconds, n)
+        elif scenario.name in MACRO:
             yield Step("macro", scenario, tuple(contenders), seconds)
 
 
@@ -85,10 +100,9 @@ def memory_steps(contenders: list[Contender], _seconds: float) -> Iterator[Step]
 
 def room_steps(contenders: list[Contender], seconds: float) -> Iterator[Step]:
     """One room, by members."""
-    some = [c for c in contenders if c.name in ROOM_CONTENDERS]
     for n in ROOM_SIZES:
         scenario = Scenario(f"room-{n}", f"room --rooms 1 --members {n} {setup(n)}", (USER, CPU, SPEED, LOAD))
-        yield Step("rooms", scenario, able(some, n), seconds / 3, n)
+        yield Step("rooms", scenario, able(contenders, n), seconds / 3, n)
 
 
 def run_step(step: Step, options: argparse.Namespace) -> tuple[macro.Results, Figures]:
@@ -106,14 +120,18 @@ def run_step(step: Step, options: argparse.Namespace) -> tuple[macro.Results, Fi
 
 def command_shown(options: argparse.Namespace, contenders: list[Contender]) -> str:
     """The command that makes these results, without this machine's places."""
-    peers = "".join(f" --peer '{c.name}=… {{port}}'" for c in contenders if c.local and c.name != ENGINE.name)
-    arguments = f' ARGS="{peers[1:]}"' if peers else ""
+    peers = [c for c in contenders if c.local and c.name != ENGINE.name]
+    words = [f"--peer '{c.name}=… {{port}}'" for c in peers]
+    words += [f"--peer-version '{c.name}={c.version}'" for c in peers if c.version]
+    words += [f"--parts {','.join(options.parts)}"] if len(options.parts) < len(PARTS) else []
+    words += [f"--only {options.only}"] if options.only else []
+    arguments = f' ARGS="{" ".join(words)}"' if words else ""
     return f"make bench-performance RUNS={options.runs} SECONDS={options.seconds:g}{arguments}"
 
 
 def head(options: argparse.Namespace, contenders: list[Contender]) -> Figures:
     """What goes before the results in a file."""
-    shown = {c.name: c.shown() for c in contenders}
+    shown = {c.name: c.shown() for c in on_two_loops(contenders)}
     return {**description(), "command": command_shown(options, contenders), "contenders": shown}
 
 
@@ -122,12 +140,13 @@ def make(options: argparse.Namespace, contenders: list[Contender]) -> bool:
     makers = {"macro": macro_steps, "memory": memory_steps, "rooms": room_steps}
     steps = [step for part in options.parts for step in makers[part](contenders, options.seconds)]
     files: dict[str, dict[str, Any]] = {}
+    about = head(options, contenders)
     begin, left = time.monotonic(), sum(step.lasts(options.runs) for step in steps)
     for number, step in enumerate(steps):
         print(f"== step {number + 1} of {len(steps)}: {step.scenario.name}; about {left / 60:.0f} min left", flush=True)
         left -= step.lasts(options.runs)
         if step.part not in files:
-            files[step.part] = {**head(options, contenders), "steps": {}, "scenarios": {}}
+            files[step.part] = {**about, "steps": {}, "scenarios": {}}
         file = files[step.part]
         file["scenarios"][step.scenario.name], file["steps"][step.scenario.name] = run_step(step, options)
         write(options.results / f"{step.part}.json", file)
@@ -142,17 +161,13 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="contenders, comma-separated")
     parser.add_argument("--runs", type=int, default=3, help="turns (default 3)")
     parser.add_argument("--seconds", type=float, default=15.0, help="measured in each run; a third in large rooms")
-    parser.add_argument("--engine", help="the engine's command, instead of the one installed beside this Python")
-    parser.add_argument("--peer", type=parse_peer, action="append", default=[], metavar="NAME=COMMAND")
+    macro.add_servers(parser)
     parser.add_argument("--load", type=Path, default=HERE / "bin" / "load", help="the load generator")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder (default: bench/results)")
     options = parser.parse_args(arguments)
-    first = ENGINE
-    if options.engine:
-        first = replace(first, command=options.engine, absent=lambda: "", local=True)
     try:
         options.parts = parse_names(options.parts, PARTS, "part")
-        options.contenders = chosen([first, *BUILT_IN[1:], *options.peer], options.only)
+        options.contenders = chosen(macro.everyone(options), options.only)
     except ValueError as error:
         parser.error(str(error))
     return options

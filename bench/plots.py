@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -23,6 +24,7 @@ from results import RESULTS, apart, cpu_bars, curves, label, memory_lines, read,
 PLOTS = HERE.parent / "docs" / "plots"
 COLOURS = {  # Okabe and Ito's, told apart by the colour-blind
     "engine": "#0072B2",
+    "engine-2": "#004C78",
     "nats-ws": "#E69F00",
     "goproxy": "#009E73",
     "socketify": "#CC79A7",
@@ -32,7 +34,7 @@ COLOURS = {  # Okabe and Ito's, told apart by the colour-blind
 OTHER = "#777777"
 INK, PALE = "#222222", "#DDDDDD"
 WIDTH = 8.0
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "signal-engine",
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10,
@@ -159,7 +161,7 @@ def rooms_plot(folder: Path) -> Figure | None:
     axes = figure.subplots()
     log_axes(axes, lines)
     draw_lines(axes, lines)
-    axes.set_title("From a publish until the room's last member has heard it")
+    axes.set_title("Mean time from a publish until the room's last member has heard it")
     axes.set_xlabel("members of the room")
     axes.set_ylabel("milliseconds")
     end_labels(axes, lines, {name: label(name) for name in lines}, LINES_INCHES)
@@ -177,8 +179,8 @@ def bars(axes: Axes, found: list[tuple[str, float, float]], title: str) -> None:
         text = f"{user + system:.{digits}f}  ({user:.{digits}f} + {system:.{digits}f})"
         axes.text(user + system + longest * 0.012, row, text, va="center", fontsize=9, fontweight=weight(name))
     axes.set_yticks(rows, [label(name) for name, _, _ in found])
-    for text, (name, _, _) in zip(axes.get_yticklabels(), found, strict=True):
-        text.set_fontweight(weight(name))
+    for tick, (name, _, _) in zip(axes.get_yticklabels(), found, strict=True):
+        tick.set_fontweight(weight(name))
     axes.set_xlim(0, longest * 1.28)
     axes.set_ylim(-0.6, len(found) - 0.4)
     axes.tick_params(axis="y", length=0)
@@ -192,6 +194,7 @@ def cpu_plot(folder: Path) -> Figure | None:
     titles = {
         "relay": "1:1 on one node, 500 connections in pairs",
         "fanout": "A room of 1,000 members",
+        "fanout-10k": "A room of 10,000 members",
         "cross": "1:1 from node to node, over NATS",
     }
     found = {title: got for name, title in titles.items() if (got := cpu_bars(kept, name))}

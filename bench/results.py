@@ -1,7 +1,8 @@
 """Files of results: how they are written, and what is read out of those kept in results/. Without matplotlib.
 
 A file has what it was measured on and with (machine.py), the command, and `scenarios`: for each scenario and each
-contender the load generator's JSON of every run. `scale-N.json` has `scale` instead (scale.py).
+contender the load generator's JSON of every run. `scale-N.json` has `scale` instead (scale.py), and those of other
+tools what each is called: `hop.json` has `hop`, `storm.json` `storm`, `kernel.json` `kernel`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ Figures = dict[str, Any]
 
 LABELS = {
     "engine": "signal-engine",
+    "engine-2": "signal-engine, 2 loops",
     "nats-ws": "nats-ws (nats-server)",
     "goproxy": "goproxy (Go)",
     "socketify": "socketify (Python)",
@@ -43,23 +45,24 @@ def label(contender: str) -> str:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure of several runs."""
+    """A figure of several runs, and how many places of it count."""
 
     low: float
     middle: float
     high: float
+    places: int = 3
 
     def __str__(self) -> str:
-        digits = digits_of(self.high)
+        digits = digits_of(self.high, self.places)
         middle, low, high = (f"{value:,.{digits}f}" for value in (self.middle, self.low, self.high))
         return middle if low == high else f"{middle} ({low} to {high})"
 
 
-def digits_of(largest: float) -> int:
-    """Decimals that leave a figure of this size three places that count, and at most six."""
+def digits_of(largest: float, places: int = 3) -> int:
+    """Decimals that leave a figure of this size so many places that count, and at most six."""
     if largest <= 0:
         return 0
-    return min(6, max(0, 2 - math.floor(math.log10(largest))))
+    return min(6, max(0, places - 1 - math.floor(math.log10(largest))))
 
 
 def spread(values: list[float]) -> Spread | None:
@@ -80,24 +83,49 @@ def figures(runs: Runs, *path: str) -> list[float]:
     return [value for run in runs if (value := figure(run, *path)) is not None]
 
 
-def ratios(mine: list[float], theirs: list[float]) -> list[float]:
-    """Turn by turn; none where a turn lacks one of the two."""
-    return [a / b for a, b in zip(mine, theirs, strict=False) if b > 0] if len(mine) == len(theirs) else []
-
-
 def turns(mine: Runs, theirs: Runs, value: Callable[[Run], float | None]) -> list[float]:
     """The ratio of a figure in each turn in which both have it."""
     both = ((value(a), value(b)) for a, b in zip(mine, theirs, strict=False))
     return [a / b for a, b in both if a is not None and b]
 
 
-def to_last_member(run: Run) -> float | None:
-    """Milliseconds from a publish until the last member of its room heard it.
+def pooled(mine: Runs, theirs: Runs, *path: str) -> Spread | None:
+    """The ratio of a figure a delivery, of all turns that both have as if they were one run; the least and the largest.
 
-    The next publish goes when all members have heard, and all but the publisher hear it.
+    For figures that are sampled: the more deliveries, the less is chance. Two places of it count.
+    """
+
+    def value(run: Run) -> float | None:
+        return figure(run, *path)
+
+    both = [(a, b) for a, b in zip(mine, theirs, strict=False) if value(a) is not None and value(b)]
+    each = turns(mine, theirs, value)
+    if not each:
+        return None
+    middle = _per_delivery([a for a, _ in both], path) / _per_delivery([b for _, b in both], path)
+    return Spread(min(each), middle, max(each), places=2)
+
+
+def _per_delivery(runs: Runs, path: tuple[str, ...]) -> float:
+    """A figure a delivery of several runs together."""
+    delivered = [float(run["delivered"]) for run in runs]
+    return sum(a * n for a, n in zip(figures(runs, *path), delivered, strict=True)) / sum(delivered)
+
+
+def to_last_member(run: Run) -> float | None:
+    """Milliseconds from a publish until the last member of its room heard it, as the mean of a run's publishes.
+
+    The next publish goes when all members have heard, and all but the publisher hear it: so it is the measured time by
+    the publishes.
     """
     heard = run["delivered"] / (run["members"] - 1)
     return run["seconds"] * 1e3 / heard if heard >= 1 else None
+
+
+def trouble(run: Run) -> str:
+    """What went wrong in a run, or nothing."""
+    faults = {**run.get("errors", {}), **run.get("err", {}), **{name: run.get(name, 0) for name in ("lost", "gap")}}
+    return ", ".join(f"{name} {count}" for name, count in faults.items() if count)
 
 
 def kept_run(scenario: str, run: Run) -> Run:
@@ -135,8 +163,9 @@ def read(name: str, folder: Path = RESULTS) -> Figures:
 
 
 def read_scales(folder: Path = RESULTS) -> list[Figures]:
-    """The kept results of scale.py, by connections."""
-    found = [read(file.stem, folder) for file in folder.glob("scale-*.json")]
+    """The kept results of scale.py, by connections; of as many, first that with the engine's own pings."""
+    files = sorted(folder.glob("scale-*.json"), key=lambda file: file.stem)
+    found = [read(file.stem, folder) for file in files]
     return sorted(found, key=lambda result: int(result["scale"]["connections"]))
 
 

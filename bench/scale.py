@@ -1,11 +1,13 @@
 """Very many WebSockets on one engine: bytes and CPU of an idle one, and what a message among them costs.
 
     make bench-scale N=1000000
+    make bench-scale N=1000000 ARGS="--ping-interval 3600"
 
 One engine process, whose loops and the load generator's threads each have a descriptor table of their own, so that
 the limit of descriptors does not bound the process. All connections are opened, kept alive by pings, left quiet for
 a while, and then messages are relayed between random ones and published into rooms spread over them. The same load
-with 1,000 connections over as many loops, before and after, says what the number of connections does to a message.
+with 1,000 connections over as many loops, before and after, says what the number of connections does to a message:
+without pings, which are work of their own. So a run for that has a --ping-interval that is longer than the run.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import argparse
 import json
 import shlex
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -26,15 +27,15 @@ from typing import Any
 from contenders import ENGINE, HERE, Contender, loops_for, no_engine
 from machine import description
 from results import RESULTS, write
+from scale_figures import FEW, figures, shown, trouble
 from servers import BenchError, free_port, many_descriptors, running
+from signal_py.config import Config
 
-FEW = 1000  # connections of the load that is compared with
 FEW_SECONDS = 60.0
 BYTES_A_CONNECTION = 8_600  # of memory, user's and the kernel's, both ends: more than was ever measured
 LOOPS_MAX = 250  # the engine's bound
 SAMPLE_S = 0.5
 PAGE_KB = 4
-BOUND = 1.3  # a delivery's CPU among many, by that among few
 
 KB = dict[str, float]
 
@@ -128,110 +129,6 @@ def measure(options: argparse.Namespace, connections: int, seconds: float) -> di
     return result
 
 
-def idle_cpu(run: dict[str, Any]) -> float:
-    """Seconds of the engine's CPU a second in the quiet time."""
-    quiet = run["quiet"]
-    return float((quiet["user_s"] + quiet["system_s"]) / (quiet["to"] - quiet["from"]))
-
-
-def pings_cpu(run: dict[str, Any]) -> float:
-    """Seconds of the engine's CPU that the pings under load took, each as much as one in the quiet.
-
-    Fewer are sent under load: who speaks is not pinged. Without pings in the quiet it is the quiet's CPU.
-    """
-    quiet = run["quiet"]
-    if not quiet["pings"]:
-        return idle_cpu(run) * float(run["seconds"])
-    return float((quiet["user_s"] + quiet["system_s"]) / quiet["pings"] * run["pings_measured"])
-
-
-def cpu_per_delivery(run: dict[str, Any], besides: float = 0.0) -> float:
-    """µs of the engine's CPU a delivery, less some seconds that were used besides."""
-    used = run["all_servers"]["user_s"] + run["all_servers"]["system_s"] - besides
-    return float(used * 1e6 / run["delivered"]) if run["delivered"] else float("nan")
-
-
-def of_run(run: dict[str, Any]) -> dict[str, float]:
-    """What a run says of messages, and of the quiet before them."""
-    quiet = run["quiet"]
-    took = quiet["to"] - quiet["from"]
-    return {
-        "idle_user_per_s": quiet["user_s"] / took,
-        "idle_system_per_s": quiet["system_s"] / took,
-        "pings_per_s": quiet["pings"] / took,
-        "cpu_us_per_delivery": cpu_per_delivery(run),
-        "cpu_us_per_delivery_less_pings": cpu_per_delivery(run, pings_cpu(run)),
-        "pings_per_s_under_load": run["pings_measured"] / run["seconds"],
-        "relay_p50_us": run["latency_us"]["p50"],
-        "relay_p99_us": run["latency_us"]["p99"],
-        "relay_p999_us": run["latency_us"]["p999"],
-        "room_p50_us": run["room_latency_us"]["p50"],
-        "room_p99_us": run["room_latency_us"]["p99"],
-    }
-
-
-def figures(scale: dict[str, Any]) -> dict[str, Any]:
-    """What the runs amount to; kernel's bytes are of one end: both are on this machine, and as many."""
-    many, n = scale["many"], scale["connections"]
-    before, after = many["kernel_kb"]["before"], many["kernel_kb"]["open"]
-    few = [of_run(run) for run in scale["few"]]
-    mean = {name: statistics.mean(run[name] for run in few) for name in few[0]}
-    mine = of_run(many)
-    return {
-        "opened_per_s": many["opened"]["per_second"],
-        "opened_s": many["opened"]["seconds"],
-        "user_bytes": many["all_servers"]["bytes_per_connection"],
-        "kernel_bytes": {name: (after[name] - before[name]) * 1024 / n / 2 for name in before},
-        "many": mine,
-        "few": mean,
-        "ratio": {name: mine[name] / mean[name] for name in mine if mean[name] > 0},
-    }
-
-
-def shown(scale: dict[str, Any]) -> str:
-    """The figures for people."""
-    f = figures(scale)
-    many, few, ratio, kernel = f["many"], f["few"], f["ratio"], f["kernel_bytes"]
-    user = "unknown" if f["user_bytes"] is None else f"{f['user_bytes']:,.0f} bytes a connection (Pss growth)"
-    lines = [
-        f"{scale['connections']:,} connections on {scale['loops']} loops, {scale['many']['seconds']:.0f} s",
-        f"  opened         {f['opened_s']:.1f} s, {f['opened_per_s']:,.0f} a second",
-        f"  user memory    {user}",
-        f"  kernel memory  {kernel['counted']:,.0f} bytes a connection: half of both ends' slab, page tables, stacks",
-        f"                 {kernel['all_but_user']:,.0f} the same of all that is not free, a file's or a process's",
-        f"  idle           {many['idle_user_per_s']:.4f} s user and {many['idle_system_per_s']:.4f} s system a second",
-        f"                 with {many['pings_per_s']:,.0f} pings answered a second",
-        f"                 {few['idle_user_per_s'] + few['idle_system_per_s']:.4f} s a second with {FEW:,}",
-    ]
-    names = {
-        "cpu_us_per_delivery": "CPU a delivery, µs",
-        "cpu_us_per_delivery_less_pings": "  less pings, µs",
-        "relay_p50_us": "relay p50, µs",
-        "relay_p99_us": "relay p99, µs",
-        "room_p50_us": "room p50, µs",
-        "room_p99_us": "room p99, µs",
-    }
-    lines.append(f"  {'':22} {'among all':>12} {f'among {FEW:,}':>14} {'ratio':>8}")
-    for name, text in names.items():
-        by = f"{ratio[name]:8.2f}" if name in ratio else ""
-        lines.append(f"  {text:22} {many[name]:12.2f} {few[name]:14.2f} {by}".rstrip())
-    return "\n".join(lines)
-
-
-def trouble(scale: dict[str, Any]) -> list[str]:
-    """What did not hold."""
-    told = []
-    for name, run in (("all", scale["many"]), *((f"{FEW:,}", run) for run in scale["few"])):
-        faults = {**run["errors"], **run["err"], "lost": run["lost"], "gap": run["gap"]}
-        if not run["kept"]:
-            counts = ", ".join(f"{fault} {count}" for fault, count in faults.items() if count)
-            told.append(f"among {name}: not everything was delivered: {counts or 'a connection is not open'}")
-    by = figures(scale)["ratio"].get("cpu_us_per_delivery_less_pings", float("nan"))
-    if not by <= BOUND:
-        told.append(f"a delivery among all costs {by:.2f} of one among {FEW:,}: more than {BOUND}")
-    return told
-
-
 def short_of_memory(connections: int, available_kb: float) -> str:
     """Why so many connections are not tried, or nothing."""
     needed, have = connections * BYTES_A_CONNECTION / 1e9, available_kb * 1024 / 1e9
@@ -267,13 +164,18 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--room-rate", type=float, default=10.0, help="publishes a second (default 10)")
     parser.add_argument("--ping-interval", type=float, metavar="S", help="the engine's (default: its own default)")
     parser.add_argument("--load", type=Path, default=HERE / "bin" / "load", help="the load generator")
-    parser.add_argument("--json", type=Path, help="the file of results (default: bench/results/scale-N.json)")
+    parser.add_argument("--json", type=Path, help="file of results (default: bench/results/scale-N[-ping-S].json)")
     options = parser.parse_args(arguments)
     if options.connections < FEW:
         parser.error(f"--connections: at least {FEW}")
     options.loops = options.loops or max(2, loops_for(options.connections))
-    options.json = options.json or RESULTS / f"scale-{options.connections}.json"
+    options.json = options.json or RESULTS / f"scale-{options.connections}{ping_suffix(options.ping_interval)}.json"
     return options
+
+
+def ping_suffix(interval: float | None) -> str:
+    """What tells the file of a run with pings of its own from that with the engine's."""
+    return "" if interval is None else f"-ping-{interval:g}"
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -294,6 +196,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "connections": options.connections,
         "loops": options.loops,
         "engine": engine(options).shown(),
+        "ping_interval": Config().ping_interval if options.ping_interval is None else options.ping_interval,
         "load": shlex.join(load_command(options, options.connections, options.seconds)),
         "many": many,
         "few": few,

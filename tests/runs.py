@@ -1,9 +1,9 @@
 """Runs as the load generator tells of them, made up and cut down to what the benchmarks' scripts read."""
 
 
-def cpu(user: float, both: float) -> dict:
+def cpu(user: float, both: float, delivered: int = 1000) -> dict:
     servers = {"user_us_per_delivery": user, "cpu_us_per_delivery": both, "bytes_per_connection": None}
-    return {"per_second": 1000.0, "all_servers": servers, "latency_us": {"p99": 1.0}}
+    return {"per_second": 1000.0, "delivered": delivered, "all_servers": servers, "latency_us": {"p99": 1.0}}
 
 
 def latency(p99: float) -> dict:
@@ -19,21 +19,21 @@ def idle(each: float | None) -> dict:
     return {"all_servers": {"bytes_per_connection": each}}
 
 
-def scaled(few_user: float = 1.0) -> dict:
+def scaled(few_user: float = 1.0, pings: int = 800) -> dict:
     """A result of scale.py: 2,000 connections, 10 µs a delivery, of which 2 are idle CPU."""
 
     def run(user: float, delivered: int) -> dict:
         return {
             "seconds": 10.0,
             "delivered": delivered,
-            "pings_measured": 800,
+            "pings_measured": pings,
             "lost": 0,
             "gap": 0,
             "kept": True,
             "errors": {},
             "err": {},
             "opened": {"seconds": 2.0, "per_second": 1000.0},
-            "quiet": {"from": 5.0, "to": 15.0, "pings": 800, "user_s": 0.15, "system_s": 0.05},
+            "quiet": {"from": 5.0, "to": 15.0, "pings": pings, "user_s": 0.15, "system_s": 0.05},
             "latency_us": {"p50": 20.0, "p99": 30.0, "p999": 40.0},
             "room_latency_us": {"p50": 50.0, "p99": 60.0},
             "all_servers": {"user_s": user, "system_s": 0.0, "bytes_per_connection": 160.0},

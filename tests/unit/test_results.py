@@ -24,7 +24,10 @@ def test_what_is_written_is_read_again_with_a_line_for_a_run(tmp_path):
 def test_scales_are_in_the_order_of_connections(tmp_path):
     for n in (100_000, 20_000, 1_000_000):
         results.write(tmp_path / f"scale-{n}.json", {"scale": {"connections": n}})
-    assert [r["scale"]["connections"] for r in results.read_scales(tmp_path)] == [20_000, 100_000, 1_000_000]
+    results.write(tmp_path / "scale-100000-ping-600.json", {"scale": {"connections": 100_000, "quiet": True}})
+    found = results.read_scales(tmp_path)
+    assert [r["scale"]["connections"] for r in found] == [20_000, 100_000, 100_000, 1_000_000]
+    assert ["quiet" in r["scale"] for r in found] == [False, False, True, False]
 
 
 def test_a_spread_says_one_number_where_there_is_one():
@@ -33,7 +36,16 @@ def test_a_spread_says_one_number_where_there_is_one():
     assert str(Spread(20, 2000, 3000)) == "2,000 (20 to 3,000)"
     assert str(Spread(0.0031, 0.0032, 0.0042)) == "0.00320 (0.00310 to 0.00420)"
     assert str(Spread(0, 0, 0)) == "0"
+    assert str(Spread(0.642, 0.678, 0.7, places=2)) == "0.68 (0.64 to 0.70)"
     assert results.spread([]) is None
+
+
+def test_a_sampled_ratio_is_of_all_turns_as_if_they_were_one():
+    mine, theirs = [cpu(1, 5, 100), cpu(4, 5, 300), cpu(9, 9)], [cpu(2, 5, 300), cpu(4, 5, 100)]
+    found = results.pooled(mine, theirs, "all_servers", "user_us_per_delivery")
+    assert found == Spread(0.5, (1300 / 400) / (1000 / 400), 1.0, places=2)
+    assert results.pooled(mine, [cpu(0, 1), idle(None)], "all_servers", "user_us_per_delivery") is None
+    assert results.pooled([], theirs, "all_servers", "user_us_per_delivery") is None
 
 
 def test_curves_are_kept_where_they_are_plotted():
@@ -126,11 +138,52 @@ def test_every_part_has_steps_and_a_guess_of_how_long_they_take(monkeypatch):
         for s in make(everyone, 15)
     ]
     assert {s.part for s in steps} == set(performance.PARTS)
-    assert 30 < sum(s.lasts(3) for s in steps) / 60 < 50
-    assert "uws" in [c.name for s in steps if s.scenario.name == "room-10" for c in s.contenders]
+    assert 40 < sum(s.lasts(3) for s in steps) / 60 < 60
+    for scenario in ("room-10", "room-10000"):
+        (step,) = [s for s in steps if s.scenario.name == scenario]
+        assert [c.name for c in step.contenders] == [c.name for c in everyone]
+
+
+def test_the_engine_has_its_turn_with_two_loops_after_that_with_one(monkeypatch):
+    monkeypatch.setattr(contenders.resource, "getrlimit", lambda _which: (1024, 20_000))
+    (step,) = [s for s in performance.macro_steps(list(BUILT_IN), 1) if s.scenario.name == "fanout-10k"]
+    assert [c.name for c in step.contenders][:3] == ["engine", "engine-2", "nats-ws"]
+    assert [" --loops 2 " in c.command for c in step.contenders] == [False, True, False, False, False, False]
+    others = [s for s in performance.macro_steps(list(BUILT_IN), 1) if s.scenario.name != "fanout-10k"]
+    assert "engine-2" not in [c.name for s in others for c in s.contenders]
+    assert performance.on_two_loops([parse_peer("engine=/somewhere/server {port}")])[1:] == []
 
 
 def test_the_command_that_is_kept_has_peers_without_their_place():
     options = performance.parse_options(["--runs", "2", "--peer", "uws=/somewhere/relay {port}"])
     shown = performance.command_shown(options, options.contenders)
     assert shown == "make bench-performance RUNS=2 SECONDS=15 ARGS=\"--peer 'uws=… {port}'\""
+
+
+def test_the_command_that_is_kept_says_what_was_measured_only():
+    words = ["--peer", "uws=/somewhere/relay {port}", "--peer-version", "uws=uWebSockets 1, g++ 12"]
+    options = performance.parse_options([*words, "--parts", "macro,rooms", "--only", "engine,uws"])
+    shown = performance.command_shown(options, options.contenders)
+    assert shown.partition(" ARGS=")[2] == (
+        "\"--peer 'uws=… {port}' --peer-version 'uws=uWebSockets 1, g++ 12' --parts macro,rooms --only engine,uws\""
+    )
+    assert performance.head(options, options.contenders)["contenders"] == {
+        "engine": contenders.ENGINE.shown(),
+        "engine-2": contenders.ENGINE.with_loops(2).shown(),
+        "uws": "built locally: uWebSockets 1, g++ 12",
+    }
+
+
+def test_what_was_measured_is_described_before_the_first_file_is_written(monkeypatch, tmp_path):
+    told = []
+
+    def described() -> dict:
+        told.append(sorted(tmp_path.iterdir()))
+        return {"date": "now"}
+
+    monkeypatch.setattr(performance, "description", described)
+    monkeypatch.setattr(performance, "run_step", lambda _step, _options: ({"engine": [{}]}, {}))
+    options = performance.parse_options(["--results", str(tmp_path), "--runs", "1"])
+    assert performance.make(options, options.contenders)
+    assert told == [[]]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["macro.json", "memory.json", "rooms.json"]

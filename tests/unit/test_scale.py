@@ -6,6 +6,7 @@ import pytest
 
 import contenders
 import scale
+import scale_figures
 from runs import scaled
 
 MEMINFO = """\
@@ -56,22 +57,22 @@ def test_a_sampler_samples_until_it_is_stopped(monkeypatch):
 
 def test_a_delivery_costs_with_and_without_what_idle_does():
     run = scaled()["many"]
-    assert scale.idle_cpu(run) == pytest.approx(0.02)
-    assert scale.cpu_per_delivery(run) == pytest.approx(10.0)
-    assert scale.pings_cpu(run) == pytest.approx(0.2)
-    assert scale.cpu_per_delivery(run, 0.2) == pytest.approx(8.0)
+    assert scale_figures.idle_cpu(run) == pytest.approx(0.02)
+    assert scale_figures.cpu_per_delivery(run) == pytest.approx(10.0)
+    assert scale_figures.pings_cpu(run) == pytest.approx(0.2)
+    assert scale_figures.cpu_per_delivery(run, 0.2) == pytest.approx(8.0)
 
 
 def test_pings_cost_what_they_did_in_the_quiet_or_it_is_taken_as_it_was():
     run = scaled()["many"]
-    assert scale.pings_cpu({**run, "pings_measured": 200}) == pytest.approx(0.05)
-    assert scale.pings_cpu({**run, "pings_measured": 0}) == 0
+    assert scale_figures.pings_cpu({**run, "pings_measured": 200}) == pytest.approx(0.05)
+    assert scale_figures.pings_cpu({**run, "pings_measured": 0}) == 0
     run["quiet"] |= {"pings": 0}
-    assert scale.pings_cpu({**run, "seconds": 30.0}) == pytest.approx(0.6)
+    assert scale_figures.pings_cpu({**run, "seconds": 30.0}) == pytest.approx(0.6)
 
 
 def test_figures_are_of_one_connection_and_one_end():
-    found = scale.figures(scaled(few_user=0.6))
+    found = scale_figures.figures(scaled(few_user=0.6))
     assert found["kernel_bytes"] == {"counted": 2048, "all_but_user": 4096}
     assert found["user_bytes"] == 160
     assert found["many"]["pings_per_s"] == 80
@@ -80,21 +81,42 @@ def test_figures_are_of_one_connection_and_one_end():
 
 
 def test_what_does_not_hold_is_told():
-    assert scale.trouble(scaled()) == []
-    (told,) = scale.trouble(scaled(few_user=0.6))
+    assert scale_figures.trouble(scaled(pings=0)) == []
+    (told,) = scale_figures.trouble(scaled(few_user=0.5, pings=0))
     assert told == "a delivery among all costs 2.00 of one among 1,000: more than 1.3"
     broken = scaled()
     broken["many"] |= {"kept": False, "lost": 3}
-    assert scale.trouble(broken) == ["among all: not everything was delivered: lost 3"]
+    assert scale_figures.trouble(broken) == ["among all: not everything was delivered: lost 3"]
+
+
+def test_with_pings_cpu_is_told_and_not_judged():
+    assert scale_figures.trouble(scaled(few_user=0.1)) == []
+    pinged = scaled(few_user=0.1, pings=0)
+    pinged["many"]["pings_measured"] = 1
+    assert scale_figures.trouble(pinged) == []
+    assert scale_figures.trouble(scaled(few_user=0.1, pings=0)) != []
+    assert "CPU is not judged" in scale_figures.shown(pinged)
+    assert "less pings" in scale_figures.shown(pinged)
+    without = scale_figures.shown(scaled(pings=0))
+    assert "judged" not in without and "less pings" not in without
+
+
+def test_pings_are_told_as_they_were():
+    assert scale_figures.pings_said(scaled(pings=0)) == "without pings"
+    assert scale_figures.pings_said(scaled()) == "with pings"
+    spoken = {**scaled(pings=0), "ping_interval": 2.0}
+    spoken["many"]["quiet"]["pings"] = 3
+    assert scale_figures.without_pings(spoken) and scale_figures.pings_said(spoken) == "pings every 2 s"
+    assert scale_figures.pings_said({**scaled(), "ping_interval": 25.0}) == "pings every 25 s"
 
 
 def test_the_summary_has_every_figure():
-    said = scale.shown(scaled(few_user=0.6))
+    said = scale_figures.shown(scaled(few_user=0.6))
     for text in ("2,000 connections on 3 loops", "160 bytes", "2,048 bytes", "80 pings", "2.00"):
         assert text in said
     without = scaled()
     without["many"]["all_servers"]["bytes_per_connection"] = None
-    assert "user memory    unknown" in scale.shown(without)
+    assert "user memory    unknown" in scale_figures.shown(without)
 
 
 def test_memory_that_would_not_suffice_is_a_sentence():
@@ -118,6 +140,12 @@ def test_the_engine_pings_as_it_does_unless_asked_otherwise():
     rarely = scale.parse_options(["--connections", "2000", "--ping-interval", "600"])
     assert "ping" not in scale.engine(plain).shown()
     assert scale.engine(rarely).shown() == scale.engine(plain).shown() + " --ping-interval 600"
+
+
+def test_runs_with_other_pings_are_kept_in_a_file_of_their_own():
+    plain = scale.parse_options(["--connections", "2000"])
+    rarely = scale.parse_options(["--connections", "2000", "--ping-interval", "600"])
+    assert (plain.json.name, rarely.json.name) == ("scale-2000.json", "scale-2000-ping-600.json")
 
 
 def test_what_can_not_run_is_told_before_anything_is_started(monkeypatch, tmp_path):
