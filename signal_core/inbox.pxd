@@ -1,9 +1,9 @@
 """A loop's inbox: many threads post, one takes. L1.
 
-Producers push whole chains with one compare-and-swap; the consumer takes all with one swap and puts the chains
-back into
-the order in which they came. Within a chain, and among the chains of one producer, order holds.
-A producer wakes the consumer only where it said that it sleeps, by one write to its eventfd.
+Producers push whole chains with one compare-and-swap; the consumer takes all with one swap and puts the chains back
+into the order in which they came. Within a chain, and among the chains of one producer, order holds.
+A producer wakes the consumer only where it said that it sleeps, by one write to its eventfd. A loop is told of each
+write (EPOLLET) and never reads the counter, which can't be full within centuries.
 While a chain is in the inbox its head's own place is unused and holds the links: `self.next` the chain posted before,
 `self.msg` the chain's tail.
 """

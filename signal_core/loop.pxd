@@ -52,10 +52,10 @@ from signal_core.slab cimport (
     CONN_DEAD, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn,
     slab_extra, slab_find, slab_free,
 )
-from signal_core.state cimport CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, MARK_WAKE, Hub, Loop
+from signal_core.state cimport CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, Hub, Loop
 from signal_core.subs cimport subs_await, subs_retry, subs_settle
 from signal_core.sys cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, SE_RARE, epoll_event, epoll_wait, read, se_load_seqcst, se_now_ms,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, SE_RARE, epoll_event, epoll_wait, se_load_seqcst, se_now_ms,
     se_store_release, se_store_seqcst, se_sub_relaxed,
 )
 from signal_core.timers cimport loop_timers, timers_hurry
@@ -174,18 +174,15 @@ cdef inline void loop_ready(Loop* loop) noexcept nogil:
 cdef inline void loop_event(Loop* loop, const epoll_event* event) noexcept nogil:
     cdef uint32_t slot = <uint32_t>(event.data.u64 >> 32)
     cdef Conn* c
-    cdef uint64_t count
     if slot >= MARK_LISTENER:
-        if slot == MARK_WAKE:
-            read(loop.inbox.wake, &count, 8)
-        elif slot == MARK_LINK:
+        if slot == MARK_LINK:
             if event.events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
                 link_writable(loop)
             if event.events & EPOLLIN:
                 link_read(loop)
         elif slot - MARK_LISTENER < loop.nlisteners:
             loop_accept(loop, loop.listeners[slot - MARK_LISTENER])
-        return
+        return  # MARK_WAKE: the inbox is looked at in each iteration
     c = slab_find(&loop.slab, slot, <uint32_t>event.data.u64)
     if c == NULL or c.state == CONN_DEAD:
         return

@@ -67,6 +67,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         epoll_data_t data
     enum:
         EPOLLIN
+        EPOLLET
         EPOLLOUT
         EPOLLERR
         EPOLLHUP

@@ -27,9 +27,9 @@ from signal_core.slab cimport (
 )
 from signal_core.state cimport CLUSTER_OFF, EVENT_LOG, Hub, Link, Loop, MARK_LISTENER, MARK_WAKE
 from signal_core.sys cimport (
-    AF_INET6, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, O_CLOEXEC, O_RDONLY,
-    SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT, TCP_NODELAY, bind, close,
-    epoll_create1, epoll_ctl, epoll_event, errno, iovec, listen, open, se_load_relaxed, se_own_descriptors,
+    AF_INET6, EPOLLET, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, O_CLOEXEC,
+    O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT, TCP_NODELAY, bind,
+    close, epoll_create1, epoll_ctl, epoll_event, errno, iovec, listen, open, se_load_relaxed, se_own_descriptors,
     se_store_release, setsockopt, sockaddr, socket,
 )
 from signal_core.tls cimport connect_free
@@ -122,7 +122,7 @@ cdef inline int loop_open(Loop* loop) noexcept nogil:
     loop_open_reserve(loop)
     if loop.hub.set.yield_longest:
         loop.schedstat = open(b"/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC)
-    event.events = EPOLLIN
+    event.events = EPOLLIN | EPOLLET  # each write is an event, and nobody reads the counter
     event.data.u64 = <uint64_t>MARK_WAKE << 32
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, loop.inbox.wake, &event) != 0:
         return errno

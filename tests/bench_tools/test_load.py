@@ -14,6 +14,7 @@ import kit
 import macro
 import results
 import scale
+import scale_figures
 from peers import BarePeer, ledgers_hold
 from wire import until
 
@@ -127,11 +128,11 @@ def scalable(run: Run) -> None:
     assert run["quiet"]["pings"] > 0 and run["pings"] >= run["quiet"]["pings"] + run["pings_measured"]
     assert run["room_latency_us"]["count"] > 0 and all(name in run["room_latency_us"] for name in LATENCY)
     assert run["verified"] == run["connections"] == 40
-    figures = scale.of_run(run)
+    figures = scale_figures.of_run(run)
     assert figures["pings_per_s"] > 0 and figures["relay_p99_us"] > 0 and figures["room_p99_us"] > 0
     memory = {"before": scale.read_kernel(), "open": scale.read_kernel()}
     many = {"connections": 40, "many": {**run, "kept": True, "kernel_kb": memory}, "few": [{**run, "kept": True}]}
-    assert scale.figures(many)["opened_per_s"] == run["opened"]["per_second"]
+    assert scale_figures.figures(many)["opened_per_s"] == run["opened"]["per_second"]
 
 
 def stormy(run: Run) -> None:

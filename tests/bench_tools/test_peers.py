@@ -97,7 +97,7 @@ def test_it_does_what_is_said_of_it(peer: contenders.Contender) -> None:
 @pytest.mark.skipif(bool(MISSING[NATS_WS.name]), reason=MISSING[NATS_WS.name])
 def test_nats_server_itself_can_be_loaded() -> None:
     with running(NATS_WS) as server:
-        for mode in NATS_WS.modes:
+        for mode in MODES:
             loads(server, mode, *NATS_WS.load_options)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import results
 import scale
+import scale_figures
 import sizing
 import sizing_doc
 from runs import scaled
@@ -99,7 +100,7 @@ def run_of_scale() -> dict:
     found = scaled()
     for run in (found["many"], *found["few"]):
         run |= {"rooms": 2, "members": 10, "room_rate": 100}
-    return {"scale": {**found, "figures": scale.figures(found)}}
+    return {"scale": {**found, "figures": scale_figures.figures(found)}}
 
 
 def test_a_run_is_held_to_the_model_by_what_was_counted_in_it():
@@ -170,7 +171,7 @@ def test_costs_are_the_medians_of_the_files(tmp_path):
     assert found.ping.low == pytest.approx(2e-6)
     assert found.subscription == 5.0
     million = results.read("scale-1000000")["scale"]
-    assert found.kernel == pytest.approx(scale.figures(million)["kernel_bytes"]["counted"])
+    assert found.kernel == pytest.approx(scale_figures.figures(million)["kernel_bytes"]["counted"])
     assert found.ping.high == pytest.approx(sizing.ping_among(million["many"]) / 1e6)
 
 
