@@ -201,7 +201,7 @@ cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
         conn_say_gap(loop, c)
     if c.flags & FLAG_DONE:
         conn_kill(loop, c)
-    elif c.flags & FLAG_LAST:
+    elif c.flags & FLAG_LAST and c.state != CONN_DEAD:
         c.flags &= <uint16_t>~FLAG_LAST
         c.state = CONN_LINGER
         shutdown(c.fd, SHUT_WR)
