@@ -413,13 +413,18 @@ cdef inline void conn_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
 
 
 cdef inline void conn_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
-    """Fails the connection (RFC 6455 §7.1.7): a Close frame, then our side is shut down and nothing more is read."""
+    """Fails the connection (RFC 6455 §7.1.7): a Close frame, but where ours is said already, which is the last; then
+    our side is shut down and nothing more is read."""
+    cdef bint said = c.state == CONN_CLOSING
     if c.state == CONN_DEAD or c.state == CONN_LINGER:
         return
     c.state = CONN_LINGER
     c.flags |= FLAG_LAST
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
-    conn_say_close(loop, c, code)
+    if not said:
+        conn_say_close(loop, c, code)
+    elif c.out.head == NULL:
+        conn_drained(loop, c)
 
 
 cdef inline void conn_bye(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
