@@ -13,12 +13,12 @@ from signal_core.limits cimport ACCEPTS, ACCEPT_WAIT_MS, DRAIN_TICKS, READ_BUFFE
 from signal_core.origins cimport count_peer
 from signal_core.pace cimport pace_allows, pace_look, pace_refund
 from signal_core.session cimport session_read
-from signal_core.slab cimport CONN_HANDSHAKE, Conn, slab_free, slab_take
+from signal_core.slab cimport CONN_HANDSHAKE, FLAG_PLACE, Conn, slab_free, slab_take
 from signal_core.state cimport MARK_LISTENER, Hub, Loop, loop_ms
 from signal_core.sys cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC,
     O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
-    se_add_relaxed, se_peer_left, se_refuse_syns,
+    se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_peer_left, se_refuse_syns,
 )
 from signal_core.upgrade cimport upgrade_refuse
 from signal_core.wheel cimport wheel_arm
@@ -117,11 +117,23 @@ cdef inline int shed_with_reserve(Loop* loop, int listener) noexcept nogil:
 
 # -- limits --
 
-cdef inline int loop_judge(Loop* loop, const Conn* c) noexcept nogil:
+cdef inline bint place_take(Hub* hub) noexcept nogil:
+    """Whether there is a place of max-connections, which is taken then. Who is turned away never has one."""
+    cdef uint64_t taken = se_load_relaxed(&hub.places)
+    while taken < hub.set.max_connections:
+        if se_cas_relaxed(&hub.places, &taken, taken + 1):
+            return True
+    return False
+
+
+cdef inline int loop_judge(Loop* loop, Conn* c) noexcept nogil:
     """The HTTP status to turn a new connection away with, 0 where it may stay."""
     cdef Hub* hub = loop.hub
-    if se_add_relaxed(&hub.connections, 1) >= hub.set.max_connections and hub.set.max_connections:
-        return 503
+    se_add_relaxed(&hub.connections, 1)
+    if hub.set.max_connections:
+        if not place_take(hub):
+            return 503
+        c.flags |= FLAG_PLACE
     if loop.book != NULL and not count_peer(loop, c):
         loop.n[C_ADDRESS_LIMITED] += 1
         return 429

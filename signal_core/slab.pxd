@@ -44,6 +44,8 @@ cdef enum:
     FLAG_LIMITED = 8192       # Extra.rights bound it
     FLAG_RENEWING = 16384     # an AUTH of its awaits the decision
 
+    FLAG_PLACE = 32768        # it has a place of max-connections
+
     NO_SLOT = 0xffffffff
 
 cdef struct Queue:            # what waits to be written to one socket
