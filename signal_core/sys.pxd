@@ -139,6 +139,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SHUT_WR
         MSG_NOSIGNAL
         MSG_DONTWAIT
+        MSG_PEEK
     int socket(int domain, int type, int protocol)
     int bind(int fd, const sockaddr* address, socklen_t n)
     int listen(int fd, int backlog)
