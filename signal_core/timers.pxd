@@ -162,13 +162,23 @@ cdef inline uint32_t timers_share(const Loop* loop) noexcept nogil:
     return TIMERS_PER_MS + 2 * loop.wheel.armed // (TIMERS_WITHIN * interval)
 
 
+cdef inline uint32_t timers_turn(const Loop* loop) noexcept nogil:
+    """Timers of a tick for this turn: a share for each millisecond of the tick since the last one, more than
+    TIMERS_PER_TURN only where one share is."""
+    cdef uint32_t share = timers_share(loop), passed = loop_ms(loop) - loop.timers_ms
+    cdef uint32_t most = share if share > TIMERS_PER_TURN else TIMERS_PER_TURN
+    if passed > loop.late_ms + 1:  # the tick's timers have waited for no longer
+        passed = loop.late_ms + 1
+    return share * passed if share * passed < most else most
+
+
 cdef inline void loop_timers(Loop* loop) noexcept nogil:
     """Those of a tick bit by bit, for there is a tick's time: many pings at once would hold messages up."""
     cdef uint32_t slot, budget = TIMERS_PER_TURN
     if not timers_hurry(loop):
         if loop.timers_ms == loop_ms(loop):
             return
-        budget = timers_share(loop)
+        budget = timers_turn(loop)
     loop.timers_ms = loop_ms(loop)
     while True:
         slot = wheel_pop(&loop.wheel, &loop.slab, loop.tick, &budget)
