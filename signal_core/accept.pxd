@@ -13,14 +13,14 @@ from signal_core.limits cimport ACCEPTS, ACCEPT_WAIT_MS, DRAIN_TICKS, READ_BUFFE
 from signal_core.origins cimport count_peer
 from signal_core.pace cimport pace_allows, pace_look, pace_refund
 from signal_core.session cimport session_read
-from signal_core.slab cimport CONN_HANDSHAKE, Conn, slab_free, slab_take
+from signal_core.slab cimport CONN_HANDSHAKE, FLAG_PLACE, Conn, slab_free, slab_take
 from signal_core.state cimport MARK_LISTENER, Hub, Loop, loop_ms
 from signal_core.sys cimport (
-    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC,
+    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_PEEK, O_CLOEXEC,
     O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
-    se_add_relaxed, se_peer_left, se_refuse_syns,
+    se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_peer_left, se_refuse_syns,
 )
-from signal_core.upgrade cimport upgrade_refuse
+from signal_core.upgrade cimport Upgrade, upgrade_parse, upgrade_refuse
 from signal_core.wheel cimport wheel_arm
 
 cdef enum:
@@ -117,11 +117,23 @@ cdef inline int shed_with_reserve(Loop* loop, int listener) noexcept nogil:
 
 # -- limits --
 
-cdef inline int loop_judge(Loop* loop, const Conn* c) noexcept nogil:
+cdef inline bint place_take(Hub* hub) noexcept nogil:
+    """Whether there is a place of max-connections, which is taken then. Who is turned away never has one."""
+    cdef uint64_t taken = se_load_relaxed(&hub.places)
+    while taken < hub.set.max_connections:
+        if se_cas_relaxed(&hub.places, &taken, taken + 1):
+            return True
+    return False
+
+
+cdef inline int loop_judge(Loop* loop, Conn* c) noexcept nogil:
     """The HTTP status to turn a new connection away with, 0 where it may stay."""
     cdef Hub* hub = loop.hub
-    if se_add_relaxed(&hub.connections, 1) >= hub.set.max_connections and hub.set.max_connections:
-        return 503
+    se_add_relaxed(&hub.connections, 1)
+    if hub.set.max_connections:
+        if not place_take(hub):
+            return 503
+        c.flags |= FLAG_PLACE
     if loop.book != NULL and not count_peer(loop, c):
         loop.n[C_ADDRESS_LIMITED] += 1
         return 429
@@ -159,12 +171,22 @@ cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
     session_read(loop, c)
 
 
+cdef inline bint asks_health(Loop* loop, int fd) noexcept nogil:
+    """Whether a client's first words are a health check."""
+    cdef Upgrade u
+    cdef ssize_t n = recv(fd, loop.input, READ_BUFFER, MSG_PEEK | MSG_DONTWAIT)
+    return n > 0 and upgrade_parse(<char*>loop.input, <size_t>n, 0, &u) > 0 and u.status == 200
+
+
 cdef inline int loop_take(Loop* loop, int listener, uint64_t paid) noexcept nogil:
     """Accepts one that is queued, for what was paid. ACCEPT_*."""
     cdef int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), failed = errno, found
     if fd >= 0 and paid and se_peer_left(fd):
-        loop.n[C_ACCEPT_LEFT] += 1
         pace_refund(loop.hub, paid)
+        if asks_health(loop, fd):  # a probe may close its end before it has read the answer
+            loop_adopt(loop, fd)
+            return ACCEPT_MORE
+        loop.n[C_ACCEPT_LEFT] += 1
         close(fd)
         return ACCEPT_MORE
     if fd >= 0:

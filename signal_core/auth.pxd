@@ -324,6 +324,8 @@ cdef inline void auth_renew(Loop* loop, Conn* c, const Msg* msg) noexcept nogil:
             ref_remove(loop, c, &brief.refs[i])
             break
     say(loop, c, code, ref.text, ref.size)
+    if c.state != CONN_OPEN:  # its socket was broken, or there was no memory
+        return
     if code == CODE_OK:
         auth_leave(loop, c)
         brief = slab_cold(&loop.slab, c.slot).brief

@@ -18,13 +18,13 @@ from signal_core.queue cimport (
 )
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_DONE, FLAG_GAP,
-    FLAG_LAST, FLAG_LEAVING, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, FLAG_WHOLE, NO_SLOT, Brief, Conn, Cold, Extra,
-    slab_cold, slab_conn, slab_find, slab_whole,
+    FLAG_LAST, FLAG_LEAVING, FLAG_PAUSED, FLAG_PLACE, FLAG_READY, FLAG_WEBSOCKET, FLAG_WHOLE, NO_SLOT, Brief, Conn,
+    Cold, Extra, slab_cold, slab_conn, slab_find, slab_whole,
 )
 from signal_core.state cimport CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
 from signal_core.sys cimport (
     EAGAIN, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, SE_RARE, SHUT_WR, close,
-    epoll_ctl, epoll_event, errno, se_widened, send, shutdown,
+    epoll_ctl, epoll_event, errno, se_sub_relaxed, se_widened, send, shutdown,
 )
 from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
 
@@ -201,7 +201,7 @@ cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
         conn_say_gap(loop, c)
     if c.flags & FLAG_DONE:
         conn_kill(loop, c)
-    elif c.flags & FLAG_LAST:
+    elif c.flags & FLAG_LAST and c.state != CONN_DEAD:
         c.flags &= <uint16_t>~FLAG_LAST
         c.state = CONN_LINGER
         shutdown(c.fd, SHUT_WR)
@@ -226,9 +226,17 @@ cdef inline bint socket_say_last(Loop* loop, int fd, const char* text, size_t n)
     return sent == <ssize_t>n and shutdown(fd, SHUT_WR) == 0
 
 
+cdef inline void conn_give_place(Loop* loop, Conn* c) noexcept nogil:
+    """Its place of max-connections is another's. No effect where it has none."""
+    if c.flags & FLAG_PLACE:
+        c.flags &= <uint16_t>~FLAG_PLACE
+        se_sub_relaxed(&loop.hub.places, 1)
+
+
 cdef inline void conn_say_last(Loop* loop, Conn* c, const char* text, size_t n) noexcept nogil:
     """Instead of an upgrade. What it says is thrown away until it closes: closing first would reset the answer."""
     c.state = CONN_LINGER
+    conn_give_place(loop, c)
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
     if not socket_say_last(loop, c.fd, text, n):
         conn_kill(loop, c)
@@ -413,13 +421,18 @@ cdef inline void conn_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
 
 
 cdef inline void conn_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
-    """Fails the connection (RFC 6455 §7.1.7): a Close frame, then our side is shut down and nothing more is read."""
+    """Fails the connection (RFC 6455 §7.1.7): a Close frame, but where ours is said already, which is the last; then
+    our side is shut down and nothing more is read."""
+    cdef bint said = c.state == CONN_CLOSING
     if c.state == CONN_DEAD or c.state == CONN_LINGER:
         return
     c.state = CONN_LINGER
     c.flags |= FLAG_LAST
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
-    conn_say_close(loop, c, code)
+    if not said:
+        conn_say_close(loop, c, code)
+    elif c.out.head == NULL:
+        conn_drained(loop, c)
 
 
 cdef inline void conn_bye(Loop* loop, Conn* c, uint16_t code) noexcept nogil:

@@ -17,7 +17,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
 from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again, loop_stop
 from signal_core.auth cimport auth_verdict
-from signal_core.conn cimport conn_close, conn_flush, conn_id, conn_kill, conn_of, loop_flush
+from signal_core.conn cimport conn_close, conn_flush, conn_give_place, conn_id, conn_kill, conn_of, loop_flush
 from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_QUESTIONS_HELD, C_WAKES
 from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
 from signal_core.gaps cimport gaps_tell
@@ -212,6 +212,7 @@ cdef inline void loop_free(Loop* loop, Conn* c) noexcept nogil:
         rights_release(cold.brief.rights)
         free(cold.brief)
     se_sub_relaxed(&loop.hub.connections, 1)
+    conn_give_place(loop, c)
     uncount_address(loop, c)
     slab_free(&loop.slab, c)
 

@@ -366,27 +366,30 @@ cdef class Crowd:
             crowd_unqueue(loop, False)
         return cost_of(&cost)
 
-    def tick(self, uint32_t loop_index=0):
-        """One tick of a loop's timers, a turn of the loop a millisecond until all that is due has fired, without
-        writing the pings; each is answered at once. `count` is the pings, `worst_ns` that of the longest turn."""
+    def tick(self, uint32_t loop_index=0, uint32_t ms=1):
+        """One tick of a loop's timers, a turn of the loop each `ms` milliseconds until all that is due has fired,
+        without writing the pings; each is answered at once. `count` is the pings, `worst_ns` that of the longest turn,
+        `most` the pings of one turn."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef Loop* loop = self.hub.loops[loop_index]
-        cdef uint64_t took, before = loop.n[C_PINGS_SENT]
+        cdef uint64_t took, pinged, most = 0, before = loop.n[C_PINGS_SENT]
         cdef uint32_t turns = 0
         loop.tick += 1
         loop.late_ms = 0
         with nogil:
             while loop.wheel.now < loop.tick or loop.wheel.walk != NO_SLOT:
+                pinged = loop.n[C_PINGS_SENT]
                 took = crowd_cpu()
                 loop_timers(loop)
                 took = crowd_cpu() - took
+                most = max(most, loop.n[C_PINGS_SENT] - pinged)
                 cost.total += took
                 cost_one(&cost, took)
                 turns += 1
-                loop.late_ms += 1
+                loop.late_ms += ms
                 crowd_unqueue(loop, True)
         cost.count = loop.n[C_PINGS_SENT] - before
-        return {**cost_of(&cost), "total_ns": cost.total, "turns": turns}
+        return {**cost_of(&cost), "total_ns": cost.total, "turns": turns, "most": most}
 
     def close(self, uint32_t times, bint each=False):
         """So many of the connections end, in random order: timer, memberships, rooms, slot."""

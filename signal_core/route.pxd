@@ -233,7 +233,7 @@ cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
         if brief != NULL and brief.expires:
             wheel_arm_by(&loop.wheel, &loop.slab, c.slot, brief.expires)
         conn_answer(loop, c, hello_new(loop, c))
-        if loop.farewell.on:
+        if loop.farewell.on and c.slot < loop.farewell.told:  # else it is told in its turn
             say_goaway(loop, c)
         if c.flags & FLAG_PAUSED:
             conn_resume(loop, c)

@@ -44,6 +44,8 @@ cdef enum:
     FLAG_LIMITED = 8192       # Extra.rights bound it
     FLAG_RENEWING = 16384     # an AUTH of its awaits the decision
 
+    FLAG_PLACE = 32768        # it has a place of max-connections
+
     NO_SLOT = 0xffffffff
 
 cdef struct Queue:            # what waits to be written to one socket
@@ -101,6 +103,7 @@ cdef struct Extra:            # what most connections never need
     int unsent                # 4  bytes that the kernel still held for it at the last look
     uint32_t tokens           # 4  of its bucket (intake.pxd), where max-rate is set
     uint32_t filled           # 4  tick at which they were counted; 0: never, it is full
+    uint32_t acked            # 4  bytes that its end had acknowledged when it last owed a pong for too long
 
 cdef struct Place:            # one membership, the connection's side
     uint32_t room             # 4  index in the loop's rooms

@@ -137,6 +137,7 @@ cdef struct Hub:
     uint64_t denied[256]          # atomic: hashes of subjects that NATS refused us to publish on, DENIED_SUBJECTS
     uint64_t ndenied              # atomic
     uint64_t connections          # atomic: sockets open on all loops
+    uint64_t places               # atomic: of those, how many have a place of max_connections, where there is a bound
     uint64_t accept_due           # atomic: ns; new connections are paid for up to here
     uint64_t yield_gap            # atomic: ns from one to the next while they yield to messages; 0: they don't
     uint64_t yield_due            # atomic: ns; when that is looked at again

@@ -11,6 +11,7 @@ cdef extern from "se_sys.h" nogil:
     int se_own_descriptors(int* keep, size_t n)
     int se_refuse_syns(int listener)
     bint se_peer_left(int fd)
+    bint se_acknowledged(int fd, uint32_t* quiet_ms, uint32_t* bytes)
     int se_thread_start(pthread_t* thread, void* (*body)(void*) noexcept nogil, void* argument, const char* name)
     void se_malloc_steadily()
     void* se_widened(void* p, size_t known, size_t size)
@@ -139,6 +140,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SHUT_WR
         MSG_NOSIGNAL
         MSG_DONTWAIT
+        MSG_PEEK
     int socket(int domain, int type, int protocol)
     int bind(int fd, const sockaddr* address, socklen_t n)
     int listen(int fd, int backlog)
@@ -155,6 +157,8 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
+    enum:
+        FIONREAD
 
 cdef extern from "<linux/sockios.h>" nogil:
     enum:

@@ -8,17 +8,17 @@ from libc.stdint cimport uint8_t, uint32_t
 from signal_core.accept cimport turn_away
 from signal_core.answers cimport refs_due
 from signal_core.auth cimport auth_due, auth_refuse
-from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_expire, conn_frame, conn_kill
+from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_expire, conn_extra, conn_frame, conn_kill
 from signal_core.counters cimport C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
 from signal_core.frame cimport OP_PING
-from signal_core.limits cimport TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS
+from signal_core.limits cimport TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS
 from signal_core.route cimport joined
 from signal_core.slab cimport (
-    CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_BLOCKED, NO_SLOT, Cold, Conn, Extra,
-    slab_cold, slab_conn, slab_extra,
+    CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, NO_SLOT, Cold, Conn,
+    Extra, slab_cold, slab_conn, slab_extra,
 )
 from signal_core.state cimport Hub, Loop, loop_ms
-from signal_core.sys cimport MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, ioctl, send
+from signal_core.sys cimport FIONREAD, MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, ioctl, se_acknowledged, send
 from signal_core.wheel cimport wheel_arm, wheel_is_late, wheel_pop
 
 
@@ -26,6 +26,26 @@ cdef inline void timer_ping(Loop* loop, Conn* c) noexcept nogil:
     cdef uint8_t* body
     loop.n[C_PINGS_SENT] += 1
     conn_answer(loop, c, conn_frame(loop, c, OP_PING, 0, 0, &body))
+
+
+cdef inline bint timer_may_answer(Loop* loop, Conn* c, uint32_t ticks) noexcept nogil:
+    """Whether one that was asked so many ticks ago has answered, and was not read, or still may: it has not got all yet
+    that it was sent, but acknowledged some meanwhile, and some since the last such look."""
+    cdef Extra* extra
+    cdef int waits = 0
+    cdef uint32_t quiet_ms = 0, acked = 0
+    if not c.flags & FLAG_PAUSED:
+        ioctl(c.fd, FIONREAD, &waits)
+        if waits:
+            return True
+    ioctl(c.fd, SIOCOUTQ, &waits)
+    if waits == 0 or not se_acknowledged(c.fd, &quiet_ms, &acked) or quiet_ms > ticks * TICK_MS:
+        return False
+    extra = conn_extra(loop, c)
+    if extra == NULL or extra.acked == acked:
+        return False
+    extra.acked = acked
+    return True
 
 
 cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
@@ -36,11 +56,14 @@ cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
     if cold.asked and c.heard >= cold.asked:
         cold.asked = 0
     if cold.asked:
-        if loop.tick >= cold.asked + patience:
+        if loop.tick < cold.asked + patience:
+            return cold.asked + patience
+        if not timer_may_answer(loop, c, loop.tick - cold.asked):
             loop.n[C_PEERS_LOST] += 1
             conn_kill(loop, c)
             return 0
-        return cold.asked + patience
+        cold.asked = loop.tick
+        return loop.tick + patience
     if loop.tick - c.heard < hub.set.ping:
         return c.heard + hub.set.ping
     if c.flags & FLAG_BLOCKED:
@@ -139,13 +162,23 @@ cdef inline uint32_t timers_share(const Loop* loop) noexcept nogil:
     return TIMERS_PER_MS + 2 * loop.wheel.armed // (TIMERS_WITHIN * interval)
 
 
+cdef inline uint32_t timers_turn(const Loop* loop) noexcept nogil:
+    """Timers of a tick for this turn: a share for each millisecond of the tick since the last one, more than
+    TIMERS_PER_TURN only where one share is."""
+    cdef uint32_t share = timers_share(loop), passed = loop_ms(loop) - loop.timers_ms
+    cdef uint32_t most = share if share > TIMERS_PER_TURN else TIMERS_PER_TURN
+    if passed > loop.late_ms + 1:  # the tick's timers have waited for no longer
+        passed = loop.late_ms + 1
+    return share * passed if share * passed < most else most
+
+
 cdef inline void loop_timers(Loop* loop) noexcept nogil:
     """Those of a tick bit by bit, for there is a tick's time: many pings at once would hold messages up."""
     cdef uint32_t slot, budget = TIMERS_PER_TURN
     if not timers_hurry(loop):
         if loop.timers_ms == loop_ms(loop):
             return
-        budget = timers_share(loop)
+        budget = timers_turn(loop)
     loop.timers_ms = loop_ms(loop)
     while True:
         slot = wheel_pop(&loop.wheel, &loop.slab, loop.tick, &budget)

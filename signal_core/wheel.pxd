@@ -7,7 +7,8 @@ what is due and arms it anew. So a busy connection costs no timer work a message
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from signal_core.limits cimport WHEEL_SLOTS
-from signal_core.slab cimport NO_SLOT, Cold, Slab, slab_cold
+from signal_core.slab cimport CONN_DEAD, NO_SLOT, Cold, Slab, slab_cold, slab_conn
+from signal_core.sys cimport SE_ASSERT
 
 cdef struct Wheel:
     uint32_t head[512]        # 2048  WHEEL_SLOTS: first slot of each list
@@ -47,6 +48,7 @@ cdef inline void wheel_arm(Wheel* wheel, Slab* slab, uint32_t slot, uint32_t due
     cdef Cold* cold = slab_cold(slab, slot)
     cdef uint32_t* head
     cdef uint32_t comes_up
+    SE_ASSERT(slab_conn(slab, slot).state != CONN_DEAD)  # its Cold.next links it to others that are to be freed
     wheel_disarm(wheel, slab, slot)
     if due <= wheel.now:
         due = wheel.now + 1

@@ -55,12 +55,14 @@ def write_pem(key: Any, path: Path, private: bool = False) -> Path:
 class Guest(BarePeer):
     """A client with a token in the header Authorization, past HELLO."""
 
-    def __init__(self, port: int, *rooms: str, token: str = "", extra: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, port: int, *rooms: str, token: str = "", extra: tuple[str, ...] = (), receive_buffer: int = 0
+    ) -> None:
         self.extra = [f"Authorization: Bearer {token}", *extra] if token else list(extra)
-        super().__init__(port, *rooms)
+        super().__init__(port, *rooms, receive_buffer=receive_buffer)
 
     def connect(self, port: int, rooms: tuple[str, ...], protocols: tuple[str, ...]) -> None:
-        self.wire = Wire(port)
+        self.wire = Wire(port, self.receive_buffer)
         query = "&".join(f"room={room}" for room in rooms)
         answer = self.wire.upgrade(
             f"/?{query}" if query else "/", f"Sec-WebSocket-Protocol: {SUBPROTOCOL}", *self.extra

@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <malloc.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -105,6 +107,22 @@ static inline int se_peer_left(int fd)
 {
     struct pollfd one = {.fd = fd, .events = POLLRDHUP};
     return poll(&one, 1, 0) == 1;
+}
+
+/* How many ms ago the other end acknowledged anything, and how many bytes it has acknowledged in all, modulo 2**32: of
+ * the kernel's struct tcp_info (linux/tcp.h), whose later members the C library's lacks. Returns whether it is told. */
+static inline int se_acknowledged(int fd, uint32_t *quiet_ms, uint32_t *bytes)
+{
+    enum { LAST_ACK_RECV = 56, BYTES_ACKED = 120, KNOWN = 128 };
+    char info[KNOWN];
+    uint64_t acked;
+    socklen_t n = sizeof info;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &n) != 0 || n < KNOWN)
+        return 0;
+    memcpy(quiet_ms, info + LAST_ACK_RECV, sizeof *quiet_ms);
+    memcpy(&acked, info + BYTES_ACKED, sizeof acked);
+    *bytes = (uint32_t)acked;
+    return 1;
 }
 
 /* The calls of every message. The C library's are cancellation points, which takes each of them two functions and two

@@ -1,5 +1,6 @@
 """The handshake over bare sockets: RFC 6455 §4, and the refusals of the protocol's §5."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -258,6 +259,30 @@ def test_503_when_full() -> None:
         accepted(small, GOOD)
         for wire in wires:
             wire.socket.close()
+
+
+def test_who_is_refused_holds_no_place() -> None:
+    """However long it lingers: neither who asked for what there is not, nor who was one too many."""
+    with (
+        kit.engine(nats="off", loops=2, max_connections=3, close_timeout=60) as small,
+        contextlib.ExitStack() as stack,
+    ):
+
+        def lingers(data: bytes, status: int) -> None:
+            wire = stack.enter_context(Wire(small.port))
+            wire.send(data)
+            assert wire.read_answer().status == status
+
+        for _ in range(5):
+            lingers(request("/nope"), 404)
+        wires = [stack.enter_context(opened(small.port)[0]) for _ in range(3)]
+        for _ in range(20):
+            lingers(GOOD, 503)
+        for wire in wires:
+            wire.socket.close()
+            until(lambda: small.stats()["total"]["connections"] == 2)
+            stack.enter_context(opened(small.port)[0])
+            lingers(GOOD, 503)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import kit
+from minted import SECRET, Guest, token
 from peers import BarePeer, Closed, ledgers_hold
 from wire import CONT, TEXT, Wire, frame, fresh, request, until
 
@@ -262,6 +263,37 @@ def test_some_memory_is_refused(refusal: Refusal, loops: int, n: int) -> None:
         crowd.leave()
         until(lambda: is_empty(engine), "nothing is left")
         ledgers_hold(engine.stats()["total"])
+
+
+def test_a_renewal_that_can_not_be_answered(refusal: Refusal) -> None:
+    """Its connection ends, as its backlog has no memory for the answer, and takes none of those with it whose tokens
+    end at the same moment."""
+    text, far = token(), 86400  # so that a timer waits for nothing but the end of the token
+    settings: dict[str, Any] = {"ping_interval": far, "stall_timeout": 600, "ttl": 600, "auth": "jwt"}
+    with kit.engine(loops=1, auth_key=SECRET, **settings) as engine, contextlib.ExitStack() as stack:
+        calm = [stack.enter_context(Guest(engine.port, token=text)) for _ in range(20)]
+        slow = [Guest(engine.port, "room", token=text, receive_buffer=4096) for _ in range(30)]
+        for peer in slow:
+            stack.callback(peer.vanish)
+
+        def all_are_full() -> bool:
+            calm[0].say("PUB room", b"x" * 60000)
+            return bool(engine.stats()["total"]["blocked"] >= len(slow))
+
+        until(all_are_full, "all sockets are full", every=0, limit=60)
+        refusal.one_in(2)
+
+        def some_have_ended() -> bool:
+            for peer in slow:
+                with contextlib.suppress(OSError):
+                    peer.say(f"AUTH {text} ref=r")
+            return bool(engine.stats()["total"]["connections"] < len(calm) + len(slow) * 2 // 3)
+
+        until(some_have_ended, "some are not answered")
+        refusal.one_in(0)
+        for peer in calm:
+            assert peer.settle() == []
+        assert engine.stats()["total"]["connections"] >= len(calm)
 
 
 @pytest.mark.parametrize("n", [3, 7])

@@ -99,6 +99,18 @@ def test_who_is_gone_before_his_turn(says: bytes, resets: bool) -> None:
         assert engine.stats()["total"]["accept_left"] >= 29
 
 
+def test_a_probe_that_half_closes() -> None:
+    """As `nc -N` does: its answer comes all the same, and costs no turn."""
+    with kit.engine(loops=1, accept_rate=1) as engine:
+        opened(engine.port)[0].socket.close()
+        for _ in range(3):
+            with Wire(engine.port) as probe:
+                probe.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                probe.socket.shutdown(socket.SHUT_WR)
+                assert probe.read_answer().status == 200
+        assert engine.stats()["total"]["accept_left"] == 0
+
+
 def test_each_listener_has_its_turn() -> None:
     """Who comes by another address does not wait until all of the first one's have been taken."""
     with kit.engine(loops=1, accept_rate=20, listen=["127.0.0.1:0", "127.0.0.1:0"]) as engine:

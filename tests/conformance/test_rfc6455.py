@@ -384,6 +384,26 @@ def test_stopping_closes_with_1001(answers: bool) -> None:
             assert wire.read_end() == b""
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        frame(TEXT, b"PING", rsv=4),
+        frame(TEXT, b"PING", mask=None),
+        frame(PING, b"p" * 126),
+        frame(TEXT, length=1 << 40),
+    ],
+    ids=["reserved bit", "no mask", "long ping", "too long"],
+)
+def test_our_close_is_the_last_frame(bad: bytes) -> None:
+    """Who breaks the protocol behind it hears no second one: our side is shut down at once [5.5.1]."""
+    with kit.engine(nats="off", loops=1, close_timeout=10) as engine, opened(engine.port)[0] as wire:
+        os.kill(engine.pid, signal.SIGTERM)
+        got = wire.read_frame()
+        assert (got.opcode, got.code) == (CLOSE, 1001)
+        wire.send(bad)
+        assert wire.read_end(limit=5) == b""
+
+
 # -- keepalive --
 
 

@@ -58,6 +58,16 @@ def test_each_is_pinged_once_an_interval(loops: int, spread: bool) -> None:
     assert crowd.armed == CONNS
 
 
+@pytest.mark.parametrize(("ms", "most"), [(1, 16), (5, 80), (40, 256)])
+def test_long_turns_ping_as_many_as_short_ones(ms: int, most: int) -> None:
+    """Of those that are due at one moment each millisecond has 16, however long turns are; a turn has 256 at most."""
+    crowd = probe.Crowd(CONNS)
+    crowd.open(False)
+    tick = max((crowd.tick(ms=ms) for _ in range(INTERVAL)), key=lambda cost: cost["count"])
+    assert (tick["count"], tick["most"]) == (CONNS, most)
+    assert tick["turns"] == 1 + -(-(CONNS - 16) // most)
+
+
 def test_no_turn_frees_all_rooms_that_went() -> None:
     """Nor loses one: each turn but the last frees as many as it may."""
     crowd = probe.Crowd(3 * ROOMS_A_TURN)
