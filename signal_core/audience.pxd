@@ -8,15 +8,11 @@ from signal_core.memory cimport KIND_NATS, Msg, msg_new_heap
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
 from signal_core.news cimport SUBJECT_MAX, put_subject
 from signal_core.queue cimport queue_add
-from signal_core.roomtable cimport Audience, RoomEntry, audience_of
+from signal_core.roomtable cimport PUT_OFF_SUB, Audience, RoomEntry, audience_of
 from signal_core.state cimport LINK_UP, Link, Loop
 from signal_core.sys cimport se_pointer_acquire
 
 cdef enum:
-    # Audience.put_off
-    PUT_OFF_QUESTION = 1
-    PUT_OFF_SUB = 2           # NATS reads too slowly
-
     SID_AUDIENCE = 1 << 30    # and up: of rooms with listeners, by place; those of rooms (subs.pxd) are below
 
 

@@ -16,6 +16,7 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
 from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again, loop_stop
+from signal_core.asking cimport asks_walk, presence_ask
 from signal_core.auth cimport auth_verdict
 from signal_core.conn cimport conn_close, conn_flush, conn_id, conn_kill, conn_of, loop_flush
 from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_QUESTIONS_HELD, C_WAKES
@@ -41,7 +42,7 @@ from signal_core.natsout cimport link_queue
 from signal_core.news cimport news_flush, take_news
 from signal_core.origins cimport uncount_address
 from signal_core.post cimport is_payload, post_all, post_event
-from signal_core.presence cimport presence_ask, presence_tick, presence_walk, service_came
+from signal_core.presence cimport presence_tick, presence_walk, service_came
 from signal_core.questions cimport questions_walk, take_question
 from signal_core.queue cimport queue_clear
 from signal_core.rights cimport rights_release
@@ -322,6 +323,8 @@ cdef inline void loop_linked(Loop* loop, bint ticked) noexcept nogil:
         loop_reclaim(loop)
     elif SE_RARE(loop.overdue):
         loop_reclaim(loop)
+    if SE_RARE(loop.linked.asking):
+        asks_walk(loop)
     if SE_RARE(loop.linked.walks):
         presence_walk(loop)
 

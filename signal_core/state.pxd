@@ -186,7 +186,9 @@ cdef struct Link:
     uint32_t ponged               # pongs received
     bint more                     # operations are left over from the last iteration
     bint blocked                  # EPOLLOUT is armed
-    bint again                    # a question was put off to the next tick
+    bint again                    # something of presence was put off to the next tick
+    bint asking                   # ... and is being looked for,
+    uint32_t asks_at              # ... from this place among the audiences on
     uint32_t walks                # nodes whose cursor is on its way
     uint32_t looked               # tick of the last look for what has waited too long
     bint dirty                    # something waits to be written

@@ -1,0 +1,69 @@
+"""Presence where NATS reads slowly: what a node asks of others is asked in the end."""
+
+import os
+import signal
+
+import kit
+from peers import several
+from wire import TEXT, frame, until
+
+from .conftest import await_cluster
+from .crowd import Crowd
+from .test_presence import LOST, total
+
+
+def test_questions_that_nats_does_not_take_are_asked_again() -> None:
+    """In rooms that this node listens to already, so that nothing else would make it ask."""
+    names = [f"{number:0>100}" for number in range(100)]
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, loops=1, nats_pending=65536) as one,
+        kit.engine(nats=server.url, loops=1) as two,
+        several(one.port, 3) as (early, late, busy),
+        several(two.port, 2) as (far, abroad),
+    ):
+        await_cluster([one, two])
+        far.join(*names)
+        crowds = [Crowd(early, *names), Crowd(abroad, "busy")]
+        for name in names:
+            crowds[0].hears(early.address, far.address, room=name)
+        kit.freeze(server)
+        try:
+            until(lambda: busy.ask("PUB nowhere", b"x" * 32768) != "ok", "NATS takes no more")
+            churn = b"".join(frame(TEXT, f"{verb} busy".encode()) for verb in ("SUB", "UNSUB")) * 100
+            while total(one, "presence_lost") == 0:
+                busy.wire.send(churn)
+                busy.settle()
+            crowds.append(Crowd(late, *names))
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        for name in names:
+            crowds[2].hears(early.address, late.address, far.address, room=name, limit=LOST)
+        assert total(one, "nodes_lost") == 0, "that would have made it ask, too"
+
+
+def test_rooms_are_asked_about_anew_as_fast_as_nats_reads() -> None:
+    """After a reconnect there are many questions: no more at a time than may wait."""
+    names = [f"{number:0>100}" for number in range(800)]
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, loops=1, nats_pending=65536, max_rooms=1000) as one,
+        kit.engine(nats=server.url, loops=1, max_rooms=1000) as two,
+        several(one.port, 1) as (listener,),
+        several(two.port, 1) as (far,),
+    ):
+        await_cluster([one, two])
+        far.join(*names)
+        crowd = Crowd(listener, *names)
+        for name in names:
+            crowd.hears(listener.address, far.address, room=name)
+        before = total(one, "presence_lost")
+        server.stop()
+        until(lambda: one.stats()["link"] == two.stats()["link"] == "away", "NATS is missed")
+        server.start()
+        crowd.heard.clear()
+        while {got.words[0] for got in crowd.heard if got.verb == "LEAVE"} != set(names):
+            crowd.take(listener.hear(30.0))
+        for name in names:
+            crowd.hears(listener.address, far.address, room=name)
+        assert total(one, "presence_lost") - before <= 2, "a heartbeat, at most"
