@@ -74,7 +74,7 @@ cdef enum:
     C_PRESENCE_CHANGES = 57   # joins and leaves on this node that were told
     C_PRESENCE_OUT = 58       # publishes of presence to NATS
     C_PRESENCE_ASKED = 59     # questions who is in a room
-    C_PRESENCE_LOST = 60      # presence that could not be told: no memory, or NATS takes no more
+    C_PRESENCE_LOST = 60      # presence that could not be told: no memory, a full inbox, or NATS takes no more
     C_NODES_LOST = 61         # other nodes whose heartbeats ceased
 
     C_GOAWAYS = 62            # GOAWAY sent

@@ -61,7 +61,7 @@ COUNTERS = (
     ("presence_changes", "counter", "joins and leaves on this node that listeners, or other nodes, were told"),
     ("presence_out", "counter", "publishes of presence to NATS: joins and leaves in batches, questions, answers"),
     ("presence_asked", "counter", "questions who is in a room, each for all who asked at that time"),
-    ("presence_lost", "counter", "messages of presence lost: no memory, or NATS takes no more; nodes then ask anew"),
+    ("presence_lost", "counter", "messages of presence lost: no memory, a full inbox, or NATS takes no more"),
     ("nodes_lost", "counter", "other nodes that were given up: three heartbeats were missing"),
     ("goaways", "counter", "connections told to go elsewhere: GOAWAY"),
     ("drained", "counter", "connections closed with 1001 by a drain"),

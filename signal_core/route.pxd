@@ -75,7 +75,7 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Packet* p) noexcept 
         return CODE_NO_SUCH_PEER
     if not post_has_room(loop, target, p.size):
         if target.index < loop.hub.nloops:
-            gap_note(loop, target, id, 0)
+            gap_note(loop, target, id, 0, 1)
         return CODE_SLOW_PEER
     msg = packet_frame(loop, p, NULL, 0, True, KIND_TO)
     if msg == NULL:
@@ -165,7 +165,7 @@ cdef inline uint8_t post_room(Loop* loop, RoomEntry* entry, Msg* msg) noexcept n
                     loop.n[C_ATTEMPTED] += 1
                     loop.n[C_DROPPED_INBOX] += 1
                     if index < loop.hub.nloops:
-                        gap_note(loop, loop.hub.loops[index], entry.serial, entry.hash)
+                        gap_note(loop, loop.hub.loops[index], entry.serial, entry.hash, 1)
                     code = CODE_SLOW_PEER
                 else:
                     copy.kind = KIND_ROOM

@@ -1,15 +1,29 @@
-"""Presence where NATS reads slowly: what a node asks of others is asked in the end."""
+"""Presence where NATS, or a loop, is slow: what a node asks of others is asked in the end, what a loop had no room for
+is told as missed, and who asks much holds nobody else up."""
 
+import contextlib
 import os
 import signal
 
 import kit
-from peers import several
+from peers import BarePeer, several
 from wire import TEXT, frame, until
 
 from .conftest import await_cluster
 from .crowd import Crowd
 from .test_presence import LOST, total
+
+
+def loop_of(peer: BarePeer) -> str:
+    return peer.address.split(".")[1][:2]
+
+
+def apart(stack: contextlib.ExitStack, engine: kit.Engine, n: int) -> tuple[BarePeer, list[BarePeer]]:
+    """A peer on the first of two loops, and n on the other."""
+    peers = [stack.enter_context(BarePeer(engine.port)) for _ in range(8 * (n + 1))]
+    first = [peer for peer in peers if loop_of(peer) == "00"]
+    other = [peer for peer in peers if loop_of(peer) != "00"]
+    return first[0], other[:n]
 
 
 def test_questions_that_nats_does_not_take_are_asked_again() -> None:
@@ -67,3 +81,26 @@ def test_rooms_are_asked_about_anew_as_fast_as_nats_reads() -> None:
         for name in names:
             crowd.hears(listener.address, far.address, room=name)
         assert total(one, "presence_lost") - before <= 2, "a heartbeat, at most"
+
+
+def test_a_full_inbox_of_a_loop_is_told_to_its_listeners() -> None:
+    """They hear that they missed something, and by asking anew what is true; other members have missed nothing."""
+    rooms = [f"room-{i}" for i in range(100)]
+    with kit.engine(loops=2, inbox_messages=64, max_rooms=100) as engine, contextlib.ExitStack() as stack:
+        a, (listener, beside) = apart(stack, engine, 2)
+        beside.join(*rooms)
+        crowd = Crowd(listener, *rooms)
+        for room in rooms:
+            crowd.hears(listener.address, beside.address, room=room)
+        before = total(engine, "presence_lost")
+        a.wire.send(b"".join(frame(TEXT, f"SUB {room}".encode()) for room in rooms))
+        joined = missed = 0
+        while joined + missed < len(rooms):
+            got = listener.hear()
+            assert got.verb == "GAP" or (got.verb, got.words[1]) == ("JOIN", a.address)
+            missed += int(got.words[0]) if got.verb == "GAP" else 0
+            joined += got.verb == "JOIN"
+        assert missed == total(engine, "presence_lost") - before > 0 == total(engine, "gaps_untold")
+        assert beside.settle() == []
+        for room in rooms:
+            crowd.ask(room).hears(a.address, listener.address, beside.address, room=room)
