@@ -50,7 +50,7 @@ from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, ta
 from signal_core.roomtable cimport table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
-    CONN_DEAD, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn,
+    CONN_DEAD, CONN_JOINING, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn,
     slab_extra, slab_find, slab_free,
 )
 from signal_core.state cimport CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, MARK_WAKE, Hub, Loop
@@ -72,6 +72,8 @@ cdef inline void loop_receipt(Loop* loop, Msg* msg) noexcept nogil:
         c = slab_find(&loop.slab, <uint32_t>(msg.target >> 32) & 0xffffff, <uint32_t>msg.target)
         if c != NULL and c.state != CONN_DEAD and msg.data[0] != c"@":  # a user's room is left by none
             leave(loop, c, <char*>msg.data, msg.size)
+            if c.state == CONN_JOINING:
+                c.denied += 1  # UPGRADE_MAX_ROOMS at most; told after HELLO
     take_receipt(loop, msg.target, msg.code, msg_text(msg), msg.text_size)
 
 

@@ -221,7 +221,7 @@ cdef inline void take_room(Loop* loop, Msg* msg) noexcept nogil:
 
 
 cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
-    """A room of its URL, or its user's, is confirmed: after the last, HELLO."""
+    """A room of its URL, or its user's, is confirmed, or denied: after the last, HELLO, and what was denied."""
     cdef Brief* brief
     if c.waiting:
         c.waiting -= 1
@@ -235,6 +235,9 @@ cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
         conn_answer(loop, c, hello_new(loop, c))
         if loop.farewell.on:
             say_goaway(loop, c)
+        while c.denied and c.state == CONN_OPEN:
+            c.denied -= 1
+            say(loop, c, CODE_DENIED, NULL, 0)
         if c.flags & FLAG_PAUSED:
             conn_resume(loop, c)
 
