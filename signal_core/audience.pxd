@@ -90,6 +90,7 @@ cdef inline void audience_add(Loop* loop, Audience* audience) noexcept nogil:
 
 cdef inline void audience_remove(Loop* loop, Audience* audience) noexcept nogil:
     cdef Link* link = loop.linked
+    audience_forget(audience)  # there may be some without a place: an answer can be before the first listener's word
     if audience.place == 0:
         return
     if not audience.put_off & PUT_OFF_SUB:
@@ -99,7 +100,6 @@ cdef inline void audience_remove(Loop* loop, Audience* audience) noexcept nogil:
     link.audiences_free[link.audiences_nfree] = audience.place - 1
     link.audiences_nfree += 1
     audience.place = 0
-    audience_forget(audience)
 
 
 cdef inline void audience_forget(Audience* audience) noexcept nogil:
