@@ -169,9 +169,14 @@ cdef inline void on_members(Loop* loop, const char* text, size_t n) noexcept nog
 
 
 cdef inline void node_heard(Loop* loop, Audience* audience, const char* name, size_t n) noexcept nogil:
+    """That it has members in a room. Of one that is lost this may be its last word: then its cursor comes by again."""
     cdef uint16_t place = node_note(loop, name, n)
-    if place:
-        audience_note(audience, place)
+    cdef Node* node = &loop.linked.nodes[place]
+    if place == 0:
+        return
+    audience_note(audience, place)
+    if node.walks and not node.asks and 0 < audience.place <= node.cursor:
+        node.cursor = audience.place - 1
 
 
 cdef inline void on_changes(Loop* loop, const NatsOp* op) noexcept nogil:
