@@ -97,5 +97,6 @@ cdef enum:
     C_PRESENCE_DENIED = 78    # presence that could not be told: NATS does not allow the subject
     C_ACCEPT_YIELDED = 79     # times that the pace of new connections was lowered: accept-yield
     C_ACCEPT_LEFT = 80        # sockets closed at once: the client had left while it waited for the pace
-    C_QUESTIONS_HELD = 81     # times that a loop left its inbox, for QUESTIONS_WAITING
-    C_COUNT = 82
+    C_QUESTIONS_HELD = 81     # questions who is in a room put aside, for QUESTIONS_WAITING
+    C_RECEIPTS_LOST = 82      # receipts for senders elsewhere: no memory, or NATS takes no more
+    C_COUNT = 83

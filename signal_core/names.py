@@ -82,5 +82,6 @@ COUNTERS = (
     ("presence_denied", "counter", "messages of presence not sent: NATS does not allow this node their subject"),
     ("accept_yielded", "counter", "times that new connections were slowed down, for messages: accept-yield"),
     ("accept_left", "counter", "sockets closed at once: the client had left while it waited for its turn"),
-    ("questions_held", "counter", "times that a loop put off its inbox, since many questions who is in a room waited"),
+    ("questions_held", "counter", "questions who is in a room that a loop put aside, since many waited"),
+    ("receipts_lost", "counter", "receipts for senders elsewhere that were lost: no memory, or NATS takes no more"),
 )

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
-from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_EXPIRED, C_DROPPED_NATS, C_NATS_OUT, C_PRESENCE_LOST
+from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_EXPIRED, C_DROPPED_NATS, C_NATS_OUT, C_PRESENCE_LOST, C_RECEIPTS_LOST
 from signal_core.limits cimport TICK_MS
 from signal_core.memory cimport KIND_NATS, MSG_COUNTED, MSG_PRESENCE, TELL_PEER, Msg, Out, msg_new_heap
 from signal_core.natswire cimport NATS_OWN_HEADERS, nats_put_receipt
@@ -91,6 +91,8 @@ cdef inline void link_queue(Loop* loop, Msg* msg) noexcept nogil:
             loop.n[C_DROPPED_NATS] += 1
         if msg.flags & MSG_PRESENCE:
             presence_dropped(loop, msg)
+        elif not msg.flags & MSG_COUNTED:
+            loop.n[C_RECEIPTS_LOST] += 1
         se_store_relaxed(&loop.hub.clogged, link.out.bytes > 0)
         loop_tell(loop, msg, CODE_UNAVAILABLE)
         return
@@ -159,6 +161,7 @@ cdef inline void nats_receipt(Loop* loop, const char* subject, uint32_t n, uint8
         return
     msg = msg_new_heap(&loop.mem, n + text_n + 96, KIND_NATS)
     if msg == NULL:
+        loop.n[C_RECEIPTS_LOST] += 1
         return
     msg.size = <uint32_t>nats_put_receipt(<char*>msg.data, subject, n, text, text_n)
     if loop.linked != NULL:

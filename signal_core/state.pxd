@@ -291,6 +291,9 @@ cdef struct Loop:
     Msg* taken                    # from the inbox, not yet handled
     Msg* questions                # KIND_QUESTIONs, the first being answered
     uint32_t nquestions
+    uint32_t naside               # questions put aside,
+    Msg* aside                    # ... oldest first,
+    Msg* aside_last               # ... undefined without any
     uint32_t question_left        # of the first: so many of the room's first members are still to be told
     uint32_t members_due          # members that may still be told in this iteration
     Chain outbox[256]             # held back for other loops until the iteration's end
@@ -309,8 +312,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[82]                # counters; C_COUNT
-    uint64_t copy[82]             # as of the last KIND_SNAPSHOT
+    uint64_t n[83]                # counters; C_COUNT
+    uint64_t copy[83]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread
