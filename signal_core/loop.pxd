@@ -19,7 +19,7 @@ from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again,
 from signal_core.asking cimport asks_walk, presence_ask
 from signal_core.auth cimport auth_verdict
 from signal_core.conn cimport conn_close, conn_flush, conn_id, conn_kill, conn_of, loop_flush
-from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_QUESTIONS_HELD, C_WAKES
+from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_WAKES
 from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
 from signal_core.gaps cimport gaps_tell
 from signal_core.identity cimport conn_uncount_user
@@ -28,7 +28,7 @@ from signal_core.inquiry cimport loop_inquiry
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
     ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, MEMBERS_PER_TURN,
-    QUESTIONS_WAITING, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
+    QUESTIONS_ASIDE, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
 from signal_core.link cimport link_flush, link_has_output, link_patience, link_read, link_tick, link_writable
@@ -146,13 +146,11 @@ cdef inline void loop_inbox(Loop* loop) noexcept nogil:
     if loop.taken == NULL:
         loop.taken = inbox_take(&loop.inbox)
     while (loop.taken != NULL and budget and loop.n[C_ATTEMPTED] < loop.turn_end
-            and loop.nquestions < QUESTIONS_WAITING):
+            and loop.naside < QUESTIONS_ASIDE):
         msg = loop.taken
         loop.taken = msg.next
         loop_message(loop, msg)
         budget -= 1
-    if SE_RARE(loop.taken != NULL and loop.nquestions >= QUESTIONS_WAITING):
-        loop.n[C_QUESTIONS_HELD] += 1
 
 
 # -- the iteration --
@@ -240,8 +238,9 @@ cdef inline void loop_reap(Loop* loop) noexcept nogil:
 
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
     """Whether there is work for the next iteration already; the link's is told by link_patience."""
-    return (loop.taken != NULL or loop.questions != NULL or loop.ready_used or loop.dirty_head != NO_SLOT
-            or loop.told_head != NULL or loop.dead != NO_SLOT or loop.overdue or (loop.shut and loop_leaves(loop)))
+    return (loop.taken != NULL or loop.questions != NULL or loop.aside != NULL or loop.ready_used
+            or loop.dirty_head != NO_SLOT or loop.told_head != NULL or loop.dead != NO_SLOT
+            or loop.overdue or (loop.shut and loop_leaves(loop)))
 
 
 cdef inline int loop_patience(Loop* loop) noexcept nogil:
@@ -342,7 +341,7 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
         link_read(loop)
     loop_share(loop)
     loop.members_due = MEMBERS_PER_TURN
-    if SE_RARE(loop.questions != NULL):
+    if SE_RARE(loop.questions != NULL or loop.aside != NULL):
         questions_walk(loop)
     loop_inbox(loop)
     if loop.ready_used:

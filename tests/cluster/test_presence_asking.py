@@ -9,6 +9,7 @@ import kit
 from peers import BarePeer, several
 from wire import TEXT, frame, until
 
+from .bus import Bus
 from .conftest import await_cluster
 from .crowd import Crowd
 from .test_presence import LOST, total
@@ -104,3 +105,43 @@ def test_a_full_inbox_of_a_loop_is_told_to_its_listeners() -> None:
         assert beside.settle() == []
         for room in rooms:
             crowd.ask(room).hears(a.address, listener.address, beside.address, room=room)
+
+
+def test_questions_hold_no_message_up() -> None:
+    """One that comes behind very many questions to a loop is not behind all of their answers."""
+    count = 1500
+    rooms = [f"room-{i}" for i in range(count)]
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, loops=2, max_rooms=count) as engine,
+        Bus(server.url) as bus,
+        contextlib.ExitStack() as stack,
+    ):
+        _, peers = apart(stack, engine, 6)
+        for peer in peers:
+            for room in rooms:
+                peer.say(f"SUB {room}")
+            peer.settle()
+        answers = bus.subscribe("signal.presence-members.watcher")
+
+        async def ask() -> None:
+            for number, room in enumerate(rooms, 1):
+                await bus.client.publish("signal.presence-ask", f"watcher {number} {room}".encode())
+            peer = f"signal.peer.{peers[0].address}"
+            await bus.client.publish(peer, b"x", reply="signal.presence-members.watcher")
+
+        def told_before() -> int:
+            """Members told before the receipt, which takes the same way, of all."""
+            bus.run(ask())
+            told, before = 0, None
+            while before is None or told < count * len(peers):
+                got = answers.get(timeout=10)
+                if got.headers:
+                    before = told
+                else:
+                    told += got.data.count(b"\n") - 1
+            assert peers[0].hear().payload == b"x"
+            return before
+
+        until(lambda: told_before() < (count - 512) * len(peers), "it overtakes", limit=30.0)
+        assert total(engine, "questions_held") > 0
