@@ -132,7 +132,7 @@ cdef inline void asks_begin(Loop* loop) noexcept nogil:
 
 
 cdef inline void asks_walk(Loop* loop) noexcept nogil:
-    """Each iteration while it is looked for. What is put off once more, or behind the cursor, waits for the next tick."""
+    """Each iteration while it is looked for. What is put off again, or behind it, waits for the next tick."""
     cdef Link* link = loop.linked
     cdef Audience* audience
     cdef uint32_t budget = AUDIENCES_PER_TURN

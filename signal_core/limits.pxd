@@ -48,7 +48,7 @@ cdef enum:
     QUESTIONS_PER_TICK = 4         # who is in one room; those who ask later in the tick share the next one
     MEMBERS_PER_TURN = 1024        # members told to who asks who is there, an iteration; a question counts as one
     QUESTIONS_WAITING = 256        # that wait for their turn, and are looked through for one that another can share;
-    QUESTIONS_ASIDE = 8192         # ... beyond which they are put aside, so many before the rest of a loop's inbox waits
+    QUESTIONS_ASIDE = 8192         # ... the rest is put aside, so many before all of a loop's inbox waits
     AUDIENCES_PER_TURN = 1024      # rooms with listeners looked at an iteration, when a node is lost or asked anew
     BEAT_TICKS = 20                # between two heartbeats of a node: 2 s
     LOST_TICKS = 65                # without one a node is lost: three are missed

@@ -50,8 +50,8 @@ from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, ta
 from signal_core.roomtable cimport table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
-    CONN_DEAD, CONN_JOINING, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn,
-    slab_extra, slab_find, slab_free,
+    CONN_DEAD, CONN_JOINING, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra,
+    slab_cold, slab_conn, slab_extra, slab_find, slab_free,
 )
 from signal_core.state cimport CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, MARK_WAKE, Hub, Loop
 from signal_core.subs cimport subs_await, subs_retry, subs_settle
