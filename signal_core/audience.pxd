@@ -8,15 +8,11 @@ from signal_core.memory cimport KIND_NATS, Msg, msg_new_heap
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
 from signal_core.news cimport SUBJECT_MAX, put_subject
 from signal_core.queue cimport queue_add
-from signal_core.roomtable cimport Audience, RoomEntry, audience_of
+from signal_core.roomtable cimport PUT_OFF_SUB, Audience, RoomEntry, audience_of
 from signal_core.state cimport LINK_UP, Link, Loop
 from signal_core.sys cimport se_pointer_acquire
 
 cdef enum:
-    # Audience.put_off
-    PUT_OFF_QUESTION = 1
-    PUT_OFF_SUB = 2           # NATS reads too slowly
-
     SID_AUDIENCE = 1 << 30    # and up: of rooms with listeners, by place; those of rooms (subs.pxd) are below
 
 
@@ -94,6 +90,7 @@ cdef inline void audience_add(Loop* loop, Audience* audience) noexcept nogil:
 
 cdef inline void audience_remove(Loop* loop, Audience* audience) noexcept nogil:
     cdef Link* link = loop.linked
+    audience_forget(audience)  # there may be some without a place: an answer can be before the first listener's word
     if audience.place == 0:
         return
     if not audience.put_off & PUT_OFF_SUB:
@@ -103,7 +100,6 @@ cdef inline void audience_remove(Loop* loop, Audience* audience) noexcept nogil:
     link.audiences_free[link.audiences_nfree] = audience.place - 1
     link.audiences_nfree += 1
     audience.place = 0
-    audience_forget(audience)
 
 
 cdef inline void audience_forget(Audience* audience) noexcept nogil:

@@ -74,7 +74,7 @@ cdef enum:
     C_PRESENCE_CHANGES = 57   # joins and leaves on this node that were told
     C_PRESENCE_OUT = 58       # publishes of presence to NATS
     C_PRESENCE_ASKED = 59     # questions who is in a room
-    C_PRESENCE_LOST = 60      # presence that could not be told: no memory, or NATS takes no more
+    C_PRESENCE_LOST = 60      # presence that could not be told: no memory, a full inbox, or NATS takes no more
     C_NODES_LOST = 61         # other nodes whose heartbeats ceased
 
     C_GOAWAYS = 62            # GOAWAY sent
@@ -97,5 +97,6 @@ cdef enum:
     C_PRESENCE_DENIED = 78    # presence that could not be told: NATS does not allow the subject
     C_ACCEPT_YIELDED = 79     # times that the pace of new connections was lowered: accept-yield
     C_ACCEPT_LEFT = 80        # sockets closed at once: the client had left while it waited for the pace
-    C_QUESTIONS_HELD = 81     # times that a loop left its inbox, for QUESTIONS_WAITING
-    C_COUNT = 82
+    C_QUESTIONS_HELD = 81     # questions who is in a room put aside, for QUESTIONS_WAITING
+    C_RECEIPTS_LOST = 82      # receipts for senders elsewhere: no memory, or NATS takes no more
+    C_COUNT = 83

@@ -5,15 +5,17 @@ from libc.string cimport memchr, memcmp
 from signal_core.address cimport local_parse, ref_valid
 from signal_core.answers cimport code_parse
 from signal_core.counters cimport C_NATS_IN, C_NATS_MALFORMED
+from signal_core.gaps cimport gap_note
 from signal_core.memory cimport TELL_NOBODY, TELL_SUBJECT
 from signal_core.natsout cimport nats_receipt
 from signal_core.natswire cimport NatsHeaders, NatsOp, nats_headers_parse
 from signal_core.packet cimport Packet, expiry
-from signal_core.roomtable cimport RoomEntry
+from signal_core.roomtable cimport WORD_LOOPS, WORD_SHIFT, RoomEntry, entry_loops
 from signal_core.route cimport route_id, route_room, tell_peer
 from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, CODE_TOO_LARGE, Hub, Link, Loop
 from signal_core.session cimport count_message
 from signal_core.subs cimport FIRST_SID
+from signal_core.sys cimport se_load16_seqcst
 from signal_core.utf8 cimport utf8_valid
 
 cdef enum:
@@ -42,6 +44,14 @@ cdef inline void inbound_packet(Loop* loop, const NatsOp* op, const NatsHeaders*
         p.ref_len = op.reply_len - skip - 1
 
 
+cdef inline void room_missed(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """A message to a room that goes no further than here: its members on each loop hear GAP."""
+    cdef uint32_t index
+    for index in range(loop.hub.nloops):
+        if se_load16_seqcst(&entry_loops(entry)[index >> WORD_SHIFT]) >> (index & (WORD_LOOPS - 1)) & 1:
+            gap_note(loop, loop.hub.loops[index], entry.serial, entry.hash, 1)
+
+
 cdef inline void inbound_room(Loop* loop, const NatsOp* op, const NatsHeaders* h) noexcept nogil:
     cdef Link* link = loop.linked
     cdef uint64_t place = op.sid - FIRST_SID
@@ -55,6 +65,7 @@ cdef inline void inbound_room(Loop* loop, const NatsOp* op, const NatsHeaders* h
         return
     if op.payload_len > loop.hub.set.max_message:
         count_message(loop, CODE_TOO_LARGE)
+        room_missed(loop, entry)
         return
     inbound_packet(loop, op, h, &p)
     code = route_room(loop, entry.name, entry.size, &p, entry.name[0] == c"@")

@@ -38,6 +38,7 @@ cdef enum:
     RECLAIMS_PER_TURN = 4096       # pieces of the room table freed an iteration
     NATS_OPS_PER_TURN = 4096       # operations of the NATS link an iteration
     RESUME_BYTES = 1 << 20         # queued for NATS before SUBs wait
+    RESUMES_PER_TURN = 8192        # rooms looked at an iteration for a SUB to be made again
     CORK_MESSAGES = 64             # messages held for one connection before it is written to
 
     # -- presence --
@@ -46,7 +47,8 @@ cdef enum:
     NEWS_KEEP = 64 * 1024          # bytes of a loop's text of joins and leaves that are kept between iterations
     QUESTIONS_PER_TICK = 4         # who is in one room; those who ask later in the tick share the next one
     MEMBERS_PER_TURN = 1024        # members told to who asks who is there, an iteration; a question counts as one
-    QUESTIONS_WAITING = 256        # that wait for their turn before the rest of a loop's inbox does
+    QUESTIONS_WAITING = 256        # that wait for their turn, and are looked through for one that another can share;
+    QUESTIONS_ASIDE = 8192         # ... the rest is put aside, so many before all of a loop's inbox waits
     AUDIENCES_PER_TURN = 1024      # rooms with listeners looked at an iteration, when a node is lost or asked anew
     BEAT_TICKS = 20                # between two heartbeats of a node: 2 s
     LOST_TICKS = 65                # without one a node is lost: three are missed

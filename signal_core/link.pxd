@@ -377,7 +377,7 @@ cdef inline uint32_t link_patience_busy(const Loop* loop) noexcept nogil:
         ticks = 1
     elif link.state == LINK_UP:
         ticks = beat_patience(link, loop.tick)
-    if link.more:
+    if link.more or link.asking:
         return 0
     if not link.blocked:
         return 0 if link.walks or (link.state == LINK_UP and link.resume < link.subs_used) else ticks
@@ -389,7 +389,7 @@ cdef inline uint32_t link_patience_busy(const Loop* loop) noexcept nogil:
 cdef inline uint32_t link_patience(const Loop* loop) noexcept nogil:
     """Ticks that the link's loop may sleep: up to the next heartbeat, LINK_LOOK at most; 0: there is work already."""
     cdef const Link* link = loop.linked
-    if SE_RARE(link.more | link.blocked | link.again | link.walks):
+    if SE_RARE(link.more | link.blocked | link.again | link.asking | link.walks):
         return link_patience_busy(loop)
     if link.state != LINK_UP:
         return LINK_LOOK

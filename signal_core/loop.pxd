@@ -16,9 +16,10 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
 from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again, loop_stop
+from signal_core.asking cimport asks_walk, presence_ask
 from signal_core.auth cimport auth_verdict
 from signal_core.conn cimport conn_close, conn_flush, conn_give_place, conn_id, conn_kill, conn_of, loop_flush
-from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_QUESTIONS_HELD, C_WAKES
+from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_WAKES
 from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
 from signal_core.gaps cimport gaps_tell
 from signal_core.identity cimport conn_uncount_user
@@ -27,7 +28,7 @@ from signal_core.inquiry cimport loop_inquiry
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
     ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, MEMBERS_PER_TURN,
-    QUESTIONS_WAITING, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
+    QUESTIONS_ASIDE, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
 from signal_core.link cimport link_flush, link_has_output, link_patience, link_read, link_tick, link_writable
@@ -41,7 +42,7 @@ from signal_core.natsout cimport link_queue
 from signal_core.news cimport news_flush, take_news
 from signal_core.origins cimport uncount_address
 from signal_core.post cimport is_payload, post_all, post_event
-from signal_core.presence cimport presence_ask, presence_tick, presence_walk, service_came
+from signal_core.presence cimport presence_tick, presence_walk, service_came
 from signal_core.questions cimport questions_walk, take_question
 from signal_core.queue cimport queue_clear
 from signal_core.rights cimport rights_release
@@ -49,8 +50,8 @@ from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, ta
 from signal_core.roomtable cimport table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
-    CONN_DEAD, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra, slab_cold, slab_conn,
-    slab_extra, slab_find, slab_free,
+    CONN_DEAD, CONN_JOINING, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra,
+    slab_cold, slab_conn, slab_extra, slab_find, slab_free,
 )
 from signal_core.state cimport CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, Hub, Loop
 from signal_core.subs cimport subs_await, subs_retry, subs_settle
@@ -71,6 +72,8 @@ cdef inline void loop_receipt(Loop* loop, Msg* msg) noexcept nogil:
         c = slab_find(&loop.slab, <uint32_t>(msg.target >> 32) & 0xffffff, <uint32_t>msg.target)
         if c != NULL and c.state != CONN_DEAD and msg.data[0] != c"@":  # a user's room is left by none
             leave(loop, c, <char*>msg.data, msg.size)
+            if c.state == CONN_JOINING:
+                c.denied += 1  # UPGRADE_MAX_ROOMS at most; told after HELLO
     take_receipt(loop, msg.target, msg.code, msg_text(msg), msg.text_size)
 
 
@@ -143,13 +146,11 @@ cdef inline void loop_inbox(Loop* loop) noexcept nogil:
     if loop.taken == NULL:
         loop.taken = inbox_take(&loop.inbox)
     while (loop.taken != NULL and budget and loop.n[C_ATTEMPTED] < loop.turn_end
-            and loop.nquestions < QUESTIONS_WAITING):
+            and loop.naside < QUESTIONS_ASIDE):
         msg = loop.taken
         loop.taken = msg.next
         loop_message(loop, msg)
         budget -= 1
-    if SE_RARE(loop.taken != NULL and loop.nquestions >= QUESTIONS_WAITING):
-        loop.n[C_QUESTIONS_HELD] += 1
 
 
 # -- the iteration --
@@ -235,8 +236,9 @@ cdef inline void loop_reap(Loop* loop) noexcept nogil:
 
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
     """Whether there is work for the next iteration already; the link's is told by link_patience."""
-    return (loop.taken != NULL or loop.questions != NULL or loop.ready_used or loop.dirty_head != NO_SLOT
-            or loop.told_head != NULL or loop.dead != NO_SLOT or loop.overdue or (loop.shut and loop_leaves(loop)))
+    return (loop.taken != NULL or loop.questions != NULL or loop.aside != NULL or loop.ready_used
+            or loop.dirty_head != NO_SLOT or loop.told_head != NULL or loop.dead != NO_SLOT
+            or loop.overdue or (loop.shut and loop_leaves(loop)))
 
 
 cdef inline int loop_patience(Loop* loop) noexcept nogil:
@@ -320,6 +322,8 @@ cdef inline void loop_linked(Loop* loop, bint ticked) noexcept nogil:
         loop_reclaim(loop)
     elif SE_RARE(loop.overdue):
         loop_reclaim(loop)
+    if SE_RARE(loop.linked.asking):
+        asks_walk(loop)
     if SE_RARE(loop.linked.walks):
         presence_walk(loop)
 
@@ -335,7 +339,7 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
         link_read(loop)
     loop_share(loop)
     loop.members_due = MEMBERS_PER_TURN
-    if SE_RARE(loop.questions != NULL):
+    if SE_RARE(loop.questions != NULL or loop.aside != NULL):
         questions_walk(loop)
     loop_inbox(loop)
     if loop.ready_used:

@@ -23,17 +23,17 @@ cdef struct Missed:
     Missing slots[1024]       # 24576  MISSED_SLOTS, by key
 
 
-cdef inline bint missed_add(Missed* missed, uint64_t key, uint64_t hash) noexcept nogil:
-    """One message for a room or a peer. Any thread. False: the table is full."""
+cdef inline bint missed_add(Missed* missed, uint64_t key, uint64_t hash, uint64_t count) noexcept nogil:
+    """So many messages for a room or a peer. Any thread. False: the table is full."""
     cdef uint64_t i = (key ^ (key >> 20)) % MISSED_SLOTS
     cdef bint noted = True
     se_lock(&missed.lock)
     while missed.slots[i].key and (missed.slots[i].key != key or missed.slots[i].hash != hash):
         i = (i + 1) % MISSED_SLOTS
     if missed.slots[i].key:
-        missed.slots[i].count += 1
+        missed.slots[i].count += count
     elif missed.used < MISSED_MOST:
-        missed.slots[i] = Missing(key=key, hash=hash, count=1)
+        missed.slots[i] = Missing(key=key, hash=hash, count=count)
         se_store_seqcst(&missed.used, missed.used + 1)
     else:
         noted = False

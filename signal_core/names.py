@@ -61,7 +61,7 @@ COUNTERS = (
     ("presence_changes", "counter", "joins and leaves on this node that listeners, or other nodes, were told"),
     ("presence_out", "counter", "publishes of presence to NATS: joins and leaves in batches, questions, answers"),
     ("presence_asked", "counter", "questions who is in a room, each for all who asked at that time"),
-    ("presence_lost", "counter", "messages of presence lost: no memory, or NATS takes no more; nodes then ask anew"),
+    ("presence_lost", "counter", "messages of presence lost: no memory, a full inbox, or NATS takes no more"),
     ("nodes_lost", "counter", "other nodes that were given up: three heartbeats were missing"),
     ("goaways", "counter", "connections told to go elsewhere: GOAWAY"),
     ("drained", "counter", "connections closed with 1001 by a drain"),
@@ -82,5 +82,6 @@ COUNTERS = (
     ("presence_denied", "counter", "messages of presence not sent: NATS does not allow this node their subject"),
     ("accept_yielded", "counter", "times that new connections were slowed down, for messages: accept-yield"),
     ("accept_left", "counter", "sockets closed at once: the client had left while it waited for its turn"),
-    ("questions_held", "counter", "times that a loop put off its inbox, since many questions who is in a room waited"),
+    ("questions_held", "counter", "questions who is in a room that a loop put aside, since many waited"),
+    ("receipts_lost", "counter", "receipts for senders elsewhere that were lost: no memory, or NATS takes no more"),
 )

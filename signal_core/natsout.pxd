@@ -2,7 +2,9 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
-from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_EXPIRED, C_DROPPED_NATS, C_NATS_OUT, C_PRESENCE_LOST
+from signal_core.counters cimport (
+    C_ATTEMPTED, C_DROPPED_EXPIRED, C_DROPPED_NATS, C_NATS_OUT, C_PRESENCE_LOST, C_RECEIPTS_LOST,
+)
 from signal_core.limits cimport TICK_MS
 from signal_core.memory cimport KIND_NATS, MSG_COUNTED, MSG_PRESENCE, TELL_PEER, Msg, Out, msg_new_heap
 from signal_core.natswire cimport NATS_OWN_HEADERS, nats_put_receipt
@@ -11,6 +13,7 @@ from signal_core.answers cimport code_text
 from signal_core.packet cimport Packet, packet_hpub
 from signal_core.post cimport post, post_has_room
 from signal_core.queue cimport loop_tell, queue_add
+from signal_core.roomtable cimport PUT_OFF_NODES
 from signal_core.state cimport (
     CLUSTER_UP, CODE_DENIED, CODE_EXPIRED, CODE_OK, CODE_TOO_LARGE, CODE_UNAVAILABLE, LINK_UP, Hub, Link, Loop,
 )
@@ -64,6 +67,18 @@ cdef inline bint link_has_room(const Loop* loop, size_t size) noexcept nogil:
     return loop.linked.state == LINK_UP and loop.linked.out.bytes + size <= loop.hub.set.nats_pending
 
 
+cdef inline void presence_dropped(Loop* loop, const Msg* msg) noexcept nogil:
+    """NATS takes no more of presence: a question, which names its room's place, is asked again, for the rest other
+    nodes are made to ask anew."""
+    cdef Link* link = loop.linked
+    loop.n[C_PRESENCE_LOST] += 1
+    if msg.target == 0:
+        link.torn = True
+    elif msg.target <= link.audiences_used and link.audiences[msg.target - 1] != NULL:
+        link.audiences[msg.target - 1].put_off |= PUT_OFF_NODES
+        link.again = True
+
+
 cdef inline void link_queue(Loop* loop, Msg* msg) noexcept nogil:
     """On the link's loop: queues bytes for NATS, or drops them and says so. Takes the message over."""
     cdef Link* link = loop.linked
@@ -77,8 +92,9 @@ cdef inline void link_queue(Loop* loop, Msg* msg) noexcept nogil:
         if msg.flags & MSG_COUNTED:
             loop.n[C_DROPPED_NATS] += 1
         if msg.flags & MSG_PRESENCE:
-            loop.n[C_PRESENCE_LOST] += 1
-            link.torn = True
+            presence_dropped(loop, msg)
+        elif not msg.flags & MSG_COUNTED:
+            loop.n[C_RECEIPTS_LOST] += 1
         se_store_relaxed(&loop.hub.clogged, link.out.bytes > 0)
         loop_tell(loop, msg, CODE_UNAVAILABLE)
         return
@@ -147,6 +163,7 @@ cdef inline void nats_receipt(Loop* loop, const char* subject, uint32_t n, uint8
         return
     msg = msg_new_heap(&loop.mem, n + text_n + 96, KIND_NATS)
     if msg == NULL:
+        loop.n[C_RECEIPTS_LOST] += 1
         return
     msg.size = <uint32_t>nats_put_receipt(<char*>msg.data, subject, n, text, text_n)
     if loop.linked != NULL:

@@ -19,6 +19,7 @@ from signal_core.counters cimport (
     C_NATS_MALFORMED, C_PRESENCE_CHANGES, C_PRESENCE_DENIED, C_PRESENCE_LOST, C_PRESENCE_OUT, C_TAKEN,
 )
 from signal_core.frame cimport OP_TEXT, frame_head_size, frame_put_head
+from signal_core.gaps cimport gap_note, listeners_key
 from signal_core.identity cimport conn_user
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport NEWS_KEEP, NEWS_TEXT, MEMBERS_TEXT, SERVICE_LOOP
@@ -132,9 +133,8 @@ cdef inline void news_fan_out(Loop* loop, Msg* msg) noexcept nogil:
 
 
 cdef inline void news_distribute(Loop* loop, RoomEntry* entry, Msg* msg, uint32_t marks) noexcept nogil:
-    """Hands frames to every loop that has listeners, and to the service while it has room; takes the message over.
-
-    A loop's inbox takes them beyond its bound, since nobody could tell its listeners what they missed."""
+    """Hands frames to every loop that has listeners, and to the service; takes the message over. Where an inbox has no
+    room the loop's listeners hear GAP, and ask anew."""
     cdef Audience* audience = audience_of(entry)
     cdef uint32_t i, index
     cdef Msg* copy
@@ -150,10 +150,12 @@ cdef inline void news_distribute(Loop* loop, RoomEntry* entry, Msg* msg, uint32_
         if index == loop.index or se_load_seqcst(&audience.counts[i]) == 0:
             continue
         copy = NULL
-        if index != SERVICE_LOOP or post_has_room(loop, loop.hub.loops[index], msg.size):
+        if post_has_room(loop, loop.hub.loops[index], msg.size):
             copy = msg_copy(&loop.mem, msg)
         if copy == NULL:
             loop.n[C_PRESENCE_LOST] += 1
+            if index != SERVICE_LOOP:
+                gap_note(loop, loop.hub.loops[index], listeners_key(entry.serial), entry.hash, msg.ttl_end + 1)
             continue
         copy.ttl_end = msg.ttl_end
         post(loop, index, copy)

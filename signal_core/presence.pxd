@@ -6,15 +6,13 @@ in every room with listeners (LEAVE <node>.*) and it is asked anew. A cursor of 
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memset
 from signal_core.address cimport NODE_MAX, put_uint, room_valid, se_lower_run, se_token_run, uint_parse
 from signal_core.answers cimport put
-from signal_core.audience cimport (
-    PUT_OFF_QUESTION, PUT_OFF_SUB, SID_AUDIENCE, audience_drop, audience_note, audience_settle, audience_sub,
-)
-from signal_core.counters cimport C_NATS_IN, C_NATS_MALFORMED, C_NODES_LOST, C_PRESENCE_ASKED
-from signal_core.limits cimport AUDIENCES_PER_TURN, BEAT_TICKS, LOST_TICKS, QUESTIONS_PER_TICK, RESUME_BYTES
+from signal_core.asking cimport EVERY_NODE, ask_nodes, asks_begin, link_is_calm, nodes_reserve
+from signal_core.audience cimport SID_AUDIENCE, audience_drop, audience_note, audience_sub
+from signal_core.counters cimport C_NATS_IN, C_NATS_MALFORMED, C_NODES_LOST
+from signal_core.limits cimport AUDIENCES_PER_TURN, BEAT_TICKS, LOST_TICKS
 from signal_core.memory cimport Msg
 from signal_core.natsout cimport link_queue
 from signal_core.natswire cimport NatsOp, nats_put_sub
@@ -33,33 +31,10 @@ cdef enum:
     SID_ALIVE = 4             # `<prefix>.presence-alive`: heartbeats
     SID_ASK = 5               # `<prefix>.presence-ask`: questions to all nodes
     SID_MEMBERS = 6           # `<prefix>.presence-members.<node>`: answers to ours
-    EVERY_NODE = 0            # place in Link.nodes
-    NODES_AT_FIRST = 8
-    NODES_MOST = 65535        # other nodes noted
     LINK_LOOK = 10            # ticks between looks at the link
 
 
 # -- nodes --
-
-cdef inline bint nodes_reserve(Link* link) noexcept nogil:
-    """Place for one more, and for the one that stands for all. False without memory."""
-    cdef void* grown
-    cdef uint32_t size
-    if link.nodes_used < link.nodes_size:
-        return True
-    if link.nodes_used >= NODES_MOST:
-        return False
-    size = 2 * link.nodes_size if link.nodes_size else NODES_AT_FIRST
-    grown = realloc(link.nodes, size * sizeof(Node))
-    if grown == NULL:
-        return False
-    link.nodes = <Node*>grown
-    memset(link.nodes + link.nodes_size, 0, (size - link.nodes_size) * sizeof(Node))
-    link.nodes_size = size
-    if link.nodes_used == 0:
-        link.nodes_used = 1
-    return True
-
 
 cdef inline uint16_t node_find(Link* link, const char* name, size_t n) noexcept nogil:
     """Its place; 0: not noted."""
@@ -119,74 +94,7 @@ cdef inline void node_left(Loop* loop, Audience* audience, uint16_t place) noexc
     changes_tell(loop, <RoomEntry*>audience.entry, line, <size_t>(<char*>at - line))
 
 
-# -- questions --
-
-cdef inline void ask_nodes(Loop* loop, RoomEntry* entry, uint16_t mark, const Node* node) noexcept nogil:
-    """`<own node> <number> <room> [<node>]`: one node, or all, are to say who of theirs is in a room."""
-    cdef char text[224]
-    cdef uint8_t* at
-    if loop.linked.state != LINK_UP:
-        return
-    at = put(put(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" ", 1)
-    at += put_uint(<char*>at, mark)
-    at = put(put(at, b" ", 1), entry.name, entry.size)
-    if node.size:
-        at = put(put(at, b" ", 1), node.name, node.size)
-    presence_publish(loop, b"presence-ask", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
-
-
-cdef inline void ask(Loop* loop, RoomEntry* entry, Audience* audience) noexcept nogil:
-    """The next question of a room, to this node's loops and all nodes, or in the next tick, where it was often asked.
-
-    The number goes up first: who reads the old one after that is already counted among the listeners.
-    """
-    cdef uint64_t number = audience.generation
-    cdef uint16_t mark = <uint16_t>(1 + number % (MARK_LISTENS - 1))
-    if audience.asked != loop.tick:
-        audience.asked = loop.tick
-        audience.asks = 0
-    if audience.asks >= QUESTIONS_PER_TICK:
-        audience.put_off |= PUT_OFF_QUESTION
-        loop.linked.again = True
-        return
-    audience.asks += 1
-    audience.put_off &= PUT_OFF_SUB
-    loop.n[C_PRESENCE_ASKED] += 1
-    se_store_seqcst(&audience.generation, number + 1)
-    room_question(loop, entry, mark, b"", 0)
-    if nodes_reserve(loop.linked):
-        ask_nodes(loop, entry, mark, &loop.linked.nodes[EVERY_NODE])
-
-
-cdef inline void presence_ask(Loop* loop, const Msg* msg) noexcept nogil:
-    """A KIND_ASK. One whose number was asked since is answered by that."""
-    cdef RoomEntry* entry = table_find(&loop.hub.rooms, <char*>msg.data, msg.size, msg.hash)
-    cdef Audience* audience = NULL if entry == NULL else audience_of(entry)
-    if audience == NULL or audience.generation != msg.target:
-        return
-    audience_settle(loop, entry)
-    ask(loop, entry, audience)
-
-
-cdef inline void ask_again(Loop* loop) noexcept nogil:
-    """In a new tick: the questions that were put off. Who reads a number waits for just that question. And the SUBs
-    that waited, as far as NATS takes them: it tells of no joins before that, so all nodes are asked once more."""
-    cdef Link* link = loop.linked
-    cdef Audience* audience
-    cdef uint32_t i
-    link.again = False
-    for i in range(link.audiences_used):
-        audience = link.audiences[i]
-        if audience == NULL:
-            continue
-        if audience.put_off & PUT_OFF_SUB and link.out.bytes < RESUME_BYTES and nodes_reserve(link):
-            audience.put_off &= PUT_OFF_QUESTION
-            audience_sub(loop, audience)
-            ask_nodes(loop, <RoomEntry*>audience.entry, 0, &link.nodes[EVERY_NODE])
-        if audience.put_off & PUT_OFF_QUESTION:
-            ask(loop, <RoomEntry*>audience.entry, audience)
-        link.again = link.again or audience.put_off
-
+# -- questions of other nodes --
 
 cdef inline bint question_head(const char* text, size_t n, size_t* node, uint64_t* number, size_t* room,
                                size_t* room_n) noexcept nogil:
@@ -261,9 +169,14 @@ cdef inline void on_members(Loop* loop, const char* text, size_t n) noexcept nog
 
 
 cdef inline void node_heard(Loop* loop, Audience* audience, const char* name, size_t n) noexcept nogil:
+    """That it has members in a room. Of one that is lost this may be its last word: then its cursor comes by again."""
     cdef uint16_t place = node_note(loop, name, n)
-    if place:
-        audience_note(audience, place)
+    cdef Node* node = &loop.linked.nodes[place]
+    if place == 0:
+        return
+    audience_note(audience, place)
+    if node.walks and not node.asks and 0 < audience.place <= node.cursor:
+        node.cursor = audience.place - 1
 
 
 cdef inline void on_changes(Loop* loop, const NatsOp* op) noexcept nogil:
@@ -342,44 +255,46 @@ cdef inline void presence_message(Loop* loop, const NatsOp* op) noexcept nogil:
 
 # -- what is due --
 
-cdef inline bint node_step(Loop* loop, uint16_t place) noexcept nogil:
-    """One room of its cursor's way. False at the end of it."""
+cdef inline uint32_t node_step(Loop* loop, uint16_t place) noexcept nogil:
+    """One room of its cursor's way: what is looked at and told there. 0 at the end of it."""
     cdef Link* link = loop.linked
     cdef Node* node = &link.nodes[place]
     cdef Audience* audience
-    cdef uint32_t i
+    cdef uint32_t cost = 1
     if node.cursor >= link.audiences_used:
-        return False
+        return 0
     audience = link.audiences[node.cursor]
     node.cursor += 1
     if audience == NULL:
-        return True
+        return cost
     if place == EVERY_NODE:
         audience_sub(loop, audience)
-        for i in range(1, link.nodes_used):
-            node_left(loop, audience, <uint16_t>i)
+        cost += audience.nnodes
+        while audience.nnodes:
+            node_left(loop, audience, audience.nodes[0])
     else:
         node_left(loop, audience, place)
     if node.asks:
-        ask_nodes(loop, <RoomEntry*>audience.entry, 0, node)
-    return True
+        ask_nodes(loop, audience, 0, node)
+    return cost
 
 
 cdef inline void presence_walk(Loop* loop) noexcept nogil:
-    """Each iteration while a cursor is on its way."""
+    """Each iteration while a cursor is on its way. One that asks waits while NATS does not take what it asks."""
     cdef Link* link = loop.linked
-    cdef uint32_t i, budget = AUDIENCES_PER_TURN
+    cdef uint32_t i, cost, used = 0
     for i in range(link.nodes_used):
-        if not link.nodes[i].walks:
-            continue
-        while node_step(loop, <uint16_t>i):
-            budget -= 1
-            if budget == 0:
+        while link.nodes[i].walks and not (link.nodes[i].asks and not link_is_calm(loop)):
+            cost = node_step(loop, <uint16_t>i)
+            used += cost
+            if used >= AUDIENCES_PER_TURN:
                 return
-        link.nodes[i].walks = False
-        link.walks -= 1
-        if not link.nodes[i].asks and i != EVERY_NODE:
-            link.nodes[i].size = 0
+            if cost:
+                continue
+            link.nodes[i].walks = False
+            link.walks -= 1
+            if not link.nodes[i].asks and i != EVERY_NODE:
+                link.nodes[i].size = 0
 
 
 cdef inline void presence_beat(Loop* loop) noexcept nogil:
@@ -400,7 +315,7 @@ cdef inline void presence_tick(Loop* loop) noexcept nogil:
     cdef Link* link = loop.linked
     cdef uint32_t i
     if link.again:
-        ask_again(loop)
+        asks_begin(loop)
     if link.state != LINK_UP:
         return
     if link.torn and link.out.bytes <= loop.hub.set.nats_pending // 2:

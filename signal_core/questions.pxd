@@ -8,7 +8,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport put_uint
 from signal_core.answers cimport put
-from signal_core.limits cimport MEMBERS_TEXT
+from signal_core.counters cimport C_QUESTIONS_HELD
+from signal_core.limits cimport MEMBERS_TEXT, QUESTIONS_WAITING
 from signal_core.memory cimport KIND_QUESTION, Msg, msg_free, msg_new_heap
 from signal_core.news cimport WHO_MAX, members_tell, news_lost, presence_publish, put_who
 from signal_core.post cimport post
@@ -16,7 +17,7 @@ from signal_core.rooms cimport NO_ROOM, Member, members_of, rooms_find_serial
 from signal_core.roomtable cimport WORD_LOOPS, WORD_SHIFT, RoomEntry, entry_loops
 from signal_core.slab cimport slab_conn
 from signal_core.state cimport Loop
-from signal_core.sys cimport se_load16_seqcst, se_load_relaxed
+from signal_core.sys cimport SE_RARE, se_load16_seqcst, se_load_relaxed
 
 cdef enum:
     NOT_BEGUN = 0xffffffff    # Loop.question_left: every member
@@ -65,10 +66,44 @@ cdef inline uint32_t room_answer(Loop* loop, uint32_t room, const Msg* asked, ui
     return left
 
 
+cdef inline bint question_waits(Loop* loop, Msg* msg) noexcept nogil:
+    """Takes a question over among those that wait, where one of them serves it, too, or there is a place. One whose
+    answer has not begun serves whatever its node asks of that room meanwhile: so there are two of a room and node at
+    most."""
+    cdef Msg** end = &loop.questions
+    while end[0] != NULL:
+        if (end != &loop.questions and end[0].target == msg.target and end[0].size == msg.size
+                and memcmp(end[0].data, msg.data, msg.size) == 0):
+            end[0].origin = marks_joined(<uint32_t>end[0].origin, <uint32_t>msg.origin)
+            msg_free(&loop.mem, msg)
+            return True
+        end = &end[0].next
+    if loop.nquestions >= QUESTIONS_WAITING:
+        return False
+    msg.next = NULL
+    end[0] = msg
+    loop.nquestions += 1
+    return True
+
+
+cdef inline void questions_come(Loop* loop) noexcept nogil:
+    """From those put aside, while there are places. Looking for one that serves costs as much as telling a member."""
+    cdef Msg* msg
+    cdef Msg* after
+    while SE_RARE(loop.aside != NULL) and loop.nquestions < QUESTIONS_WAITING and loop.members_due:
+        msg = loop.aside
+        after = msg.next
+        loop.members_due -= 1
+        question_waits(loop, msg)
+        loop.aside = after
+        loop.naside -= 1
+
+
 cdef inline void questions_walk(Loop* loop) noexcept nogil:
     """Answers the questions that wait, the oldest first, while the iteration's share lasts."""
     cdef Msg* asked
     cdef uint32_t room, count
+    questions_come(loop)
     while loop.questions != NULL and loop.members_due:
         asked = loop.questions
         room = rooms_find_serial(&loop.rooms, asked.hash, asked.target)
@@ -83,6 +118,7 @@ cdef inline void questions_walk(Loop* loop) noexcept nogil:
         loop.questions = asked.next
         loop.nquestions -= 1
         msg_free(&loop.mem, asked)
+        questions_come(loop)
 
 
 cdef inline uint32_t marks_joined(uint32_t one, uint32_t other) noexcept nogil:
@@ -93,20 +129,18 @@ cdef inline uint32_t marks_joined(uint32_t one, uint32_t other) noexcept nogil:
 
 
 cdef inline void take_question(Loop* loop, Msg* msg) noexcept nogil:
-    """A KIND_QUESTION, taken over. One whose answer has not begun serves whatever its node asks of that room meanwhile:
-    so there are two of a room and node at most."""
-    cdef Msg** end = &loop.questions
+    """A KIND_QUESTION, taken over. Where very many wait it is put aside, and what else is in the inbox goes on: who is
+    there is read when it is told, so a question may be late."""
     msg.origin |= msg.origin << 16
-    while end[0] != NULL:
-        if (end != &loop.questions and end[0].target == msg.target and end[0].size == msg.size
-                and memcmp(end[0].data, msg.data, msg.size) == 0):
-            end[0].origin = marks_joined(<uint32_t>end[0].origin, <uint32_t>msg.origin)
-            msg_free(&loop.mem, msg)
-            return
-        end = &end[0].next
-    msg.next = NULL
-    end[0] = msg
-    loop.nquestions += 1
+    if not question_waits(loop, msg):
+        loop.n[C_QUESTIONS_HELD] += 1
+        msg.next = NULL
+        if loop.aside == NULL:
+            loop.aside = msg
+        else:
+            loop.aside_last.next = msg
+        loop.aside_last = msg
+        loop.naside += 1
     questions_walk(loop)
 
 

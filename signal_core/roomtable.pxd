@@ -23,6 +23,11 @@ cdef enum:
     WORD_SHIFT = 4            # loops of a word of its bitmap: so small that `@` and a UUID fit malloc's 72 bytes
     WORD_LOOPS = 1 << 4
 
+    # Audience.put_off
+    PUT_OFF_QUESTION = 1      # asked too often in a tick
+    PUT_OFF_SUB = 2           # NATS reads too slowly for the SUB,
+    PUT_OFF_NODES = 4         # ... or did not take the question to other nodes
+
 cdef struct Retired:      # first in whatever is freed late
     Retired* next         # 8
     uint64_t epoch        # 8  free it when every reader has seen this

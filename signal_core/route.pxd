@@ -75,7 +75,7 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Packet* p) noexcept 
         return CODE_NO_SUCH_PEER
     if not post_has_room(loop, target, p.size):
         if target.index < loop.hub.nloops:
-            gap_note(loop, target, id, 0)
+            gap_note(loop, target, id, 0, 1)
         return CODE_SLOW_PEER
     msg = packet_frame(loop, p, NULL, 0, True, KIND_TO)
     if msg == NULL:
@@ -165,7 +165,7 @@ cdef inline uint8_t post_room(Loop* loop, RoomEntry* entry, Msg* msg) noexcept n
                     loop.n[C_ATTEMPTED] += 1
                     loop.n[C_DROPPED_INBOX] += 1
                     if index < loop.hub.nloops:
-                        gap_note(loop, loop.hub.loops[index], entry.serial, entry.hash)
+                        gap_note(loop, loop.hub.loops[index], entry.serial, entry.hash, 1)
                     code = CODE_SLOW_PEER
                 else:
                     copy.kind = KIND_ROOM
@@ -221,7 +221,7 @@ cdef inline void take_room(Loop* loop, Msg* msg) noexcept nogil:
 
 
 cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
-    """A room of its URL, or its user's, is confirmed: after the last, HELLO."""
+    """A room of its URL, or its user's, is confirmed, or denied: after the last, HELLO, and what was denied."""
     cdef Brief* brief
     if c.waiting:
         c.waiting -= 1
@@ -235,6 +235,9 @@ cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
         conn_answer(loop, c, hello_new(loop, c))
         if loop.farewell.on and c.slot < loop.farewell.told:  # else it is told in its turn
             say_goaway(loop, c)
+        while c.denied and c.state == CONN_OPEN:
+            c.denied -= 1
+            say(loop, c, CODE_DENIED, NULL, 0)
         if c.flags & FLAG_PAUSED:
             conn_resume(loop, c)
 

@@ -134,6 +134,7 @@ cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     cdef RoomEntry* entry
     cdef Ref* ref
     cdef uint32_t room = 0
+    cdef uint16_t before = c.nrooms
     cdef uint8_t code = CODE_OK
     cdef int waits = AWAIT_NOTHING
     if head.ref_len:
@@ -155,8 +156,9 @@ cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
         ref.listens = head.presence
         return
     if waits == AWAIT_FAILED:
-        leave(loop, c, head.arg, head.arg_len)
         code = CODE_UNAVAILABLE
+    if code != CODE_OK and c.nrooms > before:  # who was a member before stays one
+        leave(loop, c, head.arg, head.arg_len)
     if head.ref_len:
         ref_remove(loop, c, ref_find(loop, c, head.ref, head.ref_len))
     say(loop, c, code, head.ref, head.ref_len)

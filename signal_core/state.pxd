@@ -187,7 +187,9 @@ cdef struct Link:
     uint32_t ponged               # pongs received
     bint more                     # operations are left over from the last iteration
     bint blocked                  # EPOLLOUT is armed
-    bint again                    # a question was put off to the next tick
+    bint again                    # something of presence was put off to the next tick
+    bint asking                   # ... and is being looked for,
+    uint32_t asks_at              # ... from this place among the audiences on
     uint32_t walks                # nodes whose cursor is on its way
     uint32_t looked               # tick of the last look for what has waited too long
     bint dirty                    # something waits to be written
@@ -290,6 +292,9 @@ cdef struct Loop:
     Msg* taken                    # from the inbox, not yet handled
     Msg* questions                # KIND_QUESTIONs, the first being answered
     uint32_t nquestions
+    uint32_t naside               # questions put aside,
+    Msg* aside                    # ... oldest first,
+    Msg* aside_last               # ... undefined without any
     uint32_t question_left        # of the first: so many of the room's first members are still to be told
     uint32_t members_due          # members that may still be told in this iteration
     Chain outbox[256]             # held back for other loops until the iteration's end
@@ -308,8 +313,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[82]                # counters; C_COUNT
-    uint64_t copy[82]             # as of the last KIND_SNAPSHOT
+    uint64_t n[83]                # counters; C_COUNT
+    uint64_t copy[83]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

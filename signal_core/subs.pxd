@@ -5,7 +5,7 @@ from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove
 from signal_core.audience cimport audience_end, audience_settle
 from signal_core.counters cimport C_NATS_SUBS
-from signal_core.limits cimport RESUME_BYTES
+from signal_core.limits cimport RESUME_BYTES, RESUMES_PER_TURN
 from signal_core.memory cimport KIND_NATS, KIND_RECEIPT, Msg, msg_free, msg_new_heap, msg_set_text, msg_text
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
 from signal_core.post cimport loop_of, post
@@ -215,10 +215,11 @@ cdef inline void subs_lost(Loop* loop) noexcept nogil:
 
 
 cdef inline void subs_resume(Loop* loop) noexcept nogil:
-    """Makes the rooms' subscriptions again, as many as may be queued at once."""
+    """Makes the rooms' subscriptions again, as many as may be queued, or passed over, at once."""
     cdef Link* link = loop.linked
-    cdef uint32_t i
-    while link.resume < link.subs_used and link.out.bytes < RESUME_BYTES:
+    cdef uint32_t i, budget = RESUMES_PER_TURN
+    while link.resume < link.subs_used and link.out.bytes < RESUME_BYTES and budget:
+        budget -= 1
         if link.subs[link.resume] != NULL and link.subs[link.resume].ping == 0:
             sub_write(loop, link.subs[link.resume])
         link.resume += 1

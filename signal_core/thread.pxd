@@ -199,6 +199,7 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
     cdef int i
     free_all(loop, loop.taken)
     free_all(loop, loop.questions)
+    free_all(loop, loop.aside)
     free_all(loop, inbox_take(&loop.inbox))
     if loop.linked != NULL:
         free_all(loop, loop.linked.unsettled)

@@ -17,6 +17,10 @@ NO_PRESENCE = """authorization { users: [
     { user: free, password: free }
 ] }"""
 
+NO_SECRETS = """authorization { users: [
+    { user: node, password: node, permissions: { subscribe: { deny: ["signal.room.secret.>"] } } }
+] }"""
+
 
 def test_a_sub_that_waits_for_nats_while_its_room_is_taken_away() -> None:
     """It is no member by the time of its answer, and hears that; a SUB that stays allowed is OK."""
@@ -72,3 +76,18 @@ def test_presence_that_nats_does_not_allow() -> None:
                 crowd.hears(a.address)
             told = [line for line in silent.events() if "who is in a room" in line["event"]]
             assert len(told) == 1 and told[0]["level"] == "warning"
+
+
+def test_rooms_of_a_url_that_nats_does_not_allow() -> None:
+    """Each is told, after HELLO; the connection is no member of it, and is one of the others."""
+    with (
+        kit.nats(config=NO_SECRETS) as server,
+        kit.engine(nats=server.url, nats_user="node", nats_password="node", loops=2) as engine,
+    ):
+        for _ in range(2):  # before NATS's word is known, and after
+            with BarePeer(engine.port, "secret.a", "open", "secret.b") as peer, BarePeer(engine.port) as other:
+                peer.refused("denied")
+                peer.refused("denied")
+                assert peer.settle() == []
+                assert other.ask("PUB secret.a", "no") == other.ask("PUB open", "yes") == "ok"
+                assert peer.hear().payload == b"yes"

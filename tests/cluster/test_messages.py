@@ -12,6 +12,7 @@ from peers import CLIENTS, BarePeer, Heard, Peer, several
 from wire import fresh
 
 from .bus import Bus
+from .conftest import await_cluster
 
 PAYLOADS: list[str | bytes] = [
     "",
@@ -267,3 +268,21 @@ def test_join_and_leave_again_and_again(nodes: list[kit.Engine]) -> None:
             peer.say(f"UNSUB {room} ref=u")
             peer.expect("OK", "u")
             assert peer.settle() == []
+
+
+def test_a_room_hears_of_what_its_node_may_not_take() -> None:
+    """A message over the own max_message that comes from another node is missed by all members, on each loop."""
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, loops=1) as one,
+        kit.engine(nats=server.url, loops=2, max_message=1000) as two,
+        several(two.port, 6, "room") as members,
+        BarePeer(one.port) as a,
+    ):
+        await_cluster([one, two])
+        assert a.ask("PUB room", "x" * 1001) == a.ask("PUB room", "y") == "ok"
+        for member in members:
+            heard = {(got.verb, got.words[0] if got.verb == "GAP" else got.payload) for got in member.hear_all(2)}
+            assert heard == {("GAP", "1"), ("MSG", b"y")}
+            assert member.settle() == []
+        assert two.stats()["total"]["refused_too_large"] == 1

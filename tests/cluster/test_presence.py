@@ -78,10 +78,12 @@ def test_at_least_one_members_comes_after_the_ok(nodes: list[kit.Engine]) -> Non
     room = fresh("room")
     with BarePeer(nodes[0].port) as alone:
         alone.say(f"SUB {room} presence ref=a")
-        seen = [alone.hear() for _ in range(3)]
+        seen = [alone.hear()]
+        while seen[-1].verb != "MEMBERS":  # it hears its own JOIN, too, where another node has just listened
+            seen.append(alone.hear())
         verbs = [got.verb for got in seen if got.verb != "JOIN"]
         assert verbs == ["OK", "MEMBERS"], seen
-        assert alone.address.encode() in (seen[-1].payload or seen[-2].payload or b"")
+        assert alone.address.encode() in (seen[-1].payload or b"")
 
 
 def test_presence_is_turned_on_by_a_second_sub_and_ends_with_unsub(nodes: list[kit.Engine]) -> None:
@@ -342,8 +344,8 @@ def test_questions_are_shared(pair: tuple[kit.Engine, kit.Engine]) -> None:
         assert total(one, "presence_listeners") == 10
 
 
-def test_many_questions_hold_the_inbox_back(lone_server: kit.Nats) -> None:
-    """More of them at one moment than may wait: the rest of the loop's messages does. Each is answered."""
+def test_many_questions_are_put_aside(lone_server: kit.Nats) -> None:
+    """More of them at one moment than may wait: the rest is put aside. Each is answered."""
     count = 1500
     rooms = [fresh("room") for _ in range(count)]
     with (

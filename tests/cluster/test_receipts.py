@@ -112,3 +112,29 @@ def test_a_receiver_that_closes_with_messages_queued() -> None:
         assert time.monotonic() - begun < 5
         assert codes.count("no-such-peer") > 5 and set(codes) <= {"ok", "no-such-peer", "slow-peer"}
         assert a.settle() == []
+
+
+def test_receipts_that_nats_does_not_take_are_counted() -> None:
+    """More at one moment than may wait for NATS: each comes, or is counted."""
+    sent = 4000
+    with kit.nats() as server, kit.engine(nats=server.url, loops=1, nats_pending=65536) as node, Bus(server.url) as bus:
+        gone = BarePeer(node.port)
+        gone.vanish()
+        until(lambda: node.stats()["total"]["connections"] == 0, "it is gone")
+        receipts_heard = bus.subscribe("receipts")
+
+        async def send() -> None:
+            for _ in range(sent):
+                await bus.client.publish(f"signal.peer.{gone.address}", b"x", reply="receipts")
+
+        def lost() -> int:
+            return int(node.stats()["total"]["receipts_lost"])
+
+        def all_are_accounted_for() -> bool:
+            return receipts_heard.qsize() + lost() == rounds * sent
+
+        rounds = 0
+        while lost() == 0:
+            rounds += 1
+            bus.run(send())
+            until(all_are_accounted_for, "each comes or is counted")

@@ -1,0 +1,147 @@
+"""Presence where NATS, or a loop, is slow: what a node asks of others is asked in the end, what a loop had no room for
+is told as missed, and who asks much holds nobody else up."""
+
+import contextlib
+import os
+import signal
+
+import kit
+from peers import BarePeer, several
+from wire import TEXT, frame, until
+
+from .bus import Bus
+from .conftest import await_cluster
+from .crowd import Crowd
+from .test_presence import LOST, total
+
+
+def loop_of(peer: BarePeer) -> str:
+    return peer.address.split(".")[1][:2]
+
+
+def apart(stack: contextlib.ExitStack, engine: kit.Engine, n: int) -> tuple[BarePeer, list[BarePeer]]:
+    """A peer on the first of two loops, and n on the other."""
+    peers = [stack.enter_context(BarePeer(engine.port)) for _ in range(8 * (n + 1))]
+    first = [peer for peer in peers if loop_of(peer) == "00"]
+    other = [peer for peer in peers if loop_of(peer) != "00"]
+    return first[0], other[:n]
+
+
+def test_questions_that_nats_does_not_take_are_asked_again() -> None:
+    """In rooms that this node listens to already, so that nothing else would make it ask."""
+    names = [f"{number:0>100}" for number in range(100)]
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, loops=1, nats_pending=65536) as one,
+        kit.engine(nats=server.url, loops=1) as two,
+        several(one.port, 3) as (early, late, busy),
+        several(two.port, 2) as (far, abroad),
+    ):
+        await_cluster([one, two])
+        far.join(*names)
+        crowds = [Crowd(early, *names), Crowd(abroad, "busy")]
+        for name in names:
+            crowds[0].hears(early.address, far.address, room=name)
+        kit.freeze(server)
+        try:
+            until(lambda: busy.ask("PUB nowhere", b"x" * 32768) != "ok", "NATS takes no more")
+            churn = b"".join(frame(TEXT, f"{verb} busy".encode()) for verb in ("SUB", "UNSUB")) * 100
+            while total(one, "presence_lost") == 0:
+                busy.wire.send(churn)
+                busy.settle()
+            crowds.append(Crowd(late, *names))
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        for name in names:
+            crowds[2].hears(early.address, late.address, far.address, room=name, limit=LOST)
+        assert total(one, "nodes_lost") == 0, "that would have made it ask, too"
+
+
+def test_rooms_are_asked_about_anew_as_fast_as_nats_reads() -> None:
+    """After a reconnect there are many questions: no more at a time than may wait."""
+    names = [f"{number:0>100}" for number in range(800)]
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, loops=1, nats_pending=65536, max_rooms=1000) as one,
+        kit.engine(nats=server.url, loops=1, max_rooms=1000) as two,
+        several(one.port, 1) as (listener,),
+        several(two.port, 1) as (far,),
+    ):
+        await_cluster([one, two])
+        far.join(*names)
+        crowd = Crowd(listener, *names)
+        for name in names:
+            crowd.hears(listener.address, far.address, room=name)
+        before = total(one, "presence_lost")
+        server.stop()
+        until(lambda: one.stats()["link"] == two.stats()["link"] == "away", "NATS is missed")
+        server.start()
+        crowd.heard.clear()
+        while {got.words[0] for got in crowd.heard if got.verb == "LEAVE"} != set(names):
+            crowd.take(listener.hear(30.0))
+        for name in names:
+            crowd.hears(listener.address, far.address, room=name)
+        assert total(one, "presence_lost") - before <= 2, "a heartbeat, at most"
+
+
+def test_a_full_inbox_of_a_loop_is_told_to_its_listeners() -> None:
+    """They hear that they missed something, and by asking anew what is true; other members have missed nothing."""
+    rooms = [f"room-{i}" for i in range(100)]
+    with kit.engine(loops=2, inbox_messages=64, max_rooms=100) as engine, contextlib.ExitStack() as stack:
+        a, (listener, beside) = apart(stack, engine, 2)
+        beside.join(*rooms)
+        crowd = Crowd(listener, *rooms)
+        for room in rooms:
+            crowd.hears(listener.address, beside.address, room=room)
+        before = total(engine, "presence_lost")
+        a.wire.send(b"".join(frame(TEXT, f"SUB {room}".encode()) for room in rooms))
+        joined = missed = 0
+        while joined + missed < len(rooms):
+            got = listener.hear()
+            assert got.verb == "GAP" or (got.verb, got.words[1]) == ("JOIN", a.address)
+            missed += int(got.words[0]) if got.verb == "GAP" else 0
+            joined += got.verb == "JOIN"
+        assert missed == total(engine, "presence_lost") - before > 0 == total(engine, "gaps_untold")
+        assert beside.settle() == []
+        for room in rooms:
+            crowd.ask(room).hears(a.address, listener.address, beside.address, room=room)
+
+
+def test_questions_hold_no_message_up() -> None:
+    """One that comes behind very many questions to a loop is not behind all of their answers."""
+    count = 1500
+    rooms = [f"room-{i}" for i in range(count)]
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, loops=2, max_rooms=count) as engine,
+        Bus(server.url) as bus,
+        contextlib.ExitStack() as stack,
+    ):
+        _, peers = apart(stack, engine, 6)
+        for peer in peers:
+            for room in rooms:
+                peer.say(f"SUB {room}")
+            peer.settle()
+        answers = bus.subscribe("signal.presence-members.watcher")
+
+        async def ask() -> None:
+            for number, room in enumerate(rooms, 1):
+                await bus.client.publish("signal.presence-ask", f"watcher {number} {room}".encode())
+            peer = f"signal.peer.{peers[0].address}"
+            await bus.client.publish(peer, b"x", reply="signal.presence-members.watcher")
+
+        def told_before() -> int:
+            """Members told before the receipt, which takes the same way, of all."""
+            bus.run(ask())
+            told, before = 0, None
+            while before is None or told < count * len(peers):
+                got = answers.get(timeout=10)
+                if got.headers:
+                    before = told
+                else:
+                    told += got.data.count(b"\n") - 1
+            assert peers[0].hear().payload == b"x"
+            return before
+
+        until(lambda: told_before() < (count - 512) * len(peers), "it overtakes", limit=30.0)
+        assert total(engine, "questions_held") > 0
