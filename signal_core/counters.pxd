@@ -99,4 +99,5 @@ cdef enum:
     C_ACCEPT_LEFT = 80        # sockets closed at once: the client had left while it waited for the pace
     C_QUESTIONS_HELD = 81     # questions who is in a room put aside, for QUESTIONS_WAITING
     C_RECEIPTS_LOST = 82      # receipts for senders elsewhere: no memory, or NATS takes no more
-    C_COUNT = 83
+    C_QUESTIONS_FULL = 83     # times that a loop left its inbox alone: QUESTIONS_ASIDE
+    C_COUNT = 84

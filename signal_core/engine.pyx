@@ -72,7 +72,7 @@ class TlsError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 83)
+    SE_STATIC_ASSERT(C_COUNT == 84)
     memory_check_layout()
     table_check_layout()
     slab_check_layout()

@@ -19,7 +19,7 @@ from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again,
 from signal_core.asking cimport asks_walk, presence_ask
 from signal_core.auth cimport auth_verdict
 from signal_core.conn cimport conn_close, conn_flush, conn_give_place, conn_id, conn_kill, conn_of, loop_flush
-from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_WAKES
+from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_QUESTIONS_FULL, C_WAKES
 from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
 from signal_core.gaps cimport gaps_tell
 from signal_core.identity cimport conn_uncount_user
@@ -151,6 +151,8 @@ cdef inline void loop_inbox(Loop* loop) noexcept nogil:
         loop.taken = msg.next
         loop_message(loop, msg)
         budget -= 1
+    if SE_RARE(loop.naside >= QUESTIONS_ASIDE):
+        loop.n[C_QUESTIONS_FULL] += 1
 
 
 # -- the iteration --

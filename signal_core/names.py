@@ -84,4 +84,5 @@ COUNTERS = (
     ("accept_left", "counter", "sockets closed at once: the client had left while it waited for its turn"),
     ("questions_held", "counter", "questions who is in a room that a loop put aside, since many waited"),
     ("receipts_lost", "counter", "receipts for senders elsewhere that were lost: no memory, or NATS takes no more"),
+    ("questions_full", "counter", "times that a loop left its inbox alone, since very many questions were put aside"),
 )

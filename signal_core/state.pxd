@@ -313,8 +313,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[83]                # counters; C_COUNT
-    uint64_t copy[83]             # as of the last KIND_SNAPSHOT
+    uint64_t n[84]                # counters; C_COUNT
+    uint64_t copy[84]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

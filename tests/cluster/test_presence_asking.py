@@ -145,3 +145,37 @@ def test_questions_hold_no_message_up() -> None:
 
         until(lambda: told_before() < (count - 512) * len(peers), "it overtakes", limit=30.0)
         assert total(engine, "questions_held") > 0
+
+
+def test_an_inbox_waits_while_very_many_questions_are_put_aside() -> None:
+    """Of many nodes at one moment. Each is answered all the same, and so is the message behind them."""
+    nodes, rooms = 16, [f"room-{i}" for i in range(1000)]
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, loops=2, max_rooms=len(rooms)) as engine,
+        Bus(server.url) as bus,
+        contextlib.ExitStack() as stack,
+    ):
+        _, peers = apart(stack, engine, 6)
+        for peer in peers:
+            for room in rooms:
+                peer.say(f"SUB {room}")
+            peer.settle()
+        answers = bus.subscribe("signal.presence-members.*")
+
+        async def ask() -> None:
+            for number, room in enumerate(rooms, 1):
+                for node in range(nodes):
+                    await bus.client.publish("signal.presence-ask", f"watcher{node} {number} {room}".encode())
+            await bus.client.publish(f"signal.peer.{peers[0].address}", b"behind")
+
+        def fills() -> bool:
+            """Whether the inbox had to wait, when all are answered."""
+            bus.run(ask())
+            told = 0
+            while told < nodes * len(rooms) * len(peers):
+                told += answers.get(timeout=10).data.count(b"\n") - 1
+            assert peers[0].hear().payload == b"behind"
+            return bool(total(engine, "questions_full"))
+
+        until(fills, "an inbox waits", limit=60.0)
