@@ -122,7 +122,7 @@ Connections that are cut and opened again, while 500 others relay 1,000 messages
 quiet just before, and until the last of the storm is greeted again. All clients and the engine share the machine's
 cores, but for `--own-processor`, where the storm's clients have one of their own. `--away N` cuts one after another, N
 at a time; `--rate N` so many a second; `--apart` puts the relays on another engine, so it tells what the machine makes
-of them and not the engine.
+of them and not the engine, where who comes back is taken no faster (`--accept-rate`).
 """
 KERNEL_SAYS = """
 The kernel's memory of a pair of sockets, both ends on this machine, bytes: with a server that does nothing but accept

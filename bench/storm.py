@@ -5,13 +5,14 @@
     python bench/storm.py --away 4096                  # ... one after another, so many at a time
     python bench/storm.py --own-processor              # ... by clients that have a processor of their own
     python bench/storm.py --server "--accept-yield off"    # ... at an engine that takes them as fast as it can
-    python bench/storm.py --apart                      # relays at another engine: what the machine alone makes of it
+    python bench/storm.py --apart --server "--accept-rate 8000"    # relays at another engine than the storm
     python bench/storm.py --json bench/results/storm.json  # keeps the turns, beside those of other forms
 
 It ends with 1 where a message was lost or anything else went wrong. From bin/load storm. With --apart the relays and
-their engine have nothing to do with the storm but that they run on the same processors, so no engine could keep its
-relays below that. With --own-processor the clients of the storm have one processor, and the engine and the relays'
-clients have the others: as near as one machine comes to clients elsewhere.
+their engine have nothing to do with the storm but that they run on the same processors: what is left of their delay,
+where who comes back is taken no faster than beside relays, is the machine's. With --own-processor the clients of the
+storm have one processor, and the engine and the relays' clients have the others: as near as one machine comes to
+clients elsewhere.
 """
 
 from __future__ import annotations
@@ -76,23 +77,20 @@ def load(*arguments: str) -> Figures:
     return understood(done.returncode, done.stdout, done.stderr)
 
 
-def faults(*runs: Figures) -> dict[str, int]:
-    """What went wrong in these runs, by name; `lost` is always told. Nobody is too slow here, so a GAP is a fault."""
-    found = {"lost": 0}
-    for run in runs:
-        for name, count in {"lost": run["lost"], "gap": run["gap"], **run["errors"], **run["err"]}.items():
-            if count:
-                found[name] = found.get(name, 0) + count
-    return found
+def faults(run: Figures) -> dict[str, int]:
+    """What went wrong in a run, by name; `lost` is always told. Nobody is too slow here, so a GAP is a fault."""
+    found = {"gap": run["gap"], **run["errors"], **run["err"]}
+    return {"lost": run["lost"], **{name: count for name, count in found.items() if count}}
 
 
-def turn_of(quiet: Figures, storm: Figures, *runs: Figures) -> Figures:
+def turn_of(run: Figures) -> Figures:
     """A turn as it is kept: latencies in microseconds, p99 in the storm by that of the quiet, and what went wrong."""
+    quiet, storm = run["latency_us"], run["storm"]["latency_us"]
     return {
         "quiet_us": {name: quiet[name] for name in PERCENTILES},
         "storm_us": {name: storm[name] for name in PERCENTILES},
         "ratio": round(storm["p99"] / quiet["p99"], 2),
-        **faults(*runs),
+        **faults(run),
     }
 
 
@@ -106,38 +104,14 @@ def form_of(options: argparse.Namespace) -> str:
     return " ".join(words) or AT_ONCE
 
 
-def storm_arguments(options: argparse.Namespace, port: int, seconds: float) -> list[str]:
-    """The load generator's, of a storm while some relay for so many seconds."""
+def measured_turn(options: argparse.Namespace, storm: int, relays: int) -> Figures:
+    """500 connections' 1,000 relays a second at one port, before the storm at the other, or the same, and in it."""
     rate = ["--storm-rate", str(options.rate)] if options.rate else []
     away = ["--storm-away", str(options.away)] if options.away else []
     cpu = ["--storm-cpu", str(last_processor())] if options.own_processor else []
-    return ["storm", "--storm", str(options.storm), "--setup", "300", "--seconds", str(seconds), *rate, *away, *cpu,
-            f"ws://127.0.0.1:{port}/"]
-
-
-def together(options: argparse.Namespace, port: int) -> Figures:
-    """500 connections' 1,000 relays a second, before the storm and in it."""
-    run = load("--connections", "500", "--rate", "1000", *storm_arguments(options, port, 8))
-    return turn_of(run["latency_us"], run["storm"]["latency_us"], run)
-
-
-def apart(options: argparse.Namespace, port: int, other: int) -> Figures:
-    """The same, of relays at another engine. The storm must last longer than they are looked at."""
-    relay = ["relay", "--connections", "500", "--rate", "1000", "--warmup", "0.5", f"ws://127.0.0.1:{other}/"]
-    quiet = load(*relay, "--seconds", "8")
-    steady = ["--connections", "2", "--rate", "1"]
-    with subprocess.Popen([LOAD, *steady, *storm_arguments(options, port, 1)], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True) as storm:
-        assert storm.stderr is not None
-        for line in storm.stderr:  # one every 5 s
-            if "storm" in line:
-                break
-        meanwhile = load(*relay, "--seconds", "2")
-        if storm.poll() is not None:
-            raise SystemExit("storm: it was over too soon: more connections, or a lower rate")
-        out, err = storm.communicate()
-    run = understood(storm.returncode, out, err)
-    return turn_of(quiet["latency_us"], meanwhile["latency_us"], quiet, meanwhile, run)
+    other = ["--storm-url", f"ws://127.0.0.1:{storm}/"] if storm != relays else []
+    return turn_of(load("storm", "--connections", "500", "--rate", "1000", "--storm", str(options.storm),
+                        "--setup", "300", "--seconds", "8", *rate, *away, *cpu, *other, f"ws://127.0.0.1:{relays}/"))
 
 
 def shown(turn: Figures) -> str:
@@ -181,13 +155,14 @@ def measured(options: argparse.Namespace) -> list[Figures]:
         command, port = serve(-(-options.storm // ROOM), options.server)
         with without_processor(last_processor() if options.own_processor else None):
             servers.enter_context(running(command, port))
-        command, other = serve(1, "")
-        if options.apart:
-            servers.enter_context(running(command, other))
+            relays = port
+            if options.apart:
+                command, relays = serve(1, "")
+                servers.enter_context(running(command, relays))
         for number in range(options.turns):
             if number:
                 time.sleep(2)
-            turns.append(apart(options, port, other) if options.apart else together(options, port))
+            turns.append(measured_turn(options, port, relays))
             print(shown(turns[-1]), flush=True)
     return turns
 

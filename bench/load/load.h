@@ -56,6 +56,7 @@ struct options {
     uint32_t storm_away;      /* so many not open at a time at most; 0: any number */
     uint32_t storm_threads;   /* and the threads of their own that hold those, */
     int storm_cpu;            /* on a processor of their own; -1: on any */
+    struct target storm_target;   /* where they go; no path: where all go */
     uint32_t opening;         /* handshakes under way in all threads; 0: as many as suit them */
     uint32_t unit;            /* how many connections stay in one thread: a pair, a small room */
     struct rooms rooms;       /* none but in room and mix */

@@ -16,6 +16,8 @@ bool open_pending(const struct conn *c)
 
 static const struct target *target_of(const struct worker *w, uint32_t index)
 {
+    if (w->storm && w->opt->storm_target.path)
+        return &w->opt->storm_target;
     return &w->opt->target[index % w->opt->targets];
 }
 

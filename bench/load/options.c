@@ -36,6 +36,7 @@ static const char USAGE[] =
     "  --storm-rate N          cut a second, in all; without it all are cut at one moment\n"
     "  --storm-away N          cut as others are back: at most so many are away; without it any number\n"
     "  --storm-cpu N           their threads run on this processor, all others on the rest; without it on any\n"
+    "  --storm-url URL         they go there, and have nothing to do with the pairs; without it where these go\n"
     "  --window N (1)          messages in flight for each pair, connection or room\n"
     "  --payload BYTES (128)   --binary: instead of text\n"
     "  --rate N                sends a second in all, on a schedule; latency is from the time scheduled\n"
@@ -105,7 +106,7 @@ static void parse_url(struct target *target, const char *url)
 enum {
     OPT_CONNECTIONS = 256, OPT_THREADS, OPT_ROOMS, OPT_MEMBERS, OPT_WINDOW, OPT_PAYLOAD, OPT_BINARY, OPT_RATE,
     OPT_SECONDS, OPT_WARMUP, OPT_SETUP, OPT_PID, OPT_SPIN, OPT_VERIFY, OPT_HELP, OPT_OPENING, OPT_ROOM_RATE,
-    OPT_STORM, OPT_STORM_RATE, OPT_STORM_AWAY, OPT_STORM_CPU, OPT_PROTOCOL, OPT_QUIET,
+    OPT_STORM, OPT_STORM_RATE, OPT_STORM_AWAY, OPT_STORM_CPU, OPT_STORM_URL, OPT_PROTOCOL, OPT_QUIET,
     CONNECTIONS_MAX = 1 << 24,
 };
 
@@ -117,7 +118,7 @@ static const struct option LONG[] = {
     {"spin", 0, 0, OPT_SPIN}, {"verify", 0, 0, OPT_VERIFY}, {"help", 0, 0, OPT_HELP},
     {"opening", 1, 0, OPT_OPENING}, {"room-rate", 1, 0, OPT_ROOM_RATE}, {"storm", 1, 0, OPT_STORM},
     {"storm-rate", 1, 0, OPT_STORM_RATE}, {"storm-away", 1, 0, OPT_STORM_AWAY}, {"storm-cpu", 1, 0, OPT_STORM_CPU},
-    {"protocol", 1, 0, OPT_PROTOCOL}, {"quiet", 1, 0, OPT_QUIET}, {0, 0, 0, 0},
+    {"storm-url", 1, 0, OPT_STORM_URL}, {"protocol", 1, 0, OPT_PROTOCOL}, {"quiet", 1, 0, OPT_QUIET}, {0, 0, 0, 0},
 };
 
 static const struct protocol *protocol_named(const char *name)
@@ -160,6 +161,7 @@ static void set(struct options *opt, int key, const char *text)
     case OPT_STORM_RATE: opt->storm_rate = number(text, "--storm-rate", 1, 1e8); break;
     case OPT_STORM_AWAY: opt->storm_away = (uint32_t)integer(text, "--storm-away", 1, CONNECTIONS_MAX); break;
     case OPT_STORM_CPU: opt->storm_cpu = (int)integer(text, "--storm-cpu", 0, CPU_SETSIZE - 1); break;
+    case OPT_STORM_URL: parse_url(&opt->storm_target, text); break;
     case OPT_PROTOCOL: opt->protocol = protocol_named(text); break;
     case OPT_HELP: fputs(USAGE, stdout); exit(0);
     default: exit(2);

@@ -37,6 +37,10 @@ static void test_options_fit(void)
     char storm[] = "storm --connections 3 --storm 2 --threads 4 127.0.0.1:81";
     parse(&opt, storm);
     CHECK(opt.connections == 4 && opt.threads == 2 && opt.storm == 2 && opt.storm_threads == 2 && opt.rate == 1000);
+    CHECK(!opt.storm_target.path);
+    char apart[] = "storm --storm-url ws://127.0.0.1:82/z 127.0.0.1:81";
+    parse(&opt, apart);
+    CHECK(strcmp(opt.storm_target.path, "/z") == 0 && strcmp(opt.target[0].path, "/") == 0);
 }
 
 /* Each mistake ends a process of its own with 2. */
@@ -46,7 +50,7 @@ static void test_options_bad(void)
         "", "relay", "dance 127.0.0.1:81", "relay example:81", "relay 127.0.0.1", "relay 127.0.0.1:0",
         "relay --connections 1.5 127.0.0.1:81", "relay --connections 0 127.0.0.1:81", "relay --what 127.0.0.1:81",
         "relay --verify 127.0.0.1:81", "relay --room-rate 1 127.0.0.1:81", "relay --protocol x 127.0.0.1:81",
-        "mix --connections 9 --room-rate 1 127.0.0.1:81",
+        "mix --connections 9 --room-rate 1 127.0.0.1:81", "storm --storm-url x 127.0.0.1:81",
     };
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
         int status;

@@ -182,6 +182,15 @@ def test_modes_across_two_nodes(tool: str, nodes: list[kit.Engine]) -> None:
         assert all(node.stats()["total"]["nats_in"] > n for node, n in zip(nodes, before, strict=True)), name
 
 
+def test_a_storm_elsewhere_leaves_the_pairs_engine_alone(tool: str, engine: kit.Engine) -> None:
+    with kit.engine(loops=1) as stormed:
+        before = engine.stats()["total"]["opened"]
+        run = loaded(tool, f"{MODES['storm']} --storm-url {stormed.url}", [engine.url], [engine.pid])
+        lasting_storm(run)
+        assert engine.stats()["total"]["opened"] - before == run["connections"] == 10
+        assert stormed.stats()["total"]["opened"] == 20 + run["storm"]["reopened"]
+
+
 def test_as_it_is_without_sanitizers(tool: str, engine: kit.Engine) -> None:
     plain, sanitized = (loaded(name, MODES["relay"], [engine.url], [engine.pid]) for name in ("load", tool))
     sound(plain, MODES["relay"])

@@ -16,7 +16,11 @@ import structures
 
 QUIET = {"p50": 100.0, "p90": 200.0, "p99": 400.0, "p999": 500.0, "max": 900.0, "count": 8, "curve": [[0, 1.0]]}
 STORM = {**QUIET, "p99": 3000.0}
-RUN = {"lost": 0, "gap": 0, "errors": {"corrupt": 0, "closed": 0}, "err": {}}
+RUN = {
+    "latency_us": QUIET,
+    "storm": {"latency_us": STORM},
+    "lost": 0, "gap": 0, "errors": {"corrupt": 0, "closed": 0}, "err": {},
+}
 
 
 @pytest.fixture
@@ -90,7 +94,7 @@ def test_forms_of_the_storm_are_what_is_typed():
 
 
 def test_a_storm_has_p99_by_the_quiets_and_no_curves():
-    turn = storm.turn_of(QUIET, STORM, RUN)
+    turn = storm.turn_of(RUN)
     assert turn["ratio"] == 7.5
     assert turn["quiet_us"] == {"p50": 100.0, "p90": 200.0, "p99": 400.0, "p999": 500.0, "max": 900.0}
     assert turn["storm_us"]["p99"] == 3000.0
@@ -108,13 +112,9 @@ def test_a_storm_has_p99_by_the_quiets_and_no_curves():
     ],
 )
 def test_whatever_went_wrong_in_a_storm_is_told(fault, told):
-    turn = storm.turn_of(QUIET, STORM, RUN, {**RUN, **fault})
+    turn = storm.turn_of({**RUN, **fault})
     assert storm.wrongs(turn) == told
     assert turn["lost"] == fault.get("lost", 0)
-
-
-def test_what_was_lost_at_both_engines_is_added():
-    assert storm.faults({**RUN, "lost": 1}, {**RUN, "lost": 2}) == {"lost": 3}
 
 
 def test_a_load_generator_that_says_what_it_lost_is_heard():
@@ -131,7 +131,7 @@ def main_of_storm(monkeypatch, turns: list, *typed: str) -> int:
 
 
 def test_a_storm_in_which_a_relay_was_lost_ends_with_1_and_is_kept(monkeypatch, tmp_path):
-    fine, bad = storm.turn_of(QUIET, STORM, RUN), storm.turn_of(QUIET, STORM, {**RUN, "lost": 1})
+    fine, bad = storm.turn_of(RUN), storm.turn_of({**RUN, "lost": 1})
     file = tmp_path / "storm.json"
     assert main_of_storm(monkeypatch, [fine, fine], "--away", "16") == 0
     assert main_of_storm(monkeypatch, [fine, bad], "--away", "16", "--json", str(file)) == 1
