@@ -216,11 +216,11 @@ def add_servers(parser: argparse.ArgumentParser) -> None:
 
 
 def everyone(options: argparse.Namespace) -> list[Contender]:
-    """The engine first: ratios are to it."""
+    """The engine first: ratios are to it. Then who was named: what is near in time has the same machine."""
     first, *others = BUILT_IN
     if options.engine:
         first = replace(first, command=options.engine, absent=lambda: "", local=True)
-    return told([first, *others, *options.peer], options.peer_version)
+    return told([first, *options.peer, *others], options.peer_version)
 
 
 def present(contenders: list[Contender]) -> list[Contender]:

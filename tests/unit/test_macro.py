@@ -198,6 +198,11 @@ def test_how_often_the_kernel_looks_is_read_where_it_tells(tmp_path):
     assert machine.ticks(config) is None
 
 
+def test_who_is_named_has_his_turn_right_after_the_engine():
+    given = argparse.Namespace(engine=None, peer=[parse_peer("other=server {port}")], peer_version=[])
+    assert [c.name for c in macro.everyone(given)][:3] == ["engine", "other", BUILT_IN[1].name]
+
+
 def test_what_is_told_of_a_peer_is_shown_beside_its_results():
     peer = parse_peer("uws=/somewhere/relay {port}")
     versions = [contenders.parse_peer_version("uws=uWebSockets 1, -O3 -march=native")]
