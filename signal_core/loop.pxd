@@ -151,7 +151,7 @@ cdef inline void loop_inbox(Loop* loop) noexcept nogil:
         loop.taken = msg.next
         loop_message(loop, msg)
         budget -= 1
-    if SE_RARE(loop.naside >= QUESTIONS_ASIDE):
+    if SE_RARE(loop.naside >= QUESTIONS_ASIDE) and loop.taken != NULL:
         loop.n[C_QUESTIONS_FULL] += 1
 
 
