@@ -42,6 +42,8 @@ def test_questions_that_nats_does_not_take_are_asked_again() -> None:
         crowds = [Crowd(early, *names), Crowd(abroad, "busy")]
         for name in names:
             crowds[0].hears(early.address, far.address, room=name)
+        busy.join("busy")
+        crowds[1].hears(busy.address, abroad.address, room="busy")  # so its node has heard that one listens there
         kit.freeze(server)
         try:
             until(lambda: busy.ask("PUB nowhere", b"x" * 32768) != "ok", "NATS takes no more")
