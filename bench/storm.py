@@ -9,8 +9,8 @@
     python bench/storm.py --json bench/results/storm.json  # keeps the turns, beside those of other forms
 
 It ends with 1 where a message was lost or anything else went wrong. From bin/load storm. With --apart the relays and
-their engine have nothing to do with the storm but that they run on the same processors: what is left of their delay,
-where who comes back is taken no faster than beside relays, is the machine's. With --own-processor the clients of the
+their engine, of as many loops, have nothing to do with the storm but that they run on the same processors: what is left
+of their delay, where who comes back is taken no faster than beside relays, is the machine's. With --own-processor the clients of the
 storm have one processor, and the engine and the relays' clients have the others: as near as one machine comes to
 clients elsewhere.
 """
@@ -152,12 +152,13 @@ def measured(options: argparse.Namespace) -> list[Figures]:
     """All turns, at one engine; each is printed."""
     turns = []
     with ExitStack() as servers:
-        command, port = serve(-(-options.storm // ROOM), options.server)
+        loops = -(-options.storm // ROOM)
+        command, port = serve(loops, options.server)
         with without_processor(last_processor() if options.own_processor else None):
             servers.enter_context(running(command, port))
             relays = port
             if options.apart:
-                command, relays = serve(1, "")
+                command, relays = serve(loops, "")
                 servers.enter_context(running(command, relays))
         for number in range(options.turns):
             if number:

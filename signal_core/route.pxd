@@ -36,7 +36,7 @@ from signal_core.roomtable cimport (
 )
 from signal_core.slab cimport (
     CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, NO_SLOT, Brief, Conn, slab_cold,
-    slab_conn, slab_find,
+    slab_conn, slab_find, slab_silence,
 )
 from signal_core.state cimport (
     CLUSTER_OFF, CLUSTER_UP, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS,
@@ -227,8 +227,8 @@ cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
         c.waiting -= 1
     if c.waiting == 0 and c.state == CONN_JOINING:
         c.state = CONN_OPEN
-        wheel_arm(&loop.wheel, &loop.slab, c.slot,
-                  loop.tick + (BLOCKED_LOOK if c.flags & FLAG_BLOCKED else loop.hub.set.ping))
+        wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + (
+            BLOCKED_LOOK if c.flags & FLAG_BLOCKED else slab_silence(&loop.slab, c, loop.hub.set.ping)))
         brief = slab_cold(&loop.slab, c.slot).brief
         if brief != NULL and brief.expires:
             wheel_arm_by(&loop.wheel, &loop.slab, c.slot, brief.expires)

@@ -15,7 +15,7 @@ from signal_core.limits cimport TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_
 from signal_core.route cimport joined
 from signal_core.slab cimport (
     CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, NO_SLOT, Cold, Conn,
-    Extra, slab_cold, slab_conn, slab_extra,
+    Extra, slab_cold, slab_conn, slab_extra, slab_silence,
 )
 from signal_core.state cimport Hub, Loop, loop_ms
 from signal_core.sys cimport FIONREAD, MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, ioctl, se_acknowledged, send
@@ -53,9 +53,8 @@ cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
     cdef Hub* hub = loop.hub
     cdef uint32_t patience = hub.set.pong + 1  # its ping may have left at the end of a tick
-    if cold.asked and c.heard >= cold.asked:
-        cold.asked = 0
-    if cold.asked:
+    cdef uint32_t silence
+    if c.heard < cold.asked:
         if loop.tick < cold.asked + patience:
             return cold.asked + patience
         if not timer_may_answer(loop, c, loop.tick - cold.asked):
@@ -64,8 +63,9 @@ cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
             return 0
         cold.asked = loop.tick
         return loop.tick + patience
-    if loop.tick - c.heard < hub.set.ping:
-        return c.heard + hub.set.ping
+    silence = slab_silence(&loop.slab, c, hub.set.ping)
+    if loop.tick - c.heard < silence:
+        return c.heard + silence
     if c.flags & FLAG_BLOCKED:
         return loop.tick + hub.set.ping
     cold.asked = loop.tick if loop.tick else 1

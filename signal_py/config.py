@@ -267,7 +267,11 @@ class Config:
         10.0, "for the whole head of a handshake to arrive", unit="seconds", low=0.1, high=3600
     )
     ping_interval: float = _setting(
-        25.0, "silence after which a client is pinged", unit="seconds", low=0.1, high=86400
+        25.0,
+        "silence after which a client is pinged; the first time after any part of it",
+        unit="seconds",
+        low=0.1,
+        high=86400,
     )
     pong_timeout: float = _setting(
         10.0, "silence after that ping until the client counts as gone", unit="seconds", low=0.1, high=86400

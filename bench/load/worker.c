@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <linux/close_range.h>
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +13,6 @@
 
 enum {
     EVENTS = 512,
-    CUT_NS = 1000 * 1000,         /* the longest wait where the storm has something to cut, */
     OPEN_NS = 10 * 1000 * 1000,   /* the longest wait where something is to be opened, */
     POLL_NS = 500 * 1000 * 1000,  /* and else: WORKER_WAKE tells of all that is not an event or on schedule */
     OPENING_MAX = 256,            /* handshakes under way in one thread, */
@@ -115,11 +115,6 @@ static void open_some(struct worker *w)
         open_begin(w, w->closed[--w->closed_count]);
 }
 
-static bool has_to_cut(const struct worker *w)
-{
-    return w->storm && w->phase == PHASE_STORM && w->cut < w->count;
-}
-
 /* How many of this thread's connections may be away; one at least. */
 static uint32_t away_max(const struct worker *w)
 {
@@ -128,22 +123,30 @@ static uint32_t away_max(const struct worker *w)
     return !opt->storm_away ? w->count : most ? most : 1;
 }
 
-/* Cut those of the storm's connections whose time has come. */
-static void cut_some(struct worker *w)
+/* When the next of the storm's connections is to be cut, on clock_ns()'s clock: evenly at --storm-rate, a thread in
+ * another's gaps. HUGE_VAL where one has to come back first, or none is left. */
+static double cut_due(const struct worker *w)
 {
-    uint64_t began = atomic_load_explicit(&w->shared->began[PHASE_STORM], memory_order_relaxed);
-    double due = w->count;
-    if (w->opt->storm_rate > 0)
-        due = (double)(w->now - began) / 1e9 * w->opt->storm_rate * w->count / w->opt->storm;
-    while (has_to_cut(w) && w->cut < due && w->closed_count + w->opening < away_max(w))
-        conn_cut(w, &w->conns[w->cut++]);
+    const struct options *opt = w->opt;
+    bool storming = w->storm && w->phase == PHASE_STORM && w->cut < w->count;
+    if (!storming || w->closed_count + w->opening >= away_max(w))
+        return HUGE_VAL;
+    if (opt->storm_rate <= 0)
+        return 0;
+    double interval = 1e9 / opt->storm_rate * opt->storm / w->count;
+    double phase = (double)(w->index - opt->threads) / opt->storm_threads;
+    double began = (double)atomic_load_explicit(&w->shared->began[PHASE_STORM], memory_order_relaxed);
+    return began + (w->cut + phase) * interval;
 }
 
 /* How long to wait for events: until the next send is due. */
 static struct timespec patience(const struct worker *w)
 {
     bool running = w->phase == PHASE_RUN || w->phase == PHASE_MEASURE || w->phase == PHASE_STORM;
-    double ns = w->opt->spin ? 0 : has_to_cut(w) ? CUT_NS : w->closed_count ? OPEN_NS : POLL_NS;
+    double ns = w->opt->spin ? 0 : w->closed_count ? OPEN_NS : POLL_NS;
+    double cut = cut_due(w) - (double)w->now;
+    if (cut < ns)
+        ns = cut > 0 ? cut : 0;
     for (int kind = 0; running && kind < KINDS; kind++) {
         double left = w->schedule[kind].due - (double)w->now;
         if (w->schedule[kind].interval > 0 && left < ns)
@@ -167,7 +170,8 @@ static void turn(struct worker *w, const sigset_t *wakeable)
         conn_flush(w);
     }
     mode_tick(w);
-    cut_some(w);
+    while (cut_due(w) <= (double)w->now)
+        conn_cut(w, &w->conns[w->cut++]);
     conn_flush(w);
     open_some(w);
 }
