@@ -10,9 +10,9 @@
 
 It ends with 1 where a message was lost or anything else went wrong. From bin/load storm. With --apart the relays and
 their engine, of as many loops, have nothing to do with the storm but that they run on the same processors: what is left
-of their delay, where who comes back is taken no faster than beside relays, is the machine's. With --own-processor the clients of the
-storm have one processor, and the engine and the relays' clients have the others: as near as one machine comes to
-clients elsewhere.
+of their delay, where who comes back is taken no faster than beside relays, is the machine's. With --own-processor the
+clients of the storm have one processor, and the engine and the relays' clients have the others: as near as one machine
+comes to clients elsewhere.
 """
 
 from __future__ import annotations
