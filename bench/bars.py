@@ -43,7 +43,7 @@ class Bar:
     unit: str = "×"
     least: bool = False  # the target is the least that will do, else the most
     lost: int | None = None  # messages, where none may be
-    compared: bool = True  # False where it is measured to tell what is not the engine's doing
+    compared: bool = True  # False where it is measured to tell what is not the engine's doing, or what a setting is
 
     def targeted(self) -> str:
         """The target for people."""
@@ -146,7 +146,7 @@ def storm_bars(storm: Figures) -> Iterator[Bar]:
             10,
             spread(figures(runs, "ratio")),
             lost=sum(int(run["lost"]) for run in runs),
-            compared="--apart" not in form.split(),
+            compared=not {"--apart", "--server"} & set(form.split()),
         )
 
 

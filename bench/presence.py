@@ -38,6 +38,7 @@ import kit
 ROOM = "storm"
 JOIN = f"JOIN {ROOM} ".encode()
 MASK = b"\x37\xfa\x21\x3d"
+PING = 9  # opcode (RFC 6455 §5.5.2)
 PATIENCE = 60.0
 FILL = 80  # messages of FILL_SIZE bytes: more than a socket that is not read, and its backlog, hold
 FILL_SIZE = 64000
@@ -51,16 +52,17 @@ def frame(text: str) -> bytes:
 
 
 def messages(data: bytearray) -> Iterator[bytearray]:
-    """The whole frames of what an engine sent."""
+    """The whole messages of what an engine sent; who listens briefly need not answer its pings."""
     at = 0
-    while at + 4 <= len(data):
+    while at + 2 <= len(data):
         size, head = data[at + 1], 2
         if size > 125:
             head = 4 if size == 126 else 10
             size = int.from_bytes(data[at + 2 : at + head], "big")
         if at + head + size > len(data):
             return
-        yield data[at + head : at + head + size]
+        if data[at] & 0x0F != PING:
+            yield data[at + head : at + head + size]
         at += head + size
 
 

@@ -44,6 +44,13 @@ cdef inline Conn* conn_of(Loop* loop, uint64_t id) noexcept nogil:
     return c if c != NULL and c.state == CONN_OPEN else NULL
 
 
+cdef inline uint32_t conn_silence(Loop* loop, const Conn* c) noexcept nogil:
+    """Ticks of silence after which it is pinged: an interval, and for its first ping half of one at least, by chance.
+    Those who came at one moment would else be pinged at one moment, and an interval later again."""
+    cdef uint32_t interval = loop.hub.set.ping
+    return interval if slab_cold(&loop.slab, c.slot).asked else interval - c.tag % (interval // 2 + 1)
+
+
 cdef inline Extra* conn_extra(Loop* loop, Conn* c) noexcept nogil:
     """Made at first need, which moves its Brief; NULL without memory."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)

@@ -14,7 +14,7 @@ from signal_core.route cimport fan_out_held
 from signal_core.route cimport join as c_join
 from signal_core.route cimport leave as c_leave
 from signal_core.roomtable cimport table_reclaim
-from signal_core.slab cimport FLAG_DIRTY, FLAG_USER, Brief, pages_new, slab_silence
+from signal_core.slab cimport FLAG_DIRTY, FLAG_USER, Brief, pages_new
 from signal_core.state cimport CLUSTER_AWAY, CLUSTER_OFF, CODE_NO_SUCH_PEER, CODE_OK, Hub, Link, Loop
 from signal_core.subs cimport subs_lost, subs_settle
 from signal_core.sys cimport munmap, se_malloc_steadily
@@ -143,7 +143,7 @@ cdef class Crowd:
         return 0
 
     def open(self, bint spread=True, bint each=False):
-        """Opens all. The first ping is due for each in its turn, or, not `spread`, for all a whole interval later."""
+        """Opens all. Their timers are due within one ping interval, evenly, or, not `spread`, in the same tick."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef uint64_t k, start, before = 0
         if self.opened:
@@ -167,15 +167,15 @@ cdef class Crowd:
 
     cdef bint open_one(self, uint64_t k, bint spread) noexcept nogil:
         cdef Loop* loop = self.loop_at(k)
+        cdef uint32_t early = <uint32_t>(k // self.hub.nloops % self.hub.set.ping) if spread else 0
         cdef Conn* c = slab_take(&loop.slab)
         if c == NULL:
             return False
         c.fd = -1
         c.tag = <uint32_t>(k * <uint64_t>0x9e3779b1)
         c.state = CONN_OPEN
-        c.heard = loop.tick
-        slab_cold(&loop.slab, c.slot).asked = 0 if spread else 1
-        wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + slab_silence(&loop.slab, c, self.hub.set.ping))
+        c.heard = loop.tick - early
+        wheel_arm(&loop.wheel, &loop.slab, c.slot, c.heard + self.hub.set.ping)
         return True
 
     cdef uint8_t join_one(self, uint64_t k, const char* kind, uint64_t size) noexcept nogil:

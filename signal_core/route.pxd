@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport local_parse
 from signal_core.answers cimport hello_new, ref_finish, say, say_goaway
-from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_of, conn_queued, conn_resume, is_late
+from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_of, conn_queued, conn_resume, conn_silence, is_late
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_INBOX, C_IN_FLIGHT, C_LISTENERS, C_MEMBERSHIPS, C_PRESENCE_LOST, C_ROOMS, C_ROOMS_REFUSED,
     C_TAKEN,
@@ -36,7 +36,7 @@ from signal_core.roomtable cimport (
 )
 from signal_core.slab cimport (
     CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, NO_SLOT, Brief, Conn, slab_cold,
-    slab_conn, slab_find, slab_silence,
+    slab_conn, slab_find,
 )
 from signal_core.state cimport (
     CLUSTER_OFF, CLUSTER_UP, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS,
@@ -228,7 +228,7 @@ cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
     if c.waiting == 0 and c.state == CONN_JOINING:
         c.state = CONN_OPEN
         wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + (
-            BLOCKED_LOOK if c.flags & FLAG_BLOCKED else slab_silence(&loop.slab, c, loop.hub.set.ping)))
+            BLOCKED_LOOK if c.flags & FLAG_BLOCKED else conn_silence(loop, c)))
         brief = slab_cold(&loop.slab, c.slot).brief
         if brief != NULL and brief.expires:
             wheel_arm_by(&loop.wheel, &loop.slab, c.slot, brief.expires)

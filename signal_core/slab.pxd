@@ -117,7 +117,7 @@ cdef struct Cold:
     uint32_t next             # 4  slot of the next in the same list of the wheel
     uint32_t prev             # 4
     uint32_t due              # 4  tick; 0: not armed
-    uint32_t asked            # 4  tick of the last ping; 0: none so far
+    uint32_t asked            # 4  tick of the last ping, or of the last look that gave it more time; 0: none so far
     Places places             # 8  memberships
     Brief* brief              # 8  with FLAG_WHOLE that of an Extra; NULL: none
 
@@ -166,12 +166,6 @@ cdef inline Conn* slab_find(Slab* slab, uint32_t slot, uint32_t tag) noexcept no
         return NULL
     c = slab_conn(slab, slot)
     return c if c.tag == tag and c.state != CONN_FREE else NULL
-
-
-cdef inline uint32_t slab_silence(Slab* slab, const Conn* c, uint32_t interval) noexcept nogil:
-    """Ticks of silence after which it is pinged: the interval, and for its first ping a part of it, by chance: those who
-    came at one moment would else be pinged at one moment, now and ever after."""
-    return interval if slab_cold(slab, c.slot).asked else 1 + c.tag % interval
 
 
 cdef inline void* pages_new(size_t n) noexcept nogil:

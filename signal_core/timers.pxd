@@ -8,14 +8,14 @@ from libc.stdint cimport uint8_t, uint32_t
 from signal_core.accept cimport turn_away
 from signal_core.answers cimport refs_due
 from signal_core.auth cimport auth_due, auth_refuse
-from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_expire, conn_extra, conn_frame, conn_kill
+from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_expire, conn_extra, conn_frame, conn_kill, conn_silence
 from signal_core.counters cimport C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
 from signal_core.frame cimport OP_PING
 from signal_core.limits cimport TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS
 from signal_core.route cimport joined
 from signal_core.slab cimport (
     CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, NO_SLOT, Cold, Conn,
-    Extra, slab_cold, slab_conn, slab_extra, slab_silence,
+    Extra, slab_cold, slab_conn, slab_extra,
 )
 from signal_core.state cimport Hub, Loop, loop_ms
 from signal_core.sys cimport FIONREAD, MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, ioctl, se_acknowledged, send
@@ -63,7 +63,7 @@ cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
             return 0
         cold.asked = loop.tick
         return loop.tick + patience
-    silence = slab_silence(&loop.slab, c, hub.set.ping)
+    silence = conn_silence(loop, c)
     if loop.tick - c.heard < silence:
         return c.heard + silence
     if c.flags & FLAG_BLOCKED:

@@ -39,11 +39,22 @@ void conn_close(struct worker *w, struct conn *c, int why)
         w->closed[w->closed_count++] = conn_index(w, c);
 }
 
+/* Whether one that the server closed waits to be opened again already. */
+static bool queued_to_open(const struct worker *w, uint32_t index)
+{
+    for (uint32_t i = 0; i < w->closed_count; i++) {
+        if (w->closed[i] == index)
+            return true;
+    }
+    return false;
+}
+
 void conn_cut(struct worker *w, struct conn *c)
 {
     struct linger none = {.l_onoff = 1, .l_linger = 0};
     if (c->fd < 0) {
-        w->closed[w->closed_count++] = conn_index(w, c);
+        if (!queued_to_open(w, conn_index(w, c)))
+            w->closed[w->closed_count++] = conn_index(w, c);
         return;
     }
     setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);

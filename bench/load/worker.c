@@ -123,8 +123,8 @@ static uint32_t away_max(const struct worker *w)
     return !opt->storm_away ? w->count : most ? most : 1;
 }
 
-/* When the next of the storm's connections is to be cut, on clock_ns()'s clock: evenly at --storm-rate, a thread in
- * another's gaps. HUGE_VAL where one has to come back first, or none is left. */
+/* When the next of the storm's connections is to be cut, on clock_ns()'s clock: evenly at --storm-rate, threads one
+ * after another, and else at once. HUGE_VAL where one has to come back first, or none is to be cut. */
 static double cut_due(const struct worker *w)
 {
     const struct options *opt = w->opt;
@@ -134,12 +134,12 @@ static double cut_due(const struct worker *w)
     if (opt->storm_rate <= 0)
         return 0;
     double interval = 1e9 / opt->storm_rate * opt->storm / w->count;
-    double phase = (double)(w->index - opt->threads) / opt->storm_threads;
+    double offset = (double)(w->index - opt->threads) / opt->storm_threads;
     double began = (double)atomic_load_explicit(&w->shared->began[PHASE_STORM], memory_order_relaxed);
-    return began + (w->cut + phase) * interval;
+    return began + (w->cut + offset) * interval;
 }
 
-/* How long to wait for events: until the next send is due. */
+/* How long to wait for events: until the next send or cut is due. */
 static struct timespec patience(const struct worker *w)
 {
     bool running = w->phase == PHASE_RUN || w->phase == PHASE_MEASURE || w->phase == PHASE_STORM;

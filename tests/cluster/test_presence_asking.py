@@ -27,6 +27,16 @@ def apart(stack: contextlib.ExitStack, engine: kit.Engine, n: int) -> tuple[Bare
     return first[0], other[:n]
 
 
+def members(stack: contextlib.ExitStack, engine: kit.Engine, rooms: list[str]) -> list[BarePeer]:
+    """Six peers on the other loop, each in all of the rooms."""
+    _, peers = apart(stack, engine, 6)
+    for peer in peers:
+        for room in rooms:
+            peer.say(f"SUB {room}")
+        peer.settle()
+    return peers
+
+
 def test_questions_that_nats_does_not_take_are_asked_again() -> None:
     """In rooms that this node listens to already, so that nothing else would make it ask."""
     names = [f"{number:0>100}" for number in range(100)]
@@ -119,11 +129,7 @@ def test_questions_hold_no_message_up() -> None:
         Bus(server.url) as bus,
         contextlib.ExitStack() as stack,
     ):
-        _, peers = apart(stack, engine, 6)
-        for peer in peers:
-            for room in rooms:
-                peer.say(f"SUB {room}")
-            peer.settle()
+        peers = members(stack, engine, rooms)
         answers = bus.subscribe("signal.presence-members.watcher")
 
         async def ask() -> None:
@@ -158,11 +164,7 @@ def test_an_inbox_waits_while_very_many_questions_are_put_aside() -> None:
         Bus(server.url) as bus,
         contextlib.ExitStack() as stack,
     ):
-        _, peers = apart(stack, engine, 6)
-        for peer in peers:
-            for room in rooms:
-                peer.say(f"SUB {room}")
-            peer.settle()
+        peers = members(stack, engine, rooms)
         answers = bus.subscribe("signal.presence-members.*")
 
         async def ask() -> None:
