@@ -8,7 +8,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport local_parse
 from signal_core.answers cimport hello_new, ref_finish, say, say_goaway
-from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_deliver, conn_of, conn_queued, conn_resume, conn_silence, is_late
+from signal_core.conn cimport (
+    BLOCKED_LOOK, conn_answer, conn_deliver, conn_of, conn_queued, conn_resume, conn_silence, is_late,
+)
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_INBOX, C_IN_FLIGHT, C_LISTENERS, C_MEMBERSHIPS, C_PRESENCE_LOST, C_ROOMS, C_ROOMS_REFUSED,
     C_TAKEN,
