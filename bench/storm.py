@@ -135,7 +135,7 @@ def main() -> int:
     parser.add_argument("--storm", type=int, default=200_000, help="connections that are cut and opened again")
     parser.add_argument("--rate", type=float, default=0, help="cut a second; 0, the default: all at one moment")
     parser.add_argument("--away", type=int, default=0, help="that are away at a time at most; 0, the default: all")
-    parser.add_argument("--server", default="", help="more options of the engine")
+    parser.add_argument("--server", default="", help="more options of the engine; with --apart of the storm's")
     parser.add_argument("--apart", action="store_true", help="the relays go through another engine")
     parser.add_argument("--own-processor", action="store_true", help="the storm has one, the rest the others")
     parser.add_argument("--turns", type=int, default=2)

@@ -70,7 +70,7 @@ cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
         return loop.tick + hub.set.ping
     cold.asked = loop.tick if loop.tick else 1
     timer_ping(loop, c)
-    return loop.tick + patience
+    return loop.tick + (patience if patience < hub.set.ping else hub.set.ping)  # who answers may be due before that
 
 
 cdef inline bint timer_blocked(Loop* loop, Conn* c) noexcept nogil:

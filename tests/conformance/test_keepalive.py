@@ -12,7 +12,7 @@ import pytest
 
 import kit
 from peers import BarePeer
-from wire import PING, PONG, Wire, frame, opened, until
+from wire import PING, PONG, TEXT, Wire, frame, opened, until
 
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 BPF_RETURN = 0x06  # linux/bpf_common.h
@@ -28,6 +28,23 @@ def test_who_came_together_is_not_pinged_together() -> None:
         until(lambda: engine.stats()["total"]["pings_sent"] > 2, "some are pinged", limit=9)
         assert engine.stats()["total"]["pings_sent"] < 200
         until(lambda: engine.stats()["total"]["pings_sent"] == 300, "all are pinged", limit=20)
+
+
+def test_the_next_ping_comes_a_whole_interval_later() -> None:
+    """After the last byte, whatever was said before the first one."""
+    with kit.engine(loops=1, ping_interval=2) as engine, contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(opened(engine.port)[0]) for _ in range(8)]
+        for wire in wires:
+            wire.send(frame(TEXT, b"PING"))
+            assert wire.read_frame().payload == b"PONG"
+        for wire in wires:
+            assert wire.read_frame().opcode == PING
+        answered = time.monotonic()
+        for wire in wires:
+            wire.send(frame(PONG))
+        for wire in wires:
+            assert wire.read_frame().opcode == PING
+            assert time.monotonic() - answered > 1.8
 
 
 def sent_much(engine: kit.Engine) -> BarePeer:
