@@ -64,8 +64,8 @@ STEPS = {
 TICK_SAYS = """
 A tick of the timers (100 ms) takes {tick_few:,.1f} µs with {few:,} and {tick:,.1f} ms with {conns:,} connections on
 one loop, whose pings are then {pings:,.0f}. Where all were last heard in the same tick, they are pinged in the same
-tick: {bunched:,.0f} ms of work (without the writes), in turns of at most 256 timers, between which the loop does everything
-else.
+tick: {bunched:,.0f} ms of work (without the writes), in turns of at most 256 timers, between which the loop does
+everything else.
 
 The longest single steps, milliseconds, from the same calls; for so long the loop stands still:
 
