@@ -7,7 +7,7 @@ One engine process, whose loops and the load generator's threads each have a des
 the limit of descriptors does not bound the process. All connections are opened, kept alive by pings, left quiet for
 a while, and then messages are relayed between random ones and published into rooms spread over them. The same load
 with 1,000 connections over as many loops, before and after, says what the number of connections does to a message:
-without pings, which are work of their own. So a run for that has a --ping-interval that is longer than the run.
+without pings, which are work of their own. So a run for that has a --ping-interval of more than two runs.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def shown(scale: dict[str, Any]) -> str:
         lines.append(f"  {text:22} {many[name]:12.2f} {few[name]:14.2f} {by}".rstrip())
     if not without_pings(scale):
         lines.append("  CPU is not judged: a delivery alone costs something between the two figures, the lower of")
-        lines.append("  which takes each ping for as much as one in the quiet. A --ping-interval beyond the run tells.")
+        lines.append("  which takes each ping for as much as one in the quiet. A --ping-interval of two runs tells.")
     return "\n".join(lines)
 
 

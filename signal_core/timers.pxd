@@ -48,6 +48,12 @@ cdef inline bint timer_may_answer(Loop* loop, Conn* c, uint32_t ticks) noexcept 
     return True
 
 
+cdef inline uint32_t timer_asked(const Loop* loop, const Cold* cold, uint32_t patience) noexcept nogil:
+    """The tick to look again at one that owes a pong: when it is late, or when it could be due for the next ping."""
+    cdef uint32_t late = cold.asked + patience, due = loop.tick + loop.hub.set.ping
+    return late if late < due else due
+
+
 cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
     """Pings who was silent, gives up who stayed so. Returns the tick to look again; 0: the connection is dead."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
@@ -56,21 +62,21 @@ cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
     cdef uint32_t silence
     if c.heard < cold.asked:
         if loop.tick < cold.asked + patience:
-            return cold.asked + patience
+            return timer_asked(loop, cold, patience)
         if not timer_may_answer(loop, c, loop.tick - cold.asked):
             loop.n[C_PEERS_LOST] += 1
             conn_kill(loop, c)
             return 0
         cold.asked = loop.tick
-        return loop.tick + patience
+        return timer_asked(loop, cold, patience)
     silence = conn_silence(loop, c)
     if loop.tick - c.heard < silence:
         return c.heard + silence
     if c.flags & FLAG_BLOCKED:
         return loop.tick + hub.set.ping
-    cold.asked = loop.tick if loop.tick else 1
+    cold.asked = loop.tick
     timer_ping(loop, c)
-    return loop.tick + (patience if patience < hub.set.ping else hub.set.ping)  # who answers may be due before that
+    return timer_asked(loop, cold, patience)
 
 
 cdef inline bint timer_blocked(Loop* loop, Conn* c) noexcept nogil:

@@ -268,7 +268,7 @@ class Config:
     )
     ping_interval: float = _setting(
         25.0,
-        "silence after which a client is pinged; the first time a random part of its second half earlier",
+        "silence after which a client is pinged; the first time after half of it at least, at random",
         unit="seconds",
         low=0.1,
         high=86400,

@@ -9,10 +9,10 @@
 
 enum { RETRY_NS = 20 * 1000 * 1000 };  /* nothing is opened for this long after a failure */
 
-/* Whether a connection that is closed now is opened again. */
+/* Whether a connection that is closed now is opened again; one of the storm not before that, open_some() says. */
 static bool opens_again(const struct worker *w)
 {
-    return w->opt->mode == MODE_CHURN || w->phase == PHASE_OPEN || (w->storm && w->phase == PHASE_STORM);
+    return w->opt->mode == MODE_CHURN || w->phase == PHASE_OPEN || w->storm;
 }
 
 void conn_close(struct worker *w, struct conn *c, int why)
@@ -39,24 +39,11 @@ void conn_close(struct worker *w, struct conn *c, int why)
         w->closed[w->closed_count++] = conn_index(w, c);
 }
 
-/* Whether one that the server closed waits to be opened again already. */
-static bool queued_to_open(const struct worker *w, uint32_t index)
-{
-    for (uint32_t i = 0; i < w->closed_count; i++) {
-        if (w->closed[i] == index)
-            return true;
-    }
-    return false;
-}
-
 void conn_cut(struct worker *w, struct conn *c)
 {
     struct linger none = {.l_onoff = 1, .l_linger = 0};
-    if (c->fd < 0) {
-        if (!queued_to_open(w, conn_index(w, c)))
-            w->closed[w->closed_count++] = conn_index(w, c);
+    if (c->fd < 0)  /* the server closed it: it is to be opened again already */
         return;
-    }
     setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
     conn_close(w, c, -1);
 }
