@@ -106,8 +106,8 @@ many loops, before and after: the mean of the two is beside it.
 Pings are work of their own, and who sends is not pinged, so among few there are next to none. What the number of
 connections does to a delivery is therefore told by the runs without pings, where half an interval is longer than the
 run. With pings, a delivery's CPU is given as it is and with the pings' taken off, each for as much as one in the idle
-time. That takes too much off: in the idle time a loop sleeps between pings, under load it is often awake. What a delivery
-costs there is between the two.
+time. That takes too much off: in the idle time a loop sleeps between pings, under load it is often awake. What a
+delivery costs there is between the two.
 
 Where more than a million are measured without pings only, that is because both ends share the machine: keepalives at
 the engine's own interval then take all the processor time of two cores before all are open ([design.md](design.md),
