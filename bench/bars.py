@@ -43,7 +43,7 @@ class Bar:
     unit: str = "×"
     least: bool = False  # the target is the least that will do, else the most
     lost: int | None = None  # messages, where none may be
-    compared: bool = True  # False where it is measured to tell what is not the engine's doing, or what a setting is
+    compared: bool = True  # False where it tells what the machine does, or a setting, beside a bar
 
     def targeted(self) -> str:
         """The target for people."""
