@@ -1,4 +1,4 @@
-"""Calls that block, each on a thread that nobody waits for at the end."""
+"""Work beside an asyncio loop: calls that block, on threads that nobody waits for at the end; tasks that end surely."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+CANCEL_AGAIN = 1.2  # seconds; more than natsclient.close takes, which a second cancellation would cut short
 
 
 def aside(call: Callable[[], T]) -> asyncio.Future[T]:
@@ -38,3 +40,14 @@ def aside(call: Callable[[], T]) -> asyncio.Future[T]:
 
     threading.Thread(target=run, daemon=True).start()
     return done
+
+
+async def end(task: asyncio.Future[None]) -> None:
+    """Cancels it, and returns when it is over; what it raises is not raised here.
+
+    Again where that had no effect: a cancellation in the moment in which what was waited for comes is swallowed by
+    `asyncio.wait_for` before Python 3.12, and by parts of nats-py.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN)

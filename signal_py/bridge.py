@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, InvalidStateError
-from socket import SOCK_STREAM
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from signal_py.aside import aside
 from signal_py.controlled import Controlled
 from signal_py.credentials import Credentials, connect_line
 from signal_py.errors import EngineError
@@ -304,11 +305,11 @@ class Bridge:
         """The next address of the server dialled last, or the first of the next server."""
         if self._server is None or not self._others:
             self._server = pool.next()
-            asked = asyncio.get_running_loop().getaddrinfo(
-                self._server.host, self._server.port, type=SOCK_STREAM
-            )
+            where = self._server.host, self._server.port
+            # asyncio's own would hold the engine's end up as long as the resolver is silent.
+            asked = aside(lambda: socket.getaddrinfo(*where, type=socket.SOCK_STREAM))
             found = await asyncio.wait_for(asked, RESOLVE_TIMEOUT)
-            self._others = [(int(family), str(where[0])) for family, _, _, _, where in found]
+            self._others = [(int(family), str(place[0])) for family, _, _, _, place in found]
         return (self._server, *self._others.pop(0))
 
 

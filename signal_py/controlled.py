@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from signal_py.aside import end
 from signal_py.controlwire import (
     COMMANDS,
     SERVICE,
@@ -88,8 +89,7 @@ class Controlled:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
 
     async def _run(self) -> None:
         delay = FIRST_DELAY

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from signal_py.aside import aside
+from signal_py.aside import aside, end
 from signal_py.grants import REFUSALS, Grant, GrantError, Refusal, Request, Verdict, verdict_of
 from signal_py.log import event
 from signal_py.tokens import KeysMissingError, KeyUnknownError, TokenError, Verifier
@@ -105,9 +105,7 @@ class JwtJudge:
 
     async def close(self) -> None:
         for task in self._tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await end(task)
 
     def _judge(self) -> None:
         """One slice; the rest after others had their turn."""

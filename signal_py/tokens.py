@@ -102,6 +102,8 @@ class KeySet:
         self.source = shown(place)
         self.refresh = refresh
         self._file: Path | None = None
+        self._keys: dict[str | None, list[Key]] | None = None  # by `kid`, which several may have
+        self._looked = -FETCH_PAUSE
         if "://" not in place:
             self._file = Path(place).resolve()
             return
@@ -111,8 +113,6 @@ class KeySet:
             self._client = jwt.PyJWKClient(place, lifespan=max(1, int(refresh)), timeout=FETCH_TIMEOUT)
         except jwt.PyJWKClientError:
             raise ValueError("its scheme is neither http nor https") from None
-        self._keys: dict[str | None, list[Key]] | None = None  # by `kid`, which several may have
-        self._looked = -FETCH_PAUSE
 
     def find(self, header: dict[str, Any]) -> list[Key]:
         keys = self._keys

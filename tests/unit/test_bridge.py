@@ -4,6 +4,9 @@ import base64
 import json
 import os
 import queue
+import socket
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -130,6 +133,24 @@ def test_away_is_told_once_and_back_once(caplog: pytest.LogCaptureFixture) -> No
     events = [record.getMessage() for record in caplog.records]
     away, back, error = "NATS is away; local delivery goes on", "NATS is back", "NATS reports an error"
     assert events == [away, back, away, back, error]
+
+
+def test_a_resolver_that_is_silent_holds_no_end_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answers = threading.Event(), threading.Event()
+
+    def silent(*_: Any, **__: Any) -> list[Any]:
+        asked.set()
+        answers.wait(PATIENCE)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    with bridge("nats://a.example:1") as (core, _):
+        core.say("link-want", "")
+        assert asked.wait(PATIENCE)
+        begun = time.monotonic()
+    took = time.monotonic() - begun
+    answers.set()
+    assert took < PATIENCE / 2
 
 
 def test_all_addresses_of_a_name_are_one_round() -> None:

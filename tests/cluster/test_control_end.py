@@ -1,0 +1,54 @@
+"""The control plane of a node ends in whatever step of its connection's life it is told to."""
+
+import asyncio
+from collections.abc import Mapping
+from itertools import count
+
+import kit
+from signal_py.config import make_config
+from signal_py.controlled import Controlled
+from signal_py.controlwire import COMMANDS, Fields
+from signal_py.credentials import Credentials
+from signal_py.natspool import parse_url
+from signal_py.tls import Tls
+from wire import LIMIT
+
+
+async def answer(fields: Fields, most: int) -> Mapping[str, object]:
+    return {}
+
+
+async def end_after(url: str, steps: int) -> bool:
+    """Ends it after so many steps of the asyncio loop; whether it was offered by then."""
+    server = parse_url(url)
+    config = make_config({"nats": [url]}, {"nats": "nats"})
+    made = Controlled(
+        "n1", "1", "signal", dict.fromkeys(COMMANDS, answer), dict, Credentials.of(config), Tls.of(config, [server])
+    )
+    offered = asyncio.Event()
+    offer = made._offer
+
+    async def watched(client: object) -> None:
+        await offer(client)  # type: ignore[arg-type]
+        offered.set()
+
+    made._offer = watched  # type: ignore[assignment, method-assign]
+    made.follow(server)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    was_offered = offered.is_set()
+    await asyncio.wait_for(made.close(), LIMIT)
+    return was_offered
+
+
+def test_it_ends_at_any_step() -> None:
+    """nats-py, and asyncio.wait_for before Python 3.12, swallow a cancellation in some of them."""
+
+    async def main() -> None:
+        await end_after(server.url, 10000)  # imports nats-py, so that the steps are those of the connection
+        for steps in count():
+            if await end_after(server.url, steps):
+                break
+
+    with kit.nats() as server:
+        asyncio.run(main())
