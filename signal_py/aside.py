@@ -10,7 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-CANCEL_AGAIN = 1.2  # seconds; more than natsclient.close takes, which a second cancellation would cut short
+CANCEL_AGAIN = 0.3  # seconds; natsclient.close, which a second cancellation would cut short, takes milliseconds
 
 
 def aside(call: Callable[[], T]) -> asyncio.Future[T]:
