@@ -1,27 +1,62 @@
-"""Work beside an asyncio loop: calls that block, on threads that nobody waits for at the end; tasks that end surely."""
+"""Work beside an asyncio loop: calls that block, on threads that nobody waits for at the end; what surely ends.
+
+Before Python 3.12 `asyncio.wait_for` returns as if nothing was where it is cancelled in the moment in which what it
+waits for comes; so do parts of nats-py, still. Whoever cancelled then waits for ever: `within` and `end` see to that.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 CANCEL_AGAIN = 0.3  # seconds; natsclient.close, which a second cancellation would cut short, takes milliseconds
 
 
+class Threads(ThreadPoolExecutor):
+    """The default executor of an asyncio loop of ours: a thread a call, which holds up no end, the loop's or Python's.
+
+    asyncio looks names up in one, and that can't be interrupted.
+    """
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        try:
+            threading.Thread(target=run, daemon=True).start()
+        except RuntimeError as error:  # the system gives no more threads
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """There is nothing to wait for."""
+
+
 def aside(call: Callable[[], T]) -> asyncio.Future[T]:
     """Its result, or what it raises, for the running asyncio loop.
 
-    Unlike those of `asyncio.to_thread` the thread may outlive the loop, and Python: a read can't be interrupted.
+    Unlike those of `asyncio.to_thread` the thread may outlive the loop, and Python: a read can't be interrupted. Nor
+    does it wait for others of the program's, and cancelling all tasks of the loop leaves it alone.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: Exception | None) -> None:
+    def settle(result: T | None, error: BaseException | None) -> None:
         if done.done():  # cancelled
             return
         if error is None:
@@ -33,21 +68,44 @@ def aside(call: Callable[[], T]) -> asyncio.Future[T]:
         result, error = None, None
         try:
             result = call()
-        except Exception as raised:
+        except BaseException as raised:
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError as error:  # the system gives no more threads
+        done.set_exception(error)
     return done
 
 
-async def end(task: asyncio.Future[None]) -> None:
-    """Cancels it, and returns when it is over; what it raises is not raised here.
+async def within(work: Awaitable[T], seconds: float) -> T:
+    """Its result; raises asyncio.TimeoutError after so many seconds, and cancels it then.
 
-    Again where that had no effect: a cancellation in the moment in which what was waited for comes is swallowed by
-    `asyncio.wait_for` before Python 3.12, and by parts of nats-py.
+    As `asyncio.wait_for`, but no cancellation is lost, and what does not end when it is cancelled is not waited for.
     """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if not done:
+            raise asyncio.TimeoutError
+        return task.result()
+    finally:
+        if not task.cancel() and not task.cancelled():
+            task.exception()  # else it is logged where a cancellation came before it
+
+
+async def surely(done: asyncio.Future[T]) -> T:
+    """Its result, waited for through cancellations: of a step that must not be left half done."""
+    while not done.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({done})
+    return done.result()
+
+
+async def end(task: asyncio.Future[Any]) -> None:
+    """Cancels it, and returns when it is over; what it raises is not raised here. Again where that had no effect."""
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_AGAIN)

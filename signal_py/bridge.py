@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import json
 import logging
-import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, InvalidStateError
+from socket import SOCK_STREAM
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from signal_py.aside import aside
+from signal_py.aside import Threads, end, within
 from signal_py.controlled import Controlled
 from signal_py.credentials import Credentials, connect_line
 from signal_py.errors import EngineError
@@ -90,6 +90,7 @@ class Bridge:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
         self._running = threading.Event()
+        self._failure: OSError | None = None  # for which the thread could not begin
         self._thread = threading.Thread(target=self._run, name="signal-engine", daemon=True)
         self.state = "connecting" if servers else "off"
         self.first: Future[str] = Future()
@@ -118,9 +119,12 @@ class Bridge:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def start(self) -> None:
-        """Returns when the thread runs. Call when the core's loops do."""
+        """Returns when the thread runs. Call when the core's loops do. Raises OSError."""
         self._thread.start()
         self._running.wait()
+        if self._failure is not None:
+            reason = self._failure.strerror or self._failure
+            raise OSError(f"a thread of the engine can't begin ({reason}): raise the limit of open files (ulimit -n)")
 
     def leave(self) -> None:
         """From now on the end of the connection is nothing to tell or to mend. Call before the core stops."""
@@ -133,12 +137,20 @@ class Bridge:
             self._thread.join()
 
     def _run(self) -> None:
-        asyncio.run(self._main())
+        try:
+            asyncio.run(self._main())
+        except OSError as error:
+            if self._end is not None:
+                raise
+            self._failure = error
+        finally:
+            self._running.set()
 
     async def _main(self) -> None:
-        self._end = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(Threads())
         self._loop.add_reader(self._core.control_fd, self._drain)
+        self._end = asyncio.Event()
         if self._judge is not None:
             self._judge.start()
         self._running.set()
@@ -146,13 +158,14 @@ class Bridge:
         await self._end.wait()
         self._loop.remove_reader(self._core.control_fd)
         self._drain()
+        self.inspection.close()
         if self._control is not None:
             await self._control.close()
         if self._judge is not None:
             await self._judge.close()
-        if self._dialling is not None:
-            self._dialling.cancel()
-            self._dialling = None
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            await end(task)
+        self._dialling = None
 
     def _drain(self) -> None:
         questions: list[Any] = []
@@ -292,7 +305,7 @@ class Bridge:
                 await asyncio.sleep(LAST_DELAY if self.state == "refused" else self._pool.delay())
             try:
                 server, family, ip = await self._choose(self._pool)
-            except (OSError, UnicodeError, asyncio.TimeoutError) as error:
+            except (OSError, RuntimeError, UnicodeError, asyncio.TimeoutError) as error:
                 self._lost(f"its name is not known here: {error or 'no answer'}")
                 continue
             self._greeted, self._problem = False, ""
@@ -305,11 +318,11 @@ class Bridge:
         """The next address of the server dialled last, or the first of the next server."""
         if self._server is None or not self._others:
             self._server = pool.next()
-            where = self._server.host, self._server.port
-            # asyncio's own would hold the engine's end up as long as the resolver is silent.
-            asked = aside(lambda: socket.getaddrinfo(*where, type=socket.SOCK_STREAM))
-            found = await asyncio.wait_for(asked, RESOLVE_TIMEOUT)
-            self._others = [(int(family), str(place[0])) for family, _, _, _, place in found]
+            asked = asyncio.get_running_loop().getaddrinfo(
+                self._server.host, self._server.port, type=SOCK_STREAM
+            )
+            found = await within(asked, RESOLVE_TIMEOUT)
+            self._others = [(int(family), str(where[0])) for family, _, _, _, where in found]
         return (self._server, *self._others.pop(0))
 
 

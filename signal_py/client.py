@@ -16,11 +16,13 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from signal_py.address import redacted
+from signal_py.aside import within
 from signal_py.errors import ConfigError, DeliveryError, EngineError
 
 SUBPROTOCOL = Subprotocol("signal.v1")
 ANSWER_TIMEOUT = 30.0  # seconds; the engine answers every ref sooner, so this bites where there is no engine
 OPEN_TIMEOUT = 10.0  # seconds
+CLOSE_TIMEOUT = 1.0  # seconds for the other end to say goodbye, too
 POSITIONAL = {"MSG": 2, "JOIN": 2, "LEAVE": 2}  # arguments of a head before its options; else one
 
 
@@ -76,7 +78,7 @@ class Client:
         line = f"{head} ref={ref}".encode()
         try:
             await self._connection.send(_text_or_bytes(line if payload is None else line + b"\n" + payload))
-            await asyncio.wait_for(self._answer(ref), ANSWER_TIMEOUT)
+            await within(self._answer(ref), ANSWER_TIMEOUT)
         except ConnectionClosed as closed:
             raise LostError(_how(closed)) from None
         except asyncio.TimeoutError:
@@ -151,6 +153,7 @@ async def open_client(
             compression=None,
             proxy=None,
             open_timeout=OPEN_TIMEOUT,
+            close_timeout=CLOSE_TIMEOUT,
         )
     except InvalidStatus as refused:
         status = refused.response.status_code
@@ -176,7 +179,7 @@ def _reason(error: BaseException) -> str:
 
 async def _hello(connection: ClientConnection, url: str) -> Heard:
     try:
-        hello = parse(await asyncio.wait_for(connection.recv(), OPEN_TIMEOUT))
+        hello = parse(await within(connection.recv(), OPEN_TIMEOUT))
     except (ConnectionClosed, asyncio.TimeoutError):
         hello = Heard("", (), {}, "")
     if hello.verb != "HELLO":

@@ -15,6 +15,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from signal_py.aside import within
 from signal_py.config import CONTROL_SETTINGS, SETTINGS, Config, make_config
 from signal_py.controlwire import (
     CURSOR,
@@ -183,7 +184,7 @@ class _Question:
             return False
         self.stir.clear()
         try:
-            await asyncio.wait_for(self.stir.wait(), seconds)
+            await within(self.stir.wait(), seconds)
         except asyncio.TimeoutError:
             return False
         return True

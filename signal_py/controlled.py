@@ -97,8 +97,11 @@ class Controlled:
             while self._server is None:
                 await self._wait()
             begun = time.monotonic()
-            if await self._serve(self._server) and time.monotonic() - begun > LAST_DELAY:
-                delay = FIRST_DELAY  # a server that takes us only to end it at once is not asked again at once
+            try:
+                if await self._serve(self._server) and time.monotonic() - begun > LAST_DELAY:
+                    delay = FIRST_DELAY  # a server that takes us only to end it at once is not asked again at once
+            except Exception:
+                logger.exception("the control plane failed, and is tried again")
             await asyncio.sleep(random.uniform(0.0, delay))
             delay = min(2 * delay, LAST_DELAY)
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from signal_py.aside import Threads
 from signal_py.config import CONTROL_SETTINGS, SETTINGS, Config, Setting, control_settings
 from signal_py.controlwire import MAX_PAGE, NAME, NODE, PEER
 from signal_py.errors import ConfigError
@@ -103,6 +104,7 @@ def _is_somebody(target: str) -> bool:
 async def _run(options: argparse.Namespace, config: Config) -> int:
     from signal_py.control import Control, ControlError
 
+    asyncio.get_running_loop().set_default_executor(Threads())  # an interrupt waits for no name that is looked up
     try:
         async with Control(config=config, timeout=options.timeout) as control:
             return await ORDERS[options.order](control, options)

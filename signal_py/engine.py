@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from signal_py.aside import aside, surely
 from signal_py.config import SETTINGS, Config, make_config
 from signal_py.controlwire import CURSOR, NAME, OPERATOR_CLOSE
 from signal_py.errors import ConfigError, DeliveryError, EngineError
@@ -127,7 +128,7 @@ class Engine:
         with `unavailable`; `messages()` ends. Again: waits for the first. It ends a drain at once.
         """
         self._check_process()
-        if self._stopping is None:
+        if self._stopping is None or self._stopping.cancelled():  # which it can be only before it began
             self._stopping = asyncio.ensure_future(self._stop())
         await asyncio.shield(self._stopping)
 
@@ -161,28 +162,33 @@ class Engine:
         """An order that comes while the engine starts is obeyed once it has."""
         if self._started:
             await self._come.wait()
-        if self._stopping is None and self._runtime.state == "running" and self._config.drain_time:
-            await asyncio.to_thread(self._runtime.drain)
-        await self.stop()
+        try:
+            if self._stopping is None and self._runtime.state == "running" and self._config.drain_time:
+                await aside(self._runtime.drain)
+        finally:
+            await self.stop()
 
     async def _stop(self) -> None:
+        """To its end, also where the program cancels all its tasks."""
         self._runtime.hurry()
-        if self._step is not None and not self._step.done():  # of a start that is under way
-            await asyncio.wait({self._step})
-        await asyncio.to_thread(self._runtime.stop)
-        if self._service is not None:
-            self._service.close()
-        await asyncio.to_thread(self._runtime.close)
-        self._ended.set()
+        try:
+            if self._step is not None:  # of a start that is under way
+                await surely(asyncio.gather(self._step, return_exceptions=True))
+            await surely(aside(self._runtime.stop))
+            if self._service is not None:
+                self._service.close()
+            await surely(aside(self._runtime.close))
+        finally:
+            self._ended.set()
 
     async def _blocking(self, step: Callable[[], None]) -> None:
-        """Runs a step of the start on a worker thread; a cancellation waits for the step's end."""
-        self._step = asyncio.ensure_future(asyncio.to_thread(step))
+        """Runs a step of the start on a thread of its own; a cancellation waits for the step's end."""
+        self._step = aside(step)
         try:
             await asyncio.shield(self._step)
         except asyncio.CancelledError:
             self._runtime.hurry()
-            await asyncio.wait({self._step})
+            await surely(asyncio.gather(self._step, return_exceptions=True))
             raise
         if self._stopping is not None:
             raise EngineError("The engine was stopped while it started.")
@@ -289,12 +295,12 @@ class Engine:
         core = self._core()
         assert self._service is not None
         ref = self._service.new_ref()
-        code = core.join_room(room, ref, presence)
+        code = _asked(core.join_room, room, ref, presence)
         _raise(await self._service.receipt(ref, self._config.ttl + RECEIPT_MARGIN) if code is None else code)
 
     async def leave(self, room: str) -> None:
         """Ends that. Raises DeliveryError."""
-        _raise(self._core().leave_room(room))
+        _raise(_asked(self._core().leave_room, room))
 
     def disconnect(self, peer: str, code: int = OPERATOR_CLOSE) -> bool:
         """Closes a connection of this node with a close code. Whether there was one.
@@ -303,7 +309,7 @@ class Engine:
         (RFC 6455 §7.4).
         """
         _check_close(code)
-        return self._core().disconnect(peer, code)
+        return _asked(self._core().disconnect, peer, code)
 
     async def disconnect_user(self, user: str, code: int = OPERATOR_CLOSE) -> int:
         """Closes all connections of a user to this node; how many there were. Raises ValueError as `disconnect`."""
@@ -345,7 +351,7 @@ class Engine:
             ref = self._service.new_ref()
         elif ref is not None and self._service.is_outstanding(ref):
             raise DeliveryError("bad-request")
-        _raise(hand_on(core, ref))
+        _raise(_asked(hand_on, core, ref))
         if receipt and ref is not None:
             seconds = (self._config.ttl if ttl is None else ttl) + RECEIPT_MARGIN
             _raise(await self._service.receipt(ref, seconds))
@@ -371,6 +377,16 @@ def _config(settings: Options) -> Config:
             raise ConfigError(f"Engine's {field} is no setting: signal_py.config.Config lists them.")
         by_name[name] = value
     return make_config(by_name, {name: f"Engine's {setting.field}" for name, setting in SETTINGS.items()})
+
+
+def _asked(call: Callable[..., T], *arguments: object) -> T:
+    """What the core answers; EngineError where it has stopped since it was seen to run."""
+    from signal_core.engine import CoreError
+
+    try:
+        return call(*arguments)
+    except CoreError as error:
+        raise EngineError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
 
 
 def _check_name(what: str, name: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from signal_py.aside import within
 from signal_py.errors import EngineError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ ALL = (1 << 64) - 1  # to begin with the last member
 TEXT = 32 * 1024  # bytes that a loop may answer with
 LONGEST = 256  # bytes that it may always answer with
 PLACES = 65535  # lines likewise
+ENDED = "The engine is not running."
 NAMES_AT_ONCE = 200  # counted in one question
 
 
@@ -54,6 +56,7 @@ class Inspection:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._waiting: dict[int, asyncio.Future[tuple[int, str]]] = {}
+        self._open = True
         self._number = 0
 
     def listed(self, number: int, next_: int, text: str) -> None:
@@ -62,18 +65,28 @@ class Inspection:
         if waiting is not None and not waiting.done():
             waiting.set_result((next_, text))
 
+    def close(self) -> None:
+        """The loops have ended: who asks from now on, or waits and is cancelled, hears that."""
+        self._open = False
+
     async def _ask(self, loop: int, what: int, cursor: int, value: int, name: str = "") -> tuple[int, list[str]]:
         """Where to go on, and the lines that a loop tells. Raises EngineError."""
         from signal_core.engine import CoreError
 
+        if not self._open:
+            raise EngineError(ENDED)
         self._number += 1
         number = self._number
         waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             self._core.inquire(loop, what, number, cursor, value, name.encode("latin-1"))
-            next_, text = await asyncio.wait_for(waiting, PATIENCE)
+            next_, text = await within(waiting, PATIENCE)
         except asyncio.TimeoutError:
             raise EngineError(f"loop {loop} did not answer in {PATIENCE:g} s") from None
+        except asyncio.CancelledError:
+            if self._open:
+                raise
+            raise EngineError(ENDED) from None
         except CoreError as error:
             raise EngineError(str(error)) from None
         finally:

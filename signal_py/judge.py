@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from signal_py.aside import aside, end
+from signal_py.aside import aside, end, within
 from signal_py.grants import REFUSALS, Grant, GrantError, Refusal, Request, Verdict, verdict_of
 from signal_py.log import event
 from signal_py.tokens import KeysMissingError, KeyUnknownError, TokenError, Verifier
@@ -157,7 +157,7 @@ class JwtJudge:
             self._settle()
             self._wanted.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), keys.refresh)
+                await within(self._wanted.wait(), keys.refresh)
             await asyncio.sleep(keys.pause())
 
     def _settle(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client
 
+from signal_py.aside import within
 from signal_py.credentials import Credentials
 from signal_py.errors import EngineError
 from signal_py.natspool import Server
@@ -59,6 +60,11 @@ async def connect(
     on_error   is told what NATS objects to, such as a subject
     on_closed  is called at its end, however that comes
     """
+    try:
+        context = await asyncio.to_thread(_context, tls) if server.tls or tls.ca or tls.cert else None
+        proof = _proof(credentials, server)
+    except Exception as error:  # of a file that is replaced just now
+        raise NatsError(reason(error)) from None
     client = _Client(server)
     problems: list[str] = []
 
@@ -82,9 +88,9 @@ async def connect(
             max_outstanding_pings=1,
             error_cb=told,
             closed_cb=closed,
-            tls=await asyncio.to_thread(_context, tls) if server.tls or tls.ca or tls.cert else None,
+            tls=context,
             tls_hostname=server.tls_name or server.host,
-            **_proof(credentials, server),
+            **proof,
         )
     except Exception as error:  # whatever it is that nats-py raises, there is no connection
         await close(client)
@@ -97,8 +103,8 @@ async def connect(
 
 async def close(client: Client) -> None:
     """Ends it, whatever state it is in."""
-    with contextlib.suppress(OSError, nats.errors.Error, asyncio.TimeoutError):
-        await asyncio.wait_for(client.close(), CLOSE_TIMEOUT)
+    with contextlib.suppress(Exception):  # such as AssertionError where it had hardly begun
+        await within(client.close(), CLOSE_TIMEOUT)
 
 
 def reason(error: Exception) -> str:

@@ -147,6 +147,7 @@ class Runtime:
         self._hooks = hooks
         self._on_drain: Callable[[], None] | None = on_drain
         self._hurried = threading.Event()
+        self._turning = threading.Lock()  # a drain and a stop may begin at one moment, on two threads
         self._authorize = authorize
         self.program: asyncio.AbstractEventLoop | None = None  # set by Engine, before prepare
         self._admin: Admin | None = None
@@ -212,11 +213,14 @@ class Runtime:
         """Takes no new clients, sends the others away evenly over `drain_time`; returns when all are gone, the
         time is over, or it is hurried."""
         assert self.core is not None
-        self.state = "draining"
-        event(logger, "info", "draining", seconds=self.config.drain_time)
-        end = time.monotonic() + self.config.drain_time
-        crowd = self.core.sockets
-        self.core.drain(round(self.config.drain_time * 1000))
+        with self._turning:
+            if self.state != "running":
+                return
+            self.state = "draining"
+            event(logger, "info", "draining", seconds=self.config.drain_time)
+            end = time.monotonic() + self.config.drain_time
+            crowd = self.core.sockets
+            self.core.drain(round(self.config.drain_time * 1000))
         while self.core.sockets and time.monotonic() < end and not self._hurried.wait(DRAIN_LOOK):
             pass
         if crowd and not self._hurried.is_set():
@@ -231,9 +235,10 @@ class Runtime:
 
     def stop(self) -> None:
         """Closes the listeners and every connection (1001), and waits for the loops to end."""
-        if self._looping:
-            event(logger, "info", "stopping")
-        self.state = "stopping"
+        with self._turning:
+            if self._looping:
+                event(logger, "info", "stopping")
+            self.state = "stopping"
         if self.bridge is not None:
             self.bridge.leave()
         if self.core is not None and self._looping:

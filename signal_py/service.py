@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from signal_py.aside import within
+
 if TYPE_CHECKING:
     from signal_core.engine import Core
 
@@ -125,7 +127,7 @@ class Service:
         """
         waiting = self._receipts[ref] = self._loop.create_future()
         try:
-            return await asyncio.wait_for(waiting, timeout)
+            return await within(waiting, timeout)
         except asyncio.TimeoutError:
             return "timeout"
         finally:

@@ -200,7 +200,7 @@ def test_a_server_that_never_ends_its_jwks() -> None:
                 for tries in range(1, 5):
                     assert knock(engine.port, "/", bearer(token("ann", kid="k"))).status == 503
                     until(lambda tries=tries: engine.log().count(b"no answer in 0.3 s") >= tries)  # type: ignore[misc]
-                assert threads() == before
+                assert threads() <= before
                 begun = time.monotonic()
                 assert engine.end() == 0 and time.monotonic() - begun < 5
         finally:

@@ -1,8 +1,12 @@
 """An Engine's start and stop in a program that does other things, too: cancelled, at once, twice, while sends wait."""
 
 import asyncio
+import concurrent.futures
+import contextlib
+import gc
 import signal
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -111,6 +115,115 @@ def test_a_cancelled_stop_goes_on() -> None:
             await stopping
         await asyncio.wait_for(engine.stop(), LIMIT)
         assert engine.stats()["state"] == "stopped"
+
+    asyncio.run(main())
+
+
+def test_a_program_that_cancels_everything_stops_it_all_the_same() -> None:
+    """As asyncio.run does at an interrupt. Its NATS server is gone, too, and nothing listens."""
+
+    async def main() -> None:
+        for steps in range(8):
+            engine = Engine(nats="embedded", loops=1, close_timeout=0.2, admin="127.0.0.1:0")
+            await engine.start()
+            assert engine.admin_address is not None and engine.nats_url
+            ports = [engine.listening[0][1], engine.admin_address[1], int(engine.nats_url.rpartition(":")[2])]
+            stopping = asyncio.ensure_future(engine.stop())
+            for _ in range(steps):
+                await asyncio.sleep(0.01 if steps > 4 else 0)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await stopping
+            await asyncio.wait_for(engine.stop(), LIMIT)
+            await asyncio.wait_for(engine.ended(), LIMIT)
+            assert engine.stats()["state"] == "stopped" and all(is_free(port) for port in ports)
+
+    asyncio.run(main())
+
+
+def test_a_program_whose_threads_are_all_busy() -> None:
+    """asyncio's default executor has few; the engine waits for none of them."""
+    busy = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(1))
+        loop.run_in_executor(None, busy.wait)
+
+        async def use() -> None:
+            async with Engine(loops=1, drain_time=0.1, close_timeout=0.2) as engine:
+                await engine.drain()
+
+        using = asyncio.ensure_future(use())
+        done, _ = await asyncio.wait({using}, timeout=LIMIT)
+        busy.set()
+        assert done
+        using.result()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("first", ["drain", "stop"])
+def test_a_drain_and_a_stop_at_one_moment(first: str) -> None:
+    """Neither raises, in whatever order their threads begin, and nothing goes on."""
+    complaints: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        for steps in range(6):
+            engine = Engine(loops=1, close_timeout=0.2, drain_time=30)
+            await engine.start()
+            draining = asyncio.ensure_future(engine.drain()) if first == "drain" else None
+            stopping = asyncio.ensure_future(engine.stop())
+            draining = draining or asyncio.ensure_future(engine.drain())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await asyncio.wait_for(asyncio.gather(draining, stopping), LIMIT)
+            await asyncio.to_thread(engine._runtime.drain)  # as where its thread is slow to begin
+            assert engine.stats()["state"] == "stopped"
+            await refuses(engine)
+
+    asyncio.run(main())
+    assert not complaints
+
+
+def test_a_cancelled_start_that_fails_complains_nowhere() -> None:
+    complaints: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            for steps in range(6):
+                engine = Engine(listen=f"127.0.0.1:{other.getsockname()[1]}")
+                starting = asyncio.ensure_future(engine.start())
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                starting.cancel()
+                with pytest.raises((asyncio.CancelledError, ConfigError)):
+                    await starting
+                del engine, starting
+                gc.collect()
+
+    asyncio.run(main())
+    assert not complaints
+
+
+def test_a_cancelled_send_is_cancelled() -> None:
+    """Also in the moment in which its receipt comes, so that whoever waits for its end does not wait for ever."""
+
+    async def main() -> None:
+        async with Engine(loops=1) as engine:
+            taken = 0
+            for steps in range(100):
+                sending = asyncio.ensure_future(engine.send(engine.address, b"x", receipt=True))
+                for _ in range(steps % 20):
+                    await asyncio.sleep(0)
+                cancelling = sending.cancel()
+                await asyncio.wait({sending}, timeout=LIMIT)
+                assert sending.cancelled() == cancelling, steps
+                taken += cancelling
+            assert taken
 
     asyncio.run(main())
 

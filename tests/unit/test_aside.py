@@ -2,18 +2,22 @@
 
 import asyncio
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import jwt
 import pytest
 
 from signal_py import aside
-from signal_py.aside import end
+from signal_py.aside import Threads, end, surely, within
 from signal_py.judge import JwtJudge
 from signal_py.tokens import KeySet, Verifier
 from wire import LIMIT
 
 STEPS = 10  # of an asyncio loop, more than those from having keys to waiting
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -79,5 +83,123 @@ def test_a_judge_closes_though_a_key_is_asked_for_at_that_moment(tmp_path: Path)
     async def main() -> None:
         for steps in range(STEPS):
             await closed_after(steps)
+
+    asyncio.run(main())
+
+
+# -- within --
+
+
+def test_no_cancellation_is_lost() -> None:
+    """Whenever it comes: before what is waited for, in the same moment, or so many steps after."""
+
+    async def ended(steps: int) -> tuple[bool, bool]:
+        """Whether the cancellation was taken, and whether it ended what it was for."""
+        comes: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(within(comes, LIMIT))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        comes.set_result(1)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        taken = task.cancel()
+        await asyncio.wait({task}, timeout=LIMIT)
+        return taken, task.cancelled()
+
+    async def main() -> None:
+        outcomes = [await ended(steps) for steps in range(STEPS)]
+        assert outcomes[0] == (True, True) and outcomes[-1] == (False, False)
+        assert all(taken == cancelled for taken, cancelled in outcomes), outcomes
+
+    asyncio.run(main())
+
+
+def test_within_gives_up_in_time() -> None:
+    async def main() -> None:
+        inner = asyncio.create_task(asyncio.Event().wait())
+        with pytest.raises(asyncio.TimeoutError):
+            await within(inner, 0.01)
+        await asyncio.wait({inner}, timeout=LIMIT)
+        assert inner.cancelled()
+
+    asyncio.run(main())
+
+
+def test_within_hands_on() -> None:
+    async def fails() -> None:
+        raise ValueError("x")
+
+    async def main() -> None:
+        assert await within(asyncio.sleep(0, 7), LIMIT) == 7
+        with pytest.raises(ValueError, match="x"):
+            await within(fails(), LIMIT)
+
+    asyncio.run(main())
+
+
+# -- steps and threads --
+
+
+def test_a_step_is_waited_for_through_cancellations() -> None:
+    async def main() -> None:
+        step: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(surely(step))
+        for _ in range(3):
+            await asyncio.sleep(0)
+            task.cancel()
+        assert not task.done() and not step.done()
+        step.set_result(3)
+        assert await task == 3
+
+    asyncio.run(main())
+
+
+def in_time(work: Callable[[], T]) -> T:
+    """Its result; a failure where it takes too long, however it hangs."""
+    results: list[T] = []
+    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    assert results, "it hangs"
+    return results[0]
+
+
+def test_threads_hold_no_end_up() -> None:
+    """A loop's, though a call is under way; that is told nowhere later."""
+    goes_on, ended = threading.Event(), threading.Event()
+
+    def blocks() -> None:
+        goes_on.wait()
+        ended.set()
+
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(Threads())
+        loop.run_in_executor(None, blocks)
+        with pytest.raises(ZeroDivisionError):
+            await loop.run_in_executor(None, lambda: 1 // 0)
+        return await loop.run_in_executor(None, lambda: threading.current_thread().name)
+
+    assert in_time(lambda: asyncio.run(main())) != threading.current_thread().name
+    goes_on.set()
+    assert ended.wait(LIMIT)
+
+
+def test_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asked is told as of any failure, and may ask again."""
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(Threads())
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", none_left)
+            first, second = aside.aside(int), loop.run_in_executor(None, int)
+        for failed in (first, second):
+            with pytest.raises(RuntimeError, match="can't start"):
+                await failed
+        assert await aside.aside(int) == await loop.run_in_executor(None, int) == 0
 
     asyncio.run(main())

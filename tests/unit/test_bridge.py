@@ -20,7 +20,7 @@ from signal_core.engine import Core
 from signal_py.bridge import Bridge, RefusedError
 from signal_py.config import Config
 from signal_py.credentials import Credentials, connect_line
-from signal_py.errors import ConfigError
+from signal_py.errors import ConfigError, EngineError
 from signal_py.natspool import parse_url
 from signal_py.tls import Tls
 
@@ -34,6 +34,8 @@ class ScriptedCore:
 
     def __init__(self) -> None:
         self.control_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.nloops = 1
+        self.service_rooms: list[str] = []
         self.events: deque[tuple[object, ...]] = deque()
         self.told: queue.Queue[tuple[Any, ...]] = queue.Queue()
 
@@ -54,6 +56,9 @@ class ScriptedCore:
 
     def link_connect(self, *answer: object) -> None:
         self.told.put(("connect", *answer))
+
+    def inquire(self, *question: object) -> None:
+        self.told.put(("inquire", *question))
 
     def hear(self) -> tuple[Any, ...]:
         return self.told.get(timeout=PATIENCE)
@@ -85,6 +90,26 @@ def connected(core: ScriptedCore) -> dict[str, Any]:
     assert line.startswith(b"CONNECT ") and line.endswith(b"\r\n")
     said: dict[str, Any] = json.loads(line[8:])
     return said
+
+
+def test_a_thread_that_can_not_begin_is_told(tmp_path: Path) -> None:
+    """Here since a file can't be waited for; else where no descriptor is left."""
+    core = ScriptedCore()
+    os.close(core.control_fd)
+    core.control_fd = os.open(tmp_path, os.O_RDONLY)
+    made = Bridge(cast(Core, core), [], Credentials(), Tls(), "n1", "1.2.3")
+    with pytest.raises(OSError, match="ulimit -n"):
+        made.start()
+    made.stop()
+    os.close(core.control_fd)
+
+
+def test_who_asks_while_it_ends_is_told() -> None:
+    with bridge() as (core, made):
+        asked = made.submit(made.inspection.rooms(10))
+        assert core.hear()[0] == "inquire"
+    with pytest.raises(EngineError, match="not running"):
+        asked.result(PATIENCE)
 
 
 def test_without_nats_nothing_is_dialled() -> None:

@@ -251,7 +251,8 @@ def test_descriptors_are_raised() -> None:
 def children(pid: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text(encoding="ascii").split()]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of a thread that has just ended
+            found += [int(child) for child in (task / "children").read_text(encoding="ascii").split()]
     return found
 
 
