@@ -39,7 +39,7 @@ class Threads(ThreadPoolExecutor):
 
         try:
             threading.Thread(target=run, daemon=True).start()
-        except RuntimeError as error:  # the system gives no more threads
+        except RuntimeError as error:
             future.set_exception(error)
         return future
 
@@ -51,7 +51,8 @@ def aside(call: Callable[[], T]) -> asyncio.Future[T]:
     """Its result, or what it raises, for the running asyncio loop.
 
     Unlike those of `asyncio.to_thread` the thread may outlive the loop, and Python: a read can't be interrupted. Nor
-    does it wait for others of the program's, and cancelling all tasks of the loop leaves it alone.
+    does it wait for others of the program's, and cancelling all tasks of the loop leaves it alone. It has failed at
+    once, with RuntimeError, only where the system gives no more threads.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -75,7 +76,7 @@ def aside(call: Callable[[], T]) -> asyncio.Future[T]:
 
     try:
         threading.Thread(target=run, daemon=True).start()
-    except RuntimeError as error:  # the system gives no more threads
+    except RuntimeError as error:
         done.set_exception(error)
     return done
 

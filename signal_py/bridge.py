@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, InvalidStateError
-from socket import SOCK_STREAM
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from signal_py.aside import Threads, end, within
+from signal_py.aside import Threads, aside, end, within
 from signal_py.controlled import Controlled
 from signal_py.credentials import Credentials, connect_line
 from signal_py.errors import EngineError
@@ -90,7 +90,7 @@ class Bridge:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
         self._running = threading.Event()
-        self._failure: OSError | None = None  # for which the thread could not begin
+        self._failure: BaseException | None = None  # for which the thread could not begin
         self._thread = threading.Thread(target=self._run, name="signal-engine", daemon=True)
         self.state = "connecting" if servers else "off"
         self.first: Future[str] = Future()
@@ -122,9 +122,11 @@ class Bridge:
         """Returns when the thread runs. Call when the core's loops do. Raises OSError."""
         self._thread.start()
         self._running.wait()
-        if self._failure is not None:
+        if isinstance(self._failure, OSError):
             reason = self._failure.strerror or self._failure
             raise OSError(f"a thread of the engine can't begin ({reason}): raise the limit of open files (ulimit -n)")
+        if self._failure is not None:
+            raise self._failure
 
     def leave(self) -> None:
         """From now on the end of the connection is nothing to tell or to mend. Call before the core stops."""
@@ -137,13 +139,15 @@ class Bridge:
             self._thread.join()
 
     def _run(self) -> None:
+        main = self._main()
         try:
-            asyncio.run(self._main())
-        except OSError as error:
+            asyncio.run(main)
+        except BaseException as error:
             if self._end is not None:
                 raise
             self._failure = error
         finally:
+            main.close()  # where there was not even a loop for it
             self._running.set()
 
     async def _main(self) -> None:
@@ -158,7 +162,7 @@ class Bridge:
         await self._end.wait()
         self._loop.remove_reader(self._core.control_fd)
         self._drain()
-        self.inspection.close()
+        await self.inspection.close()
         if self._control is not None:
             await self._control.close()
         if self._judge is not None:
@@ -318,11 +322,10 @@ class Bridge:
         """The next address of the server dialled last, or the first of the next server."""
         if self._server is None or not self._others:
             self._server = pool.next()
-            asked = asyncio.get_running_loop().getaddrinfo(
-                self._server.host, self._server.port, type=SOCK_STREAM
-            )
-            found = await within(asked, RESOLVE_TIMEOUT)
-            self._others = [(int(family), str(where[0])) for family, _, _, _, where in found]
+            where = self._server.host, self._server.port
+            # The loop's own, which may be another than asyncio's, would hold the engine's end up.
+            found = await within(aside(lambda: socket.getaddrinfo(*where, type=socket.SOCK_STREAM)), RESOLVE_TIMEOUT)
+            self._others = [(int(family), str(place[0])) for family, _, _, _, place in found]
         return (self._server, *self._others.pop(0))
 
 

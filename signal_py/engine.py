@@ -102,7 +102,8 @@ class Engine:
         """Returns when it listens, and NATS is connected or known to be out of reach (at most 5 s).
 
         Raises ConfigError where a setting can't be used: a busy port, a taken name, refused credentials;
-        EngineError where it was started or stopped before, or is stopped meanwhile.
+        EngineError where it was started or stopped before, or is stopped meanwhile; OSError where the system has no
+        descriptors left.
         """
         self._check_process()
         if self._started or self._stopping is not None:
@@ -128,9 +129,15 @@ class Engine:
         with `unavailable`; `messages()` ends. Again: waits for the first. It ends a drain at once.
         """
         self._check_process()
-        if self._stopping is None or self._stopping.cancelled():  # which it can be only before it began
+        if self._stopping is None or self._stopping.cancelled():
             self._stopping = asyncio.ensure_future(self._stop())
-        await asyncio.shield(self._stopping)
+        try:
+            await asyncio.shield(self._stopping)
+        except asyncio.CancelledError:
+            if self._stopping.cancelled():  # with all of the program's tasks, before it began
+                self._stopping = asyncio.ensure_future(self._stop())
+                await surely(self._stopping)
+            raise
 
     async def drain(self) -> None:
         """Sends the clients elsewhere, then stops: returns in `drain_time`, `close_timeout` and a little.
@@ -155,7 +162,7 @@ class Engine:
                 self._loop.call_soon_threadsafe(self._begin_drain)
 
     def _begin_drain(self) -> None:
-        if self._draining is None:
+        if self._draining is None or self._draining.cancelled():
             self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
@@ -174,10 +181,10 @@ class Engine:
         try:
             if self._step is not None:  # of a start that is under way
                 await surely(asyncio.gather(self._step, return_exceptions=True))
-            await surely(aside(self._runtime.stop))
+            await _whole(self._runtime.stop)
             if self._service is not None:
                 self._service.close()
-            await surely(aside(self._runtime.close))
+            await _whole(self._runtime.close)
         finally:
             self._ended.set()
 
@@ -366,6 +373,16 @@ class Engine:
         if self._runtime.state not in ("running", "draining") or self._runtime.core is None:
             raise EngineError(f"The engine is {self._runtime.state if self._started else 'not started'}.")
         return self._runtime.core
+
+
+async def _whole(step: Callable[[], None]) -> None:
+    """Does a step of a stop, on a thread of its own; on this one where the system gives no more."""
+    done = aside(step)
+    if done.done():
+        done.exception()
+        step()
+    else:
+        await surely(done)
 
 
 def _config(settings: Options) -> Config:

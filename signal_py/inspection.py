@@ -65,9 +65,14 @@ class Inspection:
         if waiting is not None and not waiting.done():
             waiting.set_result((next_, text))
 
-    def close(self) -> None:
-        """The loops have ended: who asks from now on, or waits and is cancelled, hears that."""
+    async def close(self) -> None:
+        """The loops have ended: who waits, or asks from now on, hears that."""
         self._open = False
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(EngineError(ENDED))
+        while self._waiting:
+            await asyncio.sleep(0)
 
     async def _ask(self, loop: int, what: int, cursor: int, value: int, name: str = "") -> tuple[int, list[str]]:
         """Where to go on, and the lines that a loop tells. Raises EngineError."""
@@ -83,10 +88,6 @@ class Inspection:
             next_, text = await within(waiting, PATIENCE)
         except asyncio.TimeoutError:
             raise EngineError(f"loop {loop} did not answer in {PATIENCE:g} s") from None
-        except asyncio.CancelledError:
-            if self._open:
-                raise
-            raise EngineError(ENDED) from None
         except CoreError as error:
             raise EngineError(str(error)) from None
         finally:

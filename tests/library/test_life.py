@@ -7,12 +7,13 @@ import gc
 import signal
 import socket
 import threading
+import types
 from typing import Any
 
 import pytest
 
 from peers import BarePeer
-from signal_py import ConfigError, DeliveryError, Engine, EngineError
+from signal_py import ConfigError, DeliveryError, Engine, EngineError, aside
 from wire import LIMIT
 
 
@@ -138,6 +139,59 @@ def test_a_program_that_cancels_everything_stops_it_all_the_same() -> None:
             await asyncio.wait_for(engine.stop(), LIMIT)
             await asyncio.wait_for(engine.ended(), LIMIT)
             assert engine.stats()["state"] == "stopped" and all(is_free(port) for port in ports)
+
+    asyncio.run(main())
+
+
+def test_a_program_that_ends_in_the_moment_of_a_stop() -> None:
+    """asyncio.run cancels a stop that has not begun, and waits for who waits for it."""
+    ports = []
+
+    async def serve(here: asyncio.Event) -> None:
+        async with Engine(loops=1, close_timeout=0.2) as engine:
+            ports.append(engine.listening[0][1])
+            here.set()
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        here = asyncio.Event()
+        serving = asyncio.ensure_future(serve(here))
+        await here.wait()
+        serving.cancel()
+
+    asyncio.run(main())
+    assert is_free(ports[0])
+
+
+def test_a_stop_where_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoneLeft(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        engine = Engine(loops=1, close_timeout=0.2)
+        await engine.start()
+        monkeypatch.setattr(aside, "threading", types.SimpleNamespace(Thread=NoneLeft))
+        await asyncio.wait_for(engine.stop(), LIMIT)
+        assert engine.stats()["state"] == "stopped"
+        await refuses(engine)
+
+    asyncio.run(main())
+
+
+def test_a_drain_that_was_cancelled_may_be_ordered_again() -> None:
+    async def main() -> None:
+        engine = Engine(loops=1, close_timeout=0.2, drain_time=0.2)
+        await engine.start()
+        draining = asyncio.ensure_future(engine.drain())
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await draining
+        assert engine.stats()["state"] == "running"
+        await asyncio.wait_for(engine.drain(), LIMIT)
+        assert engine.stats()["state"] == "stopped"
 
     asyncio.run(main())
 
