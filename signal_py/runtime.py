@@ -1,4 +1,4 @@
-"""Puts the parts of an engine together, takes them apart. It blocks; Engine calls it on worker threads."""
+"""Puts the parts of an engine together, takes them apart. It blocks; Engine calls it on other threads."""
 
 from __future__ import annotations
 
