@@ -124,7 +124,7 @@ def timed_room(run: Run) -> None:
 
 def scalable(run: Run) -> None:
     """A mix has what the script of very many connections reads."""
-    assert run["quiet"]["to"] - run["quiet"]["from"] >= QUIET
+    assert run["quiet"]["to"] - run["quiet"]["from"] > QUIET - 0.002  # both are told in whole milliseconds
     assert run["quiet"]["pings"] > 0 and run["pings"] >= run["quiet"]["pings"] + run["pings_measured"]
     assert run["room_latency_us"]["count"] > 0 and all(name in run["room_latency_us"] for name in LATENCY)
     assert run["verified"] == run["connections"] == 40
