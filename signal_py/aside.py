@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 CANCEL_AGAIN = 0.3  # seconds; natsclient.close, which a second cancellation would cut short, takes milliseconds
+
+
+class NoThreadError(RuntimeError):
+    """The system gives no more threads: the call was not begun."""
 
 
 class Threads(ThreadPoolExecutor):
@@ -40,45 +44,23 @@ class Threads(ThreadPoolExecutor):
         try:
             threading.Thread(target=run, daemon=True).start()
         except RuntimeError as error:
-            future.set_exception(error)
+            future.set_exception(NoThreadError(str(error)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """There is nothing to wait for."""
 
 
+THREADS = Threads()
+
+
 def aside(call: Callable[[], T]) -> asyncio.Future[T]:
     """Its result, or what it raises, for the running asyncio loop.
 
     Unlike those of `asyncio.to_thread` the thread may outlive the loop, and Python: a read can't be interrupted. Nor
-    does it wait for others of the program's, and cancelling all tasks of the loop leaves it alone. It has failed at
-    once, with RuntimeError, only where the system gives no more threads.
+    does it wait for others of the program's, and cancelling all tasks of the loop leaves it alone.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if done.done():  # cancelled
-            return
-        if error is None:
-            done.set_result(result)  # type: ignore[arg-type]
-        else:
-            done.set_exception(error)
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = call()
-        except BaseException as raised:
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(settle, result, error)
-
-    try:
-        threading.Thread(target=run, daemon=True).start()
-    except RuntimeError as error:
-        done.set_exception(error)
-    return done
+    return asyncio.wrap_future(THREADS.submit(call))
 
 
 async def within(work: Awaitable[T], seconds: float) -> T:
@@ -110,3 +92,13 @@ async def end(task: asyncio.Future[Any]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_AGAIN)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Its result. As asyncio.run, but an interrupt waits for no name that is looked up."""
+
+    async def main() -> T:
+        asyncio.get_running_loop().set_default_executor(THREADS)
+        return await work
+
+    return asyncio.run(main())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from signal_py.aside import Threads, aside, end, within
+from signal_py.aside import THREADS, aside, end, within
 from signal_py.controlled import Controlled
 from signal_py.credentials import Credentials, connect_line
 from signal_py.errors import EngineError
@@ -152,7 +152,7 @@ class Bridge:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loop.set_default_executor(Threads())
+        self._loop.set_default_executor(THREADS)
         self._loop.add_reader(self._core.control_fd, self._drain)
         self._end = asyncio.Event()
         if self._judge is not None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 from signal_py.config import SETTINGS, Setting
 from signal_py.errors import ConfigError
@@ -249,32 +248,24 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _sub(options: argparse.Namespace) -> int:
+    from signal_py.aside import run
     from signal_py.commands import subscribe
 
-    return _run(subscribe(options.url, _token(), options.rooms, options.json, options.presence))
+    return run(subscribe(options.url, _token(), options.rooms, options.json, options.presence))
 
 
 def _pub(options: argparse.Namespace) -> int:
+    from signal_py.aside import run
     from signal_py.commands import deliver
 
-    return _run(deliver(options.url, _token(), f"PUB {options.target}", options.text, options.json))
+    return run(deliver(options.url, _token(), f"PUB {options.target}", options.text, options.json))
 
 
 def _send(options: argparse.Namespace) -> int:
+    from signal_py.aside import run
     from signal_py.commands import deliver
 
-    return _run(deliver(options.url, _token(), f"TO {options.target}", options.text, options.json))
-
-
-def _run(work: Coroutine[Any, Any, int]) -> int:
-    """Its result; an interrupt waits for no name that is looked up."""
-    from signal_py.aside import Threads
-
-    async def run() -> int:
-        asyncio.get_running_loop().set_default_executor(Threads())
-        return await work
-
-    return asyncio.run(run())
+    return run(deliver(options.url, _token(), f"TO {options.target}", options.text, options.json))
 
 
 def _token() -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import json
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from signal_py.aside import Threads
+from signal_py import aside
 from signal_py.config import CONTROL_SETTINGS, SETTINGS, Config, Setting, control_settings
 from signal_py.controlwire import MAX_PAGE, NAME, NODE, PEER
 from signal_py.errors import ConfigError
@@ -74,7 +73,7 @@ def variables(environ: Mapping[str, str]) -> dict[str, str]:
 def run(options: argparse.Namespace, config: Config) -> int:
     """Does it; the exit status. Raises ConfigError."""
     _check(options, config)
-    return asyncio.run(_run(options, config))
+    return aside.run(_run(options, config))
 
 
 def _check(options: argparse.Namespace, config: Config) -> None:
@@ -104,7 +103,6 @@ def _is_somebody(target: str) -> bool:
 async def _run(options: argparse.Namespace, config: Config) -> int:
     from signal_py.control import Control, ControlError
 
-    asyncio.get_running_loop().set_default_executor(Threads())  # an interrupt waits for no name that is looked up
     try:
         async with Control(config=config, timeout=options.timeout) as control:
             return await ORDERS[options.order](control, options)

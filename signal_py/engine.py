@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from signal_py.aside import aside, surely
+from signal_py.aside import NoThreadError, aside, surely
 from signal_py.config import SETTINGS, Config, make_config
 from signal_py.controlwire import CURSOR, NAME, OPERATOR_CLOSE
 from signal_py.errors import ConfigError, DeliveryError, EngineError
@@ -377,12 +377,10 @@ class Engine:
 
 async def _whole(step: Callable[[], None]) -> None:
     """Does a step of a stop, on a thread of its own; on this one where the system gives no more."""
-    done = aside(step)
-    if done.done():
-        done.exception()
+    try:
+        await surely(aside(step))
+    except NoThreadError:
         step()
-    else:
-        await surely(done)
 
 
 def _config(settings: Options) -> Config:
@@ -398,12 +396,14 @@ def _config(settings: Options) -> Config:
 
 def _asked(call: Callable[..., T], *arguments: object) -> T:
     """What the core answers; EngineError where it has stopped since it was seen to run."""
-    from signal_core.engine import CoreError
-
     try:
         return call(*arguments)
-    except CoreError as error:
-        raise EngineError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+    except Exception as error:
+        from signal_core.engine import CoreError
+
+        if isinstance(error, CoreError):
+            raise EngineError(str(error)) from None
+        raise
 
 
 def _check_name(what: str, name: str) -> None:

@@ -211,7 +211,7 @@ class Runtime:
 
     def drain(self) -> None:
         """Takes no new clients, sends the others away evenly over `drain_time`; returns when all are gone, the
-        time is over, or it is hurried."""
+        time is over, or it is hurried. No effect once a stop has begun."""
         assert self.core is not None
         with self._turning:
             if self.state != "running":

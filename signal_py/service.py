@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from signal_py.aside import within
-
 if TYPE_CHECKING:
     from signal_core.engine import Core
 
@@ -125,12 +123,13 @@ class Service:
 
         Call it at once.
         """
-        waiting = self._receipts[ref] = self._loop.create_future()
+        waiting: asyncio.Future[str] = self._loop.create_future()
+        self._receipts[ref] = waiting
+        timer = self._loop.call_later(timeout, self._settle, ref, "timeout")
         try:
-            return await within(waiting, timeout)
-        except asyncio.TimeoutError:
-            return "timeout"
+            return await waiting
         finally:
+            timer.cancel()
             del self._receipts[ref]
 
     async def messages(self) -> AsyncIterator[Message]:

@@ -165,7 +165,7 @@ def in_time(work: Callable[[], T]) -> T:
 
 
 def test_threads_hold_no_end_up() -> None:
-    """A loop's, though a call is under way; that is told nowhere later."""
+    """A loop's, though a call is under way."""
     goes_on, ended = threading.Event(), threading.Event()
 
     def blocks() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from signal_py.credentials import Credentials
-from signal_py.natsclient import NatsError, close, connect
+from signal_py.natsclient import NatsError, _Client, close, connect
 from signal_py.natspool import Server
 from signal_py.tls import Tls
 
@@ -28,8 +28,6 @@ def test_a_file_that_is_replaced_just_now(tmp_path: Path, what: str) -> None:
 
 
 def test_what_never_began_can_be_closed() -> None:
-    from signal_py.natsclient import _Client
-
     async def main() -> None:
         await close(_Client(Server("127.0.0.1", 1)))
 
