@@ -23,10 +23,15 @@ class NoThreadError(RuntimeError):
 
 
 class Threads(ThreadPoolExecutor):
-    """The default executor of an asyncio loop of ours: a thread a call, which holds up no end, the loop's or Python's.
+    """An executor with a thread a call: one does not wait for another, nor the end of an asyncio loop for any.
 
-    asyncio looks names up in one, and that can't be interrupted.
+    daemon  nor does Python's, in whose end they may then find themselves: for what can't be interrupted, such as
+            looking a name up, which asyncio does in its default executor
     """
+
+    def __init__(self, *, daemon: bool) -> None:
+        super().__init__()
+        self._daemon = daemon
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
@@ -42,7 +47,7 @@ class Threads(ThreadPoolExecutor):
                 future.set_result(result)
 
         try:
-            threading.Thread(target=run, daemon=True).start()
+            threading.Thread(target=run, daemon=self._daemon).start()
         except RuntimeError as error:
             future.set_exception(NoThreadError(str(error)))
         return future
@@ -51,7 +56,8 @@ class Threads(ThreadPoolExecutor):
         """There is nothing to wait for."""
 
 
-THREADS = Threads()
+THREADS = Threads(daemon=True)
+STEPS = Threads(daemon=False)
 
 
 def aside(call: Callable[[], T]) -> asyncio.Future[T]:
@@ -61,6 +67,12 @@ def aside(call: Callable[[], T]) -> asyncio.Future[T]:
     does it wait for others of the program's, and cancelling all tasks of the loop leaves it alone.
     """
     return asyncio.wrap_future(THREADS.submit(call))
+
+
+def step(call: Callable[[], T]) -> asyncio.Future[T]:
+    """As `aside`, but Python's end waits for it: a thread that is in its last lines as that begins must load libgcc to
+    end, for which there may be no descriptor."""
+    return asyncio.wrap_future(STEPS.submit(call))
 
 
 async def within(work: Awaitable[T], seconds: float) -> T:

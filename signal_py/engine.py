@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from signal_py.aside import NoThreadError, aside, surely
+from signal_py.aside import NoThreadError, step, surely
 from signal_py.config import SETTINGS, Config, make_config
 from signal_py.controlwire import CURSOR, NAME, OPERATOR_CLOSE
 from signal_py.errors import ConfigError, DeliveryError, EngineError
@@ -171,7 +171,7 @@ class Engine:
             await self._come.wait()
         try:
             if self._stopping is None and self._runtime.state == "running" and self._config.drain_time:
-                await aside(self._runtime.drain)
+                await step(self._runtime.drain)
         finally:
             await self.stop()
 
@@ -188,9 +188,9 @@ class Engine:
         finally:
             self._ended.set()
 
-    async def _blocking(self, step: Callable[[], None]) -> None:
+    async def _blocking(self, call: Callable[[], None]) -> None:
         """Runs a step of the start on a thread of its own; a cancellation waits for the step's end."""
-        self._step = aside(step)
+        self._step = step(call)
         try:
             await asyncio.shield(self._step)
         except asyncio.CancelledError:
@@ -375,12 +375,12 @@ class Engine:
         return self._runtime.core
 
 
-async def _whole(step: Callable[[], None]) -> None:
+async def _whole(call: Callable[[], None]) -> None:
     """Does a step of a stop, on a thread of its own; on this one where the system gives no more."""
     try:
-        await surely(aside(step))
+        await surely(step(call))
     except NoThreadError:
-        step()
+        call()
 
 
 def _config(settings: Options) -> Config:

@@ -11,7 +11,7 @@ import jwt
 import pytest
 
 from signal_py import aside
-from signal_py.aside import Threads, end, surely, within
+from signal_py.aside import THREADS, end, step, surely, within
 from signal_py.judge import JwtJudge
 from signal_py.tokens import KeySet, Verifier
 from wire import LIMIT
@@ -142,13 +142,13 @@ def test_within_hands_on() -> None:
 
 def test_a_step_is_waited_for_through_cancellations() -> None:
     async def main() -> None:
-        step: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(surely(step))
+        comes: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(surely(comes))
         for _ in range(3):
             await asyncio.sleep(0)
             task.cancel()
-        assert not task.done() and not step.done()
-        step.set_result(3)
+        assert not task.done() and not comes.done()
+        comes.set_result(3)
         assert await task == 3
 
     asyncio.run(main())
@@ -174,7 +174,7 @@ def test_threads_hold_no_end_up() -> None:
 
     async def main() -> bool:
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(Threads())
+        loop.set_default_executor(THREADS)
         loop.run_in_executor(None, blocks)
         with pytest.raises(ZeroDivisionError):
             await loop.run_in_executor(None, lambda: 1 // 0)
@@ -185,6 +185,14 @@ def test_threads_hold_no_end_up() -> None:
     assert ended.wait(LIMIT)
 
 
+def test_python_waits_for_steps_only() -> None:
+    async def main() -> None:
+        assert (await aside.aside(threading.current_thread)).daemon
+        assert not (await step(threading.current_thread)).daemon
+
+    asyncio.run(main())
+
+
 def test_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asked is told as of any failure, and may ask again."""
 
@@ -193,7 +201,7 @@ def test_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(Threads())
+        loop.set_default_executor(THREADS)
         with monkeypatch.context() as patched:
             patched.setattr(threading.Thread, "start", none_left)
             first, second = aside.aside(int), loop.run_in_executor(None, int)
