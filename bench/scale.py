@@ -29,7 +29,7 @@ from machine import description
 from results import RESULTS, write
 from scale_figures import FEW, figures, shown, trouble
 from servers import BenchError, free_port, many_descriptors, running
-from signal_py.config import Config
+from signal_py.settings import Config
 
 FEW_SECONDS = 60.0
 BYTES_A_CONNECTION = 8_600  # of memory, user's and the kernel's, both ends: more than was ever measured

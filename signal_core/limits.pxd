@@ -1,4 +1,4 @@
-"""Every constant and bound of the data path. L0. Those that are settings have their default in signal_py.config."""
+"""Every constant and bound of the data path. L0. Those that are settings have their default in signal_py.settings."""
 
 cdef enum:
     # -- HTTP head (the protocol's bounds) --

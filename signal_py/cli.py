@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
-from signal_py.config import SETTINGS, Setting
 from signal_py.errors import ConfigError
+from signal_py.setting import Setting
+from signal_py.settings import SETTINGS
 from signal_py.version import VERSION
 
 DEFAULT_URL = "ws://127.0.0.1:8080/"

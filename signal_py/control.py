@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from signal_py.aside import within
-from signal_py.config import CONTROL_SETTINGS, SETTINGS, Config, make_config
+from signal_py.config import make_config
 from signal_py.controlwire import (
     CURSOR,
     MAX_NAMES,
@@ -37,6 +37,7 @@ from signal_py.credentials import Credentials
 from signal_py.errors import ConfigError, EngineError
 from signal_py.natsclient import NatsError, close, connect
 from signal_py.natspool import Server, parse_url
+from signal_py.settings import CONTROL_SETTINGS, SETTINGS, Config
 from signal_py.tls import Tls
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Any
 
 import nkeys
 
-from signal_py.config import Config
 from signal_py.errors import ConfigError
 from signal_py.natspool import Server
+from signal_py.settings import Config
 
 BLOCK = r"-----BEGIN {0}-----\s*(\S+)\s*-+END {0}-+"
 

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from signal_py import aside
-from signal_py.config import CONTROL_SETTINGS, SETTINGS, Config, Setting, control_settings
 from signal_py.controlwire import MAX_PAGE, NAME, NODE, PEER
 from signal_py.errors import ConfigError
+from signal_py.setting import Setting
+from signal_py.settings import CONTROL_SETTINGS, SETTINGS, Config, control_settings
 from signal_py.sources import CONFIG_VARIABLE
 
 if TYPE_CHECKING:

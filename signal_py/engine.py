@@ -10,13 +10,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from signal_py.aside import NoThreadError, step, surely
-from signal_py.config import SETTINGS, Config, make_config
+from signal_py.config import make_config
 from signal_py.controlwire import CURSOR, NAME, OPERATOR_CLOSE
 from signal_py.errors import ConfigError, DeliveryError, EngineError
 from signal_py.inspection import Inspection, MemberPage, RoomPage
 from signal_py.judge import Authorizer
 from signal_py.runtime import Runtime
 from signal_py.service import Handler, Handlers, Message, Service
+from signal_py.settings import SETTINGS, Config
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -389,7 +390,7 @@ def _config(settings: Options) -> Config:
     for field, value in given.items():
         name = field.replace("_", "-")
         if name not in SETTINGS or "-" in field:
-            raise ConfigError(f"Engine's {field} is no setting: signal_py.config.Config lists them.")
+            raise ConfigError(f"Engine's {field} is no setting: signal_py.settings.Config lists them.")
         by_name[name] = value
     return make_config(by_name, {name: f"Engine's {setting.field}" for name, setting in SETTINGS.items()})
 

@@ -8,9 +8,9 @@ import math
 import time
 from typing import Any
 
-from signal_py.config import SETTINGS
 from signal_py.errors import ConfigError
 from signal_py.grants import GrantError, grant_of, verdict_of
+from signal_py.settings import SETTINGS
 from signal_py.tokens import algorithm_of, check_secret, hush_pyjwt, inspect, load_pem, mint, read_key, require_jwt
 
 DEFAULT_TTL = 3600.0  # seconds

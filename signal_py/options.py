@@ -7,7 +7,7 @@ from typing import TypedDict
 
 
 class Options(TypedDict, total=False):
-    """What each means, its bounds, its default: signal_py.config.Config. Times in seconds, sizes in bytes."""
+    """What each means, its bounds, its default: signal_py.settings.Config. Times in seconds, sizes in bytes."""
 
     listen: str | Sequence[str]
     loops: int

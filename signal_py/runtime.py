@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from signal_py.address import url_of
 from signal_py.admin import Admin
 from signal_py.bridge import Bridge, RefusedError
-from signal_py.config import SETTINGS, Config
 from signal_py.controlled import Controlled
 from signal_py.credentials import Credentials
 from signal_py.descriptors import count_descriptors
@@ -32,6 +31,7 @@ from signal_py.log import event
 from signal_py.natspool import Server, parse_url
 from signal_py.orders import Orders
 from signal_py.service import Service
+from signal_py.settings import SETTINGS, Config
 from signal_py.tls import Tls
 from signal_py.tokens import Verifier, verifier_of
 from signal_py.version import VERSION

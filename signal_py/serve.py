@@ -14,10 +14,10 @@ import time
 from collections.abc import Awaitable
 
 from signal_py.address import host_port
-from signal_py.config import Config
 from signal_py.engine import Engine
 from signal_py.errors import ConfigError
 from signal_py.log import configure, event, is_text
+from signal_py.settings import Config
 from signal_py.version import VERSION
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)

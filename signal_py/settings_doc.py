@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from signal_py.cli import shown_default
-from signal_py.config import SETTINGS, Setting
+from signal_py.setting import Setting
+from signal_py.settings import SETTINGS
 
 HEAD = """\
 # Settings

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from signal_py.config import SETTINGS, Config, make_config
+from signal_py.config import make_config
 from signal_py.errors import ConfigError
+from signal_py.settings import SETTINGS, Config
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from signal_py.address import is_ip
-from signal_py.config import Config
 from signal_py.errors import ConfigError
 from signal_py.natspool import Server
+from signal_py.settings import Config
 
 PARTS = {"ca": "nats-tls-ca", "cert": "nats-tls-cert", "key": "nats-tls-key"}
 WANTED = {

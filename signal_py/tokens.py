@@ -10,10 +10,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from signal_py.config import ALGORITHMS, Config
 from signal_py.errors import ConfigError
 from signal_py.grants import Grant, grant_of
 from signal_py.log import event
+from signal_py.setting import ALGORITHMS
+from signal_py.settings import Config
 
 if TYPE_CHECKING:
     import jwt

@@ -18,10 +18,10 @@ import pytest
 
 from signal_core.engine import Core
 from signal_py.bridge import Bridge, RefusedError
-from signal_py.config import Config
 from signal_py.credentials import Credentials, connect_line
 from signal_py.errors import ConfigError, EngineError
 from signal_py.natspool import parse_url
+from signal_py.settings import Config
 from signal_py.tls import Tls
 
 PATIENCE = 10.0  # seconds

@@ -44,7 +44,7 @@ def test_unknown_words(words: list[str]) -> None:
 
 
 def test_help_names_every_setting() -> None:
-    from signal_py.config import SETTINGS
+    from signal_py.settings import SETTINGS
 
     done = kit.run("serve", "--help")
     assert done.returncode == 0

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signal_py.address import host_port, split_address, url_of
-from signal_py.config import SETTINGS, Config, Setting, make_config
+from signal_py.config import make_config
 from signal_py.errors import ConfigError
 from signal_py.natspool import LAST_DELAY, Pool, Server, check_url, parse_url
 from signal_py.options import Options
 from signal_py.runtime import CORE_SIZES, CORE_TIMES, core_settings
+from signal_py.setting import Setting
+from signal_py.settings import SETTINGS, Config
 from signal_py.settings_doc import document
 from signal_py.sources import load, read_file
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from signal_py import cli, ctl
-from signal_py.config import CONTROL_SETTINGS, SETTINGS
 from signal_py.control import Control, _Question
 from signal_py.errors import ConfigError
+from signal_py.settings import CONTROL_SETTINGS, SETTINGS
 from signal_py.sources import load
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,8 @@ from websockets.typing import Subprotocol
 import kit
 import macro
 from signal_py import cli
-from signal_py.config import Config, make_config
+from signal_py.config import make_config
+from signal_py.settings import Config
 from signal_py.sources import load, read_file
 
 ROOT = Path(__file__).parents[2]

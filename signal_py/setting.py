@@ -1,0 +1,150 @@
+"""What is known about a setting, and what its value may be."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from signal_py.address import split_address
+from signal_py.errors import ConfigError
+from signal_py.natspool import check_url
+
+NODE = re.compile(r"[a-z0-9]{1,16}")
+ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
+ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
+PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+MAX_PREFIX = 63  # bytes; the core's buffer
+GOAL = re.compile(r"wss?://[!-~]+")
+MAX_GOAL = 255  # bytes; the core's buffer
+
+Value = int | float | str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known about one setting, but for its value."""
+
+    name: str  # as a flag without its dashes, and as a key of the file
+    default: Value  # its type is the setting's
+    help: str
+    unit: str = ""
+    low: float = 0
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    check: Callable[[str], str] | None = None  # what is wrong with a text, "" where nothing is
+    metavar: str = ""
+    secret: bool = False  # never shown
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name}"
+
+    @property
+    def variable(self) -> str:
+        return "SIGNAL_ENGINE_" + self.name.upper().replace("-", "_")
+
+    @property
+    def field(self) -> str:
+        return self.name.replace("-", "_")
+
+    @property
+    def kind(self) -> type:
+        return type(self.default)
+
+    def parse(self, given: object, named: str) -> Value:
+        """The value of what was given under the name `named`. Raises ConfigError."""
+        value = self._convert(given, named)
+        for item in value if isinstance(value, tuple) else (value,):
+            self._judge(item, named)
+        return value
+
+    def _convert(self, given: object, named: str) -> Value:
+        if self.kind is tuple:
+            items = given.split(",") if isinstance(given, str) else given
+            if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
+                return tuple(part.strip() for item in items for part in item.split(",") if part.strip())
+            raise ConfigError(f"{named} must be a text or a list of texts, not {_shown(given)}.")
+        if self.kind is str:
+            if isinstance(given, str):
+                return given
+            raise ConfigError(f"{named} must be a text, not {_shown(given)}: put it in quotation marks.")
+        return self._number(given, named)
+
+    def _number(self, given: object, named: str) -> int | float:
+        whole = self.kind is int
+        try:
+            if isinstance(given, bool) or not isinstance(given, (int, str) if whole else (int, float, str)):
+                raise ValueError
+            number = int(given) if whole else float(given)
+            if not math.isfinite(number):
+                raise ValueError
+        except (ValueError, OverflowError):
+            wanted = "a whole number" if whole else "a number"
+            unit = f" of {self.unit}" if self.unit else ""
+            raise ConfigError(f"{named} must be {wanted}{unit}, not {_shown(given)}.") from None
+        return number
+
+    def _judge(self, item: float | str, named: str) -> None:
+        if isinstance(item, str):
+            if self.choices and item not in self.choices:
+                raise ConfigError(f"{named} is {_shown(item)}: use one of {', '.join(self.choices)}.")
+            wrong = self.check(item) if self.check and item else ""
+            if wrong:
+                raise ConfigError(f"{named} {'' if self.secret else _shown(item) + ' '}{wrong}.")
+        elif not self.low <= item <= self.high:
+            unit = f" {self.unit}" if self.unit else ""
+            raise ConfigError(f"{named} is {item:.15g}: use {self.low:.15g} to {self.high:.15g}{unit}.")
+
+
+def _shown(given: object) -> str:
+    return f"'{given}'" if isinstance(given, str) else f"{given!r}"
+
+
+def check_address(text: str) -> str:
+    try:
+        split_address(text)
+    except ValueError as wrong:
+        return str(wrong)
+    return ""
+
+
+def check_node(text: str) -> str:
+    return "" if NODE.fullmatch(text) else "is no node name: use 1 to 16 of a-z and 0-9"
+
+
+def check_prefix(text: str) -> str:
+    if PREFIX.fullmatch(text) and len(text) <= MAX_PREFIX:
+        return ""
+    return f"is no NATS subject: use A-Z, a-z, 0-9, - and _, dots between, at most {MAX_PREFIX} in all"
+
+
+def check_nats(text: str) -> str:
+    return "" if text in ("auto", "embedded", "off") else check_url(text)
+
+
+def check_goal(text: str) -> str:
+    """Of a URL that goes into a head."""
+    if GOAL.fullmatch(text) and len(text) <= MAX_GOAL:
+        return ""
+    return f"is no place for clients: write ws://… or wss://…, at most {MAX_GOAL} characters, no space"
+
+
+def check_algorithm(text: str) -> str:
+    return "" if text in ALGORITHMS else f"is none of {', '.join(ALGORITHMS)}"
+
+
+def check_origin(text: str) -> str:
+    if ORIGIN.fullmatch(text.lower()):
+        return ""
+    return "is no origin: write SCHEME://HOST or SCHEME://HOST:PORT, without a path; *. may stand before the host"
+
+
+def check_network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return "is no network: write an address, or one with the number of its fixed bits, as 10.0.0.0/8"
+    return ""
