@@ -136,7 +136,8 @@ class KeySet:
         left_out = 0
         for key in found.keys:
             if is_private(key.key):
-                raise ValueError(f"its key {key.key_id or 'without a kid'} is private, which signs tokens: list public keys")
+                name = key.key_id or "without a kid"
+                raise ValueError(f"its key {name} is private, which signs tokens: list public keys")
             alike, algorithm = keys.setdefault(key.key_id, []), str(key.algorithm_name)
             if sum(other == algorithm for _, other in alike) < KEYS_TRIED:
                 alike.append((key.key, algorithm))
