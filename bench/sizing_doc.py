@@ -144,7 +144,7 @@ NODES = """
 The largest of these (computed):
 
 * memory: `N × ({kernel:,.0f} + {own:.0f}) / (memory of a node − a reserve for backlogs)`. Ten million idle ones are
-  {ten_gb:.0f} GB.
+  {ten_gb:.0f} GB. In a control group its limit is the node's memory, and the engine takes its bounds from it.
 * processors: pings of ten million take {ten_pings} cores at 25 s; `--ping-interval 100` takes {ten_rare}. Wheel turns
   of later timers cost a look each, 51 s apart.
 * descriptors: one for each connection, `RLIMIT_NOFILE` for each loop. `fs.nr_open`, {table:,} by default, is the most

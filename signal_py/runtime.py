@@ -7,12 +7,10 @@ import concurrent.futures
 import contextlib
 import ipaddress
 import logging
-import os
 import secrets
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signal_py.address import url_of
@@ -30,6 +28,7 @@ from signal_py.listening import Probes, resolve
 from signal_py.log import event
 from signal_py.natspool import Server, parse_url
 from signal_py.orders import Orders
+from signal_py.resources import limits_of_groups, resources
 from signal_py.service import Service
 from signal_py.settings import SETTINGS, Config
 from signal_py.tls import Tls
@@ -79,24 +78,6 @@ CORE_TIMES = {
 }
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on, at most as many as there can be loops."""
-    return min(len(os.sched_getaffinity(0)), int(SETTINGS["loops"].high))
-
-
-def memory_bytes() -> int:
-    """Memory of the machine, or what its control group allows where that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(path).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            total = min(total, int(text))
-    return total
-
-
 def _network(text: str) -> tuple[bytes, int]:
     """Address, of 16 bytes, and the number of its bits that count; IPv4 is mapped into IPv6."""
     network = ipaddress.ip_network(text, strict=False)
@@ -107,7 +88,8 @@ def _network(text: str) -> tuple[bytes, int]:
 
 def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict[str, object]:
     """The settings as the core takes them: times in milliseconds, every default filled in."""
-    loops = config.loops or usable_cores()
+    here = resources()
+    loops = config.loops or min(here.processors, int(SETTINGS["loops"].high))
     settings: dict[str, object] = {name: getattr(config, name) for name in CORE_SIZES}
     settings |= {name: round(getattr(config, seconds) * 1000) for name, seconds in CORE_TIMES.items()}
     return settings | {
@@ -115,11 +97,11 @@ def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict
         "drain_url": config.drain_url,
         "version": VERSION,
         "loops": loops,
-        "processors": min(loops, usable_cores()),
+        "processors": min(loops, here.processors),
         "accept_yield": config.accept_yield == "on",
         "cluster": cluster,
-        "backlog_total": config.backlog_total or memory_bytes() // MEMORY_SHARE,
-        "input_total": config.input_total or memory_bytes() // MEMORY_SHARE,
+        "backlog_total": config.backlog_total or here.memory // MEMORY_SHARE,
+        "input_total": config.input_total or here.memory // MEMORY_SHARE,
         "hooks": hooks,
         "proxies": [_network(text) for text in config.trusted_proxies],
     }
@@ -170,6 +152,8 @@ class Runtime:
 
         config = self.config
         credentials = Credentials.of(config)
+        if limits := limits_of_groups().told():
+            event(logger, "info", "control groups limit this process", **limits)
         if config.admin:
             self._admin = Admin(config.admin, config.named("admin"), self.stats, self.unready, self._ask_drain)
             self._admin.start()

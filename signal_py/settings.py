@@ -43,7 +43,13 @@ class Config:
         metavar="HOST:PORT",
         check=check_address,
     )
-    loops: int = _setting(0, "event loops, a thread each; 0: one for each usable core", high=250, metavar="N")
+    loops: int = _setting(
+        0,
+        "event loops, a thread each; 0: one for each processor that the engine may use, by its affinity and by the "
+        "CPU quota of its control groups, rounded up",
+        high=250,
+        metavar="N",
+    )
     node: str = _setting(
         "",
         "this node's name in the cluster; empty: a random one at each start",
@@ -158,11 +164,12 @@ class Config:
     backlog_bytes: int = _setting(262144, "waiting for one receiver", unit="bytes", low=1024, high=1 << 30)
     backlog_messages: int = _setting(1024, "waiting for one receiver", unit="messages", low=1, high=60000)
     backlog_total: int = _setting(
-        0, "waiting for all receivers; 0: 25 % of memory", unit="bytes", high=1 << 44
+        0, "waiting for all receivers; 0: 25 % of the memory that the engine may use", unit="bytes", high=1 << 44
     )
     input_total: int = _setting(
         0,
-        "kept of handshakes, frames and messages that have come in part, of all clients; 0: 25 % of memory",
+        "kept of handshakes, frames and messages that have come in part, of all clients; 0: 25 % of the "
+        "memory that the engine may use",
         unit="bytes",
         high=1 << 44,
     )

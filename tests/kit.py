@@ -120,7 +120,9 @@ class Process:
 class Engine(Process):
     """A `signal-engine serve` on a free port of loopback."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], before: tuple[str, ...] = ()) -> None:
+        """`before`: a command that ends in the engine's."""
+        self.before = before
         super().__init__("signal-engine " + " ".join(f"{name}={value}" for name, value in settings.items()))
         defaults = {
             "listen": "127.0.0.1:0",
@@ -136,6 +138,7 @@ class Engine(Process):
     def start(self) -> None:
         """Returns when it says that it is ready; AssertionError where it ends instead."""
         command = [*python(), "-m", "signal_py.cli", "serve", *flags(self.settings), "--log-format", "json"]
+        command = [*self.before, *command]
         self.spawn(command, clean_environment())
         until(lambda: self._find_ready() or not self.alive(), f"{self.title} is ready\n{tail(self.log())}")
         assert self.ready, f"{self.title} ended with {self.wait()}; its log:\n{tail(self.log())}"
@@ -254,9 +257,10 @@ def tail(log: bytes, lines: int = 60) -> str:
 
 
 @contextlib.contextmanager
-def engine(**settings: Any) -> Iterator[Engine]:
-    """A running engine; at the end it must stop cleanly, unless the test killed it."""
-    made = Engine(settings)
+def engine(*before: str, **settings: Any) -> Iterator[Engine]:
+    """A running engine; at the end it must stop cleanly, unless the test killed it. `before`: a command that ends in
+    the engine's."""
+    made = Engine(settings, before)
     try:
         made.start()
         yield made
