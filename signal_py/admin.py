@@ -62,6 +62,11 @@ def _general(stats: Stats) -> Iterable[Metric]:
         "Messages to the embedding program that it did not take in time.",
         value=dropped,
     )
+    yield CounterMetricFamily(
+        "signal_engine_log_dropped",
+        "Lines of the log that were dropped: nobody read them, or they could not be written.",
+        value=stats.get("log_dropped", 0),
+    )
     yield GaugeMetricFamily(
         "signal_engine_descriptors",
         "Open descriptors in all tables of the process.",

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except ConfigError as error:
         sentence = str(error).replace("\r", "\\r").replace("\n", "\\n")
-        print(f"signal-engine: {sentence}", file=sys.stderr)
+        _complain(sentence)
         return MISUSE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -70,9 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _close_stdout()
         return 0
     except OSError as error:
-        print(f"signal-engine: {error.strerror or error}", file=sys.stderr)
+        _complain(str(error.strerror or error))
         _close_stdout()
         return FAILED
+
+
+def _complain(sentence: str) -> None:
+    """On standard error, which may be a pipe that nobody reads."""
+    from signal_py.log import LAST_LINES
+    from signal_py.logwriter import write_within
+
+    write_within(sys.stderr.fileno(), f"signal-engine: {sentence}\n".encode("utf-8", "backslashreplace"), LAST_LINES)
 
 
 def _open_streams() -> None:

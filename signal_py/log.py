@@ -5,14 +5,19 @@ The modules log to the logger "signal_py" and its children, as libraries do; onl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import sys
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import TextIO
 
+from signal_py.logwriter import PENDING, LineStream, LineWriter
+
 ROOT = "signal_py"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+LAST_LINES = 1.0  # seconds at the end for lines that were not written yet
 
 
 def event(logger: logging.Logger, level: str, text: str, **fields: object) -> None:
@@ -65,12 +70,48 @@ def is_text(form: str, stream: TextIO) -> bool:
     return form == "text" or (form == "auto" and stream.isatty())
 
 
-def configure(form: str, level: str, stream: TextIO | None = None) -> None:
-    """Sends the log to a stream (stderr), and nowhere else. For programs, not for libraries."""
-    stream = stream or sys.stderr
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(TextFormatter() if is_text(form, stream) else JsonFormatter())
-    logger = logging.getLogger(ROOT)
-    logger.handlers[:] = [handler]
+class LineHandler(logging.Handler):
+    """Hands each record on as a line."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self.writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.writer.put(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
+        except Exception:
+            self.handleError(record)
+
+
+def dropped() -> int:
+    """Lines of the log that were dropped so far, since nobody read them or they could not be written."""
+    handlers = logging.getLogger(ROOT).handlers
+    return sum(handler.writer.dropped for handler in handlers if isinstance(handler, LineHandler))
+
+
+@contextlib.contextmanager
+def logging_to(stream: TextIO, form: str, level: str) -> Iterator[None]:
+    """Sends the log, and what anyone prints to sys.stderr, to a stream meanwhile, and nowhere else; nobody waits for
+    it. At the end what is left is written, in LAST_LINES at most. For programs, not for libraries."""
+    formatter = TextFormatter() if is_text(form, stream) else JsonFormatter()
+
+    def told(lines: int) -> bytes:
+        record = logging.LogRecord(ROOT, logging.WARNING, "", 0, "lines of the log were dropped", None, None)
+        record.fields = {"lines": lines}
+        return formatter.format(record).encode() + b"\n"
+
+    writer = LineWriter(stream.fileno(), told, PENDING)
+    handler = LineHandler(writer)
+    handler.setFormatter(formatter)
+    logger, others = logging.getLogger(ROOT), logging.getLogger()  # warnings and errors of other packages
+    logger.handlers[:] = others.handlers[:] = [handler]
     logger.setLevel(LEVELS[level])
     logger.propagate = False
+    try:
+        with contextlib.redirect_stderr(LineStream(writer, stream.fileno())):
+            yield
+    finally:
+        for each in (logger, others):
+            each.removeHandler(handler)
+        writer.close(LAST_LINES)

@@ -13,7 +13,17 @@ from signal_py.inspection import Inspection, RoomPage
 if TYPE_CHECKING:
     from signal_core.engine import Core
 
-GENERAL = ("version", "state", "uptime", "listening", "descriptors", "nats_state", "service_dropped", "total")
+GENERAL = (
+    "version",
+    "state",
+    "uptime",
+    "listening",
+    "descriptors",
+    "nats_state",
+    "service_dropped",
+    "log_dropped",
+    "total",
+)
 
 Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
 

@@ -25,7 +25,7 @@ from signal_py.grants import Verdict
 from signal_py.inspection import Inspection
 from signal_py.judge import Authorizer, CallbackJudge, Judge, JwtJudge
 from signal_py.listening import Probes, resolve
-from signal_py.log import event
+from signal_py.log import dropped, event
 from signal_py.natspool import Server, parse_url
 from signal_py.orders import Orders
 from signal_py.resources import limits_of_groups, resources
@@ -254,6 +254,7 @@ class Runtime:
             "nats_state": self.bridge.state if self.bridge else "off",
             "nats_server": self.bridge.where if self.bridge else "",
             "service_dropped": self.service.dropped if self.service else 0,
+            "log_dropped": dropped(),
         }
 
     def unready(self) -> str:

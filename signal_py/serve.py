@@ -16,7 +16,7 @@ from collections.abc import Awaitable
 from signal_py.address import host_port
 from signal_py.engine import Engine
 from signal_py.errors import ConfigError
-from signal_py.log import configure, event, is_text
+from signal_py.log import event, is_text, logging_to
 from signal_py.settings import Config
 from signal_py.version import VERSION
 
@@ -35,12 +35,12 @@ def serve(config: Config) -> int:
         raise ConfigError(
             f"{config.named('auth')} is callback, which is for programs that embed the engine: use jwt or off."
         )
-    configure(config.log_format, config.log_level)
     hush_pyjwt()
     raise_descriptors()
     malloc_steadily()
     try:
-        return asyncio.run(_serve(config))
+        with logging_to(sys.stderr, config.log_format, config.log_level):
+            return asyncio.run(_serve(config))
     finally:  # what is repeated now waits until the process is gone
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         await_threads()

@@ -1,0 +1,173 @@
+"""Lines for a descriptor that may be slow, full or gone: whoever has a line never waits for it to be written."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+PENDING = 1 << 20  # bytes that wait to be written; lines beyond are dropped, and counted
+PIECE = 4096  # bytes of one write: a pipe that poll() reports takes as many without blocking (PIPE_BUF)
+LOOK = 0.1  # seconds between looks whether it is to end, while the descriptor takes nothing
+
+
+def wait_for_room(descriptor: int, late: Callable[[], bool]) -> bool:
+    """Returns when the descriptor takes something, or reports an error; False where it is too late before."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    while not late():
+        if poll.poll(LOOK * 1000):
+            return True
+    return False
+
+
+def write_piece(descriptor: int, data: memoryview) -> int:
+    """Bytes that it took, once there is room. Raises OSError."""
+    try:
+        return os.write(descriptor, data[:PIECE])
+    except BlockingIOError:  # it takes less than a piece
+        time.sleep(LOOK)
+        return 0
+
+
+def write_within(descriptor: int, data: bytes, seconds: float) -> None:
+    """Writes as much of it as goes in this time."""
+    end = time.monotonic() + seconds
+    rest = memoryview(data)
+    with contextlib.suppress(OSError):
+        while rest and wait_for_room(descriptor, lambda: time.monotonic() >= end):
+            rest = rest[write_piece(descriptor, rest) :]
+
+
+class LineWriter:
+    """Writes lines on a thread of its own.
+
+    Once lines had to be dropped, all further ones are, until those that wait are written and `told`, the line that
+    tells how many are missing, is. So it stands where they would have. The descriptor stays as it is: others may
+    have it, too, and it may be in blocking mode, so it is asked with poll() before each write.
+    """
+
+    def __init__(self, descriptor: int, told: Callable[[int], bytes], pending: int = PENDING) -> None:
+        """Starts the thread, which does not hold up Python's end. `pending`: bytes."""
+        self._descriptor = descriptor
+        self._told = told
+        self._most = pending
+        self._stirred = threading.Condition()  # reentrant: a destructor may log while a line is put
+        self._lines: deque[bytes] = deque()
+        self._size = 0  # of those lines, in bytes
+        self._full = False  # lines are dropped until the missing ones are told
+        self._failing = False  # the last write failed
+        self._torn = False  # the last line that was written has no end
+        self._untold = 0
+        self._end: float | None = None  # on the monotonic clock, when it is closed
+        self.dropped = 0  # lines, in all
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def put(self, line: bytes) -> None:
+        """A line with its end. From any thread."""
+        with self._stirred:
+            if self._full or self._size + len(line) > self._most or self._end is not None:
+                self._full = self._end is None
+                self._drop(1)
+                self._stirred.notify()
+                return
+            self._lines.append(line)
+            self._size += len(line)
+            self._stirred.notify()
+
+    def close(self, seconds: float) -> None:
+        """Blocks until all is written, so long at most; the rest is dropped."""
+        with self._stirred:
+            self._end = time.monotonic() + seconds
+            self._stirred.notify()
+        self._thread.join(seconds + 2 * LOOK)
+
+    def _drop(self, lines: int) -> None:
+        with self._stirred:
+            self.dropped += lines
+            self._untold += lines
+
+    def _run(self) -> None:
+        while not self._late():
+            with self._stirred:
+                while not self._lines and not self._full and self._end is None:
+                    self._stirred.wait()
+                line = self._lines.popleft() if self._lines else None
+                self._size -= len(line or b"")
+                missing = self._untold if line is None or self._failing or not self._full else 0
+            if missing or line is None:
+                self._tell(missing)
+            if line is not None and not self._write(line):
+                self._drop(1)
+            if line is None and self._end is not None:
+                return
+        self._drop(len(self._lines))
+
+    def _tell(self, missing: int) -> None:
+        """How many lines are missing. Where that can't be written, it is told with the next line."""
+        told = missing > 0 and self._write(self._told(missing))
+        with self._stirred:
+            self._untold -= missing if told else 0
+            self._full = self._full and bool(self._lines)
+
+    def _write(self, line: bytes) -> bool:
+        """Whether all of it is written."""
+        rest = memoryview(b"\n" + line if self._torn else line)
+        try:
+            while rest and wait_for_room(self._descriptor, self._late):
+                written = write_piece(self._descriptor, rest)
+                self._torn = self._torn or written > 0
+                rest = rest[written:]
+        except OSError:  # nobody has the other end, the disk is full, …
+            self._failing = True
+            return False
+        self._failing = self._torn = bool(rest)
+        return not rest
+
+    def _late(self) -> bool:
+        return self._end is not None and time.monotonic() >= self._end
+
+
+class LineStream(io.TextIOBase):
+    """What is printed, in whole lines, to a LineWriter: in place of sys.stderr."""
+
+    def __init__(self, writer: LineWriter, descriptor: int) -> None:
+        self._writer = writer
+        self._descriptor = descriptor
+        self._lock = threading.RLock()
+        self._begun = ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        with self._lock:
+            *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._put(line)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._lock:
+            rest, self._begun = self._begun, ""
+        if rest:
+            self._put(rest)
+
+    def _put(self, line: str) -> None:
+        self._writer.put(line.encode("utf-8", "backslashreplace") + b"\n")

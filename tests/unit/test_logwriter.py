@@ -1,0 +1,195 @@
+"""The log's thread: nobody waits for a descriptor that takes nothing, and what is missing is told."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kit
+from signal_py.logwriter import LineStream, LineWriter, write_within
+
+PIPE = 16384  # bytes that the pipes of these tests hold: poll() looks for a free page
+
+
+@contextlib.contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    """A small one: the end to read, and the end to write."""
+    ends = os.pipe()
+    fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE)
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            with contextlib.suppress(OSError):
+                os.close(end)
+
+
+def told(lines: int) -> bytes:
+    return b"missing %d\n" % lines
+
+
+def read_all(descriptor: int) -> bytes:
+    found = b""
+    while chunk := os.read(descriptor, 65536):
+        found += chunk
+    return found
+
+
+def accounted(lines: list[bytes], most: int) -> list[int]:
+    """Numbers of lines as they were read, -n for `missing n`; AssertionError where any of 0 to most is not in it once,
+    in order."""
+    at, found = 0, []
+    for line in lines:
+        number = int(line.rpartition(b" ")[2])
+        found.append(-number if line.startswith(b"missing") else number)
+        if line.startswith(b"missing"):
+            at += number
+        else:
+            assert number == at, lines
+            at += 1
+    assert at == most, lines
+    return found
+
+
+def test_lines_that_nobody_reads_are_dropped_and_told_in_their_place() -> None:
+    with pipe() as (ours, theirs):
+        writer = LineWriter(theirs, told, pending=20000)
+        start = time.monotonic()
+        for number in range(5000):
+            writer.put(b"%s %d\n" % (b"x" * 40, number))
+        assert time.monotonic() - start < kit.PATIENCE and writer.dropped > 3000
+        read: list[bytes] = []
+        reader = threading.Thread(target=lambda: read.append(read_all(ours)))
+        reader.start()
+        kit.until(lambda: writer._untold == 0, "they are told")
+        assert writer.dropped < 5000
+        writer.put(b"y 5000\n")
+        writer.close(kit.PATIENCE)
+        os.close(theirs)
+        reader.join()
+        found = accounted(read[0].splitlines(), 5001)
+        assert [number for number in found if number < 0] == [-writer.dropped]
+        assert found[-1] == 5000
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 9000), max_size=60), st.integers(2000, 30000), st.integers(0, 1000))
+def test_every_line_is_written_or_told(sizes: list[int], pending: int, seed: int) -> None:
+    """Whatever the sizes, and however the reader reads."""
+    chance = random.Random(seed)
+    with pipe() as (ours, theirs):
+        read: list[bytes] = []
+
+        def slowly() -> None:
+            while chunk := os.read(ours, chance.randint(1, 3000)):
+                read.append(chunk)
+
+        reader = threading.Thread(target=slowly)
+        writer = LineWriter(theirs, told, pending)
+        for number, size in enumerate(sizes):
+            if number == len(sizes) // 2:
+                reader.start()
+            writer.put(b"%s %d\n" % (b"x" * size, number))
+        if not reader.ident:
+            reader.start()
+        writer.close(kit.PATIENCE)
+        os.close(theirs)
+        reader.join()
+        accounted(b"".join(read).splitlines(), len(sizes))
+
+
+def test_the_end_waits_no_longer_than_it_is_given() -> None:
+    with pipe() as (_, theirs):
+        writer = LineWriter(theirs, told)
+        for _ in range(100):
+            writer.put(b"x" * 1000 + b"\n")
+        writer.close(0.2)
+        assert not writer._thread.is_alive()
+        assert 80 <= writer.dropped <= 100
+        writer.put(b"late\n")
+        assert writer.dropped <= 101
+
+
+def test_a_full_disk() -> None:
+    """What could not be written is told with the next line that can."""
+    with pipe() as (ours, theirs):
+        held = os.open("/dev/full", os.O_WRONLY)
+        assert refuses(held) == errno.ENOSPC
+        writer = LineWriter(held, told)
+        for number in range(3):
+            writer.put(b"x %d\n" % number)
+        kit.until(lambda: writer.dropped == 3, "they are dropped")
+        os.dup2(theirs, held)
+        writer.put(b"x 3\n")
+        writer.close(kit.PATIENCE)
+        os.close(held)
+        os.close(theirs)
+        assert read_all(ours) == b"missing 3\nx 3\n"
+
+
+def test_a_reader_that_has_gone_and_a_descriptor_that_is_closed() -> None:
+    with pipe() as (ours, theirs):
+        writer = LineWriter(theirs, told)
+        os.close(ours)
+        writer.put(b"x\n")
+        kit.until(lambda: writer.dropped == 1, "nobody can read it")
+        held = os.dup(theirs)
+        writer.close(kit.PATIENCE)
+        writer = LineWriter(held, told)
+        os.close(held)
+        writer.put(b"x\n")
+        kit.until(lambda: writer.dropped == 1, "it can't be written")
+        writer.close(kit.PATIENCE)
+
+
+def refuses(descriptor: int) -> int | None:
+    try:
+        os.write(descriptor, b"x")
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def test_a_pipe_that_does_not_block() -> None:
+    with pipe() as (ours, theirs):
+        os.set_blocking(theirs, False)
+        os.write(theirs, b"x" * (PIPE - 100) + b"\n")
+        writer = LineWriter(theirs, told)
+        writer.put(b"y" * 2000 + b"\n")
+        read: list[bytes] = []
+        reader = threading.Thread(target=lambda: read.append(read_all(ours)))
+        reader.start()
+        writer.close(kit.PATIENCE)
+        os.close(theirs)
+        reader.join()
+        assert read[0].splitlines()[1] == b"y" * 2000 and writer.dropped == 0
+
+
+def test_what_is_printed_goes_in_whole_lines() -> None:
+    with pipe() as (ours, theirs):
+        writer = LineWriter(theirs, told)
+        stream = LineStream(writer, theirs)
+        print("one", "two", sep="\n", end="", file=stream)
+        print(" and half", file=stream)
+        print("\udc80 no end", end="", file=stream)
+        stream.flush()
+        assert stream.fileno() == theirs and not stream.isatty()
+        writer.close(kit.PATIENCE)
+        os.close(theirs)
+        assert read_all(ours) == b"one\ntwo and half\n\\udc80 no end\n"
+
+
+def test_a_last_sentence_waits_for_nobody_for_long() -> None:
+    with pipe() as (ours, theirs):
+        write_within(theirs, b"x" * PIPE, kit.PATIENCE)
+        write_within(theirs, b"lost", 0.1)
+        os.close(theirs)
+        assert re.fullmatch(b"x{%d}" % PIPE, read_all(ours))
