@@ -77,10 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(sentence: str) -> None:
     """On standard error, which may be a pipe that nobody reads."""
-    from signal_py.log import LAST_LINES
-    from signal_py.logwriter import write_within
+    from signal_py.log import say
 
-    write_within(sys.stderr.fileno(), f"signal-engine: {sentence}\n".encode("utf-8", "backslashreplace"), LAST_LINES)
+    say(f"signal-engine: {sentence}")
 
 
 def _open_streams() -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import TextIO
 
-from signal_py.logwriter import PENDING, LineStream, LineWriter
+from signal_py.logwriter import PENDING, LineStream, LineWriter, write_within
 
 ROOT = "signal_py"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -88,6 +89,16 @@ def dropped() -> int:
     """Lines of the log that were dropped so far, since nobody read them or they could not be written."""
     handlers = logging.getLogger(ROOT).handlers
     return sum(handler.writer.dropped for handler in handlers if isinstance(handler, LineHandler))
+
+
+def say(line: str) -> None:
+    """Prints it to sys.stderr, and waits no longer than LAST_LINES for it to be taken."""
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError):  # it is no file: what is printed is kept in memory
+        print(line, file=sys.stderr)
+    else:
+        write_within(descriptor, f"{line}\n".encode("utf-8", "backslashreplace"), LAST_LINES)
 
 
 @contextlib.contextmanager
