@@ -30,10 +30,11 @@ from signal_core.slab cimport (
     slab_cold, slab_find,
 )
 from signal_core.state cimport (
-    AUTH_OFF, AUTH_TOKEN, CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_UNAVAILABLE, EVENT_ASK, Loop,
+    AUTH_ANY, AUTH_OFF, AUTH_TOKEN, CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_UNAVAILABLE, EVENT_ASK,
+    Loop,
 )
 from signal_core.upgrade cimport (
-    TOKEN_BEARER, TOKEN_NONE, TOKEN_PROTOCOL, TOKEN_QUERY, Upgrade, upgrade_parse,
+    STATUS_MOST, TOKEN_BEARER, TOKEN_NONE, TOKEN_PROTOCOL, TOKEN_QUERY, UNJUDGED, Upgrade, upgrade_parse,
 )
 from signal_core.wheel cimport wheel_arm, wheel_arm_by
 
@@ -99,13 +100,13 @@ cdef inline char* put_line(char* out, const char* p, size_t n) noexcept nogil:
 
 
 cdef inline Msg* question_new(Loop* loop, Conn* c, const Upgrade* u, const char* token, size_t token_len,
-                              uint8_t source) noexcept nogil:
-    """Lines: address, Origin, path, query, user (of a renewal, which has no `u`), token. Of no size where the token is
-    malformed; NULL without memory."""
+                              uint8_t source, const char* head, size_t head_len) noexcept nogil:
+    """Lines: address, Origin, path, query, user (of a renewal, which has no `u`), token, and the head as it came, where
+    it is given. Of no size where the token is malformed; NULL without memory."""
     cdef uint8_t address[16]
     cdef uint32_t user_n = 0
     cdef const char* user = conn_user(loop, c, &user_n)
-    cdef size_t bound = ADDRESS_TEXT + user_n + token_len + 5
+    cdef size_t bound = ADDRESS_TEXT + user_n + token_len + 5 + (1 + head_len if head_len else 0)
     cdef Msg* msg
     cdef char* p
     cdef int size
@@ -128,27 +129,33 @@ cdef inline Msg* question_new(Loop* loop, Conn* c, const Upgrade* u, const char*
     p = put_line(p, user, user_n)
     size = token_decode(source, token, token_len, p)
     if size >= 0:
-        msg.size = <uint32_t>(p - <char*>msg.data) + <uint32_t>size
+        p += size
+        if head_len:
+            p[0] = c'\n'
+            memcpy(p + 1, head, head_len)
+            p += 1 + head_len
+        msg.size = <uint32_t>(p - <char*>msg.data)
     return msg
 
 
 cdef inline int auth_refused(Loop* loop, int status) noexcept nogil:
     """Counts a refusal; returns its status."""
-    loop.n[C_AUTH_FAILED if status == 503 else C_AUTH_REFUSED] += 1
+    loop.n[C_AUTH_FAILED if status % STATUS_MOST == 503 else C_AUTH_REFUSED] += 1
     return status
 
 
-cdef inline int auth_ask(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
+cdef inline int auth_ask(Loop* loop, Conn* c, const Upgrade* u, const char* head, size_t head_len) noexcept nogil:
     """Parks a connection until its token is judged; the caller keeps its input. 0: it is parked; else the HTTP status
-    to refuse it with at once."""
+    to refuse it with at once. A program that decides (AUTH_ANY) sees the head, too."""
     cdef Msg* msg
     if u.token_from == TOKEN_NONE and loop.hub.set.auth == AUTH_TOKEN:
         return auth_refused(loop, 401)
     if loop.judging >= loop.hub.set.auth_pending:
-        return auth_refused(loop, 503)
-    msg = question_new(loop, c, u, u.token, u.token_len, u.token_from)
+        return auth_refused(loop, UNJUDGED)
+    msg = question_new(loop, c, u, u.token, u.token_len, u.token_from, head,
+                       head_len if loop.hub.set.auth == AUTH_ANY else 0)
     if msg == NULL:
-        return auth_refused(loop, 503)
+        return auth_refused(loop, UNJUDGED)
     if msg.size == 0:
         msg_free(&loop.mem, msg)
         return auth_refused(loop, 401)
@@ -173,7 +180,7 @@ cdef inline void do_auth(Loop* loop, Conn* c, const Head* head) noexcept nogil:
         code = CODE_RATE
     else:
         if loop.judging < loop.hub.set.auth_pending:
-            msg = question_new(loop, c, NULL, head.arg, head.arg_len, TOKEN_BEARER)
+            msg = question_new(loop, c, NULL, head.arg, head.arg_len, TOKEN_BEARER, NULL, 0)
         if msg == NULL:
             code = CODE_UNAVAILABLE
             auth_refused(loop, 503)
@@ -343,7 +350,7 @@ cdef inline void auth_verdict(Loop* loop, const Msg* msg) noexcept nogil:
         return
     if c.state == CONN_JUDGED:
         if msg.origin:
-            auth_refuse(loop, c, <int>msg.origin)
+            auth_refuse(loop, c, UNJUDGED if msg.origin == 503 else <int>msg.origin)
         else:
             auth_open(loop, c, msg)
     elif c.flags & FLAG_RENEWING:

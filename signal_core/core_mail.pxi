@@ -1,5 +1,12 @@
 # Included by engine.pyx.
 
+cdef tuple identity_of(Msg* msg):
+    """User and rights of an event of hooks.pxd."""
+    cdef size_t n = 1 + msg.data[0]
+    cdef bytes rights = PyBytes_FromStringAndSize(<char*>msg.data + n, <Py_ssize_t>(msg.size - n))
+    return text_of(<char*>msg.data + 1, n - 1), rights
+
+
 cdef class Mailboxes(Peer):
     """What the loops tell the deciding thread, and the embedding program."""
 
@@ -132,9 +139,9 @@ cdef class Mailboxes(Peer):
                 service_begin(loop)
             mail = ("receipt", text_of(msg_text(msg), msg.text_size), code_name(msg.code))
         elif msg.kind == KIND_EVENT and msg.code == EVENT_CONNECTED:
-            mail = ("connect", self.peer_text(msg.target))
+            mail = ("connect", self.peer_text(msg.target), *identity_of(msg))
         elif msg.kind == KIND_EVENT and msg.code == EVENT_DISCONNECTED:
-            mail = ("disconnect", self.peer_text(msg.target), msg.hash)
+            mail = ("disconnect", self.peer_text(msg.target), *identity_of(msg), msg.hash)
         msg_free(&loop.mem, msg)
         return mail
 

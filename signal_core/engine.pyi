@@ -17,6 +17,9 @@ def tls_try(ca: str, cert: str, key: str) -> None:
 def malloc_steadily() -> None:
     """Of the whole process, for a daemon: freed small blocks are merged one by one, never millions at once."""
 
+def code_sentence(code: str) -> str:
+    """What a client hears, for people, with an ERR of this code."""
+
 def may_close_with(code: int) -> bool:
     """Whether a Close frame may carry this code: 1000 to 1003, 1007 to 1014, 3000 to 4999 (RFC 6455 §7.4)."""
 
@@ -31,7 +34,8 @@ class Core:
 
     Mails to the embedding program (`service_drain`):
     ("message", room | None, sender, ref | None, re | None, user | None, payload: bytes, binary: bool),
-    ("connect", peer), ("disconnect", peer, code: int), ("receipt", ref, code),
+    ("connect", peer, user, rights: bytes), ("disconnect", peer, user, rights: bytes, code: int),
+    ("receipt", ref, code),
     ("presence", list of messages MEMBERS, JOIN, LEAVE as clients hear them).
     """
 

@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid, usleep
 from signal_core.address cimport LOCAL_TEXT, ROOM_MAX, id_make, local_parse, peer_split, ref_valid, room_valid
 from signal_core.addresses cimport Addresses, addresses_end
-from signal_core.answers cimport code_text, put_peer
+from signal_core.answers cimport code_parse, code_reason, code_text, put_peer
 from signal_core.counters cimport C_COUNT, C_TAKEN
 from signal_core.frame cimport close_code_is_valid, frame_check_layout
 from signal_core.inbox cimport inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
@@ -115,6 +115,12 @@ def tls_try(ca, cert, key):
 def malloc_steadily():
     """Of the whole process, for a daemon: freed small blocks are merged one by one, never millions at once."""
     se_malloc_steadily()
+
+
+def code_sentence(str code):
+    """What a client hears, for people, with an ERR of this code."""
+    cdef bytes text = code.encode()
+    return (<bytes>code_reason(code_parse(text, len(text)))).decode()
 
 
 def may_close_with(code):

@@ -18,10 +18,11 @@ from libc.string cimport memcpy, memmove
 from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again, loop_stop
 from signal_core.asking cimport asks_walk, presence_ask
 from signal_core.auth cimport auth_verdict
-from signal_core.conn cimport conn_close, conn_flush, conn_give_place, conn_id, conn_kill, conn_of, loop_flush
+from signal_core.conn cimport conn_close, conn_flush, conn_give_place, conn_kill, conn_of, loop_flush
 from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_QUESTIONS_FULL, C_WAKES
 from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
 from signal_core.gaps cimport gaps_tell
+from signal_core.hooks cimport hook_tell
 from signal_core.identity cimport conn_uncount_user
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.inquiry cimport loop_inquiry
@@ -41,7 +42,7 @@ from signal_core.missed cimport missed_any
 from signal_core.natsout cimport link_queue
 from signal_core.news cimport news_flush, take_news
 from signal_core.origins cimport uncount_address
-from signal_core.post cimport is_payload, post_all, post_event
+from signal_core.post cimport is_payload, post_all
 from signal_core.presence cimport presence_tick, presence_walk, service_came
 from signal_core.questions cimport questions_walk, take_question
 from signal_core.queue cimport queue_clear
@@ -204,9 +205,9 @@ cdef inline void loop_free(Loop* loop, Conn* c) noexcept nogil:
     cdef uint32_t code = extra.close_code if extra != NULL and extra.close_code else 1006
     queue_clear(loop, &c.out, C_DROPPED_GONE, CODE_NO_SUCH_PEER)
     conn_uncount_user(loop, c)
-    leave_all(loop, c)
     if c.flags & FLAG_WEBSOCKET and loop.hub.set.hooks:
-        post_event(loop, SERVICE_LOOP, EVENT_DISCONNECTED, conn_id(loop, c), code, NULL, 0)
+        hook_tell(loop, c, EVENT_DISCONNECTED, code)
+    leave_all(loop, c)
     buffer_free(loop, c.pending)
     if extra != NULL:
         buffer_free(loop, extra.message)

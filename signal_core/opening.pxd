@@ -8,24 +8,24 @@ from signal_core.counters cimport (
     C_ADDRESS_LIMITED, C_AUTH_DENIED, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_ORIGINS_REFUSED, C_SHED,
     C_USER_LIMITED,
 )
+from signal_core.hooks cimport hook_tell
 from signal_core.identity cimport may_sub
-from signal_core.limits cimport SERVICE_LOOP, UPGRADE_ANSWER, UPGRADE_MAX_ROOMS
+from signal_core.limits cimport UPGRADE_ANSWER, UPGRADE_MAX_ROOMS
 from signal_core.memory cimport Msg, msg_new
 from signal_core.origins cimport count_forwarded, origin_allowed
-from signal_core.post cimport post_event
 from signal_core.roomtable cimport RoomEntry
 from signal_core.route cimport AWAIT_FAILED, AWAIT_IT, await_nats, join, joined, leave_place
 from signal_core.slab cimport CONN_DEAD, CONN_JOINING, FLAG_PAUSED, FLAG_USER, FLAG_WEBSOCKET, Conn
 from signal_core.state cimport CODE_OK, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_CONNECTED, Loop
 from signal_core.sys cimport se_count_below
-from signal_core.upgrade cimport Upgrade, query_next_room, upgrade_accept, upgrade_answer
+from signal_core.upgrade cimport STATUS_MOST, Upgrade, query_next_room, upgrade_accept, upgrade_answer
 
 
 cdef inline void session_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
     """A health check, or a refusal: the answer is the last that it hears."""
     cdef char text[512]
     cdef size_t n = upgrade_answer(u, text, UPGRADE_ANSWER)
-    if u.status == 503:
+    if u.status % STATUS_MOST == 503:
         loop.n[C_SHED] += 1
     elif u.status != 200:
         loop.n[C_HANDSHAKES_REFUSED] += 1
@@ -108,7 +108,7 @@ cdef inline void session_open(Loop* loop, Conn* c, const Upgrade* u, Msg* msg) n
     if c.state == CONN_DEAD:
         return
     if loop.hub.set.hooks:
-        post_event(loop, SERVICE_LOOP, EVENT_CONNECTED, conn_id(loop, c), 0, NULL, 0)
+        hook_tell(loop, c, EVENT_CONNECTED, 0)
     c.state = CONN_JOINING
     if c.waiting == 0:
         joined(loop, c)

@@ -91,6 +91,13 @@ cdef inline uint32_t big_endian(const uint8_t* p, int n) noexcept nogil:
     return value
 
 
+cdef inline void put_big_endian(uint8_t* p, uint32_t value, int n) noexcept nogil:
+    while n > 0:
+        n -= 1
+        p[n] = <uint8_t>(value & 0xff)
+        value >>= 8
+
+
 cdef inline bint rights_are_whole(const uint8_t* text, size_t n) noexcept nogil:
     """Whether the patterns are as many as its head says, and end where it ends."""
     cdef size_t at = RIGHTS_HEAD
@@ -126,6 +133,20 @@ cdef inline bint rights_are(const Rights* rights, const uint8_t* text, size_t n)
             and rights.max_rooms == big_endian(text + 1, 4) and rights.nsub == big_endian(text + 5, 2)
             and rights.npub == big_endian(text + 7, 2)
             and memcmp(rights.data, text + RIGHTS_HEAD, n - RIGHTS_HEAD) == 0)
+
+
+cdef inline size_t rights_size(const Rights* rights) noexcept nogil:
+    """Of their text; NULL: nothing is bounded, and there is none."""
+    return RIGHTS_HEAD + rights.size if rights != NULL else 0
+
+
+cdef inline void rights_put(const Rights* rights, uint8_t* out) noexcept nogil:
+    """Writes the text that they were made of, rights_size bytes."""
+    out[0] = rights.flags
+    put_big_endian(out + 1, rights.max_rooms, 4)
+    put_big_endian(out + 5, rights.nsub, 2)
+    put_big_endian(out + 7, rights.npub, 2)
+    memcpy(out + RIGHTS_HEAD, rights.data, rights.size)
 
 
 cdef inline void rights_release(Rights* rights) noexcept nogil:

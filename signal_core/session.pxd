@@ -455,7 +455,7 @@ cdef inline size_t session_upgrade(Loop* loop, Conn* c, uint8_t* p, size_t n, si
     if u.status == 0:
         u.status = session_origin(loop, c, &u)
     if u.status == 0 and loop.hub.set.auth != AUTH_OFF:
-        u.status = auth_ask(loop, c, &u)
+        u.status = auth_ask(loop, c, &u, <const char*>p, <size_t>head)
         if u.status == 0:
             return 0
     return <size_t>head if session_finish(loop, c, &u) else n

@@ -19,6 +19,7 @@ from signal_core.slab cimport (
 )
 from signal_core.state cimport Hub, Loop, loop_ms
 from signal_core.sys cimport FIONREAD, MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, ioctl, se_acknowledged, send
+from signal_core.upgrade cimport UNJUDGED
 from signal_core.wheel cimport wheel_arm, wheel_is_late, wheel_pop
 
 
@@ -147,7 +148,7 @@ cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
     elif c.state == CONN_HANDSHAKE and loop.shut:
         turn_away(loop, c, 503)
     elif c.state == CONN_JUDGED:
-        auth_refuse(loop, c, 503)
+        auth_refuse(loop, c, 503 if loop.shut else UNJUDGED)
     elif c.state != CONN_DEAD:
         if c.state == CONN_HANDSHAKE:
             loop.n[C_HANDSHAKES_TIMED_OUT] += 1

@@ -30,6 +30,9 @@ cdef enum:
     TOKEN_PROTOCOL = 2   # the subprotocol token.<base64url>
     TOKEN_QUERY = 3      # ?token=<token>, percent-encoded
 
+    UNJUDGED = 1503      # 503 with another text: nobody could decide whether it may connect
+    STATUS_MOST = 1000   # above all of HTTP's: what is added to one for another text
+
 cdef struct Upgrade:         # what a handshake asks for
     const char* key          # 8  Sec-WebSocket-Key, KEY_SIZE characters
     const char* token        # 8  as it was sent, nothing decoded; NULL: none
@@ -44,7 +47,7 @@ cdef struct Upgrade:         # what a handshake asks for
     size_t forwarded_len[4]  # 32
     uint32_t nforwarded      # 4  how many there were
     uint32_t spare           # 4
-    int status               # 4  0: upgrade; 200: a health check; else the HTTP status to refuse with
+    int status               # 4  0: upgrade; 200: a health check; else the HTTP status to refuse with, or UNJUDGED
     uint8_t token_from       # 1  TOKEN_*
     uint8_t protocol         # 1  signal.v1 was offered
     uint8_t other_protocol   # 1  only others were offered
@@ -388,6 +391,8 @@ cdef inline const char* status_text(int status) noexcept nogil:
         return b"The head of the handshake is too large.\n"
     if status == 503:
         return b"This node is full or draining: try again, or another one.\n"
+    if status == UNJUDGED:
+        return b"It could not be decided whether this client may connect: try again.\n"
     if status == 505:
         return b"A WebSocket needs HTTP/1.1.\n"
     return b"Something went wrong inside the engine.\n"
@@ -401,7 +406,7 @@ cdef inline const char* status_headers(int status) noexcept nogil:
         return b"Allow: GET\r\nConnection: close\r\n"
     if status == 426:
         return b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nConnection: Upgrade, close\r\n"
-    if status == 429 or status == 503:
+    if status in (429, 503, UNJUDGED):
         return b"Retry-After: 1\r\nConnection: close\r\n"
     return b"Connection: close\r\n"
 
@@ -413,9 +418,9 @@ cdef inline size_t upgrade_refuse(int status, char* out, size_t size) noexcept n
     if size < UPGRADE_ANSWER:
         return 0
     p += text_put(p, b"HTTP/1.1 ")
-    p += number_put(p, status)
+    p += number_put(p, status % STATUS_MOST)
     p += text_put(p, b" ")
-    p += text_put(p, status_reason(status))
+    p += text_put(p, status_reason(status % STATUS_MOST))
     p += text_put(p, b"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: ")
     p += number_put(p, <int>strlen(text))
     p += text_put(p, b"\r\n")

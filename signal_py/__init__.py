@@ -8,8 +8,9 @@ async with Engine(listen="127.0.0.1:0", nats="off") as engine:
 
 from signal_py.engine import Engine
 from signal_py.errors import ConfigError, DeliveryError, EngineError
-from signal_py.grants import Grant, Refusal, Request
-from signal_py.service import Message, Presence
+from signal_py.grants import Grant, Refusal, Request, Rights
+from signal_py.headers import Headers
+from signal_py.service import Message, Peer, Presence
 from signal_py.version import VERSION as __version__
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "Engine",
     "EngineError",
     "Grant",
+    "Headers",
     "Message",
+    "Peer",
     "Presence",
     "Refusal",
     "Request",
+    "Rights",
     "__version__",
 ]

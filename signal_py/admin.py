@@ -94,7 +94,7 @@ class Admin:
         self._registry: CollectorRegistry | None = None
         with Probes(resolve([where], named)[:1], named) as probes:
             self.address = probes.addresses[0]
-            self._server = _Server(self)
+            self._server = _Server(self, named)
         self._thread = threading.Thread(target=self._server.serve_forever, name="admin", daemon=True)
 
     def start(self) -> None:
@@ -148,7 +148,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, admin: Admin) -> None:
+    def __init__(self, admin: Admin, named: str) -> None:
         family, host, port, scope = admin.address
         self.admin = admin
         self.address_family = socket.AddressFamily(family)
@@ -165,7 +165,7 @@ class _Server(ThreadingHTTPServer):
         except OSError as error:
             self.server_close()
             raise ConfigError(
-                f"--admin {host}:{port} can't be listened on ({error.strerror}): choose another."
+                f"{named} {host}:{port} can't be listened on ({error.strerror}): choose another."
             ) from None
 
     def handle_error(self, request: object, client_address: object) -> None:

@@ -28,7 +28,7 @@ def _check_pair(config: Config, one: str, other: str) -> None:
     if first != second:
         here, gone = (one, other) if first else (other, one)
         raise ConfigError(
-            f"{config.named(here)} is given without {SETTINGS[gone].flag}: give both or neither."
+            f"{config.named(here)} is given without {config.written(gone)}: give both or neither."
         )
 
 
@@ -37,11 +37,11 @@ def _check_auth(config: Config) -> None:
     if len(keys) > 1:
         raise ConfigError(f"{config.named(keys[0])} and {config.named(keys[1])} are both given: give one.")
     if keys and config.auth != "jwt":
-        raise ConfigError(f"{config.named(keys[0])} is given without --auth jwt: give both or neither.")
+        jwt = config.written("auth", "jwt")
+        raise ConfigError(f"{config.named(keys[0])} is given without {jwt}: give both or neither.")
     if config.auth == "jwt" and not keys:
-        raise ConfigError(
-            f"{config.named('auth')} is jwt without a key: give one of --auth-key, --auth-key-file, --auth-jwks."
-        )
+        keys = [config.written(name) for name in ("auth-key", "auth-key-file", "auth-jwks")]
+        raise ConfigError(f"{config.named('auth')} is jwt without a key: give one of {', '.join(keys)}.")
 
 
 def _check_together(config: Config) -> None:

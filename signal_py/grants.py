@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
+
+from signal_py.headers import Headers, cookies_of
 
 TOKEN = r"[!-)+-\-/-=?-~]+"  # of a room's name: visible ASCII but `*`, `>` and the dot
 USER = re.compile(rf"{TOKEN}(?:\.{TOKEN})*")
@@ -33,17 +36,26 @@ class Request:
     origin   the header Origin, "" where there was none
     path     of the URL
     query    of the URL, as it was sent, without the token
-    renewal  it is open, and has sent AUTH; origin, path and query are empty, and `remote` is the socket's
+    renewal  it is open, and has sent AUTH; origin, path, query and headers are empty, and `remote` is the socket's
     user     on a renewal: who it is. A Grant to another user does not renew
+    headers  all that it sent, by name in any case; `cookies` are those of Cookie
+
+    A browser sends cookies with a WebSocket that any page opens: who goes by one lists its own pages in `origins`.
     """
 
-    token: str
+    token: str = field(repr=False)
     remote: str
     origin: str = ""
     path: str = ""
     query: str = ""
     renewal: bool = False
     user: str | None = None
+    headers: Headers = field(default_factory=Headers, repr=False, compare=False)
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """By name; of several with one name the first."""
+        return cookies_of(self.headers.get("cookie", ""))
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,16 @@ class Grant:
     to: bool = True
     max_rooms: int | None = None
     expires: float | None = None
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What a connection was granted; each as in Grant. Without any it may do everything."""
+
+    sub: tuple[str, ...] | None = None
+    pub: tuple[str, ...] | None = None
+    to: bool = True
+    max_rooms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +159,24 @@ def _rights(grant: Grant) -> bytes:
     if len(text) > RIGHTS_MAX:
         raise GrantError(f"the patterns of rooms take more than {RIGHTS_MAX} bytes")
     return text
+
+
+@lru_cache(256)
+def rights_of(text: bytes) -> Rights:
+    """What `_rights` wrote."""
+    if not text:
+        return Rights()
+    patterns, at = [], 9
+    while at < len(text):
+        patterns.append(text[at + 1 : at + 1 + text[at]].decode())
+        at += 1 + text[at]
+    count, most = int.from_bytes(text[5:7], "big"), int.from_bytes(text[1:5], "big")
+    return Rights(
+        None if text[0] & RIGHT_SUB_ALL else tuple(patterns[:count]),
+        None if text[0] & RIGHT_PUB_ALL else tuple(patterns[count:]),
+        bool(text[0] & RIGHT_TO),
+        None if most == NO_BOUND else most,
+    )
 
 
 def _patterns(given: object) -> list[bytes]:

@@ -16,13 +16,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from signal_py.aside import aside, end, within
+from signal_py.complaints import Complaints
 from signal_py.grants import REFUSALS, Grant, GrantError, Refusal, Request, Verdict, verdict_of
+from signal_py.headers import headers_of
 from signal_py.log import event
 from signal_py.tokens import KeysMissingError, KeyUnknownError, TokenError, Verifier
 
 SLICE = 128  # tokens judged before the thread looks at something else
 AT_ONCE = 256  # calls of an authorizer that run at the same time
-QUIET = 1.0  # seconds between two lines about failures of the same kind
 UNREFUSED, FAILED = 0, 503
 
 Question = tuple[int, bool, bytes]
@@ -46,27 +47,21 @@ class Judge(Protocol):
         """Nothing more is asked."""
 
 
-class Complaints:
-    """Logs failures, at most one a second of a kind, with how many there were since."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, float] = {}
-        self._count: dict[str, int] = {}
-
-    def add(self, text: str, reason: str) -> None:
-        count = self._count[text] = self._count.get(text, 0) + 1
-        now = time.monotonic()
-        if now - self._last.get(text, -QUIET) >= QUIET:
-            self._last[text], self._count[text] = now, 0
-            event(logger, "error", text, reason=reason, times=count)
-
-
 def request_of(question: Question) -> Request:
     """What an authorizer is shown."""
     _, renewal, lines = question
-    remote, origin, path, query, user, token = lines.decode("latin-1").split("\n", 5)
+    remote, origin, path, query, user, token, *head = lines.decode("latin-1").split("\n", 6)
     pairs = (pair for pair in query.split("&") if pair != "token" and not pair.startswith("token="))
-    return Request(token, remote, origin, path, "&".join(pairs), renewal, user or None)
+    headers = headers_of(head[0] if head else "")
+    return Request(token, remote, origin, path, "&".join(pairs), renewal, user or None, headers)
+
+
+def secrets_of(question: Question) -> list[str]:
+    """What of it no log may show."""
+    request = request_of(question)
+    authorization = request.headers.get("authorization", "")
+    values = [pair.partition("=")[2] for pair in request.query.split("&")]
+    return [request.token, authorization, request.headers.get("cookie", ""), *request.cookies.values(), *values]
 
 
 def refused(question: Question, status: int, reason: str) -> Verdict:
@@ -90,7 +85,7 @@ class JwtJudge:
         self._planned = False
         self._tasks: set[asyncio.Future[None]] = set()
         self._wanted = asyncio.Event()
-        self._complaints = Complaints()
+        self._complaints = Complaints(logger)
 
     def start(self) -> None:
         if self._verifier.keys.changing:
@@ -139,8 +134,8 @@ class JwtJudge:
         except (TokenError, GrantError) as wrong:
             return refused(question, 401, str(wrong))
         except Exception as error:
-            self._complaints.add("tokens can't be judged", repr(error))
-            return refused(question, FAILED, repr(error))
+            self._complaints.add("tokens can't be judged", "", error, lambda: secrets_of(question))
+            return refused(question, FAILED, type(error).__name__)
 
     async def _refresh(self) -> None:
         """Fetches keys in time, and sooner where a token names one that is not known. One fetch at a time, however
@@ -181,7 +176,7 @@ class CallbackJudge:
         self._queue: deque[tuple[float, Question]] = deque()  # with the time by which it is to be answered
         self._running: dict[int, asyncio.Future[Grant | Refusal]] = {}  # by connection
         self._verdicts: list[Verdict] = []
-        self._complaints = Complaints()
+        self._complaints = Complaints(logger)
 
     def start(self) -> None:
         """It has no thread of its own."""
@@ -214,7 +209,7 @@ class CallbackJudge:
                     continue
                 task = asyncio.ensure_future(answer)
             except Exception as error:
-                self._fail(question, repr(error))
+                self._fail(question, "", error)
                 continue
             self._running[question[0]] = task
             timer = self._loop.call_at(end, self._late, question, task)
@@ -237,7 +232,7 @@ class CallbackJudge:
             return
         del self._running[question[0]]
         if task.cancelled() or error is not None:
-            self._fail(question, "it was cancelled" if error is None else repr(error))
+            self._fail(question, "it was cancelled", error)
         else:
             self._decide(question, task.result())
         self._start()
@@ -248,14 +243,18 @@ class CallbackJudge:
         elif isinstance(answer, Grant):
             try:
                 self._add(verdict_of(question[0], answer, time.time()))
-            except Exception as wrong:  # a Grant may hold anything; each question is answered
-                self._fail(question, str(wrong))
+            except GrantError as wrong:
+                self._fail(question, f"its Grant can't be used: {wrong}")
+            except Exception as error:  # a Grant may hold anything; each question is answered
+                self._fail(question, "", error)
+        elif isinstance(answer, Refusal):
+            self._fail(question, f"its Refusal has another status than {' and '.join(map(str, REFUSALS))}")
         else:
-            self._fail(question, f"it answered {answer!r}")
+            self._fail(question, f"it answered with a {type(answer).__name__}: return a Grant or a Refusal")
 
-    def _fail(self, question: Question, reason: str) -> None:
-        self._complaints.add("the authorizer failed", reason)
-        self._add(refused(question, FAILED, reason))
+    def _fail(self, question: Question, reason: str, error: BaseException | None = None) -> None:
+        self._complaints.add("the authorizer failed", reason, error, lambda: secrets_of(question))
+        self._add(refused(question, FAILED, reason or type(error).__name__))
 
     def _add(self, verdict: Verdict) -> None:
         """Answers go in one piece, when the loop has done what it has at hand."""

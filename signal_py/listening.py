@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import glob
 import os
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 
 from signal_py.address import host_port, split_address
@@ -13,6 +16,7 @@ from signal_py.errors import ConfigError
 
 Address = tuple[int, str, int, int]  # family, numeric host, port, scope id
 MAX_ADDRESSES = 16  # of one engine; the core's bound
+LISTENS = "0A"  # a socket's state in /proc/net/tcp
 
 
 def resolve(texts: Iterable[str], named: str) -> list[Address]:
@@ -54,8 +58,10 @@ class Probes:
     probe binds without it first, and so finds out; it takes the option afterwards, to let the loops in.
     """
 
-    def __init__(self, addresses: Iterable[Address], named: str) -> None:
-        """Raises ConfigError where an address can't be had."""
+    def __init__(self, addresses: Iterable[Address], named: str, share: str = "") -> None:
+        """`share`: what others set, too, who may have it already; "": nobody may. Raises ConfigError where an address
+        can't be had."""
+        self._share = share
         self.addresses: list[Address] = []  # as given, port 0 replaced by the one that was chosen
         self._sockets: list[socket.socket] = []
         try:
@@ -86,9 +92,13 @@ class Probes:
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             where = (host, port, 0, scope) if family == socket.AF_INET6 else (host, port)
+            if self._share:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             _bind(probe, where)
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(_who_has(host, port, named, self._share)) from None
             raise ConfigError(_why_not(error, host_port(host, port), named)) from None
         self.addresses.append((family, host, int(probe.getsockname()[1]), scope))
 
@@ -104,12 +114,46 @@ def _bind(probe: socket.socket, where: tuple[object, ...]) -> None:
         probe.bind(where)
 
 
-def _why_not(error: OSError, where: str, named: str) -> str:
-    if error.errno == errno.EADDRINUSE:
+def _who_has(host: str, port: int, named: str, share: str) -> str:
+    where = host_port(host, port)
+    if held_here(port):
         return (
-            f"{named} {where} is in use by another program: "
-            "stop that one, or choose another port (0 takes a free one)."
+            f"{named} {where} is in use by this very process, another engine or server of it: "
+            "choose another port (0 takes a free one)."
         )
+    if share:
+        return (
+            f"{named} {where} is in use by a program that doesn't share it, or is another user's: "
+            f"have all that listen there set {share}, or choose another port."
+        )
+    return f"{named} {where} is in use by another program: stop that one, or choose another port (0 takes a free one)."
+
+
+def held_here(port: int) -> bool:
+    """Whether a socket of this process listens on the port; False where the system doesn't tell."""
+    ours: set[str] = set()
+    for table in glob.iglob("/proc/self/task/*/fd"):  # a loop has a table of its own
+        for name in _entries(table):
+            with contextlib.suppress(OSError):
+                ours.add(os.readlink(f"{table}/{name}"))
+    for family in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/self/net/{family}").read_text(encoding="ascii").splitlines()[1:]:
+                fields = line.split()
+                here = fields[1].rpartition(":")[2] == f"{port:04X}" and fields[3] == LISTENS
+                if here and f"socket:[{fields[9]}]" in ours:
+                    return True
+    return False
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # of a thread that has just ended
+        return []
+
+
+def _why_not(error: OSError, where: str, named: str) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
             f"{named} {where} is not allowed to this user: choose a port from 1024 up, or ask for the right."

@@ -21,14 +21,34 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 LAST_LINES = 1.0  # seconds at the end for lines that were not written yet
 
 
-def event(logger: logging.Logger, level: str, text: str, **fields: object) -> None:
-    """Logs what happened; the fields say to what."""
-    logger.log(LEVELS.get(level, logging.INFO), "%s", text, extra={"fields": fields})
+def event(logger: logging.Logger, level: str, text: str, *, trace: object = "", **fields: object) -> None:
+    """Logs what happened; the fields say to what, `trace` where in a program.
+
+    The text of the record has all of it, on one line but for the trace: an embedding program's own formatters know
+    nothing of fields. The parts are the record's attributes `event`, `fields` and `trace`.
+    """
+    number = LEVELS.get(level, logging.INFO)
+    if logger.isEnabledFor(number):
+        message = _one_line(text + _pairs(fields)) + (f"\n{trace}" if trace else "")
+        extra = {"event": text, "fields": fields, "trace": trace}
+        logger.log(number, "%s", message, extra=extra, stacklevel=2)
+
+
+def _pairs(fields: dict[str, object]) -> str:
+    return "".join(f"  {name}={_plain(value)}" for name, value in fields.items())
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
     fields: dict[str, object] = getattr(record, "fields", {})
     return fields
+
+
+def _event(record: logging.LogRecord) -> str:
+    return str(getattr(record, "event", "")) or record.getMessage()
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    return formatter.formatException(record.exc_info) if record.exc_info else str(getattr(record, "trace", ""))
 
 
 def _one_line(text: str) -> str:
@@ -40,10 +60,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created)
-        pairs = "".join(f"  {name}={_plain(value)}" for name, value in _fields(record).items())
         stamp = f"{when:%H:%M:%S}.{int(record.msecs):03} {record.levelname.lower():7}"
-        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return _one_line(f"{stamp} {record.getMessage()}{pairs}") + trace
+        trace = _trace(self, record)
+        return _one_line(f"{stamp} {_event(record)}{_pairs(_fields(record))}") + (f"\n{trace}" if trace else "")
 
 
 class JsonFormatter(logging.Formatter):
@@ -54,11 +73,11 @@ class JsonFormatter(logging.Formatter):
         line: dict[str, object] = {
             "time": when.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": _event(record),
             **_fields(record),
         }
-        if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
+        if trace := _trace(self, record):
+            line["trace"] = trace
         return json.dumps(line, ensure_ascii=False, default=str)
 
 

@@ -44,7 +44,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, environ: dict[str, str]) -> int:
     """Prints a token, or what is in one; the exit status. Raises ConfigError."""
-    require_jwt()
+    require_jwt("token")
     hush_pyjwt()
     if options.words:
         if options.words[0] != "inspect" or len(options.words) != 2:

@@ -10,6 +10,7 @@ class Options(TypedDict, total=False):
     """What each means, its bounds, its default: signal_py.settings.Config. Times in seconds, sizes in bytes."""
 
     listen: str | Sequence[str]
+    reuse_port: bool | str
     loops: int
     node: str
     nats: str | Sequence[str]
@@ -22,7 +23,7 @@ class Options(TypedDict, total=False):
     nats_tls_cert: str
     nats_tls_key: str
     prefix: str
-    control: str
+    control: bool | str
     max_message: int
     max_rooms: int
     max_refs: int
@@ -30,7 +31,7 @@ class Options(TypedDict, total=False):
     max_connections_per_address: int
     max_connections_per_user: int
     accept_rate: int
-    accept_yield: str
+    accept_yield: bool | str
     max_rate: int
     max_burst: int
     handshake_timeout: float

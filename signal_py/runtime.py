@@ -158,8 +158,12 @@ class Runtime:
             self._admin = Admin(config.admin, config.named("admin"), self.stats, self.unready, self._ask_drain)
             self._admin.start()
         named = config.named("listen")
-        self._probes = Probes(resolve(config.listen, named), named)
+        share = config.written("reuse-port", "on") if config.reuse_port == "on" else ""
+        self._probes = Probes(resolve(config.listen, named), named, share)
         servers = self._servers()
+        if config.reuse_port == "on" and (self.embedded or not servers):
+            text = "workers that share a port have no NATS server in common: their clients don't reach each other"
+            event(logger, "warning", text, setting=config.named("nats"))
         tls = Tls.of(config, servers)
         verifier = verifier_of(config) if config.auth == "jwt" else None
         self.core = Core(core_settings(config, self.node, bool(servers), self._hooks))
@@ -300,7 +304,8 @@ class Runtime:
         if nats == ("off",):
             return []
         if nats == ("embedded",):
-            self.embedded = EmbeddedNats(find_server(self.config.named("nats")), self.config.max_message)
+            named = self.config.named("nats")
+            self.embedded = EmbeddedNats(find_server(named), self.config.max_message, named)
             self.embedded.start()
             nats = (self.embedded.url,)
         return [parse_url(url) for url in nats]
@@ -317,5 +322,5 @@ def _mend(config: Config, refused: RefusedError) -> str:
     named = config.named(refused.setting)
     if refused.setting == "node":
         return f"{named} can't be used: {refused}. Choose another, or leave it out for a random one."
-    flags = ", ".join(SETTINGS[name].flag for name in ("nats-token", "nats-user", "nats-nkey", "nats-creds"))
-    return f"{named} can't be joined: {refused}. Give what it wants with one of {flags}."
+    ways = ", ".join(config.written(name) for name in ("nats-token", "nats-user", "nats-nkey", "nats-creds"))
+    return f"{named} can't be joined: {refused}. Give what it wants with one of {ways}."

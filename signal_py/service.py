@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from signal_py.errors import DeliveryError, EngineError
+from signal_py.grants import Rights, rights_of
 
 if TYPE_CHECKING:
     from signal_core.engine import Core
@@ -19,7 +23,35 @@ REF_PREFIX = "s"  # of refs made here; those that the program chooses may be any
 
 Handler = Callable[..., Awaitable[None] | None]
 
+UNANSWERABLE = "The sender is no connection, and can't be answered."
+
 logger = logging.getLogger(__name__)
+
+
+class Send(Protocol):
+    """As Engine.send."""
+
+    async def __call__(
+        self, target: str, data: bytes | str, *, ref: str | None, re: str | None, receipt: bool, ttl: float | None
+    ) -> None: ...
+
+
+class Peer(str):
+    """The address of a client, as `on_connect` and `on_disconnect` are told of it, and who it is.
+
+    user    its user, where it has one
+    rights  what it was granted; all of it where nothing was bounded. A renewal (AUTH) may have changed them since
+    """
+
+    __slots__ = ("rights", "user")
+    user: str | None
+    rights: Rights
+
+    def __new__(cls, address: str, user: str | None = None, rights: Rights | None = None) -> Peer:
+        peer = super().__new__(cls, address)
+        peer.user = user
+        peer.rights = rights or Rights()
+        return peer
 
 
 @dataclass(frozen=True)
@@ -40,6 +72,26 @@ class Message:
     ref: str | None = None
     re: str | None = None
     user: str | None = None
+    _send: Send | None = field(default=None, repr=False, compare=False)
+
+    async def reply(
+        self, data: bytes | str, *, ref: str | None = None, receipt: bool = False, ttl: float | None = None
+    ) -> DeliveryError | None:
+        """Answers the sender, with the message's ref where it has one: `Engine.send` otherwise.
+
+        Returns why it was not delivered, as far as that is known (with `receipt`: waits until it is), else None. Unlike
+        `send` it raises nothing that a sender can cause, by going away, reading slowly, or sending what makes the
+        answer too large: so strangers can't end a service. Raises TypeError, ValueError and EngineError as `send`.
+        """
+        if self._send is None:
+            raise EngineError("This message came from no engine, so there is none to answer it through.")
+        if self.sender == "-":
+            return DeliveryError("no-such-peer", UNANSWERABLE)
+        try:
+            await self._send(self.sender, data, ref=ref, re=self.ref, receipt=receipt, ttl=ttl)
+        except DeliveryError as refused:
+            return refused
+        return None
 
 
 @dataclass(frozen=True)
@@ -75,9 +127,11 @@ class Service:
         core: Core,
         limit: int,
         handlers: Handlers,
+        send: Send | None = None,
     ) -> None:
-        """`limit`: messages kept for `messages()`; more are dropped and counted."""
+        """`limit`: messages kept for `messages()`; more are dropped and counted. `send` answers one."""
         self._core = core
+        self._send = send
         self._limit = limit
         self._on = {"connect": handlers.connect, "disconnect": handlers.disconnect}
         self._on_message = handlers.message
@@ -97,14 +151,17 @@ class Service:
         """Takes what is still there, and ends every wait."""
         if not self._open:
             return
-        self._loop.remove_reader(self._core.service_fd)
+        with contextlib.suppress(RuntimeError):  # the program's loop is closed
+            self._loop.remove_reader(self._core.service_fd)
         while self._drain():
             pass
         self._open = False
+        self._send = None  # which holds the engine
         self._wake.set()
         for waiting in self._receipts.values():
             if not waiting.done():
-                waiting.set_result("unavailable")
+                with contextlib.suppress(RuntimeError):
+                    waiting.set_result("unavailable")
 
     def new_ref(self) -> str:
         """One that is not outstanding: at most 16 of A-Za-z0-9."""
@@ -133,7 +190,9 @@ class Service:
             del self._receipts[ref]
 
     async def messages(self) -> AsyncIterator[Message]:
-        """Messages as they come, until the engine stops."""
+        """Messages as they come, until the engine stops. Raises EngineError on another loop than the program's."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise EngineError("messages() is read on another asyncio loop than the one that started the engine.")
         while self._queue or self._open:
             if self._queue:
                 yield self._queue.popleft()
@@ -151,13 +210,13 @@ class Service:
         events = self._core.service_drain(BATCH)
         for kind, *rest in events:
             if kind == "message":
-                self._take(_message(*rest))
+                self._take(_message(self._send, *rest))
             elif kind == "receipt":
                 self._settle(*rest)
             elif kind == "presence":
                 self._tell_presence(*rest)
             else:
-                self._call(self._on[str(kind)], *rest)
+                self._call(self._on[str(kind)], *_peer(*rest))
         self._wake.set()
         if len(events) == BATCH:
             self._loop.call_soon(self._drain)
@@ -220,6 +279,12 @@ def _presence(text: str) -> list[Presence]:
     ]
 
 
-def _message(room: Any, sender: Any, ref: Any, re: Any, user: Any, payload: Any, binary: Any) -> Message:
+def _peer(address: Any, user: Any, rights: Any, *code: Any) -> tuple[Any, ...]:
+    return Peer(address, user or None, rights_of(rights)), *code
+
+
+def _message(
+    send: Send | None, room: Any, sender: Any, ref: Any, re: Any, user: Any, payload: Any, binary: Any
+) -> Message:
     data = payload if binary else payload.decode("utf-8", "replace")
-    return Message(sender, data, room, ref, re, user)
+    return Message(sender, data, room, ref, re, user, send)

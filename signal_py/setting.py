@@ -68,6 +68,8 @@ class Setting:
                 return tuple(part.strip() for item in items for part in item.split(",") if part.strip())
             raise ConfigError(f"{named} must be a text or a list of texts, not {_shown(given)}.")
         if self.kind is str:
+            if isinstance(given, bool) and set(self.choices) == {"on", "off"}:
+                return "on" if given else "off"
             if isinstance(given, str):
                 return given
             raise ConfigError(f"{named} must be a text, not {_shown(given)}: put it in quotation marks.")

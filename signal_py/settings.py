@@ -43,6 +43,12 @@ class Config:
         metavar="HOST:PORT",
         check=check_address,
     )
+    reuse_port: str = _setting(
+        "off",
+        "whether other processes of the same user may listen on the same port, each a node of its own: several workers "
+        "of one service, which a NATS server joins",
+        choices=("on", "off"),
+    )
     loops: int = _setting(
         0,
         "event loops, a thread each; 0: one for each processor that the engine may use, by its affinity and by the "
@@ -278,6 +284,13 @@ class Config:
     def named(self, name: str) -> str:
         """How to call a setting to the person who gave it: `--listen`, `SIGNAL_ENGINE_LISTEN`, …"""
         return self.sources.get(name, f"--{name}")
+
+    def written(self, name: str, value: str = "") -> str:
+        """How to give a setting, where others are given: `--auth jwt`, or as a keyword `auth='jwt'`."""
+        keyword = self.sources.get(name, "").endswith(f"'s {SETTINGS[name].field}")
+        if keyword:
+            return f"{SETTINGS[name].field}={value!r}" if value else SETTINGS[name].field
+        return f"{SETTINGS[name].flag} {value}".rstrip()
 
 
 def _table() -> dict[str, Setting]:

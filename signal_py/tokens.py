@@ -23,7 +23,6 @@ FETCH_PAUSE = 1.0  # seconds at least between two looks for keys
 FETCH_TIMEOUT = 5  # seconds for an answer of the server that has the keys
 KEYS_TRIED = 4  # keys at most that one token is tried with, where its `kid` and algorithm name no single one
 SECRET_MIN = 32  # bytes that HS256 asks for: who has a token can guess a shorter secret
-MISSING = "--auth jwt needs PyJWT: pip install 'signal-engine[jwt]'."
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +221,7 @@ def verifier_of(config: Config) -> Verifier:
 
 def keys_of(config: Config) -> Keys:
     """The key or keys of the settings, of which exactly one is given. Raises ConfigError."""
-    require_jwt()
+    require_jwt(f"{config.named('auth')} jwt")
     if config.auth_key:
         check_secret(config.auth_key, config.named("auth-key"))
         _warn_of_short(config.auth_key.encode(errors="surrogateescape"), config.named("auth-key"))
@@ -240,12 +239,12 @@ def keys_of(config: Config) -> Keys:
     return keys
 
 
-def require_jwt() -> None:
-    """Raises ConfigError where PyJWT is not installed."""
+def require_jwt(what: str) -> None:
+    """For what needs it. Raises ConfigError where PyJWT is not installed."""
     try:
         import jwt  # noqa: F401
     except ImportError:
-        raise ConfigError(MISSING) from None
+        raise ConfigError(f"{what} needs PyJWT: pip install 'signal-engine[jwt]'.") from None
 
 
 def hush_pyjwt() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import logging
 import socket
 import struct
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from minted import Guest, knock
 from peers import ledgers_hold
-from signal_py import ConfigError, Engine, Grant, Refusal, Request
+from signal_py import ConfigError, Engine, Grant, Refusal, Request, complaints
 from wire import TEXT, Wire, frame, request
 
 LIMIT = 20.0
@@ -61,7 +62,8 @@ def test_what_is_asked_and_granted() -> None:
         answer = await asyncio.to_thread(knock, port, "/?room=a.x&token=s%65cret&x=1", *extra)
         assert answer.status == 101
         wanted = Request("secret", "127.0.0.1", "https://app.example.org", "/", "room=a.x&x=1")
-        assert seen == [wanted]
+        assert seen == [wanted] and "secret" not in repr(seen[0])
+        assert seen[0].headers["ORIGIN"] == "https://app.example.org" and "x-forwarded-for" in seen[0].headers
         assert (await asyncio.to_thread(knock, port, "/?room=b")).status == 403
         assert seen[1].token == ""
         guest = await asyncio.to_thread(Guest, port, token="t1")
@@ -69,7 +71,7 @@ def test_what_is_asked_and_granted() -> None:
         asked = [await asyncio.to_thread(guest.ask, head) for head in ("SUB a.x", "SUB a.y", "SUB b", "PUB a.x")]
         assert asked == ["ok", "too-many-rooms", "denied", "denied"]
         assert await asyncio.to_thread(guest.ask, "AUTH t2") == "ok"
-        assert seen[-1] == Request("t2", "127.0.0.1", renewal=True, user="ann")
+        assert seen[-1] == Request("t2", "127.0.0.1", renewal=True, user="ann") and not seen[-1].headers
         await asyncio.to_thread(guest.close)
 
     run(authorize, test)
@@ -105,6 +107,54 @@ def test_trusted_proxies(said: list[str], remote: str) -> None:
         assert seen == [remote]
 
     run(authorize, test, trusted_proxies=["127.0.0.0/8", "10.0.0.0/8", "2001:db8:ffff::/48"])
+
+
+def test_a_session_cookie_authorizes() -> None:
+    """Among other cookies, in several headers, however long the head is."""
+
+    async def authorize(asked: Request) -> Grant | Refusal:
+        user = {"s3ss10n": "ann"}.get(asked.cookies.get("sid", ""))
+        return Grant(user=user, sub=[asked.path, asked.headers["x-long"][-3:]]) if user else Refusal("no session")
+
+    async def test(engine: Engine, port: int) -> None:
+        long = "X-Long: " + "x" * 5000 + "end"
+        good = ("Cookie: theme=dark; sid=s3ss10n", "cookie: sid=other; q=\"1\"", long)
+        assert (await asyncio.to_thread(knock, port, "/", *good)).status == 101
+        for bad in (("Cookie: sid=s3ss1on", long), ("X-Cookie: sid=s3ss10n", long), (long,)):
+            assert (await asyncio.to_thread(knock, port, "/", *bad)).status == 401
+
+    run(authorize, test)
+
+
+def test_heads_do_not_wait_beyond_their_bound() -> None:
+    """Of clients that ask and go: `auth-pending` bounds the questions, and so the heads that are kept for them."""
+    gate: list[asyncio.Event] = []
+    heads: list[Request] = []
+
+    async def authorize(asked: Request) -> Grant:
+        heads.append(asked)
+        await gate[0].wait()
+        return Grant()
+
+    async def scenario() -> None:
+        gate.append(asyncio.Event())
+        async with Engine(authorize=authorize, auth_pending=8, loops=1, close_timeout=0.5) as engine:
+            port = engine.listening[0][1]
+            for number in range(50):
+                wire = await asyncio.to_thread(Wire, port)
+                wire.send(request("/", "X-Long: " + "x" * 7000))
+                if number < 8:
+                    await until(lambda number=number: len(heads) > number)
+                else:
+                    assert (await asyncio.to_thread(wire.read_answer)).status == 503
+                wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                wire.socket.close()
+            assert counted(engine)["auth_failed"] == 42
+            gate[0].set()
+            while (await asyncio.to_thread(knock, port)).status != 101:
+                pass
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT))
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -179,10 +229,8 @@ def test_an_authorizer_that_is_no_async_def(authorize: Any, caplog: pytest.LogCa
     async def test(engine: Engine, port: int) -> None:
         caplog.clear()
         assert (await asyncio.to_thread(knock, port)).status == 503
-        told = [record for record in caplog.records if record.message == "the authorizer failed"]
-        assert [(one.__dict__["fields"]["reason"], one.exc_info) for one in told] == [
-            ("it returned Grant at once: make it an `async def`", None)
-        ]
+        reason = "it returned Grant at once: make it an `async def`"
+        assert [one.message for one in caplog.records] == [f"the authorizer failed  reason={reason}  times=1"]
 
     run(authorize, test)
 
@@ -225,10 +273,62 @@ def test_an_authorizer_that_fails(authorize: Any, caplog: pytest.LogCaptureFixtu
         for _ in range(3):
             answer = await asyncio.to_thread(knock, port)
             assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert b"could not be decided" in answer.body and b"full" not in answer.body
         assert counted(engine)["auth_failed"] == 3
         assert "the authorizer failed" in caplog.text
 
     run(authorize, test)
+
+
+def plain_log(records: list[logging.LogRecord]) -> str:
+    """As a program prints it that knows nothing of the engine's fields."""
+    formatter = logging.Formatter("%(levelname)s %(message)s")
+    return "\n".join(formatter.format(record) for record in records)
+
+
+def test_a_failure_is_logged_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """Once a kind, which is an exception's type and place, and not its text; and nothing secret is shown."""
+    tries = 0
+
+    async def authorize(asked: Request) -> Grant:
+        nonlocal tries
+        tries += 1
+        if asked.path == "/" and "x=2" in asked.query:
+            raise Wrong("another place")
+        raise Wrong(f"try {tries}: no {asked.token}, {asked.cookies['sid']} and {asked.headers['authorization']}")
+
+    async def test(engine: Engine, port: int) -> None:
+        nonlocal tries
+        caplog.clear()
+        tries = 0
+        secrets = ("Authorization: Bearer t0k3n", "Cookie: sid=s3ss10n")
+        for query in ("", "?x=2", "", "", "?x=2"):
+            assert (await asyncio.to_thread(knock, port, f"/{query}", *secrets)).status == 503
+        said = plain_log(caplog.records)
+        assert said.count("the authorizer failed") == len(caplog.records) == 2, said
+        assert said.count("Traceback (most recent call last)") == 2 and __file__ in said
+        assert "Wrong: try 1: no (hidden), (hidden) and" in said and "reason=Wrong: another place" in said
+        assert "t0k3n" not in said and "s3ss10n" not in said
+
+    run(authorize, test)
+
+
+def test_a_failure_that_lasts_is_counted(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line a minute, which says how many there were, without the traceback again while it goes on."""
+    now = [1000.0]
+    monkeypatch.setattr(complaints.time, "monotonic", lambda: now[0])
+    told = complaints.Complaints(logging.getLogger("signal_py.test"))
+    error = Wrong("the database is away")
+    with contextlib.suppress(Wrong):
+        raise error
+    for seconds in (0, 1, 58, 2, 1, 58, 2, 200):
+        now[0] += seconds
+        told.add("it failed", "", error)
+    fields = [(one.__dict__["fields"]["times"], bool(one.__dict__["trace"])) for one in caplog.records]
+    assert fields == [(1, True), (3, False), (3, False), (1, True)]
+    for number in range(10 * complaints.KINDS):
+        told.add("it failed", f"reason {number}")
+    assert len(told._kinds) == complaints.KINDS
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
@@ -250,7 +350,9 @@ def test_an_authorizer_that_hangs(stubborn: bool) -> None:
     async def test(engine: Engine, port: int) -> None:
         start = time.monotonic()
         knocks = [asyncio.to_thread(knock, port) for _ in range(5)]
-        assert [answer.status for answer in await asyncio.gather(*knocks)] == [503] * 5
+        answers = await asyncio.gather(*knocks)
+        assert [answer.status for answer in answers] == [503] * 5
+        assert all(b"could not be decided" in answer.body for answer in answers)
         assert 0.2 < time.monotonic() - start < 5
         assert counted(engine)["auth_failed"] == 5
         assert (await asyncio.to_thread(knock, port, "/?token=good")).status == 101

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from minted import Guest
 from peers import BarePeer, ledgers_hold, several
-from signal_py import DeliveryError, Engine, EngineError, Message, Presence
+from signal_py import DeliveryError, Engine, EngineError, Grant, Message, Peer, Presence, Request, Rights
 from wire import LIMIT, until
 
 T = TypeVar("T")
@@ -309,6 +310,63 @@ def test_on_message() -> None:
 
 
 # -- hooks --
+
+
+def test_hooks_tell_user_and_rights() -> None:
+    """Also at the end, where a renewal has changed them; a Peer is an address like any other."""
+    grants = {
+        "ann": Grant("ann", sub=["a.*", "b"], pub=[], to=False, max_rooms=3),
+        "bob": Grant("bob"),
+        "": Grant(None, pub=["x.>"]),
+        "new": Grant("ann", sub=["c"]),
+    }
+    rights = {
+        "ann": Rights(("a.*", "b"), (), False, 3),
+        "bob": Rights(),
+        "": Rights(pub=("x.>",)),
+        "new": Rights(sub=("c",)),
+    }
+
+    async def authorize(request: Request) -> Grant:
+        return grants[request.token]
+
+    async def main() -> None:
+        came: list[Peer] = []
+        went: list[tuple[Peer, int]] = []
+        async with Engine(
+            loops=2,
+            authorize=authorize,
+            on_connect=came.append,
+            on_disconnect=lambda peer, code: went.append((peer, code)),
+        ) as engine:
+            for token in ("ann", "bob", ""):
+                guest = await aside(lambda token=token: Guest(port_of(engine), token=token))
+                await come(lambda: len(came) == 1)
+                peer = came.pop()
+                assert (peer, peer.user, peer.rights) == (guest.address, grants[token].user, rights[token])
+                assert isinstance(peer, str) and {peer: 1}[guest.address] == 1
+                if token == "ann":
+                    assert await aside(guest.ask, "AUTH new") == "ok"
+                await aside(guest.close)
+                await come(lambda: len(went) == 1)
+                (peer, code) = went.pop()
+                assert (peer, peer.user, code) == (guest.address, grants[token].user, 1000)
+                assert peer.rights == rights["new" if token == "ann" else token]
+            assert engine.stats()["total"]["events_lost"] == 0
+
+    asyncio.run(main())
+
+
+def test_hooks_without_tokens() -> None:
+    async def main() -> None:
+        came: list[Peer] = []
+        async with Engine(loops=1, on_connect=came.append) as engine:
+            peer = await aside(BarePeer, port_of(engine))
+            await come(lambda: len(came) == 1)
+            assert (came[0], came[0].user, came[0].rights) == (peer.address, None, Rights())
+            await aside(peer.close)
+
+    asyncio.run(main())
 
 
 def test_hooks_tell_who_comes_and_goes() -> None:

@@ -155,7 +155,7 @@ def test_away_is_told_once_and_back_once(caplog: pytest.LogCaptureFixture) -> No
         core.say("link-up")
         core.say("link-error", "Permissions Violation for Publish to x")
         core.say("link-error", "Permissions Violation for Publish to x")
-    events = [record.getMessage() for record in caplog.records]
+    events = [record.__dict__["event"] for record in caplog.records]
     away, back, error = "NATS is away; local delivery goes on", "NATS is back", "NATS reports an error"
     assert events == [away, back, away, back, error]
 

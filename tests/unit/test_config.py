@@ -1,7 +1,9 @@
 """Settings: each alone, all together, and where they come from."""
 
+import ast
 import dataclasses
 import random
+import re
 import typing
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signal_py import Engine
 from signal_py.address import host_port, split_address, url_of
 from signal_py.config import make_config
 from signal_py.errors import ConfigError
@@ -20,7 +23,8 @@ from signal_py.settings import SETTINGS, Config
 from signal_py.settings_doc import document
 from signal_py.sources import load, read_file
 
-DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "settings.md"
 NUMBERS = [setting for setting in SETTINGS.values() if setting.kind in (int, float)]
 
 
@@ -55,7 +59,51 @@ def test_keywords_of_engine_are_the_settings() -> None:
     assert list(hints) == [setting.field for setting in SETTINGS.values()]
     for setting in SETTINGS.values():
         hint = hints[setting.field]
-        assert hint is setting.kind or (setting.kind is tuple and str in typing.get_args(hint))
+        switch = set(setting.choices) == {"on", "off"} and set(typing.get_args(hint)) == {bool, str}
+        assert hint is setting.kind or switch or (setting.kind is tuple and str in typing.get_args(hint))
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"auth": "jwt"}, "Engine's auth is jwt without a key: give one of auth_key, auth_key_file, auth_jwks."),
+        ({"auth_key": "x"}, "Engine's auth_key is given without auth='jwt'"),
+        ({"nats_user": "ann"}, "Engine's nats_user is given without nats_password"),
+        ({"loops": -1}, "Engine's loops is -1"),
+        ({"max_mesage": 1}, "Engine's max_mesage is no setting: write max_message=…"),
+        ({"max-message": 1}, "Engine's max-message is no setting: write max_message=…"),
+        ({"zzzz": 1}, "Engine's zzzz is no setting: signal_py.settings.Config lists them"),
+        ({"reuse_port": "yes"}, "Engine's reuse_port is 'yes': use one of on, off"),
+        ({"auth": True}, "Engine's auth must be a text"),
+    ],
+)
+def test_the_library_speaks_of_keywords(settings: dict[str, object], wanted: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Engine(**settings)  # type: ignore[arg-type]
+    assert str(error.value).startswith(wanted) and "--" not in str(error.value)
+
+
+def test_the_command_line_speaks_of_flags() -> None:
+    for flags, wanted in (({"auth": "jwt"}, "--auth-key"), ({"auth-key": "x"}, "--auth jwt")):
+        with pytest.raises(ConfigError, match=wanted):
+            load(flags, {})
+
+
+def test_no_sentence_of_the_engine_names_a_flag() -> None:
+    """Those of the command line may, and Config.written, which knows who is spoken to."""
+    own = {"cli", "ctl", "minting", "client", "commands", "operate", "serve", "sources", "completion", "settings_doc"}
+    found = []
+    for path in sorted((ROOT / "signal_py").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if path.stem not in own and isinstance(node, ast.Raise):
+                texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+                found += [(path.name, text) for text in texts if isinstance(text, str) and re.search(r"--[a-z]", text)]
+    assert not found
+
+
+def test_on_and_off_may_be_true_and_false() -> None:
+    config = make_config({"reuse-port": True, "control": False}, {"reuse-port": "", "control": ""})
+    assert (config.reuse_port, config.control) == ("on", "off")
 
 
 def test_docs_are_up_to_date() -> None:
@@ -70,7 +118,8 @@ def test_every_limit_reaches_the_core() -> None:
     assert settings["ttl_ms"] == 1500 and settings["max_message"] == 77 and settings["loops"] == 3
     passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total", "input_total", "drain_url"}
     passed.add("accept_yield")
-    others = {"listen", "nats", "control", "admin", "drain_time", "log_format", "log_level", "trusted_proxies"}
+    others = {"listen", "reuse_port", "nats", "control", "admin", "drain_time", "log_format", "log_level"}
+    others.add("trusted_proxies")
     assert {setting.field for setting in SETTINGS.values()} - passed - others == {
         "nats_token", "nats_user", "nats_password", "nats_nkey", "nats_creds",
         "nats_tls_ca", "nats_tls_cert", "nats_tls_key",

@@ -1,0 +1,85 @@
+"""What Engine's methods are given: checked, and made fit for the core."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING
+
+from signal_py.config import make_config
+from signal_py.controlwire import CURSOR, NAME, PEER
+from signal_py.errors import ConfigError
+from signal_py.settings import SETTINGS, Config
+
+if TYPE_CHECKING:
+    from signal_py.options import Options
+
+DEFAULTS: dict[str, object] = {"listen": "127.0.0.1:0", "nats": "off"}  # where they differ from the daemon's
+NO_TTL = -1  # to the core: the message names none
+REF = re.compile(r"[A-Za-z0-9]{1,16}")
+
+
+def config_of(settings: Options) -> Config:
+    """The settings of keywords. Raises ConfigError, which names them as such."""
+    fields = {setting.field: name for name, setting in SETTINGS.items()}
+    given: dict[str, object] = {**DEFAULTS, **settings}
+    for field in given:
+        if field not in fields:
+            near = difflib.get_close_matches(field.lower().replace("-", "_"), fields, 1)
+            mend = f"write {near[0]}=…" if near else "signal_py.settings.Config lists them"
+            raise ConfigError(f"Engine's {field} is no setting: {mend}.")
+    by_name = {fields[field]: value for field, value in given.items()}
+    return make_config(by_name, {name: f"Engine's {field}" for field, name in fields.items()})
+
+
+def check_name(what: str, name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"'{name}' can't be a {what}: 1 to 128 printable characters, no space, * or >")
+
+
+def check_close(code: int) -> None:
+    from signal_core.engine import may_close_with
+
+    if not may_close_with(code):
+        raise ValueError(f"{code} can't be sent as a close code: 1000 to 1003, 1007 to 1014 and 3000 to 4999 can")
+
+
+def check_page(limit: int, after: str) -> None:
+    if limit < 1 or (after and not CURSOR.fullmatch(after)):
+        raise ValueError("a page has a limit of 1 or more, and begins after what the last one calls next")
+
+
+def payload_of(data: bytes | str) -> tuple[bytes, bool]:
+    """As bytes, and whether they are binary. Raises TypeError, or ValueError for text that can't be sent."""
+    return (data.encode(), False) if isinstance(data, str) else (bytes(memoryview(data)), True)
+
+
+def milliseconds(ttl: float | None) -> int:
+    """Raises ValueError."""
+    if ttl is None:
+        return NO_TTL
+    if not SETTINGS["ttl"].low <= ttl <= SETTINGS["ttl"].high:
+        raise ValueError(f"a ttl is 0.001 to 86400 seconds, not {ttl}")
+    return round(ttl * 1000)
+
+
+def why_not_sent(target: str, *refs: str | None) -> str:
+    """What makes a message to a peer or a user a bad request."""
+    if wrong := _wrong_ref(refs):
+        return wrong
+    if target.startswith("@"):
+        return f"'{target}' is no user: write @ and 1 to 127 printable characters, no space, * or >."
+    if target == "-":
+        return "'-' stands for a sender that is no connection, and can't be answered."
+    return "" if PEER.fullmatch(target) else f"'{target}' is no peer: write <node>.<local>, or @<user>."
+
+
+def why_not_room(room: str, *refs: str | None) -> str:
+    """What makes a message to a room, or a join, a bad request."""
+    rule = "1 to 128 printable characters, no space, * or >, and no $ or @ at the start"
+    return _wrong_ref(refs) or f"'{room}' is no room: write {rule}."
+
+
+def _wrong_ref(refs: tuple[str | None, ...]) -> str:
+    wrong = next((ref for ref in refs if ref and not REF.fullmatch(ref)), None)
+    return f"'{wrong}' is no ref: write 1 to 16 of A-Za-z0-9." if wrong is not None else ""

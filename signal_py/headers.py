@@ -1,0 +1,52 @@
+"""The headers of a handshake, as an authorizer sees them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+
+class Headers(Mapping[str, str]):
+    """Values by name, in whatever case that is asked for; iterating gives names in lower case.
+
+    Several of one name are one value with commas between, as RFC 9110 §5.3 has it, or semicolons for Cookie. Bytes that
+    are not ASCII are read as Latin-1.
+    """
+
+    def __init__(self, pairs: Mapping[str, str] | None = None) -> None:
+        self._values = {name.lower(): value for name, value in (pairs or {}).items()}
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Headers({', '.join(self._values)})"  # their values may be secrets
+
+
+def headers_of(head: str) -> Headers:
+    """Those of a request's head that the engine has found to be well-formed."""
+    found: dict[str, str] = {}
+    for line in head.lstrip("\r\n").split("\n")[1:]:
+        name, colon, value = line.partition(":")
+        name, value = name.lower(), value.strip(" \t\r")
+        if colon:
+            separator = "; " if name == "cookie" else ", "
+            found[name] = f"{found[name]}{separator}{value}" if name in found else value
+    return Headers(found)
+
+
+def cookies_of(header: str) -> dict[str, str]:
+    """Of a Cookie header, as it was sent, but for quotation marks around a value (RFC 6265 §4.2.1). Of several with one
+    name the first counts, which is the one that browsers found to fit best (§5.4)."""
+    found: dict[str, str] = {}
+    for pair in header.split(";"):
+        name, equals, value = pair.strip(" \t").partition("=")
+        if equals:
+            quoted = len(value) > 1 and value[0] == value[-1] == '"'
+            found.setdefault(name.rstrip(" \t"), value[1:-1] if quoted else value)
+    return found

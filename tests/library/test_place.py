@@ -1,0 +1,170 @@
+"""Where an engine is used: on its asyncio loop, in its thread, in its process; elsewhere a clear error."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from peers import BarePeer
+from signal_py import Engine, EngineError
+from wire import LIMIT
+
+CALLS: dict[str, Callable[[Engine], Any]] = {
+    "start": lambda engine: engine.start(),
+    "stop": lambda engine: engine.stop(),
+    "drain": lambda engine: engine.drain(),
+    "ended": lambda engine: engine.ended(),
+    "send": lambda engine: engine.send(engine.address, "x", receipt=True),
+    "publish": lambda engine: engine.publish("room", "x"),
+    "join": lambda engine: engine.join("room"),
+    "leave": lambda engine: engine.leave("room"),
+    "rooms": lambda engine: engine.rooms(),
+    "members": lambda engine: engine.members("room"),
+    "disconnect": lambda engine: engine.disconnect("a.b"),
+    "disconnect_user": lambda engine: engine.disconnect_user("ann"),
+    "messages": lambda engine: engine.messages(),
+}
+
+
+def told(call: Callable[[Engine], Any], engine: Engine, loop: bool) -> str:
+    """What it raises on another loop, or without any."""
+
+    async def on_it() -> None:
+        made = call(engine)
+        if asyncio.iscoroutine(made):
+            await made
+
+    try:
+        if loop:
+            asyncio.run(on_it())
+        else:
+            made = call(engine)
+            if asyncio.iscoroutine(made):
+                made.send(None)
+    except EngineError as error:
+        return str(error)
+    return ""
+
+
+def test_each_method_is_for_its_loop() -> None:
+    methods = {name for name in vars(Engine) if not name.startswith("_") and callable(getattr(Engine, name))}
+    assert set(CALLS) == methods - {"stats"}
+
+    async def main() -> None:
+        async with Engine(loops=1, close_timeout=0.2) as engine:
+            for name, call in CALLS.items():
+                for loop in (True, False):
+                    said = await asyncio.to_thread(told, call, engine, loop)
+                    assert "another thread" in said and "run_coroutine_threadsafe" in said, (name, loop, said)
+            assert (await asyncio.to_thread(engine.stats))["state"] == "running"
+            assert await asyncio.to_thread(lambda: engine.url) == engine.url
+            await engine.send(engine.address, "unharmed", receipt=True)
+            loop = asyncio.get_running_loop()
+            handed = await asyncio.to_thread(asyncio.run_coroutine_threadsafe, engine.publish("room", "x"), loop)
+            await asyncio.wrap_future(handed)
+
+    asyncio.run(main())
+
+
+def test_messages_are_read_on_its_loop() -> None:
+    async def main() -> None:
+        async with Engine(loops=1, close_timeout=0.2) as engine:
+            messages = engine.messages()
+
+            async def read() -> None:
+                await anext(messages)
+
+            with pytest.raises(EngineError, match="another asyncio loop"):
+                await asyncio.to_thread(asyncio.run, read())
+
+    asyncio.run(main())
+
+
+def test_a_loop_after_its_own() -> None:
+    """Which was closed: it can be stopped, and nothing else."""
+
+    async def start() -> Engine:
+        engine = Engine(loops=1, close_timeout=0.2)
+        await engine.start()
+        return engine
+
+    async def after(engine: Engine) -> None:
+        with pytest.raises(EngineError, match="closed: make a new Engine"):
+            await engine.send(engine.address, "x")
+        with pytest.raises(EngineError, match="closed: make a new Engine"):
+            await engine.drain()
+        await engine.stop()
+        assert engine.stats()["state"] == "stopped"
+
+    asyncio.run(after(asyncio.run(start())))
+
+
+def in_child(work: Callable[[], int]) -> int:
+    """The exit status of a child made by fork() that does it; 99 where it raises."""
+    child = os.fork()
+    if not child:
+        code = 99
+        try:
+            code = work()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+async def answers(engine: Engine) -> bool:
+    peer = await asyncio.to_thread(BarePeer, engine.listening[0][1])
+    answer = await asyncio.to_thread(peer.ask, f"TO {peer.address}", "x")
+    await asyncio.to_thread(peer.close)
+    return answer == "ok"
+
+
+def run_forked(test: Callable[[], None]) -> None:
+    """In a process without threads of its own, as one that forks should be."""
+    done = []
+    thread = threading.Thread(target=lambda: done.append(in_child(lambda: test() or 0)))
+    thread.start()
+    thread.join(3 * LIMIT)
+    assert done == [0]
+
+
+def test_one_that_was_not_started_starts_in_children() -> None:
+    """In each as a node of its own, and in the parent afterwards."""
+
+    async def use(engine: Engine) -> str:
+        async with engine:
+            assert await answers(engine)
+            return engine.node
+
+    def child(engine: Engine, names: int) -> int:
+        os.write(names, (asyncio.run(use(engine)) + "\n").encode())
+        return 0
+
+    def parent() -> None:
+        engine = Engine(loops=1, close_timeout=0.2)
+        before = engine.node
+        reads, writes = os.pipe()
+        assert [in_child(lambda: child(engine, writes)) for _ in range(2)] == [0, 0]
+        nodes = {*os.read(reads, 100).decode().split(), before}
+        assert len(nodes) == 3
+        assert asyncio.run(use(engine)) == before
+
+    run_forked(parent)
+
+
+def test_one_that_was_started_is_told_in_a_child_and_unharmed_in_the_parent() -> None:
+    async def main() -> None:
+        async with Engine(loops=2, nats="off", close_timeout=0.2) as engine:
+
+            def child() -> int:
+                said = [told(call, engine, False) for call in CALLS.values()]
+                return sum("made by fork()" not in text for text in said)
+
+            assert await asyncio.to_thread(in_child, child) == 0
+            for _ in range(3):
+                assert await answers(engine)
+
+    asyncio.run(main())
