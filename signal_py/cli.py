@@ -1,4 +1,4 @@
-"""The command line: `signal-engine serve|pub|sub|send|drain|ctl|token|version`."""
+"""The command line: `signal-engine serve|pub|sub|send|drain|ctl|token|completion|version|help`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
 
 from signal_py.errors import ConfigError
+from signal_py.parsing import MISUSE, Parser, check_variables, command_of, parse
 from signal_py.setting import Setting
-from signal_py.settings import SETTINGS
+from signal_py.settings import CONTROL_SETTINGS, SETTINGS
+from signal_py.sources import CONFIG_VARIABLE
 from signal_py.version import VERSION
 
 DEFAULT_URL = "ws://127.0.0.1:8080/"
 URL_VARIABLE = "SIGNAL_ENGINE_URL"
 FAILED = 1  # where standard input or output fails
 TOKEN_VARIABLE = "SIGNAL_ENGINE_TOKEN"  # no flag: others can see flags
-MISUSE = 2  # exit status where the person who called must mend something
 INTERRUPTED = 130
 
 EPILOG = """\
@@ -25,8 +25,10 @@ Each setting is also a variable (--max-message: SIGNAL_ENGINE_MAX_MESSAGE) and a
 (max-message = 4096). Flags win over variables, those over the file."""
 
 SUB = """\
-Joins rooms, and prints what is published there and what is sent to its own address, a line each, until Ctrl-C.
-Exit status 1 where the engine refuses or ends the connection."""
+Joins rooms, and prints what is published there (ROOM SENDER PAYLOAD) and what is sent to its own address (@me SENDER
+PAYLOAD), a line each, until Ctrl-C; the sender is - where it is no connection. It connects again where the connection
+ends, and goes where a draining engine sends it. Exit status 1 where the engine refuses its token or a room, and with
+--once where the connection ends."""
 PUB = """\
 Publishes to a room, and waits until the engine has accepted it. Exit status 1 where it has not, with the code of
 signal.v1 on standard error."""
@@ -45,19 +47,11 @@ CLIENTS = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """Says in one sentence what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(MISUSE, f"signal-engine: {message}: see '{self.prog} --help'.\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0, 1 refused or lost, 2 misused, 130 interrupted."""
     _open_streams()
-    options = _parser().parse_args(arguments)
     try:
-        status = int(options.run(options))
+        status = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return status
     except ConfigError as error:
@@ -73,6 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(error.strerror or error))
         _close_stdout()
         return FAILED
+
+
+def _run(words: Sequence[str]) -> int:
+    try:
+        options = parse(_parser(), words)
+    except SystemExit as ended:  # argparse has said all there is to say
+        return int(ended.code or 0)
+    every = [CONFIG_VARIABLE, URL_VARIABLE, TOKEN_VARIABLE, *(setting.variable for setting in SETTINGS.values())]
+    check_variables(os.environ, every, options.reads)
+    return int(options.run(options))
 
 
 def _complain(sentence: str) -> None:
@@ -104,6 +108,8 @@ def _parser() -> Parser:
         description="Holds WebSockets and passes small messages between them.",
         allow_abbrev=False,
     )
+    parser.set_defaults(reads=())
+    parser.add_argument("-V", "--version", action="version", version=f"signal-engine {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
     for name, run in (("sub", _sub), ("pub", _pub), ("send", _send)):
@@ -111,8 +117,12 @@ def _parser() -> Parser:
     _add_drain(commands)
     _add_control(commands)
     _add_token(commands)
+    _add_completion(commands)
     version = commands.add_parser("version", help="print the version", allow_abbrev=False)
     version.set_defaults(run=_version)
+    helped = commands.add_parser("help", help="print the help, or that of a command", allow_abbrev=False)
+    helped.add_argument("words", metavar="COMMAND", nargs="*", help="such as serve, or ctl nodes")
+    helped.set_defaults(run=_help)
     return parser
 
 
@@ -125,7 +135,7 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_settings(serve, SETTINGS.values())
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_serve, reads=(CONFIG_VARIABLE, *(setting.variable for setting in SETTINGS.values())))
 
 
 def add_settings(command: argparse.ArgumentParser, settings: Iterable[Setting]) -> None:
@@ -153,7 +163,7 @@ def _add_control(commands: argparse._SubParsersAction[Parser]) -> None:
 
     control = commands.add_parser("ctl", help="ask and tell the nodes of a cluster, through NATS", allow_abbrev=False)
     add_arguments(control, add_settings)
-    control.set_defaults(run=_control)
+    control.set_defaults(run=_control, reads=(CONFIG_VARIABLE, *(SETTINGS[name].variable for name in CONTROL_SETTINGS)))
 
 
 def _control(options: argparse.Namespace) -> int:
@@ -168,7 +178,23 @@ def _add_token(commands: argparse._SubParsersAction[Parser]) -> None:
 
     token = commands.add_parser("token", help="make a token for trying out, or look into one", allow_abbrev=False)
     add_arguments(token)
-    token.set_defaults(run=_mint)
+    token.set_defaults(run=_mint, reads=(SETTINGS["auth-key"].variable,))
+
+
+def _add_completion(commands: argparse._SubParsersAction[Parser]) -> None:
+    from signal_py.completion import DESCRIPTION, SHELLS
+
+    short = "print a completion script for a shell"
+    completion = commands.add_parser("completion", help=short, description=DESCRIPTION, allow_abbrev=False)
+    completion.add_argument("shell", choices=SHELLS, help="whose")
+    completion.set_defaults(run=_complete)
+
+
+def _complete(options: argparse.Namespace) -> int:
+    from signal_py.completion import script
+
+    print(script(_parser(), options.shell))
+    return 0
 
 
 def _metavar(setting: Setting) -> str:
@@ -217,16 +243,19 @@ def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: ob
     if name == "sub":
         command.add_argument("rooms", metavar="ROOM", nargs="+", help="a room to join, such as lobby")
         command.add_argument("--presence", action="store_true", help="print who is there, joins and leaves, too")
+        command.add_argument("--raw", action="store_true", help="print the payloads only, a line each")
+        command.add_argument("--once", action="store_true", help="end with the connection, and don't connect again")
     else:
+        command.add_argument("--file", metavar="FILE", help="send all of a file, or of standard input (-), as it is")
+        command.add_argument("--binary", action="store_true", help="send as binary, also what is UTF-8")
         command.add_argument(
             "target",
             metavar="ROOM" if name == "pub" else "PEER",
             help="such as lobby" if name == "pub" else "such as k7m2.0f3zq8m2v9w1x, which sub prints, or @USER",
         )
-        command.add_argument(
-            "text", metavar="TEXT", nargs="?", help="else each line of standard input is sent"
-        )
-    command.set_defaults(run=run)
+        text = "- for all of standard input; without TEXT and --file each line of it is sent"
+        command.add_argument("text", metavar="TEXT", nargs="?", help=text)
+    command.set_defaults(run=run, reads=(URL_VARIABLE, TOKEN_VARIABLE))
 
 
 def _add_drain(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -239,7 +268,7 @@ def _add_drain(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="URL",
         help=f"its admin server, http://HOST:PORT/ or HOST:PORT (default: the variable {variable})",
     )
-    drain.set_defaults(run=_drain)
+    drain.set_defaults(run=_drain, reads=(variable,))
 
 
 def _drain(options: argparse.Namespace) -> int:
@@ -257,23 +286,29 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _sub(options: argparse.Namespace) -> int:
     from signal_py.aside import run
-    from signal_py.commands import subscribe
+    from signal_py.output import printer
+    from signal_py.subscribing import Subscription
 
-    return run(subscribe(options.url, _token(), options.rooms, options.json, options.presence))
+    if options.raw and options.json:
+        raise ConfigError("--raw is given together with --json: give one of them.")
+    show = printer("json" if options.json else "raw" if options.raw else "plain")
+    return run(Subscription(options.url, _token(), options.rooms, options.presence, options.once, show).run())
 
 
 def _pub(options: argparse.Namespace) -> int:
-    from signal_py.aside import run
-    from signal_py.commands import deliver
-
-    return run(deliver(options.url, _token(), f"PUB {options.target}", options.text, options.json))
+    return _deliver(options, f"PUB {options.target}")
 
 
 def _send(options: argparse.Namespace) -> int:
-    from signal_py.aside import run
-    from signal_py.commands import deliver
+    return _deliver(options, f"TO {options.target}")
 
-    return run(deliver(options.url, _token(), f"TO {options.target}", options.text, options.json))
+
+def _deliver(options: argparse.Namespace, head: str) -> int:
+    from signal_py.aside import run
+    from signal_py.commands import deliver, payloads
+
+    what = payloads(options.text, options.file)
+    return run(deliver(options.url, _token(), head, what, options.json, options.binary))
 
 
 def _token() -> str:
@@ -288,6 +323,11 @@ def _mint(options: argparse.Namespace) -> int:
     from signal_py.minting import run
 
     return run(options, dict(os.environ))
+
+
+def _help(options: argparse.Namespace) -> int:
+    command_of(_parser(), options.words).print_help()
+    return 0
 
 
 def _version(options: argparse.Namespace) -> int:

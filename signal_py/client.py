@@ -22,12 +22,28 @@ from signal_py.errors import ConfigError, DeliveryError, EngineError
 SUBPROTOCOL = Subprotocol("signal.v1")
 ANSWER_TIMEOUT = 30.0  # seconds; the engine answers every ref sooner, so this bites where there is no engine
 OPEN_TIMEOUT = 10.0  # seconds
+RETRY_AFTER_MOST = 600.0  # seconds of it that are heeded
 CLOSE_TIMEOUT = 1.0  # seconds for the other end to say goodbye, too
 POSITIONAL = {"MSG": 2, "JOIN": 2, "LEAVE": 2}  # arguments of a head before its options; else one
 
 
 class LostError(EngineError):
-    """The connection ended, or the other end does not answer. The text says how."""
+    """The connection ended, or the other end does not answer. The text says how; `code` is the Close frame's, 0 without
+    one."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class ConnectError(ConfigError):
+    """No connection can be had. `status` is that of the HTTP answer, 0 without one, and `retry_after` the seconds that
+    it asks to wait."""
+
+    def __init__(self, text: str, status: int = 0, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
@@ -66,21 +82,23 @@ class Client:
         self.address = hello.arguments[0]
         self.hello: dict[str, Any] = json.loads(hello.payload)
 
-    async def request(self, head: str, payload: bytes | None = None) -> None:
-        """Sends a message with a ref, as text where it is UTF-8, and waits for its answer.
+    async def request(self, head: str, payload: bytes | None = None, binary: bool = False) -> None:
+        """Sends a message with a ref, as text where it is UTF-8 and not to be `binary`, and waits for its answer.
 
         Raises DeliveryError, LostError.
         """
-        if payload is not None and len(payload) > self.hello["max_message"]:
-            raise DeliveryError("too-large")  # the engine would close the connection
+        most = self.hello["max_message"]
+        if payload is not None and len(payload) > most:  # the engine would close the connection
+            raise DeliveryError("too-large", f"The payload is larger than the {most} bytes that the engine takes.")
         self._last_ref += 1
         ref = str(self._last_ref)
         line = f"{head} ref={ref}".encode()
         try:
-            await self._connection.send(_text_or_bytes(line if payload is None else line + b"\n" + payload))
+            message = line if payload is None else line + b"\n" + payload
+            await self._connection.send(message if binary else _text_or_bytes(message))
             await within(self._answer(ref), ANSWER_TIMEOUT)
         except ConnectionClosed as closed:
-            raise LostError(_how(closed)) from None
+            raise _lost(closed) from None
         except asyncio.TimeoutError:
             raise LostError(f"no answer came in {ANSWER_TIMEOUT:g} s") from None
 
@@ -90,7 +108,7 @@ class Client:
             if heard.verb == "OK" and heard.arguments == (ref,):
                 return
             if heard.verb == "ERR" and heard.options.get("ref") == ref:
-                raise DeliveryError(heard.arguments[0])
+                raise DeliveryError(heard.arguments[0], str(heard.payload))
             self._on_message(heard)
 
     async def listen(self) -> None:
@@ -99,7 +117,7 @@ class Client:
             while True:
                 self._on_message(parse(await self._connection.recv()))
         except ConnectionClosed as closed:
-            raise LostError(_how(closed)) from None
+            raise _lost(closed) from None
 
 
 def _text_or_bytes(message: bytes) -> str | bytes:
@@ -109,10 +127,11 @@ def _text_or_bytes(message: bytes) -> str | bytes:
         return message
 
 
-def _how(closed: ConnectionClosed) -> str:
+def _lost(closed: ConnectionClosed) -> LostError:
     if closed.rcvd is None:
-        return "the connection broke"
-    return f"the engine closed the connection with {closed.rcvd.code} {closed.rcvd.reason}".rstrip()
+        return LostError("the connection broke")
+    text = f"the engine closed the connection with {closed.rcvd.code} {closed.rcvd.reason}".rstrip()
+    return LostError(text, closed.rcvd.code)
 
 
 def check_url(url: str) -> None:
@@ -142,7 +161,8 @@ MENDS = {  # by the status that refuses a handshake
 async def open_client(
     url: str, on_message: Callable[[Heard], None] = lambda heard: None, token: str = ""
 ) -> AsyncIterator[Client]:
-    """A connection to an engine, closed at the end. Raises ConfigError where none can be had there."""
+    """A connection to an engine, closed at the end. Raises ConnectError where none can be had there, ConfigError
+    for what is no URL."""
     check_url(url)
     try:
         connection = await connect(
@@ -157,14 +177,20 @@ async def open_client(
         )
     except InvalidStatus as refused:
         status = refused.response.status_code
-        raise ConfigError(f"--url {redacted(url)} answered HTTP {status}: {MENDS.get(status, MEND)}") from None
+        text = f"--url {redacted(url)} answered HTTP {status}: {MENDS.get(status, MEND)}"
+        raise ConnectError(text, status, _retry_after(refused.response.headers.get("Retry-After", ""))) from None
     except (OSError, InvalidHandshake, UnicodeError, asyncio.TimeoutError) as error:
-        raise ConfigError(
+        raise ConnectError(
             f"--url {redacted(url)} can't be reached ({_reason(error)}): "
             "start one there with 'signal-engine serve', or give another address."
         ) from None
     async with connection:
         yield Client(connection, await _hello(connection, url), on_message)
+
+
+def _retry_after(value: str) -> float:
+    """Seconds; 0 for a date, which the engine doesn't send."""
+    return min(float(value), RETRY_AFTER_MOST) if value.isdecimal() else 0.0
 
 
 def _reason(error: BaseException) -> str:
@@ -183,5 +209,5 @@ async def _hello(connection: ClientConnection, url: str) -> Heard:
     except (ConnectionClosed, asyncio.TimeoutError):
         hello = Heard("", (), {}, "")
     if hello.verb != "HELLO":
-        raise ConfigError(f"--url {redacted(url)} doesn't speak signal.v1: give the address of a signal-engine.")
+        raise ConnectError(f"--url {redacted(url)} doesn't speak signal.v1: give the address of a signal-engine.")
     return hello

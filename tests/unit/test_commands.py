@@ -13,6 +13,8 @@ import pytest
 
 import kit
 from kit import complaint
+from signal_py.client import Heard
+from signal_py.output import plain_line
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +35,12 @@ class Sub:
         self.out, self.err = self.child.stdout, self.child.stderr
         self.said = self.err.readline().decode()
 
+    def line(self) -> tuple[str, str]:
+        """Room and payload of the next that it prints; what is between is an address."""
+        room, sender, payload = self.out.readline().decode().split(" ", 2)
+        assert re.fullmatch(r"[a-z0-9]+\.[a-z0-9]+", sender), sender
+        return room, payload
+
     def __enter__(self) -> "Sub":
         return self
 
@@ -45,11 +53,28 @@ def test_sub_prints_what_pub_says(engine: kit.Engine) -> None:
     with Sub(engine, "lobby", "b=c") as sub:
         assert "hears lobby, b=c" in sub.said
         assert kit.run("pub", "--url", engine.url, "lobby", "héllo").returncode == 0
-        assert sub.out.readline() == "héllo\n".encode()
+        assert sub.line() == ("lobby", "héllo\n")
         assert kit.run("pub", "lobby", "", SIGNAL_ENGINE_URL=engine.url).returncode == 0
-        assert sub.out.readline() == b"\n"
+        assert sub.line() == ("lobby", "\n")
         assert kit.run("pub", "--url", engine.url, "b=c", text="one\ntwo\r\n\nlast").returncode == 0
-        assert [sub.out.readline() for _ in range(4)] == [b"one\n", b"two\n", b"\n", b"last\n"]
+        assert [sub.line() for _ in range(4)] == [("b=c", text) for text in ("one\n", "two\n", "\n", "last\n")]
+
+
+def test_sub_prints_payloads_only_where_asked(engine: kit.Engine) -> None:
+    with Sub(engine, "--raw", "lobby") as sub:
+        assert shell(engine, r"printf 'a\377\033[2J' | $E pub lobby -").returncode == 0
+        assert sub.out.readline() == b"a\xff\x1b[2J\n"
+    assert "--raw" in complaint(kit.run("sub", "--raw", "--json", "lobby"))
+
+
+def test_what_a_terminal_obeys_is_not_shown_to_one() -> None:
+    heard = Heard("MSG", ("lobby", "k.1"), {}, "a\x1b[2J\nb\u202e é")
+    assert plain_line(heard, raw=False, terminal=True) == "lobby k.1 a\\x1b[2J\\nb\\u202e é\n".encode()
+    assert plain_line(heard, raw=True, terminal=True) == "a\\x1b[2J\\nb\\u202e é\n".encode()
+    assert plain_line(heard, raw=False, terminal=False) == "lobby k.1 a\x1b[2J\nb\u202e é\n".encode()
+    heard = Heard("FROM", ("-",), {}, b"\xff")
+    assert plain_line(heard, raw=False, terminal=True) == b"@me - \\xff\n"
+    assert plain_line(heard, raw=False, terminal=False) == b"@me - \xff\n"
 
 
 def test_sub_prints_presence(engine: kit.Engine) -> None:
@@ -65,7 +90,7 @@ def test_sub_prints_presence(engine: kit.Engine) -> None:
         said = there | set(lines)
         assert {f"member hall {me}\n", f"member hall {first}\n", f"join hall {late}\n", f"leave hall {late}\n"} == said
         assert kit.run("pub", "--url", engine.url, "hall", "still").returncode == 0
-        assert quiet.out.readline() == b"still\n", "nothing of it is printed unasked"
+        assert quiet.line() == ("hall", "still\n"), "nothing of it is printed unasked"
 
 
 def test_sub_as_json(engine: kit.Engine) -> None:
@@ -86,8 +111,8 @@ def test_sub_as_json(engine: kit.Engine) -> None:
         assert last == {"room": "lobby", "peer": address}
 
 
-def test_sub_ends_with_the_engine() -> None:
-    with kit.engine() as engine, Sub(engine, "lobby") as sub:
+def test_sub_ends_with_the_engine_where_asked() -> None:
+    with kit.engine() as engine, Sub(engine, "--once", "lobby") as sub:
         assert engine.stop() == 0
         assert sub.child.wait(kit.PATIENCE) == 1
         assert "1001" in sub.err.read().decode()
@@ -159,8 +184,8 @@ def test_the_session_of_the_readme(engine: kit.Engine) -> None:
                 check=False,
             )
             assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-        heard = [sub.out.readline() for _ in range(4)]
-        assert heard == [b"hello, all\n", b"hello, you\n", b"one\n", b"two\n"]
+        heard = [sub.line() for _ in range(4)]
+        assert heard == [("lobby", "hello, all\n"), ("@me", "hello, you\n"), ("lobby", "one\n"), ("lobby", "two\n")]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +212,43 @@ def test_what_is_no_engine(engine: kit.Engine) -> None:
 def test_words_with_spaces(engine: kit.Engine) -> None:
     for words in (["pub", "a b", "x"], ["sub", "a\nb"], ["send", "", "x"], ["sub", "a\udcff"], ["send", "\t", "x"]):
         complaint(kit.run(*words, "--url", engine.url))
+
+
+# -- whole payloads --
+
+
+def test_whole_payloads(engine: kit.Engine, tmp_path: Path) -> None:
+    """From a file or standard input, with their lines and their last newline, text and binary."""
+    file = tmp_path / "payload"
+    address = "$(cat address)"
+    with Sub(engine, "--json", "lobby") as sub:
+        (tmp_path / "address").write_text(sub.said.split()[1])
+        for data in (b"one\ntwo\r\n\n", b"\x00\xff\n", b"", "é".encode()):
+            file.write_bytes(data)
+            for words in (
+                "pub lobby --file payload",
+                "pub lobby - < payload",
+                "pub --file - lobby < payload",
+                f"send {address} --file payload",
+                f"send --binary {address} - < payload",
+                "pub --binary lobby --file payload",
+            ):
+                done = shell(engine, f"cd {tmp_path} && $E {words}")
+                assert (done.returncode, done.stderr) == (0, ""), words
+                heard = json.loads(sub.out.readline())
+                as_text = "--binary" not in words and b"\xff" not in data
+                assert ("text" in heard) == as_text, words
+                assert (heard["text"].encode() if as_text else base64.b64decode(heard["base64"])) == data, words
+
+
+def test_whole_payloads_that_are_not(engine: kit.Engine, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(b"x" * 70_000)
+    said = complaint(kit.run("pub", "--url", engine.url, "lobby", "--file", str(big)), status=1)
+    assert "too-large: The payload is larger than the 65536 bytes" in said
+    said = complaint(kit.run("pub", "--url", engine.url, "lobby", "--file", str(tmp_path / "none")))
+    assert f"--file {tmp_path / 'none'} can't be read: No such file" in said
+    assert "give one of them" in complaint(kit.run("pub", "--url", engine.url, "lobby", "x", "--file", str(big)))
 
 
 # -- standard input and output --
@@ -223,7 +285,8 @@ def test_closed_streams(engine: kit.Engine, closed: str) -> None:
     assert done.returncode == 0 and done.stderr == ""
     done = shell(engine, f"$E send nobody.0 x {closed}")
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == ("" if "2>" in closed else "signal-engine: no-such-peer\n")
+    told = "signal-engine: no-such-peer: No connection has this address, or its node is gone.\n"
+    assert done.stderr == ("" if "2>" in closed else told)
 
 
 def test_a_full_disk(engine: kit.Engine) -> None:

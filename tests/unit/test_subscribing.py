@@ -1,0 +1,215 @@
+"""`sub` over connections that end: it connects again, goes where a draining node sends it, and ends where it must."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from websockets.sync.server import ServerConnection, serve
+
+import kit
+from minted import SECRET, token
+from signal_py.subscribing import FIRST_DELAY, MOST_DELAY, Subscription
+
+
+class Sub:
+    """A `signal-engine sub`, whose lines are read by condition."""
+
+    def __init__(self, *words: str, **environment: str) -> None:
+        command = [*kit.python(), "-m", "signal_py", "sub", *words]
+        self.child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=kit.clean_environment(**environment), cwd="/"
+        )
+        self.heard: list[str] = []
+        self.said: list[str] = []
+        assert self.child.stdout is not None and self.child.stderr is not None
+        for stream, lines in ((self.child.stdout, self.heard), (self.child.stderr, self.said)):
+            threading.Thread(target=self._read, args=(stream, lines), daemon=True).start()
+
+    @staticmethod
+    def _read(stream: Any, lines: list[str]) -> None:
+        for line in stream:
+            lines.append(line.decode().rstrip("\n"))
+
+    def until_said(self, pattern: str, times: int = 1) -> list[str]:
+        def found() -> list[str]:
+            return [line for line in self.said if re.search(pattern, line)]
+
+        kit.until(lambda: len(found()) >= times, f"it says {pattern}: {self.said}")
+        return found()
+
+    def until_heard(self, payload: str) -> None:
+        kit.until(lambda: any(line.endswith(f" {payload}") for line in self.heard), f"{payload}: {self.heard}")
+
+    def __enter__(self) -> "Sub":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.child.kill()
+        self.child.wait()
+
+
+def say(engine: kit.Engine, text: str) -> None:
+    assert kit.run("pub", "--url", engine.url, "lobby", text).returncode == 0
+
+
+def test_it_connects_again() -> None:
+    port = kit.free_port()
+    with contextlib.ExitStack() as stack:
+        with kit.engine(loops=1, listen=f"127.0.0.1:{port}") as first:
+            sub = stack.enter_context(Sub("--url", first.url, "lobby"))
+            sub.until_said("hears lobby")
+            say(first, "one")
+            sub.until_heard("one")
+        sub.until_said("1001.*; connecting again")
+        with kit.engine(loops=1, listen=f"127.0.0.1:{port}") as second:
+            sub.until_said("hears lobby", times=2)
+            say(second, "two")
+            sub.until_heard("two")
+        sub.until_said("connecting again", times=2)
+        assert sub.child.poll() is None and len(sub.said) == 4, sub.said
+        sub.child.send_signal(signal.SIGINT)
+        assert sub.child.wait(kit.PATIENCE) == 130
+
+
+@pytest.mark.parametrize("advised", [False, True])
+def test_it_goes_when_a_node_drains(advised: bool) -> None:
+    """To the place that is named, else to where it was, which another node listens on, too; before the old one ends."""
+    with kit.nats() as nats, contextlib.ExitStack() as stack:
+        settings = {"loops": 1, "nats": nats.url, "reuse_port": "on"}
+        new = stack.enter_context(kit.engine(**settings)) if advised else None
+        url = {"drain_url": new.url} if new else {}
+        old = stack.enter_context(kit.engine(**settings, drain_time=6, **url))
+        where = old.url
+        # The kernel may have either take it where both listen: so the other comes later.
+        sub = stack.enter_context(Sub("--url", where, "lobby"))
+        sub.until_said("hears lobby")
+        new = new or stack.enter_context(kit.engine(**settings, listen=f"127.0.0.1:{old.port}"))
+        assert kit.run("drain", "--admin", old.admin_url).returncode == 0
+        (moved,) = sub.until_said("since the node before drains")
+        assert moved.split()[1].startswith(new.node + ".")
+        say(new, "here")
+        sub.until_heard("here")
+        assert old.wait() == 0
+        assert not [line for line in sub.said if "connecting again" in line]
+
+
+def test_a_place_that_is_full_is_tried_again() -> None:
+    """429 and 503 may pass; with --once it is an end."""
+    with kit.engine(loops=1, max_connections=1) as engine, socket.create_connection(("127.0.0.1", engine.port)) as held:
+        held.sendall(b"GET / HTTP/1.1\r\n")
+        kit.until(lambda: engine.stats()["total"]["accepted_sockets"] >= 1, "the place is taken")
+        done = kit.run("sub", "--once", "--url", engine.url, "lobby")
+        assert done.returncode == 2 and "HTTP 503" in done.stderr
+        with Sub("--url", engine.url, "lobby") as sub:
+            sub.until_said(r"HTTP 503.*\(it is tried again\)")
+            held.close()
+            sub.until_said("hears lobby")
+            assert len(sub.said) == 2
+
+
+def test_a_token_that_is_refused_later() -> None:
+    """When it connects again: no other try would end otherwise."""
+    port = kit.free_port()
+    settings = {"loops": 1, "listen": f"127.0.0.1:{port}", "auth": "jwt"}
+    with contextlib.ExitStack() as stack:
+        with kit.engine(auth_key=SECRET, **settings) as first:
+            sub = stack.enter_context(Sub("--url", first.url, "lobby", SIGNAL_ENGINE_TOKEN=token("ann")))
+            sub.until_said("hears lobby")
+        with kit.engine(auth_key=SECRET[::-1], **settings):
+            assert sub.child.wait(kit.PATIENCE) == 1
+            sub.until_said("HTTP 401")
+
+
+def test_a_room_that_is_refused() -> None:
+    with kit.engine(loops=1, auth="jwt", auth_key=SECRET) as engine:
+        done = kit.run("sub", "--url", engine.url, "lobby", SIGNAL_ENGINE_TOKEN=token("ann", rooms=["other"]))
+        assert done.returncode == 1 and "lobby can't be joined: denied: The token" in done.stderr
+
+
+@contextlib.contextmanager
+def scripted(act: Callable[[ServerConnection, int], None]) -> Iterator[str]:
+    """The URL of a server that says HELLO, takes one SUB, and does what the script says with each connection."""
+    count = 0
+
+    def handle(connection: ServerConnection) -> None:
+        nonlocal count
+        count += 1
+        hello = {"node": "k", "version": "0", "max_message": 65536}
+        connection.send(f"HELLO k.{count}\n{json.dumps(hello)}")
+        ref = str(connection.recv()).rpartition("ref=")[2]
+        connection.send(f"OK {ref}")
+        act(connection, count)
+
+    with serve(handle, "127.0.0.1", 0, subprotocols=["signal.v1"]) as server:  # type: ignore[list-item]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(("code", "ends"), [(1008, True), (4001, True), (1001, False), (1013, False), (4009, False)])
+def test_which_closes_end_it(code: int, ends: bool) -> None:
+    def act(connection: ServerConnection, count: int) -> None:
+        if count == 1:
+            connection.close(code)
+        else:
+            connection.recv()
+
+    with scripted(act) as url, Sub("--url", url, "lobby") as sub:
+        sub.until_said(f"closed the connection with {code}")
+        if ends:
+            assert sub.child.wait(kit.PATIENCE) == 1
+        else:
+            sub.until_said("k.2 hears lobby")
+
+
+def test_what_the_old_connection_hears_is_printed_until_the_new_one_stands() -> None:
+    """And nothing twice: what a room hears while the new one joins it is the old one's to print."""
+    joined = threading.Event()
+
+    def act(connection: ServerConnection, count: int) -> None:
+        if count == 1:
+            connection.send("GOAWAY 0")
+            joined.wait(kit.PATIENCE)
+        else:
+            connection.send("MSG lobby k.9\nafter")
+            joined.set()
+        with contextlib.suppress(Exception):
+            connection.send(f"MSG lobby k.{count}\nlast of {count}")
+            connection.recv()
+
+    with scripted(act) as url, Sub("--url", url, "lobby") as sub:
+        sub.until_said("k.2 hears lobby, since the node before drains")
+        sub.until_heard("last of 2")
+        assert [line for line in sub.heard if line.endswith("after")] in ([], ["lobby k.9 after"])
+        assert sum(line.endswith("last of 2") for line in sub.heard) == 1
+        assert sub.child.poll() is None
+
+
+def test_delays_are_jittered_and_bounded() -> None:
+    subscription = Subscription("ws://x/", "", ["a"], False, False, lambda heard: None)
+    delays = [subscription._delay() for _ in range(200)]
+    for number, delay in enumerate(delays):
+        assert 0 <= delay <= min(MOST_DELAY, FIRST_DELAY * 2**number)
+    assert len(set(delays)) == len(delays) and max(delays) > MOST_DELAY / 2
+
+
+def test_nobody_reads_what_it_prints() -> None:
+    with kit.engine(loops=1) as engine:
+        reads, writes = os.pipe()
+        command = [*kit.python(), "-m", "signal_py", "sub", "--url", engine.url, "lobby"]
+        child = subprocess.Popen(command, stdout=writes, stderr=subprocess.PIPE, env=kit.clean_environment())
+        os.close(writes)
+        assert child.stderr is not None and b"hears lobby" in child.stderr.readline()
+        os.close(reads)
+        say(engine, "x")
+        assert child.wait(kit.PATIENCE) == 0 and child.stderr.read() == b""
