@@ -12,6 +12,7 @@ from signal_core.conn cimport conn_say_last, socket_say_last
 from signal_core.limits cimport ACCEPTS, ACCEPT_WAIT_MS, DRAIN_TICKS, READ_BUFFER, UPGRADE_ANSWER
 from signal_core.origins cimport count_peer
 from signal_core.pace cimport pace_allows, pace_look, pace_refund
+from signal_core.response cimport upgrade_refuse
 from signal_core.session cimport session_read
 from signal_core.slab cimport CONN_HANDSHAKE, FLAG_PLACE, Conn, slab_free, slab_take
 from signal_core.state cimport MARK_LISTENER, Hub, Loop, loop_ms
@@ -20,7 +21,7 @@ from signal_core.sys cimport (
     O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
     se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_peer_left, se_refuse_syns,
 )
-from signal_core.upgrade cimport Upgrade, upgrade_parse, upgrade_refuse
+from signal_core.upgrade cimport STATUS_HEALTH, Upgrade, upgrade_parse
 from signal_core.wheel cimport wheel_arm
 
 cdef enum:
@@ -175,7 +176,8 @@ cdef inline bint asks_health(Loop* loop, int fd) noexcept nogil:
     """Whether a client's first words are a health check."""
     cdef Upgrade u
     cdef ssize_t n = recv(fd, loop.input, READ_BUFFER, MSG_PEEK | MSG_DONTWAIT)
-    return n > 0 and upgrade_parse(<char*>loop.input, <size_t>n, 0, &u) > 0 and u.status == 200
+    return (n > 0 and upgrade_parse(<char*>loop.input, <size_t>n, 0, &loop.hub.set.site, &u) > 0
+            and u.status == STATUS_HEALTH)
 
 
 cdef inline int loop_take(Loop* loop, int listener, uint64_t paid) noexcept nogil:

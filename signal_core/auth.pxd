@@ -257,7 +257,7 @@ cdef inline void auth_open(Loop* loop, Conn* c, const Msg* msg) noexcept nogil:
     """A parked connection is granted: its handshake goes on where it was."""
     cdef Buffer* kept = c.pending
     cdef Upgrade u
-    cdef int head = upgrade_parse(<const char*>kept.data, kept.used, 0, &u)
+    cdef int head = upgrade_parse(<const char*>kept.data, kept.used, 0, &loop.hub.set.site, &u)
     loop.n[C_AUTH_GRANTED] += 1
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.handshake)
     u.status = 503 if loop.shut else session_user(loop, c, msg.data, msg.code)

@@ -47,7 +47,11 @@ cdef class Loops:
         hub.nloops = s["loops"]
         if not 1 <= hub.nloops <= MAX_LOOPS:
             raise ValueError(f"loops is {hub.nloops}: 1 to {MAX_LOOPS}")
+        self.fill_site(s)
         hub.set.max_message = s["max_message"]
+        hub.set.max_frame = s["max_message"] + HEAD_MAX + 1
+        if s["auth"] != "off" and hub.set.max_frame < HEAD_MAX_AUTH:
+            hub.set.max_frame = HEAD_MAX_AUTH
         hub.set.max_rooms = s["max_rooms"]
         hub.set.max_refs = s["max_refs"]
         hub.set.handshake = ticks(s["handshake_ms"])
@@ -91,6 +95,17 @@ cdef class Loops:
         hub.hello_len = <uint32_t>len(text)
         hub.hello = <char*>malloc(len(text))
         memcpy(hub.hello, <char*>text, len(text))
+
+    cdef fill_site(self, dict s):
+        """What a handshake may be like, and where it goes to."""
+        cdef bytes path = s["path"].rstrip("/").encode()
+        cdef Hub* hub = self.hub
+        if len(path) >= sizeof(hub.set.site.path):
+            raise ValueError(f"path has {len(path)} bytes: {sizeof(hub.set.site.path) - 1} at most")
+        hub.set.site.max_line = s["max_request_line"]
+        hub.set.site.max_head = s["max_head"]
+        hub.set.site.path_len = <uint32_t>len(path)
+        memcpy(hub.set.site.path, <char*>path, len(path))
 
     cdef fill_auth(self, dict s):
         """Who may connect; the lists are freed with the hub."""

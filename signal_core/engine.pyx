@@ -18,6 +18,7 @@ from signal_core.addresses cimport Addresses, addresses_end
 from signal_core.answers cimport code_parse, code_reason, code_text, put_peer
 from signal_core.counters cimport C_COUNT, C_TAKEN
 from signal_core.frame cimport close_code_is_valid, frame_check_layout
+from signal_core.head cimport HEAD_MAX, HEAD_MAX_AUTH
 from signal_core.inbox cimport inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
 from signal_core.limits cimport CONTROL_LOOP, MAX_LOOPS, SERVICE_LOOP, TICK_MS, YIELD_LEAST, YIELD_MOST
 from signal_core.memory cimport (
@@ -28,6 +29,7 @@ from signal_core.memory cimport (
 from signal_core.news cimport news_lost
 from signal_core.packet cimport Packet
 from signal_core.post cimport is_payload, post, post_all
+from signal_core.response cimport response_check_layout
 from signal_core.rights cimport rights_are_whole, rights_check_layout
 from signal_core.roomtable cimport RoomEntry, room_hash, table_check_layout, table_end, table_init
 from signal_core.rooms cimport MARK_NONE
@@ -79,6 +81,7 @@ cdef inline void check_layouts() noexcept nogil:
     rights_check_layout()
     frame_check_layout()
     upgrade_check_layout()
+    response_check_layout()
 
 
 cdef str text_of(const char* p, size_t n):

@@ -17,7 +17,7 @@ cdef enum:
     VERB_AUTH = 6
 
     HEAD_MAX = 512            # bytes of a head, its LF not counted
-    HEAD_MAX_AUTH = 8192      # ... of AUTH: a token is as long as a handshake could bring it
+    HEAD_MAX_AUTH = 16384     # ... of AUTH: a token is as long as a handshake brings it by default (max-head)
     PING_TOKEN_MAX = 507      # bytes of PING's token: what a head of 512 holds
     TTL_MAX_MS = 86400000     # a day
 

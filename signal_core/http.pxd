@@ -119,6 +119,8 @@ cdef inline const char* status_reason(int status) noexcept nogil:
     """The reason phrase (RFC 9110 §15) of a status that the engine uses."""
     if status == 200:
         return b"OK"
+    if status == 204:
+        return b"No Content"
     if status == 400:
         return b"Bad Request"
     if status == 401:

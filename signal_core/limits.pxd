@@ -1,10 +1,8 @@
 """Every constant and bound of the data path. L0. Those that are settings have their default in signal_py.settings."""
 
 cdef enum:
-    # -- HTTP head (the protocol's bounds) --
-    UPGRADE_MAX_HEAD = 8192        # bytes of a handshake's head
+    # -- HTTP head; its bytes are bounded by settings --
     UPGRADE_MAX_HEADERS = 100      # header lines of a handshake
-    UPGRADE_MAX_URI = 4096         # bytes of the request target
     UPGRADE_MAX_ROOMS = 64         # rooms named in a URL
     UPGRADE_ANSWER = 512           # bytes of the longest HTTP answer
     FORWARDED_LINES = 4            # X-Forwarded-For headers looked at, from the last

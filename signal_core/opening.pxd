@@ -13,12 +13,14 @@ from signal_core.identity cimport may_sub
 from signal_core.limits cimport UPGRADE_ANSWER, UPGRADE_MAX_ROOMS
 from signal_core.memory cimport Msg, msg_new
 from signal_core.origins cimport count_forwarded, origin_allowed
+from signal_core.request cimport query_next_room
+from signal_core.response cimport upgrade_accept, upgrade_answer
 from signal_core.roomtable cimport RoomEntry
 from signal_core.route cimport AWAIT_FAILED, AWAIT_IT, await_nats, join, joined, leave_place
 from signal_core.slab cimport CONN_DEAD, CONN_JOINING, FLAG_PAUSED, FLAG_USER, FLAG_WEBSOCKET, Conn
 from signal_core.state cimport CODE_OK, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_CONNECTED, Loop
 from signal_core.sys cimport se_count_below
-from signal_core.upgrade cimport STATUS_MOST, Upgrade, query_next_room, upgrade_accept, upgrade_answer
+from signal_core.upgrade cimport STATUS_HEALTH, STATUS_MOST, STATUS_OPTIONS, Upgrade
 
 
 cdef inline void session_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
@@ -27,7 +29,7 @@ cdef inline void session_answer_http(Loop* loop, Conn* c, const Upgrade* u) noex
     cdef size_t n = upgrade_answer(u, text, UPGRADE_ANSWER)
     if u.status % STATUS_MOST == 503:
         loop.n[C_SHED] += 1
-    elif u.status != 200:
+    elif u.status != STATUS_HEALTH and u.status != STATUS_OPTIONS:
         loop.n[C_HANDSHAKES_REFUSED] += 1
     conn_say_last(loop, c, text, n)
 
@@ -69,9 +71,15 @@ cdef inline int session_user(Loop* loop, Conn* c, const uint8_t* user, uint32_t 
     return 503 if waits == AWAIT_FAILED else 0
 
 
-cdef inline int session_rooms(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
+cdef inline int session_room_denied(Loop* loop, Upgrade* u) noexcept nogil:
+    loop.n[C_AUTH_DENIED] += 1
+    u.why = b"the token does not allow it."
+    return 403
+
+
+cdef inline int session_rooms(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
     """Joins the rooms of the URL; c.waiting is how many NATS has yet to confirm. An HTTP status where it
-    can't: 0 is good."""
+    can't, and `u` says which room and why: 0 is good."""
     cdef char name[130]
     cdef const char* query = u.query
     cdef size_t left = u.query_len
@@ -79,17 +87,21 @@ cdef inline int session_rooms(Loop* loop, Conn* c, const Upgrade* u) noexcept no
     cdef uint8_t code
     cdef int waits, n, count = 0
     while True:
-        n = query_next_room(&query, &left, name, sizeof(name))
+        n = query_next_room(&query, &left, name, sizeof(name), &u.room, &u.room_len)
         if n == 0:
+            u.room = NULL
             return 0
         count += 1
         if n < 0 or not room_valid(name, n) or name[0] == c"$" or name[0] == c"@":
+            u.why = (b"a name is 1 to 128 visible ASCII characters without * and >, does not begin with $ or @, and "
+                     b"has no empty part between dots.")
             return 400
         if not may_sub(loop, c, name, n):
-            loop.n[C_AUTH_DENIED] += 1
-            return 403
+            return session_room_denied(loop, u)
         code = join(loop, c, name, n, &entry) if count <= UPGRADE_MAX_ROOMS else CODE_TOO_MANY_ROOMS
         if code != CODE_OK:
+            u.why = (b"there is no memory for it." if code == CODE_UNAVAILABLE else
+                     b"a URL names 64 rooms at most, and a connection is in max-rooms at most.")
             return 503 if code == CODE_UNAVAILABLE else 400
         waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0)
         if waits == AWAIT_FAILED:

@@ -10,13 +10,16 @@ from signal_core.frame cimport frame_head_size as c_frame_head_size
 from signal_core.frame cimport frame_parse as c_frame_parse
 from signal_core.frame cimport frame_put_head as c_frame_put_head
 from signal_core.frame cimport frame_unmask as c_frame_unmask
+from signal_core.request cimport Site
+from signal_core.request cimport host_valid as c_host_valid
+from signal_core.request cimport query_next_room as c_query_next_room
+from signal_core.response cimport response_check_layout, se_base64_put, se_sha1
+from signal_core.response cimport upgrade_accept as c_upgrade_accept
+from signal_core.response cimport upgrade_answer as c_upgrade_answer
+from signal_core.response cimport upgrade_refuse as c_upgrade_refuse
 from signal_core.sys cimport se_now_ns
-from signal_core.upgrade cimport Upgrade, se_base64_put, se_sha1, upgrade_check_layout
-from signal_core.upgrade cimport query_next_room as c_query_next_room
-from signal_core.upgrade cimport upgrade_accept as c_upgrade_accept
-from signal_core.upgrade cimport upgrade_answer as c_upgrade_answer
+from signal_core.upgrade cimport Upgrade, upgrade_check_layout
 from signal_core.upgrade cimport upgrade_parse as c_upgrade_parse
-from signal_core.upgrade cimport upgrade_refuse as c_upgrade_refuse
 from signal_core.utf8 cimport utf8_feed as c_utf8_feed
 from signal_core.utf8 cimport utf8_valid as c_utf8_valid
 
@@ -41,6 +44,7 @@ def ws_check_layout() -> None:
     """Instantiates the compile-time assertions."""
     frame_check_layout()
     upgrade_check_layout()
+    response_check_layout()
 
 
 # -- frames --
@@ -117,13 +121,32 @@ cdef object ws_text(const char* p, size_t n):
     return p[:n] if p != NULL else None
 
 
-def upgrade_parse(bytes data, size_t last_len=0):
+cdef Site ws_site(bytes path=b"", uint32_t max_line=8192, uint32_t max_head=16384):
+    """Where the engine is, and what it takes; the bounds are the settings' defaults."""
+    cdef Site site
+    memset(&site, 0, sizeof(site))
+    site.max_line = max_line
+    site.max_head = max_head
+    site.path_len = <uint32_t>len(path)
+    memcpy(site.path, <char*>path, len(path))
+    return site
+
+
+def host_valid(bytes text):
+    cdef char* p = <char*>ws_copy(text)
+    valid = bool(c_host_valid(p, len(text)))
+    free(p)
+    return valid
+
+
+def upgrade_parse(bytes data, size_t last_len=0, bytes path=b"", uint32_t max_line=8192, uint32_t max_head=16384):
     """(verdict, fields or None where more is needed); "accept" and "answer" are what the engine writes."""
     cdef Upgrade upgrade
+    cdef Site site = ws_site(path, max_line, max_head)
     cdef char out[512]
     cdef char* p = <char*>ws_copy(data)
     cdef size_t size
-    cdef int verdict = c_upgrade_parse(p, len(data), last_len, &upgrade)
+    cdef int verdict = c_upgrade_parse(p, len(data), last_len, &site, &upgrade)
     try:
         if verdict == -2:
             return verdict, None
@@ -132,6 +155,7 @@ def upgrade_parse(bytes data, size_t last_len=0):
             return verdict, {"status": upgrade.status, "answer": out[:size]}
         fields = {
             "status": upgrade.status,
+            "path": ws_text(upgrade.path, upgrade.path_len),
             "key": ws_text(upgrade.key, 24),
             "protocol": bool(upgrade.protocol),
             "other_protocol": bool(upgrade.other_protocol),
@@ -169,12 +193,13 @@ def query_rooms(bytes query, size_t out_size=128):
     """The rooms that a raw query names, and -1 last where one is bad."""
     cdef char* start = <char*>ws_copy(query)
     cdef const char* p = start
-    cdef size_t left = len(query)
+    cdef size_t left = len(query), value_len = 0
+    cdef const char* value = NULL
     cdef char* out = <char*>malloc(out_size)
     cdef int n = 1
     rooms = []
     while n > 0:
-        n = c_query_next_room(&p, &left, out, out_size)
+        n = c_query_next_room(&p, &left, out, out_size, &value, &value_len)
         if n != 0:
             rooms.append(out[:n] if n > 0 else n)
     free(out)
@@ -282,11 +307,12 @@ def bench_upgrade(uint64_t iterations, bytes request):
     cdef uint64_t i, start, total = 0
     cdef size_t n = len(request)
     cdef char* p = <char*>ws_copy(request)
+    cdef Site site = ws_site()
     with nogil:
         start = se_now_ns()
         for i in range(iterations):
             PROBE_KEEP(p)
-            total += c_upgrade_parse(p, n, 0, &upgrade)
+            total += c_upgrade_parse(p, n, 0, &site, &upgrade)
             c_upgrade_accept(&upgrade, out)
             PROBE_KEEP(out)
         start = se_now_ns() - start

@@ -1,7 +1,7 @@
 """What a client says: bytes into frames, frames into messages, messages into verbs. L4."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memchr, memcpy, memmove, memset
 from signal_core.address cimport LOCAL_TEXT
 from signal_core.answers cimport (
     REF_SUB, REF_TO, put_peer, ref_add, ref_find, ref_remove, say, say_pong, strike,
@@ -16,7 +16,8 @@ from signal_core.counters cimport (
     C_REFUSED_UNAVAILABLE, C_ROUTED,
 )
 from signal_core.frame cimport (
-    FRAME_CONTROL, OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, Frame, close_code_of, frame_parse, frame_unmask,
+    CLOSE_TOO_BIG, FRAME_CONTROL, OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, Frame, close_code_of, frame_parse,
+    frame_unmask,
 )
 from signal_core.head cimport VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
 from signal_core.identity cimport conn_user, may_publish, may_send, may_sub
@@ -182,13 +183,24 @@ cdef inline void session_rate(Loop* loop, Conn* c, const Head* head) noexcept no
     say(loop, c, code, head.ref, head.ref_len)
 
 
+cdef inline void session_malformed(Loop* loop, Conn* c, const uint8_t* p, size_t n, const Head* head) noexcept nogil:
+    """A message whose head is none. What follows its first line, or all of it, is bounded all the same."""
+    cdef const uint8_t* line = <const uint8_t*>memchr(p, c"\n", n)
+    if n - (0 if line == NULL else line + 1 - p) > loop.hub.set.max_message:
+        session_fail(loop, c, CLOSE_TOO_BIG)
+        return
+    count_message(loop, CODE_BAD_REQUEST)
+    say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
+    strike(loop, c)
+
+
 cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n, bint binary) noexcept nogil:
     """One whole message of an open connection."""
     cdef Head head
     if head_parse(<const char*>p, n, &head) < 0:
-        count_message(loop, CODE_BAD_REQUEST)
-        say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
-        strike(loop, c)
+        session_malformed(loop, c, p, n, &head)
+    elif SE_RARE(head.payload_len > loop.hub.set.max_message):
+        session_fail(loop, c, CLOSE_TOO_BIG)
     elif not bucket_take(loop, c):
         session_rate(loop, c, &head)
     elif head.verb == VERB_TO and head.node_len:
@@ -219,7 +231,7 @@ cdef inline Buffer* session_fragment(Loop* loop, Conn* c, const Frame* f, const 
         conn_fail(loop, c, 1011)
         return NULL
     message = buffer_grown(loop, extra.message, (0 if extra.message == NULL else extra.message.used) + n + 1,
-                           loop.hub.set.max_message + 1)
+                           loop.hub.set.max_frame + 1)
     if message == NULL:
         conn_fail(loop, c, <uint16_t>loop.input_code)
         return NULL
@@ -304,7 +316,7 @@ cdef inline void session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p) 
 
 cdef inline uint64_t session_allowance(Loop* loop, const Conn* c) noexcept nogil:
     """Bytes that the next data frame may have."""
-    cdef uint64_t most = loop.hub.set.max_message
+    cdef uint64_t most = loop.hub.set.max_frame
     if SE_RARE(c.flags & FLAG_PARTS):
         most -= slab_whole(&loop.slab, c).message.used
     return most
@@ -410,7 +422,7 @@ cdef inline ssize_t session_recv(Loop* loop, Conn* c, void* p, size_t n) noexcep
 
 cdef inline void session_read_more(Loop* loop, Conn* c) noexcept nogil:
     """Reads on behind a large frame's first bytes, in place."""
-    cdef size_t most = <size_t>loop.hub.set.max_message + READ_BUFFER
+    cdef size_t most = <size_t>loop.hub.set.max_frame + READ_BUFFER
     cdef Buffer* grown = buffer_grown(loop, c.pending, c.pending.used + READ_BUFFER // 16, most)
     cdef ssize_t got
     cdef size_t before
@@ -447,7 +459,7 @@ cdef inline void session_read(Loop* loop, Conn* c) noexcept nogil:
 cdef inline size_t session_upgrade(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
     """Bytes of the head once it is whole (or refused), else 0; 0 too while its token is judged."""
     cdef Upgrade u
-    cdef int head = upgrade_parse(<const char*>p, n, before, &u)
+    cdef int head = upgrade_parse(<const char*>p, n, before, &loop.hub.set.site, &u)
     if head == -2:
         return 0
     if head > 0 and loop.shut:

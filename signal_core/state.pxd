@@ -12,6 +12,7 @@ from signal_core.inbox cimport Chain, Inbox
 from signal_core.limits cimport TICK_MS
 from signal_core.memory cimport Mem, Msg
 from signal_core.missed cimport Missed
+from signal_core.request cimport Site
 from signal_core.rights cimport Rights
 from signal_core.rooms cimport Rooms
 from signal_core.roomtable cimport Audience, RoomEntry, RoomTable
@@ -74,7 +75,9 @@ cdef enum:
     EVENT_ASK = 20                # to be judged: `hash` 1 where it renews a token
 
 cdef struct Settings:             # ticks where a time
-    uint32_t max_message          # bytes
+    Site site                     # bounds of a request, and where the endpoint is
+    uint32_t max_message          # bytes of a payload
+    uint32_t max_frame            # bytes of a WebSocket message: a head and a payload
     uint32_t max_rooms            # a connection
     uint32_t max_refs             # a connection
     uint32_t handshake            # ticks

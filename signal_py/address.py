@@ -45,7 +45,7 @@ def redacted(url: str) -> str:
     return TOKEN.sub(r"\1***", url)
 
 
-def url_of(host: str, port: int) -> str:
-    """A WebSocket URL by which this machine reaches what listens there."""
+def url_of(host: str, port: int, path: str = "/") -> str:
+    """A WebSocket URL by which this machine reaches what listens there. `path` begins with a slash."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"ws://{host_port(local, port)}/"
+    return f"ws://{host_port(local, port)}{path}"

@@ -49,6 +49,8 @@ def _check_together(config: Config) -> None:
         raise ConfigError(f"{config.named('listen')} is empty: give at least one HOST:PORT.")
     if not config.nats:
         raise ConfigError(f"{config.named('nats')} is empty: use off, embedded or the URLs of NATS servers.")
+    if not config.path:
+        raise ConfigError(f"{config.named('path')} is empty: leave it out, or name a path, such as /ws.")
     if not config.prefix:
         raise ConfigError(f"{config.named('prefix')} is empty: leave it out, or name a NATS subject.")
     if len(config.nats) > 1 and {"auto", "embedded", "off"} & set(config.nats):

@@ -25,6 +25,7 @@ STOP_TIMEOUT = 2.0  # seconds from SIGTERM to SIGKILL
 RESTART_DELAY = 0.1  # seconds, doubled for each child that ended without having listened
 RESTART_DELAY_MAX = 5.0
 NATS_DEFAULT_PAYLOAD = 1 << 20  # bytes that it takes in a message when nothing is said
+HEADERS = 512  # bytes of a message's headers, which it counts: those of the engine are shorter
 
 LISTENS = re.compile(r"Listening for client connections on \S+:(\d+)")
 GRAVE = re.compile(r"\[(ERR|FTL)\] (.*)")
@@ -76,7 +77,7 @@ class EmbeddedNats:
         """`named` is how the setting was given."""
         self._program = program
         self._named = named
-        self._payload = max_message
+        self._payload = max_message + HEADERS
         self._thread = threading.Thread(target=self._supervise, name="embedded-nats", daemon=True)
         self._listening = threading.Event()
         self._tried = threading.Event()  # the first child listens, or has ended

@@ -11,6 +11,7 @@ class Options(TypedDict, total=False):
 
     listen: str | Sequence[str]
     reuse_port: bool | str
+    path: str
     loops: int
     node: str
     nats: str | Sequence[str]
@@ -25,6 +26,8 @@ class Options(TypedDict, total=False):
     prefix: str
     control: bool | str
     max_message: int
+    max_request_line: int
+    max_head: int
     max_rooms: int
     max_refs: int
     max_connections: int

@@ -49,7 +49,10 @@ LAST_WORDS = 0.1  # seconds for what the last client said to reach the link's lo
 
 CORE_SIZES = (
     "prefix",
+    "path",
     "max_message",
+    "max_request_line",
+    "max_head",
     "max_rooms",
     "max_refs",
     "max_connections",
@@ -139,7 +142,7 @@ class Runtime:
 
     @property
     def urls(self) -> list[str]:
-        return [url_of(host, port) for host, port in self.listening]
+        return [url_of(host, port, self.config.path) for host, port in self.listening]
 
     @property
     def admin_address(self) -> tuple[str, int] | None:

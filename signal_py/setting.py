@@ -18,6 +18,8 @@ ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
 PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 MAX_PREFIX = 63  # bytes; the core's buffer
 GOAL = re.compile(r"wss?://[!-~]+")
+PATH = re.compile(r"/|(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+/?")
+MAX_PATH = 127  # bytes; the core's buffer
 MAX_GOAL = 255  # bytes; the core's buffer
 
 Value = int | float | str | tuple[str, ...]
@@ -132,6 +134,12 @@ def check_goal(text: str) -> str:
     if GOAL.fullmatch(text) and len(text) <= MAX_GOAL:
         return ""
     return f"is no place for clients: write ws://… or wss://…, at most {MAX_GOAL} characters, no space"
+
+
+def check_path(text: str) -> str:
+    if not PATH.fullmatch(text) or len(text) > MAX_PATH:
+        return f"is no path: write /, or /NAME, at most {MAX_PATH} characters, without query"
+    return "is where health checks are: choose another path" if text.rstrip("/") == "/healthz" else ""
 
 
 def check_algorithm(text: str) -> str:

@@ -23,6 +23,7 @@ from signal_py.setting import (
     check_network,
     check_node,
     check_origin,
+    check_path,
     check_prefix,
 )
 
@@ -48,6 +49,12 @@ class Config:
         "whether other processes of the same user may listen on the same port, each a node of its own: several workers "
         "of one service, which a NATS server joins",
         choices=("on", "off"),
+    )
+    path: str = _setting(
+        "/",
+        "path of the WebSocket endpoint, as /ws behind a proxy; /healthz is both there and below it",
+        metavar="PATH",
+        check=check_path,
     )
     loops: int = _setting(
         0,
@@ -98,6 +105,12 @@ class Config:
         choices=("on", "off"),
     )
     max_message: int = _setting(65536, "longest payload of a message", unit="bytes", low=1, high=32 * MIB)
+    max_request_line: int = _setting(
+        8192, "longest first line of a request, more is answered 414", unit="bytes", low=64, high=65536
+    )
+    max_head: int = _setting(
+        16384, "longest head of a request, more is answered 431", unit="bytes", low=512, high=65536
+    )
     max_rooms: int = _setting(256, "rooms that one connection may be in", unit="rooms", low=1, high=65535)
     max_refs: int = _setting(
         64, "refs that one connection may have outstanding", unit="refs", low=1, high=4096

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,7 +164,7 @@ class Engine(Process):
 
     @property
     def port(self) -> int:
-        return int(self.url.rstrip("/").rpartition(":")[2])
+        return int(urllib.parse.urlsplit(self.url).port or 0)
 
     @property
     def node(self) -> str:

@@ -18,11 +18,52 @@ enum {
     SE_ROOM = 4   /* 0x21-0x7e but '*' and '>' */
 };
 
+/* Of HTTP. */
+enum {
+    SE_HOST = 1,   /* a host's name, but for escapes: unreserved and sub-delims (RFC 3986 section 2) */
+    SE_METHOD = 2, /* a method: tchar (RFC 9110 section 5.6.2) */
+    SE_TARGET = 4  /* 0x21-0x7e but '#' */
+};
+
 static const uint8_t se_class[256] = {
     ['!' ... ')'] = SE_ROOM, ['+' ... '/'] = SE_ROOM,            ['0' ... '9'] = SE_ROOM | SE_ALNUM | SE_LOWER,
     [':' ... '='] = SE_ROOM, ['?' ... '@'] = SE_ROOM,            ['A' ... 'Z'] = SE_ROOM | SE_ALNUM,
     ['[' ... '`'] = SE_ROOM, ['a' ... 'z'] = SE_ROOM | SE_ALNUM | SE_LOWER, ['{' ... '~'] = SE_ROOM,
 };
+
+static const uint8_t se_http_class[256] = {
+    ['!'] = 7,         ['"'] = SE_TARGET, ['#'] = SE_METHOD, ['$'] = 7,         ['%'] = SE_METHOD | SE_TARGET,
+    ['&' ... '\''] = 7, ['('] = 5,         [')'] = 5,         ['*' ... '+'] = 7, [','] = 5,
+    ['-' ... '.'] = 7, ['/'] = SE_TARGET, ['0' ... '9'] = 7, [':'] = SE_TARGET, [';'] = 5,
+    ['<'] = SE_TARGET, ['='] = 5,         ['>' ... '@'] = SE_TARGET,
+    ['A' ... 'Z'] = 7, ['['] = SE_TARGET, ['\\'] = SE_TARGET, [']'] = SE_TARGET,
+    ['^'] = SE_METHOD | SE_TARGET,        ['_'] = 7,         ['`'] = SE_METHOD | SE_TARGET,
+    ['a' ... 'z'] = 7, ['{'] = SE_TARGET, ['|'] = SE_METHOD | SE_TARGET, ['}'] = SE_TARGET, ['~'] = 7,
+};
+
+/* The length of the run of bytes of a class of HTTP's that p starts with. */
+static inline size_t se_http_run(const char *p, size_t n, uint8_t which)
+{
+    size_t i = 0;
+    while (i < n && (se_http_class[(uint8_t)p[i]] & which))
+        i++;
+    return i;
+}
+
+static inline size_t se_host_run(const char *p, size_t n)
+{
+    return se_http_run(p, n, SE_HOST);
+}
+
+static inline size_t se_method_run(const char *p, size_t n)
+{
+    return se_http_run(p, n, SE_METHOD);
+}
+
+static inline size_t se_target_run(const char *p, size_t n)
+{
+    return se_http_run(p, n, SE_TARGET);
+}
 
 #ifdef __SSE2__
 /* 0xff in each byte of `block` that is first..last. */

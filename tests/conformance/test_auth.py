@@ -68,7 +68,7 @@ def test_commands_take_a_token_and_do_not_show_it(guarded: kit.Engine) -> None:
 
 
 def test_a_command_whose_handshake_is_refused_says_the_mend(guarded: kit.Engine) -> None:
-    long = "x" * 9000
+    long = "x" * 17000
     told = kit.complaint(kit.run("pub", "--url", guarded.url, "lobby", "hello", SIGNAL_ENGINE_TOKEN=long))
     assert "HTTP 431: the token or the URL is too long" in told and long not in told
     with kit.engine(max_connections_per_address=1) as engine, Wire(engine.port) as wire:

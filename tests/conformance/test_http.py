@@ -63,8 +63,11 @@ def test_the_key_is_hashed_as_it_came(node: kit.Engine) -> None:
         request("/?"),
         request("/?unknown=1"),
         request("/", *(f"X-{i}: y" for i in range(95))),
-        request("/?x=" + "y" * (4096 - 4)),
-        request("/", "X-Long: " + "y" * (8192 - len(request("/", "X-Long: ")))),
+        request("http://localhost/"),
+        request(Host="[::1]:8080"),
+        request("/?x=" + "y" * (8000 - len("GET /?x= HTTP/1.1"))),
+        request("/?x=" + "y" * (8192 - len("GET /?x= HTTP/1.1"))),
+        request("/", "X-Long: " + "y" * (16384 - len(request("/", "X-Long: ")))),
     ],
     ids=[
         "a list in Connection",
@@ -77,8 +80,11 @@ def test_the_key_is_hashed_as_it_came(node: kit.Engine) -> None:
         "empty query",
         "unknown parameter",
         "100 headers",
-        "a URI of 4096 bytes",
-        "a head of 8192 bytes",
+        "an absolute target",
+        "Host of IPv6",
+        "a request line of 8000 bytes",
+        "a request line of 8192 bytes",
+        "a head of 16384 bytes",
     ],
 )
 def test_is_accepted(node: kit.Engine, data: bytes) -> None:
@@ -109,13 +115,53 @@ def test_head_in_pieces(node: kit.Engine) -> None:
         assert wire.read_message()[1].startswith(b"HELLO ")
 
 
-@pytest.mark.parametrize("method", ["GET"])
-def test_healthz(node: kit.Engine, method: str) -> None:
-    for data in (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /healthz HTTP/1.0\r\n\r\n"):
-        with Wire(node.port) as wire:
-            wire.send(data)
-            assert wire.read_answer().status == 200
-            assert wire.read_end() == b""
+def test_a_long_head_in_pieces(node: kit.Engine) -> None:
+    """Beyond what is kept in a loop's own buffer, and with the first frame behind it."""
+    head = request("/?room=" + "r" * 100, *(f"X-{i}: " + "y" * 500 for i in range(30)))
+    assert 15000 < len(head) <= 16384
+    with Wire(node.port) as wire:
+        wire.send_cut(head + frame(TEXT, b"PING"), [1, 4, 100, *range(1000, len(head), 1000), len(head) - 1, len(head)])
+        assert wire.read_answer().status == 101
+        assert wire.read_message()[1].startswith(b"HELLO ")
+        assert wire.read_message() == (TEXT, b"PONG")
+
+
+@pytest.mark.parametrize("data", [b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /healthz HTTP/1.0\r\n\r\n"])
+def test_healthz(node: kit.Engine, data: bytes) -> None:
+    """HEAD is GET without the body (RFC 9110 §9.3.2)."""
+    with Wire(node.port) as wire:
+        wire.send(data)
+        answer = wire.read_answer()
+        assert (answer.status, answer.body) == (200, b"ok\n")
+        assert wire.read_end() == b""
+    with Wire(node.port) as wire:
+        wire.send(data.replace(b"GET", b"HEAD"))
+        head = wire.read_end()
+    assert head.startswith(b"HTTP/1.1 200 ") and b"\r\nContent-Length: 3\r\n" in head
+    assert head.endswith(b"\r\n\r\n")
+
+
+def ask(node: kit.Engine, method: str, target: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers, and what follows them, of a plain request."""
+    with Wire(node.port) as wire:
+        wire.send(f"{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        head, _, rest = wire.read_end().partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), rest
+
+
+@pytest.mark.parametrize("target", ["/", "/healthz", "*", "/?room=a"])
+def test_options(node: kit.Engine, target: str) -> None:
+    """RFC 9110 §9.3.7."""
+    status, headers, rest = ask(node, "OPTIONS", target)
+    assert (status, headers["Allow"], rest) == (204, "GET, HEAD, OPTIONS", b"")
+    assert "Content-Length" not in headers  # RFC 9110 §8.6
+
+
+def test_head_of_the_endpoint(node: kit.Engine) -> None:
+    get, head = (ask(node, method, "/") for method in ("GET", "HEAD"))
+    assert get[0] == 426 and get[2]
+    assert head == (get[0], get[1], b"")
 
 
 # -- refused --
@@ -123,6 +169,21 @@ def test_healthz(node: kit.Engine, method: str) -> None:
 MALFORMED = {
     "no HTTP at all": b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
     "no version": b"GET /\r\n\r\n",
+    "a space instead of a version": b"GET / \r\n\r\n",
+    "HTTP/2 with prior knowledge": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a TLS ClientHello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(32)) * 14,
+    "half a TLS ClientHello": b"\x16\x03",
+    "two spaces": request().replace(b"GET / ", b"GET  / "),
+    "a fragment": request("/#x"),
+    "raw bytes over 127 in the target": request("/?room=\xe9"),
+    "a bare LF": request().replace(b"\r\n", b"\n"),
+    "a Host of two words": request(Host="a b"),
+    "a Host with a user": request(Host="user@a"),
+    "a Host with half a bracket": request(Host="[::1"),
+    "a Host with a port too high": request(Host="a:99999"),
+    "a Host over 127": request(Host="b\xfccher.example"),
+    "an empty authority": request("http:///"),
+    "an authority with a user": request("http://user@localhost/"),
     "no URI": GOOD.replace(b"GET / ", b"GET "),
     "two words too many": GOOD.replace(b"GET / ", b"GET / / "),
     "a header without colon": request("/", "nocolon"),
@@ -175,28 +236,58 @@ def test_400_for_a_room_that_no_one_can_join(node: kit.Engine, name: str) -> Non
     refused(node, request(f"/?room=good&room={name}"), 400)
 
 
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("room=good&room=a%20b", "'a b'"),
+        ("room=a+b", "'a b'"),
+        ("room=a%2Bb&room=%24x", "'$x'"),
+        ("r%6Fom=a*", "'a*'"),
+        ("room=a%00b", "'a%00b'"),
+        ("room=%C3%A9", "'%C3%A9'"),
+        ("room=a%2", "'a%2'"),
+        ("room=", "''"),
+        ("room", "''"),
+        ("room=" + "x" * 300, "x..."),
+        ("&".join(f"room=r{i}" for i in range(65)), "'r64'"),
+    ],
+)
+def test_a_refused_room_is_named(node: kit.Engine, query: str, named: str) -> None:
+    """Decoded as a form is (+ is a space), and which of them it was."""
+    answer = refused(node, request(f"/?{query}"), 400)
+    assert named in answer.body.decode() and len(answer.body) < 400
+
+
+def test_a_room_is_decoded_as_a_form_is(node: kit.Engine) -> None:
+    with opened(node.port, "/?a=b&r%6F%6Fm=x%2by%26%7E&room=z")[0] as wire:
+        for room in ("x+y&~", "z"):
+            wire.send(frame(TEXT, f"UNSUB {room} ref=1".encode()))
+            assert wire.read_message()[1] == b"OK 1"
+    assert node.stats()["total"]["memberships"] == 0
+
+
 @pytest.mark.parametrize("path", ["/nope", "/index.html", "//", "/healthz2", "/nope?room=a"])
 def test_404(node: kit.Engine, path: str) -> None:
     refused(node, request(path), 404)
     refused(node, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), 404)
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "HEAD", "get", "BREW"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "TRACE", "CONNECT", "get", "BREW"])
 def test_405(node: kit.Engine, method: str) -> None:
     """RFC 6455 §4.2.1: GET. RFC 9110 §15.5.6: the answer names what is allowed."""
     with Wire(node.port) as wire:
         wire.send(request(method=method))
         head = wire.read_end().decode().split("\r\n\r\n")[0].split("\r\n")
     assert head[0].startswith("HTTP/1.1 405 ")
-    assert "allow: get" in [line.lower() for line in head]
+    assert "Allow: GET, HEAD, OPTIONS" in head
 
 
 def test_414(node: kit.Engine) -> None:
-    refused(node, request("/?x=" + "y" * (4097 - 4)), 414)
+    refused(node, request("/?x=" + "y" * (8193 - len("GET /?x= HTTP/1.1"))), 414)
 
 
 def test_414_before_the_head_is_whole(node: kit.Engine) -> None:
-    refused(node, b"GET /?x=" + b"y" * 4097, 414)
+    refused(node, b"GET /?x=" + b"y" * 8192, 414)
 
 
 def test_426(node: kit.Engine) -> None:
@@ -233,13 +324,40 @@ def test_half_an_upgrade(node: kit.Engine, data: bytes) -> None:
     "data",
     [
         request("/", *(f"X-{i}: y" for i in range(96))),
-        request("/", "X: " + "y" * (8192 - len(request("/", "X: ")) + 1)),
-        GOOD[:-2] + b"X: " + b"y" * 8192,
+        request("/", "X: " + "y" * (16384 - len(request("/", "X: ")) + 1)),
+        GOOD[:-2] + b"X: " + b"y" * 16384,
     ],
-    ids=["101 headers", "a head of 8193 bytes", "8 KiB without an end"],
+    ids=["101 headers", "a head of 16385 bytes", "16 KiB without an end"],
 )
 def test_431(node: kit.Engine, data: bytes) -> None:
     refused(node, data, 431)
+
+
+def test_sizes_are_settings() -> None:
+    with kit.engine(nats="off", loops=1, max_request_line=100, max_head=600) as small:
+        line, head = "GET /?x= HTTP/1.1", len(request("/", "X: "))
+        accepted(small, request("/?x=" + "y" * (100 - len(line))))
+        refused(small, request("/?x=" + "y" * (101 - len(line))), 414)
+        accepted(small, request("/", "X: " + "y" * (600 - head)))
+        refused(small, request("/", "X: " + "y" * (601 - head)), 431)
+    with kit.engine(nats="off", loops=1, max_request_line=65536, max_head=65536) as large:
+        accepted(large, request("/?x=" + "y" * 60000))
+        accepted(large, request("/", "X: " + "y" * (65536 - head)))
+        refused(large, request("/", "X: " + "y" * (65537 - head)), 431)
+
+
+@pytest.mark.parametrize("path", ["/ws", "/ws/", "/a/b.c"])
+def test_path(path: str) -> None:
+    """The endpoint is there, health checks are below it and at the root; the URLs that are told say so."""
+    with kit.engine(nats="off", loops=1, path=path) as engine:
+        bare = path.rstrip("/")
+        assert engine.url.endswith(path)
+        for target in (bare, bare + "/", bare + "?room=a", bare + "/?room=a"):
+            accepted(engine, request(target))
+        for target in ("/", "/?room=a", bare + "x", bare + "//"):
+            refused(engine, request(target), 404)
+        for target in ("/healthz", bare + "/healthz"):
+            assert ask(engine, "GET", target)[::2] == (200, b"ok\n")
 
 
 def test_505(node: kit.Engine) -> None:
@@ -309,11 +427,18 @@ def test_an_answer_ends_the_connection_even_if_the_client_does_not(node: kit.Eng
 
 @pytest.mark.parametrize("data", [b"", b"GET", GOOD[:-1]], ids=["nothing", "a word", "all but a byte"])
 def test_handshake_timeout(data: bytes, hasty: kit.Engine) -> None:
-    start = time.monotonic()
+    """Who has begun to ask hears 408; who has said nothing, nothing."""
+    start, before = time.monotonic(), hasty.stats()["total"]
     with Wire(hasty.port) as wire:
         wire.send(data)
-        wire.read_end()
+        if data:
+            answer = wire.read_answer()
+            assert (answer.status, answer.headers["connection"]) == (408, "close")
+        assert wire.read_end() == b""
         assert 0.3 < time.monotonic() - start < 3
+    after = hasty.stats()["total"]
+    assert after["handshakes_timed_out"] - before["handshakes_timed_out"] == 1
+    until(lambda: hasty.stats()["total"]["input_bytes"] == 0)
 
 
 def test_handshake_timeout_is_of_the_whole(hasty: kit.Engine) -> None:

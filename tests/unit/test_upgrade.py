@@ -12,7 +12,7 @@ from wsproto.events import AcceptConnection, RejectConnection, Request
 
 from signal_core import probe
 
-MAX_HEAD, MAX_HEADERS, MAX_URI = 8192, 100, 4096
+MAX_HEAD, MAX_HEADERS, MAX_LINE = 16384, 100, 8192
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 NONE, BEARER, PROTOCOL, QUERY = 0, 1, 2, 3
 
@@ -51,7 +51,7 @@ def plain(line: str, host: str = "Host: a\r\n", extra: str = "") -> bytes:
 def status_of(data: bytes) -> int:
     """The status that a complete head is refused with; 0: upgraded."""
     verdict, fields = probe.upgrade_parse(data)
-    assert verdict == (len(data) if fields["status"] in (0, 200) else -1)
+    assert verdict == (len(data) if fields["status"] in (0, 200, 204) else -1)
     return fields["status"]
 
 
@@ -154,7 +154,14 @@ SIGNAL = OFFER + "signal.v1"
         ("/", f"{SIGNAL}, token.YWJj\r\n", b"YWJj", PROTOCOL),
         ("/", f"{SIGNAL}\r\n{OFFER}token.YWJj\r\n", b"YWJj", PROTOCOL),
         ("/", f"{SIGNAL}, token.\r\n", None, NONE),
-        ("/", f"{OFFER}token.YWJj, signal.v1\r\n", None, NONE),
+        ("/", f"{OFFER}token.YWJj, signal.v1\r\n", b"YWJj", PROTOCOL),
+        ("/", f"{OFFER}token.YWJj\r\n{SIGNAL}\r\n", b"YWJj", PROTOCOL),
+        ("/", f"{OFFER}chat,token.YWJj\r\n{OFFER}mqtt , signal.v1\r\n", b"YWJj", PROTOCOL),
+        ("/", f"{OFFER}token.YWJj, token.ZZ, signal.v1\r\n", b"YWJj", PROTOCOL),
+        ("/", f"{OFFER}token.p, signal.v1\r\nAuthorization: Bearer b\r\n", b"b", BEARER),
+        ("/?token=q", f"{OFFER}token.p, signal.v2\r\n", b"q", QUERY),
+        ("/?to%6ben=q", "", b"q", QUERY),
+        ("/?token%3D=q", "", None, NONE),
         ("/", f"{OFFER}token.YWJj\r\n", None, NONE),
         ("/?token=a%2Bb", "", b"a%2Bb", QUERY),
         ("/?room=a&token=abc&token=def", "", b"abc", QUERY),
@@ -177,6 +184,40 @@ REFUSED = [
     ("garbage", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     ("no target", b"GET HTTP/1.1\r\n\r\n", 400),
+    ("nothing behind the target", b"GET / \r\n\r\n", 400),
+    ("HTTP/0.9", b"GET /\r\n\r\n", 400),
+    ("two spaces before the target", request("GET  / HTTP/1.1"), 400),
+    ("two spaces behind the target", request("GET /  HTTP/1.1"), 400),
+    ("a space behind the version", request("GET / HTTP/1.1 "), 400),
+    ("a space before the method", request(" GET / HTTP/1.1"), 400),
+    ("a tab in the request line", request("GET\t/ HTTP/1.1"), 400),
+    ("a fragment", request("GET /#x HTTP/1.1"), 400),
+    ("a fragment in the query", request("GET /?room=a#b HTTP/1.1"), 400),
+    ("raw bytes in the target", request("GET /?room=\xe9 HTTP/1.1"), 400),
+    ("DEL in the target", request("GET /?room=\x7f HTTP/1.1"), 400),
+    ("NUL in the target", request("GET /?room=\x00 HTTP/1.1"), 400),
+    ("a method that is no token", request("G(T / HTTP/1.1"), 400),
+    ("a version in small letters", request("GET / http/1.1"), 400),
+    ("a version without a digit", request("GET / HTTP/1.x"), 400),
+    ("a version of two digits", request("GET / HTTP/1.11"), 400),
+    ("HTTP/2.0 in a request", request("GET / HTTP/2.0"), 400),
+    ("a bare LF", request().replace(b"\r\n", b"\n", 1), 400),
+    ("bare LFs", request().replace(b"\r\n", b"\n"), 400),
+    ("a bare CR", request("GET / HTTP/1.1\r"), 400),
+    ("a bare CR in a header", request(extra="X: a\rb\r\n"), 400),
+    ("an empty line too many", b"\r\n\r\n" + request(), 400),
+    ("an empty line of LF", b"\n" + request(), 400),
+    ("an absolute target without a host", request("GET http:///?room=a HTTP/1.1"), 400),
+    ("an absolute target of only a query", request("GET http://?room=a HTTP/1.1"), 400),
+    ("an absolute target with a user", request("GET http://user@a/ HTTP/1.1"), 400),
+    ("an absolute target with a bad port", request("GET http://a:99999/ HTTP/1.1"), 400),
+    ("a Host of two words", request(Host="a b"), 400),
+    ("a Host with a user", request(Host="user@a"), 400),
+    ("a Host with half a bracket", request(Host="[::1"), 400),
+    ("a Host with a port too high", request(Host="a:99999"), 400),
+    ("a Host beyond ASCII", request(Host="\xe9.example"), 400),
+    ("a bad Host of a health check", plain("GET /healthz HTTP/1.1", host="Host: a b\r\n"), 400),
+    ("a bad Host in HTTP/1.0", plain("GET /healthz HTTP/1.0", host="Host: a b\r\n"), 400),
     ("space before colon", request(extra="X : y\r\n"), 400),
     ("control character", request(extra="X: a\x00b\r\n"), 400),
     ("folded header", request(extra="X: a\r\n b\r\n"), 400),
@@ -211,7 +252,13 @@ REFUSED = [
     ("POST", request("POST / HTTP/1.1"), 405),
     ("POST with a body", plain("POST / HTTP/1.1", extra="Content-Length: 3\r\n"), 405),
     ("get", request("get / HTTP/1.1"), 405),
-    ("HEAD of a WebSocket", plain("HEAD / HTTP/1.1"), 405),
+    ("HEAD of a WebSocket", plain("HEAD / HTTP/1.1"), 426),
+    ("HEAD with an upgrade", request("HEAD / HTTP/1.1"), 426),
+    ("HEAD of another path", plain("HEAD /nope HTTP/1.1"), 404),
+    ("OPTIONS of another path", plain("OPTIONS /nope HTTP/1.1"), 404),
+    ("OPTIONS without Host", plain("OPTIONS * HTTP/1.1", host=""), 400),
+    ("GET of everything", request("GET * HTTP/1.1"), 404),
+    ("TRACE", plain("TRACE / HTTP/1.1"), 405),
     ("CONNECT", plain("CONNECT a:80 HTTP/1.1"), 405),
     ("POST to the health check", plain("POST /healthz HTTP/1.1"), 405),
     ("another path", request("GET /ws HTTP/1.1"), 404),
@@ -286,6 +333,152 @@ def test_an_answer_to_head_has_no_body():
     assert refused["answer"].endswith(b"\r\n\r\n")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        plain("OPTIONS / HTTP/1.1"),
+        plain("OPTIONS /?room=a HTTP/1.1"),
+        plain("OPTIONS /healthz HTTP/1.1"),
+        plain("OPTIONS * HTTP/1.1"),
+        plain("OPTIONS * HTTP/1.0", host=""),
+        request("OPTIONS / HTTP/1.1"),
+    ],
+)
+def test_options(data):
+    """RFC 9110 §9.3.7: what is allowed; 204 has neither a body nor a length of one."""
+    verdict, fields = probe.upgrade_parse(data)
+    assert (verdict, fields["status"]) == (len(data), 204)
+    assert fields["answer"] == b"HTTP/1.1 204 No Content\r\nAllow: GET, HEAD, OPTIONS\r\nConnection: close\r\n\r\n"
+
+
+def test_head_is_get_without_a_body():
+    """RFC 9110 §9.3.2: the same headers, the length too."""
+    for path in ("/", "/healthz", "/nope"):
+        get, head = (probe.upgrade_parse(plain(f"{method} {path} HTTP/1.1"))[1] for method in ("GET", "HEAD"))
+        before, _, body = get["answer"].partition(b"\r\n\r\n")
+        assert body and head["answer"] == before + b"\r\n\r\n"
+
+
+# -- hosts --
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a",
+        "a.example",
+        "a.example.",
+        "A_b-c~d",
+        "a:8080",
+        "a:",
+        "a:0",
+        "a:65535",
+        "127.0.0.1:80",
+        "[::1]",
+        "[::1]:8080",
+        "[2001:DB8::7]:",
+        "[::ffff:127.0.0.1]",
+        "[fe80::1%eth0]:8080",
+        "[fe80::1%25eth0]",
+        "xn--bcher-kva.example",
+        "b%C3%BCcher.example",
+        "a!$&'()*+,;=b",
+    ],
+)
+def test_a_host(host):
+    assert probe.host_valid(host.encode())
+    accepted(request(Host=host))
+    accepted(request(f"GET http://{host}/ HTTP/1.1"))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        ":80",
+        "a b",
+        "a\tb",
+        "user@a",
+        "a/b",
+        "a?b",
+        "a#b",
+        "a:b",
+        "a:99999",
+        "a:65536",
+        "a:-1",
+        "a:80:80",
+        "a:18446744073709551617",
+        "::1",
+        "[::1",
+        "::1]",
+        "[]",
+        "[a]",
+        "[::1]x",
+        "[::1]:x",
+        "[::1%]",
+        "[::1%a b]",
+        "[" + "1" * 60 + "]",
+        "a%",
+        "a%2",
+        "a%zz",
+        "a\\b",
+        "a<b>",
+        "a|b",
+        "\xe9",
+        "a\x00",
+    ],
+)
+def test_no_host(host):
+    assert not probe.host_valid(host.encode("latin-1"))
+    assert status_of(request(Host=host)) == 400
+
+
+@given(st.ip_addresses(), st.one_of(st.none(), st.integers(0, 65535)))
+def test_every_address_is_a_host(address, port):
+    host = (f"[{address}]" if address.version == 6 else str(address)) + ("" if port is None else f":{port}")
+    assert probe.host_valid(host.encode())
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_host_or_none(text):
+    if probe.host_valid(text):
+        assert all(0x21 <= byte <= 0x7E and byte not in b'"#/<>?@\\^`{|}' for byte in text)
+
+
+# -- where it is --
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "status"),
+    [
+        (b"", "/", 0),
+        (b"", "", 400),
+        (b"/ws", "/ws", 0),
+        (b"/ws", "/ws/", 0),
+        (b"/ws", "/ws?room=a", 0),
+        (b"/ws", "http://a/ws", 0),
+        (b"/ws", "/", 404),
+        (b"/ws", "/ws2", 404),
+        (b"/ws", "/ws//", 404),
+        (b"/ws", "/WS", 404),
+        (b"/ws", "/ws/healthz", 404),
+        (b"/a/b", "/a/b/", 0),
+        (b"/a/b", "/a", 404),
+    ],
+)
+def test_path(path, target, status):
+    assert probe.upgrade_parse(request(f"GET {target} HTTP/1.1"), path=path)[1]["status"] == status
+
+
+def test_health_checks_are_below_the_path_and_at_the_root():
+    for path, targets in ((b"", ["/healthz"]), (b"/ws", ["/healthz", "/ws/healthz", "/ws/healthz?x"])):
+        for target in targets:
+            for method, status in (("GET", 200), ("HEAD", 200), ("OPTIONS", 204), ("POST", 405)):
+                data = plain(f"{method} {target} HTTP/1.1")
+                assert probe.upgrade_parse(data, path=path)[1]["status"] == status
+    assert probe.upgrade_parse(plain("GET /ws/healthz HTTP/1.1"))[1]["status"] == 404
+
+
 # -- bounds --
 
 
@@ -320,22 +513,24 @@ def test_most_headers():
     assert (verdict, fields["status"]) == (-1, 431)
 
 
-@pytest.mark.parametrize("prefix", ["/?room=", "http://server.example.com/?token="])
-def test_longest_uri(prefix):
-    uri = prefix + "a" * (MAX_URI - len(prefix))
-    assert status_of(request(f"GET {uri} HTTP/1.1")) == 0
-    longer = request(f"GET {uri}a HTTP/1.1")
-    assert status_of(longer) == 414
-    seen = len(f"GET {uri}a")
-    assert probe.upgrade_parse(longer[: seen - 1]) == (-2, None)
-    for n in range(seen, seen + 3):
-        assert probe.upgrade_parse(longer[:n])[1]["status"] == 414
-        assert probe.upgrade_parse(longer[:n], n - 1)[1]["status"] == 414
+@pytest.mark.parametrize("most", [64, 8000, MAX_LINE])
+@pytest.mark.parametrize("before", [b"", b"\r\n"])
+def test_longest_request_line(most, before):
+    """The CRLF behind it does not count, nor does an empty line before it; 414 with the first byte too many."""
+    line = "GET /?room=" + "a" * (most - len("GET /?room= HTTP/1.1")) + " HTTP/1.1"
+    good, longer = (before + request(line.replace("a", more, 1)) for more in ("a", "aa"))
+    assert probe.upgrade_parse(good, max_line=most)[0] == len(good)
+    assert probe.upgrade_parse(longer, max_line=most)[1]["status"] == 414
+    seen = len(before) + most + 1
+    assert probe.upgrade_parse(longer[: seen - 1], max_line=most) == (-2, None)
+    for n in range(seen, seen + 4):
+        assert probe.upgrade_parse(longer[:n], max_line=most)[1]["status"] == 414
+        assert probe.upgrade_parse(longer[:n], n - 1, max_line=most)[1]["status"] == 414
 
 
-def test_a_long_uri_is_told_before_a_long_head():
-    assert status_of(request("GET /" + "a" * 10000 + " HTTP/1.1")) == 414
-    assert probe.upgrade_parse(b"GET /" + b"a" * 10000)[1]["status"] == 414
+def test_a_long_line_is_told_before_a_long_head():
+    assert status_of(request("GET /" + "a" * MAX_LINE + " HTTP/1.1")) == 414
+    assert probe.upgrade_parse(b"GET /" + b"a" * MAX_LINE)[1]["status"] == 414
 
 
 def test_a_long_line_without_target_is_malformed():
@@ -433,7 +628,7 @@ def test_refusals_are_whole_answers(status):
     assert len(probe.upgrade_refuse(status)) <= 512
     assert headers["Connection"] == ("Upgrade, close" if status == 426 else "close")
     assert headers.get("Retry-After") == ("1" if status in (429, 503) else None)
-    assert headers.get("Allow") == ("GET" if status == 405 else None)
+    assert headers.get("Allow") == ("GET, HEAD, OPTIONS" if status == 405 else None)
     assert headers.get("WWW-Authenticate") == ("Bearer" if status == 401 else None)
     assert headers.get("Upgrade") == ("websocket" if status == 426 else None)
     assert headers.get("Sec-WebSocket-Version") == ("13" if status == 426 else None)
