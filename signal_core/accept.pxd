@@ -4,20 +4,27 @@ Nobody is reset who could have been told: out of places, memory or descriptors, 
 hears 503, our side is shut down, and what it said is read before it is closed.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 from signal_core.counters cimport (
-    C_ACCEPTED_SOCKETS, C_ACCEPT_LEFT, C_ADDRESS_LIMITED, C_LISTENERS_PAUSED, C_SHED,
+    C_ACCEPTED_SOCKETS, C_ACCEPT_LEFT, C_ADDRESS_LIMITED, C_HANDSHAKES_REFUSED, C_LISTENERS_PAUSED, C_SHED,
 )
-from signal_core.conn cimport conn_say_last, socket_say_last
-from signal_core.limits cimport ACCEPTS, ACCEPT_WAIT_MS, DRAIN_TICKS, READ_BUFFER, UPGRADE_ANSWER
+from signal_core.conn cimport conn_give_place, conn_say_last, socket_say_last
+from signal_core.intake cimport buffer_free
+from signal_core.limits cimport (
+    ACCEPTS, ACCEPT_WAIT_MS, DRAIN_TICKS, HEALTH_TICKS, PARK_LOOKS, READ_BUFFER, UPGRADE_ANSWER,
+)
 from signal_core.origins cimport count_peer
 from signal_core.pace cimport pace_allows, pace_look, pace_refund
-from signal_core.response cimport upgrade_refuse
+from signal_core.parking cimport (
+    ASKS_HEALTH, LOT_NONE, health_allowed, lot_accept, lot_next, lot_pop, socket_asks,
+)
+from signal_core.response cimport upgrade_answer, upgrade_refuse
 from signal_core.session cimport session_read
 from signal_core.slab cimport CONN_HANDSHAKE, FLAG_PLACE, Conn, slab_free, slab_take
-from signal_core.state cimport MARK_LISTENER, Hub, Loop, loop_ms
+from signal_core.state cimport MARK_LISTENER, Hub, Loop, Lot, loop_ms
 from signal_core.sys cimport (
-    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_PEEK, O_CLOEXEC,
+    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC,
     O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
     se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_peer_left, se_refuse_syns,
 )
@@ -44,21 +51,33 @@ cdef inline uint32_t loop_tag(Loop* loop) noexcept nogil:
 # -- turning away --
 
 cdef inline void shed(Loop* loop, int fd) noexcept nogil:
-    """Turns a socket away that can't be kept. What it has said is read: closing over it would reset the answer."""
+    """Turns a socket away that can't be kept, or answers its health check. What it has said is read: closing over it
+    would reset the answer."""
     cdef char text[512]
-    cdef size_t n = upgrade_refuse(503, text, UPGRADE_ANSWER)
-    loop.n[C_SHED] += 1
-    socket_say_last(loop, fd, text, n)
+    cdef Upgrade u
+    cdef ssize_t n = recv(fd, loop.input, READ_BUFFER, MSG_DONTWAIT)
+    memset(&u, 0, sizeof(u))
+    if n > 0:
+        upgrade_parse(<char*>loop.input, <size_t>n, 0, &loop.hub.set.site, &u)
+    if u.status != STATUS_HEALTH:
+        u.status = 503
+        u.why = NULL
+        loop.n[C_SHED] += 1
+    socket_say_last(loop, fd, text, upgrade_answer(&u, text, UPGRADE_ANSWER))
     recv(fd, loop.input, READ_BUFFER, MSG_DONTWAIT)
     close(fd)
 
 
 cdef inline void turn_away(Loop* loop, Conn* c, int status) noexcept nogil:
-    """Turns a connection away whose head was not answered: it hears 503 or 429, and has the time to."""
+    """Turns a connection away whose head was not answered: it hears 503, 429 or 408, and has the time to."""
     cdef char text[512]
     cdef size_t n = upgrade_refuse(status, text, UPGRADE_ANSWER)
     if status == 503:
         loop.n[C_SHED] += 1
+    elif status == 429:
+        loop.n[C_HANDSHAKES_REFUSED] += 1
+    buffer_free(loop, c.pending)
+    c.pending = NULL
     conn_say_last(loop, c, text, n)
 
 
@@ -143,6 +162,17 @@ cdef inline int loop_judge(Loop* loop, Conn* c) noexcept nogil:
 
 # -- accepting --
 
+cdef inline void loop_hesitate(Loop* loop, Conn* c, int status) noexcept nogil:
+    """Turns a new connection away for a limit, once its head is there and asks for no health check: HEALTHS_PER_TICK
+    have HEALTH_TICKS for their head where it is not there yet. It has no place of max-connections meanwhile."""
+    conn_give_place(loop, c)
+    c.denied = <uint8_t>(status - 400)
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + HEALTH_TICKS)
+    session_read(loop, c)
+    if c.state == CONN_HANDSHAKE and (loop.shut or not health_allowed(loop)):
+        turn_away(loop, c, status)
+
+
 cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
     """Makes a connection of an accepted socket, and reads at once: a handshake usually is there already."""
     cdef Hub* hub = loop.hub
@@ -166,26 +196,38 @@ cdef inline void loop_adopt(Loop* loop, int fd) noexcept nogil:
     loop.n[C_ACCEPTED_SOCKETS] += 1
     status = loop_judge(loop, c)
     if status:
-        turn_away(loop, c, status)
+        loop_hesitate(loop, c, status)
         return
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.answer_by if loop.shut else loop.tick + hub.set.handshake)
     session_read(loop, c)
 
 
-cdef inline bint asks_health(Loop* loop, int fd) noexcept nogil:
-    """Whether a client's first words are a health check."""
-    cdef Upgrade u
-    cdef ssize_t n = recv(fd, loop.input, READ_BUFFER, MSG_PEEK | MSG_DONTWAIT)
-    return (n > 0 and upgrade_parse(<char*>loop.input, <size_t>n, 0, &loop.hub.set.site, &u) > 0
-            and u.status == STATUS_HEALTH)
+cdef inline int loop_starved(Loop* loop, int listener) noexcept nogil:
+    """Something is queued on a listener, and there is no descriptor for it. ACCEPT_*.
+
+    The first to find that waits for ACCEPT_WAIT_MS: what a client wants is to be read before it is turned away.
+    """
+    cdef int found
+    if not loop.sheds and not loop.shut:
+        loop.sheds = loop.paced = True
+        loop.paced_ms = loop_ms(loop)
+        loop_mask(loop, True)
+        return ACCEPT_CANNOT
+    found = shed_with_reserve(loop, listener)
+    if found == ACCEPT_CANNOT:
+        loop_look_away(loop)
+    return found
 
 
-cdef inline int loop_take(Loop* loop, int listener, uint64_t paid) noexcept nogil:
-    """Accepts one that is queued, for what was paid. ACCEPT_*."""
-    cdef int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), failed = errno, found
+cdef inline int loop_take(Loop* loop, uint32_t which, uint64_t paid) noexcept nogil:
+    """Accepts the one that has waited longest at a listener, for what was paid. ACCEPT_*."""
+    cdef int fd = lot_pop(&loop.lots[which]), failed = 0
+    if fd < 0:
+        fd = accept4(loop.listeners[which], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        failed = errno
     if fd >= 0 and paid and se_peer_left(fd):
         pace_refund(loop.hub, paid)
-        if asks_health(loop, fd):  # a probe may close its end before it has read the answer
+        if socket_asks(loop, fd) == ASKS_HEALTH:  # a probe may close its end before it has read the answer
             loop_adopt(loop, fd)
             return ACCEPT_MORE
         loop.n[C_ACCEPT_LEFT] += 1
@@ -196,25 +238,42 @@ cdef inline int loop_take(Loop* loop, int listener, uint64_t paid) noexcept nogi
         return ACCEPT_MORE
     pace_refund(loop.hub, paid)
     if failed in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-        found = shed_with_reserve(loop, listener)
-        if found == ACCEPT_CANNOT:
-            loop_look_away(loop)
-        return found
+        return loop_starved(loop, loop.listeners[which])
     return ACCEPT_NONE if failed == EAGAIN else ACCEPT_MORE
 
 
-cdef inline int loop_accept(Loop* loop, int listener) noexcept nogil:
-    """Takes what is queued on a listener, ACCEPTS of it in this iteration. ACCEPT_*."""
+cdef inline void loop_park(Loop* loop, uint32_t which) noexcept nogil:
+    """Of one listener, while the pace lets nobody in: answers health checks of those who wait, and parks those who are
+    in the kernel's queue, ACCEPTS of them."""
+    cdef uint32_t budget = PARK_LOOKS, _i
+    cdef Lot* lot = &loop.lots[which]
+    cdef int fd = lot_next(loop, lot, &budget)
+    while fd >= 0:
+        loop_adopt(loop, fd)
+        fd = lot_next(loop, lot, &budget)
+    for _i in range(ACCEPTS):
+        fd = lot_accept(loop, lot, loop.listeners[which])
+        if fd >= 0:
+            loop_adopt(loop, fd)
+        elif fd == LOT_NONE:
+            return
+
+
+cdef inline int loop_accept(Loop* loop, uint32_t which) noexcept nogil:
+    """Takes those who wait at a listener, ACCEPTS of them in this iteration. ACCEPT_*."""
     cdef uint64_t paid
     cdef int found, _i
     pace_look(loop)
     for _i in range(ACCEPTS):
         if not pace_allows(loop, &paid):
+            loop_park(loop, which)
             loop_mask(loop, True)
             return ACCEPT_MORE
-        found = loop_take(loop, listener, paid)
+        found = loop_take(loop, which, paid)
         if found != ACCEPT_MORE:
             return found
+    if loop.lots[which].used:  # epoll says nothing of them
+        loop.paced = True
     return ACCEPT_MORE
 
 
@@ -230,7 +289,8 @@ cdef inline void loop_accept_paced(Loop* loop) noexcept nogil:
     loop.paced_ms = ms
     loop.paced_first += 1
     for i in range(loop.nlisteners):
-        loop_accept(loop, loop.listeners[(loop.paced_first + i) % loop.nlisteners])
+        loop_accept(loop, (loop.paced_first + i) % loop.nlisteners)
+    loop.sheds = False
     loop_mask(loop, loop.paced or loop.looks_away)
 
 
@@ -275,7 +335,7 @@ cdef inline void loop_drain(Loop* loop) noexcept nogil:
     if loop.nlisteners == 0 or loop.tick < loop.drain_by:
         return
     for i in range(loop.nlisteners):
-        if loop_accept(loop, loop.listeners[i]) != ACCEPT_NONE:
+        if loop_accept(loop, i) != ACCEPT_NONE:
             return
     for i in range(loop.nlisteners):
         close(loop.listeners[i])

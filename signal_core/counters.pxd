@@ -100,4 +100,6 @@ cdef enum:
     C_QUESTIONS_HELD = 81     # questions who is in a room put aside, for QUESTIONS_WAITING
     C_RECEIPTS_LOST = 82      # receipts for senders elsewhere: no memory, or NATS takes no more
     C_QUESTIONS_FULL = 83     # times that a loop left its inbox alone: QUESTIONS_ASIDE
-    C_COUNT = 84
+    C_OVERSIZED = 84         # requests answered 414 or 431: max-request-line, max-head
+    C_HEALTH_LIMITED = 85    # clients that no tick had the time for to be asked, or answered
+    C_COUNT = 86

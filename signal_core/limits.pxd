@@ -7,6 +7,8 @@ cdef enum:
     UPGRADE_ANSWER = 512           # bytes of the longest HTTP answer
     FORWARDED_LINES = 4            # X-Forwarded-For headers looked at, from the last
 
+    OVER_LOG_MS = 1000             # between two lines of the log about requests over max-request-line or max-head
+
     # -- ids --
     MAX_LOOPS = 250                # loops a process: an id gives them 8 bits, the pseudo-loops need two
     CONTROL_LOOP = 254             # pseudo-loop: inbox of the deciding thread
@@ -20,6 +22,12 @@ cdef enum:
     ACCEPTS = 64                   # connections accepted a listener and iteration
     ACCEPT_BURST_MS = 10           # accept-rate, accept-yield: that much of a second's may come at once
     ACCEPT_WAIT_MS = 2             # ... and how often a loop looks again at who came too soon
+    PARKED = 1024                  # of a listener's clients taken off the kernel's queue while they wait for the pace,
+    PARK_SPARE = 64                # ... as long as so many descriptors are free;
+    PARK_LOOKS = 16                # ... so many of them are looked at, again, each ACCEPT_WAIT_MS
+    HEALTHS_PER_TICK = 64          # clients over a limit that are yet asked what they want, or answered out of turn
+    HEALTH_TICKS = 10              # that the former have for it
+    HEALTH_HEAD = 2048             # bytes of the longest head of a health check that is answered before its turn
     YIELD_WAIT_NS = 75000          # accept-yield: a loop's mean wait for a processor beyond which new connections wait
     YIELD_LOOK_NS = 10000000       # ... which is looked at that often,
     YIELD_STALE_NS = 200000000     # ... and of which a time longer than that says nothing;

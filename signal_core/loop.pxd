@@ -22,6 +22,7 @@ from signal_core.conn cimport conn_close, conn_flush, conn_give_place, conn_kill
 from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_QUESTIONS_FULL, C_WAKES
 from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
 from signal_core.gaps cimport gaps_tell
+from signal_core.handshake cimport over_any, over_tell
 from signal_core.hooks cimport hook_tell
 from signal_core.identity cimport conn_uncount_user
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
@@ -185,7 +186,7 @@ cdef inline void loop_event(Loop* loop, const epoll_event* event) noexcept nogil
             if event.events & EPOLLIN:
                 link_read(loop)
         elif slot - MARK_LISTENER < loop.nlisteners:
-            loop_accept(loop, loop.listeners[slot - MARK_LISTENER])
+            loop_accept(loop, slot - MARK_LISTENER)
         return  # MARK_WAKE: the inbox is looked at in each iteration
     c = slab_find(&loop.slab, slot, <uint32_t>event.data.u64)
     if c == NULL or c.state == CONN_DEAD:
@@ -354,6 +355,8 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
             loop_look_again(loop)
         if missed_any(&loop.missed):
             gaps_tell(loop)
+        if SE_RARE(over_any(loop.hub)):
+            over_tell(loop)
     if SE_RARE(loop.paced) and not loop.looks_away:
         loop_accept_paced(loop)
     if SE_RARE(loop.shut):

@@ -85,4 +85,10 @@ COUNTERS = (
     ("questions_held", "counter", "questions who is in a room that a loop put aside, since many waited"),
     ("receipts_lost", "counter", "receipts for senders elsewhere that were lost: no memory, or NATS takes no more"),
     ("questions_full", "counter", "times that a loop left its inbox alone, since very many questions were put aside"),
+    ("oversized", "counter", "requests answered 414 or 431: max-request-line, max-head"),
+    (
+        "health_limited",
+        "counter",
+        "clients over a limit, or before their turn, too many in a tick to be asked whether they are health checks",
+    ),
 )

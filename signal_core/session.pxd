@@ -6,7 +6,7 @@ from signal_core.address cimport LOCAL_TEXT
 from signal_core.answers cimport (
     REF_SUB, REF_TO, put_peer, ref_add, ref_find, ref_remove, say, say_pong, strike,
 )
-from signal_core.auth cimport auth_ask, auth_refuse, do_auth
+from signal_core.auth cimport auth_refuse, do_auth
 from signal_core.conn cimport (
     conn_answer, conn_bye, conn_extra, conn_fail, conn_frame, conn_id, conn_kill, conn_ready,
 )
@@ -19,12 +19,13 @@ from signal_core.frame cimport (
     CLOSE_TOO_BIG, FRAME_CONTROL, OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, Frame, close_code_of, frame_parse,
     frame_unmask,
 )
+from signal_core.handshake cimport handshake_input
 from signal_core.head cimport VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
 from signal_core.identity cimport conn_user, may_publish, may_send, may_sub
 from signal_core.intake cimport bucket_take, buffer_free, buffer_grown
 from signal_core.limits cimport FRAMES_PER_TURN, READ_BUFFER, TICK_MS
 from signal_core.memory cimport TELL_NOBODY, TELL_PEER, Msg
-from signal_core.opening cimport session_answer_http, session_finish, session_origin
+from signal_core.opening cimport session_answer_http
 from signal_core.packet cimport Packet, expiry
 from signal_core.roomtable cimport RoomEntry
 from signal_core.rooms cimport rooms_find
@@ -36,11 +37,11 @@ from signal_core.slab cimport (
     FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, Buffer, Conn, Extra, Ref, slab_whole,
 )
 from signal_core.state cimport (
-    AUTH_OFF, CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
+    CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
     CODE_UNAVAILABLE, Loop,
 )
 from signal_core.sys cimport EAGAIN, EINTR, SE_RARE, errno, recv
-from signal_core.upgrade cimport Upgrade, upgrade_parse
+from signal_core.upgrade cimport Upgrade
 from signal_core.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 
 cdef enum:
@@ -390,7 +391,7 @@ cdef inline void session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t
     cdef uint64_t need = 0
     cdef size_t done = 0
     if c.state == CONN_HANDSHAKE:
-        done = session_upgrade(loop, c, p, n, before)
+        done = handshake_input(loop, c, p, n, before)
     if c.state == CONN_OPEN or c.state == CONN_CLOSING:
         done += session_feed(loop, c, p + done, n - done, &need)
     if c.state >= CONN_LINGER:
@@ -452,22 +453,3 @@ cdef inline void session_read(Loop* loop, Conn* c) noexcept nogil:
     got = session_recv(loop, c, loop.input + before, READ_BUFFER - before)
     if got > 0 and c.state != CONN_LINGER:
         session_input(loop, c, loop.input, before + <size_t>got, before)
-
-
-# -- the handshake --
-
-cdef inline size_t session_upgrade(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
-    """Bytes of the head once it is whole (or refused), else 0; 0 too while its token is judged."""
-    cdef Upgrade u
-    cdef int head = upgrade_parse(<const char*>p, n, before, &loop.hub.set.site, &u)
-    if head == -2:
-        return 0
-    if head > 0 and loop.shut:
-        u.status = 503
-    if u.status == 0:
-        u.status = session_origin(loop, c, &u)
-    if u.status == 0 and loop.hub.set.auth != AUTH_OFF:
-        u.status = auth_ask(loop, c, &u, <const char*>p, <size_t>head)
-        if u.status == 0:
-            return 0
-    return <size_t>head if session_finish(loop, c, &u) else n

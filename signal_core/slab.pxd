@@ -72,7 +72,7 @@ cdef struct Conn:
     uint8_t state             # 1
     uint8_t utf8              # 1  state of the fragmented text
     uint8_t waiting           # 1  CONN_JOINING: rooms not yet confirmed
-    uint8_t denied            # 1  CONN_JOINING: rooms of its URL that NATS did not allow
+    uint8_t denied            # 1  CONN_JOINING: rooms that NATS did not allow; before: status to refuse with, less 400
     uint16_t flags            # 2
     uint16_t nrooms           # 2  memberships
 

@@ -145,6 +145,9 @@ cdef struct Hub:
     uint64_t yield_gap            # atomic: ns from one to the next while they yield to messages; 0: they don't
     uint64_t yield_due            # atomic: ns; when that is looked at again
     Addresses* addresses          # NULL: they are not counted
+    uint64_t over[2]              # atomic: requests over a bound of their size, not yet in the log (handshake.pxd)
+    uint64_t over_size[2]         # atomic: bytes of the latest
+    uint64_t over_due             # atomic: ms since boot, when the log may be told again
     uint64_t failed               # atomic: errno of a loop that could not start
     uint64_t abroad               # atomic: tick up to which other nodes are known to have listeners
     uint64_t presence_epoch       # atomic: counts when other nodes may have missed presence of ours
@@ -251,6 +254,16 @@ cdef struct Farewell:             # a drain (farewell.pxd)
     uint32_t told                 # next slot to send GOAWAY to
     uint32_t cursor               # next slot to close
 
+cdef struct Parked:               # accepted, and waits for the pace
+    int fd                        # -1: it was answered
+    int asks                      # ASKS_*
+
+cdef struct Lot:                  # of one listener: those who wait (parking.pxd), a ring
+    Parked* places                # PARKED; NULL: none waited so far
+    uint32_t first                # that has waited longest
+    uint32_t used
+    uint32_t cursor               # from the first, that was looked at last
+
 cdef struct Loop:
     Hub* hub
     uint32_t index
@@ -264,6 +277,9 @@ cdef struct Loop:
     int listeners[16]
     uint32_t nlisteners
     bint own_table                # it has a descriptor table of its own
+    Lot lots[16]                  # by listener
+    uint32_t healths              # clients looked after beyond the limits in the tick
+    uint32_t healths_tick
     bint masked                   # hears nothing of its listeners
     bint paced                    # accept-rate, accept-yield: who is queued on its listeners waits
     uint32_t paced_ms             # loop_ms at which it last took some of them,
@@ -274,6 +290,7 @@ cdef struct Loop:
     uint64_t looked               # and when that was, ns
     uint64_t passed               # n[C_ATTEMPTED] then,
     uint64_t passed_at            # and when that was last seen to grow, ns
+    bint sheds                    # out of descriptors: those who came have had the time to say what they want
     bint looks_away               # no descriptor is to be had: hears nothing of its listeners until the next tick
     bint shut                     # takes no new connections: its listeners are being drained, or closed
     bint stopping
@@ -316,8 +333,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[84]                # counters; C_COUNT
-    uint64_t copy[84]             # as of the last KIND_SNAPSHOT
+    uint64_t n[86]                # counters; C_COUNT
+    uint64_t copy[86]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

@@ -11,6 +11,7 @@ cdef extern from "se_sys.h" nogil:
     int se_own_descriptors(int* keep, size_t n)
     int se_refuse_syns(int listener)
     bint se_peer_left(int fd)
+    int se_descriptors()
     bint se_acknowledged(int fd, uint32_t* quiet_ms, uint32_t* bytes)
     int se_thread_start(pthread_t* thread, void* (*body)(void*) noexcept nogil, void* argument, const char* name)
     void se_malloc_steadily()

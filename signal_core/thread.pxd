@@ -17,6 +17,7 @@ from signal_core.link cimport link_flush
 from signal_core.memory cimport Msg, memory_end
 from signal_core.news cimport news_end
 from signal_core.post cimport post_all, post_event
+from signal_core.parking cimport lots_close
 from signal_core.presence cimport presence_bye
 from signal_core.questions cimport NOT_BEGUN
 from signal_core.rights cimport rights_release
@@ -151,6 +152,7 @@ cdef inline void loop_close(Loop* loop) noexcept nogil:
         link_end(loop, b"")
     loop_tell_all(loop)
     post_all(loop)
+    lots_close(loop)
     for i in range(loop.nlisteners):
         close(loop.listeners[i])
     if loop.reserve >= 0:

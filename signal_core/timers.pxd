@@ -11,7 +11,6 @@ from signal_core.auth cimport auth_due, auth_refuse
 from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_expire, conn_extra, conn_frame, conn_kill, conn_silence
 from signal_core.counters cimport C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
 from signal_core.frame cimport OP_PING
-from signal_core.intake cimport buffer_free
 from signal_core.limits cimport TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS
 from signal_core.route cimport joined
 from signal_core.slab cimport (
@@ -142,13 +141,14 @@ cdef inline void timer_open(Loop* loop, Conn* c) noexcept nogil:
 cdef inline void timer_handshake(Loop* loop, Conn* c) noexcept nogil:
     """Its head is late. One that has said nothing at all, as a browser that connects ahead of need, asked nothing that
     408 could answer (RFC 9110 §15.5.9): it is closed."""
+    if c.denied:
+        turn_away(loop, c, 400 + c.denied)
+        return
     loop.n[C_HANDSHAKES_TIMED_OUT] += 1
     if c.pending == NULL:
         conn_kill(loop, c)
-        return
-    buffer_free(loop, c.pending)
-    c.pending = NULL
-    turn_away(loop, c, 408)
+    else:
+        turn_away(loop, c, 408)
 
 
 cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:

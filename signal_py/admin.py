@@ -20,7 +20,10 @@ from signal_py.errors import ConfigError
 from signal_py.listening import Probes, resolve
 
 REQUEST_TIMEOUT = 10.0  # seconds for a client to say what it wants
+READ = "GET, HEAD, OPTIONS"
+METHODS = {"/metrics": READ, "/stats": READ, "/healthz": READ, "/readyz": READ, "/drain": "POST, OPTIONS"}
 LINK_STATES = ("off", "connecting", "up", "away", "refused")
+NOT_FOUND = (404, "text/plain", b"There are /metrics, /stats, /healthz, /readyz, and POST /drain.\n")
 
 Stats = Mapping[str, Any]
 Counters = Iterable[tuple[str, str, str]]  # name, kind, help
@@ -130,12 +133,12 @@ class Admin:
             with self._lock:
                 body = generate_latest(self._registry) if self._registry else b""
             return 200, CONTENT_TYPE_LATEST, body
-        return 404, "text/plain", b"There are /metrics, /stats, /healthz, /readyz, and POST /drain.\n"
+        return NOT_FOUND
 
     def act(self, path: str, from_a_page: bool) -> tuple[int, str, bytes]:
         """As `answer`, to a POST. A page in a browser, which may reach what its user reaches, is refused."""
         if path != "/drain":
-            return 404, "text/plain", b"Only /drain takes a POST.\n"
+            return NOT_FOUND
         if from_a_page:
             return 403, "text/plain", b"This is not for pages in a browser.\n"
         if self._unready() == "starting":
@@ -178,29 +181,44 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "signal-engine"
     sys_version = ""
 
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        self._answer(lambda admin: admin.answer(path))
-
-    def do_POST(self) -> None:
-        """Whatever body it brings is not read: the connection ends with the answer."""
+    def do_any(self) -> None:
+        """Whatever body a request brings is not read: where it may, the connection ends with the answer."""
         path, from_a_page = self.path.partition("?")[0], "Origin" in self.headers
-        self.close_connection = True
-        self._answer(lambda admin: admin.act(path, from_a_page))
+        allowed = METHODS.get(path, "")
+        self.close_connection = self.close_connection or self.command not in ("GET", "HEAD")
+        if self.command == "OPTIONS" and (allowed or path == "*"):
+            self._say(204, "", b"", allowed or "GET, HEAD, POST, OPTIONS")
+        elif allowed and self.command not in ("GET", "HEAD", "POST", "OPTIONS"):
+            self._say(405, "text/plain", f"{path} takes {allowed}.\n".encode(), allowed)
+        elif self.command not in allowed.split(", "):  # what is read is not there to act on, nor the other way round
+            self._say(*NOT_FOUND)
+        elif self.command == "POST":
+            self._answer(lambda admin: admin.act(path, from_a_page))
+        else:
+            self._answer(lambda admin: admin.answer(path))
+
+    do_GET = do_HEAD = do_POST = do_OPTIONS = do_PUT = do_PATCH = do_DELETE = do_TRACE = do_CONNECT = do_any
 
     def _answer(self, ask: Callable[[Admin], tuple[int, str, bytes]]) -> None:
         try:
-            status, kind, body = ask(cast(_Server, self.server).admin)
+            answer = ask(cast(_Server, self.server).admin)
         except Exception as error:  # whatever it is, the client is told, and the engine goes on
-            status, kind, body = 500, "text/plain", f"{error}\n".encode()
+            answer = 500, "text/plain", f"{error}\n".encode()
+        self._say(*answer)
+
+    def _say(self, status: int, kind: str, body: bytes, allowed: str = "") -> None:
+        """`allowed`: the value of Allow, "" for none."""
         self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        if allowed:
+            self.send_header("Allow", allowed)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        if status != 204:
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-    do_HEAD = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
         """Requests are not events of the engine's log."""

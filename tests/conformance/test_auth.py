@@ -45,6 +45,11 @@ def test_a_token_in_the_url(guarded: kit.Engine, text: str) -> None:
 def test_a_token_in_a_subprotocol(guarded: kit.Engine) -> None:
     answer = knock(guarded.port, "/", f"Sec-WebSocket-Protocol: signal.v1, {protocol_of(token('ann'))}")
     assert (answer.status, answer.headers["sec-websocket-protocol"]) == (101, "signal.v1")
+    mine, given = "Sec-WebSocket-Protocol: signal.v1", f"Sec-WebSocket-Protocol: {protocol_of(token('ann'))}"
+    for lines in ([f"{given}, signal.v1"], [given, mine], [mine, given], [f"{given},chat", f"{mine}, other"]):
+        answer = knock(guarded.port, "/", *lines)
+        assert (answer.status, answer.headers["sec-websocket-protocol"]) == (101, "signal.v1"), lines
+    assert knock(guarded.port, "/", f"{given}, signal.v2").status == 401
     answer = knock(guarded.port, "/", "Sec-WebSocket-Protocol: signal.v1, token.a~b")
     assert answer.status == 401
 

@@ -233,6 +233,7 @@ def test_the_admin_call(node: kit.Engine) -> None:
 
     with BarePeer(node.port) as peer:
         assert ask("GET", "/drain")[0] == 404
+        assert ask("PUT", "/drain")[0] == 405
         assert ask("POST", "/stats")[0] == 404
         assert ask("POST", "/drain", Origin="http://evil.example")[0] == 403
         assert peer.settle() == [] and node.get("readyz") == b"ready\n"

@@ -106,6 +106,19 @@ def test_on_and_off_may_be_true_and_false() -> None:
     assert (config.reuse_port, config.control) == ("on", "off")
 
 
+@pytest.mark.parametrize("path", ["/", "/ws", "/ws/", "/a/b.c-d_e~f", "/%20", "/" + "x" * 126])
+def test_a_path(path: str) -> None:
+    assert make_config({"path": path}, {"path": "--path"}).path == path
+
+
+@pytest.mark.parametrize(
+    "path", ["", "ws", "//", "/a//b", "/ws?x", "/ws#x", "/w s", "/é", "/healthz", "/healthz/", "/" + "x" * 127]
+)
+def test_no_path(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--path "):
+        make_config({"path": path}, {"path": "--path"})
+
+
 def test_docs_are_up_to_date() -> None:
     assert DOCS.read_text(encoding="utf-8") == document(), "run 'make docs'"
 
