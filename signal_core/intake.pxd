@@ -63,3 +63,10 @@ cdef inline void buffer_free(Loop* loop, Buffer* buffer) noexcept nogil:
     if buffer != NULL:
         loop.n[C_INPUT_BYTES] -= buffer.size
         free(buffer)
+
+
+cdef inline void input_drop(Loop* loop, Conn* c) noexcept nogil:
+    """Frees the input left over of a connection that has failed: its socket is read on, and what comes is thrown
+    away."""
+    buffer_free(loop, c.pending)
+    c.pending = NULL

@@ -29,8 +29,8 @@ from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_t
 from signal_core.inquiry cimport loop_inquiry
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
-    ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, MEMBERS_PER_TURN,
-    QUESTIONS_ASIDE, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
+    ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, LEAVES_PER_TURN,
+    MEMBERS_PER_TURN, QUESTIONS_ASIDE, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
 from signal_core.link cimport link_flush, link_has_output, link_patience, link_read, link_tick, link_writable
@@ -48,7 +48,7 @@ from signal_core.presence cimport presence_tick, presence_walk, service_came
 from signal_core.questions cimport questions_walk, take_question
 from signal_core.queue cimport queue_clear
 from signal_core.rights cimport rights_release
-from signal_core.route cimport leave, leave_all, loop_tell_all, take_receipt, take_room, take_to
+from signal_core.route cimport leave, leave_all, leave_last, loop_tell_all, take_receipt, take_room, take_to
 from signal_core.roomtable cimport table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
@@ -222,20 +222,30 @@ cdef inline void loop_free(Loop* loop, Conn* c) noexcept nogil:
     slab_free(&loop.slab, c)
 
 
-cdef inline void loop_reap(Loop* loop) noexcept nogil:
-    """Frees the dead. One that a list still names waits for the next iteration."""
-    cdef uint32_t slot = loop.dead, next_slot
+cdef inline bint loop_is_left(Loop* loop, Conn* c, uint32_t* budget) noexcept nogil:
+    """Ends a dead connection's memberships but the first, its user's, one by one from the budget, and takes one for the
+    rest of its end. False: there is no more, some are left."""
+    while budget[0] and c.nrooms > 1:
+        budget[0] -= 1
+        leave_last(loop, c)
+    if budget[0] == 0:
+        return False
+    budget[0] -= 1
+    return True
+
+
+cdef inline void loop_reap(Loop* loop, uint32_t budget) noexcept nogil:
+    """Frees the dead, as far as the budget goes: thousands may die at one moment, each in hundreds of rooms. The rest,
+    and one that a list still names, waits for the next iteration."""
+    cdef uint32_t* link = &loop.dead
     cdef Conn* c
-    loop.dead = NO_SLOT
-    while slot != NO_SLOT:
-        c = slab_conn(&loop.slab, slot)
-        next_slot = slab_cold(&loop.slab, slot).next
-        if c.flags & (FLAG_DIRTY | FLAG_READY):
-            slab_cold(&loop.slab, slot).next = loop.dead
-            loop.dead = slot
-        else:
-            loop_free(loop, c)
-        slot = next_slot
+    while link[0] != NO_SLOT and budget:
+        c = slab_conn(&loop.slab, link[0])
+        if c.flags & (FLAG_DIRTY | FLAG_READY) or not loop_is_left(loop, c, &budget):
+            link = &slab_cold(&loop.slab, c.slot).next
+            continue
+        link[0] = slab_cold(&loop.slab, c.slot).next
+        loop_free(loop, c)
 
 
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
@@ -367,7 +377,7 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
         news_flush(loop)
     loop_write(loop)
     if loop.dead != NO_SLOT:
-        loop_reap(loop)
+        loop_reap(loop, LEAVES_PER_TURN)
         news_flush(loop)
     if loop.nposted:
         post_all(loop)

@@ -1,11 +1,11 @@
 # A process full of connections without sockets: the real loops, slabs, rooms, room table and wheels, filled and
 # driven from Python, and what each step took. For probe.pyx, after probe_engine.pxi.
 
-from libc.stdint cimport uint16_t
+from libc.stdint cimport UINT32_MAX, uint16_t
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 from signal_core.conn cimport conn_brief, conn_id, conn_kill, conn_of
-from signal_core.counters cimport C_DROPPED_GONE, C_PINGS_SENT
-from signal_core.limits cimport RECLAIMS_PER_TURN
+from signal_core.counters cimport C_DROPPED_GONE, C_MEMBERSHIPS, C_PINGS_SENT
+from signal_core.limits cimport LEAVES_PER_TURN, RECLAIMS_PER_TURN
 from signal_core.loop cimport loop_reap
 from signal_core.memory cimport KIND_FRAME, MSG_COUNTED
 from signal_core.post cimport loop_of, post_all
@@ -403,12 +403,28 @@ cdef class Crowd:
                 if each:
                     before = crowd_cpu()
                 conn_kill(self.loop_at(self.order[i]), self.at(self.order[i]))
-                loop_reap(self.loop_at(self.order[i]))
+                loop_reap(self.loop_at(self.order[i]), UINT32_MAX)
                 if each:
                     cost_one(&cost, crowd_cpu() - before)
                 cost.count += 1
             cost.total = crowd_cpu() - start
         return cost_of(&cost)
+
+    def die(self):
+        """All connections die in one iteration. What each loop ends of them, turn by turn: (memberships, connections)"""
+        cdef Loop* loop
+        cdef uint32_t i, live
+        cdef uint64_t places
+        cdef list turns = []
+        for i in range(<uint32_t>self.opened):
+            conn_kill(self.loop_at(i), self.at(i))
+        for i in range(self.hub.nloops):
+            loop = self.hub.loops[i]
+            while loop.slab.live:
+                live, places = loop.slab.live, loop.n[C_MEMBERSHIPS]
+                loop_reap(loop, LEAVES_PER_TURN)
+                turns.append((places - loop.n[C_MEMBERSHIPS], live - loop.slab.live))
+        return turns
 
     @property
     def live(self):

@@ -476,6 +476,11 @@ cdef inline void leave(Loop* loop, Conn* c, const char* name, uint32_t n) noexce
             return
 
 
+cdef inline void leave_last(Loop* loop, Conn* c) noexcept nogil:
+    """The room that it has joined last, or one that took its place. It is in one at least."""
+    leave_place(loop, c, c.nrooms - 1)
+
+
 cdef inline void leave_all(Loop* loop, Conn* c) noexcept nogil:
     while c.nrooms:
-        leave_place(loop, c, c.nrooms - 1)
+        leave_last(loop, c)

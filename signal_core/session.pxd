@@ -22,7 +22,7 @@ from signal_core.frame cimport (
 from signal_core.handshake cimport handshake_input
 from signal_core.head cimport VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
 from signal_core.identity cimport conn_user, may_publish, may_send, may_sub
-from signal_core.intake cimport bucket_take, buffer_free, buffer_grown
+from signal_core.intake cimport bucket_take, buffer_free, buffer_grown, input_drop
 from signal_core.limits cimport FRAMES_PER_TURN, READ_BUFFER, TICK_MS
 from signal_core.memory cimport TELL_NOBODY, TELL_PEER, Msg
 from signal_core.opening cimport session_answer_http
@@ -365,6 +365,7 @@ cdef inline void session_no_memory(Loop* loop, Conn* c) noexcept nogil:
         session_answer_http(loop, c, &u)
     else:
         conn_fail(loop, c, <uint16_t>loop.input_code)
+    input_drop(loop, c)
 
 
 cdef inline void session_keep(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need) noexcept nogil:

@@ -1,6 +1,6 @@
 """A loop's thread: what it opens, how it runs, what it leaves behind. L4."""
 
-from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from signal_core.accept cimport loop_open_reserve
@@ -145,7 +145,7 @@ cdef inline void loop_close(Loop* loop) noexcept nogil:
         if c.state != CONN_FREE and c.state != CONN_DEAD:
             conn_kill(loop, c)
     loop.dirty_head = NO_SLOT
-    loop_reap(loop)
+    loop_reap(loop, UINT32_MAX)
     if loop.linked != NULL:
         presence_bye(loop)
         link_flush(loop)

@@ -257,6 +257,15 @@ def test_an_expired_token_closes() -> None:
         assert total(engine, "auth_expired") == 1
 
 
+def test_a_token_that_lasts_longer_than_ticks_count() -> None:
+    """2**32 ticks of 0.1 s are 13.6 years: the end of such a token is not near."""
+    with kit.engine(auth="jwt", auth_key=SECRET, auth_grace=0) as engine:
+        ann = Guest(engine.port, token=token("ann", ttl=None, exp=int(time.time()) + 2**32 // 10 + 2))
+        bob = Guest(engine.port, token=token("bob", ttl=None, exp=int(time.time()) + 4))
+        assert bob.ended() == 1008
+        assert ann.ask(f"TO {ann.address}", "still here") == "ok"
+
+
 def test_a_renewal_extends(guarded: kit.Engine) -> None:
     before = guarded.stats()["total"]
     with Guest(guarded.port, token=token("ann", ttl=2)) as ann:

@@ -235,3 +235,18 @@ def test_who_is_over_it_is_gone() -> None:
         with pytest.raises(Closed) as closed:
             a.hear()
         assert closed.value.code == 1013
+
+
+def test_who_went_over_it_is_read_on() -> None:
+    """What it goes on to send is thrown away: it neither keeps memory nor wakes the loop again and again."""
+    data = frame(BINARY, b"PUB room\n" + b"x" * 60000)
+    with kit.engine(loops=1, input_total=20000, close_timeout=30) as engine:
+        wire, _ = opened(engine.port)
+        with wire:
+            wire.send(data[:10000])
+            wire.wait_read()
+            wire.send(data[10000:40000])
+            assert wire.read_frame().code == 1013
+            wire.wait_read()
+            total = engine.stats()["total"]
+            assert (total["input_limited"], total["input_bytes"]) == (1, 0)

@@ -7,6 +7,7 @@ from signal_core import probe
 CONNS = 3000
 INTERVAL = 250
 ROOMS_A_TURN = 4096
+ENDS_A_TURN = 2048
 
 
 @pytest.fixture(params=[1, 7, 40])
@@ -80,6 +81,20 @@ def test_no_turn_frees_all_rooms_that_went() -> None:
     assert crowd.settle()["count"] == 3 * ROOMS_A_TURN
     assert crowd.reclaim()["count"] == 4
     assert crowd.reclaim()["count"] == 1
+
+
+@pytest.mark.parametrize(("conns", "rooms"), [(CONNS, 4), (50, 240)])
+def test_no_turn_ends_all_that_died(conns: int, rooms: int) -> None:
+    """A turn ends a bounded number of memberships and connections, also of one that is in hundreds of rooms."""
+    crowd = probe.Crowd(conns)
+    crowd.open()
+    for kind in range(1, rooms + 1):
+        crowd.join(bytes([kind]), 5)
+    turns = crowd.die()
+    assert max(memberships for memberships, _ in turns) == ENDS_A_TURN
+    assert sum(memberships for memberships, _ in turns) == conns * rooms
+    assert sum(ended for _, ended in turns) == conns == conns + crowd.live
+    assert len(turns) == -(-conns * rooms // ENDS_A_TURN)
 
 
 def test_subscriptions_are_kept_while_nats_is_away() -> None:
