@@ -411,7 +411,7 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def die(self):
-        """All connections die in one iteration. What each loop ends of them, turn by turn: (memberships, connections)"""
+        """All connections die at once. What each loop ends of them, turn by turn: (memberships, connections)"""
         cdef Loop* loop
         cdef uint32_t i, live
         cdef uint64_t places
