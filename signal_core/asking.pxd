@@ -10,14 +10,14 @@ from signal_core.counters cimport C_PRESENCE_ASKED, C_PRESENCE_LOST
 from signal_core.limits cimport AUDIENCES_PER_TURN, QUESTIONS_PER_TICK, RESUME_BYTES
 from signal_core.memory cimport Msg
 from signal_core.news cimport publish_new
-from signal_core.post cimport post
-from signal_core.questions cimport room_question
+from signal_core.post cimport post, post_has_room
+from signal_core.questions cimport questions_fit, room_question
 from signal_core.rooms cimport MARK_LISTENS
 from signal_core.roomtable cimport (
-    PUT_OFF_NODES, PUT_OFF_QUESTION, PUT_OFF_SUB, Audience, RoomEntry, audience_of, table_find,
+    PUT_OFF_NODES, PUT_OFF_QUESTION, PUT_OFF_SUB, Audience, RoomEntry, table_find,
 )
 from signal_core.state cimport LINK_UP, Link, Loop, Node
-from signal_core.sys cimport se_store_seqcst
+from signal_core.sys cimport se_load_seqcst, se_pointer_acquire, se_store_seqcst
 
 cdef enum:
     EVERY_NODE = 0            # place in Link.nodes
@@ -62,6 +62,11 @@ cdef inline void ask_nodes(Loop* loop, Audience* audience, uint16_t mark, const 
     cdef Msg* msg
     if loop.linked.state != LINK_UP:
         return
+    if not post_has_room(loop, loop, sizeof(text)):
+        loop.n[C_PRESENCE_LOST] += 1
+        audience.put_off |= PUT_OFF_NODES
+        loop.linked.again = True
+        return
     at = put(put(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" ", 1)
     at += put_uint(<char*>at, mark)
     at = put(put(at, b" ", 1), entry.name, entry.size)
@@ -86,7 +91,7 @@ cdef inline void ask(Loop* loop, Audience* audience) noexcept nogil:
     if audience.asked != loop.tick:
         audience.asked = loop.tick
         audience.asks = 0
-    if audience.asks >= QUESTIONS_PER_TICK:
+    if audience.asks >= QUESTIONS_PER_TICK or not questions_fit(loop, <RoomEntry*>audience.entry):
         audience.put_off |= PUT_OFF_QUESTION
         loop.linked.again = True
         return
@@ -100,10 +105,14 @@ cdef inline void ask(Loop* loop, Audience* audience) noexcept nogil:
 
 
 cdef inline void presence_ask(Loop* loop, const Msg* msg) noexcept nogil:
-    """A KIND_ASK. One whose number was asked since is answered by that."""
+    """A KIND_ASK. One whose number was asked since is answered by that. From here on the next to ask posts another:
+    who relied on this one is counted among the listeners already."""
     cdef RoomEntry* entry = table_find(&loop.hub.rooms, <char*>msg.data, msg.size, msg.hash)
-    cdef Audience* audience = NULL if entry == NULL else audience_of(entry)
-    if audience == NULL or audience.generation != msg.target:
+    cdef Audience* audience = NULL if entry == NULL else <Audience*>se_pointer_acquire(&entry.audience)
+    if audience == NULL:
+        return
+    se_store_seqcst(&audience.asking, 0)
+    if se_load_seqcst(&audience.listening) == 0 or audience.generation != msg.target:
         return
     audience_settle(loop, entry)
     ask(loop, audience)

@@ -142,7 +142,7 @@ cdef class Loops:
             loop.inbox.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
             if loop.inbox.wake < 0:
                 raise OSError("no descriptor is left for the engine: raise the limit of open files (ulimit -n)")
-            loop.inbox.limit = s["inbox_messages"] if i != CONTROL_LOOP else UINT64_MAX // 2
+            loop.inbox.limit = s["inbox_messages"] if i != CONTROL_LOOP else s["auth_pending"] + ERRORS_WAITING
             loop.inbox.limit_bytes = max(s["inbox_messages"] * 1024, 4 * s["max_message"])
             if i == CONTROL_LOOP:
                 loop.inbox.limit_bytes = UINT64_MAX // 2
@@ -241,6 +241,15 @@ cdef class Loops:
         memcpy(msg.data, <char*>data, len(data))
         post(self.control, index, msg)
         post_all(self.control)
+
+    cdef int ask_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data,
+                      uint64_t origin=0) except -1:
+        """As tell_loop, what operators and the program may ask as often as they like. Raises CoreError where very many
+        words wait: the loop handles nothing."""
+        if words_full(self.control, self.hub.loops[index]):
+            raise CoreError(f"loop {index} handles nothing for now: {WORDS_WAITING} words wait for it")
+        self.tell_loop(index, kind, target, value, data, origin)
+        return 0
 
     def stop(self):
         """Begins to stop; at once, and more than once is no harm."""

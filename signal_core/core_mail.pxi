@@ -62,11 +62,12 @@ cdef class Mailboxes(Peer):
         return (names[msg.code], text.decode("utf-8", "replace"))
 
     def inquire(self, uint32_t loop, uint64_t what, uint64_t number, uint64_t cursor, uint32_t value, bytes data):
-        """A question of inquiry.pxd, which the mail "listed" of this number answers."""
+        """A question of inquiry.pxd, which the mail "listed" of this number answers. Raises CoreError where the loop
+        handles nothing."""
         self.check()
         if loop >= self.hub.nloops:
             raise ValueError(f"there is no loop {loop}")
-        self.tell_loop(loop, KIND_INQUIRY, number, cursor, data, what << 32 | value)
+        self.ask_loop(loop, KIND_INQUIRY, number, cursor, data, what << 32 | value)
 
     def verdicts(self, list answers):
         """Answers to "ask" mails, each once: (id, HTTP status or 0, user, rights, milliseconds of life or 0).
@@ -120,6 +121,8 @@ cdef class Mailboxes(Peer):
         cdef tuple mail = None
         if is_payload(msg):
             inbox_taken(&loop.inbox, msg)
+        else:
+            inbox_words_taken(&loop.inbox, 1)
         if msg.kind == KIND_TO or msg.kind == KIND_ROOM:
             loop.n[C_TAKEN] += 1
             late = 0 < msg.expires < loop.tick

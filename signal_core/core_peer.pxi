@@ -62,7 +62,7 @@ cdef class Peer(Loops):
 
     def join_room(self, str room, str ref, bint presence):
         """"": joined, an ERR code: not. None: joined on this node, now or before, and a receipt for `ref` will tell
-        when NATS has it."""
+        when NATS has it. `unavailable` while `joins_wait`."""
         self.check()
         cdef bytes name = room.encode()
         cdef RoomEntry* entry
@@ -73,6 +73,8 @@ cdef class Peer(Loops):
             return code_name(CODE_BAD_REQUEST)
         if comes and len(self.entries) >= self.hub.set.max_rooms:
             return code_name(CODE_TOO_MANY_ROOMS)
+        if joins_wait(self.service):
+            return code_name(CODE_UNAVAILABLE)
         service_begin(self.service)
         entry = self.enter_room(room, name) if comes else <RoomEntry*><uint64_t>self.entries[room]
         if entry != NULL:
@@ -94,6 +96,11 @@ cdef class Peer(Loops):
             self.rooms[entry.hash, entry.serial] = room
             self.entries[room] = <uint64_t>entry
         return entry
+
+    @property
+    def joins_wait(self):
+        """Whether so many words wait for the link's loop that a join has to wait, too."""
+        return joins_wait(self.service)
 
     @property
     def service_rooms(self):
@@ -144,7 +151,7 @@ cdef class Peer(Loops):
 
     def disconnect(self, str peer, int code):
         """Closes a client of this node. False where the address is no client's of this node; waits for the
-        loop's word."""
+        loop's word. Raises CoreError where the loop handles nothing."""
         self.check()
         cdef bytes text = peer.encode()
         cdef size_t node_len = 0
@@ -158,7 +165,7 @@ cdef class Peer(Loops):
         cdef uint64_t answer = 0
         cdef uint64_t by = se_now_ms() + SNAPSHOT_PATIENCE_MS
         cdef Loop* loop = self.hub.loops[id >> 56]
-        self.tell_loop(loop.index, KIND_KICK, id, <uint64_t>code, b"", number)
+        self.ask_loop(loop.index, KIND_KICK, id, <uint64_t>code, b"", number)
         with nogil:
             while answer >> 1 != number and se_now_ms() < by:
                 usleep(50)

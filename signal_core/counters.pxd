@@ -99,7 +99,9 @@ cdef enum:
     C_ACCEPT_LEFT = 80        # sockets closed at once: the client had left while it waited for the pace
     C_QUESTIONS_HELD = 81     # questions who is in a room put aside, for QUESTIONS_WAITING
     C_RECEIPTS_LOST = 82      # receipts for senders elsewhere: no memory, or NATS takes no more
-    C_QUESTIONS_FULL = 83     # times that a loop left its inbox alone: QUESTIONS_ASIDE
+    C_QUESTIONS_FULL = 83     # questions who is in a room not posted to a loop: inbox-messages of them wait there
     C_OVERSIZED = 84         # requests answered 414 or 431: max-request-line, max-head
     C_HEALTH_LIMITED = 85    # clients that no tick had the time for to be asked, or answered
-    C_COUNT = 86
+    C_INPUTS_HELD = 86        # times that a connection's input was left alone: WORDS_WAITING
+    C_AWAITS_REFUSED = 87     # SUBs answered unavailable: WAITERS_MOST
+    C_COUNT = 88

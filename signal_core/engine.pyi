@@ -4,7 +4,7 @@ COUNTERS: tuple[tuple[str, str, str], ...]
 """Name, kind ("counter" or "gauge") and help of every counter, in the order of `stats()`."""
 
 class CoreError(Exception):
-    """The core can't do this: not started, stopped, or in a child made by fork()."""
+    """The core can't do this: not started, stopped, in a child made by fork(), or a loop handles nothing for now."""
 
 class TlsError(Exception):
     """No TLS with these files: `part` is ca, cert, key or library, the text is OpenSSL's reason."""
@@ -51,6 +51,8 @@ class Core:
     def nloops(self) -> int: ...
     @property
     def sockets(self) -> int: ...
+    @property
+    def joins_wait(self) -> bool: ...
     @property
     def service_rooms(self) -> tuple[str, ...]: ...
     def join(self) -> None: ...

@@ -19,8 +19,11 @@ from signal_core.answers cimport code_parse, code_reason, code_text, put_peer
 from signal_core.counters cimport C_COUNT, C_TAKEN
 from signal_core.frame cimport close_code_is_valid, frame_check_layout
 from signal_core.head cimport HEAD_MAX, HEAD_MAX_AUTH
-from signal_core.inbox cimport inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
-from signal_core.limits cimport CONTROL_LOOP, MAX_LOOPS, SERVICE_LOOP, TICK_MS, YIELD_LEAST, YIELD_MOST
+from signal_core.inbox cimport inbox_is_empty, inbox_sleep, inbox_take, inbox_taken, inbox_words_taken
+from signal_core.ledger cimport count_message
+from signal_core.limits cimport (
+    CONTROL_LOOP, ERRORS_WAITING, MAX_LOOPS, SERVICE_LOOP, TICK_MS, WORDS_WAITING, YIELD_LEAST, YIELD_MOST,
+)
 from signal_core.memory cimport (
     KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE,
     KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, Msg, TELL_PEER, memory_check_layout, msg_free, msg_new_heap,
@@ -29,18 +32,18 @@ from signal_core.memory cimport (
 from signal_core.news cimport news_lost
 from signal_core.packet cimport Packet
 from signal_core.post cimport is_payload, post, post_all
+from signal_core.pressure cimport joins_wait, words_full
+from signal_core.questions cimport ask_who
 from signal_core.response cimport response_check_layout
 from signal_core.rights cimport rights_are_whole, rights_check_layout
 from signal_core.roomtable cimport RoomEntry, room_hash, table_check_layout, table_end, table_init
 from signal_core.rooms cimport MARK_NONE
 from signal_core.route cimport (
-    AWAIT_FAILED, AWAIT_IT, ask_who, await_nats, room_enter, room_exit, room_listen, room_unlisten, route_peer,
-    route_room,
+    AWAIT_FAILED, AWAIT_IT, await_nats, room_enter, room_exit, room_listen, room_unlisten, route_peer, route_room,
 )
 from signal_core.service cimport (
     Frame, frame_take_apart, service_begin, service_fate, service_finish, service_packet,
 )
-from signal_core.session cimport count_message
 from signal_core.slab cimport pages_new, slab_check_layout
 from signal_core.state cimport (
     AUTH_ANY, AUTH_OFF, AUTH_TOKEN, CLUSTER_AWAY, CLUSTER_OFF, CLUSTER_UP, CODE_BAD_REQUEST, CODE_EXPIRED,
@@ -62,7 +65,7 @@ cdef enum:
 
 
 class CoreError(Exception):
-    """The core can't do this: not started, stopped, or in a child made by fork()."""
+    """The core can't do this: not started, stopped, in a child made by fork(), or a loop handles nothing for now."""
 
 
 class TlsError(Exception):
@@ -74,7 +77,7 @@ class TlsError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 86)
+    SE_STATIC_ASSERT(C_COUNT == 88)
     memory_check_layout()
     table_check_layout()
     slab_check_layout()
@@ -203,7 +206,8 @@ cdef class Core(Mailboxes):
         self.snapshot += 1
         number = self.snapshot
         for i in range(hub.nloops):
-            self.tell_loop(i, KIND_SNAPSHOT, 0, number, b"")
+            if not words_full(self.control, hub.loops[i]):  # else the copy stays as old as it is
+                self.tell_loop(i, KIND_SNAPSHOT, 0, number, b"")
         by = se_now_ms() + SNAPSHOT_PATIENCE_MS
         with nogil:
             for i in range(hub.nloops):

@@ -7,7 +7,8 @@ from signal_core.auth cimport auth_ask
 from signal_core.counters cimport C_OVERSIZED
 from signal_core.limits cimport CONTROL_LOOP, OVER_LOG_MS
 from signal_core.opening cimport session_finish, session_origin
-from signal_core.post cimport post_event
+from signal_core.post cimport post_event_if_room
+from signal_core.pressure cimport conn_hold, joins_wait
 from signal_core.slab cimport Conn
 from signal_core.state cimport AUTH_OFF, EVENT_LOG, Hub, Loop, loop_ms
 from signal_core.sys cimport (
@@ -43,7 +44,7 @@ cdef inline void over_say(Loop* loop, int which, uint64_t count) noexcept nogil:
     p = over_put(p, b" since the last such line, the latest of at least ")
     p += put_uint(p, se_load_relaxed(&hub.over_size[which]))
     p = over_put(p, b" bytes")
-    post_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, <size_t>(p - text))
+    post_event_if_room(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, <size_t>(p - text))
 
 
 cdef inline void over_tell(Loop* loop) noexcept nogil:
@@ -95,6 +96,9 @@ cdef inline size_t handshake_input(Loop* loop, Conn* c, uint8_t* p, size_t n, si
         u.status = 503
     elif SE_RARE(c.denied) and u.status != STATUS_HEALTH:
         handshake_turned(c, &u)
+    if u.status == 0 and u.query_len and joins_wait(loop):
+        conn_hold(loop, c)
+        return 0
     if u.status == 0:
         u.status = session_origin(loop, c, &u)
     if u.status == 0 and loop.hub.set.auth != AUTH_OFF:

@@ -4,18 +4,19 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 from signal_core.address cimport local_parse, ref_valid
 from signal_core.answers cimport code_parse
-from signal_core.counters cimport C_NATS_IN, C_NATS_MALFORMED
+from signal_core.counters cimport C_NATS_IN, C_NATS_MALFORMED, C_RECEIPTS_LOST
 from signal_core.gaps cimport gap_note
+from signal_core.ledger cimport count_message
 from signal_core.memory cimport TELL_NOBODY, TELL_SUBJECT
 from signal_core.natsout cimport nats_receipt
 from signal_core.natswire cimport NatsHeaders, NatsOp, nats_headers_parse
 from signal_core.packet cimport Packet, expiry
+from signal_core.post cimport loop_of
 from signal_core.roomtable cimport WORD_LOOPS, WORD_SHIFT, RoomEntry, entry_loops
 from signal_core.route cimport route_id, route_room, tell_peer
 from signal_core.state cimport CODE_NO_SUCH_PEER, CODE_OK, CODE_TOO_LARGE, Hub, Link, Loop
-from signal_core.session cimport count_message
 from signal_core.subs cimport FIRST_SID
-from signal_core.sys cimport se_load16_seqcst
+from signal_core.sys cimport se_load16_seqcst, se_load_relaxed
 from signal_core.utf8 cimport utf8_valid
 
 cdef enum:
@@ -74,9 +75,15 @@ cdef inline void inbound_room(Loop* loop, const NatsOp* op, const NatsHeaders* h
 
 cdef inline void inbound_answer(Loop* loop, uint64_t id, const NatsHeaders* h, const char* ref,
                                 uint32_t n) noexcept nogil:
-    """A receipt, or NATS's word that nobody listens: for a TO the peer's node is gone, for a PUB it means nothing."""
+    """A receipt, or NATS's word that nobody listens: for a TO the peer's node is gone, for a PUB it means nothing.
+    Anybody on NATS can send one. Where the loop's inbox has no room it is lost, and its ref hears `timeout`."""
     cdef Hub* hub = loop.hub
-    if h.receipt != NULL:
+    cdef Loop* target = loop_of(hub, id)
+    if target == NULL:
+        return
+    if target != loop and se_load_relaxed(&target.inbox.words) + loop.outbox[target.index].words >= target.inbox.limit:
+        loop.n[C_RECEIPTS_LOST] += 1
+    elif h.receipt != NULL:
         tell_peer(loop, id, code_parse(h.receipt, h.receipt_len), ref, n)
     elif h.status == 503 and not (h.subject_len > hub.prefix_len + 6
                                   and memcmp(h.subject + hub.prefix_len, b".room.", 6) == 0):

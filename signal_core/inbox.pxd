@@ -24,13 +24,14 @@ cdef struct Inbox:
     uint64_t limit_bytes  # 8  their bytes at most
     int wake              # 4  the consumer's eventfd
     int spare             # 4
-    uint64_t line         # 8  to the end of the cache line
+    uint64_t words        # 8  other messages posted and not yet handled
 
 cdef struct Chain:        # what a producer gathers for one inbox during an iteration
     Msg* head             # 8
     Msg* tail             # 8
     uint64_t count        # 8  payload messages in it
     uint64_t bytes        # 8  their bytes
+    uint64_t words        # 8  other messages in it
 
 
 cdef inline void chain_add(Chain* chain, Msg* msg, bint payload) noexcept nogil:
@@ -43,6 +44,8 @@ cdef inline void chain_add(Chain* chain, Msg* msg, bint payload) noexcept nogil:
     if payload:
         chain.count += 1
         chain.bytes += msg.size
+    else:
+        chain.words += 1
 
 
 cdef inline bint inbox_has_room(Inbox* inbox, const Chain* held, size_t bytes) noexcept nogil:
@@ -65,9 +68,11 @@ cdef inline void inbox_push(Inbox* inbox, Chain* chain) noexcept nogil:
         return
     se_add_relaxed(&inbox.waiting, chain.count)
     se_add_relaxed(&inbox.bytes, chain.bytes)
+    if chain.words:
+        se_add_relaxed(&inbox.words, chain.words)
     head.self.msg = chain.tail
     chain.head = chain.tail = NULL
-    chain.count = chain.bytes = 0
+    chain.count = chain.bytes = chain.words = 0
     before = se_pointer_acquire(&inbox.newest)
     while True:
         head.self.next = <Out*>before
@@ -104,6 +109,11 @@ cdef inline void inbox_taken(Inbox* inbox, const Msg* msg) noexcept nogil:
     """The consumer is done with a payload message: there is room for another."""
     se_sub_relaxed(&inbox.waiting, 1)
     se_sub_relaxed(&inbox.bytes, msg.size)
+
+
+cdef inline void inbox_words_taken(Inbox* inbox, uint64_t count) noexcept nogil:
+    """The consumer is done with so many other messages."""
+    se_sub_relaxed(&inbox.words, count)
 
 
 cdef inline void inbox_sleep(Inbox* inbox) noexcept nogil:

@@ -11,7 +11,7 @@ from signal_core.answers cimport put
 from signal_core.conn cimport conn_close
 from signal_core.counters cimport C_INQUIRIES, C_KICKED
 from signal_core.limits cimport CONTROL_LOOP, INQUIRY_CLOSES, INQUIRY_ROOMS, INQUIRY_TEXT
-from signal_core.memory cimport KIND_EVENT, Msg, msg_new_heap
+from signal_core.memory cimport KIND_EVENT, Msg, msg_new_heap, msg_shrunk
 from signal_core.news cimport WHO_MAX, line_size, put_who
 from signal_core.post cimport post
 from signal_core.rooms cimport NO_ROOM, Member, members_of, rooms_find
@@ -143,4 +143,4 @@ cdef inline void loop_inquiry(Loop* loop, const Msg* asked) noexcept nogil:
     loop.n[C_INQUIRIES] += 1
     told.code = EVENT_LISTED
     told.target = asked.target
-    post(loop, CONTROL_LOOP, told)
+    post(loop, CONTROL_LOOP, msg_shrunk(told))

@@ -42,11 +42,18 @@ cdef enum:
     TIMERS_PER_MS = 16             # ... or, where those of the last tick are done, that many and a share of all a ms,
     TIMERS_WITHIN = 64             # ... so that a tick's are done within that many where all are pinged evenly
     LEAVES_PER_TURN = 2048         # memberships of the dead ended an iteration; a connection's end counts as one, too
-    RECLAIMS_PER_TURN = 4096       # pieces of the room table freed an iteration
+    RECLAIMS_PER_TURN = 4096       # pieces of the room table freed an iteration,
+    RECLAIMS_SHARE = 32            # ... and this part of those that wait for it
     NATS_OPS_PER_TURN = 4096       # operations of the NATS link an iteration
     RESUME_BYTES = 1 << 20         # queued for NATS before SUBs wait
     RESUMES_PER_TURN = 8192        # rooms looked at an iteration for a SUB to be made again
     CORK_MESSAGES = 64             # messages held for one connection before it is written to
+
+    # -- between threads (docs/threads.md) --
+    WORDS_WAITING = 4096           # in an inbox, besides payload, before what would cause more is held or refused
+    HELD_WAIT_MS = 1               # how often a loop looks whether connections that it holds may go on
+    WAITERS_MOST = 1 << 18         # SUBs that await NATS at once; more are answered `unavailable`
+    ERRORS_WAITING = 1024          # mails to the deciding thread above auth-pending, then NATS errors are only counted
 
     # -- presence --
     NEWS_TEXT = 4096               # bytes of joins and leaves of one room told in one piece
@@ -54,8 +61,7 @@ cdef enum:
     NEWS_KEEP = 64 * 1024          # bytes of a loop's text of joins and leaves that are kept between iterations
     QUESTIONS_PER_TICK = 4         # who is in one room; those who ask later in the tick share the next one
     MEMBERS_PER_TURN = 1024        # members told to who asks who is there, an iteration; a question counts as one
-    QUESTIONS_WAITING = 256        # that wait for their turn, and are looked through for one that another can share;
-    QUESTIONS_ASIDE = 8192         # ... the rest is put aside, so many before all of a loop's inbox waits
+    QUESTIONS_WAITING = 256        # that wait for their turn, and are looked through for one that another can share
     AUDIENCES_PER_TURN = 1024      # rooms with listeners looked at an iteration, when a node is lost or asked anew
     BEAT_TICKS = 20                # between two heartbeats of a node: 2 s
     LOST_TICKS = 65                # without one a node is lost: three are missed

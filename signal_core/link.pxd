@@ -25,7 +25,7 @@ from signal_core.natswire cimport (
     NATS_ERR, NATS_HMSG, NATS_INFO, NATS_MSG, NATS_PING, NATS_PONG, NatsOp, nats_need, nats_parse,
 )
 from signal_core.natsout cimport subject_denied, ttls_refresh
-from signal_core.post cimport post_event
+from signal_core.post cimport post_event, post_event_if_room
 from signal_core.presence cimport LINK_LOOK, beat_patience, is_presence, presence_message, presence_up
 from signal_core.queue cimport WROTE_ALL, WROTE_NONE, queue_expire, queue_to_heap
 from signal_core.route cimport tell_peer
@@ -187,7 +187,10 @@ cdef inline void link_error(Loop* loop, const char* text, size_t n) noexcept nog
     cdef Link* link = loop.linked
     cdef size_t size = n if n < sizeof(link.reason) - 1 else sizeof(link.reason) - 1
     loop.n[C_NATS_ERRORS] += 1
-    post_event(loop, CONTROL_LOOP, EVENT_NATS_ERROR, 0, 0, text, n)
+    if starts(text, n, b"Permissions Violation for"):  # as often as clients like
+        post_event_if_room(loop, CONTROL_LOOP, EVENT_NATS_ERROR, 0, 0, text, n)
+    else:
+        post_event(loop, CONTROL_LOOP, EVENT_NATS_ERROR, 0, 0, text, n)
     if starts(text, n, b"Permissions Violation for Publish"):
         link_denied(loop, text, n)
         return

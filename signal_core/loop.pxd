@@ -3,7 +3,8 @@
 One iteration:
  1. sleep in epoll_wait, unless there is work left over;
  2. handle events: accept (accept.pxd), read, write, the NATS link;
- 3. go on telling who is there (questions.pxd), take the inbox, then connections with input left over;
+ 3. go on telling who is there (questions.pxd), take the inbox, then connections with input left over, then those
+    that were held (pressure.pxd);
  4. fire timers (timers.pxd); at a drain or a stop, say goodbye and drain the listeners;
  5. write the queues, tell fates (which may fill queues again), write the link's;
  6. free what died, and tell who listens (news.pxd; also before 5);
@@ -18,19 +19,21 @@ from libc.string cimport memcpy, memmove
 from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again, loop_stop
 from signal_core.asking cimport asks_walk, presence_ask
 from signal_core.auth cimport auth_verdict
-from signal_core.conn cimport conn_close, conn_flush, conn_give_place, conn_kill, conn_of, loop_flush
-from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_QUESTIONS_FULL, C_WAKES
+from signal_core.conn cimport conn_close, conn_flush, conn_give_place, conn_kill, conn_of, conn_watch, loop_flush
+from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_WAKES
 from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
 from signal_core.gaps cimport gaps_tell
 from signal_core.handshake cimport over_any, over_tell
 from signal_core.hooks cimport hook_tell
 from signal_core.identity cimport conn_uncount_user
-from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken
+from signal_core.inbox cimport (
+    inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken, inbox_words_taken,
+)
 from signal_core.inquiry cimport loop_inquiry
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
-    ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, INBOX_PER_TURN, LEAVES_PER_TURN,
-    MEMBERS_PER_TURN, QUESTIONS_ASIDE, RECLAIMS_PER_TURN, SERVICE_LOOP, TICK_MS,
+    ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, HELD_WAIT_MS, INBOX_PER_TURN, LEAVES_PER_TURN,
+    MEMBERS_PER_TURN, RECLAIMS_PER_TURN, RECLAIMS_SHARE, SERVICE_LOOP, TICK_MS,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end
 from signal_core.link cimport link_flush, link_has_output, link_patience, link_read, link_tick, link_writable
@@ -45,6 +48,7 @@ from signal_core.news cimport news_flush, take_news
 from signal_core.origins cimport uncount_address
 from signal_core.post cimport is_payload, post_all
 from signal_core.presence cimport presence_tick, presence_walk, service_came
+from signal_core.pressure cimport held_drop, held_next, input_waits, joins_wait, verdict_hold, verdict_next
 from signal_core.questions cimport questions_walk, take_question
 from signal_core.queue cimport queue_clear
 from signal_core.rights cimport rights_release
@@ -52,13 +56,13 @@ from signal_core.route cimport leave, leave_all, leave_last, loop_tell_all, take
 from signal_core.roomtable cimport table_reclaim
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
-    CONN_DEAD, CONN_JOINING, FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra,
-    slab_cold, slab_conn, slab_extra, slab_find, slab_free,
+    CONN_DEAD, CONN_JOINING, FLAG_BLOCKED, FLAG_DIRTY, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn,
+    Extra, slab_cold, slab_conn, slab_extra, slab_find, slab_free,
 )
 from signal_core.state cimport CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, Hub, Loop
 from signal_core.subs cimport subs_await, subs_retry, subs_settle
 from signal_core.sys cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, SE_RARE, epoll_event, epoll_wait, se_load_seqcst, se_now_ms,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, SE_RARE, epoll_event, epoll_wait, se_load_relaxed, se_load_seqcst, se_now_ms,
     se_store_release, se_store_seqcst, se_sub_relaxed,
 )
 from signal_core.timers cimport loop_timers, timers_hurry
@@ -87,6 +91,11 @@ cdef inline void loop_kick(Loop* loop, const Msg* msg) noexcept nogil:
     se_store_release(&loop.kicked[msg.origin & 63], 2 * msg.origin + (c != NULL))
 
 
+cdef inline void loop_verdict(Loop* loop, Msg* msg) noexcept nogil:
+    auth_verdict(loop, msg)
+    msg_free(&loop.mem, msg)
+
+
 cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
     """One message of the inbox."""
     if msg.kind == KIND_TO:
@@ -103,6 +112,7 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
             inbox_taken(&loop.inbox, msg)
         link_queue(loop, msg)
         return
+    loop.words += 1
     if msg.kind == KIND_QUESTION:
         take_question(loop, msg)
         return
@@ -126,6 +136,9 @@ cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
         else:
             loop_stop(loop)
     elif msg.kind == KIND_VERDICT:
+        if SE_RARE(joins_wait(loop)):
+            verdict_hold(loop, msg)
+            return
         auth_verdict(loop, msg)
     elif msg.kind == KIND_KICK:
         loop_kick(loop, msg)
@@ -147,14 +160,14 @@ cdef inline void loop_inbox(Loop* loop) noexcept nogil:
     cdef int budget = INBOX_PER_TURN
     if loop.taken == NULL:
         loop.taken = inbox_take(&loop.inbox)
-    while (loop.taken != NULL and budget and loop.n[C_ATTEMPTED] < loop.turn_end
-            and loop.naside < QUESTIONS_ASIDE):
+    while loop.taken != NULL and budget and loop.n[C_ATTEMPTED] < loop.turn_end:
         msg = loop.taken
         loop.taken = msg.next
         loop_message(loop, msg)
         budget -= 1
-    if SE_RARE(loop.naside >= QUESTIONS_ASIDE) and loop.taken != NULL:
-        loop.n[C_QUESTIONS_FULL] += 1
+    if loop.words:
+        inbox_words_taken(&loop.inbox, loop.words)
+        loop.words = 0
 
 
 # -- the iteration --
@@ -174,6 +187,23 @@ cdef inline void loop_ready(Loop* loop) noexcept nogil:
         done += 1
     loop.ready_used -= done
     memmove(loop.ready, loop.ready + done, loop.ready_used * sizeof(uint32_t))
+
+
+cdef inline void loop_held(Loop* loop) noexcept nogil:
+    """Verdicts and connections that were held, each once at most, while what they cause has room."""
+    cdef uint32_t done = 0, n = loop.held_used
+    cdef Conn* c
+    while loop.verdicts != NULL and not joins_wait(loop):
+        loop_verdict(loop, verdict_next(loop))
+    while done < n and loop.n[C_ATTEMPTED] < loop.turn_end and not input_waits(loop):
+        c = held_next(loop, done)
+        done += 1
+        if c == NULL:
+            continue
+        session_continue(loop, c)
+        if c.state != CONN_DEAD and not c.flags & FLAG_PAUSED:
+            conn_watch(loop, c)
+    held_drop(loop, done)
 
 
 cdef inline void loop_event(Loop* loop, const epoll_event* event) noexcept nogil:
@@ -269,6 +299,8 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
             ticks = of_link
     if ticks == 0:
         return 0 if timers_hurry(loop) else 1
+    if SE_RARE(loop.held_used or loop.verdicts != NULL):
+        return HELD_WAIT_MS
     if SE_RARE(loop.paced):
         return ACCEPT_WAIT_MS
     if SE_RARE(loop.shut or loop.looks_away) and ticks > 1:
@@ -315,16 +347,18 @@ cdef inline void loop_write(Loop* loop) noexcept nogil:
 
 
 cdef inline void loop_reclaim(Loop* loop) noexcept nogil:
-    """On the link's loop, each tick and while it is overdue: frees what no thread can still be reading."""
+    """On the link's loop, each tick and while there is much: frees what no thread can still be reading, more of it
+    the more there is, so that however fast rooms come and go it does not grow for ever."""
     cdef Hub* hub = loop.hub
-    cdef uint64_t oldest = UINT64_MAX, seen
+    cdef uint64_t oldest = UINT64_MAX, seen, most
     cdef uint32_t i
     for i in range(hub.nloops):
         seen = se_load_seqcst(&hub.loops[i].seen)
         if seen < oldest:
             oldest = seen
     seen = se_load_seqcst(&hub.loops[SERVICE_LOOP].seen)
-    loop.overdue = not table_reclaim(&hub.rooms, seen if seen < oldest else oldest, RECLAIMS_PER_TURN)
+    most = RECLAIMS_PER_TURN + se_load_relaxed(&hub.rooms.waiting) // RECLAIMS_SHARE
+    loop.overdue = not table_reclaim(&hub.rooms, seen if seen < oldest else oldest, <uint32_t>most)
 
 
 cdef inline void loop_linked(Loop* loop, bint ticked) noexcept nogil:
@@ -334,7 +368,7 @@ cdef inline void loop_linked(Loop* loop, bint ticked) noexcept nogil:
         presence_tick(loop)
         subs_retry(loop)
         loop_reclaim(loop)
-    elif SE_RARE(loop.overdue):
+    elif SE_RARE(loop.overdue or se_load_relaxed(&loop.hub.rooms.waiting) > RECLAIMS_PER_TURN):
         loop_reclaim(loop)
     if SE_RARE(loop.linked.asking):
         asks_walk(loop)
@@ -359,6 +393,9 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     if loop.ready_used:
         loop_share(loop)
         loop_ready(loop)
+    if SE_RARE(loop.held_used or loop.verdicts != NULL):
+        loop_share(loop)
+        loop_held(loop)
     loop_timers(loop)
     if loop.tick != before:
         if loop.looks_away:

@@ -8,7 +8,7 @@ what goes to another thread, is shared by several receivers, or waits for a bloc
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from signal_core.limits cimport REGION_BYTES
 from signal_core.sys cimport SE_ASSERT, SE_STATIC_ASSERT
@@ -199,6 +199,16 @@ cdef inline Msg* msg_copy(Mem* mem, const Msg* msg) noexcept nogil:
     copy.hash = msg.hash
     memcpy(copy.data, msg.data, bytes)
     return copy
+
+
+cdef inline Msg* msg_shrunk(Msg* msg) noexcept nogil:
+    """The same message, of the heap and in no queue or list, without the room that it does not use."""
+    cdef Msg* smaller = <Msg*>realloc(msg, sizeof(Msg) + msg.size + msg.text_size)
+    if smaller == NULL:
+        return msg
+    smaller.self.msg = smaller
+    smaller.data = <uint8_t*>smaller + sizeof(Msg)
+    return smaller
 
 
 cdef inline void msg_set_text(Msg* msg, const char* text, size_t n) noexcept nogil:

@@ -155,13 +155,15 @@ cdef inline uint8_t nats_publish(Loop* loop, const Packet* p, const char* kind, 
 
 
 cdef inline void nats_receipt(Loop* loop, const char* subject, uint32_t n, uint8_t code) noexcept nogil:
-    """Tells a sender elsewhere; lost where NATS is, as then nobody could hear it."""
+    """Tells a sender elsewhere; lost where NATS is, as then nobody could hear it, or takes no more."""
     cdef const char* text = code_text(code)
     cdef uint32_t text_n = <uint32_t>strlen(text)
     cdef Msg* msg
     if se_load_relaxed(&loop.hub.link) != CLUSTER_UP:
         return
-    msg = msg_new_heap(&loop.mem, n + text_n + 96, KIND_NATS)
+    msg = NULL
+    if post_has_room(loop, loop.hub.loops[0], n + text_n):
+        msg = msg_new_heap(&loop.mem, n + text_n + 96, KIND_NATS)
     if msg == NULL:
         loop.n[C_RECEIPTS_LOST] += 1
         return

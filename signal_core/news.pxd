@@ -91,7 +91,12 @@ cdef inline Msg* publish_new(Loop* loop, const char* what, const char* tail, siz
 
 cdef inline void presence_publish(Loop* loop, const char* what, const char* tail, size_t tail_n, const char* first,
                                   size_t first_n, const char* rest, size_t rest_n) noexcept nogil:
-    cdef Msg* msg = publish_new(loop, what, tail, tail_n, first, first_n, rest, rest_n)
+    """On its way to the link; where its loop's inbox has no room, other nodes are made to ask anew."""
+    cdef Msg* msg
+    if not post_has_room(loop, loop.hub.loops[0], first_n + rest_n):
+        news_lost(loop)
+        return
+    msg = publish_new(loop, what, tail, tail_n, first, first_n, rest, rest_n)
     if msg != NULL:
         post(loop, 0, msg)
 

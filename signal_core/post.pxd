@@ -68,13 +68,8 @@ cdef inline void post_sync(Loop* loop, void* entry, Msg* msg) noexcept nogil:
 
 cdef inline void post_event(Loop* loop, uint32_t index, uint8_t code, uint64_t id, uint64_t value,
                             const char* text, size_t n) noexcept nogil:
-    """A word to Python: to CONTROL_LOOP always, to SERVICE_LOOP (hooks) while there is room."""
-    cdef Loop* target = loop.hub.loops[index]
-    cdef Msg* msg
-    if index == SERVICE_LOOP and not post_has_room(loop, target, 0):
-        loop.n[C_EVENTS_LOST] += 1
-        return
-    msg = msg_new_heap(&loop.mem, n, KIND_EVENT)
+    """A word to Python that comes once, or answers one of Python's."""
+    cdef Msg* msg = msg_new_heap(&loop.mem, n, KIND_EVENT)
     if msg == NULL:
         return
     msg.code = code
@@ -84,3 +79,12 @@ cdef inline void post_event(Loop* loop, uint32_t index, uint8_t code, uint64_t i
     if n:
         memcpy(msg.data, text, n)
     post(loop, index, msg)
+
+
+cdef inline void post_event_if_room(Loop* loop, uint32_t index, uint8_t code, uint64_t id, uint64_t value,
+                                    const char* text, size_t n) noexcept nogil:
+    """A word to Python that clients, or NATS, can cause as often as they like."""
+    if post_has_room(loop, loop.hub.loops[index], n):
+        post_event(loop, index, code, id, value, text, n)
+    else:
+        loop.n[C_EVENTS_LOST] += 1

@@ -17,11 +17,12 @@ from signal_core.memory cimport Msg
 from signal_core.natsout cimport link_queue
 from signal_core.natswire cimport NatsOp, nats_put_sub
 from signal_core.news cimport (
-    change_verb, changes_tell, line_size, members_tell, news_add, presence_publish, publish_new, put_subject,
+    change_verb, changes_tell, line_size, members_tell, news_add, news_lost, presence_publish, publish_new, put_subject,
     put_who, who_node, is_heard_abroad,
 )
 from signal_core.dial cimport link_write
-from signal_core.questions cimport room_question
+from signal_core.post cimport post
+from signal_core.questions cimport questions_fit, room_question
 from signal_core.rooms cimport MARK_LISTENS
 from signal_core.roomtable cimport Audience, RoomEntry, audience_of, room_hash, table_find
 from signal_core.state cimport LINK_UP, Hub, Link, Loop, Node
@@ -138,8 +139,12 @@ cdef inline void on_question(Loop* loop, const char* text, size_t n) noexcept no
     place = node_find(loop.linked, text, node)
     heard_abroad(loop, place != 0 and not loop.linked.nodes[place].listens)
     entry = room_named(loop, text + room, room_n)
-    if entry != NULL:
+    if entry == NULL:
+        return
+    if questions_fit(loop, entry):
         room_question(loop, entry, <uint16_t>number, text, node)
+    else:
+        news_lost(loop)
 
 
 # -- what comes from NATS --
@@ -298,7 +303,8 @@ cdef inline void presence_walk(Loop* loop) noexcept nogil:
 
 
 cdef inline void presence_beat(Loop* loop) noexcept nogil:
-    """A heartbeat."""
+    """A heartbeat, one a tick at most: behind what is told before, and never for want of room in the inbox lost."""
+    cdef Msg* msg
     cdef Link* link = loop.linked
     cdef char text[96]
     cdef uint8_t* at = put(put(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" ", 1)
@@ -307,7 +313,9 @@ cdef inline void presence_beat(Loop* loop) noexcept nogil:
     at = put(put(at, link.instance, 16), b" ", 1)
     at += put_uint(<char*>at, link.told_epoch)
     at = put(at, b" 1" if link.audiences_used > link.audiences_nfree else b" 0", 2)
-    presence_publish(loop, b"presence-alive", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
+    msg = publish_new(loop, b"presence-alive", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
+    if msg != NULL:
+        post(loop, 0, msg)
 
 
 cdef inline void presence_tick(Loop* loop) noexcept nogil:

@@ -8,16 +8,18 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport put_uint
 from signal_core.answers cimport put
-from signal_core.counters cimport C_QUESTIONS_HELD
+from signal_core.counters cimport C_PRESENCE_LOST, C_QUESTIONS_FULL, C_QUESTIONS_HELD
 from signal_core.limits cimport MEMBERS_TEXT, QUESTIONS_WAITING
-from signal_core.memory cimport KIND_QUESTION, Msg, msg_free, msg_new_heap
+from signal_core.memory cimport KIND_ASK, KIND_QUESTION, Msg, msg_free, msg_new_heap
 from signal_core.news cimport WHO_MAX, members_tell, news_lost, presence_publish, put_who
 from signal_core.post cimport post
-from signal_core.rooms cimport NO_ROOM, Member, members_of, rooms_find_serial
-from signal_core.roomtable cimport WORD_LOOPS, WORD_SHIFT, RoomEntry, entry_loops
+from signal_core.rooms cimport MARK_LISTENS, MARK_NONE, NO_ROOM, Member, members_of, rooms_find_serial
+from signal_core.roomtable cimport Audience, WORD_LOOPS, WORD_SHIFT, RoomEntry, entry_loops
 from signal_core.slab cimport slab_conn
 from signal_core.state cimport Loop
-from signal_core.sys cimport SE_RARE, se_load16_seqcst, se_load_relaxed
+from signal_core.sys cimport (
+    SE_RARE, se_add_relaxed, se_load16_seqcst, se_load_relaxed, se_load_seqcst, se_sub_relaxed, se_swap_seqcst,
+)
 
 cdef enum:
     NOT_BEGUN = 0xffffffff    # Loop.question_left: every member
@@ -66,6 +68,12 @@ cdef inline uint32_t room_answer(Loop* loop, uint32_t room, const Msg* asked, ui
     return left
 
 
+cdef inline void question_end(Loop* loop, Msg* msg) noexcept nogil:
+    """It is answered, or another one is for it, too: there is room for the next."""
+    se_sub_relaxed(&loop.asked_of, 1)
+    msg_free(&loop.mem, msg)
+
+
 cdef inline bint question_waits(Loop* loop, Msg* msg) noexcept nogil:
     """Takes a question over among those that wait, where one of them serves it, too, or there is a place. One whose
     answer has not begun serves whatever its node asks of that room meanwhile: so there are two of a room and node at
@@ -75,7 +83,7 @@ cdef inline bint question_waits(Loop* loop, Msg* msg) noexcept nogil:
         if (end != &loop.questions and end[0].target == msg.target and end[0].size == msg.size
                 and memcmp(end[0].data, msg.data, msg.size) == 0):
             end[0].origin = marks_joined(<uint32_t>end[0].origin, <uint32_t>msg.origin)
-            msg_free(&loop.mem, msg)
+            question_end(loop, msg)
             return True
         end = &end[0].next
     if loop.nquestions >= QUESTIONS_WAITING:
@@ -96,7 +104,6 @@ cdef inline void questions_come(Loop* loop) noexcept nogil:
         loop.members_due -= 1
         question_waits(loop, msg)
         loop.aside = after
-        loop.naside -= 1
 
 
 cdef inline void questions_walk(Loop* loop) noexcept nogil:
@@ -117,7 +124,7 @@ cdef inline void questions_walk(Loop* loop) noexcept nogil:
         loop.question_left = NOT_BEGUN
         loop.questions = asked.next
         loop.nquestions -= 1
-        msg_free(&loop.mem, asked)
+        question_end(loop, asked)
         questions_come(loop)
 
 
@@ -129,8 +136,8 @@ cdef inline uint32_t marks_joined(uint32_t one, uint32_t other) noexcept nogil:
 
 
 cdef inline void take_question(Loop* loop, Msg* msg) noexcept nogil:
-    """A KIND_QUESTION, taken over. Where very many wait it is put aside, and what else is in the inbox goes on: who is
-    there is read when it is told, so a question may be late."""
+    """A KIND_QUESTION, taken over. Where many wait it is put aside, and what else is in the inbox goes on: who is there
+    is read when it is told, so a question may be late."""
     msg.origin |= msg.origin << 16
     if not question_waits(loop, msg):
         loop.n[C_QUESTIONS_HELD] += 1
@@ -140,8 +147,20 @@ cdef inline void take_question(Loop* loop, Msg* msg) noexcept nogil:
         else:
             loop.aside_last.next = msg
         loop.aside_last = msg
-        loop.naside += 1
     questions_walk(loop)
+
+
+cdef inline bint questions_fit(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Whether every loop that has members takes another question: inbox-messages of them may wait there."""
+    cdef uint32_t index
+    cdef Loop* target
+    for index in range(loop.hub.nloops):
+        target = loop.hub.loops[index]
+        if (se_load16_seqcst(&entry_loops(entry)[index >> WORD_SHIFT]) >> (index & (WORD_LOOPS - 1)) & 1
+                and se_load_relaxed(&target.asked_of) >= target.inbox.limit):
+            loop.n[C_QUESTIONS_FULL] += 1
+            return False
+    return True
 
 
 cdef inline void room_question(Loop* loop, RoomEntry* entry, uint16_t mark, const char* node,
@@ -171,4 +190,32 @@ cdef inline void room_question(Loop* loop, RoomEntry* entry, uint16_t mark, cons
         msg.origin = mark
         msg.size = <uint32_t>node_n
         memcpy(msg.data, node, node_n)
+        se_add_relaxed(&loop.hub.loops[index].asked_of, 1)
         post(loop, index, msg)
+
+
+cdef inline uint16_t ask_who(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Asks who is in a room with listeners; the mark of those who await the answer, MARK_NONE without memory.
+
+    The number of the question is read before the link takes it up (asking.pxd): all who read the same one share the
+    answer, and the first of them asks for all. Who asks is counted among the listeners before.
+    """
+    cdef Audience* audience = <Audience*>entry.audience
+    cdef uint64_t number = se_load_seqcst(&audience.generation)
+    cdef uint16_t mark = <uint16_t>(1 + number % (MARK_LISTENS - 1))
+    cdef Msg* msg
+    if se_load_seqcst(&audience.asking) == number + 1:
+        return mark
+    msg = msg_new_heap(&loop.mem, entry.size, KIND_ASK)
+    if msg == NULL:
+        loop.n[C_PRESENCE_LOST] += 1
+        return MARK_NONE
+    if se_swap_seqcst(&audience.asking, number + 1) == number + 1:
+        msg_free(&loop.mem, msg)
+        return mark
+    msg.target = number
+    msg.hash = entry.hash
+    msg.size = entry.size
+    memcpy(msg.data, entry.name, entry.size)
+    post(loop, 0, msg)
+    return mark

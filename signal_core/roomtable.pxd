@@ -11,8 +11,9 @@ from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint8_t, uint16_t, uint32_t, ui
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 from signal_core.sys cimport (
-    SE_STATIC_ASSERT, se_add_seqcst, se_and16_seqcst, se_load8_acquire, se_load16_seqcst, se_load_seqcst, se_lock,
-    se_or16_seqcst, se_pointer_acquire, se_pointer_release, se_siphash13, se_store_seqcst, se_unlock,
+    SE_STATIC_ASSERT, se_add_relaxed, se_add_seqcst, se_and16_seqcst, se_load8_acquire, se_load16_seqcst,
+    se_load_seqcst, se_lock, se_or16_seqcst, se_pointer_acquire, se_pointer_release, se_siphash13, se_store_seqcst,
+    se_sub_relaxed, se_unlock,
 )
 
 cdef enum:
@@ -36,6 +37,7 @@ cdef struct Audience:     # who hears of a room's comings and goings; made at ne
     Retired retired       # 16
     void* entry           # 8  RoomEntry
     uint64_t generation   # 8  atomic: number of the next question who is there; written by the link's loop
+    uint64_t asking       # 8  atomic: the number + 1 that a KIND_ASK under way has; 0: none is
     uint64_t listening    # 8  atomic: loops with listeners, the service among them; written under the stripe's lock
     uint32_t place        # 4  the link's: its place among those that NATS tells us of + 1; 0: none
     uint32_t asked        # 4  the link's: tick of the last question
@@ -83,12 +85,13 @@ cdef struct RoomTable:
     uint64_t lock         # 8  of the list of retired pieces
     Retired* retired      # 8  the piece retired first
     Retired* newest       # 8  and last
+    uint64_t waiting      # 8  atomic: pieces of the list
 
 
 cdef inline void table_check_layout() noexcept nogil:
     SE_STATIC_ASSERT(sizeof(RoomEntry) == ENTRY_HEAD + 7)
     SE_STATIC_ASSERT(sizeof(Retired) == 16)  # RoomEntry up to `hash`
-    SE_STATIC_ASSERT(sizeof(Audience) == 72)
+    SE_STATIC_ASSERT(sizeof(Audience) == 80)
 
 
 cdef inline void* slot_gone() noexcept nogil:
@@ -157,6 +160,7 @@ cdef inline void table_retire(RoomTable* table, Retired* piece) noexcept nogil:
     else:
         table.newest.next = piece
     table.newest = piece
+    se_add_relaxed(&table.waiting, 1)
     se_unlock(&table.lock)
 
 
@@ -167,6 +171,7 @@ cdef inline Retired* table_unretire(RoomTable* table, uint64_t oldest) noexcept 
     piece = table.retired
     if piece != NULL and piece.epoch <= oldest:
         table.retired = piece.next
+        se_sub_relaxed(&table.waiting, 1)
     else:
         piece = NULL
     se_unlock(&table.lock)

@@ -12,28 +12,28 @@ from signal_core.conn cimport (
     BLOCKED_LOOK, conn_answer, conn_deliver, conn_of, conn_queued, conn_resume, conn_silence, is_late,
 )
 from signal_core.counters cimport (
-    C_ATTEMPTED, C_DROPPED_INBOX, C_IN_FLIGHT, C_LISTENERS, C_MEMBERSHIPS, C_PRESENCE_LOST, C_ROOMS, C_ROOMS_REFUSED,
-    C_TAKEN,
+    C_ATTEMPTED, C_DROPPED_INBOX, C_IN_FLIGHT, C_LISTENERS, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED, C_TAKEN,
 )
 from signal_core.gaps cimport gap_note
 from signal_core.identity cimport conn_places
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport SERVICE_LOOP
 from signal_core.memory cimport (
-    KIND_ASK, KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, Out, msg_copy,
+    KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, Out, msg_copy,
     msg_free, msg_new_heap, msg_set_text, msg_text, place_new,
 )
 from signal_core.natsout cimport nats_publish, nats_receipt, nats_refuses
 from signal_core.news cimport news_add
 from signal_core.packet cimport Packet, packet_frame
 from signal_core.post cimport loop_of, post, post_has_room, post_receipt, post_sync, sync_new
+from signal_core.questions cimport ask_who
 from signal_core.queue cimport queue_append
 from signal_core.rooms cimport (
     MARK_LISTENS, MARK_NONE, NO_ROOM, Member, Place, members_of, places_of, room_join, room_leave, room_member,
     rooms_add, rooms_find, rooms_find_serial, rooms_remove,
 )
 from signal_core.roomtable cimport (
-    WORD_LOOPS, Audience, RoomEntry, entry_loops, room_hash, table_enter, table_exit, table_find, table_listen,
+    WORD_LOOPS, RoomEntry, entry_loops, room_hash, table_enter, table_exit, table_find, table_listen,
     table_unlisten, table_unmark,
 )
 from signal_core.slab cimport (
@@ -409,24 +409,6 @@ cdef inline uint8_t listen(Loop* loop, Conn* c, const char* name, uint32_t n, ui
     member.mark = MARK_LISTENS
     loop.n[C_LISTENERS] += 1
     return CODE_OK
-
-
-cdef inline uint16_t ask_who(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """Asks who is in a room with listeners; the mark of those who await the answer, MARK_NONE without memory.
-
-    The number of the question is read before the link takes it up (presence.pxd): all who read the same one share the
-    answer.
-    """
-    cdef Msg* msg = msg_new_heap(&loop.mem, entry.size, KIND_ASK)
-    if msg == NULL:
-        loop.n[C_PRESENCE_LOST] += 1
-        return MARK_NONE
-    msg.target = se_load_seqcst(&(<Audience*>entry.audience).generation)
-    msg.hash = entry.hash
-    msg.size = entry.size
-    memcpy(msg.data, entry.name, entry.size)
-    post(loop, 0, msg)
-    return <uint16_t>(1 + msg.target % (MARK_LISTENS - 1))
 
 
 cdef inline void listen_ask(Loop* loop, Conn* c, uint32_t room) noexcept nogil:

@@ -10,11 +10,7 @@ from signal_core.auth cimport auth_refuse, do_auth
 from signal_core.conn cimport (
     conn_answer, conn_bye, conn_extra, conn_fail, conn_frame, conn_id, conn_kill, conn_ready,
 )
-from signal_core.counters cimport (
-    C_ACCEPTED, C_ATTEMPTED, C_AUTH_DENIED, C_BYTES_IN, C_PROTOCOL_ERRORS, C_READS, C_REFUSED_BAD_REQUEST,
-    C_REFUSED_DENIED, C_REFUSED_NO_SUCH_PEER, C_REFUSED_RATE, C_REFUSED_SLOW_PEER, C_REFUSED_TOO_LARGE,
-    C_REFUSED_UNAVAILABLE, C_ROUTED,
-)
+from signal_core.counters cimport C_ATTEMPTED, C_AUTH_DENIED, C_BYTES_IN, C_PROTOCOL_ERRORS, C_READS
 from signal_core.frame cimport (
     CLOSE_TOO_BIG, FRAME_CONTROL, OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, Frame, close_code_of, frame_parse,
     frame_unmask,
@@ -23,10 +19,12 @@ from signal_core.handshake cimport handshake_input
 from signal_core.head cimport VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
 from signal_core.identity cimport conn_user, may_publish, may_send, may_sub
 from signal_core.intake cimport bucket_take, buffer_free, buffer_grown, input_drop
+from signal_core.ledger cimport count_message
 from signal_core.limits cimport FRAMES_PER_TURN, READ_BUFFER, TICK_MS
 from signal_core.memory cimport TELL_NOBODY, TELL_PEER, Msg
 from signal_core.opening cimport session_answer_http
 from signal_core.packet cimport Packet, expiry
+from signal_core.pressure cimport conn_hold, input_waits, joins_wait, words_full
 from signal_core.roomtable cimport RoomEntry
 from signal_core.rooms cimport rooms_find
 from signal_core.route cimport (
@@ -37,8 +35,7 @@ from signal_core.slab cimport (
     FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, Buffer, Conn, Extra, Ref, slab_whole,
 )
 from signal_core.state cimport (
-    CODE_BAD_REQUEST, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER, CODE_TOO_LARGE,
-    CODE_UNAVAILABLE, Loop,
+    CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_UNAVAILABLE, Loop,
 )
 from signal_core.sys cimport EAGAIN, EINTR, SE_RARE, errno, recv
 from signal_core.upgrade cimport Upgrade
@@ -47,25 +44,6 @@ from signal_core.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 cdef enum:
     SMALL_PENDING = 8192 + 1024   # input left over up to this is copied before the next read; more is read in place
     PEER_TEXT = 48                # bytes of the longest own address
-
-
-cdef inline int refused_counter(uint8_t code) noexcept nogil:
-    if code == CODE_BAD_REQUEST:
-        return C_REFUSED_BAD_REQUEST
-    if code == CODE_NO_SUCH_PEER:
-        return C_REFUSED_NO_SUCH_PEER
-    if code == CODE_SLOW_PEER:
-        return C_REFUSED_SLOW_PEER
-    if code == CODE_TOO_LARGE:
-        return C_REFUSED_TOO_LARGE
-    if code == CODE_DENIED:
-        return C_REFUSED_DENIED
-    return C_REFUSED_RATE if code == CODE_RATE else C_REFUSED_UNAVAILABLE
-
-
-cdef inline void count_message(Loop* loop, uint8_t code) noexcept nogil:
-    loop.n[C_ACCEPTED] += 1
-    loop.n[C_ROUTED if code == CODE_OK else refused_counter(code)] += 1
 
 
 cdef inline uint8_t not_allowed(Loop* loop) noexcept nogil:
@@ -195,6 +173,13 @@ cdef inline void session_malformed(Loop* loop, Conn* c, const uint8_t* p, size_t
     strike(loop, c)
 
 
+cdef inline bint message_waits(const Loop* loop, const Head* head) noexcept nogil:
+    """Whether it would cause a word to a loop for which many wait."""
+    if head.verb == VERB_SUB:
+        return joins_wait(loop)
+    return head.verb == VERB_TO and SE_RARE(head.ref_len) and words_full(loop, loop)
+
+
 cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n, bint binary) noexcept nogil:
     """One whole message of an open connection."""
     cdef Head head
@@ -202,6 +187,8 @@ cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n
         session_malformed(loop, c, p, n, &head)
     elif SE_RARE(head.payload_len > loop.hub.set.max_message):
         session_fail(loop, c, CLOSE_TOO_BIG)
+    elif SE_RARE(message_waits(loop, &head)):
+        loop.holds = True
     elif not bucket_take(loop, c):
         session_rate(loop, c, &head)
     elif head.verb == VERB_TO and head.node_len:
@@ -301,6 +288,9 @@ cdef inline void session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p) 
         if (f.opcode == OP_CONT) != (c.flags & FLAG_PARTS != 0):
             session_fail(loop, c, 1002)
             return
+        if f.fin and input_waits(loop):
+            loop.holds = True
+            return
         message = session_fragment(loop, c, f, p)
         if message == NULL:
             return
@@ -349,6 +339,10 @@ cdef inline size_t session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint6
         done += head
         frame_unmask(p + done, <size_t>f.length, f.key)
         session_frame(loop, c, &f, p + done)
+        if SE_RARE(loop.holds):
+            frame_unmask(p + done, <size_t>f.length, f.key)  # as it came
+            conn_hold(loop, c)
+            return done - head
         done += <size_t>f.length
         budget -= 1
     return done
@@ -405,7 +399,7 @@ cdef inline void session_continue(Loop* loop, Conn* c) noexcept nogil:
     c.flags &= <uint16_t>~FLAG_READY
     if c.state == CONN_DEAD or c.flags & FLAG_PAUSED or c.pending == NULL:
         return
-    session_input(loop, c, c.pending.data, c.pending.used, c.pending.used)
+    session_input(loop, c, c.pending.data, c.pending.used, 0 if c.state == CONN_HANDSHAKE else c.pending.used)
 
 
 cdef inline ssize_t session_recv(Loop* loop, Conn* c, void* p, size_t n) noexcept nogil:

@@ -306,14 +306,20 @@ cdef struct Loop:
     uint32_t* ready               # slots with input left over
     uint32_t ready_used
     uint32_t ready_size
+    uint64_t* held                # connections that go on when fewer words wait: slot << 32 | tag, longest first
+    uint32_t held_used
+    uint32_t held_size
+    bint holds                    # the message at hand is left with its connection, which is to be held
+    Msg* verdicts                 # KIND_VERDICTs that wait for the same, oldest first,
+    Msg* verdicts_last            # ... undefined without any
+    uint32_t words                # of the inbox, handled in this iteration
     uint32_t dead                 # slots to free at the end of the iteration, linked by Cold.next
     Msg* told_head                # whose fate somebody waits to be told
     Msg* told_tail
     Msg* taken                    # from the inbox, not yet handled
     Msg* questions                # KIND_QUESTIONs, the first being answered
     uint32_t nquestions
-    uint32_t naside               # questions put aside,
-    Msg* aside                    # ... oldest first,
+    Msg* aside                    # questions put aside, oldest first,
     Msg* aside_last               # ... undefined without any
     uint32_t question_left        # of the first: so many of the room's first members are still to be told
     uint32_t members_due          # members that may still be told in this iteration
@@ -333,8 +339,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[86]                # counters; C_COUNT
-    uint64_t copy[86]             # as of the last KIND_SNAPSHOT
+    uint64_t n[88]                # counters; C_COUNT
+    uint64_t copy[88]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread
@@ -343,7 +349,8 @@ cdef struct Loop:
     uint64_t line0[8]
     uint64_t seen                 # atomic: epoch of the room table it last began to read in
     uint64_t done                 # atomic: 1 starting, 2 running, 3 ended
-    uint64_t line1[6]
+    uint64_t asked_of             # atomic: KIND_QUESTIONs posted to it and not answered yet
+    uint64_t line1[5]
     Inbox inbox
     Missed missed
 

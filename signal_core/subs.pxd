@@ -4,8 +4,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove
 from signal_core.audience cimport audience_end, audience_settle
-from signal_core.counters cimport C_NATS_SUBS
-from signal_core.limits cimport RESUME_BYTES, RESUMES_PER_TURN
+from signal_core.counters cimport C_AWAITS_REFUSED, C_NATS_SUBS
+from signal_core.limits cimport RESUME_BYTES, RESUMES_PER_TURN, WAITERS_MOST
 from signal_core.memory cimport KIND_NATS, KIND_RECEIPT, Msg, msg_free, msg_new_heap, msg_set_text, msg_text
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
 from signal_core.post cimport loop_of, post
@@ -130,11 +130,16 @@ cdef inline void subs_settle(Loop* loop, Msg* msg) noexcept nogil:
         entry_retire(&loop.hub.rooms, entry)
 
 
-cdef inline bint waiter_add(Link* link, const Waiter* waiter) noexcept nogil:
+cdef inline bint waiter_add(Loop* loop, const Waiter* waiter) noexcept nogil:
+    """False without memory, or where WAITERS_MOST wait."""
+    cdef Link* link = loop.linked
     cdef Waiter* grown
     cdef uint32_t size
     if link.waiters_head and link.waiters_head == link.waiters_used:
         link.waiters_head = link.waiters_used = 0
+    if link.waiters_used - link.waiters_head >= WAITERS_MOST:
+        loop.n[C_AWAITS_REFUSED] += 1
+        return False
     if link.waiters_used == link.waiters_size:
         if link.waiters_head > link.waiters_size // 2:
             link.waiters_used -= link.waiters_head
@@ -169,7 +174,7 @@ cdef inline void subs_await(Loop* loop, Msg* msg) noexcept nogil:
             waiter.place = entry.sub - 1
             waiter.size = <uint8_t>msg.text_size
             memcpy(waiter.ref, msg_text(msg), msg.text_size)
-            if entry.sub and waiter_add(link, &waiter):
+            if entry.sub and waiter_add(loop, &waiter):
                 return
             code = CODE_UNAVAILABLE
         else:

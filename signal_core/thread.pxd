@@ -138,7 +138,7 @@ cdef inline void loop_close(Loop* loop) noexcept nogil:
     """Closes every socket and frees what hung on them; the loop's memory stays until the engine's end."""
     cdef Conn* c
     cdef uint32_t i
-    loop.ready_used = 0
+    loop.ready_used = loop.held_used = 0
     for i in range(loop.slab.used):
         c = slab_conn(&loop.slab, i)
         c.flags &= <unsigned short>~(FLAG_DIRTY | FLAG_READY)
@@ -202,6 +202,7 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
     free_all(loop, loop.taken)
     free_all(loop, loop.questions)
     free_all(loop, loop.aside)
+    free_all(loop, loop.verdicts)
     free_all(loop, inbox_take(&loop.inbox))
     if loop.linked != NULL:
         free_all(loop, loop.linked.unsettled)
@@ -220,6 +221,7 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
     slab_end(&loop.slab)
     memory_end(&loop.mem)
     free(loop.ready)
+    free(loop.held)
     free(loop.input)
     free(loop.events)
     free(loop.iov)

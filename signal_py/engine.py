@@ -317,6 +317,7 @@ class Engine:
         """
         core = self._core_here()
         assert self._service is not None
+        await self._service.turn_to_join(self._config.ttl)
         ref = self._service.new_ref()
         code = _asked(core.join_room, room, ref, presence)
         if code is None:

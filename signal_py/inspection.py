@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from signal_core.engine import Core
 
 PATIENCE = 2.0  # seconds for a loop's answer
+AT_ONCE = 64  # questions to loops, whoever asks; more wait for their turn
 ROOMS, COUNTS, MEMBERS, CLOSE = 1, 2, 3, 4  # signal_core/inquiry.pxd
 ALL = (1 << 64) - 1  # to begin with the last member
 TEXT = 32 * 1024  # bytes that a loop may answer with
@@ -58,6 +59,7 @@ class Inspection:
         self._waiting: dict[int, asyncio.Future[tuple[int, str]]] = {}
         self._open = True
         self._number = 0
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     def listed(self, number: int, next_: int, text: str) -> None:
         """A loop has answered."""
@@ -71,11 +73,15 @@ class Inspection:
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(EngineError(ENDED))
-        while self._waiting:
+        while self._waiting or self._turns.locked():
             await asyncio.sleep(0)
 
     async def _ask(self, loop: int, what: int, cursor: int, value: int, name: str = "") -> tuple[int, list[str]]:
         """Where to go on, and the lines that a loop tells. Raises EngineError."""
+        async with self._turns:
+            return await self._answer(loop, what, cursor, value, name)
+
+    async def _answer(self, loop: int, what: int, cursor: int, value: int, name: str) -> tuple[int, list[str]]:
         from signal_core.engine import CoreError
 
         if not self._open:

@@ -18,6 +18,7 @@ from signal_py.grants import Rights, rights_of
 if TYPE_CHECKING:
     from signal_core.engine import Core
 
+JOIN_PAUSE = 0.001  # seconds between looks whether a join may go on
 BATCH = 1024  # events taken from the core before other callbacks of the loop have their turn
 REF_PREFIX = "s"  # of refs made here; those that the program chooses may be any
 
@@ -174,6 +175,12 @@ class Service:
     def is_outstanding(self, ref: str) -> bool:
         """Whether a receipt for it is waited for."""
         return ref in self._receipts
+
+    async def turn_to_join(self, timeout: float) -> None:
+        """Returns when the core has room for what a join causes; after so many seconds it may have none."""
+        end = self._loop.time() + timeout
+        while self._core.joins_wait and self._loop.time() < end:
+            await asyncio.sleep(JOIN_PAUSE)
 
     async def receipt(self, ref: str, timeout: float) -> str:
         """The code that answers `ref`, which is not outstanding: "" for OK, `timeout` after so many seconds.
