@@ -37,6 +37,7 @@ from signal_py.credentials import Credentials
 from signal_py.errors import ConfigError, EngineError
 from signal_py.natsclient import NatsError, close, connect
 from signal_py.natspool import Server, parse_url
+from signal_py.place import Place
 from signal_py.settings import CONTROL_SETTINGS, SETTINGS, Config
 from signal_py.tls import Tls
 
@@ -200,7 +201,8 @@ class Control:
 
     Its keywords are the settings of the same names (`nats_user`, `prefix`, …); `timeout` is how many seconds a question
     waits for the nodes' answers. Methods with `node` ask that one, without it all. Those raise ControlError where NATS
-    ends the connection or does not allow what they need, ValueError for a name that can't be one.
+    ends the connection or does not allow what they need, ValueError for a name that can't be one, and EngineError on
+    another asyncio loop or in another thread or process than those that connected it.
     """
 
     def __init__(
@@ -211,11 +213,9 @@ class Control:
             raise ConfigError("Control's config is given together with settings: give one or the other.")
         self._config = config or _config(settings)
         if set(self._config.nats) & set(WORDS):
-            raise ConfigError(
-                f"{self._config.named('nats')} names no NATS server: give the URL of one that the nodes use, "
-                "such as nats://HOST:PORT."
-            )
+            raise ConfigError(f"{self._config.named('nats')} names no NATS server: give the URL of one, nats://HOST:PORT.")
         self._timeout = timeout
+        self._place = Place("A Control")
         self._client: Client | None = None
         self._questions: set[_Question] = set()  # that wait for answers
 
@@ -230,6 +230,7 @@ class Control:
 
     async def connect(self) -> None:
         """To the first server, in random order, that can be had; anew where it was connected. Raises ConfigError."""
+        self._place.enter()
         await self.close()
         servers = [parse_url(url) for url in self._config.nats]
         random.shuffle(servers)
@@ -244,6 +245,7 @@ class Control:
         raise ConfigError(self._unreachable(servers[-1], reason))
 
     async def close(self) -> None:
+        self._place.check()
         if self._client is not None:
             await close(self._client)
 
@@ -345,9 +347,7 @@ class Control:
 
     # -- how --
 
-    async def _ask(
-        self, command: str, node: str, read: Callable[[str, Fields], T], **fields: object
-    ) -> Gathered[T]:
+    async def _ask(self, command: str, node: str, read: Callable[[str, Fields], T], **fields: object) -> Gathered[T]:
         """Sends a command, and reads each node's answer."""
         if node and not NODE.fullmatch(node):
             raise ValueError(f"'{node}' is no name of a node: 1 to 16 of a-z and 0-9")
@@ -408,6 +408,7 @@ class Control:
                     await listening.unsubscribe()
 
     def _connected(self) -> Client:
+        self._place.check()
         if self._client is None:
             raise ControlError("Control is not connected: use it as a context, or await connect() first.")
         self._check(self._client)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+import kit
 from peers import BarePeer
 from signal_py import Engine, EngineError
+from signal_py.control import Control
 from wire import LIMIT
 
 CALLS: dict[str, Callable[[Engine], Any]] = {
@@ -92,9 +94,9 @@ def test_a_loop_after_its_own() -> None:
         return engine
 
     async def after(engine: Engine) -> None:
-        with pytest.raises(EngineError, match="closed: make a new Engine"):
+        with pytest.raises(EngineError, match="closed: make a new one"):
             await engine.send(engine.address, "x")
-        with pytest.raises(EngineError, match="closed: make a new Engine"):
+        with pytest.raises(EngineError, match="closed: make a new one"):
             await engine.drain()
         await engine.stop()
         assert engine.stats()["state"] == "stopped"
@@ -166,5 +168,33 @@ def test_one_that_was_started_is_told_in_a_child_and_unharmed_in_the_parent() ->
             assert await asyncio.to_thread(in_child, child) == 0
             for _ in range(3):
                 assert await answers(engine)
+
+    asyncio.run(main())
+
+
+def test_a_control_is_for_its_loop() -> None:
+    """And for its process, as an engine is."""
+
+    async def main() -> None:
+        with kit.nats() as server:
+            async with Control(nats=server.url, timeout=0.5) as control:
+
+                def elsewhere() -> str:
+                    with pytest.raises(EngineError) as told:
+                        asyncio.run(control.nodes())
+                    with pytest.raises(EngineError):
+                        asyncio.run(control.close())
+                    return str(told.value)
+
+                said = await asyncio.to_thread(elsewhere)
+                assert said.startswith("A Control is used on the asyncio loop") and "another thread" in said
+
+                def child() -> int:
+                    with pytest.raises(EngineError, match=r"A Control .* fork\(\)"):
+                        control.nodes().send(None)
+                    return 0
+
+                assert await asyncio.to_thread(in_child, child) == 0
+                assert await control.nodes() == []
 
     asyncio.run(main())
