@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import kit
 from flood import Flood, grown, many_rooms, texts
+from minted import SECRET, token
 from peers import BarePeer
 from wire import TEXT, frame, fresh, opened, until
 
@@ -127,5 +128,23 @@ def test_a_handshake_with_rooms_waits_its_turn() -> None:
             until(lambda: total(engine, "inputs_held"), "some are held", limit=60.0)
             for number in range(100):
                 with opened(engine.port, f"/?room=a{number}&room=b")[0] as wire:
+                    wire.send(frame(TEXT, f"PUB a{number} ref=1\nx".encode()))
+                    assert wire.read_message()[1] == b"OK 1"
+
+
+def test_verdicts_wait_for_what_they_cause() -> None:
+    """KIND_VERDICT, EVENT_ASK: tokens of clients that ask for rooms, and for other tokens again and again."""
+    with kit.engine(loops=2, auth="jwt", auth_key=SECRET) as engine:
+        path = f"/?token={token('ann')}"
+
+        def pieces(number: int, _: str) -> Iterator[bytes]:
+            again = f"AUTH {token('ann')}"
+            return many_rooms("SUB {} presence", again, "UNSUB {}", name=f"f{number}", count=512)
+
+        with Flood(engine.port, 40, pieces, path) as flood:
+            assert grown(engine.pid, flood, READ) < MOST
+            until(lambda: total(engine, "inputs_held"), "some are held", limit=60.0)
+            for number in range(50):
+                with opened(engine.port, f"{path}&room=a{number}")[0] as wire:
                     wire.send(frame(TEXT, f"PUB a{number} ref=1\nx".encode()))
                     assert wire.read_message()[1] == b"OK 1"

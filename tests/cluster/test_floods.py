@@ -1,0 +1,138 @@
+"""What NATS, and clients that wait for it, can make one thread post to another: bounded for each kind
+(docs/threads.md)."""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+import kit
+from flood import Flood, grown, many_rooms, resident
+from peers import BarePeer
+from wire import LIMIT, TEXT, frame, opened, until
+
+from .conftest import await_cluster
+from .crowd import Crowd
+from .test_presence import total
+from .test_presence_asking import apart
+
+MOST = 4096 if kit.SANITIZED else 64  # MiB
+
+
+@contextlib.contextmanager
+def publishing(server: kit.Nats, said: bytes) -> Iterator[None]:
+    """A NATS client that says this again and again, as fast as the server reads."""
+    over = threading.Event()
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b'CONNECT {"verbose":false,"headers":true}\r\nPING\r\n')
+        heard = b""
+        while b"PONG" not in heard:
+            heard += client.recv(65536)
+        client.settimeout(0.2)
+
+        def run() -> None:
+            left = memoryview(said)
+            while not over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    left = left[client.send(left) :] or memoryview(said)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def hpub(subject: str, headers: str) -> bytes:
+    """A message without a payload."""
+    block = f"NATS/1.0\r\n{headers}\r\n\r\n"
+    return f"HPUB {subject} {len(block)} {len(block)}\r\n{block}\r\n".encode()
+
+
+def pub(subject: str, payload: str) -> bytes:
+    return f"PUB {subject} {len(payload)}\r\n{payload}\r\n".encode()
+
+
+def test_receipts_from_nats_are_bounded() -> None:
+    """KIND_RECEIPT: of anybody, for refs that nobody waits for. A message behind them comes; a ref has its answer."""
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, loops=2, inbox_messages=64) as engine,
+        contextlib.ExitStack() as stack,
+    ):
+        await_cluster([engine])
+        first, (peer,) = apart(stack, engine, 1)
+        before = resident(engine.pid)
+        with publishing(server, hpub(f"signal.peer.{peer.address}.r1", "Signal-Receipt: ok") * 1000):
+            until(lambda: total(engine, "receipts_lost") > 100_000, "many are lost", limit=60.0)
+            assert (resident(engine.pid) - before) >> 20 < MOST
+        assert peer.ask(f"TO {first.address}", "x") == "ok"
+
+
+def test_questions_of_other_nodes_are_bounded() -> None:
+    """KIND_QUESTION: of very many nodes that there are not. Listeners here are told all the same."""
+    room = "room"
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, loops=2, inbox_messages=64) as engine,
+        contextlib.ExitStack() as stack,
+    ):
+        await_cluster([engine])
+        _, (member, listener) = apart(stack, engine, 2)
+        member.join(room)
+        said = b"".join(pub("signal.presence-ask", f"w{number} 1 {room}") for number in range(2000))
+        before = resident(engine.pid)
+        with publishing(server, said):
+            until(lambda: total(engine, "questions_full") > 100_000, "many are lost", limit=60.0)
+            assert (resident(engine.pid) - before) >> 20 < MOST
+        Crowd(listener, room).hears(member.address, listener.address)
+
+
+def test_presence_for_nats_is_bounded() -> None:
+    """KIND_NATS: joins and leaves that another node listens to, from a loop that the link's can't keep up with."""
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, loops=2, inbox_messages=64, nats_pending=65536) as one,
+        kit.engine(nats=server.url, loops=1) as two,
+        BarePeer(two.port) as abroad,
+    ):
+        await_cluster([one, two])
+        Crowd(abroad, "elsewhere")
+
+        def pieces(number: int, _: str) -> Iterator[bytes]:
+            return many_rooms("SUB {}", "UNSUB {}", name=f"f{number}")
+
+        with Flood(one.port, 40, pieces) as flood:
+            assert grown(one.pid, flood, 4 if kit.SANITIZED else 128) < MOST
+            until(lambda: total(one, "presence_lost"), "some is lost", limit=60.0)
+        until(lambda: total(one, "rooms") == 0, "all have left")
+
+
+def test_very_many_that_await_nats_are_refused() -> None:
+    """KIND_AWAIT: SUBs while NATS is silent. Each has its one answer."""
+    refs, most = 4096, 262_144
+    said = b"".join(frame(TEXT, f"SUB room-{number} ref=r{number}".encode()) for number in range(refs))
+    with (
+        kit.nats() as server,
+        kit.engine(nats=server.url, loops=1, max_refs=refs, max_rooms=refs, ttl=60) as engine,
+        contextlib.ExitStack() as stack,
+    ):
+        await_cluster([engine])
+        wires = [stack.enter_context(opened(engine.port)[0]) for _ in range(most // refs + 1)]
+        kit.freeze(server)
+        try:
+            for wire in wires:
+                wire.send(said)
+            until(lambda: total(engine, "awaits_refused"), "some are refused", limit=60.0)
+            told = select.select([wire.socket for wire in wires], [], [], LIMIT)[0]
+            answer = next(wire for wire in wires if wire.socket in told).read_message()[1]
+            assert answer.startswith(b"ERR unavailable ref=r"), answer
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        heard = [wires[0].read_message()[1].partition(b"\n")[0].rpartition(b"r")[2] for _ in range(refs)]
+        assert sorted(map(int, heard)) == list(range(refs))

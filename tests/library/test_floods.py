@@ -1,0 +1,120 @@
+"""What the embedding program can make one thread post to another, and what it is posted while it is slow: bounded for
+each kind (docs/threads.md)."""
+
+import asyncio
+import ctypes
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import kit
+from flood import Flood, many_rooms, resident
+from signal_core.engine import Core, CoreError
+from signal_py import Engine
+from wire import TEXT, frame, opened, until
+
+from .test_engine import aside, come, port_of
+
+COUNTS = 2  # INQUIRE_COUNTS
+WORDS_WAITING = 4096
+PUBLISHER = """authorization { users: [
+    { user: node, password: node, permissions: { publish: { deny: ["signal.room.>"] } } }
+] }"""
+
+
+def core_of(engine: Engine) -> Core:
+    assert engine._runtime.core is not None
+    return engine._runtime.core
+
+
+def total(engine: Engine, counter: str) -> int:
+    counted: Any = core_of(engine).stats()
+    return int(counted["total"][counter])
+
+
+def halt_python(seconds: float) -> None:
+    """Holds the GIL: no thread of Python's runs, loops do."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
+def test_orders_of_the_program_are_bounded() -> None:
+    """KIND_INQUIRY, KIND_KICK: where a loop handles nothing any more it is not asked more. EVENT_LISTED: one for
+    each."""
+    names = "\n".join(f"room-{number}" for number in range(2000)).encode()
+
+    async def main() -> None:
+        async with Engine(listen="127.0.0.1:0", nats="off", loops=1) as engine:
+            core, asked = core_of(engine), 0
+            with pytest.raises(CoreError, match=f"{WORDS_WAITING} words wait"):
+                while asked < 1_000_000:
+                    core.inquire(0, COUNTS, 1 << 40, 0, 0, names)
+                    asked += 1
+            assert asked >= WORDS_WAITING
+            with pytest.raises(CoreError, match="handles nothing for now"):
+                core.disconnect(engine.address.rpartition(".")[0] + ".0000000000000", 4000)
+            await come(lambda: total(engine, "inquiries") >= asked)
+            pages = await asyncio.gather(*(engine.rooms() for _ in range(500)))  # more than are asked at once
+            assert all(page.rooms == {} for page in pages)
+
+    asyncio.run(main())
+
+
+def test_joins_of_the_program_wait() -> None:
+    """KIND_SERVICE: while clients cause as many words as the link's loop takes. Each join is done all the same."""
+
+    def pieces(number: int, _: str) -> Iterator[bytes]:
+        return many_rooms("SUB {} presence", "UNSUB {}", name=f"f{number}")
+
+    async def main() -> None:
+        async with Engine(listen="127.0.0.1:0", nats="off", loops=2, on_presence=lambda told: None) as engine:
+            flood = await aside(Flood, port_of(engine), 40, pieces)
+            with flood:
+                await come(lambda: total(engine, "inputs_held"))
+                before = resident(os.getpid())
+                for number in range(300):
+                    await engine.join(f"own-{number % 16}", presence=True)
+                    await engine.leave(f"own-{number % 16}")
+                assert (resident(os.getpid()) - before) >> 20 < (4096 if kit.SANITIZED else 64)
+
+    asyncio.run(main())
+
+
+def test_errors_that_clients_cause_are_bounded() -> None:
+    """EVENT_NATS_ERROR: permission violations by messages that NATS does not allow, while Python hears nothing."""
+    said = b"".join(frame(TEXT, f"PUB room-{number}\nx".encode()) for number in range(8000))
+
+    async def main(url: str) -> None:
+        async with Engine(
+            listen="127.0.0.1:0", nats=url, nats_user="node", nats_password="node", loops=1, auth_pending=1
+        ) as engine:
+            await come(lambda: engine.stats()["link"] == "up")
+            wire, _ = await aside(opened, port_of(engine))
+            with wire:
+                end = time.monotonic() + 60
+                while not total(engine, "events_lost"):
+                    assert time.monotonic() < end, f"{total(engine, 'nats_errors')} errors, none lost"
+                    wire.send(said)
+                    halt_python(0.5)
+
+    with kit.nats(config=PUBLISHER) as server:
+        asyncio.run(main(server.url))
+
+
+def test_hooks_that_are_too_slow_lose_events() -> None:
+    """EVENT_CONNECTED and EVENT_DISCONNECTED: what the program's loop does not take is counted, and clients go on."""
+
+    async def main() -> None:
+        heard: list[object] = []
+        async with Engine(
+            listen="127.0.0.1:0", nats="off", loops=2, inbox_messages=64, on_connect=heard.append
+        ) as engine:
+            for _ in range(100):  # the program's loop takes nothing meanwhile
+                opened(port_of(engine))[0].socket.close()
+            until(lambda: total(engine, "events_lost") > 0, "some are lost")
+            await come(lambda: len(heard) >= 16)
+            assert len(heard) <= 100
+
+    asyncio.run(main())

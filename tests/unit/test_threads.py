@@ -1,0 +1,97 @@
+"""Whatever one thread may post to another has its row in docs/threads.md, and a test that floods it, or a reason."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "threads.md").read_text(encoding="utf-8")
+NAME = re.compile(r"^ {4}((?:KIND|EVENT)_\w+) = \d+", re.MULTILINE)
+FRAMED = "each is of one cause that the page names, and that waits for it: nobody can cause another meanwhile"
+
+# The test that floods it, by file and name; or why there is none.
+FLOODED = {
+    "KIND_FRAME": "never posted",
+    "KIND_TO": "tests/conformance/test_floods.py::test_receipts_are_held_to_what_their_loop_takes",
+    "KIND_ROOM": "tests/cluster/test_presence_asking.py::test_a_full_inbox_of_a_loop_is_told_to_its_listeners",
+    "KIND_NEWS": "tests/cluster/test_presence_asking.py::test_a_full_inbox_of_a_loop_is_told_to_its_listeners",
+    "KIND_NATS": "tests/cluster/test_floods.py::test_presence_for_nats_is_bounded",
+    "KIND_SYNC": "tests/conformance/test_floods.py::test_rooms_that_come_and_go_are_held_to_what_the_link_takes",
+    "KIND_ASK": "tests/conformance/test_floods.py::test_questions_of_clients_are_one_for_all",
+    "KIND_AWAIT": "tests/cluster/test_floods.py::test_very_many_that_await_nats_are_refused",
+    "KIND_SERVICE": "tests/library/test_floods.py::test_joins_of_the_program_wait",
+    "KIND_RECEIPT": "tests/cluster/test_floods.py::test_receipts_from_nats_are_bounded",
+    "KIND_QUESTION": "tests/cluster/test_floods.py::test_questions_of_other_nodes_are_bounded",
+    "KIND_VERDICT": "tests/conformance/test_floods.py::test_verdicts_wait_for_what_they_cause",
+    "KIND_KICK": "tests/library/test_floods.py::test_orders_of_the_program_are_bounded",
+    "KIND_INQUIRY": "tests/library/test_floods.py::test_orders_of_the_program_are_bounded",
+    "KIND_SNAPSHOT": FRAMED,
+    "KIND_STOP": FRAMED,
+    "KIND_DIAL": FRAMED,
+    "KIND_CONNECT": FRAMED,
+    "KIND_EVENT": "by its codes",
+    "EVENT_WANT": FRAMED,
+    "EVENT_INFO": "docs/nats.md tells of its bound",
+    "EVENT_UP": FRAMED,
+    "EVENT_DOWN": FRAMED,
+    "EVENT_TAKEN": FRAMED,
+    "EVENT_NATS_ERROR": "tests/library/test_floods.py::test_errors_that_clients_cause_are_bounded",
+    "EVENT_LOG": FRAMED,
+    "EVENT_ASK": "tests/conformance/test_floods.py::test_verdicts_wait_for_what_they_cause",
+    "EVENT_LISTED": "tests/library/test_floods.py::test_orders_of_the_program_are_bounded",
+    "EVENT_CONNECTED": "tests/library/test_floods.py::test_hooks_that_are_too_slow_lose_events",
+    "EVENT_DISCONNECTED": "tests/library/test_floods.py::test_hooks_that_are_too_slow_lose_events",
+}
+
+
+def names() -> list[str]:
+    """Of the source, in order."""
+    sources = [(ROOT / "signal_core" / name).read_text(encoding="utf-8") for name in ("memory.pxd", "state.pxd")]
+    return [name for source in sources for name in NAME.findall(source)]
+
+
+def rows() -> list[list[str]]:
+    """Cells of each kind's row, of its name first."""
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in PAGE.splitlines()
+        if re.match(r"\| `(?:KIND|EVENT)_", line)
+    ]
+
+
+def test_each_kind_has_its_row() -> None:
+    assert len(names()) > 25
+    assert sorted(row[0].strip("`") for row in rows()) == sorted(names())
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: str(row[0]))
+def test_each_row_names_a_bound(row: list[str]) -> None:
+    assert len(row) == 6 and row[3], row
+
+
+def test_counters_of_the_page_are_counted() -> None:
+    from signal_core.names import COUNTERS
+
+    counted = {name for name, _, _ in COUNTERS}
+    assert {name for row in rows() for name in re.findall(r"`(\w+)`", row[-1])} <= counted
+
+
+def test_each_kind_is_flooded() -> None:
+    assert sorted(FLOODED) == sorted(names())
+
+
+@pytest.mark.parametrize("place", sorted({place for place in FLOODED.values() if "::" in place}))
+def test_the_flood_is_there(place: str) -> None:
+    file, _, name = place.partition("::")
+    assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_limits_of_the_page_are_those_of_the_source() -> None:
+    source = (ROOT / "signal_core" / "limits.pxd").read_text(encoding="utf-8")
+    told = re.findall(r"(\d[\d,]*)[^(|.;`\d]*\(`([A-Z_]+)`\)", PAGE)
+    assert len(told) >= 3
+    for number, name in told:
+        found = re.search(rf"^ {{4}}{name} = (\d+)(?: << (\d+))?", source, re.MULTILINE)
+        if found:
+            assert int(found[1]) << int(found[2] or 0) == int(number.replace(",", "")), name
