@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from signal_py.errors import ConfigError
+from signal_py.fetching import REASONS
 from signal_py.listening import Probes, resolve
 
 REQUEST_TIMEOUT = 10.0  # seconds for a client to say what it wants
@@ -59,6 +60,7 @@ def _general(stats: Stats) -> Iterable[Metric]:
     for state in LINK_STATES:
         link.add_metric([state], int(stats.get("nats_state") == state))
     yield link
+    yield from _keys(stats)
     dropped = stats.get("service_dropped", 0)
     yield CounterMetricFamily(
         "signal_engine_service_dropped",
@@ -75,6 +77,17 @@ def _general(stats: Stats) -> Iterable[Metric]:
         "Open descriptors in all tables of the process.",
         value=stats.get("descriptors", 0),
     )
+
+
+def _keys(stats: Stats) -> Iterable[Metric]:
+    """Of tokens."""
+    text = "Keys that tokens are verified with; 0 with --auth jwt: none could be had so far."
+    yield GaugeMetricFamily("signal_engine_auth_keys", text, value=stats.get("auth_keys", 0))
+    text = "1 for the reason why keys of tokens could not be had at the last look."
+    trouble = GaugeMetricFamily("signal_engine_auth_keys_trouble", text, labels=["reason"])
+    for reason in REASONS:
+        trouble.add_metric([reason], int(stats.get("auth_keys_trouble") == reason))
+    yield trouble
 
 
 class Admin:

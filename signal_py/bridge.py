@@ -221,7 +221,10 @@ class Bridge:
         """Has the core say who we are. "", or why it can't."""
         from signal_core.engine import TlsError
 
-        tls = self._tls.handshake(server) if wants_tls(info, server) else None
+        try:
+            tls = self._tls.handshake(server) if wants_tls(info, server) else None
+        except (OSError, ValueError) as error:
+            return f"a file for TLS can't be read: {error}"
         try:
             line = connect_line(info, server, self._credentials, self._node, self._version, tls is not None)
             self._core.link_connect(line, int(info.get("max_payload", 0)), tls)

@@ -7,12 +7,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import nkeys
 
 from signal_py.errors import ConfigError
+from signal_py.files import read_text
 from signal_py.natspool import Server
 from signal_py.settings import Config
 
@@ -21,7 +21,7 @@ BLOCK = r"-----BEGIN {0}-----\s*(\S+)\s*-+END {0}-+"
 
 @dataclass(frozen=True)
 class Credentials:
-    """How this node identifies itself to NATS. Files are read each time, so that they may be replaced."""
+    """How this node identifies itself to NATS. Files are opened each time, so that they may be replaced."""
 
     token: str = ""
     user: str = ""
@@ -48,10 +48,10 @@ class Credentials:
         Raises OSError or ValueError where a file can't be used any more.
         """
         if self.creds_file:
-            text = Path(self.creds_file).read_text(encoding="utf-8")
+            text = read_text(self.creds_file)
             return {"jwt": _block(text, "NATS USER JWT"), **_sign(_block(text, "USER NKEY SEED"), nonce)}
         if self.seed_file:
-            return _sign(Path(self.seed_file).read_text(encoding="utf-8").strip(), nonce, with_key=True)
+            return _sign(read_text(self.seed_file).strip(), nonce, with_key=True)
         if self.user or self.token:
             fields = {"user": self.user, "pass": self.password, "auth_token": self.token}
         else:

@@ -97,7 +97,11 @@ class Refusal:
 
 
 class GrantError(ValueError):
-    """Claims, or a Grant, that can't be used; the text says why."""
+    """Claims, or a Grant, that can't be used; the text says why, and `claim` which."""
+
+    def __init__(self, claim: str, text: str) -> None:
+        super().__init__(text)
+        self.claim = claim
 
 
 def grant_of(claims: Mapping[str, Any]) -> Grant:
@@ -106,12 +110,17 @@ def grant_of(claims: Mapping[str, Any]) -> Grant:
     What is absent is not bounded: no `rooms`, any room; no `to`, it may send; no `max_rooms`, as the setting. In a
     `rooms` with `sub` or `pub`, the absent one allows nothing.
     """
+    for name in ("sub", "rooms", "max_rooms"):
+        if name in claims and claims[name] is None:
+            raise GrantError(name, f"{name} is null, which bounds nothing: leave it out where that is meant")
     rooms = claims.get("rooms")
     sub = pub = rooms
     if isinstance(rooms, dict):
         if unknown := set(rooms) - {"sub", "pub"}:
-            raise GrantError(f"rooms has {', '.join(sorted(map(str, unknown)))}: it may have sub and pub")
+            raise GrantError("rooms", f"rooms has {', '.join(sorted(map(str, unknown)))}: it may have sub and pub")
         sub, pub = rooms.get("sub", []), rooms.get("pub", [])
+        if sub is None or pub is None:
+            raise GrantError("rooms", "a list of rooms is null: leave it out, or list rooms")
     return Grant(
         claims.get("sub"), sub, pub, claims.get("to", True), claims.get("max_rooms"), claims.get("exp")
     )
@@ -126,7 +135,7 @@ def _user(user: object) -> bytes:
     if user is None:
         return b""
     if not isinstance(user, str) or len(user) > USER_MAX or not USER.fullmatch(user):
-        raise GrantError("the user does not fit the name of a room")
+        raise GrantError("sub", "the user does not fit the name of a room")
     return user.encode()
 
 
@@ -135,7 +144,7 @@ def _life(expires: object, now: float) -> int:
     if expires is None:
         return 0
     if isinstance(expires, bool) or not isinstance(expires, int | float) or expires != expires:
-        raise GrantError("the time at which it ends is no number")
+        raise GrantError("exp", "the time at which it ends is no number")
     left = expires - now if abs(expires) < LIFE_MAX else expires  # which may be more than a float holds
     if left <= 0:
         return 1
@@ -148,16 +157,16 @@ def _rights(grant: Grant) -> bytes:
     if grant.sub is None and grant.pub is None and grant.to is True and bound is None:
         return b""
     if not isinstance(grant.to, bool):
-        raise GrantError("to is neither true nor false")
+        raise GrantError("to", "to is neither true nor false")
     if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound < 0):
-        raise GrantError("max_rooms is no number of rooms")
+        raise GrantError("max_rooms", "max_rooms is no number of rooms")
     sub, pub = _patterns(grant.sub), _patterns(grant.pub)
     flags = RIGHT_TO * grant.to | RIGHT_SUB_ALL * (grant.sub is None) | RIGHT_PUB_ALL * (grant.pub is None)
     most = NO_BOUND if bound is None else min(bound, COUNT_MAX)
     head = bytes([flags]) + most.to_bytes(4, "big") + len(sub).to_bytes(2, "big") + len(pub).to_bytes(2, "big")
     text = b"".join([head, *sub, *pub])
     if len(text) > RIGHTS_MAX:
-        raise GrantError(f"the patterns of rooms take more than {RIGHTS_MAX} bytes")
+        raise GrantError("rooms", f"the patterns of rooms take more than {RIGHTS_MAX} bytes")
     return text
 
 
@@ -184,10 +193,10 @@ def _patterns(given: object) -> list[bytes]:
     if given is None:
         return []
     if not isinstance(given, list | tuple):
-        raise GrantError("the rooms are no list")
+        raise GrantError("rooms", "the rooms are no list")
     for pattern in given:
         if not isinstance(pattern, str) or len(pattern) > PATTERN_MAX or not PATTERN.fullmatch(pattern):
-            raise GrantError("a pattern of rooms is malformed")
+            raise GrantError("rooms", "a pattern of rooms is malformed")
     if len(given) > COUNT_MAX:
-        raise GrantError(f"there are more than {COUNT_MAX} patterns of rooms")
+        raise GrantError("rooms", f"there are more than {COUNT_MAX} patterns of rooms")
     return [bytes([len(pattern)]) + pattern.encode() for pattern in given]

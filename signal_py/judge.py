@@ -12,18 +12,20 @@ import inspect
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from signal_py.aside import aside, end, within
 from signal_py.complaints import Complaints
 from signal_py.grants import REFUSALS, Grant, GrantError, Refusal, Request, Verdict, verdict_of
 from signal_py.headers import headers_of
+from signal_py.keys import LOOK_PAUSE, RETRY_MAX, KeysMissingError, KeyUnknownError, Trouble
 from signal_py.log import event
-from signal_py.tokens import KeysMissingError, KeyUnknownError, TokenError, Verifier
+from signal_py.tokens import TokenError, Verifier, described
 
 SLICE = 128  # tokens judged before the thread looks at something else
 AT_ONCE = 256  # calls of an authorizer that run at the same time
+QUIET = 1.0  # seconds between two refusals that are told
 UNREFUSED, FAILED = 0, 503
 
 Question = tuple[int, bool, bytes]
@@ -64,12 +66,38 @@ def secrets_of(question: Question) -> list[str]:
     return [request.token, authorization, request.headers.get("cookie", ""), *request.cookies.values(), *values]
 
 
-def refused(question: Question, status: int, reason: str) -> Verdict:
-    """A refusal, noted at level debug: the log must not grow with what strangers try."""
-    if logger.isEnabledFor(logging.DEBUG):
-        remote = question[2].partition(b"\n")[0].decode("latin-1")
-        event(logger, "debug", "a connection is refused", remote=remote, status=status, reason=reason)
-    return question[0], status, b"", b"", 0
+class Refusals:
+    """Makes refusals, and tells of one a second at level info, of the others at level debug: the log must not grow with
+    what strangers try."""
+
+    def __init__(self) -> None:
+        self._last = -QUIET
+        self._untold = 0
+
+    def refuse(self, question: Question, status: int, reason: str, claim: str = "") -> Verdict:
+        now = time.monotonic()
+        due = status in REFUSALS and now - self._last >= QUIET
+        if due:
+            fields: dict[str, object] = {"untold": self._untold} if self._untold else {}
+            self._last, self._untold = now, 0
+        else:
+            fields = {}
+            self._untold += status in REFUSALS
+        if due or logger.isEnabledFor(logging.DEBUG):
+            remote, _, rest = question[2].partition(b"\n")
+            about = described(rest.rpartition(b"\n")[2]) if claim else {}
+            event(
+                logger,
+                "info" if due else "debug",
+                "a connection is refused",
+                remote=remote.decode("latin-1"),
+                status=status,
+                reason=reason,
+                **({"claim": claim} if claim else {}),
+                **about,
+                **fields,
+            )
+        return question[0], status, b"", b"", 0
 
 
 class JwtJudge:
@@ -80,12 +108,14 @@ class JwtJudge:
         self._verifier = verifier
         self._answer = answer
         self._timeout = timeout
-        self._questions: deque[Question] = deque()
-        self._waiting: list[tuple[float, Question]] = []  # for keys, since when
+        self._questions: deque[tuple[Question, bool]] = deque()  # and whether it has waited for keys
+        self._waiting: list[Question] = []  # for keys
         self._planned = False
         self._tasks: set[asyncio.Future[None]] = set()
         self._wanted = asyncio.Event()
         self._complaints = Complaints(logger)
+        self._refusals = Refusals()
+        self._told: set[str] = set()  # why keys can't be had, since they last could
 
     def start(self) -> None:
         if self._verifier.keys.changing:
@@ -93,23 +123,26 @@ class JwtJudge:
             self._tasks.add(task)
 
     def take(self, questions: Sequence[Question]) -> None:
-        self._questions.extend(questions)
-        if not self._planned:
-            self._planned = True
-            self._judge()
+        self._put((question, False) for question in questions)
 
     async def close(self) -> None:
         for task in self._tasks:
             await end(task)
 
+    def _put(self, questions: Iterable[tuple[Question, bool]]) -> None:
+        self._questions.extend(questions)
+        if not self._planned:
+            self._planned = True
+            self._judge()
+
     def _judge(self) -> None:
         """One slice; the rest after others had their turn."""
         verdicts = []
         for _ in range(min(SLICE, len(self._questions))):
-            question = self._questions.popleft()
-            verdict = self.judge(question)
+            question, last = self._questions.popleft()
+            verdict = self.judge(question, last)
             if verdict is None:
-                self._waiting.append((time.monotonic(), question))
+                self._waiting.append(question)
                 self._wanted.set()
             else:
                 verdicts.append(verdict)
@@ -121,46 +154,61 @@ class JwtJudge:
 
     def judge(self, question: Question, last: bool = False) -> Verdict | None:
         """None: the key is not known, and may become so. `last`: then it is refused instead."""
+        refuse = self._refusals.refuse
         token = question[2].rpartition(b"\n")[2]
         try:
             return verdict_of(question[0], self._verifier.grant(token), time.time())
         except KeyUnknownError as unknown:
-            return refused(question, 401, str(unknown)) if last else None
+            return refuse(question, 401, str(unknown), unknown.claim) if last else None
         except KeysMissingError as missing:
             if not last:
                 return None
             self._complaints.add("tokens can't be judged", str(missing))
-            return refused(question, FAILED, str(missing))
+            return refuse(question, FAILED, str(missing))
         except (TokenError, GrantError) as wrong:
-            return refused(question, 401, str(wrong))
+            return refuse(question, 401, str(wrong), wrong.claim)
         except Exception as error:
             self._complaints.add("tokens can't be judged", "", error, lambda: secrets_of(question))
-            return refused(question, FAILED, type(error).__name__)
+            return refuse(question, FAILED, type(error).__name__)
 
     async def _refresh(self) -> None:
-        """Fetches keys in time, and sooner where a token names one that is not known. One fetch at a time, however
-        slow the server that has the keys."""
+        """Looks for keys in time; sooner where a token names one that is not known, or the last look failed. One look
+        at a time, however slow the server that has the keys."""
         keys = self._verifier.keys
-        fetching: asyncio.Future[None] | None = None
+        looking: asyncio.Future[None] | None = None
+        retry = LOOK_PAUSE
         while True:
-            fetching = fetching or aside(keys.fetch)
-            done, _ = await asyncio.wait({fetching}, timeout=self._timeout)
-            error = fetching.exception() if done else f"no answer in {self._timeout:g} s"
-            if error:
-                event(logger, "warning", "keys for tokens can't be fetched", source=keys.source, reason=str(error))
-            fetching = None if done else fetching
+            looking = looking or aside(keys.look)
+            done, _ = await asyncio.wait({looking}, timeout=self._timeout)
+            if not done:
+                keys.trouble = Trouble("timeout", f"no answer in {self._timeout:g} s")
+            elif error := looking.exception():
+                keys.trouble = Trouble("system", str(error))
+            looking = None if done else looking
+            self._tell(keys.trouble)
             self._settle()
             self._wanted.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await within(self._wanted.wait(), keys.refresh)
+                await within(self._wanted.wait(), min(retry, keys.refresh) if keys.trouble else keys.refresh)
+            retry = min(2 * retry, RETRY_MAX) if keys.trouble else LOOK_PAUSE
             await asyncio.sleep(keys.pause())
+
+    def _tell(self, trouble: Trouble | None) -> None:
+        """Logs each kind of trouble once, and its end."""
+        keys = self._verifier.keys
+        if trouble is None:
+            if self._told:
+                event(logger, "info", "keys for tokens can be had again", source=keys.source, keys=keys.count)
+            self._told.clear()
+        elif trouble.reason not in self._told:
+            self._told.add(trouble.reason)
+            text = "keys for tokens can't be fetched"
+            event(logger, "warning", text, source=keys.source, reason=trouble.text, keys=keys.count)
 
     def _settle(self) -> None:
         """Those that waited are judged by what is known now."""
         waiting, self._waiting = self._waiting, []
-        verdicts = [self.judge(question, last=True) for _, question in waiting]
-        if verdicts:
-            self._answer([verdict for verdict in verdicts if verdict is not None])
+        self._put([(question, True) for question in waiting])
 
 
 class CallbackJudge:
@@ -177,6 +225,7 @@ class CallbackJudge:
         self._running: dict[int, asyncio.Future[Grant | Refusal]] = {}  # by connection
         self._verdicts: list[Verdict] = []
         self._complaints = Complaints(logger)
+        self._refusals = Refusals()
 
     def start(self) -> None:
         """It has no thread of its own."""
@@ -185,7 +234,7 @@ class CallbackJudge:
         try:
             self._loop.call_soon_threadsafe(self._accept, list(questions))
         except RuntimeError:  # the program's loop is closed
-            self._answer([refused(question, FAILED, "the program has ended") for question in questions])
+            self._answer([self._refusals.refuse(question, FAILED, "the program has ended") for question in questions])
 
     async def close(self) -> None:
         """What still runs ends by its own time: nobody waits for it."""
@@ -239,7 +288,7 @@ class CallbackJudge:
 
     def _decide(self, question: Question, answer: object) -> None:
         if isinstance(answer, Refusal) and answer.status in REFUSALS:
-            self._add(refused(question, answer.status, answer.reason))
+            self._add(self._refusals.refuse(question, answer.status, answer.reason))
         elif isinstance(answer, Grant):
             try:
                 self._add(verdict_of(question[0], answer, time.time()))
@@ -254,7 +303,7 @@ class CallbackJudge:
 
     def _fail(self, question: Question, reason: str, error: BaseException | None = None) -> None:
         self._complaints.add("the authorizer failed", reason, error, lambda: secrets_of(question))
-        self._add(refused(question, FAILED, reason or type(error).__name__))
+        self._add(self._refusals.refuse(question, FAILED, reason or type(error).__name__))
 
     def _add(self, verdict: Verdict) -> None:
         """Answers go in one piece, when the loop has done what it has at hand."""

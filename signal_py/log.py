@@ -81,6 +81,12 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+def clipped(text: str, most: int = 64) -> str:
+    """What a stranger chose, fit for a line: printable ASCII, the rest escaped, cut off at `most` characters."""
+    plain = text[:most].encode("unicode_escape").decode("ascii")
+    return plain if len(text) <= most and len(plain) <= most else plain[:most] + "..."
+
+
 def _plain(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from signal_py.errors import ConfigError
 from signal_py.grants import GrantError, grant_of, verdict_of
+from signal_py.keys import require_jwt
+from signal_py.pem import algorithm_of, check_secret, load_pem, read_key
 from signal_py.settings import SETTINGS
-from signal_py.tokens import algorithm_of, check_secret, hush_pyjwt, inspect, load_pem, mint, read_key, require_jwt
+from signal_py.tokens import hush_pyjwt, inspect, mint
 
 DEFAULT_TTL = 3600.0  # seconds
 LONGEST_TTL = 1e10  # three centuries

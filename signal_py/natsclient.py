@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import nats.errors
@@ -18,6 +17,7 @@ from nats.aio.client import Client
 from signal_py.aside import within
 from signal_py.credentials import Credentials
 from signal_py.errors import EngineError
+from signal_py.files import read_text
 from signal_py.natspool import Server
 from signal_py.tls import Tls, offers_tls, wants_tls
 
@@ -120,6 +120,7 @@ def reason(error: Exception) -> str:
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
+    tls.check()
     context = ssl.create_default_context(cafile=tls.ca or None)
     if tls.cert:
         context.load_cert_chain(tls.cert, tls.key, password=lambda: "")  # nobody is asked for one
@@ -135,6 +136,6 @@ def _proof(credentials: Credentials, server: Server) -> dict[str, Any]:
             "signature_cb": lambda nonce: credentials.proof(nonce, server)["sig"].encode(),
         }
     if credentials.seed_file:
-        return {"nkeys_seed_str": Path(credentials.seed_file).read_text(encoding="utf-8").strip()}
+        return {"nkeys_seed_str": read_text(credentials.seed_file).strip()}
     names = {"user": "user", "pass": "password", "auth_token": "token"}
     return {names[name]: value for name, value in now.items()}

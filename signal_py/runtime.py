@@ -24,6 +24,7 @@ from signal_py.errors import ConfigError
 from signal_py.grants import Verdict
 from signal_py.inspection import Inspection
 from signal_py.judge import Authorizer, CallbackJudge, Judge, JwtJudge
+from signal_py.keys import Keys
 from signal_py.listening import Probes, resolve
 from signal_py.log import dropped, event
 from signal_py.natspool import Server, parse_url
@@ -134,6 +135,7 @@ class Runtime:
         self._hurried = threading.Event()
         self._turning = threading.Lock()  # a drain and a stop may begin at one moment, on two threads
         self._authorize = authorize
+        self._keys: Keys | None = None  # of tokens
         self.program: asyncio.AbstractEventLoop | None = None  # set by Engine, before prepare
         self._admin: Admin | None = None
         self._probes: Probes | None = None
@@ -169,6 +171,7 @@ class Runtime:
             event(logger, "warning", text, setting=config.named("nats"))
         tls = Tls.of(config, servers)
         verifier = verifier_of(config) if config.auth == "jwt" else None
+        self._keys = verifier.keys if verifier else None
         self.core = Core(core_settings(config, self.node, bool(servers), self._hooks))
         self.bridge = Bridge(self.core, servers, credentials, tls, self.node, VERSION, self._judge(verifier))
         if servers and config.control == "on":
@@ -261,6 +264,8 @@ class Runtime:
             "nats_state": self.bridge.state if self.bridge else "off",
             "nats_server": self.bridge.where if self.bridge else "",
             "service_dropped": self.service.dropped if self.service else 0,
+            "auth_keys": self._keys.count if self._keys else 0,
+            "auth_keys_trouble": self._keys.trouble.reason if self._keys and self._keys.trouble else "",
             "log_dropped": dropped(),
         }
 
@@ -268,6 +273,9 @@ class Runtime:
         """Why clients should go elsewhere, "" where not. NATS away is no reason: local delivery works."""
         if self.state != "running":
             return self.state
+        if self._keys is not None and not self._keys.count:
+            trouble = self._keys.trouble
+            return f"no keys for tokens: {trouble.text if trouble else 'they are being fetched'}"
         return "NATS refuses this node" if self.bridge and self.bridge.state == "refused" else ""
 
     def _control(self, core: Core, inspection: Inspection, credentials: Credentials, tls: Tls) -> Controlled:

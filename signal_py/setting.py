@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from signal_py import files
 from signal_py.address import split_address
 from signal_py.errors import ConfigError
 from signal_py.natspool import check_url
@@ -53,6 +54,10 @@ class Setting:
         return self.name.replace("-", "_")
 
     @property
+    def is_file(self) -> bool:
+        return self.metavar.startswith("FILE")
+
+    @property
     def kind(self) -> type:
         return type(self.default)
 
@@ -73,9 +78,20 @@ class Setting:
             if isinstance(given, bool) and set(self.choices) == {"on", "off"}:
                 return "on" if given else "off"
             if isinstance(given, str):
-                return given
+                return self._path(given, named) if self.is_file and given else given
             raise ConfigError(f"{named} must be a text, not {_shown(given)}: put it in quotation marks.")
         return self._number(given, named)
+
+    def _path(self, given: str, named: str) -> str:
+        """Absolute: the program may change its working directory before the file is opened again."""
+        if "://" in given:
+            return given
+        try:
+            return files.from_here(given)
+        except OSError:
+            raise ConfigError(
+                f"{named} {given} is relative to the working directory, which is gone: give the whole path."
+            ) from None
 
     def _number(self, given: object, named: str) -> int | float:
         whole = self.kind is int

@@ -237,7 +237,7 @@ class Config:
     )
     auth_refresh: float = _setting(
         300.0,
-        "until the JWKS is read again; a kid that is not known has it read at once",
+        "until the JWKS or the key's file is read again; a token whose key is not known has it read at once",
         unit="seconds",
         low=1,
         high=86400,
@@ -251,7 +251,7 @@ class Config:
     auth_audience: str = _setting("", "what 'aud' of a token must name; empty: it is not looked at", metavar="NAME")
     auth_issuer: str = _setting("", "what 'iss' of a token must be; empty: it is not looked at", metavar="NAME")
     auth_leeway: float = _setting(
-        0.0, "by which clocks may differ where a token begins or ends", unit="seconds", high=3600
+        5.0, "by which clocks may differ where a token begins or ends", unit="seconds", high=3600
     )
     auth_grace: float = _setting(
         10.0, "after the end of a token until its connection is closed with 1008", unit="seconds", high=86400

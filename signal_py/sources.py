@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from signal_py.config import make_config
 from signal_py.errors import ConfigError
+from signal_py.files import read_text
 from signal_py.settings import SETTINGS, Config
 
 if sys.version_info >= (3, 11):
@@ -41,7 +41,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], path: str = ""
 def read_file(path: str, named: str) -> dict[str, object]:
     """The keys of a TOML file, all of them known. `named` is what named the file. Raises ConfigError."""
     try:
-        found: dict[str, object] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        found: dict[str, object] = tomllib.loads(read_text(path))
     except OSError as error:
         raise ConfigError(
             f"{named} {path} can't be read: {error.strerror}. Name a TOML file that can be."

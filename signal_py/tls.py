@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from signal_py.address import is_ip
 from signal_py.errors import ConfigError
+from signal_py.files import check_certificates, reason
 from signal_py.natspool import Server
 from signal_py.settings import Config
 
@@ -24,7 +24,7 @@ WANTED = {
 class Tls:
     """The files that TLS uses; "" for the system's authorities, and for no certificate of our own.
 
-    They are read at each connection, so that they may be replaced.
+    They are opened at each connection, so that they may be replaced.
     """
 
     ca: str = ""
@@ -39,6 +39,12 @@ class Tls:
         found = cls(config.nats_tls_ca, config.nats_tls_cert, config.nats_tls_key)
         if not (found.ca or found.cert or any(server.tls for server in servers)):
             return found
+        for part in PARTS:
+            if path := found.path(part):
+                try:
+                    check_certificates(path)
+                except (OSError, ValueError) as error:
+                    raise _unusable(config, part, path, reason(error)) from None
         try:
             tls_try(found.ca, found.cert, found.key)
         except TlsError as error:
@@ -46,26 +52,31 @@ class Tls:
                 raise ConfigError(
                     f"{config.named('nats')} asks for TLS, and {error}: install it (Debian: apt-get install openssl)."
                 ) from None
-            name, path = PARTS[error.part], str(getattr(found, error.part))
-            raise ConfigError(
-                f"{config.named(name)} {path} can't be used ({_unreadable(path) or error}): "
-                f"name a file with {WANTED[error.part]}."
-            ) from None
+            raise _unusable(config, error.part, found.path(error.part), str(error)) from None
         return found
 
+    def path(self, part: str) -> str:
+        """Of one of PARTS."""
+        return {"ca": self.ca, "cert": self.cert, "key": self.key}[part]
+
+    def check(self) -> None:
+        """Raises OSError or ValueError where a file can't be read, or OpenSSL would wait for it."""
+        for part in PARTS:
+            if path := self.path(part):
+                check_certificates(path)
+
     def handshake(self, server: Server) -> tuple[str, bool, str, str, str]:
-        """What the core needs: the name that the server's certificate is for, whether that is an address, files."""
+        """What the core needs: the name that the server's certificate is for, whether that is an address, files.
+
+        Raises what `check` does.
+        """
+        self.check()
         name = server.tls_name or server.host
         return name, is_ip(name), self.ca, self.cert, self.key
 
 
-def _unreadable(path: str) -> str:
-    """Why a file can't be read, "" where it can: OpenSSL does not always say."""
-    try:
-        Path(path).open("rb").close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
+def _unusable(config: Config, part: str, path: str, why: str) -> ConfigError:
+    return ConfigError(f"{config.named(PARTS[part])} {path} can't be used ({why}): name a file with {WANTED[part]}.")
 
 
 def wants_tls(info: Mapping[str, Any], server: Server) -> bool:

@@ -17,7 +17,8 @@ from wire import TEXT, Wire, frame, fresh, request, until
 @pytest.fixture(scope="module", params=[1, 3], ids=["1loop", "3loops"])
 def guarded(request: pytest.FixtureRequest) -> Iterator[kit.Engine]:
     """An engine that takes tokens with SECRET. It judges clients that leave at once, too, also on a busy machine."""
-    with kit.engine(auth="jwt", auth_key=SECRET, auth_grace=0, loops=request.param, accept_yield="off") as engine:
+    settings = {"auth_leeway": 0, "auth_grace": 0, "loops": request.param, "accept_yield": "off"}
+    with kit.engine(auth="jwt", auth_key=SECRET, **settings) as engine:
         yield engine
         ledgers_hold(engine.stats()["total"])
 
@@ -100,7 +101,9 @@ BAD = {
     "no signature": lambda: jwt.encode({"sub": "ann"}, None, algorithm="none"),
     "over": lambda: token("ann", ttl=-5),
     "not yet": lambda: token("ann", nbf=time.time() + 60),
-    "made in the future": lambda: token("ann", iat=time.time() + 60),
+    "a beginning as text": lambda: token("ann", nbf=str(time.time() - 60)),
+    "an end as text": lambda: token("ann", ttl=None, exp=str(int(time.time()) + 60)),
+    "made at a text": lambda: token("ann", iat=str(int(time.time()))),
     "another algorithm": lambda: token("ann", algorithm="HS384"),
     "a user with a space": lambda: token("a b"),
     "a user with a star": lambda: token("a.*"),
@@ -121,6 +124,19 @@ def test_bad_tokens(guarded: kit.Engine, bad: Any) -> None:
     before = total(guarded, "auth_refused")
     assert knock(guarded.port, "/", bearer(bad())).status == 401
     assert total(guarded, "auth_refused") == before + 1
+
+
+def test_clocks_may_differ_by_five_seconds() -> None:
+    """By default, and when a token was made is no reason to refuse it (RFC 7519 §4.1.6)."""
+    with kit.engine(auth="jwt", auth_key=SECRET) as engine:
+
+        def answer(**times: float) -> int:
+            given = {name: int(time.time()) + seconds for name, seconds in times.items()}
+            return knock(engine.port, "/", bearer(token("ann", ttl=None, **given))).status
+
+        assert answer(iat=3600) == 101
+        assert [answer(nbf=4), answer(nbf=60)] == [101, 401]
+        assert [answer(exp=-2), answer(exp=-60)] == [101, 401]
 
 
 def test_audience_and_issuer_and_leeway() -> None:
@@ -249,7 +265,7 @@ def test_the_same_rights_are_shared_and_freed(guarded: kit.Engine) -> None:
 
 def test_an_expired_token_closes() -> None:
     """After its end and the grace, not before."""
-    with kit.engine(auth="jwt", auth_key=SECRET, auth_grace=1.5) as engine:
+    with kit.engine(auth="jwt", auth_key=SECRET, auth_leeway=0, auth_grace=1.5) as engine:
         end = int(time.time()) + 2
         ann = Guest(engine.port, token=token("ann", ttl=None, exp=end))
         assert ann.ended() == 1008

@@ -13,7 +13,7 @@ from minted import SECRET, Guest, bearer, knock, token
 from peers import ledgers_hold
 from wire import Wire, closing, fresh, request, until
 
-AUTH = {"auth": "jwt", "auth_key": SECRET, "auth_grace": 0}
+AUTH = {"auth": "jwt", "auth_key": SECRET, "auth_leeway": 0, "auth_grace": 0}
 TRUSTED = ["127.0.0.0/8", "10.0.0.0/8", "2001:db8:ffff::/48"]
 
 

@@ -18,7 +18,7 @@ import pytest
 
 import kit
 from minted import KEYS, SECRET, bearer, knock, protocol_of, token, write_pem
-from signal_py.tokens import KEYS_TRIED
+from signal_py.jwks import KEYS_TRIED
 from wire import until
 
 HERE = ("--nats", "off", "--listen", "127.0.0.1:0")
@@ -232,7 +232,8 @@ def test_a_server_that_never_ends_its_jwks() -> None:
                 before = 0
                 for tries in range(1, 5):
                     assert knock(engine.port, "/", bearer(token("ann", kid="k"))).status == 503
-                    until(lambda tries=tries: engine.log().count(b"no answer in 0.3 s") >= tries)  # type: ignore[misc]
+                    asked = engine.log().count(b"tokens can't be judged")
+                    assert asked >= 1, tries
                     before = before or threads()  # those of the start have ended by now
                 assert threads() == before
                 begun = time.monotonic()

@@ -13,7 +13,8 @@ import pytest
 from signal_py import aside
 from signal_py.aside import THREADS, end, step, surely, within
 from signal_py.judge import JwtJudge
-from signal_py.tokens import KeySet, Verifier
+from signal_py.keys import KeySet
+from signal_py.tokens import Verifier
 from wire import LIMIT
 
 STEPS = 10  # of an asyncio loop, more than those from having keys to waiting
@@ -72,7 +73,7 @@ def test_a_judge_closes_though_a_key_is_asked_for_at_that_moment(tmp_path: Path)
         keys = KeySet(str(place), 3600.0)
         judge = JwtJudge(Verifier(keys, ("HS256",), "", "", 0.0), lambda verdicts: None, 1.0)
         judge.start()
-        while keys._keys is None:
+        while not keys.count:
             await asyncio.sleep(0.001)
         for _ in range(steps):
             await asyncio.sleep(0)
