@@ -230,12 +230,11 @@ def test_a_server_that_never_ends_its_jwks() -> None:
             url = f"http://127.0.0.1:{server.server_port}/keys"
             with kit.engine(auth="jwt", auth_jwks=url, auth_timeout=0.3, loops=1) as engine:
                 before = 0
-                for tries in range(1, 5):
+                for _ in range(4):
                     assert knock(engine.port, "/", bearer(token("ann", kid="k"))).status == 503
-                    asked = engine.log().count(b"tokens can't be judged")
-                    assert asked >= 1, tries
                     before = before or threads()  # those of the start have ended by now
-                assert threads() == before
+                until(lambda: threads() <= before, "no look leaves a thread behind")
+                assert engine.log().count(b"keys for tokens can't be fetched") == 1
                 begun = time.monotonic()
                 assert engine.end() == 0 and time.monotonic() - begun < 5
         finally:
