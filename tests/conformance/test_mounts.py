@@ -130,3 +130,11 @@ def test_a_program_that_changes_its_folder(tmp_path: Path, monkeypatch: pytest.M
             await asyncio.to_thread(until, lambda: status(new, "new") == 101, "the new key is known")
 
     asyncio.run(main())
+
+
+def test_a_secret_out_of_a_pipe() -> None:
+    """Which can be read once only, and is not looked for again."""
+    script = 'exec "$@" --auth jwt --auth-refresh 1 --auth-key-file <(printf %s "$0")'
+    with kit.engine("bash", "-c", script, SECRET) as engine:
+        assert [answer(engine, SECRET), answer(engine, OTHER), answer(engine, SECRET)] == [101, 401, 101]
+        assert events(engine, "can't be fetched") == []

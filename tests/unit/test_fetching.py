@@ -197,13 +197,19 @@ def test_what_is_no_web_server(said: bytes) -> None:
         thread.join()
 
 
-def test_nobody_there() -> None:
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         with pytest.raises(LookError, match="it can't be reached: Connection refused") as error:
             fetch(f"http://127.0.0.1:{held.getsockname()[1]}/keys?secret")
     assert error.value.reason == "connection"
-    assert reason_of("http://no-such-host.invalid/keys?secret") == "connection"
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(LookError, match="its name is not known here"):
+        fetch("http://host.example/keys?secret")
 
 
 def test_a_certificate_that_is_not_good(secure: KeyHost, monkeypatch: pytest.MonkeyPatch) -> None:
