@@ -17,6 +17,7 @@ from signal_core.roomtable cimport (
     PUT_OFF_NODES, PUT_OFF_QUESTION, PUT_OFF_SUB, Audience, RoomEntry, table_find,
 )
 from signal_core.state cimport LINK_UP, Link, Loop, Node
+from signal_core.subqueue cimport subs_queued
 from signal_core.sys cimport se_load_seqcst, se_pointer_acquire, se_store_seqcst
 
 cdef enum:
@@ -48,7 +49,7 @@ cdef inline bint nodes_reserve(Link* link) noexcept nogil:
 cdef inline bint link_is_calm(const Loop* loop) noexcept nogil:
     """Whether NATS takes what is queued, so that questions may be, whose number only rooms and nodes bound. Those of
     this iteration count, too, which are not yet with the link."""
-    cdef uint64_t waiting = loop.linked.out.bytes + loop.outbox[loop.index].bytes
+    cdef uint64_t waiting = subs_queued(loop.linked) + loop.outbox[loop.index].bytes
     return waiting < RESUME_BYTES and waiting <= loop.hub.set.nats_pending // 2
 
 

@@ -1,51 +1,99 @@
 """The rooms whose comings and goings NATS tells us of, in step with their listeners. L4. Loop 0 only."""
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from signal_core.counters cimport C_PRESENCE_LOST
-from signal_core.limits cimport RESUME_BYTES
 from signal_core.memory cimport KIND_NATS, Msg, msg_new_heap
 from signal_core.natswire cimport nats_put_sub, nats_put_unsub
 from signal_core.news cimport SUBJECT_MAX, put_subject
 from signal_core.queue cimport queue_add
 from signal_core.roomtable cimport PUT_OFF_SUB, Audience, RoomEntry, audience_of
 from signal_core.state cimport LINK_UP, Link, Loop
+from signal_core.subqueue cimport (
+    SUB_FRESH, SUB_OVER, SUB_PLAIN, sub_allowed, sub_given_up, sub_push, sub_refused, subs_have_room,
+)
 from signal_core.sys cimport se_pointer_acquire
 
 cdef enum:
     SID_AUDIENCE = 1 << 30    # and up: of rooms with listeners, by place; those of rooms (subs.pxd) are below
 
 
-cdef inline void audience_sub(Loop* loop, const Audience* audience) noexcept nogil:
-    """Queues the SUB of a room with listeners, where the link is up. Without memory nothing is heard of other nodes,
+cdef inline void audience_sub(Loop* loop, Audience* audience) noexcept nogil:
+    """Asks for the SUB of a room with listeners, once a connection. Without memory nothing is heard of other nodes,
     until one asks anew."""
+    cdef Link* link = loop.linked
+    if link.state != LINK_UP:
+        return
+    if audience.linked != link.number:
+        audience.linked = link.number
+        audience.ping = 0
+        audience.sub_state = SUB_PLAIN
+        audience.late = 0
+    if audience.ping or audience.sub_state != SUB_PLAIN:
+        return
+    if not sub_allowed(loop):
+        audience_refused(loop, audience)
+    elif sub_push(link, SID_AUDIENCE + audience.place - 1):
+        audience.sub_state = SUB_FRESH
+        audience.ping = link.pinged + 1
+    else:
+        loop.n[C_PRESENCE_LOST] += 1
+
+
+cdef inline bint audience_write(Loop* loop, const Audience* audience) noexcept nogil:
+    """Queues the SUB. False without memory."""
     cdef RoomEntry* entry = <RoomEntry*>audience.entry
     cdef char subject[208]
-    cdef size_t n
-    cdef Msg* msg
-    if loop.linked.state != LINK_UP:
-        return
-    n = put_subject(subject, loop.hub, b"presence", entry.name, entry.size)
-    msg = msg_new_heap(&loop.mem, SUBJECT_MAX + 64, KIND_NATS)
+    cdef size_t n = put_subject(subject, loop.hub, b"presence", entry.name, entry.size)
+    cdef Msg* msg = msg_new_heap(&loop.mem, SUBJECT_MAX + 64, KIND_NATS)
     if msg == NULL:
-        loop.n[C_PRESENCE_LOST] += 1
-        return
+        return False
     msg.size = <uint32_t>nats_put_sub(<char*>msg.data, subject, <uint32_t>n, b"", 0, SID_AUDIENCE + audience.place - 1)
     queue_add(loop, &loop.linked.out, msg)
     loop.linked.dirty = True
+    return True
 
 
-cdef inline void audience_unsub(Loop* loop, const Audience* audience) noexcept nogil:
+cdef inline void audience_refused(Loop* loop, Audience* audience) noexcept nogil:
+    """NATS takes no more subscriptions: it is tried again, and who listens then asks anew."""
+    audience.sub_state = SUB_OVER
+    audience.ping = 0
+    if not audience.late:
+        audience.late = 1
+        loop.linked.late += 1
+    sub_refused(loop)
+
+
+cdef inline void audience_lapse(Loop* loop, Audience* audience, bint unsure) noexcept nogil:
+    """NATS has refused its SUB, or may have (`unsure`): then it is given up."""
+    if unsure:
+        unsub_write(loop, SID_AUDIENCE + audience.place - 1)
+    audience_refused(loop, audience)
+
+
+cdef inline void unsub_write(Loop* loop, uint64_t sid) noexcept nogil:
     """Without memory what comes is ignored until the connection's end."""
-    cdef Msg* msg
-    if loop.linked.state != LINK_UP:
-        return
-    msg = msg_new_heap(&loop.mem, 64, KIND_NATS)
+    cdef Msg* msg = msg_new_heap(&loop.mem, 64, KIND_NATS)
     if msg == NULL:
         return
-    msg.size = <uint32_t>nats_put_unsub(<char*>msg.data, SID_AUDIENCE + audience.place - 1)
+    msg.size = <uint32_t>nats_put_unsub(<char*>msg.data, sid)
     queue_add(loop, &loop.linked.out, msg)
     loop.linked.dirty = True
+
+
+cdef inline void audience_unsub(Loop* loop, Audience* audience) noexcept nogil:
+    cdef Link* link = loop.linked
+    if link.state != LINK_UP or audience.linked != link.number:
+        return
+    if audience.late:
+        link.late -= 1
+    if audience.sub_state == SUB_OVER:
+        link.refused -= 1
+    elif audience.ping:
+        if audience.sub_state == SUB_PLAIN:
+            unsub_write(loop, SID_AUDIENCE + audience.place - 1)
+        sub_given_up(link)
+    audience.linked = 0
 
 
 cdef inline bint audiences_reserve(Link* link) noexcept nogil:
@@ -81,7 +129,7 @@ cdef inline void audience_add(Loop* loop, Audience* audience) noexcept nogil:
         link.audiences_used += 1
     link.audiences[place] = audience
     audience.place = place + 1
-    if link.state == LINK_UP and link.out.bytes >= RESUME_BYTES:
+    if link.state == LINK_UP and not subs_have_room(link):
         audience.put_off |= PUT_OFF_SUB
         link.again = True
         return

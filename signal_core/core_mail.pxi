@@ -57,8 +57,9 @@ cdef class Mailboxes(Peer):
             return ("listed", msg.target, msg.hash, text.decode("latin-1"))
         if msg.code == EVENT_LOG:
             return ("log", "warning", text.decode())
-        names = {EVENT_WANT: "link-want", EVENT_DOWN: "link-down", EVENT_TAKEN: "link-taken",
-                 EVENT_NATS_ERROR: "link-error"}
+        if msg.code == EVENT_NATS_ERROR:
+            return ("link-error", text.decode("utf-8", "replace"), msg.hash)
+        names = {EVENT_WANT: "link-want", EVENT_DOWN: "link-down", EVENT_TAKEN: "link-taken"}
         return (names[msg.code], text.decode("utf-8", "replace"))
 
     def inquire(self, uint32_t loop, uint64_t what, uint64_t number, uint64_t cursor, uint32_t value, bytes data):

@@ -78,7 +78,7 @@ cdef class Peer(Loops):
         service_begin(self.service)
         entry = self.enter_room(room, name) if comes else <RoomEntry*><uint64_t>self.entries[room]
         if entry != NULL:
-            waits = await_nats(self.service, self.hub.service, entry, mark, <uint32_t>len(mark))
+            waits = await_nats(self.service, self.hub.service, entry, mark, <uint32_t>len(mark), False)
         service_finish(self.service)
         if waits == AWAIT_FAILED:
             if comes:

@@ -104,4 +104,5 @@ cdef enum:
     C_HEALTH_LIMITED = 85    # clients that no tick had the time for to be asked, or answered
     C_INPUTS_HELD = 86        # times that a connection's input was left alone: WORDS_WAITING
     C_AWAITS_REFUSED = 87     # SUBs answered unavailable: WAITERS_MOST
-    C_COUNT = 88
+    C_NATS_SUBS_REFUSED = 88  # SUBs that NATS refused, or would have, since it takes no more of this node
+    C_COUNT = 89

@@ -26,6 +26,11 @@ cdef enum:
     ASKING_TICKS = 100            # with Python
 
 
+cdef inline const char* too_few_subs() noexcept nogil:
+    return (b"it allows this node fewer subscriptions than a node needs for itself, which is 6: raise "
+            b"max_subscriptions of the server, account or user")
+
+
 cdef inline size_t put_bytes(char* out, size_t at, const char* text, size_t n) noexcept nogil:
     memcpy(out + at, text, n)
     return at + n
@@ -57,7 +62,7 @@ cdef inline void link_enter(Loop* loop, uint32_t state, uint32_t patience) noexc
 cdef inline void link_end(Loop* loop, const char* reason) noexcept nogil:
     """Gives the connection up: what was not written is dropped, SUBs that waited are local now, Python is asked."""
     cdef Link* link = loop.linked
-    cdef bint was_up = link.state == LINK_UP
+    cdef bint was_up = link.announced
     if link.state == LINK_IDLE:
         return
     if link.line != NULL:
@@ -72,9 +77,14 @@ cdef inline void link_end(Loop* loop, const char* reason) noexcept nogil:
     se_store_release(&loop.hub.link, CLUSTER_AWAY)
     se_store_relaxed(&loop.hub.clogged, 0)
     queue_clear(loop, &link.out, C_DROPPED_NATS, CODE_UNAVAILABLE)
-    link.blocked = link.dirty = link.asked = link.more = False
-    link.pinged = link.ponged = 0
+    link.blocked = link.dirty = link.asked = link.more = link.announced = False
+    link.pinged = link.ponged = link.leaving = 0
     link.buffer_used = link.buffer_start = 0
+    link.skip = link.owed = 0
+    link.max_payload = 0
+    if link.info != NULL:
+        msg_free(&loop.mem, link.info)
+        link.info = NULL
     memset(link.asked_id, 0, sizeof(link.asked_id))
     subs_lost(loop)
     waiters_release(loop)
@@ -133,6 +143,18 @@ cdef inline void link_dialed(Loop* loop) noexcept nogil:
     link_watch(loop, EPOLL_CTL_MOD)
 
 
+cdef inline void link_leave(Loop* loop) noexcept nogil:
+    """The server is about to end: what is queued goes out, and is taken, before the connection is given up. Nothing is
+    published meanwhile."""
+    cdef Link* link = loop.linked
+    if link.state != LINK_UP or link.leaving:
+        return
+    se_store_release(&loop.hub.link, CLUSTER_AWAY)
+    link.leaving = link.pinged + 1
+    link.syncing = True
+    link.due = loop.tick + DIAL_TICKS
+
+
 cdef inline void link_connect(Loop* loop, Msg* msg) noexcept nogil:
     """A KIND_CONNECT, which it takes over: sends the CONNECT line that Python has made from INFO, through TLS where a
     session came with it."""
@@ -141,8 +163,9 @@ cdef inline void link_connect(Loop* loop, Msg* msg) noexcept nogil:
     if link.state != LINK_ASKING:
         connect_free(loop, msg)
         return
-    link.max_payload = msg.hash
-    se_store_relaxed(&loop.hub.max_payload, msg.hash)
+    if link.max_payload == 0:  # as INFO says it, unless that is spelt oddly
+        link.max_payload = msg.hash
+    se_store_relaxed(&loop.hub.max_payload, link.max_payload)
     link.line = msg
     if session == NULL:
         link_login(loop)

@@ -16,6 +16,7 @@ from posix.unistd cimport getpid, usleep
 from signal_core.address cimport LOCAL_TEXT, ROOM_MAX, id_make, local_parse, peer_split, ref_valid, room_valid
 from signal_core.addresses cimport Addresses, addresses_end
 from signal_core.answers cimport code_parse, code_reason, code_text, put_peer
+from signal_core.awaiting cimport AWAIT_FAILED, AWAIT_IT, await_nats
 from signal_core.counters cimport C_COUNT, C_TAKEN
 from signal_core.frame cimport close_code_is_valid, frame_check_layout
 from signal_core.head cimport HEAD_MAX, HEAD_MAX_AUTH
@@ -25,9 +26,9 @@ from signal_core.limits cimport (
     CONTROL_LOOP, ERRORS_WAITING, MAX_LOOPS, SERVICE_LOOP, TICK_MS, WORDS_WAITING, YIELD_LEAST, YIELD_MOST,
 )
 from signal_core.memory cimport (
-    KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE,
-    KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, Msg, TELL_PEER, memory_check_layout, msg_free, msg_new_heap,
-    msg_text,
+    DIAL_GIVE_UP, DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK,
+    KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, Msg,
+    TELL_PEER, memory_check_layout, msg_free, msg_new_heap, msg_text,
 )
 from signal_core.news cimport news_lost
 from signal_core.packet cimport Packet
@@ -38,9 +39,7 @@ from signal_core.response cimport response_check_layout
 from signal_core.rights cimport rights_are_whole, rights_check_layout
 from signal_core.roomtable cimport RoomEntry, room_hash, table_check_layout, table_end, table_init
 from signal_core.rooms cimport MARK_NONE
-from signal_core.route cimport (
-    AWAIT_FAILED, AWAIT_IT, await_nats, room_enter, room_exit, room_listen, room_unlisten, route_peer, route_room,
-)
+from signal_core.route cimport room_enter, room_exit, room_listen, room_unlisten, route_peer, route_room
 from signal_core.service cimport (
     Frame, frame_take_apart, service_begin, service_fate, service_finish, service_packet,
 )
@@ -77,7 +76,7 @@ class TlsError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 88)
+    SE_STATIC_ASSERT(C_COUNT == 89)
     memory_check_layout()
     table_check_layout()
     slab_check_layout()
@@ -170,7 +169,17 @@ cdef class Core(Mailboxes):
     def link_fail(self):
         """The server that greeted can't be used: the link closes the connection and asks for another address."""
         self.check()
-        self.tell_loop(0, KIND_DIAL, 0, 0, b"")
+        self.tell_loop(0, KIND_DIAL, 0, DIAL_GIVE_UP, b"")
+
+    def link_leave(self):
+        """The server is about to end: what is queued goes out, then the link asks for another address."""
+        self.check()
+        self.tell_loop(0, KIND_DIAL, 0, DIAL_LEAVE, b"")
+
+    def link_info_taken(self):
+        """A "link-info" mail was handled: the next may come."""
+        self.check()
+        self.tell_loop(0, KIND_DIAL, 0, DIAL_INFO_TAKEN, b"")
 
     def link_connect(self, bytes line, uint64_t max_payload, tls):
         """The CONNECT line, CRLF included, that answers an INFO; `tls`: (name, is_ip, ca, cert, key) to say it through

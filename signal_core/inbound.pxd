@@ -108,6 +108,11 @@ cdef inline void inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* h
             return
         if h.receipt != NULL or h.status:
             return
+        if op.payload_len > loop.hub.set.max_message:  # of which the payload may not even be here
+            count_message(loop, CODE_TOO_LARGE)
+            if op.reply_len and op.reply_len <= REPLY_MAX:
+                nats_receipt(loop, op.reply, op.reply_len, CODE_TOO_LARGE)
+            return
         inbound_packet(loop, op, h, &p)
         if ref_n:
             p.re = dot + 1
@@ -121,7 +126,7 @@ cdef inline void inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* h
             p.tell = TELL_SUBJECT
             p.tell_text = op.reply
             p.tell_len = op.reply_len
-        code = CODE_TOO_LARGE if op.payload_len > loop.hub.set.max_message else route_id(loop, id, &p)
+        code = route_id(loop, id, &p)
     count_message(loop, code)
     if code != CODE_OK and op.reply_len and op.reply_len <= REPLY_MAX:
         nats_receipt(loop, op.reply, op.reply_len, code)
@@ -131,6 +136,9 @@ cdef inline void link_message(Loop* loop, const NatsOp* op) noexcept nogil:
     """A MSG or HMSG on the peers' subscription or a room's."""
     cdef NatsHeaders h
     loop.n[C_NATS_IN] += 1
+    if op.headers_len and op.headers == NULL:  # too many bytes of them to be kept
+        loop.n[C_NATS_MALFORMED] += 1
+        return
     if nats_headers_parse(op.headers, op.headers_len, &h) < 0 and op.headers_len:
         loop.n[C_NATS_MALFORMED] += 1
     elif op.sid >= FIRST_SID:

@@ -47,6 +47,9 @@ cdef enum:
     NATS_OPS_PER_TURN = 4096       # operations of the NATS link an iteration
     RESUME_BYTES = 1 << 20         # queued for NATS before SUBs wait
     RESUMES_PER_TURN = 8192        # rooms looked at an iteration for a SUB to be made again
+    OVER_TICKS = 10                # between two tries whether NATS takes more subscriptions, once it did not: 1 s
+    OVER_TOLD_TICKS = 600          # between two lines of the log about that: a minute
+    BURST_MOST = 4096              # subscriptions tried at once, where the tries before succeeded
     CORK_MESSAGES = 64             # messages held for one connection before it is written to
 
     # -- between threads (docs/threads.md) --
@@ -75,7 +78,9 @@ cdef enum:
     READ_BUFFER = 128 * 1024       # a loop's read buffer, bytes
     REGION_BYTES = 256 * 1024      # a loop's encoding region, bytes
     IOV_MAX_SEND = 64              # parts of one gathered write
-    NATS_READ_BUFFER = 256 * 1024  # the NATS link's first read buffer, bytes
+    NATS_READ_BUFFER = 256 * 1024  # the NATS link's read buffer, bytes; larger for a second after a larger message
+    NATS_KEPT = 64 * 1024          # a message from NATS with a payload over this and over max-message is not kept
+    NATS_HEADERS_KEPT = 64 * 1024  # ... nor one with more bytes of headers, which counts as malformed
     TLS_RECORD = 16384             # plaintext of one TLS record (RFC 8446 §5.1), bytes
 
     # -- timers --
@@ -86,5 +91,7 @@ cdef enum:
     # -- behaviour --
     STRIKES = 100                  # malformed messages ...
     STRIKE_WINDOW_TICKS = 100      # ... in 10 s close a connection with 1008
+    NATS_PONGS = 16                # PINGs of NATS answered at once; more are not
+    NATS_ERRORS_TOLD = 10          # -ERRs a second that Python is told one by one; more are counted
     DENIED_SUBJECTS = 256          # subjects that NATS refused, remembered while connected
     RIGHTS_SHARED = 64             # different rights that a loop looks for one to share in

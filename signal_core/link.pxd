@@ -7,36 +7,34 @@ LINK_IDLE → DIALING → GREETING → ASKING (→ SECURING) → LOGIN → NAMIN
 EVENT_WANT.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport realloc
-from libc.string cimport memcmp, memcpy, memmove, strlen
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 from signal_core.address cimport put_uint
 from signal_core.conn cimport BLOCKED_LOOK
-from signal_core.counters cimport (
-    C_ATTEMPTED, C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS, C_NATS_ERRORS,
-)
+from signal_core.counters cimport C_ATTEMPTED, C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS
 from signal_core.dial cimport (
-    ASKING_TICKS, link_dialed, link_end, link_enter, link_ping, link_secure, link_watch, link_write, put_bytes,
-    put_text,
+    link_dialed, link_end, link_enter, link_ping, link_secure, link_watch, link_write, put_bytes, put_text,
+    too_few_subs,
 )
 from signal_core.inbound cimport link_message
-from signal_core.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_OPS_PER_TURN, NATS_READ_BUFFER
+from signal_core.limits cimport CONTROL_LOOP, NATS_OPS_PER_TURN, NATS_PONGS
+from signal_core.natsbuffer cimport buffer_oversize, buffer_room, buffer_shrink, buffer_skip
+from signal_core.natserror cimport errors_tick, link_error
 from signal_core.natswire cimport (
-    NATS_ERR, NATS_HMSG, NATS_INFO, NATS_MSG, NATS_PING, NATS_PONG, NatsOp, nats_need, nats_parse,
+    NATS_ERR, NATS_HMSG, NATS_INFO, NATS_MSG, NATS_PING, NATS_PONG, NatsOp, nats_parse,
 )
-from signal_core.natsout cimport subject_denied, ttls_refresh
-from signal_core.post cimport post_event, post_event_if_room
+from signal_core.natsout cimport ttls_refresh
+from signal_core.post cimport post_event
 from signal_core.presence cimport LINK_LOOK, beat_patience, is_presence, presence_message, presence_up
 from signal_core.queue cimport WROTE_ALL, WROTE_NONE, queue_expire, queue_to_heap
-from signal_core.route cimport tell_peer
+from signal_core.serverinfo cimport info_tick, link_info
 from signal_core.state cimport (
-    CLUSTER_UP, CODE_DENIED, EVENT_INFO, EVENT_LOG, EVENT_NATS_ERROR, EVENT_TAKEN, EVENT_UP, LINK_ASKING,
-    LINK_DIALING, LINK_GREETING, LINK_IDLE, LINK_LOGIN, LINK_NAMING, LINK_SECURING, LINK_UP, Hub, Link, Loop,
+    CLUSTER_UP, EVENT_TAKEN, EVENT_UP, LINK_ASKING, LINK_DIALING, LINK_IDLE, LINK_LOGIN, LINK_NAMING, LINK_SECURING,
+    LINK_UP, Hub, Link, Loop,
 )
-from signal_core.subs cimport SID_NAME, SID_PEER, SID_PROBE, subs_confirm, subs_denied, subs_resume
-from signal_core.sys cimport (
-    EPOLL_CTL_MOD, SE_RARE, se_load_relaxed, se_siphash13, se_store_relaxed, se_store_release,
-)
+from signal_core.sublimit cimport fresh_write, sent_note, sent_reserve, subs_again, subs_pong
+from signal_core.subs cimport SID_NAME, SID_PEER, SID_PROBE, subs_confirm, subs_resume
+from signal_core.sys cimport EPOLL_CTL_MOD, SE_RARE, se_store_relaxed, se_store_release
 from signal_core.tls cimport GOT_BLOCKED, GOT_NOTHING, link_recv, link_send_queued
 
 cdef enum:
@@ -45,6 +43,7 @@ cdef enum:
     SILENCE_TICKS = 50            # ... and then given up: 5 s
     LINK_ROUNDS = 32              # gathered writes an iteration
     NATS_READS = 4                # reads an iteration
+    NATS_MOST = 1 << 30           # bytes of a message: more than its size has digits for
 
 
 cdef inline void link_name(Loop* loop) noexcept nogil:
@@ -95,6 +94,7 @@ cdef inline void link_up(Loop* loop) noexcept nogil:
     cdef char text[128]
     cdef size_t n
     link_enter(loop, LINK_UP, 0)
+    link.number += 1
     loop.n[C_NATS_CONNECTS] += 1
     n = put_text(text, 0, b"SUB ")
     n = put_bytes(text, n, hub.prefix, hub.prefix_len)
@@ -102,9 +102,11 @@ cdef inline void link_up(Loop* loop) noexcept nogil:
     n = put_bytes(text, n, hub.node, hub.node_len)
     n = put_text(text, n, b".>")
     n = put_sid(text, n, SID_PEER)
-    if not link_write(loop, text, n):
+    if not sent_reserve(link) or not link_write(loop, text, n):
         link_end(loop, b"no memory to subscribe to what is for this node")
         return
+    sent_note(link, SID_PEER)  # which stands for those of presence, too, that follow it
+    link.syncing = True
     se_store_release(&hub.ndenied, 0)
     if not presence_up(loop):
         link_end(loop, b"no memory for presence")
@@ -112,7 +114,6 @@ cdef inline void link_up(Loop* loop) noexcept nogil:
     link.resume = 0
     subs_resume(loop)
     se_store_release(&hub.link, CLUSTER_UP)
-    post_event(loop, CONTROL_LOOP, EVENT_UP, 0, 0, NULL, 0)
 
 
 cdef inline void link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
@@ -133,6 +134,8 @@ cdef inline void link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
     if op.payload_len != 16 or op.reply_len == 0 or op.reply_len > 128:
         return
     # Of two that ask at once the one with the smaller instance stays.
+    if link.out.bytes > loop.hub.set.nats_pending:  # of a flood of questions
+        return
     if link.state == LINK_UP or memcmp(link.instance, op.payload, 16) < 0:
         n = put_text(text, 0, b"PUB ")
         n = put_bytes(text, n, op.reply, op.reply_len)
@@ -140,76 +143,24 @@ cdef inline void link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
         link_write(loop, text, n)
 
 
-cdef inline void presence_refused(Loop* loop, const char* subject, size_t n) noexcept nogil:
-    """NATS does not allow a subject: the log says once what that means where it is one of presence."""
-    cdef Hub* hub = loop.hub
-    cdef const char* text = (b"NATS does not let this node tell others who is in a room, joins and leaves: presence "
-                             b"lacks its clients on other nodes until its NATS user may publish on presence subjects")
-    cdef char prefix[80]
-    cdef size_t size = put_text(prefix, put_bytes(prefix, 0, hub.prefix, hub.prefix_len), b".presence")
-    if loop.linked.presence_denied or n < size or memcmp(subject, prefix, size) != 0:
-        return
-    loop.linked.presence_denied = True
-    post_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, strlen(text))
-
-
-cdef inline void link_denied(Loop* loop, const char* text, size_t n) noexcept nogil:
-    """`Permissions Violation for Publish to "<subject>"`: tells whoever asked, and remembers it while connected."""
-    cdef Link* link = loop.linked
-    cdef Hub* hub = loop.hub
-    cdef uint64_t hash, i, count
-    cdef size_t at = 0, end
-    while at < n and text[at] != c'"':
-        at += 1
-    end = at + 1
-    while end < n and text[end] != c'"':
-        end += 1
-    if end >= n:
-        return
-    presence_refused(loop, text + at + 1, end - at - 1)
-    hash = se_siphash13(hub.rooms.key, text + at + 1, end - at - 1)
-    count = se_load_relaxed(&hub.ndenied)
-    if count < DENIED_SUBJECTS and not subject_denied(hub, hash):  # it objects to each message
-        se_store_relaxed(&hub.denied[count], hash)
-        se_store_release(&hub.ndenied, count + 1)
-    for i in range(256):
-        if link.asked_subject[i] == hash and link.asked_id[i]:
-            tell_peer(loop, link.asked_id[i], CODE_DENIED, link.asked_ref[i], link.asked_size[i])
-            link.asked_id[i] = 0
-
-
-cdef inline bint starts(const char* text, size_t n, const char* prefix) noexcept nogil:
-    return n >= strlen(prefix) and memcmp(text, prefix, strlen(prefix)) == 0
-
-
-cdef inline void link_error(Loop* loop, const char* text, size_t n) noexcept nogil:
-    """An -ERR. Permission violations leave the connection open, the rest ends it."""
-    cdef Link* link = loop.linked
-    cdef size_t size = n if n < sizeof(link.reason) - 1 else sizeof(link.reason) - 1
-    loop.n[C_NATS_ERRORS] += 1
-    if starts(text, n, b"Permissions Violation for"):  # as often as clients like
-        post_event_if_room(loop, CONTROL_LOOP, EVENT_NATS_ERROR, 0, 0, text, n)
-    else:
-        post_event(loop, CONTROL_LOOP, EVENT_NATS_ERROR, 0, 0, text, n)
-    if starts(text, n, b"Permissions Violation for Publish"):
-        link_denied(loop, text, n)
-        return
-    if starts(text, n, b"Permissions Violation for Subscription"):
-        subs_denied(loop, text, n)
-        return
-    memcpy(link.reason, text, size)
-    link.reason[size] = 0
-    link_end(loop, link.reason)
-
-
 cdef inline void link_pong(Loop* loop) noexcept nogil:
     cdef Link* link = loop.linked
+    if link.ponged == link.pinged:
+        return  # to nothing that was asked
     link.ponged += 1
     link.asked = False
     if link.state == LINK_LOGIN:
         link_name(loop)
     elif link.state == LINK_UP:
+        if not subs_pong(loop):
+            link_end(loop, too_few_subs())
+            return
+        if SE_RARE(not link.announced):
+            link.announced = True
+            post_event(loop, CONTROL_LOOP, EVENT_UP, 0, 0, NULL, 0)
         subs_confirm(loop)
+        if SE_RARE(link.leaving and link.ponged >= link.leaving):
+            link_end(loop, b"the NATS server is about to end")
 
 
 cdef inline void link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
@@ -222,27 +173,37 @@ cdef inline void link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
         elif link.state == LINK_UP:
             link_message(loop, op)
     elif op.kind == NATS_PING:
-        link_write(loop, b"PONG\r\n", 6)
+        if link.owed < NATS_PONGS:
+            link.owed += 1
     elif op.kind == NATS_PONG:
         link_pong(loop)
     elif op.kind == NATS_INFO:
-        post_event(loop, CONTROL_LOOP, EVENT_INFO, 0, 0, op.text, op.text_len)
-        if link.state == LINK_GREETING:
-            link_enter(loop, LINK_ASKING, ASKING_TICKS)
+        link_info(loop, op)
     elif op.kind == NATS_ERR:
         link_error(loop, op.text, op.text_len)
 
 
 cdef inline bint link_parse(Loop* loop, uint32_t* budget) noexcept nogil:
-    """Handles whole operations. False where some are left that the budget does not cover."""
+    """Handles whole operations, and of what is too large to be kept the head. False where some are left that the budget
+    does not cover."""
     cdef Link* link = loop.linked
     cdef NatsOp op
     cdef int64_t used
+    cdef size_t need
+    cdef uint32_t n
     while link.buffer_start < link.buffer_used:
+        if link.skip:
+            buffer_skip(link)
+            continue
         if budget[0] == 0 or loop.n[C_ATTEMPTED] >= loop.turn_end:
             return False
-        used = nats_parse(<const char*>link.buffer + link.buffer_start, link.buffer_used - link.buffer_start,
-                          <size_t>link.max_payload, &op)
+        n = link.buffer_used - link.buffer_start
+        used = nats_parse(<const char*>link.buffer + link.buffer_start, n, NATS_MOST, &op)
+        if used == -2 and buffer_oversize(loop, <const char*>link.buffer + link.buffer_start, n, &op, &need):
+            if n < need:
+                return True
+            used = <int64_t>need
+            link.skip = op.headers_len + op.payload_len + 2 - (0 if op.headers == NULL else op.headers_len)
         if used == -2:
             return True
         if used < 0:
@@ -254,27 +215,6 @@ cdef inline bint link_parse(Loop* loop, uint32_t* budget) noexcept nogil:
         if link.state == LINK_IDLE:
             return True
     link.buffer_start = link.buffer_used = 0
-    return True
-
-
-cdef inline bint link_make_room(Link* link) noexcept nogil:
-    """Moves what is left over to the front, and grows the buffer where the next operation needs it."""
-    cdef uint32_t left = link.buffer_used - link.buffer_start
-    cdef size_t need
-    cdef uint8_t* grown
-    if link.buffer_start:
-        memmove(link.buffer, link.buffer + link.buffer_start, left)
-        link.buffer_start = 0
-        link.buffer_used = left
-    need = nats_need(<const char*>link.buffer, left) if left else 0
-    if need < left + 4096:
-        need = left + 4096
-    if need > link.buffer_size:
-        grown = <uint8_t*>realloc(link.buffer, need + NATS_READ_BUFFER)
-        if grown == NULL:
-            return False
-        link.buffer = grown
-        link.buffer_size = <uint32_t>(need + NATS_READ_BUFFER)
     return True
 
 
@@ -299,7 +239,7 @@ cdef inline void link_read(Loop* loop) noexcept nogil:
         link.more = not link_parse(loop, &budget)
         if link.more or link.state == LINK_IDLE:
             return
-        if not link_make_room(link):
+        if not buffer_room(loop):
             link_end(loop, b"no memory for what NATS sends")
             return
         reads -= 1
@@ -320,7 +260,14 @@ cdef inline void link_read(Loop* loop) noexcept nogil:
 
 cdef inline bint link_has_output(const Link* link) noexcept nogil:
     """Whether link_flush has anything to do."""
-    return link.dirty or link.syncing or link.resume < link.subs_used
+    return link.dirty or link.syncing or link.owed or link.fresh_used or link.resume < link.subs_used
+
+
+cdef inline void pongs_write(Loop* loop) noexcept nogil:
+    """What is owed to a server that pings, once it takes anything."""
+    cdef Link* link = loop.linked
+    while link.owed and link_write(loop, b"PONG\r\n", 6):
+        link.owed -= 1
 
 
 cdef inline void link_flush(Loop* loop) noexcept nogil:
@@ -332,9 +279,13 @@ cdef inline void link_flush(Loop* loop) noexcept nogil:
         return
     if link.resume < link.subs_used and link.state == LINK_UP:
         subs_resume(loop)
-    if link.syncing:
+    if link.fresh_used:
+        fresh_write(loop)
+    if link.syncing and link.fresh_used == 0:
         link.syncing = False
         link_ping(loop)
+    if SE_RARE(link.owed) and not link.blocked:
+        pongs_write(loop)
     if not link.dirty or link.blocked:
         return
     before = link.out.bytes
@@ -413,8 +364,12 @@ cdef inline void link_tick(Loop* loop) noexcept nogil:
             link_end(loop, b"the login at the NATS server took too long")
         else:
             link_end(loop, b"the NATS server does not answer")
+    buffer_shrink(loop)
+    info_tick(loop)
+    errors_tick(loop)
     if link.state != LINK_UP:
         return
+    subs_again(loop)
     if link.blocked and loop.tick - link.looked >= BLOCKED_LOOK:
         link.looked = loop.tick
         queue_expire(loop, &link.out)
@@ -422,4 +377,4 @@ cdef inline void link_tick(Loop* loop) noexcept nogil:
         link_end(loop, b"the NATS server fell silent")
     elif loop.tick - link.heard >= KEEPALIVE_TICKS and not link.asked:
         link.asked = True
-        link_ping(loop)
+        link.syncing = True

@@ -24,7 +24,7 @@ cdef enum:
     KIND_STOP = 6         # end the loop; `hash` not 0: drain it, over so many ticks
     KIND_KICK = 7         # close the connection `target` with close code `code`
     KIND_SNAPSHOT = 8     # copy the counters for a reader
-    KIND_DIAL = 9         # the link connects to the address in the data; none: it gives the connection up
+    KIND_DIAL = 9         # the link connects to the address in the data; none: what `hash` says, DIAL_*
     KIND_CONNECT = 10     # CONNECT in the data, for the link; `hash` is NATS's max_payload, `pointer` a session of TLS
     KIND_EVENT = 11       # a word to Python: `code` says which, the text explains
     KIND_AWAIT = 12       # `target` wants the receipt for SUB of the room at `pointer`
@@ -35,6 +35,10 @@ cdef enum:
     KIND_ASK = 21         # a listener wants to know who is in the room in the data; `target` numbers the question
     KIND_QUESTION = 22    # who is in the room, named as in KIND_ROOM? `origin` numbers it, the data is which node asks
     KIND_SERVICE = 23     # the service joins (`code` 1) or leaves the room in the data
+
+    DIAL_GIVE_UP = 0      # the server can't be used
+    DIAL_INFO_TAKEN = 1   # Python has handled an INFO
+    DIAL_LEAVE = 2        # the server is about to end, and there is another
 
     # To whom a Msg's fate is told.
     TELL_NOBODY = 0

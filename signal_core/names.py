@@ -93,4 +93,5 @@ COUNTERS = (
     ),
     ("inputs_held", "counter", "times that a client was not read for a moment, since many words waited for a loop"),
     ("awaits_refused", "counter", "SUBs answered unavailable, since very many awaited NATS"),
+    ("nats_subs_refused", "counter", "subscriptions that NATS had no place for, each time that one was wanted"),
 )

@@ -1,7 +1,7 @@
 """What goes out to NATS, from any loop to the link's. L3."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, strlen
+from libc.string cimport memchr, memcpy, strlen
 from signal_core.counters cimport (
     C_ATTEMPTED, C_DROPPED_EXPIRED, C_DROPPED_NATS, C_NATS_OUT, C_PRESENCE_LOST, C_RECEIPTS_LOST,
 )
@@ -17,7 +17,7 @@ from signal_core.roomtable cimport PUT_OFF_NODES
 from signal_core.state cimport (
     CLUSTER_UP, CODE_DENIED, CODE_EXPIRED, CODE_OK, CODE_TOO_LARGE, CODE_UNAVAILABLE, LINK_UP, Hub, Link, Loop,
 )
-from signal_core.sys cimport se_load_acquire, se_load_relaxed, se_siphash13, se_store_relaxed
+from signal_core.sys cimport SE_RARE, se_load_acquire, se_load_relaxed, se_siphash13, se_store_relaxed
 
 
 cdef enum:
@@ -67,6 +67,17 @@ cdef inline bint link_has_room(const Loop* loop, size_t size) noexcept nogil:
     return loop.linked.state == LINK_UP and loop.linked.out.bytes + size <= loop.hub.set.nats_pending
 
 
+cdef inline bint is_over_limit(const Link* link, const Msg* msg) noexcept nogil:
+    """Whether NATS would end the connection for a message: its headers and payload are over the present bound."""
+    cdef const char* end
+    cdef size_t line
+    if msg.size <= link.max_payload or not msg.flags & (MSG_COUNTED | MSG_PRESENCE):
+        return False
+    end = <const char*>memchr(msg.data, c"\r", msg.size)
+    line = <size_t>(end - <const char*>msg.data) + 2
+    return msg.size - line - 2 > link.max_payload
+
+
 cdef inline void presence_dropped(Loop* loop, const Msg* msg) noexcept nogil:
     """NATS takes no more of presence: a question, which names its room's place, is asked again, for the rest other
     nodes are made to ask anew."""
@@ -79,6 +90,15 @@ cdef inline void presence_dropped(Loop* loop, const Msg* msg) noexcept nogil:
         link.again = True
 
 
+cdef inline void link_refuse_over(Loop* loop, Msg* msg) noexcept nogil:
+    """Of a message that was made before NATS lowered its bound. Takes it over."""
+    if msg.flags & MSG_COUNTED:
+        loop.n[C_DROPPED_NATS] += 1
+    else:
+        presence_dropped(loop, msg)
+    loop_tell(loop, msg, CODE_TOO_LARGE)
+
+
 cdef inline void link_queue(Loop* loop, Msg* msg) noexcept nogil:
     """On the link's loop: queues bytes for NATS, or drops them and says so. Takes the message over."""
     cdef Link* link = loop.linked
@@ -87,6 +107,9 @@ cdef inline void link_queue(Loop* loop, Msg* msg) noexcept nogil:
     if msg.expires < loop.tick and msg.expires:
         loop.n[C_DROPPED_EXPIRED] += 1
         loop_tell(loop, msg, CODE_EXPIRED)
+        return
+    if SE_RARE(msg.size > link.max_payload) and is_over_limit(link, msg):
+        link_refuse_over(loop, msg)
         return
     if not link_has_room(loop, msg.size) or not queue_add(loop, &link.out, msg):
         if msg.flags & MSG_COUNTED:

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 from signal_core.address cimport ROOM_MAX, room_valid
+from signal_core.awaiting cimport AWAIT_FAILED, AWAIT_IT, await_nats
 from signal_core.conn cimport conn_answer, conn_id, conn_say_last, conn_watch
 from signal_core.counters cimport (
     C_ADDRESS_LIMITED, C_AUTH_DENIED, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_ORIGINS_REFUSED, C_SHED,
@@ -16,7 +17,7 @@ from signal_core.origins cimport count_forwarded, origin_allowed
 from signal_core.request cimport query_next_room
 from signal_core.response cimport upgrade_accept, upgrade_answer
 from signal_core.roomtable cimport RoomEntry
-from signal_core.route cimport AWAIT_FAILED, AWAIT_IT, await_nats, join, joined, leave_place
+from signal_core.route cimport join, joined, leave_place
 from signal_core.slab cimport CONN_DEAD, CONN_JOINING, FLAG_PAUSED, FLAG_USER, FLAG_WEBSOCKET, Conn
 from signal_core.state cimport CODE_OK, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_CONNECTED, Loop
 from signal_core.sys cimport se_count_below
@@ -65,7 +66,7 @@ cdef inline int session_user(Loop* loop, Conn* c, const uint8_t* user, uint32_t 
         loop.n[C_USER_LIMITED] += 1
         return 429
     c.flags |= FLAG_USER
-    waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0)
+    waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0, False)
     if waits == AWAIT_IT:
         c.waiting += 1
     return 503 if waits == AWAIT_FAILED else 0
@@ -103,7 +104,7 @@ cdef inline int session_rooms(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
             u.why = (b"there is no memory for it." if code == CODE_UNAVAILABLE else
                      b"a URL names 64 rooms at most, and a connection is in max-rooms at most.")
             return 503 if code == CODE_UNAVAILABLE else 400
-        waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0)
+        waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0, False)
         if waits == AWAIT_FAILED:
             return 503
         if waits == AWAIT_IT:

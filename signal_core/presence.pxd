@@ -248,7 +248,9 @@ cdef inline bint is_presence(uint64_t sid) noexcept nogil:
 cdef inline void presence_message(Loop* loop, const NatsOp* op) noexcept nogil:
     """A message on one of our subscriptions. Headers are ignored."""
     loop.n[C_NATS_IN] += 1
-    if op.sid == SID_ALIVE:
+    if op.payload == NULL:  # too large to be kept, and so for presence
+        loop.n[C_NATS_MALFORMED] += 1
+    elif op.sid == SID_ALIVE:
         on_heartbeat(loop, op.payload, op.payload_len)
     elif op.sid == SID_ASK:
         on_question(loop, op.payload, op.payload_len)

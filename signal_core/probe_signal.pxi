@@ -17,6 +17,7 @@ from signal_core.address cimport uint_lower as c_uint_lower
 from signal_core.address cimport uint_parse as c_uint_parse
 from signal_core.head cimport Head, head_check_layout
 from signal_core.head cimport head_parse as c_head_parse
+from signal_core.natsinfo cimport info_number as c_info_number
 from signal_core.natswire cimport NatsHeaders, NatsOp, NatsPub, nats_check_layout
 from signal_core.natswire cimport nats_headers_parse as c_nats_headers_parse
 from signal_core.natswire cimport nats_hpub_bound as c_nats_hpub_bound
@@ -164,6 +165,11 @@ def nats_parse(bytes data, size_t max_payload=1 << 20):
         }
     free(p)
     return verdict, fields
+
+
+def info_number(bytes text, bytes name):
+    """What the link reads from an INFO by itself; -1: none."""
+    return c_info_number(text, len(text), name)
 
 
 def nats_need(bytes data):

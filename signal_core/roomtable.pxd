@@ -46,6 +46,11 @@ cdef struct Audience:     # who hears of a room's comings and goings; made at ne
     uint16_t nnodes       # 2  the link's: nodes heard to have members
     uint16_t nodes_size   # 2
     uint16_t* nodes       # 8  the link's: their places in Link.nodes
+    uint32_t linked       # 4  the link's: number of the connection that the next three are of
+    uint32_t ping         # 4  ... the PING whose answer confirms the SUB
+    uint8_t sub_state     # 1  ... SUB_* (subqueue.pxd)
+    uint8_t late          # 1  ... it was SUB_OVER: who listens asks anew
+    uint8_t spare[6]      # 6
     uint64_t counts[1]    # and on, atomic: listeners of each loop, then 1 where the service listens
 
 cdef struct RoomEntry:    # one malloc: a user's room has little else, and millions may have one
@@ -56,7 +61,7 @@ cdef struct RoomEntry:    # one malloc: a user's room has little else, and milli
     uint8_t dirty         # 1  a KIND_SYNC for it is under way; under the stripe's lock
     uint8_t denied        # 1  the link's: NATS does not allow the SUB
     uint8_t confirmed     # 1  atomic: NATS has answered a PING after our SUB
-    uint8_t spare         # 1
+    uint8_t sub_state     # 1  the link's: SUB_* (subqueue.pxd)
     # These stay until it is freed.
     uint32_t hash         # 4
     uint32_t serial       # 4  never 0; with the hash not given twice within four billion rooms
@@ -91,7 +96,7 @@ cdef struct RoomTable:
 cdef inline void table_check_layout() noexcept nogil:
     SE_STATIC_ASSERT(sizeof(RoomEntry) == ENTRY_HEAD + 7)
     SE_STATIC_ASSERT(sizeof(Retired) == 16)  # RoomEntry up to `hash`
-    SE_STATIC_ASSERT(sizeof(Audience) == 80)
+    SE_STATIC_ASSERT(sizeof(Audience) == 96)
 
 
 cdef inline void* slot_gone() noexcept nogil:

@@ -7,7 +7,7 @@ that the message is with a queue, an inbox or the link, and that its fate will b
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from signal_core.address cimport local_parse
-from signal_core.answers cimport hello_new, ref_finish, say, say_goaway
+from signal_core.answers cimport hello_new, ref_finish, say, say_err, say_goaway
 from signal_core.conn cimport (
     BLOCKED_LOOK, conn_answer, conn_deliver, conn_of, conn_queued, conn_resume, conn_silence, is_late,
 )
@@ -19,8 +19,8 @@ from signal_core.identity cimport conn_places
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport SERVICE_LOOP
 from signal_core.memory cimport (
-    KIND_AWAIT, KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, Out, msg_copy,
-    msg_free, msg_new_heap, msg_set_text, msg_text, place_new,
+    KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, Out, msg_copy, msg_free, msg_text,
+    place_new,
 )
 from signal_core.natsout cimport nats_publish, nats_receipt, nats_refuses
 from signal_core.news cimport news_add
@@ -41,18 +41,14 @@ from signal_core.slab cimport (
     slab_conn, slab_find,
 )
 from signal_core.state cimport (
-    CLUSTER_OFF, CLUSTER_UP, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS,
-    CODE_UNAVAILABLE, Hub, Loop,
+    CLUSTER_OFF, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE,
+    Hub, Loop,
 )
-from signal_core.sys cimport SE_PREFETCH, SE_RARE, se_load8_acquire, se_load16_seqcst, se_load_relaxed, se_load_seqcst
+from signal_core.sys cimport SE_PREFETCH, SE_RARE, se_load16_seqcst, se_load_relaxed, se_load_seqcst
 from signal_core.wheel cimport wheel_arm, wheel_arm_by
 
 cdef enum:
     AHEAD = 8                 # members of a fan-out fetched ahead of their turn
-
-    AWAIT_NOTHING = 0
-    AWAIT_IT = 1
-    AWAIT_FAILED = -1
 
 
 cdef inline bint is_own_node(const Hub* hub, const char* peer, size_t node_len) noexcept nogil:
@@ -240,6 +236,9 @@ cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
         while c.denied and c.state == CONN_OPEN:
             c.denied -= 1
             say(loop, c, CODE_DENIED, NULL, 0)
+        while c.utf8 and c.state == CONN_OPEN:
+            c.utf8 -= 1
+            say_err(loop, c, CODE_UNAVAILABLE, NULL, 0)
         if c.flags & FLAG_PAUSED:
             conn_resume(loop, c)
 
@@ -284,28 +283,6 @@ cdef inline void loop_tell_all(Loop* loop) noexcept nogil:
             tell_peer(loop, msg.origin, msg.code, msg_text(msg), msg.text_size)
         msg_free(&loop.mem, msg)
     loop.told_tail = NULL
-
-
-cdef inline int await_nats(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, uint32_t ref_len) noexcept nogil:
-    """Asks the link for a receipt to `id` once NATS has the subscription: AWAIT_IT, AWAIT_NOTHING where it has it or
-    there is none, AWAIT_FAILED without memory."""
-    if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or se_load8_acquire(&entry.confirmed):
-        return AWAIT_NOTHING
-    return await_link(loop, id, entry, ref, ref_len)
-
-
-cdef inline int await_link(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, uint32_t ref_len) noexcept nogil:
-    """As await_nats, where NATS has it not."""
-    cdef Msg* msg = msg_new_heap(&loop.mem, entry.size + ref_len, KIND_AWAIT)
-    if msg == NULL:
-        return AWAIT_FAILED
-    msg.target = id
-    msg.hash = entry.hash
-    msg.size = entry.size
-    memcpy(msg.data, entry.name, entry.size)
-    msg_set_text(msg, ref, ref_len)
-    post(loop, 0, msg)
-    return AWAIT_IT
 
 
 cdef inline uint32_t loop_bit(const Loop* loop) noexcept nogil:

@@ -7,6 +7,7 @@ from signal_core.answers cimport (
     REF_SUB, REF_TO, put_peer, ref_add, ref_find, ref_remove, say, say_pong, strike,
 )
 from signal_core.auth cimport auth_refuse, do_auth
+from signal_core.awaiting cimport AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats
 from signal_core.conn cimport (
     conn_answer, conn_bye, conn_extra, conn_fail, conn_frame, conn_id, conn_kill, conn_ready,
 )
@@ -27,12 +28,11 @@ from signal_core.packet cimport Packet, expiry
 from signal_core.pressure cimport conn_hold, input_waits, joins_wait, words_full
 from signal_core.roomtable cimport RoomEntry
 from signal_core.rooms cimport rooms_find
-from signal_core.route cimport (
-    AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats, join, leave, listen, listen_ask, route_peer, route_room,
-)
+from signal_core.route cimport join, leave, listen, listen_ask, route_peer, route_room
 from signal_core.slab cimport (
     CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JUDGED, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE, FLAG_LAST,
-    FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, Buffer, Conn, Extra, Ref, slab_whole,
+    FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, LISTENS_MEMBER, LISTENS_NEW, Buffer, Conn, Extra, Ref,
+    slab_whole,
 )
 from signal_core.state cimport (
     CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_UNAVAILABLE, Loop,
@@ -129,11 +129,11 @@ cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     if code == CODE_OK and head.presence:
         code = listen(loop, c, head.arg, head.arg_len, &room)
     if code == CODE_OK and head.ref_len:
-        waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len)
+        waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len, head.presence)
     if waits == AWAIT_IT:
         ref = ref_find(loop, c, head.ref, head.ref_len)
         ref.room = rooms_find(&loop.rooms, entry.hash, entry.name, entry.size) + 1
-        ref.listens = head.presence
+        ref.listens = 0 if not head.presence else LISTENS_NEW if c.nrooms > before else LISTENS_MEMBER
         return
     if waits == AWAIT_FAILED:
         code = CODE_UNAVAILABLE

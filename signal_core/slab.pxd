@@ -70,18 +70,23 @@ cdef struct Conn:
     Queue out                 # 32
     Buffer* pending           # 8  input left over; NULL: none
     uint8_t state             # 1
-    uint8_t utf8              # 1  state of the fragmented text
+    uint8_t utf8              # 1  state of the fragmented text; CONN_JOINING: rooms of its URL over NATS's bound
     uint8_t waiting           # 1  CONN_JOINING: rooms not yet confirmed
     uint8_t denied            # 1  CONN_JOINING: rooms that NATS did not allow; before: status to refuse with, less 400
     uint16_t flags            # 2
     uint16_t nrooms           # 2  memberships
+
+cdef enum:
+    # Ref.listens
+    LISTENS_NEW = 1           # it is a member by this SUB
+    LISTENS_MEMBER = 2        # it was one before
 
 cdef struct Ref:              # an answer that a connection is owed
     char text[16]             # 16
     uint32_t deadline         # 4  tick
     uint8_t size              # 1
     uint8_t kind              # 1  REF_*
-    uint8_t listens           # 1  a SUB with presence: once it is OK it asks who is there
+    uint8_t listens           # 1  LISTENS_*: a SUB with presence: once it is OK it asks who is there
     uint8_t taken             # 1  a SUB: another token took the room away before it was answered
     uint32_t room             # 4  of a SUB: the room on its loop + 1; else 0
 

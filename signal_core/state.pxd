@@ -156,8 +156,14 @@ cdef struct Waiter:               # a SUB that awaits NATS's PONG
     uint64_t id                   # 8  connection
     uint32_t ping                 # 4  the PING whose answer it awaits; 0: one after the subscriptions are made again
     uint32_t place                # 4  of the room in Link.subs
+    uint32_t serial               # 4  of that room: another may have its place by now
     uint8_t size                  # 1  of the ref; 0: the join of a URL
+    uint8_t presence              # 1  a SUB with presence
     char ref[16]                  # 16
+
+cdef struct SentSub:              # a SUB that NATS has not answered for yet
+    uint32_t sid                  # 4
+    uint32_t ping                 # 4  the PING behind it
 
 cdef struct Change:               # a join or leave of this iteration
     RoomEntry* entry              # 8
@@ -201,6 +207,7 @@ cdef struct Link:
     bint dirty                    # something waits to be written
     bint syncing                  # SUBs were written since the last PING
     bint asked                    # a keepalive PING is unanswered
+    uint32_t leaving              # the PING whose answer ends the connection; 0: none does
     void* tls                     # session of OpenSSL; NULL: none
     Msg* line                     # CONNECT, until the TLS handshake is done
     uint8_t* record               # TLS_RECORD bytes of plaintext on their way into the session
@@ -213,6 +220,15 @@ cdef struct Link:
     uint32_t buffer_size
     uint32_t buffer_used
     uint32_t buffer_start         # bytes of it already parsed
+    uint32_t grown                # tick at which it was last larger than NATS_READ_BUFFER and in use
+    uint64_t skip                 # bytes of a message too large to be kept that are still to come
+    uint32_t owed                 # PONGs, NATS_PONGS at most
+    Msg* info                     # the newest INFO, where Python has not taken the one before; NULL: none
+    bint info_out                 # Python has one,
+    uint32_t info_told            # ... handed over at this tick
+    uint32_t errors_since         # tick at which -ERRs were last counted anew,
+    uint32_t errors_told          # ... how many of them Python was told since,
+    uint32_t errors_untold        # ... and how many not
     RoomEntry** subs              # by place; a room's sid is its place + FIRST_SID
     uint32_t subs_used
     uint32_t subs_size
@@ -220,6 +236,26 @@ cdef struct Link:
     uint32_t subs_nfree
     Msg* unsettled                # KIND_SYNCs that wait for memory
     uint32_t resume               # first place not yet subscribed again after a reconnect
+    uint32_t* fresh               # sids of SUBs that are written at the end of the iteration
+    uint32_t fresh_used
+    uint32_t fresh_size
+    SentSub* sent                 # oldest first
+    uint32_t sent_head
+    uint32_t sent_used
+    uint32_t sent_size
+    uint32_t number               # of the connection: 1 for the first that is up
+    bint announced                # NATS took the node's own subscriptions, and Python was told
+    uint32_t over                 # -ERRs since the last PONG that there are too many subscriptions,
+    uint32_t unplaced             # ... and that one is not allowed of which nothing is known
+    bint full                     # NATS takes no more subscriptions, as far as is known,
+    uint32_t spare                # ... but for so many that may be tried
+    bint probing                  # more are tried than were given up
+    uint32_t burst                # how many are tried next
+    uint32_t retry_due            # tick at which they are
+    uint32_t retry                # place among rooms, and then audiences, from which on they are looked for
+    uint32_t refused              # rooms and audiences that are SUB_OVER
+    uint32_t late                 # audiences that were, and await their SUB
+    uint32_t over_told            # tick at which the log was told that it is full; 0: never
     Waiter* waiters               # oldest first
     uint32_t waiters_head
     uint32_t waiters_used
@@ -339,8 +375,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[88]                # counters; C_COUNT
-    uint64_t copy[88]             # as of the last KIND_SNAPSHOT
+    uint64_t n[89]                # counters; C_COUNT
+    uint64_t copy[89]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

@@ -3,17 +3,22 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove
-from signal_core.audience cimport audience_end, audience_settle
+from signal_core.audience cimport audience_end, audience_settle, unsub_write
 from signal_core.counters cimport C_AWAITS_REFUSED, C_NATS_SUBS
-from signal_core.limits cimport RESUME_BYTES, RESUMES_PER_TURN, WAITERS_MOST
+from signal_core.limits cimport RESUMES_PER_TURN, WAITERS_MOST
 from signal_core.memory cimport KIND_NATS, KIND_RECEIPT, Msg, msg_free, msg_new_heap, msg_set_text, msg_text
-from signal_core.natswire cimport nats_put_sub, nats_put_unsub
+from signal_core.natswire cimport nats_put_sub
 from signal_core.post cimport loop_of, post
 from signal_core.queue cimport queue_add
-from signal_core.roomtable cimport RoomEntry, entry_retire, room_hash, table_find, table_settle
+from signal_core.roomtable cimport (
+    Audience, RoomEntry, audience_of, entry_retire, room_hash, table_find, table_settle,
+)
 from signal_core.route cimport tell_peer
 from signal_core.state cimport CLUSTER_OFF, CODE_DENIED, CODE_OK, CODE_UNAVAILABLE, LINK_UP, Hub, Link, Loop, Waiter
-from signal_core.sys cimport se_load_relaxed, se_store8_release
+from signal_core.subqueue cimport (
+    SUB_FRESH, SUB_OVER, SUB_PLAIN, sub_allowed, sub_given_up, sub_push, sub_refused, subs_have_room,
+)
+from signal_core.sys cimport SE_RARE, se_load_relaxed, se_store8_release
 
 cdef enum:
     SID_NAME = 1              # `<prefix>.node.<node>`: others ask for our name
@@ -22,23 +27,49 @@ cdef enum:
     FIRST_SID = 16            # of rooms; those between are presence.pxd's
 
 
-cdef inline void sub_write(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """Queues the SUB of a room; its PING follows at the end of the iteration."""
+cdef inline bint sub_write(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Queues the SUB of a room; its PING follows. False without memory."""
     cdef Link* link = loop.linked
     cdef Hub* hub = loop.hub
     cdef char prefix[80]
     cdef Msg* msg = msg_new_heap(&loop.mem, 512, KIND_NATS)
     if msg == NULL:
-        link.starved = True
-        return
+        return False
     memcpy(prefix, hub.prefix, hub.prefix_len)
     memcpy(&prefix[hub.prefix_len], b".room.", 6)
     msg.size = <uint32_t>nats_put_sub(<char*>msg.data, prefix, hub.prefix_len + 6, entry.name, entry.size,
                                       FIRST_SID + entry.sub - 1)
     queue_add(loop, &link.out, msg)
     link.dirty = True
-    link.syncing = True
-    entry.ping = link.pinged + 1
+    return True
+
+
+cdef inline void sub_over(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """NATS takes no more subscriptions: it is tried again."""
+    entry.sub_state = SUB_OVER
+    entry.ping = 0
+    sub_refused(loop)
+
+
+cdef inline void sub_lapse(Loop* loop, RoomEntry* entry, bint unsure) noexcept nogil:
+    """NATS has refused its SUB, or may have (`unsure`): then it is given up."""
+    if unsure:
+        unsub_write(loop, FIRST_SID + entry.sub - 1)
+    se_store8_release(&entry.confirmed, 0)
+    sub_over(loop, entry)
+
+
+cdef inline void sub_try(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Has the SUB of a room written at the end of the iteration, unless NATS takes no more."""
+    cdef Link* link = loop.linked
+    entry.sub_state = SUB_PLAIN
+    if not sub_allowed(loop):
+        sub_over(loop, entry)
+    elif sub_push(link, <uint32_t>FIRST_SID + entry.sub - 1):
+        entry.sub_state = SUB_FRESH
+        entry.ping = link.pinged + 1
+    else:
+        link.starved = True
 
 
 cdef inline bint subs_reserve(Link* link) noexcept nogil:
@@ -83,26 +114,25 @@ cdef inline void sub_add(Loop* loop, RoomEntry* entry) noexcept nogil:
     loop.n[C_NATS_SUBS] += 1
     if link.state != LINK_UP:
         return
-    if link.out.bytes >= RESUME_BYTES:  # NATS reads too slowly: this one follows with those that are made again
+    if not subs_have_room(link):  # NATS reads too slowly: this one follows with those that are made again
         if place < link.resume:
             link.resume = place
         return
     if place == link.resume:
         link.resume += 1
-    sub_write(loop, entry)
+    sub_try(loop, entry)
 
 
 cdef inline void sub_remove(Loop* loop, RoomEntry* entry) noexcept nogil:
     cdef Link* link = loop.linked
-    cdef Msg* msg
     if entry.sub == 0:
         return
-    if link.state == LINK_UP and entry.ping:
-        msg = msg_new_heap(&loop.mem, 64, KIND_NATS)
-        if msg != NULL:
-            msg.size = <uint32_t>nats_put_unsub(<char*>msg.data, FIRST_SID + entry.sub - 1)
-            queue_add(loop, &link.out, msg)
-            link.dirty = True
+    if entry.sub_state == SUB_OVER:
+        link.refused -= 1
+    elif link.state == LINK_UP and entry.ping:
+        if entry.sub_state == SUB_PLAIN:
+            unsub_write(loop, FIRST_SID + entry.sub - 1)
+        sub_given_up(link)
     link.subs[entry.sub - 1] = NULL
     link.subs_free[link.subs_nfree] = entry.sub - 1
     link.subs_nfree += 1
@@ -157,21 +187,42 @@ cdef inline bint waiter_add(Loop* loop, const Waiter* waiter) noexcept nogil:
     return True
 
 
+cdef inline bint sub_is_over(const Link* link, RoomEntry* entry, bint presence) noexcept nogil:
+    """Whether NATS has no place for the room, or for who comes and goes in it."""
+    cdef Audience* audience = audience_of(entry) if presence else NULL
+    return entry.sub_state == SUB_OVER or (
+        audience != NULL and audience.linked == link.number and audience.sub_state == SUB_OVER)
+
+
+cdef inline uint32_t sub_ping(const Link* link, RoomEntry* entry, bint presence) noexcept nogil:
+    """The PING whose answer a SUB of the room awaits; 0: it is not known yet."""
+    cdef Audience* audience = audience_of(entry) if presence and entry.ping else NULL
+    if audience != NULL and audience.linked == link.number and audience.ping > entry.ping:
+        return audience.ping
+    return entry.ping
+
+
 cdef inline void subs_await(Loop* loop, Msg* msg) noexcept nogil:
     """On a KIND_AWAIT: the receipt is sent when NATS has answered a PING behind the room's SUB, or is away."""
     cdef Link* link = loop.linked
     cdef RoomEntry* entry = table_find(&loop.hub.rooms, <char*>msg.data, msg.size, msg.hash)
+    cdef bint presence = msg.code
     cdef Waiter waiter
     cdef uint8_t code = CODE_OK
     if entry != NULL and link.state == LINK_UP:
         sub_add(loop, entry)
-        if entry.denied:
-            sub_refuse(loop, msg.target, entry, msg_text(msg), msg.text_size)
+        if presence:
+            audience_settle(loop, entry)
+        if entry.denied or sub_is_over(link, entry, presence):
+            sub_refuse(loop, msg.target, entry, CODE_DENIED if entry.denied else CODE_UNAVAILABLE, msg_text(msg),
+                       msg.text_size)
             return
-        if entry.ping == 0 or entry.ping > link.ponged:
+        waiter.ping = sub_ping(link, entry, presence)
+        if waiter.ping == 0 or waiter.ping > link.ponged:
             waiter.id = msg.target
-            waiter.ping = entry.ping
             waiter.place = entry.sub - 1
+            waiter.serial = entry.serial
+            waiter.presence = presence
             waiter.size = <uint8_t>msg.text_size
             memcpy(waiter.ref, msg_text(msg), msg.text_size)
             if entry.sub and waiter_add(loop, &waiter):
@@ -182,16 +233,28 @@ cdef inline void subs_await(Loop* loop, Msg* msg) noexcept nogil:
     tell_peer(loop, msg.target, code, msg_text(msg), msg.text_size)
 
 
+cdef inline RoomEntry* waiter_entry(const Link* link, const Waiter* waiter) noexcept nogil:
+    """The room that it waits for; NULL where that is no more."""
+    cdef RoomEntry* entry = link.subs[waiter.place] if waiter.place < link.subs_used else NULL
+    return entry if entry != NULL and entry.serial == waiter.serial else NULL
+
+
 cdef inline void subs_confirm(Loop* loop) noexcept nogil:
-    """On a PONG."""
+    """On a PONG, after it is known which SUBs NATS refused."""
     cdef Link* link = loop.linked
     cdef Waiter* waiter
+    cdef RoomEntry* entry
     while link.waiters_head < link.waiters_used:
         waiter = &link.waiters[link.waiters_head]
         if waiter.id and (waiter.ping == 0 or waiter.ping > link.ponged):
             return
         link.waiters_head += 1
-        if waiter.id:
+        if waiter.id == 0:
+            continue
+        entry = waiter_entry(link, waiter)
+        if SE_RARE(link.full) and entry != NULL and sub_is_over(link, entry, waiter.presence):
+            sub_refuse(loop, waiter.id, entry, CODE_UNAVAILABLE, waiter.ref, waiter.size)
+        else:
             tell_peer(loop, waiter.id, CODE_OK, waiter.ref, waiter.size)
 
 
@@ -214,19 +277,28 @@ cdef inline void subs_lost(Loop* loop) noexcept nogil:
         if link.subs[i] != NULL:
             link.subs[i].ping = 0
             link.subs[i].denied = False
+            link.subs[i].sub_state = SUB_PLAIN
             se_store8_release(&link.subs[i].confirmed, 0)
     link.resume = 0
-    link.syncing = False
+    link.syncing = link.full = link.probing = False
+    link.fresh_used = link.sent_head = link.sent_used = 0
+    link.over = link.unplaced = link.refused = link.late = 0
+    link.burst = 1
+
+
+cdef inline bint sub_is_wanted(const RoomEntry* entry) noexcept nogil:
+    """Whether its SUB was neither asked for nor refused on this connection."""
+    return entry.ping == 0 and entry.sub_state == SUB_PLAIN
 
 
 cdef inline void subs_resume(Loop* loop) noexcept nogil:
     """Makes the rooms' subscriptions again, as many as may be queued, or passed over, at once."""
     cdef Link* link = loop.linked
     cdef uint32_t i, budget = RESUMES_PER_TURN
-    while link.resume < link.subs_used and link.out.bytes < RESUME_BYTES and budget:
+    while link.resume < link.subs_used and subs_have_room(link) and budget:
         budget -= 1
-        if link.subs[link.resume] != NULL and link.subs[link.resume].ping == 0:
-            sub_write(loop, link.subs[link.resume])
+        if link.subs[link.resume] != NULL and sub_is_wanted(link.subs[link.resume]):
+            sub_try(loop, link.subs[link.resume])
         link.resume += 1
     if link.resume == link.subs_used and not link.starved:
         for i in range(link.waiters_head, link.waiters_used):
@@ -250,8 +322,10 @@ cdef inline void subs_retry(Loop* loop) noexcept nogil:
         link.resume = 0
 
 
-cdef inline void sub_refuse(Loop* loop, uint64_t id, RoomEntry* entry, const char* ref, size_t n) noexcept nogil:
-    """Tells one that asked to join that NATS does not allow it; its loop ends the membership."""
+cdef inline void sub_refuse(Loop* loop, uint64_t id, RoomEntry* entry, uint8_t code, const char* ref,
+                            size_t n) noexcept nogil:
+    """Tells one that asked to join that NATS does not allow it, or has no place for it; its loop ends the membership,
+    or what of it is new."""
     cdef Msg* msg
     if loop_of(loop.hub, id) == NULL:
         return
@@ -259,7 +333,8 @@ cdef inline void sub_refuse(Loop* loop, uint64_t id, RoomEntry* entry, const cha
     if msg == NULL:
         return
     msg.target = id
-    msg.code = CODE_DENIED
+    msg.code = code
+    msg.hash = entry.sub_state != SUB_OVER and not entry.denied  # the room itself is subscribed to
     msg.size = entry.size
     memcpy(msg.data, entry.name, entry.size)
     msg_set_text(msg, ref, n)
@@ -290,10 +365,12 @@ cdef inline void subs_denied(Loop* loop, const char* text, size_t n) noexcept no
     cdef RoomEntry* entry = subject_entry(loop, text, n)
     cdef uint32_t i
     if entry == NULL or entry.sub == 0:
+        link.unplaced += 1
         return
     entry.denied = True
+    se_store8_release(&entry.confirmed, 0)  # it may have been allowed before
     for i in range(link.waiters_head, link.waiters_used):
         waiter = &link.waiters[i]
-        if waiter.id and waiter.place == entry.sub - 1:
-            sub_refuse(loop, waiter.id, entry, waiter.ref, waiter.size)
+        if waiter.id and waiter_entry(link, waiter) == entry:
+            sub_refuse(loop, waiter.id, entry, CODE_DENIED, waiter.ref, waiter.size)
             waiter.id = 0

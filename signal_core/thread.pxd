@@ -210,6 +210,8 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
         free(loop.linked.subs)
         free(loop.linked.subs_free)
         free(loop.linked.waiters)
+        free(loop.linked.fresh)
+        free(loop.linked.sent)
         audiences_end(loop.linked)
         free(loop.linked)
     if loop.book != NULL:

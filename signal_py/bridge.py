@@ -7,30 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, InvalidStateError
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from signal_py.aside import THREADS, aside, end, within
+from signal_py.aside import THREADS, end
 from signal_py.controlled import Controlled
-from signal_py.credentials import Credentials, connect_line
+from signal_py.credentials import Credentials, connect_line, mark_of
 from signal_py.errors import EngineError
 from signal_py.inspection import Inspection
 from signal_py.judge import Judge
 from signal_py.log import event
+from signal_py.natsdial import Place, places_of, race, reach
+from signal_py.natsinfo import InfoError, ServerInfo, parse_info
 from signal_py.natspool import LAST_DELAY, Pool, Server
-from signal_py.tls import Tls, offers_tls, wants_tls
+from signal_py.tls import Tls, wants_tls
 
 if TYPE_CHECKING:
     from signal_core.engine import Core
 
-RESOLVE_TIMEOUT = 5.0  # seconds
-MAX_ERRORS = 100  # logged of one connection
-REFUSALS = (
+MAX_ERRORS = 20  # different ones logged of one connection; more are counted
+REFUSALS = (  # of the credentials: what they say now may be good, so that only the second of the same ones is believed
     "authorization violation",
     "user authentication expired",
     "user authentication revoked",
@@ -69,6 +70,7 @@ class Bridge:
         node: str,
         version: str,
         judge: Judge | None = None,
+        discovered: bool = True,
     ) -> None:
         self._core = core
         self._pool = Pool(servers) if servers else None
@@ -78,15 +80,23 @@ class Bridge:
         self._version = version
         self.inspection = Inspection(core)
         self._judge = judge
+        self._discovered = discovered  # servers that NATS tells of are used
         self._control: Controlled | None = None
-        self._server: Server | None = None  # dialled last
-        self._others: list[tuple[int, str]] = []  # its addresses that were not dialled yet
+        self._place: Place | None = None  # dialled last
+        self._failed: set[Place] = set()  # of this round of dialling
         self._leaving = False
-        self._was_up = False  # the connection that the core asks to replace worked
+        self._was_up = False  # the connection that the core asks to replace worked,
+        self._up_since = 0.0  # ... since then
         self._greeted = True  # its INFO was answered
         self._problem = ""  # what it reported since it was dialled
+        self._reason = ""  # for which the last dial failed, or the last connection ended
         self._errors: set[str] = set()  # that it reported, each logged once a connection
+        self._mark = ""  # of the credentials that were shown last,
+        self._refused_mark = ""  # ... and of those that NATS refused, or let expire, since it last took any
+        self._returns = False  # the end of the connection is foreseen, and there is where to go on
         self._dialling: asyncio.Task[None] | None = None
+        self._moving: asyncio.Task[None] | None = None
+        self._next: Place | None = None  # found before the connection ended
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
         self._running = threading.Event()
@@ -100,12 +110,12 @@ class Bridge:
     @property
     def where(self) -> str:
         """HOST:PORT of the server dialled last, "" for none."""
-        return self._server.where if self._server else ""
+        return self._place.server.where if self._place else ""
 
     @property
     def url(self) -> str:
         """Its URL without secrets, "" for none."""
-        return self._server.url if self._server else ""
+        return self._place.server.url if self._place else ""
 
     def obey(self, control: Controlled) -> None:
         """Operators are answered by it while NATS is up. Call before the start."""
@@ -194,68 +204,87 @@ class Bridge:
         """There is no connection. An empty reason: there never was one."""
         if self._pool is None or self._leaving:
             return
-        if reason:
-            self._lost(self._problem or reason)
+        if self._moving is not None:
+            self._moving.cancel()
+            self._moving = None
+        pause = self._lost(self._problem or reason) if reason else 0.0
         if self._dialling is None or self._dialling.done():
-            self._dialling = asyncio.get_running_loop().create_task(self._dial())
+            self._dialling = asyncio.get_running_loop().create_task(self._dial(self._pool, pause))
 
     def _on_info(self, text: bytes) -> None:
         """The first of a connection asks for CONNECT; later ones tell of changes in the cluster."""
-        info = _parse(text)
-        urls = info.get("connect_urls")
-        if self._pool is not None and isinstance(urls, list) and self._pool.learn(urls):
-            event(
-                logger,
-                "debug",
-                "NATS told of servers",
-                servers=[server.where for server in self._pool.servers],
-            )
-        if self._greeted or self._server is None:
-            return
-        self._greeted = True
-        self._problem = _unusable(info, self._server) or self._introduce(info, self._server)
-        if self._problem:
-            self._core.link_fail()
+        try:
+            if self._pool is not None and self._place is not None:
+                self._heed(text, self._pool, self._place.server)
+        finally:
+            self._core.link_info_taken()
 
-    def _introduce(self, info: dict[str, Any], server: Server) -> str:
-        """Has the core say who we are. "", or why it can't."""
+    def _heed(self, text: bytes, pool: Pool, server: Server) -> None:
+        greets, self._greeted = not self._greeted, True
+        try:
+            info = parse_info(text)
+            if greets:
+                self._introduce(info, server)
+        except InfoError as error:
+            self._problem = str(error)
+            self._core.link_fail()
+            return
+        if self._discovered and pool.learn(info.connect_urls):
+            event(logger, "debug", "NATS told of servers", servers=[server.where for server in pool.servers])
+        if info.lame_duck and self.state == "up" and self._moving is None:
+            event(logger, "info", "the NATS server is about to end: another is looked for", server=self.where)
+            self._moving = asyncio.get_running_loop().create_task(self._move(pool, server))
+
+    def _introduce(self, info: ServerInfo, server: Server) -> None:
+        """Has the core say who we are. Raises InfoError where it can't."""
         from signal_core.engine import TlsError
 
+        if server.tls and not (info.tls_required or info.tls_available):
+            raise InfoError("it offers no TLS, which its URL asks for")
+        if not info.headers:
+            raise InfoError("it is no NATS server, or one from before 2.2, which has no headers")
         try:
-            tls = self._tls.handshake(server) if wants_tls(info, server) else None
+            tls = self._tls.handshake(server) if wants_tls(info.tls_required, server) else None
         except (OSError, ValueError) as error:
-            return f"a file for TLS can't be read: {error}"
+            raise InfoError(f"a file for TLS can't be read: {error}") from None
         try:
-            line = connect_line(info, server, self._credentials, self._node, self._version, tls is not None)
-            self._core.link_connect(line, int(info.get("max_payload", 0)), tls)
+            proof = self._credentials.proof(info.nonce, server)
+            line = connect_line(proof, self._node, self._version, tls is not None)
+            self._core.link_connect(line, info.max_payload, tls)
         except TlsError as error:
-            return f"TLS can't be had: {error}"
+            raise InfoError(f"TLS can't be had: {error}") from None
         except (OSError, ValueError) as error:
-            return f"the credentials can't be read: {error}"
-        return ""
+            raise InfoError(f"the credentials can't be read: {error}") from None
+        self._mark = mark_of(proof)
 
     def _on_up(self) -> None:
-        if self._pool is not None:
-            self._pool.succeeded()
         back = self.state in ("away", "refused")
-        self.state, self._problem, self._was_up, self._others = "up", "", True, []
+        self.state, self._problem, self._was_up, self._up_since = "up", "", True, time.monotonic()
+        self._refused_mark, self._returns = "", False
         event(logger, "info", "NATS is back" if back else "NATS is connected", server=self.where)
-        self._tell_control(self._server)
+        self._tell_control(self._place.server if self._place else None)
         self.decide("up")
 
     def _on_down(self, reason: str) -> None:
-        if self.state == "up" and not self._leaving:
+        if self.state == "up" and not self._leaving and not self._returns:
             self._away(self._problem or reason)
 
     def _on_taken(self, node: str) -> None:
         self._refused("node", f"another node of the cluster has the name {node}")
 
-    def _on_error(self, text: str) -> None:
+    def _on_error(self, text: str, untold: int = 0) -> None:
+        if untold:
+            event(logger, "warning", "NATS reports more errors", count=untold, server=self.where)
+        if not text:
+            return
         self._problem = text
-        if text.strip("' ").lower() in REFUSALS:
+        if text.strip("' ").lower() not in REFUSALS:
+            self._complain(text)
+        elif self._mark == self._refused_mark:
             self._refused("nats", f"NATS at {self.where} refuses the credentials ({text})")
         else:
-            self._complain(text)
+            self._refused_mark, self._returns = self._mark, True
+            event(logger, "info", "NATS takes the credentials no longer: they are read again", reason=text)
 
     def _complain(self, text: str) -> None:
         if text not in self._errors and len(self._errors) < MAX_ERRORS:
@@ -274,21 +303,39 @@ class Bridge:
         if self._control is not None:
             self._control.follow(server)
 
-    def _lost(self, reason: str) -> None:
-        """A dial failed, or a connection ended. The first is only told when no server answers."""
+    def _lost(self, reason: str) -> float:
+        """A dial failed, or a connection ended. Seconds to wait before the next dial."""
+        assert self._pool is not None
+        self._reason, returns = reason, self._returns
         if self._was_up:
-            self._was_up = False
             self._on_down(reason)
-            return
-        event(logger, "debug", "NATS can't be had", server=self.where, reason=reason)
-        ended_round = not self._others and self._pool is not None and self._pool.failed()
-        if ended_round and self.state == "connecting":
+            if time.monotonic() - self._up_since > LAST_DELAY:
+                self._pool.succeeded()
+            else:
+                self._pool.failed()
+            self._failed.clear()
+        else:
+            event(logger, "debug", "NATS can't be had", server=self.where, reason=reason)
+            if self._place is not None and not returns:
+                self._failed.add(self._place)
+        pause = self._pool.delay() if self._was_up or returns else 0.0
+        self._was_up = self._returns = False
+        return LAST_DELAY if self.state == "refused" else pause
+
+    def _round_over(self, pool: Pool, reason: str) -> float:
+        """No server can be had: told once, when that is so. Seconds to wait before the next round."""
+        pool.failed()
+        self._failed.clear()
+        if self.state in ("connecting", "up"):
             self._away(reason)
+        return LAST_DELAY if self.state == "refused" else pool.delay()
 
     def _away(self, reason: str) -> None:
         self.state = "away"
         self._tell_control(None)
-        event(logger, "warning", "NATS is away; local delivery goes on", server=self.where, reason=reason)
+        servers = [server.where for server in self._pool.servers] if self._pool else []
+        where = self.where or ",".join(servers[:3])
+        event(logger, "warning", "NATS is away; local delivery goes on", server=where, reason=reason)
         self.decide("away")
 
     def _refused(self, setting: str, reason: str) -> None:
@@ -304,32 +351,61 @@ class Bridge:
         with contextlib.suppress(InvalidStateError):
             self.first.set_result(state)
 
-    async def _dial(self) -> None:
+    async def _dial(self, pool: Pool, pause: float) -> None:
         """Waits, chooses, and has the loop connect; tries on until there is something to dial."""
-        assert self._pool is not None
+        await asyncio.sleep(pause)
         while True:
-            if self._server is not None:  # not at the very first
-                await asyncio.sleep(LAST_DELAY if self.state == "refused" else self._pool.delay())
             try:
-                server, family, ip = await self._choose(self._pool)
-            except (OSError, RuntimeError, UnicodeError, asyncio.TimeoutError) as error:
-                self._lost(f"its name is not known here: {error or 'no answer'}")
+                place = self._next or await self._choose(pool)
+                break
+            except OSError as error:
+                event(logger, "debug", "no NATS server can be had", reason=str(error))
+                await asyncio.sleep(self._round_over(pool, str(error)))
+        self._place, self._next = place, None
+        self._greeted, self._problem = False, ""
+        self._errors.clear()
+        if not self._leaving:
+            self._core.link_dial(place.family, place.ip, place.server.port)
+
+    async def _choose(self, pool: Pool) -> Place:
+        """The first place of the round that answers. Raises OSError at its end. One alone is not tried beforehand."""
+        reason = OSError(self._reason)
+        while servers := pool.left():
+            alone = len(servers) == 1
+            try:
+                return await race([partial(self._reach, pool, server, alone) for server in servers])
+            except OSError as error:
+                reason = error
+        raise reason
+
+    async def _reach(self, pool: Pool, server: Server, alone: bool) -> Place:
+        """The first of a server's places that answers. Raises OSError, and takes it out of the round."""
+        try:
+            places = [place for place in await places_of(server) if place not in self._failed]
+            if alone and len(places) == 1:
+                return places[0]
+            if not places:
+                raise OSError(self._reason)
+            return await race([partial(reach, place) for place in places])
+        except OSError:
+            pool.drop(server)
+            raise
+
+    async def _move(self, pool: Pool, server: Server) -> None:
+        """Looks for another server than this one, which is about to end, and leaves it once there is one."""
+        while self.state == "up":
+            others = [other for other in pool.servers if other != server]
+            try:
+                self._next = await race([partial(self._look, other) for other in others])
+            except OSError:
+                await asyncio.sleep(LAST_DELAY)
                 continue
-            self._greeted, self._problem = False, ""
-            self._errors.clear()
-            if not self._leaving:
-                self._core.link_dial(family, ip, server.port)
+            self._returns = True
+            self._core.link_leave()
             return
 
-    async def _choose(self, pool: Pool) -> tuple[Server, int, str]:
-        """The next address of the server dialled last, or the first of the next server."""
-        if self._server is None or not self._others:
-            self._server = pool.next()
-            where = self._server.host, self._server.port
-            # The loop's own, which may be another than asyncio's, would hold the engine's end up.
-            found = await within(aside(lambda: socket.getaddrinfo(*where, type=socket.SOCK_STREAM)), RESOLVE_TIMEOUT)
-            self._others = [(int(family), str(place[0])) for family, _, _, _, place in found]
-        return (self._server, *self._others.pop(0))
+    async def _look(self, server: Server) -> Place:
+        return await race([partial(reach, place) for place in await places_of(server)])
 
 
 HANDLERS: dict[str, Callable[..., None]] = {
@@ -342,20 +418,3 @@ HANDLERS: dict[str, Callable[..., None]] = {
     "listed": Bridge._on_listed,
     "log": Bridge._on_log,
 }
-
-
-def _parse(text: bytes) -> dict[str, Any]:
-    try:
-        info = json.loads(text)
-    except ValueError:
-        return {}
-    return info if isinstance(info, dict) else {}
-
-
-def _unusable(info: dict[str, Any], server: Server) -> str:
-    """Why a server can't be used, "" where it can."""
-    if server.tls and not offers_tls(info):
-        return "it offers no TLS, which its URL asks for"
-    if not info.get("headers"):
-        return "it is no NATS server, or one from before 2.2, which has no headers"
-    return ""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import nkeys
 
@@ -32,14 +32,10 @@ class Credentials:
     @classmethod
     def of(cls, config: Config) -> Credentials:
         """Those of the settings; a file is tried, so that a bad one is told at once. Raises ConfigError."""
-        found = cls(
-            config.nats_token, config.nats_user, config.nats_password, config.nats_nkey, config.nats_creds
-        )
+        found = cls(config.nats_token, config.nats_user, config.nats_password, config.nats_nkey, config.nats_creds)
         for name, path in (("nats-nkey", found.seed_file), ("nats-creds", found.creds_file)):
             if path:
-                _try_file(
-                    found, f"{config.named(name)} {path}", "a seed" if name == "nats-nkey" else "credentials"
-                )
+                _try_file(found, f"{config.named(name)} {path}", "a seed" if name == "nats-nkey" else "credentials")
         return found
 
     def proof(self, nonce: str, server: Server) -> dict[str, str]:
@@ -88,10 +84,14 @@ def _sign(seed: str, nonce: str, with_key: bool = False) -> dict[str, str]:
     return {**fields, "sig": signature} if nonce else fields
 
 
-def connect_line(
-    info: Mapping[str, Any], server: Server, credentials: Credentials, node: str, version: str, tls: bool
-) -> bytes:
-    """The CONNECT that answers an INFO of `server`. Raises what `Credentials.proof` does."""
+def mark_of(proof: Mapping[str, str]) -> str:
+    """Tells one identity from another: a hash, of all but the signature, which is another each time."""
+    said = json.dumps({name: value for name, value in proof.items() if name != "sig"}, sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def connect_line(proof: Mapping[str, str], node: str, version: str, tls: bool) -> bytes:
+    """The CONNECT that answers an INFO, with what `Credentials.proof` says."""
     options = {
         "echo": False,
         "headers": True,
@@ -103,6 +103,6 @@ def connect_line(
         "tls_required": tls,
         "verbose": False,
         "version": version,
-        **credentials.proof(str(info.get("nonce", "")), server),
+        **proof,
     }
     return b"CONNECT " + json.dumps(options, sort_keys=True).encode() + b"\r\n"

@@ -19,7 +19,7 @@ from signal_py.credentials import Credentials
 from signal_py.errors import EngineError
 from signal_py.files import read_text
 from signal_py.natspool import Server
-from signal_py.tls import Tls, offers_tls, wants_tls
+from signal_py.tls import Tls, wants_tls
 
 CONNECT_TIMEOUT = 5  # seconds for each step of it
 CLOSE_TIMEOUT = 1.0
@@ -40,8 +40,8 @@ class _Client(Client):
         self._wanted = server
 
     def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> Any:
-        if initial_connection and wants_tls(info, self._wanted):
-            if not offers_tls(info):
+        if initial_connection and wants_tls(bool(info.get("tls_required")), self._wanted):
+            if not (info.get("tls_required") or info.get("tls_available")):
                 raise nats.errors.Error(NO_TLS)
             info["tls_required"] = True
         return super()._process_info(info, initial_connection)

@@ -75,17 +75,17 @@ def _port(parts: SplitResult) -> int:
 
 
 class Pool:
-    """Decides which server is dialled next, and how long to wait before.
+    """Decides which servers may be dialled now, and how long to wait before.
 
-    A round goes once through all servers in random order. The delay before a dial is drawn from 0 up to a
-    bound that doubles with each round that failed, so that the nodes of a cluster don't come back all at
-    once.
+    A round goes once through all servers in random order. The delay before the next is drawn from 0 up to a bound that
+    doubles with each round that failed, so that the nodes of a cluster don't come back all at once. A connection that
+    did not last counts as a round that failed: a server that takes us only to end it is not asked again at once.
     """
 
     def __init__(self, named: Sequence[Server], rng: random.Random | None = None) -> None:
         self._named = tuple(named)
         self._told: tuple[Server, ...] = ()
-        self._round: list[Server] = []
+        self._left: list[Server] | None = None  # of the round; None: it has not begun
         self._failed_rounds = 0
         self._random = rng or random.Random()
 
@@ -98,30 +98,34 @@ class Pool:
         """Rounds since the last success in which no server answered."""
         return self._failed_rounds
 
-    def next(self) -> Server:
-        """The server to dial now."""
-        if not self._round:
-            self._round = list(self.servers)
-            self._random.shuffle(self._round)
-        return self._round.pop()
+    def left(self) -> tuple[Server, ...]:
+        """Those that the round still has, in the order in which they are tried; none at its end."""
+        if self._left is None:
+            self._left = list(self.servers)
+            self._random.shuffle(self._left)
+        return tuple(self._left)
 
-    def failed(self) -> bool:
-        """The one dialled last can't be had. True where that ends a round."""
-        if self._round:
-            return False
+    def drop(self, server: Server) -> None:
+        """It can't be had in this round."""
+        if self._left is not None and server in self._left:
+            self._left.remove(server)
+
+    def failed(self) -> None:
+        """The round is over: none could be had, or the one that was did not last."""
+        self._left = None
         self._failed_rounds += 1
-        return True
 
     def succeeded(self) -> None:
-        self._round = []
+        """One was had, and lasted."""
+        self._left = None
         self._failed_rounds = 0
 
     def delay(self) -> float:
-        """Seconds to wait before the next dial."""
+        """Seconds to wait before the next round."""
         bound = min(LAST_DELAY, FIRST_DELAY * 2.0 ** min(self._failed_rounds, 30))
         return self._random.uniform(0.0, bound)
 
-    def learn(self, connect_urls: Iterable[object]) -> int:
+    def learn(self, connect_urls: Iterable[str]) -> int:
         """Takes the `connect_urls` of an INFO, which replace those learnt before; returns how many are new.
 
         They carry no credentials and ask for no TLS: what the first server that was named has is used, its name for
@@ -132,7 +136,7 @@ class Pool:
         told: list[Server] = []
         for text in connect_urls:
             try:
-                server = parse_url(str(text))
+                server = parse_url(text)
             except ValueError:
                 continue
             if (server.host, server.port) not in places:

@@ -173,7 +173,16 @@ class Runtime:
         verifier = verifier_of(config) if config.auth == "jwt" else None
         self._keys = verifier.keys if verifier else None
         self.core = Core(core_settings(config, self.node, bool(servers), self._hooks))
-        self.bridge = Bridge(self.core, servers, credentials, tls, self.node, VERSION, self._judge(verifier))
+        self.bridge = Bridge(
+            self.core,
+            servers,
+            credentials,
+            tls,
+            self.node,
+            VERSION,
+            self._judge(verifier),
+            config.nats_discovered == "on",
+        )
         if servers and config.control == "on":
             self.bridge.obey(self._control(self.core, self.bridge.inspection, credentials, tls))
         if self._admin:

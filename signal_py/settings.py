@@ -76,6 +76,12 @@ class Config:
         metavar="auto|embedded|off|URL",
         check=check_nats,
     )
+    nats_discovered: str = _setting(
+        "on",
+        "whether servers that NATS tells of are used beside those that are named; off where their addresses can't be "
+        "reached from here",
+        choices=("on", "off"),
+    )
     nats_token: str = _setting(
         "",
         "token for NATS; rather a variable than a flag, which others can see",

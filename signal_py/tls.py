@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from signal_py.address import is_ip
 from signal_py.errors import ConfigError
@@ -79,10 +78,6 @@ def _unusable(config: Config, part: str, path: str, why: str) -> ConfigError:
     return ConfigError(f"{config.named(PARTS[part])} {path} can't be used ({why}): name a file with {WANTED[part]}.")
 
 
-def wants_tls(info: Mapping[str, Any], server: Server) -> bool:
+def wants_tls(required: bool, server: Server) -> bool:
     """Whether TLS is spoken with a server that greeted so: our URL asks for it, or the server does."""
-    return server.tls or bool(info.get("tls_required"))
-
-
-def offers_tls(info: Mapping[str, Any]) -> bool:
-    return bool(info.get("tls_required") or info.get("tls_available"))
+    return server.tls or required

@@ -17,7 +17,7 @@ import nkeys
 import pytest
 
 from signal_core.engine import Core
-from signal_py.bridge import Bridge, RefusedError
+from signal_py.bridge import MAX_ERRORS, Bridge, RefusedError
 from signal_py.credentials import Credentials, connect_line
 from signal_py.errors import ConfigError, EngineError
 from signal_py.natspool import parse_url
@@ -38,6 +38,7 @@ class ScriptedCore:
         self.service_rooms: list[str] = []
         self.events: deque[tuple[object, ...]] = deque()
         self.told: queue.Queue[tuple[Any, ...]] = queue.Queue()
+        self.taken = 0  # INFOs
 
     def say(self, *event: object) -> None:
         self.events.append(event)
@@ -54,6 +55,12 @@ class ScriptedCore:
     def link_fail(self) -> None:
         self.told.put(("fail",))
 
+    def link_leave(self) -> None:
+        self.told.put(("leave",))
+
+    def link_info_taken(self) -> None:
+        self.taken += 1
+
     def link_connect(self, *answer: object) -> None:
         self.told.put(("connect", *answer))
 
@@ -65,9 +72,10 @@ class ScriptedCore:
 
 
 @contextmanager
-def bridge(*urls: str, **access: str) -> Iterator[tuple[ScriptedCore, Bridge]]:
+def bridge(*urls: str, discovered: bool = True, **access: str) -> Iterator[tuple[ScriptedCore, Bridge]]:
     core = ScriptedCore()
-    made = Bridge(cast(Core, core), [parse_url(url) for url in urls], Credentials(**access), Tls(), "n1", "1.2.3")
+    servers = [parse_url(url) for url in urls]
+    made = Bridge(cast(Core, core), servers, Credentials(**access), Tls(), "n1", "1.2.3", discovered=discovered)
     made.start()
     try:
         yield core, made
@@ -90,6 +98,54 @@ def connected(core: ScriptedCore) -> dict[str, Any]:
     assert line.startswith(b"CONNECT ") and line.endswith(b"\r\n")
     said: dict[str, Any] = json.loads(line[8:])
     return said
+
+
+def again(core: ScriptedCore) -> None:
+    """From a dial that is under way to the CONNECT."""
+    assert core.hear()[0] == "dial"
+    core.say("link-info", info())
+    assert core.hear()[0] == "connect"
+
+
+EXPIRED = "'User Authentication Expired'"
+
+
+@pytest.mark.parametrize("word", [EXPIRED, "'Account Authentication Expired'", "'User Authentication Revoked'"])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_credentials_that_expire(word: str, fresh: bool, tmp_path: Path) -> None:
+    """NATS is dialled again at once with what the file says; it is refused only with the same ones again."""
+    file = tmp_path / "nk"
+    file.write_text(make_seed()[0])
+    with bridge(WHERE, seed_file=str(file)) as (core, made):
+        connected(core)
+        core.say("link-up")
+        assert made.first.result(PATIENCE) == "up"
+        if fresh:
+            file.write_text(make_seed()[0])
+        begun = time.monotonic()
+        core.say("link-error", word)
+        core.say("link-down", "expired")
+        core.say("link-want", "expired")
+        again(core)
+        assert time.monotonic() - begun < 3 and made.state == "up"
+        core.say("link-error", "'Authorization Violation'")
+        core.say("link-want", "refused")
+        if fresh:  # once is not enough for these
+            again(core)
+            assert made.state == "up"
+            core.say("link-error", "'Authorization Violation'")
+            core.say("link-want", "refused")
+    assert made.state == "refused"
+
+
+def test_errors_without_end_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "signal_py"), bridge(WHERE) as (core, _):
+        connected(core)
+        for number in range(500):
+            core.say("link-error", f"strange {number}", 0)
+        core.say("link-error", "", 70000)
+    assert len(caplog.records) == MAX_ERRORS + 1
+    assert caplog.records[-1].fields["count"] == 70000  # type: ignore[attr-defined]
 
 
 def test_a_thread_that_can_not_begin_is_told(tmp_path: Path) -> None:
@@ -130,10 +186,64 @@ def test_what_connect_says() -> None:
         }  # fmt: skip
         core.say("link-up")
         assert made.first.result(PATIENCE) == "up"
-        core.say("link-info", info(connect_urls=["127.0.0.1:5555"]))
+    assert core.told.empty() and core.taken == 1
+
+
+@contextmanager
+def listener() -> Iterator[int]:
+    """A port of 127.0.0.1 that takes connections."""
+    with socket.create_server(("127.0.0.1", 0)) as open_:
+        yield int(open_.getsockname()[1])
+
+
+@pytest.mark.parametrize("discovered", [True, False])
+def test_servers_that_the_cluster_tells_of(discovered: bool) -> None:
+    """Are dialled too, unless they are not wanted."""
+    with (
+        listener() as named, listener() as told,
+        bridge(f"nats://127.0.0.1:{named}", discovered=discovered) as (core, _),
+    ):
+        core.say("link-want", "")
+        assert core.hear()[3] == named
+        core.say("link-info", info(connect_urls=[f"127.0.0.1:{told}"]))
+        assert core.hear()[0] == "connect"
+        core.say("link-up")
         core.say("link-down", "it is gone")
         core.say("link-want", "it is gone")
-        assert {core.hear()[3], next_dial(core)[3]} == {4222, 5555}
+        dialled = [core.hear()[3], *(next_dial(core)[3] for _ in range(3))]
+        assert set(dialled) == ({named, told} if discovered else {named})
+
+
+def test_what_can_not_be_reached_costs_little() -> None:
+    """It is tried beside what can: RFC 8305. Nothing answers at the addresses of TEST-NET (RFC 5737)."""
+    with listener() as good:
+        away = [f"nats://192.0.2.{host}:4222" for host in range(1, 9)]
+        with bridge(f"nats://127.0.0.1:{good}", *away) as (core, _):
+            begun = time.monotonic()
+            core.say("link-want", "")
+            assert core.hear()[3] == good
+            assert time.monotonic() - begun < 4
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_server_that_is_about_to_end(others: int) -> None:
+    """Is left where another answers, and only then."""
+    with (
+        listener() as first, listener() as second,
+        bridge(f"nats://127.0.0.1:{first}") as (core, made),
+    ):
+        core.say("link-want", "")
+        core.hear()
+        core.say("link-info", info(connect_urls=[f"127.0.0.1:{second}"] * others))
+        core.hear()
+        core.say("link-up")
+        core.say("link-info", info(ldm=True, connect_urls=[f"127.0.0.1:{second}"] * others))
+        if others:
+            assert core.hear() == ("leave",)
+            core.say("link-down", "it is about to end")
+            core.say("link-want", "it is about to end")
+            assert core.hear()[3] == second
+            assert made.state == "up"
     assert core.told.empty()
 
 
@@ -179,7 +289,7 @@ def test_a_resolver_that_is_silent_holds_no_end_up(monkeypatch: pytest.MonkeyPat
 
 
 def test_all_addresses_of_a_name_are_one_round() -> None:
-    with bridge("nats://localhost:4222", "nats://nohost.invalid:1") as (core, made):
+    with listener() as port, bridge(f"nats://localhost:{port}", "nats://nohost.invalid:1") as (core, made):
         core.say("link-want", "")
         dialled = {core.hear()[2]}
         while not made.first.done():
@@ -187,7 +297,46 @@ def test_all_addresses_of_a_name_are_one_round() -> None:
         assert dialled <= {"127.0.0.1", "::1"} and made.first.result() == "away"
 
 
-@pytest.mark.parametrize("greeting", [info(headers=False), b"{", b"[]", b"\xff"])
+ODD = [
+    {name: value}
+    for name, values in {
+        "max_payload": [None, -1, 0, 255, 1 << 31, 1 << 70, 1e300, 1048576.5, True, "1048576", [], {}],
+        "headers": [None, 1, "yes"],
+        "tls_required": [None, 1],
+        "tls_available": [None, "no"],
+        "nonce": [None, 7, "x" * 5000],
+        "connect_urls": [None, 7, "a:1", [None], [["a:1"]]],
+        "ldm": [None, 1],
+    }.items()
+    for value in values
+]
+DEEP = b'{"headers":true,"max_payload":1048576,"x":' + b"[" * 30000 + b"]" * 30000 + b"}"
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+@pytest.mark.parametrize("later", [False, True])
+def test_odd_values_of_info(odd: dict[str, object], later: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that says such a thing is given up, at its greeting and later, with one line that names it."""
+    with caplog.at_level("INFO", "signal_py"), bridge(WHERE) as (core, made):
+        if later:
+            connected(core)
+            core.say("link-up")
+            made.first.result(PATIENCE)
+        else:
+            core.say("link-want", "")
+            core.hear()
+        core.say("link-info", info(**odd))
+        assert core.hear() == ("fail",)
+        core.say("link-down" if later else "link-want", "given up")
+        core.say("link-want", "given up")
+        core.hear()
+    assert core.taken == 1 + later
+    told = [record for record in caplog.records if record.levelname != "INFO"]
+    assert len(told) == 1 and not told[0].exc_info
+    assert next(iter(odd)) in told[0].fields["reason"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("greeting", [info(headers=False), b"{", b"[]", b"\xff", DEEP, b"1" * 60000])
 def test_servers_that_can_not_be_used(greeting: bytes, caplog: pytest.LogCaptureFixture) -> None:
     with bridge(WHERE) as (core, made):
         core.say("link-want", "")
@@ -241,6 +390,10 @@ def test_refusals(words: tuple[str, str], setting: str) -> None:
     with bridge(WHERE) as (core, made):
         connected(core)
         core.say(*words)
+        if setting == "nats":  # once more with the same: what the files say may have been good by now
+            core.say("link-want", "closed")
+            again(core)
+            core.say(*words)
         refused = made.first.exception(PATIENCE)
         assert isinstance(refused, RefusedError) and refused.setting == setting
         assert made.state == "refused"
@@ -254,12 +407,9 @@ def test_refusals(words: tuple[str, str], setting: str) -> None:
 
 
 def said(url: str, nonce: str = "", **access: str) -> dict[str, Any]:
-    info = {"nonce": nonce} if nonce else {}
-    line = connect_line(info, parse_url(url), Credentials(**access), "n1", "1", False)
+    line = connect_line(Credentials(**access).proof(nonce, parse_url(url)), "n1", "1", False)
     found: dict[str, Any] = json.loads(line.removeprefix(b"CONNECT "))
-    return {
-        name: found[name] for name in ("user", "pass", "auth_token", "jwt", "nkey", "sig") if name in found
-    }
+    return {name: found[name] for name in ("user", "pass", "auth_token", "jwt", "nkey", "sig") if name in found}
 
 
 def make_seed() -> tuple[str, nkeys.KeyPair]:

@@ -134,7 +134,7 @@ def test_every_limit_reaches_the_core() -> None:
     others = {"listen", "reuse_port", "nats", "control", "admin", "drain_time", "log_format", "log_level"}
     others.add("trusted_proxies")
     assert {setting.field for setting in SETTINGS.values()} - passed - others == {
-        "nats_token", "nats_user", "nats_password", "nats_nkey", "nats_creds",
+        "nats_discovered", "nats_token", "nats_user", "nats_password", "nats_nkey", "nats_creds",
         "nats_tls_ca", "nats_tls_cert", "nats_tls_key",
         "auth_key", "auth_key_file", "auth_jwks", "auth_refresh", "auth_algorithms", "auth_audience", "auth_issuer",
         "auth_leeway",
@@ -346,11 +346,12 @@ def test_a_round_goes_through_all_servers() -> None:
     servers = [Server("h", port) for port in range(1, 6)]
     pool = Pool(servers, random.Random(1))
     for rounds in range(1, 4):
-        dialled = []
-        for last in (False, False, False, False, True):
-            dialled.append(pool.next())
-            assert pool.failed() == last
-        assert set(dialled) == set(servers)
+        for left in range(5, 0, -1):
+            assert len(pool.left()) == left
+            pool.drop(pool.left()[0])
+        assert pool.left() == ()
+        pool.failed()
+        assert set(pool.left()) == set(servers)
         assert pool.failed_rounds == rounds
 
 
@@ -359,7 +360,6 @@ def test_the_delay_grows_to_its_bound() -> None:
     for bound in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, LAST_DELAY, LAST_DELAY):
         longest = max(pool.delay() for _ in range(200))
         assert bound * 0.9 < longest <= bound
-        pool.next()
         pool.failed()
     pool.succeeded()
     assert pool.delay() <= 0.05
@@ -367,7 +367,7 @@ def test_the_delay_grows_to_its_bound() -> None:
 
 def test_what_the_cluster_tells() -> None:
     pool = Pool([Server("a", 1, "u", "p")], random.Random(1))
-    assert pool.learn(["a:1", "b:2", "[::1]:3", "", 7, "x:y"]) == 3
+    assert pool.learn(["a:1", "b:2", "[::1]:3", "", "7:", "x:y"]) == 3
     assert pool.servers[1:3] == (Server("b", 2, "u", "p"), Server("::1", 3, "u", "p", tls_name="a"))
     secure = Pool([Server("a", 1, tls=True)], random.Random(1))
     assert secure.learn(["b:2", "1.2.3.4:5"]) == 2

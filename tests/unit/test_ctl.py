@@ -146,6 +146,7 @@ def test_its_help_offers_what_it_takes(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_its_settings() -> None:
-    assert {name for name in SETTINGS if name.startswith("nats") and name != "nats-pending"} == {
+    nodes = ("nats-pending", "nats-discovered")
+    assert {name for name in SETTINGS if name.startswith("nats") and name not in nodes} == {
         *CONTROL_SETTINGS
     } - {"prefix"}

@@ -1,0 +1,134 @@
+"""What -ERR can say, and what each does. L4. Loop 0 only. Source: nats-server (server/client.go, errors.go, parser.go).
+
+docs/nats.md has the table. What the server ends the connection with is its reason; what it goes on after is told to
+whoever asked for it. Of what is neither, nothing is believed but that NATS said it.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, strlen
+from signal_core.counters cimport C_NATS_ERRORS
+from signal_core.dial cimport link_end, put_bytes, put_text, too_few_subs
+from signal_core.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_ERRORS_TOLD
+from signal_core.natsout cimport subject_denied
+from signal_core.natswire cimport se_same_name
+from signal_core.post cimport post_event
+from signal_core.route cimport tell_peer
+from signal_core.state cimport CODE_DENIED, EVENT_LOG, EVENT_NATS_ERROR, LINK_UP, Hub, Link, Loop
+from signal_core.subs cimport subs_denied
+from signal_core.sys cimport se_load_relaxed, se_siphash13, se_store_relaxed, se_store_release
+
+cdef enum:
+    ERRORS_TICKS = 10             # of a second, in which NATS_ERRORS_TOLD are told
+
+
+cdef inline void presence_refused(Loop* loop, const char* subject, size_t n) noexcept nogil:
+    """NATS does not allow a subject: the log says once what that means where it is one of presence."""
+    cdef Hub* hub = loop.hub
+    cdef const char* text = (b"NATS does not let this node tell others who is in a room, joins and leaves: presence "
+                             b"lacks its clients on other nodes until its NATS user may publish on presence subjects")
+    cdef char prefix[80]
+    cdef size_t size = put_text(prefix, put_bytes(prefix, 0, hub.prefix, hub.prefix_len), b".presence")
+    if loop.linked.presence_denied or n < size or memcmp(subject, prefix, size) != 0:
+        return
+    loop.linked.presence_denied = True
+    post_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, strlen(text))
+
+
+cdef inline void link_denied(Loop* loop, const char* text, size_t n) noexcept nogil:
+    """`Permissions Violation for Publish to "<subject>"`: tells whoever asked, and remembers it while connected."""
+    cdef Link* link = loop.linked
+    cdef Hub* hub = loop.hub
+    cdef uint64_t hash, i, count
+    cdef size_t at = 0, end
+    while at < n and text[at] != c'"':
+        at += 1
+    end = at + 1
+    while end < n and text[end] != c'"':
+        end += 1
+    if end >= n:
+        return
+    presence_refused(loop, text + at + 1, end - at - 1)
+    hash = se_siphash13(hub.rooms.key, text + at + 1, end - at - 1)
+    count = se_load_relaxed(&hub.ndenied)
+    if count < DENIED_SUBJECTS and not subject_denied(hub, hash):  # it objects to each message
+        se_store_relaxed(&hub.denied[count], hash)
+        se_store_release(&hub.ndenied, count + 1)
+    for i in range(256):
+        if link.asked_subject[i] == hash and link.asked_id[i]:
+            tell_peer(loop, link.asked_id[i], CODE_DENIED, link.asked_ref[i], link.asked_size[i])
+            link.asked_id[i] = 0
+
+
+cdef inline bint says(const char* text, size_t n, const char* lower) noexcept nogil:
+    """Whether a text begins so, in whatever case: that differs between versions of the server."""
+    cdef size_t size = strlen(lower)
+    return n >= size and se_same_name(text, lower, size)
+
+
+cdef inline bint is_last_word(const char* text, size_t n) noexcept nogil:
+    """Whether the server ends the connection with it, or leaves one that is of no use."""
+    return (says(text, n, b"authorization violation") or says(text, n, b"authentication ")
+            or says(text, n, b"authorization timeout") or says(text, n, b"slow consumer")
+            or says(text, n, b"user authentication ") or says(text, n, b"account authentication ")
+            or says(text, n, b"stale connection") or says(text, n, b"unknown protocol operation")
+            or says(text, n, b"parser error") or says(text, n, b"maximum payload violation")
+            or says(text, n, b"maximum control line exceeded") or says(text, n, b"maximum connections exceeded")
+            or says(text, n, b"maximum account active connections exceeded")
+            or says(text, n, b"connection throttling is active") or says(text, n, b"secure connection")
+            or says(text, n, b"failed account registration") or says(text, n, b"invalid client protocol")
+            or says(text, n, b"no responders requires headers") or says(text, n, b"message headers not supported")
+            or says(text, n, b"attempted to connect to "))
+
+
+cdef inline void errors_tell(Loop* loop, const char* text, size_t n) noexcept nogil:
+    """To Python, with how many it was not told since the last."""
+    cdef Link* link = loop.linked
+    post_event(loop, CONTROL_LOOP, EVENT_NATS_ERROR, 0, link.errors_untold, text, n)
+    link.errors_untold = 0
+
+
+cdef inline void errors_anew(Loop* loop) noexcept nogil:
+    """A second later as many may be told again."""
+    cdef Link* link = loop.linked
+    if loop.tick - link.errors_since >= ERRORS_TICKS:
+        link.errors_since = loop.tick
+        link.errors_told = 0
+
+
+cdef inline void errors_tick(Loop* loop) noexcept nogil:
+    """Each tick: how many could not be told within the last second."""
+    cdef Link* link = loop.linked
+    if link.errors_untold:
+        errors_anew(loop)
+        if link.errors_told == 0:
+            link.errors_told = 1
+            errors_tell(loop, b"", 0)
+
+
+cdef inline void link_error(Loop* loop, const char* text, size_t n) noexcept nogil:
+    """An -ERR."""
+    cdef Link* link = loop.linked
+    cdef size_t size = n if n < sizeof(link.reason) - 1 else sizeof(link.reason) - 1
+    loop.n[C_NATS_ERRORS] += 1
+    if is_last_word(text, n):
+        errors_tell(loop, text, n)
+        memcpy(link.reason, text, size)
+        link.reason[size] = 0
+        link_end(loop, link.reason)
+        return
+    if says(text, n, b"maximum subscriptions exceeded"):
+        if link.state == LINK_UP:
+            link.over += 1  # which, its PONG tells: sublimit.pxd
+        else:
+            link_end(loop, too_few_subs())
+        return
+    errors_anew(loop)
+    if link.errors_told < NATS_ERRORS_TOLD:
+        link.errors_told += 1
+        errors_tell(loop, text, n)
+    else:
+        link.errors_untold += 1
+    if says(text, n, b"permissions violation for publish to "):
+        link_denied(loop, text, n)
+    elif says(text, n, b"permissions violation for subscription"):
+        subs_denied(loop, text, n)

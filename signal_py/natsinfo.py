@@ -1,0 +1,81 @@
+"""INFO: what a NATS server says of itself, judged before anything is believed. No I/O."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+MAX_URLS = 256  # servers that the cluster tells of; more are left out
+MAX_URL = 300  # characters of each
+MAX_NONCE = 1024  # characters
+LEAST_PAYLOAD = 256  # bytes that a node's own words to others need
+MOST_PAYLOAD = (1 << 31) - 1
+
+
+class InfoError(ValueError):
+    """A server that can't be used. The text says what is wrong with its INFO, in one line."""
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What the engine looks at."""
+
+    max_payload: int  # bytes
+    headers: bool = False
+    tls_required: bool = False
+    tls_available: bool = False
+    nonce: str = ""  # to be signed; "": none
+    connect_urls: tuple[str, ...] = ()  # HOST:PORT, at most MAX_URLS
+    lame_duck: bool = False  # it is about to end
+
+
+def parse_info(text: bytes) -> ServerInfo:
+    """Raises InfoError, whatever a server sends."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InfoError("its INFO is no JSON, or nested too deeply: it is no NATS server") from None
+    if not isinstance(said, dict):
+        raise InfoError("its INFO is no JSON object: it is no NATS server")
+    return ServerInfo(
+        max_payload=_payload(said),
+        headers=_flag(said, "headers"),
+        tls_required=_flag(said, "tls_required"),
+        tls_available=_flag(said, "tls_available"),
+        nonce=_nonce(said),
+        connect_urls=_urls(said),
+        lame_duck=_flag(said, "ldm"),
+    )
+
+
+def _wrong(name: str, what: str) -> InfoError:
+    return InfoError(f"the {name} in its INFO is {what}")
+
+
+def _payload(said: dict[str, Any]) -> int:
+    value = said.get("max_payload")
+    if isinstance(value, bool) or not isinstance(value, int) or not LEAST_PAYLOAD <= value <= MOST_PAYLOAD:
+        raise _wrong("max_payload", f"no whole number from {LEAST_PAYLOAD} to {MOST_PAYLOAD}")
+    return value
+
+
+def _flag(said: dict[str, Any], name: str) -> bool:
+    value = said.get(name, False)
+    if not isinstance(value, bool):
+        raise _wrong(name, "neither true nor false")
+    return value
+
+
+def _nonce(said: dict[str, Any]) -> str:
+    value = said.get("nonce", "")
+    if not isinstance(value, str) or len(value) > MAX_NONCE:
+        raise _wrong("nonce", f"no text of at most {MAX_NONCE} characters")
+    return value
+
+
+def _urls(said: dict[str, Any]) -> tuple[str, ...]:
+    value = said.get("connect_urls", [])
+    if not isinstance(value, list) or not all(isinstance(url, str) for url in value[:MAX_URLS]):
+        raise _wrong("connect_urls", "no list of texts")
+    return tuple(url for url in value[:MAX_URLS] if len(url) <= MAX_URL)

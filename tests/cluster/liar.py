@@ -1,0 +1,94 @@
+"""A server that speaks NATS as far as a test has it, and says whatever the test wants: what no real one says."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable
+from queue import Queue
+
+from typing_extensions import Self
+
+import kit
+
+INFO = {"server_id": "liar", "version": "2.10.0", "headers": True, "max_payload": 1 << 20, "proto": 1}
+
+
+def info(**more: object) -> bytes:
+    return b"INFO " + json.dumps({**INFO, **more}).encode() + b"\r\n"
+
+
+class Link:
+    """One connection of a node."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = sock
+        self.heard: Queue[bytes] = Queue()  # every line
+        self.lines: list[bytes] = []
+        self.up = threading.Event()  # it has subscribed to what is for it
+        self.ended = threading.Event()
+
+    def say(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def run(self, greeting: bytes, answer: Callable[[Link, bytes], bool]) -> None:
+        """Until the node ends it. `answer` says whether it has dealt with a line."""
+        try:
+            self.say(greeting)
+            with self.sock.makefile("rb") as lines:
+                for line in lines:
+                    self.lines.append(line)
+                    self.heard.put(line)
+                    if not answer(self, line):
+                        self.usual(line)
+        except OSError:
+            pass
+        finally:
+            self.ended.set()
+            self.sock.close()
+
+    def usual(self, line: bytes) -> None:
+        if line.startswith(b"PING"):
+            self.say(b"PONG\r\n")
+        elif found := re.match(rb"PUB \S+\.node\.\S+ (\S+) 16\r", line):
+            self.say(b"HMSG %s 2 16 16\r\nNATS/1.0 503\r\n\r\n\r\n" % found[1])
+        elif b".peer." in line and line.startswith(b"SUB"):
+            self.up.set()
+
+
+class Liar:
+    """Listens on a port of loopback, and keeps every connection."""
+
+    def __init__(self, greeting: bytes = info(), answer: Callable[[Link, bytes], bool] = lambda *_: False) -> None:
+        self.greeting = greeting
+        self.answer = answer
+        self.links: list[Link] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"nats://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            link = Link(sock)
+            self.links.append(link)
+            threading.Thread(target=link.run, args=(self.greeting, self.answer), daemon=True).start()
+
+    def link(self) -> Link:
+        """One that a node uses."""
+        return kit.until(lambda: next((link for link in self.links if link.up.is_set()), None), "a node is up")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)  # which ends its accept
+        self.listener.close()
+        for link in self.links:
+            link.sock.close()

@@ -1,0 +1,281 @@
+"""More subscriptions than NATS takes of a node: of its account, of its user, or of every connection."""
+
+from pathlib import Path
+
+import pytest
+
+import kit
+from peers import BarePeer
+from wire import until
+
+from .accounts import Operator
+from .bus import Bus
+from .conftest import account
+from .crowd import Crowd
+from .liar import Liar, Link
+
+OWN = 6  # subscriptions that a node has for itself
+NODE = {"nats_user": "node", "nats_password": "node"}
+ACCOUNT = """accounts {{
+    A {{
+        users: [ {{ user: node, password: node }} {users} ]
+        limits {{ max_subscriptions: {limit} }}
+    }}
+}}"""
+
+
+def of_account(limit: int, users: str = "") -> str:
+    return ACCOUNT.format(limit=limit, users=users)
+
+
+def served(config: str) -> str:
+    """What every connection of a server may have."""
+    return f"max_subscriptions: {config}\nauthorization {{ user: node, password: node }}"
+
+
+def hears(bus: Bus, peer: BarePeer, room: str) -> None:
+    bus.publish(f"signal.room.{room}", room.encode())
+    assert peer.expect("MSG", room, "-").payload == room.encode()
+
+
+def never_lost(engine: kit.Engine) -> None:
+    """It kept its one connection, and its log has one line."""
+    total = engine.stats()["total"]
+    assert (total["nats_connects"], total["nats_lost"]) == (1, 0)
+    told = [line for line in engine.events() if line["level"] in ("warning", "error")]
+    assert len(told) == 1 and "no more subscriptions" in told[0]["event"], told
+
+
+@pytest.mark.parametrize("config", [of_account, lambda limit: served(str(limit))], ids=["account", "server"])
+@pytest.mark.parametrize("loops", [1, 2])
+def test_subs_over_the_limit(config: object, loops: int) -> None:
+    """Are answered ERR, each exactly; the connection stays, and those within it hear."""
+    text = config(OWN + 5)  # type: ignore[operator]
+    with (
+        kit.nats(config=text) as server,
+        kit.engine(nats=server.url, loops=loops, control="off", **NODE) as engine, BarePeer(engine.port) as a,
+    ):
+        for number in range(20):  # in one iteration, or in a few
+            a.say(f"SUB room{number} ref=r{number}")
+        codes = [a.answer_to(f"r{number}") for number in range(20)]
+        assert codes == ["ok"] * 5 + ["unavailable"] * 15
+        assert a.ask("SUB another") == "unavailable"
+        with Bus(server.url, user="node", password="node") as bus:
+            for number in range(5):
+                hears(bus, a, f"room{number}")
+            for number in range(5, 20):
+                bus.publish(f"signal.room.room{number}", b"x")
+            hears(bus, a, "room0")
+        assert engine.stats()["total"]["memberships"] == 5
+        assert engine.stats()["total"]["nats_subs_refused"] >= 16
+        assert a.ask("PUB elsewhere", "x") == "ok"
+        assert a.ask("SUB room3") == "ok", "a member already"
+        never_lost(engine)
+        account()
+
+
+def test_what_is_given_up_is_there_for_others() -> None:
+    with (
+        kit.nats(config=of_account(OWN + 3)) as server, Bus(server.url, user="node", password="node") as bus,
+        kit.engine(nats=server.url, loops=2, control="off", **NODE) as engine,
+    ):
+        with BarePeer(engine.port) as a, BarePeer(engine.port) as b:
+            for number in range(3):
+                assert a.ask(f"SUB room{number}") == "ok"
+            assert b.ask("SUB late") == "unavailable"
+            assert a.ask("UNSUB room1") == "ok"
+            until(lambda: b.ask("SUB late") == "ok", "there is place")
+            hears(bus, b, "late")
+            assert b.ask("SUB later") == "unavailable"
+            for number in range(50):  # in one iteration: left and joined
+                a.say(f"UNSUB churn{number}")
+                a.say(f"SUB churn{number + 1} ref=c{number}")
+                assert a.answer_to(f"c{number}") == "unavailable"
+            hears(bus, a, "room0")
+        never_lost(engine)
+
+
+def test_who_joined_without_asking_hears_once_there_is_place() -> None:
+    """SUBs without a ref: they are members on the node, and of the cluster as soon as NATS takes the room."""
+    with (
+        kit.nats(config=of_account(OWN + 2)) as server, Bus(server.url, user="node", password="node") as bus,
+        kit.engine(nats=server.url, loops=1, control="off", **NODE) as engine,
+    ):
+        with BarePeer(engine.port) as a, BarePeer(engine.port) as b:
+            assert a.ask("SUB one") == a.ask("SUB two") == "ok"
+            b.say("SUB waits")
+            assert b.settle() == []
+            a.say("PUB waits", "near")
+            assert b.expect("MSG", "waits", a.address).payload == b"near"
+            assert a.ask("UNSUB one") == "ok"
+
+            def heard() -> bool:
+                bus.publish("signal.room.waits", b"far")
+                return bool(b.settle())
+
+            until(heard, "it is tried again")
+        never_lost(engine)
+
+
+def test_a_limit_that_is_raised(tmp_path: Path) -> None:
+    """By a restart of the server with another configuration, and by one of the account while it runs."""
+    operator = Operator(subs=OWN + 2)
+    file = operator.creds(tmp_path / "node.creds")
+    with (
+        kit.nats(config=operator.config) as server,
+        kit.engine(nats=server.url, nats_creds=str(file), loops=1, control="off") as engine,
+        BarePeer(engine.port) as a,
+    ):
+        codes = [a.ask(f"SUB room{number}") for number in range(4)]
+        assert codes == ["ok", "ok", "unavailable", "unavailable"]
+        a.say("SUB silent")
+        assert a.settle() == []
+        server.stop()
+        operator.account_limits(subs=-1)
+        server.config = operator.config
+        server.start()
+        until(lambda: engine.stats()["total"]["nats_connects"] == 2, "it is back", 25)
+        assert [a.ask(f"SUB room{number}") for number in range(4)] == ["ok"] * 4
+        with Bus(server.url, user_credentials=str(file)) as bus:
+            hears(bus, a, "silent")
+
+
+def test_a_limit_that_is_lowered(tmp_path: Path) -> None:
+    """Who was a member before stays one on the node; nothing flaps."""
+    operator = Operator()
+    file = operator.creds(tmp_path / "node.creds")
+    with (
+        kit.nats(config=operator.config) as server,
+        kit.engine(nats=server.url, nats_creds=str(file), loops=2, control="off") as engine,
+        BarePeer(engine.port, *(f"room{number}" for number in range(20))) as a, BarePeer(engine.port) as b,
+    ):
+        server.stop()
+        operator.account_limits(subs=OWN + 5)
+        server.config = operator.config
+        server.start()
+        until(lambda: engine.stats()["total"]["nats_subs_refused"] >= 15, "some are refused", 25)
+        assert b.ask("SUB new") == "unavailable"
+        for number in range(20):
+            b.say(f"PUB room{number}", "near")
+            assert a.expect("MSG", f"room{number}", b.address).payload == b"near"
+        before = engine.stats()["total"]["nats_subs_refused"]
+        until(lambda: engine.stats()["total"]["nats_subs_refused"] > before, "it is tried again")
+        assert engine.stats()["total"]["nats_connects"] == 2
+        with Bus(server.url, user_credentials=str(file)) as bus:
+            for number in range(20):
+                bus.publish(f"signal.room.room{number}", b"far")
+            bus.publish(f"signal.peer.{a.address}", b"end")
+            heard = []
+            while (got := a.hear()).payload != b"end":
+                heard.append(got.words[0])
+        assert len(heard) == 5
+
+
+def test_rooms_of_a_url_over_the_limit() -> None:
+    with (
+        kit.nats(config=of_account(OWN + 1)) as server,
+        kit.engine(nats=server.url, loops=2, control="off", **NODE) as engine,
+    ):
+        with BarePeer(engine.port, "one", "two", "three") as a:
+            for _ in range(2):
+                a.refused("unavailable")
+            assert a.settle() == []
+            assert engine.stats()["total"]["memberships"] == 1
+        never_lost(engine)
+
+
+def test_presence_over_the_limit() -> None:
+    """A SUB with presence needs two. One that is a member already stays one."""
+    with (
+        kit.nats(config=of_account(OWN + 3)) as server,
+        kit.engine(nats=server.url, loops=2, control="off", **NODE) as engine,
+    ):
+        with BarePeer(engine.port) as a, BarePeer(engine.port) as b:
+            assert a.ask("SUB first") == a.ask("SUB second") == "ok"
+            assert b.ask("SUB third presence") == "unavailable"
+            assert b.settle() == []
+            until(lambda: engine.stats()["total"]["memberships"] == 2, "it is left")
+            assert b.ask("SUB third") == "ok"
+            assert b.ask("SUB third presence") == "unavailable"
+            assert engine.stats()["total"]["memberships"] == 3
+            assert engine.stats()["total"]["presence_listeners"] == 0
+            assert a.ask("UNSUB first") == "ok"
+            until(lambda: b.ask("SUB third presence") == "ok", "there is place")
+            assert b.hear().verb == "MEMBERS"
+        never_lost(engine)
+
+
+def test_who_listens_is_told_when_presence_is_back(tmp_path: Path) -> None:
+    """Who listened before NATS lowered its limit hears who is there once it is subscribed to again."""
+    operator = Operator()
+    file = operator.creds(tmp_path / "node.creds")
+    with kit.nats(config=operator.config) as server:
+        settings = {"nats": server.url, "nats_creds": str(file), "control": "off"}
+        with kit.engine(loops=1, **settings) as engine, BarePeer(engine.port) as a, BarePeer(engine.port) as b:
+            Crowd(b, "room")
+            assert a.ask("SUB one") == "ok"
+            server.stop()
+            operator.account_limits(subs=OWN + 2)
+            server.config = operator.config
+            server.start()
+            until(lambda: engine.stats()["total"]["nats_subs_refused"], "one is refused", 25)
+            assert engine.stats()["total"]["nats_connects"] == 2
+            b.early.clear()
+            assert a.ask("UNSUB one") == "ok"
+            heard = until(lambda: [heard for heard in b.settle() if heard.verb == "MEMBERS"], "it asks anew")
+            assert heard[0].payload == b.address.encode()
+
+
+def test_a_limit_below_what_a_node_needs() -> None:
+    """Is no reason to dial without pause: the log says once what to raise."""
+    for limit in (1, OWN - 1):
+        with (
+            kit.nats(config=of_account(limit)) as server,
+            kit.engine(nats=server.url, loops=1, control="off", **NODE) as engine,
+        ):
+            assert engine.ready["nats_state"] == "away"
+            until(lambda: engine.stats()["total"]["nats_errors"] > 3, "it is tried again")
+            told = [line for line in engine.events() if line["level"] in ("warning", "error")]
+            assert len(told) == 1 and "max_subscriptions" in told[0]["reason"], told
+            assert engine.stats()["total"]["nats_lost"] < 20
+
+
+def test_permissions_and_the_limit_together() -> None:
+    """Each SUB has its own answer, though one is refused by name and others are only counted."""
+    config = f"""accounts {{ A {{
+        users: [ {{ user: node, password: node, permissions: {{ subscribe: {{ deny: ["signal.room.secret.>"] }} }} }} ]
+        limits {{ max_subscriptions: {OWN + 3} }}
+    }} }}"""
+    with (
+        kit.nats(config=config) as server,
+        kit.engine(nats=server.url, loops=1, control="off", **NODE) as engine, BarePeer(engine.port) as a,
+    ):
+        rooms = ["a", "secret.b", "c", "d", "e", "secret.f", "g"]
+        for number, room in enumerate(rooms):
+            a.say(f"SUB {room} ref=r{number}")
+        codes = [a.answer_to(f"r{number}") for number in range(len(rooms))]
+        assert codes == ["ok", "denied", "ok", "ok", "unavailable", "denied", "unavailable"]
+
+
+def test_it_is_tried_at_a_bounded_pace() -> None:
+    """However many clients ask: NATS is asked about once a second, and the answer is given at once."""
+    limit = OWN + 1
+
+    def answer(link: Link, line: bytes) -> bool:
+        if line.startswith(b"SUB"):
+            link.subs = getattr(link, "subs", 0) + 1  # type: ignore[attr-defined]
+            if link.subs > limit:  # type: ignore[attr-defined]
+                link.subs -= 1  # type: ignore[attr-defined]
+                link.say(b"-ERR 'maximum subscriptions exceeded'\r\n")
+        return False
+
+    with Liar(answer=answer) as liar, kit.engine(nats=liar.url, loops=1, control="off") as engine:
+        link = liar.link()
+        with BarePeer(engine.port) as a:
+            assert a.ask("SUB first") == "ok"
+            assert a.ask("SUB second") == "unavailable"
+            asked = sum(line.startswith(b"SUB") for line in list(link.lines))
+            for number in range(300):
+                assert a.ask(f"SUB room{number}") == "unavailable"
+            assert sum(line.startswith(b"SUB") for line in list(link.lines)) - asked < 15
+        assert engine.stats()["total"]["nats_lost"] == 0
