@@ -26,15 +26,15 @@ def states(engine: kit.Engine, seconds: float) -> set[str]:
 def test_credentials_that_are_replaced_in_time(tmp_path: Path) -> None:
     """Their end is no refusal: the node logs in at once with what the file says now."""
     operator = Operator()
-    file = operator.creds(tmp_path / "node.creds", life=4)
+    file = operator.creds(tmp_path / "node.creds", life=12)
     with kit.nats(config=operator.config) as server:
         settings = {"nats": server.url, "nats_creds": str(file), "loops": 1, "control": "off"}
         with kit.engine(**settings) as one, kit.engine(**settings) as two:
             await_cluster([one, two])
             operator.creds(file)
             with BarePeer(one.port, "room") as a, BarePeer(two.port, "room") as b:
-                until(lambda: one.stats()["total"]["nats_connects"] == 2, "it logs in again", 15)
-                until(lambda: two.stats()["total"]["nats_connects"] == 2, "it logs in again", 15)
+                until(lambda: one.stats()["total"]["nats_connects"] == 2, "it logs in again", 30)
+                until(lambda: two.stats()["total"]["nats_connects"] == 2, "it logs in again", 30)
                 assert states(one, 1) == {"up"}
                 until(lambda: a.ask(f"TO {b.address} ttl=500", "x") == "ok", "they meet again")
                 b.settle()
