@@ -27,10 +27,17 @@ cdef inline bint backlog_has_room(const Loop* loop, uint64_t more) noexcept nogi
     return loop.n[C_BACKLOG_BYTES] + more <= loop.hub.set.backlog_loop
 
 
+cdef inline bint backlog_has_share(const Loop* loop, uint64_t cost, uint64_t more) noexcept nogil:
+    """Whether a receiver whose backlog costs `cost` may have `more`: each has at most what is left free. So however
+    many do not read, one that blocks later finds as much as they have: of those that have more, some is dropped."""
+    return backlog_has_room(loop, cost + more)
+
+
 cdef inline bint backlog_trim(Loop* loop, Queue* q, uint64_t* dropped) noexcept nogil:
     """Of a queue whose socket is full, before it is counted: drops the newest deliveries until the rest has room.
 
-    The engine's own answers stay, and so does a message that was begun; False where not even that has room.
+    It keeps its share. The engine's own answers stay, and so does a message that was begun; False where not even that
+    has room.
     """
     cdef Out** link = &q.head
     cdef Out* last = NULL
@@ -38,10 +45,11 @@ cdef inline bint backlog_trim(Loop* loop, Queue* q, uint64_t* dropped) noexcept 
     cdef bint full = False
     while link[0] != NULL:
         cost += link[0].msg.size + MESSAGE_COST
-        full = full or not backlog_has_room(loop, cost)
-        if link[0].msg.flags & MSG_COUNTED and full:
-            if last == NULL and q.offset:
+        full = full or not backlog_has_share(loop, cost, cost)
+        if last == NULL and q.offset:
+            if link[0].msg.flags & MSG_COUNTED and not backlog_has_room(loop, cost):
                 return False
+        elif link[0].msg.flags & MSG_COUNTED and full:
             cost -= link[0].msg.size + MESSAGE_COST
             dropped[0] += 1 + link[0].msg.ttl_end
             queue_cut(loop, q, link, C_DROPPED_SLOW_PEER, CODE_SLOW_PEER)

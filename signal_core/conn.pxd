@@ -4,7 +4,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy
 from signal_core.address cimport id_make, put_uint
-from signal_core.backlog cimport BLOCKED_COST, MESSAGE_COST, backlog_cost, backlog_has_room, backlog_trim
+from signal_core.backlog cimport (
+    BLOCKED_COST, MESSAGE_COST, backlog_cost, backlog_has_room, backlog_has_share, backlog_trim,
+)
 from signal_core.counters cimport (
     C_ATTEMPTED, C_BACKLOG_BYTES, C_BACKLOG_LIMITED, C_BLOCKED, C_BYTES_OUT, C_CLOSED, C_CONNECTIONS,
     C_DROPPED_EXPIRED, C_DROPPED_GONE, C_DROPPED_MEMORY, C_DROPPED_SLOW_PEER, C_WRITES,
@@ -315,7 +317,7 @@ cdef inline void conn_write(Loop* loop, Conn* c) noexcept nogil:
 cdef inline bint conn_has_room(const Loop* loop, const Conn* c, uint32_t size) noexcept nogil:
     """Whether the backlog of a blocked one takes so many bytes more. Others have none: they are written this turn."""
     return (c.out.bytes + size <= loop.hub.set.backlog_bytes and c.out.count < loop.hub.set.backlog_messages
-            and backlog_has_room(loop, size + MESSAGE_COST))
+            and backlog_has_share(loop, backlog_cost(&c.out), size + MESSAGE_COST))
 
 
 cdef inline void conn_waits(Loop* loop, Conn* c, uint32_t size) noexcept nogil:

@@ -4,18 +4,19 @@ A tick's timers fire bit by bit within the tick: many pings at one moment would 
 those of the other loops on its processor.
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from signal_core.accept cimport turn_away
 from signal_core.answers cimport refs_due
 from signal_core.auth cimport auth_due, auth_refuse
+from signal_core.backlog cimport backlog_cost, backlog_has_share, backlog_trim
 from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_expire, conn_extra, conn_frame, conn_kill, conn_silence
-from signal_core.counters cimport C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
+from signal_core.counters cimport C_BACKLOG_BYTES, C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
 from signal_core.frame cimport OP_PING
 from signal_core.limits cimport TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS
 from signal_core.route cimport joined
 from signal_core.slab cimport (
     CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, NO_SLOT, Cold, Conn,
-    Extra, slab_cold, slab_conn, slab_extra,
+    Extra, slab_cold, slab_conn, slab_extra, slab_whole,
 )
 from signal_core.state cimport Hub, Loop, loop_ms
 from signal_core.sys cimport FIONREAD, MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, ioctl, se_acknowledged, send
@@ -80,11 +81,24 @@ cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
     return timer_asked(loop, cold, patience)
 
 
+cdef inline void timer_share(Loop* loop, Conn* c) noexcept nogil:
+    """Of a blocked one: drops its newest where it has more than its share of backlog-total by now."""
+    cdef uint64_t cost = backlog_cost(&c.out), dropped = 0
+    if backlog_has_share(loop, cost, 0):
+        return
+    loop.n[C_BACKLOG_BYTES] -= cost
+    backlog_trim(loop, &c.out, &dropped)
+    loop.n[C_BACKLOG_BYTES] += backlog_cost(&c.out)
+    slab_whole(&loop.slab, c).gap += <uint32_t>dropped
+
+
 cdef inline bint timer_blocked(Loop* loop, Conn* c) noexcept nogil:
-    """Of a blocked connection: drops what expired, ends one that takes nothing. False: it has ended."""
+    """Of a blocked connection: drops what expired and what is over its share, ends one that takes nothing. False: it
+    has ended."""
     cdef Extra* extra = slab_extra(&loop.slab, c)
     cdef int unsent = 0
     conn_expire(loop, c)
+    timer_share(loop, c)
     # The kernel says that a socket is writable only when a third of its buffer is free: a slow reader is told by
     # what it has acknowledged.
     ioctl(c.fd, SIOCOUTQ, &unsent)

@@ -112,6 +112,40 @@ def test_gap_where_the_total_was_full() -> None:
         until(lambda: engine.stats()["total"]["backlog_bytes"] == 0)
 
 
+def test_who_blocks_later_has_a_share() -> None:
+    """However much others leave unread, one that blocks then is neither ended nor left without a backlog."""
+    with (
+        kit.engine(loops=1, backlog_total=1 << 20, stall_timeout=600, ttl=600) as engine,
+        BarePeer(engine.port) as sender,
+        sleepers(engine.port, 7) as hogs,
+        sleepers(engine.port, 1) as (late,),
+    ):
+
+        def fill(receiver: BarePeer) -> tuple[int, int]:
+            """Sends it more than may wait: how many messages, and what they take."""
+            before = total = engine.stats()["total"]
+            sent = 0
+            while total["dropped_slow_peer"] < before["dropped_slow_peer"] + 5 and not total["backlog_limited"]:
+                for _ in range(5):
+                    sender.say(f"TO {receiver.address}", b"x" * 16000)
+                sent += 5
+                sender.settle()
+                total = engine.stats()["total"]
+            return sent, total["backlog_bytes"] - before["backlog_bytes"]
+
+        for hog in hogs:
+            fill(hog)
+        until(lambda: engine.stats()["total"]["backlog_bytes"] <= (7 << 20) // 8)
+        sent, share = fill(late)
+        assert share > 50000
+        total = engine.stats()["total"]
+        assert (total["backlog_limited"], total["connections"]) == (0, 9)
+        heard = 0
+        while (got := late.hear()).verb != "GAP":
+            heard += 1
+        assert heard + int(got.words[0]) == sent
+
+
 def test_what_was_begun_and_has_no_room_ends_its_receiver() -> None:
     """No message is cut short, and none is kept beyond the total: the connection is closed, and counted."""
     with (
