@@ -2,7 +2,8 @@
 
 One table for the process, written when a connection's address is known and at its end, under a spin lock of one of 256
 stripes. An address is known by 64 bits of a keyed hash, IPv6 by its first 64 bits: whoever has one has all with the
-same.
+same. But a translator (NAT64) gives the IPv4 addresses of strangers one prefix: those are known by the IPv4 in them
+(RFC 6052 §2.2).
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -40,11 +41,27 @@ cdef inline bint is_mapped(const uint8_t* address) noexcept nogil:
     return memcmp(address, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0
 
 
+cdef inline bint is_local_nat64(const uint8_t* address) noexcept nogil:
+    """Whether it is in 64:ff9b:1::/48, in which each site chooses the length of its prefix (RFC 8215)."""
+    return memcmp(address, b"\0\x64\xff\x9b\0\1", 6) == 0
+
+
+cdef inline bint has_ipv4(const uint8_t* address) noexcept nogil:
+    """Whether the last 4 of 16 bytes are the IPv4 address of whom it stands for: it is mapped, or made by a translator
+    with 64:ff9b::/96 (RFC 6052), ::ffff:0:0:0/96 (RFC 2765 §2.1) or a /96 of 64:ff9b:1::/48."""
+    if memcmp(address, b"\0\x64\xff\x9b", 4) == 0:
+        return (memcmp(address + 4, b"\0\0\0\0\0\0\0\0", 8) == 0
+                or (is_local_nat64(address) and memcmp(address + 13, b"\0\0\0", 3) != 0))
+    return is_mapped(address) or memcmp(address, b"\0\0\0\0\0\0\0\0\xff\xff\0\0", 12) == 0
+
+
 cdef inline uint64_t address_hash(const Addresses* table, const uint8_t* address) noexcept nogil:
-    """Of 16 bytes; never 0."""
+    """Of 16 bytes; never 0. Of a local prefix of less than 96 bits all bytes count: one address is one IPv4 in it."""
     cdef uint64_t hash
-    if is_mapped(address):
+    if has_ipv4(address):
         hash = se_siphash13(table.key, address + 12, 4)
+    elif is_local_nat64(address):
+        hash = se_siphash13(table.key, address, 16)
     else:
         hash = se_siphash13(table.key, address, 8)
     return hash if hash else 1

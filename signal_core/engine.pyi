@@ -1,5 +1,7 @@
 """The core, as Python sees it. Any thread may call its methods; after fork() each raises CoreError."""
 
+from collections.abc import Sequence
+
 COUNTERS: tuple[tuple[str, str, str], ...]
 """Name, kind ("counter" or "gauge") and help of every counter, in the order of `stats()`."""
 
@@ -44,7 +46,7 @@ class Core:
     service_fd: int
 
     def __init__(self, settings: dict[str, object]) -> None: ...
-    def start(self, listen: list[tuple[int, str, int, int]]) -> None: ...
+    def start(self, listen: Sequence[tuple[int, str, int, int]]) -> None: ...
     def stop(self) -> None: ...
     def drain(self, ms: int) -> None: ...
     @property

@@ -6,7 +6,7 @@ The lists are the Hub's: written before the loops start, freed after they have e
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 from signal_core.addresses cimport (
-    address_hash, addresses_enter, addresses_leave, book_erase, book_write, is_mapped,
+    address_hash, addresses_enter, addresses_leave, book_erase, book_write, has_ipv4, is_mapped,
 )
 from signal_core.http cimport is_blank
 from signal_core.limits cimport FORWARDED_LINES
@@ -106,9 +106,14 @@ cdef inline bint network_has(const Network* network, const uint8_t* address) noe
 
 
 cdef inline bint is_proxy(const Hub* hub, const uint8_t* address) noexcept nogil:
+    """By its own address, or by the IPv4 in it, where a translator made it."""
+    cdef uint8_t v4[16]
     cdef uint32_t i
+    memset(v4, 0, 10)
+    v4[10] = v4[11] = 0xff
+    memcpy(v4 + 12, address + 12, 4)
     for i in range(hub.nproxies):
-        if network_has(&hub.proxies[i], address):
+        if network_has(&hub.proxies[i], address) or (has_ipv4(address) and network_has(&hub.proxies[i], v4)):
             return True
     return False
 

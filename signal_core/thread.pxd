@@ -2,7 +2,7 @@
 
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 from signal_core.accept cimport loop_open_reserve
 from signal_core.addresses cimport AddressBook, book_end
 from signal_core.audience cimport audiences_end
@@ -28,10 +28,10 @@ from signal_core.slab cimport (
 )
 from signal_core.state cimport CLUSTER_OFF, EVENT_LOG, Hub, Link, Loop, MARK_LISTENER, MARK_WAKE
 from signal_core.sys cimport (
-    AF_INET6, EPOLLET, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, O_CLOEXEC,
-    O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT, TCP_NODELAY, bind,
-    close, epoll_create1, epoll_ctl, epoll_event, errno, iovec, listen, open, se_load_relaxed, se_own_descriptors,
-    se_store_release, setsockopt, sockaddr, socket,
+    AF_INET, AF_INET6, EPOLLET, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY,
+    O_CLOEXEC, O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT, TCP_NODELAY,
+    bind, close, epoll_create1, epoll_ctl, epoll_event, errno, iovec, listen, open, se_load_relaxed,
+    se_own_descriptors, se_store_release, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket,
 )
 from signal_core.tls cimport connect_free
 from signal_core.wheel cimport wheel_init
@@ -72,11 +72,25 @@ cdef inline bint loop_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogil:
     return loop.input != NULL and loop.events != NULL and loop.iov != NULL
 
 
+cdef inline int listen_v6only(const Hub* hub, uint32_t which) noexcept nogil:
+    """Whether an IPv6 listener leaves IPv4 alone: `::` takes it, too, unless a listener for IPv4 has the same port."""
+    cdef const sockaddr_in6* v6 = <const sockaddr_in6*>hub.listen[which].address
+    cdef const sockaddr_in* v4
+    cdef uint32_t i
+    if memcmp(&v6.sin6_addr, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16) != 0:
+        return 1
+    for i in range(hub.nlisten):
+        v4 = <const sockaddr_in*>hub.listen[i].address
+        if v4.sin_family == AF_INET and v4.sin_port == v6.sin6_port:
+            return 1
+    return 0
+
+
 cdef inline int loop_listen(Loop* loop, uint32_t which) noexcept nogil:
     """Opens the loop's own listener on an address. 0, or an errno."""
     cdef const sockaddr* address = <const sockaddr*>loop.hub.listen[which].address
     cdef int fd = socket(address.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
-    cdef int one = 1
+    cdef int one = 1, v6only = listen_v6only(loop.hub, which)
     cdef epoll_event event
     if fd < 0:
         return errno
@@ -84,7 +98,7 @@ cdef inline int loop_listen(Loop* loop, uint32_t which) noexcept nogil:
     setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one))
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
     if address.sa_family == AF_INET6:
-        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one))
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only))
     event.events = EPOLLIN
     event.data.u64 = <uint64_t>(MARK_LISTENER + which) << 32
     if (bind(fd, address, loop.hub.listen[which].size) != 0 or listen(fd, LISTEN_BACKLOG) != 0

@@ -45,6 +45,11 @@ def redacted(url: str) -> str:
     return TOKEN.sub(r"\1***", url)
 
 
+def bound_url(host: str, port: int, path: str = "/") -> str:
+    """The WebSocket URL of an address that is listened on, as it is: `ws://0.0.0.0:8080/` for all of the machine's."""
+    return f"ws://{host_port(host, port)}{path}"
+
+
 def url_of(host: str, port: int, path: str = "/") -> str:
     """A WebSocket URL by which this machine reaches what listens there. `path` begins with a slash."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -16,9 +16,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from signal_py.address import host_port
 from signal_py.errors import ConfigError
 from signal_py.fetching import REASONS
-from signal_py.listening import Probes, resolve
+from signal_py.listening import Address, Probes, prepare, resolve, where
 
 REQUEST_TIMEOUT = 10.0  # seconds for a client to say what it wants
 READ = "GET, HEAD, OPTIONS"
@@ -72,11 +73,12 @@ def _general(stats: Stats) -> Iterable[Metric]:
         "Lines of the log that were dropped: nobody read them, or they could not be written.",
         value=stats.get("log_dropped", 0),
     )
-    yield GaugeMetricFamily(
-        "signal_engine_descriptors",
-        "Open descriptors in all tables of the process.",
-        value=stats.get("descriptors", 0),
-    )
+    if stats.get("descriptors") is not None:
+        yield GaugeMetricFamily(
+            "signal_engine_descriptors",
+            "Open descriptors in all tables of the process.",
+            value=stats["descriptors"],
+        )
 
 
 def _keys(stats: Stats) -> Iterable[Metric]:
@@ -95,7 +97,7 @@ class Admin:
 
     def __init__(
         self,
-        where: str,
+        place: str,
         named: str,
         stats: Callable[[], Stats],
         unready: Callable[[], str],
@@ -108,21 +110,24 @@ class Admin:
         self._drain = drain
         self._lock = threading.Lock()  # one request at a time asks the core
         self._registry: CollectorRegistry | None = None
-        with Probes(resolve([where], named)[:1], named) as probes:
-            self.address = probes.addresses[0]
-            self._server = _Server(self, named)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="admin", daemon=True)
+        self._servers: list[_Server] = []
+        with Probes(resolve([place], named), named) as probes:
+            self.addresses = probes.addresses
+            try:
+                for address in self.addresses:
+                    self._servers.append(_Server(self, address, named))
+            except BaseException:
+                self.stop()
+                raise
 
     def start(self) -> None:
-        self._thread.start()
+        for server in self._servers:
+            server.thread.start()
 
     def stop(self) -> None:
         """Blocks until no thread of it runs but those of slow clients."""
-        if self._thread.ident is not None:
-            self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread: it looks up twice a second only
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
+        for server in self._servers:
+            server.stop()
         # What held the engine lets it go.
         self._stats, self._unready, self._drain, self._registry = dict, str, dict, None
 
@@ -164,25 +169,30 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, admin: Admin, named: str) -> None:
-        family, host, port, scope = admin.address
+    def __init__(self, admin: Admin, address: Address, named: str) -> None:
         self.admin = admin
-        self.address_family = socket.AddressFamily(family)
-        super().__init__(
-            cast(Any, (host, port, 0, scope) if family == socket.AF_INET6 else (host, port)),
-            _Handler,
-            bind_and_activate=False,
-        )
+        self.thread = threading.Thread(target=self.serve_forever, name="admin", daemon=True)
+        self.address_family = socket.AddressFamily(address.family)
+        super().__init__(cast(Any, where(address)), _Handler, bind_and_activate=False)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the probe, which holds the port, ...
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # ... and has found out who listens there
         try:
+            prepare(self.socket, address, admin.addresses)
             self.socket.bind(cast(Any, self.server_address))
             self.server_activate()
         except OSError as error:
             self.server_close()
             raise ConfigError(
-                f"{named} {host}:{port} can't be listened on ({error.strerror}): choose another."
+                f"{named} {host_port(address.host, address.port)} can't be listened on ({error.strerror}): "
+                "choose another."
             ) from None
+
+    def stop(self) -> None:
+        if self.thread.ident is not None:
+            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread: it looks up twice a second only
+            self.shutdown()
+            self.thread.join()
+        self.server_close()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that goes away in the middle is nothing to tell of."""

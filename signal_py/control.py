@@ -59,12 +59,14 @@ class ControlError(EngineError):
 
 @dataclass(frozen=True)
 class Node:
-    """A node that answers: `control` is the version of the control plane that it speaks."""
+    """A node that answers: `control` is the version of the control plane that it speaks, `listen` has the URLs that it
+    is bound to, `advertise` the one by which clients reach it, "" where it names none."""
 
     node: str
     version: str
     control: int
     listen: tuple[str, ...]
+    advertise: str = ""
 
 
 @dataclass(frozen=True)
@@ -476,16 +478,12 @@ def _members_page(node: str, fields: Fields) -> MembersPage:
 
 def _node(data: bytes, prefix: str) -> Node | None:
     """What a PING was answered with; None where that is no node of this cluster."""
-    try:
+    about: Mapping[str, str] = {}
+    with contextlib.suppress(WireError):
         about = parse_ping(data)
-    except WireError:
-        return None
     if about.get("prefix") != prefix or not NODE.fullmatch(about.get("node", "")):
         return None
     control = about.get("control", "")
-    return Node(
-        about["node"],
-        about.get("version", ""),
-        int(control) if VERSION_TEXT.fullmatch(control) else 0,
-        tuple(url for url in about.get("listen", "").split(",") if url),
-    )
+    version = int(control) if VERSION_TEXT.fullmatch(control) else 0
+    listen = tuple(url for url in about.get("listen", "").split(",") if url)
+    return Node(about["node"], about.get("version", ""), version, listen, about.get("advertise", ""))

@@ -118,7 +118,9 @@ async def _run(options: argparse.Namespace, config: Config) -> int:
 async def _nodes(control: Control, options: argparse.Namespace) -> int:
     nodes = await control.nodes()
     for node in nodes:
-        _show(node, options.json, f"{node.node}  {node.version}  {' '.join(node.listen)}")
+        places = " ".join(node.listen)
+        places = f"{node.advertise}  bound to {places}" if node.advertise else places
+        _show(node, options.json, f"{node.node}  {node.version}  {places}")
     if not nodes:
         _say("no node answers: are there any with this NATS and --prefix, and with --control on?")
     return 0 if nodes else FAILED

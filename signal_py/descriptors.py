@@ -9,10 +9,14 @@ from pathlib import Path
 LOOP = re.compile(r"signal-\d+")  # what the core calls its threads
 
 
-def count_descriptors(own_tables: bool) -> int:
-    """All that are open. `own_tables`: the loops have theirs; else they share the main table."""
-    total = _count("/proc/self/fd")
-    for task in os.listdir("/proc/self/task") if own_tables else ():
+def count_descriptors(own_tables: bool) -> int | None:
+    """All that are open, None without /proc. `own_tables`: the loops have theirs; else they share the main table."""
+    try:
+        total = _count("/proc/self/fd")
+        tasks = os.listdir("/proc/self/task") if own_tables else []
+    except OSError:
+        return None
+    for task in tasks:
         folder = f"/proc/self/task/{task}"
         try:
             if LOOP.fullmatch(Path(folder, "comm").read_text(encoding="utf-8").strip()):

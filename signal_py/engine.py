@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from signal_py.address import url_of
 from signal_py.arguments import (
     check_close,
     check_name,
@@ -236,7 +237,7 @@ class Engine:
     def url(self) -> str:
         """A WebSocket URL by which this machine reaches the first of them."""
         self._core()
-        return self._runtime.urls[0]
+        return url_of(*self._runtime.listening[0], self._config.path)
 
     @property
     def nats_url(self) -> str:

@@ -11,6 +11,7 @@ class Options(TypedDict, total=False):
 
     listen: str | Sequence[str]
     reuse_port: bool | str
+    advertise: str
     path: str
     loops: int
     node: str

@@ -18,6 +18,7 @@ GENERAL = (
     "state",
     "uptime",
     "listening",
+    "advertise",
     "descriptors",
     "nats_state",
     "service_dropped",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from signal_py.address import url_of
+from signal_py.address import bound_url
 from signal_py.admin import Admin
 from signal_py.bridge import Bridge, RefusedError
 from signal_py.controlled import Controlled
@@ -144,12 +144,19 @@ class Runtime:
 
     @property
     def urls(self) -> list[str]:
-        return [url_of(host, port, self.config.path) for host, port in self.listening]
+        """Of the addresses that it listens on, as they were bound."""
+        return [bound_url(host, port, self.config.path) for host, port in self.listening]
+
+    @property
+    def advertised(self) -> str:
+        """The URL by which clients reach it, "" where that is not said."""
+        told = self.config.advertise
+        return told if not told or "://" in told else f"ws://{told}{self.config.path}"
 
     @property
     def admin_address(self) -> tuple[str, int] | None:
         """Host and port of the admin server, where there is one."""
-        return self._admin.address[1:3] if self._admin else None
+        return self._admin.addresses[0][1:3] if self._admin else None
 
     def prepare(self) -> None:
         """Everything before the loops. Raises ConfigError."""
@@ -269,6 +276,7 @@ class Runtime:
             "state": self.state,
             "uptime": round(time.monotonic() - self._since, 3),
             "listening": self.urls,
+            "advertise": self.advertised,
             "descriptors": count_descriptors(bool(counted.get("own_tables"))),
             "nats_state": self.bridge.state if self.bridge else "off",
             "nats_server": self.bridge.where if self.bridge else "",
@@ -295,7 +303,7 @@ class Runtime:
             VERSION,
             self.config.prefix,
             orders.commands(),
-            lambda: {"listen": ",".join(self.urls)},
+            lambda: {"listen": ",".join(self.urls), "advertise": self.advertised},
             credentials,
             tls,
         )

@@ -21,6 +21,8 @@ from signal_py.settings import Config
 from signal_py.version import VERSION
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+# Nothing answers to these yet; who sends one, such as a tool that rotates logs, does not mean the end.
+IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 LAST_THREADS = 1.0  # seconds at the end that threads have to leave
 
 logger = logging.getLogger(__name__)
@@ -77,7 +79,8 @@ class Signals:
         for end in (self._heard, self._told):
             end.setblocking(False)
         signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
-        for number in STOPPING:
+        kept = [number for number in IGNORED if signal.getsignal(number) is signal.SIG_IGN]  # nohup
+        for number in {*STOPPING, *IGNORED}.difference(kept):
             signal.signal(number, lambda *_: None)
         asyncio.get_running_loop().add_reader(self._heard, self._hear)
 
@@ -90,6 +93,9 @@ class Signals:
 
     def _hear(self) -> None:
         for number in self._heard.recv(4096):
+            if number in IGNORED:
+                event(logger, "info", f"{signal.Signals(number).name} is ignored: there is nothing to reload")
+                continue
             if number == signal.SIGINT or self.any.is_set():  # whoever repeats it has no more patience
                 self.stop.set()
             self.any.set()
@@ -126,13 +132,15 @@ async def _first(*waits: Awaitable[object]) -> None:
 def _say_ready(engine: Engine, config: Config) -> None:
     stats = engine.stats()
     fields: dict[str, object] = {"node": engine.node, "version": VERSION, "listening": stats["listening"]}
+    if stats["advertise"]:
+        fields["advertise"] = stats["advertise"]
     if engine.nats_url:
         fields |= {"nats": engine.nats_url, "nats_state": stats["nats_state"]}
     if engine.admin_address:
         fields["admin"] = f"http://{host_port(*engine.admin_address)}/"
     event(logger, "info", "ready", **fields)
     if sys.stderr.isatty() and is_text(config.log_format, sys.stderr):
-        _say_next(stats["listening"][0])
+        _say_next(engine.url)
 
 
 def _say_next(url: str) -> None:

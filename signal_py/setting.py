@@ -158,6 +158,19 @@ def check_path(text: str) -> str:
     return "is where health checks are: choose another path" if text.rstrip("/") == "/healthz" else ""
 
 
+def check_advertise(text: str) -> str:
+    """Of a URL, or of HOST:PORT with a host that others can reach."""
+    if "://" in text:
+        return check_goal(text)
+    try:
+        host, port = split_address(text)
+    except ValueError as wrong:
+        return str(wrong)
+    if host in ("0.0.0.0", "::") or not port:
+        return "is no address that others can reach: name a host and a port, or a URL"
+    return check_goal(f"ws://{text}/")
+
+
 def check_algorithm(text: str) -> str:
     return "" if text in ALGORITHMS else f"is none of {', '.join(ALGORITHMS)}"
 

@@ -17,6 +17,7 @@ from signal_py.setting import (
     Setting,
     Value,
     check_address,
+    check_advertise,
     check_algorithm,
     check_goal,
     check_nats,
@@ -40,7 +41,7 @@ class Config:
 
     listen: tuple[str, ...] = _setting(
         ("127.0.0.1:8080",),
-        "where to listen, with a name or a number for the host; port 0 takes a free one",
+        "where to listen, with a name or a number for the host, of which [::] takes IPv4, too; port 0 takes a free one",
         metavar="HOST:PORT",
         check=check_address,
     )
@@ -49,6 +50,12 @@ class Config:
         "whether other processes of the same user may listen on the same port, each a node of its own: several workers "
         "of one service, which a NATS server joins",
         choices=("on", "off"),
+    )
+    advertise: str = _setting(
+        "",
+        "where clients reach this node, which 'signal-engine ctl nodes' and the log tell; empty: only where it listens",
+        check=check_advertise,
+        metavar="URL|HOST:PORT",
     )
     path: str = _setting(
         "/",
@@ -129,8 +136,8 @@ class Config:
     )
     max_connections_per_address: int = _setting(
         0,
-        "connections from one address, or from 64 bits of IPv6, more are answered 429; behind one of "
-        "trusted-proxies from the address that it tells; 0: no bound",
+        "connections from one address, or from 64 bits of IPv6, more are answered 429; an address that NAT64 made "
+        "(64:ff9b::/96) is the IPv4 in it; behind one of trusted-proxies from the address that it tells; 0: no bound",
         unit="connections",
         high=10**9,
     )
@@ -280,7 +287,8 @@ class Config:
     )
     trusted_proxies: tuple[str, ...] = _setting(
         (),
-        "networks of proxies whose X-Forwarded-For tells the client's address",
+        "networks of proxies whose X-Forwarded-For tells the client's address; those of IPv4 have the addresses that "
+        "NAT64 makes of theirs, too",
         metavar="CIDR",
         check=check_network,
     )

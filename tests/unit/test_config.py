@@ -131,7 +131,7 @@ def test_every_limit_reaches_the_core() -> None:
     assert settings["ttl_ms"] == 1500 and settings["max_message"] == 77 and settings["loops"] == 3
     passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total", "input_total", "drain_url"}
     passed.add("accept_yield")
-    others = {"listen", "reuse_port", "nats", "control", "admin", "drain_time", "log_format", "log_level"}
+    others = {"listen", "advertise", "reuse_port", "nats", "control", "admin", "drain_time", "log_format", "log_level"}
     others.add("trusted_proxies")
     assert {setting.field for setting in SETTINGS.values()} - passed - others == {
         "nats_discovered", "nats_token", "nats_user", "nats_password", "nats_nkey", "nats_creds",
@@ -185,6 +185,7 @@ def test_decimals_are_for_times() -> None:
 @pytest.mark.parametrize(
     ("name", "bad"),
     [
+        *(("advertise", bad) for bad in ["x", "0.0.0.0:80", "[::]:80", "x:0", "http://x", "ws://a b", "x" * 256]),
         *(("listen", bad) for bad in ["x", "x:", ":80", "x:99999", "::1:80", "[::1", "[x]:1", "x:-1", "x:²"]),
         *(("admin", bad) for bad in ["x", "localhost"]),
         *(("node", bad) for bad in ["A", "a.b", "a" * 17, "é", "a b"]),

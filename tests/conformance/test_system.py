@@ -1,0 +1,214 @@
+"""What the system may lack, and where it listens: no /proc, no IPv6, names with several addresses, signals."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kit
+from kit import until
+from peers import BarePeer
+from wire import Wire, request
+
+TWICE = "127.0.0.1 localhost\n::1 localhost\n"
+LO_UP = "ip link set lo up"
+LOCAL = ("127.0.0.1", "::1")
+
+
+def in_namespaces(kinds: str, script: str) -> tuple[str, ...]:
+    """A command that runs a script in namespaces of its own (`m`: mounts, `n`: network), and becomes what follows."""
+    command = ("unshare", *(f"-{kind}" for kind in kinds), "sh", "-ec")
+    tried = subprocess.run([*command, script], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"no such namespace can be made here: {tried.stderr.strip()}")
+    return (*command, f'{script}; exec "$@"', "sh")
+
+
+def hosts(folder: Path) -> str:
+    """A script that gives `localhost` two addresses."""
+    file = folder / "hosts"
+    file.write_text(TWICE)
+    return f"mount --bind {file} /etc/hosts"
+
+
+def within(engine: kit.Engine, *command: str) -> str:
+    """What a command says in the engine's network."""
+    enter = ["nsenter", "-t", str(engine.pid), "-n"]
+    return subprocess.check_output([*enter, *command], text=True, timeout=kit.PATIENCE, cwd="/")
+
+
+def reaches(port: int, host: str) -> bool:
+    with Wire(port, host=host) as wire:
+        wire.send(request("/"))
+        return wire.read_answer().status == 101
+
+
+# -- /proc --
+
+
+@pytest.mark.parametrize("nats", ["off", "embedded"])
+def test_without_proc(nats: str) -> None:
+    """It tells everything but how many descriptors are open."""
+    with kit.engine(*in_namespaces("m", "umount -l /proc"), nats=nats) as engine:
+        with BarePeer(engine.port, "lobby") as a, BarePeer(engine.port) as b:
+            b.say("PUB lobby ref=1", b"x")
+            assert a.hear().payload == b"x"
+        stats = engine.stats()
+        assert stats["descriptors"] is None and stats["total"]["accepted"] == 1
+        metrics = engine.get("metrics").decode()
+        assert "signal_engine_descriptors" not in metrics and "signal_engine_connections" in metrics
+
+
+# -- names and IPv6 --
+
+
+def test_without_ipv6_a_name_with_two_addresses_is_listened_on(tmp_path: Path) -> None:
+    script = f"{hosts(tmp_path)}; {LO_UP}; echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
+    with kit.engine(*in_namespaces("mn", script), listen="localhost:0", admin="localhost:0") as engine:
+        assert [line["address"] for line in engine.events() if "is left out" in line["event"]] == [
+            f"[::1]:{port}" for port in (port_of(engine.admin_url), engine.port)
+        ]
+        assert engine.ready["listening"] == [f"ws://127.0.0.1:{engine.port}/"]
+        assert within(engine, *kit.python(), "-c", READ, f"{engine.admin_url}readyz") == "ready\n"
+        within(engine, *kit.python(), "-m", "signal_py.cli", "pub", "--url", engine.url, "lobby", "x")
+
+
+def test_without_ipv6_an_address_of_it_is_a_mistake() -> None:
+    script = f"{LO_UP}; echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
+    command = [*in_namespaces("n", script), *kit.python(), "-m", "signal_py.cli"]
+    done = subprocess.run(
+        [*command, "serve", "--nats", "off", "--listen", "127.0.0.1:0", "--listen", "[::1]:0"],
+        capture_output=True, text=True, env=kit.clean_environment(), cwd="/", timeout=kit.PATIENCE, check=False,
+    )  # fmt: skip
+    assert "--listen [::1]:0" in kit.complaint(done)
+
+
+READ = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode(), end='')"
+
+
+def port_of(url: str) -> int:
+    return int(url.rstrip("/").rpartition(":")[2])
+
+
+def test_every_address_of_a_name_is_listened_on_at_one_port(tmp_path: Path) -> None:
+    """Of `--admin`, too."""
+    with kit.engine(*in_namespaces("m", hosts(tmp_path)), listen="localhost:0", admin="localhost:0") as engine:
+        assert sorted(engine.ready["listening"]) == [f"ws://127.0.0.1:{engine.port}/", f"ws://[::1]:{engine.port}/"]
+        for host in LOCAL:
+            assert reaches(engine.port, host)
+            place = f"[{host}]" if ":" in host else host
+            with urllib.request.urlopen(f"http://{place}:{port_of(engine.admin_url)}/readyz") as answer:
+                assert answer.read() == b"ready\n"
+
+
+@pytest.mark.parametrize("bound_alone", [0, 1])
+def test_all_of_ipv6_takes_ipv4(bound_alone: int) -> None:
+    """Whatever the system's default is (net.ipv6.bindv6only)."""
+    script = f"{LO_UP}; echo {bound_alone} > /proc/sys/net/ipv6/bindv6only"
+    with kit.engine(*in_namespaces("n", script), listen="[::]:0", admin="[::]:0") as engine:
+        assert engine.url == f"ws://[::]:{engine.port}/"
+        for host in ("127.0.0.1", "[::1]"):
+            url = f"ws://{host}:{engine.port}/"
+            within(engine, *kit.python(), "-m", "signal_py.cli", "pub", "--url", url, "lobby", "x")
+            admin = f"http://{host}:{port_of(engine.admin_url)}/readyz"
+            assert within(engine, *kit.python(), "-c", READ, admin) == "ready\n"
+
+
+def test_a_client_of_ipv4_is_one_there() -> None:
+    """Its address counts as itself, not as part of the network that all of IPv4 is in IPv6."""
+    with kit.engine(listen="[::]:0", max_connections_per_address=1) as engine, contextlib.ExitStack() as stack:
+
+        def arrive(source: str) -> int:
+            wire = stack.enter_context(Wire(engine.port, source=source))
+            wire.send(request("/"))
+            return wire.read_answer().status
+
+        assert [arrive(source) for source in ("127.0.0.1", "127.0.0.1", "127.0.0.2")] == [101, 429, 101]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("ipv4", ["0.0.0.0", "127.0.0.1"])
+def test_both_kinds_at_one_port(first: int, ipv4: str) -> None:
+    port = kit.free_port()
+    places = [f"{ipv4}:{port}", f"[::]:{port}"]
+    with kit.engine(listen=[places[first], places[not first]]) as engine:
+        assert {port_of(url) for url in engine.ready["listening"]} == {port}
+        assert all(reaches(port, host) for host in LOCAL)
+
+
+def test_a_port_that_is_taken_on_one_address_of_a_name(tmp_path: Path) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        command = [*in_namespaces("m", hosts(tmp_path)), *kit.python(), "-m", "signal_py.cli"]
+        done = subprocess.run(
+            [*command, "serve", "--nats", "off", "--listen", f"localhost:{port}"],
+            capture_output=True, text=True, env=kit.clean_environment(), cwd="/", timeout=kit.PATIENCE, check=False,
+        )  # fmt: skip
+        assert re.search(rf"--listen \[::1\]:{port} is in use", kit.complaint(done))
+
+
+# -- what is told of it --
+
+
+def test_the_address_that_was_bound_and_the_one_to_reach_it_by() -> None:
+    with kit.nats() as server:
+        with kit.engine(listen="0.0.0.0:0", nats=server.url) as engine:
+            bound = f"ws://0.0.0.0:{engine.port}/"
+            assert engine.ready["listening"] == engine.stats()["listening"] == [bound]
+            assert "advertise" not in engine.ready
+            assert ctl_nodes(server.url) == f"{engine.node}  {engine.ready['version']}  {bound}\n"
+        for told in ("e1.example:8080", "wss://e1.example/ws"):
+            url = told if "://" in told else f"ws://{told}/"
+            with kit.engine(listen="0.0.0.0:0", nats=server.url, advertise=told) as engine:
+                bound = f"ws://0.0.0.0:{engine.port}/"
+                assert engine.ready["advertise"] == engine.stats()["advertise"] == url
+                assert ctl_nodes(server.url) == f"{engine.node}  {engine.ready['version']}  {url}  bound to {bound}\n"
+                [node] = [json.loads(line) for line in ctl_nodes(server.url, "--json").splitlines()]
+                assert (node["advertise"], node["listen"]) == (url, [bound])
+
+
+def ctl_nodes(nats: str, *more: str) -> str:
+    """Once there is one."""
+
+    def ask() -> str:
+        done = kit.run("ctl", "nodes", "--nats", nats, *more)
+        return done.stdout if done.returncode == 0 else ""
+
+    return until(ask, "a node answers")
+
+
+# -- signals --
+
+
+def test_signals_that_ask_for_nothing_are_told_and_ignored() -> None:
+    with kit.engine() as engine:
+        for name in ("SIGHUP", "SIGUSR1", "SIGUSR2"):
+            os.kill(engine.pid, signal.Signals[name])
+            until(lambda name=name: logged(engine, name), f"{name} is logged")  # type: ignore[misc]
+        os.kill(engine.pid, signal.SIGPIPE)
+        assert reaches(engine.port, "127.0.0.1")
+
+
+def logged(engine: kit.Engine, name: str) -> list[str]:
+    return [line["event"] for line in engine.events() if line["event"].startswith(f"{name} is ignored")]
+
+
+@pytest.fixture
+def under_nohup() -> Iterator[kit.Engine]:
+    with kit.engine("nohup") as engine:
+        yield engine
+
+
+def test_what_nohup_ignores_stays_so(under_nohup: kit.Engine) -> None:
+    os.kill(under_nohup.pid, signal.SIGHUP)
+    os.kill(under_nohup.pid, signal.SIGUSR1)
+    until(lambda: logged(under_nohup, "SIGUSR1"), "the second is logged")
+    assert not logged(under_nohup, "SIGHUP")
