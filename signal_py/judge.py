@@ -77,26 +77,18 @@ class Refusals:
     def refuse(self, question: Question, status: int, reason: str, claim: str = "") -> Verdict:
         now = time.monotonic()
         due = status in REFUSALS and now - self._last >= QUIET
-        if due:
-            fields: dict[str, object] = {"untold": self._untold} if self._untold else {}
-            self._last, self._untold = now, 0
-        else:
-            fields = {}
-            self._untold += status in REFUSALS
         if due or logger.isEnabledFor(logging.DEBUG):
+            fields: dict[str, object] = {"claim": claim} if claim else {}
             remote, _, rest = question[2].partition(b"\n")
-            about = described(rest.rpartition(b"\n")[2]) if claim else {}
-            event(
-                logger,
-                "info" if due else "debug",
-                "a connection is refused",
-                remote=remote.decode("latin-1"),
-                status=status,
-                reason=reason,
-                **({"claim": claim} if claim else {}),
-                **about,
-                **fields,
-            )
+            if claim:  # of a token, which comes last
+                fields |= described(rest.rpartition(b"\n")[2])
+            if due:
+                fields |= {"untold": self._untold} if self._untold else {}
+                self._last, self._untold = now, 0
+            level, text = "info" if due else "debug", "a connection is refused"
+            event(logger, level, text, remote=remote.decode("latin-1"), status=status, reason=reason, **fields)
+        else:
+            self._untold += status in REFUSALS
         return question[0], status, b"", b"", 0
 
 
