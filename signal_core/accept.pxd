@@ -59,7 +59,7 @@ cdef inline void shed(Loop* loop, int fd) noexcept nogil:
     memset(&u, 0, sizeof(u))
     if n > 0:
         upgrade_parse(<char*>loop.input, <size_t>n, 0, &loop.hub.set.site, &u)
-    if u.status != STATUS_HEALTH:
+    if u.status != STATUS_HEALTH or loop.shut:
         u.status = 503
         u.why = NULL
         loop.n[C_SHED] += 1

@@ -101,7 +101,7 @@ cdef enum:
     C_RECEIPTS_LOST = 82      # receipts for senders elsewhere: no memory, or NATS takes no more
     C_QUESTIONS_FULL = 83     # questions who is in a room not posted to a loop: inbox-messages of them wait there
     C_OVERSIZED = 84         # requests answered 414 or 431: max-request-line, max-head
-    C_HEALTH_LIMITED = 85    # clients that no tick had the time for to be asked, or answered
+    C_HEALTH_LIMITED = 85    # times that HEALTHS_PER_TICK were used up
     C_INPUTS_HELD = 86        # times that a connection's input was left alone: WORDS_WAITING
     C_AWAITS_REFUSED = 87     # SUBs answered unavailable: WAITERS_MOST
     C_NATS_SUBS_REFUSED = 88  # SUBs that NATS refused, or would have, since it takes no more of this node

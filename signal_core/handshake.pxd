@@ -10,9 +10,9 @@ from signal_core.opening cimport session_finish, session_origin
 from signal_core.post cimport post_event_if_room
 from signal_core.pressure cimport conn_hold, joins_wait
 from signal_core.slab cimport Conn
-from signal_core.state cimport AUTH_OFF, EVENT_LOG, Hub, Loop, loop_ms
+from signal_core.state cimport AUTH_OFF, EVENT_LOG, Hub, Loop
 from signal_core.sys cimport (
-    SE_RARE, se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_store_relaxed, se_sub_relaxed,
+    SE_RARE, se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_now_ms, se_store_relaxed, se_sub_relaxed,
 )
 from signal_core.upgrade cimport STATUS_HEALTH, Upgrade, upgrade_parse
 
@@ -50,7 +50,7 @@ cdef inline void over_say(Loop* loop, int which, uint64_t count) noexcept nogil:
 cdef inline void over_tell(Loop* loop) noexcept nogil:
     """Says in the log what was refused for its size since it was last said, once a second by all loops together."""
     cdef Hub* hub = loop.hub
-    cdef uint64_t count, now = loop_ms(loop), due = se_load_relaxed(&hub.over_due)
+    cdef uint64_t count, now = se_now_ms(), due = se_load_relaxed(&hub.over_due)
     cdef int i
     if now < due or not se_cas_relaxed(&hub.over_due, &due, now + OVER_LOG_MS):
         return

@@ -336,7 +336,7 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
         return 0 if timers_hurry(loop) else 1
     if SE_RARE(loop.held_used or loop.verdicts != NULL):
         return HELD_WAIT_MS
-    if SE_RARE(loop.paced):
+    if SE_RARE(loop.paced) and not loop.looks_away:
         return ACCEPT_WAIT_MS
     if SE_RARE(loop.shut or loop.looks_away) and ticks > 1:
         ticks = 1

@@ -89,7 +89,7 @@ COUNTERS = (
     (
         "health_limited",
         "counter",
-        "clients over a limit, or before their turn, too many in a tick to be asked whether they are health checks",
+        "times that a client over a limit, or before its turn, was one too many to be asked for a health check",
     ),
     ("inputs_held", "counter", "times that a client was not read for a moment, since many words waited for a loop"),
     ("awaits_refused", "counter", "SUBs answered unavailable, since very many awaited NATS"),

@@ -26,17 +26,16 @@ cdef struct Site:             # what a server takes, and where its endpoint is
 
 # -- the request line --
 
-cdef inline bint line_is_good(const char* p, size_t n) noexcept nogil:
-    """METHOD SP target SP HTTP/1.x: single spaces, the target of visible ASCII without '#'."""
-    cdef size_t method = se_method_run(p, n), target
-    if method == 0 or method == n or p[method] != c' ':
-        return False
-    p += method + 1
-    n -= method + 1
-    target = se_target_run(p, n)
-    if target == 0 or n - target != 9 or memcmp(p + target, b" HTTP/1.", 8) != 0:
-        return False
-    return c'0' <= p[target + 8] <= c'9'
+cdef inline size_t line_words(const char* p, size_t n) noexcept nogil:
+    """Bytes of METHOD SP target SP HTTP/1.x that p starts with, the target of visible ASCII without '#'; 0: none."""
+    cdef size_t at = 3 if n > 3 and memcmp(p, b"GET ", 4) == 0 else se_method_run(p, n), start
+    if at == 0 or at == n or p[at] != c' ':
+        return 0
+    start = at + 1
+    at = start + se_target_run(p + start, n - start)
+    if at == start or n - at < 9 or memcmp(p + at, b" HTTP/1.", 8) != 0 or not c'0' <= p[at + 8] <= c'9':
+        return 0
+    return at + 9
 
 
 cdef inline bint line_part_is_good(const char* p, size_t n) noexcept nogil:
@@ -59,8 +58,11 @@ cdef inline int line_check(const char* p, size_t n, size_t last_len, uint32_t mo
     LINE_GOOD, LINE_MORE, or the HTTP status to refuse it with: 400, or 414 for more than `most` bytes. Bytes are
     looked at once, but for the search of the line's end.
     """
-    cdef size_t start = line_start(p, n), size
+    cdef size_t start, size = 0 if last_len else line_words(p, n)
     cdef const char* end
+    if size and size <= most and n - size > 1 and p[size] == c'\r' and p[size + 1] == c'\n':
+        return LINE_GOOD
+    start = line_start(p, n)
     if n - start == 0 or (start == 0 and n == 1 and p[0] == c'\r'):
         return LINE_MORE
     size = n - start
@@ -75,7 +77,7 @@ cdef inline int line_check(const char* p, size_t n, size_t last_len, uint32_t mo
     size = end - p - start
     if size == 0 or end[-1] != c'\r':
         return 400
-    return LINE_GOOD if line_is_good(p + start, size - 1) else 400
+    return LINE_GOOD if line_words(p + start, size - 1) == size - 1 else 400
 
 
 cdef inline const char* line_complaint(const char* p, size_t n) noexcept nogil:

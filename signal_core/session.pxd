@@ -1,7 +1,7 @@
 """What a client says: bytes into frames, frames into messages, messages into verbs. L4."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcpy, memmove, memset
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 from signal_core.address cimport LOCAL_TEXT
 from signal_core.answers cimport (
     REF_SUB, REF_TO, put_peer, ref_add, ref_find, ref_remove, say, say_pong, strike,
@@ -17,7 +17,7 @@ from signal_core.frame cimport (
     frame_unmask,
 )
 from signal_core.handshake cimport handshake_input
-from signal_core.head cimport VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
+from signal_core.head cimport HEAD_MAX, VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
 from signal_core.identity cimport conn_user, may_publish, may_send, may_sub
 from signal_core.intake cimport bucket_take, buffer_free, buffer_grown, input_drop
 from signal_core.ledger cimport count_message
@@ -162,15 +162,13 @@ cdef inline void session_rate(Loop* loop, Conn* c, const Head* head) noexcept no
     say(loop, c, code, head.ref, head.ref_len)
 
 
-cdef inline void session_malformed(Loop* loop, Conn* c, const uint8_t* p, size_t n, const Head* head) noexcept nogil:
-    """A message whose head is none. What follows its first line, or all of it, is bounded all the same."""
+cdef inline bint session_is_long(const Loop* loop, const uint8_t* p, size_t n) noexcept nogil:
+    """Whether a message longer than max-message is too long: what follows its first line is, or, where it has one line
+    only, that can't be a head."""
     cdef const uint8_t* line = <const uint8_t*>memchr(p, c"\n", n)
-    if n - (0 if line == NULL else line + 1 - p) > loop.hub.set.max_message:
-        session_fail(loop, c, CLOSE_TOO_BIG)
-        return
-    count_message(loop, CODE_BAD_REQUEST)
-    say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
-    strike(loop, c)
+    if line == NULL:
+        return n > HEAD_MAX and memcmp(p, b"AUTH ", 5) != 0
+    return n - (line + 1 - p) > loop.hub.set.max_message
 
 
 cdef inline bint message_waits(const Loop* loop, const Head* head) noexcept nogil:
@@ -183,10 +181,12 @@ cdef inline bint message_waits(const Loop* loop, const Head* head) noexcept nogi
 cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n, bint binary) noexcept nogil:
     """One whole message of an open connection."""
     cdef Head head
-    if head_parse(<const char*>p, n, &head) < 0:
-        session_malformed(loop, c, p, n, &head)
-    elif SE_RARE(head.payload_len > loop.hub.set.max_message):
+    if SE_RARE(n > loop.hub.set.max_message) and session_is_long(loop, p, n):
         session_fail(loop, c, CLOSE_TOO_BIG)
+    elif head_parse(<const char*>p, n, &head) < 0:
+        count_message(loop, CODE_BAD_REQUEST)
+        say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
+        strike(loop, c)
     elif SE_RARE(message_waits(loop, &head)):
         loop.holds = True
     elif not bucket_take(loop, c):

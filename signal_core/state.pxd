@@ -147,7 +147,7 @@ cdef struct Hub:
     Addresses* addresses          # NULL: they are not counted
     uint64_t over[2]              # atomic: requests over a bound of their size, not yet in the log (handshake.pxd)
     uint64_t over_size[2]         # atomic: bytes of the latest
-    uint64_t over_due             # atomic: ms since boot, when the log may be told again
+    uint64_t over_due             # atomic: ms, when the log may be told again
     uint64_t failed               # atomic: errno of a loop that could not start
     uint64_t abroad               # atomic: tick up to which other nodes are known to have listeners
     uint64_t presence_epoch       # atomic: counts when other nodes may have missed presence of ours

@@ -14,6 +14,10 @@ from signal_core.request cimport (
 )
 from signal_core.sys cimport SE_STATIC_ASSERT
 
+cdef extern from "se_text.h" nogil:
+    bint se_same_name(const char* p, const char* lower, size_t n)
+    size_t se_base64_run(const char* p, size_t n)
+
 cdef enum:
     KEY_SIZE = 24        # characters of Sec-WebSocket-Key: 16 bytes in base64
 
@@ -79,13 +83,7 @@ cdef inline void upgrade_check_layout() noexcept nogil:
 
 cdef inline bint key_is_valid(const char* p, size_t n) noexcept nogil:
     """Whether it is the base64 of 16 bytes."""
-    cdef size_t i
-    if n != KEY_SIZE or p[22] != c'=' or p[23] != c'=':
-        return False
-    for i in range(22):
-        if not (c'a' <= p[i] <= c'z' or c'A' <= p[i] <= c'Z' or c'/' <= p[i] <= c'9' or p[i] == c'+'):
-            return False
-    return True
+    return n == KEY_SIZE and se_base64_run(p, KEY_SIZE) == KEY_SIZE - 2 and p[22] == c'=' and p[23] == c'='
 
 
 cdef inline void upgrade_take_token(Upgrade* out, uint8_t source, const char* p, size_t n) noexcept nogil:
@@ -151,7 +149,7 @@ cdef inline void upgrade_long_header(const phr_header* header, Seen* seen, Upgra
     """A header whose name has more than 10 bytes."""
     cdef const char* name = header.name
     cdef size_t n = header.name_len
-    if n > 14 and text_starts(name, n, b"sec-websocket-"):
+    if n > 14 and se_same_name(name, b"sec-webs", 8) and se_same_name(name + 8, b"ocket-", 6):
         upgrade_websocket_header(header, seen, out)
     elif text_matches(name, n, b"authorization"):
         seen.tokens += 1
@@ -173,15 +171,15 @@ cdef inline void upgrade_header(const phr_header* header, Seen* seen, Upgrade* o
     cdef size_t value_len = header.value_len
     if n > 10:
         upgrade_long_header(header, seen, out)
-    elif n == 4 and text_matches(name, n, b"host"):
+    elif n == 4 and se_same_name(name, b"host", 4):
         seen.hosts += 1
         if not host_valid(value, value_len):
             seen.bad = b"Host is not a host's name or address, with a port or without."
-    elif n == 7 and text_matches(name, n, b"upgrade"):
+    elif n == 7 and se_same_name(name, b"upgrade", 7):
         seen.websocket = seen.websocket or list_has(value, value_len, b"websocket")
-    elif n == 10 and text_matches(name, n, b"connection"):
+    elif n == 10 and se_same_name(name, b"connecti", 8) and se_same_name(name + 6, b"tion", 4):
         seen.connection = seen.connection or list_has(value, value_len, b"upgrade")
-    elif n == 6 and text_matches(name, n, b"origin"):
+    elif n == 6 and se_same_name(name, b"origin", 6):
         seen.origins += 1
         out.origin = value
         out.origin_len = value_len

@@ -22,7 +22,8 @@ enum {
 enum {
     SE_HOST = 1,   /* a host's name, but for escapes: unreserved and sub-delims (RFC 3986 section 2) */
     SE_METHOD = 2, /* a method: tchar (RFC 9110 section 5.6.2) */
-    SE_TARGET = 4  /* 0x21-0x7e but '#' */
+    SE_TARGET = 4, /* 0x21-0x7e but '#' */
+    SE_BASE64 = 8  /* a digit of base64 (RFC 4648 section 4) */
 };
 
 static const uint8_t se_class[256] = {
@@ -32,13 +33,14 @@ static const uint8_t se_class[256] = {
 };
 
 static const uint8_t se_http_class[256] = {
-    ['!'] = 7,         ['"'] = SE_TARGET, ['#'] = SE_METHOD, ['$'] = 7,         ['%'] = SE_METHOD | SE_TARGET,
-    ['&' ... '\''] = 7, ['('] = 5,         [')'] = 5,         ['*' ... '+'] = 7, [','] = 5,
-    ['-' ... '.'] = 7, ['/'] = SE_TARGET, ['0' ... '9'] = 7, [':'] = SE_TARGET, [';'] = 5,
-    ['<'] = SE_TARGET, ['='] = 5,         ['>' ... '@'] = SE_TARGET,
-    ['A' ... 'Z'] = 7, ['['] = SE_TARGET, ['\\'] = SE_TARGET, [']'] = SE_TARGET,
-    ['^'] = SE_METHOD | SE_TARGET,        ['_'] = 7,         ['`'] = SE_METHOD | SE_TARGET,
-    ['a' ... 'z'] = 7, ['{'] = SE_TARGET, ['|'] = SE_METHOD | SE_TARGET, ['}'] = SE_TARGET, ['~'] = 7,
+    ['!'] = 7,          ['"'] = SE_TARGET, ['#'] = SE_METHOD, ['$'] = 7,         ['%'] = SE_METHOD | SE_TARGET,
+    ['&' ... '\''] = 7, ['('] = 5,         [')'] = 5,         ['*'] = 7,         ['+'] = 15,
+    [','] = 5,          ['-' ... '.'] = 7, ['/'] = SE_TARGET | SE_BASE64,
+    ['0' ... '9'] = 15, [':'] = SE_TARGET, [';'] = 5,         ['<'] = SE_TARGET, ['='] = 5,
+    ['>' ... '@'] = SE_TARGET,             ['A' ... 'Z'] = 15, ['['] = SE_TARGET, ['\\'] = SE_TARGET,
+    [']'] = SE_TARGET,  ['^'] = SE_METHOD | SE_TARGET,        ['_'] = 7,         ['`'] = SE_METHOD | SE_TARGET,
+    ['a' ... 'z'] = 15, ['{'] = SE_TARGET, ['|'] = SE_METHOD | SE_TARGET,        ['}'] = SE_TARGET,
+    ['~'] = 7,
 };
 
 /* The length of the run of bytes of a class of HTTP's that p starts with. */
@@ -63,6 +65,11 @@ static inline size_t se_method_run(const char *p, size_t n)
 static inline size_t se_target_run(const char *p, size_t n)
 {
     return se_http_run(p, n, SE_TARGET);
+}
+
+static inline size_t se_base64_run(const char *p, size_t n)
+{
+    return se_http_run(p, n, SE_BASE64);
 }
 
 #ifdef __SSE2__

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import string
 from http import HTTPStatus
 
 import pytest
@@ -566,6 +567,33 @@ def test_one_wrong_byte_never_breaks_the_contract(at, byte):
     else:
         assert fields["accept"].startswith(b"HTTP/1.1 101 ")
         assert probe.upgrade_parse(data[: verdict - 1]) == (-2, None)
+
+
+TOKEN = "!#$%&'*+-.^_`|~" + string.ascii_letters + string.digits
+
+
+@given(st.sampled_from(list(HEADERS)), st.data())
+def test_a_header_of_nearly_that_name_is_another(name, data):
+    """And letters in either case are the same."""
+    cased = "".join(data.draw(st.sampled_from((letter.lower(), letter.upper()))) for letter in name)
+    assert status_of(request(without=(name,), extra=f"{cased}: {HEADERS[name]}\r\n")) == 0
+    at = data.draw(st.integers(0, len(name) - 1))
+    other = name[:at] + data.draw(st.sampled_from(TOKEN)) + name[at + 1 :]
+    if other.lower() != name.lower():
+        assert status_of(request(without=(name,), extra=f"{other}: {HEADERS[name]}\r\n")) in (400, 426)
+
+
+@given(st.data())
+def test_any_request_line_of_one_wrong_byte(data):
+    """Whole or in two pieces, its verdict is the same; a target of visible ASCII without '#' is all that may change."""
+    line = b"GET /?room=a HTTP/1.1"
+    at, byte = data.draw(st.integers(0, len(line) - 1)), data.draw(st.integers(0, 255))
+    whole = line[:at] + bytes([byte]) + line[at + 1 :] + GOOD_HEAD[len(b"GET / HTTP/1.1") :]
+    cut = data.draw(st.integers(0, len(whole)))
+    verdict = probe.upgrade_parse(whole)
+    assert probe.upgrade_feed([whole[:cut], whole[cut:]]) == verdict
+    if verdict[1]["status"] == 0:
+        assert (4 <= at <= 11 and 0x21 <= byte <= 0x7E and byte != 0x23) or line[at] == byte or at == len(line) - 1
 
 
 # -- wsproto as the client --
