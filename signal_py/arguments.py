@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING
 
 from signal_py.config import make_config
 from signal_py.controlwire import CURSOR, NAME, PEER
 from signal_py.errors import ConfigError
+from signal_py.parsing import nearest
 from signal_py.settings import SETTINGS, Config
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def config_of(settings: Options) -> Config:
     given: dict[str, object] = {**DEFAULTS, **settings}
     for field in given:
         if field not in fields:
-            near = difflib.get_close_matches(field.lower().replace("-", "_"), fields, 1)
-            mend = f"write {near[0]}=…" if near else "signal_py.settings.Config lists them"
+            near = nearest(field.lower().replace("-", "_"), fields)
+            mend = f"write {near}=…" if near else "signal_py.settings.Config lists them"
             raise ConfigError(f"Engine's {field} is no setting: {mend}.")
     by_name = {fields[field]: value for field, value in given.items()}
     return make_config(by_name, {name: f"Engine's {field}" for field, name in fields.items()})

@@ -31,8 +31,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """The name that was meant; "" where none is like it."""
-    return next(iter(difflib.get_close_matches(word, list(names), 1, ALIKE)), "")
+    """The name that was meant; "" where none is like it. Those of the same letters come first: atuh is auth."""
+    near = difflib.get_close_matches(word, list(names), 5, ALIKE)
+    return max(near, key=lambda name: sorted(name) == sorted(word), default="")
 
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:

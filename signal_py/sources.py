@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Mapping
 
 from signal_py.config import make_config
 from signal_py.errors import ConfigError
 from signal_py.files import read_text
+from signal_py.parsing import nearest
 from signal_py.settings import SETTINGS, Config
 
 if sys.version_info >= (3, 11):
@@ -52,9 +52,9 @@ def read_file(path: str, named: str) -> dict[str, object]:
         raise ConfigError(f"{named} {path} nests lists too deeply: settings are plain values.") from None
     for key in found:
         if key not in SETTINGS:
-            near = difflib.get_close_matches(key.replace("_", "-"), SETTINGS, 1)
+            near = nearest(key.replace("_", "-"), SETTINGS)
             mend = (
-                f"write '{near[0]}'" if near else "leave it out; 'signal-engine serve --help' lists them all"
+                f"write '{near}'" if near else "leave it out; 'signal-engine serve --help' lists them all"
             )
             raise ConfigError(f"'{key}' in {path} is no setting: {mend}.")
     return found

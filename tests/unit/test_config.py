@@ -72,6 +72,7 @@ def test_keywords_of_engine_are_the_settings() -> None:
         ({"loops": -1}, "Engine's loops is -1"),
         ({"max_mesage": 1}, "Engine's max_mesage is no setting: write max_message=…"),
         ({"max-message": 1}, "Engine's max-message is no setting: write max_message=…"),
+        ({"atuh": "jwt"}, "Engine's atuh is no setting: write auth=…"),
         ({"zzzz": 1}, "Engine's zzzz is no setting: signal_py.settings.Config lists them"),
         ({"reuse_port": "yes"}, "Engine's reuse_port is 'yes': use one of on, off"),
         ({"auth": True}, "Engine's auth must be a text"),
