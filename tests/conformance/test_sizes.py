@@ -89,7 +89,7 @@ def test_a_frame_that_can_hold_no_such_message_is_refused_at_its_head(bounded: t
 def test_between_nodes_and_with_the_embedded_server(most: int) -> None:
     """NATS counts headers, too: the embedded server takes as much as the engine promises."""
     with kit.nats(f"max_payload: {most + 1000}") as server:
-        settings = {"nats": server.url, "max_message": most, "loops": 1, "backlog_bytes": 1 << 23}
+        settings = {"nats": server.url, "max_message": most, "loops": 1, "backlog_bytes": 1 << 23, "control": "off"}
         with kit.engine(**settings) as one, kit.engine(**settings) as other:
             room = fresh("room")
             with BarePeer(one.port) as a, BarePeer(other.port, room) as b:
