@@ -1,7 +1,6 @@
 """A connection's life between upgrade and free: what it is sent, when its socket is full, how it ends. L2."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport realloc
 from libc.string cimport memcpy
 from signal_core.address cimport id_make, put_uint
 from signal_core.backlog cimport (
@@ -28,6 +27,7 @@ from signal_core.sys cimport (
     EAGAIN, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, SE_RARE, SHUT_WR, close,
     epoll_ctl, epoll_event, errno, se_sub_relaxed, se_widened, send, shutdown,
 )
+from signal_core.turn cimport BYTES_SHIFT, LANE_DIRECT, LANE_SPREAD, lane_add, line_add, step_begin, step_is_over
 from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
 
 cdef enum:
@@ -109,19 +109,6 @@ cdef inline void conn_kill(Loop* loop, Conn* c) noexcept nogil:
     loop.dead = c.slot
 
 
-cdef inline void conn_mark(Loop* loop, Conn* c) noexcept nogil:
-    """Puts it into the list of queues to write, unless it is there or waits for EPOLLOUT."""
-    if c.flags & (FLAG_DIRTY | FLAG_BLOCKED):
-        return
-    c.flags |= FLAG_DIRTY
-    c.out.next = NO_SLOT
-    if loop.dirty_head == NO_SLOT:
-        loop.dirty_head = c.slot
-    else:
-        loop.dirty_tail.out.next = c.slot
-    loop.dirty_tail = c
-
-
 cdef inline void conn_block(Loop* loop, Conn* c) noexcept nogil:
     """Its socket is full. Where not even what was begun has room within backlog-total, it ends."""
     cdef Extra* extra = conn_extra(loop, c)
@@ -145,19 +132,8 @@ cdef inline void conn_block(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline void conn_ready(Loop* loop, Conn* c) noexcept nogil:
     """Has its turn in the next iteration, with input that it left over; no read before that."""
-    cdef uint32_t* grown
-    if c.flags & FLAG_READY:
-        return
-    if loop.ready_used == loop.ready_size:
-        grown = <uint32_t*>realloc(loop.ready, (2 * loop.ready_size + 64) * sizeof(uint32_t))
-        if grown == NULL:
-            conn_kill(loop, c)
-            return
-        loop.ready = grown
-        loop.ready_size = 2 * loop.ready_size + 64
-    c.flags |= FLAG_READY
-    loop.ready[loop.ready_used] = c.slot
-    loop.ready_used += 1
+    if not c.flags & FLAG_READY and not line_add(&loop.ready, c):
+        conn_kill(loop, c)
 
 
 cdef inline void conn_resume(Loop* loop, Conn* c) noexcept nogil:
@@ -174,7 +150,7 @@ cdef inline void conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept nogil
     if extra != NULL:
         extra.gap += <uint32_t>count
         c.flags |= FLAG_GAP
-        conn_mark(loop, c)
+        lane_add(loop, c, LANE_SPREAD)
 
 
 cdef inline void conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
@@ -311,6 +287,7 @@ cdef inline void conn_write(Loop* loop, Conn* c) noexcept nogil:
         conn_wrote_part(loop, c, sent)
         return
     loop.n[C_BYTES_OUT] += <uint64_t>sent
+    loop.work += 1 + (<uint64_t>sent >> BYTES_SHIFT)
     queue_pop_only(loop, &c.out)
 
 
@@ -330,14 +307,14 @@ cdef inline void conn_waits(Loop* loop, Conn* c, uint32_t size) noexcept nogil:
         conn_watch(loop, c)
 
 
-cdef inline void conn_queued(Loop* loop, Conn* c, uint32_t size) noexcept nogil:
+cdef inline void conn_queued(Loop* loop, Conn* c, uint32_t size, int lane) noexcept nogil:
     """After a message was added."""
     if SE_RARE(c.flags & FLAG_BLOCKED):
         conn_waits(loop, c, size)
     elif SE_RARE(c.out.count >= CORK_MESSAGES):
         conn_flush(loop, c)
     else:
-        conn_mark(loop, c)
+        lane_add(loop, c, lane)
 
 
 cdef inline uint8_t conn_drop(Loop* loop, Conn* c, Msg* msg, uint8_t code) noexcept nogil:
@@ -361,7 +338,7 @@ cdef inline bint is_late(const Loop* loop, const Msg* msg) noexcept nogil:
     return msg.expires < loop.tick and msg.expires != 0
 
 
-cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
+cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Msg* msg, int lane) noexcept nogil:
     """Queues a delivery, or drops it: counted and told either way. Takes an unshared message over."""
     cdef uint32_t size = msg.size
     loop.n[C_ATTEMPTED] += 1
@@ -373,7 +350,7 @@ cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
         return conn_drop(loop, c, msg, CODE_SLOW_PEER)
     if SE_RARE(not queue_add(loop, &c.out, msg)):
         return conn_drop(loop, c, msg, CODE_UNAVAILABLE)
-    conn_queued(loop, c, size)
+    conn_queued(loop, c, size, lane)
     return CODE_OK
 
 
@@ -403,7 +380,7 @@ cdef inline void conn_answer(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
     if SE_RARE(c.state == CONN_DEAD) or SE_RARE(not queue_add(loop, &c.out, msg)):
         msg_free(&loop.mem, msg)
         return
-    conn_queued(loop, c, size)
+    conn_queued(loop, c, size, LANE_DIRECT)
 
 
 cdef inline void conn_say_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
@@ -452,15 +429,15 @@ cdef inline void conn_bye(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
     conn_say_close(loop, c, code)
 
 
-cdef inline void loop_flush(Loop* loop, uint32_t most) noexcept nogil:
-    """Writes the queues of the list, `most` of them in this turn."""
+cdef inline void lane_flush(Loop* loop, int lane, uint64_t ns) noexcept nogil:
+    """Writes the queues of a lane, as many as there is time for."""
     cdef uint32_t slot
     cdef Conn* c
-    while loop.dirty_head != NO_SLOT and most:
-        most -= 1
-        slot = loop.dirty_head
+    step_begin(loop, ns)
+    while loop.dirty_head[lane] != NO_SLOT and not step_is_over(loop):
+        slot = loop.dirty_head[lane]
         c = slab_conn(&loop.slab, slot)
-        loop.dirty_head = c.out.next
+        loop.dirty_head[lane] = c.out.next
         c.flags &= <uint16_t>~FLAG_DIRTY
         if not c.flags & FLAG_BLOCKED:
             conn_write(loop, c)

@@ -62,6 +62,8 @@ cdef class Loops:
         hub.set.ttl_ms = s["ttl_ms"]
         hub.set.backlog_messages = s["backlog_messages"]
         hub.set.backlog_bytes = s["backlog_bytes"]
+        hub.set.send_buffer = s["send_buffer"]
+        hub.set.receive_buffer = s["receive_buffer"]
         hub.set.backlog_loop = s["backlog_total"] // hub.nloops
         hub.set.max_connections = s["max_connections"]
         hub.set.max_per_address = s["max_connections_per_address"]

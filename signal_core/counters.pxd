@@ -105,4 +105,6 @@ cdef enum:
     C_INPUTS_HELD = 86        # times that a connection's input was left alone: WORDS_WAITING
     C_AWAITS_REFUSED = 87     # SUBs answered unavailable: WAITERS_MOST
     C_NATS_SUBS_REFUSED = 88  # SUBs that NATS refused, or would have, since it takes no more of this node
-    C_COUNT = 89
+    C_TURNS_DELAYED = 89      # times that a connection waited until what it had caused was done
+    C_STEPS_CUT = 90          # steps of an iteration that ended by their time
+    C_COUNT = 91

@@ -11,7 +11,7 @@ from signal_core.accept cimport loop_drain, loop_shut
 from signal_core.answers cimport say_goaway
 from signal_core.conn cimport conn_close
 from signal_core.counters cimport C_CONNECTIONS, C_DRAINED
-from signal_core.limits cimport FLUSHES_PER_TURN
+from signal_core.limits cimport GOODBYES_PER_TURN
 from signal_core.slab cimport (
     CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_LEAVING, Conn, slab_conn,
 )
@@ -32,7 +32,7 @@ cdef inline void farewell_tell(Loop* loop) noexcept nogil:
     """GOAWAY to those in the next slots, a bounded number at a time; 503 soon to those not yet upgraded."""
     cdef Conn* c
     cdef int _i
-    for _i in range(FLUSHES_PER_TURN):
+    for _i in range(GOODBYES_PER_TURN):
         if loop.farewell.told >= loop.slab.used:
             return
         c = slab_conn(&loop.slab, loop.farewell.told)
@@ -56,7 +56,7 @@ cdef inline uint64_t farewell_excess(const Loop* loop) noexcept nogil:
 cdef inline void farewell_close(Loop* loop) noexcept nogil:
     """1001 to as many as are too many, slot by slot, of those that were told; a bounded number at a time."""
     cdef uint64_t excess = farewell_excess(loop)
-    cdef int budget = FLUSHES_PER_TURN
+    cdef int budget = GOODBYES_PER_TURN
     cdef Conn* c
     while excess and budget and loop.farewell.cursor < loop.farewell.told:
         c = slab_conn(&loop.slab, loop.farewell.cursor)
@@ -89,7 +89,7 @@ cdef inline void loop_goodbye(Loop* loop) noexcept nogil:
     those not yet upgraded."""
     cdef Conn* c
     cdef int _i
-    for _i in range(FLUSHES_PER_TURN):
+    for _i in range(GOODBYES_PER_TURN):
         if loop.stop_cursor >= loop.slab.used:
             return
         c = slab_conn(&loop.slab, loop.stop_cursor)

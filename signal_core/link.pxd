@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 from signal_core.address cimport put_uint
 from signal_core.conn cimport BLOCKED_LOOK
-from signal_core.counters cimport C_ATTEMPTED, C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS
+from signal_core.counters cimport C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS
 from signal_core.dial cimport (
     link_dialed, link_end, link_enter, link_ping, link_secure, link_watch, link_write, put_bytes, put_text,
     too_few_subs,
@@ -36,6 +36,7 @@ from signal_core.sublimit cimport fresh_write, sent_note, sent_reserve, subs_aga
 from signal_core.subs cimport SID_NAME, SID_PEER, SID_PROBE, subs_confirm, subs_resume
 from signal_core.sys cimport EPOLL_CTL_MOD, SE_RARE, se_store_relaxed, se_store_release
 from signal_core.tls cimport GOT_BLOCKED, GOT_NOTHING, link_recv, link_send_queued
+from signal_core.turn cimport step_is_over
 
 cdef enum:
     NAMING_TICKS = 20             # patience with another node that might have our name
@@ -195,7 +196,8 @@ cdef inline bint link_parse(Loop* loop, uint32_t* budget) noexcept nogil:
         if link.skip:
             buffer_skip(link)
             continue
-        if budget[0] == 0 or loop.n[C_ATTEMPTED] >= loop.turn_end:
+        loop.work += 1
+        if budget[0] == 0 or step_is_over(loop):
             return False
         n = link.buffer_used - link.buffer_start
         used = nats_parse(<const char*>link.buffer + link.buffer_start, n, NATS_MOST, &op)

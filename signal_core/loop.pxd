@@ -10,18 +10,22 @@ One iteration:
  6. free what died, and tell who listens (news.pxd; also before 5);
  7. post what was held back for other loops.
 Each step is bounded; what is left over waits for the next iteration, which then does not sleep. Events, the NATS link,
-the inbox and the input left over have a share of deliveries each: what one of them has in plenty starves no other.
+the inbox, the input left over and the writes have a time each (turn.pxd): what one of them has in plenty starves no
+other.
 """
 
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy
 from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again, loop_stop
 from signal_core.answers cimport ref_find
 from signal_core.asking cimport asks_walk, presence_ask
 from signal_core.auth cimport auth_verdict
-from signal_core.conn cimport conn_close, conn_flush, conn_give_place, conn_kill, conn_of, conn_watch, loop_flush
-from signal_core.counters cimport C_ATTEMPTED, C_DROPPED_GONE, C_KICKED, C_LISTENERS, C_WAKES
+from signal_core.conn cimport (
+    conn_close, conn_flush, conn_give_place, conn_kill, conn_of, conn_ready, conn_watch, lane_flush,
+)
+from signal_core.counters cimport C_DROPPED_GONE, C_KICKED, C_LISTENERS, C_WAKES
+from signal_core.delayed cimport delayed_release
 from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
 from signal_core.gaps cimport gaps_tell
 from signal_core.handshake cimport over_any, over_tell
@@ -33,8 +37,8 @@ from signal_core.inbox cimport (
 from signal_core.inquiry cimport loop_inquiry
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
-    ACCEPT_WAIT_MS, DELIVERIES_PER_STEP, EVENTS, FLUSHES_PER_TURN, HELD_WAIT_MS, INBOX_PER_TURN, LEAVES_PER_TURN,
-    MEMBERS_PER_TURN, RECLAIMS_PER_TURN, RECLAIMS_SHARE, SERVICE_LOOP, TICK_MS,
+    ACCEPT_WAIT_MS, EVENTS, EVENTS_NS, HELD_WAIT_MS, INBOX_PER_TURN, LEAVES_PER_TURN, MEMBERS_PER_TURN,
+    RECLAIMS_PER_TURN, RECLAIMS_SHARE, SERVICE_LOOP, SPREAD_NS, STEP_NS, TICK_MS, WRITE_NS,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end, link_leave
 from signal_core.link cimport link_flush, link_has_output, link_patience, link_read, link_tick, link_writable
@@ -71,6 +75,9 @@ from signal_core.sys cimport (
     se_store_release, se_store_seqcst, se_sub_relaxed,
 )
 from signal_core.timers cimport loop_timers, timers_hurry
+from signal_core.turn cimport (
+    LANE_DIRECT, LANE_SPREAD, behind_note, lanes_wait, line_drop, step_begin, step_is_over, turn_share,
+)
 from signal_core.wheel cimport wheel_next
 
 
@@ -195,9 +202,10 @@ cdef inline void loop_inbox(Loop* loop) noexcept nogil:
     cdef int budget = INBOX_PER_TURN
     if loop.taken == NULL:
         loop.taken = inbox_take(&loop.inbox)
-    while loop.taken != NULL and budget and loop.n[C_ATTEMPTED] < loop.turn_end:
+    while loop.taken != NULL and budget and not step_is_over(loop):
         msg = loop.taken
         loop.taken = msg.next
+        loop.work += 1
         loop_message(loop, msg)
         budget -= 1
     if loop.words:
@@ -207,21 +215,14 @@ cdef inline void loop_inbox(Loop* loop) noexcept nogil:
 
 # -- the iteration --
 
-cdef inline void loop_share(Loop* loop) noexcept nogil:
-    """Before a step that takes input: it may queue its share of deliveries, whatever those before it have queued."""
-    if loop.turn_end < loop.n[C_ATTEMPTED]:
-        loop.turn_end = loop.n[C_ATTEMPTED]
-    loop.turn_end += DELIVERIES_PER_STEP
-
-
 cdef inline void loop_ready(Loop* loop) noexcept nogil:
     """Connections with input left over; those that have some left again come after those that had no turn."""
-    cdef uint32_t done = 0, n = loop.ready_used
-    while done < n and loop.n[C_ATTEMPTED] < loop.turn_end:
-        session_continue(loop, slab_conn(&loop.slab, loop.ready[done]))
+    cdef uint32_t done = 0, n = loop.ready.used
+    step_begin(loop, STEP_NS)
+    while done < n and not step_is_over(loop):
+        session_continue(loop, slab_conn(&loop.slab, loop.ready.slots[done]))
         done += 1
-    loop.ready_used -= done
-    memmove(loop.ready, loop.ready + done, loop.ready_used * sizeof(uint32_t))
+    line_drop(&loop.ready, done)
 
 
 cdef inline void loop_held(Loop* loop) noexcept nogil:
@@ -230,7 +231,7 @@ cdef inline void loop_held(Loop* loop) noexcept nogil:
     cdef Conn* c
     while loop.verdicts != NULL and not joins_wait(loop):
         loop_verdict(loop, verdict_next(loop))
-    while done < n and loop.n[C_ATTEMPTED] < loop.turn_end and not input_waits(loop):
+    while done < n and not step_is_over(loop) and not input_waits(loop):
         c = held_next(loop, done)
         done += 1
         if c == NULL:
@@ -255,6 +256,10 @@ cdef inline void loop_event(Loop* loop, const epoll_event* event) noexcept nogil
         return  # MARK_WAKE: the inbox is looked at in each iteration
     c = slab_find(&loop.slab, slot, <uint32_t>event.data.u64)
     if c == NULL or c.state == CONN_DEAD:
+        return
+    loop.work += 1
+    if step_is_over(loop) and event.events & (EPOLLIN | EPOLLOUT):
+        conn_ready(loop, c)
         return
     if event.events & EPOLLOUT and c.flags & FLAG_BLOCKED:
         conn_flush(loop, c)
@@ -315,8 +320,8 @@ cdef inline void loop_reap(Loop* loop, uint32_t budget) noexcept nogil:
 
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
     """Whether there is work for the next iteration already; the link's is told by link_patience."""
-    return (loop.taken != NULL or loop.questions != NULL or loop.aside != NULL or loop.ready_used
-            or loop.dirty_head != NO_SLOT or loop.told_head != NULL or loop.dead != NO_SLOT
+    return (loop.taken != NULL or loop.questions != NULL or loop.aside != NULL or loop.ready.used
+            or lanes_wait(loop) or loop.told_head != NULL or loop.dead != NO_SLOT
             or loop.overdue or (loop.shut and loop_leaves(loop)))
 
 
@@ -336,6 +341,8 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
         return 0 if timers_hurry(loop) else 1
     if SE_RARE(loop.held_used or loop.verdicts != NULL):
         return HELD_WAIT_MS
+    if SE_RARE(loop.delayed.used):
+        return 1
     if SE_RARE(loop.paced) and not loop.looks_away:
         return ACCEPT_WAIT_MS
     if SE_RARE(loop.shut or loop.looks_away) and ticks > 1:
@@ -373,10 +380,13 @@ cdef inline int loop_wait(Loop* loop) noexcept nogil:
 
 cdef inline void loop_write(Loop* loop) noexcept nogil:
     """Writes, tells fates, and writes the answers that this made, in the same iteration."""
-    loop_flush(loop, FLUSHES_PER_TURN)
+    lane_flush(loop, LANE_DIRECT, WRITE_NS)
+    if loop.dirty_head[LANE_SPREAD] != NO_SLOT:
+        lane_flush(loop, LANE_SPREAD, SPREAD_NS)
     if loop.told_head != NULL:
         loop_tell_all(loop)
-        loop_flush(loop, FLUSHES_PER_TURN)
+        lane_flush(loop, LANE_DIRECT, WRITE_NS)
+    behind_note(loop)
     if loop.linked != NULL and link_has_output(loop.linked):
         link_flush(loop)
 
@@ -414,22 +424,24 @@ cdef inline void loop_linked(Loop* loop, bint ticked) noexcept nogil:
 cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     cdef uint32_t before = loop.tick
     cdef int i, n = loop_wait(loop)
-    loop.turn_end = loop.n[C_ATTEMPTED] + DELIVERIES_PER_STEP
+    loop.share = turn_share(loop.ready.used + <uint32_t>(n if n > 0 else 0))
+    step_begin(loop, EVENTS_NS)
     for i in range(n):
         loop_event(loop, &loop.events[i])
     if loop.linked != NULL and loop.linked.more:
-        loop_share(loop)
+        step_begin(loop, STEP_NS)
         link_read(loop)
-    loop_share(loop)
+    step_begin(loop, STEP_NS)
     loop.members_due = MEMBERS_PER_TURN
     if SE_RARE(loop.questions != NULL or loop.aside != NULL):
         questions_walk(loop)
     loop_inbox(loop)
-    if loop.ready_used:
-        loop_share(loop)
+    if SE_RARE(loop.delayed.used):
+        delayed_release(loop)
+    if loop.ready.used:
         loop_ready(loop)
     if SE_RARE(loop.held_used or loop.verdicts != NULL):
-        loop_share(loop)
+        step_begin(loop, STEP_NS)
         loop_held(loop)
     loop_timers(loop)
     if loop.tick != before:

@@ -94,4 +94,6 @@ COUNTERS = (
     ("inputs_held", "counter", "times that a client was not read for a moment, since many words waited for a loop"),
     ("awaits_refused", "counter", "SUBs answered unavailable, since very many awaited NATS"),
     ("nats_subs_refused", "counter", "subscriptions that NATS had no place for, each time that one was wanted"),
+    ("turns_delayed", "counter", "times that a client with more input waited until what it had caused was done"),
+    ("steps_cut", "counter", "steps of a loop's iteration that ended by their time, and went on in the next"),
 )

@@ -22,7 +22,7 @@ from signal_core.frame cimport OP_TEXT, frame_head_size, frame_put_head
 from signal_core.gaps cimport gap_note, listeners_key
 from signal_core.identity cimport conn_user
 from signal_core.inbox cimport inbox_taken
-from signal_core.limits cimport NEWS_KEEP, NEWS_TEXT, MEMBERS_TEXT, SERVICE_LOOP
+from signal_core.limits cimport NEWS_KEEP, NEWS_TEXT, MEMBERS_TEXT, SERVICE_LOOP, UNIT_SHIFT
 from signal_core.memory cimport (
     KIND_FRAME, KIND_NATS, KIND_NEWS, MSG_COUNTED, MSG_PRESENCE, MSG_SHARED, Msg, msg_copy, msg_free,
     msg_new_heap,
@@ -32,8 +32,9 @@ from signal_core.post cimport post, post_has_room
 from signal_core.rooms cimport MARK_NONE, NO_ROOM, Member, members_of, rooms_find_serial
 from signal_core.roomtable cimport Audience, RoomEntry, audience_of
 from signal_core.slab cimport CONN_OPEN, Conn, slab_conn
-from signal_core.state cimport CLUSTER_UP, Change, Hub, Loop, News
+from signal_core.state cimport CLUSTER_UP, Change, Hub, Loop, News, loop_bit
 from signal_core.sys cimport se_add_relaxed, se_load_relaxed, se_load_seqcst, se_siphash13
+from signal_core.turn cimport LANE_SPREAD
 
 cdef enum:
     WHO_MAX = NODE_MAX + 1 + LOCAL_TEXT + 6 + USER_MAX    # bytes of `<peer> user=U`, of a peer of this node
@@ -109,12 +110,13 @@ cdef inline void fan_out_marked(Loop* loop, uint32_t room, Msg* msg) noexcept no
     cdef uint32_t i, n = loop.rooms.rooms[room].count
     cdef uint16_t first = <uint16_t>msg.origin, last = <uint16_t>(msg.origin >> 16)
     cdef Conn* c
+    loop.work += n >> UNIT_SHIFT
     for i in range(n):
         if members[i].mark == MARK_NONE or (first and not first <= members[i].mark <= last):
             continue
         c = slab_conn(&loop.slab, members[i].slot)
         if c.state == CONN_OPEN:
-            conn_deliver(loop, c, msg)
+            conn_deliver(loop, c, msg, LANE_SPREAD)
 
 
 cdef inline void take_news(Loop* loop, Msg* msg) noexcept nogil:
@@ -318,7 +320,8 @@ cdef inline void news_add(Loop* loop, RoomEntry* entry, Conn* c, bint joins) noe
     cdef News* news = &loop.news
     cdef Change* change
     cdef char* out
-    if entry.name[0] == c"@" or (audience_of(entry) == NULL and not is_heard_abroad(loop)):
+    cdef Audience* audience = audience_of(entry)
+    if entry.name[0] == c"@" or (audience == NULL and not is_heard_abroad(loop)):
         return
     if not news_reserve(news):
         news_lost(loop)
@@ -335,6 +338,9 @@ cdef inline void news_add(Loop* loop, RoomEntry* entry, Conn* c, bint joins) noe
     change.size = news.text_used - change.at
     news.count += 1
     loop.n[C_PRESENCE_CHANGES] += 1
+    loop.caused += 1
+    if audience != NULL:
+        loop.work += se_load_relaxed(&audience.counts[loop_bit(loop)]) >> UNIT_SHIFT
 
 
 cdef inline int change_order(const void* a, const void* b) noexcept nogil:

@@ -9,6 +9,8 @@ from signal_core.memory cimport (
     KIND_EVENT, KIND_NATS, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SYNC, KIND_TO, Msg, msg_new_heap, msg_set_text,
 )
 from signal_core.state cimport Hub, Loop
+from signal_core.sys cimport SE_RARE
+from signal_core.turn cimport crowd_note, is_crowded
 
 
 cdef inline Loop* loop_of(Hub* hub, uint64_t id) noexcept nogil:
@@ -31,6 +33,8 @@ cdef inline void post(Loop* loop, uint32_t index, Msg* msg) noexcept nogil:
     chain_add(&loop.outbox[index], msg, payload)
     if payload:
         loop.n[C_POSTED] += 1
+        if SE_RARE(is_crowded(loop.hub.loops[index], loop.outbox[index].count, msg.kind)):
+            crowd_note(loop, index, msg.kind)
 
 
 cdef inline bint post_has_room(Loop* loop, Loop* target, size_t bytes) noexcept nogil:

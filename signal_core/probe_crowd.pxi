@@ -60,13 +60,15 @@ cdef inline size_t crowd_name(char* out, const char* kind, uint64_t number) noex
 cdef inline void crowd_unqueue(Loop* loop, bint answered) noexcept nogil:
     """In place of writing: what is queued for connections is dropped. `answered`: each was heard just now."""
     cdef Conn* c
-    while loop.dirty_head != NO_SLOT:
-        c = slab_conn(&loop.slab, loop.dirty_head)
-        loop.dirty_head = c.out.next
-        c.flags &= <uint16_t>~FLAG_DIRTY
-        if answered:
-            c.heard = loop.tick
-        queue_clear(loop, &c.out, C_DROPPED_GONE, CODE_NO_SUCH_PEER)
+    cdef int lane
+    for lane in range(2):
+        while loop.dirty_head[lane] != NO_SLOT:
+            c = slab_conn(&loop.slab, loop.dirty_head[lane])
+            loop.dirty_head[lane] = c.out.next
+            c.flags &= <uint16_t>~FLAG_DIRTY
+            if answered:
+                c.heard = loop.tick
+            queue_clear(loop, &c.out, C_DROPPED_GONE, CODE_NO_SUCH_PEER)
 
 
 cdef class Crowd:

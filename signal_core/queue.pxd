@@ -192,6 +192,7 @@ cdef inline int queue_write(Loop* loop, int fd, Queue* q, uint32_t rounds) noexc
                 continue
             return WROTE_PART if errno == EAGAIN else WROTE_NONE
         loop.n[C_BYTES_OUT] += <uint64_t>sent
+        loop.work += 1 + (<uint64_t>sent >> 12)
         queue_advance(loop, q, <size_t>sent)
         if <size_t>sent < want:
             return WROTE_PART

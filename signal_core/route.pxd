@@ -17,7 +17,7 @@ from signal_core.counters cimport (
 from signal_core.gaps cimport gap_note
 from signal_core.identity cimport conn_places
 from signal_core.inbox cimport inbox_taken
-from signal_core.limits cimport SERVICE_LOOP
+from signal_core.limits cimport SERVICE_LOOP, UNIT_SHIFT
 from signal_core.memory cimport (
     KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, Out, msg_copy, msg_free, msg_text,
     place_new,
@@ -42,9 +42,10 @@ from signal_core.slab cimport (
 )
 from signal_core.state cimport (
     CLUSTER_OFF, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE,
-    Hub, Loop,
+    Hub, Loop, loop_bit,
 )
 from signal_core.sys cimport SE_PREFETCH, SE_RARE, se_load16_seqcst, se_load_relaxed, se_load_seqcst
+from signal_core.turn cimport LANE_DIRECT, LANE_SPREAD
 from signal_core.wheel cimport wheel_arm, wheel_arm_by
 
 cdef enum:
@@ -67,7 +68,7 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Packet* p) noexcept 
         msg = packet_frame(loop, p, NULL, 0, c.flags & FLAG_BLOCKED, KIND_FRAME)
         if msg == NULL:
             return CODE_UNAVAILABLE
-        conn_deliver(loop, c, msg)
+        conn_deliver(loop, c, msg, LANE_DIRECT)
         return CODE_OK
     if target == NULL:
         return CODE_NO_SUCH_PEER
@@ -122,15 +123,17 @@ cdef inline void fan_out(Loop* loop, uint32_t index, Msg* msg) noexcept nogil:
         if not SE_RARE(c.flags & FLAG_BLOCKED or late):
             place = place_new(&loop.mem)
         if SE_RARE(place == NULL):
-            conn_deliver(loop, c, msg)
+            conn_deliver(loop, c, msg, LANE_SPREAD)
             continue
         place.msg = msg
         queue_append(&c.out, place, size)
         queued += 1
-        conn_queued(loop, c, size)
+        conn_queued(loop, c, size, LANE_SPREAD)
     msg.refs -= n - queued
     loop.n[C_ATTEMPTED] += queued
     loop.n[C_IN_FLIGHT] += queued
+    loop.work += n >> UNIT_SHIFT
+    loop.caused += queued
 
 
 cdef inline void fan_out_held(Loop* loop, uint32_t index, Msg* msg) noexcept nogil:
@@ -206,7 +209,7 @@ cdef inline void take_to(Loop* loop, Msg* msg) noexcept nogil:
     inbox_taken(&loop.inbox, msg)
     loop.n[C_TAKEN] += 1
     msg.kind = KIND_FRAME
-    conn_deliver(loop, conn_of(loop, msg.target), msg)
+    conn_deliver(loop, conn_of(loop, msg.target), msg, LANE_DIRECT)
 
 
 cdef inline void take_room(Loop* loop, Msg* msg) noexcept nogil:
@@ -283,11 +286,6 @@ cdef inline void loop_tell_all(Loop* loop) noexcept nogil:
             tell_peer(loop, msg.origin, msg.code, msg_text(msg), msg.text_size)
         msg_free(&loop.mem, msg)
     loop.told_tail = NULL
-
-
-cdef inline uint32_t loop_bit(const Loop* loop) noexcept nogil:
-    """Where the members and listeners of a loop, or the service, are noted with a room."""
-    return loop.index if loop.index != SERVICE_LOOP else loop.hub.nloops
 
 
 cdef inline void sync_or_free(Loop* loop, RoomEntry* entry, Msg* word, bint sync) noexcept nogil:

@@ -9,9 +9,10 @@ from signal_core.answers cimport (
 from signal_core.auth cimport auth_refuse, do_auth
 from signal_core.awaiting cimport AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats
 from signal_core.conn cimport (
-    conn_answer, conn_bye, conn_extra, conn_fail, conn_frame, conn_id, conn_kill, conn_ready,
+    conn_answer, conn_bye, conn_extra, conn_fail, conn_flush, conn_frame, conn_id, conn_kill, conn_ready,
 )
-from signal_core.counters cimport C_ATTEMPTED, C_AUTH_DENIED, C_BYTES_IN, C_PROTOCOL_ERRORS, C_READS
+from signal_core.counters cimport C_AUTH_DENIED, C_BYTES_IN, C_PROTOCOL_ERRORS, C_READS
+from signal_core.delayed cimport conn_delay
 from signal_core.frame cimport (
     CLOSE_TOO_BIG, FRAME_CONTROL, OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, Frame, close_code_of, frame_parse,
     frame_unmask,
@@ -21,7 +22,7 @@ from signal_core.head cimport HEAD_MAX, VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, 
 from signal_core.identity cimport conn_user, may_publish, may_send, may_sub
 from signal_core.intake cimport bucket_take, buffer_free, buffer_grown, input_drop
 from signal_core.ledger cimport count_message
-from signal_core.limits cimport FRAMES_PER_TURN, READ_BUFFER, TICK_MS
+from signal_core.limits cimport READ_BUFFER, TICK_MS
 from signal_core.memory cimport TELL_NOBODY, TELL_PEER, Msg
 from signal_core.opening cimport session_answer_http
 from signal_core.packet cimport Packet, expiry
@@ -30,14 +31,15 @@ from signal_core.roomtable cimport RoomEntry
 from signal_core.rooms cimport rooms_find
 from signal_core.route cimport join, leave, listen, listen_ask, route_peer, route_room
 from signal_core.slab cimport (
-    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JUDGED, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_DONE, FLAG_LAST,
-    FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, LISTENS_MEMBER, LISTENS_NEW, Buffer, Conn, Extra, Ref,
-    slab_whole,
+    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JUDGED, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_BLOCKED, FLAG_DONE,
+    FLAG_LAST, FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, LISTENS_MEMBER, LISTENS_NEW, Buffer, Conn,
+    Extra, Ref, slab_whole,
 )
 from signal_core.state cimport (
     CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_UNAVAILABLE, Loop,
 )
 from signal_core.sys cimport EAGAIN, EINTR, SE_RARE, errno, recv
+from signal_core.turn cimport BYTES_SHIFT, step_is_over
 from signal_core.upgrade cimport Upgrade
 from signal_core.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 
@@ -314,19 +316,16 @@ cdef inline uint64_t session_allowance(Loop* loop, const Conn* c) noexcept nogil
 
 
 cdef inline size_t session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint64_t* need) noexcept nogil:
-    """Handles whole frames, FRAMES_PER_TURN at most: then the connection has another turn in the next iteration.
+    """Handles whole frames for the time of a turn: then the connection waits for another.
 
     Returns the bytes done with; `need`: what the next frame takes in all, 0 where that is not known.
     """
     cdef size_t done = 0
-    cdef uint32_t budget = FRAMES_PER_TURN
+    cdef uint64_t caused = loop.caused, last = loop.work + loop.share
     cdef Frame f
     cdef int head
     need[0] = 0
     while done < n and (c.state == CONN_OPEN or c.state == CONN_CLOSING):
-        if budget == 0 or loop.n[C_ATTEMPTED] >= loop.turn_end:
-            conn_ready(loop, c)
-            return done
         head = frame_parse(p + done, n - done, session_allowance(loop, c), &f)
         if head == -2:
             return done
@@ -344,8 +343,19 @@ cdef inline size_t session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint6
             conn_hold(loop, c)
             return done - head
         done += <size_t>f.length
-        budget -= 1
+        loop.work += 1
+        if SE_RARE(done < n and (loop.work >= last or step_is_over(loop))):
+            session_turn_over(loop, c, caused)
+            return done
     return done
+
+
+cdef inline void session_turn_over(Loop* loop, Conn* c, uint64_t caused) noexcept nogil:
+    """It has input left over; `caused`: Loop.caused when its turn began."""
+    if loop.caused == caused:
+        conn_ready(loop, c)
+    elif c.state != CONN_DEAD:
+        conn_delay(loop, c)
 
 
 cdef inline void session_no_memory(Loop* loop, Conn* c) noexcept nogil:
@@ -397,9 +407,14 @@ cdef inline void session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t
 cdef inline void session_continue(Loop* loop, Conn* c) noexcept nogil:
     """Its next turn, with input that was left over."""
     c.flags &= <uint16_t>~FLAG_READY
-    if c.state == CONN_DEAD or c.flags & FLAG_PAUSED or c.pending == NULL:
+    if c.flags & FLAG_BLOCKED:  # its event may have come when the step's time was over
+        conn_flush(loop, c)
+    if c.state == CONN_DEAD or c.flags & (FLAG_PAUSED | FLAG_READY):
         return
-    session_input(loop, c, c.pending.data, c.pending.used, 0 if c.state == CONN_HANDSHAKE else c.pending.used)
+    if c.pending != NULL:
+        session_input(loop, c, c.pending.data, c.pending.used, 0 if c.state == CONN_HANDSHAKE else c.pending.used)
+    else:
+        session_read(loop, c)
 
 
 cdef inline ssize_t session_recv(Loop* loop, Conn* c, void* p, size_t n) noexcept nogil:
@@ -408,6 +423,7 @@ cdef inline ssize_t session_recv(Loop* loop, Conn* c, void* p, size_t n) noexcep
     loop.n[C_READS] += 1
     if got > 0:
         loop.n[C_BYTES_IN] += <uint64_t>got
+        loop.work += 1 + (<uint64_t>got >> BYTES_SHIFT)
         c.heard = loop.tick
         return got
     if got < 0 and (errno == EAGAIN or errno == EINTR):

@@ -9,7 +9,7 @@ Link: the loop's with index 0.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from signal_core.addresses cimport AddressBook, Addresses
 from signal_core.inbox cimport Chain, Inbox
-from signal_core.limits cimport TICK_MS
+from signal_core.limits cimport SERVICE_LOOP, TICK_MS
 from signal_core.memory cimport Mem, Msg
 from signal_core.missed cimport Missed
 from signal_core.request cimport Site
@@ -89,6 +89,8 @@ cdef struct Settings:             # ticks where a time
     uint32_t backlog_messages     # a connection
     uint32_t backlog_bytes        # a connection
     uint64_t backlog_loop         # bytes a loop: the total over the number of loops
+    uint32_t send_buffer          # bytes of the kernel's a socket; 0: it decides
+    uint32_t receive_buffer
     uint64_t max_connections      # 0: none
     uint64_t max_per_address      # connections; 0: none
     uint32_t max_per_user         # connections; 0: none
@@ -300,6 +302,11 @@ cdef struct Lot:                  # of one listener: those who wait (parking.pxd
     uint32_t used
     uint32_t cursor               # from the first, that was looked at last
 
+cdef struct Line:                 # connections that wait, oldest first; each once, its FLAG_READY says so
+    uint32_t* slots               # 8
+    uint32_t used                 # 4
+    uint32_t size                 # 4
+
 cdef struct Loop:
     Hub* hub
     uint32_t index
@@ -337,11 +344,20 @@ cdef struct Loop:
     uint32_t drain_by             # tick until which it accepts what comes of handshakes of TCP under way
     uint32_t stop_cursor          # next slot to say goodbye to
     Mem mem
-    uint32_t dirty_head           # slots of queues to write
-    Conn* dirty_tail
-    uint32_t* ready               # slots with input left over
-    uint32_t ready_used
-    uint32_t ready_size
+    uint32_t dirty_head[2]        # slots of queues to write, by lane (turn.pxd)
+    Conn* dirty_tail[2]
+    Line ready                    # connections with input left over,
+    Line delayed                  # ... and those that wait until what they caused is done
+    uint32_t delayed_ms           # loop_ms at which one of them last had a turn
+    uint32_t share                # units of a connection's turn in this iteration
+    uint64_t work                 # units done so far
+    uint64_t look                 # ... at which the step looks at the clock
+    uint64_t step_ns              # time of the step,
+    uint64_t step_end             # ... and when it is over; 0: it has not looked yet
+    bint spent                    # it is over
+    uint64_t caused               # counts what makes more work than a message does
+    uint64_t crowds[8]            # bits of the loops that are crowded: by what is for many, by other messages
+    bint crowding                 # there may be some
     uint64_t* held                # connections that go on when fewer words wait: slot << 32 | tag, longest first
     uint32_t held_used
     uint32_t held_size
@@ -362,7 +378,6 @@ cdef struct Loop:
     Chain outbox[256]             # held back for other loops until the iteration's end
     uint8_t posted[256]           # indices of outboxes that hold something
     uint32_t nposted
-    uint64_t turn_end             # n[C_ATTEMPTED] at which this step of the iteration takes no more input
     Rooms rooms
     News news
     Rights* rights[64]            # RIGHTS_SHARED: by hash, held once each
@@ -375,8 +390,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[89]                # counters; C_COUNT
-    uint64_t copy[89]             # as of the last KIND_SNAPSHOT
+    uint64_t n[91]                # counters; C_COUNT
+    uint64_t copy[91]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread
@@ -386,7 +401,8 @@ cdef struct Loop:
     uint64_t seen                 # atomic: epoch of the room table it last began to read in
     uint64_t done                 # atomic: 1 starting, 2 running, 3 ended
     uint64_t asked_of             # atomic: KIND_QUESTIONs posted to it and not answered yet
-    uint64_t line1[5]
+    uint64_t behind               # atomic: 1: what it has for many is not written yet
+    uint64_t line1[4]
     Inbox inbox
     Missed missed
 
@@ -394,6 +410,11 @@ cdef struct Loop:
 cdef inline uint32_t loop_ms(const Loop* loop) noexcept nogil:
     """Milliseconds since the hub's boot, of this iteration; modulo 2**32."""
     return loop.tick * TICK_MS + loop.late_ms
+
+
+cdef inline uint32_t loop_bit(const Loop* loop) noexcept nogil:
+    """Where the members and listeners of a loop, or the service, are noted with a room."""
+    return loop.index if loop.index != SERVICE_LOOP else loop.hub.nloops
 
 
 cdef inline uint64_t* counter(Loop* loop, int which) noexcept nogil:

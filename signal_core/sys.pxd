@@ -137,6 +137,8 @@ cdef extern from "<sys/socket.h>" nogil:
         SOL_SOCKET
         SO_REUSEADDR
         SO_REUSEPORT
+        SO_SNDBUF
+        SO_RCVBUF
         SO_ERROR
         SHUT_WR
         MSG_NOSIGNAL

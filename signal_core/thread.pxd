@@ -29,9 +29,9 @@ from signal_core.slab cimport (
 from signal_core.state cimport CLUSTER_OFF, EVENT_LOG, Hub, Link, Loop, MARK_LISTENER, MARK_WAKE
 from signal_core.sys cimport (
     AF_INET, AF_INET6, EPOLLET, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY,
-    O_CLOEXEC, O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_REUSEADDR, SO_REUSEPORT, TCP_NODELAY,
-    bind, close, epoll_create1, epoll_ctl, epoll_event, errno, iovec, listen, open, se_load_relaxed,
-    se_own_descriptors, se_store_release, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket,
+    O_CLOEXEC, O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_RCVBUF, SO_REUSEADDR, SO_REUSEPORT,
+    SO_SNDBUF, TCP_NODELAY, bind, close, epoll_create1, epoll_ctl, epoll_event, errno, iovec, listen, open,
+    se_load_relaxed, se_own_descriptors, se_store_release, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket,
 )
 from signal_core.tls cimport connect_free
 from signal_core.wheel cimport wheel_init
@@ -49,7 +49,7 @@ cdef inline bint loop_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogil:
     loop.index = index
     loop.epoll = loop.reserve = loop.schedstat = -1
     loop.question_left = NOT_BEGUN
-    loop.dirty_head = loop.dead = NO_SLOT
+    loop.dirty_head[0] = loop.dirty_head[1] = loop.dead = NO_SLOT
     loop.seen = UINT64_MAX
     slab_init(&loop.slab)
     rooms_init(&loop.rooms)
@@ -86,6 +86,14 @@ cdef inline int listen_v6only(const Hub* hub, uint32_t which) noexcept nogil:
     return 0
 
 
+cdef inline void listen_buffer(int fd, int option, uint32_t size) noexcept nogil:
+    """Bounds the kernel's memory for the sockets that a listener accepts, which inherit it; the kernel doubles what it
+    is asked for (socket(7))."""
+    cdef int half = <int>(size // 2)
+    if size:
+        setsockopt(fd, SOL_SOCKET, option, &half, sizeof(half))
+
+
 cdef inline int loop_listen(Loop* loop, uint32_t which) noexcept nogil:
     """Opens the loop's own listener on an address. 0, or an errno."""
     cdef const sockaddr* address = <const sockaddr*>loop.hub.listen[which].address
@@ -97,6 +105,8 @@ cdef inline int loop_listen(Loop* loop, uint32_t which) noexcept nogil:
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one))
     setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one))
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+    listen_buffer(fd, SO_SNDBUF, loop.hub.set.send_buffer)
+    listen_buffer(fd, SO_RCVBUF, loop.hub.set.receive_buffer)
     if address.sa_family == AF_INET6:
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only))
     event.events = EPOLLIN
@@ -152,13 +162,13 @@ cdef inline void loop_close(Loop* loop) noexcept nogil:
     """Closes every socket and frees what hung on them; the loop's memory stays until the engine's end."""
     cdef Conn* c
     cdef uint32_t i
-    loop.ready_used = loop.held_used = 0
+    loop.ready.used = loop.delayed.used = loop.held_used = 0
     for i in range(loop.slab.used):
         c = slab_conn(&loop.slab, i)
         c.flags &= <unsigned short>~(FLAG_DIRTY | FLAG_READY)
         if c.state != CONN_FREE and c.state != CONN_DEAD:
             conn_kill(loop, c)
-    loop.dirty_head = NO_SLOT
+    loop.dirty_head[0] = loop.dirty_head[1] = NO_SLOT
     loop_reap(loop, UINT32_MAX)
     if loop.linked != NULL:
         presence_bye(loop)
@@ -236,7 +246,8 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
     news_end(&loop.news)
     slab_end(&loop.slab)
     memory_end(&loop.mem)
-    free(loop.ready)
+    free(loop.ready.slots)
+    free(loop.delayed.slots)
     free(loop.held)
     free(loop.input)
     free(loop.events)

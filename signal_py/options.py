@@ -47,6 +47,8 @@ class Options(TypedDict, total=False):
     backlog_bytes: int
     backlog_messages: int
     backlog_total: int
+    send_buffer: int
+    receive_buffer: int
     input_total: int
     inbox_messages: int
     nats_pending: int

@@ -64,6 +64,8 @@ CORE_SIZES = (
     "max_burst",
     "backlog_bytes",
     "backlog_messages",
+    "send_buffer",
+    "receive_buffer",
     "inbox_messages",
     "nats_pending",
     "auth",

@@ -198,6 +198,19 @@ class Config:
     backlog_total: int = _setting(
         0, "waiting for all receivers; 0: 25 % of the memory that the engine may use", unit="bytes", high=1 << 44
     )
+    send_buffer: int = _setting(
+        196608,
+        "of the kernel's for what is sent to one client and not acknowledged, which bounds the rate to a distant one; "
+        "0: as large as the kernel makes it",
+        unit="bytes",
+        high=1 << 30,
+    )
+    receive_buffer: int = _setting(
+        262144,
+        "of the kernel's for what one client has sent and the engine has not read; 0: as large as the kernel makes it",
+        unit="bytes",
+        high=1 << 30,
+    )
     input_total: int = _setting(
         0,
         "kept of handshakes, frames and messages that have come in part, of all clients; 0: 25 % of the "

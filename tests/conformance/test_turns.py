@@ -1,0 +1,121 @@
+"""Who floods waits: what one client causes is bounded in every queue that its neighbours wait in, too."""
+
+import itertools
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+import kit
+from peers import BarePeer, ledgers_hold, several
+from wire import TEXT, frame, until
+
+MEMBERS = 300
+FLOOD = 20_000
+WAITING = 2_000  # messages between loops: what a few turns post, and far from what an inbox holds
+
+
+@contextmanager
+def pouring(peer: BarePeer, data: bytes) -> Iterator[threading.Thread]:
+    """Sends it all on a thread of its own, as fast as the engine reads."""
+    thread = threading.Thread(target=peer.wire.send, args=(data,), daemon=True)
+    peer.wire.socket.settimeout(60)
+    thread.start()
+    yield thread
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.timeout(180)
+def test_a_flood_into_a_room_waits_for_the_other_loop() -> None:
+    """A publisher is not read while another loop has much of what it published: so an inbox stays short."""
+    with (
+        kit.engine(loops=2, stall_timeout=600, send_buffer=16384, backlog_bytes=4096) as engine,
+        ExitStack() as stack,
+    ):
+        members = [
+            stack.enter_context(BarePeer(engine.port, "room", receive_buffer=4096)) for _ in range(MEMBERS)
+        ]
+        publisher, neighbour, friend = stack.enter_context(several(engine.port, 3))
+        for _ in range(20):
+            publisher.say("PUB room", b"x" * 8000)
+        until(lambda: engine.stats()["total"]["blocked"] >= MEMBERS, "all members are blocked", limit=60)
+        longest = 0
+        with pouring(publisher, frame(TEXT, b"PUB room\n1") * FLOOD) as flood:
+            for number in itertools.count():
+                total = engine.stats()["total"]
+                longest = max(longest, total["posted"] - total["taken"])
+                neighbour.say(f"TO {friend.address}", f"{number}")
+                assert friend.hear().payload == f"{number}".encode()
+                if not flood.is_alive():
+                    break
+        publisher.settle()
+        total = until(lambda: quiet(engine), "all is taken", limit=60)
+        assert longest < WAITING
+        assert total["turns_delayed"] > 0
+        assert total["dropped_slow_peer"] >= FLOOD * MEMBERS // 2
+        ledgers_hold(total)
+        del members
+
+
+def quiet(engine: kit.Engine) -> dict[str, int]:
+    """The counters once nothing is on its way between loops; nothing before."""
+    total: dict[str, int] = engine.stats()["total"]
+    return total if total["posted"] == total["taken"] else {}
+
+
+@pytest.mark.parametrize("loops", [1, 2])
+def test_one_that_is_delayed_loses_nothing(loops: int) -> None:
+    """Members that read hear all of a flood, in order, also where it waited for them."""
+    with kit.engine(loops=loops, max_refs=4096) as engine, several(engine.port, 8, "room") as members:
+        with BarePeer(engine.port) as publisher:
+            with pouring(publisher, b"".join(frame(TEXT, f"PUB room\n{i}".encode()) for i in range(4000))):
+                for peer in members:
+                    assert [int(peer.hear().payload or b"") for _ in range(4000)] == list(range(4000))
+            publisher.settle()
+        total = engine.stats()["total"]
+        assert total["turns_delayed"] > 0
+        ledgers_hold(total)
+
+
+def test_joins_wait_for_their_listeners() -> None:
+    """Whoever joins and leaves without a pause waits until those who listen have been told of it."""
+    with kit.engine(loops=1) as engine, several(engine.port, 20) as listeners, BarePeer(engine.port) as restless:
+        for peer in listeners:
+            peer.say("SUB room presence")
+        turns = 2000
+        with pouring(restless, (frame(TEXT, b"SUB room") + frame(TEXT, b"UNSUB room")) * turns):
+            for peer in listeners:
+                heard: list[str] = []
+                while len(heard) < 2 * turns:
+                    got = peer.hear()
+                    if got.verb in ("JOIN", "LEAVE") and got.words[1] == restless.address:
+                        heard.append(got.verb)
+                assert heard == ["JOIN", "LEAVE"] * turns
+        assert engine.stats()["total"]["turns_delayed"] > 0
+
+
+def test_steps_end_by_their_time() -> None:
+    """A step that has much to do goes on in the next iteration."""
+    with kit.engine(loops=1) as engine, several(engine.port, 8) as flood:
+        data = frame(TEXT, b"PING 1") * 20_000
+        for peer in flood:
+            peer.wire.socket.settimeout(60)
+        with ExitStack() as stack:
+            for peer in flood:
+                stack.enter_context(pouring(peer, data))
+            for peer in flood:
+                drain(peer.wire.socket, 20_000 * len(b"\x81\x06PONG 1"))
+        total = engine.stats()["total"]
+        assert total["steps_cut"] > 0
+        assert total["turns_delayed"] == 0
+
+
+def drain(one: socket.socket, n: int) -> None:
+    """Reads so many bytes."""
+    while n:
+        part = one.recv(min(n, 1 << 16))
+        assert part, "the engine hung up"
+        n -= len(part)
