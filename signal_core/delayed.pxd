@@ -2,7 +2,7 @@
 
 One that has input left over when its turn ends, and in it has published to a room, joined or left one with listeners,
 or posted to a crowded loop, is delayed: it is not read until every such delivery of this loop is written and no loop
-that this one crowded is crowded any more. While that goes on, the one that has waited longest has a turn every DELAY_MS.
+that this one crowded is crowded any more. While that goes on, the one that waited longest has a turn every DELAY_MS.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
