@@ -36,8 +36,9 @@ bytes on its node, 8 more for each loop, and a second subscription at NATS (comp
 
 A connection's {kernel:,.0f} bytes in the kernel, among a million, are {times:.0f} times what the engine adds. They are
 the growth of slab, page tables and stacks until all were open, halved, since both ends are on that machine. They are
-those of an idle one: a slow reader's socket buffer comes to it, and the engine's backlog, which `--backlog-total`
-bounds. Computed: where `--max-connections-per-address` is set, a connection takes 8 bytes more, and an address 32 to
+those of an idle one: a slow reader's socket buffer comes to it, which `--send-buffer` bounds, and the engine's backlog,
+which `--backlog-total` bounds; what the engine has not read of a client is within `--receive-buffer`. Computed: where
+`--max-connections-per-address` is set, a connection takes 8 bytes more, and an address 32 to
 64; with `--max-rate` one that has ever sent takes 64.
 
 How `kernel_memory.py` tells the two ends of a connection apart, which are on one machine: both pairs, the bare one and
