@@ -56,8 +56,9 @@ class Waits:
         """Nanoseconds that each loop could have run and did not, as the kernel counts them."""
         found = []
         for task in sorted(Path(f"/proc/{self.pid}/task").iterdir()):
-            if (task / "comm").read_text().startswith("signal-"):
-                found.append(int((task / "schedstat").read_text().split()[1]))
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends, which is no loop
+                if (task / "comm").read_text().startswith("signal-"):
+                    found.append(int((task / "schedstat").read_text().split()[1]))
         return found
 
     async def watch(self, pid: int) -> None:

@@ -223,22 +223,22 @@ def test_whole_payloads(engine: kit.Engine, tmp_path: Path) -> None:
     address = "$(cat address)"
     with Sub(engine, "--json", "lobby") as sub:
         (tmp_path / "address").write_text(sub.said.split()[1])
-        for data in (b"one\ntwo\r\n\n", b"\x00\xff\n", b"", "é".encode()):
+        lines, binary = b"one\ntwo\r\n\n", b"\x00\xff\n"
+        for data, words in (
+            (lines, "pub lobby --file payload"),
+            (binary, "pub lobby - < payload"),
+            (b"", "pub --file - lobby < payload"),
+            ("é".encode(), f"send {address} --file payload"),
+            (lines, f"send --binary {address} - < payload"),
+            (b"", "pub --binary lobby --file payload"),
+        ):
             file.write_bytes(data)
-            for words in (
-                "pub lobby --file payload",
-                "pub lobby - < payload",
-                "pub --file - lobby < payload",
-                f"send {address} --file payload",
-                f"send --binary {address} - < payload",
-                "pub --binary lobby --file payload",
-            ):
-                done = shell(engine, f"cd {tmp_path} && $E {words}")
-                assert (done.returncode, done.stderr) == (0, ""), words
-                heard = json.loads(sub.out.readline())
-                as_text = "--binary" not in words and b"\xff" not in data
-                assert ("text" in heard) == as_text, words
-                assert (heard["text"].encode() if as_text else base64.b64decode(heard["base64"])) == data, words
+            done = shell(engine, f"cd {tmp_path} && $E {words}")
+            assert (done.returncode, done.stderr) == (0, ""), words
+            heard = json.loads(sub.out.readline())
+            as_text = "--binary" not in words and b"\xff" not in data
+            assert ("text" in heard) == as_text, words
+            assert (heard["text"].encode() if as_text else base64.b64decode(heard["base64"])) == data, words
 
 
 def test_whole_payloads_that_are_not(engine: kit.Engine, tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def test_the_end_waits_no_longer_than_it_is_given() -> None:
         for _ in range(100):
             writer.put(b"x" * 1000 + b"\n")
         writer.close(0.2)
+        writer._thread.join(kit.LIMIT)
         assert not writer._thread.is_alive()
         assert 80 <= writer.dropped <= 100
         writer.put(b"late\n")
