@@ -283,6 +283,7 @@ cdef inline void loop_accept_paced(Loop* loop) noexcept nogil:
     Not more often than a loop that sleeps would wake for it: a busy one would take all that is allowed.
     """
     cdef uint32_t i, ms = loop_ms(loop)
+    cdef bint shed = loop.sheds
     if ms - loop.paced_ms < ACCEPT_WAIT_MS and not loop.shut:
         return
     loop.paced = False
@@ -290,7 +291,8 @@ cdef inline void loop_accept_paced(Loop* loop) noexcept nogil:
     loop.paced_first += 1
     for i in range(loop.nlisteners):
         loop_accept(loop, (loop.paced_first + i) % loop.nlisteners)
-    loop.sheds = False
+    if shed:  # who found that there is no descriptor just now has yet to wait
+        loop.sheds = False
     loop_mask(loop, loop.paced or loop.looks_away)
 
 

@@ -51,7 +51,7 @@ cdef enum:
     TIMERS_PER_TURN = 256          # timers looked at an iteration: each may be a ping, and so a write;
     TIMERS_PER_MS = 16             # ... or, where those of the last tick are done, that many and a share of all a ms,
     TIMERS_WITHIN = 64             # ... so that a tick's are done within that many where all are pinged evenly
-    LEAVES_PER_TURN = 2048         # memberships of the dead ended an iteration; a connection's end counts as one, too
+    LEAVES_PER_TURN = 2048         # of the dead ended an iteration: memberships, themselves, each 64 who hear of it
     RECLAIMS_PER_TURN = 4096       # pieces of the room table freed an iteration,
     RECLAIMS_SHARE = 32            # ... and this part of those that wait for it
     NATS_OPS_PER_TURN = 4096       # operations of the NATS link an iteration

@@ -132,7 +132,7 @@ cdef inline void link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
             post_event(loop, CONTROL_LOOP, EVENT_TAKEN, 0, 0, loop.hub.node, loop.hub.node_len)
             link_end(loop, b"another node has this node's name")
         return
-    if op.payload_len != 16 or op.reply_len == 0 or op.reply_len > 128:
+    if op.payload == NULL or op.payload_len != 16 or op.reply_len == 0 or op.reply_len > 128:
         return
     # Of two that ask at once the one with the smaller instance stays.
     if link.out.bytes > loop.hub.set.nats_pending:  # of a flood of questions

@@ -292,26 +292,28 @@ cdef inline void loop_free(Loop* loop, Conn* c) noexcept nogil:
     slab_free(&loop.slab, c)
 
 
-cdef inline bint loop_is_left(Loop* loop, Conn* c, uint32_t* budget) noexcept nogil:
-    """Ends a dead connection's memberships but the first, its user's, one by one from the budget, and takes one for the
-    rest of its end. False: there is no more, some are left."""
-    while budget[0] and c.nrooms > 1:
-        budget[0] -= 1
+cdef inline bint loop_is_left(Loop* loop, Conn* c, uint64_t last) noexcept nogil:
+    """Ends a dead connection's memberships but the first, its user's, one by one up to the unit `last`, and counts one
+    for the rest of its end. False: there is no more, some are left."""
+    while loop.work < last and c.nrooms > 1:
+        loop.work += 1
         leave_last(loop, c)
-    if budget[0] == 0:
+    if loop.work >= last:
         return False
-    budget[0] -= 1
+    loop.work += 1
     return True
 
 
-cdef inline void loop_reap(Loop* loop, uint32_t budget) noexcept nogil:
-    """Frees the dead, as far as the budget goes: thousands may die at one moment, each in hundreds of rooms. The rest,
-    and one that a list still names, waits for the next iteration."""
+cdef inline void loop_reap(Loop* loop, uint32_t units) noexcept nogil:
+    """Frees the dead, as far as the units of work go, of which each membership is one, and who hears of its end more
+    (news_add): thousands may die at one moment, each in hundreds of rooms. The rest, and one that a list still names,
+    waits for the next iteration."""
+    cdef uint64_t last = loop.work + units
     cdef uint32_t* link = &loop.dead
     cdef Conn* c
-    while link[0] != NO_SLOT and budget:
+    while link[0] != NO_SLOT and loop.work < last:
         c = slab_conn(&loop.slab, link[0])
-        if c.flags & (FLAG_DIRTY | FLAG_READY) or not loop_is_left(loop, c, &budget):
+        if c.flags & (FLAG_DIRTY | FLAG_READY) or not loop_is_left(loop, c, last):
             link = &slab_cold(&loop.slab, c.slot).next
             continue
         link[0] = slab_cold(&loop.slab, c.slot).next

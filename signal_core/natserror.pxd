@@ -6,11 +6,11 @@ whoever asked for it. Of what is neither, nothing is believed but that NATS said
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, strlen
+from posix.strings cimport strncasecmp
 from signal_core.counters cimport C_NATS_ERRORS
 from signal_core.dial cimport link_end, put_bytes, put_text, too_few_subs
 from signal_core.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_ERRORS_TOLD
 from signal_core.natsout cimport subject_denied
-from signal_core.natswire cimport se_same_name
 from signal_core.post cimport post_event
 from signal_core.route cimport tell_peer
 from signal_core.state cimport CODE_DENIED, EVENT_LOG, EVENT_NATS_ERROR, LINK_UP, Hub, Link, Loop
@@ -62,7 +62,7 @@ cdef inline void link_denied(Loop* loop, const char* text, size_t n) noexcept no
 cdef inline bint says(const char* text, size_t n, const char* lower) noexcept nogil:
     """Whether a text begins so, in whatever case: that differs between versions of the server."""
     cdef size_t size = strlen(lower)
-    return n >= size and se_same_name(text, lower, size)
+    return n >= size and strncasecmp(text, lower, size) == 0
 
 
 cdef inline bint is_last_word(const char* text, size_t n) noexcept nogil:

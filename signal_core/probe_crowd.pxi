@@ -13,6 +13,7 @@ from signal_core.queue cimport queue_clear
 from signal_core.route cimport fan_out_held
 from signal_core.route cimport join as c_join
 from signal_core.route cimport leave as c_leave
+from signal_core.route cimport listen as c_listen
 from signal_core.roomtable cimport table_reclaim
 from signal_core.slab cimport FLAG_DIRTY, FLAG_USER, Brief, pages_new
 from signal_core.state cimport CLUSTER_AWAY, CLUSTER_OFF, CODE_NO_SUCH_PEER, CODE_OK, Hub, Link, Loop
@@ -180,12 +181,14 @@ cdef class Crowd:
         wheel_arm(&loop.wheel, &loop.slab, c.slot, c.heard + self.hub.set.ping)
         return True
 
-    cdef uint8_t join_one(self, uint64_t k, const char* kind, uint64_t size) noexcept nogil:
+    cdef uint8_t join_one(self, uint64_t k, const char* kind, uint64_t size, bint listens) noexcept nogil:
         cdef char name[CROWD_NAME]
         cdef RoomEntry* entry
-        return c_join(self.loop_at(k), self.at(k), name, <uint32_t>crowd_name(name, kind, k // size), &entry)
+        cdef uint32_t room, n = <uint32_t>crowd_name(name, kind, k // size)
+        cdef uint8_t code = c_join(self.loop_at(k), self.at(k), name, n, &entry)
+        return c_listen(self.loop_at(k), self.at(k), name, n, &room) if listens and code == CODE_OK else code
 
-    def join(self, bytes kind, uint64_t size, bint each=False):
+    def join(self, bytes kind, uint64_t size, bint each=False, bint listens=False):
         """Number k joins the room of its `kind` (a letter) and of number k // size: rooms of `size`, one by one."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef uint64_t k, start, before = 0
@@ -195,7 +198,7 @@ cdef class Crowd:
             for k in range(self.opened):
                 if each:
                     before = crowd_cpu()
-                if self.join_one(k, letter, size) != CODE_OK:
+                if self.join_one(k, letter, size, listens) != CODE_OK:
                     break
                 if each:
                     cost_one(&cost, crowd_cpu() - before)
@@ -249,7 +252,7 @@ cdef class Crowd:
                 if each:
                     before = crowd_cpu()
                 c_leave(self.loop_at(k), self.at(k), name, <uint32_t>crowd_name(name, letter, k // size))
-                self.join_one(k, letter, size)
+                self.join_one(k, letter, size, False)
                 if each:
                     cost_one(&cost, crowd_cpu() - before)
             cost.total = crowd_cpu() - start

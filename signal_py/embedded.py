@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 from pathlib import Path
 
@@ -25,6 +26,7 @@ STOP_TIMEOUT = 2.0  # seconds from SIGTERM to SIGKILL
 RESTART_DELAY = 0.1  # seconds, doubled for each child that ended without having listened
 RESTART_DELAY_MAX = 5.0
 NATS_DEFAULT_PAYLOAD = 1 << 20  # bytes that it takes in a message when nothing is said
+STDIN = "/dev/stdin"
 HEADERS = 512  # bytes of a message's headers, which it counts: those of the engine are shorter
 
 LISTENS = re.compile(r"Listening for client connections on \S+:(\d+)")
@@ -85,6 +87,7 @@ class EmbeddedNats:
         self._child: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()  # of _child, and that none is started after close()
         self._last_words = ""
+        self._file = ""  # that holds the configuration, "" for none
         self.port = 0
 
     @property
@@ -151,7 +154,11 @@ class EmbeddedNats:
         listened = False
         for line in child.stderr or ():
             listened = self._read(line) or listened
-        return child.wait(), listened
+            if listened:
+                self._forget_config()
+        code = child.wait()
+        self._forget_config()
+        return code, listened
 
     def _spawn(self) -> subprocess.Popen[str]:
         server = [self._program, "--addr", HOST, "--port", str(self.port or -1), "--logtime=false"]
@@ -175,12 +182,30 @@ class EmbeddedNats:
         )
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError), child.stdin as stdin:  # where it is dead, its log says why
-            stdin.write(f"max_payload: {self._payload}\n")
+            stdin.write(self._said())
         return child
 
+    def _said(self) -> str:
+        return f"max_payload: {self._payload}\n"
+
     def _config(self) -> list[str]:
-        """A configuration is only needed for messages longer than NATS takes by itself."""
-        return ["--config", "/dev/stdin"] if self._payload > NATS_DEFAULT_PAYLOAD else []
+        """A configuration is only needed for messages longer than NATS takes by itself. It is in a file only where
+        there is no /dev/stdin, as without /proc: a file needs a folder that can be written to. Raises OSError."""
+        if self._payload <= NATS_DEFAULT_PAYLOAD:
+            return []
+        if os.path.lexists(STDIN) and os.path.isdir("/proc/self/fd"):
+            return ["--config", STDIN]
+        with tempfile.NamedTemporaryFile("w", prefix="signal-engine-nats-", suffix=".conf", delete=False) as file:
+            self._file = file.name
+            file.write(self._said())
+        return ["--config", self._file]
+
+    def _forget_config(self) -> None:
+        """Once the child has read it, or is dead."""
+        if self._file:
+            with contextlib.suppress(OSError):
+                os.unlink(self._file)
+            self._file = ""
 
     def _read(self, line: str) -> bool:
         """Takes a line of its log; whether the line says that it listens."""

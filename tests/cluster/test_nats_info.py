@@ -17,7 +17,7 @@ from wire import until
 
 from .bus import Bus
 from .conftest import account, await_cluster
-from .liar import Liar, info
+from .liar import Liar, Link, info
 
 SMALL = 8192  # bytes that the account takes
 
@@ -165,6 +165,34 @@ def test_errors_without_end(text: bytes) -> None:
         told = [line for line in engine.events() if "NATS reports" in line["event"]]
         assert len(told) < 60
         assert engine.stats()["nats_state"] == "up"
+
+
+def test_an_error_is_what_all_of_its_text_says() -> None:
+    """One that is only like an error that ends a connection does not end it."""
+    texts = [b"Auth: decision was put off", b"Parse: error in a subject"]
+    with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
+        liar.link().say(b"".join(b"-ERR '" + text + b"'\r\n" for text in texts))
+        until(lambda: engine.stats()["total"]["nats_errors"] == len(texts), "all are heard")
+        assert a.ask("PUB room", "x") == "ok"
+        stats = engine.stats()
+        assert (stats["nats_state"], stats["total"]["nats_lost"]) == ("up", 0)
+
+
+def test_a_question_for_the_name_with_too_many_headers() -> None:
+    """Such a message has no payload that could be looked at, whatever its size: it is no question."""
+
+    def answer(link: Link, line: bytes) -> bool:
+        if not line.startswith(b"PUB ") or b".node." not in line:
+            return False
+        headers = b"NATS/1.0\r\nA: " + b"b" * 70000 + b"\r\n\r\n"
+        subject = line.split()[1]
+        size = len(headers)
+        link.say(b"HMSG %s 1 back %d %d\r\n" % (subject, size, size + 16) + headers + b"x" * 16 + b"\r\n")
+        return False
+
+    with Liar(answer=answer) as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
+        assert a.ask("PUB room", "x") == "ok"
+        assert engine.stats()["total"]["nats_lost"] == 0
 
 
 @pytest.mark.parametrize("headers", [b"", b"NATS/1.0\r\nA: b\r\n\r\n", b"NATS/1.0\r\nA: " + b"b" * 70000 + b"\r\n\r\n"])

@@ -104,6 +104,18 @@ def test_turned_away_in_good_order() -> None:
         assert taken(engine.port)
 
 
+def test_turned_away_while_new_connections_are_paced() -> None:
+    """Who waits for accept-rate hears 503 in turn, too."""
+    with kit.engine(loops=1, accept_rate=50) as engine, contextlib.ExitStack() as stack:
+        with limited(engine, FEW):
+            waiting = [stack.enter_context(Wire(engine.port)) for _ in range(FEW + 8)]
+            for wire in waiting:
+                wire.send(request())
+            answers = [wire.read_answer().status for wire in waiting]
+        assert set(answers) == {101, 503}
+        until(lambda: taken(engine.port), "it takes clients again")
+
+
 def pings(wire: Wire, n: int) -> None:
     """Returns after so many keepalives."""
     for _ in range(n):

@@ -67,6 +67,14 @@ def test_without_proc(nats: str) -> None:
         assert "signal_engine_descriptors" not in metrics and "signal_engine_connections" in metrics
 
 
+def test_without_proc_the_embedded_server_takes_long_messages(tmp_path: Path) -> None:
+    """Its configuration can't come by /dev/stdin then. Nothing is left of the file that it comes in."""
+    outside = in_namespaces("m", f"umount -l /proc; mount --bind {tmp_path} /tmp")
+    with kit.engine(*outside, nats="embedded", max_message=2 << 20) as engine:
+        assert engine.stats()["nats_state"] == "up"
+        assert list(tmp_path.iterdir()) == []
+
+
 # -- names and IPv6 --
 
 

@@ -97,6 +97,20 @@ def test_no_turn_ends_all_that_died(conns: int, rooms: int) -> None:
     assert len(turns) == -(-conns * rooms // ENDS_A_TURN)
 
 
+def test_who_hears_of_an_end_costs_a_turn_more() -> None:
+    """Each 64 who listen in a room cost as much as a membership does."""
+    conns, rooms = 640, 20
+    crowd = probe.Crowd(conns)
+    crowd.open()
+    for kind in range(1, rooms + 1):
+        crowd.join(bytes([kind]), conns, listens=True)
+    turns = crowd.die()
+    assert sum(memberships for memberships, _ in turns) == conns * rooms
+    assert sum(ended for _, ended in turns) == conns == conns + crowd.live
+    assert turns[0][0] < ENDS_A_TURN / 8
+    assert len(turns) > 4 * conns * rooms / ENDS_A_TURN
+
+
 def test_subscriptions_are_kept_while_nats_is_away() -> None:
     crowd = probe.Crowd(CONNS, 3, True)
     crowd.open()
