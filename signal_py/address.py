@@ -6,6 +6,7 @@ import ipaddress
 import re
 
 TOKEN = re.compile(r"([?&]token=)[^&#]*")
+USERINFO = re.compile(r"(?<=://)[^/?#]*@")
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -41,8 +42,8 @@ def is_ip(host: str) -> bool:
 
 
 def redacted(url: str) -> str:
-    """A URL as it may be shown: without the token that its query may have."""
-    return TOKEN.sub(r"\1***", url)
+    """A URL as it may be shown: without the token that its query may have, and a user's name and password."""
+    return TOKEN.sub(r"\1***", USERINFO.sub("***@", url))
 
 
 def bound_url(host: str, port: int, path: str = "/") -> str:

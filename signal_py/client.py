@@ -208,6 +208,14 @@ async def _hello(connection: ClientConnection, url: str) -> Heard:
         hello = parse(await within(connection.recv(), OPEN_TIMEOUT))
     except (ConnectionClosed, asyncio.TimeoutError):
         hello = Heard("", (), {}, "")
-    if hello.verb != "HELLO":
+    if hello.verb != "HELLO" or not hello.arguments or not _is_told(hello.payload):
         raise ConnectError(f"--url {redacted(url)} doesn't speak signal.v1: give the address of a signal-engine.")
     return hello
+
+
+def _is_told(payload: str | bytes) -> bool:
+    """Whether HELLO tells what is needed of it."""
+    try:
+        return isinstance(json.loads(payload)["max_message"], int)
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return False

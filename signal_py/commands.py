@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO
 
+from signal_py.arguments import why_not_room, why_not_sent
 from signal_py.aside import aside
 from signal_py.client import LostError, open_client
 from signal_py.errors import ConfigError, DeliveryError
@@ -31,7 +32,7 @@ async def deliver(
                 try:
                     await client.request(head, payload, binary)
                 except DeliveryError as error:
-                    refused = error
+                    refused = explained(error, head)
                 if as_json:
                     print(json.dumps({"code": refused.code if refused else "ok"}), flush=True)
                 if refused:
@@ -41,6 +42,13 @@ async def deliver(
         say(str(error))
         return FAILED
     return 0
+
+
+def explained(error: DeliveryError, head: str) -> DeliveryError:
+    """Says what is wrong with the peer or room of a head that the engine calls a bad request."""
+    verb, target = head.split(" ")[:2]
+    why = why_not_sent(target) if verb == "TO" else why_not_room(target)
+    return DeliveryError(error.code, why) if error.code == "bad-request" and why else error
 
 
 def payloads(text: str | None, file: str | None) -> AsyncIterator[bytes]:

@@ -57,7 +57,7 @@ def _place(error: BaseException) -> tuple[object, ...]:
 
 
 def _without(secrets: Iterable[str], text: str) -> str:
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
         if len(secret) >= SECRET_MIN:
             text = text.replace(secret, HIDDEN)
     return text

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from signal_py import aside
 from signal_py.controlwire import MAX_PAGE, NAME, NODE, PEER
 from signal_py.errors import ConfigError
+from signal_py.log import say
 from signal_py.setting import Setting
 from signal_py.settings import CONTROL_SETTINGS, SETTINGS, Config, control_settings
 from signal_py.sources import CONFIG_VARIABLE
@@ -208,7 +208,7 @@ def _end(gathered: Gathered[Any]) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"signal-engine: {_printable(text)}", file=sys.stderr, flush=True)
+    say(f"signal-engine: {_printable(text)}")
 
 
 def _printable(text: str) -> str:

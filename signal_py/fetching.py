@@ -62,12 +62,12 @@ def fetch(url: str) -> bytes:
 
 def _get(url: str, end: float) -> bytes | str:
     """The body, or where a redirect leads."""
-    connections: list[http.client.HTTPConnection] = []
-    cut = threading.Timer(max(0.0, end - time.monotonic()), _cut, (connections,))
+    sockets: list[socket.socket] = []
+    cut = threading.Timer(max(0.0, end - time.monotonic()), _cut, (sockets,))
     cut.daemon = True
     cut.start()
     try:
-        with _opener(connections).open(urllib.request.Request(url, headers=HEADERS), timeout=STEP_TIMEOUT) as answer:
+        with _opener(sockets).open(urllib.request.Request(url, headers=HEADERS), timeout=STEP_TIMEOUT) as answer:
             if answer.status != 200:
                 raise LookError("status", f"it answers {answer.status}")
             return _unpacked(_body(answer, end), answer.headers.get("Content-Encoding", ""))
@@ -104,30 +104,49 @@ class _Unfollowed(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
 
 
-def _opener(connections: list[http.client.HTTPConnection]) -> urllib.request.OpenerDirector:
-    """With the system's proxies and authorities. Its connections are put into the list."""
+class _Noted:
+    """A connection whose sockets are put into a list: urllib takes them off the connection before the body is read."""
 
-    def noted(kind: type[http.client.HTTPConnection], host: str, **more: Any) -> http.client.HTTPConnection:
-        connections.append(kind(host, **more))
-        return connections[-1]
+    sockets: list[socket.socket]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "sock" and isinstance(value, socket.socket):
+            self.sockets.append(value)
+        super().__setattr__(name, value)
+
+
+class _PlainConnection(_Noted, http.client.HTTPConnection):
+    """HTTP."""
+
+
+class _SecureConnection(_Noted, http.client.HTTPSConnection):
+    """HTTPS."""
+
+
+def _opener(sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
+    """With the system's proxies and authorities. Its sockets are put into the list."""
+
+    def noted(kind: type[_PlainConnection | _SecureConnection], host: str, **more: Any) -> http.client.HTTPConnection:
+        connection = kind(host, **more)
+        connection.sockets = sockets
+        return connection
 
     class Plain(urllib.request.HTTPHandler):
         def http_open(self, req: urllib.request.Request) -> Any:
-            return self.do_open(partial(noted, http.client.HTTPConnection), req)
+            return self.do_open(partial(noted, _PlainConnection), req)
 
     class Secure(urllib.request.HTTPSHandler):
         def https_open(self, req: urllib.request.Request) -> Any:
-            return self.do_open(partial(noted, http.client.HTTPSConnection), req)
+            return self.do_open(partial(noted, _SecureConnection), req)
 
     return urllib.request.build_opener(_Unfollowed, Plain, Secure)
 
 
-def _cut(connections: list[http.client.HTTPConnection]) -> None:
-    """Ends a wait that the timeout of a step does not: for a head that comes byte by byte."""
-    for connection in connections:
-        if connection.sock is not None:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+def _cut(sockets: list[socket.socket]) -> None:
+    """Ends a wait that the timeout of a step does not: for a head, or a chunk's size, that comes byte by byte."""
+    for each in sockets:
+        with contextlib.suppress(OSError):  # it is closed
+            socket.socket.shutdown(each, socket.SHUT_RDWR)
 
 
 def _body(answer: http.client.HTTPResponse, end: float) -> bytes:
@@ -135,7 +154,7 @@ def _body(answer: http.client.HTTPResponse, end: float) -> bytes:
     size = 0
     while time.monotonic() < end:
         part = answer.read1(CHUNK)
-        if not part:
+        if not part and time.monotonic() < end:  # else it was cut
             return b"".join(parts)
         parts.append(part)
         size += len(part)

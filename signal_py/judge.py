@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
+from urllib.parse import unquote, unquote_plus
 
 from signal_py.aside import aside, end, within
 from signal_py.complaints import Complaints
@@ -63,7 +64,11 @@ def secrets_of(question: Question) -> list[str]:
     request = request_of(question)
     authorization = request.headers.get("authorization", "")
     values = [pair.partition("=")[2] for pair in request.query.split("&")]
-    return [request.token, authorization, request.headers.get("cookie", ""), *request.cookies.values(), *values]
+    values += [request.headers.get("cookie", ""), *request.cookies.values()]
+    values += [authorization, authorization.partition(" ")[2].strip()]
+    protocols = request.headers.get("sec-websocket-protocol", "").split(",")
+    values += [protocol.strip().removeprefix("token.") for protocol in protocols if "token." in protocol]
+    return [request.token, *values, *map(unquote, values), *map(unquote_plus, values)]
 
 
 class Refusals:
@@ -273,7 +278,7 @@ class CallbackJudge:
             return
         del self._running[question[0]]
         if task.cancelled() or error is not None:
-            self._fail(question, "it was cancelled", error)
+            self._fail(question, "" if error else "it was cancelled", error)
         else:
             self._decide(question, task.result())
         self._start()

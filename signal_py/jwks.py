@@ -55,7 +55,8 @@ def parse(data: bytes) -> Jwks:
         raise LookError("no-jwks", "it is no JWKS: it has no list 'keys'")
     usable: list[tuple[str | None, Key]] = []
     remarks: list[str] = []
-    for jwk in keys[:KEYS_MAX]:
+    for each in keys[:KEYS_MAX]:
+        jwk = _without_nulls(each)
         name = jwk.get("kid") if isinstance(jwk, dict) else None
         called = _called(name)
         key = _usable(jwk, called)
@@ -82,6 +83,11 @@ def _indexed(usable: list[tuple[str | None, Key]], remarks: list[str]) -> Jwks:
         if not room:
             remarks.append(f"{_called(name)}: more than {KEYS_TRIED} are called so")
     return Jwks(by_name, by_algorithm, remarks, len(usable))
+
+
+def _without_nulls(jwk: object) -> object:
+    """Some providers write null for a member that is absent."""
+    return {name: value for name, value in jwk.items() if value is not None} if isinstance(jwk, dict) else jwk
 
 
 def _called(name: object) -> str:

@@ -12,7 +12,7 @@ from signal_py.errors import ConfigError
 from signal_py.fetching import LookError, fetch, shown
 from signal_py.jwks import RSA_MIN, SECRET_MIN, Jwks, Key, parse, weakness
 from signal_py.log import event
-from signal_py.pem import algorithm_of, check_secret, is_private, load_pem, read_key
+from signal_py.pem import algorithm_of, check_secret, is_private, load_pem, pem_of, read_key
 from signal_py.settings import Config
 
 LOOK_PAUSE = 1.0  # seconds at least from the beginning of one look for keys to that of the next
@@ -250,10 +250,11 @@ def _keys_of_set(place: str, named: str, refresh: float) -> Keys:
 def _key_of_file(path: str, named: str) -> Key:
     """A public key (PEM) for the algorithm of its kind; what is no PEM is a secret for HS256. Raises ConfigError."""
     data = read_key(path, named)
-    if not data.startswith(b"-----BEGIN"):
+    label, pem = pem_of(data)
+    if not label:
         check_secret(data, named)
         return Key(data, "HS256")
-    key = load_pem(data, named, path)
+    key = load_pem(label, pem, named, path)
     if is_private(key):
         raise ConfigError(
             f"{named} {path} is a private key, which signs tokens: name the public one "

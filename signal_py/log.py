@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -18,6 +19,7 @@ from signal_py.logwriter import PENDING, LineStream, LineWriter, write_within
 ROOT = "signal_py"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # but for tab and line feed
 LAST_LINES = 1.0  # seconds at the end for lines that were not written yet
 
 
@@ -29,7 +31,7 @@ def event(logger: logging.Logger, level: str, text: str, *, trace: object = "", 
     """
     number = LEVELS.get(level, logging.INFO)
     if logger.isEnabledFor(number):
-        message = _one_line(text + _pairs(fields)) + (f"\n{trace}" if trace else "")
+        message = _one_line(text + _pairs(fields)) + (f"\n{_plain_lines(str(trace))}" if trace else "")
         extra = {"event": text, "fields": fields, "trace": trace}
         logger.log(number, "%s", message, extra=extra, stacklevel=2)
 
@@ -52,7 +54,12 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 
 def _one_line(text: str) -> str:
-    return text.replace("\r", "\\r").replace("\n", "\\n")
+    return _plain_lines(text.replace("\n", "\\n"))
+
+
+def _plain_lines(text: str) -> str:
+    """Without what a terminal obeys: others chose some of it."""
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class TextFormatter(logging.Formatter):
@@ -62,7 +69,8 @@ class TextFormatter(logging.Formatter):
         when = datetime.fromtimestamp(record.created)
         stamp = f"{when:%H:%M:%S}.{int(record.msecs):03} {record.levelname.lower():7}"
         trace = _trace(self, record)
-        return _one_line(f"{stamp} {_event(record)}{_pairs(_fields(record))}") + (f"\n{trace}" if trace else "")
+        line = _one_line(f"{stamp} {_event(record)}{_pairs(_fields(record))}")
+        return line + (f"\n{_plain_lines(trace)}" if trace else "")
 
 
 class JsonFormatter(logging.Formatter):

@@ -11,7 +11,7 @@ from typing import Any
 from signal_py.errors import ConfigError
 from signal_py.grants import GrantError, grant_of, verdict_of
 from signal_py.keys import require_jwt
-from signal_py.pem import algorithm_of, check_secret, load_pem, read_key
+from signal_py.pem import algorithm_of, check_secret, load_pem, pem_of, read_key
 from signal_py.settings import SETTINGS
 from signal_py.tokens import hush_pyjwt, inspect, mint
 
@@ -62,12 +62,13 @@ def _key(options: argparse.Namespace, environ: dict[str, str]) -> tuple[Any, str
     variable = SETTINGS["auth-key"].variable
     if options.key_file:
         data = read_key(options.key_file, "--key-file")
-        if not data.startswith(b"-----BEGIN"):
+        label, pem = pem_of(data)
+        if not label:
             check_secret(data, "--key-file")
             return data, "HS256"
-        if b"PRIVATE" not in data.split(b"\n", 1)[0]:
-            raise ConfigError(f"--key-file {options.key_file} is a public key: name the private one.")
-        key = load_pem(data, "--key-file", options.key_file)
+        if "PRIVATE" not in label:
+            raise ConfigError(f"--key-file {options.key_file} is a {label.lower()}: name the private key.")
+        key = load_pem(label, pem, "--key-file", options.key_file)
         return key, algorithm_of(key, f"--key-file {options.key_file}")
     secret = options.key or environ.get(variable)
     if not secret:

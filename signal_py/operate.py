@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import sys
 from urllib.parse import urlsplit
 
+from signal_py.address import redacted
 from signal_py.errors import ConfigError
+from signal_py.log import say
 
 TIMEOUT = 10.0  # seconds for the admin server to answer
 MAX_ANSWER = 65536  # bytes
@@ -25,21 +26,22 @@ def drain(admin: str) -> int:
         body = answer.read(MAX_ANSWER)
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         raise ConfigError(
-            f"--admin {admin} can't be reached ({getattr(error, 'strerror', None) or error}): "
+            f"--admin {redacted(admin)} can't be reached ({getattr(error, 'strerror', None) or error}): "
             "give the address that the engine was started with as --admin."
         ) from None
     finally:
         if connection is not None:
             connection.close()
     if answer.status != http.client.ACCEPTED:
-        print(f"signal-engine: {admin} answered HTTP {answer.status}", file=sys.stderr, flush=True)
+        say(f"signal-engine: {redacted(admin)} answered HTTP {answer.status}")
         return FAILED
     try:
         found = json.loads(body)
         text = f"{found['node']} drains: {found['connections']} connections go within {found['drain_time']:g} s"
     except (LookupError, RecursionError, TypeError, ValueError):
         raise ConfigError(
-            f"--admin {admin} answers as no engine does: give the address that the engine was started with as --admin."
+            f"--admin {redacted(admin)} answers as no engine does: "
+            "give the address that the engine was started with as --admin."
         ) from None
     print(text)
     return 0
@@ -54,4 +56,4 @@ def _place(admin: str) -> tuple[str, int]:
             return parts.hostname, parts.port
     except ValueError:
         pass
-    raise ConfigError(f"--admin '{admin}' is no admin server: write HOST:PORT or http://HOST:PORT/.")
+    raise ConfigError(f"--admin '{redacted(admin)}' is no admin server: write HOST:PORT or http://HOST:PORT/.")

@@ -1,4 +1,4 @@
-"""The settings as keywords of Engine, for type checkers. A test holds them to the table in config.py."""
+"""The settings as keywords of Engine, for type checkers. A test holds them to the table of settings."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 
+from signal_py import log
 from signal_py.client import Heard
 
 PRESENCE = {"MEMBERS": "member", "JOIN": "join", "LEAVE": "leave"}  # verb: the word that is printed
@@ -16,8 +17,8 @@ Show = Callable[[Heard], None]
 
 
 def say(text: str) -> None:
-    """On standard error."""
-    print(f"signal-engine: {text}", file=sys.stderr, flush=True)
+    """On standard error. Where nobody reads that, the exit status still tells."""
+    log.say(f"signal-engine: {text}")
 
 
 def printer(form: str) -> Show:

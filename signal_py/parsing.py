@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from signal_py.errors import ConfigError
+from signal_py.log import say
 
 MISUSE = 2  # exit status where the person who called must mend something
 ALIKE = 0.6  # of two words, from 0 to 1, where one is taken for a misspelling of the other
@@ -22,7 +23,8 @@ class Parser(argparse.ArgumentParser):
     """Says in one sentence what is wrong."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(MISUSE, f"signal-engine: {message}: see '{self.prog} --help'.\n")
+        say(f"signal-engine: {message}: see '{self.prog} --help'.")
+        sys.exit(MISUSE)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Unlike argparse's it lets a failure be known."""
@@ -46,6 +48,8 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
             flag = word.partition("=")[0]
             near = nearest(flag, (name for name in flags_of(command) if name.startswith("--")))
             command.error(f"{flag} is no option of '{command.prog}'" + (f": write {near}" if near else ""))
+        if word.startswith("-"):
+            command.error(f"{word} is no option of '{command.prog}': write -- before it where it is none")
         command.error(f"'{word}' is one word too many for '{command.prog}'")
     return options
 

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from signal_py import files
 from signal_py.errors import ConfigError
+
+BEGIN = re.compile(rb"^(?:\xef\xbb\xbf)?-----BEGIN ([A-Z0-9 ]+)-----", re.MULTILINE)
+PARAMETERS = re.compile(rb"-----BEGIN EC PARAMETERS-----.*?-----END EC PARAMETERS-----\s*", re.DOTALL)
+
+
+def pem_of(data: bytes) -> tuple[str, bytes]:
+    """The label of the first PEM block, such as `PUBLIC KEY`, and what begins with it; "" where there is none.
+
+    Text before it is for people (RFC 7468 §2), and the parameters of a curve, which `openssl ecparam -genkey` puts
+    before its key, are in that key, too.
+    """
+    data = PARAMETERS.sub(b"", data)
+    begin = BEGIN.search(data)
+    return (begin[1].decode(), data[begin.start(1) - len(b"-----BEGIN ") :]) if begin else ("", b"")
 
 
 def read_key(path: str, named: str) -> bytes:
@@ -31,13 +46,18 @@ def check_secret(secret: bytes | str, named: str) -> None:
         ) from None
 
 
-def load_pem(data: bytes, named: str, path: str) -> Any:
-    """A public or private key. Raises ConfigError."""
+def load_pem(label: str, data: bytes, named: str, path: str) -> Any:
+    """The public or private key that `pem_of` found. Raises ConfigError."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
+    if "CERTIFICATE" in label:
+        raise ConfigError(
+            f"{named} {path} is a certificate: "
+            f"name a file with its public key (openssl x509 -in {path} -pubkey -noout)."
+        )
     try:
-        return load_pem_private_key(data, None) if b"PRIVATE" in data.split(b"\n", 1)[0] else load_pem_public_key(data)
+        return load_pem_private_key(data, None) if "PRIVATE" in label else load_pem_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{named} {path} holds no key that can be used: {reason}.") from None

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from signal_py.complaints import Complaints
 from signal_py.errors import DeliveryError, EngineError
 from signal_py.grants import Rights, rights_of
 
@@ -24,6 +25,7 @@ REF_PREFIX = "s"  # of refs made here; those that the program chooses may be any
 
 Handler = Callable[..., Awaitable[None] | None]
 
+HANDLER_FAILED = "a handler of the embedding program failed"
 UNANSWERABLE = "The sender is no connection, and can't be answered."
 
 logger = logging.getLogger(__name__)
@@ -141,6 +143,7 @@ class Service:
         self._wake = asyncio.Event()
         self._receipts: dict[str, asyncio.Future[str]] = {}
         self._tasks: set[asyncio.Future[None]] = set()
+        self._complaints = Complaints(logger)
         self._next_ref = 0
         self._loop = asyncio.get_running_loop()
         self._open = True
@@ -255,13 +258,13 @@ class Service:
             waiting.set_result(code)
 
     def _call(self, handler: Handler | None, *arguments: object) -> None:
-        """Calls a handler of the program's. A coroutine runs as a task; what is raised is logged."""
+        """Calls a handler of the program's. A coroutine runs as a task; what is raised is a complaint."""
         if handler is None:
             return
         try:
             answer = handler(*arguments)
-        except Exception:
-            logger.exception("a handler of the embedding program failed")
+        except Exception as error:
+            self._complaints.add(HANDLER_FAILED, "", error)
             return
         if inspect.isawaitable(answer):
             task = asyncio.ensure_future(answer, loop=self._loop)
@@ -271,7 +274,7 @@ class Service:
     def _finished(self, task: asyncio.Future[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            logger.error("a handler of the embedding program failed", exc_info=task.exception())
+            self._complaints.add(HANDLER_FAILED, "", task.exception())
 
 
 def _presence(text: str) -> list[Presence]:

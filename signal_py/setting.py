@@ -13,6 +13,7 @@ from signal_py.address import split_address
 from signal_py.errors import ConfigError
 from signal_py.natspool import check_url
 
+USERINFO = re.compile(r"(?<=://).*@|^(?!\w+://).*@")
 NODE = re.compile(r"[a-z0-9]{1,16}")
 ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
@@ -120,7 +121,8 @@ class Setting:
 
 
 def _shown(given: object) -> str:
-    return f"'{given}'" if isinstance(given, str) else f"{given!r}"
+    """Without a URL's user and password, which may have anything in them."""
+    return f"'{USERINFO.sub('***@', given)}'" if isinstance(given, str) else f"{given!r}"
 
 
 def check_address(text: str) -> str:

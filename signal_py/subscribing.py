@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from signal_py.client import Client, ConnectError, Heard, LostError, open_client
-from signal_py.commands import FAILED, check_words
+from signal_py.commands import FAILED, check_words, explained
 from signal_py.errors import ConfigError, DeliveryError
 from signal_py.output import PRESENCE, Show, say
 
@@ -152,7 +152,7 @@ class Subscription:
                     raise
                 hopeless, reason, wait = error.status in HOPELESS_STATUS, str(error), error.retry_after
             except DeliveryError as error:
-                hopeless, reason, wait = error.code not in PASSING, f"{session.room} can't be joined: {error}", 0.0
+                hopeless, reason, wait = error.code not in PASSING, _not_joined(session.room, error), 0.0
             except LostError as error:
                 hopeless, reason, wait = error.code in HOPELESS_CLOSE, str(error), 0.0
             else:
@@ -191,6 +191,10 @@ class Subscription:
         bound = min(MOST_DELAY, FIRST_DELAY * 2 ** min(self._tries, 20))
         self._tries += 1
         return random.uniform(0, bound)
+
+
+def _not_joined(room: str, error: DeliveryError) -> str:
+    return f"{room} can't be joined: {explained(error, f'SUB {room}')}"
 
 
 def _is_busy(error: ConnectError) -> bool:

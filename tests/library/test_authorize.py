@@ -1,6 +1,7 @@
 """The embedding program decides who may connect: an async function, which may hang, raise, or be late."""
 
 import asyncio
+import base64
 import contextlib
 import functools
 import logging
@@ -15,6 +16,7 @@ import pytest
 from minted import Guest, knock
 from peers import ledgers_hold
 from signal_py import ConfigError, Engine, Grant, Refusal, Request, complaints
+from signal_py.judge import secrets_of
 from wire import TEXT, Wire, frame, request
 
 LIMIT = 20.0
@@ -311,6 +313,30 @@ def test_a_failure_is_logged_once_with_its_traceback(caplog: pytest.LogCaptureFi
         assert "t0k3n" not in said and "s3ss10n" not in said
 
     run(authorize, test)
+
+
+def test_what_a_program_takes_apart_is_secret_too() -> None:
+    protocol = base64.urlsafe_b64encode(b"a token").decode().rstrip("=")
+    head = (
+        "GET / HTTP/1.1\r\nAuthorization: Basic dXNlcjpwYXNz\r\nCookie: a=abcd; sid=abcdefgh; b=x%20y%20z\r\n"
+        f"Sec-WebSocket-Protocol: signal.v1, token.{protocol}\r\n\r\n"
+    )
+    question = 1, False, f"::1\n\n/\nkey=k%2B1%20k+2\n\na token\n{head}".encode()
+    told = complaints._without(secrets_of(question), f"abcdefgh dXNlcjpwYXNz {protocol}|x y z|k+1 k 2|k+1 k+2|a token")
+    assert told.replace(complaints.HIDDEN, "").strip(" |") == "", told
+
+
+def test_what_an_authorizer_raised_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """At level debug, of each connection."""
+    caplog.set_level(logging.DEBUG, "signal_py")
+
+    async def test(engine: Engine, port: int) -> None:
+        caplog.clear()
+        await asyncio.to_thread(knock, port, "/")
+        said = [one.__dict__["fields"] for one in caplog.records if one.__dict__["event"] == "a connection is refused"]
+        assert [fields["reason"] for fields in said] == ["Wrong"]
+
+    run(raises, test)
 
 
 def test_a_failure_that_lasts_is_counted(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

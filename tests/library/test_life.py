@@ -341,6 +341,32 @@ def test_nothing_of_the_process_is_taken() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_handler_that_fails_is_told_once(waits: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """With its traceback, however many messages it fails for."""
+
+    async def main() -> None:
+        heard: list[Any] = []
+
+        def fail(message: Any) -> Any:
+            heard.append(message.data)
+            if waits:
+                return fail_later(message)
+            raise ValueError(message.data)
+
+        async def fail_later(message: Any) -> None:
+            raise ValueError(message.data)
+
+        async with Engine(loops=1, on_message=fail) as engine:
+            for number in range(50):
+                await engine.send(engine.address, f"number {number}", receipt=True)
+            assert len(heard) == 50
+        said = [one.getMessage() for one in caplog.records if "a handler of the embedding program" in one.getMessage()]
+        assert len(said) == 1 and "ValueError: number 0" in said[0] and "Traceback" in said[0], said
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("data", [5, [1, 2], None])
 def test_what_is_no_data_is_a_type_error(data: Any) -> None:
     async def main() -> None:

@@ -1,7 +1,9 @@
 """`pub`, `sub` and `send` as a person meets them: what they say, where, and with which exit status."""
 
+import asyncio
 import base64
 import json
+import os
 import re
 import shlex
 import signal
@@ -10,10 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as websockets_serve
 
 import kit
 from kit import complaint
-from signal_py.client import Heard
+from signal_py import ConfigError
+from signal_py.client import SUBPROTOCOL, Heard
+from signal_py.commands import deliver, payloads
 from signal_py.output import plain_line
 
 
@@ -153,6 +159,9 @@ def test_what_is_refused(engine: kit.Engine) -> None:
         (("sub", "$x"), "bad-request"),
     ):
         assert code in complaint(kit.run(*words, "--url", engine.url), status=1)
+    assert "'a*' is no room: write" in kit.run("pub", "--url", engine.url, "a*", "x").stderr
+    assert "'$x' is no room: write" in kit.run("sub", "--url", engine.url, "$x").stderr
+    assert "'nonsense' is no peer: write" in kit.run("send", "--url", engine.url, "nonsense", "x").stderr
     done = kit.run("pub", "--json", "--url", engine.url, "a*", "x")
     assert (done.returncode, json.loads(done.stdout)) == (1, {"code": "bad-request"})
 
@@ -287,6 +296,32 @@ def test_closed_streams(engine: kit.Engine, closed: str) -> None:
     assert done.returncode == 1 and done.stdout == ""
     told = "signal-engine: no-such-peer: No connection has this address, or its node is gone.\n"
     assert done.stderr == ("" if "2>" in closed else told)
+
+
+def test_what_is_refused_where_nobody_reads(engine: kit.Engine) -> None:
+    """The exit status tells."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    try:
+        command = [*kit.python(), "-m", "signal_py.cli", "pub", "--url", engine.url, "a*", "x"]
+        assert subprocess.run(command, env=kit.clean_environment(), stderr=theirs, cwd="/", check=False).returncode == 1
+    finally:
+        os.close(theirs)
+
+
+@pytest.mark.parametrize("payload", ["", "{}", "[]", '{"max_message": "x"}', "[" * 100_000])
+def test_a_hello_that_tells_nothing(payload: str) -> None:
+    async def serve(connection: ServerConnection) -> None:
+        await connection.send(f"HELLO n.1\n{payload}")
+        await connection.wait_closed()
+
+    async def talk() -> int:
+        async with websockets_serve(serve, "127.0.0.1", 0, subprotocols=[SUBPROTOCOL]) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            return await deliver(f"ws://127.0.0.1:{port}/", "", "PUB lobby", payloads("x", None), False)
+
+    with pytest.raises(ConfigError, match="doesn't speak"):
+        asyncio.run(talk())
 
 
 def test_a_full_disk(engine: kit.Engine) -> None:

@@ -157,8 +157,10 @@ def test_the_longest_body(host: KeyHost) -> None:
     [
         (HEAD + b"\r\n", b" "), (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"), (HEAD + b"X: ", b"x"),
         (b"HTTP/1.1 200 ", b"x"), (HEAD, b"X: y\r\n"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
     ],
-    ids=["body", "chunks", "header", "status line", "headers"],
+    ids=["body", "chunks", "header", "status line", "headers", "size of a chunk", "trailers"],
 )  # fmt: skip
 def test_an_answer_that_never_ends(host: KeyHost, drip: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes a bounded time, wherever in the answer the bytes come one by one."""

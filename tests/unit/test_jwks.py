@@ -77,6 +77,11 @@ def test_a_key_for_something_else_is_left_alone(bad: dict[str, Any]) -> None:
     assert found.find("bad", "RS256") == [] and len(found.find("good", "ES256")) == 1
 
 
+def test_a_member_that_is_null_is_absent() -> None:
+    found = parsed(jwk("ES256", kid=None, use=None, alg=None, key_ops=None, d=None))
+    assert (found.count, found.remarks) == (1, []) and len(found.find(None, "ES256")) == 1
+
+
 @pytest.mark.parametrize("bad", UNUSABLE)
 def test_a_key_that_can_not_be_used_costs_no_other(bad: Any) -> None:
     found = parsed(bad, jwk(**GOOD))

@@ -62,12 +62,43 @@ def test_help_that_can_not_be_written() -> None:
         (["serve", "--zzzzzz"], "--zzzzzz is no option of 'signal-engine serve': see 'signal-engine serve --help'"),
         (["sub", "--jsno", "lobby"], "--jsno is no option of 'signal-engine sub': write --json: see"),
         (["ctl", "rooms", "--limt", "3"], "--limt is no option of 'signal-engine ctl rooms': write --limit: see"),
+        (["pub", "-u", "x", "a"], "-u is no option of 'signal-engine pub': write -- before it where it is none: see"),
+        (["pub", "a", "-zzz"], "-zzz is no option of 'signal-engine pub': write -- before it"),
         (["pub", "a", "b", "c"], "'c' is one word too many for 'signal-engine pub': see"),
         (["--versoin"], "the following arguments are required: COMMAND: see 'signal-engine --help'"),
     ],
 )
 def test_a_mistyped_word(words: list[str], told: str) -> None:
     assert complaint(kit.run(*words)).startswith(f"signal-engine: {told}")
+
+
+@pytest.mark.parametrize("words", [["serv"], ["pub"], ["serve", "--node=A"], ["drain", "--admin=x"]])
+def test_a_mistake_that_nobody_reads_is_one_nevertheless(words: list[str]) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    try:
+        command = [*kit.python(), "-m", "signal_py.cli", *words]
+        assert subprocess.run(command, env=kit.clean_environment(), stderr=theirs, cwd="/", check=False).returncode == 2
+    finally:
+        os.close(theirs)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["serve", "--nats=nats://u:s3cret@h:99999"],
+        ["serve", "--nats=nats://u:s3cr/s3cret@h"],
+        ["serve", "--nats=u:s3cret@h:99999"],
+        ["serve", "--nats=http://u:s3cret@h"],
+        ["ctl", "nodes", "--nats=http://u:s3cret@h"],
+        ["pub", "--url=http://u:s3cret@127.0.0.1:1/", "a", "b"],
+        ["pub", "--url=ws://u:s3cret@127.0.0.1:1/", "a", "b"],
+        ["drain", "--admin=http://u:s3cret@127.0.0.1:1/"],
+        ["drain", "--admin=ws://u:s3cret@127.0.0.1:1/"],
+    ],
+)
+def test_a_password_is_not_told(words: list[str]) -> None:
+    assert "s3cret" not in complaint(kit.run(*words))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import jwt
 import pytest
+import trustme
 
 import kit
 from minted import KEYS, SECRET, Guest, bearer, knock, write_pem
@@ -68,6 +69,34 @@ def test_private_keys(algorithm: str, tmp_path: Path) -> None:
     assert "public" in complaint("--key-file", str(public))
 
 
+@pytest.mark.parametrize("before", [b"ann's key\n", b"\xef\xbb\xbf", b"Bag Attributes\n    x: y\n\n"])
+def test_text_before_a_key(before: bytes, tmp_path: Path) -> None:
+    """Is for people (RFC 7468 §2), and makes no secret of a key."""
+    key = KEYS["ES256"]()
+    private, public = write_pem(key, tmp_path / "private.pem", private=True), write_pem(key, tmp_path / "public.pem")
+    for file in (private, public):
+        file.write_bytes(before + file.read_bytes())
+    made = mint("--sub", "ann", "--key-file", str(private))
+    with kit.engine(auth="jwt", auth_key_file=public) as engine:
+        assert knock(engine.port, "/", bearer(made)).status == 101
+
+
+def test_a_key_behind_its_curve(tmp_path: Path) -> None:
+    """As `openssl ecparam -name prime256v1 -genkey` writes it."""
+    private = write_pem(KEYS["ES256"](), tmp_path / "private.pem", private=True)
+    curve = b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
+    private.write_bytes(curve + private.read_bytes())
+    assert jwt.get_unverified_header(mint("--sub", "ann", "--key-file", str(private)))["alg"] == "ES256"
+
+
+def test_a_certificate_is_no_key(tmp_path: Path) -> None:
+    file = tmp_path / "cert.pem"
+    file.write_bytes(trustme.CA().cert_pem.bytes())
+    done = kit.run("serve", "--auth=jwt", f"--auth-key-file={file}")
+    assert done.returncode == 2 and "openssl x509" in done.stderr and str(file) in done.stderr, done.stderr
+    assert "is a certificate: name the private key" in complaint("--key-file", str(file))
+
+
 def test_misuse(tmp_path: Path) -> None:
     assert "--key" in complaint("--sub", "ann")
     assert "--rooms" in complaint("--key", "k", "--rooms", "a", "--rooms-pub", "b")
@@ -114,11 +143,12 @@ def test_a_public_key_is_no_secret(tmp_path: Path) -> None:
         "x\n-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----",
     ):
         file.write_text(text)
-        assert "--key-file is a key or certificate, no secret" in complaint("--key-file", str(file))
+        told = complaint("--key-file", str(file))
+        assert "--key-file is a key or certificate, no secret" in told or "is a public key" in told
         assert "--key is a key or certificate, no secret" in complaint("--key", text)
         for flag, value in (("--auth-key-file", str(file)), ("--auth-key", text)):
             said = kit.complaint(kit.run("serve", "--auth", "jwt", flag, value, "--listen", "127.0.0.1:0"))
-            assert f"{flag} is a key or certificate, no secret" in said
+            assert flag in said and ("is a key or certificate, no secret" in said or "holds no key" in said)
 
 
 def test_a_curve_that_is_not_known(tmp_path: Path) -> None:
@@ -176,7 +206,8 @@ def test_the_readmes_session_with_tokens() -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert done.stderr == "signal-engine: denied\n" and done.stdout.startswith("denied, as it should be\n{")
+        assert done.stderr.startswith("signal-engine: denied: ")
+        assert done.stdout.startswith("denied, as it should be\n{")
         assert [ann.hear().payload, ann.hear().payload] == [
             b"hello from ann", b"to all other connections of ann, on every node",
         ]  # fmt: skip
