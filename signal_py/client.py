@@ -151,6 +151,7 @@ TOKEN_MEND = "give a token that it takes, with the variable SIGNAL_ENGINE_TOKEN.
 MENDS = {  # by the status that refuses a handshake
     401: TOKEN_MEND,
     403: TOKEN_MEND,
+    404: "no WebSockets are at this path; give the URL that an engine logs as listening=….",
     429: "this address or user has all the connections that it may; close some, or raise the limit there.",
     431: "the token or the URL is too long for a handshake; give a shorter one.",
     503: "it is full, or going away; try again, or give another address.",

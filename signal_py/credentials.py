@@ -35,7 +35,7 @@ class Credentials:
         found = cls(config.nats_token, config.nats_user, config.nats_password, config.nats_nkey, config.nats_creds)
         for name, path in (("nats-nkey", found.seed_file), ("nats-creds", found.creds_file)):
             if path:
-                _try_file(found, f"{config.named(name)} {path}", "a seed" if name == "nats-nkey" else "credentials")
+                _try_file(found, f"{config.named(name)} {path}", "seed" if name == "nats-nkey" else "credentials")
         return found
 
     def proof(self, nonce: str, server: Server) -> dict[str, str]:

@@ -201,7 +201,10 @@ def keys_of(config: Config) -> Keys:
     require_jwt(f"{config.named('auth')} jwt")
     if config.auth_key:
         named = config.named("auth-key")
-        secret = config.auth_key.encode(errors="surrogateescape")
+        try:
+            secret = config.auth_key.encode(errors="surrogateescape")
+        except UnicodeEncodeError:
+            raise ConfigError(f"{named} is no text that has bytes: give a secret of UTF-8.") from None
         check_secret(secret, named)
         fixed = FixedKey(Key(secret, "HS256"), named)
         _warn_of_weak(fixed.key, named)

@@ -105,7 +105,7 @@ class LineWriter:
                 self._tell(missing)
             if line is not None and not self._write(line):
                 self._drop(1)
-            if line is None and self._end is not None:
+            if line is None and self._end is not None and not self._full:
                 return
         self._drop(len(self._lines))
 
@@ -114,7 +114,8 @@ class LineWriter:
         told = missing > 0 and self._write(self._told(missing))
         with self._stirred:
             self._untold -= missing if told else 0
-            self._full = self._full and bool(self._lines)
+            more = told and self._untold > 0  # dropped meanwhile; lines that come now stand behind them
+            self._full = self._full and (bool(self._lines) or more)
 
     def _write(self, line: bytes) -> bool:
         """Whether all of it is written."""

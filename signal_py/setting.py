@@ -74,13 +74,13 @@ class Setting:
             items = given.split(",") if isinstance(given, str) else given
             if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
                 return tuple(part.strip() for item in items for part in item.split(",") if part.strip())
-            raise ConfigError(f"{named} must be a text or a list of texts, not {_shown(given)}.")
+            raise ConfigError(f"{named} must be a text or a list of texts, not {self._shown(given)}.")
         if self.kind is str:
             if isinstance(given, bool) and set(self.choices) == {"on", "off"}:
                 return "on" if given else "off"
             if isinstance(given, str):
                 return self._path(given, named) if self.is_file and given else given
-            raise ConfigError(f"{named} must be a text, not {_shown(given)}: put it in quotation marks.")
+            raise ConfigError(f"{named} must be a text, not {self._shown(given)}: put it in quotation marks.")
         return self._number(given, named)
 
     def _path(self, given: str, named: str) -> str:
@@ -105,24 +105,25 @@ class Setting:
         except (ValueError, OverflowError):
             wanted = "a whole number" if whole else "a number"
             unit = f" of {self.unit}" if self.unit else ""
-            raise ConfigError(f"{named} must be {wanted}{unit}, not {_shown(given)}.") from None
+            raise ConfigError(f"{named} must be {wanted}{unit}, not {self._shown(given)}.") from None
         return number
+
+    def _shown(self, given: object) -> str:
+        """Nothing of a secret; of a URL neither user nor password, which may have anything in them."""
+        if self.secret:
+            return type(given).__name__
+        return f"'{USERINFO.sub('***@', given)}'" if isinstance(given, str) else f"{given!r}"
 
     def _judge(self, item: float | str, named: str) -> None:
         if isinstance(item, str):
             if self.choices and item not in self.choices:
-                raise ConfigError(f"{named} is {_shown(item)}: use one of {', '.join(self.choices)}.")
+                raise ConfigError(f"{named} is {self._shown(item)}: use one of {', '.join(self.choices)}.")
             wrong = self.check(item) if self.check and item else ""
             if wrong:
-                raise ConfigError(f"{named} {'' if self.secret else _shown(item) + ' '}{wrong}.")
+                raise ConfigError(f"{named} {'' if self.secret else self._shown(item) + ' '}{wrong}.")
         elif not self.low <= item <= self.high:
             unit = f" {self.unit}" if self.unit else ""
             raise ConfigError(f"{named} is {item:.15g}: use {self.low:.15g} to {self.high:.15g}{unit}.")
-
-
-def _shown(given: object) -> str:
-    """Without a URL's user and password, which may have anything in them."""
-    return f"'{USERINFO.sub('***@', given)}'" if isinstance(given, str) else f"{given!r}"
 
 
 def check_address(text: str) -> str:

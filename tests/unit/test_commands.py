@@ -215,7 +215,8 @@ def test_nothing_listens() -> None:
 
 def test_what_is_no_engine(engine: kit.Engine) -> None:
     url = engine.admin_url.replace("http", "ws")
-    assert "404" in complaint(kit.run("pub", "--url", url, "room", "x"))
+    said = complaint(kit.run("pub", "--url", url, "room", "x"))
+    assert "404" in said and "listening=" in said
 
 
 def test_words_with_spaces(engine: kit.Engine) -> None:

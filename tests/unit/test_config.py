@@ -15,6 +15,7 @@ from signal_py import Engine
 from signal_py.address import host_port, split_address, url_of
 from signal_py.config import make_config
 from signal_py.errors import ConfigError
+from signal_py.keys import keys_of
 from signal_py.natspool import LAST_DELAY, Pool, Server, check_url, parse_url
 from signal_py.options import Options
 from signal_py.runtime import CORE_SIZES, CORE_TIMES, core_settings
@@ -222,6 +223,19 @@ def test_secrets_are_not_shown() -> None:
     with pytest.raises(ConfigError) as refused:
         load({"nats-password": "hunter2"}, {})
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.secret])
+@pytest.mark.parametrize("bad", [31415926, b"31415926", ["31415926"]])
+def test_a_secret_of_another_type_is_not_shown(name: str, bad: object) -> None:
+    with pytest.raises(ConfigError, match=f"^--{name} must be a text, not {type(bad).__name__}") as told:
+        make_config({name: bad}, {name: f"--{name}"})
+    assert "31415926" not in str(told.value)
+
+
+def test_a_secret_that_has_no_bytes() -> None:
+    with pytest.raises(ConfigError, match="auth_key"):
+        keys_of(make_config({"auth": "jwt", "auth-key": "\ud800" * 32}, {"auth": "auth", "auth-key": "auth_key"}))
 
 
 def test_lists() -> None:

@@ -106,13 +106,60 @@ def test_every_line_is_written_or_told(sizes: list[int], pending: int, seed: int
         accounted(b"".join(read).splitlines(), len(sizes))
 
 
+def test_what_is_dropped_while_missing_lines_are_told_is_told_in_its_place() -> None:
+    with pipe() as (ours, theirs):
+
+        def telling(lines: int) -> bytes:
+            if not telling_now.is_set():  # another is dropped meanwhile
+                telling_now.set()
+                writer.put(b"c 2\n")
+            return told(lines)
+
+        telling_now = threading.Event()
+        writer = LineWriter(theirs, telling, pending=100)
+        with writer._stirred:  # all at one moment
+            writer.put(b"a 0\n")
+            writer.put(b"b" * 100 + b" 1\n")
+        assert telling_now.wait(kit.PATIENCE)
+        kit.until(lambda: not writer._full, "it takes lines again")
+        with writer._stirred:
+            writer.put(b"d 3\n")
+            writer.put(b"e" * 100 + b" 4\n")
+        writer.close(kit.PATIENCE)
+        os.close(theirs)
+        assert accounted(read_all(ours).splitlines(), 5)[-2:] == [3, -1]
+
+
+def test_what_is_dropped_last_is_told_at_the_end() -> None:
+    with pipe() as (ours, theirs):
+        telling_now, closing = threading.Event(), threading.Event()
+
+        def telling(lines: int) -> bytes:
+            if not telling_now.is_set():
+                writer.put(b"b" * 100 + b" 1\n")
+                telling_now.set()
+                assert closing.wait(kit.PATIENCE)
+            return told(lines)
+
+        writer = LineWriter(theirs, telling, pending=100)
+        writer.put(b"a" * 100 + b" 0\n")
+        assert telling_now.wait(kit.PATIENCE)
+        ended = threading.Thread(target=writer.close, args=(kit.PATIENCE,))
+        ended.start()
+        kit.until(lambda: writer._end is not None, "it is being closed")
+        closing.set()
+        ended.join()
+        os.close(theirs)
+        assert accounted(read_all(ours).splitlines(), 2) == [-1, -1]
+
+
 def test_the_end_waits_no_longer_than_it_is_given() -> None:
     with pipe() as (_, theirs):
         writer = LineWriter(theirs, told)
         for _ in range(100):
             writer.put(b"x" * 1000 + b"\n")
         writer.close(0.2)
-        writer._thread.join(kit.LIMIT)
+        writer._thread.join(kit.PATIENCE)
         assert not writer._thread.is_alive()
         assert 80 <= writer.dropped <= 100
         writer.put(b"late\n")
