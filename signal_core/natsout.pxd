@@ -68,10 +68,11 @@ cdef inline bint link_has_room(const Loop* loop, size_t size) noexcept nogil:
 
 
 cdef inline bint is_over_limit(const Link* link, const Msg* msg) noexcept nogil:
-    """Whether NATS would end the connection for a message: its headers and payload are over the present bound."""
+    """Whether NATS would end the connection for a message: its headers and payload are over the present bound. There is
+    no bound without a connection."""
     cdef const char* end
     cdef size_t line
-    if msg.size <= link.max_payload or not msg.flags & (MSG_COUNTED | MSG_PRESENCE):
+    if link.state != LINK_UP or msg.size <= link.max_payload or not msg.flags & (MSG_COUNTED | MSG_PRESENCE):
         return False
     end = <const char*>memchr(msg.data, c"\r", msg.size)
     line = <size_t>(end - <const char*>msg.data) + 2

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ import pytest
 
 import kit
 from kit import freeze
-from peers import BarePeer
-from wire import until
+from peers import BarePeer, several
+from wire import TEXT, frame, until
 
 from .bus import Bus
 from .conftest import account, await_cluster
@@ -34,7 +35,7 @@ def resident(process: kit.Process) -> int:
 
 @contextlib.contextmanager
 def lied_to(liar: Liar, **settings: object) -> Iterator[kit.Engine]:
-    with kit.engine(nats=liar.url, loops=1, control="off", **settings) as engine:
+    with kit.engine(nats=liar.url, control="off", **{"loops": 1, **settings}) as engine:
         liar.link()
         until(lambda: engine.stats()["nats_state"] == "up", "the liar is believed")
         yield engine
@@ -110,6 +111,21 @@ def test_what_waits_for_nats_when_its_bound_is_lowered() -> None:
 
 
 # -- what grows with what a server says --
+
+
+def test_what_is_on_its_way_when_nats_ends() -> None:
+    """Hears that NATS is away, and not that it was too large for what is no more."""
+    with Liar() as liar, lied_to(liar, ttl=0.2, loops=2) as engine, several(engine.port, 60) as peers:
+        for turn in range(4):
+            until(lambda: engine.stats()["nats_state"] == "up", "it is up, again")
+            refs = [f"{turn}x{number}" for number in range(16)]
+            said = b"".join(frame(TEXT, f"TO other.0000000000000 ref={ref}\n".encode() + b"x" * 1000) for ref in refs)
+            for number, peer in enumerate(peers):
+                peer.wire.send(said)
+                if number == 20:
+                    liar.links[-1].sock.shutdown(socket.SHUT_RDWR)
+            told = {peer.answer_to(ref) for peer in peers for ref in refs}
+            assert told <= {"unavailable", "timeout"}
 
 
 def test_infos_without_end() -> None:
