@@ -72,8 +72,8 @@ async def race(attempts: Sequence[Callable[[], Awaitable[T]]]) -> T:
                 running.add(asyncio.ensure_future(waiting.popleft()()))
             timeout = STAGGER if waiting else None
             done, running = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            for attempt in done:
-                error = attempt.exception()
+            errors = {attempt: attempt.exception() for attempt in done}  # asyncio logs those that nobody asks for
+            for attempt, error in errors.items():
                 if error is None:
                     return attempt.result()
                 if not isinstance(error, OSError):
@@ -83,3 +83,5 @@ async def race(attempts: Sequence[Callable[[], Awaitable[T]]]) -> T:
     finally:
         for attempt in running:
             await end(attempt)
+            if not attempt.cancelled():
+                attempt.exception()

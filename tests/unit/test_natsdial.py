@@ -1,0 +1,49 @@
+"""Several servers tried side by side: the first that answers counts."""
+
+import asyncio
+import gc
+import logging
+
+import pytest
+
+from signal_py import natsdial
+from signal_py.natsdial import race
+
+
+def test_whoever_fails_beside_the_first_is_nothing_to_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where it fails as it is ended."""
+    monkeypatch.setattr(natsdial, "STAGGER", 0.001)
+
+    async def main() -> None:
+        last = asyncio.Event()
+
+        async def good() -> str:
+            await last.wait()
+            return "good"
+
+        async def bad() -> str:
+            try:
+                return await asyncio.Future()
+            except asyncio.CancelledError:
+                raise OSError("no route") from None
+
+        async def latest() -> str:
+            last.set()
+            return await asyncio.Future()
+
+        assert await race([bad, good, bad, latest]) == "good"
+
+    with caplog.at_level(logging.ERROR, "asyncio"):
+        asyncio.run(main())
+        gc.collect()
+    assert not caplog.records
+
+
+def test_what_all_failed_for_is_raised() -> None:
+    async def bad() -> str:
+        raise OSError("no route")
+
+    with pytest.raises(OSError, match="no route"):
+        asyncio.run(race([bad, bad]))
