@@ -16,7 +16,7 @@ class Options(TypedDict, total=False):
     loops: int
     node: str
     nats: str | Sequence[str]
-    nats_discovered: str
+    nats_discovered: bool | str
     nats_token: str
     nats_user: str
     nats_password: str
