@@ -287,7 +287,9 @@ cdef inline void conn_write(Loop* loop, Conn* c) noexcept nogil:
         conn_wrote_part(loop, c, sent)
         return
     loop.n[C_BYTES_OUT] += <uint64_t>sent
-    loop.work += 1 + (<uint64_t>sent >> BYTES_SHIFT)
+    loop.work += 1
+    if SE_RARE(sent >> BYTES_SHIFT):
+        loop.work += <uint64_t>sent >> BYTES_SHIFT
     queue_pop_only(loop, &c.out)
 
 

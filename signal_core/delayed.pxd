@@ -23,6 +23,7 @@ cdef inline void conn_delay(Loop* loop, Conn* c) noexcept nogil:
     if not line_add(&loop.delayed, c):
         conn_kill(loop, c)
         return
+    loop.waits += 1
     loop.n[C_TURNS_DELAYED] += 1
     event.events = EPOLLOUT if c.flags & FLAG_BLOCKED else 0
     event.data.u64 = (<uint64_t>c.slot << 32) | c.tag
@@ -34,6 +35,8 @@ cdef inline void delayed_release(Loop* loop) noexcept nogil:
     first of them has, each DELAY_MS."""
     cdef uint32_t i, n = 0
     cdef Conn* c
+    if loop.delayed.used == 0:
+        return
     if loop.dirty_head[LANE_SPREAD] == NO_SLOT and not crowds_remain(loop):
         n = loop.delayed.used
     elif loop_ms(loop) - loop.delayed_ms >= DELAY_MS:
@@ -47,4 +50,5 @@ cdef inline void delayed_release(Loop* loop) noexcept nogil:
         if c.state != CONN_DEAD:
             conn_watch(loop, c)
     loop.delayed_ms = loop_ms(loop)
+    loop.waits -= n
     line_drop(&loop.delayed, n)

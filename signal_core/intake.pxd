@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from signal_core.conn cimport conn_extra
 from signal_core.counters cimport C_INPUT_BYTES, C_INPUT_LIMITED
-from signal_core.slab cimport Buffer, Conn, Extra
+from signal_core.slab cimport FLAG_WHOLE, Buffer, Conn, Extra, slab_whole
 from signal_core.state cimport Loop
 
 cdef enum:
@@ -29,6 +29,12 @@ cdef inline bint bucket_pay(Loop* loop, Conn* c) noexcept nogil:
     extra.filled = loop.tick
     extra.tokens = <uint32_t>(tokens - TOKEN if tokens >= TOKEN else tokens)
     return tokens >= TOKEN
+
+
+cdef inline void bucket_give(Loop* loop, Conn* c) noexcept nogil:
+    """What its last message took: that one will be taken again."""
+    if loop.hub.set.rate and c.flags & FLAG_WHOLE:
+        slab_whole(&loop.slab, c).tokens += TOKEN
 
 
 cdef inline Buffer* buffer_grown(Loop* loop, Buffer* buffer, size_t need, size_t most) noexcept nogil:

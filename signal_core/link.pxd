@@ -176,6 +176,7 @@ cdef inline void link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
     elif op.kind == NATS_PING:
         if link.owed < NATS_PONGS:
             link.owed += 1
+            link.dirty = True
     elif op.kind == NATS_PONG:
         link_pong(loop)
     elif op.kind == NATS_INFO:
@@ -262,7 +263,7 @@ cdef inline void link_read(Loop* loop) noexcept nogil:
 
 cdef inline bint link_has_output(const Link* link) noexcept nogil:
     """Whether link_flush has anything to do."""
-    return link.dirty or link.syncing or link.owed or link.fresh_used or link.resume < link.subs_used
+    return link.dirty | link.syncing or link.resume < link.subs_used
 
 
 cdef inline void pongs_write(Loop* loop) noexcept nogil:
@@ -298,7 +299,7 @@ cdef inline void link_flush(Loop* loop) noexcept nogil:
     if wrote == WROTE_NONE:
         link_end(loop, b"the NATS server closed the connection")
     elif wrote == WROTE_ALL:
-        link.dirty = False
+        link.dirty = link.owed != 0
     elif not queue_to_heap(loop, &link.out):
         link_end(loop, b"no memory for what waits for NATS")
     else:

@@ -202,6 +202,9 @@ cdef inline void loop_inbox(Loop* loop) noexcept nogil:
     cdef int budget = INBOX_PER_TURN
     if loop.taken == NULL:
         loop.taken = inbox_take(&loop.inbox)
+        if loop.taken == NULL:
+            return
+    step_begin(loop, STEP_NS)
     while loop.taken != NULL and budget and not step_is_over(loop):
         msg = loop.taken
         loop.taken = msg.next
@@ -229,6 +232,7 @@ cdef inline void loop_held(Loop* loop) noexcept nogil:
     """Verdicts and connections that were held, each once at most, while what they cause has room."""
     cdef uint32_t done = 0, n = loop.held_used
     cdef Conn* c
+    step_begin(loop, STEP_NS)
     while loop.verdicts != NULL and not joins_wait(loop):
         loop_verdict(loop, verdict_next(loop))
     while done < n and not step_is_over(loop) and not input_waits(loop):
@@ -341,10 +345,8 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
             ticks = of_link
     if ticks == 0:
         return 0 if timers_hurry(loop) else 1
-    if SE_RARE(loop.held_used or loop.verdicts != NULL):
+    if SE_RARE(loop.waits):
         return HELD_WAIT_MS
-    if SE_RARE(loop.delayed.used):
-        return 1
     if SE_RARE(loop.paced) and not loop.looks_away:
         return ACCEPT_WAIT_MS
     if SE_RARE(loop.shut or loop.looks_away) and ticks > 1:
@@ -382,13 +384,14 @@ cdef inline int loop_wait(Loop* loop) noexcept nogil:
 
 cdef inline void loop_write(Loop* loop) noexcept nogil:
     """Writes, tells fates, and writes the answers that this made, in the same iteration."""
-    lane_flush(loop, LANE_DIRECT, WRITE_NS)
-    if loop.dirty_head[LANE_SPREAD] != NO_SLOT:
+    if loop.dirty_head[LANE_DIRECT] != NO_SLOT:
+        lane_flush(loop, LANE_DIRECT, WRITE_NS)
+    if SE_RARE(loop.dirty_head[LANE_SPREAD] != NO_SLOT or loop.behind):
         lane_flush(loop, LANE_SPREAD, SPREAD_NS)
+        behind_note(loop)
     if loop.told_head != NULL:
         loop_tell_all(loop)
         lane_flush(loop, LANE_DIRECT, WRITE_NS)
-    behind_note(loop)
     if loop.linked != NULL and link_has_output(loop.linked):
         link_flush(loop)
 
@@ -415,7 +418,7 @@ cdef inline void loop_linked(Loop* loop, bint ticked) noexcept nogil:
         presence_tick(loop)
         subs_retry(loop)
         loop_reclaim(loop)
-    elif SE_RARE(loop.overdue or se_load_relaxed(&loop.hub.rooms.waiting) > RECLAIMS_PER_TURN):
+    elif SE_RARE(loop.overdue):
         loop_reclaim(loop)
     if SE_RARE(loop.linked.asking):
         asks_walk(loop)
@@ -433,18 +436,15 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     if loop.linked != NULL and loop.linked.more:
         step_begin(loop, STEP_NS)
         link_read(loop)
-    step_begin(loop, STEP_NS)
     loop.members_due = MEMBERS_PER_TURN
     if SE_RARE(loop.questions != NULL or loop.aside != NULL):
         questions_walk(loop)
     loop_inbox(loop)
-    if SE_RARE(loop.delayed.used):
+    if SE_RARE(loop.waits):
         delayed_release(loop)
+        loop_held(loop)
     if loop.ready.used:
         loop_ready(loop)
-    if SE_RARE(loop.held_used or loop.verdicts != NULL):
-        step_begin(loop, STEP_NS)
-        loop_held(loop)
     loop_timers(loop)
     if loop.tick != before:
         if loop.looks_away:

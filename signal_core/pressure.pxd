@@ -54,6 +54,7 @@ cdef inline void conn_hold(Loop* loop, Conn* c) noexcept nogil:
         loop.held_size = size
     loop.held[loop.held_used] = <uint64_t>c.slot << 32 | c.tag
     loop.held_used += 1
+    loop.waits += 1
     loop.n[C_INPUTS_HELD] += 1
     c.flags |= FLAG_PAUSED
     conn_watch(loop, c)
@@ -72,12 +73,14 @@ cdef inline Conn* held_next(Loop* loop, uint32_t i) noexcept nogil:
 cdef inline void held_drop(Loop* loop, uint32_t count) noexcept nogil:
     """Takes the first off the list."""
     loop.held_used -= count
+    loop.waits -= count
     memmove(loop.held, loop.held + count, loop.held_used * sizeof(uint64_t))
 
 
 cdef inline void verdict_hold(Loop* loop, Msg* msg) noexcept nogil:
     """A KIND_VERDICT, taken over, whose connection would join rooms; auth-pending bounds how many there are."""
     msg.next = NULL
+    loop.waits += 1
     if loop.verdicts == NULL:
         loop.verdicts = msg
     else:
@@ -90,4 +93,5 @@ cdef inline Msg* verdict_next(Loop* loop) noexcept nogil:
     cdef Msg* msg = loop.verdicts
     if msg != NULL:
         loop.verdicts = msg.next
+        loop.waits -= 1
     return msg

@@ -20,7 +20,7 @@ from signal_core.frame cimport (
 from signal_core.handshake cimport handshake_input
 from signal_core.head cimport HEAD_MAX, VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
 from signal_core.identity cimport conn_user, may_publish, may_send, may_sub
-from signal_core.intake cimport bucket_take, buffer_free, buffer_grown, input_drop
+from signal_core.intake cimport bucket_give, bucket_take, buffer_free, buffer_grown, input_drop
 from signal_core.ledger cimport count_message
 from signal_core.limits cimport READ_BUFFER, TICK_MS
 from signal_core.memory cimport TELL_NOBODY, TELL_PEER, Msg
@@ -39,7 +39,7 @@ from signal_core.state cimport (
     CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_UNAVAILABLE, Loop,
 )
 from signal_core.sys cimport EAGAIN, EINTR, SE_RARE, errno, recv
-from signal_core.turn cimport BYTES_SHIFT, step_is_over
+from signal_core.turn cimport step_is_over
 from signal_core.upgrade cimport Upgrade
 from signal_core.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 
@@ -73,6 +73,12 @@ cdef inline uint32_t ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept nog
     return loop.tick + <uint32_t>((ms + 1000) // TICK_MS) - 1
 
 
+cdef inline void message_hold(Loop* loop, Conn* c) noexcept nogil:
+    """It would cause a word to a loop for which many wait: as if it had not come yet."""
+    loop.holds = True
+    bucket_give(loop, c)
+
+
 cdef inline void do_to(Loop* loop, Conn* c, const Head* head, bint binary) noexcept nogil:
     """TO <peer>."""
     cdef char me[48]
@@ -82,6 +88,9 @@ cdef inline void do_to(Loop* loop, Conn* c, const Head* head, bint binary) noexc
     if SE_RARE(c.flags & FLAG_LIMITED) and not may_send(loop, c):
         code = not_allowed(loop)
     elif head.ref_len:
+        if SE_RARE(words_full(loop, loop)):
+            message_hold(loop, c)
+            return
         p.tell = TELL_PEER
         p.tell_text = head.ref
         p.tell_len = head.ref_len
@@ -119,6 +128,9 @@ cdef inline void do_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     cdef uint16_t before = c.nrooms
     cdef uint8_t code = CODE_OK
     cdef int waits = AWAIT_NOTHING
+    if SE_RARE(joins_wait(loop)):
+        message_hold(loop, c)
+        return
     if head.ref_len:
         code = ref_add(loop, c, head.ref, head.ref_len, REF_SUB, ref_deadline(loop, -1))
         if code != CODE_OK:
@@ -173,13 +185,6 @@ cdef inline bint session_is_long(const Loop* loop, const uint8_t* p, size_t n) n
     return n - (line + 1 - p) > loop.hub.set.max_message
 
 
-cdef inline bint message_waits(const Loop* loop, const Head* head) noexcept nogil:
-    """Whether it would cause a word to a loop for which many wait."""
-    if head.verb == VERB_SUB:
-        return joins_wait(loop)
-    return head.verb == VERB_TO and SE_RARE(head.ref_len) and words_full(loop, loop)
-
-
 cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n, bint binary) noexcept nogil:
     """One whole message of an open connection."""
     cdef Head head
@@ -189,8 +194,6 @@ cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n
         count_message(loop, CODE_BAD_REQUEST)
         say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
         strike(loop, c)
-    elif SE_RARE(message_waits(loop, &head)):
-        loop.holds = True
     elif not bucket_take(loop, c):
         session_rate(loop, c, &head)
     elif head.verb == VERB_TO and head.node_len:
@@ -321,10 +324,11 @@ cdef inline size_t session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint6
     Returns the bytes done with; `need`: what the next frame takes in all, 0 where that is not known.
     """
     cdef size_t done = 0
-    cdef uint64_t caused = loop.caused, last = loop.work + loop.share
+    cdef uint64_t last = loop.work + loop.share
     cdef Frame f
     cdef int head
     need[0] = 0
+    loop.caused = 0
     while done < n and (c.state == CONN_OPEN or c.state == CONN_CLOSING):
         head = frame_parse(p + done, n - done, session_allowance(loop, c), &f)
         if head == -2:
@@ -343,16 +347,18 @@ cdef inline size_t session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint6
             conn_hold(loop, c)
             return done - head
         done += <size_t>f.length
+        if done == n:
+            return done
         loop.work += 1
-        if SE_RARE(done < n and (loop.work >= last or step_is_over(loop))):
-            session_turn_over(loop, c, caused)
+        if SE_RARE(loop.work >= last or step_is_over(loop)):
+            session_turn_over(loop, c)
             return done
     return done
 
 
-cdef inline void session_turn_over(Loop* loop, Conn* c, uint64_t caused) noexcept nogil:
-    """It has input left over; `caused`: Loop.caused when its turn began."""
-    if loop.caused == caused:
+cdef inline void session_turn_over(Loop* loop, Conn* c) noexcept nogil:
+    """It has input left over."""
+    if loop.caused == 0:
         conn_ready(loop, c)
     elif c.state != CONN_DEAD:
         conn_delay(loop, c)
@@ -423,7 +429,6 @@ cdef inline ssize_t session_recv(Loop* loop, Conn* c, void* p, size_t n) noexcep
     loop.n[C_READS] += 1
     if got > 0:
         loop.n[C_BYTES_IN] += <uint64_t>got
-        loop.work += 1 + (<uint64_t>got >> BYTES_SHIFT)
         c.heard = loop.tick
         return got
     if got < 0 and (errno == EAGAIN or errno == EINTR):

@@ -352,15 +352,14 @@ cdef struct Loop:
     uint32_t share                # units of a connection's turn in this iteration
     uint64_t work                 # units done so far
     uint64_t look                 # ... at which the step looks at the clock
-    uint64_t step_ns              # time of the step,
-    uint64_t step_end             # ... and when it is over; 0: it has not looked yet
-    bint spent                    # it is over
-    uint64_t caused               # counts what makes more work than a message does
+    uint64_t step_end             # when the step is over, ns; or STEP_* (turn.pxd)
+    uint64_t caused               # what made more work than a message does, in the turn of a connection
     uint64_t crowds[8]            # bits of the loops that are crowded: by what is for many, by other messages
     bint crowding                 # there may be some
     uint64_t* held                # connections that go on when fewer words wait: slot << 32 | tag, longest first
     uint32_t held_used
     uint32_t held_size
+    uint32_t waits                # those, verdicts that are held, and what is in `delayed`
     bint holds                    # the message at hand is left with its connection, which is to be held
     Msg* verdicts                 # KIND_VERDICTs that wait for the same, oldest first,
     Msg* verdicts_last            # ... undefined without any

@@ -5,7 +5,7 @@ from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove
 from signal_core.audience cimport audience_end, audience_settle, unsub_write
 from signal_core.counters cimport C_AWAITS_REFUSED, C_NATS_SUBS
-from signal_core.limits cimport RESUMES_PER_TURN, WAITERS_MOST
+from signal_core.limits cimport RECLAIMS_PER_TURN, RESUMES_PER_TURN, WAITERS_MOST
 from signal_core.memory cimport KIND_NATS, KIND_RECEIPT, Msg, msg_free, msg_new_heap, msg_set_text, msg_text
 from signal_core.natswire cimport nats_put_sub
 from signal_core.post cimport loop_of, post
@@ -158,6 +158,8 @@ cdef inline void subs_settle(Loop* loop, Msg* msg) noexcept nogil:
         sub_remove(loop, entry)
         audience_end(loop, entry)
         entry_retire(&loop.hub.rooms, entry)
+        if se_load_relaxed(&loop.hub.rooms.waiting) > RECLAIMS_PER_TURN:
+            loop.overdue = True
 
 
 cdef inline bint waiter_add(Loop* loop, const Waiter* waiter) noexcept nogil:

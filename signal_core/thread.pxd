@@ -162,7 +162,7 @@ cdef inline void loop_close(Loop* loop) noexcept nogil:
     """Closes every socket and frees what hung on them; the loop's memory stays until the engine's end."""
     cdef Conn* c
     cdef uint32_t i
-    loop.ready.used = loop.delayed.used = loop.held_used = 0
+    loop.ready.used = loop.delayed.used = loop.held_used = loop.waits = 0
     for i in range(loop.slab.used):
         c = slab_conn(&loop.slab, i)
         c.flags &= <unsigned short>~(FLAG_DIRTY | FLAG_READY)

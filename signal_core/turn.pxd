@@ -26,29 +26,29 @@ from signal_core.sys cimport SE_RARE, se_load_relaxed, se_now_ns, se_store_relax
 cdef enum:
     LANE_DIRECT = 0           # messages to one peer, and the engine's own answers
     LANE_SPREAD = 1           # what fan-outs and presence queue
-    BYTES_SHIFT = 12          # a unit for each 4 KiB that is read or written
+    BYTES_SHIFT = 12          # a unit for each 4 KiB that is written
+    STEP_SPENT = 0            # Loop.step_end: the step's time is over
+    STEP_FRESH_BIT = 62       # ... and, with that time in the bits below: the clock was not looked at yet
 
 
 # -- the time of a step --
 
 cdef inline void step_begin(Loop* loop, uint64_t ns) noexcept nogil:
     """A step of the iteration begins, which may take so long, from its first look at the clock on."""
-    loop.step_ns = ns
-    loop.step_end = 0
-    loop.spent = False
+    loop.step_end = <uint64_t>1 << STEP_FRESH_BIT | ns
     loop.look = loop.work + LOOK_UNITS
 
 
 cdef inline bint step_look(Loop* loop) noexcept nogil:
     """Looks at the clock: whether the step's time is over."""
     cdef uint64_t now
-    if loop.spent:
+    if loop.step_end == STEP_SPENT:
         return True
     now = se_now_ns()
-    if loop.step_end == 0:
-        loop.step_end = now + loop.step_ns
+    if loop.step_end >> STEP_FRESH_BIT:
+        loop.step_end += now - (<uint64_t>1 << STEP_FRESH_BIT)
     elif now >= loop.step_end:
-        loop.spent = True
+        loop.step_end = STEP_SPENT
         loop.n[C_STEPS_CUT] += 1
         return True
     loop.look = loop.work + LOOK_UNITS
@@ -76,7 +76,7 @@ cdef inline void lane_add(Loop* loop, Conn* c, int lane) noexcept nogil:
 
 cdef inline bint lanes_wait(const Loop* loop) noexcept nogil:
     """Whether there is something to write."""
-    return loop.dirty_head[LANE_DIRECT] != NO_SLOT or loop.dirty_head[LANE_SPREAD] != NO_SLOT
+    return loop.dirty_head[LANE_DIRECT] & loop.dirty_head[LANE_SPREAD] != NO_SLOT
 
 
 # -- who waits for a turn --
@@ -115,9 +115,10 @@ cdef inline void line_drop(Line* line, uint32_t first) noexcept nogil:
 
 cdef inline uint32_t turn_share(uint32_t waiting) noexcept nogil:
     """Units of a turn, where so many connections have one in the iteration."""
-    cdef uint32_t share = SHARE_TOTAL // (waiting + 1)
-    if share > FRAMES_PER_TURN:
+    cdef uint32_t share
+    if not SE_RARE(waiting >= SHARE_TOTAL // FRAMES_PER_TURN):
         return FRAMES_PER_TURN
+    share = SHARE_TOTAL // (waiting + 1)
     return share if share > SHARE_LEAST else SHARE_LEAST
 
 
