@@ -3,8 +3,8 @@
 One iteration:
  1. sleep in epoll_wait, unless there is work left over;
  2. handle events: accept (accept.pxd), read, write, the NATS link;
- 3. go on telling who is there (questions.pxd), take the inbox, then connections with input left over, then those
-    that were held (pressure.pxd);
+ 3. go on telling who is there (questions.pxd), take the inbox, then connections that were held or delayed
+    (pressure.pxd, delayed.pxd), then those with input left over;
  4. fire timers (timers.pxd); at a drain or a stop, say goodbye and drain the listeners;
  5. write the queues, tell fates (which may fill queues again), write the link's;
  6. free what died, and tell who listens (news.pxd; also before 5);
