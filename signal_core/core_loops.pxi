@@ -144,7 +144,7 @@ cdef class Loops:
             loop.inbox.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
             if loop.inbox.wake < 0:
                 raise OSError("no descriptor is left for the engine: raise the limit of open files (ulimit -n)")
-            loop.inbox.limit = s["inbox_messages"] if i != CONTROL_LOOP else s["auth_pending"] + ERRORS_WAITING
+            loop.inbox.limit = s["inbox_messages"] if i != CONTROL_LOOP else s["auth_pending"] + MAILS_WAITING
             loop.inbox.limit_bytes = max(s["inbox_messages"] * 1024, 4 * s["max_message"])
             if i == CONTROL_LOOP:
                 loop.inbox.limit_bytes = UINT64_MAX // 2

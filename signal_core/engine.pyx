@@ -23,7 +23,7 @@ from signal_core.head cimport HEAD_MAX, HEAD_MAX_AUTH
 from signal_core.inbox cimport inbox_is_empty, inbox_sleep, inbox_take, inbox_taken, inbox_words_taken
 from signal_core.ledger cimport count_message
 from signal_core.limits cimport (
-    CONTROL_LOOP, ERRORS_WAITING, MAX_LOOPS, SERVICE_LOOP, TICK_MS, WORDS_WAITING, YIELD_LEAST, YIELD_MOST,
+    CONTROL_LOOP, MAILS_WAITING, MAX_LOOPS, SERVICE_LOOP, TICK_MS, WORDS_WAITING, YIELD_LEAST, YIELD_MOST,
 )
 from signal_core.memory cimport (
     DIAL_GIVE_UP, DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK,

@@ -46,7 +46,7 @@ COUNTERS = (
     ("refs_timed_out", "counter", "refs answered with timeout"),
     ("receipts_late", "counter", "receipts that nobody waited for any more"),
     ("rooms_refused", "counter", "joins refused: max-rooms"),
-    ("events_lost", "counter", "events that Python was too slow for: connects and disconnects, errors from NATS"),
+    ("events_lost", "counter", "events that Python was too slow for: connects, disconnects, lines for the log"),
     ("nats_in", "counter", "messages from NATS"),
     ("nats_out", "counter", "messages and receipts to NATS"),
     ("nats_bytes_in", "counter", "bytes from NATS"),

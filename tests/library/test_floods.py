@@ -4,7 +4,6 @@ each kind (docs/threads.md)."""
 import asyncio
 import ctypes
 import os
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,15 +13,12 @@ import kit
 from flood import Flood, many_rooms, resident
 from signal_core.engine import Core, CoreError
 from signal_py import Engine
-from wire import TEXT, frame, opened, until
+from wire import opened, until
 
 from .test_engine import aside, come, port_of
 
 COUNTS = 2  # INQUIRE_COUNTS
 WORDS_WAITING = 4096
-PUBLISHER = """authorization { users: [
-    { user: node, password: node, permissions: { publish: { deny: ["signal.room.>"] } } }
-] }"""
 
 
 def core_of(engine: Engine) -> Core:
@@ -80,27 +76,6 @@ def test_joins_of_the_program_wait() -> None:
                 assert (resident(os.getpid()) - before) >> 20 < (4096 if kit.SANITIZED else 64)
 
     asyncio.run(main())
-
-
-def test_errors_that_clients_cause_are_bounded() -> None:
-    """EVENT_NATS_ERROR: permission violations by messages that NATS does not allow, while Python hears nothing."""
-    said = b"".join(frame(TEXT, f"PUB room-{number}\nx".encode()) for number in range(8000))
-
-    async def main(url: str) -> None:
-        async with Engine(
-            listen="127.0.0.1:0", nats=url, nats_user="node", nats_password="node", loops=1, auth_pending=1
-        ) as engine:
-            await come(lambda: engine.stats()["link"] == "up")
-            wire, _ = await aside(opened, port_of(engine))
-            with wire:
-                end = time.monotonic() + 60
-                while not total(engine, "events_lost"):
-                    assert time.monotonic() < end, f"{total(engine, 'nats_errors')} errors, none lost"
-                    wire.send(said)
-                    halt_python(0.5)
-
-    with kit.nats(config=PUBLISHER) as server:
-        asyncio.run(main(server.url))
 
 
 def test_hooks_that_are_too_slow_lose_events() -> None:

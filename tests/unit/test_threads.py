@@ -36,7 +36,7 @@ FLOODED = {
     "EVENT_UP": FRAMED,
     "EVENT_DOWN": FRAMED,
     "EVENT_TAKEN": FRAMED,
-    "EVENT_NATS_ERROR": "tests/library/test_floods.py::test_errors_that_clients_cause_are_bounded",
+    "EVENT_NATS_ERROR": "tests/cluster/test_nats_info.py::test_errors_without_end",
     "EVENT_LOG": FRAMED,
     "EVENT_ASK": "tests/conformance/test_floods.py::test_verdicts_wait_for_what_they_cause",
     "EVENT_LISTED": "tests/library/test_floods.py::test_orders_of_the_program_are_bounded",
