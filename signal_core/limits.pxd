@@ -66,7 +66,7 @@ cdef enum:
     WORDS_WAITING = 4096           # in an inbox, besides payload, before what would cause more is held or refused
     HELD_WAIT_MS = 1               # how often a loop looks whether connections that it holds may go on
     WAITERS_MOST = 1 << 18         # SUBs that await NATS at once; more are answered `unavailable`
-    MAILS_WAITING = 1024           # mails to the deciding thread above auth-pending; more lines for the log are only counted
+    MAILS_WAITING = 1024           # mails to the deciding thread above auth-pending; then log lines are only counted
 
     # -- presence --
     NEWS_TEXT = 4096               # bytes of joins and leaves of one room told in one piece
