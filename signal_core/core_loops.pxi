@@ -77,6 +77,7 @@ cdef class Loops:
         hub.set.input_loop = s["input_total"] // hub.nloops
         hub.set.nats_pending = s["nats_pending"]
         hub.set.hooks = bool(s["hooks"])
+        hub.set.memory_trim = s["memory_trim"] and se_malloc_trims()
         text = s["drain_url"].encode()
         hub.set.drain_url_len = <uint32_t>len(text)
         memcpy(hub.set.drain_url, <char*>text, hub.set.drain_url_len)

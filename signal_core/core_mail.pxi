@@ -55,6 +55,8 @@ cdef class Mailboxes(Peer):
             return ("ask", msg.target, bool(msg.hash), text)
         if msg.code == EVENT_LISTED:
             return ("listed", msg.target, msg.hash, text.decode("latin-1"))
+        if msg.code == EVENT_FREED:
+            return ("freed",)
         if msg.code == EVENT_LOG:
             return ("log", "warning", text.decode())
         if msg.code == EVENT_NATS_ERROR:

@@ -107,4 +107,5 @@ cdef enum:
     C_NATS_SUBS_REFUSED = 88  # SUBs that NATS refused, or would have, since it takes no more of this node
     C_TURNS_DELAYED = 89      # times that a connection waited until what it had caused was done
     C_STEPS_CUT = 90          # steps of an iteration that ended by their time
-    C_COUNT = 91
+    C_MEMORY_TRIMS = 91       # times that a loop had freed memory given back to the system
+    C_COUNT = 92

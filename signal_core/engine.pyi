@@ -19,6 +19,9 @@ def tls_try(ca: str, cert: str, key: str) -> None:
 def malloc_steadily() -> None:
     """Of the whole process, for a daemon: freed small blocks are merged one by one, never millions at once."""
 
+def malloc_trim() -> None:
+    """Gives the process's free memory back to the system, once a core has told "freed". Blocks, without the GIL."""
+
 def code_sentence(code: str) -> str:
     """What a client hears, for people, with an ERR of this code."""
 
@@ -32,7 +35,8 @@ class Core:
     ("link-want", reason), ("link-info", json: bytes), ("link-up",), ("link-down", reason),
     ("link-taken", node), ("link-error", text, untold: int), ("log", level, text),
     ("ask", id, renewal: bool, lines: bytes), which `verdicts` answers,
-    ("listed", number, next: int, text), which answers `inquire`.
+    ("listed", number, next: int, text), which answers `inquire`,
+    ("freed",): much memory has become free, `malloc_trim` can give it back.
 
     Mails to the embedding program (`service_drain`):
     ("message", room | None, sender, ref | None, re | None, user | None, payload: bytes, binary: bool),

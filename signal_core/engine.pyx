@@ -47,12 +47,13 @@ from signal_core.slab cimport pages_new, slab_check_layout
 from signal_core.state cimport (
     AUTH_ANY, AUTH_OFF, AUTH_TOKEN, CLUSTER_AWAY, CLUSTER_OFF, CLUSTER_UP, CODE_BAD_REQUEST, CODE_EXPIRED,
     CODE_NO_SUCH_PEER, CODE_OK, CODE_TOO_LARGE, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_ASK, EVENT_CONNECTED,
-    EVENT_DISCONNECTED, EVENT_DOWN, EVENT_INFO, EVENT_LISTED, EVENT_LOG, EVENT_NATS_ERROR, EVENT_TAKEN, EVENT_UP,
-    EVENT_WANT, Hub, Loop, MAX_LISTENERS, Network,
+    EVENT_DISCONNECTED, EVENT_DOWN, EVENT_FREED, EVENT_INFO, EVENT_LISTED, EVENT_LOG, EVENT_NATS_ERROR, EVENT_TAKEN,
+    EVENT_UP, EVENT_WANT, Hub, Loop, MAX_LISTENERS, Network,
 )
 from signal_core.sys cimport (
     AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, SE_STATIC_ASSERT, close, eventfd, getrandom, htons, inet_pton,
-    munmap, pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_now_ms,
+    munmap, pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_malloc_trim,
+    se_malloc_trims, se_now_ms,
     se_thread_start, sockaddr_in, sockaddr_in6, write,
 )
 from signal_core.tls cimport se_tls_context, se_tls_context_free, se_tls_free, se_tls_load, se_tls_session
@@ -76,7 +77,7 @@ class TlsError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 91)
+    SE_STATIC_ASSERT(C_COUNT == 92)
     memory_check_layout()
     table_check_layout()
     slab_check_layout()
@@ -120,6 +121,13 @@ def tls_try(ca, cert, key):
 def malloc_steadily():
     """Of the whole process, for a daemon: freed small blocks are merged one by one, never millions at once."""
     se_malloc_steadily()
+
+
+def malloc_trim():
+    """Gives the process's free memory back to the system. Without the GIL: it takes a while, and holds the lock of an
+    arena meanwhile. Only where loops tell "freed": musl has no such thing."""
+    with nogil:
+        se_malloc_trim()
 
 
 def code_sentence(str code):

@@ -61,6 +61,8 @@ cdef inline Buffer* buffer_grown(Loop* loop, Buffer* buffer, size_t need, size_t
         grown.used = 0
     grown.size = <uint32_t>size
     loop.n[C_INPUT_BYTES] += size - before
+    if loop.n[C_INPUT_BYTES] > loop.kept:  # it may be gone within a tick
+        loop.kept = loop.n[C_INPUT_BYTES]
     return grown
 
 

@@ -93,6 +93,20 @@ cdef enum:
     NATS_HEADERS_KEPT = 64 * 1024  # ... nor one with more bytes of headers, which counts as malformed
     TLS_RECORD = 16384             # plaintext of one TLS record (RFC 8446 §5.1), bytes
 
+    # -- memory given back (leftover.pxd) --
+    TRIM_BYTES = 2 << 20           # that a loop's clients have left, before it gives them back,
+    TRIM_ALL_BYTES = 16 << 20      # ... and before malloc_trim is asked for what is left of them
+    TRIM_LOOK_TICKS = 10           # how often it looks whether it is quiet: a second,
+    TRIM_QUIET = 1000              # ... with less work than so many units since the last look (turn.pxd),
+    TRIM_LATEST_TICKS = 250        # ... which it waits for that long: 25 s
+    TRIM_EVERY_TICKS = 300         # between two times
+    TRIM_CONNECTION = 128          # bytes of the heap that a connection is taken to have had, in the mean,
+    TRIM_MEMBERSHIP = 32           # ... and a membership
+    TRIM_BLOCKS = 1024             # blocks of the pool of places freed an iteration
+    TRIM_PIECE = 120 * 1024        # bytes given back at once, below what malloc maps apart;
+    TRIM_PIECES = 16               # ... so many pieces a tick,
+    TRIM_SHARE = 200               # ... and this part of all; a thousand times as many are freed again
+
     # -- timers --
     TICK_MS = 100                  # resolution of every deadline
     WHEEL_SLOTS = 512              # 51.2 s around; later ones go around again

@@ -41,6 +41,7 @@ from signal_core.limits cimport (
     RECLAIMS_PER_TURN, RECLAIMS_SHARE, SERVICE_LOOP, SPREAD_NS, STEP_NS, TICK_MS, WRITE_NS,
 )
 from signal_core.dial cimport link_connect, link_dial, link_end, link_leave
+from signal_core.leftover cimport leftover_look, leftover_patience
 from signal_core.link cimport link_flush, link_has_output, link_patience, link_read, link_tick, link_writable
 from signal_core.memory cimport (
     DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_INQUIRY, KIND_KICK, KIND_NATS,
@@ -351,7 +352,7 @@ cdef inline int loop_patience(Loop* loop) noexcept nogil:
         return ACCEPT_WAIT_MS
     if SE_RARE(loop.shut or loop.looks_away) and ticks > 1:
         ticks = 1
-    return <int>(ticks * TICK_MS - loop.late_ms)
+    return <int>(leftover_patience(loop, ticks) * TICK_MS - loop.late_ms)
 
 
 cdef inline void loop_clock(Loop* loop) noexcept nogil:
@@ -453,6 +454,7 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
             gaps_tell(loop)
         if SE_RARE(over_any(loop.hub)):
             over_tell(loop)
+        leftover_look(loop)
     if SE_RARE(loop.paced) and not loop.looks_away:
         loop_accept_paced(loop)
     if SE_RARE(loop.shut):

@@ -86,7 +86,9 @@ cdef struct Mem:          # a thread's memory for messages; nobody else touches 
     Region* current       # 8
     Region* regions       # 8  free ones
     Out* places           # 8  free ones
-    OutBlock* blocks      # 8  all blocks, to free them at the end
+    OutBlock* blocks      # 8  all blocks of those, to free them
+    OutBlock* old         # 8  blocks that nothing lies in any more, on their way out
+    uint64_t shared       # 8  messages with MSG_SHARED: while there are none, all places are free
     uint64_t made         # 8  messages made here
     uint64_t freed        # 8  messages freed here, also others'
 
@@ -251,14 +253,52 @@ cdef inline void place_free(Mem* mem, Out* place) noexcept nogil:
     mem.places = place
 
 
+cdef inline void msg_share(Mem* mem, Msg* msg) noexcept nogil:
+    """From here on it may lie in several queues. The caller holds it, too, until msg_let_go."""
+    msg.flags |= MSG_SHARED
+    msg.refs = 1
+    mem.shared += 1
+
+
+cdef inline void msg_let_go(Mem* mem, Msg* msg) noexcept nogil:
+    """One holder of a shared message less; the last one frees it."""
+    msg.refs -= 1
+    if msg.refs == 0:
+        mem.shared -= 1
+        msg_free(mem, msg)
+
+
 cdef inline void msg_unref(Mem* mem, Out* place) noexcept nogil:
     """One queue lets go of a message; the last one frees it. `place` is invalid afterwards."""
     cdef Msg* msg = place.msg
     if msg.flags & MSG_SHARED:
         place_free(mem, place)
+        msg_let_go(mem, msg)
+        return
     msg.refs -= 1
     if msg.refs == 0:
         msg_free(mem, msg)
+
+
+cdef inline bint memory_shrink(Mem* mem, uint32_t most) noexcept nogil:
+    """Frees what a burst has left: the free regions, and where no message is shared all blocks of places, at most so
+    many blocks. False: there are more."""
+    cdef Region* region
+    cdef OutBlock* block
+    while mem.regions != NULL:
+        region = mem.regions
+        mem.regions = region.next
+        free(region)
+    if mem.old == NULL and mem.shared == 0:
+        mem.old = mem.blocks
+        mem.blocks = NULL
+        mem.places = NULL
+    while mem.old != NULL and most:
+        block = mem.old
+        mem.old = block.next
+        free(block)
+        most -= 1
+    return mem.old == NULL
 
 
 cdef inline void memory_end(Mem* mem) noexcept nogil:
@@ -273,6 +313,10 @@ cdef inline void memory_end(Mem* mem) noexcept nogil:
         region = mem.regions
         mem.regions = region.next
         free(region)
+    while mem.old != NULL:
+        block = mem.old
+        mem.old = block.next
+        free(block)
     while mem.blocks != NULL:
         block = mem.blocks
         mem.blocks = block.next

@@ -96,4 +96,5 @@ COUNTERS = (
     ("nats_subs_refused", "counter", "subscriptions that NATS had no place for, each time that one was wanted"),
     ("turns_delayed", "counter", "times that a client with more input waited until what it had caused was done"),
     ("steps_cut", "counter", "steps of a loop's iteration that ended by their time, and went on in the next"),
+    ("memory_trims", "counter", "times that a loop had freed memory given back to the system"),
 )

@@ -24,7 +24,7 @@ from signal_core.identity cimport conn_user
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport NEWS_KEEP, NEWS_TEXT, MEMBERS_TEXT, SERVICE_LOOP, UNIT_SHIFT
 from signal_core.memory cimport (
-    KIND_FRAME, KIND_NATS, KIND_NEWS, MSG_COUNTED, MSG_PRESENCE, MSG_SHARED, Msg, msg_copy, msg_free,
+    KIND_FRAME, KIND_NATS, KIND_NEWS, MSG_COUNTED, MSG_PRESENCE, Msg, msg_copy, msg_free, msg_let_go, msg_share,
     msg_new_heap,
 )
 from signal_core.natsout cimport subject_denied
@@ -130,13 +130,10 @@ cdef inline void news_fan_out(Loop* loop, Msg* msg) noexcept nogil:
     """To the listeners on this loop; takes the message over."""
     cdef uint32_t room = rooms_find_serial(&loop.rooms, msg.hash, msg.target)
     msg.kind = KIND_FRAME
-    msg.flags |= MSG_SHARED
-    msg.refs = 1
+    msg_share(&loop.mem, msg)
     if room != NO_ROOM:
         fan_out_marked(loop, room, msg)
-    msg.refs -= 1
-    if msg.refs == 0:
-        msg_free(&loop.mem, msg)
+    msg_let_go(&loop.mem, msg)
 
 
 cdef inline void news_distribute(Loop* loop, RoomEntry* entry, Msg* msg, uint32_t marks) noexcept nogil:

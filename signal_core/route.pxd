@@ -19,8 +19,8 @@ from signal_core.identity cimport conn_places
 from signal_core.inbox cimport inbox_taken
 from signal_core.limits cimport SERVICE_LOOP, UNIT_SHIFT
 from signal_core.memory cimport (
-    KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, MSG_SHARED, TELL_SUBJECT, Msg, Out, msg_copy, msg_free, msg_text,
-    place_new,
+    KIND_FRAME, KIND_NATS, KIND_ROOM, KIND_TO, TELL_SUBJECT, Msg, Out, msg_copy, msg_free, msg_let_go, msg_share,
+    msg_text, place_new,
 )
 from signal_core.natsout cimport nats_publish, nats_receipt, nats_refuses
 from signal_core.news cimport news_add
@@ -138,13 +138,10 @@ cdef inline void fan_out(Loop* loop, uint32_t index, Msg* msg) noexcept nogil:
 
 cdef inline void fan_out_held(Loop* loop, uint32_t index, Msg* msg) noexcept nogil:
     """As fan_out; takes the message over."""
-    msg.flags |= MSG_SHARED
-    msg.refs = 1
+    msg_share(&loop.mem, msg)
     if index != NO_ROOM:
         fan_out(loop, index, msg)
-    msg.refs -= 1
-    if msg.refs == 0:
-        msg_free(&loop.mem, msg)
+    msg_let_go(&loop.mem, msg)
 
 
 cdef inline uint8_t post_room(Loop* loop, RoomEntry* entry, Msg* msg) noexcept nogil:

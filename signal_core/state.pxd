@@ -71,6 +71,7 @@ cdef enum:
     EVENT_LOG = 7
     EVENT_CONNECTED = 8
     EVENT_DISCONNECTED = 9
+    EVENT_FREED = 10              # much memory has become free: it can be given back to the system
     EVENT_LISTED = 40             # the answer to a KIND_INQUIRY: `target` numbers it, `hash` is where the next goes on
     EVENT_ASK = 20                # to be judged: `hash` 1 where it renews a token
 
@@ -102,6 +103,7 @@ cdef struct Settings:             # ticks where a time
     uint64_t input_loop           # bytes a loop, of what has come in part: the total over the number of loops
     uint32_t nats_pending         # bytes
     bint hooks                    # tell Python who connects and disconnects
+    bint memory_trim              # give freed memory back to the system
     char drain_url[256]           # where GOAWAY sends clients to; empty: nowhere in particular
     uint32_t drain_url_len
     uint32_t auth                 # AUTH_*
@@ -381,6 +383,15 @@ cdef struct Loop:
     News news
     Rights* rights[64]            # RIGHTS_SHARED: by hash, held once each
     uint32_t judging              # questions that await their decision
+    uint64_t kept                 # bytes that clients had at most since memory was given back, TRIM_BYTES at least,
+    uint32_t fell                 # ... tick at which they had given up TRIM_BYTES of it; 0: they have not
+    uint32_t looked_quiet         # tick of the last look whether it is quiet,
+    uint64_t quiet_work           # ... and the work done up to it
+    uint32_t trim_next            # tick before which memory is not given back again
+    bint trims_all                # it was as much as TRIM_ALL_BYTES
+    bint trimming                 # it is being given back:
+    uint64_t pieces_due           # ... so many pieces are still to be taken,
+    void* pieces                  # ... and these were, linked by their first bytes
     Link* linked                  # NULL but on loop 0
     uint8_t* input                # READ_BUFFER bytes
     uint32_t input_code           # close code where the last buffer could not be had
@@ -389,8 +400,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[91]                # counters; C_COUNT
-    uint64_t copy[91]             # as of the last KIND_SNAPSHOT
+    uint64_t n[92]                # counters; C_COUNT
+    uint64_t copy[92]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

@@ -10,9 +10,10 @@ from signal_core.conn cimport conn_kill
 from signal_core.dial cimport link_end, link_want
 from signal_core.inbox cimport inbox_take
 from signal_core.limits cimport (
-    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, RIGHTS_SHARED, SERVICE_LOOP, TICK_MS,
+    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, RIGHTS_SHARED, SERVICE_LOOP, TICK_MS, TRIM_BYTES,
 )
 from signal_core.loop cimport loop_clock, loop_is_over, loop_iterate, loop_reap
+from signal_core.leftover cimport leftover_free
 from signal_core.link cimport link_flush
 from signal_core.memory cimport Msg, memory_end
 from signal_core.news cimport news_end
@@ -51,6 +52,7 @@ cdef inline bint loop_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogil:
     loop.question_left = NOT_BEGUN
     loop.dirty_head[0] = loop.dirty_head[1] = loop.dead = NO_SLOT
     loop.seen = UINT64_MAX
+    loop.kept = TRIM_BYTES
     slab_init(&loop.slab)
     rooms_init(&loop.rooms)
     wheel_init(&loop.wheel, 0)
@@ -246,6 +248,7 @@ cdef inline void loop_end(Loop* loop) noexcept nogil:
     news_end(&loop.news)
     slab_end(&loop.slab)
     memory_end(&loop.mem)
+    leftover_free(loop, UINT64_MAX)
     free(loop.ready.slots)
     free(loop.delayed.slots)
     free(loop.held)

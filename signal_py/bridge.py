@@ -26,6 +26,7 @@ from signal_py.natsdial import Place, places_of, race, reach
 from signal_py.natsinfo import InfoError, ServerInfo, parse_info
 from signal_py.natspool import LAST_DELAY, Pool, Server
 from signal_py.tls import Tls, wants_tls
+from signal_py.trimming import Trimmer
 
 if TYPE_CHECKING:
     from signal_core.engine import Core
@@ -79,6 +80,7 @@ class Bridge:
         self._node = node
         self._version = version
         self.inspection = Inspection(core)
+        self._trimmer = Trimmer()
         self._judge = judge
         self._discovered = discovered  # servers that NATS tells of are used
         self._control: Controlled | None = None
@@ -294,6 +296,9 @@ class Bridge:
     def _on_listed(self, number: int, next_: int, text: str) -> None:
         self.inspection.listed(number, next_, text)
 
+    def _on_freed(self) -> None:
+        self._trimmer.freed()
+
     def _on_log(self, level: str, text: str) -> None:
         event(logger, level, text)
 
@@ -416,5 +421,6 @@ HANDLERS: dict[str, Callable[..., None]] = {
     "link-taken": Bridge._on_taken,
     "link-error": Bridge._on_error,
     "listed": Bridge._on_listed,
+    "freed": Bridge._on_freed,
     "log": Bridge._on_log,
 }

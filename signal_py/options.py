@@ -50,6 +50,7 @@ class Options(TypedDict, total=False):
     send_buffer: int
     receive_buffer: int
     input_total: int
+    memory_trim: bool | str
     inbox_messages: int
     nats_pending: int
     close_timeout: float

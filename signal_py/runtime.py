@@ -105,6 +105,7 @@ def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict
         "loops": loops,
         "processors": min(loops, here.processors),
         "accept_yield": config.accept_yield == "on",
+        "memory_trim": config.memory_trim == "on",
         "cluster": cluster,
         "backlog_total": config.backlog_total or here.memory // MEMORY_SHARE,
         "input_total": config.input_total or here.memory // MEMORY_SHARE,

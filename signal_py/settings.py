@@ -218,6 +218,11 @@ class Config:
         unit="bytes",
         high=1 << 44,
     )
+    memory_trim: str = _setting(
+        "on",
+        "whether memory that many clients have left is given back to the system once it is quiet (malloc_trim)",
+        choices=("on", "off"),
+    )
     inbox_messages: int = _setting(
         65536,
         "waiting from one loop to another, or to the embedding program",

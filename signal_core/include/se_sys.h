@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -185,6 +186,29 @@ static inline void se_malloc_steadily(void)
 #ifdef M_MXFAST
     mallopt(M_MXFAST, 0);
 #endif
+}
+
+/* glibc's, which musl does not have: gives the free pages of all arenas back to the system. */
+extern int malloc_trim(size_t) __attribute__((weak));
+
+static inline int se_malloc_trims(void)
+{
+    return malloc_trim != NULL;
+}
+
+/* Where se_malloc_trims. */
+static inline void se_malloc_trim(void)
+{
+    malloc_trim(0);
+}
+
+/* Gives the whole pages within a block of the heap back to the system, with what was in them. */
+static inline void se_pages_free(void *p, size_t n)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = ((uintptr_t)p + page - 1) & ~(page - 1), end = ((uintptr_t)p + n) & ~(page - 1);
+    if (begin < end)
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
 /* A block of `known` bytes made larger, its new bytes zero; NULL without memory. For what is rare: not inlined, so that

@@ -132,7 +132,7 @@ def test_every_limit_reaches_the_core() -> None:
     settings = core_settings(config, "n1", cluster=False, hooks=True)
     assert settings["ttl_ms"] == 1500 and settings["max_message"] == 77 and settings["loops"] == 3
     passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total", "input_total", "drain_url"}
-    passed.add("accept_yield")
+    passed |= {"accept_yield", "memory_trim"}
     others = {"listen", "advertise", "reuse_port", "nats", "control", "admin", "drain_time", "log_format", "log_level"}
     others.add("trusted_proxies")
     assert {setting.field for setting in SETTINGS.values()} - passed - others == {

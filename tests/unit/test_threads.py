@@ -38,6 +38,7 @@ FLOODED = {
     "EVENT_TAKEN": FRAMED,
     "EVENT_NATS_ERROR": "tests/cluster/test_nats_info.py::test_errors_without_end",
     "EVENT_LOG": FRAMED,
+    "EVENT_FREED": "tests/conformance/test_memory_back.py::test_a_busy_engine_is_not_trimmed_again_and_again",
     "EVENT_ASK": "tests/conformance/test_floods.py::test_verdicts_wait_for_what_they_cause",
     "EVENT_LISTED": "tests/library/test_floods.py::test_orders_of_the_program_are_bounded",
     "EVENT_CONNECTED": "tests/library/test_floods.py::test_hooks_that_are_too_slow_lose_events",

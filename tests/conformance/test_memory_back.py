@@ -1,0 +1,111 @@
+"""What clients have left is given back to the system: within a minute of quiet, and not again and again meanwhile."""
+
+import contextlib
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+import kit
+from flood import resident
+from peers import BarePeer
+from wire import CONT, TEXT, Wire, frame, opened, until
+
+MINUTE = 60.0
+ABOVE = 1.1  # of what it had before
+FLOOD = 64 << 20  # bytes
+APART = 30  # seconds between two times that a loop gives memory back
+PIECE = 32 * 1024
+
+pytestmark = [
+    pytest.mark.skipif(kit.SANITIZED, reason="a sanitizer keeps freed memory"),
+    pytest.mark.timeout(240),
+]
+
+
+@pytest.fixture(autouse=True)
+def many_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def total(engine: kit.Engine, counter: str) -> int:
+    return int(engine.stats()["total"][counter])
+
+
+def is_back(engine: kit.Engine, quiet: int) -> None:
+    """In memory there is within a minute what there was before."""
+    until(lambda: total(engine, "connections") == 0, "all have gone")
+    until(lambda: resident(engine.pid) <= quiet * ABOVE, f"{quiet} bytes and a tenth", limit=MINUTE, every=0.1)
+
+
+def fill(engine: kit.Engine, clients: int, size: int) -> None:
+    """So many send a message of this size in pieces, but for its last, and leave."""
+    with contextlib.ExitStack() as stack:
+        wires: list[Wire] = [stack.enter_context(opened(engine.port)[0]) for _ in range(clients)]
+        first, more = frame(TEXT, b"PUB r\n" + b"x" * PIECE, fin=False), frame(CONT, b"x" * PIECE, fin=False)
+        for wire in wires:
+            wire.send(first + more * (size // PIECE - 1))
+        until(lambda: total(engine, "input_bytes") >= clients * size, "all of it is kept")
+
+
+@pytest.mark.parametrize("size", [1 << 16, 1 << 20, 1 << 22], ids=["small", "medium", "large"])
+def test_fragments_that_nobody_ended(size: int) -> None:
+    """However large their buffers are: small ones are malloc's own, large ones become so when they are freed again and
+    again."""
+    clients = max(20, FLOOD // size)
+    with kit.engine(loops=2, max_message=32 << 20) as engine:
+        fill(engine, 20, PIECE)
+        until(lambda: total(engine, "connections") == 0)
+        quiet = resident(engine.pid)
+        for _ in range(4):
+            fill(engine, clients, size)
+            until(lambda: total(engine, "connections") == 0)
+        is_back(engine, quiet)
+        until(lambda: total(engine, "memory_trims") >= 1, "that is no chance")
+
+
+def test_receivers_that_did_not_read() -> None:
+    """Each has a place in its queue for every message, all of which are shared."""
+    members = 1000
+    settings = {"stall_timeout": 600, "ping_interval": 600, "ttl": 600, "backlog_total": 1 << 30}
+    with kit.engine(loops=2, **settings) as engine, contextlib.ExitStack() as stack:
+        with BarePeer(engine.port, "room") as one:
+            assert one.ask("PUB room", b"x" * 100) == "ok"
+        quiet = resident(engine.pid)
+        crowd = [BarePeer(engine.port, "room", receive_buffer=4096) for _ in range(members)]
+        for peer in crowd:
+            stack.callback(peer.vanish)
+        sender = stack.enter_context(BarePeer(engine.port))
+        for _ in range(2000):
+            sender.say("PUB room", b"x" * 200)
+        sender.settle()
+        until(lambda: resident(engine.pid) > quiet * 1.3, "they have memory")
+        stack.close()
+        is_back(engine, quiet)
+
+
+def test_a_busy_engine_is_not_trimmed_again_and_again() -> None:
+    """Clients come, fill their buffers and go, while others talk."""
+    with kit.engine(loops=1, max_message=32 << 20) as engine, BarePeer(engine.port) as a, BarePeer(engine.port) as b:
+
+        def given_back() -> bool:
+            a.say(f"TO {b.address}", b"hello")
+            return b.hear().payload == b"hello" and total(engine, "memory_trims") > 0
+
+        fill(engine, 20, 1 << 20)
+        until(given_back, "the first flood's memory", limit=MINUTE)
+        for _ in range(10):
+            fill(engine, 20, 1 << 20)
+        assert total(engine, "memory_trims") <= 1 + engine.stats()["uptime"] // APART
+
+
+def test_it_can_be_turned_off() -> None:
+    """A pause that one which is on would not wait for."""
+    with kit.engine(loops=1, max_message=32 << 20, memory_trim="off") as engine:
+        for _ in range(3):
+            fill(engine, 20, 1 << 20)
+        until(lambda: engine.stats()["uptime"] > 5, "longer than one that is quiet would wait")
+        assert total(engine, "memory_trims") == 0
