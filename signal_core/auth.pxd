@@ -39,7 +39,7 @@ from signal_core.upgrade cimport (
 from signal_core.wheel cimport wheel_arm, wheel_arm_by
 
 cdef enum:
-    LIFE_MOST = (1 << 31) - 1  # ticks, 6.8 years: a token that lasts longer never ends
+    LIFE_MOST = 0x7fffffff     # ticks, 6.8 years: a token that lasts longer never ends
     REF_PATIENCE = 10         # ticks beyond those of a decision until its ref is answered with a timeout
 
 

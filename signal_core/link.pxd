@@ -174,9 +174,10 @@ cdef inline void link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
         elif link.state == LINK_UP:
             link_message(loop, op)
     elif op.kind == NATS_PING:
-        if link.owed < NATS_PONGS:
+        if not link.blocked:
+            link_write(loop, b"PONG\r\n", 6)
+        elif link.owed < NATS_PONGS:
             link.owed += 1
-            link.dirty = True
     elif op.kind == NATS_PONG:
         link_pong(loop)
     elif op.kind == NATS_INFO:
@@ -282,13 +283,12 @@ cdef inline void link_flush(Loop* loop) noexcept nogil:
         return
     if link.resume < link.subs_used and link.state == LINK_UP:
         subs_resume(loop)
-    if link.fresh_used:
-        fresh_write(loop)
-    if link.syncing and link.fresh_used == 0:
-        link.syncing = False
-        link_ping(loop)
-    if SE_RARE(link.owed) and not link.blocked:
-        pongs_write(loop)
+    if SE_RARE(link.syncing):
+        if link.fresh_used:
+            fresh_write(loop)
+        if link.fresh_used == 0:
+            link.syncing = False
+            link_ping(loop)
     if not link.dirty or link.blocked:
         return
     before = link.out.bytes
@@ -299,7 +299,7 @@ cdef inline void link_flush(Loop* loop) noexcept nogil:
     if wrote == WROTE_NONE:
         link_end(loop, b"the NATS server closed the connection")
     elif wrote == WROTE_ALL:
-        link.dirty = link.owed != 0
+        link.dirty = False
     elif not queue_to_heap(loop, &link.out):
         link_end(loop, b"no memory for what waits for NATS")
     else:
@@ -317,6 +317,7 @@ cdef inline void link_writable(Loop* loop) noexcept nogil:
         link.blocked = False
         queue_expire(loop, &link.out)
         ttls_refresh(loop)
+        pongs_write(loop)
         link_flush(loop)
         if link.state != LINK_IDLE and not link.blocked:
             link_watch(loop, EPOLL_CTL_MOD)

@@ -16,186 +16,53 @@ other.
 
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy
-from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again, loop_stop
-from signal_core.answers cimport ref_find
-from signal_core.asking cimport asks_walk, presence_ask
-from signal_core.auth cimport auth_verdict
-from signal_core.conn cimport (
-    conn_close, conn_flush, conn_give_place, conn_kill, conn_of, conn_ready, conn_watch, lane_flush,
-)
-from signal_core.counters cimport C_DROPPED_GONE, C_KICKED, C_LISTENERS, C_WAKES
+from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again
+from signal_core.asking cimport asks_walk
+from signal_core.conn cimport conn_flush, conn_give_place, conn_kill, conn_ready, conn_watch, lane_flush
+from signal_core.counters cimport C_DROPPED_GONE, C_WAKES
 from signal_core.delayed cimport delayed_release
-from signal_core.farewell cimport farewell_begin, loop_leave, loop_leaves
+from signal_core.dispatch cimport loop_message, loop_verdict
+from signal_core.farewell cimport loop_leave, loop_leaves
 from signal_core.gaps cimport gaps_tell
 from signal_core.handshake cimport over_any, over_tell
 from signal_core.hooks cimport hook_tell
 from signal_core.identity cimport conn_uncount_user
-from signal_core.inbox cimport (
-    inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_taken, inbox_words_taken,
-)
-from signal_core.inquiry cimport loop_inquiry
+from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_words_taken
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
     ACCEPT_WAIT_MS, EVENTS, EVENTS_NS, HELD_WAIT_MS, INBOX_PER_TURN, LEAVES_PER_TURN, MEMBERS_PER_TURN,
     RECLAIMS_PER_TURN, RECLAIMS_SHARE, SERVICE_LOOP, SPREAD_NS, STEP_NS, TICK_MS, WRITE_NS,
 )
-from signal_core.dial cimport link_connect, link_dial, link_end, link_leave
 from signal_core.leftover cimport leftover_look, leftover_patience
 from signal_core.link cimport link_flush, link_has_output, link_patience, link_read, link_tick, link_writable
-from signal_core.memory cimport (
-    DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_INQUIRY, KIND_KICK, KIND_NATS,
-    KIND_NEWS, KIND_QUESTION, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO,
-    KIND_VERDICT, Msg, msg_free, msg_text,
-)
+from signal_core.memory cimport Msg
 from signal_core.missed cimport missed_any
-from signal_core.natsout cimport link_queue
-from signal_core.news cimport news_flush, take_news
+from signal_core.news cimport news_flush
 from signal_core.origins cimport uncount_address
-from signal_core.post cimport is_payload, post_all
-from signal_core.presence cimport presence_tick, presence_walk, service_came
-from signal_core.pressure cimport held_drop, held_next, input_waits, joins_wait, verdict_hold, verdict_next
-from signal_core.questions cimport questions_walk, take_question
+from signal_core.post cimport post_all
+from signal_core.presence cimport presence_tick, presence_walk
+from signal_core.pressure cimport held_drop, held_next, input_waits, joins_wait, verdict_next
+from signal_core.questions cimport questions_walk
 from signal_core.queue cimport queue_clear
 from signal_core.rights cimport rights_release
-from signal_core.route cimport (
-    leave, leave_all, leave_last, loop_tell_all, room_unlisten, take_receipt, take_room, take_to,
-)
-from signal_core.rooms cimport MARK_NONE, NO_ROOM, Member, room_member, rooms_find
-from signal_core.roomtable cimport room_hash, table_reclaim
-from signal_core.serverinfo cimport info_taken
+from signal_core.roomtable cimport table_reclaim
+from signal_core.route cimport leave_all, leave_last, loop_tell_all
 from signal_core.session cimport session_continue, session_read
 from signal_core.slab cimport (
-    CONN_DEAD, CONN_JOINING, FLAG_BLOCKED, FLAG_DIRTY, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, LISTENS_MEMBER,
-    NO_SLOT, Cold, Conn, Extra, Ref, slab_cold, slab_conn, slab_extra, slab_find, slab_free,
+    CONN_DEAD, FLAG_BLOCKED, FLAG_DIRTY, FLAG_PAUSED, FLAG_READY, FLAG_WEBSOCKET, NO_SLOT, Cold, Conn, Extra,
+    slab_cold, slab_conn, slab_extra, slab_find, slab_free,
 )
-from signal_core.state cimport CODE_DENIED, CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, Hub, Loop
-from signal_core.subs cimport subs_await, subs_retry, subs_settle
+from signal_core.state cimport CODE_NO_SUCH_PEER, EVENT_DISCONNECTED, MARK_LINK, MARK_LISTENER, Hub, Loop
+from signal_core.subs cimport subs_retry
 from signal_core.sys cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, SE_RARE, epoll_event, epoll_wait, se_load_relaxed, se_load_seqcst, se_now_ms,
-    se_store_release, se_store_seqcst, se_sub_relaxed,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, SE_RARE, epoll_event, epoll_wait, se_load_relaxed, se_load_seqcst,
+    se_now_ms, se_store_seqcst, se_sub_relaxed,
 )
 from signal_core.timers cimport loop_timers, timers_hurry
 from signal_core.turn cimport (
     LANE_DIRECT, LANE_SPREAD, behind_note, lanes_wait, line_drop, step_begin, step_is_over, turn_share,
 )
 from signal_core.wheel cimport wheel_next
-
-
-# -- the inbox --
-
-cdef inline void unlisten(Loop* loop, Conn* c, const char* name, uint32_t n) noexcept nogil:
-    """It hears no more who comes and goes in a room; no effect where it does not."""
-    cdef uint32_t room = rooms_find(&loop.rooms, room_hash(&loop.hub.rooms, name, n), name, n)
-    cdef Member* member = NULL if room == NO_ROOM else room_member(&loop.rooms, &loop.slab, c, room)
-    if member != NULL and member.mark != MARK_NONE:
-        member.mark = MARK_NONE
-        loop.n[C_LISTENERS] -= 1
-        room_unlisten(loop, loop.rooms.rooms[room].entry)
-
-
-cdef inline void sub_undo(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
-    """NATS did not take the SUB of a room: it is left, but by who was a member and only wanted to listen. A user's room
-    is left by none."""
-    cdef Ref* ref = ref_find(loop, c, msg_text(msg), msg.text_size) if msg.text_size else NULL
-    if msg.data[0] == c"@":
-        return
-    if msg.hash and ref != NULL and ref.listens == LISTENS_MEMBER:
-        unlisten(loop, c, <char*>msg.data, msg.size)
-    else:
-        leave(loop, c, <char*>msg.data, msg.size)
-    if c.state != CONN_JOINING:
-        return
-    if msg.code == CODE_DENIED:  # told after HELLO; UPGRADE_MAX_ROOMS at most, in all
-        c.denied += 1
-    else:
-        c.utf8 += 1
-
-
-cdef inline void loop_receipt(Loop* loop, Msg* msg) noexcept nogil:
-    """A receipt; where NATS did not take a SUB it names the room."""
-    cdef Conn* c
-    if msg.size:
-        c = slab_find(&loop.slab, <uint32_t>(msg.target >> 32) & 0xffffff, <uint32_t>msg.target)
-        if c != NULL and c.state != CONN_DEAD:
-            sub_undo(loop, c, msg)
-    take_receipt(loop, msg.target, msg.code, msg_text(msg), msg.text_size)
-
-
-cdef inline void loop_kick(Loop* loop, const Msg* msg) noexcept nogil:
-    cdef Conn* c = conn_of(loop, msg.target)
-    if c != NULL:
-        loop.n[C_KICKED] += 1
-        conn_close(loop, c, <unsigned short>msg.hash)
-    se_store_release(&loop.kicked[msg.origin & 63], 2 * msg.origin + (c != NULL))
-
-
-cdef inline void loop_verdict(Loop* loop, Msg* msg) noexcept nogil:
-    auth_verdict(loop, msg)
-    msg_free(&loop.mem, msg)
-
-
-cdef inline void loop_message(Loop* loop, Msg* msg) noexcept nogil:
-    """One message of the inbox."""
-    if msg.kind == KIND_TO:
-        take_to(loop, msg)
-        return
-    if msg.kind == KIND_ROOM:
-        take_room(loop, msg)
-        return
-    if msg.kind == KIND_NEWS:
-        take_news(loop, msg)
-        return
-    if msg.kind == KIND_NATS:
-        if is_payload(msg):
-            inbox_taken(&loop.inbox, msg)
-        link_queue(loop, msg)
-        return
-    loop.words += 1
-    if msg.kind == KIND_QUESTION:
-        take_question(loop, msg)
-        return
-    if msg.kind == KIND_SYNC:
-        subs_settle(loop, msg)
-        return
-    if msg.kind == KIND_CONNECT:
-        link_connect(loop, msg)
-        return
-    if msg.kind == KIND_RECEIPT:
-        loop_receipt(loop, msg)
-    elif msg.kind == KIND_AWAIT:
-        subs_await(loop, msg)
-    elif msg.kind == KIND_ASK:
-        presence_ask(loop, msg)
-    elif msg.kind == KIND_SERVICE:
-        service_came(loop, msg)
-    elif msg.kind == KIND_STOP:
-        if msg.hash:
-            farewell_begin(loop, <uint32_t>msg.hash)
-        else:
-            loop_stop(loop)
-    elif msg.kind == KIND_VERDICT:
-        if SE_RARE(joins_wait(loop)):
-            verdict_hold(loop, msg)
-            return
-        auth_verdict(loop, msg)
-    elif msg.kind == KIND_KICK:
-        loop_kick(loop, msg)
-    elif msg.kind == KIND_INQUIRY:
-        loop_inquiry(loop, msg)
-    elif msg.kind == KIND_SNAPSHOT:
-        memcpy(loop.copy, loop.n, sizeof(loop.n))
-        se_store_release(&loop.copied, msg.hash)
-    elif msg.kind == KIND_DIAL:
-        if msg.size:
-            link_dial(loop, msg.data, msg.size)
-        elif msg.hash == DIAL_INFO_TAKEN:
-            info_taken(loop)
-        elif msg.hash == DIAL_LEAVE:
-            link_leave(loop)
-        else:
-            link_end(loop, b"the NATS server can't be used")
-    msg_free(&loop.mem, msg)
 
 
 cdef inline void loop_inbox(Loop* loop) noexcept nogil:
@@ -430,7 +297,7 @@ cdef inline void loop_linked(Loop* loop, bint ticked) noexcept nogil:
 cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     cdef uint32_t before = loop.tick
     cdef int i, n = loop_wait(loop)
-    loop.share = turn_share(loop.ready.used + <uint32_t>(n if n > 0 else 0))
+    loop.share = turn_share(<int>loop.ready.used + n)
     step_begin(loop, EVENTS_NS)
     for i in range(n):
         loop_event(loop, &loop.events[i])

@@ -109,9 +109,6 @@ cdef inline void link_queue(Loop* loop, Msg* msg) noexcept nogil:
         loop.n[C_DROPPED_EXPIRED] += 1
         loop_tell(loop, msg, CODE_EXPIRED)
         return
-    if SE_RARE(msg.size > link.max_payload) and is_over_limit(link, msg):
-        link_refuse_over(loop, msg)
-        return
     if not link_has_room(loop, msg.size) or not queue_add(loop, &link.out, msg):
         if msg.flags & MSG_COUNTED:
             loop.n[C_DROPPED_NATS] += 1
@@ -126,6 +123,16 @@ cdef inline void link_queue(Loop* loop, Msg* msg) noexcept nogil:
         link_remember(link, msg)
     link.dirty = True
     loop.n[C_NATS_OUT] += 1
+
+
+cdef inline void link_take(Loop* loop, Msg* msg) noexcept nogil:
+    """link_queue of what another loop has made, perhaps before NATS lowered its bound."""
+    if SE_RARE(msg.size > loop.linked.max_payload) and is_over_limit(loop.linked, msg):
+        if msg.flags & MSG_COUNTED:
+            loop.n[C_ATTEMPTED] += 1
+        link_refuse_over(loop, msg)
+        return
+    link_queue(loop, msg)
 
 
 cdef inline void ttl_refresh(const Loop* loop, Msg* msg) noexcept nogil:

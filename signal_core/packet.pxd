@@ -88,11 +88,22 @@ cdef inline Msg* packet_hpub(Loop* loop, const Packet* p, const char* kind, cons
     cdef NatsPub pub
     cdef size_t head
     cdef Msg* msg
-    cdef const char* prefix = loop.hub.prefix
-    pub = NatsPub(
-        prefix=prefix, prefix_len=loop.hub.prefix_len, kind=kind, target=target, target_len=target_len,
-        suffix_ref=suffix, suffix_ref_len=suffix_len, me=p.sender, me_len=p.sender_len, ref=p.ref, ref_len=p.ref_len,
-        user=p.user, user_len=p.user_len, binary=p.binary, ttl_ms=p.ttl_ms, payload_len=p.size)
+    pub.prefix = loop.hub.prefix
+    pub.prefix_len = loop.hub.prefix_len
+    pub.kind = kind
+    pub.target = target
+    pub.target_len = target_len
+    pub.suffix_ref = suffix
+    pub.suffix_ref_len = suffix_len
+    pub.me = p.sender
+    pub.me_len = p.sender_len
+    pub.ref = p.ref
+    pub.ref_len = p.ref_len
+    pub.user = p.user
+    pub.user_len = p.user_len
+    pub.binary = p.binary
+    pub.ttl_ms = p.ttl_ms
+    pub.payload_len = p.size
     head = nats_hpub_bound(&pub) + p.size + 2 + p.tell_len
     msg = msg_new_heap(&loop.mem, head, KIND_NATS) if heap else msg_new(&loop.mem, head, KIND_NATS)
     if msg == NULL:

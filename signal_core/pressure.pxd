@@ -72,6 +72,8 @@ cdef inline Conn* held_next(Loop* loop, uint32_t i) noexcept nogil:
 
 cdef inline void held_drop(Loop* loop, uint32_t count) noexcept nogil:
     """Takes the first off the list."""
+    if count == 0:
+        return
     loop.held_used -= count
     loop.waits -= count
     memmove(loop.held, loop.held + count, loop.held_used * sizeof(uint64_t))

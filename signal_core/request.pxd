@@ -75,7 +75,7 @@ cdef inline int line_check(const char* p, size_t n, size_t last_len, uint32_t mo
     if last_len > <size_t>(end - p):
         return LINE_GOOD
     size = end - p - start
-    if size == 0 or end[-1] != c'\r':
+    if size == 0 or (end - 1)[0] != c'\r':
         return 400
     return LINE_GOOD if line_words(p + start, size - 1) == size - 1 else 400
 

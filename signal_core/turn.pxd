@@ -113,12 +113,12 @@ cdef inline void line_drop(Line* line, uint32_t first) noexcept nogil:
     memmove(line.slots, line.slots + first, line.used * sizeof(uint32_t))
 
 
-cdef inline uint32_t turn_share(uint32_t waiting) noexcept nogil:
-    """Units of a turn, where so many connections have one in the iteration."""
+cdef inline uint32_t turn_share(int waiting) noexcept nogil:
+    """Units of a turn, where so many connections have one in the iteration; -1: none has."""
     cdef uint32_t share
     if not SE_RARE(waiting >= SHARE_TOTAL // FRAMES_PER_TURN):
         return FRAMES_PER_TURN
-    share = SHARE_TOTAL // (waiting + 1)
+    share = SHARE_TOTAL // (<uint32_t>waiting + 1)
     return share if share > SHARE_LEAST else SHARE_LEAST
 
 
