@@ -135,6 +135,7 @@ def ask(port: int) -> str:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.skipif("tsan" in Path(sys.executable).parts, reason="the web servers' Python has no ThreadSanitizer")
 @pytest.mark.parametrize("server", ["uvicorn", "gunicorn", "gunicorn --preload"])
 def test_workers_of_a_service(server: str, tmp_path: Path) -> None:
     """Each is a node; a client of one hears the clients and the programs of all, through one port. With --preload the
