@@ -65,7 +65,6 @@ def test_joins_of_the_program_wait() -> None:
         return many_rooms("SUB {} presence", "UNSUB {}", name=f"f{number}")
 
     async def main() -> None:
-        hears = {"on_presence": lambda told: None}
         async with Engine(
             listen="127.0.0.1:0", nats="off", loops=2, ttl=60, on_presence=lambda told: None
         ) as engine:
