@@ -13,7 +13,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 # The data path is one C unit, of which GCC would inline less the more there is of it.
-INLINE = ["inline-unit-growth=300", "large-function-growth=4000", "large-stack-frame-growth=4000"]
+INLINE = ["inline-unit-growth=1000", "large-function-growth=4000", "large-stack-frame-growth=4000"]
 INLINE = [part for each in [*INLINE, "max-inline-insns-single=500"] for part in ("--param", each)]
 FLAVOURS = {
     "release": (["-O3", "-g1", "-fno-plt", *INLINE], [], {}),

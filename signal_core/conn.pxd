@@ -11,7 +11,7 @@ from signal_core.counters cimport (
     C_DROPPED_EXPIRED, C_DROPPED_GONE, C_DROPPED_MEMORY, C_DROPPED_SLOW_PEER, C_WRITES,
 )
 from signal_core.frame cimport OP_CLOSE, OP_TEXT, frame_head_size, frame_put_head
-from signal_core.limits cimport CORK_MESSAGES
+from signal_core.limits cimport CORK_MESSAGES, LOOK_UNITS
 from signal_core.memory cimport MSG_SHARED, Msg, msg_free, msg_new, msg_new_heap
 from signal_core.queue cimport (
     WROTE_ALL, WROTE_NONE, loop_tell, queue_add, queue_advance, queue_expire, queue_pop_only, queue_to_heap,
@@ -27,7 +27,7 @@ from signal_core.sys cimport (
     EAGAIN, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, SE_RARE, SHUT_WR, close,
     epoll_ctl, epoll_event, errno, se_sub_relaxed, se_widened, send, shutdown,
 )
-from signal_core.turn cimport BYTES_SHIFT, LANE_DIRECT, LANE_SPREAD, lane_add, line_add, step_begin, step_is_over
+from signal_core.turn cimport LANE_DIRECT, LANE_SPREAD, lane_add, line_add, step_begin, step_look
 from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
 
 cdef enum:
@@ -287,9 +287,6 @@ cdef inline void conn_write(Loop* loop, Conn* c) noexcept nogil:
         conn_wrote_part(loop, c, sent)
         return
     loop.n[C_BYTES_OUT] += <uint64_t>sent
-    loop.work += 1
-    if SE_RARE(sent >> BYTES_SHIFT):
-        loop.work += <uint64_t>sent >> BYTES_SHIFT
     queue_pop_only(loop, &c.out)
 
 
@@ -432,14 +429,24 @@ cdef inline void conn_bye(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
 
 
 cdef inline void lane_flush(Loop* loop, int lane, uint64_t ns) noexcept nogil:
-    """Writes the queues of a lane, as many as there is time for."""
-    cdef uint32_t slot
+    """Writes the queues of a lane, as many as there is time for. Each is a unit of work, counted at each look at the
+    clock and at the end."""
+    cdef uint32_t slot, left = LOOK_UNITS
     cdef Conn* c
+    if loop.dirty_head[lane] == NO_SLOT:
+        return
     step_begin(loop, ns)
-    while loop.dirty_head[lane] != NO_SLOT and not step_is_over(loop):
+    while loop.dirty_head[lane] != NO_SLOT:
         slot = loop.dirty_head[lane]
         c = slab_conn(&loop.slab, slot)
         loop.dirty_head[lane] = c.out.next
         c.flags &= <uint16_t>~FLAG_DIRTY
         if not c.flags & FLAG_BLOCKED:
             conn_write(loop, c)
+        left -= 1
+        if SE_RARE(left == 0):
+            left = LOOK_UNITS
+            loop.work += LOOK_UNITS
+            if step_look(loop):
+                break
+    loop.work += LOOK_UNITS - left

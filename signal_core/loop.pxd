@@ -251,15 +251,22 @@ cdef inline int loop_wait(Loop* loop) noexcept nogil:
 
 
 cdef inline void loop_write(Loop* loop) noexcept nogil:
-    """Writes, tells fates, and writes the answers that this made, in the same iteration."""
-    if loop.dirty_head[LANE_DIRECT] != NO_SLOT:
-        lane_flush(loop, LANE_DIRECT, WRITE_NS)
-    if SE_RARE(loop.dirty_head[LANE_SPREAD] != NO_SLOT or loop.behind):
-        lane_flush(loop, LANE_SPREAD, SPREAD_NS)
-        behind_note(loop)
-    if loop.told_head != NULL:
+    """Writes, tells fates, and writes the answers that this made, in the same iteration. There is one call of
+    lane_flush, so that it is compiled in line."""
+    cdef int lane = LANE_DIRECT
+    cdef bint told = False
+    while True:
+        lane_flush(loop, lane, WRITE_NS if lane == LANE_DIRECT else SPREAD_NS)
+        if lane == LANE_SPREAD:
+            behind_note(loop)
+        elif SE_RARE(loop.dirty_head[LANE_SPREAD] != NO_SLOT or loop.behind) and not told:
+            lane = LANE_SPREAD
+            continue
+        if told or loop.told_head == NULL:
+            break
+        told = True
         loop_tell_all(loop)
-        lane_flush(loop, LANE_DIRECT, WRITE_NS)
+        lane = LANE_DIRECT
     if loop.linked != NULL and link_has_output(loop.linked):
         link_flush(loop)
 

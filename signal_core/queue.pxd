@@ -16,8 +16,7 @@ from signal_core.memory cimport (
 )
 from signal_core.slab cimport Queue
 from signal_core.state cimport CODE_EXPIRED, CODE_OK, Loop
-from signal_core.sys cimport EAGAIN, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, SE_RARE, errno, iovec, msghdr, send, sendmsg
-from signal_core.turn cimport BYTES_SHIFT
+from signal_core.sys cimport EAGAIN, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, errno, iovec, msghdr, send, sendmsg
 
 cdef enum:
     WROTE_ALL = 1
@@ -194,8 +193,6 @@ cdef inline int queue_write(Loop* loop, int fd, Queue* q, uint32_t rounds) noexc
             return WROTE_PART if errno == EAGAIN else WROTE_NONE
         loop.n[C_BYTES_OUT] += <uint64_t>sent
         loop.work += 1
-        if SE_RARE(sent >> BYTES_SHIFT):
-            loop.work += <uint64_t>sent >> BYTES_SHIFT
         queue_advance(loop, q, <size_t>sent)
         if <size_t>sent < want:
             return WROTE_PART

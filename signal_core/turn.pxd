@@ -1,7 +1,7 @@
 """Whose turn it is, and for how long: shares of an iteration, and the lists of connections that wait for theirs. L2.
 
-Work is counted in units, not in messages: a frame, an event, a write and each 4 KiB that it takes, an item of an inbox
-and each 64 deliveries that a fan-out attempts are a unit. A connection's turn is over after its share of units, a step
+Work is counted in units, not in messages: a frame, an event, a write, an item of an inbox, and each 64 deliveries that a
+fan-out attempts are a unit. A connection's turn is over after its share of units, a step
 of the iteration after its time. The clock is looked at every LOOK_UNITS units only, so it costs a message nothing.
 
 Connections with input left over wait in `ready`, and have their turns in order. One that has caused work which is not
@@ -26,7 +26,6 @@ from signal_core.sys cimport SE_RARE, se_load_relaxed, se_now_ns, se_store_relax
 cdef enum:
     LANE_DIRECT = 0           # messages to one peer, and the engine's own answers
     LANE_SPREAD = 1           # what fan-outs and presence queue
-    BYTES_SHIFT = 12          # a unit for each 4 KiB that is written
     STEP_SPENT = 0            # Loop.step_end: the step's time is over
     STEP_FRESH_BIT = 62       # ... and, with that time in the bits below: the clock was not looked at yet
 
