@@ -355,7 +355,7 @@ def test_a_failure_that_lasts_is_counted(caplog: pytest.LogCaptureFixture, monke
     for seconds in (0, 1, 58, 2, 1, 58, 2, 200):
         now[0] += seconds
         told.add("it failed", "", error)
-    fields = [(one.__dict__["fields"]["times"], bool(one.__dict__["trace"])) for one in told(caplog)]
+    fields = [(one.__dict__["fields"]["times"], bool(one.__dict__["trace"])) for one in caplog.records]
     assert fields == [(1, True), (3, False), (3, False), (1, True)]
     for number in range(10 * complaints.KINDS):
         told.add("it failed", f"reason {number}")
