@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import re
 import shutil
 import signal
@@ -159,13 +160,17 @@ def test_workers_of_a_service(server: str, tmp_path: Path) -> None:
         kit.until(meet, "there are clients of every worker", 60)
         first, *others = peers.values()
         for peer in others:
-            assert first.ask(f"TO {peer.address}", "across") == "ok"
+            kit.until(functools.partial(reaches, first, peer), "both are with NATS")
             assert next_from(peer, first.address) == b"across"
         node = ask(http)
         assert node in peers
         for peer in peers.values():
             assert next_from(peer, node + ".") == b"somebody asks for /page"
             peer.vanish()
+
+
+def reaches(sender: BarePeer, receiver: BarePeer) -> bool:
+    return sender.ask(f"TO {receiver.address}", "across") == "ok"
 
 
 def next_from(peer: BarePeer, sender: str) -> bytes | None:
