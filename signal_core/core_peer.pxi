@@ -62,7 +62,7 @@ cdef class Peer(Loops):
 
     def join_room(self, str room, str ref, bint presence):
         """"": joined, an ERR code: not. None: joined on this node, now or before, and a receipt for `ref` will tell
-        when NATS has it. `unavailable` while `joins_wait`."""
+        when NATS has it. `later`: as `joins_wait` says."""
         self.check()
         cdef bytes name = room.encode()
         cdef RoomEntry* entry
@@ -74,7 +74,7 @@ cdef class Peer(Loops):
         if comes and len(self.entries) >= self.hub.set.max_rooms:
             return code_name(CODE_TOO_MANY_ROOMS)
         if joins_wait(self.service):
-            return code_name(CODE_UNAVAILABLE)
+            return "later"
         service_begin(self.service)
         entry = self.enter_room(room, name) if comes else <RoomEntry*><uint64_t>self.entries[room]
         if entry != NULL:

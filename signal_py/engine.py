@@ -318,9 +318,14 @@ class Engine:
         """
         core = self._core_here()
         assert self._service is not None
-        await self._service.turn_to_join(self._config.ttl)
         ref = self._service.new_ref()
         code = _asked(core.join_room, room, ref, presence)
+        end = asyncio.get_running_loop().time() + self._config.ttl
+        while code == "later":  # others may be first each time that there is room
+            if not await self._service.turn_to_join(end):
+                code = "unavailable"
+            else:
+                code = _asked(core.join_room, room, ref, presence)
         if code is None:
             code = await self._service.receipt(ref, self._config.ttl + RECEIPT_MARGIN)
         _raise(code, lambda: why_not_room(room))

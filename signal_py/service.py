@@ -179,11 +179,15 @@ class Service:
         """Whether a receipt for it is waited for."""
         return ref in self._receipts
 
-    async def turn_to_join(self, timeout: float) -> None:
-        """Returns when the core has room for what a join causes; after so many seconds it may have none."""
-        end = self._loop.time() + timeout
-        while self._core.joins_wait and self._loop.time() < end:
+    async def turn_to_join(self, end: float) -> bool:
+        """Waits until the core has room for what a join causes; False where it has none up to that time of the loop's
+        clock."""
+        while True:
             await asyncio.sleep(JOIN_PAUSE)
+            if self._loop.time() >= end:
+                return False
+            if not self._core.joins_wait:
+                return True
 
     async def receipt(self, ref: str, timeout: float) -> str:
         """The code that answers `ref`, which is not outstanding: "" for OK, `timeout` after so many seconds.
