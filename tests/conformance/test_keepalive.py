@@ -48,7 +48,8 @@ def test_the_next_ping_comes_a_whole_interval_later() -> None:
 
 
 def sent_much(engine: kit.Engine) -> BarePeer:
-    """A client with a small socket that has read nothing so far of what waits for it in the engine's kernel buffer."""
+    """A client with a small socket that has read nothing so far of what waits for it in the kernel, whose buffers
+    `send_buffer=0` leaves as large as they get."""
     slow = BarePeer(engine.port, receive_buffer=4096)
     with BarePeer(engine.port) as sender:
         for i in range(MESSAGES):
@@ -64,7 +65,7 @@ def lost(engine: kit.Engine) -> int:
 
 def test_who_reads_slowly_answers_late_and_stays() -> None:
     """Its ping waits behind what takes it several times the patience to read."""
-    with kit.engine(loops=1, ping_interval=0.5, pong_timeout=1) as engine:
+    with kit.engine(loops=1, ping_interval=0.5, pong_timeout=1, send_buffer=0) as engine:
         slow = sent_much(engine)
         with slow:
             begun = time.monotonic()
@@ -80,7 +81,7 @@ def test_who_reads_slowly_answers_late_and_stays() -> None:
 
 def test_who_reads_nothing_is_gone() -> None:
     """Though its kernel goes on to say that it lives."""
-    with kit.engine(loops=1, ping_interval=0.5, pong_timeout=0.5) as engine:
+    with kit.engine(loops=1, ping_interval=0.5, pong_timeout=0.5, send_buffer=0) as engine:
         slow = sent_much(engine)
         until(lambda: lost(engine) == 1, "it is given up", limit=5)
         slow.vanish()
@@ -94,7 +95,7 @@ def cut_off(client: socket.socket) -> None:
 
 def test_whose_network_is_gone_has_one_patience() -> None:
     """Not a second one for what waits for it, of which nothing was acknowledged since the ping."""
-    with kit.engine(loops=1, ping_interval=1.5, pong_timeout=2) as engine:
+    with kit.engine(loops=1, ping_interval=1.5, pong_timeout=2, send_buffer=0) as engine:
         slow = sent_much(engine)
         begun = time.monotonic()
         cut_off(slow.wire.socket)
