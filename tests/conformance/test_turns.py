@@ -99,15 +99,15 @@ def test_joins_wait_for_their_listeners() -> None:
 
 def test_steps_end_by_their_time() -> None:
     """A step that has much to do goes on in the next iteration."""
-    with kit.engine(loops=1) as engine, several(engine.port, 8) as flood:
-        data = frame(TEXT, b"PING 1") * 20_000
+    with kit.engine(loops=1) as engine, several(engine.port, 32) as flood:
+        data = frame(TEXT, b"PING 1") * 10_000
         for peer in flood:
             peer.wire.socket.settimeout(60)
         with ExitStack() as stack:
             for peer in flood:
                 stack.enter_context(pouring(peer, data))
             for peer in flood:
-                drain(peer.wire.socket, 20_000 * len(b"\x81\x06PONG 1"))
+                drain(peer.wire.socket, 10_000 * len(b"\x81\x06PONG 1"))
         total = engine.stats()["total"]
         assert total["steps_cut"] > 0
         assert total["turns_delayed"] == 0
