@@ -127,7 +127,7 @@ def test_a_question_fails_by_what_nats_says_of_it() -> None:
 
 
 def test_each_line_of_the_pages_is_understood() -> None:
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     lines = re.findall(r"^(?: {4}|\$ )signal-engine (ctl .*)$", text, re.MULTILINE)
     assert {line.split()[1] for line in lines} == set(ctl.COMMANDS)

@@ -1,4 +1,4 @@
-"""`signal-engine token`, and the README's session with tokens."""
+"""`signal-engine token`, and the session with tokens of docs/auth.md."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ BKFAAz4ABAezsXR8O1O0f9+JDgtIgipdhQKiOshCH4FdGLEvEgyh5I043CtMpNxR
 RDwA/DwZrxTY0oP9pAqWGJX51Q==
 -----END EC PRIVATE KEY-----
 """  # for a curve that cryptography does not know
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "auth.md"
 
 
 def mint(*flags: str, **environment: str) -> str:
@@ -183,10 +183,10 @@ def test_callback_is_for_programs() -> None:
     assert done.returncode == 2 and "embed" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_the_readmes_session_with_tokens() -> None:
+def test_the_session_with_tokens_of_the_docs() -> None:
     """Each command of it, in its order; the engine is one of the test's."""
-    text = README.read_text(encoding="utf-8")
-    block = re.search(r"((?:    (?:export|signal-engine) .*\n)+)", text[text.index("## Users and tokens") :])
+    text = PAGE.read_text(encoding="utf-8")
+    block = re.search(r"((?:    (?:export|signal-engine) .*\n)+)", text[text.index("## Try it") :])
     assert block
     lines = [line.strip() for line in block[1].splitlines()]
     assert lines.pop(1) == "signal-engine serve --auth jwt &" and len(lines) == 6
