@@ -108,7 +108,7 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m signal_py.settings_doc > docs/settings.md
 
 sdist: $(VENV)/.tools
-	rm -rf signal_engine.egg-info
+	rm -rf signal_engine_ws.egg-info
 	$(BIN)/python setup.py -q sdist
 	@ls dist/*.tar.gz
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from contenders import HERE, nats_server
 
-PACKAGES = ("signal-engine", "socketify", "picows", "uvloop")
+PACKAGES = ("signal-engine-ws", "socketify", "picows", "uvloop")
 WRITTEN = ("bench/results", "docs")  # what is made of measurements: a change there is none of what is measured
 
 

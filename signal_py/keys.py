@@ -219,7 +219,7 @@ def require_jwt(what: str) -> None:
     try:
         import jwt  # noqa: F401
     except ImportError:
-        raise ConfigError(f"{what} needs PyJWT: pip install 'signal-engine[jwt]'.") from None
+        raise ConfigError(f"{what} needs PyJWT: pip install 'signal-engine-ws[jwt]'.") from None
 
 
 def _keys_of_file(path: str, named: str, refresh: float) -> Keys:

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 def _installed() -> str:
     try:
-        return version("signal-engine")
+        return version("signal-engine-ws")
     except PackageNotFoundError:
         return "0+unknown"
 

@@ -24,6 +24,7 @@ from signal_py.sources import load, read_file
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench" / "README.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), BENCH]
+GENERATED = {"build", "dist", "bin", "results", "node_modules", "__pycache__"}
 PLACES = {"port": "8080", "node": "bench", "nats": "off"}  # that the benchmarks fill in
 ALL = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 README = PAGES[0].read_text(encoding="utf-8")
@@ -170,3 +171,30 @@ def test_no_advice_replaces_an_editable_install() -> None:
     assert any(name.endswith("contenders.py") and advice == "pip install -e '.[bench]'\"" for name, advice in told)
     for name, advice in told:
         assert not re.search(r"install '?\.", advice), (name, advice)
+
+
+def texts_of(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Every text of the repository, with its path; not what was built, installed or measured."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if path.name not in GENERATED and (path.name[0] != "." or path.name == ".ci"):
+                yield from texts_of(path)
+        elif path.suffix not in {".so", ".png", ".gz"}:
+            yield path, path.read_text(encoding="utf-8")
+
+
+def others_package(text: str) -> list[str]:
+    """Every place that has pip fetch the package of PyPI that has our command's name; pip takes -, _ and . for one."""
+    name = r"\bsignal[-_.]engine\b(?![-_.]ws\b)"
+    return re.findall(rf"pip3? (?:install|download)\b[^`\n]*{name}(?!/)[^`\n]*|{name}\[[^`\n]*", text, re.IGNORECASE)
+
+
+def test_no_text_advises_the_package_of_somebody_else() -> None:
+    for advice in ("pip install {}", "pip3 install -U {}", "python -m pip install '{}'", "needs '{}[jwt]'"):
+        for name in ("signal-engine", "signal_engine", "Signal.Engine"):
+            assert others_package(advice.format(name))
+        assert not others_package(advice.format("signal-engine-ws"))
+    seen = dict(texts_of(ROOT))
+    assert {ROOT / "README.md", ROOT / "Makefile", ROOT / "signal_py" / "version.py"} <= seen.keys()
+    assert {str(path): found for path, text in seen.items() if (found := others_package(text))} == {}
+    assert any("pip install 'signal-engine-ws[jwt]'" in text for text in seen.values())

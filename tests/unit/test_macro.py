@@ -160,7 +160,7 @@ def test_a_result_tells_what_it_was_measured_on():
     assert set(about) == {"date", "machine", "versions"}
     assert about["machine"]["kernel"] and about["machine"]["cores"] >= 1
     assert about["machine"]["memory"].endswith("kB")
-    assert {"python", "signal-engine"} <= set(about["versions"])
+    assert {"python", "signal-engine-ws"} <= set(about["versions"])
     if shutil.which("cc"):
         assert re.fullmatch(r"\d[\d.]*", about["versions"]["cc"])
 
