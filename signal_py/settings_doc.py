@@ -9,27 +9,47 @@ from signal_py.settings import SETTINGS
 HEAD = """\
 # Settings
 
-Every setting is a flag of `signal-engine serve`, a variable, and a key of the TOML file that `--config FILE`
-or `SIGNAL_ENGINE_CONFIG` names (the flag without its dashes). Flags win over variables, those over the file.
-`signal_py.Engine` takes each as a keyword, with underscores: `max_message=4096`. There `listen` is
-`127.0.0.1:0` and `nats` is `off` unless you say otherwise, and the log settings have no effect.
+Every setting is a flag of `signal-engine serve`, an environment variable, and a key of the TOML file that
+`--config FILE` or `SIGNAL_ENGINE_CONFIG` names. A key is the flag without its dashes. Flags override variables,
+and variables override the file.
 
     # engine.toml
     listen = ["0.0.0.0:8080", "[::]:8080"]
     nats = ["nats://a.example:4222", "nats://b.example:4222"]
     max-message = 16384
 
-Times are in seconds and may have decimals; all but `ttl` are kept to a tenth of a second. A list may be a
-flag several times, or one text with commas. Give secrets by variable or file: other users can see flags.
-
+* Times are in seconds and may have decimals. All of them except `ttl` have a resolution of 0.1 s.
+* To give a list, repeat the flag or separate the values by commas.
+* Pass secrets by variable or file: other users of the machine can see flags.
+* `signal_py.Engine` takes each setting as a keyword, with underscores: `max_message=4096`. Its defaults differ for
+  `listen` (`127.0.0.1:0`) and `nats` (`off`). The log settings have no effect there.
+"""
+TABLE = """
 | flag | variable | default | bounds | meaning |
 |---|---|---|---|---|
 """
+GROUPS = {  # by their first setting
+    "listen": "Listening",
+    "node": "Cluster and NATS",
+    "max-message": "Messages",
+    "max-connections": "Connections and rates",
+    "handshake-timeout": "Timeouts",
+    "backlog-bytes": "Queues and memory",
+    "close-timeout": "Stopping and draining",
+    "auth": "Authentication and origins",
+    "admin": "Administration and log",
+}
 
 
 def document() -> str:
     """The text of docs/settings.md."""
-    return HEAD + "".join(_row(setting) for setting in SETTINGS.values())
+    return HEAD + "".join(_group(setting) + _row(setting) for setting in SETTINGS.values())
+
+
+def _group(setting: Setting) -> str:
+    """The heading of the group that begins with this setting, "" if none does."""
+    title = GROUPS.get(setting.name)
+    return f"\n## {title}\n{TABLE}" if title else ""
 
 
 def _row(setting: Setting) -> str:
