@@ -20,7 +20,7 @@
 #   make check-sdist  builds a wheel of it and one of the checkout, and compares them
 #   make clean   removes what was built, but for .venv
 #
-# TESTS=tests/unit restricts test, asan, tsan and debug; ARGS=… is added to what is run. All tests are run by
+# TESTS=tests/core restricts test, asan, tsan and debug; ARGS=… is added to what is run. All tests are run by
 # WORKERS=4 processes at once, since most of them wait most of the time; what TESTS names by one, unless WORKERS is
 # given. RUNS=3 and SECONDS=15 are those of bench-performance; SECONDS=600 and QUIET=60 (of pings only) those of
 # bench-scale.
@@ -29,7 +29,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CC ?= cc
 TESTS ?= tests
-TSAN_TESTS ?= $(if $(filter tests,$(TESTS)),tests/library tests/conformance tests/cluster,$(TESTS))
+TSAN_TESTS ?= $(if $(filter tests,$(TESTS)),tests/library tests/conformance tests/node tests/cluster,$(TESTS))
 WORKERS ?= $(if $(filter tests,$(TESTS)),4,0)
 ARGS ?=
 N ?= 1000000
@@ -116,7 +116,7 @@ check-sdist: sdist
 	rm -rf build/wheels
 	$(PIP) wheel -q --no-deps --no-build-isolation --wheel-dir build/wheels/checkout .
 	$(PIP) wheel -q --no-deps --no-build-isolation --wheel-dir build/wheels/sdist "$$(ls -t dist/*.tar.gz | head -n 1)"
-	$(BIN)/python tests/compare_wheels.py build/wheels/*/*.whl
+	$(BIN)/python tests/support/compare_wheels.py build/wheels/*/*.whl
 
 clean:
 	rm -rf build dist *.egg-info signal_core/*.so $(VENV)/.installed
@@ -163,8 +163,8 @@ asan: build/asan/.built
 	$(SANITIZED) -o timeout=300 $(TESTS) $(ARGS)
 
 # An extension can't bring ThreadSanitizer into a Python that has none: this Python has it.
-build/tsan/python: tests/tsan_main.c build/tsan/.built
-	$(CC) -fsanitize=thread -o $@ $< $$($(BIN)/python tests/embed_flags.py)
+build/tsan/python: tests/support/tsan_main.c build/tsan/.built
+	$(CC) -fsanitize=thread -o $@ $< $$($(BIN)/python tests/support/embed_flags.py)
 
 tsan: build/tsan/python
 	PYTHONPATH=$(CURDIR)/build/tsan/lib:$(SITE) TSAN_OPTIONS=die_after_fork=0:exitcode=66 \

@@ -32,7 +32,7 @@ from kept import add_json, keep_forms
 from servers import many_descriptors, private
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import kit  # noqa: E402
 from wire import Wire, request  # noqa: E402

@@ -31,7 +31,7 @@ from typing import Any
 from kept import add_json, keep
 from servers import many_descriptors, processor
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 
 import kit
 

@@ -1,5 +1,5 @@
 """Shows the logs of engines and nats-servers where a test fails, clears them away after it, and gives a test that is
-marked `alone` the machine while other processes (pytest-xdist's) run tests."""
+marked `alone` the machine while other processes (pytest-xdist's) run tests. Engines that many tests share."""
 
 import contextlib
 import fcntl
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 import kit
+from peers import CLIENTS, Peer
 
 # An example may take long on a busy machine: a hang is what a test's timeout is for.
 settings.register_profile("patient", settings(), deadline=None)
@@ -66,3 +67,16 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
             kit.started.remove(process)
             process.remove()
     return result
+
+
+@pytest.fixture(scope="session", params=[1, 3], ids=["1loop", "3loops"])
+def node(request: pytest.FixtureRequest) -> Iterator[kit.Engine]:
+    """An engine with every setting at its default, on one loop and on several."""
+    with kit.engine(nats="off", loops=request.param) as engine:
+        yield engine
+
+
+@pytest.fixture(params=list(CLIENTS))
+def client(request: pytest.FixtureRequest) -> type[Peer]:
+    """A WebSocket client of the engine's users."""
+    return CLIENTS[request.param]

@@ -21,7 +21,7 @@ from signal_py.config import make_config
 from signal_py.settings import Config
 from signal_py.sources import load, read_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench" / "README.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), BENCH]
 GENERATED = {"build", "dist", "bin", "results", "node_modules", "__pycache__"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "previous"
 INPUTS = ("signal_core", "signal_py", "setup.py", "pyproject.toml")  # what a wheel is made of
 BUILD_TIMEOUT = 600.0  # seconds

@@ -15,10 +15,9 @@ import macro
 import results
 import scale
 import scale_figures
+from bench_tools import BUILT, built, environment, loaded
 from peers import BarePeer, ledgers_hold
 from wire import until
-
-from .tools import BUILT, built, environment, loaded
 
 pytestmark = pytest.mark.timeout(300)  # the first test waits for the build
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .tools import make
+from bench_tools import make
 
 
 def compiler(folder: Path, script: str) -> str:

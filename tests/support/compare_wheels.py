@@ -1,6 +1,6 @@
 """Compares a wheel of the checkout with one of the sdist: the same files, of the same content, and no sources in C.
 
-    python tests/compare_wheels.py ONE.whl OTHER.whl
+    python tests/support/compare_wheels.py ONE.whl OTHER.whl
 
 Compiled files are compared by name only: they name the folder in which they were built.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "signal_core").glob("*.pxd"))
 LAYERED = [source.stem for source in SOURCES]
 MARK = re.compile(r" L([0-4])\.(?=\s|$)")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "threads.md").read_text(encoding="utf-8")
 NAME = re.compile(r"^ {4}((?:KIND|EVENT)_\w+) = \d+", re.MULTILINE)
 FRAMED = "each is of one cause that the page names, and that waits for it: nobody can cause another meanwhile"
@@ -13,17 +13,17 @@ FRAMED = "each is of one cause that the page names, and that waits for it: nobod
 # The test that floods it, by file and name; or why there is none.
 FLOODED = {
     "KIND_FRAME": "never posted",
-    "KIND_TO": "tests/conformance/test_floods.py::test_receipts_are_held_to_what_their_loop_takes",
+    "KIND_TO": "tests/node/test_floods.py::test_receipts_are_held_to_what_their_loop_takes",
     "KIND_ROOM": "tests/cluster/test_presence_asking.py::test_a_full_inbox_of_a_loop_is_told_to_its_listeners",
     "KIND_NEWS": "tests/cluster/test_presence_asking.py::test_a_full_inbox_of_a_loop_is_told_to_its_listeners",
     "KIND_NATS": "tests/cluster/test_floods.py::test_presence_for_nats_is_bounded",
-    "KIND_SYNC": "tests/conformance/test_floods.py::test_rooms_that_come_and_go_are_held_to_what_the_link_takes",
-    "KIND_ASK": "tests/conformance/test_floods.py::test_questions_of_clients_are_one_for_all",
+    "KIND_SYNC": "tests/node/test_floods.py::test_rooms_that_come_and_go_are_held_to_what_the_link_takes",
+    "KIND_ASK": "tests/node/test_floods.py::test_questions_of_clients_are_one_for_all",
     "KIND_AWAIT": "tests/cluster/test_floods.py::test_very_many_that_await_nats_are_refused",
     "KIND_SERVICE": "tests/library/test_floods.py::test_joins_of_the_program_wait",
     "KIND_RECEIPT": "tests/cluster/test_floods.py::test_receipts_from_nats_are_bounded",
     "KIND_QUESTION": "tests/cluster/test_floods.py::test_questions_of_other_nodes_are_bounded",
-    "KIND_VERDICT": "tests/conformance/test_floods.py::test_verdicts_wait_for_what_they_cause",
+    "KIND_VERDICT": "tests/node/test_floods.py::test_verdicts_wait_for_what_they_cause",
     "KIND_KICK": "tests/library/test_floods.py::test_orders_of_the_program_are_bounded",
     "KIND_INQUIRY": "tests/library/test_floods.py::test_orders_of_the_program_are_bounded",
     "KIND_SNAPSHOT": FRAMED,
@@ -38,8 +38,8 @@ FLOODED = {
     "EVENT_TAKEN": FRAMED,
     "EVENT_NATS_ERROR": "tests/cluster/test_nats_info.py::test_errors_without_end",
     "EVENT_LOG": FRAMED,
-    "EVENT_FREED": "tests/conformance/test_memory_back.py::test_a_busy_engine_is_not_trimmed_again_and_again",
-    "EVENT_ASK": "tests/conformance/test_floods.py::test_verdicts_wait_for_what_they_cause",
+    "EVENT_FREED": "tests/node/test_memory_back.py::test_a_busy_engine_is_not_trimmed_again_and_again",
+    "EVENT_ASK": "tests/node/test_floods.py::test_verdicts_wait_for_what_they_cause",
     "EVENT_LISTED": "tests/library/test_floods.py::test_orders_of_the_program_are_bounded",
     "EVENT_CONNECTED": "tests/library/test_floods.py::test_hooks_that_are_too_slow_lose_events",
     "EVENT_DISCONNECTED": "tests/library/test_floods.py::test_hooks_that_are_too_slow_lose_events",

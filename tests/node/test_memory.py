@@ -150,7 +150,7 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refusal:
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         pytest.skip("there is no C compiler")
-    source = Path(__file__).parents[1] / "refuse_memory.c"
+    source = Path(__file__).parents[1] / "support" / "refuse_memory.c"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
     before = os.environ.get("LD_PRELOAD", "")
     monkeypatch.setenv("LD_PRELOAD", f"{library} {before}".strip())

@@ -14,10 +14,9 @@ import pytest
 
 import contenders
 import macro
+from bench_tools import BUILT, built, loaded
 from peers import BarePeer, WebsocketsPeer, several
 from wire import BINARY, TEXT, fresh, until
-
-from .tools import BUILT, built, loaded
 
 pytestmark = pytest.mark.timeout(300)  # Go's first build compiles its library, too
 
