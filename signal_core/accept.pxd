@@ -4,12 +4,12 @@ Nobody is reset who could have been told: out of places, memory or descriptors, 
 hears 503, our side is shut down, and what it said is read before it is closed.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from signal_core.counters cimport (
     C_ACCEPTED_SOCKETS, C_ACCEPT_LEFT, C_ADDRESS_LIMITED, C_HANDSHAKES_REFUSED, C_LISTENERS_PAUSED, C_SHED,
 )
-from signal_core.conn cimport conn_give_place, conn_say_last, socket_say_last
+from signal_core.conn cimport conn_give_place, conn_say_last, conn_watch, socket_say_last
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
     ACCEPTS, ACCEPT_WAIT_MS, DRAIN_TICKS, HEALTH_TICKS, PARK_LOOKS, READ_BUFFER, UPGRADE_ANSWER,
@@ -21,14 +21,14 @@ from signal_core.parking cimport (
 )
 from signal_core.response cimport upgrade_answer, upgrade_refuse
 from signal_core.session cimport session_read
-from signal_core.slab cimport CONN_HANDSHAKE, FLAG_PLACE, Conn, slab_free, slab_take
+from signal_core.slab cimport CONN_DEAD, CONN_HANDSHAKE, FLAG_PAUSED, FLAG_PLACE, Conn, slab_free, slab_take
 from signal_core.state cimport MARK_LISTENER, Hub, Loop, Lot, loop_ms
 from signal_core.sys cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC,
     O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
     se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_peer_left, se_refuse_syns,
 )
-from signal_core.upgrade cimport STATUS_HEALTH, Upgrade, upgrade_parse
+from signal_core.upgrade cimport STATUS_HEALTH, STATUS_MOST, Upgrade, upgrade_parse
 from signal_core.wheel cimport wheel_arm
 
 cdef enum:
@@ -72,13 +72,16 @@ cdef inline void turn_away(Loop* loop, Conn* c, int status) noexcept nogil:
     """Turns a connection away whose head was not answered: it hears 503, 429 or 408, and has the time to."""
     cdef char text[512]
     cdef size_t n = upgrade_refuse(status, text, UPGRADE_ANSWER)
-    if status == 503:
+    if status % STATUS_MOST == 503:
         loop.n[C_SHED] += 1
     elif status == 429:
         loop.n[C_HANDSHAKES_REFUSED] += 1
     buffer_free(loop, c.pending)
     c.pending = NULL
     conn_say_last(loop, c, text, n)
+    if c.flags & FLAG_PAUSED and c.state != CONN_DEAD:  # what it says is read, and thrown away
+        c.flags &= <uint16_t>~FLAG_PAUSED
+        conn_watch(loop, c)
 
 
 # -- out of descriptors --
@@ -166,7 +169,7 @@ cdef inline void loop_hesitate(Loop* loop, Conn* c, int status) noexcept nogil:
     """Turns a new connection away for a limit, once its head is there and asks for no health check: HEALTHS_PER_TICK
     have HEALTH_TICKS for their head where it is not there yet. It has no place of max-connections meanwhile."""
     conn_give_place(loop, c)
-    c.denied = <uint8_t>(status - 400)
+    c.phase.arriving.refusal = <uint8_t>(status - 400)
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + HEALTH_TICKS)
     session_read(loop, c)
     if c.state == CONN_HANDSHAKE and (loop.shut or not health_allowed(loop)):

@@ -269,6 +269,7 @@ cdef inline void auth_open(Loop* loop, Conn* c, const Msg* msg) noexcept nogil:
     kept.used -= <uint32_t>head
     if kept.used:
         memmove(kept.data, kept.data + head, kept.used)
+        kept.since = loop.tick
     else:
         buffer_free(loop, kept)
         c.pending = NULL

@@ -18,9 +18,9 @@ from signal_core.queue cimport (
     queue_write,
 )
 from signal_core.slab cimport (
-    CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DIRTY, FLAG_DONE, FLAG_GAP,
-    FLAG_LAST, FLAG_LEAVING, FLAG_PAUSED, FLAG_PLACE, FLAG_READY, FLAG_WEBSOCKET, FLAG_WHOLE, NO_SLOT, Brief, Conn,
-    Cold, Extra, slab_cold, slab_conn, slab_find, slab_whole,
+    CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DELAYED, FLAG_DIRTY, FLAG_DONE,
+    FLAG_GAP, FLAG_LAST, FLAG_LEAVING, FLAG_PAUSED, FLAG_PLACE, FLAG_READY, FLAG_WEBSOCKET, FLAG_WHOLE, NO_SLOT, Brief,
+    Conn, Cold, Extra, slab_cold, slab_conn, slab_find, slab_whole,
 )
 from signal_core.state cimport CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
 from signal_core.sys cimport (
@@ -80,7 +80,7 @@ cdef inline Brief* conn_brief(Loop* loop, Conn* c) noexcept nogil:
 cdef inline void conn_watch(Loop* loop, Conn* c) noexcept nogil:
     """Tells epoll what we wait for."""
     cdef epoll_event event
-    event.events = 0 if c.flags & FLAG_PAUSED else EPOLLIN
+    event.events = 0 if c.flags & (FLAG_PAUSED | FLAG_DELAYED) else EPOLLIN
     if c.flags & FLAG_BLOCKED:
         event.events |= EPOLLOUT
     event.data.u64 = (<uint64_t>c.slot << 32) | c.tag

@@ -58,6 +58,7 @@ cdef class Loops:
         hub.set.ping = ticks(s["ping_ms"])
         hub.set.pong = ticks(s["pong_ms"])
         hub.set.stall = ticks(s["stall_ms"])
+        hub.set.message = ticks(s["message_ms"]) if s["message_ms"] else 0
         hub.set.close = ticks(s["close_ms"])
         hub.set.ttl_ms = s["ttl_ms"]
         hub.set.backlog_messages = s["backlog_messages"]

@@ -98,6 +98,11 @@ cdef class Peer(Loops):
         return entry
 
     @property
+    def nodes(self):
+        """How many other nodes are heard of on NATS."""
+        return se_load_relaxed(&self.hub.nodes)
+
+    @property
     def joins_wait(self):
         """Whether so many words wait for the link's loop that a join has to wait, too."""
         return joins_wait(self.service)

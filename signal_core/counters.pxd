@@ -108,4 +108,5 @@ cdef enum:
     C_TURNS_DELAYED = 89      # times that a connection waited until what it had caused was done
     C_STEPS_CUT = 90          # steps of an iteration that ended by their time
     C_MEMORY_TRIMS = 91       # times that a loop had freed memory given back to the system
-    C_COUNT = 92
+    C_MESSAGES_LATE = 92      # connections closed with 1008: message-timeout
+    C_COUNT = 93

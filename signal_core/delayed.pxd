@@ -5,19 +5,17 @@ or posted to a crowded loop, is delayed: it is not read until every such deliver
 that this one crowded is crowded any more. While that goes on, the one that waited longest has a turn every DELAY_MS.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t
 from signal_core.conn cimport conn_kill, conn_ready, conn_watch
 from signal_core.counters cimport C_TURNS_DELAYED
 from signal_core.limits cimport DELAY_MS
-from signal_core.slab cimport CONN_DEAD, FLAG_BLOCKED, FLAG_READY, NO_SLOT, Conn, slab_conn
+from signal_core.slab cimport CONN_DEAD, FLAG_DELAYED, FLAG_READY, NO_SLOT, Conn, slab_conn
 from signal_core.state cimport Loop, loop_ms
-from signal_core.sys cimport EPOLLOUT, EPOLL_CTL_MOD, epoll_ctl, epoll_event
 from signal_core.turn cimport LANE_SPREAD, crowds_remain, line_add, line_drop, line_room
 
 
 cdef inline void conn_delay(Loop* loop, Conn* c) noexcept nogil:
     """Its input is left alone, also by epoll, which would report it again and again."""
-    cdef epoll_event event
     if loop.delayed.used == 0:
         loop.delayed_ms = loop_ms(loop)
     if not line_add(&loop.delayed, c):
@@ -25,9 +23,8 @@ cdef inline void conn_delay(Loop* loop, Conn* c) noexcept nogil:
         return
     loop.waits += 1
     loop.n[C_TURNS_DELAYED] += 1
-    event.events = EPOLLOUT if c.flags & FLAG_BLOCKED else 0
-    event.data.u64 = (<uint64_t>c.slot << 32) | c.tag
-    epoll_ctl(loop.epoll, EPOLL_CTL_MOD, c.fd, &event)
+    c.flags |= FLAG_DELAYED
+    conn_watch(loop, c)
 
 
 cdef inline void delayed_release(Loop* loop) noexcept nogil:
@@ -45,7 +42,7 @@ cdef inline void delayed_release(Loop* loop) noexcept nogil:
         return
     for i in range(n):
         c = slab_conn(&loop.slab, loop.delayed.slots[i])
-        c.flags &= <uint16_t>~FLAG_READY
+        c.flags &= <uint16_t>~(FLAG_READY | FLAG_DELAYED)
         conn_ready(loop, c)
         if c.state != CONN_DEAD:
             conn_watch(loop, c)

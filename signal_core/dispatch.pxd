@@ -56,9 +56,9 @@ cdef inline void sub_undo(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
     if c.state != CONN_JOINING:
         return
     if msg.code == CODE_DENIED:  # told after HELLO; UPGRADE_MAX_ROOMS at most, in all
-        c.denied += 1
+        c.phase.joining.denied += 1
     else:
-        c.utf8 += 1
+        c.phase.joining.over += 1
 
 
 cdef inline void loop_receipt(Loop* loop, Msg* msg) noexcept nogil:

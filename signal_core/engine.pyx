@@ -77,7 +77,7 @@ class TlsError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 92)
+    SE_STATIC_ASSERT(C_COUNT == 93)
     memory_check_layout()
     table_check_layout()
     slab_check_layout()

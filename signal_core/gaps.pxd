@@ -4,10 +4,15 @@ from libc.stdint cimport uint32_t, uint64_t
 from signal_core.conn cimport conn_missed, conn_of
 from signal_core.counters cimport C_GAPS_UNTOLD
 from signal_core.inbox cimport inbox_wake
+from signal_core.limits cimport GAPS_PER_TURN
 from signal_core.missed cimport Missing, missed_add, missed_take
 from signal_core.rooms cimport MARK_NONE, NO_ROOM, Member, members_of, rooms_find_serial
 from signal_core.slab cimport CONN_OPEN, Conn, slab_conn
 from signal_core.state cimport Loop
+from signal_core.turn cimport spread_work
+
+cdef enum:
+    GAP_NOT_BEGUN = 0xffffffff    # Loop.gap_left: every member
 
 
 cdef inline uint64_t listeners_key(uint64_t serial) noexcept nogil:
@@ -29,25 +34,42 @@ cdef inline void gap_tell(Loop* loop, Conn* c, uint64_t count) noexcept nogil:
         conn_missed(loop, c, count)
 
 
-cdef inline void gap_tell_room(Loop* loop, const Missing* missing) noexcept nogil:
-    """To all members on this loop, or those who listen."""
+cdef inline uint32_t gap_tell_room(Loop* loop, const Missing* missing, uint32_t left, uint32_t* budget) noexcept nogil:
+    """To a room's first `left` members on this loop, or those of them who listen, from the last on, while the budget
+    lasts. Returns how many are left: a gap in the list is closed with the last, so none that stays is left out."""
     cdef uint64_t serial = missing.key & ~listeners_key(0)
-    cdef uint32_t i, room = rooms_find_serial(&loop.rooms, missing.hash, serial)
+    cdef uint32_t room = rooms_find_serial(&loop.rooms, missing.hash, serial)
     cdef const Member* members
     if room == NO_ROOM:
-        return
+        return 0
     members = members_of(&loop.rooms, room)
-    for i in range(loop.rooms.rooms[room].count):
-        if serial == missing.key or members[i].mark != MARK_NONE:
-            gap_tell(loop, slab_conn(&loop.slab, members[i].slot), missing.count)
+    if left > loop.rooms.rooms[room].count:
+        left = loop.rooms.rooms[room].count
+    while left and budget[0]:
+        left -= 1
+        budget[0] -= 1
+        if serial == missing.key or members[left].mark != MARK_NONE:
+            gap_tell(loop, slab_conn(&loop.slab, members[left].slot), missing.count)
+    return left
 
 
 cdef inline void gaps_tell(Loop* loop) noexcept nogil:
-    """Once a tick, where there are any: to the peers, and to the members of the rooms on this loop."""
-    cdef Missing taken[768]
-    cdef uint32_t i, n = missed_take(&loop.missed, taken)
-    for i in range(n):
-        if taken[i].hash == 0:
-            gap_tell(loop, conn_of(loop, taken[i].key), taken[i].count)
+    """To the peers, and to the members of the rooms on this loop, GAPS_PER_TURN an iteration; what was missed meanwhile
+    is taken up when these have been told."""
+    cdef uint32_t budget = GAPS_PER_TURN
+    cdef const Missing* missing
+    if loop.gaps_used == 0:
+        loop.gaps_used = missed_take(&loop.missed, loop.gaps)
+        loop.gap_left = GAP_NOT_BEGUN
+    while loop.gaps_used and budget:
+        missing = &loop.gaps[loop.gaps_used - 1]
+        budget -= 1
+        if missing.hash == 0:
+            gap_tell(loop, conn_of(loop, missing.key), missing.count)
+            loop.gap_left = 0
         else:
-            gap_tell_room(loop, &taken[i])
+            loop.gap_left = gap_tell_room(loop, missing, loop.gap_left, &budget)
+        if loop.gap_left == 0:
+            loop.gaps_used -= 1
+            loop.gap_left = GAP_NOT_BEGUN
+    spread_work(loop, GAPS_PER_TURN - budget)

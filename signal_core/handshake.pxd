@@ -78,8 +78,8 @@ cdef inline void over_note(Loop* loop, const Upgrade* u) noexcept nogil:
 # -- the head --
 
 cdef inline void handshake_turned(const Conn* c, Upgrade* u) noexcept nogil:
-    """Of one that is over a limit (Conn.denied): its head is there, and asks for no health check."""
-    u.status = 400 + c.denied
+    """Of one that is over a limit (Arriving.refusal): its head is there, and asks for no health check."""
+    u.status = 400 + c.phase.arriving.refusal
     u.why = NULL
 
 
@@ -94,7 +94,7 @@ cdef inline size_t handshake_input(Loop* loop, Conn* c, uint8_t* p, size_t n, si
         over_note(loop, &u)
     if head > 0 and loop.shut:
         u.status = 503
-    elif SE_RARE(c.denied) and u.status != STATUS_HEALTH:
+    elif SE_RARE(c.phase.arriving.refusal) and u.status != STATUS_HEALTH:
         handshake_turned(c, &u)
     if u.status == 0 and u.query_len and joins_wait(loop):
         conn_hold(loop, c)

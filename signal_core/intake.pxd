@@ -59,6 +59,7 @@ cdef inline Buffer* buffer_grown(Loop* loop, Buffer* buffer, size_t need, size_t
         return NULL
     if buffer == NULL:
         grown.used = 0
+        grown.since = loop.tick
     grown.size = <uint32_t>size
     loop.n[C_INPUT_BYTES] += size - before
     if loop.n[C_INPUT_BYTES] > loop.kept:  # it may be gone within a tick

@@ -46,6 +46,8 @@ cdef enum:
     CROWD_ROOMS = 32               # messages of rooms and presence in another loop's inbox, before who fills it waits,
     CROWD_MESSAGES = 1024          # ... and of others;
     DELAY_MS = 2                   # ... one of those that wait has a turn that often all the same
+    LINE_KEPT = 4096               # places of a list of connections that wait: a longer one is freed once it is empty
+    GAPS_PER_TURN = 1024           # members of rooms told an iteration that they missed something, and rooms besides
     GOODBYES_PER_TURN = 1024       # connections told or closed an iteration, at a stop and in a drain
     INBOX_PER_TURN = 4096          # inbox items taken an iteration
     TIMERS_PER_TURN = 256          # timers looked at an iteration: each may be a ping, and so a write;
@@ -115,6 +117,7 @@ cdef enum:
     # -- behaviour --
     STRIKES = 100                  # malformed messages ...
     STRIKE_WINDOW_TICKS = 100      # ... in 10 s close a connection with 1008
+    PART_AGAIN_TICKS = 10          # that a message in part has at least once its connection is read again: 1 s
     NATS_PONGS = 16                # PINGs of NATS answered at once; more are not
     NATS_ERRORS_TOLD = 10          # -ERRs a second that Python is told one by one; more are counted
     DENIED_SUBJECTS = 256          # subjects that NATS refused, remembered while connected

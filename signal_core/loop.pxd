@@ -194,7 +194,7 @@ cdef inline void loop_reap(Loop* loop, uint32_t units) noexcept nogil:
 
 cdef inline bint loop_has_work(const Loop* loop) noexcept nogil:
     """Whether there is work for the next iteration already; the link's is told by link_patience."""
-    return (loop.taken != NULL or loop.questions != NULL or loop.aside != NULL or loop.ready.used
+    return (loop.taken != NULL or loop.questions != NULL or loop.aside != NULL or loop.gaps_used or loop.ready.used
             or lanes_wait(loop) or loop.told_head != NULL or loop.dead != NO_SLOT
             or loop.overdue or (loop.shut and loop_leaves(loop)))
 
@@ -321,10 +321,12 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     if loop.ready.used:
         loop_ready(loop)
     loop_timers(loop)
+    if SE_RARE(loop.gaps_used):
+        gaps_tell(loop)
     if loop.tick != before:
         if loop.looks_away:
             loop_look_again(loop)
-        if missed_any(&loop.missed):
+        if missed_any(&loop.missed) and loop.gaps_used == 0:
             gaps_tell(loop)
         if SE_RARE(over_any(loop.hub)):
             over_tell(loop)

@@ -7,7 +7,7 @@ COUNTERS = (
     ("accepted_sockets", "counter", "sockets accepted"),
     ("handshakes_refused", "counter", "handshakes answered with an HTTP error"),
     ("handshakes_timed_out", "counter", "sockets closed because their handshake did not come in time"),
-    ("shed", "counter", "sockets turned away: no descriptor, no memory, over max-connections, or at a stop"),
+    ("shed", "counter", "sockets turned away: no descriptor, memory or time, over max-connections, or at a stop"),
     ("pings_sent", "counter", "keepalive pings sent"),
     ("peers_lost", "counter", "connections closed because no byte came in answer to a ping"),
     ("stalled", "counter", "connections closed with 4008: they took nothing for stall-timeout"),
@@ -97,4 +97,5 @@ COUNTERS = (
     ("turns_delayed", "counter", "times that a client with more input waited until what it had caused was done"),
     ("steps_cut", "counter", "steps of a loop's iteration that ended by their time, and went on in the next"),
     ("memory_trims", "counter", "times that a loop had freed memory given back to the system"),
+    ("messages_late", "counter", "connections closed with 1008: a message did not arrive within message-timeout"),
 )

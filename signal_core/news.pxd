@@ -207,7 +207,17 @@ cdef inline bint change_is_good(const char* text, size_t n) noexcept nogil:
 
 
 cdef inline void changes_tell(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
-    """Tells the listeners on this node of joins and leaves: a frame a line."""
+    """Tells the listeners on this node of joins and leaves, in pieces of MEMBERS_TEXT bytes."""
+    cdef size_t size
+    while n:
+        size = lines_up_to(text, n, MEMBERS_TEXT)
+        changes_tell_piece(loop, entry, text, size)
+        text += size
+        n -= size
+
+
+cdef inline void changes_tell_piece(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
+    """A frame a line: fewer than 65,536, which Msg.ttl_end counts."""
     cdef size_t at = 0, lines = 0, size, verb, body
     cdef uint8_t* out
     cdef Msg* msg

@@ -68,7 +68,7 @@ cdef inline int session_user(Loop* loop, Conn* c, const uint8_t* user, uint32_t 
     c.flags |= FLAG_USER
     waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0, False)
     if waits == AWAIT_IT:
-        c.waiting += 1
+        c.phase.joining.waiting += 1
     return 503 if waits == AWAIT_FAILED else 0
 
 
@@ -79,7 +79,7 @@ cdef inline int session_room_denied(Loop* loop, Upgrade* u) noexcept nogil:
 
 
 cdef inline int session_rooms(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
-    """Joins the rooms of the URL; c.waiting is how many NATS has yet to confirm. An HTTP status where it
+    """Joins the rooms of the URL; c.phase.joining.waiting is how many NATS has yet to confirm. An HTTP status where it
     can't, and `u` says which room and why: 0 is good."""
     cdef char name[130]
     cdef const char* query = u.query
@@ -108,7 +108,7 @@ cdef inline int session_rooms(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
         if waits == AWAIT_FAILED:
             return 503
         if waits == AWAIT_IT:
-            c.waiting += 1
+            c.phase.joining.waiting += 1
 
 
 cdef inline void session_open(Loop* loop, Conn* c, const Upgrade* u, Msg* msg) noexcept nogil:
@@ -123,7 +123,7 @@ cdef inline void session_open(Loop* loop, Conn* c, const Upgrade* u, Msg* msg) n
     if loop.hub.set.hooks:
         hook_tell(loop, c, EVENT_CONNECTED, 0)
     c.state = CONN_JOINING
-    if c.waiting == 0:
+    if c.phase.joining.waiting == 0:
         joined(loop, c)
         return
     c.flags |= FLAG_PAUSED

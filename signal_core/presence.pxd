@@ -26,7 +26,7 @@ from signal_core.questions cimport questions_fit, room_question
 from signal_core.rooms cimport MARK_LISTENS
 from signal_core.roomtable cimport Audience, RoomEntry, audience_of, room_hash, table_find
 from signal_core.state cimport LINK_UP, Hub, Link, Loop, Node
-from signal_core.sys cimport se_add_relaxed, se_load_relaxed, se_store_seqcst
+from signal_core.sys cimport se_add_relaxed, se_load_relaxed, se_store_relaxed, se_store_seqcst
 
 cdef enum:
     SID_ALIVE = 4             # `<prefix>.presence-alive`: heartbeats
@@ -323,6 +323,7 @@ cdef inline void presence_beat(Loop* loop) noexcept nogil:
 cdef inline void presence_tick(Loop* loop) noexcept nogil:
     """Each tick."""
     cdef Link* link = loop.linked
+    cdef uint64_t heard = 0
     cdef uint32_t i
     if link.again:
         asks_begin(loop)
@@ -334,8 +335,13 @@ cdef inline void presence_tick(Loop* loop) noexcept nogil:
     if link.beat_due <= loop.tick or (link.told_epoch != se_load_relaxed(&loop.hub.presence_epoch) and not link.torn):
         presence_beat(loop)
     for i in range(1, link.nodes_used):
-        if link.nodes[i].size and not link.nodes[i].walks and loop.tick - link.nodes[i].heard > LOST_TICKS:
+        if link.nodes[i].size == 0 or (link.nodes[i].walks and not link.nodes[i].asks):
+            continue
+        if loop.tick - link.nodes[i].heard <= LOST_TICKS:
+            heard += 1
+        elif not link.nodes[i].walks:
             node_lost(loop, <uint16_t>i)
+    se_store_relaxed(&loop.hub.nodes, heard)
 
 
 cdef inline uint32_t beat_patience(const Link* link, uint32_t tick) noexcept nogil:

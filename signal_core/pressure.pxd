@@ -6,12 +6,12 @@ No loop waits for another: what a loop has taken in it handles, and what it owes
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memmove
 from signal_core.conn cimport conn_kill, conn_watch
 from signal_core.counters cimport C_INPUTS_HELD
 from signal_core.inbox cimport Chain
-from signal_core.limits cimport WORDS_WAITING
+from signal_core.limits cimport LINE_KEPT, WORDS_WAITING
 from signal_core.memory cimport Msg
 from signal_core.slab cimport CONN_HANDSHAKE, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, FLAG_READY, Conn, slab_find
 from signal_core.state cimport Loop
@@ -77,6 +77,10 @@ cdef inline void held_drop(Loop* loop, uint32_t count) noexcept nogil:
     loop.held_used -= count
     loop.waits -= count
     memmove(loop.held, loop.held + count, loop.held_used * sizeof(uint64_t))
+    if loop.held_used == 0 and loop.held_size > LINE_KEPT:
+        free(loop.held)
+        loop.held = NULL
+        loop.held_size = 0
 
 
 cdef inline void verdict_hold(Loop* loop, Msg* msg) noexcept nogil:

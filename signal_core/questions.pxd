@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy
 from signal_core.address cimport put_uint
 from signal_core.answers cimport put
 from signal_core.counters cimport C_PRESENCE_LOST, C_QUESTIONS_FULL, C_QUESTIONS_HELD
-from signal_core.limits cimport MEMBERS_TEXT, QUESTIONS_WAITING
+from signal_core.limits cimport MEMBERS_TEXT, QUESTIONS_WAITING, UNIT_SHIFT
 from signal_core.memory cimport KIND_ASK, KIND_QUESTION, Msg, msg_free, msg_new_heap
 from signal_core.news cimport WHO_MAX, members_tell, news_lost, presence_publish, put_who
 from signal_core.post cimport post
@@ -79,6 +79,7 @@ cdef inline bint question_waits(Loop* loop, Msg* msg) noexcept nogil:
     answer has not begun serves whatever its node asks of that room meanwhile: so there are two of a room and node at
     most."""
     cdef Msg** end = &loop.questions
+    loop.work += loop.nquestions >> UNIT_SHIFT
     while end[0] != NULL:
         if (end != &loop.questions and end[0].target == msg.target and end[0].size == msg.size
                 and memcmp(end[0].data, msg.data, msg.size) == 0):
@@ -95,13 +96,16 @@ cdef inline bint question_waits(Loop* loop, Msg* msg) noexcept nogil:
 
 
 cdef inline void questions_come(Loop* loop) noexcept nogil:
-    """From those put aside, while there are places. Looking for one that serves costs as much as telling a member."""
+    """From those put aside, while there are places. Looking for one that serves costs as much as
+    telling as many members as it may take units."""
     cdef Msg* msg
     cdef Msg* after
+    cdef uint32_t cost
     while SE_RARE(loop.aside != NULL) and loop.nquestions < QUESTIONS_WAITING and loop.members_due:
         msg = loop.aside
         after = msg.next
-        loop.members_due -= 1
+        cost = 1 + (loop.nquestions >> UNIT_SHIFT)
+        loop.members_due -= cost if cost < loop.members_due else loop.members_due
         question_waits(loop, msg)
         loop.aside = after
 

@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 from signal_core.http cimport hex_value, number_put, status_reason, text_put
 from signal_core.limits cimport UPGRADE_ANSWER
 from signal_core.sys cimport SE_STATIC_ASSERT
-from signal_core.upgrade cimport KEY_SIZE, STATUS_MOST, STATUS_OPTIONS, UNJUDGED, Upgrade
+from signal_core.upgrade cimport KEY_SIZE, STATUS_MOST, STATUS_OPTIONS, UNHANDLED, UNJUDGED, Upgrade
 
 cdef extern from "se_sha1.h" nogil:
     enum:
@@ -69,6 +69,8 @@ cdef inline const char* status_text(int status) noexcept nogil:
         return b"This node is full or draining: try again, or another one."
     if status == UNJUDGED:
         return b"It could not be decided whether this client may connect: try again."
+    if status == UNHANDLED:
+        return b"This node was too busy for the handshake: try again, or another node."
     if status == 505:
         return b"A WebSocket needs HTTP/1.1."
     return b"Something went wrong inside the engine."
@@ -82,7 +84,7 @@ cdef inline const char* status_headers(int status) noexcept nogil:
         return b"Allow: GET, HEAD, OPTIONS\r\nConnection: close\r\n"
     if status == 426:
         return b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nConnection: Upgrade, close\r\n"
-    if status in (429, 503, UNJUDGED):
+    if status in (429, 503, UNHANDLED, UNJUDGED):
         return b"Retry-After: 1\r\nConnection: close\r\n"
     return b"Connection: close\r\n"
 

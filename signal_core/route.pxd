@@ -37,8 +37,8 @@ from signal_core.roomtable cimport (
     table_unlisten, table_unmark,
 )
 from signal_core.slab cimport (
-    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, NO_SLOT, Brief, Conn, slab_cold,
-    slab_conn, slab_find,
+    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, NO_SLOT, Brief, Conn, Joining,
+    slab_cold, slab_conn, slab_find,
 )
 from signal_core.state cimport (
     CLUSTER_OFF, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE,
@@ -221,9 +221,11 @@ cdef inline void take_room(Loop* loop, Msg* msg) noexcept nogil:
 cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
     """A room of its URL, or its user's, is confirmed, or denied: after the last, HELLO, and what was denied."""
     cdef Brief* brief
-    if c.waiting:
-        c.waiting -= 1
-    if c.waiting == 0 and c.state == CONN_JOINING:
+    cdef Joining rooms
+    if c.phase.joining.waiting:
+        c.phase.joining.waiting -= 1
+    if c.phase.joining.waiting == 0 and c.state == CONN_JOINING:
+        rooms = c.phase.joining
         c.state = CONN_OPEN
         wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + (
             BLOCKED_LOOK if c.flags & FLAG_BLOCKED else conn_silence(loop, c)))
@@ -233,12 +235,14 @@ cdef inline void joined(Loop* loop, Conn* c) noexcept nogil:
         conn_answer(loop, c, hello_new(loop, c))
         if loop.farewell.on and c.slot < loop.farewell.told:  # else it is told in its turn
             say_goaway(loop, c)
-        while c.denied and c.state == CONN_OPEN:
-            c.denied -= 1
+        while rooms.denied and c.state == CONN_OPEN:
+            rooms.denied -= 1
             say(loop, c, CODE_DENIED, NULL, 0)
-        while c.utf8 and c.state == CONN_OPEN:
-            c.utf8 -= 1
+        while rooms.over and c.state == CONN_OPEN:
+            rooms.over -= 1
             say_err(loop, c, CODE_UNAVAILABLE, NULL, 0)
+        if c.pending != NULL:
+            c.pending.since = loop.tick
         if c.flags & FLAG_PAUSED:
             conn_resume(loop, c)
 

@@ -1,12 +1,12 @@
 """What a client says: bytes into frames, frames into messages, messages into verbs. L4."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+from libc.string cimport memchr, memcmp, memcpy
 from signal_core.address cimport LOCAL_TEXT
 from signal_core.answers cimport (
     REF_SUB, REF_TO, put_peer, ref_add, ref_find, ref_remove, say, say_pong, strike,
 )
-from signal_core.auth cimport auth_refuse, do_auth
+from signal_core.auth cimport do_auth
 from signal_core.awaiting cimport AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats
 from signal_core.conn cimport (
     conn_answer, conn_bye, conn_extra, conn_fail, conn_flush, conn_frame, conn_id, conn_kill, conn_ready,
@@ -20,27 +20,26 @@ from signal_core.frame cimport (
 from signal_core.handshake cimport handshake_input
 from signal_core.head cimport HEAD_MAX, VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
 from signal_core.identity cimport conn_user, may_publish, may_send, may_sub
-from signal_core.intake cimport bucket_give, bucket_take, buffer_free, buffer_grown, input_drop
+from signal_core.intake cimport bucket_give, bucket_take, buffer_free, buffer_grown
 from signal_core.ledger cimport count_message
 from signal_core.limits cimport READ_BUFFER, TICK_MS
 from signal_core.memory cimport TELL_NOBODY, TELL_PEER, Msg
-from signal_core.opening cimport session_answer_http
 from signal_core.packet cimport Packet, expiry
+from signal_core.partial cimport part_arm, part_keep, part_no_memory
 from signal_core.pressure cimport conn_hold, input_waits, joins_wait, words_full
 from signal_core.roomtable cimport RoomEntry
 from signal_core.rooms cimport rooms_find
 from signal_core.route cimport join, leave, listen, listen_ask, route_peer, route_room
 from signal_core.slab cimport (
-    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_JUDGED, CONN_LINGER, CONN_OPEN, FLAG_BINARY, FLAG_BLOCKED, FLAG_DONE,
-    FLAG_LAST, FLAG_LIMITED, FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, LISTENS_MEMBER, LISTENS_NEW, Buffer, Conn,
-    Extra, Ref, slab_whole,
+    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DONE, FLAG_LAST, FLAG_LIMITED,
+    FLAG_PARTS, FLAG_PAUSED, FLAG_READY, FLAG_USER, LISTENS_MEMBER, LISTENS_NEW, Buffer, Conn, Extra, Gathering, Ref,
+    slab_whole,
 )
 from signal_core.state cimport (
     CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_UNAVAILABLE, Loop,
 )
 from signal_core.sys cimport EAGAIN, EINTR, SE_RARE, errno, recv
 from signal_core.turn cimport step_is_over
-from signal_core.upgrade cimport Upgrade
 from signal_core.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 
 cdef enum:
@@ -216,7 +215,7 @@ cdef inline void session_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil
 
 
 cdef inline Buffer* session_fragment(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
-    """A data frame of a fragmented message, which is returned with the last; FLAG_BINARY says what it is."""
+    """A data frame of a fragmented message, which is returned with the last; Gathering.binary says what it is."""
     cdef Extra* extra = conn_extra(loop, c)
     cdef Buffer* message
     cdef size_t n = <size_t>f.length
@@ -231,13 +230,13 @@ cdef inline Buffer* session_fragment(Loop* loop, Conn* c, const Frame* f, const 
     extra.message = message
     c.flags |= FLAG_PARTS
     if f.opcode != OP_CONT:
-        c.utf8 = UTF8_ACCEPT
-        c.flags = <uint16_t>(c.flags | FLAG_BINARY if f.opcode == OP_BINARY else c.flags & ~FLAG_BINARY)
+        part_arm(loop, c, message)
+        c.phase.gathering = Gathering(utf8=UTF8_ACCEPT, binary=f.opcode == OP_BINARY)
     memcpy(message.data + message.used, p, n)
     message.used += <uint32_t>n
-    if not c.flags & FLAG_BINARY:
-        c.utf8 = <uint8_t>utf8_feed(c.utf8, p, n)
-        if c.utf8 == UTF8_REJECT or (f.fin and c.utf8 != UTF8_ACCEPT):
+    if not c.phase.gathering.binary:
+        c.phase.gathering.utf8 = <uint8_t>utf8_feed(c.phase.gathering.utf8, p, n)
+        if c.phase.gathering.utf8 == UTF8_REJECT or (f.fin and c.phase.gathering.utf8 != UTF8_ACCEPT):
             session_fail(loop, c, 1007)
             return NULL
     if not f.fin:
@@ -301,7 +300,7 @@ cdef inline void session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p) 
             return
         p = message.data
         n = message.used
-        binary = c.flags & FLAG_BINARY
+        binary = c.phase.gathering.binary
     elif not binary and SE_RARE(not utf8_valid(p, n)):
         session_fail(loop, c, 1007)
         return
@@ -364,39 +363,6 @@ cdef inline void session_turn_over(Loop* loop, Conn* c) noexcept nogil:
         conn_delay(loop, c)
 
 
-cdef inline void session_no_memory(Loop* loop, Conn* c) noexcept nogil:
-    """What it said can't be kept."""
-    cdef Upgrade u
-    if c.state == CONN_JUDGED:
-        auth_refuse(loop, c, 503)
-    elif c.state == CONN_HANDSHAKE:
-        memset(&u, 0, sizeof(u))
-        u.status = 503
-        session_answer_http(loop, c, &u)
-    else:
-        conn_fail(loop, c, <uint16_t>loop.input_code)
-    input_drop(loop, c)
-
-
-cdef inline void session_keep(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need) noexcept nogil:
-    """Keeps the input left over, which may lie in c.pending itself; the buffer goes when there is none."""
-    cdef Buffer* kept = c.pending
-    if n == 0 or c.state >= CONN_LINGER:
-        buffer_free(loop, kept)
-        c.pending = NULL
-        return
-    if kept != NULL and p >= kept.data and p < kept.data + kept.size:
-        memmove(kept.data, p, n)
-    else:
-        kept = buffer_grown(loop, kept, n, n if need < n else <size_t>need)
-        if kept == NULL:
-            session_no_memory(loop, c)
-            return
-        memcpy(kept.data, p, n)
-    kept.used = <uint32_t>n
-    c.pending = kept
-
-
 cdef inline void session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
     """n bytes of input, of which `before` were left over from an earlier read."""
     cdef uint64_t need = 0
@@ -407,7 +373,7 @@ cdef inline void session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t
         done += session_feed(loop, c, p + done, n - done, &need)
     if c.state >= CONN_LINGER:
         done = n
-    session_keep(loop, c, p + done, n - done, need)
+    part_keep(loop, c, p + done, n - done, need, done != 0)
 
 
 cdef inline void session_continue(Loop* loop, Conn* c) noexcept nogil:
@@ -444,7 +410,7 @@ cdef inline void session_read_more(Loop* loop, Conn* c) noexcept nogil:
     cdef ssize_t got
     cdef size_t before
     if grown == NULL:
-        session_no_memory(loop, c)
+        part_no_memory(loop, c)
         return
     c.pending = grown
     before = grown.used

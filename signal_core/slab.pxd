@@ -33,7 +33,7 @@ cdef enum:
     FLAG_LAST = 16            # what is queued is the last: then shut down the sending side
     FLAG_DONE = 32            # ... and close at once, the close handshake is complete
     FLAG_WEBSOCKET = 64       # upgraded: counted among the connections
-    FLAG_BINARY = 128         # the fragmented message being put together is binary
+    FLAG_DELAYED = 128        # not read: in the loop's list of connections that wait until what they caused is done
     FLAG_LEAVING = 256        # closed by a drain: counted in Farewell.leaving
     FLAG_GAP = 512            # deliveries to it were dropped that it is to hear of with what is written next
 
@@ -57,10 +57,28 @@ cdef struct Queue:            # what waits to be written to one socket
     uint16_t answers          # 2  of those, the engine's own (OK, ERR, PONG ...)
     uint32_t next             # 4  slot of the next in the loop's dirty list
 
-cdef struct Buffer:           # bytes of a frame or head that is not complete
+cdef struct Buffer:           # bytes of a frame, message or head that is not complete
     uint32_t size             # 4  capacity
     uint32_t used             # 4
+    uint32_t since            # 4  tick of the first of them
     uint8_t data[8]           # and on
+
+cdef struct Arriving:         # of a connection up to CONN_HANDSHAKE
+    uint8_t refusal           # 1  status to refuse it with once its head is there, less 400; 0: none
+
+cdef struct Joining:          # ... up to CONN_JOINING: rooms of its URL
+    uint8_t over              # 1  that NATS has no place for
+    uint8_t waiting           # 1  not yet confirmed
+    uint8_t denied            # 1  that NATS did not allow
+
+cdef struct Gathering:        # ... from CONN_OPEN on: of a fragmented message
+    uint8_t utf8              # 1  state of its text
+    uint8_t binary            # 1
+
+cdef union Phase:             # by Conn.state
+    Arriving arriving
+    Joining joining
+    Gathering gathering
 
 cdef struct Conn:
     int fd                    # 4
@@ -70,9 +88,7 @@ cdef struct Conn:
     Queue out                 # 32
     Buffer* pending           # 8  input left over; NULL: none
     uint8_t state             # 1
-    uint8_t utf8              # 1  state of the fragmented text; CONN_JOINING: rooms of its URL over NATS's bound
-    uint8_t waiting           # 1  CONN_JOINING: rooms not yet confirmed
-    uint8_t denied            # 1  CONN_JOINING: rooms that NATS did not allow; before: status to refuse with, less 400
+    Phase phase               # 3
     uint16_t flags            # 2
     uint16_t nrooms           # 2  memberships
 

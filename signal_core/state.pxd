@@ -11,7 +11,7 @@ from signal_core.addresses cimport AddressBook, Addresses
 from signal_core.inbox cimport Chain, Inbox
 from signal_core.limits cimport SERVICE_LOOP, TICK_MS
 from signal_core.memory cimport Mem, Msg
-from signal_core.missed cimport Missed
+from signal_core.missed cimport Missed, Missing
 from signal_core.request cimport Site
 from signal_core.rights cimport Rights
 from signal_core.rooms cimport Rooms
@@ -85,6 +85,7 @@ cdef struct Settings:             # ticks where a time
     uint32_t ping
     uint32_t pong
     uint32_t stall
+    uint32_t message              # that a message may take to arrive; 0: any time
     uint32_t close
     uint32_t ttl_ms               # of a message that gives none
     uint32_t backlog_messages     # a connection
@@ -155,6 +156,7 @@ cdef struct Hub:
     uint64_t failed               # atomic: errno of a loop that could not start
     uint64_t abroad               # atomic: tick up to which other nodes are known to have listeners
     uint64_t presence_epoch       # atomic: counts when other nodes may have missed presence of ours
+    uint64_t nodes                # atomic: other nodes whose heartbeats are heard
 
 cdef struct Waiter:               # a SUB that awaits NATS's PONG
     uint64_t id                   # 8  connection
@@ -376,6 +378,9 @@ cdef struct Loop:
     Msg* aside_last               # ... undefined without any
     uint32_t question_left        # of the first: so many of the room's first members are still to be told
     uint32_t members_due          # members that may still be told in this iteration
+    Missing gaps[768]             # MISSED_MOST: taken from `missed`, the last being told,
+    uint32_t gaps_used
+    uint32_t gap_left             # ... so many of its room's first members are still to be told
     Chain outbox[256]             # held back for other loops until the iteration's end
     uint8_t posted[256]           # indices of outboxes that hold something
     uint32_t nposted
@@ -400,8 +405,8 @@ cdef struct Loop:
     iovec* iov
     uint32_t tags[256]            # random, not yet used
     uint32_t ntags
-    uint64_t n[92]                # counters; C_COUNT
-    uint64_t copy[92]             # as of the last KIND_SNAPSHOT
+    uint64_t n[93]                # counters; C_COUNT
+    uint64_t copy[93]             # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread

@@ -13,6 +13,7 @@ from signal_core.conn cimport BLOCKED_LOOK, conn_answer, conn_expire, conn_extra
 from signal_core.counters cimport C_BACKLOG_BYTES, C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
 from signal_core.frame cimport OP_PING
 from signal_core.limits cimport TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS
+from signal_core.partial cimport part_due, part_unread
 from signal_core.route cimport joined
 from signal_core.slab cimport (
     CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_JUDGED, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, NO_SLOT, Cold, Conn,
@@ -20,7 +21,7 @@ from signal_core.slab cimport (
 )
 from signal_core.state cimport Hub, Loop, loop_ms
 from signal_core.sys cimport FIONREAD, MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, ioctl, se_acknowledged, send
-from signal_core.upgrade cimport UNJUDGED
+from signal_core.upgrade cimport UNHANDLED, UNJUDGED
 from signal_core.wheel cimport wheel_arm, wheel_is_late, wheel_pop
 
 
@@ -133,7 +134,7 @@ cdef inline void conn_kill_stalled(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void timer_open(Loop* loop, Conn* c) noexcept nogil:
-    cdef uint32_t next_look, refs, end
+    cdef uint32_t next_look, refs, end, late
     next_look = timer_keepalive(loop, c)
     if next_look == 0:
         return
@@ -148,15 +149,21 @@ cdef inline void timer_open(Loop* loop, Conn* c) noexcept nogil:
     end = auth_due(loop, c)
     if end and end < next_look:
         next_look = end
+    late = part_due(loop, c)
+    if late and late < next_look:
+        next_look = late
     if c.state == CONN_OPEN:
         wheel_arm(&loop.wheel, &loop.slab, c.slot, next_look)
 
 
 cdef inline void timer_handshake(Loop* loop, Conn* c) noexcept nogil:
-    """Its head is late. One that has said nothing at all, as a browser that connects ahead of need, asked nothing that
-    408 could answer (RFC 9110 §15.5.9): it is closed."""
-    if c.denied:
-        turn_away(loop, c, 400 + c.denied)
+    """Its head is late, or was not handled in time. A client that has said nothing at all, as a browser that connects
+    ahead of need, asked nothing that 408 could answer (RFC 9110 §15.5.9): it is closed."""
+    if c.phase.arriving.refusal:
+        turn_away(loop, c, 400 + c.phase.arriving.refusal)
+        return
+    if c.flags & FLAG_PAUSED or part_unread(c):
+        turn_away(loop, c, UNHANDLED)
         return
     loop.n[C_HANDSHAKES_TIMED_OUT] += 1
     if c.pending == NULL:
@@ -170,7 +177,7 @@ cdef inline void loop_timer(Loop* loop, Conn* c) noexcept nogil:
     if c.state == CONN_OPEN:
         timer_open(loop, c)
     elif c.state == CONN_JOINING:
-        c.waiting = 0
+        c.phase.joining.waiting = 0
         joined(loop, c)
     elif c.state == CONN_HANDSHAKE and loop.shut:
         turn_away(loop, c, 503)

@@ -12,11 +12,11 @@ What fan-outs, news and GAPs queue is written in a lane of its own, after the me
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memmove
 from signal_core.counters cimport C_STEPS_CUT
 from signal_core.limits cimport (
-    CROWD_MESSAGES, CROWD_ROOMS, FRAMES_PER_TURN, LOOK_UNITS, SHARE_LEAST, SHARE_TOTAL, UNIT_SHIFT,
+    CROWD_MESSAGES, CROWD_ROOMS, FRAMES_PER_TURN, LINE_KEPT, LOOK_UNITS, SHARE_LEAST, SHARE_TOTAL, UNIT_SHIFT,
 )
 from signal_core.memory cimport KIND_NEWS, KIND_ROOM
 from signal_core.slab cimport FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, NO_SLOT, Conn
@@ -107,9 +107,13 @@ cdef inline bint line_add(Line* line, Conn* c) noexcept nogil:
 
 
 cdef inline void line_drop(Line* line, uint32_t first) noexcept nogil:
-    """Takes the first ones off."""
+    """Takes the first ones off. A list that was long is freed once it is empty."""
     line.used -= first
     memmove(line.slots, line.slots + first, line.used * sizeof(uint32_t))
+    if SE_RARE(line.used == 0 and line.size > LINE_KEPT):
+        free(line.slots)
+        line.slots = NULL
+        line.size = 0
 
 
 cdef inline uint32_t turn_share(int waiting) noexcept nogil:

@@ -27,7 +27,8 @@ cdef enum:
     METHOD_OPTIONS = 3
 
     UNJUDGED = 1503      # 503 with another text: nobody could decide whether it may connect
-    STATUS_MOST = 1000   # above all of HTTP's: what is added to one for another text
+    UNHANDLED = 2503     # ... the handshake was there, and the loop did not come to it in time
+    STATUS_MOST = 1000   # above all of HTTP's: what is added to one for another text, once or twice
 
     STATUS_HEALTH = 200  # a health check
     STATUS_OPTIONS = 204  # OPTIONS: what is allowed

@@ -126,7 +126,7 @@ class Engine:
         try:
             await self._blocking(self._runtime.prepare)
             assert self._runtime.core is not None
-            service = Service(self._runtime.core, self._config.inbox_messages, self._handlers, self.send)
+            service = Service(self._runtime.core, self._runtime.inbox_messages, self._handlers, self.send)
             self._service = self._runtime.service = service
             await self._blocking(self._runtime.run)
         except BaseException:
@@ -368,7 +368,7 @@ class Engine:
     def messages(self) -> AsyncIterator[Message]:
         """Messages to this program as they come, until it stops. For one reader, without `on_message`.
 
-        At most `inbox_messages` wait; more are dropped, and counted as `service_dropped`.
+        At most `inbox_messages` wait (65,536 by default); more are dropped, and counted as `service_dropped`.
         """
         self._core_here()
         assert self._service is not None

@@ -43,6 +43,7 @@ class Options(TypedDict, total=False):
     ping_interval: float
     pong_timeout: float
     stall_timeout: float
+    message_timeout: float
     ttl: float
     backlog_bytes: int
     backlog_messages: int

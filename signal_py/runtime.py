@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from signal_py.address import bound_url
 from signal_py.admin import Admin
@@ -45,6 +45,9 @@ FIRST_TIMEOUT = 5.0  # seconds that a start waits for NATS before it goes on wit
 NODE_LENGTH = 8  # of a random name: two of 10,000 nodes share one with a chance of 0.002 %
 NODE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 MEMORY_SHARE = 4  # a backlog-total or input-total of 0 is memory over this
+INBOX_SHARE = 8  # all inboxes together have memory over this, where inbox-messages is 0,
+INBOX_MESSAGES, INBOX_LEAST = 65536, 64  # ... but no more than so many messages each; and no fewer in any case
+INBOX_MESSAGE = 1024  # bytes that an inbox has for each of its messages (core_loops.pxi)
 DRAIN_LOOK = 0.05  # seconds between looks whether a drain is over
 LAST_WORDS = 0.1  # seconds for what the last client said to reach the link's loop
 
@@ -66,7 +69,6 @@ CORE_SIZES = (
     "backlog_messages",
     "send_buffer",
     "receive_buffer",
-    "inbox_messages",
     "nats_pending",
     "auth",
     "auth_pending",
@@ -77,6 +79,7 @@ CORE_TIMES = {
     "ping_ms": "ping_interval",
     "pong_ms": "pong_timeout",
     "stall_ms": "stall_timeout",
+    "message_ms": "message_timeout",
     "ttl_ms": "ttl",
     "auth_timeout_ms": "auth_timeout",
     "auth_grace_ms": "auth_grace",
@@ -90,6 +93,12 @@ def _network(text: str) -> tuple[bytes, int]:
     if isinstance(network, ipaddress.IPv4Network):
         return bytes(10) + b"\xff\xff" + network.network_address.packed, 96 + network.prefixlen
     return network.network_address.packed, network.prefixlen
+
+
+def inbox_messages(config: Config, memory: int, loops: int) -> int:
+    """Of each loop, and of the embedding program, where so many bytes of memory may be used."""
+    share = memory // INBOX_SHARE // INBOX_MESSAGE // (loops + 1)
+    return max(config.inbox_messages or min(INBOX_MESSAGES, share), INBOX_LEAST)
 
 
 def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict[str, object]:
@@ -109,6 +118,7 @@ def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict
         "cluster": cluster,
         "backlog_total": config.backlog_total or here.memory // MEMORY_SHARE,
         "input_total": config.input_total or here.memory // MEMORY_SHARE,
+        "inbox_messages": inbox_messages(config, here.memory, loops),
         "hooks": hooks,
         "proxies": [_network(text) for text in config.trusted_proxies],
     }
@@ -129,6 +139,7 @@ class Runtime:
         self.node = config.node or "".join(secrets.choice(NODE_LETTERS) for _ in range(NODE_LENGTH))
         self.state = "starting"
         self.core: Core | None = None
+        self.inbox_messages = 0  # that may wait for the embedding program; known once there is a core
         self.bridge: Bridge | None = None
         self.embedded: EmbeddedNats | None = None
         self.service: Service | None = None  # set by Engine, between prepare and run
@@ -182,7 +193,9 @@ class Runtime:
         tls = Tls.of(config, servers)
         verifier = verifier_of(config) if config.auth == "jwt" else None
         self._keys = verifier.keys if verifier else None
-        self.core = Core(core_settings(config, self.node, bool(servers), self._hooks))
+        settings = core_settings(config, self.node, bool(servers), self._hooks)
+        self.inbox_messages = cast(int, settings["inbox_messages"])
+        self.core = Core(settings)
         self.bridge = Bridge(
             self.core,
             servers,
@@ -306,7 +319,7 @@ class Runtime:
             VERSION,
             self.config.prefix,
             orders.commands(),
-            lambda: {"listen": ",".join(self.urls), "advertise": self.advertised},
+            lambda: {"listen": ",".join(self.urls), "advertise": self.advertised, "nodes": str(core.nodes + 1)},
             credentials,
             tls,
         )

@@ -205,6 +205,13 @@ class Config:
         low=0.1,
         high=86400,
     )
+    message_timeout: float = _setting(
+        30.0,
+        "maximum time for a whole message to arrive, from its first byte on; then the connection is closed with 1008; "
+        "0: no limit",
+        unit="seconds",
+        high=86400,
+    )
     ttl: float = _setting(10.0, "time to live of a message that gives none", unit="seconds", low=0.001, high=86400)
     backlog_bytes: int = _setting(
         262144, "maximum size of the messages waiting for one receiver", unit="bytes", low=1024, high=1 << 30
@@ -244,10 +251,11 @@ class Config:
         choices=("on", "off"),
     )
     inbox_messages: int = _setting(
-        65536,
-        "maximum number of messages waiting from other loops for one loop, or for the embedding program",
+        0,
+        "maximum number of messages waiting from other loops for one loop, or for the embedding program, 64 at least; "
+        "0: 65,536, or fewer where 1 KiB for each, on all loops, would be over an eighth of the memory that the engine "
+        "may use",
         unit="messages",
-        low=64,
         high=1 << 24,
     )
     nats_pending: int = _setting(

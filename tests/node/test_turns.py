@@ -1,16 +1,20 @@
 """Who floods waits: what one client causes is bounded in every queue that its neighbours wait in, too."""
 
 import itertools
+import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 import kit
+from halt import halted, threads
 from peers import BarePeer, ledgers_hold, several
-from wire import TEXT, frame, until
+from wire import TEXT, Wire, frame, until
 
 MEMBERS = 300
 FLOOD = 20_000
@@ -119,3 +123,62 @@ def drain(one: socket.socket, n: int) -> None:
         part = one.recv(min(n, 1 << 16))
         assert part, "the engine hung up"
         n -= len(part)
+
+
+def test_a_delayed_connection_that_is_writable_again_is_not_read() -> None:
+    """Those that wait for a crowded loop are left alone by epoll, also when their sockets are full meanwhile, and empty
+    again: it would else report to the loop, again and again, that there is something to read."""
+    data = (frame(TEXT, b"PUB room\nx") + frame(TEXT, b"PING " + b"p" * 200) * 3) * 2000
+    with (
+        kit.engine(loops=2, send_buffer=4608, stall_timeout=600, ping_interval=600) as engine,
+        several(engine.port, 12, "room"),
+        ExitStack() as stack,
+    ):
+        wires = [stack.enter_context(Wire(engine.port, receive_buffer=4096)) for _ in range(64)]
+        near = [wire for wire in wires if opening(wire) == "00"]
+        assert len(near) > 8
+        left = dict.fromkeys(near, memoryview(b""))
+        quiet, watched = readable(engine.pid), []
+        with halted(engine.pid, "signal-1"):
+            for wire in near:
+                refill(wire, left, data)
+            until(lambda: all(select.select([wire.socket], [], [], 0)[0] for wire in near), "each has had a turn")
+            for turn in range(60):
+                watched.append(readable(engine.pid) - quiet + len(near))
+                for wire in near:
+                    refill(wire, left, data)
+                    if turn % 3 == 2:
+                        take(wire)
+        total = engine.stats()["total"]
+        assert total["turns_delayed"] >= len(near) and total["blocked"] > 0
+        assert max(watched) <= 2, "at most the one that has its turn is read"
+
+
+def opening(wire: Wire) -> str:
+    """The loop of a connection; its socket does not block afterwards."""
+    wire.upgrade()
+    loop = wire.read_message()[1].split(b".")[1][:2].decode()
+    wire.socket.setblocking(False)
+    return loop
+
+
+def refill(wire: Wire, left: dict[Wire, memoryview], data: bytes) -> None:
+    """Sends as much as its socket takes."""
+    with suppress(BlockingIOError):
+        while True:
+            left[wire] = left[wire] or memoryview(data)
+            left[wire] = left[wire][wire.socket.send(left[wire]) :]
+
+
+def take(wire: Wire) -> None:
+    with suppress(BlockingIOError):
+        while wire.socket.recv(1 << 16):
+            pass
+
+
+def readable(pid: int) -> int:
+    """How many descriptors epoll watches for input on loop 0 (proc(5), fdinfo)."""
+    task = Path(f"/proc/{pid}/task/{threads(pid)['signal-0']}")
+    names = [entry.name for entry in (task / "fd").iterdir() if str(os.readlink(entry)) == "anon_inode:[eventpoll]"]
+    lines = (task / "fdinfo" / names[0]).read_text().splitlines()
+    return sum(int(line.split()[3], 16) & select.EPOLLIN for line in lines if line.startswith("tfd:"))

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signal_py import Engine
+from signal_py import Engine, runtime
 from signal_py.address import host_port, split_address, url_of
 from signal_py.config import make_config
 from signal_py.errors import ConfigError
 from signal_py.keys import keys_of
 from signal_py.natspool import LAST_DELAY, Pool, Server, check_url, parse_url
 from signal_py.options import Options
+from signal_py.resources import Resources
 from signal_py.runtime import CORE_SIZES, CORE_TIMES, core_settings
 from signal_py.setting import Setting
 from signal_py.settings import SETTINGS, Config
@@ -132,7 +133,7 @@ def test_every_limit_reaches_the_core() -> None:
     settings = core_settings(config, "n1", cluster=False, hooks=True)
     assert settings["ttl_ms"] == 1500 and settings["max_message"] == 77 and settings["loops"] == 3
     passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total", "input_total", "drain_url"}
-    passed |= {"accept_yield", "memory_trim"}
+    passed |= {"accept_yield", "inbox_messages", "memory_trim"}
     others = {"listen", "advertise", "reuse_port", "nats", "control", "admin", "drain_time", "log_format", "log_level"}
     others.add("trusted_proxies")
     assert {setting.field for setting in SETTINGS.values()} - passed - others == {
@@ -159,6 +160,19 @@ def test_zeros_are_filled_in() -> None:
     assert typing.cast(int, settings["loops"]) >= 1
     assert typing.cast(int, settings["backlog_total"]) > 1 << 20
     assert settings["input_total"] == settings["backlog_total"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "loops", "each"), [(256, 1, 16384), (256, 3, 8192), (64, 250, 64), (1 << 20, 2, 65536)]
+)
+def test_inboxes_are_as_large_as_memory_allows(
+    monkeypatch: pytest.MonkeyPatch, memory: int, loops: int, each: int
+) -> None:
+    """An eighth of it for the loops' and the program's together, 1 KiB a message; one that is given is taken."""
+    monkeypatch.setattr(runtime, "resources", lambda: Resources(memory << 20, 1))
+    assert core_settings(Config(loops=loops), "n1", cluster=False, hooks=False)["inbox_messages"] == each
+    given = Config(loops=loops, inbox_messages=70000)
+    assert core_settings(given, "n1", cluster=False, hooks=False)["inbox_messages"] == 70000
 
 
 # -- values --

@@ -1,0 +1,162 @@
+"""Messages that come in part: how long each may take, and what is kept of it meanwhile."""
+
+import itertools
+import select
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import kit
+from flood import Flood, many_rooms
+from halt import halted
+from peers import BarePeer
+from wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, Frame, Wire, frame, opened, request, until
+
+LATE = b"a message did not arrive within message-timeout"
+LIMIT = 1.0  # seconds of message_timeout here
+
+
+def total(engine: kit.Engine, counter: str) -> int:
+    return int(engine.stats()["total"][counter])
+
+
+def trickled(wire: Wire, more: Callable[[], bytes], patience: float = 60.0) -> tuple[Frame, float]:
+    """Sends a piece now and then, with an answer to each ping, until a Close frame comes: that, and the seconds that it
+    took."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < patience:
+        wire.send(more())
+        if not wire.buffer and not select.select([wire.socket], [], [], 0.05)[0]:
+            continue
+        got = wire.read_frame()
+        if got.opcode == CLOSE:
+            return got, time.monotonic() - begun
+        assert got.opcode == PING
+    raise AssertionError(f"no Close frame within {patience} s")
+
+
+@pytest.mark.parametrize("ping_interval", [0.2, 600])
+def test_a_frame_that_trickles_in(ping_interval: float) -> None:
+    """Its bytes answer for the pongs, so keepalive alone would wait for ever. What was kept of it is freed at once."""
+    with kit.engine(loops=1, message_timeout=LIMIT, ping_interval=ping_interval, close_timeout=30) as engine:
+        wire, _ = opened(engine.port)
+        with wire:
+            wire.send(frame(TEXT, b"PUB room\n", length=60000) + b"x" * 20000)
+            until(lambda: total(engine, "input_bytes") > 20000, "it is kept")
+            got, took = trickled(wire, lambda: b"x")
+            assert (got.code, got.payload[2:]) == (1008, LATE)
+            assert took > LIMIT / 2
+            counted = engine.stats()["total"]
+            assert (counted["messages_late"], counted["input_bytes"]) == (1, 0)
+            assert counted["accepted"] == counted["peers_lost"] == 0
+
+
+@pytest.mark.parametrize("pause", [False, True], ids=["trickling", "silent"])
+def test_fragments_that_trickle_in(pause: bool) -> None:
+    """Whole frames of a message without an end; pings are answered among them, and other frames change nothing."""
+    with kit.engine(loops=1, message_timeout=LIMIT, ping_interval=0.2) as engine:
+        wire, _ = opened(engine.port)
+        with wire:
+            wire.send(frame(BINARY, b"PUB room\n" + b"x" * 20000, fin=False))
+            until(lambda: total(engine, "input_bytes") > 20000, "it is kept")
+            got, took = trickled(wire, lambda: frame(PONG) + (b"" if pause else frame(CONT, b"y", fin=False)))
+            assert (got.code, got.payload[2:]) == (1008, LATE)
+            assert took > LIMIT / 2
+            counted = engine.stats()["total"]
+            assert (counted["messages_late"], counted["input_bytes"], counted["peers_lost"]) == (1, 0, 0)
+
+
+def test_messages_in_pieces_take_as_long_as_they_like_together() -> None:
+    """Each has a time of its own, also one whose beginning came with the end of another."""
+    with kit.engine(loops=1, message_timeout=3 * LIMIT) as engine, BarePeer(engine.port) as hears:
+        wire, _ = opened(engine.port)
+        with wire:
+            whole = frame(TEXT, f"TO {hears.address}\n".encode() + b"x" * 10000)
+            begun = time.monotonic()
+            wire.send(whole[:5000])
+            while time.monotonic() - begun < 8 * LIMIT:
+                wire.wait_read()
+                wire.send(whole[5000:] + whole[:5000])
+                assert hears.hear().payload == b"x" * 10000
+            assert total(engine, "messages_late") == 0
+
+
+def test_without_a_limit_it_waits() -> None:
+    with kit.engine(loops=1, message_timeout=0, ping_interval=0.2) as engine, BarePeer(engine.port) as hears:
+        wire, _ = opened(engine.port)
+        with wire:
+            wire.send(frame(TEXT, f"TO {hears.address}\nhel".encode(), fin=False))
+            for _ in range(10):
+                assert wire.read_frame().opcode == PING
+                wire.send(frame(PONG))
+            wire.send(frame(CONT, b"lo"))
+            assert hears.hear().payload == b"hello"
+
+
+def test_its_program_hears_the_code() -> None:
+    """The node logs nothing of it, and its connection is counted as closed."""
+    with kit.engine(loops=1, message_timeout=LIMIT, ping_interval=600, log_level="debug") as engine:
+        wire, _ = opened(engine.port)
+        with wire:
+            wire.send(frame(TEXT, b"x", fin=False))
+            assert wire.read_closed() == 1008
+        until(lambda: total(engine, "closed") == 1, "it is closed")
+
+
+def spread(port: int, count: int) -> dict[str, list[tuple[Wire, str]]]:
+    """So many connections by the loop that they are on."""
+    found: dict[str, list[tuple[Wire, str]]] = {}
+    for _ in range(count):
+        wire, address = opened(port)
+        found.setdefault(address.split(".")[1][:2], []).append((wire, address))
+    assert len(found) == 2, "all of them on one of two loops is one case in millions"
+    return found
+
+
+def many_joins(number: int, _: str) -> Iterator[bytes]:
+    return many_rooms("SUB {} presence", "UNSUB {}", name=f"f{number}")
+
+
+def held(engine: kit.Engine, flood: Flood) -> bool:
+    """Whether the flood is held: it goes on only when the loop that is halted does."""
+    before = flood.sent
+    time.sleep(0.2)
+    return flood.sent == before
+
+
+def test_a_connection_that_the_node_does_not_read_is_not_late() -> None:
+    """Its last fragment waits for the link's loop, which has no processor for longer than the message may take."""
+    with kit.engine(loops=2, message_timeout=LIMIT, ping_interval=600) as engine:
+        loops = spread(engine.port, 24)
+        (patient, _), (late, _) = loops["01" if "01" in loops else max(loops)][:2]
+        with Flood(engine.port, 40, many_joins) as flood, halted(engine.pid, "signal-0"):
+            until(lambda: held(engine, flood), "joins are held", limit=60.0)
+            patient.send(frame(TEXT, b"SUB room ref=", fin=False) + frame(CONT, b"r1"))
+            late.send(frame(TEXT, b"SUB room", fin=False))
+            assert late.read_closed() == 1008
+            assert not select.select([patient.socket], [], [], 0)[0]
+        assert patient.read_message()[1] == b"OK r1"
+        assert total(engine, "messages_late") == 1
+        for wire, _ in itertools.chain(*loops.values()):
+            wire.socket.close()
+
+
+def test_a_handshake_that_the_node_does_not_handle_hears_503() -> None:
+    """It was there in time: 408 would blame the client. One that is late itself hears 408 all the same."""
+    with kit.engine(loops=2, handshake_timeout=LIMIT, close_timeout=30) as engine:
+        with Flood(engine.port, 40, many_joins) as flood, halted(engine.pid, "signal-0"):
+            until(lambda: held(engine, flood), "joins are held", limit=60.0)
+            begun = [Wire(engine.port) for _ in range(48)]  # on either loop; the other one answers nothing
+            for wire in begun[::2]:
+                wire.send(request("/?room=a"))
+            for wire in begun[1::2]:
+                wire.send(b"GET / HTTP/1.1\r\n")
+            answers = {}
+            for number, wire in enumerate(begun):
+                if select.select([wire.socket], [], [], 0 if answers.get(number % 2) else 3 * LIMIT)[0]:
+                    answers[number % 2] = wire.read_answer()
+            assert (answers[0].status, answers[1].status) == (503, 408)
+            assert b"too busy" in answers[0].body and answers[0].headers["retry-after"] == "1"
+        for wire in begun:
+            wire.socket.close()
