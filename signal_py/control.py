@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import nats.errors
 from nats.aio.client import Client
@@ -23,9 +22,9 @@ from signal_py.controlwire import (
     MAX_PAGE,
     NAME,
     NODE,
+    NUMBER_TEXT,
     PEER,
     SERVICE,
-    VERSION_TEXT,
     Fields,
     WireError,
     parse_answer,
@@ -35,6 +34,18 @@ from signal_py.controlwire import (
 )
 from signal_py.credentials import Credentials
 from signal_py.errors import ConfigError, EngineError
+from signal_py.gathered import (
+    Disconnected,
+    Drained,
+    Gathered,
+    Member,
+    MembersPage,
+    Node,
+    Refused,
+    Room,
+    RoomsPage,
+    Stats,
+)
 from signal_py.natsclient import NatsError, close, connect
 from signal_py.natspool import Server, parse_url
 from signal_py.place import Place
@@ -47,120 +58,28 @@ if TYPE_CHECKING:
     from signal_py.options import ControlOptions
 
 TIMEOUT = 2.0  # seconds for answers
-QUIET = 0.3  # seconds without another answer until all nodes are taken to have told that they are there
+QUIET = 0.3  # seconds without another answer until all nodes that others hear of are taken to have told of themselves
 WORDS = ("auto", "embedded", "off")
 T = TypeVar("T")
-U = TypeVar("U")
+
+__all__ = [
+    "Control",
+    "ControlError",
+    "Disconnected",
+    "Drained",
+    "Gathered",
+    "Member",
+    "MembersPage",
+    "Node",
+    "Refused",
+    "Room",
+    "RoomsPage",
+    "Stats",
+]
 
 
 class ControlError(EngineError):
     """Operators can't be served: NATS ended the connection, or does not allow it. The text says what to mend."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node that answers: `control` is the version of the control plane that it speaks, `listen` has the URLs that it
-    is bound to, `advertise` the one by which clients reach it, "" where it names none."""
-
-    node: str
-    version: str
-    control: int
-    listen: tuple[str, ...]
-    advertise: str = ""
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Of one node: `total` has every counter, `general` the rest (state, uptime, …)."""
-
-    node: str
-    total: Mapping[str, int]
-    general: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Drained:
-    """A node that drains now: its connections then, and the seconds that they have."""
-
-    node: str
-    connections: int
-    drain_time: float
-
-
-@dataclass(frozen=True)
-class Disconnected:
-    """How many connections a node closed, with 4009."""
-
-    node: str
-    disconnected: int
-
-
-@dataclass(frozen=True)
-class Room:
-    """A room with members, in all and by node."""
-
-    room: str
-    members: int
-    nodes: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class RoomsPage:
-    """Some of a node's rooms, with their members there; `next` goes on, "" at the end."""
-
-    node: str
-    rooms: Mapping[str, int]
-    next: str
-
-
-@dataclass(frozen=True)
-class Member:
-    node: str
-    peer: str
-    user: str | None = None
-
-
-@dataclass(frozen=True)
-class MembersPage:
-    """Some of a room's members on a node, and how many all are; `next` goes on, "" at the end."""
-
-    node: str
-    members: tuple[Member, ...]
-    count: int
-    next: str
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A node that answered with an error: bad-request, unknown-command, unsupported-version, unavailable."""
-
-    node: str
-    code: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Gathered(Generic[T]):
-    """What so many `nodes` answered.
-
-    silent  nodes that are known to be there, and did not answer in time
-    more    of a list: there are more than were asked for
-    """
-
-    answers: tuple[T, ...]
-    silent: tuple[str, ...]
-    refused: tuple[Refused, ...]
-    nodes: int
-    more: bool = False
-
-    @property
-    def complete(self) -> bool:
-        return not self.silent and not self.refused
-
-    def first(self, limit: int, answers: Iterable[U], more: bool) -> Gathered[U]:
-        """The first of other answers of the same nodes; `more`: the nodes have not told all."""
-        found = tuple(answers)
-        return Gathered(found[:limit], self.silent, self.refused, self.nodes, more or len(found) > limit)
 
 
 class _Question:
@@ -254,8 +173,15 @@ class Control:
     # -- what may be asked --
 
     async def nodes(self) -> list[Node]:
-        """Those that are there and answer, by name."""
+        """Those that are there and answer, by name; `discover` also tells whether that is all."""
+        return list((await self.discover()).answers)
+
+    async def discover(self) -> Gathered[Node]:
+        """Those that are there and answer, by name, and how many they hear of besides."""
         found: dict[str, Node] = {}
+
+        def unheard() -> int:
+            return max([0, *(node.nodes for node in found.values())]) - len(found)
 
         def take(message: Msg) -> bool:
             node = _node(message.data, self._config.prefix)
@@ -263,8 +189,9 @@ class Control:
                 found[node.node] = node
             return False
 
-        await self._gather(f"$SRV.PING.{SERVICE}", b"", take, QUIET)
-        return [found[name] for name in sorted(found)]
+        await self._gather(f"$SRV.PING.{SERVICE}", b"", take, lambda: unheard() <= 0)
+        nodes = tuple(found[name] for name in sorted(found))
+        return Gathered(nodes, (), (), len(nodes), unheard=max(0, unheard()))
 
     async def stats(self, node: str = "") -> Gathered[Stats]:
         """What each node counts."""
@@ -353,7 +280,11 @@ class Control:
         """Sends a command, and reads each node's answer."""
         if node and not NODE.fullmatch(node):
             raise ValueError(f"'{node}' is no name of a node: 1 to 16 of a-z and 0-9")
-        known = {node} if node else {one.node for one in await self.nodes()}
+        known, expected = {node}, 1
+        if not node:
+            discovered = await self.discover()
+            known = {one.node for one in discovered.answers}
+            expected = len(known) + discovered.unheard
         answers: dict[str, T] = {}
         refused: dict[str, Refused] = {}
 
@@ -376,11 +307,14 @@ class Control:
             tuple(silent),
             tuple(refused[name] for name in sorted(refused)),
             len(answers),
+            unheard=max(0, expected - len(known | {*answers, *refused})),
         )
 
-    async def _gather(self, where: str, data: bytes, take: Callable[[Msg], bool], quiet: float = 0.0) -> None:
+    async def _gather(
+        self, where: str, data: bytes, take: Callable[[Msg], bool], enough: Callable[[], bool] = lambda: False
+    ) -> None:
         """Publishes, and hands each answer on until `take` has all, nobody is there, or the time is over: that of
-        `timeout`, and where `quiet` is given, so many seconds after the last answer."""
+        `timeout`, and while `enough` is true, QUIET after the last answer."""
         client = self._connected()
         loop = asyncio.get_running_loop()
         inbox = client.new_inbox()
@@ -396,8 +330,8 @@ class Control:
                     message = question.heard.popleft()
                     if _is_nobody(message) or take(message):
                         end = 0.0
-                    elif quiet:
-                        end = min(last, loop.time() + quiet)
+                    else:
+                        end = min(last, loop.time() + QUIET) if enough() else last
                 self._check(client, question.problem)
                 if not await question.stirred(end - loop.time()):
                     break
@@ -484,6 +418,8 @@ def _node(data: bytes, prefix: str) -> Node | None:
     if about.get("prefix") != prefix or not NODE.fullmatch(about.get("node", "")):
         return None
     control = about.get("control", "")
-    version = int(control) if VERSION_TEXT.fullmatch(control) else 0
+    version = int(control) if NUMBER_TEXT.fullmatch(control) else 0
     listen = tuple(url for url in about.get("listen", "").split(",") if url)
-    return Node(about["node"], about.get("version", ""), version, listen, about.get("advertise", ""))
+    nodes = about.get("nodes", "")
+    heard = int(nodes) if NUMBER_TEXT.fullmatch(nodes) else 0
+    return Node(about["node"], about.get("version", ""), version, listen, about.get("advertise", ""), heard)

@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from signal_py.aside import end
 from signal_py.controlwire import (
@@ -49,6 +49,17 @@ JSON_SHARE = 8  # ... and so many times fewer than NATS takes in a message: JSON
 Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
 
 logger = logging.getLogger(__name__)
+
+
+class _Metadata(dict[str, str]):
+    """Metadata of a micro service that is asked for anew each time that json encodes it."""
+
+    def __init__(self, tell: Callable[[], Mapping[str, str]]) -> None:
+        super().__init__(tell())
+        self._tell = tell
+
+    def items(self) -> Any:
+        return self._tell().items()
 
 
 class Controlled:
@@ -146,13 +157,7 @@ class Controlled:
             version=semver(self._version),
             description="a node of signal-engine",
             queue_group=self._node,
-            metadata={
-                "node": self._node,
-                "prefix": self._prefix,
-                "version": self._version,
-                "control": str(VERSION),
-                **self._about(),
-            },
+            metadata=_Metadata(self._tell),
         )
         for command in COMMANDS:
             for node in ("", self._node):
@@ -164,6 +169,11 @@ class Controlled:
         for node in ("", self._node):
             await client.subscribe(subject(self._prefix, "*", node), cb=self._refuse_unknown)
         await client.flush()
+
+    def _tell(self) -> Mapping[str, str]:
+        """What PING tells."""
+        own = {"node": self._node, "prefix": self._prefix, "version": self._version, "control": str(VERSION)}
+        return own | dict(self._about())
 
     async def _handle(self, command: str, request: Request) -> None:
         try:

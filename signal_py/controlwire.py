@@ -22,7 +22,7 @@ PEER = re.compile(r"([a-z0-9]{1,16})\.[a-z0-9]{1,32}")
 NODE = re.compile(r"[a-z0-9]{1,16}")
 OPERATOR_CLOSE = 4009  # told to go by an operator, or the embedding program
 NAME = re.compile(r"(?!.*\.\.)(?!\.)[!-)+-=?-~]{1,128}(?<!\.)")
-VERSION_TEXT = re.compile(r"[0-9]{1,9}")
+NUMBER_TEXT = re.compile(r"[0-9]{1,9}")
 CURSOR = re.compile(r"[0-9]{1,3}\.[0-9]{1,20}")
 
 Fields = dict[str, Any]

@@ -116,14 +116,12 @@ async def _run(options: argparse.Namespace, config: Config) -> int:
 
 
 async def _nodes(control: Control, options: argparse.Namespace) -> int:
-    nodes = await control.nodes()
-    for node in nodes:
+    gathered = await control.discover()
+    for node in gathered.answers:
         places = " ".join(node.listen)
         places = f"{node.advertise}  bound to {places}" if node.advertise else places
         _show(node, options.json, f"{node.node}  {node.version}  {places}")
-    if not nodes:
-        _say("no node answers: are there any with this NATS and --prefix, and with --control on?")
-    return 0 if nodes else FAILED
+    return _end(gathered)
 
 
 async def _stats(control: Control, options: argparse.Namespace) -> int:
@@ -199,6 +197,11 @@ def _end(gathered: Gathered[Any]) -> int:
         _say("there are more: --limit, or signal_py.control.Control, which turns pages")
     for node in gathered.silent:
         _say(f"{node} did not answer")
+    if gathered.unheard:
+        _say(
+            f"{gathered.unheard} more of the cluster told nothing, so this may be incomplete: such a node is late, was "
+            "lost a moment ago, or has --control off"
+        )
     for refused in gathered.refused:
         _say(f"{refused.node}: {refused.code}: {refused.text}")
     if not gathered.nodes and gathered.complete:

@@ -13,7 +13,7 @@ import pytest
 import kit
 from minted import SECRET, Guest, token
 from peers import BarePeer
-from signal_py.control import Control, Node
+from signal_py.control import Control, Gathered, Node
 from signal_py.controlwire import COMMANDS, request
 from wire import fresh
 
@@ -156,17 +156,17 @@ def test_a_node_that_hangs_is_silent(alone: kit.Nats) -> None:
 
         async def run() -> None:
             async with Control(nats=alone.url, timeout=1) as control:
-                nodes = control.nodes
+                discover = control.discover
 
-                async def both() -> list[Node]:
-                    return [Node(node.node, "", 1, ()) for node in (one, two)]
+                async def both() -> Gathered[Node]:
+                    return Gathered(tuple(Node(node.node, "", 1, ()) for node in (one, two)), (), (), 2)
 
                 os.kill(two.pid, signal.SIGSTOP)
-                control.nodes = both  # type: ignore[method-assign]
+                control.discover = both  # type: ignore[method-assign]
                 stats = await control.stats()
                 assert [one.node] == [answer.node for answer in stats.answers]
                 assert stats.silent == (two.node,) and not stats.complete
-                control.nodes = nodes  # type: ignore[method-assign]
+                control.discover = discover  # type: ignore[method-assign]
                 assert [node.node for node in await control.nodes()] == [one.node]
 
         await_control(alone, one, two)

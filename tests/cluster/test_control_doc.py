@@ -40,6 +40,7 @@ def permitted(config: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[kit.Nats
 @contextlib.contextmanager
 def cluster(server: kit.Nats) -> Iterator[list[kit.Engine]]:
     node = {"nats": server.url, "nats_user": "node", "nats_password": "node", "loops": 1, "drain_time": 1}
+    node["ping_interval"] = 600  # a peer of the test answers no ping while commands run, which may take long
     with kit.engine(node="k7m2", **node) as one, kit.engine(node="other", **node) as other:
         await_cluster([one, other])
         await_control(server, one, other, nats_user="operator", nats_password="operator")
