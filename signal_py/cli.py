@@ -232,7 +232,6 @@ def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: ob
     command = commands.add_parser(name, help=short, description=f"{long} {TOKEN}", allow_abbrev=False)
     command.add_argument(
         "--url",
-        default=os.environ.get(URL_VARIABLE) or DEFAULT_URL,
         help=f"an engine (default {DEFAULT_URL}, or the variable {URL_VARIABLE})",
     )
     command.add_argument(
@@ -264,7 +263,6 @@ def _add_drain(commands: argparse._SubParsersAction[Parser]) -> None:
     drain = commands.add_parser("drain", help=short, description=DRAIN, allow_abbrev=False)
     drain.add_argument(
         "--admin",
-        default=os.environ.get(variable, ""),
         metavar="URL",
         help=f"its admin server, http://HOST:PORT/ or HOST:PORT (default: the variable {variable})",
     )
@@ -274,7 +272,9 @@ def _add_drain(commands: argparse._SubParsersAction[Parser]) -> None:
 def _drain(options: argparse.Namespace) -> int:
     from signal_py.operate import drain
 
-    return drain(options.admin)
+    variable = SETTINGS["admin"].variable
+    url = os.environ.get(variable, "")
+    return drain(url, variable) if url and options.admin is None else drain(options.admin or "", "--admin")
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -292,7 +292,9 @@ def _sub(options: argparse.Namespace) -> int:
     if options.raw and options.json:
         raise ConfigError("--raw is given together with --json: give one of them.")
     show = printer("json" if options.json else "raw" if options.raw else "plain")
-    return run(Subscription(options.url, _token(), options.rooms, options.presence, options.once, show).run())
+    url, named = _url(options)
+    subscription = Subscription(url, _token(), options.rooms, options.presence, options.once, show, named)
+    return run(subscription.run())
 
 
 def _pub(options: argparse.Namespace) -> int:
@@ -308,7 +310,16 @@ def _deliver(options: argparse.Namespace, head: str) -> int:
     from signal_py.commands import deliver, payloads
 
     what = payloads(options.text, options.file)
-    return run(deliver(options.url, _token(), head, what, options.json, options.binary))
+    url, named = _url(options)
+    return run(deliver(url, _token(), head, what, options.json, options.binary, named))
+
+
+def _url(options: argparse.Namespace) -> tuple[str, str]:
+    """Where an engine is, and how that was given."""
+    if options.url is None:
+        url = os.environ.get(URL_VARIABLE, "")
+        return (url, URL_VARIABLE) if url else (DEFAULT_URL, "--url")
+    return str(options.url), "--url"
 
 
 def _token() -> str:

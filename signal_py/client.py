@@ -21,6 +21,7 @@ from signal_py.errors import ConfigError, DeliveryError, EngineError
 
 SUBPROTOCOL = Subprotocol("signal.v1")
 ANSWER_TIMEOUT = 30.0  # seconds; the engine answers every ref sooner, so this bites where there is no engine
+URL_FLAG = "--url"
 OPEN_TIMEOUT = 10.0  # seconds
 RETRY_AFTER_MOST = 600.0  # seconds of it that are heeded
 CLOSE_TIMEOUT = 1.0  # seconds for the other end to say goodbye, too
@@ -134,7 +135,7 @@ def _lost(closed: ConnectionClosed) -> LostError:
     return LostError(text, closed.rcvd.code)
 
 
-def check_url(url: str) -> None:
+def check_url(url: str, named: str = URL_FLAG) -> None:
     """Raises ConfigError where it is no WebSocket URL."""
     try:
         parts = urlsplit(url)
@@ -143,7 +144,7 @@ def check_url(url: str) -> None:
     except (ValueError, InvalidURI):
         good = False
     if not good:
-        raise ConfigError(f"--url '{redacted(url)}' is no WebSocket URL: write ws://HOST:PORT/.")
+        raise ConfigError(f"{named} '{redacted(url)}' is no WebSocket URL: write ws://HOST:PORT/.")
 
 
 MEND = "give the address of an engine that takes clients."
@@ -160,11 +161,11 @@ MENDS = {  # by the status that refuses a handshake
 
 @asynccontextmanager
 async def open_client(
-    url: str, on_message: Callable[[Heard], None] = lambda heard: None, token: str = ""
+    url: str, on_message: Callable[[Heard], None] = lambda heard: None, token: str = "", named: str = URL_FLAG
 ) -> AsyncIterator[Client]:
     """A connection to an engine, closed at the end. Raises ConnectError where none can be had there, ConfigError
-    for what is no URL."""
-    check_url(url)
+    for what is no URL; `named` is how it was given."""
+    check_url(url, named)
     try:
         connection = await connect(
             url,
@@ -178,15 +179,15 @@ async def open_client(
         )
     except InvalidStatus as refused:
         status = refused.response.status_code
-        text = f"--url {redacted(url)} answered HTTP {status}: {MENDS.get(status, MEND)}"
+        text = f"{named} {redacted(url)} answered HTTP {status}: {MENDS.get(status, MEND)}"
         raise ConnectError(text, status, _retry_after(refused.response.headers.get("Retry-After", ""))) from None
     except (OSError, InvalidHandshake, UnicodeError, asyncio.TimeoutError) as error:
         raise ConnectError(
-            f"--url {redacted(url)} can't be reached ({_reason(error)}): "
+            f"{named} {redacted(url)} can't be reached ({_reason(error)}): "
             "start one there with 'signal-engine serve', or give another address."
         ) from None
     async with connection:
-        yield Client(connection, await _hello(connection, url), on_message)
+        yield Client(connection, await _hello(connection, url, named), on_message)
 
 
 def _retry_after(value: str) -> float:
@@ -204,13 +205,13 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-async def _hello(connection: ClientConnection, url: str) -> Heard:
+async def _hello(connection: ClientConnection, url: str, named: str) -> Heard:
     try:
         hello = parse(await within(connection.recv(), OPEN_TIMEOUT))
     except (ConnectionClosed, asyncio.TimeoutError):
         hello = Heard("", (), {}, "")
     if hello.verb != "HELLO" or not hello.arguments or not _is_told(hello.payload):
-        raise ConnectError(f"--url {redacted(url)} doesn't speak signal.v1: give the address of a signal-engine.")
+        raise ConnectError(f"{named} {redacted(url)} doesn't speak signal.v1: give the address of a signal-engine.")
     return hello
 
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from signal_py.arguments import why_not_room, why_not_sent
 from signal_py.aside import aside
-from signal_py.client import LostError, open_client
+from signal_py.client import URL_FLAG, LostError, open_client
 from signal_py.errors import ConfigError, DeliveryError
 from signal_py.output import say
 from signal_py.settings import SETTINGS
@@ -21,13 +21,20 @@ WHOLE = "-"  # in place of a text or a file: standard input
 
 
 async def deliver(
-    url: str, token: str, head: str, what: AsyncIterator[bytes], as_json: bool, binary: bool = False
+    url: str,
+    token: str,
+    head: str,
+    what: AsyncIterator[bytes],
+    as_json: bool,
+    binary: bool = False,
+    named: str = URL_FLAG,
 ) -> int:
-    """Sends payloads, waits for each answer, and stops at the first ERR; `binary`: also those that are UTF-8."""
+    """Sends payloads, waits for each answer, and stops at the first ERR. `binary`: also those that are UTF-8; `named`:
+    how the URL was given."""
     check_words([head.partition(" ")[2]], "ROOM" if head.startswith("PUB") else "PEER")
     refused: DeliveryError | None = None
     try:
-        async with open_client(url, token=token) as client:
+        async with open_client(url, token=token, named=named) as client:
             async for payload in what:
                 try:
                     await client.request(head, payload, binary)

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+LINE_MOST = 65536  # characters kept of a line that has not ended yet
 PENDING = 1 << 20  # bytes that wait to be written; lines beyond are dropped, and counted
 PIECE = 4096  # bytes of one write: a pipe that poll() reports takes as many without blocking (PIPE_BUF)
 LOOK = 0.1  # seconds between looks whether it is to end, while the descriptor takes nothing
@@ -136,7 +137,8 @@ class LineWriter:
 
 
 class LineStream(io.TextIOBase):
-    """What is printed, in whole lines, to a LineWriter: in place of sys.stderr."""
+    """What is printed, in whole lines, to a LineWriter: in place of sys.stderr. A line of LINE_MOST characters that has
+    no end yet is ended there."""
 
     def __init__(self, writer: LineWriter, descriptor: int) -> None:
         self._writer = writer
@@ -159,7 +161,10 @@ class LineStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         with self._lock:
-            *lines, self._begun = (self._begun + text).split("\n")
+            *lines, begun = (self._begun + text).split("\n")
+            whole = len(begun) // LINE_MOST * LINE_MOST
+            lines += [begun[at : at + LINE_MOST] for at in range(0, whole, LINE_MOST)]
+            self._begun = begun[whole:]
         for line in lines:
             self._put(line)
         return len(text)

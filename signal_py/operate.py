@@ -15,9 +15,10 @@ MAX_ANSWER = 65536  # bytes
 FAILED = 1
 
 
-def drain(admin: str) -> int:
-    """Has a node begin to drain, and says what that leads to; the exit status. Raises ConfigError."""
-    host, port = _place(admin)
+def drain(admin: str, named: str) -> int:
+    """Has a node begin to drain, and says what that leads to; the exit status. `named`: how its place was given.
+    Raises ConfigError."""
+    host, port = _place(admin, named)
     connection: http.client.HTTPConnection | None = None
     try:
         connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
@@ -26,7 +27,7 @@ def drain(admin: str) -> int:
         body = answer.read(MAX_ANSWER)
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         raise ConfigError(
-            f"--admin {redacted(admin)} can't be reached ({getattr(error, 'strerror', None) or error}): "
+            f"{named} {redacted(admin)} can't be reached ({getattr(error, 'strerror', None) or error}): "
             "give the address that the engine was started with as --admin."
         ) from None
     finally:
@@ -40,14 +41,14 @@ def drain(admin: str) -> int:
         text = f"{found['node']} drains: {found['connections']} connections go within {found['drain_time']:g} s"
     except (LookupError, RecursionError, TypeError, ValueError):
         raise ConfigError(
-            f"--admin {redacted(admin)} answers as no engine does: "
+            f"{named} {redacted(admin)} answers as no engine does: "
             "give the address that the engine was started with as --admin."
         ) from None
     print(text)
     return 0
 
 
-def _place(admin: str) -> tuple[str, int]:
+def _place(admin: str, named: str) -> tuple[str, int]:
     """Host and port. Raises ConfigError."""
     url = admin if "://" in admin else f"http://{admin}"
     try:
@@ -56,4 +57,4 @@ def _place(admin: str) -> tuple[str, int]:
             return parts.hostname, parts.port
     except ValueError:
         pass
-    raise ConfigError(f"--admin '{redacted(admin)}' is no admin server: write HOST:PORT or http://HOST:PORT/.")
+    raise ConfigError(f"{named} '{redacted(admin)}' is no admin server: write HOST:PORT or http://HOST:PORT/.")

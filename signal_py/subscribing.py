@@ -8,12 +8,13 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-from signal_py.client import Client, ConnectError, Heard, LostError, open_client
+from signal_py.client import URL_FLAG, Client, ConnectError, Heard, LostError, open_client
 from signal_py.commands import FAILED, check_words, explained
 from signal_py.errors import ConfigError, DeliveryError
 from signal_py.output import PRESENCE, Show, say
 
 FIRST_DELAY, MOST_DELAY = 0.25, 30.0  # seconds; a delay is a random part of a bound that doubles from one to the other
+GOAWAY_URL = "the url of GOAWAY,"  # how that one is named
 SETTLED = 10.0  # seconds that a connection stands until the next delay is short again
 PATIENCE_MOST = 600.0  # seconds of GOAWAY that are heeded
 EARLY = 0.9  # of that: to come elsewhere takes time, too
@@ -38,10 +39,12 @@ class Session:
         self._told = asyncio.Event()
         self._listening: asyncio.Future[None] | None = None
 
-    async def open(self, url: str, token: str, rooms: Sequence[str], presence: bool) -> Client:
-        """Raises ConnectError, DeliveryError, LostError."""
+    async def open(
+        self, url: str, token: str, rooms: Sequence[str], presence: bool, named: str = URL_FLAG
+    ) -> Client:
+        """`named`: how the URL was given. Raises ConnectError, DeliveryError, LostError."""
         try:
-            client = await self._stack.enter_async_context(open_client(url, self._take, token))
+            client = await self._stack.enter_async_context(open_client(url, self._take, token, named))
             for self.room in rooms:
                 room = self.room
                 await client.request(f"SUB {room} presence" if presence else f"SUB {room}")
@@ -96,11 +99,19 @@ class Subscription:
     """`sub`: its rooms, and the connection by which it is in them."""
 
     def __init__(
-        self, url: str, token: str, rooms: Sequence[str], presence: bool, once: bool, show: Show
+        self,
+        url: str,
+        token: str,
+        rooms: Sequence[str],
+        presence: bool,
+        once: bool,
+        show: Show,
+        named: str = URL_FLAG,
     ) -> None:
-        """`once`: it ends with its connection. Raises ConfigError."""
+        """`once`: it ends with its connection. `named`: how the URL was given. Raises ConfigError."""
         check_words(rooms, "ROOM")
         self._urls = [url]  # tried in turn; the last is the one that was given
+        self._named = named
         self._token = token
         self._rooms = rooms
         self._presence = presence
@@ -146,7 +157,8 @@ class Subscription:
             session = Session(self._show, live=True)
             url = self._urls[self._tries % len(self._urls)]
             try:
-                client = await session.open(url, self._token, self._rooms, self._presence)
+                named = self._named if url == self._urls[-1] else GOAWAY_URL
+                client = await session.open(url, self._token, self._rooms, self._presence, named)
             except ConnectError as error:
                 if first and (self._once or not _is_busy(error)):
                     raise

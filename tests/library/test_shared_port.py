@@ -72,12 +72,12 @@ def test_only_those_that_share_a_port_share_it() -> None:
 
 
 def test_a_port_that_its_holder_does_not_share() -> None:
-    code = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1]); time.sleep(60)"
-    with subprocess.Popen([*kit.python(), "-u", "-c", code], stdout=subprocess.PIPE, text=True) as other:
+    code = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1]); sys.stdin.read()"
+    command = [*kit.python(), "-u", "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         said = refusal(listen=f"127.0.0.1:{int(other.stdout.readline())}", reuse_port=True)
         assert "doesn't share it" in said and "set reuse_port='on'" in said
-        other.kill()
 
 
 def test_engines_of_two_processes() -> None:

@@ -342,3 +342,13 @@ def test_a_signal_ends_what_waits_for_standard_input(engine: kit.Engine, number:
         child.send_signal(number)
         assert child.wait(kit.PATIENCE) == (130 if number == signal.SIGINT else -number)
         assert child.stderr.read() == b""
+
+
+@pytest.mark.parametrize("words", [("sub", "lobby"), ("pub", "lobby", "x"), ("send", "@ann", "x")])
+def test_the_variable_is_named_where_the_url_came_from_there(words: tuple[str, ...]) -> None:
+    wrong, free = "http://x", f"ws://127.0.0.1:{kit.free_port()}/"
+    told = f"SIGNAL_ENGINE_URL '{wrong}' is no WebSocket URL"
+    assert kit.complaint(kit.run(*words, SIGNAL_ENGINE_URL=wrong)) == f"signal-engine: {told}: write ws://HOST:PORT/.\n"
+    assert f"--url '{wrong}' is" in kit.complaint(kit.run(*words, "--url", wrong, SIGNAL_ENGINE_URL=free))
+    once = ("--once",) if words[0] == "sub" else ()
+    assert f"SIGNAL_ENGINE_URL {free} can't be reached" in kit.run(*words, *once, SIGNAL_ENGINE_URL=free).stderr

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kit
-from signal_py.logwriter import LineStream, LineWriter, write_within
+from signal_py.logwriter import LINE_MOST, LineStream, LineWriter, write_within
 
 PIPE = 16384  # bytes that the pipes of these tests hold: poll() looks for a free page
 
@@ -233,6 +233,22 @@ def test_what_is_printed_goes_in_whole_lines() -> None:
         writer.close(kit.PATIENCE)
         os.close(theirs)
         assert read_all(ours) == b"one\ntwo and half\n\\udc80 no end\n"
+
+
+def test_a_line_without_an_end_is_ended() -> None:
+    """It would else be kept, and copied with each piece that is printed."""
+    with pipe() as (ours, theirs):
+        writer = LineWriter(theirs, told)
+        stream = LineStream(writer, theirs)
+        for _ in range(40):
+            assert stream.write("x" * 4000) == 4000
+        read: list[bytes] = []
+        reader = threading.Thread(target=lambda: read.append(read_all(ours)))
+        reader.start()
+        writer.close(kit.PATIENCE)
+        os.close(theirs)
+        reader.join()
+        assert read[0] == (b"x" * LINE_MOST + b"\n") * 2
 
 
 def test_a_last_sentence_waits_for_nobody_for_long() -> None:
