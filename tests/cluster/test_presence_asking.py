@@ -189,3 +189,29 @@ def test_very_many_questions_hold_no_message_up() -> None:
 
         until(lambda: told_before() < (nodes * len(rooms) - 8192) * len(peers), "it overtakes", limit=60.0)
         assert total(engine, "questions_full") == 0
+
+
+def test_very_many_changes_in_one_message_are_counted_one_by_one() -> None:
+    """More than 16 bits hold: a listener that has no room for them hears how many it missed."""
+    lines = 70_000
+    text = b"JOIN other.0000000000000\n" * lines
+    with (
+        kit.nats(config="max_payload: 8388608") as server,
+        kit.engine(nats=server.url, loops=1, max_message=4 << 20, send_buffer=4608, backlog_bytes=1024) as engine,
+        BarePeer(engine.port, receive_buffer=4096) as listener,
+        BarePeer(engine.port) as sender,
+        Bus(server.url) as bus,
+    ):
+        listener.join("room")
+        listener.say("SUB room presence")
+        assert listener.hear().verb == "MEMBERS"
+        while total(engine, "dropped_slow_peer") == 0:
+            sender.say(f"TO {listener.address}", "x" * 1000)
+        dropped = total(engine, "dropped_slow_peer")
+        bus.publish("signal.presence.room", text)
+        until(lambda: total(engine, "dropped_slow_peer") > dropped, "they are dropped")
+        missed = 0
+        while missed < lines:
+            got = listener.hear()
+            missed += int(got.words[0]) if got.verb == "GAP" else 0
+        assert missed == lines + dropped

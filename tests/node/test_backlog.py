@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import kit
+from halt import halted
 from peers import BarePeer, Closed, ledgers_hold
 from wire import LIMIT, TEXT, frame, until
 
@@ -227,3 +228,33 @@ def test_gap_where_a_loops_inbox_was_full(verb: str) -> None:
             assert a.ask(f"{verb} {target}", "x") == "ok"
             assert b.hear().payload == b"x" and b.settle() == []
             assert engine.stats()["total"]["gaps_untold"] == 0
+
+
+def test_gap_for_a_large_room_is_told_in_steps() -> None:
+    """To each of its members on a loop whose inbox was full, over several iterations, and to each once."""
+    with (
+        kit.engine(loops=2, inbox_messages=64, max_refs=4096, ping_interval=600) as engine,
+        contextlib.ExitStack() as stack,
+    ):
+        peers = [stack.enter_context(BarePeer(engine.port, "room")) for _ in range(3000)]
+        publisher = next(peer for peer in peers if loop_of(peer) == "00")
+        far = [peer for peer in peers if loop_of(peer) != "00"]
+        assert len(far) > 1024  # GAPS_PER_TURN
+        refs = 100
+        with halted(engine.pid, "signal-1"):
+            publisher.wire.send(b"".join(frame(TEXT, f"PUB room ref={i}\n{i}".encode()) for i in range(refs)))
+            refused = [publisher.answer_to(str(i)) for i in range(refs)].count("slow-peer")
+        assert refused == refs - 64
+        for peer in far:
+            heard = missed = 0
+            while heard + missed < refs:
+                got = peer.hear()
+                missed += int(got.words[0]) if got.verb == "GAP" else 0
+                heard += got.verb != "GAP"
+            assert (heard, missed) == (refs - refused, refused)
+        assert far[0].settle() == far[-1].settle() == []
+        assert engine.stats()["total"]["gaps_untold"] == 0
+
+
+def loop_of(peer: BarePeer) -> str:
+    return peer.address.split(".")[1][:2]
