@@ -1,4 +1,4 @@
-"""signal-engine for Python programs: the class Engine, and the errors that it raises.
+"""signal-engine for Python programs: embed a node with Engine. signal_py.control inspects and controls a cluster.
 
 from signal_py import Engine
 

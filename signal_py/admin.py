@@ -25,7 +25,7 @@ REQUEST_TIMEOUT = 10.0  # seconds for a client to say what it wants
 READ = "GET, HEAD, OPTIONS"
 METHODS = {"/metrics": READ, "/stats": READ, "/healthz": READ, "/readyz": READ, "/drain": "POST, OPTIONS"}
 LINK_STATES = ("off", "connecting", "up", "away", "refused")
-NOT_FOUND = (404, "text/plain", b"There are /metrics, /stats, /healthz, /readyz, and POST /drain.\n")
+NOT_FOUND = (404, "text/plain", b"Not found. Use /metrics, /stats, /healthz, /readyz, or POST /drain.\n")
 
 Stats = Mapping[str, Any]
 Counters = Iterable[tuple[str, str, str]]  # name, kind, help
@@ -55,9 +55,7 @@ class EngineCollector(Collector):
 def _general(stats: Stats) -> Iterable[Metric]:
     info = {name: str(stats.get(name, "")) for name in ("node", "version")}
     yield InfoMetricFamily("signal_engine", "The node and its version.", value=info)
-    link = GaugeMetricFamily(
-        "signal_engine_nats_state", "1 for the state that the NATS link is in.", labels=["state"]
-    )
+    link = GaugeMetricFamily("signal_engine_nats_state", "1 for the present state of the NATS link.", labels=["state"])
     for state in LINK_STATES:
         link.add_metric([state], int(stats.get("nats_state") == state))
     yield link
@@ -65,27 +63,27 @@ def _general(stats: Stats) -> Iterable[Metric]:
     dropped = stats.get("service_dropped", 0)
     yield CounterMetricFamily(
         "signal_engine_service_dropped",
-        "Messages to the embedding program that it did not take in time.",
+        "Messages to the embedding program that were dropped because it did not read them in time.",
         value=dropped,
     )
     yield CounterMetricFamily(
         "signal_engine_log_dropped",
-        "Lines of the log that were dropped: nobody read them, or they could not be written.",
+        "Log lines that were dropped because they could not be written in time.",
         value=stats.get("log_dropped", 0),
     )
     if stats.get("descriptors") is not None:
         yield GaugeMetricFamily(
             "signal_engine_descriptors",
-            "Open descriptors in all tables of the process.",
+            "Open descriptors in all descriptor tables of the process.",
             value=stats["descriptors"],
         )
 
 
 def _keys(stats: Stats) -> Iterable[Metric]:
     """Of tokens."""
-    text = "Keys that tokens are verified with; 0 with --auth jwt: none could be had so far."
+    text = "Keys that verify tokens; 0 with --auth jwt: none could be loaded yet."
     yield GaugeMetricFamily("signal_engine_auth_keys", text, value=stats.get("auth_keys", 0))
-    text = "1 for the reason why keys of tokens could not be had at the last look."
+    text = "1 for the reason why the keys could not be loaded the last time."
     trouble = GaugeMetricFamily("signal_engine_auth_keys_trouble", text, labels=["reason"])
     for reason in REASONS:
         trouble.add_metric([reason], int(stats.get("auth_keys_trouble") == reason))
@@ -158,7 +156,7 @@ class Admin:
         if path != "/drain":
             return NOT_FOUND
         if from_a_page:
-            return 403, "text/plain", b"This is not for pages in a browser.\n"
+            return 403, "text/plain", b"Web pages may not use this endpoint.\n"
         if self._unready() == "starting":
             return 503, "text/plain", b"starting\n"
         return 202, "application/json", json.dumps(self._drain()).encode() + b"\n"
@@ -184,7 +182,7 @@ class _Server(ThreadingHTTPServer):
             self.server_close()
             raise ConfigError(
                 f"{named} {host_port(address.host, address.port)} can't be listened on ({error.strerror}): "
-                "choose another."
+                "choose another address."
             ) from None
 
     def stop(self) -> None:
@@ -212,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "OPTIONS" and (allowed or path == "*"):
             self._say(204, "", b"", allowed or "GET, HEAD, POST, OPTIONS")
         elif allowed and self.command not in ("GET", "HEAD", "POST", "OPTIONS"):
-            self._say(405, "text/plain", f"{path} takes {allowed}.\n".encode(), allowed)
+            self._say(405, "text/plain", f"{path} allows {allowed}.\n".encode(), allowed)
         elif self.command not in allowed.split(", "):  # what is read is not there to act on, nor the other way round
             self._say(*NOT_FOUND)
         elif self.command == "POST":

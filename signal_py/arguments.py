@@ -27,26 +27,28 @@ def config_of(settings: Options) -> Config:
         if field not in fields:
             near = nearest(field.lower().replace("-", "_"), fields)
             mend = f"write {near}=…" if near else "signal_py.settings.Config lists them"
-            raise ConfigError(f"Engine's {field} is no setting: {mend}.")
+            raise ConfigError(f"Engine's {field} is not a setting: {mend}.")
     by_name = {fields[field]: value for field, value in given.items()}
     return make_config(by_name, {name: f"Engine's {field}" for field, name in fields.items()})
 
 
 def check_name(what: str, name: str) -> None:
     if not NAME.fullmatch(name):
-        raise ValueError(f"'{name}' can't be a {what}: 1 to 128 printable characters, no space, * or >")
+        raise ValueError(
+            f"'{name}' is not a valid {what} name: use 1 to 128 printable characters, without space, * and >"
+        )
 
 
 def check_close(code: int) -> None:
     from signal_core.engine import may_close_with
 
     if not may_close_with(code):
-        raise ValueError(f"{code} can't be sent as a close code: 1000 to 1003, 1007 to 1014 and 3000 to 4999 can")
+        raise ValueError(f"{code} can't be sent as a close code: use 1000 to 1003, 1007 to 1014 or 3000 to 4999")
 
 
 def check_page(limit: int, after: str) -> None:
     if limit < 1 or (after and not CURSOR.fullmatch(after)):
-        raise ValueError("a page has a limit of 1 or more, and begins after what the last one calls next")
+        raise ValueError("give a limit of 1 or more, and as 'after' the 'next' of the last page")
 
 
 def payload_of(data: bytes | str) -> tuple[bytes, bool]:
@@ -59,7 +61,7 @@ def milliseconds(ttl: float | None) -> int:
     if ttl is None:
         return NO_TTL
     if not SETTINGS["ttl"].low <= ttl <= SETTINGS["ttl"].high:
-        raise ValueError(f"a ttl is 0.001 to 86400 seconds, not {ttl}")
+        raise ValueError(f"the ttl is {ttl}: use 0.001 to 86400 seconds")
     return round(ttl * 1000)
 
 
@@ -68,18 +70,18 @@ def why_not_sent(target: str, *refs: str | None) -> str:
     if wrong := _wrong_ref(refs):
         return wrong
     if target.startswith("@"):
-        return f"'{target}' is no user: write @ and 1 to 127 printable characters, no space, * or >."
+        return f"'{target}' is not a user: write @ and 1 to 127 printable characters, without space, * and >."
     if target == "-":
-        return "'-' stands for a sender that is no connection, and can't be answered."
-    return "" if PEER.fullmatch(target) else f"'{target}' is no peer: write <node>.<local>, or @<user>."
+        return "'-' stands for a sender without an address, which can't be answered."
+    return "" if PEER.fullmatch(target) else f"'{target}' is not a peer: write <node>.<local>, or @<user>."
 
 
 def why_not_room(room: str, *refs: str | None) -> str:
     """What makes a message to a room, or a join, a bad request."""
-    rule = "1 to 128 printable characters, no space, * or >, and no $ or @ at the start"
-    return _wrong_ref(refs) or f"'{room}' is no room: write {rule}."
+    rule = "1 to 128 printable characters, without space, * and >, and not $ or @ first"
+    return _wrong_ref(refs) or f"'{room}' is not a room: write {rule}."
 
 
 def _wrong_ref(refs: tuple[str | None, ...]) -> str:
     wrong = next((ref for ref in refs if ref and not REF.fullmatch(ref)), None)
-    return f"'{wrong}' is no ref: write 1 to 16 of A-Za-z0-9." if wrong is not None else ""
+    return f"'{wrong}' is not a ref: write 1 to 16 of A-Za-z0-9." if wrong is not None else ""

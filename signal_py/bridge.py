@@ -136,7 +136,7 @@ class Bridge:
         self._running.wait()
         if isinstance(self._failure, OSError):
             reason = self._failure.strerror or self._failure
-            raise OSError(f"a thread of the engine can't begin ({reason}): raise the limit of open files (ulimit -n)")
+            raise OSError(f"a thread of the engine can't start ({reason}): raise the limit of open files (ulimit -n)")
         if self._failure is not None:
             raise self._failure
 
@@ -232,9 +232,9 @@ class Bridge:
             self._core.link_fail()
             return
         if self._discovered and pool.learn(info.connect_urls):
-            event(logger, "debug", "NATS told of servers", servers=[server.where for server in pool.servers])
+            event(logger, "debug", "NATS reported other servers", servers=[server.where for server in pool.servers])
         if info.lame_duck and self.state == "up" and self._moving is None:
-            event(logger, "info", "the NATS server is about to end: another is looked for", server=self.where)
+            event(logger, "info", "the NATS server is about to stop: looking for another", server=self.where)
             self._moving = asyncio.get_running_loop().create_task(self._move(pool, server))
 
     def _introduce(self, info: ServerInfo, server: Server) -> None:
@@ -242,9 +242,9 @@ class Bridge:
         from signal_core.engine import TlsError
 
         if server.tls and not (info.tls_required or info.tls_available):
-            raise InfoError("it offers no TLS, which its URL asks for")
+            raise InfoError("it offers no TLS, but its URL requires it")
         if not info.headers:
-            raise InfoError("it is no NATS server, or one from before 2.2, which has no headers")
+            raise InfoError("it is not a NATS server, or it is older than 2.2 and has no headers")
         try:
             tls = self._tls.handshake(server) if wants_tls(info.tls_required, server) else None
         except (OSError, ValueError) as error:
@@ -254,7 +254,7 @@ class Bridge:
             line = connect_line(proof, self._node, self._version, tls is not None)
             self._core.link_connect(line, info.max_payload, tls)
         except TlsError as error:
-            raise InfoError(f"TLS can't be had: {error}") from None
+            raise InfoError(f"TLS is not available: {error}") from None
         except (OSError, ValueError) as error:
             raise InfoError(f"the credentials can't be read: {error}") from None
         self._mark = mark_of(proof)
@@ -263,7 +263,7 @@ class Bridge:
         back = self.state in ("away", "refused")
         self.state, self._problem, self._was_up, self._up_since = "up", "", True, time.monotonic()
         self._refused_mark, self._returns = "", False
-        event(logger, "info", "NATS is back" if back else "NATS is connected", server=self.where)
+        event(logger, "info", "NATS is back" if back else "connected to NATS", server=self.where)
         self._tell_control(self._place.server if self._place else None)
         self.decide("up")
 
@@ -272,11 +272,11 @@ class Bridge:
             self._away(self._problem or reason)
 
     def _on_taken(self, node: str) -> None:
-        self._refused("node", f"another node of the cluster has the name {node}")
+        self._refused("node", f"the name {node} is taken by another node of the cluster")
 
     def _on_error(self, text: str, untold: int = 0) -> None:
         if untold:
-            event(logger, "warning", "NATS reports more errors", count=untold, server=self.where)
+            event(logger, "warning", "NATS reported further errors", count=untold, server=self.where)
         if not text:
             return
         self._problem = text
@@ -286,12 +286,12 @@ class Bridge:
             self._refused("nats", f"NATS at {self.where} refuses the credentials ({text})")
         else:
             self._refused_mark, self._returns = self._mark, True
-            event(logger, "info", "NATS takes the credentials no longer: they are read again", reason=text)
+            event(logger, "info", "NATS no longer accepts the credentials: reading them again", reason=text)
 
     def _complain(self, text: str) -> None:
         if text not in self._errors and len(self._errors) < MAX_ERRORS:
             self._errors.add(text)
-            event(logger, "warning", "NATS reports an error", error=text, server=self.where)
+            event(logger, "warning", "NATS reported an error", error=text, server=self.where)
 
     def _on_listed(self, number: int, next_: int, text: str) -> None:
         self.inspection.listed(number, next_, text)
@@ -320,7 +320,7 @@ class Bridge:
                 self._pool.failed()
             self._failed.clear()
         else:
-            event(logger, "debug", "NATS can't be had", server=self.where, reason=reason)
+            event(logger, "debug", "can't connect to NATS", server=self.where, reason=reason)
             if self._place is not None and not returns:
                 self._failed.add(self._place)
         pause = self._pool.delay() if self._was_up or returns else 0.0
@@ -340,7 +340,7 @@ class Bridge:
         self._tell_control(None)
         servers = [server.where for server in self._pool.servers] if self._pool else []
         where = self.where or ",".join(servers[:3])
-        event(logger, "warning", "NATS is away; local delivery goes on", server=where, reason=reason)
+        event(logger, "warning", "NATS is away; local delivery continues", server=where, reason=reason)
         self.decide("away")
 
     def _refused(self, setting: str, reason: str) -> None:
@@ -364,7 +364,7 @@ class Bridge:
                 place = self._next or await self._choose(pool)
                 break
             except OSError as error:
-                event(logger, "debug", "no NATS server can be had", reason=str(error))
+                event(logger, "debug", "no NATS server is reachable", reason=str(error))
                 await asyncio.sleep(self._round_over(pool, str(error)))
         self._place, self._next = place, None
         self._greeted, self._problem = False, ""

@@ -21,25 +21,25 @@ TOKEN_VARIABLE = "SIGNAL_ENGINE_TOKEN"  # no flag: others can see flags
 INTERRUPTED = 130
 
 EPILOG = """\
-Each setting is also a variable (--max-message: SIGNAL_ENGINE_MAX_MESSAGE) and a key of the TOML file
-(max-message = 4096). Flags win over variables, those over the file."""
+Each setting is also an environment variable (--max-message: SIGNAL_ENGINE_MAX_MESSAGE) and a key of the TOML file
+(max-message = 4096). Flags override variables, and variables override the file."""
 
 SUB = """\
-Joins rooms, and prints what is published there (ROOM SENDER PAYLOAD) and what is sent to its own address (@me SENDER
-PAYLOAD), a line each, until Ctrl-C; the sender is - where it is no connection. It connects again where the connection
-ends, and goes where a draining engine sends it. Exit status 1 where the engine refuses its token or a room, and with
---once where the connection ends."""
+Joins rooms and prints one line for each message, until Ctrl-C: ROOM SENDER PAYLOAD, or @me SENDER PAYLOAD if it was
+sent to this connection itself. SENDER is - if the sender is not a connection. It reconnects when the connection ends,
+and moves where a draining engine sends it. The exit status is 1 if the engine refuses the token or a room, and with
+--once when the connection ends."""
 PUB = """\
-Publishes to a room, and waits until the engine has accepted it. Exit status 1 where it has not, with the code of
-signal.v1 on standard error."""
+Publishes to a room and waits until the engine has accepted the message. If the engine refuses it, prints the code of
+signal.v1 to standard error; the exit status is then 1."""
 SEND = """\
-Sends to a peer on whichever node, and waits until the message is with the peer's socket. Exit status 1 where it is
-not, with the code of signal.v1 on standard error."""
+Sends to a peer on any node and waits until the message is written to the peer's socket. If it is not delivered, prints
+the code of signal.v1 to standard error; the exit status is then 1."""
 TOKEN = f"""\
-Where the engine wants a token, it is taken from the variable {TOKEN_VARIABLE}."""
+If the engine requires a token, set the environment variable {TOKEN_VARIABLE}."""
 DRAIN = """\
-Has an engine tell its clients to go, close those that stay, evenly over its drain-time, and end. Does not wait for
-that: exit status 0 once it has begun, 1 where the engine refuses, 2 where it is not reached."""
+Makes an engine tell its clients to reconnect elsewhere, close those that stay, evenly over drain-time, and exit. Does
+not wait for the end. The exit status is 0 if the drain has begun, 1 if the engine refuses, 2 if it can't be reached."""
 CLIENTS = {
     "sub": ("print what is published to rooms", SUB),
     "pub": ("publish to a room", PUB),
@@ -105,7 +105,7 @@ def _close_stdout() -> None:
 def _parser() -> Parser:
     parser = Parser(
         prog="signal-engine",
-        description="Holds WebSockets and passes small messages between them.",
+        description="A WebSocket signaling server: holds connections and relays small messages between them.",
         allow_abbrev=False,
     )
     parser.set_defaults(reads=())
@@ -120,7 +120,7 @@ def _parser() -> Parser:
     _add_completion(commands)
     version = commands.add_parser("version", help="print the version", allow_abbrev=False)
     version.set_defaults(run=_version)
-    helped = commands.add_parser("help", help="print the help, or that of a command", allow_abbrev=False)
+    helped = commands.add_parser("help", help="print help, for all commands or for one", allow_abbrev=False)
     helped.add_argument("words", metavar="COMMAND", nargs="*", help="such as serve, or ctl nodes")
     helped.set_defaults(run=_help)
     return parser
@@ -161,7 +161,9 @@ def given(options: argparse.Namespace) -> dict[str, object]:
 def _add_control(commands: argparse._SubParsersAction[Parser]) -> None:
     from signal_py.ctl import add_arguments
 
-    control = commands.add_parser("ctl", help="ask and tell the nodes of a cluster, through NATS", allow_abbrev=False)
+    control = commands.add_parser(
+        "ctl", help="inspect and control the nodes of a cluster, through NATS", allow_abbrev=False
+    )
     add_arguments(control, add_settings)
     control.set_defaults(run=_control, reads=(CONFIG_VARIABLE, *(SETTINGS[name].variable for name in CONTROL_SETTINGS)))
 
@@ -176,7 +178,9 @@ def _control(options: argparse.Namespace) -> int:
 def _add_token(commands: argparse._SubParsersAction[Parser]) -> None:
     from signal_py.minting import add_arguments
 
-    token = commands.add_parser("token", help="make a token for trying out, or look into one", allow_abbrev=False)
+    token = commands.add_parser(
+        "token", help="make a token for trials, or show the contents of one", allow_abbrev=False
+    )
     add_arguments(token)
     token.set_defaults(run=_mint, reads=(SETTINGS["auth-key"].variable,))
 
@@ -186,7 +190,7 @@ def _add_completion(commands: argparse._SubParsersAction[Parser]) -> None:
 
     short = "print a completion script for a shell"
     completion = commands.add_parser("completion", help=short, description=DESCRIPTION, allow_abbrev=False)
-    completion.add_argument("shell", choices=SHELLS, help="whose")
+    completion.add_argument("shell", choices=SHELLS, help="the shell")
     completion.set_defaults(run=_complete)
 
 
@@ -203,13 +207,9 @@ def _metavar(setting: Setting) -> str:
 
 def describe(setting: Setting) -> str:
     """What a setting is, with its unit, bounds and default, on one line."""
-    more = (
-        []
-        if setting.choices or setting.kind in (str, tuple)
-        else [f"{setting.low:.15g} to {setting.high:.15g}"]
-    )
+    more = [] if setting.choices or setting.kind in (str, tuple) else [f"{setting.low:.15g} to {setting.high:.15g}"]
     if setting.kind is tuple:
-        more.append("may be repeated, or a list with commas")
+        more.append("may be repeated, or a list separated by commas")
     if setting.default not in ("", ()):
         more.append(f"default {shown_default(setting)}")
     return f"{setting.help} ({'; '.join(more)})" if more else setting.help
@@ -217,13 +217,7 @@ def describe(setting: Setting) -> str:
 
 def shown_default(setting: Setting) -> str:
     value = setting.default
-    text = (
-        ",".join(value)
-        if isinstance(value, tuple)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    text = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
     return f"{text} {setting.unit}".rstrip()
 
 
@@ -232,39 +226,44 @@ def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: ob
     command = commands.add_parser(name, help=short, description=f"{long} {TOKEN}", allow_abbrev=False)
     command.add_argument(
         "--url",
-        help=f"an engine (default {DEFAULT_URL}, or the variable {URL_VARIABLE})",
+        help=f"URL of an engine (default {DEFAULT_URL}, or the variable {URL_VARIABLE})",
     )
     command.add_argument(
         "--json",
         action="store_true",
-        help="print one JSON object a line" if name == "sub" else "print what became of it as JSON",
+        help="print one JSON object per line" if name == "sub" else "print the result as JSON",
     )
     if name == "sub":
         command.add_argument("rooms", metavar="ROOM", nargs="+", help="a room to join, such as lobby")
-        command.add_argument("--presence", action="store_true", help="print who is there, joins and leaves, too")
-        command.add_argument("--raw", action="store_true", help="print the payloads only, a line each")
-        command.add_argument("--once", action="store_true", help="end with the connection, and don't connect again")
+        command.add_argument("--presence", action="store_true", help="also print members, joins and leaves")
+        command.add_argument("--raw", action="store_true", help="print only the payloads, one per line")
+        command.add_argument("--once", action="store_true", help="exit when the connection ends, without reconnecting")
     else:
-        command.add_argument("--file", metavar="FILE", help="send all of a file, or of standard input (-), as it is")
-        command.add_argument("--binary", action="store_true", help="send as binary, also what is UTF-8")
+        command.add_argument("--file", metavar="FILE", help="send a whole file, or standard input (-), unchanged")
+        command.add_argument("--binary", action="store_true", help="send as binary even if it is valid UTF-8")
         command.add_argument(
             "target",
             metavar="ROOM" if name == "pub" else "PEER",
-            help="such as lobby" if name == "pub" else "such as k7m2.0f3zq8m2v9w1x, which sub prints, or @USER",
+            help="a room, such as lobby"
+            if name == "pub"
+            else "an address that sub prints, such as k7m2.0f3zq8m2v9w1x, or @USER",
         )
-        text = "- for all of standard input; without TEXT and --file each line of it is sent"
+        text = (
+            "the payload; - reads all of standard input; without TEXT and --file, "
+            "each line of standard input is one message"
+        )
         command.add_argument("text", metavar="TEXT", nargs="?", help=text)
     command.set_defaults(run=run, reads=(URL_VARIABLE, TOKEN_VARIABLE))
 
 
 def _add_drain(commands: argparse._SubParsersAction[Parser]) -> None:
     variable = SETTINGS["admin"].variable
-    short = "have an engine send its clients away, and end"
+    short = "make an engine send its clients away and exit"
     drain = commands.add_parser("drain", help=short, description=DRAIN, allow_abbrev=False)
     drain.add_argument(
         "--admin",
         metavar="URL",
-        help=f"its admin server, http://HOST:PORT/ or HOST:PORT (default: the variable {variable})",
+        help=f"the engine's admin server, http://HOST:PORT/ or HOST:PORT (default: the variable {variable})",
     )
     drain.set_defaults(run=_drain, reads=(variable,))
 
@@ -326,7 +325,9 @@ def _token() -> str:
     """The token to connect with, "" for none. Raises ConfigError for what no header can hold."""
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not (token.isascii() and token.isprintable()) or " " in token:
-        raise ConfigError(f"{TOKEN_VARIABLE} has a space, a line's end or a letter that is not ASCII: give one token.")
+        raise ConfigError(
+            f"{TOKEN_VARIABLE} has a space, a line break or a character that is not ASCII: give one token."
+        )
     return token
 
 

@@ -74,9 +74,7 @@ def parse(data: str | bytes) -> Heard:
 class Client:
     """A connection that has heard HELLO. What is heard besides answers goes to `on_message`."""
 
-    def __init__(
-        self, connection: ClientConnection, hello: Heard, on_message: Callable[[Heard], None]
-    ) -> None:
+    def __init__(self, connection: ClientConnection, hello: Heard, on_message: Callable[[Heard], None]) -> None:
         self._connection = connection
         self._on_message = on_message
         self._last_ref = 0
@@ -90,7 +88,7 @@ class Client:
         """
         most = self.hello["max_message"]
         if payload is not None and len(payload) > most:  # the engine would close the connection
-            raise DeliveryError("too-large", f"The payload is larger than the {most} bytes that the engine takes.")
+            raise DeliveryError("too-large", f"The payload is larger than the engine's limit of {most} bytes.")
         self._last_ref += 1
         ref = str(self._last_ref)
         line = f"{head} ref={ref}".encode()
@@ -130,7 +128,7 @@ def _text_or_bytes(message: bytes) -> str | bytes:
 
 def _lost(closed: ConnectionClosed) -> LostError:
     if closed.rcvd is None:
-        return LostError("the connection broke")
+        return LostError("the connection was lost")
     text = f"the engine closed the connection with {closed.rcvd.code} {closed.rcvd.reason}".rstrip()
     return LostError(text, closed.rcvd.code)
 
@@ -144,18 +142,18 @@ def check_url(url: str, named: str = URL_FLAG) -> None:
     except (ValueError, InvalidURI):
         good = False
     if not good:
-        raise ConfigError(f"{named} '{redacted(url)}' is no WebSocket URL: write ws://HOST:PORT/.")
+        raise ConfigError(f"{named} '{redacted(url)}' is not a WebSocket URL: write ws://HOST:PORT/.")
 
 
-MEND = "give the address of an engine that takes clients."
-TOKEN_MEND = "give a token that it takes, with the variable SIGNAL_ENGINE_TOKEN."
+MEND = "give the URL of an engine that accepts clients."
+TOKEN_MEND = "set the variable SIGNAL_ENGINE_TOKEN to a valid token."
 MENDS = {  # by the status that refuses a handshake
     401: TOKEN_MEND,
     403: TOKEN_MEND,
-    404: "no WebSockets are at this path; give the URL that an engine logs as listening=….",
-    429: "this address or user has all the connections that it may; close some, or raise the limit there.",
-    431: "the token or the URL is too long for a handshake; give a shorter one.",
-    503: "it is full, or going away; try again, or give another address.",
+    404: "there is no WebSocket endpoint at this path; give the URL that an engine logs as listening=….",
+    429: "this address or user has reached its connection limit; close some connections, or raise the limit.",
+    431: "the token or the URL is too long; give a shorter one.",
+    503: "the engine is full or about to stop; try again, or give another URL.",
 }
 
 
@@ -201,7 +199,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, asyncio.TimeoutError):
         return "no answer"
     if isinstance(error, UnicodeError):
-        return "its host is no name"
+        return "its host name is not valid"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

@@ -89,7 +89,7 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read(_most())
     except OSError as error:
-        raise ConfigError(f"--file {path} can't be read: {error.strerror}. Name a file that can be.") from None
+        raise ConfigError(f"--file {path} can't be read: {error.strerror}. Name a readable file.") from None
 
 
 def _most() -> int:
@@ -100,6 +100,6 @@ def _most() -> int:
 def check_words(words: Sequence[str], what: str) -> None:
     for word in words:
         if not word or " " in word or not word.isprintable():  # a space or a line's end would end the word that it is
-            raise ConfigError(f"{what} '{word}' is empty, or has a space or something unprintable in it: mend that.")
+            raise ConfigError(f"{what} '{word}' is empty, or has a space or an unprintable character: remove it.")
         if len(word) > NAME_MAX:  # a head beyond its bound has no ref, so nothing would answer
-            raise ConfigError(f"{what} has {len(word)} characters: give one of at most {NAME_MAX}.")
+            raise ConfigError(f"{what} has {len(word)} characters: use at most {NAME_MAX}.")

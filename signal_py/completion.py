@@ -11,7 +11,7 @@ from signal_py.parsing import Parser, commands_of
 SHELLS = ("bash", "zsh", "fish")
 PLACES = {
     "bash": "~/.local/share/bash-completion/completions/signal-engine",
-    "zsh": "a folder of $fpath, as _signal-engine",
+    "zsh": "a folder of $fpath, under the name _signal-engine",
     "fish": "~/.config/fish/completions/signal-engine.fish",
 }
 DESCRIPTION = "Prints a completion script. Write it to " + "; ".join(

@@ -1,4 +1,4 @@
-"""Control: what an operator asks and tells the nodes of a cluster, through NATS, from a Python program."""
+"""Control: inspects and controls the nodes of a cluster through NATS, from a Python program."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ __all__ = [
 
 
 class ControlError(EngineError):
-    """Operators can't be served: NATS ended the connection, or does not allow it. The text says what to mend."""
+    """NATS closed the connection, or does not allow the request. The text says what to fix."""
 
 
 class _Question:
@@ -114,27 +114,35 @@ class _Question:
 
 
 class Control:
-    """A connection to the NATS that the nodes use.
+    """Inspects and controls the nodes of a cluster, over a connection to their NATS.
 
         async with Control(nats="nats://a.example") as control:
             for node in await control.nodes():
                 print(node.node, node.version)
 
-    Its keywords are the settings of the same names (`nats_user`, `prefix`, …); `timeout` is how many seconds a question
-    waits for the nodes' answers. Methods with `node` ask that one, without it all. Those raise ControlError where NATS
-    ends the connection or does not allow what they need, ValueError for a name that can't be one, and EngineError on
-    another asyncio loop or in another thread or process than those that connected it.
+    Methods with an argument `node` ask that node, or without it all nodes. They raise ControlError if NATS closes the
+    connection or does not allow the request, ValueError for an argument that is not valid, and EngineError in another
+    process, thread or asyncio loop than the one that connected.
     """
 
     def __init__(
         self, *, timeout: float = TIMEOUT, config: Config | None = None, **settings: Unpack[ControlOptions]
     ) -> None:
-        """Nothing is connected yet. Raises ConfigError; `config` is ready-made settings, in place of keywords."""
+        """Checks the settings, and connects nothing yet.
+
+        timeout   seconds to wait for the nodes' answers
+        config    ready-made settings, in place of keywords
+        settings  the settings of the same names: `nats`, `nats_user`, `nats_creds`, `prefix` and so on
+
+        Raises ConfigError for a setting that can't be used.
+        """
         if config is not None and settings:
             raise ConfigError("Control's config is given together with settings: give one or the other.")
         self._config = config or _config(settings)
         if set(self._config.nats) & set(WORDS):
-            raise ConfigError(f"{self._config.named('nats')} names no NATS server: give the URL of one, nats://HOST:PORT.")
+            raise ConfigError(
+                f"{self._config.named('nats')} names no NATS server: give the URL of one, such as nats://HOST:PORT."
+            )
         self._timeout = timeout
         self._place = Place("A Control")
         self._client: Client | None = None
@@ -150,7 +158,10 @@ class Control:
         await self.close()
 
     async def connect(self) -> None:
-        """To the first server, in random order, that can be had; anew where it was connected. Raises ConfigError."""
+        """Connects to the first server, in random order, that accepts. A second call connects again.
+
+        Raises ConfigError if none does.
+        """
         self._place.enter()
         await self.close()
         servers = [parse_url(url) for url in self._config.nats]
@@ -166,6 +177,7 @@ class Control:
         raise ConfigError(self._unreachable(servers[-1], reason))
 
     async def close(self) -> None:
+        """Closes the connection to NATS."""
         self._place.check()
         if self._client is not None:
             await close(self._client)
@@ -173,11 +185,11 @@ class Control:
     # -- what may be asked --
 
     async def nodes(self) -> list[Node]:
-        """Those that are there and answer, by name; `discover` also tells whether that is all."""
+        """Returns the nodes that answer, sorted by name. `discover` also tells whether these are all."""
         return list((await self.discover()).answers)
 
     async def discover(self) -> Gathered[Node]:
-        """Those that are there and answer, by name, and how many they hear of besides."""
+        """Returns the nodes that answer, sorted by name, and how many further nodes they know of (`unheard`)."""
         found: dict[str, Node] = {}
 
         def unheard() -> int:
@@ -194,7 +206,10 @@ class Control:
         return Gathered(nodes, (), (), len(nodes), unheard=max(0, unheard()))
 
     async def stats(self, node: str = "") -> Gathered[Stats]:
-        """What each node counts."""
+        """Returns the counters of each node.
+
+        node  ask only this one
+        """
 
         def read(name: str, fields: Fields) -> Stats:
             total = fields.get("total")
@@ -204,8 +219,10 @@ class Control:
         return await self._ask("stats", node, read)
 
     async def rooms(self, limit: int = MAX_PAGE) -> Gathered[Room]:
-        """At most so many rooms of the cluster with their members, by name. All of them where they are fewer; else any,
-        and `room_page` has the rest."""
+        """Returns rooms of the cluster with their number of members, sorted by name.
+
+        limit  the maximum number of rooms. If there are more, any of them are returned; `room_page` has the rest
+        """
         pages = await self.room_page(limit=limit)
         counts: dict[str, dict[str, int]] = {}
         for page in pages.answers:
@@ -228,12 +245,21 @@ class Control:
                         counts[name][page.node] = members
 
     async def room_page(self, node: str = "", limit: int = MAX_PAGE, after: str = "") -> Gathered[RoomsPage]:
-        """A page of each node's rooms, in no particular order; `after`, with a node: the last page's `next`."""
+        """Returns a page of the rooms of one node, or the first page of each, in no particular order.
+
+        node   ask only this one
+        limit  the maximum number of rooms in the page, at most 1,000
+        after  `next` of this node's previous page; "" for the first page
+        """
         _check_page(node, limit, after)
         return await self._ask("rooms", node, _rooms_page, limit=limit, after=after or None)
 
     async def members(self, room: str, limit: int = MAX_PAGE) -> Gathered[Member]:
-        """At most so many members of a room (`@user`: a user's connections), by address; as `rooms` otherwise."""
+        """Returns members of a room, sorted by address.
+
+        room   the name of the room, or `@` and the name of a user
+        limit  the maximum number of members. If there are more, any of them are returned; `member_page` has the rest
+        """
         pages = await self.member_page(room, limit=limit)
         found = [member for page in pages.answers for member in page.members]
         more = any(page.next for page in pages.answers)
@@ -242,20 +268,33 @@ class Control:
     async def member_page(
         self, room: str, node: str = "", limit: int = MAX_PAGE, after: str = ""
     ) -> Gathered[MembersPage]:
-        """A page of each node's members of a room, and how many they are there."""
+        """Returns a page of a room's members on one node, or the first page of each node, in no particular order.
+
+        room   the name of the room, or `@` and the name of a user
+        node   ask only this one
+        limit  the maximum number of members in the page, at most 1,000
+        after  `next` of this node's previous page; "" for the first page
+        """
         _check_page(node, limit, after)
         if not NAME.fullmatch(room):
-            raise ValueError(f"'{room}' can't be a room: 1 to 128 printable characters, no space, * or >")
+            raise ValueError(
+                f"'{room}' is not a valid room name: use 1 to 128 printable characters, without space, * and >"
+            )
         return await self._ask("members", node, _members_page, room=room, limit=limit, after=after or None)
 
     async def disconnect(self, peer: str = "", *, user: str = "") -> Gathered[Disconnected]:
-        """Closes a peer's connection, or all connections of a user, with 4009. Nothing keeps them from coming back but
-        whoever gives out tokens."""
+        """Closes the connection of a peer, or all connections of a user, with 4009. They may reconnect.
+
+        peer  the address of a peer
+        user  the name of a user, in place of a peer
+        """
         found = PEER.fullmatch(peer)
         if bool(peer) == bool(user) or (peer and not found):
             raise ValueError("give the address of a peer, or a user")
         if user and not (NAME.fullmatch(user) and len(user) < 128):
-            raise ValueError(f"'{user}' can't be a user: 1 to 127 printable characters, no space, * or >")
+            raise ValueError(
+                f"'{user}' is not a valid user name: use 1 to 127 printable characters, without space, * and >"
+            )
         return await self._ask(
             "disconnect",
             found[1] if found else "",
@@ -265,7 +304,11 @@ class Control:
         )
 
     async def drain(self, node: str = "", *, everywhere: bool = False) -> Gathered[Drained]:
-        """Has a node send its clients away and end, or with `everywhere` all of them."""
+        """Makes one node, or all nodes, send their clients away and stop.
+
+        node        the name of the node
+        everywhere  drain every node of the cluster
+        """
         if bool(node) == everywhere:
             raise ValueError("give a node to drain, or everywhere=True")
         return await self._ask(
@@ -279,7 +322,7 @@ class Control:
     async def _ask(self, command: str, node: str, read: Callable[[str, Fields], T], **fields: object) -> Gathered[T]:
         """Sends a command, and reads each node's answer."""
         if node and not NODE.fullmatch(node):
-            raise ValueError(f"'{node}' is no name of a node: 1 to 16 of a-z and 0-9")
+            raise ValueError(f"'{node}' is not a node name: use 1 to 16 of a-z and 0-9")
         known, expected = {node}, 1
         if not node:
             discovered = await self.discover()
@@ -336,7 +379,7 @@ class Control:
                 if not await question.stirred(end - loop.time()):
                     break
         except nats.errors.Error as error:
-            raise ControlError(f"NATS has ended the connection ({error}): ask again.") from None
+            raise ControlError(f"NATS closed the connection ({error}): try again.") from None
         finally:
             self._questions.discard(question)
             if listening is not None:
@@ -356,7 +399,7 @@ class Control:
                 f"NATS does not allow it ({problem}): give this user the permissions of docs/control.md."
             )
         if not client.is_connected:
-            raise ControlError("NATS has ended the connection: connect again.")
+            raise ControlError("NATS closed the connection: connect again.")
 
     def _objects(self, problem: str) -> None:
         for question in self._questions:
@@ -370,7 +413,7 @@ class Control:
         named = f"{self._config.named('nats')} {server.url}"
         if "authorization" in reason.lower():
             flags = ", ".join(SETTINGS[name].flag for name in ("nats-token", "nats-user", "nats-nkey", "nats-creds"))
-            return f"{named} refuses the credentials ({reason}): give what it wants with one of {flags}."
+            return f"{named} refuses the credentials ({reason}): give valid ones with one of {flags}."
         return f"{named} can't be reached ({reason}): give the URL of a NATS server that the nodes use."
 
 
@@ -378,7 +421,7 @@ def _config(settings: Mapping[str, object]) -> Config:
     names = {field: field.replace("_", "-") for field in settings}
     for field, name in names.items():
         if name not in CONTROL_SETTINGS or "-" in field:
-            raise ConfigError(f"Control's {field} is no setting of it: {', '.join(CONTROL_SETTINGS)} are.")
+            raise ConfigError(f"Control's {field} is not one of its settings: {', '.join(CONTROL_SETTINGS)}.")
     given = {names[field]: value for field, value in settings.items()}
     return make_config(given, {name: f"Control's {SETTINGS[name].field}" for name in SETTINGS})
 
@@ -395,9 +438,9 @@ def _count(fields: Fields, name: str) -> int:
 
 def _check_page(node: str, limit: int, after: str) -> None:
     if not 1 <= limit <= MAX_PAGE:
-        raise ValueError(f"a page has 1 to {MAX_PAGE}, not {limit}")
+        raise ValueError(f"the limit is {limit}: use 1 to {MAX_PAGE}")
     if after and not (node and CURSOR.fullmatch(after)):
-        raise ValueError("a page of one node begins after what its last one calls next")
+        raise ValueError("give 'after' together with a node, as the 'next' of its last page")
 
 
 def _rooms_page(node: str, fields: Fields) -> RoomsPage:

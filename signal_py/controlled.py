@@ -112,7 +112,7 @@ class Controlled:
                 if await self._serve(self._server) and time.monotonic() - begun > LAST_DELAY:
                     delay = FIRST_DELAY  # a server that takes us only to end it at once is not asked again at once
             except Exception:
-                logger.exception("the control plane failed, and is tried again")
+                logger.exception("the control plane failed; trying again")
             await asyncio.sleep(random.uniform(0.0, delay))
             delay = min(2 * delay, LAST_DELAY)
 
@@ -155,7 +155,7 @@ class Controlled:
             client,
             name=SERVICE,
             version=semver(self._version),
-            description="a node of signal-engine",
+            description="a signal-engine node",
             queue_group=self._node,
             metadata=_Metadata(self._tell),
         )
@@ -183,7 +183,7 @@ class Controlled:
             said, error = answer(self._node, error=wrong.code, text=str(wrong)), wrong
         except Exception:
             logger.exception("a request of the control plane failed")
-            error = WireError("unavailable", "the node failed at it: its log tells more")
+            error = WireError("unavailable", "the node failed to do this: see its log")
             said = answer(self._node, error=error.code, text=str(error))
         with contextlib.suppress(ValueError):  # it has no reply subject: nobody wants to know
             if error is None:
@@ -202,4 +202,4 @@ class Controlled:
     def _complain(self, text: str) -> None:
         if text not in self._complaints and len(self._complaints) < MAX_COMPLAINTS:
             self._complaints.add(text)
-            event(logger, "warning", "NATS objects to the control plane", error=text)
+            event(logger, "warning", "NATS reported an error to the control plane", error=text)

@@ -78,7 +78,7 @@ def parse_request(command: str, data: bytes) -> Fields:
     if not isinstance(needed, int) or isinstance(needed, bool) or needed < 1 or fields.get("command") != command:
         raise WireError("bad-request", f'the request must be {{"v": {VERSION}, "command": "{command}", …}}')
     if command not in COMMANDS:
-        raise WireError("unknown-command", f"this node knows {', '.join(COMMANDS)}")
+        raise WireError("unknown-command", f"the commands are {', '.join(COMMANDS)}")
     if needed > VERSION:
         raise WireError("unsupported-version", f"this node speaks version {VERSION}, the request needs {needed}")
     return fields
@@ -90,7 +90,7 @@ def _object(data: bytes, most: int) -> Fields:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise WireError("bad-request", f"it is no JSON object of at most {most} bytes")
+        raise WireError("bad-request", f"it is not a JSON object of at most {most} bytes")
     return found
 
 
@@ -118,7 +118,7 @@ def names_of(fields: Mapping[str, object]) -> list[str]:
     if not isinstance(value, list) or len(value) > MAX_NAMES:
         raise WireError("bad-request", f"'names' must be a list of at most {MAX_NAMES} rooms")
     if not all(isinstance(name, str) and NAME.fullmatch(name) for name in value):
-        raise WireError("bad-request", "'names' has something that is no name of a room")
+        raise WireError("bad-request", "'names' has an entry that is not a room name")
     return value
 
 

@@ -59,9 +59,9 @@ def _try_file(credentials: Credentials, named: str, what: str) -> None:
     try:
         credentials.proof("", Server("", 0))
     except OSError as error:
-        raise ConfigError(f"{named} can't be read: {error.strerror}. Name a file that can be.") from None
+        raise ConfigError(f"{named} can't be read: {error.strerror}. Name a readable file.") from None
     except ValueError:
-        raise ConfigError(f"{named} holds no {what} for NATS: name the file that nsc or nk made.") from None
+        raise ConfigError(f"{named} holds no {what} for NATS: name the file that nsc or nk wrote.") from None
 
 
 def _block(text: str, name: str) -> str:

@@ -23,15 +23,15 @@ FAILED = 1  # exit status where a node was silent or refused, or there was nothi
 MAX_TIMEOUT = 600.0
 
 DESCRIPTION = """\
-Asks and tells the nodes of a cluster through the NATS server that they use. Exit status 1 where a node that is there
-did not answer, refused, or had nobody to disconnect; what the others did is printed all the same."""
+Inspects and controls the nodes of a cluster through the NATS server that they use. The exit status is 1 if a node did
+not answer or refused, or if there was nothing to disconnect. The answers of the other nodes are printed anyway."""
 COMMANDS = {
-    "nodes": "the nodes that are there: name, version, where they listen",
-    "stats": "what the nodes count",
-    "rooms": "rooms with their members, of the whole cluster",
-    "members": "who is in a room, or with @USER a user's connections",
-    "disconnect": "close a peer's connection, or with @USER all of a user's, with 4009",
-    "drain": "have a node, or all, send their clients away, and end",
+    "nodes": "list the nodes: name, version, addresses",
+    "stats": "print counters of the nodes",
+    "rooms": "list the rooms of the cluster, with their number of members",
+    "members": "list the members of a room, or with @USER the connections of a user",
+    "disconnect": "close the connection of a peer, or with @USER all connections of a user, with 4009",
+    "drain": "make one node, or all, send its clients away and exit",
 }
 
 
@@ -44,24 +44,28 @@ def add_arguments(
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=DESCRIPTION, allow_abbrev=False)
         add_settings(command, control_settings())
-        command.add_argument("--timeout", metavar="SECONDS", type=float, default=2.0, help="for answers (default 2)")
-        command.add_argument("--json", action="store_true", help="print one JSON object a line")
+        command.add_argument(
+            "--timeout", metavar="SECONDS", type=float, default=2.0, help="time to wait for answers (default 2)"
+        )
+        command.add_argument("--json", action="store_true", help="print one JSON object per line")
         _add_words(command, name)
 
 
 def _add_words(command: argparse.ArgumentParser, name: str) -> None:
     """What only some of them take."""
     if name == "stats":
-        command.add_argument("--node", metavar="NAME", default="", help="ask this one only")
+        command.add_argument("--node", metavar="NAME", default="", help="ask only this node")
     elif name == "drain":
-        command.add_argument("node", metavar="NODE", nargs="?", default="", help="its name, which nodes prints")
-        command.add_argument("--all", action="store_true", help="every node of the cluster")
+        command.add_argument(
+            "node", metavar="NODE", nargs="?", default="", help="name of the node, as printed by nodes"
+        )
+        command.add_argument("--all", action="store_true", help="drain every node of the cluster")
     elif name == "members":
-        command.add_argument("target", metavar="ROOM", help="such as lobby, or @USER")
+        command.add_argument("target", metavar="ROOM", help="a room such as lobby, or @USER")
     elif name == "disconnect":
-        command.add_argument("target", metavar="PEER", help="such as k7m2.0f3zq8m2v9w1x, or @USER")
+        command.add_argument("target", metavar="PEER", help="an address such as k7m2.0f3zq8m2v9w1x, or @USER")
     if name in ("rooms", "members"):
-        text = f"of all that there are, at most so many, 1 to {MAX_PAGE} (default {MAX_PAGE})"
+        text = f"maximum number of entries, 1 to {MAX_PAGE} (default {MAX_PAGE})"
         command.add_argument("--limit", metavar="N", type=int, default=MAX_PAGE, help=text)
 
 
@@ -81,18 +85,18 @@ def _check(options: argparse.Namespace, config: Config) -> None:
     if set(config.nats) & {"auto", "embedded", "off"}:
         raise ConfigError(
             f"{config.named('nats')} names no NATS server: give the URL of one that the nodes use, "
-            "which they log as nats=… when they are ready."
+            "which they log as nats=… at their start."
         )
     if not 0 < options.timeout <= MAX_TIMEOUT:
         raise ConfigError(f"--timeout is {options.timeout:g}: use more than 0, up to {MAX_TIMEOUT:g} seconds.")
     if getattr(options, "node", "") and not NODE.fullmatch(options.node):
-        raise ConfigError(f"'{options.node}' is no name of a node: 'signal-engine ctl nodes' prints them.")
+        raise ConfigError(f"'{options.node}' is not a node name: 'signal-engine ctl nodes' lists them.")
     if not 1 <= getattr(options, "limit", 1) <= MAX_PAGE:
         raise ConfigError(f"--limit is {options.limit}: use 1 to {MAX_PAGE}.")
     if options.order == "members" and not NAME.fullmatch(options.target):
-        raise ConfigError(f"'{options.target}' is no room: write one such as lobby, or @USER.")
+        raise ConfigError(f"'{options.target}' is not a room: write one such as lobby, or @USER.")
     if options.order == "disconnect" and not _is_somebody(options.target):
-        raise ConfigError(f"'{options.target}' is nobody: write the address of a peer, or @USER.")
+        raise ConfigError(f"'{options.target}' is neither a peer nor a user: write the address of a peer, or @USER.")
     if options.order == "drain" and bool(options.node) == options.all:
         raise ConfigError("drain takes the name of a node, or --all for every node: give one of them.")
 
@@ -169,7 +173,7 @@ async def _disconnect(control: Control, options: argparse.Namespace) -> int:
 async def _drain(control: Control, options: argparse.Namespace) -> int:
     gathered = await control.drain(options.node, everywhere=options.all)
     for one in gathered.answers:
-        text = f"{one.node} drains: {one.connections} connections go within {one.drain_time:g} s"
+        text = f"{one.node} is draining: {one.connections} connections end within {one.drain_time:g} s"
         _show(one, options.json, text)
     return _end(gathered)
 
@@ -194,18 +198,18 @@ def _show(found: Any, as_json: bool, text: str) -> None:
 def _end(gathered: Gathered[Any]) -> int:
     """Tells which nodes did not do it; the exit status."""
     if gathered.more:
-        _say("there are more: --limit, or signal_py.control.Control, which turns pages")
+        _say("there are more: raise --limit, or page through them with signal_py.control.Control")
     for node in gathered.silent:
         _say(f"{node} did not answer")
     if gathered.unheard:
         _say(
-            f"{gathered.unheard} more of the cluster told nothing, so this may be incomplete: such a node is late, was "
-            "lost a moment ago, or has --control off"
+            f"{gathered.unheard} more nodes of the cluster did not answer, so this may be incomplete: "
+            "such a node is slow, was lost a moment ago, or has --control off"
         )
     for refused in gathered.refused:
         _say(f"{refused.node}: {refused.code}: {refused.text}")
     if not gathered.nodes and gathered.complete:
-        _say("no node answers: are there any with this NATS and --prefix, and with --control on?")
+        _say("no node answered: is one running with this NATS server and --prefix, and with --control on?")
         return FAILED
     return 0 if gathered.complete else FAILED
 

@@ -108,7 +108,7 @@ class EmbeddedNats:
             self.close()
             raise ConfigError(
                 f"{self._named} embedded: {self._program} did not start ({self._last_words or 'it said nothing'}): "
-                "mend that, or set it to off or to the URL of a server."
+                "fix that, or set it to off or to the URL of a server."
             )
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class EmbeddedNats:
                 event(
                     logger,
                     "warning",
-                    "the embedded NATS server died; it is started again",
+                    "the embedded NATS server died; starting it again",
                     exit_status=code,
                     port=self.port,
                 )
@@ -213,7 +213,7 @@ class EmbeddedNats:
         if grave or "[" not in line:
             self._last_words = grave[2] if grave else line.strip()
             if self._listening.is_set():
-                event(logger, "error", "the embedded NATS server reports an error", error=self._last_words)
+                event(logger, "error", "the embedded NATS server reported an error", error=self._last_words)
         found = LISTENS.search(line)
         if found:
             self.port = int(found[1])

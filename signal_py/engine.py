@@ -1,4 +1,4 @@
-"""Engine: the whole of signal-engine, started and used from a Python program."""
+"""Engine: a complete node, embedded in a Python program."""
 
 from __future__ import annotations
 
@@ -40,16 +40,18 @@ T = TypeVar("T")
 
 
 class Engine:
-    """A node, in this process, on threads of its own; and the program that runs it, as a peer of the clients.
+    """A node in this process, on threads of its own. The program is a peer of the node's clients.
 
         async with Engine(listen="127.0.0.1:0", nats="off") as engine:
             await engine.publish("lobby", b"hello")
 
-    Every setting of the daemon is a keyword (`max_message=4096`); without any it listens on a free port of
-    loopback and joins no cluster. Methods are for the asyncio loop that started it, and raise EngineError on
-    another and in other threads; `stats` and what it is (`node`, `url`, ...) may be asked from any. It sets no signal
-    handler and touches nothing global: several may run in one process. One that was not started may start in a child
-    made by fork(); of one that was, every method raises EngineError there.
+    Every setting of the daemon is a keyword (`max_message=4096`). Without any, the engine listens on a free port of
+    the loopback address and joins no cluster.
+
+    An engine belongs to the asyncio loop that started it: methods raise EngineError on another loop and in other
+    threads. `stats` and the properties may be used from any thread. The engine sets no signal handlers and changes no
+    global state, so several engines may run in one process. One that was not started may be started in a child made
+    by fork(). One that was started can't be used there: every method raises EngineError.
     """
 
     def __init__(
@@ -63,16 +65,23 @@ class Engine:
         config: Config | None = None,
         **settings: Unpack[Options],
     ) -> None:
-        """Checks the settings; nothing is started yet. Raises ConfigError.
+        """Checks the settings, and starts nothing yet.
 
-        on_message     called with each Message to this program; without it, read `messages()`
-        on_connect     called with the Peer of each client that connects: its address, a str that has user and rights
-        on_disconnect  called with the Peer and the close code of each client that goes
-        on_presence    called with a Presence of each peer that is in a room joined with presence, joins, leaves
-        authorize      an `async def` from a Request to a Grant or a Refusal: who may connect, and as whom
-
-        Handlers run on the loop, in order; what a coroutine function returns runs as a task.
+        on_message     `on_message(message: Message)`: called for each message to this program. Without it, read
+                       `messages()`
+        on_connect     `on_connect(peer: Peer)`: called for each client that connects to this node
+        on_disconnect  `on_disconnect(peer: Peer, code: int)`: called when a client's connection has ended, with its
+                       close code
+        on_presence    `on_presence(presence: Presence)`: called for each member, join and leave in a room that this
+                       program joined with `presence=True`
+        authorize      `async def authorize(request: Request) -> Grant | Refusal`: decides who may connect, and as whom
         config         ready-made settings, in place of keywords
+        settings       the settings of the daemon, with underscores (docs/settings.md)
+
+        Handlers are called on the asyncio loop, in order. If a handler is a coroutine function, each call runs as a
+        task. An exception in a handler is logged, and does not stop the engine.
+
+        Raises ConfigError for a setting that can't be used.
         """
         if config is not None and settings:
             raise ConfigError("Engine's config is given together with settings: give one or the other.")
@@ -82,9 +91,9 @@ class Engine:
         self._handlers = Handlers(on_message, on_connect, on_disconnect, on_presence)
         if (self._config.auth == "callback") != (authorize is not None):
             raise ConfigError(
-                f"{self._config.named('auth')} is callback without authorize: give Engine both or neither."
+                f"{self._config.named('auth')} is callback, but authorize is missing: give Engine both or neither."
                 if authorize is None
-                else "Engine's authorize is given together with another auth than callback: give one of them."
+                else "Engine's authorize is given, but auth is not callback: leave out one of them."
             )
         self._authorize = authorize
         self._place = Place()
@@ -112,15 +121,15 @@ class Engine:
         await self.stop()
 
     async def start(self) -> None:
-        """Returns when it listens, and NATS is connected or known to be out of reach (at most 5 s).
+        """Starts the node. Returns when it listens, and NATS is connected or known to be away (at most 5 s).
 
-        Raises ConfigError where a setting can't be used: a busy port, a taken name, refused credentials;
-        EngineError where it was started or stopped before, or is stopped meanwhile; OSError where the system has no
-        descriptors left.
+        Raises ConfigError if a setting can't be used, such as a port in use, a node name that is taken or refused
+        credentials; EngineError if the engine was started or stopped before, or is stopped meanwhile; OSError if the
+        system has no descriptors left.
         """
         self._settle()
         if self._started or self._stopping is not None:
-            raise EngineError("An engine is started once: make a new Engine.")
+            raise EngineError("An engine can be started only once: make a new Engine.")
         self._started = True
         self._runtime.program = asyncio.get_running_loop()
         try:
@@ -136,11 +145,11 @@ class Engine:
             self._come.set()
 
     async def stop(self) -> None:
-        """Closes every connection with 1001, and returns when all has ended: in `close_timeout` and a little.
+        """Closes every connection with 1001. Returns when everything has ended, little more than `close_timeout` later.
 
-        Sends that wait for a receipt fail, with `no-such-peer` where the receiver was a client of this node, else
-        with `unavailable`; `messages()` ends. Again: waits for the first. It ends a drain at once. Where the asyncio
-        loop that started it has been closed meanwhile, any other will do.
+        A `send` that waits for its receipt fails: with `no-such-peer` if the receiver was a client of this node, else
+        with `unavailable`. `messages()` ends. A drain ends at once. A second call waits for the first. If the asyncio
+        loop that started the engine is closed, call this on any other loop.
         """
         self._settle(last=True)
         if self._stopping is None or self._stopping.cancelled():
@@ -154,10 +163,11 @@ class Engine:
             raise
 
     async def drain(self) -> None:
-        """Sends the clients elsewhere, then stops: returns in `drain_time`, `close_timeout` and a little.
+        """Sends the clients to other nodes, then stops. Takes little more than `drain_time` and `close_timeout`.
 
-        It takes no new ones from here on. All are told (GOAWAY), and those that stay are closed with 1001,
-        evenly over `drain_time`. Messages go on until then, this program's too. Again: waits for the first.
+        New clients are refused from now on. Every client gets GOAWAY, and those that stay are closed with 1001, evenly
+        over `drain_time`. Messages are delivered meanwhile, including those of this program. A second call waits for
+        the first.
         """
         self._settle()
         self._begin_drain()
@@ -165,7 +175,7 @@ class Engine:
         await asyncio.shield(self._draining)
 
     async def ended(self) -> None:
-        """Returns when it has stopped, by `stop`, `drain` or an operator's word."""
+        """Returns when the engine has stopped: by `stop`, by `drain`, or by the command of an operator."""
         self._settle()
         await self._ended.wait()
 
@@ -212,45 +222,48 @@ class Engine:
             await surely(asyncio.gather(self._step, return_exceptions=True))
             raise
         if self._stopping is not None:
-            raise EngineError("The engine was stopped while it started.")
+            raise EngineError("The engine was stopped while it was starting.")
 
     # -- what it is --
 
     @property
     def node(self) -> str:
-        """The node's name; a random one is another in a child made by fork()."""
+        """The name of the node. A random name is a new one in a child made by fork()."""
         self._settle_process()
         return self._runtime.node
 
     @property
     def address(self) -> str:
-        """The peer by which clients and other nodes reach this program: `<node>.<local>`."""
+        """The address of this program as a peer: `<node>.<local>`. Clients on any node can send to it."""
         return self._core().address
 
     @property
     def listening(self) -> list[tuple[str, int]]:
-        """Host (numeric) and port of each address that it listens on."""
+        """The numeric host and the port of each address that the engine listens on."""
         self._core()
         return list(self._runtime.listening)
 
     @property
     def url(self) -> str:
-        """A WebSocket URL by which this machine reaches the first of them."""
+        """The WebSocket URL of the first of these addresses, for clients on this machine."""
         self._core()
         return url_of(*self._runtime.listening[0], self._config.path)
 
     @property
     def nats_url(self) -> str:
-        """`nats://HOST:PORT` (or `tls://…`) of the server that was dialled last, "" for none."""
+        """`nats://HOST:PORT` or `tls://HOST:PORT` of the NATS server that was dialled last; "" if none was."""
         return self._runtime.bridge.url if self._runtime.bridge is not None else ""
 
     @property
     def admin_address(self) -> tuple[str, int] | None:
-        """Host and port of the admin server, where one is set."""
+        """Host and port of the admin server; None if `admin` is not set."""
         return self._runtime.admin_address
 
     def stats(self) -> dict[str, Any]:
-        """Counters of each loop, their `total`, state, uptime in seconds; fit for JSON. From any thread."""
+        """The counters of each loop and their `total`, the state of the node, and its uptime in seconds.
+
+        The result can be converted to JSON. May be called from any thread.
+        """
         self._settle_process()
         return self._runtime.stats()
 
@@ -266,18 +279,22 @@ class Engine:
         receipt: bool = False,
         ttl: float | None = None,
     ) -> None:
-        """Sends to a peer, or with `@user` to all connections of a user, on whichever node; at most once.
+        """Sends a message to one peer, or to all connections of a user, on any node. Delivery is at most once.
 
-        data     a str goes as text, bytes as binary; at most `max_message` bytes
-        ref      1 to 16 of A-Za-z0-9, for the receiver to answer with (`Message.re`). While a receipt for it is
-                 waited for, it is `bad-request` here and in `publish`. Without `receipt` it is not kept, and may be
-                 given again; but with `receipt` only once that message is over, whose fate would be told else
-        re       the `ref` of the message that this answers
-        receipt  wait until it is known what became of it (for a user: until it is accepted)
-        ttl      seconds that it may wait, 0.001 to 86400; None: the setting `ttl`
+        target   the address of a peer, or `@` and the name of a user
+        data     a str is sent as text, bytes as binary; at most `max_message` bytes
+        ref      1 to 16 characters of A-Za-z0-9, which the receiver's answer carries as `Message.re`. While a receipt
+                 for a ref is outstanding, that ref is refused with `bad-request`. Without `receipt` the ref is not
+                 remembered, and may be used again
+        re       the `ref` of the message that this one answers
+        receipt  wait until the message is delivered or has failed; for a user, until it is accepted for routing
+        ttl      seconds that the message may wait, 0.001 to 86400; None: the setting `ttl`
 
-        Raises DeliveryError with the code where it was refused, ValueError for a ttl or text that can't be
-        sent. Without `receipt` only what this node knows at once is told.
+        A ref that was sent without `receipt` must not be used with `receipt` while the first message may still be on
+        its way: its receipt would be taken for that of the second.
+
+        Raises DeliveryError if the message was refused; without `receipt`, only if this node knows that at once.
+        Raises ValueError for a ttl out of bounds or text that can't be encoded.
         """
         self._core_here()
         payload, binary = payload_of(data)
@@ -297,9 +314,15 @@ class Engine:
         receipt: bool = False,
         ttl: float | None = None,
     ) -> None:
-        """Sends to every member of a room, on every node; this program need not be one. As `send` otherwise.
+        """Sends a message to every member of a room, on every node. This program need not be a member.
 
-        What it was accepted for is routing, and that is known at once: `receipt` adds nothing.
+        room     the name of the room
+        data     as in `send`
+        ref      as in `send`
+        receipt  has no effect: whether the message is accepted for routing is known at once
+        ttl      as in `send`
+
+        Raises DeliveryError and ValueError as `send` does.
         """
         self._core_here()
         payload, binary = payload_of(data)
@@ -310,11 +333,12 @@ class Engine:
         await self._deliver(hand_on, ref, False, ttl, lambda: why_not_room(room, ref))
 
     async def join(self, room: str, *, presence: bool = False) -> None:
-        """From now on this program hears what is published to a room, on every node. Raises DeliveryError.
+        """Makes this program a member of a room: it receives what is published there on any node.
 
-        presence  `on_presence` is told who is there, and who joins and leaves; again: who is there, anew
+        room      the name of the room
+        presence  also call `on_presence` for members, joins and leaves. A further call reports the members again
 
-        Each call waits until NATS, where it is up, has the room, also where the program is in it already.
+        Returns once NATS, if it is connected, has the subscription to the room. Raises DeliveryError.
         """
         core = self._core_here()
         assert self._service is not None
@@ -331,31 +355,57 @@ class Engine:
         _raise(code, lambda: why_not_room(room))
 
     async def leave(self, room: str) -> None:
-        """Ends that. Raises DeliveryError."""
+        """Ends the membership in a room.
+
+        room  the name of the room
+
+        Raises DeliveryError.
+        """
         _raise(_asked(self._core_here().leave_room, room), lambda: why_not_room(room))
 
     def disconnect(self, peer: str, code: int = OPERATOR_CLOSE) -> bool:
-        """Closes a connection of this node with a close code. Whether there was one.
+        """Closes a client's connection to this node. Returns whether there was one.
 
-        Raises ValueError for a code that may not be sent: those are 1000 to 1003, 1007 to 1014 and 3000 to 4999
-        (RFC 6455 §7.4).
+        peer  the address of the client
+        code  the close code: 1000 to 1003, 1007 to 1014 or 3000 to 4999 (RFC 6455 §7.4)
+
+        Raises ValueError for any other code.
         """
         check_close(code)
         return _asked(self._core_here().disconnect, peer, code)
 
     async def disconnect_user(self, user: str, code: int = OPERATOR_CLOSE) -> int:
-        """Closes all connections of a user to this node; how many there were. Raises ValueError as `disconnect`."""
+        """Closes all connections of a user to this node. Returns how many there were.
+
+        user  the name of the user
+        code  the close code, as in `disconnect`
+
+        Raises ValueError for a name or code that is not valid.
+        """
         check_name("user", user)
         check_close(code)
         return await self._inspect(lambda inspection: inspection.disconnect_user(user, code))
 
     async def rooms(self, limit: int = 1000, after: str = "") -> RoomPage:
-        """Rooms with their members on this node, in no particular order; `after`: the last page's `next`."""
+        """Returns a page of this node's rooms with their number of members, in no particular order.
+
+        limit  the maximum number of rooms in the page
+        after  `next` of the previous page; "" for the first page
+
+        Raises ValueError for arguments that are not valid.
+        """
         check_page(limit, after)
         return await self._inspect(lambda inspection: inspection.rooms(limit, after))
 
     async def members(self, room: str, limit: int = 1000, after: str = "") -> MemberPage:
-        """Who is in a room on this node, in no particular order; as `rooms` otherwise."""
+        """Returns a page of a room's members on this node, in no particular order.
+
+        room   the name of the room, or `@` and the name of a user
+        limit  the maximum number of members in the page
+        after  `next` of the previous page; "" for the first page
+
+        Raises ValueError for arguments that are not valid.
+        """
         check_name("room", room)
         check_page(limit, after)
         return await self._inspect(lambda inspection: inspection.members(room, limit, after))
@@ -366,9 +416,10 @@ class Engine:
         return await asyncio.wrap_future(self._runtime.bridge.submit(ask(self._runtime.bridge.inspection)))
 
     def messages(self) -> AsyncIterator[Message]:
-        """Messages to this program as they come, until it stops. For one reader, without `on_message`.
+        """Iterates over the messages to this program, until the engine stops. For one reader, without `on_message`.
 
-        At most `inbox_messages` wait (65,536 by default); more are dropped, and counted as `service_dropped`.
+        At most `inbox_messages` (65,536 by default) wait to be read. Further ones are dropped and counted as
+        `service_dropped`.
         """
         self._core_here()
         assert self._service is not None
@@ -388,7 +439,7 @@ class Engine:
         if receipt and ref is None:
             ref = self._service.new_ref()
         elif ref is not None and self._service.is_outstanding(ref):
-            raise DeliveryError("bad-request", f"The ref '{ref}' is outstanding: its receipt is waited for.")
+            raise DeliveryError("bad-request", f"The ref '{ref}' is outstanding: its receipt has not arrived yet.")
         _raise(_asked(hand_on, core, ref), wrong)
         if receipt and ref is not None:
             seconds = (self._config.ttl if ttl is None else ttl) + RECEIPT_MARGIN

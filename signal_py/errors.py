@@ -1,21 +1,23 @@
-"""What goes wrong, as exceptions. The text of each is a sentence for the person who must mend it."""
+"""The exceptions. The text of each is a sentence for the person who has to fix the cause."""
 
 
 class EngineError(Exception):
-    """The engine can't do this here: it is not started, or stopped; or this is not the asyncio loop, the thread or the
-    process that started it."""
+    """The engine can't do this: it is not running, or this is not the asyncio loop, thread or process that started it.
+
+    Base class of the other exceptions.
+    """
 
 
 class ConfigError(EngineError, ValueError):
-    """A setting can't be used. The text names the setting as it was given, what is wrong, and the mend."""
+    """A setting can't be used. The text names the setting as it was given, what is wrong, and the fix."""
 
 
 class DeliveryError(EngineError):
     """A message was not delivered, or may not have been (`timeout`).
 
-    code    one of signal.v1's: no-such-peer, slow-peer, expired, timeout, too-large, denied, rate,
-            bad-request, too-many-rooms, unavailable
-    reason  the engine's sentence about it, for people; the text of the error is the code and this
+    code    a code of signal.v1: no-such-peer, slow-peer, expired, timeout, too-large, denied, rate, bad-request,
+            too-many-rooms or unavailable
+    reason  a sentence for people; the text of the exception is the code and the reason
     """
 
     def __init__(self, code: str, reason: str = "") -> None:

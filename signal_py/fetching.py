@@ -87,11 +87,13 @@ def _followed(url: str, place: str) -> str:
         there = urljoin(url, place)
         parts = urlsplit(there)
     except ValueError:
-        raise LookError("redirect", "it redirects to what is no URL") from None
+        raise LookError("redirect", "it redirects to something that is not a URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        raise LookError("redirect", f"it redirects to {shown(there)}, which is no plain URL of HTTP")
+        raise LookError("redirect", f"it redirects to {shown(there)}, which is not a plain HTTP URL")
     if urlsplit(url).scheme == "https" and parts.scheme != "https":
-        raise LookError("redirect", f"it redirects from https to {shown(there)}, where anybody could give other keys")
+        raise LookError(
+            "redirect", f"it redirects from https to {shown(there)}, where anyone could substitute other keys"
+        )
     return there
 
 
@@ -160,7 +162,7 @@ def _body(answer: http.client.HTTPResponse, end: float) -> bytes:
         size += len(part)
         if size > BODY_MAX:
             raise LookError("too-large", f"its answer is longer than {BODY_MAX} bytes")
-    raise LookError("timeout", f"its answer does not end within {TIMEOUT:g} s")
+    raise LookError("timeout", f"its answer was not complete within {TIMEOUT:g} s")
 
 
 def _unpacked(body: bytes, coding: str) -> bytes:
@@ -169,7 +171,7 @@ def _unpacked(body: bytes, coding: str) -> bytes:
     if coding in ("", "identity"):
         return body
     if coding not in ("gzip", "x-gzip"):
-        raise LookError("no-jwks", "its answer is in a coding that was not asked for")
+        raise LookError("no-jwks", "its answer has a content coding that was not requested")
     unpacking = zlib.decompressobj(wbits=31)
     text = unpacking.decompress(body, BODY_MAX)
     if unpacking.unconsumed_tail:
@@ -183,15 +185,15 @@ def _told(error: Exception, end: float) -> LookError:
     if isinstance(cause, TimeoutError) or time.monotonic() >= end:
         return LookError("timeout", "it does not answer in time")
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return LookError("tls", f"its certificate is not good: {cause.verify_message}")
+        return LookError("tls", f"its certificate is not valid: {cause.verify_message}")
     if isinstance(cause, ssl.SSLError):
-        return LookError("tls", "TLS can't be spoken with it")
+        return LookError("tls", "TLS with it failed")
     if isinstance(cause, socket.gaierror):
-        return LookError("connection", "its name is not known here")
+        return LookError("connection", "its host name can't be resolved")
     if isinstance(cause, OSError):
         return LookError("connection", f"it can't be reached: {cause.strerror or type(cause).__name__}")
     if isinstance(cause, zlib.error):
-        return LookError("no-jwks", "its answer can't be unpacked")
+        return LookError("no-jwks", "its answer can't be decompressed")
     if isinstance(cause, http.client.HTTPException):
-        return LookError("connection", f"its answer is no HTTP: {type(cause).__name__}")
-    return LookError("system", f"it can't be asked: {type(cause).__name__}")
+        return LookError("connection", f"its answer is not HTTP: {type(cause).__name__}")
+    return LookError("system", f"the request failed: {type(cause).__name__}")

@@ -40,7 +40,7 @@ def read_text(path: str) -> str:
     try:
         return read(path).decode("utf-8")
     except UnicodeDecodeError:
-        raise ValueError("it is no UTF-8 text") from None
+        raise ValueError("it is not UTF-8 text") from None
 
 
 def _read(file: int, path: str, most: int) -> bytes:
@@ -55,11 +55,11 @@ def _read(file: int, path: str, most: int) -> bytes:
         except BlockingIOError:  # a pipe whose writer is not done
             left = end - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
-                raise OSError(errno.ETIMEDOUT, f"it does not end within {PIPE_TIMEOUT:g} s", path) from None
+                raise OSError(errno.ETIMEDOUT, f"it did not end within {PIPE_TIMEOUT:g} s", path) from None
             continue
         if not part:
             if not parts and stat.S_ISFIFO(os.fstat(file).st_mode):
-                raise OSError(errno.ENODATA, "it is a pipe into which nothing is written", path)
+                raise OSError(errno.ENODATA, "it is a pipe that nobody writes to", path)
             return b"".join(parts)
         parts.append(part)
         size += len(part)
@@ -78,7 +78,7 @@ def check_certificates(path: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", path)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
     if status.st_size > CERTIFICATES_MAX:
         raise OSError(errno.EFBIG, f"it is longer than {CERTIFICATES_MAX} bytes", path)
     os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))

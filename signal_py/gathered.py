@@ -1,4 +1,4 @@
-"""What nodes answer an operator, as Python objects (signal_py.control)."""
+"""The answers of nodes to an operator, as Python objects (signal_py.control)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ U = TypeVar("U")
 
 @dataclass(frozen=True)
 class Node:
-    """A node that answers: `control` is the version of the control plane that it speaks, `listen` has the URLs that it
-    is bound to, `advertise` the one by which clients reach it, "" where it names none; `nodes` is how many nodes it
-    hears of in the cluster, itself among them, 0 where it doesn't tell."""
+    """A node of the cluster.
+
+    node       its name
+    version    the version of signal-engine
+    control    the version of the control plane that it speaks
+    listen     the URLs of the addresses that it is bound to
+    advertise  the URL by which clients reach it; "" if it has none
+    nodes      how many nodes of the cluster it knows of, including itself; 0 if it does not say
+    """
 
     node: str
     version: str
@@ -26,7 +32,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Stats:
-    """Of one node: `total` has every counter, `general` the rest (state, uptime, …)."""
+    """The counters of one node.
+
+    node     its name
+    total    every counter by name, summed over its loops
+    general  everything else: state, uptime, versions and so on
+    """
 
     node: str
     total: Mapping[str, int]
@@ -35,7 +46,12 @@ class Stats:
 
 @dataclass(frozen=True)
 class Drained:
-    """A node that drains now: its connections then, and the seconds that they have."""
+    """A node that has begun to drain.
+
+    node         its name
+    connections  the number of its connections when the drain began
+    drain_time   the seconds until the last one is closed
+    """
 
     node: str
     connections: int
@@ -44,7 +60,11 @@ class Drained:
 
 @dataclass(frozen=True)
 class Disconnected:
-    """How many connections a node closed, with 4009."""
+    """The connections that a node closed with 4009.
+
+    node          its name
+    disconnected  how many there were
+    """
 
     node: str
     disconnected: int
@@ -52,7 +72,12 @@ class Disconnected:
 
 @dataclass(frozen=True)
 class Room:
-    """A room with members, in all and by node."""
+    """A room of the cluster.
+
+    room     its name
+    members  the number of its members
+    nodes    the number of members on each node
+    """
 
     room: str
     members: int
@@ -61,7 +86,12 @@ class Room:
 
 @dataclass(frozen=True)
 class RoomsPage:
-    """Some of a node's rooms, with their members there; `next` goes on, "" at the end."""
+    """A page of the rooms of one node.
+
+    node   the name of the node
+    rooms  the number of members on this node, by room
+    next   what `after` of the next page takes; "" on the last page
+    """
 
     node: str
     rooms: Mapping[str, int]
@@ -70,6 +100,13 @@ class RoomsPage:
 
 @dataclass(frozen=True)
 class Member:
+    """A member of a room.
+
+    node  the name of its node
+    peer  its address
+    user  its user; None if it has none
+    """
+
     node: str
     peer: str
     user: str | None = None
@@ -77,7 +114,13 @@ class Member:
 
 @dataclass(frozen=True)
 class MembersPage:
-    """Some of a room's members on a node, and how many all are; `next` goes on, "" at the end."""
+    """A page of the members of a room on one node.
+
+    node     the name of the node
+    members  the members of this page
+    count    the number of all members on this node
+    next     what `after` of the next page takes; "" on the last page
+    """
 
     node: str
     members: tuple[Member, ...]
@@ -87,7 +130,12 @@ class MembersPage:
 
 @dataclass(frozen=True)
 class Refused:
-    """A node that answered with an error: bad-request, unknown-command, unsupported-version, unavailable."""
+    """A node that answered with an error.
+
+    node  its name
+    code  bad-request, unknown-command, unsupported-version or unavailable
+    text  what is wrong
+    """
 
     node: str
     code: str
@@ -96,11 +144,14 @@ class Refused:
 
 @dataclass(frozen=True)
 class Gathered(Generic[T]):
-    """What so many `nodes` answered.
+    """The answers of the nodes to one request.
 
-    silent   nodes that are known to be there, and did not answer in time
-    more     of a list: there are more than were asked for
-    unheard  how many nodes more are heard of by those that are there: late, lost a moment ago, or with `control` off
+    answers  one for each node that answered; of `rooms` and `members`, one for each room or member
+    silent   the names of nodes that did not answer in time
+    refused  the nodes that answered with an error
+    nodes    how many nodes answered
+    more     whether a list is longer than the limit of the request
+    unheard  how many further nodes the others know of: they are slow, were lost a moment ago, or have `control` off
     """
 
     answers: tuple[T, ...]
@@ -112,10 +163,15 @@ class Gathered(Generic[T]):
 
     @property
     def complete(self) -> bool:
-        """Whether every node of the cluster has answered."""
+        """Whether every node of the cluster has answered, without an error."""
         return not self.silent and not self.refused and not self.unheard
 
     def first(self, limit: int, answers: Iterable[U], more: bool) -> Gathered[U]:
-        """The first of other answers of the same nodes; `more`: the nodes have not told all."""
+        """The same with other answers, at most `limit` of them.
+
+        limit    how many are kept
+        answers  what replaces the answers
+        more     whether the nodes have more than these
+        """
         found = tuple(answers)
         return Gathered(found[:limit], self.silent, self.refused, self.nodes, more or len(found) > limit, self.unheard)

@@ -29,18 +29,20 @@ Verdict = tuple[int, int, bytes, bytes, int]
 
 @dataclass(frozen=True)
 class Request:
-    """A connection that wants in, or one that wants to stay in (`renewal`).
+    """A client that wants to connect, or an open connection that renews its token (`renewal`).
 
-    token    as it was made; "" where none was given
-    remote   the client's numeric address, that which trusted proxies tell where there are some
-    origin   the header Origin, "" where there was none
-    path     of the URL
-    query    of the URL, as it was sent, without the token
-    renewal  it is open, and has sent AUTH; origin, path, query and headers are empty, and `remote` is the socket's
-    user     on a renewal: who it is. A Grant to another user does not renew
-    headers  all that it sent, by name in any case; `cookies` are those of Cookie
+    token    the token; "" if the client sent none
+    remote   the client's numeric address; behind trusted proxies, the address that they report
+    origin   the header Origin; "" if there is none
+    path     the path of the URL
+    query    the query of the URL as it was sent, without the token
+    renewal  whether an open connection has sent AUTH. origin, path, query and headers are then empty, and `remote` is
+             the address of the socket
+    user     on a renewal, the user of the connection. A Grant for another user does not renew
+    headers  all headers of the handshake, by name in any case
 
-    A browser sends cookies with a WebSocket that any page opens: who goes by one lists its own pages in `origins`.
+    A browser sends cookies with a WebSocket that any page opens. A program that identifies users by cookie must list
+    its own pages in `origins`.
     """
 
     token: str = field(repr=False)
@@ -54,20 +56,20 @@ class Request:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """By name; of several with one name the first."""
+        """The cookies by name. If several have the same name, the first one counts."""
         return cookies_of(self.headers.get("cookie", ""))
 
 
 @dataclass(frozen=True)
 class Grant:
-    """What a connection may.
+    """Admits a client, with these rights.
 
-    user       who it is: fit for a room's name, at most 127 characters; None: nobody
-    sub, pub   patterns of the rooms that it may join and publish to, with `*` for one token and `>` at the end for one
-               or more; None: any
+    user       the name of the user: a valid room name of at most 127 characters; None: no user
+    sub        patterns of the rooms that it may join; `*` matches one token, a final `>` one or more; None: any room
+    pub        patterns of the rooms that it may publish to; None: any room
     to         whether it may send to peers and users
-    max_rooms  that it may be in, where that is less than the setting; None: as the setting
-    expires    when this ends, as time.time() tells it; None: never
+    max_rooms  how many rooms it may be in, at most the setting `max_rooms`; None: the setting
+    expires    when the grant expires, in the time of time.time(); None: never
     """
 
     user: str | None = None
@@ -80,7 +82,13 @@ class Grant:
 
 @dataclass(frozen=True)
 class Rights:
-    """What a connection was granted; each as in Grant. Without any it may do everything."""
+    """The rights of a connection. By default it may do everything.
+
+    sub        as in Grant
+    pub        as in Grant
+    to         as in Grant
+    max_rooms  as in Grant
+    """
 
     sub: tuple[str, ...] | None = None
     pub: tuple[str, ...] | None = None
@@ -90,7 +98,11 @@ class Rights:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Not let in: 401 asks for another token, 403 says that none will do. The reason is for the log only."""
+    """Refuses a client.
+
+    reason  for the log; the client does not see it
+    status  401: another token may be accepted. 403: no token will be
+    """
 
     reason: str = ""
     status: int = 401
@@ -112,18 +124,16 @@ def grant_of(claims: Mapping[str, Any]) -> Grant:
     """
     for name in ("sub", "rooms", "max_rooms"):
         if name in claims and claims[name] is None:
-            raise GrantError(name, f"{name} is null, which bounds nothing: leave it out where that is meant")
+            raise GrantError(name, f"{name} is null: leave it out if there is no limit")
     rooms = claims.get("rooms")
     sub = pub = rooms
     if isinstance(rooms, dict):
         if unknown := set(rooms) - {"sub", "pub"}:
-            raise GrantError("rooms", f"rooms has {', '.join(sorted(map(str, unknown)))}: it may have sub and pub")
+            raise GrantError("rooms", f"rooms has {', '.join(sorted(map(str, unknown)))}: only sub and pub are allowed")
         sub, pub = rooms.get("sub", []), rooms.get("pub", [])
         if sub is None or pub is None:
             raise GrantError("rooms", "a list of rooms is null: leave it out, or list rooms")
-    return Grant(
-        claims.get("sub"), sub, pub, claims.get("to", True), claims.get("max_rooms"), claims.get("exp")
-    )
+    return Grant(claims.get("sub"), sub, pub, claims.get("to", True), claims.get("max_rooms"), claims.get("exp"))
 
 
 def verdict_of(connection: int, grant: Grant, now: float) -> Verdict:
@@ -135,7 +145,7 @@ def _user(user: object) -> bytes:
     if user is None:
         return b""
     if not isinstance(user, str) or len(user) > USER_MAX or not USER.fullmatch(user):
-        raise GrantError("sub", "the user does not fit the name of a room")
+        raise GrantError("sub", "the user is not a valid room name of at most {USER_MAX} characters")
     return user.encode()
 
 
@@ -144,7 +154,7 @@ def _life(expires: object, now: float) -> int:
     if expires is None:
         return 0
     if isinstance(expires, bool) or not isinstance(expires, int | float) or expires != expires:
-        raise GrantError("exp", "the time at which it ends is no number")
+        raise GrantError("exp", "the expiry time is not a number")
     left = expires - now if abs(expires) < LIFE_MAX else expires  # which may be more than a float holds
     if left <= 0:
         return 1
@@ -159,7 +169,7 @@ def _rights(grant: Grant) -> bytes:
     if not isinstance(grant.to, bool):
         raise GrantError("to", "to is neither true nor false")
     if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound < 0):
-        raise GrantError("max_rooms", "max_rooms is no number of rooms")
+        raise GrantError("max_rooms", "max_rooms is not a number of rooms")
     sub, pub = _patterns(grant.sub), _patterns(grant.pub)
     flags = RIGHT_TO * grant.to | RIGHT_SUB_ALL * (grant.sub is None) | RIGHT_PUB_ALL * (grant.pub is None)
     most = NO_BOUND if bound is None else min(bound, COUNT_MAX)
@@ -193,7 +203,7 @@ def _patterns(given: object) -> list[bytes]:
     if given is None:
         return []
     if not isinstance(given, list | tuple):
-        raise GrantError("rooms", "the rooms are no list")
+        raise GrantError("rooms", "the rooms are not a list")
     for pattern in given:
         if not isinstance(pattern, str) or len(pattern) > PATTERN_MAX or not PATTERN.fullmatch(pattern):
             raise GrantError("rooms", "a pattern of rooms is malformed")

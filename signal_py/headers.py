@@ -1,4 +1,4 @@
-"""The headers of a handshake, as an authorizer sees them. Pure."""
+"""The headers of a handshake, for an authorizer. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections.abc import Iterator, Mapping
 
 
 class Headers(Mapping[str, str]):
-    """Values by name, in whatever case that is asked for; iterating gives names in lower case.
+    """A mapping of header names, in any case, to values. Iteration yields names in lower case.
 
-    Several of one name are one value with commas between, as RFC 9110 §5.3 has it, or semicolons for Cookie. Bytes that
-    are not ASCII are read as Latin-1.
+    Headers with the same name are joined to one value, separated by commas (RFC 9110 §5.3), or by semicolons for
+    Cookie. Bytes that are not ASCII are decoded as Latin-1.
     """
 
     def __init__(self, pairs: Mapping[str, str] | None = None) -> None:
+        """Takes the headers of a mapping.
+
+        pairs  values by name
+        """
         self._values = {name.lower(): value for name, value in (pairs or {}).items()}
 
     def __getitem__(self, name: str) -> str:

@@ -30,7 +30,11 @@ NAMES_AT_ONCE = 200  # counted in one question
 
 @dataclass(frozen=True)
 class RoomPage:
-    """Rooms with their members on this node. `next` goes on, "" at the end; users' rooms are not among them."""
+    """A page of the rooms of this node. The rooms of users are not listed.
+
+    rooms  the number of members on this node, by room
+    next   what `after` of the next page takes; "" on the last page
+    """
 
     rooms: dict[str, int]
     next: str = ""
@@ -38,13 +42,24 @@ class RoomPage:
 
 @dataclass(frozen=True)
 class Member:
+    """A member of a room.
+
+    peer  its address
+    user  its user; None if it has none
+    """
+
     peer: str
     user: str | None = None
 
 
 @dataclass(frozen=True)
 class MemberPage:
-    """Members of a room on this node. `count`: all of them; `next` goes on, "" at the end."""
+    """A page of the members of a room on this node.
+
+    members  the members of this page
+    count    the number of all members on this node
+    next     what `after` of the next page takes; "" on the last page
+    """
 
     members: tuple[Member, ...]
     count: int

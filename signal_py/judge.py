@@ -90,7 +90,7 @@ class Refusals:
             if due:
                 fields |= {"untold": self._untold} if self._untold else {}
                 self._last, self._untold = now, 0
-            level, text = "info" if due else "debug", "a connection is refused"
+            level, text = "info" if due else "debug", "refused a connection"
             event(logger, level, text, remote=remote.decode("latin-1"), status=status, reason=reason, **fields)
         else:
             self._untold += status in REFUSALS
@@ -160,12 +160,12 @@ class JwtJudge:
         except KeysMissingError as missing:
             if not last:
                 return None
-            self._complaints.add("tokens can't be judged", str(missing))
+            self._complaints.add("tokens can't be checked", str(missing))
             return refuse(question, FAILED, str(missing))
         except (TokenError, GrantError) as wrong:
             return refuse(question, 401, str(wrong), wrong.claim)
         except Exception as error:
-            self._complaints.add("tokens can't be judged", "", error, lambda: secrets_of(question))
+            self._complaints.add("tokens can't be checked", "", error, lambda: secrets_of(question))
             return refuse(question, FAILED, type(error).__name__)
 
     async def _refresh(self) -> None:
@@ -195,11 +195,11 @@ class JwtJudge:
         keys = self._verifier.keys
         if trouble is None:
             if self._told:
-                event(logger, "info", "keys for tokens can be had again", source=keys.source, keys=keys.count)
+                event(logger, "info", "keys for tokens are available again", source=keys.source, keys=keys.count)
             self._told.clear()
         elif trouble.reason not in self._told:
             self._told.add(trouble.reason)
-            text = "keys for tokens can't be fetched"
+            text = "keys for tokens can't be loaded"
             event(logger, "warning", text, source=keys.source, reason=trouble.text, keys=keys.count)
 
     def _settle(self) -> None:
@@ -211,9 +211,7 @@ class JwtJudge:
 class CallbackJudge:
     """Has an async function of the embedding program decide, AT_ONCE calls at a time, each with its time."""
 
-    def __init__(
-        self, authorize: Authorizer, answer: Answer, timeout: float, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, authorize: Authorizer, answer: Answer, timeout: float, loop: asyncio.AbstractEventLoop) -> None:
         self._authorize = authorize
         self._answer = answer
         self._timeout = timeout
@@ -231,7 +229,7 @@ class CallbackJudge:
         try:
             self._loop.call_soon_threadsafe(self._accept, list(questions))
         except RuntimeError:  # the program's loop is closed
-            self._answer([self._refusals.refuse(question, FAILED, "the program has ended") for question in questions])
+            self._answer([self._refusals.refuse(question, FAILED, "the program has stopped") for question in questions])
 
     async def close(self) -> None:
         """What still runs ends by its own time: nobody waits for it."""
@@ -246,12 +244,14 @@ class CallbackJudge:
         while self._queue and len(self._running) < AT_ONCE:
             end, question = self._queue.popleft()
             if end <= self._loop.time():
-                self._fail(question, "it was not asked in time")
+                self._fail(question, "it was not called in time")
                 continue
             try:
                 answer = self._authorize(request_of(question))
                 if not inspect.isawaitable(answer):
-                    self._fail(question, f"it returned {type(answer).__name__} at once: make it an `async def`")
+                    self._fail(
+                        question, f"it returned {type(answer).__name__} instead of a coroutine: make it an `async def`"
+                    )
                     continue
                 task = asyncio.ensure_future(answer)
             except Exception as error:
@@ -269,9 +269,7 @@ class CallbackJudge:
             task.cancel()
             self._start()
 
-    def _done(
-        self, question: Question, timer: asyncio.TimerHandle, task: asyncio.Future[Grant | Refusal]
-    ) -> None:
+    def _done(self, question: Question, timer: asyncio.TimerHandle, task: asyncio.Future[Grant | Refusal]) -> None:
         timer.cancel()
         error = None if task.cancelled() else task.exception()
         if self._running.get(question[0]) is not task:
@@ -294,9 +292,9 @@ class CallbackJudge:
             except Exception as error:  # a Grant may hold anything; each question is answered
                 self._fail(question, "", error)
         elif isinstance(answer, Refusal):
-            self._fail(question, f"its Refusal has another status than {' and '.join(map(str, REFUSALS))}")
+            self._fail(question, f"the status of its Refusal must be {' or '.join(map(str, REFUSALS))}")
         else:
-            self._fail(question, f"it answered with a {type(answer).__name__}: return a Grant or a Refusal")
+            self._fail(question, f"it returned a {type(answer).__name__}: return a Grant or a Refusal")
 
     def _fail(self, question: Question, reason: str, error: BaseException | None = None) -> None:
         self._complaints.add("the authorizer failed", reason, error, lambda: secrets_of(question))

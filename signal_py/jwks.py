@@ -49,10 +49,10 @@ def parse(data: bytes) -> Jwks:
         found = json.loads(data)
     except (ValueError, RecursionError):
         what = "HTML" if data.lstrip()[:1] == b"<" else "no JSON"
-        raise LookError("no-jwks", f"it is {what}, and no JWKS") from None
+        raise LookError("no-jwks", f"it is {what}, not a JWKS") from None
     keys = found.get("keys") if isinstance(found, dict) else None
     if not isinstance(keys, list):
-        raise LookError("no-jwks", "it is no JWKS: it has no list 'keys'")
+        raise LookError("no-jwks", "it is not a JWKS: it has no list 'keys'")
     usable: list[tuple[str | None, Key]] = []
     remarks: list[str] = []
     for each in keys[:KEYS_MAX]:
@@ -66,10 +66,10 @@ def parse(data: bytes) -> Jwks:
         if key:
             remarks.append(f"{called}: {key}")
     if len(keys) > KEYS_MAX:
-        remarks.append(f"only the first {KEYS_MAX} keys are looked at")
+        remarks.append(f"only the first {KEYS_MAX} keys are used")
     if not usable:
         why = f" ({remarks[0]})" if remarks else ""
-        raise LookError("no-key", f"it has no key for signatures{why}")
+        raise LookError("no-key", f"it has no key for verifying signatures{why}")
     return _indexed(usable, remarks)
 
 
@@ -81,7 +81,7 @@ def _indexed(usable: list[tuple[str | None, Key]], remarks: list[str]) -> Jwks:
         if name is not None:
             room = _put(by_name.setdefault(name, []), key)
         if not room:
-            remarks.append(f"{_called(name)}: more than {KEYS_TRIED} are called so")
+            remarks.append(f"{_called(name)}: more than {KEYS_TRIED} keys have this name")
     return Jwks(by_name, by_algorithm, remarks, len(usable))
 
 
@@ -119,14 +119,14 @@ def _usable(jwk: object, called: str) -> Key | str:
     import jwt
 
     if not isinstance(jwk, dict):
-        return "it is no object"
+        return "it is not an object"
     if "d" in jwk:
-        raise LookError("no-jwks", f"{called} is private, which signs tokens: list public keys")
+        raise LookError("no-jwks", f"{called} is a private key: list public keys only")
     operations = jwk.get("key_ops")
     if jwk.get("use", "sig") != "sig" or (isinstance(operations, list) and "verify" not in operations):
         return ""
     if not isinstance(jwk.get("kid", ""), str):
-        return "its kid is no text"
+        return "its kid is not a string"
     algorithm = jwk.get("alg")
     if algorithm is not None and algorithm not in ALGORITHMS:
         return f"its alg is none of {', '.join(ALGORITHMS)}"
@@ -137,7 +137,7 @@ def _usable(jwk: object, called: str) -> Key | str:
     except ConfigError:
         return "it is none of RSA, P-256 and Ed25519"
     except Exception:  # of PyJWT and cryptography: many kinds
-        return "it is malformed, or of a kind that is not known"
+        return "it is malformed or of an unknown type"
     if is_private(key):
-        raise LookError("no-jwks", f"{called} is private, which signs tokens: list public keys")
-    return Key(key, meant) if algorithm in (None, meant) else f"its alg is for another kind of key than {meant}'s"
+        raise LookError("no-jwks", f"{called} is a private key: list public keys only")
+    return Key(key, meant) if algorithm in (None, meant) else f"its alg does not fit a {meant} key"

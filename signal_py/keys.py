@@ -132,14 +132,14 @@ class KeyFile(_Changing):
 
     def find(self, name: str | None, algorithm: str) -> list[Key]:
         if algorithm != self.key.algorithm:
-            raise KeyUnknownError("alg", "its algorithm is not that of the key")
+            raise KeyUnknownError("alg", "its algorithm does not fit the key")
         return [self.key]
 
     def load(self) -> None:
         key = _key_of_file(self.source, self._named)
         if key.algorithm != self.key.algorithm or key.key != self.key.key:
             _warn_of_weak(key, self._named)
-            event(logger, "info", "the key of tokens has changed", source=self.source)
+            event(logger, "info", "the key for tokens has changed", source=self.source)
         self.key = key
 
 
@@ -164,9 +164,9 @@ class KeySet(_Changing):
         if parts.scheme == "file" and parts.netloc in ("", "localhost"):
             self._path = unquote(parts.path)
         elif parts.scheme not in ("http", "https"):
-            raise ValueError("its scheme is neither http nor https, nor file")
+            raise ValueError("its scheme is not http, https or file")
         elif "@" in parts.netloc:
-            raise ValueError("it has a user, which is not sent: leave that out")
+            raise ValueError("it has a user name, which would not be sent: leave it out")
         elif not parts.hostname:
             raise ValueError("it names no host")
 
@@ -183,14 +183,14 @@ class KeySet(_Changing):
             raise KeysMissingError("there are no keys yet")
         found = self._jwks.find(name, algorithm)
         if not found:
-            raise KeyUnknownError("kid", f"no key for {algorithm} is known" if name is None else "its key is not known")
+            raise KeyUnknownError("kid", f"there is no key for {algorithm}" if name is None else "its key is not known")
         return found
 
     def load(self) -> None:
         jwks = parse(files.read(self._path) if self._path else fetch(self._place))
         if jwks.remarks and jwks.remarks != self._told:
             reason = "; ".join(jwks.remarks[:REMARKS_TOLD])
-            text = "keys of a JWKS are left out, or weak"
+            text = "some keys of the JWKS are skipped or weak"
             event(logger, "warning", text, source=self.source, keys=jwks.count, found=len(jwks.remarks), reason=reason)
         self._told = jwks.remarks
         self._jwks = jwks
@@ -204,7 +204,7 @@ def keys_of(config: Config) -> Keys:
         try:
             secret = config.auth_key.encode(errors="surrogateescape")
         except UnicodeEncodeError:
-            raise ConfigError(f"{named} is no text that has bytes: give a secret of UTF-8.") from None
+            raise ConfigError(f"{named} can't be encoded: give a secret in UTF-8.") from None
         check_secret(secret, named)
         fixed = FixedKey(Key(secret, "HS256"), named)
         _warn_of_weak(fixed.key, named)
@@ -259,10 +259,7 @@ def _key_of_file(path: str, named: str) -> Key:
         return Key(data, "HS256")
     key = load_pem(label, pem, named, path)
     if is_private(key):
-        raise ConfigError(
-            f"{named} {path} is a private key, which signs tokens: name the public one "
-            f"(openssl pkey -in {path} -pubout)."
-        )
+        raise ConfigError(f"{named} {path} is a private key: name the public key (openssl pkey -in {path} -pubout).")
     return Key(key, algorithm_of(key, f"{named} {path}"))
 
 
@@ -270,8 +267,8 @@ def _warn_of_weak(key: Key, named: str) -> None:
     if not weakness(key):
         return
     if key.algorithm == "HS256":
-        text = f"the secret of tokens is short and can be guessed: use {SECRET_MIN} random bytes or more"
+        text = f"the secret for tokens is short and can be guessed: use {SECRET_MIN} random bytes or more"
         event(logger, "warning", text, setting=named, bytes=len(key.key))
     else:
-        text = f"the key of tokens is short and can be broken: use RSA of {RSA_MIN} bits or more"
+        text = f"the key for tokens is short and can be broken: use RSA of {RSA_MIN} bits or more"
         event(logger, "warning", text, setting=named, bits=key.key.key_size)

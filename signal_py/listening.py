@@ -53,7 +53,7 @@ def resolve(texts: Iterable[str], named: str) -> list[Place]:
             places.append(Place(fresh, place.is_name))
     found = sum(len(place.addresses) for place in places)
     if found > MAX_ADDRESSES:
-        raise ConfigError(f"{named} stands for {found} addresses: name at most {MAX_ADDRESSES}.")
+        raise ConfigError(f"{named} resolves to {found} addresses: use at most {MAX_ADDRESSES}.")
     return places
 
 
@@ -64,7 +64,7 @@ def _resolve_one(text: str, named: str) -> Place:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
-            f"{named} {text} names a host that is not known here ({reason}): "
+            f"{named} {text} has a host name that can't be resolved ({reason}): "
             "use an address of this machine, such as 127.0.0.1."
         ) from None
     found: dict[Address, None] = {}  # in their order
@@ -137,7 +137,7 @@ class Probes:
                 missing.append(error)
         if len(missing) == len(wanted.addresses):
             raise missing[0]
-        text = "an address of a name is left out: this machine does not have it"
+        text = "skipped an address of a host name: this machine does not have it"
         for one in missing:
             place = host_port(one.address.host, one.address.port)
             event(logger, "warning", text, setting=self._named, address=place)
@@ -200,15 +200,17 @@ def _who_has(address: Address, named: str, share: str) -> str:
     where = host_port(address.host, address.port)
     if held_here(address.port):
         return (
-            f"{named} {where} is in use by this very process, another engine or server of it: "
-            "choose another port (0 takes a free one)."
+            f"{named} {where} is in use by another engine or server of this process: "
+            "choose another port (0 picks a free one)."
         )
     if share:
         return (
             f"{named} {where} is in use by a program that doesn't share it, or is another user's: "
             f"have all that listen there set {share}, or choose another port."
         )
-    return f"{named} {where} is in use by another program: stop that one, or choose another port (0 takes a free one)."
+    return (
+        f"{named} {where} is in use by another program: stop that program, or choose another port (0 picks a free one)."
+    )
 
 
 def held_here(port: int) -> bool:
@@ -241,12 +243,13 @@ def _why_not(error: OSError, address: Address, named: str, share: str) -> str:
     where = host_port(address.host, address.port)
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
-            f"{named} {where} is not allowed to this user: choose a port from 1024 up, or ask for the right."
+            f"{named} {where} is not allowed for this user: choose a port from 1024 up, or "
+            "get the capability CAP_NET_BIND_SERVICE."
         )
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{named} {where} is no address of this machine: use one that it has, 127.0.0.1 or 0.0.0.0."
+        return f"{named} {where} is not an address of this machine: use one of its addresses, 127.0.0.1 or 0.0.0.0."
     if error.errno in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
         return (
-            f"{named} {where} is of a kind that this machine has switched off (IPv6?): use an IPv4 address."
+            f"{named} {where} belongs to an address family that this machine has disabled (IPv6?): use an IPv4 address."
         )
     return f"{named} {where} can't be listened on ({os.strerror(error.errno or 0)}): choose another address."

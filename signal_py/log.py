@@ -141,7 +141,7 @@ def logging_to(stream: TextIO, form: str, level: str) -> Iterator[None]:
     formatter = TextFormatter() if is_text(form, stream) else JsonFormatter()
 
     def told(lines: int) -> bytes:
-        record = logging.LogRecord(ROOT, logging.WARNING, "", 0, "lines of the log were dropped", None, None)
+        record = logging.LogRecord(ROOT, logging.WARNING, "", 0, "log lines were dropped", None, None)
         record.fields = {"lines": lines}
         return formatter.format(record).encode() + b"\n"
 

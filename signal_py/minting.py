@@ -19,29 +19,38 @@ DEFAULT_TTL = 3600.0  # seconds
 LONGEST_TTL = 1e10  # three centuries
 
 DESCRIPTION = """\
-Prints a token for trying out, signed with the secret of an engine or with the private key of what it verifies with; or
-shows what is in one. Claims that are not named are left out: such a token has no user, and may join any room."""
+Prints a token for trials, signed with the secret of an engine or with the private key that belongs to its public key.
+Claims without a flag are left out: a token without --sub has no user, one without --rooms may use any room. "inspect"
+shows the contents of a token instead."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     command.description = DESCRIPTION
     command.add_argument(
-        "words", metavar="inspect TOKEN", nargs="*", help="show what is in a token; nothing is verified"
+        "words", metavar="inspect TOKEN", nargs="*", help="show the contents of a token without verifying it"
     )
-    command.add_argument("--sub", metavar="USER", help="whose token it is")
-    command.add_argument("--rooms", metavar="PATTERN", action="append", help="rooms to join and publish to; repeat")
-    command.add_argument("--rooms-sub", metavar="PATTERN", action="append", help="rooms to join; repeat")
-    command.add_argument("--rooms-pub", metavar="PATTERN", action="append", help="rooms to publish to; repeat")
-    command.add_argument("--no-to", action="store_true", help="it may not send to peers and users")
-    command.add_argument("--max-rooms", metavar="N", type=int, help="rooms that it may be in")
-    text = f"until it ends; 0: it never does (default {DEFAULT_TTL:g})"
+    command.add_argument("--sub", metavar="USER", help="user of the token")
+    command.add_argument(
+        "--rooms", metavar="PATTERN", action="append", help="rooms that it may join and publish to; may be repeated"
+    )
+    command.add_argument(
+        "--rooms-sub", metavar="PATTERN", action="append", help="rooms that it may join; may be repeated"
+    )
+    command.add_argument(
+        "--rooms-pub", metavar="PATTERN", action="append", help="rooms that it may publish to; may be repeated"
+    )
+    command.add_argument("--no-to", action="store_true", help="forbid sending to peers and users")
+    command.add_argument("--max-rooms", metavar="N", type=int, help="number of rooms that it may be in")
+    text = f"time until it expires; 0: never (default {DEFAULT_TTL:g})"
     command.add_argument("--ttl", metavar="SECONDS", type=float, default=DEFAULT_TTL, help=text)
-    command.add_argument("--audience", metavar="NAME", help="'aud'")
-    command.add_argument("--issuer", metavar="NAME", help="'iss'")
-    command.add_argument("--kid", metavar="NAME", help="the key's name in a JWKS")
-    command.add_argument("--key", metavar="SECRET", help=f"secret (HS256), or {SETTINGS['auth-key'].variable}")
-    command.add_argument("--key-file", metavar="FILE", help="private key (PEM) or secret")
+    command.add_argument("--audience", metavar="NAME", help="audience ('aud')")
+    command.add_argument("--issuer", metavar="NAME", help="issuer ('iss')")
+    command.add_argument("--kid", metavar="NAME", help="name of the key in a JWKS")
+    command.add_argument(
+        "--key", metavar="SECRET", help=f"shared secret (HS256); default: the variable {SETTINGS['auth-key'].variable}"
+    )
+    command.add_argument("--key-file", metavar="FILE", help="file with a private key (PEM) or a shared secret")
 
 
 def run(options: argparse.Namespace, environ: dict[str, str]) -> int:
@@ -72,7 +81,7 @@ def _key(options: argparse.Namespace, environ: dict[str, str]) -> tuple[Any, str
         return key, algorithm_of(key, f"--key-file {options.key_file}")
     secret = options.key or environ.get(variable)
     if not secret:
-        raise ConfigError(f"token has no key to sign with: give --key, {variable} or --key-file.")
+        raise ConfigError(f"there is no key to sign the token with: give --key, {variable} or --key-file.")
     check_secret(secret, "--key" if options.key else variable)
     return secret, "HS256"
 
@@ -87,7 +96,7 @@ def _claims(options: argparse.Namespace) -> dict[str, Any]:
     claims |= {name: value for name, value in given.items() if value is not None}
     if options.rooms_sub is not None or options.rooms_pub is not None:
         if options.rooms is not None:
-            raise ConfigError("--rooms is given together with --rooms-sub or --rooms-pub: give one or the others.")
+            raise ConfigError("--rooms is given together with --rooms-sub or --rooms-pub: give one or the other.")
         claims["rooms"] = {"sub": options.rooms_sub or [], "pub": options.rooms_pub or []}
     elif options.rooms is not None:
         claims["rooms"] = options.rooms
@@ -98,5 +107,5 @@ def _claims(options: argparse.Namespace) -> dict[str, Any]:
     try:
         verdict_of(0, grant_of(claims), now)
     except GrantError as wrong:
-        raise ConfigError(f"the engine would refuse this token ({wrong}): change what was asked for.") from None
+        raise ConfigError(f"the engine would refuse this token ({wrong}): change the flags.") from None
     return claims

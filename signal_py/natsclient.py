@@ -25,7 +25,7 @@ CONNECT_TIMEOUT = 5  # seconds for each step of it
 CLOSE_TIMEOUT = 1.0
 PING_INTERVAL = 30  # seconds; with the second that stays unanswered the connection is given up
 ENDS = (OSError, nats.errors.StaleConnectionError)  # of a connection: `on_closed` tells
-NO_TLS = "it offers no TLS, which its URL asks for"
+NO_TLS = "it offers no TLS, but its URL requires it"
 
 
 class NatsError(EngineError):
@@ -114,7 +114,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, asyncio.TimeoutError | nats.errors.TimeoutError):
         return "no answer"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not good: {error.verify_message}"
+        return f"its certificate is not valid: {error.verify_message}"
     text = str(getattr(error, "strerror", None) or error or type(error).__name__)
     return text.removeprefix("nats: ").strip("' \r\n").replace("\n", " ")
 

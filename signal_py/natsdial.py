@@ -39,7 +39,7 @@ async def places_of(server: Server) -> list[Place]:
         look_up = partial(socket.getaddrinfo, server.host, server.port, type=socket.SOCK_STREAM)
         found = await within(aside(look_up), RESOLVE_TIMEOUT)
     except (OSError, RuntimeError, UnicodeError, asyncio.TimeoutError) as error:
-        raise OSError(f"its name is not known here: {error or 'no answer'}") from None
+        raise OSError(f"its host name can't be resolved: {error or 'no answer'}") from None
     places = dict.fromkeys(Place(server, int(family), str(where[0])) for family, _, _, _, where in found)
     return [place for place in places if "%" not in place.ip][:MAX_ADDRESSES]
 

@@ -35,9 +35,9 @@ def parse_info(text: bytes) -> ServerInfo:
     try:
         said = json.loads(text)
     except (ValueError, RecursionError):
-        raise InfoError("its INFO is no JSON, or nested too deeply: it is no NATS server") from None
+        raise InfoError("its INFO is not JSON or is nested too deeply: it is not a NATS server") from None
     if not isinstance(said, dict):
-        raise InfoError("its INFO is no JSON object: it is no NATS server")
+        raise InfoError("its INFO is not a JSON object: it is not a NATS server")
     return ServerInfo(
         max_payload=_payload(said),
         headers=_flag(said, "headers"),
@@ -56,7 +56,7 @@ def _wrong(name: str, what: str) -> InfoError:
 def _payload(said: dict[str, Any]) -> int:
     value = said.get("max_payload")
     if isinstance(value, bool) or not isinstance(value, int) or not LEAST_PAYLOAD <= value <= MOST_PAYLOAD:
-        raise _wrong("max_payload", f"no whole number from {LEAST_PAYLOAD} to {MOST_PAYLOAD}")
+        raise _wrong("max_payload", f"not a whole number from {LEAST_PAYLOAD} to {MOST_PAYLOAD}")
     return value
 
 
@@ -70,12 +70,12 @@ def _flag(said: dict[str, Any], name: str) -> bool:
 def _nonce(said: dict[str, Any]) -> str:
     value = said.get("nonce", "")
     if not isinstance(value, str) or len(value) > MAX_NONCE:
-        raise _wrong("nonce", f"no text of at most {MAX_NONCE} characters")
+        raise _wrong("nonce", f"not a string of at most {MAX_NONCE} characters")
     return value
 
 
 def _urls(said: dict[str, Any]) -> tuple[str, ...]:
     value = said.get("connect_urls", [])
     if not isinstance(value, list) or not all(isinstance(url, str) for url in value[:MAX_URLS]):
-        raise _wrong("connect_urls", "no list of texts")
+        raise _wrong("connect_urls", "not a list of strings")
     return tuple(url for url in value[:MAX_URLS] if len(url) <= MAX_URL)

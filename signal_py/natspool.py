@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from signal_py.address import host_port, is_ip
 
 DEFAULT_PORT = 4222
-NO_URL = "is no URL of a NATS server: write nats://HOST:PORT or tls://HOST:PORT"
+NO_URL = "is not the URL of a NATS server: write nats://HOST:PORT or tls://HOST:PORT"
 FIRST_DELAY = 0.05  # seconds; bound of the first random delay
 LAST_DELAY = 5.0  # seconds; no delay is longer
 
@@ -57,7 +57,7 @@ def parse_url(text: str) -> Server:
         raise ValueError(NO_URL)
     port, tls = _port(parts), parts.scheme == "tls"
     if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"is no URL of a NATS server: write {parts.scheme}://HOST:PORT")
+        raise ValueError(f"is not the URL of a NATS server: write {parts.scheme}://HOST:PORT")
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     if user and parts.password is None:
         return Server(parts.hostname, port, token=user, tls=tls)

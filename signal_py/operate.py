@@ -28,7 +28,7 @@ def drain(admin: str, named: str) -> int:
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         raise ConfigError(
             f"{named} {redacted(admin)} can't be reached ({getattr(error, 'strerror', None) or error}): "
-            "give the address that the engine was started with as --admin."
+            "give the engine's --admin address."
         ) from None
     finally:
         if connection is not None:
@@ -38,11 +38,10 @@ def drain(admin: str, named: str) -> int:
         return FAILED
     try:
         found = json.loads(body)
-        text = f"{found['node']} drains: {found['connections']} connections go within {found['drain_time']:g} s"
+        text = f"{found['node']} is draining: {found['connections']} connections end within {found['drain_time']:g} s"
     except (LookupError, RecursionError, TypeError, ValueError):
         raise ConfigError(
-            f"{named} {redacted(admin)} answers as no engine does: "
-            "give the address that the engine was started with as --admin."
+            f"{named} {redacted(admin)} did not answer like an engine: give the engine's --admin address."
         ) from None
     print(text)
     return 0
@@ -57,4 +56,4 @@ def _place(admin: str, named: str) -> tuple[str, int]:
             return parts.hostname, parts.port
     except ValueError:
         pass
-    raise ConfigError(f"{named} '{redacted(admin)}' is no admin server: write HOST:PORT or http://HOST:PORT/.")
+    raise ConfigError(f"{named} '{redacted(admin)}' is not an admin server: write HOST:PORT or http://HOST:PORT/.")

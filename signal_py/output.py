@@ -32,7 +32,7 @@ def printer(form: str) -> Show:
             lines = presence_lines(heard, form == "json")
         else:
             if heard.verb == "GAP":
-                say(f"{heard.arguments[0]} messages were lost: this reads too slowly")
+                say(f"{heard.arguments[0]} messages were lost, because they were read too slowly")
             return
         sys.stdout.buffer.writelines(lines)
         sys.stdout.buffer.flush()

@@ -47,10 +47,10 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
         if word.startswith("--"):
             flag = word.partition("=")[0]
             near = nearest(flag, (name for name in flags_of(command) if name.startswith("--")))
-            command.error(f"{flag} is no option of '{command.prog}'" + (f": write {near}" if near else ""))
+            command.error(f"{flag} is not an option of '{command.prog}'" + (f": write {near}" if near else ""))
         if word.startswith("-"):
-            command.error(f"{word} is no option of '{command.prog}': write -- before it where it is none")
-        command.error(f"'{word}' is one word too many for '{command.prog}'")
+            command.error(f"{word} is not an option of '{command.prog}': write -- before it if it is an argument")
+        command.error(f"'{word}' is an extra argument for '{command.prog}'")
     return options
 
 
@@ -62,8 +62,8 @@ def command_of(parser: Parser, words: Sequence[str]) -> Parser:
             break
         if word not in commands:
             near = nearest(word, commands)
-            wanted = f"write {near}" if near else f"there are {', '.join(commands)}"
-            parser.error(f"'{word}' is no command: {wanted}")
+            wanted = f"write {near}" if near else f"use one of {', '.join(commands)}"
+            parser.error(f"'{word}' is not a command: {wanted}")
         parser = commands[word]
     return parser
 
@@ -90,4 +90,4 @@ def check_variables(environ: Mapping[str, str], known: Iterable[str], read: Iter
         if name.startswith(PREFIX) and name not in short.values() and not FOREIGN.fullmatch(name):
             near = short.get(nearest(name.removeprefix(PREFIX), short), "")
             if near in wanted:
-                raise ConfigError(f"{name} is no variable of signal-engine: write {near}, or unset it.")
+                raise ConfigError(f"{name} is not a variable of signal-engine: write {near}, or unset it.")

@@ -28,7 +28,7 @@ def read_key(path: str, named: str) -> bytes:
     try:
         data = files.read(path).strip()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{named} {path} can't be read: {files.reason(error)}. Name a file that can be.") from None
+        raise ConfigError(f"{named} {path} can't be read: {files.reason(error)}. Name a readable file.") from None
     if not data:
         raise ConfigError(f"{named} {path} is empty: name a file with a key.")
     return data
@@ -42,7 +42,7 @@ def check_secret(secret: bytes | str, named: str) -> None:
         jwt.get_algorithm_by_name("HS256").prepare_key(secret)
     except jwt.InvalidKeyError:
         raise ConfigError(
-            f"{named} is a key or certificate, no secret: give a secret, or a file with a PEM key."
+            f"{named} is a key or certificate, not a secret: give a secret, or a file with a PEM key."
         ) from None
 
 
@@ -60,7 +60,7 @@ def load_pem(label: str, data: bytes, named: str, path: str) -> Any:
         return load_pem_private_key(data, None) if "PRIVATE" in label else load_pem_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{named} {path} holds no key that can be used: {reason}.") from None
+        raise ConfigError(f"{named} {path} holds no usable key: {reason}.") from None
 
 
 def is_private(key: object) -> bool:
@@ -78,4 +78,4 @@ def algorithm_of(key: object, named: str) -> str:
         return "ES256"
     if isinstance(key, ed25519.Ed25519PublicKey | ed25519.Ed25519PrivateKey):
         return "EdDSA"
-    raise ConfigError(f"{named} holds a key of another kind: use RSA, P-256 or Ed25519.")
+    raise ConfigError(f"{named} holds a key of an unsupported type: use RSA, P-256 or Ed25519.")

@@ -8,10 +8,10 @@ import threading
 
 from signal_py.errors import EngineError
 
-BELONGS = "is used on the asyncio loop that started it"
+BELONGS = "must be used on the asyncio loop that started it"
 HAND_OVER = (
     "hand the call over with asyncio.run_coroutine_threadsafe(…, loop), "
-    "or with loop.call_soon_threadsafe for what is no coroutine"
+    "or with loop.call_soon_threadsafe for a plain function"
 )
 
 

@@ -179,7 +179,7 @@ class Runtime:
         config = self.config
         credentials = Credentials.of(config)
         if limits := limits_of_groups().told():
-            event(logger, "info", "control groups limit this process", **limits)
+            event(logger, "info", "limited by control groups", **limits)
         if config.admin:
             self._admin = Admin(config.admin, config.named("admin"), self.stats, self.unready, self._ask_drain)
             self._admin.start()
@@ -188,7 +188,7 @@ class Runtime:
         self._probes = Probes(resolve(config.listen, named), named, share)
         servers = self._servers()
         if config.reuse_port == "on" and (self.embedded or not servers):
-            text = "workers that share a port have no NATS server in common: their clients don't reach each other"
+            text = "workers that share a port have no common NATS server: their clients can't reach each other"
             event(logger, "warning", text, setting=config.named("nats"))
         tls = Tls.of(config, servers)
         verifier = verifier_of(config) if config.auth == "jwt" else None
@@ -308,7 +308,7 @@ class Runtime:
             return self.state
         if self._keys is not None and not self._keys.count:
             trouble = self._keys.trouble
-            return f"no keys for tokens: {trouble.text if trouble else 'they are being fetched'}"
+            return f"no keys for tokens: {trouble.text if trouble else 'they are being loaded'}"
         return "NATS refuses this node" if self.bridge and self.bridge.state == "refused" else ""
 
     def _control(self, core: Core, inspection: Inspection, credentials: Credentials, tls: Tls) -> Controlled:
@@ -367,4 +367,4 @@ def _mend(config: Config, refused: RefusedError) -> str:
     if refused.setting == "node":
         return f"{named} can't be used: {refused}. Choose another, or leave it out for a random one."
     ways = ", ".join(config.written(name) for name in ("nats-token", "nats-user", "nats-nkey", "nats-creds"))
-    return f"{named} can't be joined: {refused}. Give what it wants with one of {ways}."
+    return f"{named} can't be joined: {refused}. Give valid credentials with one of {ways}."

@@ -35,7 +35,7 @@ def serve(config: Config) -> int:
 
     if config.auth == "callback":
         raise ConfigError(
-            f"{config.named('auth')} is callback, which is for programs that embed the engine: use jwt or off."
+            f"{config.named('auth')} is callback, which only works in programs that embed the engine: use jwt or off."
         )
     hush_pyjwt()
     raise_descriptors()
@@ -94,7 +94,7 @@ class Signals:
     def _hear(self) -> None:
         for number in self._heard.recv(4096):
             if number in IGNORED:
-                event(logger, "info", f"{signal.Signals(number).name} is ignored: there is nothing to reload")
+                event(logger, "info", f"{signal.Signals(number).name} ignored: nothing to reload")
                 continue
             if number == signal.SIGINT or self.any.is_set():  # whoever repeats it has no more patience
                 self.stop.set()

@@ -1,4 +1,4 @@
-"""The embedding program as a peer: what it is sent, who comes and goes, the receipts that it waits for."""
+"""The embedding program as a peer: messages to it, clients that connect and disconnect, receipts that it awaits."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ REF_PREFIX = "s"  # of refs made here; those that the program chooses may be any
 
 Handler = Callable[..., Awaitable[None] | None]
 
-HANDLER_FAILED = "a handler of the embedding program failed"
-UNANSWERABLE = "The sender is no connection, and can't be answered."
+HANDLER_FAILED = "a handler of the embedding program raised an exception"
+UNANSWERABLE = "The sender has no address, so it can't be answered."
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +40,10 @@ class Send(Protocol):
 
 
 class Peer(str):
-    """The address of a client, as `on_connect` and `on_disconnect` are told of it, and who it is.
+    """A client of this node, as `on_connect` and `on_disconnect` receive it: a str with its address.
 
-    user    its user, where it has one
-    rights  what it was granted; all of it where nothing was bounded. A renewal (AUTH) may have changed them since
+    user    its user; None if it has none
+    rights  its rights at that moment; a renewal (AUTH) may change them later
     """
 
     __slots__ = ("rights", "user")
@@ -61,12 +61,12 @@ class Peer(str):
 class Message:
     """A message to the embedding program.
 
-    sender  its peer, or "-" where that is no connection and can't be answered
-    data    str where it was sent as text, bytes where as binary
-    room    the room that it was published to; None: it was sent to the program itself
-    ref     given by a sender who wants an answer: `engine.send(message.sender, …, re=message.ref)`
-    re      on an answer: the ref of the message that it answers
-    user    the sender's user, where it has one
+    sender  the address of the sender; "-" if it has none and can't be answered
+    data    a str if it was sent as text, bytes if it was sent as binary
+    room    the room that it was published to; None if it was sent to the program itself
+    ref     the sender's ref; None if it wants no answer. `reply` sends it back
+    re      on an answer, the ref of the message that it answers
+    user    the user of the sender; None if it has none
     """
 
     sender: str
@@ -80,14 +80,20 @@ class Message:
     async def reply(
         self, data: bytes | str, *, ref: str | None = None, receipt: bool = False, ttl: float | None = None
     ) -> DeliveryError | None:
-        """Answers the sender, with the message's ref where it has one: `Engine.send` otherwise.
+        """Answers the sender, with the ref of this message if it has one.
 
-        Returns why it was not delivered, as far as that is known (with `receipt`: waits until it is), else None. Unlike
-        `send` it raises nothing that a sender can cause, by going away, reading slowly, or sending what makes the
-        answer too large: so strangers can't end a service. Raises TypeError, ValueError and EngineError as `send`.
+        data     as in `Engine.send`
+        ref      as in `Engine.send`
+        receipt  as in `Engine.send`
+        ttl      as in `Engine.send`
+
+        Returns None, or a DeliveryError that says why the answer was not delivered; without `receipt`, as far as this
+        node knows at once. Unlike `Engine.send`, it raises nothing that a client can cause: by leaving, by reading
+        slowly, or by making the answer too large. So no client can stop a service. Raises TypeError, ValueError and
+        EngineError as `Engine.send` does.
         """
         if self._send is None:
-            raise EngineError("This message came from no engine, so there is none to answer it through.")
+            raise EngineError("This message did not come from an engine, so it can't be answered.")
         if self.sender == "-":
             return DeliveryError("no-such-peer", UNANSWERABLE)
         try:
@@ -99,11 +105,12 @@ class Message:
 
 @dataclass(frozen=True)
 class Presence:
-    """Who is in a room that the embedding program joined with presence.
+    """A member, join or leave in a room that the embedding program joined with presence.
 
-    event  "member": is there (it may have been told before), "join", or "leave"
-    peer   `<node>.*` with "leave": all peers of that node, which is lost
-    user   the peer's user, where it has one
+    room   the name of the room
+    event  "member": the peer is in the room (it may have been reported before); "join"; or "leave"
+    peer   the address of the peer. `<node>.*` with "leave" stands for all peers of a node that is lost
+    user   the user of the peer; None if it has none
     """
 
     room: str
@@ -206,7 +213,7 @@ class Service:
     async def messages(self) -> AsyncIterator[Message]:
         """Messages as they come, until the engine stops. Raises EngineError on another loop than the program's."""
         if asyncio.get_running_loop() is not self._loop:
-            raise EngineError("messages() is read on another asyncio loop than the one that started the engine.")
+            raise EngineError("messages() must be read on the asyncio loop that started the engine.")
         while self._queue or self._open:
             if self._queue:
                 yield self._queue.popleft()

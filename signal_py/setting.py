@@ -74,13 +74,13 @@ class Setting:
             items = given.split(",") if isinstance(given, str) else given
             if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
                 return tuple(part.strip() for item in items for part in item.split(",") if part.strip())
-            raise ConfigError(f"{named} must be a text or a list of texts, not {self._shown(given)}.")
+            raise ConfigError(f"{named} must be a string or a list of strings, not {self._shown(given)}.")
         if self.kind is str:
             if isinstance(given, bool) and set(self.choices) == {"on", "off"}:
                 return "on" if given else "off"
             if isinstance(given, str):
                 return self._path(given, named) if self.is_file and given else given
-            raise ConfigError(f"{named} must be a text, not {self._shown(given)}: put it in quotation marks.")
+            raise ConfigError(f"{named} must be a string, not {self._shown(given)}: put it in quotation marks.")
         return self._number(given, named)
 
     def _path(self, given: str, named: str) -> str:
@@ -91,7 +91,7 @@ class Setting:
             return files.from_here(given)
         except OSError:
             raise ConfigError(
-                f"{named} {given} is relative to the working directory, which is gone: give the whole path."
+                f"{named} {given} is relative to the working directory, which no longer exists: give an absolute path."
             ) from None
 
     def _number(self, given: object, named: str) -> int | float:
@@ -135,13 +135,16 @@ def check_address(text: str) -> str:
 
 
 def check_node(text: str) -> str:
-    return "" if NODE.fullmatch(text) else "is no node name: use 1 to 16 of a-z and 0-9"
+    return "" if NODE.fullmatch(text) else "is not a node name: use 1 to 16 of a-z and 0-9"
 
 
 def check_prefix(text: str) -> str:
     if PREFIX.fullmatch(text) and len(text) <= MAX_PREFIX:
         return ""
-    return f"is no NATS subject: use A-Z, a-z, 0-9, - and _, dots between, at most {MAX_PREFIX} in all"
+    return (
+        "is not a NATS subject: use tokens of A-Z, a-z, 0-9, - and _, separated "
+        f"by dots, at most {MAX_PREFIX} characters"
+    )
 
 
 def check_nats(text: str) -> str:
@@ -152,13 +155,13 @@ def check_goal(text: str) -> str:
     """Of a URL that goes into a head."""
     if GOAL.fullmatch(text) and len(text) <= MAX_GOAL:
         return ""
-    return f"is no place for clients: write ws://… or wss://…, at most {MAX_GOAL} characters, no space"
+    return f"is not a WebSocket URL: write ws://… or wss://…, at most {MAX_GOAL} characters, without space"
 
 
 def check_path(text: str) -> str:
     if not PATH.fullmatch(text) or len(text) > MAX_PATH:
-        return f"is no path: write /, or /NAME, at most {MAX_PATH} characters, without query"
-    return "is where health checks are: choose another path" if text.rstrip("/") == "/healthz" else ""
+        return f"is not a path: write / or /NAME, at most {MAX_PATH} characters, without a query"
+    return "is the path of health checks: choose another one" if text.rstrip("/") == "/healthz" else ""
 
 
 def check_advertise(text: str) -> str:
@@ -170,23 +173,23 @@ def check_advertise(text: str) -> str:
     except ValueError as wrong:
         return str(wrong)
     if host in ("0.0.0.0", "::") or not port:
-        return "is no address that others can reach: name a host and a port, or a URL"
+        return "is not an address that others can reach: give a host and a port, or a URL"
     return check_goal(f"ws://{text}/")
 
 
 def check_algorithm(text: str) -> str:
-    return "" if text in ALGORITHMS else f"is none of {', '.join(ALGORITHMS)}"
+    return "" if text in ALGORITHMS else f"is not an algorithm: use {', '.join(ALGORITHMS)}"
 
 
 def check_origin(text: str) -> str:
     if ORIGIN.fullmatch(text.lower()):
         return ""
-    return "is no origin: write SCHEME://HOST or SCHEME://HOST:PORT, without a path; *. may stand before the host"
+    return "is not an origin: write SCHEME://HOST or SCHEME://HOST:PORT, without a path; the host may begin with *."
 
 
 def check_network(text: str) -> str:
     try:
         ipaddress.ip_network(text, strict=False)
     except ValueError:
-        return "is no network: write an address, or one with the number of its fixed bits, as 10.0.0.0/8"
+        return "is not a network: write an address or a prefix such as 10.0.0.0/8"
     return ""

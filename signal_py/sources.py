@@ -43,18 +43,16 @@ def read_file(path: str, named: str) -> dict[str, object]:
     try:
         found: dict[str, object] = tomllib.loads(read_text(path))
     except OSError as error:
-        raise ConfigError(
-            f"{named} {path} can't be read: {error.strerror}. Name a TOML file that can be."
-        ) from None
+        raise ConfigError(f"{named} {path} can't be read: {error.strerror}. Name a readable TOML file.") from None
     except ValueError as error:
-        raise ConfigError(f"{named} {path} is not TOML: {error}. Mend that line.") from None
+        raise ConfigError(f"{named} {path} is not TOML: {error}. Fix that line.") from None
     except RecursionError:
-        raise ConfigError(f"{named} {path} nests lists too deeply: settings are plain values.") from None
+        raise ConfigError(
+            f"{named} {path} nests lists too deeply: settings are strings, numbers and lists of strings."
+        ) from None
     for key in found:
         if key not in SETTINGS:
             near = nearest(key.replace("_", "-"), SETTINGS)
-            mend = (
-                f"write '{near}'" if near else "leave it out; 'signal-engine serve --help' lists them all"
-            )
-            raise ConfigError(f"'{key}' in {path} is no setting: {mend}.")
+            mend = f"write '{near}'" if near else "leave it out; 'signal-engine serve --help' lists them all"
+            raise ConfigError(f"'{key}' in {path} is not a setting: {mend}.")
     return found

@@ -39,9 +39,7 @@ class Session:
         self._told = asyncio.Event()
         self._listening: asyncio.Future[None] | None = None
 
-    async def open(
-        self, url: str, token: str, rooms: Sequence[str], presence: bool, named: str = URL_FLAG
-    ) -> Client:
+    async def open(self, url: str, token: str, rooms: Sequence[str], presence: bool, named: str = URL_FLAG) -> Client:
         """`named`: how the URL was given. Raises ConnectError, DeliveryError, LostError."""
         try:
             client = await self._stack.enter_async_context(open_client(url, self._take, token, named))
@@ -143,7 +141,7 @@ class Subscription:
         if self._once or session.lost.code in HOPELESS_CLOSE:
             say(str(session.lost))
             return None
-        say(f"{session.lost}; connecting again")
+        say(f"{session.lost}; reconnecting")
         if time.monotonic() - session.since >= SETTLED:
             self._tries = 0
         return await self._connect()
@@ -174,7 +172,7 @@ class Subscription:
                 say(reason)
                 return None
             if first:
-                say(f"{reason} (it is tried again)")
+                say(f"{reason} (trying again)")
                 first = False
             wait += self._delay()
 
@@ -192,7 +190,7 @@ class Subscription:
                 await old.linger(self._delay())
                 continue
             new.live, old.live = True, False
-            say(f"{client.address} hears {', '.join(self._rooms)}, since the node before drains")
+            say(f"{client.address} hears {', '.join(self._rooms)}, because the previous node is draining")
             await old.close()
             self._urls = [url, self._urls[-1]] if url != self._urls[-1] else [url]
             return new

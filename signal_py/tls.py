@@ -49,7 +49,8 @@ class Tls:
         except TlsError as error:
             if error.part == "library":
                 raise ConfigError(
-                    f"{config.named('nats')} asks for TLS, and {error}: install it (Debian: apt-get install openssl)."
+                    f"{config.named('nats')} requires TLS, but {error}: install OpenSSL "
+                    "(Debian: apt-get install openssl)."
                 ) from None
             raise _unusable(config, error.part, found.path(error.part), str(error)) from None
         return found

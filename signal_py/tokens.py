@@ -37,7 +37,7 @@ def header_of(token: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
-        raise TokenError("token", "it is no JSON Web Token")
+        raise TokenError("token", "it is not a JSON Web Token")
     return header
 
 
@@ -83,7 +83,7 @@ class Verifier:
         except self._errors.InvalidSignatureError:
             # One that is named is not looked for again: a name has one key for good.
             if self.keys.changing and (name is None or isinstance(self.keys, KeyFile)):
-                raise KeyUnknownError("signature", "no key that is known has signed it") from None
+                raise KeyUnknownError("signature", "none of the known keys has signed it") from None
             raise TokenError("signature", "its key has not signed it") from None
         except self._errors.InvalidTokenError as wrong:
             raise self._told(wrong) from None
@@ -94,14 +94,14 @@ class Verifier:
     def _named(self, header: dict[str, Any]) -> tuple[str | None, str]:
         """Its key's name and its algorithm. Raises TokenError where it can't be good, whatever the key."""
         if "crit" in header:
-            raise TokenError("crit", "it asks for an extension (RFC 7515 §4.1.11), and none is known")
+            raise TokenError("crit", "it requires an extension (RFC 7515 §4.1.11), and none is supported")
         if header.get("b64", True) is not True:
             raise TokenError("b64", "its payload is not base64url (RFC 7797)")
         name, algorithm = header.get("kid"), header.get("alg")
         if name is not None and not isinstance(name, str):
-            raise TokenError("kid", "its kid is no text")
+            raise TokenError("kid", "its kid is not a string")
         if not isinstance(algorithm, str) or algorithm not in self._algorithms:
-            raise TokenError("alg", "its algorithm is not among those that are allowed")
+            raise TokenError("alg", "its algorithm is not allowed")
         return name, algorithm
 
     def _fitting(self, token: bytes, keys: list[Key]) -> Key:
@@ -124,7 +124,7 @@ class Verifier:
         """In words of our own: PyJWT's may hold what the token holds."""
         errors = self._errors
         if isinstance(wrong, errors.InvalidAlgorithmError):
-            return TokenError("alg", "its algorithm is not that of its key")
+            return TokenError("alg", "its algorithm does not fit its key")
         if isinstance(wrong, errors.MissingRequiredClaimError):
             return TokenError(wrong.claim, f"it has no {wrong.claim}")
         if isinstance(wrong, errors.InvalidAudienceError):
@@ -132,34 +132,36 @@ class Verifier:
         if isinstance(wrong, errors.InvalidIssuerError):
             return TokenError("iss", "it is from another issuer")
         if isinstance(wrong, errors.InvalidSubjectError):
-            return TokenError("sub", "its sub is no text")
+            return TokenError("sub", "its sub is not a string")
         if isinstance(wrong, errors.InvalidJTIError):
-            return TokenError("jti", "its jti is no text")
-        return TokenError("token", "it is no JSON Web Token")
+            return TokenError("jti", "its jti is not a string")
+        return TokenError("token", "it is not a JSON Web Token")
 
     def _end(self, claims: dict[str, Any]) -> float | None:
         """When it ends, with the leeway; None: never. Raises TokenError where a time is none (RFC 7519 §2: a number),
         or not good. An `iat` says when it was made, and is no reason to refuse (§4.1.6)."""
         for name in TIMES:
             if name in claims and not _is_number(claims[name]):
-                raise TokenError(name, f"its {name} is no number of seconds")
+                raise TokenError(name, f"its {name} is not a number of seconds")
         now = time.time()
         if claims.get("nbf", now) > now + self._leeway:
-            raise TokenError("nbf", "it is not good yet")
+            raise TokenError("nbf", "it is not valid yet")
         if "exp" not in claims:
             return None
         try:
             end: float = claims["exp"] + self._leeway
         except OverflowError:
-            raise TokenError("exp", "its end is beyond all time") from None
+            raise TokenError("exp", "its expiry time is too large") from None
         if end <= now:
             raise TokenError("exp", "it has ended")
         return end
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and (
-        isinstance(value, int) or math.isfinite(value)
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and (isinstance(value, int) or math.isfinite(value))
     )
 
 
@@ -196,7 +198,7 @@ def inspect(token: str) -> dict[str, Any]:
     try:
         found = jwt.decode_complete(token, options={"verify_signature": False})
     except UnicodeError:
-        raise ConfigError("this is no JSON Web Token (it has bytes that are no text): give the whole of one.") from None
+        raise ConfigError("this is not a JSON Web Token (it is not text): give a complete token.") from None
     except jwt.InvalidTokenError as wrong:
-        raise ConfigError(f"this is no JSON Web Token ({wrong}): give the whole of one.") from None
+        raise ConfigError(f"this is not a JSON Web Token ({wrong}): give a complete token.") from None
     return {"header": found["header"], "claims": found["payload"]}

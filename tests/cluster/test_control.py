@@ -88,9 +88,7 @@ def test_nodes_and_stats(server: kit.Nats, nodes: list[kit.Engine]) -> None:
     assert found[0]["total"].keys() == nodes[0].stats()["total"].keys()
 
 
-def test_rooms_members_disconnect(
-    server: kit.Nats, nodes: list[kit.Engine], peers: Callable[..., BarePeer]
-) -> None:
+def test_rooms_members_disconnect(server: kit.Nats, nodes: list[kit.Engine], peers: Callable[..., BarePeer]) -> None:
     """One after the other, as an operator would."""
     a, b, c = peers(0, "ctl.here"), peers(1, "ctl.here"), peers(2, "ctl.there")
     status, rooms, _ = ctl(server, "rooms")
@@ -423,6 +421,6 @@ def test_what_nats_does_not_allow_is_told() -> None:
         done = kit.run("ctl", "drain", "--all", *flags)
         assert done.returncode == 1 and 'to "signal.ctl.drain"' in done.stderr and "docs/control.md" in done.stderr
         assert "Traceback" not in done.stderr
-        objections = [line for line in node.events() if "objects to the control plane" in line["event"]]
+        objections = [line for line in node.events() if "reported an error to the control plane" in line["event"]]
         assert len(objections) == 1 and "signal.ctl.drain" in objections[0]["error"]
         assert ask_all_ready([node])

@@ -58,7 +58,7 @@ def test_no_tls_no_word() -> None:
     with kit.nats(config='authorization { user: "ann", password: "s3cr3t" }') as server:
         url = f"tls://ann:s3cr3t@127.0.0.1:{server.port}"
         said = kit.complaint(kit.run("ctl", "nodes", "--nats", url))
-        assert "it offers no TLS, which its URL asks for" in said and "s3cr3t" not in said
+        assert "it offers no TLS, but its URL requires it" in said and "s3cr3t" not in said
 
 
 def test_a_foreign_certificate(certificates: Certificates, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_foreign_certificate(certificates: Certificates, tmp_path: Path) -> No
     other = Certificates(tmp_path / "other")
     with kit.nats(config=certificates.server()) as server:
         flags = kit.flags({"nats": tls_url(server), "nats_tls_ca": other.ca})
-        assert "its certificate is not good" in kit.complaint(kit.run("ctl", "nodes", *flags))
+        assert "its certificate is not valid" in kit.complaint(kit.run("ctl", "nodes", *flags))
 
 
 def test_an_nkey(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_file_that_was_spoilt_is_told(tmp_path: Path) -> None:
         creds.write_text(good)
         await_control(server, node, nats_creds=str(creds))
         warned = [line["event"] for line in node.events() if line["level"] == "warning"]
-        assert warned == ["NATS is away; local delivery goes on"]
+        assert warned == ["NATS is away; local delivery continues"]
 
 
 def test_a_connection_that_can_not_be_had_is_told_once() -> None:

@@ -34,7 +34,7 @@ def test_a_node_that_others_hear_of_and_that_does_not_answer() -> None:
             for words in (("members", "room"), ("rooms",), ("stats",), ("nodes",)):
                 status, found, said = ctl(server, *words)
                 assert (status, len(found)) == (1, 1), (words, found, said)
-                assert said.startswith("signal-engine: 1 more of the cluster told nothing"), said
+                assert said.startswith("signal-engine: 1 more nodes of the cluster did not answer"), said
             status, found, _ = ctl(server, "members", "room")
             assert [member["peer"] for member in found] == [here.address]
             status, _, said = ctl(server, "stats", "--node", one.node)

@@ -50,7 +50,7 @@ def test_credentials_of_a_secret_are_rotated(kind: str, tmp_path: Path) -> None:
         flags = ["--nats", server.url, f"--{kind.replace('_', '-')}", str(mount / "node")]
         until(lambda: engine.node in kit.run("ctl", "nodes", *flags).stdout, "the control plane is let in again, too")
         warned = [line["event"] for line in engine.events() if line["level"] == "warning"]
-        assert warned == ["NATS is away; local delivery goes on"]
+        assert warned == ["NATS is away; local delivery continues"]
 
 
 def test_certificates_of_a_secret_are_rotated(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ async def peer_of(engine: Engine, **more: Any) -> BarePeer:
 
 
 async def code_of(call: Any) -> str:
-    """"" or the code that it was refused with."""
+    """ "" or the code that it was refused with."""
     try:
         await asyncio.wait_for(call, LIMIT)
     except DeliveryError as refused:
@@ -97,7 +97,7 @@ def test_close_codes() -> None:
         async with Engine(nats="off", loops=2) as engine:
             peer = await peer_of(engine)
             for code in (-1, 0, 1, 999, 1004, 1005, 1006, 1015, 2000, 2999, 5000, 65535, 66536, 70000, 1 << 70):
-                wrong = f"^{code} can't be sent as a close code: 1000 to 1003, 1007 to 1014 and 3000 to 4999 can$"
+                wrong = f"^{code} can't be sent as a close code: use 1000 to 1003, 1007 to 1014 or 3000 to 4999$"
                 with pytest.raises(ValueError, match=wrong):
                     engine.disconnect(peer.address, code)
                 with pytest.raises(ValueError, match=wrong):

@@ -187,7 +187,7 @@ def test_a_control_is_for_its_loop() -> None:
                     return str(told.value)
 
                 said = await asyncio.to_thread(elsewhere)
-                assert said.startswith("A Control is used on the asyncio loop") and "another thread" in said
+                assert said.startswith("A Control must be used on the asyncio loop") and "another thread" in said
 
                 def child() -> int:
                     with pytest.raises(EngineError, match=r"A Control .* fork\(\)"):

@@ -101,11 +101,11 @@ def test_what_the_program_does_wrong_is_raised() -> None:
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda engine: engine.send("nonsense", "x"), "bad-request: 'nonsense' is no peer"),
-        (lambda engine: engine.send("@*", "x"), "bad-request: '@*' is no user"),
-        (lambda engine: engine.send(engine.address, "x", ref="a b"), "bad-request: 'a b' is no ref"),
-        (lambda engine: engine.publish("a*", "x"), "bad-request: 'a*' is no room"),
-        (lambda engine: engine.join("$x"), "bad-request: '$x' is no room"),
+        (lambda engine: engine.send("nonsense", "x"), "bad-request: 'nonsense' is not a peer"),
+        (lambda engine: engine.send("@*", "x"), "bad-request: '@*' is not a user"),
+        (lambda engine: engine.send(engine.address, "x", ref="a b"), "bad-request: 'a b' is not a ref"),
+        (lambda engine: engine.publish("a*", "x"), "bad-request: 'a*' is not a room"),
+        (lambda engine: engine.join("$x"), "bad-request: '$x' is not a room"),
         (lambda engine: engine.publish("a", "x" * (MAX + 1)), "too-large: The message is larger"),
         (lambda engine: engine.send("a.b", "x"), "no-such-peer: No connection has this address"),
     ],

@@ -60,7 +60,7 @@ def test_tokens_are_not_logged() -> None:
     with kit.engine(auth="jwt", auth_key=SECRET, log_level="debug") as engine:
         assert knock(engine.port, f"/?token={given}").status == 101
         assert knock(engine.port, f"/?token={given}x").status == 401
-        until(lambda: b"a connection is refused" in engine.log(), "the refusal is logged")
+        until(lambda: b"refused a connection" in engine.log(), "the refusal is logged")
         assert given.encode() not in engine.log() and b"127.0.0.1" in engine.log()
 
 
@@ -80,7 +80,7 @@ def test_a_command_whose_handshake_is_refused_says_the_mend(guarded: kit.Engine)
     with kit.engine(max_connections_per_address=1) as engine, Wire(engine.port) as wire:
         assert wire.upgrade().status == 101
         told = kit.complaint(kit.run("pub", "--url", engine.url, "lobby", "hello"))
-    assert "HTTP 429: this address or user has all the connections" in told
+    assert "HTTP 429: this address or user has reached its connection limit" in told
 
 
 # -- what is refused --

@@ -204,7 +204,7 @@ def test_the_command(node: kit.Engine) -> None:
     with BarePeer(node.port) as peer:
         done = kit.run("drain", "--admin", node.admin_url)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == "n1 drains: 1 connections go within 60 s\n"
+        assert done.stdout == "n1 is draining: 1 connections end within 60 s\n"
         assert goaway(peer) > 50000
         assert kit.run("drain", SIGNAL_ENGINE_ADMIN=node.admin_url.split("/")[2]).returncode == 0
         os.kill(node.pid, signal.SIGTERM)

@@ -105,10 +105,10 @@ def test_what_is_missing_is_told_when_there_is_room() -> None:
             for _ in range(50):
                 assert knock(engine.port, "/", bearer("no.token.atall")).status == 401
         read = b""
-        while b"lines of the log were dropped" not in read or not read.endswith(b"\n"):
+        while b"log lines were dropped" not in read or not read.endswith(b"\n"):
             read += os.read(ours, 65536)
         lines = [json.loads(line) for line in read.splitlines()[1:]]
-        told = [line for line in lines if line["event"] == "lines of the log were dropped"]
+        told = [line for line in lines if line["event"] == "log lines were dropped"]
         assert told[0]["lines"] >= 1 and told[0]["level"] == "warning"
         engine.child.send_signal(signal.SIGTERM)
         assert engine.child.wait(kit.PATIENCE) == 0

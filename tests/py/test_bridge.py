@@ -200,7 +200,8 @@ def listener() -> Iterator[int]:
 def test_servers_that_the_cluster_tells_of(discovered: bool) -> None:
     """Are dialled too, unless they are not wanted."""
     with (
-        listener() as named, listener() as told,
+        listener() as named,
+        listener() as told,
         bridge(f"nats://127.0.0.1:{named}", discovered=discovered) as (core, _),
     ):
         core.say("link-want", "")
@@ -229,7 +230,8 @@ def test_what_can_not_be_reached_costs_little() -> None:
 def test_a_server_that_is_about_to_end(others: int) -> None:
     """Is left where another answers, and only then."""
     with (
-        listener() as first, listener() as second,
+        listener() as first,
+        listener() as second,
         bridge(f"nats://127.0.0.1:{first}") as (core, made),
     ):
         core.say("link-want", "")
@@ -266,7 +268,7 @@ def test_away_is_told_once_and_back_once(caplog: pytest.LogCaptureFixture) -> No
         core.say("link-error", "Permissions Violation for Publish to x")
         core.say("link-error", "Permissions Violation for Publish to x")
     events = [record.__dict__["event"] for record in caplog.records]
-    away, back, error = "NATS is away; local delivery goes on", "NATS is back", "NATS reports an error"
+    away, back, error = "NATS is away; local delivery continues", "NATS is back", "NATS reported an error"
     assert events == [away, back, away, back, error]
 
 

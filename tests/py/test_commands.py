@@ -159,9 +159,9 @@ def test_what_is_refused(engine: kit.Engine) -> None:
         (("sub", "$x"), "bad-request"),
     ):
         assert code in complaint(kit.run(*words, "--url", engine.url), status=1)
-    assert "'a*' is no room: write" in kit.run("pub", "--url", engine.url, "a*", "x").stderr
-    assert "'$x' is no room: write" in kit.run("sub", "--url", engine.url, "$x").stderr
-    assert "'nonsense' is no peer: write" in kit.run("send", "--url", engine.url, "nonsense", "x").stderr
+    assert "'a*' is not a room: write" in kit.run("pub", "--url", engine.url, "a*", "x").stderr
+    assert "'$x' is not a room: write" in kit.run("sub", "--url", engine.url, "$x").stderr
+    assert "'nonsense' is not a peer: write" in kit.run("send", "--url", engine.url, "nonsense", "x").stderr
     done = kit.run("pub", "--json", "--url", engine.url, "a*", "x")
     assert (done.returncode, json.loads(done.stdout)) == (1, {"code": "bad-request"})
 
@@ -255,7 +255,7 @@ def test_whole_payloads_that_are_not(engine: kit.Engine, tmp_path: Path) -> None
     big = tmp_path / "big"
     big.write_bytes(b"x" * 70_000)
     said = complaint(kit.run("pub", "--url", engine.url, "lobby", "--file", str(big)), status=1)
-    assert "too-large: The payload is larger than the 65536 bytes" in said
+    assert "too-large: The payload is larger than the engine's limit of 65536 bytes" in said
     said = complaint(kit.run("pub", "--url", engine.url, "lobby", "--file", str(tmp_path / "none")))
     assert f"--file {tmp_path / 'none'} can't be read: No such file" in said
     assert "give one of them" in complaint(kit.run("pub", "--url", engine.url, "lobby", "x", "--file", str(big)))
@@ -347,7 +347,7 @@ def test_a_signal_ends_what_waits_for_standard_input(engine: kit.Engine, number:
 @pytest.mark.parametrize("words", [("sub", "lobby"), ("pub", "lobby", "x"), ("send", "@ann", "x")])
 def test_the_variable_is_named_where_the_url_came_from_there(words: tuple[str, ...]) -> None:
     wrong, free = "http://x", f"ws://127.0.0.1:{kit.free_port()}/"
-    told = f"SIGNAL_ENGINE_URL '{wrong}' is no WebSocket URL"
+    told = f"SIGNAL_ENGINE_URL '{wrong}' is not a WebSocket URL"
     assert kit.complaint(kit.run(*words, SIGNAL_ENGINE_URL=wrong)) == f"signal-engine: {told}: write ws://HOST:PORT/.\n"
     assert f"--url '{wrong}' is" in kit.complaint(kit.run(*words, "--url", wrong, SIGNAL_ENGINE_URL=free))
     once = ("--once",) if words[0] == "sub" else ()

@@ -72,12 +72,12 @@ def test_keywords_of_engine_are_the_settings() -> None:
         ({"auth_key": "x"}, "Engine's auth_key is given without auth='jwt'"),
         ({"nats_user": "ann"}, "Engine's nats_user is given without nats_password"),
         ({"loops": -1}, "Engine's loops is -1"),
-        ({"max_mesage": 1}, "Engine's max_mesage is no setting: write max_message=…"),
-        ({"max-message": 1}, "Engine's max-message is no setting: write max_message=…"),
-        ({"atuh": "jwt"}, "Engine's atuh is no setting: write auth=…"),
-        ({"zzzz": 1}, "Engine's zzzz is no setting: signal_py.settings.Config lists them"),
+        ({"max_mesage": 1}, "Engine's max_mesage is not a setting: write max_message=…"),
+        ({"max-message": 1}, "Engine's max-message is not a setting: write max_message=…"),
+        ({"atuh": "jwt"}, "Engine's atuh is not a setting: write auth=…"),
+        ({"zzzz": 1}, "Engine's zzzz is not a setting: signal_py.settings.Config lists them"),
         ({"reuse_port": "yes"}, "Engine's reuse_port is 'yes': use one of on, off"),
-        ({"auth": True}, "Engine's auth must be a text"),
+        ({"auth": True}, "Engine's auth must be a string"),
     ],
 )
 def test_the_library_speaks_of_keywords(settings: dict[str, object], wanted: str) -> None:
@@ -127,9 +127,7 @@ def test_docs_are_up_to_date() -> None:
 
 
 def test_every_limit_reaches_the_core() -> None:
-    config = make_config(
-        {"ttl": 1.5, "max-message": 77, "loops": 3}, {"ttl": "", "max-message": "", "loops": ""}
-    )
+    config = make_config({"ttl": 1.5, "max-message": 77, "loops": 3}, {"ttl": "", "max-message": "", "loops": ""})
     settings = core_settings(config, "n1", cluster=False, hooks=True)
     assert settings["ttl_ms"] == 1500 and settings["max_message"] == 77 and settings["loops"] == 3
     passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total", "input_total", "drain_url"}
@@ -152,7 +150,7 @@ def test_networks_of_proxies() -> None:
         (bytes(15) + b"\1", 128),
         (mapped + bytes([192, 0, 2, 1]), 128),
     ]
-    refuse({"trusted-proxies": "proxy.example"}, "--trusted-proxies", "is no network")
+    refuse({"trusted-proxies": "proxy.example"}, "--trusted-proxies", "is not a network")
 
 
 def test_zeros_are_filled_in() -> None:
@@ -206,10 +204,7 @@ def test_decimals_are_for_times() -> None:
         *(("admin", bad) for bad in ["x", "localhost"]),
         *(("node", bad) for bad in ["A", "a.b", "a" * 17, "é", "a b"]),
         *(("prefix", bad) for bad in ["a.", ".a", "a..b", "*", ">", "a b", "$x", "a" * 64]),
-        *(
-            ("nats", bad)
-            for bad in ["http://x", "tls://x/y", "x:0", "x:99999", "x/y", "ws://x", "embedded,off"]
-        ),
+        *(("nats", bad) for bad in ["http://x", "tls://x/y", "x:0", "x:99999", "x/y", "ws://x", "embedded,off"]),
         *(("nats", bad) for bad in ["off,x", "", "nats://"]),
         ("listen", ""),
         ("prefix", ""),
@@ -242,7 +237,7 @@ def test_secrets_are_not_shown() -> None:
 @pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.secret])
 @pytest.mark.parametrize("bad", [31415926, b"31415926", ["31415926"]])
 def test_a_secret_of_another_type_is_not_shown(name: str, bad: object) -> None:
-    with pytest.raises(ConfigError, match=f"^--{name} must be a text, not {type(bad).__name__}") as told:
+    with pytest.raises(ConfigError, match=f"^--{name} must be a string, not {type(bad).__name__}") as told:
         make_config({name: bad}, {name: f"--{name}"})
     assert "31415926" not in str(told.value)
 
@@ -300,8 +295,8 @@ def test_foreign_variables_are_left_alone() -> None:
         ("loops = true", "'loops' in"),
         ("loops = 1.0", "whole number"),
         ("node = 7", "quotation marks"),
-        ("listen = 8080", "list of texts"),
-        ("listen = [1]", "list of texts"),
+        ("listen = 8080", "list of strings"),
+        ("listen = [1]", "list of strings"),
         ("[serve]\nloops = 1", "'serve' in"),
     ],
 )

@@ -39,16 +39,18 @@ def accepting(body: bytes) -> Iterator[str]:
 def test_another_server(body: bytes) -> None:
     with accepting(body) as where:
         said = kit.complaint(kit.run("drain", "--admin", where))
-        assert f"--admin {where} answers as no engine does: give the address" in said
+        assert f"--admin {where} did not answer like an engine: give the engine's --admin address" in said
 
 
 def test_the_variable_is_named_where_it_came_from_there() -> None:
     with accepting(b"thanks") as where:
         said = kit.complaint(kit.run("drain", SIGNAL_ENGINE_ADMIN=where))
-        assert said.startswith(f"signal-engine: SIGNAL_ENGINE_ADMIN {where} answers as no engine does")
-    assert "SIGNAL_ENGINE_ADMIN 'x' is no admin server" in kit.complaint(kit.run("drain", SIGNAL_ENGINE_ADMIN="x"))
-    assert "--admin 'y' is no admin server" in kit.complaint(kit.run("drain", "--admin", "y", SIGNAL_ENGINE_ADMIN="x"))
-    assert "--admin '' is no admin server" in kit.complaint(kit.run("drain"))
+        assert said.startswith(f"signal-engine: SIGNAL_ENGINE_ADMIN {where} did not answer like an engine")
+    assert "SIGNAL_ENGINE_ADMIN 'x' is not an admin server" in kit.complaint(kit.run("drain", SIGNAL_ENGINE_ADMIN="x"))
+    assert "--admin 'y' is not an admin server" in kit.complaint(
+        kit.run("drain", "--admin", "y", SIGNAL_ENGINE_ADMIN="x")
+    )
+    assert "--admin '' is not an admin server" in kit.complaint(kit.run("drain"))
 
 
 @pytest.mark.parametrize("where", ["ä..b:80", "http://a b:80"])

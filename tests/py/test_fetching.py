@@ -62,7 +62,7 @@ def test_it_says_who_asks(host: KeyHost) -> None:
 
     host.answers["/keys"] = strict
     assert fetch(host.url) == BODY
-    (_, headers), = host.asked
+    ((_, headers),) = host.asked
     assert headers["user-agent"] == f"signal-engine/{VERSION}" and "application/json" in headers["accept"]
 
 
@@ -97,7 +97,8 @@ def test_a_redirect_into_https_is_followed(secure: KeyHost, host: KeyHost) -> No
 
 
 @pytest.mark.parametrize(
-    "place", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,{}", "http://ann:secret@127.0.0.1/", "http://", "http://[x"]
+    "place",
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,{}", "http://ann:secret@127.0.0.1/", "http://", "http://[x"],
 )
 def test_a_redirect_to_something_else_is_not_followed(host: KeyHost, place: str) -> None:
     host.answers["/keys"] = host.redirect(place)
@@ -210,7 +211,7 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(LookError, match="its name is not known here"):
+    with pytest.raises(LookError, match="its host name can't be resolved"):
         fetch("http://host.example/keys?secret")
 
 

@@ -124,7 +124,7 @@ def test_keys_of_one_name() -> None:
     same = [jwk("ES256", ec.generate_private_key(ec.SECP256R1()), kid="k") for _ in range(KEYS_TRIED + 1)]
     found = parsed(*same, jwk("RS256", kid="k"))
     assert len(found.find("k", "ES256")) == KEYS_TRIED and len(found.find("k", "RS256")) == 1
-    assert found.remarks == [f"key k: more than {KEYS_TRIED} are called so"]
+    assert found.remarks == [f"key k: more than {KEYS_TRIED} keys have this name"]
 
 
 def test_keys_without_a_name_are_tried_first() -> None:
@@ -137,7 +137,7 @@ def test_keys_without_a_name_are_tried_first() -> None:
 
 def test_so_many_keys_are_looked_at() -> None:
     found = parsed(*[jwk("EdDSA", kid=str(i)) for i in range(KEYS_MAX + 1)])
-    assert found.count == KEYS_MAX and found.remarks == [f"only the first {KEYS_MAX} keys are looked at"]
+    assert found.count == KEYS_MAX and found.remarks == [f"only the first {KEYS_MAX} keys are used"]
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "é" * 500, "x" * 5000, "\ud800"])
@@ -150,9 +150,16 @@ def test_a_hostile_kid_is_told_in_a_short_line(name: str) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "no-jwks"), (b"no JSON", "no-jwks"), (b"<html>", "no-jwks"), (b"\xff\xff\xff", "no-jwks"),
-        (b"[" * 100_000, "no-jwks"), (b"[]", "no-jwks"), (b"{}", "no-jwks"), (b'{"keys": {}}', "no-jwks"),
-        (b'{"keys": []}', "no-key"), (b'{"keys": [1]}', "no-key"),
+        (b"", "no-jwks"),
+        (b"no JSON", "no-jwks"),
+        (b"<html>", "no-jwks"),
+        (b"\xff\xff\xff", "no-jwks"),
+        (b"[" * 100_000, "no-jwks"),
+        (b"[]", "no-jwks"),
+        (b"{}", "no-jwks"),
+        (b'{"keys": {}}', "no-jwks"),
+        (b'{"keys": []}', "no-key"),
+        (b'{"keys": [1]}', "no-key"),
         (json.dumps({"keys": [jwk("RS256", use="enc")]}).encode(), "no-key"),
         (json.dumps({"keys": [jwk(), jwk() | {"d": "x"}]}).encode(), "no-jwks"),
     ],

@@ -41,7 +41,7 @@ def test_help(words: list[str]) -> None:
 
 
 def test_help_of_what_is_not_there() -> None:
-    assert "'serv' is no command: write serve" in complaint(kit.run("help", "serv"))
+    assert "'serv' is not a command: write serve" in complaint(kit.run("help", "serv"))
 
 
 def test_help_that_can_not_be_written() -> None:
@@ -54,17 +54,23 @@ def test_help_that_can_not_be_written() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["serv"], "'serv' is no command: write serve: see 'signal-engine --help'"),
-        (["zzz"], "'zzz' is no command: there are serve, sub, pub"),
-        (["ctl", "node"], "'node' is no command: write nodes: see 'signal-engine ctl --help'"),
-        (["serve", "--max-mesage", "5"], "--max-mesage is no option of 'signal-engine serve': write --max-message: "),
-        (["serve", "--max-mesage=5"], "--max-mesage is no option of 'signal-engine serve': write --max-message: "),
-        (["serve", "--zzzzzz"], "--zzzzzz is no option of 'signal-engine serve': see 'signal-engine serve --help'"),
-        (["sub", "--jsno", "lobby"], "--jsno is no option of 'signal-engine sub': write --json: see"),
-        (["ctl", "rooms", "--limt", "3"], "--limt is no option of 'signal-engine ctl rooms': write --limit: see"),
-        (["pub", "-u", "x", "a"], "-u is no option of 'signal-engine pub': write -- before it where it is none: see"),
-        (["pub", "a", "-zzz"], "-zzz is no option of 'signal-engine pub': write -- before it"),
-        (["pub", "a", "b", "c"], "'c' is one word too many for 'signal-engine pub': see"),
+        (["serv"], "'serv' is not a command: write serve: see 'signal-engine --help'"),
+        (["zzz"], "'zzz' is not a command: use one of serve, sub, pub"),
+        (["ctl", "node"], "'node' is not a command: write nodes: see 'signal-engine ctl --help'"),
+        (
+            ["serve", "--max-mesage", "5"],
+            "--max-mesage is not an option of 'signal-engine serve': write --max-message: ",
+        ),
+        (["serve", "--max-mesage=5"], "--max-mesage is not an option of 'signal-engine serve': write --max-message: "),
+        (["serve", "--zzzzzz"], "--zzzzzz is not an option of 'signal-engine serve': see 'signal-engine serve --help'"),
+        (["sub", "--jsno", "lobby"], "--jsno is not an option of 'signal-engine sub': write --json: see"),
+        (["ctl", "rooms", "--limt", "3"], "--limt is not an option of 'signal-engine ctl rooms': write --limit: see"),
+        (
+            ["pub", "-u", "x", "a"],
+            "-u is not an option of 'signal-engine pub': write -- before it if it is an argument: see",
+        ),
+        (["pub", "a", "-zzz"], "-zzz is not an option of 'signal-engine pub': write -- before it"),
+        (["pub", "a", "b", "c"], "'c' is an extra argument for 'signal-engine pub': see"),
         (["--versoin"], "the following arguments are required: COMMAND: see 'signal-engine --help'"),
     ],
 )
@@ -115,7 +121,7 @@ def test_a_password_is_not_told(words: list[str]) -> None:
 )
 def test_a_mistyped_variable(words: list[str], name: str, told: str) -> None:
     said = complaint(kit.run(*words, **{name: "x"}))
-    assert said == f"signal-engine: {name} is no variable of signal-engine: write {told}, or unset it.\n"
+    assert said == f"signal-engine: {name} is not a variable of signal-engine: write {told}, or unset it.\n"
 
 
 def test_variables_that_are_somebody_elses() -> None:
@@ -136,7 +142,7 @@ def test_variables_that_are_somebody_elses() -> None:
 def test_a_mistyped_key(tmp_path: Path) -> None:
     file = tmp_path / "engine.toml"
     file.write_text("max-mesage = 5\n")
-    assert f"'max-mesage' in {file} is no setting: write 'max-message'" in complaint(
+    assert f"'max-mesage' in {file} is not a setting: write 'max-message'" in complaint(
         kit.run("serve", "--config", str(file))
     )
 

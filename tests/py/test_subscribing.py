@@ -68,12 +68,12 @@ def test_it_connects_again() -> None:
             sub.until_said("hears lobby")
             say(first, "one")
             sub.until_heard("one")
-        sub.until_said("1001.*; connecting again")
+        sub.until_said("1001.*; reconnecting")
         with kit.engine(loops=1, listen=f"127.0.0.1:{port}") as second:
             sub.until_said("hears lobby", times=2)
             say(second, "two")
             sub.until_heard("two")
-        sub.until_said("connecting again", times=2)
+        sub.until_said("reconnecting", times=2)
         assert sub.child.poll() is None and len(sub.said) == 4, sub.said
         sub.child.send_signal(signal.SIGINT)
         assert sub.child.wait(kit.PATIENCE) == 130
@@ -93,12 +93,12 @@ def test_it_goes_when_a_node_drains(advised: bool) -> None:
         sub.until_said("hears lobby")
         new = new or stack.enter_context(kit.engine(**settings, listen=f"127.0.0.1:{old.port}"))
         assert kit.run("drain", "--admin", old.admin_url).returncode == 0
-        (moved,) = sub.until_said("since the node before drains")
+        (moved,) = sub.until_said("because the previous node is draining")
         assert moved.split()[1].startswith(new.node + ".")
         say(new, "here")
         sub.until_heard("here")
         assert old.wait() == 0
-        assert not [line for line in sub.said if "connecting again" in line]
+        assert not [line for line in sub.said if "reconnecting" in line]
 
 
 def test_a_place_that_is_full_is_tried_again() -> None:
@@ -109,7 +109,7 @@ def test_a_place_that_is_full_is_tried_again() -> None:
         done = kit.run("sub", "--once", "--url", engine.url, "lobby")
         assert done.returncode == 2 and "HTTP 503" in done.stderr
         with Sub("--url", engine.url, "lobby") as sub:
-            sub.until_said(r"HTTP 503.*\(it is tried again\)")
+            sub.until_said(r"HTTP 503.*\(trying again\)")
             held.close()
             sub.until_said("hears lobby")
             assert len(sub.said) == 2
@@ -188,7 +188,7 @@ def test_what_the_old_connection_hears_is_printed_until_the_new_one_stands() -> 
             connection.recv()
 
     with scripted(act) as url, Sub("--url", url, "lobby") as sub:
-        sub.until_said("k.2 hears lobby, since the node before drains")
+        sub.until_said("k.2 hears lobby, because the previous node is draining")
         sub.until_heard("last of 2")
         assert [line for line in sub.heard if line.endswith("after")] in ([], ["lobby k.9 after"])
         assert sum(line.endswith("last of 2") for line in sub.heard) == 1

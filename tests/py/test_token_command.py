@@ -113,11 +113,11 @@ def test_keys_that_are_not(tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     bad.write_text("-----BEGIN PUBLIC KEY-----\nnonsense\n-----END PUBLIC KEY-----\n")
     for flag, file, wanted in (
-        ("--auth-key-file", bad, "no key"),
+        ("--auth-key-file", bad, "holds no usable key"),
         ("--auth-key-file", tmp_path / "none", "can't be read"),
         ("--auth-jwks", tmp_path / "none", "can't be used"),
         ("--auth-jwks", bad, "can't be used"),
-        ("--auth-jwks", "ftp://h/keys", "neither http nor https"),
+        ("--auth-jwks", "ftp://h/keys", "its scheme is not http, https or file"),
     ):
         done = kit.run("serve", "--auth", "jwt", flag, str(file))
         assert done.returncode == 2 and flag in done.stderr and wanted in done.stderr, done.stderr
@@ -144,11 +144,11 @@ def test_a_public_key_is_no_secret(tmp_path: Path) -> None:
     ):
         file.write_text(text)
         told = complaint("--key-file", str(file))
-        assert "--key-file is a key or certificate, no secret" in told or "is a public key" in told
-        assert "--key is a key or certificate, no secret" in complaint("--key", text)
+        assert "--key-file is a key or certificate, not a secret" in told or "is a public key" in told
+        assert "--key is a key or certificate, not a secret" in complaint("--key", text)
         for flag, value in (("--auth-key-file", str(file)), ("--auth-key", text)):
             said = kit.complaint(kit.run("serve", "--auth", "jwt", flag, value, "--listen", "127.0.0.1:0"))
-            assert flag in said and ("is a key or certificate, no secret" in said or "holds no key" in said)
+            assert flag in said and ("is a key or certificate, not a secret" in said or "holds no usable key" in said)
 
 
 def test_a_curve_that_is_not_known(tmp_path: Path) -> None:
@@ -160,11 +160,11 @@ def test_a_curve_that_is_not_known(tmp_path: Path) -> None:
 def test_a_token_that_is_nested_too_deeply() -> None:
     parts = (json.dumps({"alg": "HS256"}), "[" * 6000 + "]" * 6000)
     head, claims = (base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts)
-    assert "no JSON Web Token" in complaint("inspect", f"{head}.{claims}.c2ln")
+    assert "not a JSON Web Token" in complaint("inspect", f"{head}.{claims}.c2ln")
 
 
 def test_a_token_that_is_no_text() -> None:
-    assert "no JSON Web Token" in complaint("inspect", "a.\udcff.c")
+    assert "not a JSON Web Token" in complaint("inspect", "a.\udcff.c")
 
 
 def test_a_short_secret() -> None:
