@@ -15,7 +15,7 @@
 #                ARGS="--ping-interval 3600": without pings, so that it tells what a message among so many costs
 #   make plots   docs/plots and docs/performance.md, from the results kept in bench/results
 #   make sizing  docs/sizing.md, from the same
-#   make docs    docs/settings.md, from the table of settings
+#   make docs    the pages of docs/ that are generated from the source: settings, metrics, api
 #   make sdist   the source archive, in dist/
 #   make check-sdist  builds a wheel of it and one of the checkout, and compares them
 #   make clean   removes what was built, but for .venv
@@ -106,6 +106,8 @@ sizing: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m signal_py.settings_doc > docs/settings.md
+	$(BIN)/python docs/api_doc.py > docs/api.md
+	$(BIN)/python docs/metrics_doc.py > docs/metrics.md
 
 sdist: $(VENV)/.tools
 	rm -rf signal_engine_ws.egg-info

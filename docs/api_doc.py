@@ -14,8 +14,9 @@ import signal_py.control
 HEAD = """\
 # Python API
 
-`make docs` writes this page from the docstrings. [library.md](library.md) and [control.md](control.md) show how to use
-the classes. Times are in seconds, sizes in bytes.
+The classes of `signal_py`, which embeds an engine, and of `signal_py.control`, which operates a cluster.
+[library.md](library.md) and [control.md](control.md) show how to use them. Times are in seconds, sizes in bytes.
+`signal_py.__version__` is the version. `make docs` writes this page from the docstrings.
 """
 EMBEDDING = (
     *("Engine", "Message", "Peer", "Presence", "Request", "Headers", "Grant", "Refusal", "Rights"),
@@ -52,11 +53,11 @@ def items(docstring: str) -> set[str]:
 
 
 def members(kind: type) -> Iterator[tuple[str, Any]]:
-    """The public methods and properties of a class's own, in order."""
+    """The public methods and properties of a class's own, in order. Programs don't make exceptions."""
+    made = not issubclass(kind, Exception)
     for name, member in vars(kind).items():
-        if (not name.startswith("_") or name == "__init__") and (
-            inspect.isfunction(member) or isinstance(member, property)
-        ):
+        shown = not name.startswith("_") or (name == "__init__" and made)
+        if shown and (inspect.isfunction(member) or isinstance(member, property)):
             yield name, member
 
 
@@ -70,8 +71,11 @@ def _class(kind: type) -> str:
     base = kind.__bases__[0].__name__
     title = f"class {kind.__name__}" + ("" if base in ("object", "Generic") else f"({base})")
     text = f"\n### {kind.__name__}\n\n```python\n{title}"
-    if shown := fields(kind):
-        text += ":\n" + "\n".join(f"    {_field(field)}" for field in shown)
+    shown = [_field(field) for field in fields(kind)] or [
+        f"{name}: {annotation}" for name, annotation in inspect.get_annotations(kind).items() if name[0] != "_"
+    ]
+    if shown:
+        text += ":\n" + "\n".join(f"    {line}" for line in shown)
     text += f"\n```\n\n{_prose(inspect.getdoc(kind) or '')}"
     for name, member in members(kind):
         if not (dataclasses.is_dataclass(kind) and name == "__init__"):
@@ -105,7 +109,7 @@ def _signature(kind: type, name: str, call: Callable[..., Any]) -> str:
             .replace("Unpack[Options]", "settings")
             .replace("Unpack[ControlOptions]", "settings")
         )
-        default = "" if parameter.default is NO_DEFAULT else f" = {parameter.default!r}"
+        default = "" if parameter.default is NO_DEFAULT else f" = {_value(parameter.default)}"
         parts.append(f"{stars}{parameter.name}: {annotation}{default}")
     word = "async def" if inspect.iscoroutinefunction(call) else "def"
     shown = kind.__name__ if name == "__init__" else name
@@ -117,10 +121,14 @@ def _signature(kind: type, name: str, call: Callable[..., Any]) -> str:
 
 def _field(field: dataclasses.Field[Any]) -> str:
     if field.default is not dataclasses.MISSING:
-        return f"{field.name}: {field.type} = {field.default!r}"
+        return f"{field.name}: {field.type} = {_value(field.default)}"
     if field.default_factory is not dataclasses.MISSING:
-        return f"{field.name}: {field.type} = {field.default_factory.__name__}()"
+        return f"{field.name}: {field.type} = {getattr(field.default_factory, '__name__', '…')}()"
     return f"{field.name}: {field.type}"
+
+
+def _value(default: object) -> str:
+    return f'"{default}"' if isinstance(default, str) else repr(default)
 
 
 def _prose(docstring: str) -> str:

@@ -213,7 +213,7 @@ class Service:
     async def messages(self) -> AsyncIterator[Message]:
         """Messages as they come, until the engine stops. Raises EngineError on another loop than the program's."""
         if asyncio.get_running_loop() is not self._loop:
-            raise EngineError("messages() must be read on the asyncio loop that started the engine.")
+            raise EngineError("messages() was called on another asyncio loop: use the one that started the engine.")
         while self._queue or self._open:
             if self._queue:
                 yield self._queue.popleft()

@@ -198,3 +198,10 @@ def test_no_text_advises_the_package_of_somebody_else() -> None:
     assert {ROOT / "README.md", ROOT / "Makefile", ROOT / "signal_py" / "version.py"} <= seen.keys()
     assert {str(path): found for path, text in seen.items() if (found := others_package(text))} == {}
     assert any("pip install 'signal-engine-ws[jwt]'" in text for text in seen.values())
+
+
+def test_the_page_of_metrics_is_what_is_exported() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "metrics_doc.py")]
+    made = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8") == made, "run 'make docs'"
+    assert made.count("\n| `signal_engine_") > 90

@@ -175,10 +175,10 @@ def test_errors_without_end(text: bytes) -> None:
         for start in range(0, 300000, 1000):
             link.say(b"".join(b"-ERR '" + text % number + b"'\r\n" for number in range(start, start + 1000)))
         until(lambda: engine.stats()["total"]["nats_errors"] == 300000, "all are heard")
-        until(lambda: any("more errors" in line["event"] for line in engine.events()), "what was not told is counted")
+        until(lambda: any("further errors" in line["event"] for line in engine.events()), "the rest is counted")
         assert a.ask("PUB room", "x") == "ok"
         assert resident(engine) - before < 32 << 20
-        told = [line for line in engine.events() if "NATS reports" in line["event"]]
+        told = [line for line in engine.events() if "NATS reported" in line["event"]]
         assert len(told) < 60
         assert engine.stats()["nats_state"] == "up"
 
@@ -312,7 +312,7 @@ def test_a_lame_server_without_another_is_kept() -> None:
     with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
         link = liar.link()
         link.say(info(ldm=True))
-        until(lambda: any("about to end" in line["event"] for line in engine.events()), "it is heard")
+        until(lambda: any("about to stop" in line["event"] for line in engine.events()), "it is heard")
         assert a.ask("PUB room", "x") == "ok"
         assert len(liar.links) == 1 and not link.ended.is_set()
 

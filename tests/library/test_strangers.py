@@ -89,7 +89,7 @@ def test_what_the_program_does_wrong_is_raised() -> None:
                 await message.reply(5)  # type: ignore[arg-type]
             with pytest.raises(ValueError, match="ttl"):
                 await message.reply("x", ttl=-1)
-            with pytest.raises(EngineError, match="no engine"):
+            with pytest.raises(EngineError, match="did not come from an engine"):
                 await Message("a.b", "x").reply("y")
             await asyncio.to_thread(peer.close)
         with pytest.raises(EngineError, match="stopped"):

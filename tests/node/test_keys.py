@@ -59,7 +59,7 @@ def test_a_private_key_is_refused(algorithm: str, tmp_path: Path) -> None:
     jwks = tmp_path / "jwks.json"
     jwks.write_text(json.dumps({"keys": [private_jwk(key, algorithm) | {"kid": "k1"}]}))
     said = kit.complaint(kit.run("serve", *HERE, "--auth", "jwt", "--auth-jwks", str(jwks)))
-    assert f"--auth-jwks {jwks}" in said and "k1 is private" in said
+    assert f"--auth-jwks {jwks}" in said and "k1 is a private key" in said
 
 
 def test_a_private_key_that_appears_in_a_jwks(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_private_key_that_appears_in_a_jwks(tmp_path: Path) -> None:
         new = KEYS["ES256"]()
         file.write_text(json.dumps({"keys": [private_jwk(new, "ES256") | {"kid": "new"}]}))
         assert knock(engine.port, "/", bearer(token("ann", key=new, algorithm="ES256", kid="new"))).status == 401
-        until(lambda: b"new is private" in engine.log(), "the log tells it")
+        until(lambda: b"new is a private key" in engine.log(), "the log tells it")
         assert knock(engine.port, "/", bearer(token("ann", key=key, algorithm="ES256", kid="old"))).status == 101
 
 

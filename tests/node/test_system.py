@@ -81,7 +81,7 @@ def test_without_proc_the_embedded_server_takes_long_messages(tmp_path: Path) ->
 def test_without_ipv6_a_name_with_two_addresses_is_listened_on(tmp_path: Path) -> None:
     script = f"{hosts(tmp_path)}; {LO_UP}; echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
     with kit.engine(*in_namespaces("mn", script), listen="localhost:0", admin="localhost:0") as engine:
-        assert [line["address"] for line in engine.events() if "is left out" in line["event"]] == [
+        assert [line["address"] for line in engine.events() if "skipped an address" in line["event"]] == [
             f"[::1]:{port}" for port in (port_of(engine.admin_url), engine.port)
         ]
         assert engine.ready["listening"] == [f"ws://127.0.0.1:{engine.port}/"]
@@ -206,7 +206,7 @@ def test_signals_that_ask_for_nothing_are_told_and_ignored() -> None:
 
 
 def logged(engine: kit.Engine, name: str) -> list[str]:
-    return [line["event"] for line in engine.events() if line["event"].startswith(f"{name} is ignored")]
+    return [line["event"] for line in engine.events() if line["event"].startswith(f"{name} ignored")]
 
 
 @pytest.fixture
