@@ -26,20 +26,21 @@ Each setting is also an environment variable (--max-message: SIGNAL_ENGINE_MAX_M
 
 SUB = """\
 Joins rooms and prints one line for each message, until Ctrl-C: ROOM SENDER PAYLOAD, or @me SENDER PAYLOAD if it was
-sent to this connection itself. SENDER is - if the sender is not a connection. It reconnects when the connection ends,
+sent to this connection itself. SENDER is - if the sender has no address. It reconnects when the connection ends,
 and moves where a draining engine sends it. The exit status is 1 if the engine refuses the token or a room, and with
 --once when the connection ends."""
 PUB = """\
-Publishes to a room and waits until the engine has accepted the message. If the engine refuses it, prints the code of
-signal.v1 to standard error; the exit status is then 1."""
+Publishes to a room and waits until the engine has accepted the message. If the engine refuses it, the error goes to
+standard error and the exit status is 1."""
 SEND = """\
-Sends to a peer on any node and waits until the message is written to the peer's socket. If it is not delivered, prints
-the code of signal.v1 to standard error; the exit status is then 1."""
+Sends to a peer on any node and waits until the message is written to the peer's socket. If it is not delivered, the
+error goes to standard error and the exit status is 1."""
 TOKEN = f"""\
 If the engine requires a token, set the environment variable {TOKEN_VARIABLE}."""
 DRAIN = """\
-Makes an engine tell its clients to reconnect elsewhere, close those that stay, evenly over drain-time, and exit. Does
-not wait for the end. The exit status is 0 if the drain has begun, 1 if the engine refuses, 2 if it can't be reached."""
+Starts a drain: the engine tells its clients to reconnect elsewhere, closes those that stay, evenly over drain-time, and
+exits. This command does not wait for that. The exit status is 0 if the drain has begun, 1 if the engine refuses, and 2
+if it can't be reached."""
 CLIENTS = {
     "sub": ("print what is published to rooms", SUB),
     "pub": ("publish to a room", PUB),

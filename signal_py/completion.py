@@ -11,10 +11,10 @@ from signal_py.parsing import Parser, commands_of
 SHELLS = ("bash", "zsh", "fish")
 PLACES = {
     "bash": "~/.local/share/bash-completion/completions/signal-engine",
-    "zsh": "a folder of $fpath, under the name _signal-engine",
+    "zsh": "_signal-engine in a folder of $fpath",
     "fish": "~/.config/fish/completions/signal-engine.fish",
 }
-DESCRIPTION = "Prints a completion script. Write it to " + "; ".join(
+DESCRIPTION = "Prints a completion script. Save it as " + ", ".join(
     f"{place} ({shell})" for shell, place in PLACES.items()
 )
 
