@@ -166,7 +166,7 @@ class Subscription:
             except LostError as error:
                 hopeless, reason, wait = error.code in HOPELESS_CLOSE, str(error), 0.0
             else:
-                say(f"{client.address} hears {', '.join(self._rooms)}")
+                say(f"{client.address} joined {', '.join(self._rooms)}")
                 return session
             if self._once or hopeless:
                 say(reason)
@@ -190,7 +190,7 @@ class Subscription:
                 await old.linger(self._delay())
                 continue
             new.live, old.live = True, False
-            say(f"{client.address} hears {', '.join(self._rooms)}, because the previous node is draining")
+            say(f"{client.address} joined {', '.join(self._rooms)}, because the previous node is draining")
             await old.close()
             self._urls = [url, self._urls[-1]] if url != self._urls[-1] else [url]
             return new

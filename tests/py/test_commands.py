@@ -57,7 +57,7 @@ class Sub:
 
 def test_sub_prints_what_pub_says(engine: kit.Engine) -> None:
     with Sub(engine, "lobby", "b=c") as sub:
-        assert "hears lobby, b=c" in sub.said
+        assert "joined lobby, b=c" in sub.said
         assert kit.run("pub", "--url", engine.url, "lobby", "héllo").returncode == 0
         assert sub.line() == ("lobby", "héllo\n")
         assert kit.run("pub", "lobby", "", SIGNAL_ENGINE_URL=engine.url).returncode == 0

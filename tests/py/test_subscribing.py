@@ -65,12 +65,12 @@ def test_it_connects_again() -> None:
     with contextlib.ExitStack() as stack:
         with kit.engine(loops=1, listen=f"127.0.0.1:{port}") as first:
             sub = stack.enter_context(Sub("--url", first.url, "lobby"))
-            sub.until_said("hears lobby")
+            sub.until_said("joined lobby")
             say(first, "one")
             sub.until_heard("one")
         sub.until_said("1001.*; reconnecting")
         with kit.engine(loops=1, listen=f"127.0.0.1:{port}") as second:
-            sub.until_said("hears lobby", times=2)
+            sub.until_said("joined lobby", times=2)
             say(second, "two")
             sub.until_heard("two")
         sub.until_said("reconnecting", times=2)
@@ -90,7 +90,7 @@ def test_it_goes_when_a_node_drains(advised: bool) -> None:
         where = old.url
         # The kernel may have either take it where both listen: so the other comes later.
         sub = stack.enter_context(Sub("--url", where, "lobby"))
-        sub.until_said("hears lobby")
+        sub.until_said("joined lobby")
         new = new or stack.enter_context(kit.engine(**settings, listen=f"127.0.0.1:{old.port}"))
         assert kit.run("drain", "--admin", old.admin_url).returncode == 0
         (moved,) = sub.until_said("because the previous node is draining")
@@ -111,7 +111,7 @@ def test_a_place_that_is_full_is_tried_again() -> None:
         with Sub("--url", engine.url, "lobby") as sub:
             sub.until_said(r"HTTP 503.*\(trying again\)")
             held.close()
-            sub.until_said("hears lobby")
+            sub.until_said("joined lobby")
             assert len(sub.said) == 2
 
 
@@ -122,7 +122,7 @@ def test_a_token_that_is_refused_later() -> None:
     with contextlib.ExitStack() as stack:
         with kit.engine(auth_key=SECRET, **settings) as first:
             sub = stack.enter_context(Sub("--url", first.url, "lobby", SIGNAL_ENGINE_TOKEN=token("ann")))
-            sub.until_said("hears lobby")
+            sub.until_said("joined lobby")
         with kit.engine(auth_key=SECRET[::-1], **settings):
             assert sub.child.wait(kit.PATIENCE) == 1
             sub.until_said("HTTP 401")
@@ -169,7 +169,7 @@ def test_which_closes_end_it(code: int, ends: bool) -> None:
         if ends:
             assert sub.child.wait(kit.PATIENCE) == 1
         else:
-            sub.until_said("k.2 hears lobby")
+            sub.until_said("k.2 joined lobby")
 
 
 def test_what_the_old_connection_hears_is_printed_until_the_new_one_stands() -> None:
@@ -188,7 +188,7 @@ def test_what_the_old_connection_hears_is_printed_until_the_new_one_stands() -> 
             connection.recv()
 
     with scripted(act) as url, Sub("--url", url, "lobby") as sub:
-        sub.until_said("k.2 hears lobby, because the previous node is draining")
+        sub.until_said("k.2 joined lobby, because the previous node is draining")
         sub.until_heard("last of 2")
         assert [line for line in sub.heard if line.endswith("after")] in ([], ["lobby k.9 after"])
         assert sum(line.endswith("last of 2") for line in sub.heard) == 1
@@ -209,7 +209,7 @@ def test_nobody_reads_what_it_prints() -> None:
         command = [*kit.python(), "-m", "signal_py", "sub", "--url", engine.url, "lobby"]
         child = subprocess.Popen(command, stdout=writes, stderr=subprocess.PIPE, env=kit.clean_environment())
         os.close(writes)
-        assert child.stderr is not None and b"hears lobby" in child.stderr.readline()
+        assert child.stderr is not None and b"joined lobby" in child.stderr.readline()
         os.close(reads)
         say(engine, "x")
         assert child.wait(kit.PATIENCE) == 0 and child.stderr.read() == b""
