@@ -253,8 +253,8 @@ class Config:
     inbox_messages: int = _setting(
         0,
         "maximum number of messages waiting from other loops for one loop, or for the embedding program, at least 64; "
-        "0: 65,536, or fewer if those of all loops, at 1 KiB each, would exceed an eighth of the memory that the engine "
-        "may use",
+        "0: 65,536, or fewer if those of all loops, at 1 KiB each, would exceed an eighth of the memory that the "
+        "engine may use",
         unit="messages",
         high=1 << 24,
     )
