@@ -74,6 +74,26 @@ def test_the_library_sample() -> None:
             child.kill()
 
 
+def test_the_samples_of_an_authorizer() -> None:
+    """Those of auth.md and library.md, with sessions of the test's: one is let in, the other not."""
+    for page, begin, sessions in (
+        ("auth.md", "from signal_py import Engine, Grant", "my_sessions"),
+        ("library.md", "async def authorize", "sessions"),
+    ):
+        body = indented((ROOT / "docs" / page).read_text(encoding="utf-8"), begin)
+        assert body.endswith(" as engine: ...\n")
+        asked = 'Request(token, "::1", headers=Headers({"cookie": f"session={token}"}))'
+        asking = f'    print(*[type(await authorize({asked})).__name__ for token in ("good", "bad")])\n'
+        body = body.removesuffix(" ...\n") + "\n" + asking
+        program = (
+            "import asyncio\nfrom signal_py import Engine, Grant, Headers, Refusal, Request\n"
+            f"class {sessions}:\n    async def find(token):\n        return 'ann' if token == 'good' else None\n"
+            f"async def main():\n{textwrap.indent(body, '    ')}\nasyncio.run(main())\n"
+        )
+        done = subprocess.run([*kit.python(), "-c", program], capture_output=True, text=True, cwd="/", check=False)
+        assert (done.stdout, done.returncode) == ("Grant Refusal\n", 0), done.stderr
+
+
 def test_the_browser_sample(engine: kit.Engine) -> None:
     """What the script sends is answered as the lines below it say."""
     sample = section("Quick start")
