@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, get_type_hints
+from typing import Any, Generic, get_type_hints
 
 import signal_py
 import signal_py.control
@@ -68,8 +68,8 @@ def fields(kind: type) -> list[dataclasses.Field[Any]]:
 
 
 def _class(kind: type) -> str:
-    base = kind.__bases__[0].__name__
-    title = f"class {kind.__name__}" + ("" if base in ("object", "Generic") else f"({base})")
+    bases = ", ".join(base.__name__ for base in kind.__bases__ if base not in (object, Generic))
+    title = f"class {kind.__name__}" + (f"({bases})" if bases else "")
     text = f"\n### {kind.__name__}\n\n```python\n{title}"
     shown = [_field(field) for field in fields(kind)] or [
         f"{name}: {annotation}" for name, annotation in inspect.get_annotations(kind).items() if name[0] != "_"
