@@ -13,8 +13,8 @@
 #   make bench-performance  what docs/performance.md is made of, by everyone who can run here: less than an hour
 #   make bench-scale N=1000000  so many WebSockets on one engine: memory, idle CPU, messages among them;
 #                ARGS="--ping-interval 3600": without pings, so that it tells what a message among so many costs
-#   make plots   docs/plots and docs/performance.md, from the results kept in bench/results
-#   make sizing  docs/sizing.md, from the same
+#   make plots   docs/plots and the tables of docs/performance.md, from the results kept in bench/results
+#   make sizing  the tables of docs/sizing.md, from the same
 #   make docs    the pages of docs/ that are generated from the source: settings, metrics, api
 #   make sdist   the source archive, in dist/
 #   make check-sdist  builds a wheel of it and one of the checkout, and compares them
@@ -79,9 +79,9 @@ bench-peers: $(VENV)/.installed $(VENV)/.peers
 	$(BIN)/python bench/macro.py $(ARGS)
 
 bench-structures: $(VENV)/.installed
-	$(BIN)/python bench/structures.py $(ARGS)
+	$(BIN)/python bench/capacity structures $(ARGS)
 	$(MAKE) -C bench load
-	$(BIN)/python bench/kernel_memory.py
+	$(BIN)/python bench/capacity kernel
 
 bench-instructions: $(VENV)/.installed
 	$(BIN)/python bench/instructions.py $(ARGS)
@@ -96,13 +96,10 @@ bench-scale: $(VENV)/.installed
 	$(BIN)/python bench/scale.py --connections $(N) --seconds $(or $(SECONDS),600) --quiet $(QUIET) $(ARGS)
 
 plots: $(VENV)/.installed $(VENV)/.plots
-	$(BIN)/python bench/plots.py
-	$(BIN)/python bench/performance_doc.py > docs/performance.md
+	$(BIN)/python bench/report plots performance
 
 sizing: $(VENV)/.installed
-	@mkdir -p build
-	$(BIN)/python bench/sizing_doc.py > build/sizing.md
-	mv build/sizing.md docs/sizing.md
+	$(BIN)/python bench/report sizing
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m signal_py.settings_doc > docs/settings.md

@@ -16,32 +16,33 @@ import argparse
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jwt
 
+from client import Peer, opened, request
 from contenders import parse_names
-from kept import add_json, keep_forms
-from servers import many_descriptors, private
+from results import Figures, add_json, columns, keep, spread
+from servers import LOAD, many_descriptors, private
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 
-import kit  # noqa: E402
-from wire import Wire, request  # noqa: E402
+import kit
 
 SECRET = "a secret of at least thirty-two bytes"
-LOAD = Path(__file__).parent / "bin" / "load"
 AUTH = {"auth": "jwt", "auth_key": SECRET}
 AUTHS: dict[str, dict[str, str]] = {"off": {}, "HS256": AUTH}
-Figures = dict[str, float]
+MEMORIES = {  # whether each has a user of its own, and whether NATS is there
+    "auth off": (False, False, {}),
+    "one user": (False, False, AUTH),
+    "distinct users": (True, False, AUTH),
+    "distinct users, with NATS": (True, True, AUTH),
+}
 
 
 def token(i: int, **claims: object) -> str:
@@ -51,15 +52,7 @@ def token(i: int, **claims: object) -> str:
 
 def head(i: int, **claims: object) -> bytes:
     """The i-th user's handshake."""
-    return request("/", f"Authorization: Bearer {token(i, **claims)}")
-
-
-def opened(port: int, handshake: bytes) -> Wire:
-    """A connection that was let in."""
-    wire = Wire(port)
-    wire.send(handshake)
-    assert wire.read_answer().status == 101
-    return wire
+    return request(headers=f"Authorization: Bearer {token(i, **claims)}\r\n")
 
 
 def python_ns(pid: int) -> int:
@@ -76,15 +69,15 @@ def connecting(connects: int, **settings: object) -> float:
     """Microseconds of Python a connection; each is closed again."""
     heads = [head(i) for i in range(connects)]
     with kit.engine(loops=1, **settings) as engine:
-        opened(engine.port, head(0)).socket.close()
+        opened(engine.port, head(0)).close()
         start = python_ns(engine.pid)
         for i in range(0, connects, 50):
-            wires = [Wire(engine.port) for _ in heads[i : i + 50]]
-            for wire, handshake in zip(wires, heads[i : i + 50], strict=True):
-                wire.send(handshake)
-            for wire in wires:
-                assert wire.read_answer().status == 101
-                wire.socket.close()
+            peers = [Peer(engine.port) for _ in heads[i : i + 50]]
+            for peer, handshake in zip(peers, heads[i : i + 50], strict=True):
+                peer.send(handshake)
+            for peer in peers:
+                peer.hear_hello()
+                peer.close()
         return (python_ns(engine.pid) - start) / connects / 1000
 
 
@@ -96,98 +89,75 @@ def connectors(port: int, rate: int) -> Iterator[list[int]]:
 
     def work() -> None:
         start = time.monotonic()
-        while not end.is_set():
+        while rate and not end.is_set():
             ahead = start + count[0] / rate - time.monotonic()
             if ahead > 0:
                 end.wait(ahead)
-            opened(port, heads[count[0] % rate]).socket.close()
+            opened(port, heads[count[0] % rate]).close()
             count[0] += 1
 
     thread = threading.Thread(target=work)
-    if rate:
-        thread.start()
+    thread.start()
     try:
         yield count
     finally:
         end.set()
-        if rate:
-            thread.join()
+        thread.join()
 
 
 def relay(seconds: int, rate: int, connects: int, **settings: object) -> Figures:
     """Latencies in microseconds of so many messages a second, while so many connect a second."""
     with kit.engine(loops=1, **settings) as engine:
-        url = f"{engine.url}?token={token(0)}"
-        command = [str(LOAD), "relay", "--connections", "100", "--rate", str(rate), "--seconds", str(seconds), url]
+        command = [str(LOAD), "relay", "--connections", "100", "--rate", str(rate), "--seconds", str(seconds)]
         with connectors(engine.port, connects) as count:
-            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60)
-        found: dict[str, float] = json.loads(done.stdout)["latency_us"]
+            done = subprocess.run([*command, f"{engine.url}?token={token(0)}"], stdout=subprocess.PIPE, check=True)
+        found = json.loads(done.stdout)["latency_us"]
         return {"p50": found["p50"], "p99": found["p99"], "connected": count[0]}
 
 
-def connects(options: argparse.Namespace) -> list[dict[str, Any]]:
+def connects(options: argparse.Namespace) -> list[Figures]:
     """Microseconds of Python a connection, without tokens and with them."""
-    found: dict[str, Any] = {}
-    for name, settings in AUTHS.items():
-        found[name] = round(connecting(options.connects, **settings), 2)
-        print(f"connecting, auth {name}: {found[name]:.1f} µs of Python a connection", flush=True)
-    return [found]
+    return [{name: round(connecting(options.connects, **auth), 2) for name, auth in AUTHS.items()}]
 
 
-def relays(options: argparse.Namespace) -> list[dict[str, Any]]:
+def relays(options: argparse.Namespace) -> list[Figures]:
     """The three in turn, since the machine is not the same from minute to minute."""
-    turns: list[dict[str, Any]] = []
+    turns = []
     for _ in range(options.turns):
-        found = {"nobody connects": relay(options.seconds, options.rate, 0)}
-        for name, settings in AUTHS.items():
-            run = relay(options.seconds, options.rate, options.connect_rate, **settings)
-            found[f"clients connect, auth {name}"] = run
-        turns.append(found)
-    for name in turns[0]:
-        runs = [turn[name] for turn in turns]
-        p50, p99 = ([run[which] for run in runs] for which in ("p50", "p99"))
-        print(
-            f"relay, {name}: p50 {statistics.median(p50):.0f} µs, p99 {statistics.median(p99):.0f} µs "
-            f"({min(p99):.0f} to {max(p99):.0f}), {sum(run['connected'] for run in runs):.0f} connected",
-            flush=True,
-        )
+        runs = {"nobody connects": relay(options.seconds, options.rate, 0)}
+        for name, auth in AUTHS.items():
+            runs[f"auth {name}"] = relay(options.seconds, options.rate, options.connect_rate, **auth)
+        turns.append({f"{name} {figure}": value for name, run in runs.items() for figure, value in run.items()})
     return turns
 
 
 def memory(conns: int, distinct: bool, nats: str, **settings: object) -> float:
     """Bytes a connection, the later two thirds of them."""
     with kit.engine(loops=1, nats=nats, ping_interval=600, **settings) as engine:
-        wires, before = [], 0
+        peers, before = [], 0
         for i in range(conns):
             if i == conns // 3:
                 before = private(engine.pid)
-            wires.append(opened(engine.port, head(i if distinct else 0, rooms=["lobby.*", "news.>"])))
+            peers.append(opened(engine.port, head(i if distinct else 0, rooms=["lobby.*", "news.>"])))
         after = private(engine.pid)
-        for wire in wires:
-            wire.socket.close()
-        return (after - before) / (conns - conns // 3)
+        for peer in peers:
+            peer.close()
+        return round((after - before) / (conns - conns // 3), 1)
 
 
-def memories(options: argparse.Namespace) -> list[dict[str, Any]]:
+def memories(options: argparse.Namespace) -> list[Figures]:
     """Bytes a connection: without tokens, all with the same, each with its own."""
-    found: dict[str, Any] = {}
     with kit.nats() as server:
-        for name, distinct, nats, settings in (
-            ("auth off", False, "off", {}),
-            ("one user", False, "off", AUTH),
-            ("distinct users", True, "off", AUTH),
-            ("distinct users, with NATS", True, server.url, AUTH),
-        ):
-            found[name] = round(memory(options.conns, distinct, nats, **settings), 1)
-            print(f"memory, {name}: {found[name]:.1f} bytes a connection", flush=True)
-    return [found]
+        urls = {False: "off", True: server.url}
+        return [{name: memory(options.conns, own, urls[on], **auth) for name, (own, on, auth) in MEMORIES.items()}]
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+PARTS: dict[str, Callable[[argparse.Namespace], list[Figures]]] = {
     "connecting": connects,
     "relay": relays,
     "memory": memories,
 }
+UNITS = {"connecting": "µs of Python a connection", "relay": "µs", "memory": "bytes a connection"}
 
 
 def main() -> None:
@@ -208,8 +178,10 @@ def main() -> None:
         parser.error(str(error))
     many_descriptors()
     forms = {name: PARTS[name](options) for name in parts}
-    if options.json:
-        keep_forms(options.json, "auth", forms)
+    for name, turns in forms.items():
+        for figure, values in columns(turns).items():
+            print(f"{name}, {figure}: {spread(values)} {UNITS[name]}")
+    keep(options.json, forms)
     sys.stdout.flush()
     os._exit(0)  # thousands of sockets are closed by the kernel
 

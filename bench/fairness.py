@@ -24,76 +24,47 @@ import json
 import multiprocessing
 import selectors
 import socket
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.synchronize import Event
-from typing import Any
 
-from contenders import HERE, VENV_BIN
-from kept import add_json, keep
-from presence import frame
-from servers import free_port, many_descriptors, processor, running
+from client import BINARY, PATIENCE, Peer, frame, request, text
+from client import opened as peer_opened
+from contenders import VENV_BIN, parse_names
+from results import Figures, add_json, columns, keep, middle
+from servers import LOAD, free_port, many_descriptors, processor, running, serving
 
-LOAD = str(HERE / "bin" / "load")
 PERCENTILES = ("p50", "p99", "max")
 BAR_US = 3000.0
 BAR_RATIO = 1.5
-PATIENCE = 60.0
 SECRET = "a secret for benchmarks, long enough for HS256"
 SMALL_BUFFER = 4096  # bytes that the kernel takes for a member that does not read
 MEMBERS = 1000
 LISTENERS = 100
 CHUNK = 1 << 16  # bytes that a flood sends in one call, about
 
-Figures = dict[str, Any]
 
-
-def opened(port: int, path: str, receive_buffer: int = 0) -> socket.socket:
+def opened(port: int, path: str, receive_buffer: int = 0) -> Peer:
     """A connection past HELLO."""
-    one = socket.socket()
-    if receive_buffer:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    one.settimeout(PATIENCE)
-    one.connect(("127.0.0.1", port))
-    one.sendall(
-        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-    )
-    hear(one, b"HELLO ")
-    return one
-
-
-def hear(one: socket.socket, text: bytes) -> None:
-    """Reads until there is this."""
-    heard = b""
-    while text not in heard:
-        part = one.recv(1 << 16)
-        assert part, f"the engine hung up: {heard!r}"
-        heard += part
+    return peer_opened(port, request(path), receive_buffer)
 
 
 def repeated(*texts: str) -> bytes:
     """CHUNK bytes of these messages, over and over."""
-    once = b"".join(map(frame, texts))
+    once = b"".join(map(text, texts))
     return once * (CHUNK // len(once) + 1)
 
 
-def large(head: str, size: int) -> bytes:
-    """A binary message with a payload of so many zeros, masked with zeros."""
-    body = f"{head}\n".encode() + bytes(size)
-    return b"\x82\xfe" + len(body).to_bytes(2, "big") + bytes(4) + body
-
-
-def pump(senders: dict[socket.socket, bytes], readers: list[socket.socket], begun: Event) -> None:
+def pump(senders: dict[Peer, bytes], readers: list[Peer], begun: Event) -> None:
     """Sends without a pause, and throws away whatever is heard, until the process is ended."""
     chosen = selectors.DefaultSelector()
-    left = {one: memoryview(data) for one, data in senders.items()}
+    whole = {peer.socket: memoryview(data) for peer, data in senders.items()}
+    left = dict(whole)
     for peer in [*senders, *readers]:
-        chosen.register(peer, selectors.EVENT_READ | (selectors.EVENT_WRITE if peer in senders else 0))
-        peer.setblocking(False)
+        chosen.register(peer.socket, selectors.EVENT_READ | (selectors.EVENT_WRITE if peer in senders else 0))
+        peer.socket.setblocking(False)
     scratch = bytearray(1 << 20)
     begun.set()
     while True:
@@ -104,15 +75,15 @@ def pump(senders: dict[socket.socket, bytes], readers: list[socket.socket], begu
                 raise SystemExit("the engine hung up")
             if events & selectors.EVENT_WRITE:
                 sent = one.send(left[one])
-                left[one] = left[one][sent:] or memoryview(senders[one])
+                left[one] = left[one][sent:] or whole[one]
 
 
 def flood_room(port: int, path: str, begun: Event) -> None:
     members = [opened(port, f"{path}&room=flood", SMALL_BUFFER) for _ in range(MEMBERS)]
     one = opened(port, path)
     for _ in range(20):  # more than their sockets and backlogs take
-        one.sendall(large("PUB flood", 60_000) + frame("PING full"))
-        hear(one, b"PONG full")
+        one.send(frame(BINARY, b"PUB flood\n" + bytes(60_000)) + text("PING full"))
+        one.await_message(b"PONG full")
     pump({one: repeated("PUB flood\n" + "x" * 100)}, [], begun)
     del members
 
@@ -120,7 +91,7 @@ def flood_room(port: int, path: str, begun: Event) -> None:
 def flood_joins(port: int, path: str, begun: Event) -> None:
     listeners = [opened(port, path) for _ in range(LISTENERS)]
     for one in listeners:
-        one.sendall(frame("SUB flood presence"))
+        one.send(text("SUB flood presence"))
     pump({opened(port, path): repeated("SUB flood", "UNSUB flood") for _ in range(40)}, listeners, begun)
 
 
@@ -159,65 +130,53 @@ def flooding(name: str, port: int, path: str) -> Iterator[None]:
 
 def relays(urls: list[str], seconds: float) -> list[Figures]:
     """What the load generator tells of relays at each URL, at one time."""
-    runs = [
-        subprocess.Popen(
-            [LOAD, "relay", "--connections", "16", "--rate", "1000", "--warmup", "0.5", "--seconds", str(seconds), url],
-            stdout=subprocess.PIPE,
-        )
-        for url in urls
-    ]
+    words = f"{LOAD} relay --connections 16 --rate 1000 --warmup 0.5 --seconds {seconds}"
+    runs = [subprocess.Popen([*words.split(), url], stdout=subprocess.PIPE) for url in urls]
     return [json.loads(run.communicate()[0]) for run in runs]
 
 
 def token() -> str:
     """One that lasts for ever."""
-    made = subprocess.run(
-        [VENV_BIN / "signal-engine", "token", "--ttl", "0", "--key", SECRET], stdout=subprocess.PIPE, check=True
-    )
-    return made.stdout.decode().strip()
-
-
-def picked(run: Figures) -> Figures:
-    """What is kept of a run of relays, in microseconds."""
-    return {**{name: run["latency_us"][name] for name in PERCENTILES}, "lost": run["lost"]}
+    command = [f"{VENV_BIN}/signal-engine", "token", "--ttl", "0", "--key", SECRET]
+    return str(subprocess.run(command, capture_output=True, text=True, check=True).stdout).strip()
 
 
 def measured(name: str, seconds: float, loops: int, more: str) -> Figures:
-    """One turn of a flood: relays beside it and at another engine, in quiet and in the flood."""
+    """One turn of a flood: relays beside it and at another engine, in quiet and in the flood; microseconds."""
     path, auth = "/?", ""
     if name == "auth":
         path, auth = f"/?token={token()}", f"--auth jwt --auth-key '{SECRET}'"
     with ExitStack() as servers:
-        ports, pids = [], []
-        for options in (f"{auth} {more}", auth):
-            ports.append(free_port())
-            listen = f"127.0.0.1:{ports[-1]}"
-            command = f"{VENV_BIN / 'signal-engine'} serve --nats off --loops {loops} --listen {listen} {options}"
-            pids.append(servers.enter_context(running(command, ports[-1])))
+        ports = [free_port(), free_port()]
+        pids = [
+            servers.enter_context(running(serving(port, f"--nats off --loops {loops} {auth} {options}"), port))
+            for port, options in zip(ports, (more, ""), strict=True)
+        ]
         urls = [f"ws://127.0.0.1:{port}{path}" for port in ports]
-        quiet = relays(urls, seconds)
+        runs = {"quiet": relays(urls, seconds)}
         with flooding(name, ports[0], path):
             before = processor(pids[0])
-            flood = relays(urls, seconds)
+            runs["flood"] = relays(urls, seconds)
             used = processor(pids[0]) - before
-    near, far = map(picked, flood)
-    return {
-        "quiet": {"near": picked(quiet[0]), "apart": picked(quiet[1])},
-        "flood": {"near": near, "apart": far},
-        "ratio": round(near["p99"] / far["p99"], 2),
+    found = {
+        f"{when} {where} {point}": run["latency_us"][point]
+        for when, both in runs.items()
+        for where, run in zip(("near", "apart"), both, strict=True)
+        for point in PERCENTILES
+    }
+    return found | {
+        "ratio": round(found["flood near p99"] / found["flood apart p99"], 2),
         "processor": round(used / (seconds + 0.5), 2),
-        "lost": sum(run["lost"] for run in (*quiet, *flood)),
+        "lost": sum(run["lost"] for both in runs.values() for run in both),
     }
 
 
 def shown(name: str, turn: Figures) -> str:
     parts = []
     for when in ("quiet", "flood"):
-        near, apart = turn[when]["near"], turn[when]["apart"]
-        parts.append(
-            f"{when}: p50 {near['p50']:,.0f} µs, p99 {near['p99']:,.0f}, max {near['max']:,.0f}"
-            f" (apart {apart['p50']:,.0f}, {apart['p99']:,.0f}, {apart['max']:,.0f})"
-        )
+        p50, p99, most = (turn[f"{when} near {point}"] for point in PERCENTILES)
+        apart = ", ".join(f"{turn[f'{when} apart {point}']:,.0f}" for point in PERCENTILES)
+        parts.append(f"{when}: p50 {p50:,.0f} µs, p99 {p99:,.0f}, max {most:,.0f} (apart {apart})")
     return f"{name:6} {'; '.join(parts)}; ratio {turn['ratio']}, processor {turn['processor']}, lost {turn['lost']}"
 
 
@@ -232,7 +191,10 @@ def main() -> int:
     add_json(parser)
     options = parser.parse_args()
     many_descriptors()
-    names = options.floods.split(",")
+    try:
+        names = parse_names(options.floods, FLOODS, "flood")
+    except ValueError as error:
+        parser.error(str(error))
     turns: dict[str, list[Figures]] = {name: [] for name in names}
     for _ in range(options.turns):
         for name in names:
@@ -240,14 +202,12 @@ def main() -> int:
             print(shown(name, turns[name][-1]), flush=True)
     good = True
     for name in names:
-        p99 = statistics.median(turn["flood"]["near"]["p99"] for turn in turns[name])
-        ratio = statistics.median(turn["ratio"] for turn in turns[name])
-        lost = sum(turn["lost"] for turn in turns[name])
-        met = lost == 0 and (p99 <= BAR_US or ratio <= BAR_RATIO)
+        found = columns(turns[name])
+        p99, ratio = middle(found, "flood near p99"), middle(found, "ratio")
+        met = not sum(found["lost"]) and (p99 <= BAR_US or ratio <= BAR_RATIO)
         print(f"{name}: median p99 {p99:,.0f} µs, {ratio:.2f} times the other engine's: {'met' if met else 'missed'}")
         good = good and met
-    if options.json:
-        keep(options.json, "fairness", turns)
+    keep(options.json, turns)
     return 0 if good else 1
 
 

@@ -1,4 +1,4 @@
-"""What a hop from one loop to another costs a message, beside a bare wake by an eventfd (hop.c), in turn.
+"""What a hop from one loop to another costs a message, beside a bare wake by an eventfd (load/hop.c), in turn.
 
     make -C bench hop && python bench/hop.py
     python bench/hop.py --json bench/results/hop.json     # keeps every turn
@@ -15,15 +15,14 @@ import subprocess
 import sys
 import time
 
-from contenders import HERE, VENV_BIN
-from kept import add_json, keep
-from lockstep import Peer, Unexpected, opened
-from servers import free_port, running
+from client import Peer, Unexpected, opened
+from contenders import HERE
+from results import Figures, add_json, columns, keep, spread
+from servers import free_port, running, serving
 
 BASE32 = b"0123456789abcdefghjkmnpqrstvwxyz"
 CLIENTS = 12  # on two loops; that all are on one is a case in two thousand
 PAYLOAD = b"x" * 128
-Turn = dict[str, float]
 
 
 def loop_of(peer: Peer) -> int:
@@ -43,25 +42,16 @@ def one_way_us(sender: Peer, receiver: Peer, messages: int) -> float:
     return statistics.median(took) / 1000
 
 
-def compared(same_us: float, across_us: float, bare_us: float) -> Turn:
+def compared(same_us: float, across_us: float, bare_us: float) -> Figures:
     """A turn as it is kept: medians in microseconds, and what the hop takes by a bare wake."""
     ratio = (across_us - same_us) / bare_us
     return {"same_us": same_us, "across_us": across_us, "bare_us": bare_us, "ratio": round(ratio, 4)}
 
 
-def shown(turn: Turn) -> str:
-    """A turn, or the medians of all, for people."""
-    return (
-        f"one loop {turn['same_us']:.1f} µs, two {turn['across_us']:.1f} µs, "
-        f"bare wake {turn['bare_us']:.1f} µs, hop/wake {turn['ratio']:.2f}"
-    )
-
-
-def measure(messages: int) -> Turn:
+def measure(messages: int) -> Figures:
     """A message on one loop, one to another loop, and a bare wake."""
     port = free_port()
-    command = f"{VENV_BIN}/signal-engine serve --listen 127.0.0.1:{port} --loops 2 --nats off"
-    with running(command, port):
+    with running(serving(port, "--loops 2 --nats off"), port):
         clients = [opened(port) for _ in range(CLIENTS)]
         here = [client for client in clients if loop_of(client) == loop_of(clients[0])]
         there = [client for client in clients if client not in here]
@@ -75,7 +65,7 @@ def measure(messages: int) -> Turn:
 
 
 def main() -> int:
-    """Prints each turn, and the medians, of the ratios turn by turn, too."""
+    """Prints each turn, and the spreads of all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--messages", type=int, default=5000)
@@ -84,10 +74,9 @@ def main() -> int:
     turns = []
     for _ in range(options.turns):
         turns.append(measure(options.messages))
-        print(shown(turns[-1]), flush=True)
-    print("median:", shown({name: statistics.median(turn[name] for turn in turns) for name in turns[0]}))
-    if options.json:
-        keep(options.json, "hop", {"turns": turns})
+        print(turns[-1], flush=True)
+    print(*(f"{name}: {spread(values)}" for name, values in columns(turns).items()), sep="\n")
+    keep(options.json, {"hop": turns})
     return 0
 
 

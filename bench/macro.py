@@ -1,8 +1,11 @@
 """Whole servers under load, in turn: CPU a delivery, latency, bytes a connection, as medians and ratios.
 
-For each scenario every contender is started afresh, loaded by bin/load and stopped, `--runs` times in turn,
-so that what the machine does besides falls on all of them alike. A ratio is that of two contenders in the
-same turn; its spread is the smallest and the largest of the turns. See README.md beside this file.
+    python bench/macro.py                                 # every scenario, every peer that can run here
+    python bench/macro.py --scenarios relay,idle --only engine,picows
+
+For each scenario every contender is started afresh, loaded by bin/load and stopped, `--runs` times in turn, so that
+noise of the machine falls on all alike. A ratio is that of two contenders in the same turn. See README.md beside this
+file.
 """
 
 from __future__ import annotations
@@ -10,12 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import statistics
 import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,51 +33,60 @@ from contenders import (
     told,
 )
 from machine import description
-from results import BUILD, figure, figures, trouble, turns, write
-from servers import BenchError, free_port, many_descriptors, running
+from results import BUILD, Figures, columns, ratios, spread, write
+from servers import LOAD, BenchError, free_port, many_descriptors, running
 
-
-@dataclass(frozen=True)
-class Metric:
-    """One figure of a result: its label, and the keys that lead to it in the load generator's JSON."""
-
-    label: str
-    path: tuple[str, ...]
-
-
-USER = Metric("user µs/delivery", ("all_servers", "user_us_per_delivery"))
-CPU = Metric("user+system µs/delivery", ("all_servers", "cpu_us_per_delivery"))
-MEDIAN = Metric("p50 µs", ("latency_us", "p50"))
-TAIL = Metric("p99 µs", ("latency_us", "p99"))
-SPEED = Metric("deliveries/s", ("per_second",))
-MEMORY = Metric("bytes/connection", ("all_servers", "bytes_per_connection"))
-LOAD = Metric("load generator's busiest thread", ("load_cpu", "busiest_thread"))
+# Figures of a run, by the keys that lead to them in the load generator's JSON.
+PATHS = {
+    "user_us": ("all_servers", "user_us_per_delivery"),
+    "cpu_us": ("all_servers", "cpu_us_per_delivery"),
+    "user_s": ("all_servers", "user_s"),
+    "bytes": ("all_servers", "bytes_per_connection"),
+    "per_second": ("per_second",),
+    "delivered": ("delivered",),
+    "busiest": ("load_cpu", "busiest_thread"),
+    "p50_us": ("latency_us", "p50"),
+    "p99_us": ("latency_us", "p99"),
+    "p999_us": ("latency_us", "p999"),
+}
+TITLES = {
+    "user_us": "user µs/delivery",
+    "cpu_us": "user+system µs/delivery",
+    "per_second": "deliveries/s",
+    "busiest": "load generator's busiest thread",
+    "p50_us": "p50 µs",
+    "p99_us": "p99 µs",
+    "bytes": "bytes/connection",
+}
+CPU = ("user_us", "cpu_us", "per_second", "busiest")
+LATENCY = ("p50_us", "p99_us")
+CURVE_LEAST = 5  # messages above a point of a curve: fewer are chance
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What the load generator does, on how many nodes, for how long at most, and what is worth a line."""
+    """What the load generator does, on how many nodes, for how long at most, and which figures are printed."""
 
     name: str
     load: str
-    metrics: tuple[Metric, ...]
+    shown: tuple[str, ...] = CPU
     nodes: int = 1
     longest: float = 3600.0
 
 
 SCENARIOS = (
-    Scenario("relay", "relay --connections 500 --payload 128", (USER, CPU, SPEED, LOAD)),
-    Scenario("random", "random --connections 500 --payload 128", (USER, CPU, SPEED, LOAD)),
-    Scenario("echo", "self --connections 500 --payload 128", (USER, CPU, SPEED, LOAD)),
-    Scenario("pair", "pair", (MEDIAN, TAIL), longest=5),
-    Scenario("pair-spin", "pair --spin", (MEDIAN, TAIL), longest=5),
-    Scenario("idle", "idle --connections 10000 --verify", (MEMORY,), longest=3),
-    Scenario("fanout", "room --rooms 1 --members 1000", (USER, CPU, SPEED, LOAD)),
-    Scenario("fanout-10k", "room --rooms 1 --members 10000", (USER, CPU, SPEED, LOAD)),
-    Scenario("rooms", "room --rooms 100 --members 10", (USER, CPU, SPEED, LOAD)),
-    Scenario("churn", "churn --connections 50", (USER, CPU, SPEED, LOAD)),
-    Scenario("cross", "relay --connections 500 --payload 128", (USER, CPU, SPEED, LOAD), nodes=2),
-    Scenario("cross-pair", "pair", (MEDIAN, TAIL), nodes=2, longest=5),
+    Scenario("relay", "relay --connections 500 --payload 128"),
+    Scenario("random", "random --connections 500 --payload 128"),
+    Scenario("echo", "self --connections 500 --payload 128"),
+    Scenario("pair", "pair", LATENCY, longest=5),
+    Scenario("pair-spin", "pair --spin", LATENCY, longest=5),
+    Scenario("idle", "idle --connections 10000 --verify", ("bytes",), longest=3),
+    Scenario("fanout", "room --rooms 1 --members 1000"),
+    Scenario("fanout-10k", "room --rooms 1 --members 10000"),
+    Scenario("rooms", "room --rooms 100 --members 10"),
+    Scenario("churn", "churn --connections 50"),
+    Scenario("cross", "relay --connections 500 --payload 128", nodes=2),
+    Scenario("cross-pair", "pair", LATENCY, nodes=2, longest=5),
 )
 
 
@@ -97,29 +107,63 @@ def start(contender: Contender, nodes: int, stack: ExitStack) -> tuple[list[str]
     return urls, pids
 
 
-def measure(load: Path, contender: Contender, scenario: Scenario, seconds: float) -> dict[str, Any]:
-    """One run: the load generator's JSON."""
+def measure(load: Path, contender: Contender, scenario: Scenario, seconds: float) -> Figures:
+    """The figures of one run."""
     with ExitStack() as stack:
         urls, pids = start(contender, scenario.nodes, stack)
         command = [str(load), *scenario.load.split(), *contender.load_options]
-        command += ["--seconds", str(min(seconds, scenario.longest))]
-        for pid in pids:
-            command += ["--pid", str(pid)]
+        command += ["--seconds", str(min(seconds, scenario.longest)), *(f"--pid={pid}" for pid in pids)]
         done = subprocess.run([*command, *urls], stdout=subprocess.PIPE, check=False)
         if done.returncode != 0:
             raise BenchError(f"{contender.name}: {shlex.join(command)} ended with {done.returncode}")
-        result: dict[str, Any] = json.loads(done.stdout)
-    return result
+        return summary(json.loads(done.stdout))
 
 
-Results = dict[str, list[dict[str, Any]]]
+def figure(run: Figures, *path: str) -> float | None:
+    """What the keys lead to in the load generator's JSON, or None where it has none."""
+    value: Any = run
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return float(value) if value is not None else None
+
+
+def summary(run: Figures) -> Figures:
+    """The figures of a run, from the load generator's JSON; `wrong` where something went wrong."""
+    found: Figures = {name: value for name, path in PATHS.items() if (value := figure(run, *path)) is not None}
+    if run.get("mode") == "room" and (last := to_last_member(run)) is not None:
+        found["room_ms"] = last
+    if run.get("mode") == "pair":
+        found["curve"] = curve(run)
+    return found | ({"wrong": wrong} if (wrong := trouble(run)) else {})
+
+
+def to_last_member(run: Figures) -> float | None:
+    """Milliseconds from a publish until the last member of its room heard it: the mean of a run's publishes.
+
+    The next publish goes when all members have heard, so it is the measured time divided by the publishes.
+    """
+    heard = run["delivered"] / (run["members"] - 1)
+    return round(run["seconds"] * 1e3 / heard, 6) if heard >= 1 else None
+
+
+def curve(run: Figures) -> list[list[float]]:
+    """The latency curve of a run as [share of messages above, µs]."""
+    latency = run["latency_us"]
+    points = [[round(1 - percent / 100, 10), us] for percent, us in latency.get("curve", [])]
+    return [point for point in points if point[0] * latency["count"] >= CURVE_LEAST]
+
+
+def trouble(run: Figures) -> str:
+    """What went wrong in a run, or nothing."""
+    faults = {**run.get("errors", {}), **run.get("err", {}), **{name: run.get(name, 0) for name in ("lost", "gap")}}
+    return ", ".join(f"{name} {count}" for name, count in faults.items() if count)
+
+
+Results = dict[str, list[Figures]]
 
 
 def run_scenario(scenario: Scenario, contenders: list[Contender], options: argparse.Namespace) -> Results:
-    """All runs of a scenario, in turn; a contender that fails is told of and left out of the turns that follow.
-
-    The runs that it has are of the first turns, so that runs at the same place are of the same turn.
-    """
+    """All runs of a scenario, in turn; a contender that fails keeps its runs and is left out of later turns."""
     results: Results = {c.name: [] for c in contenders if c.fits(scenario.nodes)}
     failed: set[str] = set()
     for turn in range(options.runs):
@@ -133,94 +177,67 @@ def run_scenario(scenario: Scenario, contenders: list[Contender], options: argpa
                 print(f"{contender.name} is left out of the rest of {scenario.name}: {error}", file=sys.stderr)
                 failed.add(contender.name)
                 continue
-            if wrong := trouble(result):
+            if wrong := result.get("wrong"):
                 print(f"{contender.name} in {scenario.name}: {wrong}", file=sys.stderr)
             results[contender.name].append(result)
     return results
 
 
-def spread(values: list[float]) -> str:
-    """A median with the smallest and the largest."""
-    digits = 3 if max(values) < 10 else 1 if max(values) < 1000 else 0
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def value_of(metric: Metric, run: dict[str, Any]) -> float | None:
-    """The metric in a run."""
-    return figure(run, *metric.path)
-
-
-def values_of(runs: list[dict[str, Any]], metric: Metric) -> list[float]:
-    """The metric in each run that has it."""
-    return figures(runs, *metric.path)
+def kept_columns(runs: list[Figures]) -> Figures:
+    """The runs of a contender as they are kept: columns, and the curve of the run whose p99 is the median."""
+    found = columns([{name: value for name, value in run.items() if name != "curve"} for run in runs])
+    if curves := [run for run in runs if run.get("curve")]:
+        found["curve"] = sorted(curves, key=lambda run: float(run["p99_us"]))[len(curves) // 2]["curve"]
+    return found
 
 
 def print_scenario(scenario: Scenario, results: Results) -> None:
-    """A line a contender for each metric, each with the first contender's ratio to it, where the first has runs."""
+    """A line a contender for each figure, each with the first contender's ratio to it, where the first has runs."""
     print(f"\n{scenario.name}: load {scenario.load}, {scenario.nodes} node{'s'[: scenario.nodes > 1]}")
-    first = next(iter(results), "")
-    for metric in scenario.metrics:
-        print(f"  {metric.label}")
-        for name, runs in results.items():
-            if not (values := values_of(runs, metric)):
-                print(f"    {name:<12} none")
-                continue
-            line = f"    {name:<12} {spread(values):<32}"
-            by = turns(results[first], runs, partial(value_of, metric))
-            if name != first and metric is not LOAD and by:
-                line += f" {first}/{name} {spread(by)}"
+    by = {name: columns(runs) for name, runs in results.items()}
+    first = next(iter(by), "")
+    for figure_name in scenario.shown:
+        print(f"  {TITLES[figure_name]}")
+        for name, runs in by.items():
+            line = f"    {name:<12} {spread(runs.get(figure_name, [])) or 'none'!s:<32}"
+            ratio = spread(ratios(by[first], runs, figure_name))
+            if name != first and figure_name != "busiest" and ratio:
+                line += f" {first}/{name} {ratio}"
             print(line.rstrip())
 
 
-def parse_options() -> argparse.Namespace:
-    """The command line."""
-    names = ",".join(s.name for s in SCENARIOS)
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--scenarios", default=names, help=f"comma-separated, of {names}")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that name servers, and how long they are measured."""
     built_in = ",".join(c.name for c in BUILT_IN)
-    parser.add_argument("--only", default="", help=f"contenders, comma-separated, of {built_in} and those of --peer")
-    parser.add_argument("--runs", type=int, default=3, help="turns (default 3)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="measured in each run (default 15)")
-    add_servers(parser)
-    parser.add_argument("--load", type=Path, default=HERE / "bin" / "load", help="the load generator")
-    parser.add_argument("--json", type=Path, help="write every run's figures here (default: a file in build/bench/)")
-    options = parser.parse_args()
-    try:
-        options.scenarios = parse_names(options.scenarios, names.split(","), "scenario")
-        options.contenders = chosen(everyone(options), options.only)
-    except ValueError as error:
-        parser.error(str(error))
-    return options
-
-
-def add_servers(parser: argparse.ArgumentParser) -> None:
-    """Give the parser the options that name servers."""
-    parser.add_argument("--engine", help="the engine's command, instead of the one installed beside this Python")
-    parser.add_argument(
-        "--peer",
-        type=parse_peer,
-        action="append",
-        default=[],
-        metavar="NAME=COMMAND",
-        help="another server; {port}, and {nats} where it needs a nats-server",
-    )
-    parser.add_argument(
-        "--peer-version",
-        type=parse_peer_version,
-        action="append",
-        default=[],
-        metavar="NAME=TEXT",
-        help="what is told of it beside its results: versions, how it was built",
-    )
+    add = parser.add_argument
+    add("--only", default="", help=f"contenders, comma-separated, of {built_in} and those of --peer")
+    add("--runs", type=int, default=3, help="turns (default 3)")
+    add("--seconds", type=float, default=15.0, help="measured in each run (default 15)")
+    add("--engine", help="the engine's command, instead of the one installed beside this Python")
+    add("--peer", type=parse_peer, action="append", default=[], metavar="NAME=COMMAND",
+        help="another server; {port}, and {nats} where it needs a nats-server")
+    add("--peer-version", type=parse_peer_version, action="append", default=[], metavar="NAME=TEXT",
+        help="what is told of it beside its results: versions, how it was built")
+    add("--load", type=Path, default=LOAD, help="the load generator")
 
 
 def everyone(options: argparse.Namespace) -> list[Contender]:
-    """The engine first: ratios are to it. Then who was named: what is near in time has the same machine."""
+    """The engine first: ratios are to it. Then those of --peer: what is near in time has the same machine."""
     first, *others = BUILT_IN
     if options.engine:
         first = replace(first, command=options.engine, absent=lambda: "", local=True)
     return told([first, *options.peer, *others], options.peer_version)
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: list[str] | None, field: str, known: list[str]) -> Any:
+    """The options, with the comma-separated names of `--<field>s` and the contenders checked."""
+    options = parser.parse_args(arguments)
+    try:
+        setattr(options, f"{field}s", parse_names(getattr(options, f"{field}s"), known, field))
+        options.contenders = chosen(everyone(options), options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 def present(contenders: list[Contender]) -> list[Contender]:
@@ -234,24 +251,38 @@ def present(contenders: list[Contender]) -> list[Contender]:
     return found
 
 
-def main() -> int:
-    """0, or 1 where nothing could be measured."""
-    options = parse_options()
+def ready(options: argparse.Namespace) -> list[Contender]:
+    """The contenders that can run; BenchError where there is no load generator, or none of them."""
     if not options.load.exists():
-        print(f"{options.load} is not built: make -C {HERE.name} load", file=sys.stderr)
-        return 1
+        raise BenchError(f"{options.load} is not built: make -C {HERE.name} load")
     many_descriptors()
     if not (contenders := present(options.contenders)):
-        print("nobody is left to measure", file=sys.stderr)
+        raise BenchError("nobody is left to measure")
+    return contenders
+
+
+def main() -> int:
+    """0, or 1 where nothing could be measured."""
+    names = [s.name for s in SCENARIOS]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--scenarios", default=",".join(names), help=f"comma-separated, of {','.join(names)}")
+    parser.add_argument("--json", type=Path, help="write every run's figures here (default: a file in build/bench/)")
+    add_options(parser)
+    options = parsed(parser, None, "scenario", names)
+    try:
+        contenders = ready(options)
+    except BenchError as error:
+        print(error, file=sys.stderr)
         return 1
     head = {**description(), "contenders": {c.name: c.shown() for c in contenders}}
     file = options.json or BUILD / f"{head['date'][:19].replace(':', '')}.json"
-    everything: dict[str, Results] = {}
+    everything: dict[str, Any] = {}
     for scenario in (s for s in SCENARIOS if s.name in options.scenarios):
-        everything[scenario.name] = run_scenario(scenario, contenders, options)
-        print_scenario(scenario, everything[scenario.name])
+        results = run_scenario(scenario, contenders, options)
+        print_scenario(scenario, results)
+        everything[scenario.name] = {name: kept_columns(runs) for name, runs in results.items()}
         write(file, {**head, "scenarios": everything})
-    return 0 if any(runs for results in everything.values() for runs in results.values()) else 1
+    return 0 if any(runs for by in everything.values() for runs in by.values()) else 1
 
 
 if __name__ == "__main__":

@@ -5,22 +5,22 @@
     python bench/micro.py --json FILE        # keeps every round
 
 Every `bench_*` function of signal_core.probe is one, with the arguments of CASES or its defaults. The rounds go through
-all benchmarks in turn, so that what slows the machine for a while spreads over all; min is what the code takes, the
-distance to median says how quiet the machine was.
+all benchmarks in turn, so that noise of the machine spreads over all; min is what the code takes, the distance to the
+median tells how quiet the machine was.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import signal_core.probe as probe
+
+from results import add_json, keep
 
 REQUEST = (
     b"GET /?room=lobby HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -61,70 +61,40 @@ class Bench:
 def find(words: list[str]) -> list[Bench]:
     """All benchmarks, or those whose name has one of the words."""
     found = []
-    for attribute in dir(probe):
-        if not attribute.startswith("bench_"):
-            continue
-        function = attribute.removeprefix("bench_")
+    for function in [name.removeprefix("bench_") for name in dir(probe) if name.startswith("bench_")]:
         for case, arguments in CASES.get(function, [("", {})]):
             name = f"{function}, {case}" if case else function
             if not words or any(word in name for word in words):
-                found.append(Bench(name, getattr(probe, attribute), arguments))
+                found.append(Bench(name, getattr(probe, f"bench_{function}"), arguments))
     return found
 
 
-def report(benches: list[Bench]) -> None:
-    width = max(len(bench.name) for bench in benches)
-    print(f"{'':{width}}  {'min ns':>9}  {'median ns':>9}")
-    for bench in benches:
-        print(f"{bench.name:{width}}  {min(bench.rounds):9.2f}  {statistics.median(bench.rounds):9.2f}")
-
-
-def keep(benches: list[Bench], path: Path) -> None:
-    results = {
-        bench.name: {
-            "min_ns": min(bench.rounds),
-            "median_ns": statistics.median(bench.rounds),
-            "iterations": bench.iterations,
-            "rounds_ns": bench.rounds,
-        }
-        for bench in benches
-    }
-    about = {"machine": platform.machine(), "python": platform.python_version(), "time": time.time()}
-    path.write_text(json.dumps({"about": about, "benchmarks": results}, indent=1) + "\n", encoding="utf-8")
-
-
 def positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise ValueError
-    return value
-
-
-def count(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if not (value := float(text)) > 0:
         raise ValueError
     return value
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Times the parts of the data path, each alone in a loop.")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("words", metavar="WORD", nargs="*", help="only benchmarks whose name has one of these")
-    parser.add_argument("--rounds", type=count, default=7, help="of all benchmarks in turn (default 7)")
+    parser.add_argument("--rounds", type=int, default=7, help="of all benchmarks in turn (default 7)")
     parser.add_argument("--seconds", type=positive, default=0.02, help="of one round of one benchmark (default 0.02)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every round there")
+    add_json(parser)
     options = parser.parse_args()
     benches = find(options.words)
-    if not benches:
-        parser.error("no benchmark has such a name")
+    if not benches or options.rounds < 1:
+        parser.error("no benchmark has such a name" if not benches else "--rounds: at least 1")
     for bench in benches:
         bench.calibrate(options.seconds)
     for _ in range(options.rounds):
         for bench in benches:
             bench.rounds.append(bench.run(bench.iterations, **bench.arguments))
-    report(benches)
-    if options.json:
-        keep(benches, options.json)
+    width = max(len(bench.name) for bench in benches)
+    print(f"{'':{width}}  {'min ns':>9}  {'median ns':>9}")
+    for bench in benches:
+        print(f"{bench.name:{width}}  {min(bench.rounds):9.2f}  {statistics.median(bench.rounds):9.2f}")
+    keep(options.json, {bench.name: [{"ns": ns} for ns in bench.rounds] for bench in benches})
     return 0
 
 

@@ -3,8 +3,8 @@
     make bench-performance
     make bench-performance ARGS="--peer 'uws=/path/to/server {port}' --peer-version 'uws=as it was built'"
 
-Each part is a file in results/, written anew after each scenario. All is done by macro.py, contender by contender in
-turn; see README.md beside this file.
+Each part is a file in results/, written anew after each scenario. The runs are macro.py's; see README.md beside this
+file.
 """
 
 from __future__ import annotations
@@ -16,28 +16,27 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import macro
-from contenders import ENGINE, HERE, Contender, chosen, loops_for, parse_names
+from contenders import ENGINE, Contender, loops_for
 from machine import description, first_field
-from macro import CPU, LOAD, MEMORY, SCENARIOS, SPEED, USER, Scenario
-from results import RESULTS, Figures, kept_run, write
-from servers import many_descriptors
+from macro import SCENARIOS, Scenario
+from results import RESULTS, Figures, write
+from servers import BenchError
 
 MACRO = ("relay", "random", "fanout", "fanout-10k", "rooms", "churn", "pair", "cross", "cross-pair")
-TWO_LOOPS = {"fanout-10k": 10_000}  # scenarios that the engine does on two loops, too, and their connections
+TWO_LOOPS = {"fanout-10k": 10_000}  # scenarios that are run on two loops of the engine, too, and their connections
 MEMORY_SIZES = (1_000, 10_000, 100_000)
 ROOM_SIZES = (10, 100, 1_000, 10_000, 100_000)
 BYTES_A_CONNECTION = 80_000  # of the greediest peer's and both ends' kernel memory
 PARTS = ("macro", "memory", "rooms")
-OPENING_S = 4e-4  # a connection's opening, closing and last message, as a guess of how long it all takes
+OPENING_S = 4e-4  # a connection's opening, closing and last message, to estimate how long all takes
 AROUND_S = 2.0  # a run's start, warm-up and stop
 
 
 @dataclass(frozen=True)
 class Step:
-    """A scenario, by those that do it."""
+    """A scenario, and the contenders that run it."""
 
     part: str
     scenario: Scenario
@@ -52,7 +51,7 @@ class Step:
 
 
 def able(contenders: list[Contender], connections: int) -> tuple[Contender, ...]:
-    """Those that can hold so many connections, with as many loops as it takes; a line tells who can't."""
+    """Those that can hold so many connections, with as many loops as it takes; a line names the others."""
     available = int(first_field("/proc/meminfo", "MemAvailable").split()[0]) * 1024
     held = {c.name: c.holding(connections) for c in contenders}
     for name in held:
@@ -69,7 +68,7 @@ def setup(connections: int) -> str:
 
 
 def on_two_loops(contenders: list[Contender]) -> list[Contender]:
-    """The engine also with two loops, right after itself, where it is among them and its command tells its loops."""
+    """The engine also with two loops, right after itself, where its command says how many loops it has."""
     everyone = []
     for contender in contenders:
         everyone.append(contender)
@@ -93,33 +92,31 @@ def macro_steps(contenders: list[Contender], seconds: float) -> Iterator[Step]:
 def memory_steps(contenders: list[Contender], _seconds: float) -> Iterator[Step]:
     """Bytes of an idle connection, by connections."""
     for n in MEMORY_SIZES:
-        load = f"idle --connections {n} --verify {setup(n)}"
-        scenario = Scenario(f"idle-{n}", load, (MEMORY,), longest=3)
+        scenario = Scenario(f"idle-{n}", f"idle --connections {n} --verify {setup(n)}", ("bytes",), longest=3)
         yield Step("memory", scenario, able(contenders, n), 3, n)
 
 
 def room_steps(contenders: list[Contender], seconds: float) -> Iterator[Step]:
     """One room, by members."""
     for n in ROOM_SIZES:
-        scenario = Scenario(f"room-{n}", f"room --rooms 1 --members {n} {setup(n)}", (USER, CPU, SPEED, LOAD))
+        scenario = Scenario(f"room-{n}", f"room --rooms 1 --members {n} {setup(n)}")
         yield Step("rooms", scenario, able(contenders, n), seconds / 3, n)
 
 
-def run_step(step: Step, options: argparse.Namespace) -> tuple[macro.Results, Figures]:
-    """The runs, and what was done, for the file."""
+def run_step(step: Step, options: argparse.Namespace) -> Figures:
+    """What was done, and the columns of each contender that has runs, for the file."""
     turn = argparse.Namespace(runs=options.runs, seconds=step.seconds, load=options.load)
     results = macro.run_scenario(step.scenario, list(step.contenders), turn)
     macro.print_scenario(step.scenario, results)
     seconds = min(step.seconds, step.scenario.longest)
-    about: Figures = {"load": f"{step.scenario.load} --seconds {seconds:g}", "nodes": step.scenario.nodes}
+    about = {"load": f"{step.scenario.load} --seconds {seconds:g}", "nodes": step.scenario.nodes}
     if ENGINE.name in results:
-        about["engine_loops"] = loops_for(step.connections)
-    kept = {name: [kept_run(step.scenario.name, run) for run in runs] for name, runs in results.items() if runs}
-    return kept, about
+        about["loops"] = loops_for(step.connections)
+    return {**about, "by": {name: macro.kept_columns(runs) for name, runs in results.items() if runs}}
 
 
 def command_shown(options: argparse.Namespace, contenders: list[Contender]) -> str:
-    """The command that makes these results, without this machine's places."""
+    """The command that makes these results, without this machine's paths."""
     peers = [c for c in contenders if c.local and c.name != ENGINE.name]
     words = [f"--peer '{c.name}=… {{port}}'" for c in peers]
     words += [f"--peer-version '{c.name}={c.version}'" for c in peers if c.version]
@@ -139,50 +136,38 @@ def make(options: argparse.Namespace, contenders: list[Contender]) -> bool:
     """Take every step, and write each part's file after each of its steps; whether anything was measured."""
     makers = {"macro": macro_steps, "memory": memory_steps, "rooms": room_steps}
     steps = [step for part in options.parts for step in makers[part](contenders, options.seconds)]
-    files: dict[str, dict[str, Any]] = {}
+    files: dict[str, Figures] = {}
     about = head(options, contenders)
     begin, left = time.monotonic(), sum(step.lasts(options.runs) for step in steps)
     for number, step in enumerate(steps):
         print(f"== step {number + 1} of {len(steps)}: {step.scenario.name}; about {left / 60:.0f} min left", flush=True)
         left -= step.lasts(options.runs)
-        if step.part not in files:
-            files[step.part] = {**about, "steps": {}, "scenarios": {}}
-        file = files[step.part]
-        file["scenarios"][step.scenario.name], file["steps"][step.scenario.name] = run_step(step, options)
+        file = files.setdefault(step.part, {**about, "scenarios": {}})
+        file["scenarios"][step.scenario.name] = run_step(step, options)
         write(options.results / f"{step.part}.json", file)
     print(f"== {(time.monotonic() - begin) / 60:.0f} min, {', '.join(files)} in {options.results.name}/")
-    return any(runs for file in files.values() for by in file["scenarios"].values() for runs in by.values())
+    return any(scenario["by"] for file in files.values() for scenario in file["scenarios"].values())
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--parts", default=",".join(PARTS), help=f"comma-separated, of {','.join(PARTS)}")
-    parser.add_argument("--only", default="", help="contenders, comma-separated")
-    parser.add_argument("--runs", type=int, default=3, help="turns (default 3)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="measured in each run; a third in large rooms")
-    macro.add_servers(parser)
-    parser.add_argument("--load", type=Path, default=HERE / "bin" / "load", help="the load generator")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder (default: bench/results)")
-    options = parser.parse_args(arguments)
-    try:
-        options.parts = parse_names(options.parts, PARTS, "part")
-        options.contenders = chosen(macro.everyone(options), options.only)
-    except ValueError as error:
-        parser.error(str(error))
+    macro.add_options(parser)
+    options: argparse.Namespace = macro.parsed(parser, arguments, "part", list(PARTS))
     return options
 
 
 def main() -> int:
     """0, or 1 where nothing could be measured."""
     options = parse_options()
-    if not options.load.exists():
-        print(f"{options.load} is not built: make -C {HERE.name} load", file=sys.stderr)
-        return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and the load generator are ended
-    many_descriptors()
-    contenders = macro.present(options.contenders)
-    return 0 if make(options, contenders) else 1
+    try:
+        return 0 if make(options, macro.ready(options)) else 1
+    except BenchError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -16,11 +16,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import selectors
 import signal
 import socket
-import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -28,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kept import add_json, keep
+from client import BINARY, PING, Peer, frame, opened, request, text
+from results import Figures, add_json, columns, keep, spread
 from servers import many_descriptors, processor
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
@@ -37,22 +36,14 @@ import kit
 
 ROOM = "storm"
 JOIN = f"JOIN {ROOM} ".encode()
-MASK = b"\x37\xfa\x21\x3d"
-PING = 9  # opcode (RFC 6455 §5.5.2)
-PATIENCE = 60.0
 FILL = 80  # messages of FILL_SIZE bytes: more than a socket that is not read, and its backlog, hold
 FILL_SIZE = 64000
 STILL = 0.5  # seconds without a word, after which all is heard
 QUIET = 5.0  # seconds without a word, after which the rest must have been missed
 
 
-def frame(text: str) -> bytes:
-    data = text.encode()
-    return bytes([0x81, 0x80 | len(data)]) + MASK + bytes(byte ^ MASK[i % 4] for i, byte in enumerate(data))
-
-
 def messages(data: bytearray) -> Iterator[bytearray]:
-    """The whole messages of what an engine sent; who listens briefly need not answer its pings."""
+    """The whole messages of what an engine sent; a client that listens briefly need not answer its pings."""
     at = 0
     while at + 2 <= len(data):
         size, head = data[at + 1], 2
@@ -61,48 +52,16 @@ def messages(data: bytearray) -> Iterator[bytearray]:
             size = int.from_bytes(data[at + 2 : at + head], "big")
         if at + head + size > len(data):
             return
-        if data[at] & 0x0F != PING:
+        if data[at] != PING:
             yield data[at + head : at + head + size]
         at += head + size
 
 
-class Client:
-    """A connection past HELLO."""
-
-    def __init__(self, port: int, receive_buffer: int = 0) -> None:
-        self.socket = socket.socket()
-        if receive_buffer:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.settimeout(PATIENCE)
-        self.socket.connect(("127.0.0.1", port))
-        self.socket.sendall(
-            b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
-        self.address = self.await_text(rb"HELLO (\S+)\n")
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def await_text(self, pattern: bytes) -> str:
-        """Reads until there is this, of which the first group is told."""
-        heard = b""
-        while not (found := re.search(pattern, heard)):
-            part = self.socket.recv(1 << 16)
-            assert part, f"the engine hung up: {heard[-200:]!r}"
-            heard += part
-        return found[1].decode()
-
-
-    def fill(self, address: str) -> None:
-        """Sends so much to one that does not read that its socket takes no more."""
-        text = f"TO {address}\n".encode() + bytes(FILL_SIZE)
-        self.socket.sendall((b"\x82\xfe" + len(text).to_bytes(2, "big") + bytes(4) + text) * FILL + frame("PING full"))
-        self.await_text(rb"(PONG full)")
+def fill(peer: Peer, address: bytes) -> None:
+    """Sends so much to one that does not read that its socket takes no more."""
+    message = frame(BINARY, b"TO " + address + b"\n" + bytes(FILL_SIZE))
+    peer.send(message * FILL + text("PING full"))
+    peer.await_message(b"PONG full")
 
 
 class Ears:
@@ -171,7 +130,7 @@ class Storm:
     missed: list[int]  # messages, by each listener, as its GAPs count them
     backlog: int  # bytes that waited for listeners, after the storm
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> Figures:
         """What is told of it."""
         return {
             "seconds until all is heard": self.seconds,
@@ -189,11 +148,14 @@ def storm(listeners: int, slow: int, joins: int, at_once: bool = False, **settin
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(kit.nats())
         nodes = [stack.enter_context(kit.engine(nats=server.url, loops=1, **settings)) for _ in range(2)]
-        clients = [stack.enter_context(Client(nodes[i % 2].port, 4096 if i < slow else 0)) for i in range(listeners)]
+        ports, hello = [node.port for node in nodes], request()
+        clients = [
+            stack.enter_context(opened(ports[i % 2], hello, 4096 if i < slow else 0)) for i in range(listeners)
+        ]
         for one in clients:
-            one.socket.sendall(frame(f"SUB {ROOM} presence ref=a"))
-            one.await_text(rb"(OK a)")
-        comers = [stack.enter_context(Client(nodes[i % 2].port)) for i in range(joins)]
+            one.send(text(f"SUB {ROOM} presence ref=a"))
+            one.await_message(b"OK a")
+        comers = [stack.enter_context(opened(ports[i % 2])) for i in range(joins)]
         ears = Ears()
         for one in clients:
             ears.add(one.socket)
@@ -201,14 +163,14 @@ def storm(listeners: int, slow: int, joins: int, at_once: bool = False, **settin
         ears.forget()
         for i in range(slow):
             ears.selector.unregister(clients[i].socket)
-            comers[i % 2].fill(clients[i].address)
+            fill(comers[i % 2], clients[i].address)
         before = [node.stats()["total"] for node in nodes]
         engines, served = sum(processor(node.pid) for node in nodes), processor(server.pid)
         own, begun = time.process_time(), time.monotonic()
         for node in nodes if at_once else []:
             os.kill(node.pid, signal.SIGSTOP)
         for i, one in enumerate(comers):
-            one.socket.sendall(frame(f"SUB {ROOM}"))
+            one.send(text(f"SUB {ROOM}"))
             if i % 100 == 99:
                 ears.take(0)
         for node in nodes if at_once else []:
@@ -222,7 +184,7 @@ def storm(listeners: int, slow: int, joins: int, at_once: bool = False, **settin
         for i in range(slow):
             ears.selector.register(clients[i].socket, selectors.EVENT_READ, i)
         ears.until_still()
-        missed = check(ears, [comer.address for comer in comers], slow)
+        missed = check(ears, [comer.address.decode() for comer in comers], slow)
         publishes, changes = (
             sum(new[name] - old[name] for new, old in zip(after, before, strict=True))
             for name in ("presence_out", "presence_changes")
@@ -258,12 +220,10 @@ def main() -> int:
     many_descriptors()
     storms = [storm(options.listeners, options.slow, options.joins, options.at_once) for _ in range(options.turns)]
     turns = [one.figures() for one in storms]
-    print(f"{options.listeners} listeners hear {options.joins} joins, {Path(sys.argv[0]).name}:")
-    for name in turns[0]:
-        figures = [turn[name] for turn in turns]
-        print(f"{name}: {statistics.median(figures):.2f} ({min(figures):.2f} to {max(figures):.2f})")
-    if options.json:
-        keep(options.json, "presence", {"listeners": options.listeners, "joins": options.joins, "turns": turns})
+    print(f"{options.listeners} listeners hear {options.joins} joins")
+    for name, figures in columns(turns).items():
+        print(f"{name}: {spread(figures)}")
+    keep(options.json, {"presence": turns}, listeners=options.listeners, joins=options.joins)
     return 1 if any(sum(one.missed[options.slow :]) for one in storms) else 0
 
 

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contenders import HERE, VENV_BIN
+
+LOAD = HERE / "bin" / "load"
 START_TIMEOUT = 15.0
 STOP_TIMEOUT = 10.0
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -52,6 +55,11 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def serving(port: int, options: str) -> str:
+    """The command of an engine that listens on the port."""
+    return f"{VENV_BIN}/signal-engine serve --listen 127.0.0.1:{port} {options}"
 
 
 @contextmanager

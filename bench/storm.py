@@ -4,15 +4,14 @@
     python bench/storm.py --rate 3000                  # ... so many a second
     python bench/storm.py --away 4096                  # ... one after another, so many at a time
     python bench/storm.py --own-processor              # ... by clients that have a processor of their own
-    python bench/storm.py --server "--accept-yield off"    # ... at an engine that takes them as fast as it can
+    python bench/storm.py --server "--accept-yield off"    # ... at an engine that accepts them as fast as it can
     python bench/storm.py --apart --server "--accept-rate 8000"    # relays at another engine than the storm
     python bench/storm.py --json bench/results/storm.json  # keeps the turns, beside those of other forms
 
 It ends with 1 where a message was lost or anything else went wrong. From bin/load storm. With --apart the relays and
-their engine, of as many loops, have nothing to do with the storm but that they run on the same processors: what is left
-of their delay, where who comes back is taken no faster than beside relays, is the machine's. With --own-processor the
-clients of the storm have one processor, and the engine and the relays' clients have the others: as near as one machine
-comes to clients elsewhere.
+their engine, of as many loops, share nothing with the storm but the processors: what is left of their delay is the
+machine's. With --own-processor the clients of the storm have one processor, and the engine and the relays' clients the
+others: as near as one machine comes to clients elsewhere.
 """
 
 from __future__ import annotations
@@ -26,24 +25,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
-from contenders import HERE, VENV_BIN
-from kept import add_json, keep_forms
-from servers import free_port, many_descriptors, running
+from macro import trouble
+from results import Figures, add_json, keep
+from servers import LOAD, free_port, many_descriptors, running, serving
 
-LOAD = str(HERE / "bin" / "load")
 ROOM = 15_000  # connections a loop, within the usual hard limit of 20,000 descriptors a table
 PERCENTILES = ("p50", "p90", "p99", "p999", "max")
 AT_ONCE = "all at one moment"  # the form without options
-
-Figures = dict[str, Any]
-
-
-def serve(loops: int, more: str) -> tuple[str, int]:
-    """An engine's command, and the port in it."""
-    port = free_port()
-    return f"{VENV_BIN / 'signal-engine'} serve --listen 127.0.0.1:{port} --nats off --loops {loops} {more}", port
 
 
 def last_processor() -> int:
@@ -71,27 +60,12 @@ def understood(status: int, out: str, err: str) -> Figures:
     return dict(json.loads(out))
 
 
-def load(*arguments: str) -> Figures:
-    """What the load generator tells of a run."""
-    done = subprocess.run([LOAD, *arguments], capture_output=True, text=True, check=False)
-    return understood(done.returncode, done.stdout, done.stderr)
-
-
-def faults(run: Figures) -> dict[str, int]:
-    """What went wrong in a run, by name; `lost` is always told. Nobody is too slow here, so a GAP is a fault."""
-    found = {"gap": run["gap"], **run["errors"], **run["err"]}
-    return {"lost": run["lost"], **{name: count for name, count in found.items() if count}}
-
-
 def turn_of(run: Figures) -> Figures:
     """A turn as it is kept: latencies in microseconds, p99 in the storm by that of the quiet, and what went wrong."""
-    quiet, storm = run["latency_us"], run["storm"]["latency_us"]
-    return {
-        "quiet_us": {name: quiet[name] for name in PERCENTILES},
-        "storm_us": {name: storm[name] for name in PERCENTILES},
-        "ratio": round(storm["p99"] / quiet["p99"], 2),
-        **faults(run),
-    }
+    latencies = {"quiet": run["latency_us"], "storm": run["storm"]["latency_us"]}
+    found = {f"{when}_{name}_us": us[name] for when, us in latencies.items() for name in PERCENTILES}
+    found |= {"ratio": round(found["storm_p99_us"] / found["quiet_p99_us"], 2), "lost": run["lost"]}
+    return found | ({"wrong": wrong} if (wrong := trouble(run)) else {})
 
 
 def form_of(options: argparse.Namespace) -> str:
@@ -106,27 +80,40 @@ def form_of(options: argparse.Namespace) -> str:
 
 def measured_turn(options: argparse.Namespace, storm: int, relays: int) -> Figures:
     """500 connections' 1,000 relays a second at one port, before the storm at the other, or the same, and in it."""
-    rate = ["--storm-rate", str(options.rate)] if options.rate else []
-    away = ["--storm-away", str(options.away)] if options.away else []
-    cpu = ["--storm-cpu", str(last_processor())] if options.own_processor else []
-    other = ["--storm-url", f"ws://127.0.0.1:{storm}/"] if storm != relays else []
-    return turn_of(load("storm", "--connections", "500", "--rate", "1000", "--storm", str(options.storm),
-                        "--setup", "300", "--seconds", "8", *rate, *away, *cpu, *other, f"ws://127.0.0.1:{relays}/"))
+    words = f"storm --connections 500 --rate 1000 --storm {options.storm} --setup 300 --seconds 8"
+    words += f" --storm-rate {options.rate}" if options.rate else ""
+    words += f" --storm-away {options.away}" if options.away else ""
+    words += f" --storm-cpu {last_processor()}" if options.own_processor else ""
+    words += f" --storm-url ws://127.0.0.1:{storm}/" if storm != relays else ""
+    command = [str(LOAD), *words.split(), f"ws://127.0.0.1:{relays}/"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return turn_of(understood(done.returncode, done.stdout, done.stderr))
 
 
 def shown(turn: Figures) -> str:
     """A turn for people, and what went wrong in it."""
     parts = []
-    for name in ("quiet", "storm"):
-        us = turn[f"{name}_us"]
-        parts.append(f"{name} p50 {us['p50']:,.0f} µs, p90 {us['p90']:,.0f}, p99 {us['p99']:,.0f}")
-    wrong = ", ".join(f"{name} {count}" for name, count in wrongs(turn).items())
-    return f"{'; '.join(parts)}: {turn['ratio']:.1f}" + (f"; {wrong}" if wrong else "")
+    for when in ("quiet", "storm"):
+        p50, p90, p99 = (turn[f"{when}_{point}_us"] for point in ("p50", "p90", "p99"))
+        parts.append(f"{when} p50 {p50:,.0f} µs, p90 {p90:,.0f}, p99 {p99:,.0f}")
+    return f"{'; '.join(parts)}: {turn['ratio']:.1f}" + (f"; {turn['wrong']}" if "wrong" in turn else "")
 
 
-def wrongs(turn: Figures) -> dict[str, int]:
-    """What went wrong in a turn; nothing where all was delivered."""
-    return {name: n for name, n in turn.items() if name not in ("quiet_us", "storm_us", "ratio") and n}
+def measured(options: argparse.Namespace) -> list[Figures]:
+    """All turns, at one engine; each is printed."""
+    turns = []
+    with ExitStack() as servers:
+        flags = f"--nats off --loops {-(-options.storm // ROOM)}"
+        ports = [free_port() for _ in range(1 + options.apart)]
+        with without_processor(last_processor() if options.own_processor else None):
+            for port, more in zip(ports, (options.server, ""), strict=False):
+                servers.enter_context(running(serving(port, f"{flags} {more}"), port))
+        for number in range(options.turns):
+            if number:
+                time.sleep(2)
+            turns.append(measured_turn(options, ports[0], ports[-1]))
+            print(shown(turns[-1]), flush=True)
+    return turns
 
 
 def main() -> int:
@@ -143,29 +130,8 @@ def main() -> int:
     options = parser.parse_args()
     many_descriptors()
     turns = measured(options)
-    if options.json:
-        keep_forms(options.json, "storm", {form_of(options): turns}, connections=options.storm)
-    return 1 if any(wrongs(turn) for turn in turns) else 0
-
-
-def measured(options: argparse.Namespace) -> list[Figures]:
-    """All turns, at one engine; each is printed."""
-    turns = []
-    with ExitStack() as servers:
-        loops = -(-options.storm // ROOM)
-        command, port = serve(loops, options.server)
-        with without_processor(last_processor() if options.own_processor else None):
-            servers.enter_context(running(command, port))
-            relays = port
-            if options.apart:
-                command, relays = serve(loops, "")
-                servers.enter_context(running(command, relays))
-        for number in range(options.turns):
-            if number:
-                time.sleep(2)
-            turns.append(measured_turn(options, port, relays))
-            print(shown(turns[-1]), flush=True)
-    return turns
+    keep(options.json, {form_of(options): turns}, connections=options.storm)
+    return 1 if any("wrong" in turn for turn in turns) else 0
 
 
 if __name__ == "__main__":

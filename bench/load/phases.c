@@ -2,13 +2,12 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "measure.h"
-#include "progress.h"
 
 enum {
     STEP_MS = 5,              /* between two looks at the counters */
+    TELL_MS = 5000,           /* between two lines on stderr */
     DRAIN_MS = 2000,          /* without any delivery, for what is in flight at the end */
     VERIFY_STALL_MS = 10000,  /* without any delivery, --verify ends */
 };
@@ -141,18 +140,20 @@ static void enter(struct shared *shared, enum phase phase)
         pthread_kill(shared->workers[i].thread, WORKER_WAKE);
 }
 
-/* Wait until a counter reaches `goal`, unless that is 0, or `limit` seconds are over; whether it did. */
+/* Wait until a counter reaches `goal`, unless that is 0, or `limit` seconds are over; whether it did. Tells of it now
+ * and then. */
 static bool wait_for(const struct shared *shared, const char *what, int which, uint64_t goal, double limit)
 {
-    uint64_t now = clock_ns(), have = phases_total(shared, which);
-    struct progress p = {what, goal, limit, have, now, now, isatty(STDERR_FILENO) == 1};
-    while ((!goal || have < goal) && (double)(now - p.begin) <= limit * 1e9) {
-        progress_tell(&p, have, now);
+    uint64_t begin = clock_ns(), now = begin, told = begin, have = phases_total(shared, which);
+    while ((!goal || have < goal) && (double)(now - begin) <= limit * 1e9) {
+        if (now - told >= TELL_MS * 1000000ULL) {
+            fprintf(stderr, "load: %s %lu, %.0f of at most %.0f s\n", what, have, (double)(now - begin) / 1e9, limit);
+            told = now;
+        }
         sleep_ms(STEP_MS);
         now = clock_ns();
         have = phases_total(shared, which);
     }
-    progress_end(&p);
     return goal && have >= goal;
 }
 

@@ -1,4 +1,4 @@
-"""A process full of connections without sockets: what the benchmarks of bench/structures.py measure is what happens."""
+"""A process full of connections without sockets: what the benchmarks of bench/capacity measure is what happens."""
 
 import pytest
 

@@ -12,9 +12,7 @@ import pytest
 
 import kit
 import macro
-import results
 import scale
-import scale_figures
 from bench_tools import BUILT, built, environment, loaded
 from peers import BarePeer, ledgers_hold
 from wire import until
@@ -92,17 +90,16 @@ def sound(run: Run, words: str) -> None:
     assert all(name in run["latency_us"] for name in LATENCY)
     if mode != "churn":
         assert run["opened"]["seconds"] >= 0 and run["opened"]["per_second"] > 0
-    for metric in shown_of(mode):
-        read(run, *metric.path)
+    for name in shown_of(mode):
+        read(run, *macro.PATHS[name])
     if mode not in ("idle", "churn"):
-        points = results.curve([run])
+        points = macro.curve(run)
         assert points and points == sorted(points, reverse=True)
-        kept = results.kept_run(mode, run)
-        assert ("curve" in kept["latency_us"]) == (mode in results.CURVES)
+        assert ("curve" in macro.summary(run)) == (mode == "pair")
 
 
-def shown_of(mode: str) -> set[macro.Metric]:
-    return {metric for s in macro.SCENARIOS if mode_of(s.load) == mode for metric in s.metrics}
+def shown_of(mode: str) -> set[str]:
+    return {name for s in macro.SCENARIOS if mode_of(s.load) == mode for name in s.shown}
 
 
 def test_it_builds_without_a_warning_and_its_own_tests_pass() -> None:
@@ -117,7 +114,7 @@ def test_every_mode_is_run_here(tool: str) -> None:
 
 
 def timed_room(run: Run) -> None:
-    took = results.to_last_member(run)
+    took = macro.to_last_member(run)
     assert took is not None and 0 < took < run["seconds"] * 1e3
 
 
@@ -127,11 +124,11 @@ def scalable(run: Run) -> None:
     assert run["quiet"]["pings"] > 0 and run["pings"] >= run["quiet"]["pings"] + run["pings_measured"]
     assert run["room_latency_us"]["count"] > 0 and all(name in run["room_latency_us"] for name in LATENCY)
     assert run["verified"] == run["connections"] == 40
-    figures = scale_figures.of_run(run)
+    kernel = scale.kernel_kb(scale.meminfo())
+    figures = scale.summary(run, kernel, kernel)
     assert figures["pings_per_s"] > 0 and figures["relay_p99_us"] > 0 and figures["room_p99_us"] > 0
-    memory = {"before": scale.read_kernel(), "open": scale.read_kernel()}
-    many = {"connections": 40, "many": {**run, "kept": True, "kernel_kb": memory}, "few": [{**run, "kept": True}]}
-    assert scale_figures.figures(many)["opened_per_s"] == run["opened"]["per_second"]
+    assert figures["opened_per_s"] == run["opened"]["per_second"]
+    assert {*scale.ALONE, *scale.BESIDE} <= set(figures) and "wrong" not in figures
 
 
 def stormy(run: Run) -> None:

@@ -1,23 +1,25 @@
-"""Files of results: written so that a diff shows them well, and read as lines, bars and curves."""
+"""Files of results: written so that a diff shows them well, and what is read out of them."""
 
 import json
 
 import pytest
 
 import contenders
+import macro
 import performance
 import results
 from contenders import BUILT_IN, Contender, parse_peer
+from report.performance import apart, cpu_lines, curves, memory_lines, size_lines
 from results import Spread
-from runs import cpu, idle, latency, room
+from runs import columns, cpu, idle, latency, room, scenarios
 
 
-def test_what_is_written_is_read_again_with_a_line_for_a_run(tmp_path):
-    value = {"a": 1, "none": {}, "scenarios": {"relay": {"engine": [{"x": [1, 2]}, {"x": "µ"}], "other": []}}}
+def test_what_is_written_is_read_again_with_a_line_for_each_contender(tmp_path):
+    value = {"a": 1, "none": {}, "scenarios": {"relay": {"by": {"engine": {"x": [1, None], "y": ["µ"]}, "other": {}}}}}
     results.write(tmp_path / "deep" / "macro.json", value)
     text = (tmp_path / "deep" / "macro.json").read_text(encoding="utf-8")
     assert json.loads(text) == value == results.read("macro", tmp_path / "deep")
-    assert '    {"x": [1, 2]},\n    {"x": "µ"}\n' in text
+    assert '    "engine": {"x": [1, null], "y": ["µ"]},\n' in text
     assert results.read("rooms", tmp_path) == {}
 
 
@@ -38,61 +40,53 @@ def test_a_spread_says_one_number_where_there_is_one():
     assert str(Spread(0, 0, 0)) == "0"
     assert str(Spread(0.642, 0.678, 0.7, places=2)) == "0.68 (0.64 to 0.70)"
     assert results.spread([]) is None
+    assert results.spread([None, 3.0, 1.0]) == Spread(1.0, 2.0, 3.0)
+    with pytest.raises(ValueError, match="no turn has us"):
+        results.middle({"us": [None]}, "us")
 
 
 def test_a_sampled_ratio_is_of_all_turns_as_if_they_were_one():
-    mine, theirs = [cpu(1, 5, 100), cpu(4, 5, 300), cpu(9, 9)], [cpu(2, 5, 300), cpu(4, 5, 100)]
-    found = results.pooled(mine, theirs, "all_servers", "user_us_per_delivery")
+    mine, theirs = columns(cpu(1, 5, 100), cpu(4, 5, 300), cpu(9, 9)), columns(cpu(2, 5, 300), cpu(4, 5, 100))
+    found = results.pooled(mine, theirs, "user_us")
     assert found == Spread(0.5, (1300 / 400) / (1000 / 400), 1.0, places=2)
-    assert results.pooled(mine, [cpu(0, 1), idle(None)], "all_servers", "user_us_per_delivery") is None
-    assert results.pooled([], theirs, "all_servers", "user_us_per_delivery") is None
+    assert results.pooled(mine, columns(cpu(0, 1), idle(None)), "user_us") is None
+    assert results.pooled({}, theirs, "user_us") is None
 
 
-def test_curves_are_kept_where_they_are_plotted():
-    run = latency(3.0)
-    assert results.kept_run("pair", run) == run
-    assert "curve" not in results.kept_run("relay", run)["latency_us"]
-    assert "curve" in run["latency_us"]
-
-
-def test_the_curve_is_that_of_the_median_run():
-    assert results.curve([latency(9.0), latency(3.0), latency(5.0)]) == [
-        (1.0, 1.0),
-        (0.5, 2.0),
-        (pytest.approx(0.01), 5.0),
-    ]
-    assert results.curve([cpu(1, 2)]) == []
+def test_the_curve_is_that_of_the_median_run_and_kept_for_pairs_alone():
+    found = columns(latency(9.0), latency(3.0), latency(5.0))
+    assert found["curve"] == [[1.0, 1.0], [0.5, 2.0], [0.01, 5.0]]
+    assert found["p99_us"] == [9.0, 3.0, 5.0]
+    assert "curve" not in columns(cpu(1, 2))
 
 
 def test_a_curve_ends_where_few_messages_are_above():
-    run = latency(3.0)
-    run["latency_us"]["count"] = 499
-    assert [above for above, _ in results.curve([run])] == [1.0, 0.5]
+    assert [above for above, _ in columns(latency(3.0, count=499))["curve"]] == [1.0, 0.5]
 
 
 def test_lines_are_medians_by_size():
-    memory = {"scenarios": {"idle-10": {"engine": [idle(5), idle(9), idle(6)], "uws": [idle(None)]}, "relay": {}}}
-    scales = [{"scale": {"connections": n, "many": idle(7)}} for n in (4, 10)]
-    assert results.memory_lines(memory, scales) == {"engine": [(4, 7.0), (10, 6.0)]}
-    rooms = {"scenarios": {"room-11": {"engine": [room(11, 100)]}, "room-5": {"engine": [room(5, 40)]}}}
-    assert results.room_lines(rooms) == {"engine": [(5, 200.0), (11, 200.0)]}
+    memory = scenarios(idle_10={"engine": [idle(5), idle(9), idle(6)], "uws": [idle(None)]}, relay={})
+    scales = [{"scale": {"connections": n, "many": {"user_bytes": 7}}} for n in (4, 10)]
+    assert memory_lines(memory, scales) == {"engine": [(4, 7.0), (10, 6.0)]}
+    rooms = scenarios(room_11={"engine": [room(11, 100)]}, room_5={"engine": [room(5, 40)]})
+    assert size_lines(rooms, "room", "room_ms") == {"engine": [(5, 200.0), (11, 200.0)]}
 
 
 def test_a_turn_that_lacks_a_figure_has_no_ratio_and_the_others_have():
-    mine, theirs = [idle(2), idle(None), idle(6), idle(1)], [idle(4), idle(1), idle(2), idle(0)]
-    found = results.turns(mine, theirs, lambda run: results.figure(run, "all_servers", "bytes_per_connection"))
-    assert found == [0.5, 3.0]
-    assert results.turns(mine, [], lambda run: 1.0) == []
+    mine, theirs = columns(idle(2), idle(None), idle(6), idle(1)), columns(idle(4), idle(1), idle(2), idle(0))
+    assert results.ratios(mine, theirs, "bytes") == [0.5, 3.0]
+    assert results.ratios(mine, {}, "bytes") == []
 
 
 def test_a_room_in_which_no_message_reached_all_has_no_time():
-    assert results.to_last_member(room(11, 9)) is None
+    assert macro.to_last_member(room(11, 9)) is None
 
 
-def test_bars_are_user_and_system_the_least_first():
-    macro = {"scenarios": {"relay": {"engine": [cpu(1, 9)], "uws": [cpu(2, 5)], "other": [idle(1)]}}}
-    assert results.cpu_bars(macro, "relay") == [("uws", 2, 3), ("engine", 1, 8)]
-    assert results.cpu_bars(macro, "cross") == []
+def test_cpu_is_user_and_system_the_least_first():
+    kept = scenarios(relay={"engine": [cpu(1, 9)], "uws": [cpu(2, 5)], "other": [idle(1)]})
+    assert cpu_lines(kept, "relay") == [("uws", 2, 3), ("engine", 1, 8)]
+    assert cpu_lines(kept, "cross") == []
+    assert curves(kept, "relay") == {}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +99,7 @@ def test_bars_are_user_and_system_the_least_first():
     ],
 )
 def test_labels_are_moved_apart(places, moved):
-    assert results.apart(places, 0.1) == pytest.approx(moved)
+    assert apart(places, 0.1) == pytest.approx(moved)
 
 
 @pytest.mark.parametrize("contender", [*BUILT_IN, parse_peer("uws=/somewhere/relay {port}")], ids=lambda c: c.name)
@@ -182,7 +176,7 @@ def test_what_was_measured_is_described_before_the_first_file_is_written(monkeyp
         return {"date": "now"}
 
     monkeypatch.setattr(performance, "description", described)
-    monkeypatch.setattr(performance, "run_step", lambda _step, _options: ({"engine": [{}]}, {}))
+    monkeypatch.setattr(performance, "run_step", lambda _step, _options: {"by": {"engine": {}}})
     options = performance.parse_options(["--results", str(tmp_path), "--runs", "1"])
     assert performance.make(options, options.contenders)
     assert told == [[]]

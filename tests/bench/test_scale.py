@@ -6,8 +6,7 @@ import pytest
 
 import contenders
 import scale
-import scale_figures
-from runs import scaled
+from runs import mixed, scaled, summed
 
 MEMINFO = """\
 MemTotal:        1000 kB
@@ -21,19 +20,10 @@ KernelStack:        5 kB
 PageTables:         7 kB
 HugePages_Total:    0
 """
-SOCKSTAT = "sockets: used 8\nTCP: inuse 3 orphan 0 tw 9 alloc 5 mem 2\nUDP: inuse 1 mem 4\n"
 
 
 def test_kernel_memory_is_what_it_counts_and_what_is_nobodys():
-    assert scale.kernel_kb(MEMINFO, SOCKSTAT) == {
-        "counted": 92,
-        "slab": 80,
-        "stacks": 5,
-        "page_tables": 7,
-        "tcp_buffers": 8,
-        "all_but_user": 150,
-    }
-    assert scale.tcp_pages("sockets: used 8\n") == 0
+    assert scale.kernel_kb(MEMINFO) == {"counted": 92, "all_but_user": 150}
 
 
 def test_a_sampler_keeps_what_was_next_to_a_moment():
@@ -56,67 +46,67 @@ def test_a_sampler_samples_until_it_is_stopped(monkeypatch):
 
 
 def test_a_delivery_costs_with_and_without_what_idle_does():
-    run = scaled()["many"]
-    assert scale_figures.idle_cpu(run) == pytest.approx(0.02)
-    assert scale_figures.cpu_per_delivery(run) == pytest.approx(10.0)
-    assert scale_figures.pings_cpu(run) == pytest.approx(0.2)
-    assert scale_figures.cpu_per_delivery(run, 0.2) == pytest.approx(8.0)
+    found = summed(mixed())
+    assert found["cpu_us"] == pytest.approx(10.0)
+    assert found["cpu_us_less_pings"] == pytest.approx(8.0)
+    assert found["idle_user_ms"] + found["idle_system_ms"] == pytest.approx(20)
+    assert found["ping_us"] == pytest.approx(250)
 
 
 def test_pings_cost_what_they_did_in_the_quiet_or_it_is_taken_as_it_was():
-    run = scaled()["many"]
-    assert scale_figures.pings_cpu({**run, "pings_measured": 200}) == pytest.approx(0.05)
-    assert scale_figures.pings_cpu({**run, "pings_measured": 0}) == 0
-    run["quiet"] |= {"pings": 0}
-    assert scale_figures.pings_cpu({**run, "seconds": 30.0}) == pytest.approx(0.6)
+    assert summed(mixed(pings_measured=200))["cpu_us_less_pings"] == pytest.approx(9.5)
+    assert summed(mixed(pings_measured=0))["cpu_us_less_pings"] == 10
+    without = mixed(pings=0, seconds=30.0)
+    assert summed(without)["cpu_us_less_pings"] == pytest.approx(4) and summed(without)["ping_us"] is None
 
 
 def test_figures_are_of_one_connection_and_one_end():
-    found = scale_figures.figures(scaled(few_user=0.6))
-    assert found["kernel_bytes"] == {"counted": 2048, "all_but_user": 4096}
-    assert found["user_bytes"] == 160
-    assert found["many"]["pings_per_s"] == 80
-    assert found["ratio"]["cpu_us_per_delivery"] == pytest.approx(10 / 6)
-    assert found["ratio"]["cpu_us_per_delivery_less_pings"] == pytest.approx(8 / 4)
+    found = summed(mixed())
+    assert (found["kernel_bytes"], found["not_user_bytes"]) == (2048, 4096)
+    assert (found["user_bytes"], found["base_bytes"]) == (160, 1000 * 1024)
+    assert found["pings_per_s"] == 80 and found["cores"] == pytest.approx(0.1)
+
+
+def test_few_are_the_mean_of_both_runs():
+    found = scaled()
+    found["few"] = [summed(mixed(0.4)), summed(mixed(0.8))]
+    assert scale.few(found)["cpu_us"] == pytest.approx(6)
+    assert scale.few(found)["cpu_us_less_pings"] == pytest.approx(4)
 
 
 def test_what_does_not_hold_is_told():
-    assert scale_figures.trouble(scaled(pings=0)) == []
-    (told,) = scale_figures.trouble(scaled(few_user=0.5, pings=0))
+    assert scale.trouble(scaled(pings=0)) == []
+    (told,) = scale.trouble(scaled(few_user=0.5, pings=0))
     assert told == "a delivery among all costs 2.00 of one among 1,000: more than 1.3"
-    broken = scaled()
-    broken["many"] |= {"kept": False, "lost": 3}
-    assert scale_figures.trouble(broken) == ["among all: not everything was delivered: lost 3"]
+    broken = {**scaled(), "many": summed(mixed(lost=3))}
+    assert scale.trouble(broken) == ["among all: not everything was delivered: lost 3"]
 
 
 def test_with_pings_cpu_is_told_and_not_judged():
-    assert scale_figures.trouble(scaled(few_user=0.1)) == []
+    assert scale.trouble(scaled(few_user=0.1)) == []
     pinged = scaled(few_user=0.1, pings=0)
-    pinged["many"]["pings_measured"] = 1
-    assert scale_figures.trouble(pinged) == []
-    assert scale_figures.trouble(scaled(few_user=0.1, pings=0)) != []
-    assert "CPU is not judged" in scale_figures.shown(pinged)
-    assert "less pings" in scale_figures.shown(pinged)
-    without = scale_figures.shown(scaled(pings=0))
-    assert "judged" not in without and "less pings" not in without
+    pinged["many"]["loaded_pings_per_s"] = 0.1
+    assert scale.trouble(pinged) == []
+    assert scale.trouble(scaled(few_user=0.1, pings=0)) != []
+    assert "CPU is not judged" in scale.shown(pinged)
+    assert "judged" not in scale.shown(scaled(pings=0))
 
 
 def test_pings_are_told_as_they_were():
-    assert scale_figures.pings_said(scaled(pings=0)) == "without pings"
-    assert scale_figures.pings_said(scaled()) == "with pings"
+    assert scale.pings_said(scaled(pings=0)) == "without pings"
     spoken = {**scaled(pings=0), "ping_interval": 2.0}
-    spoken["many"]["quiet"]["pings"] = 3
-    assert scale_figures.without_pings(spoken) and scale_figures.pings_said(spoken) == "pings every 2 s"
-    assert scale_figures.pings_said({**scaled(), "ping_interval": 25.0}) == "pings every 25 s"
+    spoken["many"]["pings_per_s"] = 3
+    assert scale.without_pings(spoken) and scale.pings_said(spoken) == "pings every 2 s"
+    assert scale.pings_said(scaled()) == "pings every 25 s"
 
 
 def test_the_summary_has_every_figure():
-    said = scale_figures.shown(scaled(few_user=0.6))
-    for text in ("2,000 connections on 3 loops", "160 bytes", "2,048 bytes", "80 pings", "2.00"):
+    said = scale.shown(scaled(few_user=0.6))
+    for text in ("2,000 connections on 3 loops", "160.0", "2,048.0", "80.0", "2.00"):
         assert text in said
     without = scaled()
-    without["many"]["all_servers"]["bytes_per_connection"] = None
-    assert "user memory    unknown" in scale_figures.shown(without)
+    without["many"]["user_bytes"] = None
+    assert "user memory of a connection, bytes                    unknown" in scale.shown(without)
 
 
 def test_memory_that_would_not_suffice_is_a_sentence():

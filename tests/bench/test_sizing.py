@@ -1,4 +1,4 @@
-"""docs/sizing.md is what the kept results make; the model's formulas, and what it says where a result is missing."""
+"""The model of docs/sizing.md: its formulas, and what it says where a result is missing."""
 
 import json
 import re
@@ -9,13 +9,11 @@ import pytest
 
 import results
 import scale
-import scale_figures
-import sizing
-import sizing_doc
+from report import model, sizing
+from report.model import Case, Costs, Span
+from report.tables import Missing
 from runs import scaled
-from sizing import Case, Costs, Span
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "sizing.md"
 COSTS = Costs(
     connection=96,
     member=8,
@@ -31,22 +29,11 @@ COSTS = Costs(
 ONE = Case(1_000_000, 1, 10, 1000)
 
 
-def test_the_document_is_what_the_kept_results_make():
-    assert DOCUMENT.read_text(encoding="utf-8") == sizing_doc.document(), "make sizing"
-
-
-def test_both_tables_are_in_the_document():
-    cost = sizing.costs()
-    text = DOCUMENT.read_text(encoding="utf-8")
-    assert sizing.computed(cost) in text
-    assert sizing.checked(cost, results.read_scales()) in text
-
-
 def test_every_row_has_loops_and_descriptors_that_there_can_be():
     assert max(case.connections for case in sizing.CASES) == 10_000_000
     for case in sizing.CASES:
-        assert case.each / case.loops <= sizing.TABLE * sizing.FILLED
-        assert sizing.LOOPS <= case.loops <= scale.LOOPS_MAX
+        assert case.each / case.loops <= model.TABLE * model.FILLED
+        assert model.LOOPS <= case.loops <= scale.LOOPS_MAX
     assert Case(10_000_000, 1, 10, 1).loops == 11
     assert Case(10_000_000, 2, 10, 1).loops == 8
 
@@ -85,10 +72,10 @@ def test_members_of_one_loop_share_a_wake():
 
 
 def test_deliveries_take_no_more_cores_than_there_are_loops_unless_they_must():
-    assert sizing.delivering(COSTS, 1_000_000, 1_000_000, 8) == Span(5, 8)
-    assert sizing.delivering(COSTS, 2_000_000, 1_000_000, 8) == Span(10, 10)
+    assert model.delivering(COSTS, 1_000_000, 1_000_000, 8) == Span(5, 8)
+    assert model.delivering(COSTS, 2_000_000, 1_000_000, 8) == Span(10, 10)
     crowded = replace(ONE, rate=100_000)
-    assert crowded.messages(COSTS).high == pytest.approx(8 + sizing.LINK_THREADS)
+    assert crowded.messages(COSTS).high == pytest.approx(8 + model.LINK_THREADS)
 
 
 def test_a_span_is_shown_once_where_its_ends_look_alike():
@@ -97,10 +84,7 @@ def test_a_span_is_shown_once_where_its_ends_look_alike():
 
 
 def run_of_scale() -> dict:
-    found = scaled()
-    for run in (found["many"], *found["few"]):
-        run |= {"rooms": 2, "members": 10, "room_rate": 100}
-    return {"scale": {**found, "figures": scale_figures.figures(found)}}
+    return {"scale": scaled()}
 
 
 def test_a_run_is_held_to_the_model_by_what_was_counted_in_it():
@@ -122,23 +106,24 @@ def test_a_wake_is_what_a_delivery_costs_more_where_loops_sleep():
     run = run_of_scale()
     # 8 µs a delivery less pings, 10,000 deliveries a second
     woken = 9100 + 100 * 3 * (1 - (2 / 3) ** 9)
-    assert sizing.wake_us([run], 5.0) == pytest.approx(3.0 * 10_000 / woken)
+    assert model.wake_us([run], 5.0) == pytest.approx(3.0 * 10_000 / woken)
     dearer = json.loads(json.dumps(run))
-    dearer["scale"]["figures"]["few"]["cpu_us_per_delivery_less_pings"] = 12.0
-    assert sizing.wake_us([run, dearer], 5.0) == sizing.wake_us([dearer], 5.0) > sizing.wake_us([run], 5.0)
+    for few in dearer["scale"]["few"]:
+        few["cpu_us_less_pings"] = 12.0
+    assert model.wake_us([run, dearer], 5.0) == model.wake_us([dearer], 5.0) > model.wake_us([run], 5.0)
 
 
 def test_the_kernels_figure_is_not_held_to_the_run_that_it_is_from():
     run = run_of_scale()
-    own = replace(COSTS, kernel=run["scale"]["figures"]["kernel_bytes"]["counted"])
+    own = replace(COSTS, kernel=run["scale"]["many"]["kernel_bytes"])
     assert [check.name.split(",")[0] for check in sizing.checks(own, run)] == ["cores", "engine"]
 
 
 def test_a_million_without_pings_says_nothing_of_pings(tmp_path):
     million = results.read("scale-1000000")
-    million["scale"]["many"]["quiet"]["pings"] = 0
-    with pytest.raises(sizing.Missing, match="has no pings: `make bench-scale N=1000000` makes it"):
-        sizing.costs(kept_in(tmp_path, **{"scale-1000000": million}))
+    million["scale"]["many"]["ping_us"] = None
+    with pytest.raises(Missing, match="has no pings: `make bench-scale N=1000000` makes it"):
+        model.costs(kept_in(tmp_path, **{"scale-1000000": million}))
 
 
 def kept_in(folder: Path, without: str = "", **changed: dict) -> Path:
@@ -152,45 +137,46 @@ def kept_in(folder: Path, without: str = "", **changed: dict) -> Path:
 
 @pytest.mark.parametrize("name", ["structures", "scale-1000000", "macro", "keepalive", "nats"])
 def test_what_the_model_needs_and_is_not_kept_is_named_with_its_command(tmp_path, name):
-    with pytest.raises(sizing.Missing, match=rf"{name}\.json is not there: `(python|make) bench[-/].+` makes it"):
-        sizing.costs(kept_in(tmp_path, name))
+    with pytest.raises(Missing, match=rf"{name}\.json is not there: `(python|make) bench[-/].+` makes it"):
+        model.costs(kept_in(tmp_path, name))
 
 
-@pytest.mark.parametrize(("name", "tool"), [("auth", "auth"), ("kernel", "kernel_memory"), ("presence", "presence")])
-def test_what_only_the_page_needs_has_a_row_that_says_how_to_make_it(tmp_path, name, tool):
-    text = sizing_doc.document(kept_in(tmp_path, name))
-    assert f"| {name} | no results are kept | `python bench/{tool}.py --json bench/results/{name}.json` |" in text
+@pytest.mark.parametrize("tool", ["auth.py", "capacity kernel", "presence.py"])
+def test_what_only_the_page_needs_has_a_row_that_says_how_to_make_it(tmp_path, tool):
+    name = tool.removesuffix(".py").split()[-1]
+    text = sizing.tables(kept_in(tmp_path, name))["measured"]
+    assert f"| {name} | no results are kept | `python bench/{tool} --json bench/results/{name}.json` |" in text
 
 
 def test_costs_are_the_medians_of_the_files(tmp_path):
     keepalive = results.read("keepalive")
-    keepalive["keepalive"]["turns"] = [{"us": us} for us in (1.0, 2.0, 9.0)]
+    keepalive["forms"]["keepalive"]["us"] = [1.0, 2.0, 9.0]
     nats = results.read("nats")
-    nats["nats"]["forms"] = {f"--subscriptions {n}": [{"bytes": n / 4, "us": 1.0}] for n in (20, 10)}
-    found = sizing.costs(kept_in(tmp_path, keepalive=keepalive, nats=nats))
+    nats["forms"] = {f"--subscriptions {n}": {"bytes": [n / 4], "us": [1.0]} for n in (20, 10)}
+    found = model.costs(kept_in(tmp_path, keepalive=keepalive, nats=nats))
     assert found.ping.low == pytest.approx(2e-6)
     assert found.subscription == 5.0
     million = results.read("scale-1000000")["scale"]
-    assert found.kernel == pytest.approx(scale_figures.figures(million)["kernel_bytes"]["counted"])
-    assert found.ping.high == pytest.approx(sizing.ping_among(million["many"]) / 1e6)
+    assert found.kernel == million["many"]["kernel_bytes"]
+    assert found.ping.high == pytest.approx(million["many"]["ping_us"] / 1e6)
 
 
 def test_a_rooms_bytes_and_those_for_each_loop_follow_from_both_kinds_of_crowds(tmp_path):
-    def crowd(room: float) -> list[dict]:
+    def crowd(room: float) -> dict:
         member = "join one room of all, as the only one: bytes"
-        return [{"open: bytes": 96.0, "join a room of 10: bytes": room, member: 8.0}]
+        return {"open: bytes": [96.0], "join a room of 10: bytes": [room], member: [8.0]}
 
     forms = {"--conns 100000 --loops 1": crowd(33.0), "--conns 1000000 --loops 1": crowd(32.0)}
     forms |= {"--conns 10000 --loops 56": crowd(99.0), "--conns 100000 --loops 56": crowd(69.0)}
-    kept = {**results.read("structures"), "structures": {"forms": forms, "calls": {}}}
-    found = sizing.costs(kept_in(tmp_path, structures=kept))
+    kept = {**results.read("structures"), "forms": forms}
+    found = model.costs(kept_in(tmp_path, structures=kept))
     assert (found.connection, found.member) == (96.0, 8.0)
     assert found.room_on_loop == pytest.approx((690 - 330) / 9)
     assert found.room == pytest.approx(330 - 40 - 80)
 
 
 def test_each_figure_of_the_page_has_a_command_a_date_and_a_commit():
-    rows = [line.split(" | ") for line in sizing_doc.measured(results.RESULTS).splitlines()[2:]]
+    rows = [line.split(" | ") for line in sizing.measured(results.RESULTS).splitlines()[2:]]
     assert len(rows) > 20
     for row in rows:
         assert len(row) == 4

@@ -7,12 +7,10 @@ import sys
 import pytest
 
 import hop
-import keepalive
-import kept
-import kernel_memory
 import machine
+import results
 import storm
-import structures
+from capacity import keepalive, kernel, structures
 
 QUIET = {"p50": 100.0, "p90": 200.0, "p99": 400.0, "p999": 500.0, "max": 900.0, "count": 8, "curve": [[0, 1.0]]}
 STORM = {**QUIET, "p99": 3000.0}
@@ -32,7 +30,7 @@ def described(monkeypatch):
         day = next(told)
         return {"date": f"2031-02-{day:02}T00:00:00+00:00", "versions": {"commit": f"c{day}"}}
 
-    monkeypatch.setattr(kept, "description", description)
+    monkeypatch.setattr(results, "description", description)
     return monkeypatch
 
 
@@ -47,37 +45,29 @@ def described(monkeypatch):
 )
 def test_a_command_is_kept_without_this_machines_places(monkeypatch, typed, shown):
     monkeypatch.setattr(sys, "argv", ["/some/where/bench/storm.py", *typed])
-    assert kept.command(typed) == shown
+    assert results.command(typed) == shown
 
 
 def test_a_kept_file_has_what_it_was_measured_on_and_with(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bench/hop.py", "--turns", "1", "--json", "x"])
-    kept.keep(tmp_path / "results" / "hop.json", "hop", {"turns": [hop.compared(20.0, 26.0, 4.0)]})
+    results.keep(tmp_path / "results" / "hop.json", {"hop": [hop.compared(20.0, 26.0, 4.0), {"ratio": 2.0}]}, of=5)
     found = json.loads((tmp_path / "results" / "hop.json").read_text(encoding="utf-8"))
-    assert set(found) == {*machine.description(), "command", "hop"}
-    assert found["command"] == "python bench/hop.py --turns 1"
-    assert found["hop"]["turns"] == [{"same_us": 20.0, "across_us": 26.0, "bare_us": 4.0, "ratio": 1.5}]
+    assert set(found) == {*machine.description(), "command", "forms"}
+    kept = found["forms"]["hop"]
+    assert found["command"] == kept["command"] == "python bench/hop.py --turns 1"
+    assert (kept["of"], kept["ratio"], kept["across_us"]) == (5, [1.5, 2.0], [26.0, None])
+    results.keep(None, {"hop": []})
 
 
 def test_forms_are_kept_beside_each_other_each_with_its_call(tmp_path, described):
     file = tmp_path / "storm.json"
     for command, form, ratio in (("a", "one", 1), ("b", "other", 2), ("c", "one", 3)):
         described.setattr(sys, "argv", ["bench/storm.py", f"--{command}"])
-        kept.keep_forms(file, "storm", {form: [{"ratio": ratio}]}, connections=5)
+        results.keep(file, {form: [{"ratio": ratio}]}, connections=5)
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["command"] == "python bench/storm.py --c"
-    assert found["storm"]["connections"] == 5
-    assert found["storm"]["forms"] == {"one": [{"ratio": 3}], "other": [{"ratio": 2}]}
-    dates = {form: (call["date"][:10], call["commit"]) for form, call in found["storm"]["calls"].items()}
-    assert dates == {"one": ("2031-02-03", "c3"), "other": ("2031-02-02", "c2")}
-
-
-def test_forms_of_other_storms_do_not_stay(tmp_path, described):
-    file = tmp_path / "storm.json"
-    for connections, form in ((5, "one"), (6, "other")):
-        kept.keep_forms(file, "storm", {form: [{"ratio": 1}]}, connections=connections)
-    found = json.loads(file.read_text(encoding="utf-8"))["storm"]
-    assert (found["connections"], list(found["forms"]), list(found["calls"])) == (6, ["other"], ["other"])
+    calls = {form: (kept["date"][:10], kept["commit"], kept["ratio"]) for form, kept in found["forms"].items()}
+    assert calls == {"one": ("2031-02-03", "c3", [3]), "other": ("2031-02-02", "c2", [2])}
 
 
 def storm_options(**given) -> argparse.Namespace:
@@ -96,24 +86,24 @@ def test_forms_of_the_storm_are_what_is_typed():
 def test_a_storm_has_p99_by_the_quiets_and_no_curves():
     turn = storm.turn_of(RUN)
     assert turn["ratio"] == 7.5
-    assert turn["quiet_us"] == {"p50": 100.0, "p90": 200.0, "p99": 400.0, "p999": 500.0, "max": 900.0}
-    assert turn["storm_us"]["p99"] == 3000.0
-    assert turn["lost"] == 0 and not storm.wrongs(turn)
+    assert [turn[f"quiet_{name}_us"] for name in storm.PERCENTILES] == [100.0, 200.0, 400.0, 500.0, 900.0]
+    assert turn["storm_p99_us"] == 3000.0
+    assert turn["lost"] == 0 and "wrong" not in turn
     assert storm.shown(turn).endswith("p99 3,000: 7.5")
 
 
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ({"lost": 3}, {"lost": 3}),
-        ({"gap": 2}, {"gap": 2}),
-        ({"errors": {"corrupt": 0, "closed": 4}}, {"closed": 4}),
-        ({"err": {"no-such-peer": 1}}, {"no-such-peer": 1}),
+        ({"lost": 3}, "lost 3"),
+        ({"gap": 2}, "gap 2"),
+        ({"errors": {"corrupt": 0, "closed": 4}}, "closed 4"),
+        ({"err": {"no-such-peer": 1}}, "no-such-peer 1"),
     ],
 )
 def test_whatever_went_wrong_in_a_storm_is_told(fault, told):
     turn = storm.turn_of({**RUN, **fault})
-    assert storm.wrongs(turn) == told
+    assert turn["wrong"] == told
     assert turn["lost"] == fault.get("lost", 0)
 
 
@@ -135,14 +125,12 @@ def test_a_storm_in_which_a_relay_was_lost_ends_with_1_and_is_kept(monkeypatch, 
     file = tmp_path / "storm.json"
     assert main_of_storm(monkeypatch, [fine, fine], "--away", "16") == 0
     assert main_of_storm(monkeypatch, [fine, bad], "--away", "16", "--json", str(file)) == 1
-    found = json.loads(file.read_text(encoding="utf-8"))["storm"]
-    assert found["connections"] == 200_000
-    assert [turn["lost"] for turn in found["forms"]["--away 16"]] == [0, 1]
+    found = json.loads(file.read_text(encoding="utf-8"))["forms"]["--away 16"]
+    assert (found["connections"], found["lost"]) == (200_000, [0, 1])
 
 
 def test_a_hop_is_what_the_way_across_takes_longer_by_a_bare_wake():
     assert hop.compared(24.0, 33.0, 3.0)["ratio"] == 3.0
-    assert hop.shown(hop.compared(24.0, 33.0, 3.0)) == "one loop 24.0 µs, two 33.0 µs, bare wake 3.0 µs, hop/wake 3.00"
 
 
 def test_pings_are_those_of_all_loops():
@@ -163,14 +151,16 @@ def kernel_turn(bare: float, engine: float, **more: float) -> dict:
 
 def test_the_kernels_memory_is_compared_by_what_sockets_alone_fill():
     turns = [kernel_turn(7000.0, 7070.0), kernel_turn(7000.0, 7000.0)]
-    assert [turn["ratio"] for turn in kernel_memory.kept_turns(turns)] == [1.01, 1.0]
-    assert kernel_memory.kept_turns(turns)[0]["engine"] == {"sockets": 7070.0, "slab": 150.0}
+    assert [turn["ratio"] for turn in kernel.kept_turns(turns)] == [1.01, 1.0]
+    assert kernel.kept_turns(turns)[0] == {
+        "bare sockets": 7000.0, "bare slab": 100.0, "engine sockets": 7070.0, "engine slab": 150.0, "ratio": 1.01,
+    }
 
 
 def test_without_the_caches_it_is_compared_by_the_whole_slab():
     turns = [{who: {"slab": each["slab"]} for who, each in kernel_turn(1.0, 1.0).items()}]
-    assert kernel_memory.key_of(turns) == "slab"
-    assert kernel_memory.kept_turns(turns)[0]["ratio"] == 1.5
+    assert kernel.key_of(turns) == "slab"
+    assert kernel.kept_turns(turns)[0]["ratio"] == 1.5
 
 
 def test_crowds_are_told_by_connections_and_loops():

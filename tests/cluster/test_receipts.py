@@ -29,7 +29,7 @@ def kept_waiting(node: kit.Engine) -> float:
 @pytest.mark.alone
 @pytest.mark.timeout(120)
 def test_one_answer_a_ref_under_faults() -> None:
-    """bench/receipts.py in small: nodes, NATS and receivers are killed and stopped meanwhile."""
+    """tests/support/receipts.py in small: nodes, NATS and receivers are killed and stopped meanwhile."""
     tally = asyncio.run(receipts.measure(6000, 24.0))
     report = tally.report()
     assert tally.sent == 6000 and not tally.never and not tally.twice, report

@@ -1,13 +1,9 @@
-"""Ten million connections on paper: the engine's own structures, filled without a socket, against ten thousand.
-
-    python bench/structures.py                          # 10,000 to 10 million on one loop: some minutes, 2 GB
-    python bench/structures.py --conns 1000000 --loops 56 --turns 3 --json bench/results/structures.json
+"""The engine's own structures with up to ten million connections, filled without a socket.
 
 signal_core.probe.Crowd fills real loops: slabs, timers, rooms, the room table. Every part, with every number of
 connections, has a fresh process, in turn, `--turns` times; the table shows medians. Memory is what the process alone
-has written to (Private_Dirty of smaps_rollup). Times are the thread's processor time, so that other processes take part
-in them only by the caches. `longest` is the longest of single steps: for so long would a loop stand still. What is not
-here: system calls, and with them the writing of messages; the kernel's memory is measured by kernel_memory.py.
+has written to (Private_Dirty of smaps_rollup). Times are the thread's processor time. `longest` is the longest of
+single steps: for so long a loop would stand still. System calls are not here, and with them the writing of messages.
 """
 
 from __future__ import annotations
@@ -23,7 +19,7 @@ from typing import Any
 
 import signal_core.probe as probe
 
-from kept import add_json, keep_forms
+from results import Figures, columns, keep, middle
 from servers import private
 
 ROOM = 10
@@ -31,7 +27,6 @@ BIG = 10_000
 SAMPLE = 1_000_000
 BATCH = 1000
 INTERVAL = 250  # ticks between pings: 25 s
-Figures = dict[str, float]
 
 
 def memory(conns: int, loops: int, figures: Figures) -> Any:
@@ -54,8 +49,7 @@ def memory(conns: int, loops: int, figures: Figures) -> Any:
 
 
 def users(length: int, conns: int, loops: int) -> Figures:
-    """Each gets a user of its own and the end of a token, what an open idle connection takes besides not counted; loop
-    0 keeps up with the rooms, as it does where they come over seconds."""
+    """Each gets a user of its own and a token's expiry; loop 0 keeps up with the rooms, as it does over seconds."""
     crowd = probe.Crowd(conns, loops, True)
     crowd.open()
     start, ns = private(), 0.0
@@ -80,7 +74,7 @@ def timers(crowd: Any, figures: Figures) -> None:
 
 
 def work(conns: int, loops: int) -> Figures:
-    """What it costs each time, in order of a crowd's life."""
+    """What each step costs, in the order of a crowd's life."""
     figures: Figures = {}
     crowd = memory(conns, loops, figures)
     times = min(conns, SAMPLE)
@@ -139,48 +133,41 @@ PARTS: dict[str, Callable[[int, int], Figures]] = {
 
 def part(name: str, conns: int, loops: int) -> Figures:
     """In a process of its own, so that no part finds memory that another has left."""
-    command = [sys.executable, __file__, "--part", name, "--conns", str(conns), "--loops", str(loops)]
+    command = [sys.executable, sys.argv[0], "structures", "--part", name, "--conns", str(conns), "--loops", str(loops)]
     figures: Figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    return figures
+    return {figure: float(f"{value:.6g}") for figure, value in figures.items()}
 
 
 def report(turns: dict[int, list[Figures]]) -> None:
     """Prints the medians, a column for each number of connections."""
-    names = list(dict.fromkeys(name for runs in turns.values() for run in runs for name in run))
-    width = max(len(name) for name in names)
-    print(" " * width + "".join(f" {conns:>12,}" for conns in turns))
-    for name in names:
-        medians = [statistics.median(run[name] for run in runs) for runs in turns.values()]
-        print(f"{name:{width}}" + "".join(f" {median:12,.{3 if median < 10 else 1}f}" for median in medians))
+    by = [columns(runs) for runs in turns.values()]
+    print(f"{'':46}" + "".join(f" {conns:>12,}" for conns in turns))
+    for name in by[0]:
+        medians = [middle(found, name) for found in by]
+        print(f"{name:46}" + "".join(f" {median:12,.{3 if median < 10 else 1}f}" for median in medians))
 
 
 def form_of(conns: int, loops: int) -> str:
-    """What tells a crowd from another, as it is typed."""
+    """The name of a crowd in the file of results."""
     return f"--conns {conns} --loops {loops}"
 
 
-def main() -> int:
-    """All parts, or one of them in this process."""
-    parser = argparse.ArgumentParser(description="The engine's structures with up to ten million connections.")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those of this tool."""
     parser.add_argument("--conns", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
     parser.add_argument("--loops", type=int, default=1, help="they are spread over (default 1)")
     parser.add_argument("--turns", type=int, default=3, help="through all numbers of connections (default 3)")
-    add_json(parser)
     parser.add_argument("--part", choices=PARTS, help="only this, once, as JSON")
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> None:
+    """All parts, or one of them in this process."""
     if options.part:
         print(json.dumps(PARTS[options.part](options.conns[0], options.loops)))
-        return 0
+        return
     turns: dict[int, list[Figures]] = {conns: [] for conns in options.conns}
     for _ in range(options.turns):
         for conns, runs in turns.items():
             runs.append({name: value for each in PARTS for name, value in part(each, conns, options.loops).items()})
     report(turns)
-    if options.json:
-        forms = {form_of(conns, options.loops): runs for conns, runs in turns.items()}
-        keep_forms(options.json, "structures", forms)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    keep(options.json, {form_of(conns, options.loops): runs for conns, runs in turns.items()})

@@ -1,4 +1,6 @@
-"""Whether every ref has its one answer, in time, while what is between the peers is killed: `python bench/receipts.py`.
+"""Whether every ref has its one answer, in time, while what is between the peers is killed.
+
+    python tests/support/receipts.py
 
 Two nodes over a nats-server. Senders on the one that stays send TO peers on both, PUB and SUB, all with refs; meanwhile
 the other node is killed and started again, or stopped for a while, so is the nats-server, and receivers close over
@@ -26,8 +28,6 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
-
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 
 import kit
 

@@ -1,4 +1,4 @@
-/* Tests of the parts that need no connection: histogram, layout, frames, NATS, progress; options, payloads, /proc.
+/* Tests of the parts that need no connection: histogram, layout, frames, NATS; options, payloads, /proc.
  * Linked with all that the load generator is but its main, and built with sanitizers; silent unless one fails. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,7 +6,6 @@
 
 #include "hist.h"
 #include "layout.h"
-#include "progress.h"
 #include "selftest.h"
 #include "ws.h"
 
@@ -204,28 +203,6 @@ static void test_handshake(void)
     CHECK(!strstr(request, "Protocol") && strstr(request, "13\r\n\r\n"));
 }
 
-static void test_progress(void)
-{
-    struct progress p = {"open", 1000000, 60, 0, 0, 0, false};
-    char line[PROGRESS_LINE];
-    progress_text(&p, line, 250000, 10, true);
-    CHECK(strcmp(line, "open 250000 of 1000000, 25000/s [#####...............] 30 s left") == 0);
-    progress_text(&p, line, 250000, 10, false);
-    CHECK(strcmp(line, "open 250000 of 1000000, 25000/s") == 0);
-    progress_text(&p, line, 0, 0, true);
-    CHECK(strcmp(line, "open 0 of 1000000, 0/s [....................]") == 0);
-    progress_text(&p, line, 1000000, 40, true);
-    CHECK(strcmp(line, "open 1000000 of 1000000, 25000/s [####################] 0 s left") == 0);
-    p = (struct progress){"measuring: delivered", 0, 20, 500, 0, 0, false};
-    progress_text(&p, line, 1500, 5, true);
-    CHECK(strcmp(line, "measuring: delivered 1500, 200/s [#####...............] 15 s left") == 0);
-    progress_text(&p, line, 4500, 21, true);
-    CHECK(strcmp(line, "measuring: delivered 4500, 190/s [####################] 0 s left") == 0);
-    p = (struct progress){"warming up: delivered", UINT64_MAX, 0, 0, 0, 0, false};
-    progress_text(&p, line, UINT64_MAX - 1, 1e-9, true);
-    CHECK(strlen(line) < PROGRESS_LINE);
-}
-
 int main(void)
 {
     test_hist_error();
@@ -240,7 +217,6 @@ int main(void)
     test_mask();
     test_handshake();
     test_nats();
-    test_progress();
     test_run();
     return 0;
 }

@@ -1,0 +1,1 @@
+"""What one connection, ping or subscription takes: `python bench/capacity TOOL`."""

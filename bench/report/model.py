@@ -1,0 +1,237 @@
+"""The model of docs/sizing.md: what a node of so many connections takes, computed from the results that are kept.
+
+No figure is typed here but the system's defaults: each comes from a file in bench/results. The formulas are those of
+the page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from capacity import structures
+from report.bars import by_of
+from report.tables import Missing
+from results import RESULTS, Figures, middle, read, read_scales
+
+INTERVAL = 25.0  # seconds between pings: the engine's default
+TABLE = 1_048_576  # descriptors that a table may have: fs.nr_open's default
+FILLED = 7 / 8  # of a table: as loops' shares differ
+LOOPS = 8  # of a node, where the descriptors need no more
+LINK_THREADS = 3  # through which all passes that a node's link carries: its loop, nats-server's reader and writer
+MILLION = "scale-1000000"
+LARGE = 100_000  # connections of a crowd in which malloc's reserve is small
+MAKES = {
+    "structures": "python bench/capacity structures --json bench/results/structures.json",
+    MILLION: "make bench-scale N=1000000",
+    "macro": "make bench-performance",
+    "keepalive": "python bench/capacity keepalive --json bench/results/keepalive.json",
+    "nats": "python bench/capacity nats --json bench/results/nats.json",
+}
+
+
+@dataclass(frozen=True)
+class Span:
+    """From a figure to another."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.low + other.low, self.high + other.high)
+
+    def times(self, by: float) -> Span:
+        """Both by the same."""
+        return Span(self.low * by, self.high * by)
+
+    def at_most(self, bound: float) -> Span:
+        """The upper one no higher than that, unless the lower one is."""
+        return Span(self.low, max(self.low, min(self.high, bound)))
+
+    def shown(self, digits: int) -> str:
+        """Both, or one where they look alike."""
+        low, high = (f"{value:,.{digits}f}" for value in (self.low, self.high))
+        return low if low == high else f"{low} to {high}"
+
+
+def between(one: float, other: float) -> Span:
+    """From the lesser to the greater."""
+    return Span(min(one, other), max(one, other))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured: memory in bytes, processor time in seconds."""
+
+    connection: float  # of the engine, for an open one
+    member: float  # for the membership in a room
+    room: float  # for a room
+    room_on_loop: float  # for each loop that has members of it
+    kernel: float  # of the kernel, for a connection's end
+    subscription: float  # of nats-server
+    ping: Span  # a ping and its pong: among some thousands, and among a million
+    delivery: float  # on a loop that never waits
+    wake: float  # what a message takes more for each loop that sleeps until it comes
+    crossing: Span  # what a message takes more that crosses NATS, nats-server included: among many, and alone
+
+
+def needed(name: str, folder: Path) -> Figures:
+    """A kept file; Missing where there is none."""
+    if not (found := read(name, folder)):
+        raise Missing(f"bench/results/{name}.json is not there: `{MAKES[name]}` makes it")
+    return found
+
+
+def crowds(kept: Figures, one_loop: bool) -> dict[int, Figures]:
+    """Of structures.json: the columns of each crowd by its connections, of those on one loop or of the others."""
+    found = {}
+    for form, figures in kept["forms"].items():
+        conns, loops = (int(word) for word in form.split()[1::2])
+        if (loops == 1) == one_loop:
+            found[conns] = figures
+    return dict(sorted(found.items()))
+
+
+def room_bytes(kept: Figures, one_loop: bool) -> float:
+    """The most that a room of ten was measured to take in a large crowd."""
+    name = f"join a room of {structures.ROOM}: bytes"
+    found = [middle(crowd, name) for conns, crowd in crowds(kept, one_loop).items() if conns >= LARGE]
+    if not found:
+        raise Missing("bench/results/structures.json has too few crowds: `python bench/capacity structures --loops 56`")
+    return max(found) * structures.ROOM
+
+
+def us_of(macro: Figures, scenario: str) -> float:
+    """Median microseconds of the engine's CPU a delivery, nats-server's included."""
+    if not (found := by_of(macro, scenario).get("engine")):
+        raise Missing(f"bench/results/macro.json has no `{scenario}`: `{MAKES['macro']}` makes it")
+    return middle(found, "cpu_us")
+
+
+def touched(places: int, members: int) -> float:
+    """How many of so many places have one of the members, who are anywhere."""
+    return float(places * (1 - (1 - 1 / places) ** members))
+
+
+def wakes(scale: Figures, run: Figures) -> float:
+    """Loops that a run of scale.py wakes a second: one for each relay, and those with members for each publish."""
+    relays = run["delivered"] / run["seconds"] - scale["room_rate"] * (scale["members"] - 1)
+    return float(relays + scale["room_rate"] * touched(scale["loops"], scale["members"] - 1))
+
+
+def wake_us(scales: list[Figures], busy_us: float) -> float:
+    """Microseconds of a wake-up, among few connections over many loops, which sleep before each: the most of the runs.
+
+    It is what a delivery takes there more than on a busy loop, by how many loops a delivery wakes.
+    """
+    found: list[float] = []
+    for scale in (kept["scale"] for kept in scales):
+        few = scale["few"]
+        us = sum(run["cpu_us_less_pings"] for run in few) / len(few)
+        found.append((us - busy_us) * few[0]["delivered"] / few[0]["seconds"] / wakes(scale, few[0]))
+    return max(found)
+
+
+def costs(folder: Path = RESULTS) -> Costs:
+    """What the kept results say; Missing where one of them is not there."""
+    filled, million, macro = needed("structures", folder), needed(MILLION, folder)["scale"], needed("macro", folder)
+    pinged = needed("keepalive", folder)["forms"]["keepalive"]
+    nats = sorted(needed("nats", folder)["forms"].items(), key=lambda item: int(item[0].split()[1]))
+    if million["many"]["ping_us"] is None:
+        raise Missing(f"bench/results/{MILLION}.json has no pings: `{MAKES[MILLION]}` makes it")
+    largest = list(crowds(filled, True).values())[-1]
+    member = middle(largest, "join one room of all, as the only one: bytes")
+    one_loop, apart = room_bytes(filled, True), room_bytes(filled, False)
+    room_on_loop = (apart - one_loop) / (structures.ROOM - 1)
+    busy = us_of(macro, "fanout")
+    crossing = [us_of(macro, far) - us_of(macro, near) for far, near in (("cross", "relay"), ("cross-pair", "pair"))]
+    return Costs(
+        connection=middle(largest, "open: bytes"),
+        member=member,
+        room=one_loop - room_on_loop - structures.ROOM * member,
+        room_on_loop=room_on_loop,
+        kernel=million["many"]["kernel_bytes"],
+        subscription=middle(nats[-1][1], "bytes"),
+        ping=between(middle(pinged, "us"), million["many"]["ping_us"]).times(1e-6),
+        delivery=busy * 1e-6,
+        wake=wake_us(read_scales(folder), busy) * 1e-6,
+        crossing=between(*crossing).times(1e-6),
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """Connections on nodes, in rooms of `members` that are anywhere; `rate` messages a second are published in all.
+
+    Each connection is in one room, unless `some_rooms` says that there are only so many.
+    """
+
+    connections: int
+    nodes: int
+    members: int
+    rate: float
+    some_rooms: int = 0
+    some_loops: int = 0
+
+    @property
+    def each(self) -> float:
+        """Connections of a node."""
+        return self.connections / self.nodes
+
+    @property
+    def rooms(self) -> float:
+        """Of all nodes together."""
+        return self.some_rooms or self.connections / self.members
+
+    @property
+    def loops(self) -> int:
+        """Of a node: as many as its tables of descriptors demand, and no less than LOOPS."""
+        return self.some_loops or max(LOOPS, -(-int(self.each) // int(TABLE * FILLED)))
+
+    def share(self, places: int) -> float:
+        """Of rooms that have a member in one of so many places, members being anywhere."""
+        return touched(places, self.members) / places
+
+    def subscriptions(self) -> float:
+        """Of a node: one for each room that has members on it."""
+        return self.rooms * self.share(self.nodes)
+
+    def engine(self, cost: Costs) -> float:
+        """Bytes of a node's engine, besides what it takes without connections."""
+        memberships = self.rooms * self.members / self.nodes
+        on_loops = self.rooms * self.loops * self.share(self.nodes * self.loops)
+        own = self.each * cost.connection + memberships * cost.member
+        return own + self.subscriptions() * cost.room + on_loops * cost.room_on_loop
+
+    def kernel(self, cost: Costs) -> float:
+        """Bytes of a node's kernel."""
+        return self.each * cost.kernel
+
+    def link(self) -> float:
+        """Messages a second over a node's connection to NATS, out and in."""
+        if self.nodes == 1:
+            return self.rate
+        return self.rate / self.nodes + self.rate * (1 - 1 / self.nodes) * self.share(self.nodes)
+
+    def deliveries(self) -> float:
+        """A second, on a node."""
+        return self.rate * (self.members - 1) / self.nodes
+
+    def wakes(self) -> float:
+        """Loops of a node that are woken a second, where all sleep until a message comes."""
+        return self.rate * touched(self.nodes * self.loops, self.members - 1) / self.nodes
+
+    def pings(self) -> float:
+        """A second, on a node, where all are idle."""
+        return self.each / INTERVAL
+
+    def messages(self, cost: Costs) -> Span:
+        """Cores of a node for messages, and of nats-server for those that cross its link."""
+        crossing = cost.crossing.times(self.link()).at_most(LINK_THREADS)
+        return delivering(cost, self.deliveries(), self.wakes(), self.loops) + crossing
+
+
+def delivering(cost: Costs, deliveries: float, woken: float, loops: int) -> Span:
+    """Cores for so many deliveries a second, of which none or so many wake a loop; at most the loops, as threads."""
+    busy = deliveries * cost.delivery
+    return Span(busy, busy + woken * cost.wake).at_most(loops)
