@@ -157,7 +157,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Figures]]] = {
     "relay": relays,
     "memory": memories,
 }
-UNITS = {"connecting": "µs of Python a connection", "relay": "µs", "memory": "bytes a connection"}
+UNITS = {"connecting": " µs of Python a connection", "relay": " µs", "memory": " bytes a connection"}
 
 
 def main() -> None:
@@ -180,7 +180,7 @@ def main() -> None:
     forms = {name: PARTS[name](options) for name in parts}
     for name, turns in forms.items():
         for figure, values in columns(turns).items():
-            print(f"{name}, {figure}: {spread(values)} {UNITS[name]}")
+            print(f"{name}, {figure}: {spread(values)}{'' if figure.endswith('connected') else UNITS[name]}")
     keep(options.json, forms)
     sys.stdout.flush()
     os._exit(0)  # thousands of sockets are closed by the kernel
