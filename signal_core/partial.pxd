@@ -91,6 +91,13 @@ cdef inline void conn_fail_late(Loop* loop, Conn* c) noexcept nogil:
         conn_fail(loop, c, 1008)
 
 
+cdef inline bint part_waits(const Conn* c) noexcept nogil:
+    """Whether what is kept of a connection's input waits for the loop, and not for the client."""
+    if c.flags & FLAG_PAUSED:
+        return not c.flags & FLAG_BLOCKED
+    return c.flags & (FLAG_READY | FLAG_PARTS) == FLAG_READY
+
+
 cdef inline bint part_unread(const Conn* c) noexcept nogil:
     """Whether some of its input has reached this machine, and was not read yet."""
     cdef int waits = 0
@@ -105,14 +112,15 @@ cdef inline uint32_t part_due(Loop* loop, Conn* c) noexcept nogil:
 
     While the loop does not read a connection for reasons of its own, its time stands still, with PART_AGAIN_TICKS left
     at least. One that does not take its answers is not read either, but that is its own doing. A loop that is late at
-    reading may find the rest in its socket, so there is as much time again for that.
+    reading may find the rest in its socket, so there is as much time again for that, and no more: a client can keep
+    itself waiting for its turn by pings amid a message.
     """
     cdef uint32_t patience = loop.hub.set.message, passed
     cdef Buffer* part = slab_whole(&loop.slab, c).message if c.flags & FLAG_PARTS else c.pending
     if part == NULL or patience == 0 or c.state != CONN_OPEN:
         return 0
     passed = loop.tick - part.since
-    if c.flags & (FLAG_PAUSED | FLAG_BLOCKED) == FLAG_PAUSED and passed + PART_AGAIN_TICKS > patience:
+    if part_waits(c) and passed + PART_AGAIN_TICKS > patience:
         part.since = loop.tick + PART_AGAIN_TICKS - patience
         return loop.tick + PART_AGAIN_TICKS
     if passed < patience:
