@@ -11,7 +11,7 @@ from signal_core.counters cimport (
     C_DROPPED_EXPIRED, C_DROPPED_GONE, C_DROPPED_MEMORY, C_DROPPED_SLOW_PEER, C_WRITES,
 )
 from signal_core.frame cimport OP_CLOSE, OP_TEXT, frame_head_size, frame_put_head
-from signal_core.limits cimport CORK_MESSAGES, LOOK_UNITS
+from signal_core.limits cimport CORK_MESSAGES, WRITE_UNIT_SHIFT
 from signal_core.memory cimport MSG_SHARED, Msg, msg_free, msg_new, msg_new_heap
 from signal_core.queue cimport (
     WROTE_ALL, WROTE_NONE, loop_tell, queue_add, queue_advance, queue_expire, queue_pop_only, queue_to_heap,
@@ -27,7 +27,7 @@ from signal_core.sys cimport (
     EAGAIN, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, SE_RARE, SHUT_WR, close,
     epoll_ctl, epoll_event, errno, se_sub_relaxed, se_widened, send, shutdown,
 )
-from signal_core.turn cimport LANE_DIRECT, LANE_SPREAD, lane_add, line_add, step_begin, step_look
+from signal_core.turn cimport LANE_DIRECT, LANE_SPREAD, lane_add, line_add
 from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
 
 cdef enum:
@@ -268,26 +268,32 @@ cdef inline void conn_wrote_part(Loop* loop, Conn* c, ssize_t sent) noexcept nog
         conn_kill(loop, c)
 
 
-cdef inline void conn_write(Loop* loop, Conn* c) noexcept nogil:
+cdef inline int conn_flush_all(Loop* loop, Conn* c) noexcept nogil:
+    """conn_flush; returns the units of work that this is."""
+    cdef int units = 1 + <int>(c.out.bytes >> WRITE_UNIT_SHIFT)
+    conn_flush(loop, c)
+    return units
+
+
+cdef inline int conn_write(Loop* loop, Conn* c) noexcept nogil:
     """conn_flush of one that is not blocked, with a straight way for nearly all: who waits for one message, and of
-    whom nothing is to be done once that is written."""
+    whom nothing is to be done once that is written. Returns the units of work that this is."""
     cdef Msg* msg
     cdef ssize_t sent
     if SE_RARE(c.flags & (FLAG_DONE | FLAG_GAP | FLAG_LAST) or c.state == CONN_DEAD) or c.out.count != 1:
-        conn_flush(loop, c)
-        return
+        return conn_flush_all(loop, c)
     SE_ASSERT(c.out.offset == 0)
     msg = c.out.head.msg
     if SE_RARE(is_late(loop, msg)):
-        conn_flush(loop, c)
-        return
+        return conn_flush_all(loop, c)
     sent = send(c.fd, msg.data, msg.size, MSG_NOSIGNAL | MSG_DONTWAIT)
     loop.n[C_WRITES] += 1
     if SE_RARE(sent != <ssize_t>msg.size):
         conn_wrote_part(loop, c, sent)
-        return
+        return 1
     loop.n[C_BYTES_OUT] += <uint64_t>sent
     queue_pop_only(loop, &c.out)
+    return 1
 
 
 cdef inline bint conn_has_room(const Loop* loop, const Conn* c, uint32_t size) noexcept nogil:
@@ -426,27 +432,3 @@ cdef inline void conn_bye(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
     c.flags |= FLAG_LAST | FLAG_DONE
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
     conn_say_close(loop, c, code)
-
-
-cdef inline void lane_flush(Loop* loop, int lane, uint64_t ns) noexcept nogil:
-    """Writes the queues of a lane, as many as there is time for. Each is a unit of work, counted at each look at the
-    clock and at the end."""
-    cdef uint32_t slot, left = LOOK_UNITS
-    cdef Conn* c
-    if loop.dirty_head[lane] == NO_SLOT:
-        return
-    step_begin(loop, ns)
-    while loop.dirty_head[lane] != NO_SLOT:
-        slot = loop.dirty_head[lane]
-        c = slab_conn(&loop.slab, slot)
-        loop.dirty_head[lane] = c.out.next
-        c.flags &= <uint16_t>~FLAG_DIRTY
-        if not c.flags & FLAG_BLOCKED:
-            conn_write(loop, c)
-        left -= 1
-        if SE_RARE(left == 0):
-            left = LOOK_UNITS
-            loop.work += LOOK_UNITS
-            if step_look(loop):
-                break
-    loop.work += LOOK_UNITS - left

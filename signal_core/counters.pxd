@@ -105,7 +105,7 @@ cdef enum:
     C_INPUTS_HELD = 86        # times that a connection's input was left alone: WORDS_WAITING
     C_AWAITS_REFUSED = 87     # SUBs answered unavailable: WAITERS_MOST
     C_NATS_SUBS_REFUSED = 88  # SUBs that NATS refused, or would have, since it takes no more of this node
-    C_TURNS_DELAYED = 89      # times that a connection waited until what it had caused was done
+    C_TURNS_DELAYED = 89      # times that a connection waited for what it had caused, or rested
     C_STEPS_CUT = 90          # steps of an iteration that ended by their time
     C_MEMORY_TRIMS = 91       # times that a loop had freed memory given back to the system
     C_MESSAGES_LATE = 92      # connections closed with 1008: message-timeout

@@ -3,21 +3,66 @@
 One that has input left over when its turn ends, and in it has published to a room, joined or left one with listeners,
 or posted to a crowded loop, is delayed: it is not read until every such delivery of this loop is written and no loop
 that this one crowded is crowded any more. While that goes on, the one that waited longest has a turn every DELAY_MS.
+
+While processors are scarce, delayed connections then rest for as long as their turns took, and one whose turn was cut
+by its share is delayed whatever it caused. A loop that never sleeps gets its fair share of a processor and no more, so
+the scheduler makes all its clients wait for other threads, for a tick of the kernel (4 ms) or several at a time. A loop
+that sleeps is let in when it wakes. Processors are scarce once a loop has waited for one for more than a part of the
+time, as the kernel counts it in /proc/thread-self/schedstat; where that is missing, nobody rests.
 """
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 from signal_core.conn cimport conn_kill, conn_ready, conn_watch
 from signal_core.counters cimport C_TURNS_DELAYED
-from signal_core.limits cimport DELAY_MS
+from signal_core.limits cimport (
+    DELAY_MS, REST_LEAST_NS, REST_MOST_NS, SCARCE_HOLD_MS, SCARCE_LOOK_MS, SCARCE_PART, SCARCE_STALE_MS,
+)
 from signal_core.slab cimport CONN_DEAD, FLAG_DELAYED, FLAG_READY, NO_SLOT, Conn, slab_conn
 from signal_core.state cimport Loop, loop_ms
+from signal_core.sys cimport se_now_ns, se_waited
 from signal_core.turn cimport LANE_SPREAD, crowds_remain, line_add, line_drop, line_room
+
+
+cdef inline void scarce_look(Loop* loop, uint32_t now) noexcept nogil:
+    """Looks how long the loop waited for a processor since the last look; nothing is learned if that is long ago."""
+    cdef uint64_t waited = loop.scarce_waited, turns
+    cdef uint32_t passed = now - loop.scarce_looked
+    loop.scarce_looked = now
+    if not se_waited(loop.schedstat, &loop.scarce_waited, &turns) or passed > SCARCE_STALE_MS:
+        return
+    if (loop.scarce_waited - waited) * SCARCE_PART > <uint64_t>passed * 1000000:
+        loop.scarce_by = (now + SCARCE_HOLD_MS) | 1
+
+
+cdef inline bint is_scarce(Loop* loop) noexcept nogil:
+    """Whether the loop had to wait for a processor lately. Called only when a turn is cut or a client is delayed."""
+    cdef uint32_t now = loop_ms(loop)
+    if now - loop.scarce_looked >= SCARCE_LOOK_MS:
+        scarce_look(loop, now)
+    if loop.scarce_by and <int32_t>(loop.scarce_by - now) < 0:
+        loop.scarce_by = 0
+    return loop.scarce_by != 0
+
+
+cdef inline bint rest_is_over(Loop* loop) noexcept nogil:
+    """Of those that are delayed, once nothing is left of what they caused."""
+    cdef uint64_t now, took
+    if not is_scarce(loop):
+        return True
+    now = se_now_ns()
+    if loop.rest_end == 0:
+        took = now - loop.turns_began
+        took = REST_LEAST_NS if took < REST_LEAST_NS else REST_MOST_NS if took > REST_MOST_NS else took
+        loop.rest_end = now + took
+    return now >= loop.rest_end
 
 
 cdef inline void conn_delay(Loop* loop, Conn* c) noexcept nogil:
     """Its input is left alone, also by epoll, which would report it again and again."""
     if loop.delayed.used == 0:
         loop.delayed_ms = loop_ms(loop)
+        loop.turns_began = se_now_ns()
+        loop.rest_end = 0
     if not line_add(&loop.delayed, c):
         conn_kill(loop, c)
         return
@@ -27,6 +72,12 @@ cdef inline void conn_delay(Loop* loop, Conn* c) noexcept nogil:
     conn_watch(loop, c)
 
 
+cdef inline bint delayed_are_done(Loop* loop) noexcept nogil:
+    """Whether nothing is left of what they caused; while processors are scarce, also whether each had its turn."""
+    return (loop.dirty_head[LANE_SPREAD] == NO_SLOT and not crowds_remain(loop)
+            and (loop.ready.used == 0 or not is_scarce(loop)))
+
+
 cdef inline void delayed_release(Loop* loop) noexcept nogil:
     """In each iteration: those that are delayed have their turns where nothing is left of what they caused; else the
     first of them has, each DELAY_MS."""
@@ -34,8 +85,8 @@ cdef inline void delayed_release(Loop* loop) noexcept nogil:
     cdef Conn* c
     if loop.delayed.used == 0:
         return
-    if loop.dirty_head[LANE_SPREAD] == NO_SLOT and not crowds_remain(loop):
-        n = loop.delayed.used
+    if delayed_are_done(loop):
+        n = loop.delayed.used if rest_is_over(loop) else 0
     elif loop_ms(loop) - loop.delayed_ms >= DELAY_MS:
         n = 1
     if n == 0 or not line_room(&loop.ready, n):

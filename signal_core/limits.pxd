@@ -48,6 +48,13 @@ cdef enum:
     DELAY_MS = 2                   # ... one of those that wait has a turn that often all the same
     LINE_KEPT = 4096               # places of a list of connections that wait: a longer one is freed once it is empty
     GAPS_PER_TURN = 1024           # members of rooms told an iteration that they missed something, and rooms besides
+    REST_LEAST_NS = 1000000        # rest of clients whose turns were cut, while processors are scarce: as long as
+    REST_MOST_NS = 20000000        # ... their turns took, within these
+    SCARCE_PART = 16               # processors are scarce once a loop has waited for one more than this part
+    SCARCE_LOOK_MS = 10            # ... of the time since its last look, which is so long ago,
+    SCARCE_STALE_MS = 100          # ... and at most so long,
+    SCARCE_HOLD_MS = 10000         # ... and until so long after that
+    WRITE_UNIT_SHIFT = 12          # 4 KiB more of a queue that is written are a unit
     GOODBYES_PER_TURN = 1024       # connections told or closed an iteration, at a stop and in a drain
     INBOX_PER_TURN = 4096          # inbox items taken an iteration
     TIMERS_PER_TURN = 256          # timers looked at an iteration: each may be a ping, and so a write;

@@ -14,11 +14,11 @@ the inbox, the input left over and the writes have a time each (turn.pxd): what 
 other.
 """
 
-from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from signal_core.accept cimport loop_accept, loop_accept_paced, loop_look_again
 from signal_core.asking cimport asks_walk
-from signal_core.conn cimport conn_flush, conn_give_place, conn_kill, conn_ready, conn_watch, lane_flush
+from signal_core.conn cimport conn_flush, conn_give_place, conn_kill, conn_ready, conn_watch, conn_write
 from signal_core.counters cimport C_DROPPED_GONE, C_WAKES
 from signal_core.delayed cimport delayed_release
 from signal_core.dispatch cimport loop_message, loop_verdict
@@ -30,8 +30,8 @@ from signal_core.identity cimport conn_uncount_user
 from signal_core.inbox cimport inbox_awake, inbox_is_empty, inbox_sleep, inbox_take, inbox_words_taken
 from signal_core.intake cimport buffer_free
 from signal_core.limits cimport (
-    ACCEPT_WAIT_MS, EVENTS, EVENTS_NS, HELD_WAIT_MS, INBOX_PER_TURN, LEAVES_PER_TURN, MEMBERS_PER_TURN,
-    RECLAIMS_PER_TURN, RECLAIMS_SHARE, SERVICE_LOOP, SPREAD_NS, STEP_NS, TICK_MS, WRITE_NS,
+    ACCEPT_WAIT_MS, EVENTS, EVENTS_NS, HELD_WAIT_MS, INBOX_PER_TURN, LEAVES_PER_TURN, LOOK_UNITS,
+    MEMBERS_PER_TURN, RECLAIMS_PER_TURN, RECLAIMS_SHARE, SERVICE_LOOP, SPREAD_NS, STEP_NS, TICK_MS, WRITE_NS,
 )
 from signal_core.leftover cimport leftover_look, leftover_patience
 from signal_core.link cimport link_flush, link_has_output, link_patience, link_read, link_tick, link_writable
@@ -60,7 +60,7 @@ from signal_core.sys cimport (
 )
 from signal_core.timers cimport loop_timers, timers_hurry
 from signal_core.turn cimport (
-    LANE_DIRECT, LANE_SPREAD, behind_note, lanes_wait, line_drop, step_begin, step_is_over, turn_share,
+    LANE_DIRECT, LANE_SPREAD, behind_note, lanes_wait, line_drop, step_begin, step_is_over, step_look, turn_share,
 )
 from signal_core.wheel cimport wheel_next
 
@@ -248,6 +248,29 @@ cdef inline int loop_wait(Loop* loop) noexcept nogil:
     loop.n[C_WAKES] += 1
     loop_clock(loop)
     return n
+
+
+cdef inline void lane_flush(Loop* loop, int lane, uint64_t ns) noexcept nogil:
+    """Writes the queues of a lane, as many as there is time for. Their units of work are counted at each look at the
+    clock and at the end."""
+    cdef int left = LOOK_UNITS
+    cdef uint32_t slot
+    cdef Conn* c
+    if loop.dirty_head[lane] == NO_SLOT:
+        return
+    step_begin(loop, ns)
+    while loop.dirty_head[lane] != NO_SLOT:
+        slot = loop.dirty_head[lane]
+        c = slab_conn(&loop.slab, slot)
+        loop.dirty_head[lane] = c.out.next
+        c.flags &= <uint16_t>~FLAG_DIRTY
+        left -= 1 if c.flags & FLAG_BLOCKED else conn_write(loop, c)
+        if SE_RARE(left <= 0):
+            loop.work += <uint64_t>(LOOK_UNITS - left)
+            left = LOOK_UNITS
+            if step_look(loop):
+                break
+    loop.work += <uint64_t>(LOOK_UNITS - left)
 
 
 cdef inline void loop_write(Loop* loop) noexcept nogil:

@@ -98,7 +98,7 @@ COUNTERS = (
     ("inputs_held", "counter", "times that a client was not read for a moment because many words waited for a loop"),
     ("awaits_refused", "counter", "SUBs answered unavailable because too many awaited NATS"),
     ("nats_subs_refused", "counter", "subscriptions that NATS refused for its limit, each time that one was tried"),
-    ("turns_delayed", "counter", "times that a client with more input waited until what it had caused was done"),
+    ("turns_delayed", "counter", "times that a client with more input waited for what it had caused, or rested"),
     ("steps_cut", "counter", "steps of an iteration that ended by their time, and continued in the next"),
     ("memory_trims", "counter", "times that a loop returned freed memory to the system"),
     ("messages_late", "counter", "connections closed with 1008: a message did not arrive within message-timeout"),

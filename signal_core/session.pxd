@@ -12,7 +12,7 @@ from signal_core.conn cimport (
     conn_answer, conn_bye, conn_extra, conn_fail, conn_flush, conn_frame, conn_id, conn_kill, conn_ready,
 )
 from signal_core.counters cimport C_AUTH_DENIED, C_BYTES_IN, C_PROTOCOL_ERRORS, C_READS
-from signal_core.delayed cimport conn_delay
+from signal_core.delayed cimport conn_delay, is_scarce
 from signal_core.frame cimport (
     CLOSE_TOO_BIG, FRAME_CONTROL, OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, Frame, close_code_of, frame_parse,
     frame_unmask,
@@ -350,14 +350,14 @@ cdef inline size_t session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint6
             return done
         loop.work += 1
         if SE_RARE(loop.work >= last or step_is_over(loop)):
-            session_turn_over(loop, c)
+            session_turn_over(loop, c, last)
             return done
     return done
 
 
-cdef inline void session_turn_over(Loop* loop, Conn* c) noexcept nogil:
-    """It has input left over."""
-    if loop.caused == 0:
+cdef inline void session_turn_over(Loop* loop, Conn* c, uint64_t last) noexcept nogil:
+    """It has input left over; its share of units ended at `last`."""
+    if loop.caused == 0 and (loop.work < last or not is_scarce(loop)):
         conn_ready(loop, c)
     elif c.state != CONN_DEAD:
         conn_delay(loop, c)

@@ -353,6 +353,11 @@ cdef struct Loop:
     Line ready                    # connections with input left over,
     Line delayed                  # ... and those that wait until what they caused is done
     uint32_t delayed_ms           # loop_ms at which one of them last had a turn
+    uint64_t turns_began          # ns; when the first of them was delayed
+    uint64_t rest_end             # ns; when their rest ends; 0: it has not begun
+    uint32_t scarce_by            # loop_ms up to which processors are held to be scarce; 0: they are not
+    uint32_t scarce_looked        # ... at which that was last looked at,
+    uint64_t scarce_waited        # ... and the ns that the loop had waited for one by then
     uint32_t share                # units of a connection's turn in this iteration
     uint64_t work                 # units done so far
     uint64_t look                 # ... at which the step looks at the clock

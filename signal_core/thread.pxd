@@ -147,8 +147,7 @@ cdef inline int loop_open(Loop* loop) noexcept nogil:
     if loop.epoll < 0:
         return errno
     loop_open_reserve(loop)
-    if loop.hub.set.yield_longest:
-        loop.schedstat = open(b"/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC)
+    loop.schedstat = open(b"/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC)
     event.events = EPOLLIN | EPOLLET  # each write is an event, and nobody reads the counter
     event.data.u64 = <uint64_t>MARK_WAKE << 32
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, loop.inbox.wake, &event) != 0:

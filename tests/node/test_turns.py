@@ -4,6 +4,7 @@ import itertools
 import os
 import select
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -113,8 +114,28 @@ def test_steps_end_by_their_time() -> None:
                     stack.enter_context(pouring(peer, data))
                 for peer in flood:
                     drain(peer.wire.socket, 10_000 * len(b"\x81\x06PONG 1"))
-        total = engine.stats()["total"]
-        assert total["turns_delayed"] == 0
+
+
+@contextmanager
+def burning(processor: str) -> Iterator[None]:
+    """Something else that takes all of a processor that it can get."""
+    with subprocess.Popen(["taskset", "-c", processor, *kit.python(), "-c", "while True: pass"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel does not tell who waits")
+def test_floods_rest_while_processors_are_scarce() -> None:
+    """A client that floods rests between its turns where the loop has to wait for a processor; nothing is lost."""
+    processor = str(min(os.sched_getaffinity(0)))
+    data = frame(TEXT, b"PING 1") * 10_000
+    with kit.engine("taskset", "-c", processor, loops=1) as engine, BarePeer(engine.port) as flood, burning(processor):
+        flood.wire.socket.settimeout(60)
+        while not engine.stats()["total"]["turns_delayed"]:  # the test's own time is over where that never is
+            with pouring(flood, data):
+                drain(flood.wire.socket, 10_000 * len(b"\x81\x06PONG 1"))
 
 
 def drain(one: socket.socket, n: int) -> None:
