@@ -26,6 +26,14 @@ STORM = {
     "ratio": "ratio of p99",
 }
 
+FLOODS = {
+    "quiet near p99": "quiet p99, µs",
+    "flood near p50": "flood p50, µs",
+    "flood near p99": "flood p99, µs",
+    "flood apart p99": "other engine's p99, µs",
+    "ratio": "ratio of p99",
+}
+
 Ratio = Callable[[Figures, Figures], Spread | None]
 Lines = dict[str, list[tuple[float, float]]]
 
@@ -151,6 +159,15 @@ def storm_table(kept: Figures) -> str:
     return table(["reconnects", "command, commit", *STORM.values(), "lost"], rows, 2)
 
 
+def floods_table(kept: Figures) -> str:
+    """A row for each flood."""
+    rows = []
+    for name, found in kept.get("forms", {}).items():
+        figures = [shown(spread(found[figure])) for figure in FLOODS]
+        rows.append([f"`{name}`", f"`{found['command']}`, `{found['commit']}`", *figures, f"{sum(found['lost']):,}"])
+    return table(["flood", "command, commit", *FLOODS.values(), "lost"], rows, 2)
+
+
 def tables(folder: Path = RESULTS) -> dict[str, str]:
     """Every table of the page, by name."""
     macro, memory, rooms = (read(name, folder) for name in ("macro", "memory", "rooms"))
@@ -177,6 +194,7 @@ def tables(folder: Path = RESULTS) -> dict[str, str]:
         "scale": scales_table(scales),
         "hop": table(list(HOP.values()), [[shown(spread(few[name])) for name in HOP]] if few else [], 0),
         "storm": storm_table(storm),
+        "floods": floods_table(read("fairness", folder)),
         "faults": faults([macro, memory, rooms]),
     }
 
