@@ -1,6 +1,6 @@
 # What a developer does here. Needs Python >= 3.10 with venv, and a C compiler; the rest is installed into .venv.
 #
-#   make run     an engine with a NATS server of its own, on 127.0.0.1:8080
+#   make run     an engine with a NATS server of its own, on 127.0.0.1:8080; installs what that needs, and no more
 #   make test    lint, then all tests
 #   make asan    the tests against a build with AddressSanitizer and UndefinedBehaviorSanitizer
 #   make tsan    the tests of threads against a build with ThreadSanitizer
@@ -48,6 +48,8 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 ALL_AT_ONCE = $(BIN)/pytest -n $(WORKERS) --dist worksteal
 # What a sanitizer writes is to be seen, not captured.
 SANITIZED = $(BIN)/pytest --capture=sys
+# What is installed for development runs, too; it is kept up to date as it is.
+RUNS = $(if $(wildcard $(VENV)/.installed),$(VENV)/.installed,$(VENV)/.run)
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 export PYTHONDONTWRITEBYTECODE = 1
@@ -56,7 +58,7 @@ export PYTHONDONTWRITEBYTECODE = 1
 	bench-instructions plots sizing docs sdist check-sdist clean
 .DELETE_ON_ERROR:
 
-run: $(VENV)/.installed
+run: $(RUNS)
 	$(BIN)/signal-engine serve --nats embedded $(ARGS)
 
 test: lint $(VENV)/.installed
@@ -118,7 +120,7 @@ check-sdist: sdist
 	$(BIN)/python tests/support/compare_wheels.py build/wheels/*/*.whl
 
 clean:
-	rm -rf build dist *.egg-info signal_core/*.so $(VENV)/.installed
+	rm -rf build dist *.egg-info signal_core/*.so $(addprefix $(VENV)/.,run engine probe installed)
 
 # -- the environment; what is built with other directives or flags is built from nothing --
 
@@ -141,16 +143,33 @@ $(VENV)/.plots: pyproject.toml $(VENV)/.made
 	$(PLOTS_REQUIRES) | xargs $(PIP) install -q
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.tools setup.py $(CORE)
-	rm -rf signal_core/*.so build/cython-release
-	$(PIP) install -q --no-build-isolation --editable '.[$(EXTRAS)]'
+# For `make run`. Cython is only in an environment of pip's own, which goes when the engine is built.
+$(VENV)/.run: pyproject.toml setup.py $(CORE) $(VENV)/.made
+	@echo "make: installs what running needs, and compiles the engine: that takes about a minute"
+	rm -rf signal_core/engine.*.so build/cython-release/signal_core/engine.c
+	$(PIP) install --editable '.[embedded]'
+	@touch $@ $(VENV)/.engine
+
+# For everything else: all packages first, then both extensions at once.
+$(VENV)/.packages: pyproject.toml $(VENV)/.tools
+	SIGNAL_EXTENSIONS=none $(PIP) install -q --no-build-isolation --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(VENV)/.engine $(VENV)/.probe: $(VENV)/.%: pyproject.toml setup.py $(CORE) | $(VENV)/.packages
+	rm -rf signal_core/$*.*.so build/cython-release/signal_core/$*.c
+	SIGNAL_EXTENSIONS=$* $(BIN)/python setup.py -q build_ext --inplace --build-temp build/release-$*
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.packages setup.py $(CORE)
+	@$(MAKE) --no-print-directory -j2 $(VENV)/.engine $(VENV)/.probe
 	@touch $@
 
 # -- other builds, each in a folder of its own --
 
 build/%/.built: $(VENV)/.installed setup.py $(PACKAGE)
-	rm -rf build/$* build/cython-release
-	SIGNAL_BUILD=$* $(BIN)/python setup.py -q build --build-base build/$*/base --build-lib build/$*/lib
+	rm -rf build/$* build/cython-$*
+	SIGNAL_BUILD=$* SIGNAL_EXTENSIONS=engine,probe $(BIN)/python setup.py -q build --parallel 2 \
+	  --build-base build/$*/base --build-lib build/$*/lib
 	@touch $@
 
 debug: build/debug/.built

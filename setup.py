@@ -1,12 +1,15 @@
 """Builds the C extensions; everything else about the package is in pyproject.toml.
 
 SIGNAL_BUILD chooses the flavour: release (default), debug, asan or tsan.
+SIGNAL_EXTENSIONS chooses what is built: "engine" (default), "probe", "engine,probe" or "none". Tests and micro
+benchmarks reach the core through the probe, which no wheel has.
 """
 
 import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -54,24 +57,32 @@ def picohttpparser(build: Path) -> Path:
     return build
 
 
+def known(variable: str, word: str, words: Collection[str]) -> str:
+    """The word, which a variable of the environment holds, if it is one of the words."""
+    if word not in words:
+        sys.exit(f"setup.py: {variable}={word} is unknown: use one of {', '.join(words)}.")
+    return word
+
+
+def extension(name: str, build: Path, compile_args: list[str], link_args: list[str]) -> Extension:
+    pico = picohttpparser(build / name)  # a copy for each, since they may be compiled at the same time
+    return Extension(
+        f"signal_core.{name}",
+        [f"signal_core/{name}.pyx", str(pico / "picohttpparser.c")],
+        include_dirs=["signal_core/include", str(pico)],
+        # Cython's loops compare counters of different signedness.
+        extra_compile_args=["-std=gnu11", "-pthread", "-fvisibility=hidden", "-Wno-sign-compare", *compile_args],
+        extra_link_args=["-pthread", "-ldl", *link_args],
+    )
+
+
 def extensions() -> list[Extension]:
-    flavour = os.environ.get("SIGNAL_BUILD", "release")
-    if flavour not in FLAVOURS:
-        sys.exit(f"setup.py: SIGNAL_BUILD={flavour} is unknown: use one of {', '.join(FLAVOURS)}.")
+    flavour = known("SIGNAL_BUILD", os.environ.get("SIGNAL_BUILD", "release"), FLAVOURS)
+    words = os.environ.get("SIGNAL_EXTENSIONS", "engine").split(",")
+    names = [known("SIGNAL_EXTENSIONS", word, ("engine", "probe", "none")) for word in words]
     compile_args, link_args, directives = FLAVOURS[flavour]
     build = Path("build") / f"cython-{flavour}"
-    pico = picohttpparser(build)
-    built = [
-        Extension(
-            f"signal_core.{name}",
-            [f"signal_core/{name}.pyx", str(pico / "picohttpparser.c")],
-            include_dirs=["signal_core/include", str(pico)],
-            extra_compile_args=["-std=gnu11", "-pthread", "-fvisibility=hidden", *compile_args],
-            extra_link_args=["-pthread", "-ldl", *link_args],
-        )
-        for name in ("engine", "probe")
-        if Path(f"signal_core/{name}.pyx").exists()
-    ]
+    built = [extension(name, build, compile_args, link_args) for name in names if name != "none"]
     return cythonize(built, compiler_directives={**DIRECTIVES, **directives}, build_dir=str(build))
 
 

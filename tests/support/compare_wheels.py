@@ -1,4 +1,5 @@
-"""Compares a wheel of the checkout with one of the sdist: the same files, of the same content, and no sources in C.
+"""Compares a wheel of the checkout with one of the sdist: the same files, of the same content, without
+sources in C and without the extension that is for tests only.
 
     python tests/support/compare_wheels.py ONE.whl OTHER.whl
 
@@ -22,6 +23,7 @@ def content(wheel: str) -> dict[str, bytes]:
 def differences(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
     found = [f"only in one of them: {name}" for name in sorted(one.keys() ^ other.keys())]
     found += [f"differs: {name}" for name in sorted(one.keys() & other.keys()) if one[name] != other[name]]
+    found += [f"for tests only: {name}" for name in sorted(one) if "/probe" in name]
     return found + [f"a source: {name}" for name in sorted(one) if name.endswith(SOURCES)]
 
 
