@@ -14,12 +14,14 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 # The data path is one C unit, of which GCC would inline less the more there is of it.
 INLINE = ["inline-unit-growth=1000", "large-function-growth=4000", "large-stack-frame-growth=4000"]
 INLINE = [part for each in [*INLINE, "max-inline-insns-single=500"] for part in ("--param", each)]
 FLAVOURS = {
-    "release": (["-O3", "-g1", "-fno-plt", *INLINE], [], {}),
+    # -w: what there is to warn of in generated C, the debug build shows. -g1 is for profiles, and costs no time.
+    "release": (["-O3", "-g1", "-w", "-fno-plt", *INLINE], [], {}),
     "debug": (
         ["-O0", "-g3", "-DSE_DEBUG=1", "-UNDEBUG", "-DCYTHON_TRACE=1"],
         [],
@@ -42,6 +44,17 @@ DIRECTIVES = {
 }
 
 
+def known(variable: str, word: str, words: Collection[str]) -> str:
+    """The word, which a variable of the environment holds, if it is one of the words."""
+    if word not in words:
+        sys.exit(f"setup.py: {variable}={word} is unknown: use one of {', '.join(words)}.")
+    return word
+
+
+FLAVOUR = known("SIGNAL_BUILD", os.environ.get("SIGNAL_BUILD", "release"), FLAVOURS)
+BUILD = Path("build") / f"cython-{FLAVOUR}"
+
+
 def picohttpparser(build: Path) -> Path:
     """A folder with picohttpparser's two files, copied from the build requirement gunicorn-h1c."""
     spec = importlib.util.find_spec("gunicorn_h1c")
@@ -57,37 +70,38 @@ def picohttpparser(build: Path) -> Path:
     return build
 
 
-def known(variable: str, word: str, words: Collection[str]) -> str:
-    """The word, which a variable of the environment holds, if it is one of the words."""
-    if word not in words:
-        sys.exit(f"setup.py: {variable}={word} is unknown: use one of {', '.join(words)}.")
-    return word
-
-
-def extension(name: str, build: Path, compile_args: list[str], link_args: list[str]) -> Extension:
-    pico = picohttpparser(build / name)  # a copy for each, since they may be compiled at the same time
+def extension(name: str) -> Extension:
+    compile_args, link_args, _ = FLAVOURS[FLAVOUR]
+    pico = picohttpparser(BUILD / name)  # a copy for each, since they may be compiled at the same time
     return Extension(
         f"signal_core.{name}",
         [f"signal_core/{name}.pyx", str(pico / "picohttpparser.c")],
         include_dirs=["signal_core/include", str(pico)],
-        # Cython's loops compare counters of different signedness.
-        extra_compile_args=["-std=gnu11", "-pthread", "-fvisibility=hidden", "-Wno-sign-compare", *compile_args],
+        extra_compile_args=["-std=gnu11", "-pthread", "-fvisibility=hidden", *compile_args],
         extra_link_args=["-pthread", "-ldl", *link_args],
     )
 
 
 def extensions() -> list[Extension]:
-    flavour = known("SIGNAL_BUILD", os.environ.get("SIGNAL_BUILD", "release"), FLAVOURS)
     words = os.environ.get("SIGNAL_EXTENSIONS", "engine").split(",")
     names = [known("SIGNAL_EXTENSIONS", word, ("engine", "probe", "none")) for word in words]
-    compile_args, link_args, directives = FLAVOURS[flavour]
-    build = Path("build") / f"cython-{flavour}"
-    built = [extension(name, build, compile_args, link_args) for name in names if name != "none"]
-    return cythonize(built, compiler_directives={**DIRECTIVES, **directives}, build_dir=str(build))
+    return [extension(name) for name in names if name != "none"]
+
+
+class Build(build_ext):
+    """Runs Cython only where something is built, and not in each step of pip: its look at the sources takes seconds."""
+
+    def build_extensions(self) -> None:
+        directives = {**DIRECTIVES, **FLAVOURS[FLAVOUR][2]}
+        made = cythonize(self.extensions, compiler_directives=directives, build_dir=str(BUILD))
+        for extension, generated in zip(self.extensions, made, strict=True):
+            extension.sources = generated.sources
+        super().build_extensions()
 
 
 setup(
     packages=["signal_core", "signal_py"],
     package_data={"signal_core": ["*.pyi", "py.typed"], "signal_py": ["py.typed"]},
     ext_modules=extensions(),
+    cmdclass={"build_ext": Build},
 )

@@ -17,7 +17,6 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A call that runs setup.py, and returns the extensions that it would have built."""
     given: dict[str, Any] = {}
     monkeypatch.setattr("setuptools.setup", given.update)
-    monkeypatch.setattr("Cython.Build.cythonize", lambda extensions, **_: extensions)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SIGNAL_BUILD", raising=False)
     monkeypatch.delenv("SIGNAL_EXTENSIONS", raising=False)
