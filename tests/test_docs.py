@@ -23,7 +23,8 @@ from signal_py.sources import load, read_file
 
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench" / "README.md"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), BENCH]
+GUIDES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), BENCH, *GUIDES]
 GENERATED = {"build", "dist", "bin", "results", "node_modules", "__pycache__"}
 PLACES = {"port": "8080", "node": "bench", "nats": "off"}  # that the benchmarks fill in
 ALL = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
