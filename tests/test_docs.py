@@ -172,11 +172,19 @@ def test_each_scenario_is_described() -> None:
     assert {name for row in rows for name in row.split(", ")} == {"name", *names}
 
 
+def anchors(page: Path) -> set[str]:
+    """Of a page's titles, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_no_page_names_what_is_not_there() -> None:
-    """Links within the repository lead to a file."""
+    """Links within the repository lead to a file, and to a title of it."""
     for page in PAGES:
-        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), (page.name, link)
+        for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+            file = page.parent / link if link else page
+            assert file.exists(), (page.name, link)
+            assert not anchor or anchor in anchors(file), (page.name, link, anchor)
 
 
 def test_no_advice_replaces_an_editable_install() -> None:
