@@ -86,7 +86,7 @@ bench-structures: $(VENV)/.installed
 	$(BIN)/python bench/capacity kernel
 
 bench-instructions: $(VENV)/.installed
-	$(BIN)/python bench/instructions.py $(ARGS)
+	$(BIN)/python bench/instructions $(ARGS)
 
 bench-performance: $(VENV)/.installed $(VENV)/.peers
 	$(MAKE) -C bench load

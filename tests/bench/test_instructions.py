@@ -1,4 +1,4 @@
-"""What bench/instructions.py makes of callgrind's output, and when it says that a count rose; nothing is counted."""
+"""What bench/instructions makes of callgrind's output, and when it says that a count rose; nothing is counted."""
 
 import copy
 import json
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-import callgrind
-import instructions
+from instructions import callgrind, table
+from instructions.cases import CASES
 
 # A thread's dump: send_all (lines 21 and 24 of engine.c, one line of a header) calls memcpy, whose cost of 7 stands
 # behind `calls=` as part of the caller's whole, and once more where memcpy is.
@@ -59,7 +59,7 @@ static int f(void) {
 """
 
 
-def table(**counts: float) -> dict[str, Any]:
+def counted(**counts: float) -> dict[str, Any]:
     about = {"compiler": "gcc 12", "valgrind": "valgrind-3.19.0", "libc": "glibc 2.36", "cpu": "avx2", "python": "3.11"}
     return {"about": about, "counts": {name: {"instructions": n, "spread": 0.001} for name, n in counts.items()}}
 
@@ -103,7 +103,7 @@ def test_a_line_before_every_mark_is_the_unit_itself() -> None:
 
 
 def test_a_rise_of_six_percent_fails() -> None:
-    lines, good = instructions.compare(table(relay=1000.0, echo=500.0), table(relay=1060.0, echo=500.0))
+    lines, good = table.compare(counted(relay=1000.0, echo=500.0), counted(relay=1060.0, echo=500.0))
     assert not good
     assert any(line.startswith("relay") and line.endswith("+6.00%  ROSE") for line in lines)
     assert any(line.startswith("FAILED") and line.endswith(": relay") for line in lines)
@@ -111,17 +111,17 @@ def test_a_rise_of_six_percent_fails() -> None:
 
 @pytest.mark.parametrize(("now", "word"), [(1049.0, "more"), (1005.0, ""), (995.0, ""), (900.0, "less")])
 def test_a_smaller_rise_or_a_fall_does_not(now: float, word: str) -> None:
-    lines, good = instructions.compare(table(relay=1000.0), table(relay=now))
+    lines, good = table.compare(counted(relay=1000.0), counted(relay=now))
     assert good
     assert lines[1].split()[4:] == ([word] if word else [])
     assert len(lines) == 2
 
 
-@pytest.mark.parametrize("key", instructions.COMPARABLE)
+@pytest.mark.parametrize("key", table.COMPARABLE)
 def test_a_rise_with_other_tools_is_a_warning(key: str) -> None:
-    now = table(relay=1060.0)
+    now = counted(relay=1060.0)
     now["about"][key] = "another"
-    lines, good = instructions.compare(table(relay=1000.0), now)
+    lines, good = table.compare(counted(relay=1000.0), now)
     assert good
     assert any("WARNING" in line for line in lines)
     assert any(line.startswith(f"{key}: ") and "'another'" in line for line in lines)
@@ -129,16 +129,16 @@ def test_a_rise_with_other_tools_is_a_warning(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["python", "options", "packages"])
 def test_what_is_ours_or_of_no_matter_excuses_no_rise(key: str) -> None:
-    now = table(relay=1060.0)
+    now = counted(relay=1060.0)
     now["about"][key] = "another"
-    assert not instructions.compare(table(relay=1000.0), now)[1]
+    assert not table.compare(counted(relay=1000.0), now)[1]
 
 
 def test_a_row_that_is_gone_fails_and_a_new_one_does_not() -> None:
-    both, one = table(relay=1000.0, echo=500.0), table(relay=1000.0)
-    lines, good = instructions.compare(both, one)
+    both, one = counted(relay=1000.0, echo=500.0), counted(relay=1000.0)
+    lines, good = table.compare(both, one)
     assert not good and any(line.startswith("echo") and line.endswith("gone") for line in lines)
-    lines, good = instructions.compare(one, both)
+    lines, good = table.compare(one, both)
     assert good and any(line.startswith("echo") and line.endswith("new") for line in lines)
 
 
@@ -151,15 +151,14 @@ def test_a_row_that_is_gone_fails_and_a_new_one_does_not() -> None:
     ],
 )
 def test_compiler_is_told_by_the_extension(extension: bytes, compiler: tuple[str, str]) -> None:
-    assert instructions.compiler_of(extension) == compiler
+    assert table.compiler_of(extension) == compiler
 
 
 def test_the_kept_tables_agree() -> None:
-    kept = json.loads(instructions.KEPT.read_text(encoding="utf-8"))
-    assert instructions.KEPT.with_suffix(".md").read_text(encoding="utf-8") == instructions.markdown(kept)
-    assert set(kept["counts"]) == {name for case in instructions.CASES for name in case.rows}
+    kept = json.loads(table.KEPT.read_text(encoding="utf-8"))
+    assert set(kept["counts"]) == {name for case in CASES for name in case.rows}
     changed = copy.deepcopy(kept)
     for row in changed["counts"].values():
         row["instructions"] *= 1.06
-    assert not instructions.compare(kept, changed)[1]
-    assert instructions.compare(kept, kept)[1]
+    assert not table.compare(kept, changed)[1]
+    assert table.compare(kept, kept)[1]

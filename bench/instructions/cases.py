@@ -1,4 +1,4 @@
-"""What is counted for bench/instructions.py, and the counting: each case does its steps between two dumps."""
+"""What is counted, and the counting: each case does its steps between two dumps."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from callgrind import Profile, Watched
-from lockstep import CLOSE, PING, PONG, REQUEST, TEXT, Peer, Unexpected, frame, opened
+from client import CLOSE, PING, PONG, TEXT, Peer, Unexpected, frame, opened, request
+from instructions.callgrind import Profile, Watched
 from servers import free_port, running
 from signal_py.embedded import find_server
 
@@ -15,6 +15,7 @@ RUNS = 3  # of each case; the least counts: what comes between only adds
 LIVES = 32  # connections that come and go at once
 SILENT = 256  # connections that are pinged at once
 PAYLOAD = b"x" * 128
+REQUEST = request()
 
 Step = Callable[[], None]
 
@@ -242,7 +243,7 @@ def start(group: str, stack: ExitStack) -> list[Watched]:
         settings |= {"ping_interval": 4, "pong_timeout": 3}  # each ping has one more look at its timer
     if group == "pair":
         port = free_port()
-        stack.enter_context(running(f"{find_server('bench/instructions.py:')} -a 127.0.0.1 -p {port}", port))
+        stack.enter_context(running(f"{find_server('bench/instructions:')} -a 127.0.0.1 -p {port}", port))
         settings["nats"] = f"nats://127.0.0.1:{port}"
     nodes = []
     for _ in range(2 if group == "pair" else 1):

@@ -1,45 +1,25 @@
-"""Counts the instructions that a loop's thread executes for one message, and compares them with the kept table.
-
-    python bench/instructions.py                 # compares with bench/results/instructions.json; 1 where one rose
-    python bench/instructions.py --save          # writes that table, and instructions.md beside it
-    python bench/instructions.py --parts         # also where they are spent
-    python bench/instructions.py relay fan-out   # those whose name has one of these words
-
-Unlike a time, a count does not depend on what the machine does besides. See README.md beside this file.
-"""
+"""The table of counts: what it was made with, and how it compares with the kept one."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
-import json
 import platform
 import re
 import subprocess
-import sys
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from callgrind import CallgrindError, Marks, by_line, by_part, missing
-from counting import CASES, RUNS, Row, count_all
-from lockstep import Unexpected
-from servers import BenchError
+from contenders import HERE
+from instructions.cases import Row
 
-HERE = Path(__file__).resolve().parent
 KEPT = HERE / "results" / "instructions.json"
 MOST = 0.05  # a rise by a larger share fails
 NOISE = 0.01  # less than this is no change
-SHOWN = 25  # lines of each list of --parts
 COMPARABLE = ("compiler", "valgrind", "libc", "cpu")  # of `about`: where one differs, so may every count
-GENERATED = HERE.parent / "build" / "cython-release" / "signal_core" / "engine.c"
 PRODUCER = re.compile(rb"GNU C\d+ [^\0]+|[^\0]*clang version [^\0]+")
 
 Table = dict[str, Any]  # `about`, and `counts`: name to `instructions` and `spread`
-
-
-# -- the table --
 
 
 def compiler_of(extension: bytes) -> tuple[str, str]:
@@ -74,20 +54,6 @@ def about() -> dict[str, str]:
 def table_of(rows: dict[str, Row]) -> Table:
     counts = {name: {"instructions": round(row.count, 1), "spread": round(row.spread, 4)} for name, row in rows.items()}
     return {"about": about(), "counts": counts}
-
-
-def markdown(table: Table) -> str:
-    """The table for people."""
-    lines = ["# Instructions of a loop's thread in user space", ""]
-    lines += ["Written by `make bench-instructions ARGS=--save`; how they are counted: [README.md](../README.md).", ""]
-    lines += ["| for one | instructions | spread of runs |", "|---|---:|---:|"]
-    for name, row in table["counts"].items():
-        lines.append(f"| {name} | {row['instructions']:,.0f} | {row['spread']:.2%} |")
-    lines += ["", *(f"* {key}: {value}" for key, value in table["about"].items()), ""]
-    return "\n".join(lines)
-
-
-# -- the comparison --
 
 
 @dataclass(frozen=True)
@@ -154,70 +120,3 @@ def compare(kept: Table, now: Table) -> tuple[list[str], bool]:
     elif reasons:
         lines += ["The counts are not quite comparable:", *reasons]
     return lines, not failed or bool(reasons)
-
-
-# -- the command --
-
-
-def print_parts(rows: dict[str, Row]) -> None:
-    """Where each row's instructions are spent: by part, then by line of the source."""
-    marks = Marks(GENERATED.read_text(encoding="utf-8"))
-    for name, row in rows.items():
-        print(f"\n{name}: {row.profile.total / row.times:.1f}")
-        for counts in (by_part(row.profile, marks), by_line(row.profile, marks)):
-            print_most(counts, row)
-
-
-def print_most(counts: Counter[str], row: Row) -> None:
-    for part, cost in counts.most_common(SHOWN):
-        print(f"  {cost / row.times:9.1f}  {cost / row.profile.total:6.1%}  {part}")
-    print()
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("words", metavar="WORD", nargs="*", help="only cases whose name has one of these")
-    parser.add_argument("--save", action="store_true", help="keep the table, instead of comparing with the kept one")
-    parser.add_argument("--parts", action="store_true", help="print where the instructions are spent")
-    options = parser.parse_args()
-    if options.words and options.save:
-        parser.error("--save keeps the whole table: leave the words out")
-    return options
-
-
-def wanted(words: list[str]) -> list[Any]:
-    return [case for case in CASES if not words or any(word in name for name in case.rows for word in words)]
-
-
-def main() -> int:
-    """0, or 1 where a count rose or nothing could be counted."""
-    options = parse_options()
-    if absent := missing():
-        print(f"not installed: {absent} (Debian: apt-get install valgrind)", file=sys.stderr)
-        return 1
-    try:
-        rows = count_all(wanted(options.words))
-    except (CallgrindError, BenchError, Unexpected, OSError) as error:
-        print(f"nothing was counted: {error}", file=sys.stderr)
-        return 1
-    if options.parts:
-        print_parts(rows)
-    table = table_of(rows)
-    if options.save:
-        KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-        KEPT.with_suffix(".md").write_text(markdown(table), encoding="utf-8")
-        print(markdown(table))
-        return 0
-    kept: Table = json.loads(KEPT.read_text(encoding="utf-8"))
-    if options.words:
-        kept["counts"] = {name: row for name, row in kept["counts"].items() if name in rows}
-    lines, good = compare(kept, table)
-    print("\n".join(lines))
-    worst = max(row.spread for row in rows.values())
-    print(f"largest spread of {RUNS} runs: {worst:.2%}")
-    return 0 if good else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Instructions a message, counted by callgrind: `python bench/instructions`."""
