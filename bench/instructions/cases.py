@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from client import CLOSE, PING, PONG, TEXT, Peer, Unexpected, frame, opened, request
 from instructions.callgrind import Profile, Watched
@@ -17,7 +18,7 @@ SILENT = 256  # connections that are pinged at once
 PAYLOAD = b"x" * 128
 REQUEST = request()
 
-Step = Callable[[], None]
+Steps = Iterator[None]  # does a step each time
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Case:
     """What is counted: `rows` name it, one for each node; a step does it `each` times."""
 
     rows: tuple[str, ...]
-    prepare: Callable[[ExitStack, list[Watched]], Step]
+    run: Callable[[ExitStack, list[Watched]], Steps]
     steps: int
     each: int = 1
     group: str = "alone"
@@ -35,105 +36,79 @@ class Case:
 
 
 def peers(stack: ExitStack, node: Watched, n: int) -> list[Peer]:
-    made = []
-    for _ in range(n):
-        made.append(opened(node.port))
-        stack.callback(made[-1].close)
-    return made
+    return [stack.enter_context(opened(node.port)) for _ in range(n)]
 
 
 def to(peer: Peer, options: bytes = b"") -> bytes:
     return b"TO " + peer.address + options + b"\n" + PAYLOAD
 
 
-def echo(stack: ExitStack, nodes: list[Watched]) -> Step:
+def echo(stack: ExitStack, nodes: list[Watched]) -> Steps:
     (one,) = peers(stack, nodes[0], 1)
     said = frame(TEXT, to(one))
-
-    def step() -> None:
+    while True:
         one.send(said)
         one.hear(b"FROM ")
+        yield
 
-    return step
 
-
-def relay(count: int) -> Callable[[ExitStack, list[Watched]], Step]:
+def relay(count: int, stack: ExitStack, nodes: list[Watched]) -> Steps:
     """`count` messages in one packet. The receiver is on the last node."""
-
-    def prepare(stack: ExitStack, nodes: list[Watched]) -> Step:
-        (sender,) = peers(stack, nodes[0], 1)
-        (receiver,) = peers(stack, nodes[-1], 1)
-        said = frame(TEXT, to(receiver)) * count
-
-        def step() -> None:
-            sender.send(said)
-            for _ in range(count):
-                receiver.hear(b"FROM ")
-
+    (sender,), (receiver,) = peers(stack, nodes[0], 1), peers(stack, nodes[-1], 1)
+    said = frame(TEXT, to(receiver)) * count
+    sender.say(to(receiver, b" ref=1"))
+    while sender.hear(b"")[:2] != b"OK":  # ERR unavailable, while NATS is not connected
         sender.say(to(receiver, b" ref=1"))
-        while sender.hear(b"")[:2] != b"OK":  # ERR unavailable, while NATS is not connected
-            sender.say(to(receiver, b" ref=1"))
-        receiver.hear(b"FROM ")
-        return step
+    receiver.hear(b"FROM ")
+    while True:
+        sender.send(said)
+        for _ in range(count):
+            receiver.hear(b"FROM ")
+        yield
 
-    return prepare
 
-
-def relay_ref(stack: ExitStack, nodes: list[Watched]) -> Step:
-    (sender,) = peers(stack, nodes[0], 1)
-    (receiver,) = peers(stack, nodes[-1], 1)
+def relay_ref(stack: ExitStack, nodes: list[Watched]) -> Steps:
+    (sender,), (receiver,) = peers(stack, nodes[0], 1), peers(stack, nodes[-1], 1)
     said = frame(TEXT, to(receiver, b" ref=abc"))
-
-    def step() -> None:
+    while True:
         sender.send(said)
         receiver.hear(b"FROM ")
         sender.hear(b"OK abc")
+        yield
 
-    return step
 
-
-def fan_out(members: int) -> Callable[[ExitStack, list[Watched]], Step]:
-    def prepare(stack: ExitStack, nodes: list[Watched]) -> Step:
-        (sender,) = peers(stack, nodes[0], 1)
-        hearers = peers(stack, nodes[0], members)
-        room = b"room%d" % members
-        said = frame(TEXT, b"PUB " + room + b"\n" + PAYLOAD)
+def fan_out(members: int, stack: ExitStack, nodes: list[Watched]) -> Steps:
+    (sender,), hearers = peers(stack, nodes[0], 1), peers(stack, nodes[0], members)
+    room = b"room%d" % members
+    said = frame(TEXT, b"PUB " + room + b"\n" + PAYLOAD)
+    for hearer in hearers:
+        hearer.say(b"SUB " + room + b" ref=1")
+        hearer.hear(b"OK 1")
+    while True:
+        sender.send(said)
         for hearer in hearers:
-            hearer.say(b"SUB " + room + b" ref=1")
-            hearer.hear(b"OK 1")
-
-        def step() -> None:
-            sender.send(said)
-            for hearer in hearers:
-                hearer.hear(b"MSG ")
-
-        return step
-
-    return prepare
+            hearer.hear(b"MSG ")
+        yield
 
 
-def join_leave(stack: ExitStack, nodes: list[Watched]) -> Step:
+def join_leave(stack: ExitStack, nodes: list[Watched]) -> Steps:
     """Of a room that another connection is in, too."""
     one, other = peers(stack, nodes[0], 2)
     join, leave = frame(TEXT, b"SUB hall ref=1"), frame(TEXT, b"UNSUB hall ref=2")
     other.send(join)
     other.hear(b"OK 1")
-
-    def step() -> None:
+    while True:
         one.send(join)
         one.hear(b"OK 1")
         one.send(leave)
         one.hear(b"OK 2")
+        yield
 
-    return step
 
-
-def lives(stack: ExitStack, nodes: list[Watched]) -> Step:
+def lives(_stack: ExitStack, nodes: list[Watched]) -> Steps:
     """The engine is held meanwhile, so that it always finds all of them, and each one's request already there."""
-    node = nodes[0]
-    bye = frame(CLOSE, b"\x03\xe8")
-
-    def step() -> None:
+    node, bye = nodes[0], frame(CLOSE, b"\x03\xe8")
+    while True:
         node.hold()
         came = [Peer(node.port) for _ in range(LIVES)]
         for peer in came:
@@ -148,26 +123,23 @@ def lives(stack: ExitStack, nodes: list[Watched]) -> Step:
         for peer in came:
             peer.hear_end()
             peer.close()
+        yield
 
-    return step
 
-
-def keepalive(stack: ExitStack, nodes: list[Watched]) -> Step:
-    """They answer at once, so that their timers stay together; another one's PONG ends the step. Of the first pings,
-    which come one after another, none is counted."""
+def keepalive(stack: ExitStack, nodes: list[Watched]) -> Steps:
+    """They answer at once, so that their timers stay together; another one's PONG ends the step. The first pings, which
+    come one after another, are in the first of at least two steps that warm up."""
     node = nodes[0]
     (witness,) = peers(stack, node, 1)
     pong = frame(PONG, b"")
     node.hold()
-    silent = [Peer(node.port) for _ in range(SILENT)]
+    silent = [stack.enter_context(Peer(node.port)) for _ in range(SILENT)]
     for peer in silent:
-        stack.callback(peer.close)
         peer.send(REQUEST)
     node.resume()
     for peer in silent:
         peer.hear_hello()
-
-    def step() -> None:
+    while True:
         for peer in silent:
             if peer.hear_frame() != (PING, b""):
                 raise Unexpected("no ping")
@@ -176,23 +148,21 @@ def keepalive(stack: ExitStack, nodes: list[Watched]) -> Step:
             peer.send(pong)
         node.resume()
         witness.say(b"PING")
-        while witness.hear_frame() != (TEXT, b"PONG"):
-            pass
-
-    step()
-    return step
+        witness.await_message(b"PONG")
+        yield
 
 
+ACROSS = ("cross-node relay, sender's node", "cross-node relay, receiver's node")
 CASES = (
-    Case(("relay",), relay(1), 1000),
+    Case(("relay",), partial(relay, 1), 1000),
     Case(("relay with a ref, and its OK",), relay_ref, 1000),
-    Case(("relay, 32 in one packet",), relay(32), 60, 32),
+    Case(("relay, 32 in one packet",), partial(relay, 32), 60, 32),
     Case(("echo",), echo, 1000),
-    Case(("fan-out to 10, a member",), fan_out(10), 200, 10),
-    Case(("fan-out to 1000, a member",), fan_out(1000), 10, 1000),
+    Case(("fan-out to 10, a member",), partial(fan_out, 10), 200, 10),
+    Case(("fan-out to 1000, a member",), partial(fan_out, 1000), 10, 1000),
     Case(("join and leave, with their OKs",), join_leave, 500),
     Case(("upgrade, HELLO and close",), lives, 8, LIVES),
-    Case(("cross-node relay, sender's node", "cross-node relay, receiver's node"), relay(1), 1000, group="pair"),
+    Case(ACROSS, partial(relay, 1), 1000, group="pair"),
     Case(("ping, pong and timer of an idle connection",), keepalive, 1, SILENT, group="pinging"),
 )
 
@@ -220,14 +190,14 @@ class Row:
 def count(case: Case, nodes: list[Watched]) -> dict[str, Row]:
     rows = {name: Row() for name in case.rows}
     with ExitStack() as stack:
-        step = case.prepare(stack, nodes)
-        for _ in range(max(1, case.steps // 10)):
-            step()
+        steps = case.run(stack, nodes)
+        for _ in range(max(2, case.steps // 10)):
+            next(steps)
         for node in nodes:
             node.dump()
         for _ in range(RUNS):
             for _ in range(case.steps):
-                step()
+                next(steps)
             for row, node in zip(rows.values(), nodes, strict=True):
                 profile = node.dump()
                 row.runs.append(profile.total / (case.steps * case.each))
