@@ -19,17 +19,17 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import macro
 from contenders import ENGINE, HERE, Contender, loops_for, no_engine
 from machine import description
 from results import RESULTS, Figures, write
-from servers import LOAD, BenchError, free_port, many_descriptors, running
+from servers import LOAD, BenchError, free_port, many_descriptors, running, stop
 from signal_py.settings import Config
 
 FEW = 1000  # connections of the load that is compared with
@@ -82,28 +82,6 @@ def meminfo() -> str:
     return Path("/proc/meminfo").read_text(encoding="ascii")
 
 
-class Sampler(threading.Thread):
-    """Reads the kernel's memory now and then, until it is stopped: on the load generator's clock."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.samples: list[tuple[float, KB]] = [(time.monotonic(), kernel_kb(meminfo()))]
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        while not self._over.wait(SAMPLE_S):
-            self.samples.append((time.monotonic(), kernel_kb(meminfo())))
-
-    def stop(self) -> None:
-        """Return when it reads no more."""
-        self._over.set()
-        self.join()
-
-    def at(self, when: float) -> KB:
-        """The sample next to a moment."""
-        return min(self.samples, key=lambda sample: abs(sample[0] - when))[1]
-
-
 # -- a run, and its figures --
 
 
@@ -127,19 +105,23 @@ def measure(options: argparse.Namespace, connections: int, seconds: float) -> Fi
     """The figures of one engine under the load."""
     port = free_port()
     command = engine(options).filled(port=port, nats="off", node="bench0")
-    with running(command, port) as pid:
-        sampler = Sampler()
-        sampler.start()
-        load = [str(options.load), *load_command(options, connections, seconds)]
-        done = subprocess.run(
-            [*load, "--pid", str(pid), f"ws://127.0.0.1:{port}/"], stdout=subprocess.PIPE, check=False
-        )
-        sampler.stop()
-    if not done.stdout:
-        raise BenchError(f"{shlex.join(load)} ended with {done.returncode}")
-    run = json.loads(done.stdout)
-    found = summary(run, sampler.samples[0][1], sampler.at(run["quiet"]["to"]))
-    return found if done.returncode == 0 else {"wrong": "a connection is not open", **found}
+    load = [str(options.load), *load_command(options, connections, seconds)]
+    samples = {time.monotonic(): kernel_kb(meminfo())}  # by time, on the load generator's clock
+    with running(command, port) as pid, TemporaryFile() as out:
+        loading = subprocess.Popen([*load, "--pid", str(pid), f"ws://127.0.0.1:{port}/"], stdout=out)
+        try:
+            while loading.poll() is None:
+                time.sleep(SAMPLE_S)
+                samples[time.monotonic()] = kernel_kb(meminfo())
+        finally:
+            stop(loading)
+        out.seek(0)
+        if not (said := out.read()):
+            raise BenchError(f"{shlex.join(load)} ended with {loading.returncode}")
+    run = json.loads(said)
+    opened = samples[min(samples, key=lambda when: abs(when - run["quiet"]["to"]))]
+    found = summary(run, samples[min(samples)], opened)
+    return found if loading.returncode == 0 else {"wrong": "a connection is not open", **found}
 
 
 def summary(run: Figures, before: KB, opened: KB) -> Figures:

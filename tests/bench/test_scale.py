@@ -1,7 +1,5 @@
 """What is pure in the script of very many connections: how runs become figures, and what it refuses."""
 
-import time
-
 import pytest
 
 import contenders
@@ -24,25 +22,6 @@ HugePages_Total:    0
 
 def test_kernel_memory_is_what_it_counts_and_what_is_nobodys():
     assert scale.kernel_kb(MEMINFO) == {"counted": 92, "all_but_user": 150}
-
-
-def test_a_sampler_keeps_what_was_next_to_a_moment():
-    sampler = scale.Sampler()
-    sampler.samples = [(1.0, {"slab": 1.0}), (2.0, {"slab": 2.0}), (4.0, {"slab": 4.0})]
-    assert [sampler.at(when)["slab"] for when in (0, 1.4, 1.6, 3.1, 9)] == [1, 1, 2, 4, 4]
-
-
-def test_a_sampler_samples_until_it_is_stopped(monkeypatch):
-    monkeypatch.setattr(scale, "SAMPLE_S", 0.001)
-    sampler = scale.Sampler()
-    sampler.start()
-    end = time.monotonic() + 10
-    while len(sampler.samples) < 3 and time.monotonic() < end:
-        pass
-    sampler.stop()
-    assert len(sampler.samples) >= 3
-    assert not sampler.is_alive()
-    assert sampler.samples[-1][0] > sampler.samples[0][0]
 
 
 def test_a_delivery_costs_with_and_without_what_idle_does():
