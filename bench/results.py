@@ -161,6 +161,6 @@ def keep(file: Path | None, forms: dict[str, list[Figures]], **about: Any) -> No
         return
     head = {**description(), "command": command(sys.argv[1:])}
     call = {"date": head["date"], "commit": head["versions"].get("commit", ""), "command": head["command"]}
-    before = json.loads(file.read_text(encoding="utf-8"))["forms"] if file.exists() else {}
+    before = json.loads(file.read_text(encoding="utf-8")).get("forms", {}) if file.exists() else {}
     measured = {form: {**call, **about, **columns(turns)} for form, turns in forms.items()}
     write(file, {**head, "forms": before | measured})
