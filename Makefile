@@ -91,7 +91,7 @@ bench-instructions: $(VENV)/.installed
 bench-performance: $(VENV)/.installed $(VENV)/.peers
 	$(MAKE) -C bench load
 	@$(MAKE) -s -C bench peers
-	$(BIN)/python bench/performance.py --runs $(RUNS) --seconds $(or $(SECONDS),15) $(ARGS)
+	$(BIN)/python bench/macro.py --parts macro,memory,rooms --runs $(RUNS) --seconds $(or $(SECONDS),15) $(ARGS)
 
 bench-scale: $(VENV)/.installed
 	$(MAKE) -C bench load

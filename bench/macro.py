@@ -2,6 +2,8 @@
 
     python bench/macro.py                                 # every scenario, every peer that can run here
     python bench/macro.py --scenarios relay,idle --only engine,picows
+    make bench-performance                                # keeps what docs/performance.md is made of
+    make bench-performance ARGS="--peer 'uws=/path/to/server {port}' --peer-version 'uws=as it was built'"
 
 For each scenario every contender is started afresh, loaded by bin/load and stopped, `--runs` times in turn, so that
 noise of the machine falls on all alike. A ratio is that of two contenders in the same turn. See README.md beside this
@@ -13,8 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +26,11 @@ from typing import Any
 
 from contenders import (
     BUILT_IN,
+    ENGINE,
     HERE,
     Contender,
     chosen,
+    loops_for,
     nats_server,
     no_nats_server,
     parse_names,
@@ -32,8 +38,8 @@ from contenders import (
     parse_peer_version,
     told,
 )
-from machine import description
-from results import BUILD, Figures, columns, ratios, spread, write
+from machine import description, first_field
+from results import BUILD, RESULTS, Figures, columns, ratios, spread, write
 from servers import LOAD, BenchError, free_port, many_descriptors, running
 
 # Figures of a run, by the keys that lead to them in the load generator's JSON.
@@ -63,6 +69,14 @@ LATENCY = ("p50_us", "p99_us")
 CURVE_LEAST = 5  # messages above a point of a curve: fewer are chance
 
 
+MEMORY_SIZES = (1_000, 10_000, 100_000)
+ROOM_SIZES = (10, 100, 1_000, 10_000, 100_000)
+BYTES_A_CONNECTION = 80_000  # of the greediest peer's and both ends' kernel memory
+PARTS = ("macro", "memory", "rooms")  # the files of docs/performance.md
+OPENING_S = 4e-4  # a connection's opening, closing and last message, to estimate how long all takes
+AROUND_S = 2.0  # a run's start, warm-up and stop
+
+
 @dataclass(frozen=True)
 class Scenario:
     """What the load generator does, on how many nodes, for how long at most, and which figures are printed."""
@@ -72,22 +86,84 @@ class Scenario:
     shown: tuple[str, ...] = CPU
     nodes: int = 1
     longest: float = 3600.0
+    part: str = ""  # the file in results/ that has it
+    connections: int = 0  # where there are many, so that not every server can hold them
+    two_loops: bool = False  # kept with two loops of the engine, too
+
+
+def large(name: str, load: str, n: int, **more: Any) -> Scenario:
+    """One of many connections, with time to open them."""
+    return Scenario(name, f"{load} --setup {60 + n // 500}", connections=n, **more)
 
 
 SCENARIOS = (
-    Scenario("relay", "relay --connections 500 --payload 128"),
-    Scenario("random", "random --connections 500 --payload 128"),
+    Scenario("relay", "relay --connections 500 --payload 128", part="macro"),
+    Scenario("random", "random --connections 500 --payload 128", part="macro"),
     Scenario("echo", "self --connections 500 --payload 128"),
-    Scenario("pair", "pair", LATENCY, longest=5),
+    Scenario("pair", "pair", LATENCY, longest=5, part="macro"),
     Scenario("pair-spin", "pair --spin", LATENCY, longest=5),
     Scenario("idle", "idle --connections 10000 --verify", ("bytes",), longest=3),
-    Scenario("fanout", "room --rooms 1 --members 1000"),
-    Scenario("fanout-10k", "room --rooms 1 --members 10000"),
-    Scenario("rooms", "room --rooms 100 --members 10"),
-    Scenario("churn", "churn --connections 50"),
-    Scenario("cross", "relay --connections 500 --payload 128", nodes=2),
-    Scenario("cross-pair", "pair", LATENCY, nodes=2, longest=5),
+    Scenario("fanout", "room --rooms 1 --members 1000", part="macro"),
+    large("fanout-10k", "room --rooms 1 --members 10000", 10_000, part="macro", two_loops=True),
+    Scenario("rooms", "room --rooms 100 --members 10", part="macro"),
+    Scenario("churn", "churn --connections 50", part="macro"),
+    Scenario("cross", "relay --connections 500 --payload 128", nodes=2, part="macro"),
+    Scenario("cross-pair", "pair", LATENCY, nodes=2, longest=5, part="macro"),
 )
+SIZES = (
+    *(large(f"idle-{n}", f"idle --connections {n} --verify", n, shown=("bytes",), longest=3, part="memory")
+      for n in MEMORY_SIZES),
+    *(large(f"room-{n}", f"room --rooms 1 --members {n}", n, part="rooms") for n in ROOM_SIZES),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A scenario, and the contenders that run it."""
+
+    scenario: Scenario
+    contenders: tuple[Contender, ...]
+    seconds: float
+
+    def lasts(self, runs: int) -> float:
+        """About so many seconds."""
+        fit = sum(c.fits(self.scenario.nodes) for c in self.contenders)
+        return fit * runs * (self.seconds + AROUND_S + self.scenario.connections * OPENING_S)
+
+
+def able(contenders: list[Contender], connections: int) -> list[Contender]:
+    """Those that can hold so many connections, with as many loops as it takes; a line names the others."""
+    available = int(first_field("/proc/meminfo", "MemAvailable").split()[0]) * 1024
+    held = {c.name: c.holding(connections) for c in contenders}
+    for name in held:
+        if name != ENGINE.name and connections * BYTES_A_CONNECTION > available:
+            held[name] = None
+    if missing := [name for name, contender in held.items() if contender is None]:
+        print(f"too few descriptors or too little memory for {connections:,} connections: {', '.join(missing)}")
+    return [contender for contender in held.values() if contender is not None]
+
+
+def on_two_loops(contenders: list[Contender]) -> list[Contender]:
+    """The engine also with two loops, right after itself, where its command says how many loops it has."""
+    everyone = []
+    for contender in contenders:
+        everyone.append(contender)
+        more = replace(contender.with_loops(2), name=f"{ENGINE.name}-2")
+        if contender.name == ENGINE.name and more.command != contender.command:
+            everyone.append(more)
+    return everyone
+
+
+def steps_of(options: argparse.Namespace, contenders: list[Contender]) -> Iterator[Step]:
+    """The scenarios of the parts that are kept, or those that are named."""
+    for scenario in (*SCENARIOS, *SIZES):
+        if scenario.part not in options.parts if options.parts else scenario.name not in options.scenarios:
+            continue
+        some = able(contenders, scenario.connections) if scenario.connections else contenders
+        if options.parts and scenario.two_loops:
+            some = on_two_loops(some)
+        seconds = options.seconds / 3 if scenario.part == "rooms" else options.seconds
+        yield Step(scenario, tuple(some), min(seconds, scenario.longest))
 
 
 def start(contender: Contender, nodes: int, stack: ExitStack) -> tuple[list[str], list[int]]:
@@ -112,7 +188,7 @@ def measure(load: Path, contender: Contender, scenario: Scenario, seconds: float
     with ExitStack() as stack:
         urls, pids = start(contender, scenario.nodes, stack)
         command = [str(load), *scenario.load.split(), *contender.load_options]
-        command += ["--seconds", str(min(seconds, scenario.longest)), *(f"--pid={pid}" for pid in pids)]
+        command += ["--seconds", str(seconds), *(f"--pid={pid}" for pid in pids)]
         done = subprocess.run([*command, *urls], stdout=subprocess.PIPE, check=False)
         if done.returncode != 0:
             raise BenchError(f"{contender.name}: {shlex.join(command)} ended with {done.returncode}")
@@ -162,17 +238,18 @@ def trouble(run: Figures) -> str:
 Results = dict[str, list[Figures]]
 
 
-def run_scenario(scenario: Scenario, contenders: list[Contender], options: argparse.Namespace) -> Results:
+def run_step(step: Step, runs: int, load: Path) -> Results:
     """All runs of a scenario, in turn; a contender that fails keeps its runs and is left out of later turns."""
-    results: Results = {c.name: [] for c in contenders if c.fits(scenario.nodes)}
+    scenario = step.scenario
+    results: Results = {c.name: [] for c in step.contenders if c.fits(scenario.nodes)}
     failed: set[str] = set()
-    for turn in range(options.runs):
-        for contender in contenders:
+    for turn in range(runs):
+        for contender in step.contenders:
             if contender.name not in results or contender.name in failed:
                 continue
-            print(f"{scenario.name} {turn + 1}/{options.runs} {contender.name}", file=sys.stderr, flush=True)
+            print(f"{scenario.name} {turn + 1}/{runs} {contender.name}", file=sys.stderr, flush=True)
             try:
-                result = measure(options.load, contender, scenario, options.seconds)
+                result = measure(load, contender, scenario, step.seconds)
             except BenchError as error:
                 print(f"{contender.name} is left out of the rest of {scenario.name}: {error}", file=sys.stderr)
                 failed.add(contender.name)
@@ -206,38 +283,12 @@ def print_scenario(scenario: Scenario, results: Results) -> None:
             print(line.rstrip())
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that name servers, and how long they are measured."""
-    built_in = ",".join(c.name for c in BUILT_IN)
-    add = parser.add_argument
-    add("--only", default="", help=f"contenders, comma-separated, of {built_in} and those of --peer")
-    add("--runs", type=int, default=3, help="turns (default 3)")
-    add("--seconds", type=float, default=15.0, help="measured in each run (default 15)")
-    add("--engine", help="the engine's command, instead of the one installed beside this Python")
-    add("--peer", type=parse_peer, action="append", default=[], metavar="NAME=COMMAND",
-        help="another server; {port}, and {nats} where it needs a nats-server")
-    add("--peer-version", type=parse_peer_version, action="append", default=[], metavar="NAME=TEXT",
-        help="what is told of it beside its results: versions, how it was built")
-    add("--load", type=Path, default=LOAD, help="the load generator")
-
-
 def everyone(options: argparse.Namespace) -> list[Contender]:
     """The engine first: ratios are to it. Then those of --peer: what is near in time has the same machine."""
     first, *others = BUILT_IN
     if options.engine:
         first = replace(first, command=options.engine, absent=lambda: "", local=True)
     return told([first, *options.peer, *others], options.peer_version)
-
-
-def parsed(parser: argparse.ArgumentParser, arguments: list[str] | None, field: str, known: list[str]) -> Any:
-    """The options, with the comma-separated names of `--<field>s` and the contenders checked."""
-    options = parser.parse_args(arguments)
-    try:
-        setattr(options, f"{field}s", parse_names(getattr(options, f"{field}s"), known, field))
-        options.contenders = chosen(everyone(options), options.only)
-    except ValueError as error:
-        parser.error(str(error))
-    return options
 
 
 def present(contenders: list[Contender]) -> list[Contender]:
@@ -251,38 +302,85 @@ def present(contenders: list[Contender]) -> list[Contender]:
     return found
 
 
-def ready(options: argparse.Namespace) -> list[Contender]:
-    """The contenders that can run; BenchError where there is no load generator, or none of them."""
-    if not options.load.exists():
-        raise BenchError(f"{options.load} is not built: make -C {HERE.name} load")
-    many_descriptors()
-    if not (contenders := present(options.contenders)):
-        raise BenchError("nobody is left to measure")
-    return contenders
+def command_shown(options: argparse.Namespace, contenders: list[Contender]) -> str:
+    """The command that makes these results, without this machine's paths."""
+    peers = [c for c in contenders if c.local and c.name != ENGINE.name]
+    words = [f"--peer '{c.name}=… {{port}}'" for c in peers]
+    words += [f"--peer-version '{c.name}={c.version}'" for c in peers if c.version]
+    words += [f"--parts {','.join(options.parts)}"] if len(options.parts) < len(PARTS) else []
+    words += [f"--only {options.only}"] if options.only else []
+    arguments = f' ARGS="{" ".join(words)}"' if words else ""
+    return f"make bench-performance RUNS={options.runs} SECONDS={options.seconds:g}{arguments}"
+
+
+def head(options: argparse.Namespace, contenders: list[Contender]) -> Figures:
+    """What goes before the results in a file."""
+    command = {"command": command_shown(options, contenders)} if options.parts else {}
+    return {**description(), **command, "contenders": {c.name: c.shown() for c in on_two_loops(contenders)}}
+
+
+def make(options: argparse.Namespace, contenders: list[Contender]) -> bool:
+    """Take every step, and write its file after each; whether anything was measured."""
+    about, steps = head(options, contenders), list(steps_of(options, contenders))
+    left = sum(step.lasts(options.runs) for step in steps)
+    files: dict[Path, Figures] = {}
+    for number, step in enumerate(steps):
+        scenario = step.scenario
+        print(f"== step {number + 1} of {len(steps)}: {scenario.name}; about {left / 60:.0f} min left", flush=True)
+        left -= step.lasts(options.runs)
+        results = run_step(step, options.runs, options.load)
+        print_scenario(scenario, results)
+        file = options.json or BUILD / f"{about['date'][:19].replace(':', '')}.json"
+        if options.parts:
+            file = options.results / f"{scenario.part}.json"
+        kept = {"load": f"{scenario.load} --seconds {step.seconds:g}", "nodes": scenario.nodes}
+        kept |= {"loops": loops_for(scenario.connections)} if ENGINE.name in results else {}
+        by = {name: kept_columns(runs) for name, runs in results.items() if runs}
+        files.setdefault(file, {**about, "scenarios": {}})["scenarios"][scenario.name] = {**kept, "by": by}
+        write(file, files[file])
+    return any(scenario["by"] for file in files.values() for scenario in file["scenarios"].values())
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    names, built_in = [s.name for s in (*SCENARIOS, *SIZES)], ",".join(c.name for c in BUILT_IN)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--scenarios", default=",".join(s.name for s in SCENARIOS), help=f"comma-separated, of {','.join(names)}")
+    add("--parts", default="", help=f"keep these parts of the page instead: of {','.join(PARTS)}")
+    add("--only", default="", help=f"contenders, comma-separated, of {built_in} and those of --peer")
+    add("--runs", type=int, default=3, help="turns (default 3)")
+    add("--seconds", type=float, default=15.0, help="measured in each run (default 15); a third in rooms of a part")
+    add("--engine", help="the engine's command, instead of the one installed beside this Python")
+    add("--peer", type=parse_peer, action="append", default=[], metavar="NAME=COMMAND",
+        help="another server; {port}, and {nats} where it needs a nats-server")
+    add("--peer-version", type=parse_peer_version, action="append", default=[], metavar="NAME=TEXT",
+        help="what is told of it beside its results: versions, how it was built")
+    add("--load", type=Path, default=LOAD, help="the load generator")
+    add("--json", type=Path, help="write every run's figures here (default: a file in build/bench/)")
+    add("--results", type=Path, default=RESULTS, help="folder of the parts (default: bench/results)")
+    options = parser.parse_args(arguments)
+    try:
+        options.scenarios = parse_names(options.scenarios, names, "scenario")
+        options.parts = parse_names(options.parts, PARTS, "part") if options.parts else []
+        options.contenders = chosen(everyone(options), options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 def main() -> int:
     """0, or 1 where nothing could be measured."""
-    names = [s.name for s in SCENARIOS]
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--scenarios", default=",".join(names), help=f"comma-separated, of {','.join(names)}")
-    parser.add_argument("--json", type=Path, help="write every run's figures here (default: a file in build/bench/)")
-    add_options(parser)
-    options = parsed(parser, None, "scenario", names)
-    try:
-        contenders = ready(options)
-    except BenchError as error:
-        print(error, file=sys.stderr)
+    options = parse_options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and the load generator are ended
+    if not options.load.exists():
+        print(f"{options.load} is not built: make -C {HERE.name} load", file=sys.stderr)
         return 1
-    head = {**description(), "contenders": {c.name: c.shown() for c in contenders}}
-    file = options.json or BUILD / f"{head['date'][:19].replace(':', '')}.json"
-    everything: dict[str, Any] = {}
-    for scenario in (s for s in SCENARIOS if s.name in options.scenarios):
-        results = run_scenario(scenario, contenders, options)
-        print_scenario(scenario, results)
-        everything[scenario.name] = {name: kept_columns(runs) for name, runs in results.items()}
-        write(file, {**head, "scenarios": everything})
-    return 0 if any(runs for by in everything.values() for runs in by.values()) else 1
+    many_descriptors()
+    if not (contenders := present(options.contenders)):
+        print("nobody is left to measure", file=sys.stderr)
+        return 1
+    return 0 if make(options, contenders) else 1
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A file in results/ has `date`, `machine`, `versions`, `command` and its figures. The figures of several turns are
 columns: for each figure a list with one value a turn, null where a turn has none. macro.json, memory.json and
-rooms.json have `scenarios`, with a column table for each contender (performance.py); `scale-N.json` has `scale`
+rooms.json have `scenarios`, with a column table for each contender (macro.py); `scale-N.json` has `scale`
 (scale.py); the other tools have `forms`: a table for each form of the measurement, with the call that made it.
 """
 

@@ -139,8 +139,8 @@ def test_who_fails_keeps_the_runs_that_it_had_and_is_left_out_of_the_turns_that_
         return {"number": len(asked)}
 
     monkeypatch.setattr(macro, "measure", measured)
-    options = argparse.Namespace(runs=3, seconds=1.0, load=None)
-    found = macro.run_scenario(macro.Scenario("s", "relay", ()), named("engine", "other"), options)
+    step = macro.Step(macro.Scenario("s", "relay", ()), tuple(named("engine", "other")), 1.0)
+    found = macro.run_step(step, 3, contenders.HERE)
     assert asked == ["engine", "other", "engine", "other", "other"]
     assert {name: [run["number"] for run in runs] for name, runs in found.items()} == {
         "engine": [1],

@@ -6,12 +6,13 @@ import pytest
 
 import contenders
 import macro
-import performance
 import results
 from contenders import BUILT_IN, Contender, parse_peer
 from report.performance import apart, cpu_lines, curves, memory_lines, size_lines
 from results import Spread
 from runs import columns, cpu, idle, latency, room, scenarios
+
+PARTS = ["--parts", "macro,memory,rooms"]
 
 
 def test_what_is_written_is_read_again_with_a_line_for_each_contender(tmp_path):
@@ -118,20 +119,16 @@ def test_a_peer_named_by_hand_is_shown_as_built_locally():
 def test_who_lacks_descriptors_does_not_hold_and_the_engine_gets_loops(monkeypatch):
     monkeypatch.setattr(contenders.resource, "getrlimit", lambda _which: (1024, 20_000))
     other = Contender("other", "server {port}")
-    assert performance.able([contenders.ENGINE, other], 17_500)[1] == other
-    (engine,) = performance.able([contenders.ENGINE, other], 100_000)
+    assert macro.able([contenders.ENGINE, other], 17_500)[1] == other
+    (engine,) = macro.able([contenders.ENGINE, other], 100_000)
     assert "--loops 6 " in engine.command
 
 
 def test_every_part_has_steps_and_a_guess_of_how_long_they_take(monkeypatch):
     monkeypatch.setattr(contenders.resource, "getrlimit", lambda _which: (1024, 20_000))
     everyone = [*BUILT_IN, parse_peer("uws=/somewhere/relay {port}")]
-    steps = [
-        s
-        for make in (performance.macro_steps, performance.memory_steps, performance.room_steps)
-        for s in make(everyone, 15)
-    ]
-    assert {s.part for s in steps} == set(performance.PARTS)
+    steps = list(macro.steps_of(macro.parse_options(PARTS), everyone))
+    assert {s.scenario.part for s in steps} == set(macro.PARTS)
     assert 40 < sum(s.lasts(3) for s in steps) / 60 < 60
     for scenario in ("room-10", "room-10000"):
         (step,) = [s for s in steps if s.scenario.name == scenario]
@@ -140,28 +137,29 @@ def test_every_part_has_steps_and_a_guess_of_how_long_they_take(monkeypatch):
 
 def test_the_engine_has_its_turn_with_two_loops_after_that_with_one(monkeypatch):
     monkeypatch.setattr(contenders.resource, "getrlimit", lambda _which: (1024, 20_000))
-    (step,) = [s for s in performance.macro_steps(list(BUILT_IN), 1) if s.scenario.name == "fanout-10k"]
+    steps = list(macro.steps_of(macro.parse_options(["--parts", "macro"]), list(BUILT_IN)))
+    (step,) = [s for s in steps if s.scenario.name == "fanout-10k"]
     assert [c.name for c in step.contenders][:3] == ["engine", "engine-2", "nats-ws"]
     assert [" --loops 2 " in c.command for c in step.contenders] == [False, True, False, False, False, False]
-    others = [s for s in performance.macro_steps(list(BUILT_IN), 1) if s.scenario.name != "fanout-10k"]
+    others = [s for s in steps if s.scenario.name != "fanout-10k"]
     assert "engine-2" not in [c.name for s in others for c in s.contenders]
-    assert performance.on_two_loops([parse_peer("engine=/somewhere/server {port}")])[1:] == []
+    assert macro.on_two_loops([parse_peer("engine=/somewhere/server {port}")])[1:] == []
 
 
 def test_the_command_that_is_kept_has_peers_without_their_place():
-    options = performance.parse_options(["--runs", "2", "--peer", "uws=/somewhere/relay {port}"])
-    shown = performance.command_shown(options, options.contenders)
+    options = macro.parse_options([*PARTS, "--runs", "2", "--peer", "uws=/somewhere/relay {port}"])
+    shown = macro.command_shown(options, options.contenders)
     assert shown == "make bench-performance RUNS=2 SECONDS=15 ARGS=\"--peer 'uws=… {port}'\""
 
 
 def test_the_command_that_is_kept_says_what_was_measured_only():
     words = ["--peer", "uws=/somewhere/relay {port}", "--peer-version", "uws=uWebSockets 1, g++ 12"]
-    options = performance.parse_options([*words, "--parts", "macro,rooms", "--only", "engine,uws"])
-    shown = performance.command_shown(options, options.contenders)
+    options = macro.parse_options([*words, "--parts", "macro,rooms", "--only", "engine,uws"])
+    shown = macro.command_shown(options, options.contenders)
     assert shown.partition(" ARGS=")[2] == (
         "\"--peer 'uws=… {port}' --peer-version 'uws=uWebSockets 1, g++ 12' --parts macro,rooms --only engine,uws\""
     )
-    assert performance.head(options, options.contenders)["contenders"] == {
+    assert macro.head(options, options.contenders)["contenders"] == {
         "engine": contenders.ENGINE.shown(),
         "engine-2": contenders.ENGINE.with_loops(2).shown(),
         "uws": "built locally: uWebSockets 1, g++ 12",
@@ -175,9 +173,9 @@ def test_what_was_measured_is_described_before_the_first_file_is_written(monkeyp
         told.append(sorted(tmp_path.iterdir()))
         return {"date": "now"}
 
-    monkeypatch.setattr(performance, "description", described)
-    monkeypatch.setattr(performance, "run_step", lambda _step, _options: {"by": {"engine": {}}})
-    options = performance.parse_options(["--results", str(tmp_path), "--runs", "1"])
-    assert performance.make(options, options.contenders)
+    monkeypatch.setattr(macro, "description", described)
+    monkeypatch.setattr(macro, "run_step", lambda _step, _runs, _load: {"engine": [{"cpu_us": 1.0}]})
+    options = macro.parse_options([*PARTS, "--results", str(tmp_path), "--runs", "1"])
+    assert macro.make(options, options.contenders)
     assert told == [[]]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["macro.json", "memory.json", "rooms.json"]
