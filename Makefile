@@ -150,14 +150,15 @@ $(VENV)/.run: pyproject.toml setup.py $(CORE) $(VENV)/.made
 	$(PIP) install --editable '.[embedded]'
 	@touch $@ $(VENV)/.engine
 
-# For everything else: all packages first, then both extensions at once.
+# For everything else: all packages first, then both extensions at once. Not in build/lib, of which wheels are made.
 $(VENV)/.packages: pyproject.toml $(VENV)/.tools
 	SIGNAL_EXTENSIONS=none $(PIP) install -q --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
 $(VENV)/.engine $(VENV)/.probe: $(VENV)/.%: pyproject.toml setup.py $(CORE) | $(VENV)/.packages
 	rm -rf signal_core/$*.*.so build/cython-release/signal_core/$*.c
-	SIGNAL_EXTENSIONS=$* $(BIN)/python setup.py -q build_ext --inplace --build-temp build/release-$*
+	SIGNAL_EXTENSIONS=$* $(BIN)/python setup.py -q build_ext --inplace \
+	  --build-temp build/release-$*/temp --build-lib build/release-$*/lib
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.packages setup.py $(CORE)

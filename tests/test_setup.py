@@ -78,6 +78,7 @@ def test_running_installs_what_running_needs(tmp_path: Path) -> None:
     # Developing after that takes everything else.
     developing = steps("test", tmp_path)
     assert "lint" in developing and "SIGNAL_EXTENSIONS=probe" in developing
+    assert "--build-lib build/release-probe/lib" in developing  # build/lib is what a wheel is made of
     assert "SIGNAL_EXTENSIONS=engine" not in developing
 
 
