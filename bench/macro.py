@@ -31,8 +31,6 @@ from contenders import (
     Contender,
     chosen,
     loops_for,
-    nats_server,
-    no_nats_server,
     parse_names,
     parse_peer,
     parse_peer_version,
@@ -40,7 +38,7 @@ from contenders import (
 )
 from machine import description, first_field
 from results import BUILD, RESULTS, Figures, columns, ratios, spread, write
-from servers import LOAD, BenchError, free_port, many_descriptors, running
+from servers import LOAD, BenchError, free_port, many_descriptors, nats, running
 
 # Figures of a run, by the keys that lead to them in the load generator's JSON.
 PATHS = {
@@ -168,16 +166,13 @@ def steps_of(options: argparse.Namespace, contenders: list[Contender]) -> Iterat
 
 def start(contender: Contender, nodes: int, stack: ExitStack) -> tuple[list[str], list[int]]:
     """Start a contender, and a nats-server if it needs one; the URLs and the process ids."""
-    nats, pids, urls = "off", [], []
+    url, pids, urls = "off", [], []
     if nodes > 1 or contender.needs_nats:
-        if missing := no_nats_server():
-            raise BenchError(missing)
-        port = free_port()
-        nats = f"nats://127.0.0.1:{port}"
-        pids.append(stack.enter_context(running(f"{nats_server()} -a 127.0.0.1 -p {port}", port)))
+        url, pid = stack.enter_context(nats())
+        pids.append(pid)
     for number in range(nodes):
         port = free_port()
-        command = contender.filled(port=port, nats=nats, node=f"bench{number}")
+        command = contender.filled(port=port, nats=url, node=f"bench{number}")
         pids.append(stack.enter_context(running(command, port)))
         urls.append(f"ws://127.0.0.1:{port}/")
     return urls, pids

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from contenders import HERE, VENV_BIN
+from contenders import HERE, VENV_BIN, nats_server, no_nats_server
 
 LOAD = HERE / "bin" / "load"
 START_TIMEOUT = 15.0
@@ -80,6 +80,16 @@ def running(command: str, port: int) -> Iterator[int]:
             yield process.pid
         finally:
             stop(process)
+
+
+@contextmanager
+def nats() -> Iterator[tuple[str, int]]:
+    """Run a nats-server until the block ends; yields its URL and its process id."""
+    if missing := no_nats_server():
+        raise BenchError(missing)
+    port = free_port()
+    with running(f"{nats_server()} -a 127.0.0.1 -p {port}", port) as pid:
+        yield f"nats://127.0.0.1:{port}", pid
 
 
 def many_descriptors() -> None:

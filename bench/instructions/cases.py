@@ -9,8 +9,7 @@ from functools import partial
 
 from client import CLOSE, PING, PONG, TEXT, Peer, Unexpected, frame, opened, request
 from instructions.callgrind import Profile, Watched
-from servers import free_port, running
-from signal_py.embedded import find_server
+from servers import nats
 
 RUNS = 3  # of each case; the least counts: what comes between only adds
 LIVES = 32  # connections that come and go at once
@@ -212,9 +211,7 @@ def start(group: str, stack: ExitStack) -> list[Watched]:
     if group == "pinging":
         settings |= {"ping_interval": 4, "pong_timeout": 3}  # each ping has one more look at its timer
     if group == "pair":
-        port = free_port()
-        stack.enter_context(running(f"{find_server('bench/instructions:')} -a 127.0.0.1 -p {port}", port))
-        settings["nats"] = f"nats://127.0.0.1:{port}"
+        settings["nats"], _ = stack.enter_context(nats())
     nodes = []
     for _ in range(2 if group == "pair" else 1):
         nodes.append(Watched(**settings))
