@@ -24,8 +24,8 @@ from signal_core.session cimport session_read
 from signal_core.slab cimport CONN_DEAD, CONN_HANDSHAKE, FLAG_PAUSED, FLAG_PLACE, Conn, slab_free, slab_take
 from signal_core.state cimport MARK_LISTENER, Hub, Loop, Lot, loop_ms
 from signal_core.sys cimport (
-    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC,
-    O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
+    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC, O_RDONLY,
+    SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
     se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_peer_left, se_refuse_syns,
 )
 from signal_core.upgrade cimport STATUS_HEALTH, STATUS_MOST, Upgrade, upgrade_parse
@@ -68,7 +68,7 @@ cdef inline void shed(Loop* loop, int fd) noexcept nogil:
     close(fd)
 
 
-cdef inline void turn_away(Loop* loop, Conn* c, int status) noexcept nogil:
+cdef inline SE_COLD turn_away(Loop* loop, Conn* c, int status) noexcept nogil:
     """Turns a connection away whose head was not answered: it hears 503, 429 or 408, and has the time to."""
     cdef char text[512]
     cdef size_t n = upgrade_refuse(status, text, UPGRADE_ANSWER)

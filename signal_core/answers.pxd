@@ -15,6 +15,7 @@ from signal_core.state cimport (
     CODE_BAD_REQUEST, CODE_COUNT, CODE_DENIED, CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE,
     CODE_SLOW_PEER, CODE_TIMEOUT, CODE_TOO_LARGE, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, Hub, Loop,
 )
+from signal_core.sys cimport SE_COLD
 from signal_core.wheel cimport wheel_arm_by
 
 cdef enum:
@@ -118,7 +119,7 @@ cdef inline void say_ok(Loop* loop, Conn* c, const char* ref, size_t n) noexcept
     conn_answer(loop, c, msg)
 
 
-cdef inline void say_err(Loop* loop, Conn* c, uint8_t code, const char* ref, size_t n) noexcept nogil:
+cdef inline SE_COLD say_err(Loop* loop, Conn* c, uint8_t code, const char* ref, size_t n) noexcept nogil:
     """`n` 0: no ref."""
     cdef const char* text = code_text(code)
     cdef const char* reason = code_reason(code)
@@ -152,7 +153,7 @@ cdef inline void say_pong(Loop* loop, Conn* c, const char* token, size_t n) noex
     conn_answer(loop, c, msg)
 
 
-cdef inline void say_goaway(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD say_goaway(Loop* loop, Conn* c) noexcept nogil:
     """That this node drains: whoever stays is closed within the time that is told."""
     cdef Hub* hub = loop.hub
     cdef uint32_t ticks = loop.farewell.by - loop.tick if loop.farewell.by > loop.tick else 0
@@ -168,7 +169,7 @@ cdef inline void say_goaway(Loop* loop, Conn* c) noexcept nogil:
     conn_answer(loop, c, msg)
 
 
-cdef inline void strike(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD strike(Loop* loop, Conn* c) noexcept nogil:
     """Counts a malformed message; too many in a short time fail the connection."""
     cdef Extra* extra = conn_extra(loop, c)
     if extra == NULL:

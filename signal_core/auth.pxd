@@ -33,6 +33,7 @@ from signal_core.state cimport (
     AUTH_ANY, AUTH_OFF, AUTH_TOKEN, CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_UNAVAILABLE, EVENT_ASK,
     Loop,
 )
+from signal_core.sys cimport SE_COLD
 from signal_core.upgrade cimport (
     STATUS_MOST, TOKEN_BEARER, TOKEN_NONE, TOKEN_PROTOCOL, TOKEN_QUERY, UNJUDGED, Upgrade, upgrade_parse,
 )
@@ -244,7 +245,7 @@ cdef inline void auth_take_back(Loop* loop, Conn* c) noexcept nogil:
         conn_watch(loop, c)
 
 
-cdef inline void auth_refuse(Loop* loop, Conn* c, int status) noexcept nogil:
+cdef inline SE_COLD auth_refuse(Loop* loop, Conn* c, int status) noexcept nogil:
     """Of a parked connection."""
     cdef Upgrade u
     memset(&u, 0, sizeof(u))

@@ -24,8 +24,8 @@ from signal_core.slab cimport (
 )
 from signal_core.state cimport CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE, Loop
 from signal_core.sys cimport (
-    EAGAIN, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, SE_RARE, SHUT_WR, close,
-    epoll_ctl, epoll_event, errno, se_sub_relaxed, se_widened, send, shutdown,
+    EAGAIN, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, SE_COLD, SE_INLINE,
+    SE_RARE, SHUT_WR, close, epoll_ctl, epoll_event, errno, se_sub_relaxed, se_widened, send, shutdown,
 )
 from signal_core.turn cimport LANE_DIRECT, LANE_SPREAD, lane_add, line_add
 from signal_core.wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
@@ -87,7 +87,7 @@ cdef inline void conn_watch(Loop* loop, Conn* c) noexcept nogil:
     epoll_ctl(loop.epoll, EPOLL_CTL_MOD, c.fd, &event)
 
 
-cdef inline void conn_kill(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD conn_kill(Loop* loop, Conn* c) noexcept nogil:
     """Closes the socket. The rest is freed at the end of the iteration; until then it is CONN_DEAD."""
     cdef Cold* cold
     if c.state == CONN_DEAD:
@@ -109,7 +109,7 @@ cdef inline void conn_kill(Loop* loop, Conn* c) noexcept nogil:
     loop.dead = c.slot
 
 
-cdef inline void conn_block(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD conn_block(Loop* loop, Conn* c) noexcept nogil:
     """Its socket is full. Where not even what was begun has room within backlog-total, it ends."""
     cdef Extra* extra = conn_extra(loop, c)
     cdef uint64_t dropped = 0
@@ -136,7 +136,7 @@ cdef inline void conn_ready(Loop* loop, Conn* c) noexcept nogil:
         conn_kill(loop, c)
 
 
-cdef inline void conn_resume(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD conn_resume(Loop* loop, Conn* c) noexcept nogil:
     """Reads it again, first what was left over."""
     c.flags &= <uint16_t>~FLAG_PAUSED
     conn_watch(loop, c)
@@ -144,7 +144,7 @@ cdef inline void conn_resume(Loop* loop, Conn* c) noexcept nogil:
         conn_ready(loop, c)
 
 
-cdef inline void conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept nogil:
+cdef inline SE_COLD conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept nogil:
     """Deliveries to it were dropped: it is told with the next GAP."""
     cdef Extra* extra = conn_extra(loop, c)
     if extra != NULL:
@@ -153,7 +153,7 @@ cdef inline void conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept nogil
         lane_add(loop, c, LANE_SPREAD)
 
 
-cdef inline void conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
     """Tells it how many deliveries it missed, now that it can be told."""
     cdef Extra* extra = slab_whole(&loop.slab, c)
     cdef char text[20]
@@ -193,7 +193,7 @@ cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
         wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
 
 
-cdef inline void conn_expire(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD conn_expire(Loop* loop, Conn* c) noexcept nogil:
     """Of a blocked one: drops what has waited too long."""
     cdef uint64_t before = backlog_cost(&c.out)
     cdef uint32_t count = c.out.count
@@ -218,7 +218,7 @@ cdef inline void conn_give_place(Loop* loop, Conn* c) noexcept nogil:
         se_sub_relaxed(&loop.hub.places, 1)
 
 
-cdef inline void conn_say_last(Loop* loop, Conn* c, const char* text, size_t n) noexcept nogil:
+cdef inline SE_COLD conn_say_last(Loop* loop, Conn* c, const char* text, size_t n) noexcept nogil:
     """Instead of an upgrade. What it says is thrown away until it closes: closing first would reset the answer."""
     c.state = CONN_LINGER
     conn_give_place(loop, c)
@@ -254,7 +254,7 @@ cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:
         conn_block(loop, c)
 
 
-cdef inline void conn_wrote_part(Loop* loop, Conn* c, ssize_t sent) noexcept nogil:
+cdef inline SE_COLD conn_wrote_part(Loop* loop, Conn* c, ssize_t sent) noexcept nogil:
     """Of its one message the socket took `sent` bytes; none: errno says why."""
     if sent >= 0:
         loop.n[C_BYTES_OUT] += <uint64_t>sent
@@ -302,7 +302,7 @@ cdef inline bint conn_has_room(const Loop* loop, const Conn* c, uint32_t size) n
             and backlog_has_share(loop, backlog_cost(&c.out), size + MESSAGE_COST))
 
 
-cdef inline void conn_waits(Loop* loop, Conn* c, uint32_t size) noexcept nogil:
+cdef inline SE_COLD conn_waits(Loop* loop, Conn* c, uint32_t size) noexcept nogil:
     """After a message was added to the backlog of a blocked one."""
     loop.n[C_BACKLOG_BYTES] += size + MESSAGE_COST
     if c.flags & FLAG_PAUSED or c.out.answers == 0:
@@ -375,7 +375,7 @@ cdef inline Msg* conn_frame(Loop* loop, const Conn* c, uint8_t opcode, size_t pa
     return msg
 
 
-cdef inline void conn_answer(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
+cdef inline SE_INLINE conn_answer(Loop* loop, Conn* c, Msg* msg) noexcept nogil:
     """Queues a word of the engine's own. Its number is bounded: by max_refs, and by pausing what provokes it."""
     cdef uint32_t size
     if SE_RARE(msg == NULL):
@@ -400,7 +400,7 @@ cdef inline void conn_say_close(Loop* loop, Conn* c, uint16_t code) noexcept nog
     conn_answer(loop, c, msg)
 
 
-cdef inline void conn_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+cdef inline SE_COLD conn_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
     """Starts the close handshake: bytes go on to be read until the other's Close frame, for a bounded time."""
     if c.state == CONN_DEAD or c.state == CONN_LINGER or c.state == CONN_CLOSING:
         return
@@ -411,7 +411,7 @@ cdef inline void conn_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
     conn_say_close(loop, c, code)
 
 
-cdef inline void conn_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+cdef inline SE_COLD conn_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
     """Fails the connection (RFC 6455 §7.1.7): a Close frame, but where ours is said already, which is the last; then
     our side is shut down and nothing more is read."""
     cdef bint said = c.state == CONN_CLOSING

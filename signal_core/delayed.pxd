@@ -19,7 +19,7 @@ from signal_core.limits cimport (
 )
 from signal_core.slab cimport CONN_DEAD, FLAG_DELAYED, FLAG_READY, NO_SLOT, Conn, slab_conn
 from signal_core.state cimport Loop, loop_ms
-from signal_core.sys cimport se_now_ns, se_waited
+from signal_core.sys cimport SE_COLD, se_now_ns, se_waited
 from signal_core.turn cimport LANE_SPREAD, crowds_remain, line_add, line_drop, line_room
 
 
@@ -57,7 +57,7 @@ cdef inline bint rest_is_over(Loop* loop) noexcept nogil:
     return now >= loop.rest_end
 
 
-cdef inline void conn_delay(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD conn_delay(Loop* loop, Conn* c) noexcept nogil:
     """Its input is left alone, also by epoll, which would report it again and again."""
     if loop.delayed.used == 0:
         loop.delayed_ms = loop_ms(loop)

@@ -13,7 +13,7 @@ from signal_core.state cimport (
 )
 from signal_core.subs cimport subs_lost, waiters_release
 from signal_core.sys cimport (
-    EINPROGRESS, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_MOD, IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK,
+    EINPROGRESS, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_MOD, IPPROTO_TCP, SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK,
     SOCK_STREAM, SOL_SOCKET, SO_ERROR, TCP_NODELAY, close, connect, epoll_ctl, epoll_event, errno, getsockopt,
     se_store_relaxed, se_store_release, setsockopt, sockaddr, socket, socklen_t,
 )
@@ -59,7 +59,7 @@ cdef inline void link_enter(Loop* loop, uint32_t state, uint32_t patience) noexc
     loop.linked.due = loop.tick + patience if patience else 0
 
 
-cdef inline void link_end(Loop* loop, const char* reason) noexcept nogil:
+cdef inline SE_COLD link_end(Loop* loop, const char* reason) noexcept nogil:
     """Gives the connection up: what was not written is dropped, SUBs that waited are local now, Python is asked."""
     cdef Link* link = loop.linked
     cdef bint was_up = link.announced

@@ -66,7 +66,7 @@ cdef struct Msg:
     uint8_t* data         # 8  the bytes; the text follows them
     Region* region        # 8  where it lies; NULL: the heap
     uint32_t size         # 4  bytes to write
-    uint32_t refs         # 4  queues that hold it
+    uint32_t refs         # 4  of a shared one: queues that hold it, and its maker until msg_let_go
     uint32_t expires      # 4  tick after which it is not written; 0: never
     uint16_t text_size    # 2  bytes of the text
     uint8_t kind          # 1
@@ -269,15 +269,13 @@ cdef inline void msg_let_go(Mem* mem, Msg* msg) noexcept nogil:
 
 
 cdef inline void msg_unref(Mem* mem, Out* place) noexcept nogil:
-    """One queue lets go of a message; the last one frees it. `place` is invalid afterwards."""
+    """A queue lets go of a message; the last one frees it. `place` is invalid afterwards."""
     cdef Msg* msg = place.msg
-    if msg.flags & MSG_SHARED:
-        place_free(mem, place)
-        msg_let_go(mem, msg)
-        return
-    msg.refs -= 1
-    if msg.refs == 0:
+    if not msg.flags & MSG_SHARED:
         msg_free(mem, msg)
+        return
+    place_free(mem, place)
+    msg_let_go(mem, msg)
 
 
 cdef inline bint memory_shrink(Mem* mem, uint32_t most) noexcept nogil:

@@ -17,7 +17,9 @@ from signal_core.roomtable cimport PUT_OFF_NODES
 from signal_core.state cimport (
     CLUSTER_UP, CODE_DENIED, CODE_EXPIRED, CODE_OK, CODE_TOO_LARGE, CODE_UNAVAILABLE, LINK_UP, Hub, Link, Loop,
 )
-from signal_core.sys cimport SE_RARE, se_load_acquire, se_load_relaxed, se_siphash13, se_store_relaxed
+from signal_core.sys cimport (
+    SE_COLD, SE_INLINE, SE_RARE, se_load_acquire, se_load_relaxed, se_siphash13, se_store_relaxed,
+)
 
 
 cdef enum:
@@ -79,7 +81,7 @@ cdef inline bint is_over_limit(const Link* link, const Msg* msg) noexcept nogil:
     return msg.size - line - 2 > link.max_payload
 
 
-cdef inline void presence_dropped(Loop* loop, const Msg* msg) noexcept nogil:
+cdef inline SE_COLD presence_dropped(Loop* loop, const Msg* msg) noexcept nogil:
     """NATS takes no more of presence: a question, which names its room's place, is asked again, for the rest other
     nodes are made to ask anew."""
     cdef Link* link = loop.linked
@@ -91,7 +93,7 @@ cdef inline void presence_dropped(Loop* loop, const Msg* msg) noexcept nogil:
         link.again = True
 
 
-cdef inline void link_refuse_over(Loop* loop, Msg* msg) noexcept nogil:
+cdef inline SE_COLD link_refuse_over(Loop* loop, Msg* msg) noexcept nogil:
     """Of a message that was made before NATS lowered its bound. Takes it over."""
     if msg.flags & MSG_COUNTED:
         loop.n[C_DROPPED_NATS] += 1
@@ -100,24 +102,29 @@ cdef inline void link_refuse_over(Loop* loop, Msg* msg) noexcept nogil:
     loop_tell(loop, msg, CODE_TOO_LARGE)
 
 
-cdef inline void link_queue(Loop* loop, Msg* msg) noexcept nogil:
+cdef inline SE_COLD link_drop(Loop* loop, Msg* msg) noexcept nogil:
+    """Of a message that NATS, or the memory, has no room for. Takes it over."""
+    if msg.flags & MSG_COUNTED:
+        loop.n[C_DROPPED_NATS] += 1
+    if msg.flags & MSG_PRESENCE:
+        presence_dropped(loop, msg)
+    elif not msg.flags & MSG_COUNTED:
+        loop.n[C_RECEIPTS_LOST] += 1
+    se_store_relaxed(&loop.hub.clogged, loop.linked.out.bytes > 0)
+    loop_tell(loop, msg, CODE_UNAVAILABLE)
+
+
+cdef inline SE_INLINE link_queue(Loop* loop, Msg* msg) noexcept nogil:
     """On the link's loop: queues bytes for NATS, or drops them and says so. Takes the message over."""
     cdef Link* link = loop.linked
     if msg.flags & MSG_COUNTED:
         loop.n[C_ATTEMPTED] += 1
-    if msg.expires < loop.tick and msg.expires:
+    if SE_RARE(msg.expires < loop.tick and msg.expires):
         loop.n[C_DROPPED_EXPIRED] += 1
         loop_tell(loop, msg, CODE_EXPIRED)
         return
-    if not link_has_room(loop, msg.size) or not queue_add(loop, &link.out, msg):
-        if msg.flags & MSG_COUNTED:
-            loop.n[C_DROPPED_NATS] += 1
-        if msg.flags & MSG_PRESENCE:
-            presence_dropped(loop, msg)
-        elif not msg.flags & MSG_COUNTED:
-            loop.n[C_RECEIPTS_LOST] += 1
-        se_store_relaxed(&loop.hub.clogged, link.out.bytes > 0)
-        loop_tell(loop, msg, CODE_UNAVAILABLE)
+    if SE_RARE(not link_has_room(loop, msg.size)) or SE_RARE(not queue_add(loop, &link.out, msg)):
+        link_drop(loop, msg)
         return
     if msg.hash:
         link_remember(link, msg)

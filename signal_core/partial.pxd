@@ -20,14 +20,14 @@ from signal_core.slab cimport (
     FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, slab_whole,
 )
 from signal_core.state cimport Loop
-from signal_core.sys cimport FIONREAD, ioctl
+from signal_core.sys cimport FIONREAD, SE_COLD, ioctl
 from signal_core.upgrade cimport Upgrade
 from signal_core.wheel cimport wheel_arm_by
 
 
 # -- what is kept --
 
-cdef inline void part_no_memory(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD part_no_memory(Loop* loop, Conn* c) noexcept nogil:
     """What it said can't be kept."""
     cdef Upgrade u
     if c.state == CONN_JUDGED:
@@ -47,14 +47,10 @@ cdef inline void part_arm(Loop* loop, Conn* c, const Buffer* part) noexcept nogi
         wheel_arm_by(&loop.wheel, &loop.slab, c.slot, part.since + loop.hub.set.message)
 
 
-cdef inline void part_keep(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need, bint fresh) noexcept nogil:
-    """Keeps the input left over, which may lie in c.pending itself; the buffer goes when there is none. `fresh`: what
-    came before is done with."""
+cdef inline void part_store(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need,
+                            bint fresh) noexcept nogil:
+    """part_keep, where there is something to keep."""
     cdef Buffer* kept = c.pending
-    if n == 0 or c.state >= CONN_LINGER:
-        buffer_free(loop, kept)
-        c.pending = NULL
-        return
     if kept != NULL and p >= kept.data and p < kept.data + kept.size:
         memmove(kept.data, p, n)
     else:
@@ -70,9 +66,19 @@ cdef inline void part_keep(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint
     part_arm(loop, c, kept)
 
 
+cdef inline void part_keep(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need, bint fresh) noexcept nogil:
+    """Keeps the input left over, which may lie in c.pending itself; the buffer goes when there is none. `fresh`: what
+    came before is done with."""
+    if n != 0 and c.state < CONN_LINGER:
+        part_store(loop, c, p, n, need, fresh)
+        return
+    buffer_free(loop, c.pending)
+    c.pending = NULL
+
+
 # -- for how long --
 
-cdef inline void conn_fail_late(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD conn_fail_late(Loop* loop, Conn* c) noexcept nogil:
     """As conn_fail with 1008, and a Close frame that says why (RFC 6455 §5.5.1)."""
     cdef const char* reason = b"a message did not arrive within message-timeout"
     cdef size_t n = strlen(reason)

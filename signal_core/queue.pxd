@@ -16,7 +16,7 @@ from signal_core.memory cimport (
 )
 from signal_core.slab cimport Queue
 from signal_core.state cimport CODE_EXPIRED, CODE_OK, Loop
-from signal_core.sys cimport EAGAIN, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, errno, iovec, msghdr, send, sendmsg
+from signal_core.sys cimport EAGAIN, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, SE_COLD, errno, iovec, msghdr, send, sendmsg
 
 cdef enum:
     WROTE_ALL = 1
@@ -57,7 +57,7 @@ cdef inline bint queue_add(Loop* loop, Queue* q, Msg* msg) noexcept nogil:
         if place == NULL:
             return False
         place.msg = msg
-    msg.refs += 1
+        msg.refs += 1
     queue_append(q, place, msg.size)
     if msg.flags & MSG_COUNTED:
         loop.n[C_IN_FLIGHT] += 1
@@ -104,7 +104,7 @@ cdef inline void queue_clear(Loop* loop, Queue* q, int counter, uint8_t code) no
     q.tail = NULL
 
 
-cdef inline void queue_cut(Loop* loop, Queue* q, Out** link, int counter, uint8_t code) noexcept nogil:
+cdef inline SE_COLD queue_cut(Loop* loop, Queue* q, Out** link, int counter, uint8_t code) noexcept nogil:
     """Takes the message at `link` out, of which nothing is written; its fate is as in queue_pop. The caller mends
     q.tail."""
     cdef Out* place = link[0]
@@ -118,7 +118,7 @@ cdef inline void queue_cut(Loop* loop, Queue* q, Out** link, int counter, uint8_
     queue_pop(loop, &one, counter, code)
 
 
-cdef inline void queue_expire(Loop* loop, Queue* q) noexcept nogil:
+cdef inline SE_COLD queue_expire(Loop* loop, Queue* q) noexcept nogil:
     """Drops what has waited too long; a head that is partly written stays."""
     cdef Out** link = &q.head
     cdef Out* last = NULL

@@ -38,7 +38,7 @@ from signal_core.slab cimport (
 from signal_core.state cimport (
     CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_UNAVAILABLE, Loop,
 )
-from signal_core.sys cimport EAGAIN, EINTR, SE_RARE, errno, recv
+from signal_core.sys cimport EAGAIN, EINTR, SE_COLD, SE_RARE, errno, recv
 from signal_core.turn cimport step_is_over
 from signal_core.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 
@@ -72,7 +72,7 @@ cdef inline uint32_t ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept nog
     return loop.tick + <uint32_t>((ms + 1000) // TICK_MS) - 1
 
 
-cdef inline void message_hold(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD message_hold(Loop* loop, Conn* c) noexcept nogil:
     """It would cause a word to a loop for which many wait: as if it had not come yet."""
     loop.holds = True
     bucket_give(loop, c)
@@ -167,7 +167,7 @@ cdef inline void do_unsub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     say(loop, c, CODE_OK, head.ref, head.ref_len)
 
 
-cdef inline void session_rate(Loop* loop, Conn* c, const Head* head) noexcept nogil:
+cdef inline SE_COLD session_rate(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     """A message over max-rate. Its ref may be outstanding, whose answer this must not be."""
     cdef bint again = head.ref_len and ref_find(loop, c, head.ref, head.ref_len) != NULL
     cdef uint8_t code = CODE_BAD_REQUEST if again else CODE_RATE
@@ -209,7 +209,7 @@ cdef inline void session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n
         say_pong(loop, c, head.arg, head.arg_len)
 
 
-cdef inline void session_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+cdef inline SE_COLD session_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
     loop.n[C_PROTOCOL_ERRORS] += 1
     conn_fail(loop, c, code)
 
@@ -317,6 +317,12 @@ cdef inline uint64_t session_allowance(Loop* loop, const Conn* c) noexcept nogil
     return most
 
 
+cdef inline SE_COLD session_hold(Loop* loop, Conn* c, const Frame* f, uint8_t* p) noexcept nogil:
+    """A frame that is to wait: it is left as it came."""
+    frame_unmask(p, <size_t>f.length, f.key)
+    conn_hold(loop, c)
+
+
 cdef inline size_t session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint64_t* need) noexcept nogil:
     """Handles whole frames for the time of a turn: then the connection waits for another.
 
@@ -342,8 +348,7 @@ cdef inline size_t session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint6
         frame_unmask(p + done, <size_t>f.length, f.key)
         session_frame(loop, c, &f, p + done)
         if SE_RARE(loop.holds):
-            frame_unmask(p + done, <size_t>f.length, f.key)  # as it came
-            conn_hold(loop, c)
+            session_hold(loop, c, &f, p + done)
             return done - head
         done += <size_t>f.length
         if done == n:
@@ -403,7 +408,7 @@ cdef inline ssize_t session_recv(Loop* loop, Conn* c, void* p, size_t n) noexcep
     return -1
 
 
-cdef inline void session_read_more(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD session_read_more(Loop* loop, Conn* c) noexcept nogil:
     """Reads on behind a large frame's first bytes, in place."""
     cdef size_t most = <size_t>loop.hub.set.max_frame + READ_BUFFER
     cdef Buffer* grown = buffer_grown(loop, c.pending, c.pending.used + READ_BUFFER // 16, most)

@@ -4,6 +4,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "se_sys.h" nogil:
     ctypedef unsigned long pthread_t
+    ctypedef void SE_COLD
+    ctypedef void SE_INLINE
     void SE_STATIC_ASSERT(bint x)
     void SE_ASSERT(bint x)
     void SE_PREFETCH(const void* p)

@@ -30,9 +30,10 @@ from signal_core.slab cimport (
 from signal_core.state cimport CLUSTER_OFF, EVENT_LOG, Hub, Link, Loop, MARK_LISTENER, MARK_WAKE
 from signal_core.sys cimport (
     AF_INET, AF_INET6, EPOLLET, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY,
-    O_CLOEXEC, O_RDONLY, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_RCVBUF, SO_REUSEADDR, SO_REUSEPORT,
-    SO_SNDBUF, TCP_NODELAY, bind, close, epoll_create1, epoll_ctl, epoll_event, errno, iovec, listen, open,
-    se_load_relaxed, se_own_descriptors, se_store_release, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket,
+    O_CLOEXEC, O_RDONLY, SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_RCVBUF, SO_REUSEADDR,
+    SO_REUSEPORT, SO_SNDBUF, TCP_NODELAY, bind, close, epoll_create1, epoll_ctl, epoll_event, errno, iovec, listen,
+    open, se_load_relaxed, se_own_descriptors, se_store_release, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
+    socket,
 )
 from signal_core.tls cimport connect_free
 from signal_core.wheel cimport wheel_init
@@ -159,7 +160,7 @@ cdef inline int loop_open(Loop* loop) noexcept nogil:
     return 0
 
 
-cdef inline void loop_close(Loop* loop) noexcept nogil:
+cdef inline SE_COLD loop_close(Loop* loop) noexcept nogil:
     """Closes every socket and frees what hung on them; the loop's memory stays until the engine's end."""
     cdef Conn* c
     cdef uint32_t i

@@ -20,12 +20,14 @@ from signal_core.slab cimport (
     Extra, slab_cold, slab_conn, slab_extra, slab_whole,
 )
 from signal_core.state cimport Hub, Loop, loop_ms
-from signal_core.sys cimport FIONREAD, MSG_DONTWAIT, MSG_NOSIGNAL, SIOCOUTQ, ioctl, se_acknowledged, send
+from signal_core.sys cimport (
+    FIONREAD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_COLD, SE_INLINE, SIOCOUTQ, ioctl, se_acknowledged, send,
+)
 from signal_core.upgrade cimport UNHANDLED, UNJUDGED
 from signal_core.wheel cimport wheel_arm, wheel_is_late, wheel_pop
 
 
-cdef inline void timer_ping(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_INLINE timer_ping(Loop* loop, Conn* c) noexcept nogil:
     cdef uint8_t* body
     loop.n[C_PINGS_SENT] += 1
     conn_answer(loop, c, conn_frame(loop, c, OP_PING, 0, 0, &body))
@@ -82,7 +84,7 @@ cdef inline uint32_t timer_keepalive(Loop* loop, Conn* c) noexcept nogil:
     return timer_asked(loop, cold, patience)
 
 
-cdef inline void timer_share(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD timer_share(Loop* loop, Conn* c) noexcept nogil:
     """Of a blocked one: drops its newest where it has more than its share of backlog-total by now."""
     cdef uint64_t cost = backlog_cost(&c.out), dropped = 0
     if backlog_has_share(loop, cost, 0):
@@ -121,7 +123,7 @@ cdef inline void post_closed(Loop* loop, Conn* c, uint32_t code) noexcept nogil:
         extra.close_code = <unsigned short>code
 
 
-cdef inline void conn_kill_stalled(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD conn_kill_stalled(Loop* loop, Conn* c) noexcept nogil:
     """4008 goes behind the one message that was begun, if the socket takes it now; the rest is dropped."""
     cdef uint8_t head[4]
     if c.out.offset == 0:
@@ -133,7 +135,7 @@ cdef inline void conn_kill_stalled(Loop* loop, Conn* c) noexcept nogil:
     conn_kill(loop, c)
 
 
-cdef inline void timer_open(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_INLINE timer_open(Loop* loop, Conn* c) noexcept nogil:
     cdef uint32_t next_look, refs, end, late
     next_look = timer_keepalive(loop, c)
     if next_look == 0:
@@ -156,7 +158,7 @@ cdef inline void timer_open(Loop* loop, Conn* c) noexcept nogil:
         wheel_arm(&loop.wheel, &loop.slab, c.slot, next_look)
 
 
-cdef inline void timer_handshake(Loop* loop, Conn* c) noexcept nogil:
+cdef inline SE_COLD timer_handshake(Loop* loop, Conn* c) noexcept nogil:
     """Its head is late, or was not handled in time. A client that has said nothing at all, as a browser that connects
     ahead of need, asked nothing that 408 could answer (RFC 9110 §15.5.9): it is closed."""
     if c.phase.arriving.refusal:

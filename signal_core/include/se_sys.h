@@ -48,6 +48,12 @@
 #define SE_RARE(x) __builtin_expect(!!(x), 0)
 #endif
 
+/* Return types of functions that return nothing, for GCC, which else inlines by size alone. SE_COLD: hardly ever called,
+ * so compiled for size and apart from its callers; a branch that ends in a call of it counts as rare. SE_INLINE: on a hot
+ * path, so inlined whatever its size. */
+#define SE_COLD __attribute__((cold)) void
+#define SE_INLINE __attribute__((always_inline)) void
+
 #ifdef SE_DEBUG
 #define SE_ASSERT(x)                                                                      \
     do {                                                                                  \

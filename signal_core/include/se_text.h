@@ -130,7 +130,7 @@ static inline int se_same_name(const char *p, const char *lower, size_t n)
 }
 
 /* memcpy for what is mostly shorter than 32 bytes: names, refs, addresses. */
-static inline void se_copy_short(char *restrict out, const char *restrict p, size_t n)
+__attribute__((always_inline)) static inline void se_copy_short(char *restrict out, const char *restrict p, size_t n)
 {
     if (n > 32) {
         memcpy(out, p, n);
