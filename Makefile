@@ -38,8 +38,8 @@ QUIET ?= 60
 EXTRAS = embedded,jwt,test,lint
 
 BIN = $(VENV)/bin
-CORE = $(wildcard signal_core/*.py signal_core/*.pyx signal_core/*.pxd signal_core/*.pxi signal_core/include/*.h)
-PACKAGE = $(CORE) $(wildcard signal_py/*.py)
+CORE = $(shell find signal_core -name '*.p[xy]*' -o -name '*.h')
+PACKAGE = $(CORE) $(shell find signal_py -name '*.py')
 BUILD_REQUIRES = grep '^requires = ' pyproject.toml | grep -o '"[^"]*"'
 PLOTS_REQUIRES = grep '^plots = ' pyproject.toml | grep -o '"[^"]*"'
 BENCH_REQUIRES = grep '^bench = ' pyproject.toml | grep -o '"[^"]*"'
@@ -104,7 +104,7 @@ sizing: $(VENV)/.installed
 	$(BIN)/python bench/report sizing
 
 docs: $(VENV)/.installed
-	$(BIN)/python -m signal_py.settings_doc > docs/settings.md
+	$(BIN)/python -m signal_py.cli.settings_doc > docs/settings.md
 	$(BIN)/python docs/api_doc.py > docs/api.md
 	$(BIN)/python docs/metrics_doc.py > docs/metrics.md
 

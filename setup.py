@@ -13,12 +13,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 # The data path is one C unit, of which GCC would inline less the more there is of it.
 INLINE = ["inline-unit-growth=1000", "large-function-growth=4000", "large-stack-frame-growth=4000"]
 INLINE = [part for each in [*INLINE, "max-inline-insns-single=500"] for part in ("--param", each)]
+SOURCES = {"engine": "signal_core/engine.pyx", "probe": "signal_core/probe/probe.pyx"}
 FLAVOURS = {
     # -w: what there is to warn of in generated C, the debug build shows. -g1 is for profiles, and costs no time.
     "release": (["-O3", "-g1", "-w", "-fno-plt", *INLINE], [], {}),
@@ -75,7 +76,7 @@ def extension(name: str) -> Extension:
     pico = picohttpparser(BUILD / name)  # a copy for each, since they may be compiled at the same time
     return Extension(
         f"signal_core.{name}",
-        [f"signal_core/{name}.pyx", str(pico / "picohttpparser.c")],
+        [SOURCES[name], str(pico / "picohttpparser.c")],
         include_dirs=["signal_core/include", str(pico)],
         extra_compile_args=["-std=gnu11", "-pthread", "-fvisibility=hidden", *compile_args],
         extra_link_args=["-pthread", "-ldl", *link_args],
@@ -100,7 +101,7 @@ class Build(build_ext):
 
 
 setup(
-    packages=["signal_core", "signal_py"],
+    packages=find_packages(include=["signal_core", "signal_py", "signal_py.*"]),
     package_data={"signal_core": ["*.pyi", "py.typed"], "signal_py": ["py.typed"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": Build},

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import signal_core.probe as probe
-
 from results import add_json, keep
 
 REQUEST = (

@@ -30,7 +30,7 @@ from contenders import ENGINE, HERE, Contender, loops_for, no_engine
 from machine import description
 from results import RESULTS, Figures, write
 from servers import LOAD, BenchError, free_port, many_descriptors, running, stop
-from signal_py.settings import Config
+from signal_py.config.settings import Config
 
 FEW = 1000  # connections of the load that is compared with
 FEW_SECONDS = 60.0

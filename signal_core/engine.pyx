@@ -13,52 +13,61 @@ from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint6
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid, usleep
-from signal_core.address cimport LOCAL_TEXT, ROOM_MAX, id_make, local_parse, peer_split, ref_valid, room_valid
-from signal_core.addresses cimport Addresses, addresses_end
-from signal_core.answers cimport code_parse, code_reason, code_text, put_peer
-from signal_core.awaiting cimport AWAIT_FAILED, AWAIT_IT, await_nats
-from signal_core.counters cimport C_COUNT, C_TAKEN
-from signal_core.frame cimport close_code_is_valid, frame_check_layout
-from signal_core.head cimport HEAD_MAX, HEAD_MAX_AUTH
-from signal_core.inbox cimport inbox_is_empty, inbox_sleep, inbox_take, inbox_taken, inbox_words_taken
-from signal_core.ledger cimport count_message
-from signal_core.limits cimport (
+from signal_core.base.counters cimport C_COUNT, C_TAKEN
+from signal_core.base.kinds cimport (
+    DIAL_GIVE_UP, DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK, KIND_NEWS,
+    KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, TELL_PEER,
+)
+from signal_core.base.limits cimport (
     CONTROL_LOOP, MAILS_WAITING, MAX_LOOPS, SERVICE_LOOP, TICK_MS, WORDS_WAITING, YIELD_LEAST, YIELD_MOST,
 )
-from signal_core.memory cimport (
-    DIAL_GIVE_UP, DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK,
-    KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, Msg,
-    TELL_PEER, memory_check_layout, msg_free, msg_new_heap, msg_text,
+from signal_core.base.memory cimport Packet, memory_check_layout, packet_free, packet_new_heap, packet_text
+from signal_core.base.sys cimport (
+    AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, SE_STATIC_ASSERT, close, eventfd, getrandom, htons, inet_pton, munmap,
+    pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_malloc_trim,
+    se_malloc_trims, se_now_ms, se_thread_start, sockaddr_in, sockaddr_in6, write,
 )
-from signal_core.news cimport news_lost
-from signal_core.packet cimport Packet
-from signal_core.post cimport is_payload, post, post_all
-from signal_core.pressure cimport joins_wait, words_full
-from signal_core.questions cimport ask_who
-from signal_core.response cimport response_check_layout
-from signal_core.rights cimport rights_are_whole, rights_check_layout
-from signal_core.roomtable cimport RoomEntry, room_hash, table_check_layout, table_end, table_init
-from signal_core.rooms cimport MARK_NONE
-from signal_core.route cimport room_enter, room_exit, room_listen, room_unlisten, route_peer, route_room
-from signal_core.service cimport (
-    Frame, frame_take_apart, service_begin, service_fate, service_finish, service_packet,
+from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_words_full
+from signal_core.delivery.envelope cimport Message
+from signal_core.delivery.ledger cimport ledger_count
+from signal_core.delivery.outbox cimport outbox_is_payload, outbox_post, outbox_post_all
+from signal_core.delivery.replies cimport replies_code_parse, replies_code_reason, replies_code_text, replies_put_peer
+from signal_core.loop.local_peer cimport (
+    LocalFrame, local_frame_split, local_peer_begin, local_peer_fate, local_peer_finish, local_peer_message,
 )
-from signal_core.slab cimport pages_new, slab_check_layout
-from signal_core.state cimport (
+from signal_core.loop.thread cimport LOOP_STARTING, thread_end, thread_init, thread_main
+from signal_core.nats.tls cimport se_tls_context, se_tls_context_free, se_tls_free, se_tls_load, se_tls_session
+from signal_core.presence.events cimport events_lost
+from signal_core.presence.roster cimport roster_ask
+from signal_core.route.await_nats cimport AWAIT_FAILED, AWAIT_IT, await_nats
+from signal_core.route.membership cimport (
+    membership_enter, membership_exit, membership_room_unwatch, membership_room_watch,
+)
+from signal_core.route.route cimport route_peer, route_room
+from signal_core.tables.acl cimport rights_are_whole, rights_check_layout
+from signal_core.tables.codes cimport (
     AUTH_ANY, AUTH_OFF, AUTH_TOKEN, CLUSTER_AWAY, CLUSTER_OFF, CLUSTER_UP, CODE_BAD_REQUEST, CODE_EXPIRED,
     CODE_NO_SUCH_PEER, CODE_OK, CODE_TOO_LARGE, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_ASK, EVENT_CONNECTED,
     EVENT_DISCONNECTED, EVENT_DOWN, EVENT_FREED, EVENT_INFO, EVENT_LISTED, EVENT_LOG, EVENT_NATS_ERROR, EVENT_TAKEN,
-    EVENT_UP, EVENT_WANT, Hub, Loop, MAX_LISTENERS, Network,
+    EVENT_UP, EVENT_WANT,
 )
-from signal_core.sys cimport (
-    AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, SE_STATIC_ASSERT, close, eventfd, getrandom, htons, inet_pton,
-    munmap, pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_malloc_trim,
-    se_malloc_trims, se_now_ms,
-    se_thread_start, sockaddr_in, sockaddr_in6, write,
+from signal_core.tables.conn_table cimport slab_check_layout, slab_pages_new
+from signal_core.tables.ip_table cimport Addresses, addresses_end
+from signal_core.tables.loop_rooms cimport WATCH_NONE
+from signal_core.tables.mailbox cimport (
+    mailbox_is_empty, mailbox_sleep, mailbox_take, mailbox_taken, mailbox_words_taken,
 )
-from signal_core.tls cimport se_tls_context, se_tls_context_free, se_tls_free, se_tls_load, se_tls_session
-from signal_core.thread cimport LOOP_STARTING, loop_end, loop_init, loop_main
-from signal_core.upgrade cimport upgrade_check_layout
+from signal_core.tables.room_table cimport (
+    RoomEntry, room_table_check_layout, room_table_end, room_table_hash, room_table_init,
+)
+from signal_core.tables.state cimport MAX_LISTENERS, Hub, Loop, Network
+from signal_core.wire.command cimport HEAD_MAX, HEAD_MAX_AUTH
+from signal_core.wire.frame cimport frame_check_layout, frame_close_code_valid
+from signal_core.wire.handshake cimport upgrade_check_layout
+from signal_core.wire.ids cimport (
+    LOCAL_TEXT, ROOM_MAX, ids_make, ids_parse_local, ids_ref_valid, ids_room_valid, ids_split_peer,
+)
+from signal_core.wire.response cimport response_check_layout
 
 cdef enum:
     SNAPSHOT_PATIENCE_MS = 2000
@@ -79,7 +88,7 @@ class TlsError(Exception):
 cdef inline void check_layouts() noexcept nogil:
     SE_STATIC_ASSERT(C_COUNT == 93)
     memory_check_layout()
-    table_check_layout()
+    room_table_check_layout()
     slab_check_layout()
     rights_check_layout()
     frame_check_layout()
@@ -93,7 +102,7 @@ cdef str text_of(const char* p, size_t n):
 
 cdef str code_name(uint8_t code):
     """"" for CODE_OK, as Python hears it."""
-    return "" if code == CODE_OK else (<bytes>code_text(code)).decode()
+    return "" if code == CODE_OK else (<bytes>replies_code_text(code)).decode()
 
 
 cdef uint32_t ticks(object ms):
@@ -133,17 +142,17 @@ def malloc_trim():
 def code_sentence(str code):
     """What a client hears, for people, with an ERR of this code."""
     cdef bytes text = code.encode()
-    return (<bytes>code_reason(code_parse(text, len(text)))).decode()
+    return (<bytes>replies_code_reason(replies_code_parse(text, len(text)))).decode()
 
 
 def may_close_with(code):
     """Whether a Close frame may carry this code."""
-    return 0 <= code <= 0xffff and close_code_is_valid(code)
+    return 0 <= code <= 0xffff and frame_close_code_valid(code)
 
 
-include "core_loops.pxi"
-include "core_peer.pxi"
-include "core_mail.pxi"
+include "engine_loops.pxi"
+include "engine_peer.pxi"
+include "engine_mail.pxi"
 
 
 @cython.final
@@ -223,7 +232,7 @@ cdef class Core(Mailboxes):
         self.snapshot += 1
         number = self.snapshot
         for i in range(hub.nloops):
-            if not words_full(self.control, hub.loops[i]):  # else the copy stays as old as it is
+            if not backpressure_words_full(self.control, hub.loops[i]):  # else the copy stays as old as it is
                 self.tell_loop(i, KIND_SNAPSHOT, 0, number, b"")
         by = se_now_ms() + SNAPSHOT_PATIENCE_MS
         with nogil:
@@ -249,7 +258,7 @@ cdef class Core(Mailboxes):
             "node": self.hub.node[:self.hub.node_len].decode(),
             "address": self.address,
             "link": "off" if state == CLUSTER_OFF else ("up" if state == CLUSTER_UP else "away"),
-            "own_tables": all(self.hub.loops[i].own_table for i in range(self.hub.nloops)),
+            "own_tables": all(self.hub.loops[i].accept.own_table for i in range(self.hub.nloops)),
             "loops": [dict(zip(names, column)) for column in columns[:self.hub.nloops]],
             "service": dict(zip(names, columns[self.hub.nloops])),
             "total": dict(zip(names, (sum(row) for row in zip(*columns)))),

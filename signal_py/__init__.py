@@ -6,12 +6,12 @@ async with Engine(listen="127.0.0.1:0", nats="off") as engine:
     await engine.publish("lobby", b"hello")
 """
 
+from signal_py.auth.grants import Grant, Refusal, Request, Rights
+from signal_py.auth.headers import Headers
+from signal_py.base.errors import ConfigError, DeliveryError, EngineError
+from signal_py.base.version import VERSION as __version__
 from signal_py.engine import Engine
-from signal_py.errors import ConfigError, DeliveryError, EngineError
-from signal_py.grants import Grant, Refusal, Request, Rights
-from signal_py.headers import Headers
-from signal_py.service import Message, Peer, Presence
-from signal_py.version import VERSION as __version__
+from signal_py.local_peer import Message, Peer, Presence
 
 __all__ = [
     "ConfigError",

@@ -2,7 +2,7 @@
 
 import sys
 
-from signal_py.cli import main
+from signal_py.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

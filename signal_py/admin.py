@@ -16,10 +16,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from signal_py.address import host_port
-from signal_py.errors import ConfigError
-from signal_py.fetching import REASONS
-from signal_py.listening import Address, Probes, prepare, resolve, where
+from signal_py.auth.jwks_fetch import REASONS
+from signal_py.base.errors import ConfigError
+from signal_py.base.hostport import host_port
+from signal_py.listen import Address, Probes, prepare, resolve, where
 
 REQUEST_TIMEOUT = 10.0  # seconds for a client to say what it wants
 READ = "GET, HEAD, OPTIONS"

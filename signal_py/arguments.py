@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from signal_py.config import make_config
-from signal_py.controlwire import CURSOR, NAME, PEER
-from signal_py.errors import ConfigError
-from signal_py.parsing import nearest
-from signal_py.settings import SETTINGS, Config
+from signal_py.base.errors import ConfigError
+from signal_py.config.load import make_config
+from signal_py.config.parsing import nearest
+from signal_py.config.settings import SETTINGS, Config
+from signal_py.control.wire import CURSOR, NAME, PEER
 
 if TYPE_CHECKING:
-    from signal_py.options import Options
+    from signal_py.config.options import Options
 
 DEFAULTS: dict[str, object] = {"listen": "127.0.0.1:0", "nats": "off"}  # where they differ from the daemon's
 NO_TTL = -1  # to the core: the message names none
@@ -26,7 +26,7 @@ def config_of(settings: Options) -> Config:
     for field in given:
         if field not in fields:
             near = nearest(field.lower().replace("-", "_"), fields)
-            mend = f"write {near}=…" if near else "signal_py.settings.Config lists them"
+            mend = f"write {near}=…" if near else "signal_py.config.settings.Config lists them"
             raise ConfigError(f"Engine's {field} is not a setting: {mend}.")
     by_name = {fields[field]: value for field, value in given.items()}
     return make_config(by_name, {name: f"Engine's {field}" for field, name in fields.items()})

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from signal_py.address import url_of
 from signal_py.arguments import (
     check_close,
     check_name,
@@ -19,21 +18,22 @@ from signal_py.arguments import (
     why_not_room,
     why_not_sent,
 )
-from signal_py.aside import NoThreadError, step, surely
-from signal_py.controlwire import OPERATOR_CLOSE
-from signal_py.errors import ConfigError, DeliveryError, EngineError
-from signal_py.inspection import Inspection, MemberPage, RoomPage
-from signal_py.judge import Authorizer
-from signal_py.place import Place
+from signal_py.auth.authenticators import Authorizer
+from signal_py.base.affinity import Place
+from signal_py.base.aio import NoThreadError, step, surely
+from signal_py.base.errors import ConfigError, DeliveryError, EngineError
+from signal_py.base.hostport import url_of
+from signal_py.config.settings import Config
+from signal_py.control.inspection import Inspection, MemberPage, RoomPage
+from signal_py.control.wire import OPERATOR_CLOSE
+from signal_py.local_peer import Handler, Handlers, Message, Service
 from signal_py.runtime import Runtime
-from signal_py.service import Handler, Handlers, Message, Service
-from signal_py.settings import Config
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from signal_core.engine import Core
-    from signal_py.options import Options
+    from signal_py.config.options import Options
 
 RECEIPT_MARGIN = 1.0  # seconds after a message's ttl until its receipt counts as lost
 T = TypeVar("T")

@@ -13,28 +13,28 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from signal_py.address import bound_url
 from signal_py.admin import Admin
-from signal_py.bridge import Bridge, RefusedError
-from signal_py.controlled import Controlled
-from signal_py.credentials import Credentials
-from signal_py.descriptors import count_descriptors
-from signal_py.embedded import EmbeddedNats, find_server, installed_server
-from signal_py.errors import ConfigError
-from signal_py.grants import Verdict
-from signal_py.inspection import Inspection
-from signal_py.judge import Authorizer, CallbackJudge, Judge, JwtJudge
-from signal_py.keys import Keys
-from signal_py.listening import Probes, resolve
-from signal_py.log import dropped, event
-from signal_py.natspool import Server, parse_url
-from signal_py.orders import Orders
-from signal_py.resources import limits_of_groups, resources
-from signal_py.service import Service
-from signal_py.settings import SETTINGS, Config
-from signal_py.tls import Tls
-from signal_py.tokens import Verifier, verifier_of
-from signal_py.version import VERSION
+from signal_py.auth.authenticators import Authorizer, CallbackJudge, Judge, JwtJudge
+from signal_py.auth.grants import Verdict
+from signal_py.auth.jwt import Verifier, verifier_of
+from signal_py.auth.keys import Keys
+from signal_py.base.errors import ConfigError
+from signal_py.base.fds import count_descriptors
+from signal_py.base.hostport import bound_url
+from signal_py.base.log import dropped, event
+from signal_py.base.resources import limits_of_groups, resources
+from signal_py.base.version import VERSION
+from signal_py.config.nats_url import Server, parse_url
+from signal_py.config.settings import SETTINGS, Config
+from signal_py.control.handlers import Orders
+from signal_py.control.inspection import Inspection
+from signal_py.control.server import Controlled
+from signal_py.control_thread import Bridge, RefusedError
+from signal_py.listen import Probes, resolve
+from signal_py.local_peer import Service
+from signal_py.nats.credentials import Credentials
+from signal_py.nats.server_process import EmbeddedNats, find_server, installed_server
+from signal_py.nats.tls import Tls
 
 if TYPE_CHECKING:
     from signal_core.engine import Core

@@ -16,10 +16,10 @@ from websockets.typing import Subprotocol
 import kit
 import macro
 from peers import BarePeer
-from signal_py import cli
-from signal_py.config import make_config
-from signal_py.settings import Config
-from signal_py.sources import load, read_file
+from signal_py.cli import main as cli
+from signal_py.config.load import make_config
+from signal_py.config.settings import Config
+from signal_py.config.sources import load, read_file
 
 ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench" / "README.md"
@@ -225,7 +225,7 @@ def test_no_text_advises_the_package_of_somebody_else() -> None:
             assert others_package(advice.format(name))
         assert not others_package(advice.format("signal-engine-ws"))
     seen = dict(texts_of(ROOT))
-    assert {ROOT / "README.md", ROOT / "Makefile", ROOT / "signal_py" / "version.py"} <= seen.keys()
+    assert {ROOT / "README.md", ROOT / "Makefile", ROOT / "signal_py" / "base" / "version.py"} <= seen.keys()
     assert {str(path): found for path, text in seen.items() if (found := others_package(text))} == {}
     assert any("pip install 'signal-engine-ws[jwt]'" in text for text in seen.values())
 

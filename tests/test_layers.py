@@ -1,81 +1,147 @@
-"""The order of the source: what imports what, and that the loops' code knows nothing of Python."""
+"""The order of the source: what imports what, how it is named, and that the loops' code knows nothing of Python."""
 
+import ast
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted((ROOT / "signal_core").glob("*.pxd"))
-LAYERED = [source.stem for source in SOURCES]
-MARK = re.compile(r" L([0-4])\.(?=\s|$)")
-CIMPORT = re.compile(r"^\s*(?:from\s+signal_core\.(\w+)\s+cimport|cimport\s+signal_core\.(\w+))", re.MULTILINE)
-# In C a module's inline function is __pyx_f_11signal_core_<length><module>_<function>.
-FUNCTION = re.compile(
-    r"^static [^\n;=]*?\b__pyx_f_11signal_core_(\d+)(\w+)\([^;{]*\) *\{\n(.*?)^\}", re.MULTILINE | re.DOTALL
+CORE, PY = ROOT / "signal_core", ROOT / "signal_py"
+# Each folder imports from itself and from those before it. The name "" stands for the files of signal_py itself.
+CORE_ORDER = ["base", "wire", "tables", "delivery", "presence", "route", "nats", "client", "loop"]
+PY_ORDER = ["base", "config", "auth", "nats", "control", "", "cli"]
+APART = {("client", "nats"), ("auth", "nats"), ("nats", "auth"), ("control", "auth")}  # nor do these
+SOURCES = {
+    f"{source.parent.name}/{source.stem}": source.read_text(encoding="utf-8")
+    for source in sorted(CORE.glob("*/*.pxd"))
+    if source.stem != "__init__"
+}
+MODULES = {source.relative_to(PY): source for source in sorted(PY.rglob("*.py"))}
+CIMPORT = re.compile(r"^from signal_core\.([\w.]+) cimport (\([^)]*\)|.+)$", re.MULTILINE)
+FUNCTION = re.compile(r"^cdef [^\n(=]*?\b(\w+)\(", re.MULTILINE)
+STRUCT = re.compile(r"^cdef (?:packed )?struct (\w+)", re.MULTILINE)
+# In C an inline function of folder/file.pxd is __pyx_f_11signal_core_<length><folder>_<length><file>_<function>.
+GENERATED = re.compile(
+    r"^static [^\n;=]*?\b__pyx_f_11signal_core_(\d+\w+)\([^;{]*\) *\{\n(.*?)^\}", re.MULTILINE | re.DOTALL
 )
 PYTHON = re.compile(r"PyGILState_Ensure|__Pyx_WriteUnraisable|PyErr_\w+")
 
 
-def text_of(name: str) -> str:
-    return (ROOT / "signal_core" / f"{name}.pxd").read_text(encoding="utf-8")
-
-
-def docstring_of(name: str) -> str:
-    found = re.match(r'"""(.*?)"""', text_of(name), re.DOTALL)
-    assert found, f"{name}.pxd has no docstring"
-    return found[1]
-
-
-def layer_of(name: str) -> int:
-    marks = MARK.findall(docstring_of(name))
-    assert len(marks) == 1, f"the docstring of {name}.pxd names its layer once, as ' L0.' to ' L4.': {marks}"
-    return int(marks[0])
+def cimports(text: str) -> Iterator[tuple[str, str]]:
+    """Each name that it cimports from signal_core, with its file as folder/file."""
+    for module, names in CIMPORT.findall(text):
+        for name in re.findall(r"(\w+)(?: as \w+)?", re.sub(r"#.*", "", names)):
+            yield module.replace(".", "/"), name
 
 
 def cimported(name: str) -> set[str]:
-    return {first or second for first, second in CIMPORT.findall(text_of(name))}
+    return {other for other, _ in cimports(SOURCES[name])}
+
+
+def users() -> set[tuple[str, str]]:
+    """Each (file, name) that some other file cimports."""
+    engine = [path.read_text(encoding="utf-8") for path in CORE.rglob("*") if path.suffix in (".pyx", ".pxi")]
+    return {use for text in (*SOURCES.values(), *engine) for use in cimports(text)}
+
+
+def is_above(order: list[str], folder: str, other: str) -> bool:
+    return order.index(other) > order.index(folder) or (folder, other) in APART
+
+
+# -- signal_core --
 
 
 def test_there_are_sources() -> None:
     """So that the tests below are about something."""
-    assert {"limits", "frame", "queue", "route", "loop"} <= set(LAYERED)
-    assert cimported("route") > {"conn", "rooms"}
+    assert {"base/limits", "wire/frame", "delivery/conn", "route/route", "loop/loop"} <= set(SOURCES)
+    assert cimported("route/route") > {"delivery/conn", "tables/loop_rooms"}
+    assert {name.split("/")[0] for name in SOURCES} == set(CORE_ORDER)
 
 
-@pytest.mark.parametrize("name", LAYERED)
-def test_its_layer_is_named(name: str) -> None:
-    layer_of(name)
+@pytest.mark.parametrize("folder", CORE_ORDER)
+def test_a_folder_says_what_belongs_in_it(folder: str) -> None:
+    text = (CORE / folder / "__init__.pxd").read_text(encoding="utf-8")
+    assert re.fullmatch(r'"""\w.*?\.\n?"""\n', text, re.DOTALL)
 
 
-@pytest.mark.parametrize("name", LAYERED)
-def test_it_cimports_from_its_layer_or_below(name: str) -> None:
-    above = {other: layer_of(other) for other in cimported(name) if layer_of(other) > layer_of(name)}
-    assert not above
+@pytest.mark.parametrize("name", SOURCES)
+def test_it_says_what_it_is(name: str) -> None:
+    assert re.match(r'"""[^\n]+\.', SOURCES[name])
 
 
-def test_the_table_of_layers_is_complete() -> None:
-    """That of docs/design.md: each file once, in its layer."""
-    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| L([0-4]) \| ([^|]*) \|", text, re.MULTILINE)
-    table = [(name, int(layer)) for layer, names in rows for name in re.findall(r"`(\w+)`", names)]
-    assert sorted(table) == [(name, layer_of(name)) for name in LAYERED]
+@pytest.mark.parametrize("name", SOURCES)
+def test_it_cimports_from_folders_below(name: str) -> None:
+    folder = name.split("/")[0]
+    assert not {other for other in cimported(name) if is_above(CORE_ORDER, folder, other.split("/")[0])}
 
 
 def test_there_is_no_cycle() -> None:
     """Raises graphlib.CycleError, which names one."""
-    order = list(TopologicalSorter({name: cimported(name) for name in LAYERED}).static_order())
-    assert set(order) == set(LAYERED)
+    order = list(TopologicalSorter({name: cimported(name) for name in SOURCES}).static_order())
+    assert set(order) == set(SOURCES)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_function_has_the_name_of_its_file_or_struct(name: str) -> None:
+    """But for one that only its file uses: that begins with an underscore."""
+    used = {function for other, function in users() if other == name}
+    structs = [re.sub(r"(?<!^)(?=[A-Z])", "_", struct).lower() for struct in STRUCT.findall(SOURCES[name])]
+    prefixes = [name.split("/")[1], *structs]
+    wrong = []
+    for function in FUNCTION.findall(SOURCES[name]):
+        own = any(function == prefix or function.startswith(f"{prefix}_") for prefix in prefixes)
+        if function.startswith("_") == (function in used) or not (own or function.startswith("_")):
+            wrong.append(function)
+    assert not wrong
+
+
+# -- signal_py --
+
+
+def folder_of(module: Path) -> str:
+    return module.parent.name
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of signal_py that it imports, at its head or later."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "signal_py":
+            for alias in node.names:
+                is_module = (ROOT / Path(*node.module.split("."), f"{alias.name}.py")).is_file()
+                yield f"{node.module}.{alias.name}" if is_module else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "signal_py")
+
+
+@pytest.mark.parametrize("folder", [folder for folder in PY_ORDER if folder])
+def test_a_package_says_what_belongs_in_it(folder: str) -> None:
+    assert re.match(r'"""\w.*?\.\n?"""\n', (PY / folder / "__init__.py").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_it_imports_from_folders_below(module: Path) -> None:
+    if str(module) in ("__init__.py", "__main__.py"):
+        return  # the public names, and the command
+    folder = folder_of(module)
+    others = {other: (other.split(".")[1:-1] or [""])[0] for other in imported(MODULES[module])}
+    packages = {f"signal_py.{name}": name for name in PY_ORDER if name}
+    others = {other: packages.get(other, below) for other, below in others.items() if other != "signal_py"}
+    assert not {other for other, below in others.items() if is_above(PY_ORDER, folder, below)}
+
+
+# -- what Cython makes of it --
 
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The C of engine.pyx: that of the last build where it is not older than the sources, else made here."""
-    sources = [*SOURCES, *(ROOT / "signal_core").glob("*.pyx"), *(ROOT / "signal_core").glob("*.pxi")]
+    sources = [path for path in CORE.rglob("*") if path.suffix in (".pxd", ".pyx", ".pxi")]
     made = ROOT / "build" / "cython-release" / "signal_core" / "engine.c"
     # A build with line tracing has Python's calls in every function, by intent.
     if made.is_file() and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources):
@@ -83,23 +149,35 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> str:
         if "__Pyx_TraceLine(" not in text:
             return text
     folder = tmp_path_factory.mktemp("cython")
-    shutil.copytree(ROOT / "signal_core", folder / "signal_core", ignore=shutil.ignore_patterns("*.so"))
+    shutil.copytree(CORE, folder / "signal_core", ignore=shutil.ignore_patterns("*.so"))
     directives = "cdivision=True,boundscheck=False,wraparound=False,initializedcheck=False"
     command = [sys.executable, "-m", "cython", "-3", "-X", directives, "signal_core/engine.pyx", "-o", "engine.c"]
     subprocess.run(command, cwd=folder, check=True)
     return (folder / "engine.c").read_text(encoding="utf-8")
 
 
+def taken_apart(name: str) -> list[str]:
+    """The parts of a name in which Cython writes the length before each part but the last."""
+    parts = []
+    while found := re.match(r"(\d+)", name):
+        size, start = int(found[1]), found.end()
+        parts.append(name[start : start + size])
+        name = name[start + size + 1 :]
+    return [*parts, name]
+
+
 @pytest.mark.timeout(300)
 def test_the_loops_code_has_no_python(generated: str) -> None:
     seen = set()
     guilty = []
-    for length, name, body in FUNCTION.findall(generated):
-        module = name[: int(length)]
-        if module == "engine":
+    for name, body in GENERATED.findall(generated):
+        parts = taken_apart(name)
+        if parts[0] == "engine":
             continue
-        seen.add(module)
+        seen.add("/".join(parts[:-1]))
         if calls := set(PYTHON.findall(body)):
             guilty.append((name, calls))
-    assert seen > {"frame", "queue", "route", "loop", "session"}, "the pattern of function names is out of date"
+    assert seen > {"wire/frame", "delivery/write_queue", "route/route", "loop/loop", "client/session"}, (
+        "the pattern of function names is out of date"
+    )
     assert not guilty

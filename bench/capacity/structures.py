@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 import signal_core.probe as probe
-
 from results import Figures, columns, keep, middle
 from servers import private
 

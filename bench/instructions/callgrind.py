@@ -25,10 +25,10 @@ from typing import Any
 START_PATIENCE = 120.0  # seconds; alone on a machine it takes 6
 STOP_PATIENCE = 60.0
 DUMP_PATIENCE = 60.0
-LOOP = "thread_loop_main"  # the end of the name in C of a loop's first function
+LOOP = "thread_thread_main"  # the end of the name in C of a loop's first function
 VALGRIND = ["--tool=callgrind", "--separate-threads=yes"]
 VALGRIND += ["--compress-strings=no", "--compress-pos=no"]  # names and numbers in full in every place
-MARK = re.compile(r'^\s*/\* "signal_core/(\w+)\.(?:pxd|pyx)":(\d+)$')
+MARK = re.compile(r'^\s*/\* "signal_core/(?:\w+/)*(\w+)\.(?:pxd|pyx)":(\d+)$')
 
 
 class CallgrindError(Exception):
@@ -130,7 +130,7 @@ class Watched:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
         command = ["valgrind", *VALGRIND, f"--callgrind-out-file={self.folder.name}/out"]
-        command += [sys.executable, "-m", "signal_py.cli", "serve", "--listen=127.0.0.1:0", "--loops=1", *flags]
+        command += [sys.executable, "-m", "signal_py", "serve", "--listen=127.0.0.1:0", "--loops=1", *flags]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SIGNAL_ENGINE_")}
         with self.log.open("wb") as log:
             self.child = subprocess.Popen(

@@ -31,7 +31,7 @@ fn=memcpy
 
 ob=/signal_core/engine.so
 fl=/build/engine.c
-fn=__pyx_f_11signal_core_6thread_loop_main
+fn=__pyx_f_11signal_core_6thread_thread_main
 21 10
 fi=/signal_core/include/se_simd.h
 5 8
@@ -48,7 +48,7 @@ totals: 42
 GENERATED = """\
 static int f(void) {
 
-  /* "signal_core/queue.pxd":40
+  /* "signal_core/delivery/queue.pxd":40
  * an earlier line
  */
 """ + "  int a;\n" * 16 + """\
@@ -68,7 +68,7 @@ def test_parse_counts_what_each_line_did_itself() -> None:
     profile = callgrind.parse(DUMP)
     assert profile.total == 42 == sum(profile.lines.values())
     assert profile.is_loop
-    loop = "__pyx_f_11signal_core_6thread_loop_main"
+    loop = "__pyx_f_11signal_core_6thread_thread_main"
     assert profile.lines == {
         ("/src/memcpy.S", "memcpy", 300): 4,
         ("/src/memcpy.S", "memcpy", 301): 3,

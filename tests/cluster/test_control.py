@@ -14,7 +14,7 @@ import kit
 from minted import SECRET, Guest, token
 from peers import BarePeer
 from signal_py.control import Control, Gathered, Node
-from signal_py.controlwire import COMMANDS, request
+from signal_py.control.wire import COMMANDS, request
 from wire import fresh
 
 from .bus import Bus

@@ -3,12 +3,20 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import kit
 from peers import BarePeer
 from signal_py.control import Control
+from wire import until
 
 from .test_control import await_control, ctl
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether each of its threads is: a signal stops them one after another."""
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
 
 
 def await_unheard(server: kit.Nats, count: int) -> None:
@@ -59,6 +67,7 @@ def test_a_node_that_is_late_to_tell_of_itself_is_waited_for() -> None:
                     await asyncio.sleep(0.02)
                 os.kill(two.pid, signal.SIGSTOP)
                 try:
+                    await asyncio.to_thread(until, lambda: is_stopped(two.pid), "all its threads are stopped")
                     asked = asyncio.ensure_future(control.discover())
                     done, _ = await asyncio.wait([asked], timeout=1.5)
                 finally:

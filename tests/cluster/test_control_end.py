@@ -6,13 +6,13 @@ from collections.abc import Mapping
 import pytest
 
 import kit
-from signal_py import aside
-from signal_py.config import make_config
-from signal_py.controlled import Controlled
-from signal_py.controlwire import COMMANDS, Fields
-from signal_py.credentials import Credentials
-from signal_py.natspool import parse_url
-from signal_py.tls import Tls
+from signal_py.base import aio
+from signal_py.config.load import make_config
+from signal_py.config.nats_url import parse_url
+from signal_py.control.server import Controlled
+from signal_py.control.wire import COMMANDS, Fields
+from signal_py.nats.credentials import Credentials
+from signal_py.nats.tls import Tls
 from wire import LIMIT
 
 
@@ -46,7 +46,7 @@ async def end_after(url: str, steps: int) -> bool:
 def test_it_ends_at_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """nats-py, and asyncio.wait_for before Python 3.12, swallow a cancellation in some of them. Of many, on a machine
     that has other things to do, not each is tried."""
-    monkeypatch.setattr(aside, "CANCEL_AGAIN", 0.05)
+    monkeypatch.setattr(aio, "CANCEL_AGAIN", 0.05)
 
     async def main() -> None:
         await end_after(server.url, 10000)  # imports nats-py, so that the steps are those of the connection

@@ -15,10 +15,7 @@ from hypothesis import strategies as st
 
 from minted import SECRET, token
 from signal_core import probe
-from signal_py.address import redacted
-from signal_py.config import make_config
-from signal_py.errors import ConfigError
-from signal_py.grants import (
+from signal_py.auth.grants import (
     PATTERN,
     RIGHTS_MAX,
     TOKEN,
@@ -28,7 +25,10 @@ from signal_py.grants import (
     grant_of,
     verdict_of,
 )
-from signal_py.tokens import TokenError, verifier_of
+from signal_py.auth.jwt import TokenError, verifier_of
+from signal_py.base.errors import ConfigError
+from signal_py.base.hostport import redacted
+from signal_py.config.load import make_config
 
 WORD = st.text("abc", min_size=1, max_size=3)
 ROOM = st.lists(WORD, min_size=1, max_size=4).map(".".join)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signal_core import probe
-from signal_py.natsinfo import MAX_URLS, InfoError, parse_info
+from signal_py.nats.info import MAX_URLS, InfoError, parse_info
 
 NAME = b"max_payload"
 KEYS = st.one_of(st.text(max_size=8), st.sampled_from(["max_payload", "headers", "x\\", 'max_payload"', '"', "\\"]))

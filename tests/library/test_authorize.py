@@ -15,8 +15,9 @@ import pytest
 
 from minted import Guest, knock
 from peers import ledgers_hold
-from signal_py import ConfigError, Engine, Grant, Refusal, Request, complaints
-from signal_py.judge import secrets_of
+from signal_py import ConfigError, Engine, Grant, Refusal, Request
+from signal_py.auth.authenticators import secrets_of
+from signal_py.base import throttled_log
 from wire import TEXT, Wire, frame, request
 
 LIMIT = 20.0
@@ -226,7 +227,7 @@ class Plain:
 
 def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     """What the log says of decisions; the rest depends on the machine."""
-    return [record for record in caplog.records if record.name == "signal_py.judge"]
+    return [record for record in caplog.records if record.name == "signal_py.auth.authenticators"]
 
 
 @pytest.mark.parametrize("authorize", [plain, Plain(), Plain().method, functools.partial(plain), wrapped])
@@ -327,8 +328,10 @@ def test_what_a_program_takes_apart_is_secret_too() -> None:
         f"Sec-WebSocket-Protocol: signal.v1, token.{protocol}\r\n\r\n"
     )
     question = 1, False, f"::1\n\n/\nkey=k%2B1%20k+2\n\na token\n{head}".encode()
-    told = complaints._without(secrets_of(question), f"abcdefgh dXNlcjpwYXNz {protocol}|x y z|k+1 k 2|k+1 k+2|a token")
-    assert told.replace(complaints.HIDDEN, "").strip(" |") == "", told
+    told = throttled_log._without(
+        secrets_of(question), f"abcdefgh dXNlcjpwYXNz {protocol}|x y z|k+1 k 2|k+1 k+2|a token"
+    )
+    assert told.replace(throttled_log.HIDDEN, "").strip(" |") == "", told
 
 
 def test_what_an_authorizer_raised_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -347,8 +350,8 @@ def test_what_an_authorizer_raised_is_told(caplog: pytest.LogCaptureFixture) -> 
 def test_a_failure_that_lasts_is_counted(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line a minute, which says how many there were, without the traceback again while it goes on."""
     now = [1000.0]
-    monkeypatch.setattr(complaints.time, "monotonic", lambda: now[0])
-    told = complaints.Complaints(logging.getLogger("signal_py.test"))
+    monkeypatch.setattr(throttled_log.time, "monotonic", lambda: now[0])
+    told = throttled_log.Complaints(logging.getLogger("signal_py.test"))
     error = Wrong("the database is away")
     with contextlib.suppress(Wrong):
         raise error
@@ -357,9 +360,9 @@ def test_a_failure_that_lasts_is_counted(caplog: pytest.LogCaptureFixture, monke
         told.add("it failed", "", error)
     fields = [(one.__dict__["fields"]["times"], bool(one.__dict__["trace"])) for one in caplog.records]
     assert fields == [(1, True), (3, False), (3, False), (1, True)]
-    for number in range(10 * complaints.KINDS):
+    for number in range(10 * throttled_log.KINDS):
         told.add("it failed", f"reason {number}")
-    assert len(told._kinds) == complaints.KINDS
+    assert len(told._kinds) == throttled_log.KINDS
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
@@ -552,7 +555,7 @@ def test_many_at_once_each_its_own() -> None:
         return Grant(user=asked.token)
 
     async def test(engine: Engine, port: int) -> None:
-        from signal_py.judge import AT_ONCE
+        from signal_py.auth.authenticators import AT_ONCE
 
         wires = [Wire(port) for _ in range(AT_ONCE + 100)]
         for i, wire in enumerate(wires):

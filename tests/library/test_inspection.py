@@ -10,7 +10,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from signal_py import Engine, EngineError, Grant, Request
-from signal_py.inspection import Member
+from signal_py.control.inspection import Member
 
 
 @asynccontextmanager

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from peers import BarePeer
-from signal_py import ConfigError, DeliveryError, Engine, EngineError, aside
+from signal_py import ConfigError, DeliveryError, Engine, EngineError
+from signal_py.base import aio
 from wire import LIMIT
 
 
@@ -171,7 +172,7 @@ def test_a_stop_where_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None
     async def main() -> None:
         engine = Engine(loops=1, close_timeout=0.2)
         await engine.start()
-        monkeypatch.setattr(aside, "threading", types.SimpleNamespace(Thread=NoneLeft))
+        monkeypatch.setattr(aio, "threading", types.SimpleNamespace(Thread=NoneLeft))
         await asyncio.wait_for(engine.stop(), LIMIT)
         assert engine.stats()["state"] == "stopped"
         await refuses(engine)

@@ -265,7 +265,7 @@ def test_who_never_closes_is_not_waited_for() -> None:
 SHARING = """
 import json, signal, sys
 from signal_core.engine import Core
-from signal_py.settings import Config
+from signal_py.config.settings import Config
 from signal_py.runtime import core_settings
 
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

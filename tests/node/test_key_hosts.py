@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import kit
 from keyhost import KeyHost, jwks_of
 from minted import KEYS, SECRET, Guest, bearer, knock, token
-from signal_py.jwks import KEYS_TRIED
-from signal_py.version import VERSION
+from signal_py.auth.jwks import KEYS_TRIED
+from signal_py.base.version import VERSION
 from wire import until
 
 

@@ -18,7 +18,7 @@ import pytest
 
 import kit
 from minted import KEYS, SECRET, bearer, knock, protocol_of, token, write_pem
-from signal_py.jwks import KEYS_TRIED
+from signal_py.auth.jwks import KEYS_TRIED
 from wire import until
 
 HERE = ("--nats", "off", "--listen", "127.0.0.1:0")

@@ -22,7 +22,10 @@ LOOPBACK = "127.0.0.1"
 
 
 # The command line with a smaller bound, so that a test fills it sooner.
-SMALL = "import sys; from signal_py import cli, log; log.PENDING = 20000; sys.exit(cli.main(sys.argv[1:]))"
+SMALL = (
+    "import sys; from signal_py.base import log; from signal_py.cli.main import main;"
+    "log.PENDING = 20000; sys.exit(main(sys.argv[1:]))"
+)
 
 
 class Unread:
@@ -59,7 +62,7 @@ class Unread:
 
 @contextlib.contextmanager
 def unread(stderr: int, *program: str, **settings: Any) -> Iterator[Unread]:
-    made = Unread(stderr, program or ("-m", "signal_py.cli"), **settings)
+    made = Unread(stderr, program or ("-m", "signal_py"), **settings)
     try:
         until(made.is_ready, "it is ready, though it can't say so")
         yield made
@@ -145,7 +148,7 @@ def test_a_terminal_that_was_stopped() -> None:
 
 def test_a_mistake_is_told_to_a_pipe_that_nobody_reads() -> None:
     with full_pipe() as (_, theirs), kit.engine() as other:
-        command = [*kit.python(), "-m", "signal_py.cli", "serve", "--nats=off", f"--listen={LOOPBACK}:{other.port}"]
+        command = [*kit.python(), "-m", "signal_py", "serve", "--nats=off", f"--listen={LOOPBACK}:{other.port}"]
         done = subprocess.run(
             command, stderr=theirs, env=kit.clean_environment(), cwd="/", timeout=kit.PATIENCE, check=False
         )

@@ -70,4 +70,4 @@ def test_before_the_token() -> None:
 @pytest.mark.parametrize("origin", ["app.example.org", "https://app.example.org/", "https://a.*.org", "https://", "*"])
 def test_what_is_no_origin(origin: str) -> None:
     done = kit.run("serve", "--origins", origin)
-    assert done.returncode == 2 and "is no origin" in done.stderr
+    assert done.returncode == 2 and "is not an origin" in done.stderr

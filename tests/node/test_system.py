@@ -86,12 +86,12 @@ def test_without_ipv6_a_name_with_two_addresses_is_listened_on(tmp_path: Path) -
         ]
         assert engine.ready["listening"] == [f"ws://127.0.0.1:{engine.port}/"]
         assert within(engine, *kit.python(), "-c", READ, f"{engine.admin_url}readyz") == "ready\n"
-        within(engine, *kit.python(), "-m", "signal_py.cli", "pub", "--url", engine.url, "lobby", "x")
+        within(engine, *kit.python(), "-m", "signal_py", "pub", "--url", engine.url, "lobby", "x")
 
 
 def test_without_ipv6_an_address_of_it_is_a_mistake() -> None:
     script = f"{LO_UP}; echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
-    command = [*in_namespaces("n", script), *kit.python(), "-m", "signal_py.cli"]
+    command = [*in_namespaces("n", script), *kit.python(), "-m", "signal_py"]
     done = subprocess.run(
         [*command, "serve", "--nats", "off", "--listen", "127.0.0.1:0", "--listen", "[::1]:0"],
         capture_output=True, text=True, env=kit.clean_environment(), cwd="/", timeout=kit.PATIENCE, check=False,
@@ -125,7 +125,7 @@ def test_all_of_ipv6_takes_ipv4(bound_alone: int) -> None:
         assert engine.url == f"ws://[::]:{engine.port}/"
         for host in ("127.0.0.1", "[::1]"):
             url = f"ws://{host}:{engine.port}/"
-            within(engine, *kit.python(), "-m", "signal_py.cli", "pub", "--url", url, "lobby", "x")
+            within(engine, *kit.python(), "-m", "signal_py", "pub", "--url", url, "lobby", "x")
             admin = f"http://{host}:{port_of(engine.admin_url)}/readyz"
             assert within(engine, *kit.python(), "-c", READ, admin) == "ready\n"
 
@@ -155,7 +155,7 @@ def test_both_kinds_at_one_port(first: int, ipv4: str) -> None:
 def test_a_port_that_is_taken_on_one_address_of_a_name(tmp_path: Path) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
-        command = [*in_namespaces("m", hosts(tmp_path)), *kit.python(), "-m", "signal_py.cli"]
+        command = [*in_namespaces("m", hosts(tmp_path)), *kit.python(), "-m", "signal_py"]
         done = subprocess.run(
             [*command, "serve", "--nats", "off", "--listen", f"localhost:{port}"],
             capture_output=True, text=True, env=kit.clean_environment(), cwd="/", timeout=kit.PATIENCE, check=False,

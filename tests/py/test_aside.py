@@ -10,11 +10,11 @@ from typing import TypeVar
 import jwt
 import pytest
 
-from signal_py import aside
-from signal_py.aside import THREADS, end, step, surely, within
-from signal_py.judge import JwtJudge
-from signal_py.keys import KeySet
-from signal_py.tokens import Verifier
+from signal_py.auth.authenticators import JwtJudge
+from signal_py.auth.jwt import Verifier
+from signal_py.auth.keys import KeySet
+from signal_py.base import aio
+from signal_py.base.aio import THREADS, end, step, surely, within
 from wire import LIMIT
 
 STEPS = 10  # of an asyncio loop, more than those from having keys to waiting
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "CANCEL_AGAIN", 0.02)
+    monkeypatch.setattr(aio, "CANCEL_AGAIN", 0.02)
 
 
 @pytest.mark.parametrize("swallowed", [0, 1, 2])
@@ -188,7 +188,7 @@ def test_threads_hold_no_end_up() -> None:
 
 def test_python_waits_for_steps_only() -> None:
     async def main() -> None:
-        assert (await aside.aside(threading.current_thread)).daemon
+        assert (await aio.aside(threading.current_thread)).daemon
         assert not (await step(threading.current_thread)).daemon
 
     asyncio.run(main())
@@ -205,10 +205,10 @@ def test_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
         loop.set_default_executor(THREADS)
         with monkeypatch.context() as patched:
             patched.setattr(threading.Thread, "start", none_left)
-            first, second = aside.aside(int), loop.run_in_executor(None, int)
+            first, second = aio.aside(int), loop.run_in_executor(None, int)
         for failed in (first, second):
             with pytest.raises(RuntimeError, match="can't start"):
                 await failed
-        assert await aside.aside(int) == await loop.run_in_executor(None, int) == 0
+        assert await aio.aside(int) == await loop.run_in_executor(None, int) == 0
 
     asyncio.run(main())

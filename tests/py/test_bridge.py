@@ -17,12 +17,12 @@ import nkeys
 import pytest
 
 from signal_core.engine import Core
-from signal_py.bridge import MAX_ERRORS, Bridge, RefusedError
-from signal_py.credentials import Credentials, connect_line
-from signal_py.errors import ConfigError, EngineError
-from signal_py.natspool import parse_url
-from signal_py.settings import Config
-from signal_py.tls import Tls
+from signal_py.base.errors import ConfigError, EngineError
+from signal_py.config.nats_url import parse_url
+from signal_py.config.settings import Config
+from signal_py.control_thread import MAX_ERRORS, Bridge, RefusedError
+from signal_py.nats.credentials import Credentials, connect_line
+from signal_py.nats.tls import Tls
 
 PATIENCE = 10.0  # seconds
 INFO = {"server_id": "x", "headers": True, "max_payload": 1048576}

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minted import SECRET
-from signal_py.config import make_config
-from signal_py.tokens import TokenError, Verifier, described, verifier_of
+from signal_py.auth.jwt import TokenError, Verifier, described, verifier_of
+from signal_py.config.load import make_config
 
 LEEWAY = 5.0
 LONG = "9" * 400  # digits

@@ -18,7 +18,7 @@ import pytest
 import kit
 from kit import complaint
 from peers import BarePeer
-from signal_py.version import VERSION
+from signal_py.base.version import VERSION
 from wire import until
 
 
@@ -42,7 +42,7 @@ def test_unknown_words(words: list[str]) -> None:
 
 
 def test_help_names_every_setting() -> None:
-    from signal_py.settings import SETTINGS
+    from signal_py.config.settings import SETTINGS
 
     done = kit.run("serve", "--help")
     assert done.returncode == 0
@@ -139,9 +139,9 @@ def test_addresses_that_are_not_here(where: str) -> None:
 def test_nats_server_is_missing(tmp_path: Path) -> None:
     """Told in a sentence with the mend."""
     code = (
-        "import signal_py.runtime as runtime, signal_py.embedded as embedded\n"
+        "import signal_py.runtime as runtime, signal_py.nats.server_process as embedded\n"
         "embedded.installed_server = runtime.installed_server = lambda: None\n"
-        "from signal_py.cli import main\n"
+        "from signal_py.cli.main import main\n"
         "raise SystemExit(main(['serve', '--nats', 'embedded', '--listen', '127.0.0.1:0']))"
     )
     done = subprocess.run(
@@ -210,7 +210,7 @@ def test_a_signal_during_the_start_stops_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         engine = kit.Engine({"nats": f"nats://127.0.0.1:{silent.getsockname()[1]}"})
         engine.spawn(
-            [*kit.python(), "-m", "signal_py.cli", "serve", *kit.flags(engine.settings)],
+            [*kit.python(), "-m", "signal_py", "serve", *kit.flags(engine.settings)],
             kit.clean_environment(),
         )
         silent.settimeout(kit.PATIENCE)
@@ -223,7 +223,7 @@ def test_a_signal_during_the_start_stops_it() -> None:
 
 def test_on_a_terminal_it_says_what_to_try() -> None:
     ours, theirs = pty.openpty()
-    command = [*kit.python(), "-m", "signal_py.cli", "serve", "--nats", "off", "--listen", "127.0.0.1:0"]
+    command = [*kit.python(), "-m", "signal_py", "serve", "--nats", "off", "--listen", "127.0.0.1:0"]
     child = subprocess.Popen(command, stderr=theirs, stdin=theirs, env=kit.clean_environment(), cwd="/")
     os.close(theirs)
     said = b""
@@ -357,7 +357,7 @@ def test_admin_while_it_starts_and_stops() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         nats = f"nats://127.0.0.1:{silent.getsockname()[1]}"
         engine = kit.Engine({"nats": nats, "admin": f"127.0.0.1:{admin}", "close_timeout": 5})
-        command = [*kit.python(), "-m", "signal_py.cli", "serve", *kit.flags(engine.settings)]
+        command = [*kit.python(), "-m", "signal_py", "serve", *kit.flags(engine.settings)]
         engine.spawn(command, kit.clean_environment())
         kit.until(lambda: ask(admin, "readyz") == (503, "starting\n"), "it starts")
         kit.until(lambda: "signal_engine_connections" in ask(admin, "metrics")[1], "it counts")

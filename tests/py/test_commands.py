@@ -18,9 +18,9 @@ from websockets.asyncio.server import serve as websockets_serve
 import kit
 from kit import complaint
 from signal_py import ConfigError
-from signal_py.client import SUBPROTOCOL, Heard
-from signal_py.commands import deliver, payloads
-from signal_py.output import plain_line
+from signal_py.cli.output import plain_line
+from signal_py.cli.pubsub import deliver, payloads
+from signal_py.cli.ws_client import SUBPROTOCOL, Heard
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ class Sub:
     """A `signal-engine sub` that hears its rooms."""
 
     def __init__(self, engine: kit.Engine, *words: str) -> None:
-        command = [*kit.python(), "-m", "signal_py.cli", "sub", "--url", engine.url, *words]
+        command = [*kit.python(), "-m", "signal_py", "sub", "--url", engine.url, *words]
         self.child = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=kit.clean_environment(), cwd="/"
         )
@@ -179,7 +179,7 @@ def test_the_session_of_the_readme(engine: kit.Engine) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     commands = re.findall(r"^\$ (.*\.venv/bin/signal-engine .*)$", readme, re.MULTILINE)
     assert commands.pop(0) == ".venv/bin/signal-engine sub lobby"
-    program = f"{shlex.join(kit.python())} -m signal_py.cli"
+    program = f"{shlex.join(kit.python())} -m signal_py"
     with Sub(engine, "lobby") as sub:
         for command in commands:
             to_it = re.sub(r"send \S+", f"send {sub.said.split()[1]}", command)
@@ -267,7 +267,7 @@ def test_whole_payloads_that_are_not(engine: kit.Engine, tmp_path: Path) -> None
 def shell(engine: kit.Engine, line: str) -> "subprocess.CompletedProcess[str]":
     """A line of shell in which `$E` is the program."""
     return subprocess.run(
-        line.replace("$E", f"{shlex.join(kit.python())} -m signal_py.cli"),
+        line.replace("$E", f"{shlex.join(kit.python())} -m signal_py"),
         shell=True,
         env=kit.clean_environment(SIGNAL_ENGINE_URL=engine.url),
         cwd="/",
@@ -304,7 +304,7 @@ def test_what_is_refused_where_nobody_reads(engine: kit.Engine) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
     try:
-        command = [*kit.python(), "-m", "signal_py.cli", "pub", "--url", engine.url, "a*", "x"]
+        command = [*kit.python(), "-m", "signal_py", "pub", "--url", engine.url, "a*", "x"]
         assert subprocess.run(command, env=kit.clean_environment(), stderr=theirs, cwd="/", check=False).returncode == 1
     finally:
         os.close(theirs)
@@ -333,7 +333,7 @@ def test_a_full_disk(engine: kit.Engine) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_what_waits_for_standard_input(engine: kit.Engine, number: int) -> None:
     """Though a read can't be interrupted."""
-    command = [*kit.python(), "-m", "signal_py.cli", "pub", "--json", "--url", engine.url, "lobby"]
+    command = [*kit.python(), "-m", "signal_py", "pub", "--json", "--url", engine.url, "lobby"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdin is not None and child.stdout is not None and child.stderr is not None
         child.stdin.write(b"one\n")

@@ -12,18 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from signal_py import Engine, runtime
-from signal_py.address import host_port, split_address, url_of
-from signal_py.config import make_config
-from signal_py.errors import ConfigError
-from signal_py.keys import keys_of
-from signal_py.natspool import LAST_DELAY, Pool, Server, check_url, parse_url
-from signal_py.options import Options
-from signal_py.resources import Resources
+from signal_py.auth.keys import keys_of
+from signal_py.base.errors import ConfigError
+from signal_py.base.hostport import host_port, split_address, url_of
+from signal_py.base.resources import Resources
+from signal_py.cli.settings_doc import document
+from signal_py.config.load import make_config
+from signal_py.config.nats_url import Server, check_url, parse_url
+from signal_py.config.options import Options
+from signal_py.config.settings import SETTINGS, Config
+from signal_py.config.sources import load, read_file
+from signal_py.config.types import Setting
+from signal_py.nats.servers import LAST_DELAY, Pool
 from signal_py.runtime import CORE_SIZES, CORE_TIMES, core_settings
-from signal_py.setting import Setting
-from signal_py.settings import SETTINGS, Config
-from signal_py.settings_doc import document
-from signal_py.sources import load, read_file
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "settings.md"
@@ -75,7 +76,7 @@ def test_keywords_of_engine_are_the_settings() -> None:
         ({"max_mesage": 1}, "Engine's max_mesage is not a setting: write max_message=…"),
         ({"max-message": 1}, "Engine's max-message is not a setting: write max_message=…"),
         ({"atuh": "jwt"}, "Engine's atuh is not a setting: write auth=…"),
-        ({"zzzz": 1}, "Engine's zzzz is not a setting: signal_py.settings.Config lists them"),
+        ({"zzzz": 1}, "Engine's zzzz is not a setting: signal_py.config.settings.Config lists them"),
         ({"reuse_port": "yes"}, "Engine's reuse_port is 'yes': use one of on, off"),
         ({"auth": True}, "Engine's auth must be a string"),
     ],

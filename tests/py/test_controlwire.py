@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from nats.micro.service import SEMVER_REGEX
 
 from signal_core import probe
-from signal_py import controlwire
-from signal_py.control import _node
-from signal_py.controlwire import (
+from signal_py.control import wire
+from signal_py.control.client import _node
+from signal_py.control.wire import (
     COMMANDS,
     CURSOR,
     NAME,
@@ -80,7 +80,7 @@ def test_whatever_a_service_says_of_itself(about: dict[str, Any]) -> None:
 @given(FIELDS)
 def test_whatever_fields(fields: dict[str, Any]) -> None:
     limit = taken(limit_of, fields)
-    assert limit is None or 1 <= limit <= controlwire.MAX_PAGE
+    assert limit is None or 1 <= limit <= wire.MAX_PAGE
     names = taken(names_of, fields)
     assert names is None or all(NAME.fullmatch(name) for name in names)
     whom = taken(whom_of, fields)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from signal_py import cli, ctl
-from signal_py.control import Control, _Question
-from signal_py.errors import ConfigError
-from signal_py.settings import CONTROL_SETTINGS, SETTINGS
-from signal_py.sources import load
+from signal_py.base.errors import ConfigError
+from signal_py.cli import ctl
+from signal_py.cli import main as cli
+from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS
+from signal_py.config.sources import load
+from signal_py.control.client import Control, _Question
 
 ROOT = Path(__file__).parents[2]
 NATS = ["--nats", "nats://127.0.0.1:1"]

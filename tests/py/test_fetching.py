@@ -11,9 +11,9 @@ import pytest
 import trustme
 
 from keyhost import KeyHost
-from signal_py import fetching
-from signal_py.fetching import BODY_MAX, REDIRECTS_MAX, LookError, fetch, shown
-from signal_py.version import VERSION
+from signal_py.auth import jwks_fetch
+from signal_py.auth.jwks_fetch import BODY_MAX, REDIRECTS_MAX, LookError, fetch, shown
+from signal_py.base.version import VERSION
 
 BODY = b'{"keys": []}'
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -165,7 +165,7 @@ def test_the_longest_body(host: KeyHost) -> None:
 )  # fmt: skip
 def test_an_answer_that_never_ends(host: KeyHost, drip: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes a bounded time, wherever in the answer the bytes come one by one."""
-    monkeypatch.setattr(fetching, "TIMEOUT", 0.5)
+    monkeypatch.setattr(jwks_fetch, "TIMEOUT", 0.5)
     host.answers["/keys"] = host.drip(*drip)
     begun = time.monotonic()
     reason = reason_of(host.url)
@@ -179,7 +179,7 @@ def test_an_endless_body_is_bounded(host: KeyHost) -> None:
 
 
 def test_a_host_that_hangs(host: KeyHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "STEP_TIMEOUT", 0.2)
+    monkeypatch.setattr(jwks_fetch, "STEP_TIMEOUT", 0.2)
     host.answers["/keys"] = lambda _: host.ends.wait(10) and None
     assert reason_of(host.url) == "timeout"
 

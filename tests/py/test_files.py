@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 import kit
 from mount import Mount
-from signal_py import files
-from signal_py.config import make_config
-from signal_py.errors import ConfigError
-from signal_py.settings import SETTINGS
+from signal_py.base import files
+from signal_py.base.errors import ConfigError
+from signal_py.config.load import make_config
+from signal_py.config.settings import SETTINGS
 
 FILES = ("nats-nkey", "nats-creds", "nats-tls-ca", "nats-tls-cert", "nats-tls-key", "auth-key-file", "auth-jwks")
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minted import KEYS
-from signal_py.fetching import REASONS, LookError
-from signal_py.jwks import KEYS_MAX, KEYS_TRIED, Jwks, parse
+from signal_py.auth.jwks import KEYS_MAX, KEYS_TRIED, Jwks, parse
+from signal_py.auth.jwks_fetch import REASONS, LookError
 
 PRIVATE = {algorithm: make() for algorithm, make in KEYS.items()}
 

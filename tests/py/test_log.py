@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from signal_py.log import JsonFormatter, TextFormatter, event
+from signal_py.base.log import JsonFormatter, TextFormatter, event
 
 HOSTILE = "a\x1b[2Jb\r\nc\x9bd\u2028e\x7f\tf ü"
 PLAIN = "a\\x1b[2Jb\\r\\nc\\x9bd\\u2028e\\x7f\tf ü"

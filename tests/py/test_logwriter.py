@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kit
-from signal_py.logwriter import LINE_MOST, LineStream, LineWriter, write_within
+from signal_py.base.log_writer import LINE_MOST, LineStream, LineWriter, write_within
 
 PIPE = 16384  # bytes that the pipes of these tests hold: poll() looks for a free page
 

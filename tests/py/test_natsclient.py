@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from signal_py.credentials import Credentials
-from signal_py.natsclient import NatsError, _Client, close, connect
-from signal_py.natspool import Server
-from signal_py.tls import Tls
+from signal_py.config.nats_url import Server
+from signal_py.nats.client import NatsError, _Client, close, connect
+from signal_py.nats.credentials import Credentials
+from signal_py.nats.tls import Tls
 
 
 @pytest.mark.parametrize("what", ["creds", "seed", "certificate"])

@@ -6,15 +6,15 @@ import logging
 
 import pytest
 
-from signal_py import natsdial
-from signal_py.natsdial import race
+from signal_py.nats import dial
+from signal_py.nats.dial import race
 
 
 def test_whoever_fails_beside_the_first_is_nothing_to_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also where it fails as it is ended."""
-    monkeypatch.setattr(natsdial, "STAGGER", 0.001)
+    monkeypatch.setattr(dial, "STAGGER", 0.001)
 
     async def main() -> None:
         last = asyncio.Event()

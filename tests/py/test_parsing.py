@@ -12,11 +12,12 @@ import pytest
 
 import kit
 from kit import complaint
-from signal_py import ConfigError, cli
-from signal_py.completion import SHELLS
-from signal_py.parsing import check_variables, commands_of, flags_of
-from signal_py.settings import SETTINGS
-from signal_py.version import VERSION
+from signal_py import ConfigError
+from signal_py.base.version import VERSION
+from signal_py.cli import main as cli
+from signal_py.cli.completion import SHELLS
+from signal_py.config.parsing import check_variables, commands_of, flags_of
+from signal_py.config.settings import SETTINGS
 
 
 def module(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -83,7 +84,7 @@ def test_a_mistake_that_nobody_reads_is_one_nevertheless(words: list[str]) -> No
     ours, theirs = os.pipe()
     os.close(ours)
     try:
-        command = [*kit.python(), "-m", "signal_py.cli", *words]
+        command = [*kit.python(), "-m", "signal_py", *words]
         assert subprocess.run(command, env=kit.clean_environment(), stderr=theirs, cwd="/", check=False).returncode == 2
     finally:
         os.close(theirs)

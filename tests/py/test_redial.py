@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from signal_py import controlled
-from signal_py.controlled import Controlled
-from signal_py.natspool import FIRST_DELAY, LAST_DELAY, Server
+from signal_py.config.nats_url import Server
+from signal_py.control import server
+from signal_py.control.server import Controlled
+from signal_py.nats.servers import FIRST_DELAY, LAST_DELAY
 
 
 class Enough(Exception):
@@ -41,8 +42,8 @@ def test_the_delay_doubles_up_to_its_bound(
     nothing: Any = None
     made = Controlled("node", "1", "signal", {}, dict, nothing, nothing)
     monkeypatch.setattr(made, "_serve", serve)
-    monkeypatch.setattr(controlled.random, "uniform", uniform)
-    monkeypatch.setattr(controlled.time, "monotonic", lambda: now)
+    monkeypatch.setattr(server.random, "uniform", uniform)
+    monkeypatch.setattr(server.time, "monotonic", lambda: now)
 
     async def main() -> None:
         made._server = Server("127.0.0.1", 1)

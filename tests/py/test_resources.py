@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kit
-from signal_py.resources import (
+from signal_py.base.resources import (
     LEAST_MEMORY,
     MIB,
     Group,
@@ -199,7 +199,7 @@ def test_a_quota_is_rounded_up_and_never_more_than_the_affinity(tree: Tree) -> N
 
 
 def test_ulimits_count() -> None:
-    code = "from signal_py.resources import resources; print(resources().memory)"
+    code = "from signal_py.base.resources import resources; print(resources().memory)"
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (900 * MIB, resource.RLIM_INFINITY))
@@ -244,12 +244,12 @@ def test_an_engine_in_a_real_group() -> None:
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(groups("memory", memory__limit_in_bytes=str(256 * MIB)))
         cpu = stack.enter_context(groups("cpu", cpu__cfs_quota_us="50000", cpu__cfs_period_us="100000"))
-        code = "from signal_py.resources import resources; print(resources())"
+        code = "from signal_py.base.resources import resources; print(resources())"
         told = subprocess.check_output([*within(memory, cpu), *kit.python(), "-c", code], cwd="/", text=True)
         assert told == f"Resources(memory={256 * MIB}, processors=1)\n"
         with kit.engine(*within(memory, cpu), nats="off") as engine:
             assert len(engine.stats()["loops"]) == 1
-            [line] = [line for line in engine.events() if line["event"].startswith("control groups")]
+            [line] = [line for line in engine.events() if line["event"].startswith("limited by control groups")]
             assert line["memory"] == 256 * MIB and line["processors"] == 0.5
 
 

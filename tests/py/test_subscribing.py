@@ -16,7 +16,7 @@ from websockets.sync.server import ServerConnection, serve
 
 import kit
 from minted import SECRET, token
-from signal_py.subscribing import FIRST_DELAY, MOST_DELAY, Subscription
+from signal_py.cli.subscribe import FIRST_DELAY, MOST_DELAY, Subscription
 
 
 class Sub:

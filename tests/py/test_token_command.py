@@ -192,7 +192,7 @@ def test_the_session_with_tokens_of_the_docs() -> None:
     assert lines.pop(1) == "signal-engine serve --auth jwt &" and len(lines) == 6
     make_key = lines.pop(0) + '; printf %s "$SIGNAL_ENGINE_AUTH_KEY"'
     secret = subprocess.run(["bash", "-c", make_key], capture_output=True, text=True, check=True).stdout
-    program = f'signal-engine() {{ {shlex.join(kit.python())} -m signal_py.cli "$@"; }}\nset -e\n'
+    program = f'signal-engine() {{ {shlex.join(kit.python())} -m signal_py "$@"; }}\nset -e\n'
     with kit.engine(auth="jwt", auth_key=secret) as engine:
         ann = Guest(engine.port, token=mint("--sub", "ann", "--key", secret))
         ann.join("lobby.a")

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from signal_py.embedded import installed_server
+from signal_py.nats.server_process import installed_server
 
 PATIENCE = 20.0  # seconds for anything to start or to end
 SANITIZER = re.compile(rb"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|Fatal Python error")
@@ -138,7 +138,7 @@ class Engine(Process):
 
     def start(self) -> None:
         """Returns when it says that it is ready; AssertionError where it ends instead."""
-        command = [*python(), "-m", "signal_py.cli", "serve", *flags(self.settings), "--log-format", "json"]
+        command = [*python(), "-m", "signal_py", "serve", *flags(self.settings), "--log-format", "json"]
         command = [*self.before, *command]
         self.spawn(command, clean_environment())
         until(lambda: self._find_ready() or not self.alive(), f"{self.title} is ready\n{tail(self.log())}")
@@ -301,7 +301,7 @@ def refused(**settings: Any) -> int:
 def run(*arguments: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """A command of signal-engine, run to its end with `text` on its standard input."""
     return subprocess.run(
-        [*python(), "-m", "signal_py.cli", *arguments],
+        [*python(), "-m", "signal_py", *arguments],
         input=text,
         capture_output=True,
         text=True,

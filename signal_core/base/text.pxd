@@ -1,0 +1,171 @@
+"""Text: compared, written and taken apart. Numbers, percent-encoding, base64url. Pure."""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.string cimport memcmp, memcpy, strlen
+
+
+cdef inline bint text_is(const char* p, size_t n, const char* text) noexcept nogil:
+    return n == strlen(text) and memcmp(p, text, n) == 0
+
+
+cdef inline bint text_starts(const char* p, size_t n, const char* lower) noexcept nogil:
+    """Whether p starts with `lower`, letters in either case; `lower` has lower-case letters and '-' only."""
+    cdef size_t i = 0
+    while i < n and lower[i] and (p[i] | 0x20) == lower[i]:
+        i += 1
+    return lower[i] == 0
+
+
+cdef inline bint text_matches(const char* p, size_t n, const char* lower) noexcept nogil:
+    """As text_starts, for the whole of p."""
+    return n == strlen(lower) and text_starts(p, n, lower)
+
+
+cdef inline size_t text_put(char* out, const char* text) noexcept nogil:
+    cdef size_t n = strlen(text)
+    memcpy(out, text, n)
+    return n
+
+
+cdef inline size_t text_put_number(char* out, int value) noexcept nogil:
+    """Decimal, up to 999; returns its digits."""
+    cdef size_t digits = 3 if value > 99 else 2 if value > 9 else 1
+    cdef size_t i = digits
+    while i > 0:
+        i -= 1
+        out[i] = <char>(48 + value % 10)
+        value = value // 10
+    return digits
+
+
+cdef inline bint text_is_blank(char c) noexcept nogil:
+    return c == c' ' or c == c'\t'
+
+
+cdef inline int text_hex_value(char c) noexcept nogil:
+    """0 to 15; -1: not a digit."""
+    if c'0' <= c <= c'9':
+        return c - c'0'
+    if c'a' <= c <= c'f':
+        return c - c'a' + 10
+    if c'A' <= c <= c'F':
+        return c - c'A' + 10
+    return -1
+
+
+cdef inline int text_percent_decode(const char* p, size_t n, char* out, size_t out_size) noexcept nogil:
+    """Decodes %XX and '+'. Bytes written; -1: half an escape, or more than `out_size` bytes."""
+    cdef size_t i = 0, size = 0
+    cdef int high, low
+    while i < n:
+        if size == out_size:
+            return -1
+        if p[i] == c'%':
+            if n - i < 3:
+                return -1
+            high = text_hex_value(p[i + 1])
+            low = text_hex_value(p[i + 2])
+            if high < 0 or low < 0:
+                return -1
+            out[size] = <char>(high << 4 | low)
+            i += 3
+        else:
+            out[size] = c' ' if p[i] == c'+' else p[i]
+            i += 1
+        size += 1
+    return <int>size
+
+
+cdef enum:
+    UINT_TEXT = 20      # digits of 2**64 - 1
+
+
+# -- decimal numbers --
+
+cdef inline bint text_parse_uint(const char* p, size_t n, uint64_t* value) noexcept nogil:
+    """Whether it is 1 to 19 digits (so below 2**64); leading zeros are allowed."""
+    cdef size_t i
+    cdef uint64_t v = 0
+    cdef uint8_t digit
+    if n == 0 or n >= UINT_TEXT:
+        return False
+    for i in range(n):
+        digit = <uint8_t>(p[i] - c"0")
+        if digit > 9:
+            return False
+        v = v * 10 + digit
+    value[0] = v
+    return True
+
+
+cdef inline size_t text_uint_size(uint64_t v) noexcept nogil:
+    """Digits of v, 1..UINT_TEXT."""
+    cdef size_t n = 1
+    while v > 9:
+        v = v // 10
+        n += 1
+    return n
+
+
+cdef inline size_t text_put_uint(char* out, uint64_t v) noexcept nogil:
+    """Writes v in decimal; returns text_uint_size(v)."""
+    cdef size_t n = text_uint_size(v), i = n
+    while i:
+        i -= 1
+        out[i] = <char>(c"0" + v % 10)
+        v = v // 10
+    return n
+
+
+cdef inline void text_uint_lower(char* end, uint64_t v) noexcept nogil:
+    """Writes v, with zeros in front, over the digits that end before `end`, where it is less than the number that they
+    are. Before the digits, at most 19, is a byte that is none."""
+    cdef char* digit = end - 1
+    cdef uint64_t stands = 0, unit = 1
+    while c"0" <= digit[0] <= c"9":
+        stands += <uint64_t>(digit[0] - c"0") * unit
+        unit *= 10
+        digit -= 1
+    while digit + 1 != end and v < stands:
+        digit += 1
+        unit = unit // 10
+        digit[0] = <char>(c"0" + v // unit % 10)
+
+
+cdef inline uint8_t* text_put_bytes(uint8_t* out, const void* text, size_t n) noexcept nogil:
+    memcpy(out, text, n)
+    return out + n
+
+
+# -- the question --
+
+cdef inline int _base64url_value(char c) noexcept nogil:
+    """0 to 63; -1: not a digit."""
+    if c'A' <= c <= c'Z':
+        return c - c'A'
+    if c'a' <= c <= c'z':
+        return c - c'a' + 26
+    if c'0' <= c <= c'9':
+        return c - c'0' + 52
+    if c == c'-':
+        return 62
+    return 63 if c == c'_' else -1
+
+
+cdef inline int text_base64url_decode(const char* p, size_t n, char* out) noexcept nogil:
+    """Without padding (RFC 4648 §5); bytes written, at most n * 3 / 4. -1: malformed."""
+    cdef uint32_t bits = 0
+    cdef int have = 0, value
+    cdef size_t i
+    cdef int size = 0
+    for i in range(n):
+        value = _base64url_value(p[i])
+        if value < 0:
+            return -1
+        bits = (bits << 6 | <uint32_t>value) & 0xffff
+        have += 6
+        if have >= 8:
+            have -= 8
+            out[size] = <char>(bits >> have & 0xff)
+            size += 1
+    return size if n % 4 != 1 else -1

@@ -1,0 +1,344 @@
+"""Tokens: the loop asks, Python judges, the loop goes on.
+
+A connection whose token is to be judged is CONN_AUTHENTICATING: its head stays in `pending`, nothing more is read, and
+the timer bounds the wait. The question goes to the deciding thread (EVENT_ASK); the answer is a KIND_VERDICT: `target`
+the connection, `origin` 0 or the HTTP status to refuse with, `hash` the milliseconds until the token ends (0: never)
+and `code` the size of the user's name; the data is that name and then the rights (acl.pxd), which may be absent. Each
+question is answered once, so `judging` bounds those that wait, however slow Python is.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcmp, memcpy, memmove, memset
+from signal_core.base.counters cimport C_AUTH_DENIED, C_AUTH_EXPIRED, C_AUTH_FAILED, C_AUTH_GRANTED, C_AUTH_REFUSED
+from signal_core.base.kinds cimport KIND_EVENT
+from signal_core.base.limits cimport CONTROL_LOOP, RIGHTS_SHARED, TICK_MS
+from signal_core.base.memory cimport Packet, packet_free, packet_new_heap
+from signal_core.base.sys cimport SE_COLD
+from signal_core.base.text cimport text_base64url_decode, text_percent_decode
+from signal_core.client.input_buffer cimport input_buffer_free
+from signal_core.client.open cimport open_answer_http, open_finish, open_user
+from signal_core.client.origin cimport ADDRESS_TEXT
+from signal_core.client.remote_addr cimport remote_addr_of, remote_addr_put
+from signal_core.delivery.conn cimport conn_brief, conn_id, conn_watch
+from signal_core.delivery.conn_close cimport conn_close
+from signal_core.delivery.outbox cimport outbox_post
+from signal_core.delivery.refs cimport refs_add, refs_find, refs_remove
+from signal_core.delivery.replies cimport REF_AUTH, REF_SUB, replies_say
+from signal_core.route.membership cimport membership_leave_one
+from signal_core.tables.acl cimport Rights, rights_are, rights_new, rights_release
+from signal_core.tables.codes cimport (
+    AUTH_ANY, AUTH_OFF, AUTH_TOKEN, CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_UNAVAILABLE, EVENT_ASK,
+)
+from signal_core.tables.conn_acl cimport conn_acl_may_sub, conn_acl_user
+from signal_core.tables.conn_table cimport (
+    CONN_AUTHENTICATING, CONN_DEAD, CONN_OPEN, FLAG_LIMITED, FLAG_PAUSED, FLAG_RENEWING, FLAG_USER, Brief, Buffer, Conn,
+    Ref, slab_cold, slab_find,
+)
+from signal_core.tables.loop_rooms cimport rooms_memberships_of
+from signal_core.tables.room_table cimport RoomEntry, room_table_hash
+from signal_core.tables.state cimport Loop
+from signal_core.tables.timer_wheel cimport wheel_arm, wheel_arm_by
+from signal_core.wire.command cimport Head
+from signal_core.wire.handshake cimport (
+    STATUS_MOST, TOKEN_BEARER, TOKEN_NONE, TOKEN_PROTOCOL, TOKEN_QUERY, UNJUDGED, Upgrade, upgrade_parse,
+)
+
+cdef enum:
+    LIFE_MOST = 0x7fffffff     # ticks, 6.8 years: a token that lasts longer never ends
+    REF_PATIENCE = 10          # ticks beyond those of a decision until its ref is answered with a timeout
+
+
+cdef inline int auth_token_decode(uint8_t source, const char* p, size_t n, char* out) noexcept nogil:
+    """The token as it was made, at most `n` bytes; its length. -1: malformed, or not of visible ASCII."""
+    cdef int size = <int>n, i
+    if source == TOKEN_QUERY:
+        size = text_percent_decode(p, n, out, n)
+    elif source == TOKEN_PROTOCOL:
+        size = text_base64url_decode(p, n, out)
+    elif n:
+        memcpy(out, p, n)
+    for i in range(size):
+        if out[i] <= c' ' or out[i] > c'~':
+            return -1
+    return size
+
+
+cdef inline char* _put_line(char* out, const char* p, size_t n) noexcept nogil:
+    if n:
+        memcpy(out, p, n)
+    out[n] = c'\n'
+    return out + n + 1
+
+
+cdef inline Packet* _question_new(Loop* loop, Conn* c, const Upgrade* u, const char* token, size_t token_len,
+                                  uint8_t source, const char* head, size_t head_len) noexcept nogil:
+    """Lines: address, Origin, path, query, user (of a renewal, which has no `u`), token, and the head as it came, where
+    it is given. Of no size where the token is malformed; NULL without memory."""
+    cdef uint8_t address[16]
+    cdef uint32_t user_n = 0
+    cdef const char* user = conn_acl_user(loop, c, &user_n)
+    cdef size_t bound = ADDRESS_TEXT + user_n + token_len + 5 + (1 + head_len if head_len else 0)
+    cdef Packet* packet
+    cdef char* p
+    cdef int size
+    if u != NULL:
+        bound += u.origin_len + u.path_len + u.query_len
+    packet = packet_new_heap(&loop.mem, bound, KIND_EVENT)
+    if packet == NULL:
+        return NULL
+    packet.code = EVENT_ASK
+    packet.target = conn_id(loop, c)
+    packet.hash = u == NULL
+    p = <char*>packet.data
+    remote_addr_of(loop.hub, c.fd, u, address)
+    p += remote_addr_put(address, p)
+    p = _put_line(p, NULL, 0)
+    if u != NULL:
+        p = _put_line(_put_line(_put_line(p, u.origin, u.origin_len), u.path, u.path_len), u.query, u.query_len)
+    else:
+        p = _put_line(_put_line(_put_line(p, NULL, 0), NULL, 0), NULL, 0)
+    p = _put_line(p, user, user_n)
+    size = auth_token_decode(source, token, token_len, p)
+    if size >= 0:
+        p += size
+        if head_len:
+            p[0] = c'\n'
+            memcpy(p + 1, head, head_len)
+            p += 1 + head_len
+        packet.size = <uint32_t>(p - <char*>packet.data)
+    return packet
+
+
+cdef inline int _auth_refused(Loop* loop, int status) noexcept nogil:
+    """Counts a refusal; returns its status."""
+    loop.n[C_AUTH_FAILED if status % STATUS_MOST == 503 else C_AUTH_REFUSED] += 1
+    return status
+
+
+cdef inline int auth_ask(Loop* loop, Conn* c, const Upgrade* u, const char* head, size_t head_len) noexcept nogil:
+    """Parks a connection until its token is judged; the caller keeps its input. 0: it is parked; else the HTTP status
+    to refuse it with at once. A program that decides (AUTH_ANY) sees the head, too."""
+    cdef Packet* packet
+    if u.token_from == TOKEN_NONE and loop.hub.set.auth == AUTH_TOKEN:
+        return _auth_refused(loop, 401)
+    if loop.judging >= loop.hub.set.auth_pending:
+        return _auth_refused(loop, UNJUDGED)
+    packet = _question_new(loop, c, u, u.token, u.token_len, u.token_from, head,
+                           head_len if loop.hub.set.auth == AUTH_ANY else 0)
+    if packet == NULL:
+        return _auth_refused(loop, UNJUDGED)
+    if packet.size == 0:
+        packet_free(&loop.mem, packet)
+        return _auth_refused(loop, 401)
+    loop.judging += 1
+    outbox_post(loop, CONTROL_LOOP, packet)
+    c.state = CONN_AUTHENTICATING
+    c.flags |= FLAG_PAUSED
+    conn_watch(loop, c)
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.auth_patience)
+    return 0
+
+
+cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil:
+    """AUTH <token>: has another token judged, while the one before goes on."""
+    cdef uint8_t code = CODE_OK
+    cdef Packet* packet = NULL
+    if head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL:
+        code = CODE_BAD_REQUEST
+    elif loop.hub.set.auth == AUTH_OFF:
+        code = CODE_DENIED
+    elif c.flags & FLAG_RENEWING:
+        code = CODE_RATE
+    else:
+        if loop.judging < loop.hub.set.auth_pending:
+            packet = _question_new(loop, c, NULL, head.arg, head.arg_len, TOKEN_BEARER, NULL, 0)
+        if packet == NULL:
+            code = CODE_UNAVAILABLE
+            _auth_refused(loop, 503)
+        elif head.ref_len:
+            code = refs_add(loop, c, head.ref, head.ref_len, REF_AUTH,
+                            loop.tick + loop.hub.set.auth_patience + REF_PATIENCE)
+    if code == CODE_OK:
+        c.flags |= FLAG_RENEWING
+        loop.judging += 1
+        outbox_post(loop, CONTROL_LOOP, packet)
+        return
+    if packet != NULL:
+        packet_free(&loop.mem, packet)
+    replies_say(loop, c, code, head.ref, head.ref_len)
+
+
+# -- the answer --
+
+cdef inline Rights* _rights_shared(Loop* loop, const uint8_t* text, size_t n) noexcept nogil:
+    """A hold of these rights: those that a connection of this loop was given before, where they are still known."""
+    cdef uint32_t i = <uint32_t>room_table_hash(&loop.hub.rooms, <const char*>text, n) % RIGHTS_SHARED
+    cdef Rights* rights = loop.rights[i]
+    if rights == NULL or not rights_are(rights, text, n):
+        rights = rights_new(text, n)
+        if rights == NULL:
+            return NULL
+        rights_release(loop.rights[i])
+        loop.rights[i] = rights
+    rights.refs += 1
+    return rights
+
+
+cdef inline bint _auth_apply(Loop* loop, Conn* c, const Packet* packet) noexcept nogil:
+    """Gives a connection the rights and the end of a token. False without memory: all is as it was."""
+    cdef size_t n = packet.size - packet.code
+    cdef uint64_t life = packet.hash // TICK_MS + 1 + loop.hub.set.auth_grace
+    cdef Rights* rights = NULL
+    cdef Brief* brief
+    if n == 0 and packet.hash == 0 and slab_cold(&loop.slab, c.slot).brief == NULL:
+        return True
+    brief = conn_brief(loop, c)
+    if brief == NULL:
+        return False
+    if n:
+        rights = _rights_shared(loop, packet.data + packet.code, n)
+        if rights == NULL:
+            return False
+    rights_release(brief.rights)
+    brief.rights = rights
+    c.flags = <uint16_t>(c.flags | FLAG_LIMITED if n else c.flags & ~FLAG_LIMITED)
+    brief.expires = loop.tick + <uint32_t>life if packet.hash and life < LIFE_MOST else 0
+    return True
+
+
+cdef inline void _auth_take_back(Loop* loop, Conn* c) noexcept nogil:
+    """Of one that was refused: what it said is forgotten, what it says is read and thrown away."""
+    input_buffer_free(loop, c.pending)
+    c.pending = NULL
+    c.flags &= <uint16_t>~FLAG_PAUSED
+    if c.state != CONN_DEAD:
+        conn_watch(loop, c)
+
+
+cdef inline SE_COLD auth_refuse(Loop* loop, Conn* c, int status) noexcept nogil:
+    """Of a parked connection."""
+    cdef Upgrade u
+    memset(&u, 0, sizeof(u))
+    u.status = _auth_refused(loop, status)
+    open_answer_http(loop, c, &u)
+    _auth_take_back(loop, c)
+
+
+cdef inline void _auth_open(Loop* loop, Conn* c, const Packet* packet) noexcept nogil:
+    """A parked connection is granted: its handshake goes on where it was."""
+    cdef Buffer* kept = c.pending
+    cdef Upgrade u
+    cdef int head = upgrade_parse(<const char*>kept.data, kept.used, 0, &loop.hub.set.site, &u)
+    loop.n[C_AUTH_GRANTED] += 1
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.handshake)
+    u.status = 503 if loop.accept.shut else open_user(loop, c, packet.data, packet.code)
+    if u.status == 0 and not _auth_apply(loop, c, packet):
+        u.status = 503
+    if not open_finish(loop, c, &u):
+        _auth_take_back(loop, c)
+        return
+    kept.used -= <uint32_t>head
+    if kept.used:
+        memmove(kept.data, kept.data + head, kept.used)
+        kept.since = loop.tick
+    else:
+        input_buffer_free(loop, kept)
+        c.pending = NULL
+
+
+cdef inline uint8_t _renewal_code(Loop* loop, Conn* c, const Packet* packet) noexcept nogil:
+    """What an AUTH is answered with; on CODE_OK the token is applied."""
+    cdef uint32_t n = 0
+    cdef const char* user = conn_acl_user(loop, c, &n)
+    if packet.origin:
+        return CODE_UNAVAILABLE if _auth_refused(loop, <int>packet.origin) == 503 else CODE_DENIED
+    if n != packet.code or (n and memcmp(user, packet.data, n) != 0):
+        _auth_refused(loop, 403)
+        return CODE_DENIED
+    if not _auth_apply(loop, c, packet):
+        _auth_refused(loop, 503)
+        return CODE_UNAVAILABLE
+    loop.n[C_AUTH_GRANTED] += 1
+    return CODE_OK
+
+
+cdef inline void _refs_taken(Loop* loop, Conn* c, uint32_t room) noexcept nogil:
+    """A room is taken away: SUBs of it that still wait for NATS are denied when it answers, and not sooner, as their
+    refs are not free before."""
+    cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
+    cdef uint32_t i
+    for i in range(brief.nrefs if brief != NULL else 0):
+        if brief.refs[i].kind == REF_SUB and brief.refs[i].room == room + 1:
+            brief.refs[i].taken = True
+            loop.n[C_AUTH_DENIED] += 1
+
+
+cdef inline void _auth_leave(Loop* loop, Conn* c) noexcept nogil:
+    """Leaves the rooms that the connection may be in no more."""
+    cdef uint32_t i = c.nrooms, first = 1 if c.flags & FLAG_USER else 0, room
+    cdef RoomEntry* entry
+    while i > first:
+        i -= 1
+        room = rooms_memberships_of(c, slab_cold(&loop.slab, c.slot))[i].room
+        entry = loop.rooms.rooms[room].entry
+        if not conn_acl_may_sub(loop, c, entry.name, entry.size):
+            _refs_taken(loop, c, room)
+            membership_leave_one(loop, c, i)
+
+
+cdef inline void _auth_renew(Loop* loop, Conn* c, const Packet* packet) noexcept nogil:
+    """An AUTH is judged: answered, and where its token was refused the connection ends."""
+    cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
+    cdef uint32_t i
+    cdef Ref ref
+    cdef uint8_t code
+    c.flags &= <uint16_t>~FLAG_RENEWING
+    if c.state != CONN_OPEN:
+        return
+    code = _renewal_code(loop, c, packet)
+    ref.size = 0
+    for i in range(brief.nrefs if brief != NULL else 0):
+        if brief.refs[i].kind == REF_AUTH:
+            ref = brief.refs[i]
+            refs_remove(loop, c, &brief.refs[i])
+            break
+    replies_say(loop, c, code, ref.text, ref.size)
+    if c.state != CONN_OPEN:  # its socket was broken, or there was no memory
+        return
+    if code == CODE_OK:
+        _auth_leave(loop, c)
+        brief = slab_cold(&loop.slab, c.slot).brief
+        if brief != NULL and brief.expires:
+            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, brief.expires)
+    elif packet.origin and code == CODE_DENIED:
+        conn_close(loop, c, 4001)
+
+
+cdef inline void auth_verdict(Loop* loop, const Packet* packet) noexcept nogil:
+    """A KIND_VERDICT; its connection may be gone, or may not have waited for it."""
+    cdef Conn* c = slab_find(&loop.slab, <uint32_t>(packet.target >> 32) & 0xffffff, <uint32_t>packet.target)
+    loop.judging -= 1
+    if c == NULL or c.state == CONN_DEAD:
+        return
+    if c.state == CONN_AUTHENTICATING:
+        if packet.origin:
+            auth_refuse(loop, c, UNJUDGED if packet.origin == 503 else <int>packet.origin)
+        else:
+            _auth_open(loop, c, packet)
+    elif c.flags & FLAG_RENEWING:
+        _auth_renew(loop, c, packet)
+
+
+# -- time --
+
+cdef inline uint32_t auth_due(Loop* loop, Conn* c) noexcept nogil:
+    """Closes an open connection whose token has ended. The tick at which it will; 0: never, or it has."""
+    cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
+    if brief == NULL or brief.expires == 0:
+        return 0
+    if loop.tick < brief.expires:
+        return brief.expires
+    brief.expires = 0
+    loop.n[C_AUTH_EXPIRED] += 1
+    conn_close(loop, c, 1008)
+    return 0

@@ -1,0 +1,109 @@
+"""A handshake's head, as its bytes come: what becomes of the connection."""
+
+from libc.stdint cimport uint64_t, uint8_t
+from libc.string cimport memcpy, strlen
+from signal_core.base.counters cimport C_OVERSIZED
+from signal_core.base.limits cimport CONTROL_LOOP, OVER_LOG_MS
+from signal_core.base.sys cimport (
+    SE_RARE, se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_now_ms, se_store_relaxed, se_sub_relaxed,
+)
+from signal_core.base.text cimport text_put_uint
+from signal_core.client.auth cimport auth_ask
+from signal_core.client.open cimport open_finish, open_origin
+from signal_core.delivery.backpressure cimport backpressure_hold, backpressure_joins_wait
+from signal_core.delivery.outbox cimport outbox_event_if_room
+from signal_core.tables.codes cimport AUTH_OFF, EVENT_LOG
+from signal_core.tables.conn_table cimport Conn
+from signal_core.tables.state cimport Hub, Loop
+from signal_core.wire.handshake cimport STATUS_HEALTH, Upgrade, upgrade_parse
+
+cdef enum:
+    # Hub.over
+    OVER_LINE = 0             # the first line, max-request-line
+    OVER_HEAD = 1             # the whole head, max-head
+    OVER_COUNT = 2
+
+
+# -- requests over their bounds, in the log --
+
+cdef inline char* _over_put(char* out, const char* text) noexcept nogil:
+    cdef size_t n = strlen(text)
+    memcpy(out, text, n)
+    return out + n
+
+
+cdef inline void _over_say(Loop* loop, int which, uint64_t count) noexcept nogil:
+    """One line of the log, at most 200 bytes, for so many requests."""
+    cdef char text[256]
+    cdef char* p = text
+    cdef Hub* hub = loop.hub
+    p = _over_put(p, b"requests are refused with 414: the first line is over max-request-line, " if which == OVER_LINE
+                  else b"requests are refused with 431: the head is over max-head, ")
+    p += text_put_uint(p, hub.set.site.max_line if which == OVER_LINE else hub.set.site.max_head)
+    p = _over_put(p, b" bytes; ")
+    p += text_put_uint(p, count)
+    p = _over_put(p, b" since the last such line, the latest of at least ")
+    p += text_put_uint(p, se_load_relaxed(&hub.over_size[which]))
+    p = _over_put(p, b" bytes")
+    outbox_event_if_room(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, <size_t>(p - text))
+
+
+cdef inline void handshake_input_tell_over(Loop* loop) noexcept nogil:
+    """Says in the log what was refused for its size since it was last said, once a second by all loops together."""
+    cdef Hub* hub = loop.hub
+    cdef uint64_t count, now = se_now_ms(), due = se_load_relaxed(&hub.over_due)
+    cdef int i
+    if now < due or not se_cas_relaxed(&hub.over_due, &due, now + OVER_LOG_MS):
+        return
+    for i in range(OVER_COUNT):
+        count = se_load_relaxed(&hub.over[i])
+        if count:
+            se_sub_relaxed(&hub.over[i], count)
+            _over_say(loop, i, count)
+
+
+cdef inline bint handshake_input_any_over(const Hub* hub) noexcept nogil:
+    """Whether something is to be said that could not be said at once."""
+    return (se_load_relaxed(&hub.over[OVER_LINE]) | se_load_relaxed(&hub.over[OVER_HEAD])) != 0
+
+
+cdef inline void _over_note(Loop* loop, const Upgrade* u) noexcept nogil:
+    """A request over a bound that is a setting."""
+    cdef int which = OVER_LINE if u.status == 414 else OVER_HEAD
+    loop.n[C_OVERSIZED] += 1
+    se_store_relaxed(&loop.hub.over_size[which], u.over)
+    se_add_relaxed(&loop.hub.over[which], 1)
+    handshake_input_tell_over(loop)
+
+
+# -- the head --
+
+cdef inline void _handshake_turned(const Conn* c, Upgrade* u) noexcept nogil:
+    """Of one that is over a limit (Arriving.refusal): its head is there, and asks for no health check."""
+    u.status = 400 + c.phase.arriving.refusal
+    u.why = NULL
+
+
+cdef inline size_t handshake_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
+    """`n` bytes of a head, of which `before` were there a call ago. Bytes of the head once it is whole (or refused),
+    else 0; 0 too while its token is judged."""
+    cdef Upgrade u
+    cdef int head = upgrade_parse(<const char*>p, n, before, &loop.hub.set.site, &u)
+    if head == -2:
+        return 0
+    if SE_RARE(u.status == 414 or u.status == 431) and u.why == NULL:
+        _over_note(loop, &u)
+    if head > 0 and loop.accept.shut:
+        u.status = 503
+    elif SE_RARE(c.phase.arriving.refusal) and u.status != STATUS_HEALTH:
+        _handshake_turned(c, &u)
+    if u.status == 0 and u.query_len and backpressure_joins_wait(loop):
+        backpressure_hold(loop, c)
+        return 0
+    if u.status == 0:
+        u.status = open_origin(loop, c, &u)
+    if u.status == 0 and loop.hub.set.auth != AUTH_OFF:
+        u.status = auth_ask(loop, c, &u, <const char*>p, <size_t>head)
+        if u.status == 0:
+            return 0
+    return <size_t>head if open_finish(loop, c, &u) else n

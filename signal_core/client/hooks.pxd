@@ -1,0 +1,42 @@
+"""Who comes and goes, as the embedding program hears it, where it has a handler for that.
+
+The data of EVENT_CONNECTED and EVENT_DISCONNECTED: the length of the user's name in a byte, the name, and the text of
+the rights (acl.pxd), which is absent where nothing is bounded.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy
+from signal_core.base.counters cimport C_EVENTS_LOST
+from signal_core.base.kinds cimport KIND_EVENT
+from signal_core.base.limits cimport SERVICE_LOOP
+from signal_core.base.memory cimport Packet, packet_new_heap
+from signal_core.delivery.conn cimport conn_id
+from signal_core.delivery.outbox cimport outbox_has_room, outbox_post
+from signal_core.tables.acl cimport Rights, rights_put, rights_size
+from signal_core.tables.conn_acl cimport conn_acl_rights, conn_acl_user
+from signal_core.tables.conn_table cimport Conn
+from signal_core.tables.state cimport Loop
+
+
+cdef inline void hooks_tell(Loop* loop, Conn* c, uint8_t code, uint64_t value) noexcept nogil:
+    """While there is room. Before the connection leaves its rooms, among which is its user's."""
+    cdef uint32_t user_n = 0
+    cdef const char* user = conn_acl_user(loop, c, &user_n)
+    cdef Rights* rights = conn_acl_rights(loop, c)
+    cdef size_t size = 1 + user_n + rights_size(rights)
+    cdef Packet* packet = NULL
+    if outbox_has_room(loop, loop.hub.loops[SERVICE_LOOP], size):
+        packet = packet_new_heap(&loop.mem, size, KIND_EVENT)
+    if packet == NULL:
+        loop.n[C_EVENTS_LOST] += 1
+        return
+    packet.code = code
+    packet.target = conn_id(loop, c)
+    packet.hash = value
+    packet.size = <uint32_t>size
+    packet.data[0] = <uint8_t>user_n
+    if user_n:
+        memcpy(packet.data + 1, user, user_n)
+    if rights != NULL:
+        rights_put(rights, packet.data + 1 + user_n)
+    outbox_post(loop, SERVICE_LOOP, packet)

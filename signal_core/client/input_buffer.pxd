@@ -1,0 +1,54 @@
+"""How much a client may bring: messages a second, and bytes of what has come in part only."""
+
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, realloc
+from signal_core.base.counters cimport C_INPUT_BYTES, C_INPUT_LIMITED
+from signal_core.tables.conn_table cimport Buffer, Conn
+from signal_core.tables.state cimport Loop
+
+cdef enum:
+    TOKEN = 10                # a message, in tokens: so one a second is a token a tick
+
+
+cdef inline Buffer* input_buffer_grow(Loop* loop, Buffer* buffer, size_t need, size_t most) noexcept nogil:
+    """With room for `need` bytes, doubled up to `most`. NULL, and the old one kept, without memory or over
+    input-total: Loop.input_code says with which close code."""
+    cdef size_t before = 0 if buffer == NULL else buffer.size
+    cdef size_t size = 64 if buffer == NULL else before
+    cdef Buffer* grown
+    if buffer != NULL and before >= need:
+        return buffer
+    while size < need:
+        size *= 2
+    if size > most and most >= need:
+        size = most
+    if loop.n[C_INPUT_BYTES] + size - before > loop.hub.set.input_loop:
+        loop.n[C_INPUT_LIMITED] += 1
+        loop.input_code = 1013
+        return NULL
+    grown = <Buffer*>realloc(buffer, sizeof(Buffer) + size)
+    if grown == NULL:
+        loop.input_code = 1011
+        return NULL
+    if buffer == NULL:
+        grown.used = 0
+        grown.since = loop.tick
+    grown.size = <uint32_t>size
+    loop.n[C_INPUT_BYTES] += size - before
+    if loop.n[C_INPUT_BYTES] > loop.trim.kept:  # it may be gone within a tick
+        loop.trim.kept = loop.n[C_INPUT_BYTES]
+    return grown
+
+
+cdef inline void input_buffer_free(Loop* loop, Buffer* buffer) noexcept nogil:
+    """NULL is no harm."""
+    if buffer != NULL:
+        loop.n[C_INPUT_BYTES] -= buffer.size
+        free(buffer)
+
+
+cdef inline void input_buffer_drop(Loop* loop, Conn* c) noexcept nogil:
+    """Frees the input left over of a connection that has failed: its socket is read on, and what comes is thrown
+    away."""
+    input_buffer_free(loop, c.pending)
+    c.pending = NULL

@@ -1,0 +1,232 @@
+"""What is due of a connection when its timer fires: keepalive, the look at a blocked socket, ends of patience.
+
+A tick's timers fire bit by bit within the tick: many pings at one moment would hold up the messages of their loop, and
+those of the other loops on its processor.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from signal_core.base.counters cimport C_BACKLOG_BYTES, C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
+from signal_core.base.limits cimport TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS
+from signal_core.base.sys cimport (
+    FIONREAD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_COLD, SE_INLINE, SIOCOUTQ, ioctl, se_acknowledged, send,
+)
+from signal_core.client.auth cimport auth_due, auth_refuse
+from signal_core.client.listener cimport listener_turn_away
+from signal_core.client.partial cimport partial_due, partial_unread
+from signal_core.delivery.backlog cimport backlog_cost, backlog_has_share, backlog_trim
+from signal_core.delivery.conn cimport (
+    BLOCKED_LOOK, conn_answer, conn_expire, conn_extra, conn_frame, conn_kill, conn_silence,
+)
+from signal_core.delivery.refs cimport refs_due
+from signal_core.route.route cimport route_joined
+from signal_core.tables.conn_table cimport (
+    CONN_AUTHENTICATING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, NO_SLOT, Cold,
+    Conn, Extra, slab_cold, slab_conn, slab_extra, slab_whole,
+)
+from signal_core.tables.state cimport Hub, Loop, loop_ms
+from signal_core.tables.timer_wheel cimport wheel_arm, wheel_is_late, wheel_pop
+from signal_core.wire.frame cimport OP_PING
+from signal_core.wire.handshake cimport UNHANDLED, UNJUDGED
+
+
+cdef inline SE_INLINE _ping(Loop* loop, Conn* c) noexcept nogil:
+    cdef uint8_t* body
+    loop.n[C_PINGS_SENT] += 1
+    conn_answer(loop, c, conn_frame(loop, c, OP_PING, 0, 0, &body))
+
+
+cdef inline bint _may_answer(Loop* loop, Conn* c, uint32_t ticks) noexcept nogil:
+    """Whether one that was asked so many ticks ago has answered, and was not read, or still may: it has not got all yet
+    that it was sent, but acknowledged some meanwhile, and some since the last such look."""
+    cdef Extra* extra
+    cdef int waits = 0
+    cdef uint32_t quiet_ms = 0, acked = 0
+    if not c.flags & FLAG_PAUSED:
+        ioctl(c.fd, FIONREAD, &waits)
+        if waits:
+            return True
+    ioctl(c.fd, SIOCOUTQ, &waits)
+    if waits == 0 or not se_acknowledged(c.fd, &quiet_ms, &acked) or quiet_ms > ticks * TICK_MS:
+        return False
+    extra = conn_extra(loop, c)
+    if extra == NULL or extra.acked == acked:
+        return False
+    extra.acked = acked
+    return True
+
+
+cdef inline uint32_t _asked(const Loop* loop, const Cold* cold, uint32_t patience) noexcept nogil:
+    """The tick to look again at one that owes a pong: when it is late, or when it could be due for the next ping."""
+    cdef uint32_t late = cold.asked + patience, due = loop.tick + loop.hub.set.ping
+    return late if late < due else due
+
+
+cdef inline uint32_t _keepalive(Loop* loop, Conn* c) noexcept nogil:
+    """Pings who was silent, gives up who stayed so. Returns the tick to look again; 0: the connection is dead."""
+    cdef Cold* cold = slab_cold(&loop.slab, c.slot)
+    cdef Hub* hub = loop.hub
+    cdef uint32_t patience = hub.set.pong + 1  # its ping may have left at the end of a tick
+    cdef uint32_t silence
+    if c.heard < cold.asked:
+        if loop.tick < cold.asked + patience:
+            return _asked(loop, cold, patience)
+        if not _may_answer(loop, c, loop.tick - cold.asked):
+            loop.n[C_PEERS_LOST] += 1
+            conn_kill(loop, c)
+            return 0
+        cold.asked = loop.tick
+        return _asked(loop, cold, patience)
+    silence = conn_silence(loop, c)
+    if loop.tick - c.heard < silence:
+        return c.heard + silence
+    if c.flags & FLAG_BLOCKED:
+        return loop.tick + hub.set.ping
+    cold.asked = loop.tick
+    _ping(loop, c)
+    return _asked(loop, cold, patience)
+
+
+cdef inline SE_COLD _share(Loop* loop, Conn* c) noexcept nogil:
+    """Of a blocked one: drops its newest where it has more than its share of backlog-total by now."""
+    cdef uint64_t cost = backlog_cost(&c.out), dropped = 0
+    if backlog_has_share(loop, cost, 0):
+        return
+    loop.n[C_BACKLOG_BYTES] -= cost
+    backlog_trim(loop, &c.out, &dropped)
+    loop.n[C_BACKLOG_BYTES] += backlog_cost(&c.out)
+    slab_whole(&loop.slab, c).gap += <uint32_t>dropped
+
+
+cdef inline bint _blocked(Loop* loop, Conn* c) noexcept nogil:
+    """Of a blocked connection: drops what expired and what is over its share, ends one that takes nothing. False: it
+    has ended."""
+    cdef Extra* extra = slab_extra(&loop.slab, c)
+    cdef int unsent = 0
+    conn_expire(loop, c)
+    _share(loop, c)
+    # The kernel says that a socket is writable only when a third of its buffer is free: a slow reader is told by
+    # what it has acknowledged.
+    ioctl(c.fd, SIOCOUTQ, &unsent)
+    if unsent != extra.unsent:
+        extra.unsent = unsent
+        extra.progress = loop.tick
+    if loop.tick - extra.progress < loop.hub.set.stall:
+        return True
+    loop.n[C_STALLED] += 1
+    _post_closed(loop, c, 4008)
+    _kill_stalled(loop, c)
+    return False
+
+
+cdef inline void _post_closed(Loop* loop, Conn* c, uint32_t code) noexcept nogil:
+    """Notes the code that a connection was closed with, for the hooks."""
+    cdef Extra* extra = slab_extra(&loop.slab, c)
+    if extra != NULL:
+        extra.close_code = <unsigned short>code
+
+
+cdef inline SE_COLD _kill_stalled(Loop* loop, Conn* c) noexcept nogil:
+    """4008 goes behind the one message that was begun, if the socket takes it now; the rest is dropped."""
+    cdef uint8_t head[4]
+    if c.out.offset == 0:
+        head[0] = 0x88
+        head[1] = 2
+        head[2] = 4008 >> 8
+        head[3] = 4008 & 0xff
+        send(c.fd, head, 4, MSG_NOSIGNAL | MSG_DONTWAIT)
+    conn_kill(loop, c)
+
+
+cdef inline SE_INLINE _open(Loop* loop, Conn* c) noexcept nogil:
+    cdef uint32_t next_look, refs, end, late
+    next_look = _keepalive(loop, c)
+    if next_look == 0:
+        return
+    if c.flags & FLAG_BLOCKED:
+        if not _blocked(loop, c):
+            return
+        if loop.tick + BLOCKED_LOOK < next_look:
+            next_look = loop.tick + BLOCKED_LOOK
+    refs = refs_due(loop, c)
+    if refs and refs < next_look:
+        next_look = refs
+    end = auth_due(loop, c)
+    if end and end < next_look:
+        next_look = end
+    late = partial_due(loop, c)
+    if late and late < next_look:
+        next_look = late
+    if c.state == CONN_OPEN:
+        wheel_arm(&loop.wheel, &loop.slab, c.slot, next_look)
+
+
+cdef inline SE_COLD _handshake(Loop* loop, Conn* c) noexcept nogil:
+    """Its head is late, or was not handled in time. A client that has said nothing at all, as a browser that connects
+    ahead of need, asked nothing that 408 could answer (RFC 9110 §15.5.9): it is closed."""
+    if c.phase.arriving.refusal:
+        listener_turn_away(loop, c, 400 + c.phase.arriving.refusal)
+        return
+    if c.flags & FLAG_PAUSED or partial_unread(c):
+        listener_turn_away(loop, c, UNHANDLED)
+        return
+    loop.n[C_HANDSHAKES_TIMED_OUT] += 1
+    if c.pending == NULL:
+        conn_kill(loop, c)
+    else:
+        listener_turn_away(loop, c, 408)
+
+
+cdef inline void _fire(Loop* loop, Conn* c) noexcept nogil:
+    """The connection's timer fired: does what is due and arms it again."""
+    if c.state == CONN_OPEN:
+        _open(loop, c)
+    elif c.state == CONN_JOINING:
+        c.phase.joining.waiting = 0
+        route_joined(loop, c)
+    elif c.state == CONN_HANDSHAKE and loop.accept.shut:
+        listener_turn_away(loop, c, 503)
+    elif c.state == CONN_AUTHENTICATING:
+        auth_refuse(loop, c, 503 if loop.accept.shut else UNJUDGED)
+    elif c.state == CONN_HANDSHAKE:
+        _handshake(loop, c)
+    elif c.state != CONN_DEAD:
+        conn_kill(loop, c)
+
+
+cdef inline bint keepalive_hurry(const Loop* loop) noexcept nogil:
+    """Whether what is due has no time to be done bit by bit: it is of a tick that is over, or the engine stops."""
+    return loop.accept.shut or wheel_is_late(&loop.wheel, loop.tick)
+
+
+cdef inline uint32_t _timers_share(const Loop* loop) noexcept nogil:
+    """Timers of a tick for one millisecond. An interval looks twice at each: for its ping, and for the pong; the wheel
+    passes each once around."""
+    cdef uint32_t interval = loop.hub.set.ping
+    if interval > WHEEL_SLOTS:
+        interval = WHEEL_SLOTS
+    return TIMERS_PER_MS + 2 * loop.wheel.armed // (TIMERS_WITHIN * interval)
+
+
+cdef inline uint32_t _timers_turn(const Loop* loop) noexcept nogil:
+    """Timers of a tick for this turn: a share for each millisecond of the tick since the last one, more than
+    TIMERS_PER_TURN only where one share is."""
+    cdef uint32_t share = _timers_share(loop), passed = loop_ms(loop) - loop.timers_ms
+    cdef uint32_t most = share if share > TIMERS_PER_TURN else TIMERS_PER_TURN
+    if passed > loop.late_ms + 1:  # the tick's timers have waited for no longer
+        passed = loop.late_ms + 1
+    return share * passed if share * passed < most else most
+
+
+cdef inline void keepalive_run(Loop* loop) noexcept nogil:
+    """Those of a tick bit by bit, for there is a tick's time: many pings at once would hold messages up."""
+    cdef uint32_t slot, budget = TIMERS_PER_TURN
+    if not keepalive_hurry(loop):
+        if loop.timers_ms == loop_ms(loop):
+            return
+        budget = _timers_turn(loop)
+    loop.timers_ms = loop_ms(loop)
+    while True:
+        slot = wheel_pop(&loop.wheel, &loop.slab, loop.tick, &budget)
+        if slot == NO_SLOT:
+            return
+        _fire(loop, slab_conn(&loop.slab, slot))

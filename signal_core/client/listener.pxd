@@ -1,0 +1,350 @@
+"""Listeners: accepting, turning away what there is no place for, and draining them at a stop.
+
+Nobody is reset who could have been told: out of places, memory or descriptors, and while the engine stops, a socket
+hears 503, our side is shut down, and what it said is read before it is closed.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memset
+from signal_core.base.counters cimport (
+    C_ACCEPTED_SOCKETS, C_ACCEPT_LEFT, C_ADDRESS_LIMITED, C_HANDSHAKES_REFUSED, C_LISTENERS_PAUSED, C_SHED,
+)
+from signal_core.base.limits cimport (
+    ACCEPTS, ACCEPT_WAIT_MS, DRAIN_TICKS, HEALTH_TICKS, PARK_LOOKS, READ_BUFFER, UPGRADE_ANSWER,
+)
+from signal_core.base.sys cimport (
+    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC, O_RDONLY,
+    SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
+    se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_peer_left, se_refuse_syns,
+)
+from signal_core.client.accept_pacing cimport accept_pacing_allows, accept_pacing_look, accept_pacing_refund
+from signal_core.client.input_buffer cimport input_buffer_free
+from signal_core.client.parking cimport (
+    ASKS_HEALTH, LOT_NONE, parking_accept, parking_health_allowed, parking_next, parking_pop, parking_socket_asks,
+)
+from signal_core.client.remote_addr cimport remote_addr_count_peer
+from signal_core.client.session cimport session_read
+from signal_core.delivery.conn cimport conn_give_place, conn_say_last, conn_socket_say_last, conn_watch
+from signal_core.tables.conn_table cimport (
+    CONN_DEAD, CONN_HANDSHAKE, FLAG_PAUSED, FLAG_PLACE, Conn, slab_free, slab_take,
+)
+from signal_core.tables.state cimport TAG_LISTENER, Hub, Loop, Lot, loop_ms
+from signal_core.tables.timer_wheel cimport wheel_arm
+from signal_core.wire.handshake cimport STATUS_HEALTH, STATUS_MOST, Upgrade, upgrade_parse
+from signal_core.wire.response cimport response_refuse, response_upgrade
+
+cdef enum:
+    # What listener_accept and its parts report.
+    ACCEPT_MORE = 1           # more may be queued
+    ACCEPT_NONE = 0           # nothing is queued
+    ACCEPT_CANNOT = -1        # something may be queued, and no descriptor can be had for it
+
+
+cdef inline uint32_t _tag(Loop* loop) noexcept nogil:
+    """32 random bits."""
+    if loop.ntags == 0:
+        while getrandom(loop.tags, sizeof(loop.tags), 0) != sizeof(loop.tags):
+            pass
+        loop.ntags = 256
+    loop.ntags -= 1
+    return loop.tags[loop.ntags]
+
+
+# -- turning away --
+
+cdef inline void _shed(Loop* loop, int fd) noexcept nogil:
+    """Turns a socket away that can't be kept, or answers its health check. What it has said is read: closing over it
+    would reset the answer."""
+    cdef char text[512]
+    cdef Upgrade u
+    cdef ssize_t n = recv(fd, loop.input, READ_BUFFER, MSG_DONTWAIT)
+    memset(&u, 0, sizeof(u))
+    if n > 0:
+        upgrade_parse(<char*>loop.input, <size_t>n, 0, &loop.hub.set.site, &u)
+    if u.status != STATUS_HEALTH or loop.accept.shut:
+        u.status = 503
+        u.why = NULL
+        loop.n[C_SHED] += 1
+    conn_socket_say_last(loop, fd, text, response_upgrade(&u, text, UPGRADE_ANSWER))
+    recv(fd, loop.input, READ_BUFFER, MSG_DONTWAIT)
+    close(fd)
+
+
+cdef inline SE_COLD listener_turn_away(Loop* loop, Conn* c, int status) noexcept nogil:
+    """Turns a connection away whose head was not answered: it hears 503, 429 or 408, and has the time to."""
+    cdef char text[512]
+    cdef size_t n = response_refuse(status, text, UPGRADE_ANSWER)
+    if status % STATUS_MOST == 503:
+        loop.n[C_SHED] += 1
+    elif status == 429:
+        loop.n[C_HANDSHAKES_REFUSED] += 1
+    input_buffer_free(loop, c.pending)
+    c.pending = NULL
+    conn_say_last(loop, c, text, n)
+    if c.flags & FLAG_PAUSED and c.state != CONN_DEAD:  # what it says is read, and thrown away
+        c.flags &= <uint16_t>~FLAG_PAUSED
+        conn_watch(loop, c)
+
+
+# -- out of descriptors --
+
+cdef inline void _mask(Loop* loop, bint mask) noexcept nogil:
+    """Whether it hears nothing of its listeners: level-triggered epoll would tell again and again who has to wait."""
+    cdef epoll_event event
+    cdef uint32_t i
+    if loop.accept.masked == mask:
+        return
+    loop.accept.masked = mask
+    event.events = 0 if mask else EPOLLIN
+    for i in range(loop.accept.nlisteners):
+        event.data.u64 = <uint64_t>(TAG_LISTENER + i) << 32
+        epoll_ctl(loop.epoll, EPOLL_CTL_MOD, loop.accept.listeners[i], &event)
+
+
+cdef inline void _look_away(Loop* loop) noexcept nogil:
+    """Hears nothing of its listeners until the next tick: who waits there can't even be turned away."""
+    if not loop.accept.looks_away:
+        loop.accept.looks_away = True
+        loop.n[C_LISTENERS_PAUSED] += 1
+        _mask(loop, True)
+
+
+cdef inline void listener_look_again(Loop* loop) noexcept nogil:
+    """The reserve comes first: without it the next client would not even be turned away."""
+    listener_open_reserve(loop)
+    loop.accept.looks_away = False
+    _mask(loop, loop.accept.paced)
+
+
+cdef inline bint listener_open_reserve(Loop* loop) noexcept nogil:
+    """False where no descriptor is to be had."""
+    if loop.accept.reserve < 0:
+        loop.accept.reserve = open(b"/dev/null", O_RDONLY | O_CLOEXEC)
+    return loop.accept.reserve >= 0
+
+
+cdef inline int _shed_with_reserve(Loop* loop, int listener) noexcept nogil:
+    """Out of descriptors: lends the reserve to answer one socket. ACCEPT_*."""
+    cdef int fd, failed
+    if not listener_open_reserve(loop):
+        return ACCEPT_CANNOT
+    close(loop.accept.reserve)
+    loop.accept.reserve = -1
+    fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    failed = errno
+    if fd >= 0:
+        _shed(loop, fd)
+    listener_open_reserve(loop)
+    if fd >= 0:
+        return ACCEPT_MORE
+    return ACCEPT_NONE if failed == EAGAIN else ACCEPT_CANNOT
+
+
+# -- limits --
+
+cdef inline bint _take_quota(Hub* hub) noexcept nogil:
+    """Whether there is a place of max-connections, which is taken then. Who is turned away never has one."""
+    cdef uint64_t taken = se_load_relaxed(&hub.places)
+    while taken < hub.set.max_connections:
+        if se_cas_relaxed(&hub.places, &taken, taken + 1):
+            return True
+    return False
+
+
+cdef inline int _admit(Loop* loop, Conn* c) noexcept nogil:
+    """The HTTP status to turn a new connection away with, 0 where it may stay."""
+    cdef Hub* hub = loop.hub
+    se_add_relaxed(&hub.connections, 1)
+    if hub.set.max_connections:
+        if not _take_quota(hub):
+            return 503
+        c.flags |= FLAG_PLACE
+    if loop.book != NULL and not remote_addr_count_peer(loop, c):
+        loop.n[C_ADDRESS_LIMITED] += 1
+        return 429
+    return 0
+
+
+# -- accepting --
+
+cdef inline void _hesitate(Loop* loop, Conn* c, int status) noexcept nogil:
+    """Turns a new connection away for a limit, once its head is there and asks for no health check: HEALTHS_PER_TICK
+    have HEALTH_TICKS for their head where it is not there yet. It has no place of max-connections meanwhile."""
+    conn_give_place(loop, c)
+    c.phase.arriving.refusal = <uint8_t>(status - 400)
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + HEALTH_TICKS)
+    session_read(loop, c)
+    if c.state == CONN_HANDSHAKE and (loop.accept.shut or not parking_health_allowed(loop)):
+        listener_turn_away(loop, c, status)
+
+
+cdef inline void _adopt(Loop* loop, int fd) noexcept nogil:
+    """Makes a connection of an accepted socket, and reads at once: a handshake usually is there already."""
+    cdef Hub* hub = loop.hub
+    cdef Conn* c
+    cdef epoll_event event
+    cdef int status
+    c = slab_take(&loop.slab)
+    if c == NULL:
+        _shed(loop, fd)
+        return
+    c.fd = fd
+    c.tag = _tag(loop)
+    c.state = CONN_HANDSHAKE
+    c.heard = loop.tick
+    event.events = EPOLLIN
+    event.data.u64 = (<uint64_t>c.slot << 32) | c.tag
+    if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) != 0:
+        slab_free(&loop.slab, c)
+        _shed(loop, fd)
+        return
+    loop.n[C_ACCEPTED_SOCKETS] += 1
+    status = _admit(loop, c)
+    if status:
+        _hesitate(loop, c, status)
+        return
+    wheel_arm(&loop.wheel, &loop.slab, c.slot,
+              loop.stop.answer_by if loop.accept.shut else loop.tick + hub.set.handshake)
+    session_read(loop, c)
+
+
+cdef inline int _starved(Loop* loop, int listener) noexcept nogil:
+    """Something is queued on a listener, and there is no descriptor for it. ACCEPT_*.
+
+    The first to find that waits for ACCEPT_WAIT_MS: what a client wants is to be read before it is turned away.
+    """
+    cdef int found
+    if not loop.accept.sheds and not loop.accept.shut:
+        loop.accept.sheds = loop.accept.paced = True
+        loop.accept.paced_ms = loop_ms(loop)
+        _mask(loop, True)
+        return ACCEPT_CANNOT
+    found = _shed_with_reserve(loop, listener)
+    if found == ACCEPT_CANNOT:
+        _look_away(loop)
+    return found
+
+
+cdef inline int _take(Loop* loop, uint32_t which, uint64_t paid) noexcept nogil:
+    """Accepts the one that has waited longest at a listener, for what was paid. ACCEPT_*."""
+    cdef int fd = parking_pop(&loop.accept.lots[which]), failed = 0
+    if fd < 0:
+        fd = accept4(loop.accept.listeners[which], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        failed = errno
+    if fd >= 0 and paid and se_peer_left(fd):
+        accept_pacing_refund(loop.hub, paid)
+        if parking_socket_asks(loop, fd) == ASKS_HEALTH:  # a probe may close its end before it has read the answer
+            _adopt(loop, fd)
+            return ACCEPT_MORE
+        loop.n[C_ACCEPT_LEFT] += 1
+        close(fd)
+        return ACCEPT_MORE
+    if fd >= 0:
+        _adopt(loop, fd)
+        return ACCEPT_MORE
+    accept_pacing_refund(loop.hub, paid)
+    if failed in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+        return _starved(loop, loop.accept.listeners[which])
+    return ACCEPT_NONE if failed == EAGAIN else ACCEPT_MORE
+
+
+cdef inline void _park(Loop* loop, uint32_t which) noexcept nogil:
+    """Of one listener, while the pace lets nobody in: answers health checks of those who wait, and parks those who are
+    in the kernel's queue, ACCEPTS of them."""
+    cdef uint32_t budget = PARK_LOOKS, _i
+    cdef Lot* lot = &loop.accept.lots[which]
+    cdef int fd = parking_next(loop, lot, &budget)
+    while fd >= 0:
+        _adopt(loop, fd)
+        fd = parking_next(loop, lot, &budget)
+    for _i in range(ACCEPTS):
+        fd = parking_accept(loop, lot, loop.accept.listeners[which])
+        if fd >= 0:
+            _adopt(loop, fd)
+        elif fd == LOT_NONE:
+            return
+
+
+cdef inline int listener_accept(Loop* loop, uint32_t which) noexcept nogil:
+    """Takes those who wait at a listener, ACCEPTS of them in this iteration. ACCEPT_*."""
+    cdef uint64_t paid
+    cdef int found, _i
+    accept_pacing_look(loop)
+    for _i in range(ACCEPTS):
+        if not accept_pacing_allows(loop, &paid):
+            _park(loop, which)
+            _mask(loop, True)
+            return ACCEPT_MORE
+        found = _take(loop, which, paid)
+        if found != ACCEPT_MORE:
+            return found
+    if loop.accept.lots[which].used:  # epoll says nothing of them
+        loop.accept.paced = True
+    return ACCEPT_MORE
+
+
+cdef inline void listener_accept_paced(Loop* loop) noexcept nogil:
+    """While it is paced: takes those who waited, as many as the pace allows by now; each listener is the first in turn.
+
+    Not more often than a loop that sleeps would wake for it: a busy one would take all that is allowed.
+    """
+    cdef uint32_t i, ms = loop_ms(loop)
+    cdef bint _shed = loop.accept.sheds
+    if ms - loop.accept.paced_ms < ACCEPT_WAIT_MS and not loop.accept.shut:
+        return
+    loop.accept.paced = False
+    loop.accept.paced_ms = ms
+    loop.accept.paced_first += 1
+    for i in range(loop.accept.nlisteners):
+        listener_accept(loop, (loop.accept.paced_first + i) % loop.accept.nlisteners)
+    if _shed:  # who found that there is no descriptor just now has yet to wait
+        loop.accept.sheds = False
+    _mask(loop, loop.accept.paced or loop.accept.looks_away)
+
+
+# -- stopping --
+
+cdef inline void listener_shut(Loop* loop) noexcept nogil:
+    """Takes no new connections from here on.
+
+    Closing a listener resets what is queued on it. So new SYNs are dropped first, and come again a second later,
+    when the port is closed or another engine's; what was queued or under way is accepted, and hears 503.
+    """
+    cdef uint32_t close_ticks = loop.hub.set.close
+    cdef uint32_t i
+    cdef bint refusing = True
+    if loop.accept.shut:
+        return
+    loop.accept.shut = True
+    loop.stop.answer_by = loop.tick + close_ticks // 2
+    for i in range(loop.accept.nlisteners):
+        if se_refuse_syns(loop.accept.listeners[i]) != 0:
+            refusing = False
+    loop.stop.drain_by = loop.tick
+    if refusing:
+        loop.stop.drain_by += DRAIN_TICKS if DRAIN_TICKS < close_ticks // 2 else close_ticks // 2
+
+
+cdef inline void listener_stop(Loop* loop) noexcept nogil:
+    """Begins to stop: takes no new connections, and says goodbye to all within the close time. Ends a drain."""
+    cdef uint32_t close_ticks = loop.hub.set.close
+    if loop.stop.on:
+        return
+    listener_shut(loop)
+    loop.drain.on = False
+    loop.stop.on = True
+    loop.stop.by = loop.tick + close_ticks
+    loop.stop.answer_by = loop.tick + close_ticks // 2
+
+
+cdef inline void listener_drain_backlog(Loop* loop) noexcept nogil:
+    """Once shut: closes the listeners once nothing is queued on them and nothing is under way to there."""
+    cdef uint32_t i
+    if loop.accept.nlisteners == 0 or loop.tick < loop.stop.drain_by:
+        return
+    for i in range(loop.accept.nlisteners):
+        if listener_accept(loop, i) != ACCEPT_NONE:
+            return
+    for i in range(loop.accept.nlisteners):
+        close(loop.accept.listeners[i])
+    loop.accept.nlisteners = 0

@@ -1,0 +1,148 @@
+"""The end of a handshake: the rooms that it asks for, 101, HELLO; or a refusal."""
+
+from libc.stdint cimport uint32_t, uint8_t
+from libc.string cimport memcpy
+from signal_core.base.counters cimport (
+    C_ADDRESS_LIMITED, C_AUTH_DENIED, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_ORIGINS_REFUSED, C_SHED,
+    C_USER_LIMITED,
+)
+from signal_core.base.limits cimport UPGRADE_ANSWER, UPGRADE_MAX_ROOMS
+from signal_core.base.memory cimport Packet, packet_new
+from signal_core.base.sys cimport se_count_below
+from signal_core.client.hooks cimport hooks_tell
+from signal_core.client.origin cimport origin_allowed
+from signal_core.client.remote_addr cimport remote_addr_count_forwarded
+from signal_core.delivery.conn cimport conn_answer, conn_id, conn_say_last, conn_watch
+from signal_core.route.await_nats cimport AWAIT_FAILED, AWAIT_IT, await_nats
+from signal_core.route.membership cimport membership_join, membership_leave_one
+from signal_core.route.route cimport route_joined
+from signal_core.tables.codes cimport CODE_OK, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_CONNECTED
+from signal_core.tables.conn_acl cimport conn_acl_may_sub
+from signal_core.tables.conn_table cimport CONN_DEAD, CONN_JOINING, FLAG_PAUSED, FLAG_USER, FLAG_WEBSOCKET, Conn
+from signal_core.tables.room_table cimport RoomEntry
+from signal_core.tables.state cimport Loop
+from signal_core.wire.handshake cimport STATUS_HEALTH, STATUS_MOST, STATUS_OPTIONS, Upgrade
+from signal_core.wire.ids cimport ROOM_MAX, ids_room_valid
+from signal_core.wire.request cimport request_query_next_room
+from signal_core.wire.response cimport response_accept_key, response_upgrade
+
+
+cdef inline void open_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
+    """A health check, or a refusal: the answer is the last that it hears."""
+    cdef char text[512]
+    cdef size_t n = response_upgrade(u, text, UPGRADE_ANSWER)
+    if u.status % STATUS_MOST == 503:
+        loop.n[C_SHED] += 1
+    elif u.status != STATUS_HEALTH and u.status != STATUS_OPTIONS:
+        loop.n[C_HANDSHAKES_REFUSED] += 1
+    conn_say_last(loop, c, text, n)
+
+
+cdef inline int open_origin(Loop* loop, const Conn* c, const Upgrade* u) noexcept nogil:
+    """The HTTP status for where it comes from, a browser's page and a proxy's client; 0 is good."""
+    if not origin_allowed(loop.hub, u):
+        loop.n[C_ORIGINS_REFUSED] += 1
+        return 403
+    if loop.book != NULL and not remote_addr_count_forwarded(loop, c, u):
+        loop.n[C_ADDRESS_LIMITED] += 1
+        return 429
+    return 0
+
+
+cdef inline int open_user(Loop* loop, Conn* c, const uint8_t* user, uint32_t n) noexcept nogil:
+    """Puts a connection that is in no room yet into that of its user. An HTTP status where it can't: 0 is good."""
+    cdef char name[128]
+    cdef RoomEntry* entry
+    cdef int waits
+    name[0] = c"@"
+    if n == 0:
+        return 0
+    if n >= ROOM_MAX:
+        return 401
+    memcpy(&name[1], user, n)
+    if not ids_room_valid(name, n + 1) or not ids_room_valid(&name[1], n):
+        return 401
+    if membership_join(loop, c, name, n + 1, &entry) != CODE_OK:
+        return 503
+    if loop.hub.set.max_per_user and not se_count_below(&entry.users, loop.hub.set.max_per_user):
+        membership_leave_one(loop, c, 0)
+        loop.n[C_USER_LIMITED] += 1
+        return 429
+    c.flags |= FLAG_USER
+    waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0, False)
+    if waits == AWAIT_IT:
+        c.phase.joining.waiting += 1
+    return 503 if waits == AWAIT_FAILED else 0
+
+
+cdef inline int _room_denied(Loop* loop, Upgrade* u) noexcept nogil:
+    loop.n[C_AUTH_DENIED] += 1
+    u.why = b"the token does not allow it."
+    return 403
+
+
+cdef inline int _rooms(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
+    """Joins the rooms of the URL; c.phase.joining.waiting is how many NATS has yet to confirm. An HTTP status where it
+    can't, and `u` says which room and why: 0 is good."""
+    cdef char name[130]
+    cdef const char* query = u.query
+    cdef size_t left = u.query_len
+    cdef RoomEntry* entry
+    cdef uint8_t code
+    cdef int waits, n, count = 0
+    while True:
+        n = request_query_next_room(&query, &left, name, sizeof(name), &u.room, &u.room_len)
+        if n == 0:
+            u.room = NULL
+            return 0
+        count += 1
+        if n < 0 or not ids_room_valid(name, n) or name[0] == c"$" or name[0] == c"@":
+            u.why = (b"a name is 1 to 128 visible ASCII characters without * and >, does not begin with $ or @, and "
+                     b"has no empty part between dots.")
+            return 400
+        if not conn_acl_may_sub(loop, c, name, n):
+            return _room_denied(loop, u)
+        code = membership_join(loop, c, name, n, &entry) if count <= UPGRADE_MAX_ROOMS else CODE_TOO_MANY_ROOMS
+        if code != CODE_OK:
+            u.why = (b"there is no memory for it." if code == CODE_UNAVAILABLE else
+                     b"a URL names 64 rooms at most, and a connection is in max-rooms at most.")
+            return 503 if code == CODE_UNAVAILABLE else 400
+        waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0, False)
+        if waits == AWAIT_FAILED:
+            return 503
+        if waits == AWAIT_IT:
+            c.phase.joining.waiting += 1
+
+
+cdef inline void _open(Loop* loop, Conn* c, const Upgrade* u, Packet* packet) noexcept nogil:
+    """Switches to WebSocket: 101, in `msg`, and HELLO once its rooms are confirmed."""
+    packet.size = <uint32_t>response_accept_key(u, <char*>packet.data)
+    c.flags |= FLAG_WEBSOCKET
+    loop.n[C_CONNECTIONS] += 1
+    loop.n[C_OPENED] += 1
+    conn_answer(loop, c, packet)
+    if c.state == CONN_DEAD:
+        return
+    if loop.hub.set.hooks:
+        hooks_tell(loop, c, EVENT_CONNECTED, 0)
+    c.state = CONN_JOINING
+    if c.phase.joining.waiting == 0:
+        route_joined(loop, c)
+        return
+    c.flags |= FLAG_PAUSED
+    conn_watch(loop, c)
+
+
+cdef inline bint open_finish(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
+    """Opens a connection of which all but the rooms is judged, or refuses it; whether it is open."""
+    cdef Packet* packet = NULL
+    if u.status == 0:
+        u.status = _rooms(loop, c, u)
+    if u.status == 0:
+        packet = packet_new(&loop.mem, UPGRADE_ANSWER, 0)
+    if packet == NULL:
+        u.status = u.status if u.status else 503
+        open_answer_http(loop, c, u)
+        return False
+    _open(loop, c, u, packet)
+    return True

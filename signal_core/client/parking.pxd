@@ -1,0 +1,130 @@
+"""Clients that wait for the pace of new connections: accepted, so that their health checks are answered.
+
+Who asks is not known before its request is read, and that is in the socket alone. So while connections are paced, those
+that are queued on a listener are taken off the kernel's queue, PARKED at most, and what they say is looked at, but left
+in the socket. A health check is answered at once; the others have their turn, the oldest first, as the pace allows. A
+parked socket takes a descriptor and 8 bytes; it has no Conn, and is not in epoll.
+"""
+
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, malloc
+from signal_core.base.counters cimport C_HEALTH_LIMITED
+from signal_core.base.limits cimport HEALTHS_PER_TICK, HEALTH_HEAD, PARKED, PARK_SPARE
+from signal_core.base.sys cimport (
+    MSG_DONTWAIT, MSG_PEEK, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, recv, se_descriptors,
+)
+from signal_core.tables.state cimport MAX_LISTENERS, Loop, Lot, Parked
+from signal_core.wire.handshake cimport STATUS_HEALTH, Upgrade, upgrade_parse
+
+cdef enum:
+    # What a socket asks for.
+    ASKS_UNKNOWN = 0          # its head is not all there
+    ASKS_HEALTH = 1
+    ASKS_OTHER = 2
+
+    # What parking_accept returns besides a socket.
+    LOT_PARKED = -1
+    LOT_NONE = -2             # nothing is queued, or there is no room
+
+
+cdef inline bint parking_health_allowed(Loop* loop) noexcept nogil:
+    """Whether one more client, in this tick, may be looked after beyond what a limit or the pace allows."""
+    if loop.accept.healths_tick != loop.tick:
+        loop.accept.healths_tick = loop.tick
+        loop.accept.healths = 0
+    if loop.accept.healths == HEALTHS_PER_TICK:
+        loop.n[C_HEALTH_LIMITED] += 1
+        return False
+    loop.accept.healths += 1
+    return True
+
+
+cdef inline int parking_socket_asks(Loop* loop, int fd) noexcept nogil:
+    """What a client's first words, which stay in its socket, ask for: ASKS_*."""
+    cdef Upgrade u
+    cdef ssize_t n = recv(fd, loop.input, HEALTH_HEAD, MSG_PEEK | MSG_DONTWAIT)
+    cdef int head
+    if n <= 0:
+        return ASKS_UNKNOWN
+    head = upgrade_parse(<char*>loop.input, <size_t>n, 0, &loop.hub.set.site, &u)
+    if head == -2 and n < HEALTH_HEAD:
+        return ASKS_UNKNOWN
+    return ASKS_HEALTH if head > 0 and u.status == STATUS_HEALTH else ASKS_OTHER
+
+
+cdef inline int parking_pop(Lot* lot) noexcept nogil:
+    """The socket that has waited longest; -1: there is none."""
+    cdef int fd = -1
+    while lot.used and fd < 0:
+        fd = lot.places[lot.first].fd  # -1: it was answered meanwhile
+        lot.first = (lot.first + 1) % PARKED
+        lot.used -= 1
+    return fd
+
+
+cdef inline bint _lot_has_room(Lot* lot) noexcept nogil:
+    """Whether one more may be parked. Descriptors are given by the lowest number: so many stay free for others."""
+    if lot.places == NULL:
+        lot.places = <Parked*>malloc(PARKED * sizeof(Parked))
+    if lot.places == NULL or lot.used == PARKED:
+        return False
+    return lot.used == 0 or lot.places[(lot.first + lot.used - 1) % PARKED].fd + PARK_SPARE < se_descriptors()
+
+
+cdef inline void _lot_push(Lot* lot, int fd, int asks) noexcept nogil:
+    """The caller has asked _lot_has_room."""
+    cdef Parked* place = &lot.places[(lot.first + lot.used) % PARKED]
+    place.fd = fd
+    place.asks = asks
+    lot.used += 1
+
+
+cdef inline int parking_next(Loop* loop, Lot* lot, uint32_t* budget) noexcept nogil:
+    """Looks at those who wait, each in its turn and `budget` of them at most, for one whose health check may be
+    answered, and takes that socket out; -1: there is none."""
+    cdef Parked* place
+    cdef int fd
+    if budget[0] > lot.used:
+        budget[0] = lot.used
+    while budget[0]:
+        budget[0] -= 1
+        lot.cursor = (lot.cursor + 1) % lot.used
+        place = &lot.places[(lot.first + lot.cursor) % PARKED]
+        if place.fd < 0:
+            continue
+        if place.asks == ASKS_UNKNOWN:
+            place.asks = parking_socket_asks(loop, place.fd)
+        if place.asks == ASKS_HEALTH and parking_health_allowed(loop):
+            fd = place.fd
+            place.fd = -1
+            return fd
+    return -1
+
+
+cdef inline int parking_accept(Loop* loop, Lot* lot, int listener) noexcept nogil:
+    """Takes the next of the kernel's queue and parks it, but for one whose health check may be answered, which is
+    returned. LOT_PARKED, LOT_NONE."""
+    cdef int fd, asks
+    if not _lot_has_room(lot):
+        return LOT_NONE
+    fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    if fd < 0:
+        return LOT_NONE
+    asks = parking_socket_asks(loop, fd)
+    if asks == ASKS_HEALTH and parking_health_allowed(loop):
+        return fd
+    _lot_push(lot, fd, asks)
+    return LOT_PARKED
+
+
+cdef inline void parking_close(Loop* loop) noexcept nogil:
+    """At the loop's end, on its thread."""
+    cdef uint32_t i
+    cdef int fd
+    for i in range(MAX_LISTENERS):
+        fd = parking_pop(&loop.accept.lots[i])
+        while fd >= 0:
+            close(fd)
+            fd = parking_pop(&loop.accept.lots[i])
+        free(loop.accept.lots[i].places)
+        loop.accept.lots[i].places = NULL

@@ -1,0 +1,146 @@
+"""Input that has come in part: what is kept of it, and for how long.
+
+Frames and messages in part are kept in memory that all clients share (input-total), so each has a time limit:
+message-timeout, from the first byte of a message to its last. The connection's one timer looks at it, and is armed for
+it only while something is kept.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy, memmove, memset, strlen
+from signal_core.base.counters cimport C_MESSAGES_LATE
+from signal_core.base.limits cimport PART_AGAIN_TICKS
+from signal_core.base.memory cimport Packet
+from signal_core.base.sys cimport FIONREAD, SE_COLD, ioctl
+from signal_core.client.auth cimport auth_refuse
+from signal_core.client.input_buffer cimport input_buffer_drop, input_buffer_free, input_buffer_grow
+from signal_core.client.open cimport open_answer_http
+from signal_core.delivery.conn cimport conn_answer, conn_extra, conn_frame
+from signal_core.delivery.conn_close cimport conn_close_failed
+from signal_core.tables.conn_table cimport (
+    CONN_AUTHENTICATING, CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_PARTS,
+    FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, slab_whole,
+)
+from signal_core.tables.state cimport Loop
+from signal_core.tables.timer_wheel cimport wheel_arm_by
+from signal_core.wire.frame cimport OP_CLOSE
+from signal_core.wire.handshake cimport Upgrade
+
+
+# -- what is kept --
+
+cdef inline SE_COLD partial_no_memory(Loop* loop, Conn* c) noexcept nogil:
+    """What it said can't be kept."""
+    cdef Upgrade u
+    if c.state == CONN_AUTHENTICATING:
+        auth_refuse(loop, c, 503)
+    elif c.state == CONN_HANDSHAKE:
+        memset(&u, 0, sizeof(u))
+        u.status = 503
+        open_answer_http(loop, c, &u)
+    else:
+        conn_close_failed(loop, c, <uint16_t>loop.input_code)
+    input_buffer_drop(loop, c)
+
+
+cdef inline void partial_arm(Loop* loop, Conn* c, const Buffer* part) noexcept nogil:
+    """Has the timer look at an open connection by the end of the time of what it said in part."""
+    if loop.hub.set.message and c.state == CONN_OPEN:
+        wheel_arm_by(&loop.wheel, &loop.slab, c.slot, part.since + loop.hub.set.message)
+
+
+cdef inline void _part_store(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need,
+                             bint fresh) noexcept nogil:
+    """partial_keep, where there is something to keep."""
+    cdef Buffer* kept = c.pending
+    if kept != NULL and p >= kept.data and p < kept.data + kept.size:
+        memmove(kept.data, p, n)
+    else:
+        kept = input_buffer_grow(loop, kept, n, n if need < n else <size_t>need)
+        if kept == NULL:
+            partial_no_memory(loop, c)
+            return
+        memcpy(kept.data, p, n)
+    kept.used = <uint32_t>n
+    c.pending = kept
+    if fresh:
+        kept.since = loop.tick
+    partial_arm(loop, c, kept)
+
+
+cdef inline void partial_keep(
+    Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need, bint fresh,
+) noexcept nogil:
+    """Keeps the input left over, which may lie in c.pending itself; the buffer goes when there is none. `fresh`: what
+    came before is done with."""
+    if n != 0 and c.state < CONN_LINGER:
+        _part_store(loop, c, p, n, need, fresh)
+        return
+    input_buffer_free(loop, c.pending)
+    c.pending = NULL
+
+
+# -- for how long --
+
+cdef inline SE_COLD _conn_fail_late(Loop* loop, Conn* c) noexcept nogil:
+    """As conn_close_failed with 1008, and a Close frame that says why (RFC 6455 §5.5.1)."""
+    cdef const char* reason = b"a message did not arrive within message-timeout"
+    cdef size_t n = strlen(reason)
+    cdef uint8_t* body
+    cdef Extra* extra = conn_extra(loop, c)
+    cdef Packet* packet = conn_frame(loop, c, OP_CLOSE, 2 + n, 0, &body)
+    if packet != NULL:
+        body[0] = 1008 >> 8
+        body[1] = 1008 & 0xff
+        memcpy(body + 2, reason, n)
+    if extra != NULL:
+        extra.close_code = 1008
+    conn_answer(loop, c, packet)
+    if c.state != CONN_DEAD:
+        c.state = CONN_CLOSING  # our Close frame is said
+        conn_close_failed(loop, c, 1008)
+
+
+cdef inline bint _part_waits(const Conn* c) noexcept nogil:
+    """Whether what is kept of a connection's input waits for the loop, and not for the client."""
+    if c.flags & FLAG_PAUSED:
+        return not c.flags & FLAG_BLOCKED
+    return c.flags & (FLAG_READY | FLAG_PARTS) == FLAG_READY
+
+
+cdef inline bint partial_unread(const Conn* c) noexcept nogil:
+    """Whether some of its input has reached this machine, and was not read yet."""
+    cdef int waits = 0
+    if c.flags & FLAG_READY:
+        return True
+    ioctl(c.fd, FIONREAD, &waits)
+    return waits != 0
+
+
+cdef inline uint32_t partial_due(Loop* loop, Conn* c) noexcept nogil:
+    """Fails an open connection whose message is late. The tick to look again; 0: never.
+
+    While the loop does not read a connection for reasons of its own, its time stands still, with PART_AGAIN_TICKS left
+    at least. One that does not take its answers is not read either, but that is its own doing. A loop that is late at
+    reading may find the rest in its socket, so there is as much time again for that, and no more: a client can keep
+    itself waiting for its turn by pings amid a message.
+    """
+    cdef uint32_t patience = loop.hub.set.message, passed
+    cdef Buffer* part = slab_whole(&loop.slab, c).message if c.flags & FLAG_PARTS else c.pending
+    if part == NULL or patience == 0 or c.state != CONN_OPEN:
+        return 0
+    passed = loop.tick - part.since
+    if _part_waits(c) and passed + PART_AGAIN_TICKS > patience:
+        part.since = loop.tick + PART_AGAIN_TICKS - patience
+        return loop.tick + PART_AGAIN_TICKS
+    if passed < patience:
+        return part.since + patience
+    if passed < 2 * patience and partial_unread(c):
+        return loop.tick + 1
+    loop.n[C_MESSAGES_LATE] += 1
+    _conn_fail_late(loop, c)
+    input_buffer_drop(loop, c)
+    if c.flags & FLAG_PARTS:
+        input_buffer_free(loop, part)
+        slab_whole(&loop.slab, c).message = NULL
+        c.flags &= <uint16_t>~FLAG_PARTS
+    return 0

@@ -1,0 +1,166 @@
+"""The address of a client, behind trusted proxies too, and how many connections it has."""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.string cimport memchr, memcmp, memcpy, memset, strlen
+from signal_core.base.limits cimport FORWARDED_LINES
+from signal_core.base.sys cimport (
+    AF_INET, AF_INET6, getpeername, inet_ntop, inet_pton, sockaddr, sockaddr_in, sockaddr_in6, socklen_t,
+)
+from signal_core.base.text cimport text_is_blank
+from signal_core.client.origin cimport ADDRESS_TEXT
+from signal_core.tables.conn_table cimport Conn
+from signal_core.tables.ip_table cimport (
+    address_book_erase, address_book_write, addresses_enter, addresses_leave, ip_table_has_ipv4, ip_table_hash,
+    ip_table_is_mapped,
+)
+from signal_core.tables.state cimport Hub, Loop, Network
+from signal_core.wire.handshake cimport Upgrade
+
+
+# -- addresses --
+
+cdef inline bint remote_addr_parse(const char* p, size_t n, uint8_t* out) noexcept nogil:
+    """A numeric address, in brackets or not, with a port or not, as 16 bytes; IPv4 is mapped. False: it is none."""
+    cdef char text[46]
+    cdef const char* colon
+    if n > 0 and p[0] == c'[':
+        colon = <const char*>memchr(p, c']', n)
+        if colon == NULL:
+            return False
+        p += 1
+        n = colon - p
+    else:
+        colon = <const char*>memchr(p, c':', n)
+        if colon != NULL and memchr(colon + 1, c':', p + n - colon - 1) == NULL:
+            n = colon - p
+    if n == 0 or n >= ADDRESS_TEXT:
+        return False
+    memcpy(text, p, n)
+    text[n] = 0
+    memset(out, 0, 10)
+    out[10] = out[11] = 0xff
+    return inet_pton(AF_INET, text, out + 12) == 1 or inet_pton(AF_INET6, text, out) == 1
+
+
+cdef inline bint _network_has(const Network* network, const uint8_t* address) noexcept nogil:
+    cdef uint32_t whole = network.bits // 8, rest = network.bits % 8
+    if memcmp(network.address, address, whole) != 0:
+        return False
+    return rest == 0 or (network.address[whole] ^ address[whole]) >> (8 - rest) == 0
+
+
+cdef inline bint _is_proxy(const Hub* hub, const uint8_t* address) noexcept nogil:
+    """By its own address, or by the IPv4 in it, where a translator made it."""
+    cdef uint8_t v4[16]
+    cdef uint32_t i
+    memset(v4, 0, 10)
+    v4[10] = v4[11] = 0xff
+    memcpy(v4 + 12, address + 12, 4)
+    for i in range(hub.nproxies):
+        if _network_has(&hub.proxies[i], address) or (ip_table_has_ipv4(address) and _network_has(&hub.proxies[i], v4)):
+            return True
+    return False
+
+
+cdef inline bint _walk_line(const Hub* hub, const char* p, size_t n, uint8_t* address, bint* told) noexcept nogil:
+    """Reads one X-Forwarded-For from its end, as long as who says so is trusted. Whether to go on with the line before.
+
+    `address`: the one found last, trusted when it is called; `told`: set where one was found here.
+    """
+    cdef uint8_t found[16]
+    cdef size_t start, end, stop = n
+    while True:
+        start = stop
+        while start > 0 and p[start - 1] != c',':
+            start -= 1
+        end = stop
+        stop = start
+        while start < end and text_is_blank(p[start]):
+            start += 1
+        while end > start and text_is_blank(p[end - 1]):
+            end -= 1
+        if not remote_addr_parse(p + start, end - start, found):
+            return False
+        memcpy(address, found, 16)
+        told[0] = True
+        if not _is_proxy(hub, found):
+            return False
+        if stop == 0:
+            return True
+        stop -= 1
+
+
+cdef inline bint _peer_address(int fd, uint8_t* out) noexcept nogil:
+    """Of a socket's other end, as 16 bytes; False, and zeros, where it is gone."""
+    cdef uint8_t storage[128]
+    cdef socklen_t size = sizeof(storage)
+    cdef sockaddr_in* v4 = <sockaddr_in*>storage
+    cdef sockaddr_in6* v6 = <sockaddr_in6*>storage
+    memset(out, 0, 16)
+    memset(storage, 0, sizeof(storage))
+    if getpeername(fd, <sockaddr*>storage, &size) != 0:
+        return False
+    if v4.sin_family == AF_INET:
+        out[10] = out[11] = 0xff
+        memcpy(out + 12, &v4.sin_addr, 4)
+    elif v4.sin_family == AF_INET6:
+        memcpy(out, &v6.sin6_addr, 16)
+    return True
+
+
+cdef inline bint remote_addr_of(const Hub* hub, int fd, const Upgrade* u, uint8_t* out) noexcept nogil:
+    """The client's address as 16 bytes: the socket's, or what trusted proxies say. `u` NULL: the socket's. Whether it
+    is one that a trusted proxy told."""
+    cdef uint32_t i = 0
+    cdef uint32_t lines
+    cdef bint told = False
+    if not _peer_address(fd, out) or u == NULL or not _is_proxy(hub, out):
+        return False
+    lines = u.nforwarded if u.nforwarded < FORWARDED_LINES else FORWARDED_LINES
+    for i in range(1, lines + 1):
+        if not _walk_line(hub, u.forwarded[(u.nforwarded - i) % FORWARDED_LINES],
+                          u.forwarded_len[(u.nforwarded - i) % FORWARDED_LINES], out, &told):
+            break
+    return told
+
+
+# -- how many have it --
+
+cdef inline bint _address_enter(Loop* loop, const Conn* c, const uint8_t* address) noexcept nogil:
+    """Whether an address may have one more connection, which is counted then."""
+    cdef uint64_t hash = ip_table_hash(loop.hub.addresses, address)
+    if not addresses_enter(loop.hub.addresses, hash, loop.hub.set.max_per_address):
+        return False
+    if not address_book_write(loop.book, c.slot, hash):
+        addresses_leave(loop.hub.addresses, hash)
+        return False
+    return True
+
+
+cdef inline bint remote_addr_count_peer(Loop* loop, const Conn* c) noexcept nogil:
+    """At its accept: whether its socket's address may have one more. A trusted proxy's is not counted."""
+    cdef uint8_t address[16]
+    return not _peer_address(c.fd, address) or _is_proxy(loop.hub, address) or _address_enter(loop, c, address)
+
+
+cdef inline bint remote_addr_count_forwarded(Loop* loop, const Conn* c, const Upgrade* u) noexcept nogil:
+    """With its head: whether the address that a trusted proxy tells may have one more. What such a proxy asks for
+    nobody is its own, and not counted."""
+    cdef uint8_t address[16]
+    return not remote_addr_of(loop.hub, c.fd, u, address) or _address_enter(loop, c, address)
+
+
+cdef inline void remote_addr_uncount(Loop* loop, const Conn* c) noexcept nogil:
+    """At its end; no effect where it was not counted."""
+    cdef uint64_t hash = address_book_erase(loop.book, c.slot) if loop.book != NULL else 0
+    if hash:
+        addresses_leave(loop.hub.addresses, hash)
+
+
+cdef inline size_t remote_addr_put(const uint8_t* address, char* out) noexcept nogil:
+    """As text, at most ADDRESS_TEXT bytes with a NUL; its length."""
+    if ip_table_is_mapped(address):
+        inet_ntop(AF_INET, address + 12, out, ADDRESS_TEXT)
+    else:
+        inet_ntop(AF_INET6, address, out, ADDRESS_TEXT)
+    return strlen(out)

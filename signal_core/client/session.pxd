@@ -1,0 +1,313 @@
+"""What a client says: bytes into frames, frames into messages, messages into verbs."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memchr, memcmp, memcpy
+from signal_core.base.counters cimport C_BYTES_IN, C_PROTOCOL_ERRORS, C_READS
+from signal_core.base.limits cimport READ_BUFFER
+from signal_core.base.memory cimport Packet
+from signal_core.base.sys cimport EAGAIN, EINTR, SE_COLD, SE_RARE, errno, recv
+from signal_core.client.auth cimport auth_verb
+from signal_core.client.handshake_input cimport handshake_input
+from signal_core.client.input_buffer cimport input_buffer_free, input_buffer_grow
+from signal_core.client.partial cimport partial_arm, partial_keep, partial_no_memory
+from signal_core.client.rate_limit cimport rate_limit_take
+from signal_core.client.verbs cimport verbs_pub, verbs_sub, verbs_to, verbs_unsub
+from signal_core.delivery.backpressure cimport backpressure_hold, backpressure_input_waits
+from signal_core.delivery.conn cimport conn_answer, conn_extra, conn_flush, conn_frame, conn_kill, conn_ready
+from signal_core.delivery.conn_close cimport conn_close_failed, conn_close_soon
+from signal_core.delivery.delayed cimport delayed_add, delayed_is_scarce
+from signal_core.delivery.ledger cimport ledger_count
+from signal_core.delivery.refs cimport refs_find, refs_strike
+from signal_core.delivery.replies cimport replies_pong, replies_say
+from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_RATE
+from signal_core.tables.conn_table cimport (
+    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DONE, FLAG_LAST, FLAG_PARTS,
+    FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, Gathering, slab_whole,
+)
+from signal_core.tables.state cimport Loop
+from signal_core.tables.turns cimport turns_step_is_over
+from signal_core.wire.command cimport HEAD_MAX, VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
+from signal_core.wire.frame cimport (
+    CLOSE_TOO_BIG, FRAME_CONTROL, OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, Frame, frame_close_code, frame_parse,
+    frame_unmask,
+)
+from signal_core.wire.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
+
+cdef enum:
+    SMALL_PENDING = 8192 + 1024   # input left over up to this is copied before the next read; more is read in place
+    PEER_TEXT = 48                # bytes of the longest own address
+
+
+cdef inline SE_COLD _session_rate(Loop* loop, Conn* c, const Head* head) noexcept nogil:
+    """A message over max-rate. Its ref may be outstanding, whose answer this must not be."""
+    cdef bint again = head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL
+    cdef uint8_t code = CODE_BAD_REQUEST if again else CODE_RATE
+    ledger_count(loop, code)
+    replies_say(loop, c, code, head.ref, head.ref_len)
+
+
+cdef inline bint _session_is_long(const Loop* loop, const uint8_t* p, size_t n) noexcept nogil:
+    """Whether a message longer than max-message is too long: what follows its first line is, or, where it has one line
+    only, that can't be a head."""
+    cdef const uint8_t* line = <const uint8_t*>memchr(p, c"\n", n)
+    if line == NULL:
+        return n > HEAD_MAX and memcmp(p, b"AUTH ", 5) != 0
+    return n - (line + 1 - p) > loop.hub.set.max_message
+
+
+cdef inline void _session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n, bint binary) noexcept nogil:
+    """One whole message of an open connection."""
+    cdef Head head
+    if SE_RARE(n > loop.hub.set.max_message) and _session_is_long(loop, p, n):
+        _session_fail(loop, c, CLOSE_TOO_BIG)
+    elif head_parse(<const char*>p, n, &head) < 0:
+        ledger_count(loop, CODE_BAD_REQUEST)
+        replies_say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
+        refs_strike(loop, c)
+    elif not rate_limit_take(loop, c):
+        _session_rate(loop, c, &head)
+    elif head.verb == VERB_TO and head.node_len:
+        verbs_to(loop, c, &head, binary)
+    elif head.verb == VERB_TO or head.verb == VERB_PUB:
+        verbs_pub(loop, c, &head, binary)
+    elif head.verb == VERB_SUB:
+        verbs_sub(loop, c, &head)
+    elif head.verb == VERB_UNSUB:
+        verbs_unsub(loop, c, &head)
+    elif head.verb == VERB_AUTH:
+        auth_verb(loop, c, &head)
+    else:
+        replies_pong(loop, c, head.arg, head.arg_len)
+
+
+cdef inline SE_COLD _session_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+    loop.n[C_PROTOCOL_ERRORS] += 1
+    conn_close_failed(loop, c, code)
+
+
+cdef inline Buffer* _session_fragment(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
+    """A data frame of a fragmented message, which is returned with the last; Gathering.binary says what it is."""
+    cdef Extra* extra = conn_extra(loop, c)
+    cdef Buffer* message
+    cdef size_t n = <size_t>f.length
+    if extra == NULL:
+        conn_close_failed(loop, c, 1011)
+        return NULL
+    message = input_buffer_grow(loop, extra.message, (0 if extra.message == NULL else extra.message.used) + n + 1,
+                                loop.hub.set.max_frame + 1)
+    if message == NULL:
+        conn_close_failed(loop, c, <uint16_t>loop.input_code)
+        return NULL
+    extra.message = message
+    c.flags |= FLAG_PARTS
+    if f.opcode != OP_CONT:
+        partial_arm(loop, c, message)
+        c.phase.gathering = Gathering(utf8=UTF8_ACCEPT, binary=f.opcode == OP_BINARY)
+    memcpy(message.data + message.used, p, n)
+    message.used += <uint32_t>n
+    if not c.phase.gathering.binary:
+        c.phase.gathering.utf8 = <uint8_t>utf8_feed(c.phase.gathering.utf8, p, n)
+        if c.phase.gathering.utf8 == UTF8_REJECT or (f.fin and c.phase.gathering.utf8 != UTF8_ACCEPT):
+            _session_fail(loop, c, 1007)
+            return NULL
+    if not f.fin:
+        return NULL
+    extra.message = NULL
+    c.flags &= <uint16_t>~FLAG_PARTS
+    return message
+
+
+cdef inline void _session_close(Loop* loop, Conn* c, const uint8_t* p, size_t n) noexcept nogil:
+    """A Close frame: answers it, or ends the handshake that we began."""
+    cdef int code = frame_close_code(p, n)
+    if c.state == CONN_CLOSING:
+        if c.out.head == NULL:
+            conn_kill(loop, c)
+        else:
+            c.state = CONN_LINGER
+            c.flags |= FLAG_LAST | FLAG_DONE
+    elif code == -1:
+        _session_fail(loop, c, 1002)
+    elif code == -2:
+        _session_fail(loop, c, 1007)
+    else:
+        conn_close_soon(loop, c, <uint16_t>code)
+
+
+cdef inline void _session_ping(Loop* loop, Conn* c, const uint8_t* p, size_t n) noexcept nogil:
+    cdef uint8_t* body
+    cdef Packet* packet = conn_frame(loop, c, OP_PONG, n, 0, &body)
+    if packet != NULL:
+        memcpy(body, p, n)
+    conn_answer(loop, c, packet)
+
+
+cdef inline void _session_control(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
+    if f.opcode == OP_CLOSE:
+        _session_close(loop, c, p, <size_t>f.length)
+    elif f.opcode == OP_PING and c.state != CONN_CLOSING:
+        _session_ping(loop, c, p, <size_t>f.length)
+
+
+cdef inline void _session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p) noexcept nogil:
+    """One whole frame, unmasked."""
+    cdef size_t n = <size_t>f.length
+    cdef bint binary = f.opcode == OP_BINARY
+    cdef Buffer* message = NULL
+    if f.opcode & FRAME_CONTROL:
+        _session_control(loop, c, f, p)
+        return
+    if SE_RARE(c.state == CONN_CLOSING):
+        return
+    if SE_RARE(c.flags & FLAG_PARTS or not f.fin or f.opcode == OP_CONT):
+        if (f.opcode == OP_CONT) != (c.flags & FLAG_PARTS != 0):
+            _session_fail(loop, c, 1002)
+            return
+        if f.fin and backpressure_input_waits(loop):
+            loop.pressure.holds = True
+            return
+        message = _session_fragment(loop, c, f, p)
+        if message == NULL:
+            return
+        p = message.data
+        n = message.used
+        binary = c.phase.gathering.binary
+    elif not binary and SE_RARE(not utf8_valid(p, n)):
+        _session_fail(loop, c, 1007)
+        return
+    _session_message(loop, c, p, n, binary)
+    if SE_RARE(message != NULL):
+        input_buffer_free(loop, message)
+
+
+cdef inline uint64_t _session_allowance(Loop* loop, const Conn* c) noexcept nogil:
+    """Bytes that the next data frame may have."""
+    cdef uint64_t most = loop.hub.set.max_frame
+    if SE_RARE(c.flags & FLAG_PARTS):
+        most -= slab_whole(&loop.slab, c).message.used
+    return most
+
+
+cdef inline SE_COLD _session_hold(Loop* loop, Conn* c, const Frame* f, uint8_t* p) noexcept nogil:
+    """A frame that is to wait: it is left as it came."""
+    frame_unmask(p, <size_t>f.length, f.key)
+    backpressure_hold(loop, c)
+
+
+cdef inline size_t _session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint64_t* need) noexcept nogil:
+    """Handles whole frames for the time of a turn: then the connection waits for another.
+
+    Returns the bytes done with; `need`: what the next frame takes in all, 0 where that is not known.
+    """
+    cdef size_t done = 0
+    cdef uint64_t last = loop.turn.work + loop.turn.share
+    cdef Frame f
+    cdef int head
+    need[0] = 0
+    loop.turn.caused = 0
+    while done < n and (c.state == CONN_OPEN or c.state == CONN_CLOSING):
+        head = frame_parse(p + done, n - done, _session_allowance(loop, c), &f)
+        if head == -2:
+            return done
+        if head < 0:
+            _session_fail(loop, c, f.close_code)
+            return n
+        if n - done - head < f.length:
+            need[0] = head + f.length
+            return done
+        done += head
+        frame_unmask(p + done, <size_t>f.length, f.key)
+        _session_frame(loop, c, &f, p + done)
+        if SE_RARE(loop.pressure.holds):
+            _session_hold(loop, c, &f, p + done)
+            return done - head
+        done += <size_t>f.length
+        if done == n:
+            return done
+        loop.turn.work += 1
+        if SE_RARE(loop.turn.work >= last or turns_step_is_over(loop)):
+            _session_turn_over(loop, c, last)
+            return done
+    return done
+
+
+cdef inline void _session_turn_over(Loop* loop, Conn* c, uint64_t last) noexcept nogil:
+    """It has input left over; its share of units ended at `last`."""
+    if loop.turn.caused == 0 and (loop.turn.work < last or not delayed_is_scarce(loop)):
+        conn_ready(loop, c)
+    elif c.state != CONN_DEAD:
+        delayed_add(loop, c)
+
+
+cdef inline void _session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
+    """n bytes of input, of which `before` were left over from an earlier read."""
+    cdef uint64_t need = 0
+    cdef size_t done = 0
+    if c.state == CONN_HANDSHAKE:
+        done = handshake_input(loop, c, p, n, before)
+    if c.state == CONN_OPEN or c.state == CONN_CLOSING:
+        done += _session_feed(loop, c, p + done, n - done, &need)
+    if c.state >= CONN_LINGER:
+        done = n
+    partial_keep(loop, c, p + done, n - done, need, done != 0)
+
+
+cdef inline void session_continue(Loop* loop, Conn* c) noexcept nogil:
+    """Its next turn, with input that was left over."""
+    c.flags &= <uint16_t>~FLAG_READY
+    if c.flags & FLAG_BLOCKED:  # its event may have come when the step's time was over
+        conn_flush(loop, c)
+    if c.state == CONN_DEAD or c.flags & (FLAG_PAUSED | FLAG_READY):
+        return
+    if c.pending != NULL:
+        _session_input(loop, c, c.pending.data, c.pending.used, 0 if c.state == CONN_HANDSHAKE else c.pending.used)
+    else:
+        session_read(loop, c)
+
+
+cdef inline ssize_t _session_recv(Loop* loop, Conn* c, void* p, size_t n) noexcept nogil:
+    """Bytes read, 0 where there are none now; -1: the connection is dead."""
+    cdef ssize_t got = recv(c.fd, p, n, 0)
+    loop.n[C_READS] += 1
+    if got > 0:
+        loop.n[C_BYTES_IN] += <uint64_t>got
+        c.heard = loop.tick
+        return got
+    if got < 0 and (errno == EAGAIN or errno == EINTR):
+        return 0
+    conn_kill(loop, c)
+    return -1
+
+
+cdef inline SE_COLD _session_read_more(Loop* loop, Conn* c) noexcept nogil:
+    """Reads on behind a large frame's first bytes, in place."""
+    cdef size_t most = <size_t>loop.hub.set.max_frame + READ_BUFFER
+    cdef Buffer* grown = input_buffer_grow(loop, c.pending, c.pending.used + READ_BUFFER // 16, most)
+    cdef ssize_t got
+    cdef size_t before
+    if grown == NULL:
+        partial_no_memory(loop, c)
+        return
+    c.pending = grown
+    before = grown.used
+    got = _session_recv(loop, c, grown.data + before, grown.size - before)
+    if got > 0:
+        grown.used += <uint32_t>got
+        _session_input(loop, c, grown.data, grown.used, before)
+
+
+cdef inline void session_read(Loop* loop, Conn* c) noexcept nogil:
+    """The socket has something to read, or has ended."""
+    cdef size_t before = 0
+    cdef ssize_t got
+    if c.state == CONN_DEAD or c.flags & (FLAG_READY | FLAG_PAUSED):
+        return
+    if c.pending != NULL:
+        before = c.pending.used
+        if before > SMALL_PENDING:
+            _session_read_more(loop, c)
+            return
+        memcpy(loop.input, c.pending.data, before)
+    got = _session_recv(loop, c, loop.input + before, READ_BUFFER - before)
+    if got > 0 and c.state != CONN_LINGER:
+        _session_input(loop, c, loop.input, before + <size_t>got, before)

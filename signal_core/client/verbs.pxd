@@ -1,0 +1,145 @@
+"""What each verb of a client does."""
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint8_t
+from signal_core.base.counters cimport C_AUTH_DENIED
+from signal_core.base.kinds cimport TELL_NOBODY, TELL_PEER
+from signal_core.base.limits cimport TICK_MS
+from signal_core.base.sys cimport SE_COLD, SE_RARE
+from signal_core.client.rate_limit cimport rate_limit_give
+from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_words_full
+from signal_core.delivery.conn cimport conn_id
+from signal_core.delivery.envelope cimport Message, message_expiry
+from signal_core.delivery.ledger cimport ledger_count
+from signal_core.delivery.refs cimport refs_add, refs_find, refs_remove
+from signal_core.delivery.replies cimport REF_SUB, REF_TO, replies_put_peer, replies_say
+from signal_core.route.await_nats cimport AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats
+from signal_core.route.membership cimport membership_join, membership_leave, membership_watch, membership_watch_ask
+from signal_core.route.route cimport route_peer, route_room
+from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_UNAVAILABLE
+from signal_core.tables.conn_acl cimport conn_acl_may_publish, conn_acl_may_send, conn_acl_may_sub, conn_acl_user
+from signal_core.tables.conn_table cimport FLAG_LIMITED, FLAG_USER, LISTENS_MEMBER, LISTENS_NEW, Conn, Ref
+from signal_core.tables.loop_rooms cimport rooms_find
+from signal_core.tables.room_table cimport RoomEntry
+from signal_core.tables.state cimport Loop
+from signal_core.wire.command cimport VERB_TO, Head
+from signal_core.wire.ids cimport LOCAL_TEXT
+
+
+cdef inline uint8_t _not_allowed(Loop* loop) noexcept nogil:
+    loop.n[C_AUTH_DENIED] += 1
+    return CODE_DENIED
+
+
+cdef inline void _packet_fill(Loop* loop, Conn* c, const Head* head, bint binary, char* me,
+                              Message* p) noexcept nogil:
+    """`me`: PEER_TEXT bytes that live as long as the packet."""
+    replies_put_peer(<uint8_t*>me, loop.hub, conn_id(loop, c))
+    p[0] = Message(
+        origin=conn_id(loop, c), sender=me, sender_len=loop.hub.node_len + 1 + LOCAL_TEXT, ref=head.ref,
+        ref_len=head.ref_len, re=head.re, re_len=head.re_len, user=NULL, user_len=0,
+        payload=<const uint8_t*>head.payload, size=head.payload_len, binary=binary, remote=False,
+        expires=message_expiry(loop, head.ttl_ms), ttl_ms=head.ttl_ms, tell=TELL_NOBODY, tell_text=NULL, tell_len=0)
+    if SE_RARE(c.flags & FLAG_USER):
+        p.user = conn_acl_user(loop, c, &p.user_len)
+
+
+cdef inline uint32_t _ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept nogil:
+    """The tick at which an answer is overdue: one that begins, and so is answered, before the message's ttl and a
+    second are over."""
+    cdef int64_t ms = ttl_ms if ttl_ms >= 0 else loop.hub.set.ttl_ms
+    return loop.tick + <uint32_t>((ms + 1000) // TICK_MS) - 1
+
+
+cdef inline SE_COLD _message_hold(Loop* loop, Conn* c) noexcept nogil:
+    """It would cause a word to a loop for which many wait: as if it had not come yet."""
+    loop.pressure.holds = True
+    rate_limit_give(loop, c)
+
+
+cdef inline void verbs_to(Loop* loop, Conn* c, const Head* head, bint binary) noexcept nogil:
+    """TO <peer>."""
+    cdef char me[48]
+    cdef Message p
+    cdef uint8_t code = CODE_OK
+    _packet_fill(loop, c, head, binary, me, &p)
+    if SE_RARE(c.flags & FLAG_LIMITED) and not conn_acl_may_send(loop, c):
+        code = _not_allowed(loop)
+    elif head.ref_len:
+        if SE_RARE(backpressure_words_full(loop, loop)):
+            _message_hold(loop, c)
+            return
+        p.tell = TELL_PEER
+        p.tell_text = head.ref
+        p.tell_len = head.ref_len
+        code = refs_add(loop, c, head.ref, head.ref_len, REF_TO, _ref_deadline(loop, head.ttl_ms))
+    if code == CODE_OK:
+        code = route_peer(loop, head.arg, head.arg_len, head.node_len, &p)
+        if code != CODE_OK and head.ref_len:
+            refs_remove(loop, c, refs_find(loop, c, head.ref, head.ref_len))
+    ledger_count(loop, code)
+    if code != CODE_OK:
+        replies_say(loop, c, code, head.ref, head.ref_len)
+
+
+cdef inline void verbs_pub(Loop* loop, Conn* c, const Head* head, bint binary) noexcept nogil:
+    """PUB <room> and TO @<user>."""
+    cdef char me[48]
+    cdef Message p
+    cdef uint8_t code = CODE_OK
+    if head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL:
+        code = CODE_BAD_REQUEST
+    elif c.flags & FLAG_LIMITED and not (conn_acl_may_send(loop, c) if head.verb == VERB_TO
+                                         else conn_acl_may_publish(loop, c, head.arg, head.arg_len)):
+        code = _not_allowed(loop)
+    else:
+        _packet_fill(loop, c, head, binary, me, &p)
+        code = route_room(loop, head.arg, head.arg_len, &p, head.verb == VERB_TO)
+    ledger_count(loop, code)
+    replies_say(loop, c, code, head.ref, head.ref_len)
+
+
+cdef inline void verbs_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
+    cdef RoomEntry* entry
+    cdef Ref* ref
+    cdef uint32_t room = 0
+    cdef uint16_t before = c.nrooms
+    cdef uint8_t code = CODE_OK
+    cdef int waits = AWAIT_NOTHING
+    if SE_RARE(backpressure_joins_wait(loop)):
+        _message_hold(loop, c)
+        return
+    if head.ref_len:
+        code = refs_add(loop, c, head.ref, head.ref_len, REF_SUB, _ref_deadline(loop, -1))
+        if code != CODE_OK:
+            replies_say(loop, c, code, head.ref, head.ref_len)
+            return
+    if conn_acl_may_sub(loop, c, head.arg, head.arg_len):
+        code = membership_join(loop, c, head.arg, head.arg_len, &entry)
+    else:
+        code = _not_allowed(loop)
+    if code == CODE_OK and head.presence:
+        code = membership_watch(loop, c, head.arg, head.arg_len, &room)
+    if code == CODE_OK and head.ref_len:
+        waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len, head.presence)
+    if waits == AWAIT_IT:
+        ref = refs_find(loop, c, head.ref, head.ref_len)
+        ref.room = rooms_find(&loop.rooms, entry.hash, entry.name, entry.size) + 1
+        ref.listens = 0 if not head.presence else LISTENS_NEW if c.nrooms > before else LISTENS_MEMBER
+        return
+    if waits == AWAIT_FAILED:
+        code = CODE_UNAVAILABLE
+    if code != CODE_OK and c.nrooms > before:  # who was a member before stays one
+        membership_leave(loop, c, head.arg, head.arg_len)
+    if head.ref_len:
+        refs_remove(loop, c, refs_find(loop, c, head.ref, head.ref_len))
+    replies_say(loop, c, code, head.ref, head.ref_len)
+    if code == CODE_OK and head.presence:
+        membership_watch_ask(loop, c, room)
+
+
+cdef inline void verbs_unsub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
+    if head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL:
+        replies_say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
+        return
+    membership_leave(loop, c, head.arg, head.arg_len)
+    replies_say(loop, c, CODE_OK, head.ref, head.ref_len)

@@ -1,0 +1,58 @@
+"""Closing a connection: the close frame, and what is said before it."""
+
+from libc.stdint cimport uint16_t, uint8_t
+from signal_core.base.memory cimport Packet
+from signal_core.base.sys cimport SE_COLD
+from signal_core.delivery.conn cimport conn_answer, conn_drained, conn_extra, conn_frame, conn_resume
+from signal_core.tables.conn_table cimport (
+    CONN_CLOSING, CONN_DEAD, CONN_LINGER, FLAG_BLOCKED, FLAG_DONE, FLAG_LAST, FLAG_PAUSED, Conn, Extra,
+)
+from signal_core.tables.state cimport Loop
+from signal_core.tables.timer_wheel cimport wheel_arm
+from signal_core.wire.frame cimport OP_CLOSE
+
+
+cdef inline void _conn_say_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+    cdef uint8_t* body
+    cdef Packet* packet = conn_frame(loop, c, OP_CLOSE, 2, 0, &body)
+    cdef Extra* extra = conn_extra(loop, c)
+    if packet != NULL:
+        body[0] = <uint8_t>(code >> 8)
+        body[1] = <uint8_t>(code & 0xff)
+    if extra != NULL and extra.close_code == 0:
+        extra.close_code = code
+    conn_answer(loop, c, packet)
+
+
+cdef inline SE_COLD conn_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+    """Starts the close handshake: bytes go on to be read until the other's Close frame, for a bounded time."""
+    if c.state == CONN_DEAD or c.state == CONN_LINGER or c.state == CONN_CLOSING:
+        return
+    c.state = CONN_CLOSING
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    if c.flags & FLAG_PAUSED and not c.flags & FLAG_BLOCKED:
+        conn_resume(loop, c)
+    _conn_say_close(loop, c, code)
+
+
+cdef inline SE_COLD conn_close_failed(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+    """Fails the connection (RFC 6455 §7.1.7): a Close frame, but where ours is said already, which is the last; then
+    our side is shut down and nothing more is read."""
+    cdef bint said = c.state == CONN_CLOSING
+    if c.state == CONN_DEAD or c.state == CONN_LINGER:
+        return
+    c.state = CONN_LINGER
+    c.flags |= FLAG_LAST
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    if not said:
+        _conn_say_close(loop, c, code)
+    elif c.out.head == NULL:
+        conn_drained(loop, c)
+
+
+cdef inline void conn_close_soon(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+    """Answers the other end's Close frame; the socket is closed once that is written."""
+    c.state = CONN_LINGER
+    c.flags |= FLAG_LAST | FLAG_DONE
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    _conn_say_close(loop, c, code)

@@ -1,0 +1,75 @@
+"""GAP to those for whom this loop's inbox had no place."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from signal_core.base.counters cimport C_GAPS_UNTOLD
+from signal_core.base.limits cimport GAPS_PER_TURN
+from signal_core.delivery.conn cimport conn_missed, conn_of
+from signal_core.tables.conn_table cimport CONN_OPEN, Conn, slab_conn
+from signal_core.tables.drop_table cimport Missing, missed_add, missed_take
+from signal_core.tables.loop_rooms cimport NO_ROOM, WATCH_NONE, Member, rooms_find_serial, rooms_members_of
+from signal_core.tables.mailbox cimport mailbox_wake
+from signal_core.tables.state cimport Loop
+from signal_core.tables.turns cimport turns_spread_work
+
+cdef enum:
+    GAP_NOT_BEGUN = 0xffffffff    # Loop.gap_left: every member
+
+
+cdef inline uint64_t drop_notice_watchers_key(uint64_t serial) noexcept nogil:
+    """For drop_notice_note: of a room's members only those are meant who hear who comes and goes."""
+    return serial | <uint64_t>1 << 63
+
+
+cdef inline void drop_notice_note(Loop* loop, Loop* target, uint64_t key, uint64_t hash, uint64_t count) noexcept nogil:
+    """Messages for a room (by serial and hash) or a peer (by id, hash 0) of another loop did not fit its inbox."""
+    if missed_add(&target.missed, key, hash, count):
+        mailbox_wake(&target.mailbox)
+    else:
+        loop.n[C_GAPS_UNTOLD] += count
+
+
+cdef inline void _tell_one(Loop* loop, Conn* c, uint64_t count) noexcept nogil:
+    """With this iteration's writes, or as soon as its socket takes something."""
+    if c != NULL and c.state == CONN_OPEN:
+        conn_missed(loop, c, count)
+
+
+cdef inline uint32_t _tell_room(Loop* loop, const Missing* missing, uint32_t left, uint32_t* budget) noexcept nogil:
+    """To a room's first `left` members on this loop, or those of them who listen, from the last on, while the budget
+    lasts. Returns how many are left: a gap in the list is closed with the last, so none that stays is left out."""
+    cdef uint64_t serial = missing.key & ~drop_notice_watchers_key(0)
+    cdef uint32_t room = rooms_find_serial(&loop.rooms, missing.hash, serial)
+    cdef const Member* members
+    if room == NO_ROOM:
+        return 0
+    members = rooms_members_of(&loop.rooms, room)
+    if left > loop.rooms.rooms[room].count:
+        left = loop.rooms.rooms[room].count
+    while left and budget[0]:
+        left -= 1
+        budget[0] -= 1
+        if serial == missing.key or members[left].mark != WATCH_NONE:
+            _tell_one(loop, slab_conn(&loop.slab, members[left].slot), missing.count)
+    return left
+
+
+cdef inline void drop_notice_tell(Loop* loop) noexcept nogil:
+    """To the peers, and to the members of the rooms on this loop, GAPS_PER_TURN an iteration; what was missed meanwhile
+    is taken up when these have been told."""
+    cdef uint32_t budget = GAPS_PER_TURN
+    cdef const Missing* missing
+    if loop.gaps_used == 0:
+        loop.gaps_used = missed_take(&loop.missed, loop.gaps)
+        loop.gap_left = GAP_NOT_BEGUN
+    while loop.gaps_used and budget:
+        missing = &loop.gaps[loop.gaps_used - 1]
+        budget -= 1
+        if missing.hash == 0:
+            _tell_one(loop, conn_of(loop, missing.key), missing.count)
+            loop.gap_left = 0
+        else:
+            loop.gap_left = _tell_room(loop, missing, loop.gap_left, &budget)
+        if loop.gap_left == 0:
+            loop.gaps_used -= 1
+            loop.gap_left = GAP_NOT_BEGUN
+    turns_spread_work(loop, GAPS_PER_TURN - budget)

@@ -1,0 +1,226 @@
+"""What goes out to NATS, from any loop to the link's."""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.string cimport memchr, memcpy, strlen
+from signal_core.base.counters cimport (
+    C_ATTEMPTED, C_DROPPED_EXPIRED, C_DROPPED_NATS, C_NATS_OUT, C_PRESENCE_LOST, C_RECEIPTS_LOST,
+)
+from signal_core.base.kinds cimport KIND_NATS, TELL_PEER
+from signal_core.base.limits cimport TICK_MS
+from signal_core.base.memory cimport PACKET_COUNTED, PACKET_PRESENCE, Packet, QueueNode, packet_new_heap
+from signal_core.base.sys cimport (
+    SE_COLD, SE_INLINE, SE_RARE, se_load_acquire, se_load_relaxed, se_siphash13, se_store_relaxed,
+)
+from signal_core.base.text cimport text_uint_lower
+from signal_core.delivery.envelope cimport Message, message_hpub
+from signal_core.delivery.outbox cimport outbox_has_room, outbox_post
+from signal_core.delivery.replies cimport replies_code_text
+from signal_core.delivery.write_queue cimport write_queue_add, write_queue_tell
+from signal_core.tables.codes cimport CLUSTER_UP, CODE_DENIED, CODE_EXPIRED, CODE_OK, CODE_TOO_LARGE, CODE_UNAVAILABLE
+from signal_core.tables.link_state cimport LINK_UP, Link
+from signal_core.tables.room_table cimport PUT_OFF_NODES
+from signal_core.tables.state cimport Hub, Loop
+from signal_core.wire.nats_format cimport nats_format_receipt
+from signal_core.wire.nats_proto cimport NATS_OWN_HEADERS
+
+cdef enum:
+    HPUB_HEAD_MAX = 1024      # more than any HPUB has besides its payload
+
+
+cdef inline uint64_t _subject_hash(const Hub* hub, const char* kind, const char* target, uint32_t target_len,
+                                   const char* suffix, uint32_t suffix_len) noexcept nogil:
+    """Of `<prefix>.<kind>.<target>[.<suffix>]`."""
+    cdef char text[512]
+    cdef uint32_t n = hub.prefix_len
+    memcpy(text, hub.prefix, n)
+    text[n] = c"."
+    memcpy(&text[n + 1], kind, 4)
+    text[n + 5] = c"."
+    memcpy(&text[n + 6], target, target_len)
+    n += 6 + target_len
+    if suffix_len:
+        text[n] = c"."
+        memcpy(&text[n + 1], suffix, suffix_len)
+        n += 1 + suffix_len
+    return se_siphash13(hub.rooms.key, text, n)
+
+
+cdef inline bint nats_publish_denied(Hub* hub, uint64_t hash) noexcept nogil:
+    cdef uint64_t i, n = se_load_acquire(&hub.ndenied)
+    for i in range(n):
+        if se_load_relaxed(&hub.denied[i]) == hash:
+            return True
+    return False
+
+
+cdef inline void _remember(Link* link, const Packet* packet) noexcept nogil:
+    """So that a permission violation, which names the subject only, finds who asked."""
+    cdef uint32_t i = link.receipts.next
+    link.receipts.next = (i + 1) % 256
+    link.receipts.subject[i] = packet.hash
+    link.receipts.id[i] = packet.origin
+    link.receipts.size[i] = 0
+    if packet.tell == TELL_PEER:
+        link.receipts.size[i] = <uint8_t>packet.text_size
+        memcpy(link.receipts.ref[i], packet.data + packet.size, packet.text_size)
+
+
+cdef inline bint _has_room(const Loop* loop, size_t size) noexcept nogil:
+    """On the link's loop: whether so many bytes more may wait for NATS."""
+    return loop.linked.state == LINK_UP and loop.linked.out.bytes + size <= loop.hub.set.nats_pending
+
+
+cdef inline bint nats_publish_is_over_limit(const Link* link, const Packet* packet) noexcept nogil:
+    """Whether NATS would end the connection for a message: its headers and payload are over the present bound. There is
+    no bound without a connection."""
+    cdef const char* end
+    cdef size_t line
+    if (link.state != LINK_UP or packet.size <= link.max_payload
+            or not packet.flags & (PACKET_COUNTED | PACKET_PRESENCE)):
+        return False
+    end = <const char*>memchr(packet.data, c"\r", packet.size)
+    line = <size_t>(end - <const char*>packet.data) + 2
+    return packet.size - line - 2 > link.max_payload
+
+
+cdef inline SE_COLD nats_publish_presence_dropped(Loop* loop, const Packet* packet) noexcept nogil:
+    """NATS takes no more of presence: a question, which names its room's place, is asked again, for the rest other
+    nodes are made to ask anew."""
+    cdef Link* link = loop.linked
+    loop.n[C_PRESENCE_LOST] += 1
+    if packet.target == 0:
+        link.presence.torn = True
+    elif packet.target <= link.presence.audiences_used and link.presence.audiences[packet.target - 1] != NULL:
+        link.presence.audiences[packet.target - 1].put_off |= PUT_OFF_NODES
+        link.presence.again = True
+
+
+cdef inline SE_COLD _refuse_over(Loop* loop, Packet* packet) noexcept nogil:
+    """Of a message that was made before NATS lowered its bound. Takes it over."""
+    if packet.flags & PACKET_COUNTED:
+        loop.n[C_DROPPED_NATS] += 1
+    else:
+        nats_publish_presence_dropped(loop, packet)
+    write_queue_tell(loop, packet, CODE_TOO_LARGE)
+
+
+cdef inline SE_COLD _link_drop(Loop* loop, Packet* packet) noexcept nogil:
+    """Of a message that NATS, or the memory, has no room for. Takes it over."""
+    if packet.flags & PACKET_COUNTED:
+        loop.n[C_DROPPED_NATS] += 1
+    if packet.flags & PACKET_PRESENCE:
+        nats_publish_presence_dropped(loop, packet)
+    elif not packet.flags & PACKET_COUNTED:
+        loop.n[C_RECEIPTS_LOST] += 1
+    se_store_relaxed(&loop.hub.clogged, loop.linked.out.bytes > 0)
+    write_queue_tell(loop, packet, CODE_UNAVAILABLE)
+
+
+cdef inline SE_INLINE nats_publish_queue(Loop* loop, Packet* packet) noexcept nogil:
+    """On the link's loop: queues bytes for NATS, or drops them and says so. Takes the message over."""
+    cdef Link* link = loop.linked
+    if packet.flags & PACKET_COUNTED:
+        loop.n[C_ATTEMPTED] += 1
+    if SE_RARE(packet.expires < loop.tick and packet.expires):
+        loop.n[C_DROPPED_EXPIRED] += 1
+        write_queue_tell(loop, packet, CODE_EXPIRED)
+        return
+    if SE_RARE(not _has_room(loop, packet.size)) or SE_RARE(not write_queue_add(loop, &link.out, packet)):
+        _link_drop(loop, packet)
+        return
+    if packet.hash:
+        _remember(link, packet)
+    link.dirty = True
+    loop.n[C_NATS_OUT] += 1
+
+
+cdef inline void nats_publish_take(Loop* loop, Packet* packet) noexcept nogil:
+    """nats_publish_queue of what another loop has made, perhaps before NATS lowered its bound."""
+    if SE_RARE(packet.size > loop.linked.max_payload) and nats_publish_is_over_limit(loop.linked, packet):
+        if packet.flags & PACKET_COUNTED:
+            loop.n[C_ATTEMPTED] += 1
+        _refuse_over(loop, packet)
+        return
+    nats_publish_queue(loop, packet)
+
+
+cdef inline void _ttl_refresh(const Loop* loop, Packet* packet) noexcept nogil:
+    """After a wait, Signal-Ttl is written again, in place: it says what is left. What another loop wrote, whose clock
+    may be a tick ahead, may be less: that stays."""
+    cdef uint64_t left = (packet.expires - loop.tick - 1) * TICK_MS if packet.expires > loop.tick + 1 else 0
+    text_uint_lower(<char*>packet.data + packet.ttl_end, left)
+
+
+cdef inline void nats_publish_refresh_ttls(Loop* loop) noexcept nogil:
+    """Of all that waits for NATS, but for a message that is partly written."""
+    cdef QueueNode* place = loop.linked.out.head
+    if place != NULL and loop.linked.out.offset:
+        place = place.next
+    while place != NULL:
+        if place.packet.ttl_end:
+            _ttl_refresh(loop, place.packet)
+        place = place.next
+
+
+cdef inline uint8_t nats_publish_refuses(Loop* loop, const Message* p, const char* kind, const char* target,
+                                         uint32_t target_len, const char* suffix, uint32_t suffix_len) noexcept nogil:
+    """Why a message can't go to NATS now, CODE_OK where it can."""
+    cdef Hub* hub = loop.hub
+    if se_load_relaxed(&hub.link) != CLUSTER_UP or se_load_relaxed(&hub.clogged):
+        return CODE_UNAVAILABLE
+    if p.size + NATS_OWN_HEADERS + p.sender_len + p.user_len > se_load_relaxed(&hub.max_payload):
+        return CODE_TOO_LARGE
+    if se_load_relaxed(&hub.ndenied) and nats_publish_denied(
+            hub, _subject_hash(hub, kind, target, target_len, suffix, suffix_len)):
+        return CODE_DENIED
+    if loop.linked == NULL:
+        return CODE_OK if outbox_has_room(loop, hub.loops[0], p.size) else CODE_UNAVAILABLE
+    return CODE_OK if _has_room(loop, p.size + HPUB_HEAD_MAX) else CODE_UNAVAILABLE
+
+
+cdef inline uint8_t nats_publish(Loop* loop, const Message* p, const char* kind, const char* target,
+                                 uint32_t target_len, const char* suffix, uint32_t suffix_len) noexcept nogil:
+    """Of what NATS does not refuse. CODE_OK: on its way to NATS; else why not."""
+    cdef bint heap = loop.linked == NULL or loop.linked.blocked
+    cdef Packet* packet = message_hpub(loop, p, kind, target, target_len, suffix, suffix_len, heap)
+    if packet == NULL:
+        return CODE_UNAVAILABLE
+    if p.ref_len:
+        packet.hash = _subject_hash(loop.hub, kind, target, target_len, suffix, suffix_len)
+    if loop.linked != NULL:
+        nats_publish_queue(loop, packet)
+    else:
+        outbox_post(loop, 0, packet)
+    return CODE_OK
+
+
+cdef inline void nats_publish_receipt(Loop* loop, const char* subject, uint32_t n, uint8_t code) noexcept nogil:
+    """Tells a sender elsewhere; lost where NATS is, as then nobody could hear it, or takes no more."""
+    cdef const char* text = replies_code_text(code)
+    cdef uint32_t text_n = <uint32_t>strlen(text)
+    cdef Packet* packet
+    if se_load_relaxed(&loop.hub.link) != CLUSTER_UP:
+        return
+    packet = NULL
+    if outbox_has_room(loop, loop.hub.loops[0], n + text_n):
+        packet = packet_new_heap(&loop.mem, n + text_n + 96, KIND_NATS)
+    if packet == NULL:
+        loop.n[C_RECEIPTS_LOST] += 1
+        return
+    packet.size = <uint32_t>nats_format_receipt(<char*>packet.data, subject, n, text, text_n)
+    if loop.linked != NULL:
+        nats_publish_queue(loop, packet)
+    else:
+        outbox_post(loop, 0, packet)
+
+
+cdef inline bint nats_publish_write(Loop* loop, const void* bytes, size_t n) noexcept nogil:
+    """Queues bytes of the protocol itself. False without memory."""
+    cdef Packet* packet = packet_new_heap(&loop.mem, n, KIND_NATS)
+    if packet == NULL:
+        return False
+    memcpy(packet.data, bytes, n)
+    packet.size = <uint32_t>n
+    write_queue_add(loop, &loop.linked.out, packet)
+    loop.linked.dirty = True
+    return True

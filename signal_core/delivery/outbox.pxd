@@ -1,0 +1,93 @@
+"""What goes to another thread: held back during an iteration, posted in one piece at its end."""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy
+from signal_core.base.counters cimport C_EVENTS_LOST, C_POSTED
+from signal_core.base.kinds cimport KIND_EVENT, KIND_NATS, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SYNC, KIND_TO
+from signal_core.base.limits cimport SERVICE_LOOP
+from signal_core.base.memory cimport Packet, packet_new_heap, packet_set_text
+from signal_core.base.sys cimport SE_RARE
+from signal_core.tables.mailbox cimport chain_add, mailbox_has_room, mailbox_push
+from signal_core.tables.state cimport Hub, Loop
+from signal_core.tables.turns cimport turns_crowd_note, turns_is_crowded
+
+
+cdef inline Loop* outbox_loop_of(Hub* hub, uint64_t id) noexcept nogil:
+    """The loop, or the service's pseudo-loop, that an id names; NULL where there is none."""
+    cdef uint32_t index = <uint32_t>(id >> 56)
+    return hub.loops[index] if index < hub.nloops or index == SERVICE_LOOP else NULL
+
+
+cdef inline bint outbox_is_payload(const Packet* packet) noexcept nogil:
+    """Whether it counts against the bounds of an inbox."""
+    return packet.kind in (KIND_TO, KIND_ROOM, KIND_NATS, KIND_EVENT, KIND_NEWS)
+
+
+cdef inline void outbox_post(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
+    """Holds a message in the heap back for another loop; it is that loop's from here on."""
+    cdef bint payload = outbox_is_payload(packet)
+    if loop.post.chains[index].head == NULL:
+        loop.post.posted[loop.post.nposted] = <uint8_t>index
+        loop.post.nposted += 1
+    chain_add(&loop.post.chains[index], packet, payload)
+    if payload:
+        loop.n[C_POSTED] += 1
+        if SE_RARE(turns_is_crowded(loop.hub.loops[index], loop.post.chains[index].count, packet.kind)):
+            turns_crowd_note(loop, index, packet.kind)
+
+
+cdef inline bint outbox_has_room(Loop* loop, Loop* target, size_t bytes) noexcept nogil:
+    return mailbox_has_room(&target.mailbox, &loop.post.chains[target.index], bytes)
+
+
+cdef inline void outbox_post_all(Loop* loop) noexcept nogil:
+    """At the end of an iteration: posts all that was held back."""
+    cdef uint32_t i
+    for i in range(loop.post.nposted):
+        mailbox_push(&loop.hub.loops[loop.post.posted[i]].mailbox, &loop.post.chains[loop.post.posted[i]])
+    loop.post.nposted = 0
+
+
+cdef inline void outbox_receipt(Loop* loop, uint64_t id, uint8_t code, const char* ref, size_t n) noexcept nogil:
+    cdef Packet* packet = packet_new_heap(&loop.mem, n, KIND_RECEIPT)
+    if packet == NULL:
+        return
+    packet.target = id
+    packet.code = code
+    packet_set_text(packet, ref, n)
+    outbox_post(loop, <uint32_t>(id >> 56), packet)
+
+
+cdef inline Packet* outbox_sync_new(Loop* loop) noexcept nogil:
+    """For outbox_sync; NULL without memory."""
+    return packet_new_heap(&loop.mem, 0, KIND_SYNC)
+
+
+cdef inline void outbox_sync(Loop* loop, void* entry, Packet* packet) noexcept nogil:
+    """Tells the link, by a message of outbox_sync_new, that a room's interest came or went."""
+    packet.pointer = entry
+    outbox_post(loop, 0, packet)
+
+
+cdef inline void outbox_event(Loop* loop, uint32_t index, uint8_t code, uint64_t id, uint64_t value,
+                              const char* text, size_t n) noexcept nogil:
+    """A word to Python that comes once, or answers one of Python's."""
+    cdef Packet* packet = packet_new_heap(&loop.mem, n, KIND_EVENT)
+    if packet == NULL:
+        return
+    packet.code = code
+    packet.target = id
+    packet.hash = value
+    packet.size = <uint32_t>n
+    if n:
+        memcpy(packet.data, text, n)
+    outbox_post(loop, index, packet)
+
+
+cdef inline void outbox_event_if_room(Loop* loop, uint32_t index, uint8_t code, uint64_t id, uint64_t value,
+                                      const char* text, size_t n) noexcept nogil:
+    """A word to Python that clients, or NATS, can cause as often as they like."""
+    if outbox_has_room(loop, loop.hub.loops[index], n):
+        outbox_event(loop, index, code, id, value, text, n)
+    else:
+        loop.n[C_EVENTS_LOST] += 1

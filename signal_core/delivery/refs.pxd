@@ -1,0 +1,118 @@
+"""The refs of a client that are owed an answer."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcmp, memcpy
+from signal_core.base.counters cimport C_ABUSERS, C_RECEIPTS_LATE, C_REFS_TIMED_OUT
+from signal_core.base.limits cimport STRIKES, STRIKE_WINDOW_TICKS
+from signal_core.base.sys cimport SE_COLD
+from signal_core.delivery.conn cimport conn_brief, conn_extra
+from signal_core.delivery.conn_close cimport conn_close_failed
+from signal_core.delivery.replies cimport REFS_AT_FIRST, replies_err, replies_say
+from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_TIMEOUT, CODE_UNAVAILABLE
+from signal_core.tables.conn_table cimport Brief, Cold, Conn, Extra, Ref, slab_cold
+from signal_core.tables.state cimport Loop
+from signal_core.tables.timer_wheel cimport wheel_arm_by
+
+
+cdef inline SE_COLD refs_strike(Loop* loop, Conn* c) noexcept nogil:
+    """Counts a malformed message; too many in a short time fail the connection."""
+    cdef Extra* extra = conn_extra(loop, c)
+    if extra == NULL:
+        return
+    if extra.strikes == 0 or loop.tick - extra.strikes_since >= STRIKE_WINDOW_TICKS:
+        extra.strikes_since = loop.tick
+        extra.strikes = 0
+    extra.strikes += 1
+    if extra.strikes >= STRIKES:
+        loop.n[C_ABUSERS] += 1
+        conn_close_failed(loop, c, 1008)
+
+
+cdef inline Ref* refs_find(Loop* loop, const Conn* c, const char* text, size_t n) noexcept nogil:
+    cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
+    cdef uint32_t i
+    if brief == NULL:
+        return NULL
+    for i in range(brief.nrefs):
+        if brief.refs[i].size == n and memcmp(brief.refs[i].text, text, n) == 0:
+            return &brief.refs[i]
+    return NULL
+
+
+cdef inline uint8_t refs_add(Loop* loop, Conn* c, const char* text, size_t n, uint8_t kind,
+                             uint32_t deadline) noexcept nogil:
+    """Remembers an answer that is owed. CODE_OK; CODE_BAD_REQUEST: the ref is outstanding; CODE_RATE: too many are."""
+    cdef Brief* brief = conn_brief(loop, c)
+    cdef Ref* grown
+    cdef Ref* ref
+    cdef uint16_t size
+    if brief == NULL:
+        return CODE_UNAVAILABLE
+    if refs_find(loop, c, text, n) != NULL:
+        return CODE_BAD_REQUEST
+    if brief.nrefs >= loop.hub.set.max_refs:
+        return CODE_RATE
+    if brief.nrefs == brief.refs_size:
+        size = <uint16_t>(brief.refs_size * 2 if brief.refs_size else REFS_AT_FIRST)
+        grown = <Ref*>realloc(brief.refs, size * sizeof(Ref))
+        if grown == NULL:
+            return CODE_UNAVAILABLE
+        brief.refs = grown
+        brief.refs_size = size
+    ref = &brief.refs[brief.nrefs]
+    brief.nrefs += 1
+    memcpy(ref.text, text, n)
+    ref.size = <uint8_t>n
+    ref.kind = kind
+    ref.deadline = deadline
+    ref.listens = ref.taken = 0
+    ref.room = 0
+    wheel_arm_by(&loop.wheel, &loop.slab, c.slot, deadline)
+    return CODE_OK
+
+
+cdef inline void refs_remove(Loop* loop, const Conn* c, Ref* ref) noexcept nogil:
+    cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
+    brief.nrefs -= 1
+    ref[0] = brief.refs[brief.nrefs]
+
+
+cdef inline uint32_t refs_finish(Loop* loop, Conn* c, const char* text, size_t n, uint8_t code) noexcept nogil:
+    """Gives the answer that is owed, and returns the Ref.room of a SUB with presence, else 0; one that nobody is owed
+    any more is counted and dropped. Who is no member any more by the time of it hears no OK."""
+    cdef Ref* ref = NULL if c == NULL else refs_find(loop, c, text, n)
+    cdef uint32_t room
+    if ref == NULL:
+        loop.n[C_RECEIPTS_LATE] += 1
+        return 0
+    room = ref.room if ref.listens and not ref.taken else 0
+    if ref.taken and code == CODE_OK:
+        code = CODE_DENIED
+    refs_remove(loop, c, ref)
+    replies_say(loop, c, code, text, n)
+    return room
+
+
+cdef inline uint32_t refs_due(Loop* loop, Conn* c) noexcept nogil:
+    """Answers `timeout` to what is overdue; returns the tick of the next deadline, 0 for none."""
+    cdef Cold* cold = slab_cold(&loop.slab, c.slot)
+    cdef uint32_t i = 0, next_due = 0
+    cdef Ref late
+    if cold.brief == NULL:
+        return 0
+    while i < cold.brief.nrefs:
+        if cold.brief.refs[i].deadline <= loop.tick:
+            late = cold.brief.refs[i]
+            refs_remove(loop, c, &cold.brief.refs[i])
+            loop.n[C_REFS_TIMED_OUT] += 1
+            replies_err(loop, c, CODE_TIMEOUT, late.text, late.size)  # this may move the Brief
+            continue
+        if next_due == 0 or cold.brief.refs[i].deadline < next_due:
+            next_due = cold.brief.refs[i].deadline
+        i += 1
+    if cold.brief.nrefs == 0 and cold.brief.refs != NULL:
+        free(cold.brief.refs)
+        cold.brief.refs = NULL
+        cold.brief.refs_size = 0
+    return next_due

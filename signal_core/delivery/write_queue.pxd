@@ -1,0 +1,220 @@
+"""Write queues: what one socket is owed, written in as few system calls as it takes.
+
+A message is linked to its receiver's queue and the receiver to the loop's list; the list is written when the
+iteration's
+events are handled, a bounded number of queues at a time. A queue whose socket is full is left to EPOLLOUT, its messages
+moved out of the region. Every message's fate is counted here and, where somebody asked, handed to the loop's
+`told` list.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memset
+from signal_core.base.counters cimport C_BYTES_OUT, C_DROPPED_EXPIRED, C_IN_FLIGHT, C_WRITES, C_WRITTEN
+from signal_core.base.kinds cimport KIND_NATS, TELL_NOBODY
+from signal_core.base.limits cimport IOV_MAX_SEND
+from signal_core.base.memory cimport (
+    PACKET_COUNTED, PACKET_SHARED, Packet, QueueNode, packet_free, packet_to_heap, packet_unref, queue_node_new,
+)
+from signal_core.base.sys cimport (
+    EAGAIN, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, SE_COLD, errno, iovec, msghdr, send, sendmsg,
+)
+from signal_core.tables.codes cimport CODE_EXPIRED, CODE_OK
+from signal_core.tables.conn_table cimport Queue
+from signal_core.tables.state cimport Loop
+
+cdef enum:
+    WROTE_ALL = 1
+    WROTE_PART = 0            # the socket is full
+    WROTE_NONE = -1           # the socket is broken
+
+
+cdef inline void write_queue_tell(Loop* loop, Packet* packet, uint8_t code) noexcept nogil:
+    """The fate of a message that no queue holds: kept to be told where somebody asked, else freed."""
+    if packet.tell == TELL_NOBODY:
+        packet_free(&loop.mem, packet)
+        return
+    packet.code = code
+    packet.next = NULL
+    if loop.told_head == NULL:
+        loop.told_head = packet
+    else:
+        loop.told_tail.next = packet
+    loop.told_tail = packet
+
+
+cdef inline void write_queue_append(Queue* q, QueueNode* place, uint32_t size) noexcept nogil:
+    place.next = NULL
+    if q.head == NULL:
+        q.head = place
+    else:
+        q.tail.next = place
+    q.tail = place
+    q.bytes += size
+    q.count += 1
+
+
+cdef inline bint write_queue_add(Loop* loop, Queue* q, Packet* packet) noexcept nogil:
+    """At the end. The queue holds the message from here on; False without memory (it does not)."""
+    cdef QueueNode* place = &packet.self
+    if packet.flags & PACKET_SHARED:
+        place = queue_node_new(&loop.mem)
+        if place == NULL:
+            return False
+        place.packet = packet
+        packet.refs += 1
+    write_queue_append(q, place, packet.size)
+    if packet.flags & PACKET_COUNTED:
+        loop.n[C_IN_FLIGHT] += 1
+    else:
+        q.answers += 1
+    return True
+
+
+cdef inline void _queue_settle(Loop* loop, QueueNode* place, int counter, uint8_t code) noexcept nogil:
+    """Counts the fate of what was taken off under `counter`, and tells it as `code`."""
+    cdef Packet* packet = place.packet
+    if packet.flags & PACKET_COUNTED:
+        loop.n[C_IN_FLIGHT] -= 1
+        loop.n[counter] += 1
+    if packet.tell == TELL_NOBODY or (packet.kind == KIND_NATS and code == CODE_OK):
+        packet_unref(&loop.mem, place)
+    else:
+        write_queue_tell(loop, packet, code)
+
+
+cdef inline void _queue_pop(Loop* loop, Queue* q, int counter, uint8_t code) noexcept nogil:
+    """Takes the head off, whose fate is counted under `counter` and told as `code`."""
+    cdef QueueNode* place = q.head
+    q.head = place.next
+    q.bytes -= place.packet.size - q.offset
+    q.offset = 0
+    q.count -= 1
+    if not place.packet.flags & PACKET_COUNTED:
+        q.answers -= 1
+    _queue_settle(loop, place, counter, code)
+
+
+cdef inline void write_queue_pop_only(Loop* loop, Queue* q) noexcept nogil:
+    """As _queue_pop, of the one message of a queue, which is written."""
+    cdef QueueNode* place = q.head
+    q.head = q.tail = NULL
+    q.bytes = q.count = q.answers = 0
+    _queue_settle(loop, place, C_WRITTEN, CODE_OK)
+
+
+cdef inline void write_queue_clear(Loop* loop, Queue* q, int counter, uint8_t code) noexcept nogil:
+    while q.head != NULL:
+        _queue_pop(loop, q, counter, code)
+    q.tail = NULL
+
+
+cdef inline SE_COLD write_queue_cut(Loop* loop, Queue* q, QueueNode** link, int counter, uint8_t code) noexcept nogil:
+    """Takes the message at `link` out, of which nothing is written; its fate is as in _queue_pop. The caller mends
+    q.tail."""
+    cdef QueueNode* place = link[0]
+    cdef uint16_t answers = 0 if place.packet.flags & PACKET_COUNTED else 1
+    cdef Queue one = Queue(head=place, tail=place, bytes=place.packet.size, offset=0, count=1, answers=answers, next=0)
+    link[0] = place.next
+    q.bytes -= place.packet.size
+    q.count -= 1
+    q.answers -= answers
+    place.next = NULL
+    _queue_pop(loop, &one, counter, code)
+
+
+cdef inline SE_COLD write_queue_expire(Loop* loop, Queue* q) noexcept nogil:
+    """Drops what has waited too long; a head that is partly written stays."""
+    cdef QueueNode** link = &q.head
+    cdef QueueNode* last = NULL
+    if q.head != NULL and q.offset:
+        last = q.head
+        link = &q.head.next
+    while link[0] != NULL:
+        if link[0].packet.expires == 0 or link[0].packet.expires >= loop.tick:
+            last = link[0]
+            link = &last.next
+        else:
+            write_queue_cut(loop, q, link, C_DROPPED_EXPIRED, CODE_EXPIRED)
+    q.tail = last
+
+
+cdef inline void write_queue_advance(Loop* loop, Queue* q, size_t n) noexcept nogil:
+    """The socket took n bytes."""
+    cdef size_t left
+    while n:
+        left = q.head.packet.size - q.offset
+        if n < left:
+            q.offset += <uint32_t>n
+            q.bytes -= <uint32_t>n
+            return
+        n -= left
+        _queue_pop(loop, q, C_WRITTEN, CODE_OK)
+
+
+cdef inline size_t _queue_gather(Loop* loop, Queue* q, iovec* iov, size_t* bytes) noexcept nogil:
+    cdef QueueNode* place = q.head
+    cdef size_t n = 0, total = 0
+    cdef uint32_t skip = q.offset
+    while place != NULL and n < IOV_MAX_SEND:
+        iov[n].iov_base = place.packet.data + skip
+        iov[n].iov_len = place.packet.size - skip
+        total += iov[n].iov_len
+        skip = 0
+        n += 1
+        place = place.next
+    bytes[0] = total
+    return n
+
+
+cdef inline int write_queue_write(Loop* loop, int fd, Queue* q, uint32_t rounds) noexcept nogil:
+    """Writes until the queue is empty, the socket is full, or `rounds` gathered writes are made (WROTE_PART
+    then too)."""
+    cdef msghdr message
+    cdef ssize_t sent
+    cdef size_t want, parts
+    while True:
+        if q.head != NULL and q.head.packet.expires and q.head.packet.expires < loop.tick:
+            write_queue_expire(loop, q)
+        if q.head == NULL:
+            q.tail = NULL
+            return WROTE_ALL
+        if rounds == 0:
+            return WROTE_PART
+        rounds -= 1
+        if q.head.next == NULL:
+            want = q.head.packet.size - q.offset
+            sent = send(fd, q.head.packet.data + q.offset, want, MSG_NOSIGNAL | MSG_DONTWAIT)
+        else:
+            parts = _queue_gather(loop, q, loop.iov, &want)
+            memset(&message, 0, sizeof(message))
+            message.msg_iov = loop.iov
+            message.msg_iovlen = parts
+            sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+        loop.n[C_WRITES] += 1
+        if sent < 0:
+            if errno == EINTR:
+                continue
+            return WROTE_PART if errno == EAGAIN else WROTE_NONE
+        loop.n[C_BYTES_OUT] += <uint64_t>sent
+        loop.turn.work += 1
+        write_queue_advance(loop, q, <size_t>sent)
+        if <size_t>sent < want:
+            return WROTE_PART
+
+
+cdef inline bint write_queue_to_heap(Loop* loop, Queue* q) noexcept nogil:
+    """Moves what lies in the region to the heap, since it will wait. False without memory."""
+    cdef QueueNode** link = &q.head
+    cdef QueueNode* place
+    cdef Packet* copy
+    while link[0] != NULL:
+        place = link[0]
+        if place.packet.region != NULL:
+            copy = packet_to_heap(&loop.mem, place.packet)
+            if copy == NULL:
+                return False
+            link[0] = &copy.self
+            if q.tail == place:
+                q.tail = &copy.self
+        link = &link[0].next
+    return True

@@ -1,0 +1,320 @@
+# Included by engine.pyx.
+
+cdef class Loops:
+    """The loops of one engine: set up, started, spoken to, stopped."""
+
+    cdef Hub* hub
+    cdef Loop* control
+    cdef Loop* service
+    cdef bint started, joined
+    cdef int pid
+    cdef uint64_t snapshot
+    cdef object counting        # lock
+    cdef dict rooms             # hash and serial: name, of the service
+    cdef dict entries           # name: address of the entry, while the service is in the room
+    cdef set listens            # names of those in which it hears who comes and goes
+    cdef readonly str address
+    cdef readonly int control_fd
+    cdef readonly int service_fd
+
+    def __cinit__(self, dict settings):
+        self.pid = getpid()
+        self.rooms = {}
+        self.entries = {}
+        self.listens = set()
+        self.counting = threading.Lock()
+        self.hub = <Hub*>slab_pages_new(sizeof(Hub))
+        if self.hub == NULL:
+            raise MemoryError("no memory for the engine")
+        check_layouts()
+        self.fill(settings)
+        self.make_loops(settings)
+        self.control = self.hub.loops[CONTROL_LOOP]
+        self.service = self.hub.loops[SERVICE_LOOP]
+        self.control_fd = self.control.mailbox.wake
+        self.service_fd = self.service.mailbox.wake
+
+    cdef fill(self, dict s):
+        cdef Hub* hub = self.hub
+        cdef bytes text
+        text = s["node"].encode()
+        hub.node_len = <uint32_t>len(text)
+        memcpy(hub.node, <char*>text, hub.node_len)
+        hub.node[hub.node_len] = c"."
+        text = s["prefix"].encode()
+        hub.prefix_len = <uint32_t>len(text)
+        memcpy(hub.prefix, <char*>text, hub.prefix_len)
+        hub.nloops = s["loops"]
+        if not 1 <= hub.nloops <= MAX_LOOPS:
+            raise ValueError(f"loops is {hub.nloops}: 1 to {MAX_LOOPS}")
+        self.fill_site(s)
+        hub.set.max_message = s["max_message"]
+        hub.set.max_frame = s["max_message"] + HEAD_MAX + 1
+        if s["auth"] != "off" and hub.set.max_frame < HEAD_MAX_AUTH:
+            hub.set.max_frame = HEAD_MAX_AUTH
+        hub.set.max_rooms = s["max_rooms"]
+        hub.set.max_refs = s["max_refs"]
+        hub.set.handshake = ticks(s["handshake_ms"])
+        hub.set.ping = ticks(s["ping_ms"])
+        hub.set.pong = ticks(s["pong_ms"])
+        hub.set.stall = ticks(s["stall_ms"])
+        hub.set.message = ticks(s["message_ms"]) if s["message_ms"] else 0
+        hub.set.close = ticks(s["close_ms"])
+        hub.set.ttl_ms = s["ttl_ms"]
+        hub.set.backlog_messages = s["backlog_messages"]
+        hub.set.backlog_bytes = s["backlog_bytes"]
+        hub.set.send_buffer = s["send_buffer"]
+        hub.set.receive_buffer = s["receive_buffer"]
+        hub.set.backlog_loop = s["backlog_total"] // hub.nloops
+        hub.set.max_connections = s["max_connections"]
+        hub.set.max_per_address = s["max_connections_per_address"]
+        hub.set.max_per_user = s["max_connections_per_user"]
+        hub.set.accept_gap = 1000000000 // s["accept_rate"] if s["accept_rate"] else 0
+        if s["accept_yield"]:
+            hub.set.yield_shortest = 1000000000 // (YIELD_MOST * s["processors"])
+            hub.set.yield_longest = 1000000000 // (YIELD_LEAST * s["processors"])
+        hub.set.rate = s["max_rate"]
+        hub.set.burst = max(s["max_burst"] or s["max_rate"], -(-s["max_rate"] * TICK_MS // 1000))
+        hub.set.input_loop = s["input_total"] // hub.nloops
+        hub.set.nats_pending = s["nats_pending"]
+        hub.set.hooks = bool(s["hooks"])
+        hub.set.memory_trim = s["memory_trim"] and se_malloc_trims()
+        text = s["drain_url"].encode()
+        hub.set.drain_url_len = <uint32_t>len(text)
+        memcpy(hub.set.drain_url, <char*>text, hub.set.drain_url_len)
+        self.fill_auth(s)
+        hub.link = CLUSTER_AWAY if s["cluster"] else CLUSTER_OFF
+        hub.boot = se_now_ms() - TICK_MS
+        getrandom(hub.rooms.key, sizeof(hub.rooms.key), 0)
+        if not room_table_init(&hub.rooms, hub.nloops):
+            raise MemoryError("no memory for the room table")
+        if hub.set.max_per_address:
+            hub.addresses = <Addresses*>calloc(1, sizeof(Addresses))
+            if hub.addresses == NULL:
+                raise MemoryError("no memory for the table of addresses")
+            getrandom(hub.addresses.key, sizeof(hub.addresses.key), 0)
+        hello = {"node": s["node"], "version": s["version"], "max_message": s["max_message"],
+                 "max_rooms": s["max_rooms"], "ping_interval": s["ping_ms"], "ttl": s["ttl_ms"]}
+        text = json.dumps(hello, separators=(",", ":")).encode()
+        hub.hello_len = <uint32_t>len(text)
+        hub.hello = <char*>malloc(len(text))
+        memcpy(hub.hello, <char*>text, len(text))
+
+    cdef fill_site(self, dict s):
+        """What a handshake may be like, and where it goes to."""
+        cdef bytes path = s["path"].rstrip("/").encode()
+        cdef Hub* hub = self.hub
+        if len(path) >= sizeof(hub.set.site.path):
+            raise ValueError(f"path has {len(path)} bytes: {sizeof(hub.set.site.path) - 1} at most")
+        hub.set.site.max_line = s["max_request_line"]
+        hub.set.site.max_head = s["max_head"]
+        hub.set.site.path_len = <uint32_t>len(path)
+        memcpy(hub.set.site.path, <char*>path, len(path))
+
+    cdef fill_auth(self, dict s):
+        """Who may connect; the lists are freed with the hub."""
+        cdef Hub* hub = self.hub
+        cdef uint32_t i
+        cdef bytes text
+        hub.set.auth = {"off": AUTH_OFF, "jwt": AUTH_TOKEN, "callback": AUTH_ANY}[s["auth"]]
+        hub.set.auth_patience = ticks(s["auth_timeout_ms"])
+        hub.set.auth_grace = <uint32_t>(s["auth_grace_ms"] // TICK_MS)
+        hub.set.auth_pending = max(1, s["auth_pending"] // hub.nloops)
+        if s["origins"]:
+            text = b"".join(origin.lower().encode() + b"\n" for origin in s["origins"])
+            hub.origins = <char*>malloc(len(text))
+            memcpy(hub.origins, <char*>text, len(text))
+            hub.origins_len = <uint32_t>len(text)
+        if s["proxies"]:
+            hub.nproxies = <uint32_t>len(s["proxies"])
+            hub.proxies = <Network*>malloc(hub.nproxies * sizeof(Network))
+            for i, (address, bits) in enumerate(s["proxies"]):
+                memcpy(hub.proxies[i].address, <char*><bytes>address, 16)
+                hub.proxies[i].bits = bits
+
+    cdef make_loops(self, dict s):
+        cdef Hub* hub = self.hub
+        cdef Loop* loop
+        cdef uint32_t i, tag
+        cdef uint64_t instance
+        cdef bytes name
+        for i in list(range(hub.nloops)) + [CONTROL_LOOP, SERVICE_LOOP]:
+            loop = <Loop*>slab_pages_new(sizeof(Loop))
+            if loop == NULL:
+                raise MemoryError("no memory for a loop")
+            hub.loops[i] = loop
+            loop.mailbox.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+            if loop.mailbox.wake < 0:
+                raise OSError("no descriptor is left for the engine: raise the limit of open files (ulimit -n)")
+            loop.mailbox.limit = s["inbox_messages"] if i != CONTROL_LOOP else s["auth_pending"] + MAILS_WAITING
+            loop.mailbox.limit_bytes = max(s["inbox_messages"] * 1024, 4 * s["max_message"])
+            if i == CONTROL_LOOP:
+                loop.mailbox.limit_bytes = UINT64_MAX // 2
+            loop.mailbox.asleep = 1
+            if not thread_init(loop, hub, i):
+                raise MemoryError("no memory for a loop")
+        getrandom(&tag, sizeof(tag), 0)
+        getrandom(&instance, sizeof(instance), 0)
+        name = b"%016x" % instance
+        memcpy(hub.loops[0].linked.presence.instance, <char*>name, 16)
+        hub.service = ids_make(SERVICE_LOOP, 0, tag)
+        self.address = self.peer_text(hub.service)
+
+    cdef str peer_text(self, uint64_t id):
+        cdef char text[48]
+        replies_put_peer(<uint8_t*>text, self.hub, id)
+        return text_of(text, self.hub.node_len + 1 + LOCAL_TEXT)
+
+    cdef int check(self, bint running=True) except -1:
+        if getpid() != self.pid:
+            raise CoreError("this engine was started before fork(): make another one in the child")
+        if running and (not self.started or self.joined):
+            raise CoreError("the engine is not running: start it first")
+        return 0
+
+    # -- starting and stopping --
+
+    def start(self, list listen):
+        """Starts a thread a loop; when it returns all of them listen. Raises OSError, with nothing left running."""
+        self.check(False)
+        if self.started:
+            raise CoreError("the engine was started before: make another one")
+        if len(listen) > MAX_LISTENERS:
+            raise ValueError(f"listen names {len(listen)} addresses: {MAX_LISTENERS} at most")
+        for family, ip, port, scope in listen:
+            self.add_listen(family, ip, port, scope)
+        self.started = True
+        cdef uint32_t i
+        cdef int failed
+        for i in range(self.hub.nloops):
+            self.hub.loops[i].done = LOOP_STARTING
+            failed = se_thread_start(&self.hub.loops[i].thread, thread_main, self.hub.loops[i],
+                                     f"signal-{i}".encode())
+            if failed:
+                self.hub.loops[i].done = 0
+                self.hub.failed = failed
+                break
+        self.wait_until_running()
+        failed = <int>se_load_acquire(&self.hub.failed)
+        if failed:
+            self.stop()
+            self.join()
+            raise OSError(failed, os.strerror(failed))
+
+    cdef add_listen(self, int family, str ip, int port, int scope):
+        cdef sockaddr_in* v4
+        cdef sockaddr_in6* v6
+        cdef uint32_t n = self.hub.nlisten
+        cdef uint8_t* at = self.hub.listen[n].address
+        if family == AF_INET:
+            v4 = <sockaddr_in*>at
+            v4.sin_family = <uint16_t>family
+            v4.sin_port = htons(<uint16_t>port)
+            self.hub.listen[n].size = sizeof(sockaddr_in)
+            good = inet_pton(family, ip.encode(), &v4.sin_addr)
+        else:
+            v6 = <sockaddr_in6*>at
+            v6.sin6_family = <uint16_t>family
+            v6.sin6_port = htons(<uint16_t>port)
+            v6.sin6_scope_id = <uint32_t>scope
+            self.hub.listen[n].size = sizeof(sockaddr_in6)
+            good = inet_pton(family, ip.encode(), &v6.sin6_addr)
+        if good != 1:
+            raise ValueError(f"listen: {ip} is not a numeric address")
+        self.hub.nlisten += 1
+
+    cdef wait_until_running(self):
+        cdef uint32_t i
+        cdef Hub* hub = self.hub
+        with nogil:
+            for i in range(hub.nloops):
+                while se_load_acquire(&hub.loops[i].done) == LOOP_STARTING:
+                    usleep(200)
+
+    cdef tell_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data, uint64_t origin=0,
+                   void* pointer=NULL):
+        """Posts one word to a loop."""
+        cdef Packet* packet = packet_new_heap(&self.control.mem, len(data), kind)
+        if packet == NULL:
+            raise MemoryError("no memory for a message to a loop")
+        packet.target = target
+        packet.origin = origin
+        packet.hash = value
+        packet.pointer = pointer
+        packet.size = <uint32_t>len(data)
+        memcpy(packet.data, <char*>data, len(data))
+        outbox_post(self.control, index, packet)
+        outbox_post_all(self.control)
+
+    cdef int ask_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data,
+                      uint64_t origin=0) except -1:
+        """As tell_loop, what operators and the program may ask as often as they like. Raises CoreError where very many
+        words wait: the loop handles nothing."""
+        if backpressure_words_full(self.control, self.hub.loops[index]):
+            raise CoreError(f"loop {index} handles nothing for now: {WORDS_WAITING} words wait for it")
+        self.tell_loop(index, kind, target, value, data, origin)
+        return 0
+
+    def stop(self):
+        """Begins to stop; at once, and more than once is no harm."""
+        self.check(False)
+        cdef uint32_t i
+        if self.started and not self.joined:
+            for i in range(self.hub.nloops):
+                self.tell_loop(i, KIND_STOP, 0, 0, b"")
+
+    def drain(self, int ms):
+        """Takes no new connections, tells all to go elsewhere, and closes those that stay evenly over this time. At
+        once; `stop` ends it."""
+        self.check()
+        cdef uint32_t i
+        for i in range(self.hub.nloops):
+            self.tell_loop(i, KIND_STOP, 0, ticks(ms), b"")
+
+    @property
+    def nloops(self):
+        return self.hub.nloops
+
+    @property
+    def sockets(self):
+        """Sockets open on all loops, handshakes and closes under way included."""
+        return se_load_relaxed(&self.hub.connections)
+
+    def join(self):
+        """Returns when every loop has ended."""
+        self.check(False)
+        cdef uint32_t i
+        cdef pthread_t thread
+        if not self.started or self.joined:
+            return
+        self.joined = True
+        for i in range(self.hub.nloops):
+            if se_load_acquire(&self.hub.loops[i].done):
+                thread = self.hub.loops[i].thread
+                with nogil:
+                    pthread_join(thread, NULL)
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self.hub == NULL or getpid() != self.pid:
+            return
+        if self.started and not self.joined:
+            try:
+                self.stop()
+                self.join()
+            except Exception:
+                return
+        for i in range(256):
+            if self.hub.loops[i] != NULL:
+                thread_end(self.hub.loops[i])
+                close(self.hub.loops[i].mailbox.wake)
+        room_table_end(&self.hub.rooms)
+        if self.hub.addresses != NULL:
+            addresses_end(self.hub.addresses)
+        for i in range(256):
+            if self.hub.loops[i] != NULL:
+                munmap(self.hub.loops[i], sizeof(Loop))
+        free(self.hub.hello)
+        free(self.hub.origins)
+        free(self.hub.proxies)
+        munmap(self.hub, sizeof(Hub))

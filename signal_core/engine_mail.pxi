@@ -1,0 +1,179 @@
+# Included by engine.pyx.
+
+cdef tuple identity_of(Packet* packet):
+    """User and rights of an event of hooks.pxd."""
+    cdef size_t n = 1 + packet.data[0]
+    cdef bytes rights = PyBytes_FromStringAndSize(<char*>packet.data + n, <Py_ssize_t>(packet.size - n))
+    return text_of(<char*>packet.data + 1, n - 1), rights
+
+
+cdef class Mailboxes(Peer):
+    """What the loops tell the deciding thread, and the embedding program."""
+
+    cdef bint refill(self, Loop* loop) noexcept:
+        """Takes what was posted to a pseudo-loop; what comes later makes its descriptor readable again."""
+        cdef uint64_t count
+        read(loop.mailbox.wake, &count, 8)
+        mailbox_sleep(&loop.mailbox)
+        if loop.taken == NULL:
+            loop.taken = mailbox_take(&loop.mailbox)
+        return loop.taken != NULL
+
+    cdef void again(self, Loop* loop) noexcept:
+        """Makes its descriptor readable where something is left over."""
+        cdef uint64_t one = 1
+        if loop.taken != NULL or not mailbox_is_empty(&loop.mailbox):
+            write(loop.mailbox.wake, &one, 8)
+
+    def control_drain(self):
+        """All mails to the deciding thread, oldest first; also what came before the engine stopped."""
+        self.check(False)
+        cdef list mails = []
+        cdef Packet* packet
+        self.refill(self.control)
+        while self.control.taken != NULL:
+            packet = self.control.taken
+            self.control.taken = packet.next
+            if outbox_is_payload(packet):
+                mailbox_taken(&self.control.mailbox, packet)
+            mail = self.control_mail(packet)
+            if mail is not None:
+                mails.append(mail)
+            packet_free(&self.control.mem, packet)
+        self.again(self.control)
+        return mails
+
+    cdef tuple control_mail(self, Packet* packet):
+        cdef bytes text = PyBytes_FromStringAndSize(<char*>packet.data, packet.size)
+        if packet.kind != KIND_EVENT:
+            return None
+        if packet.code == EVENT_INFO:
+            return ("link-info", text)
+        if packet.code == EVENT_UP:
+            return ("link-up",)
+        if packet.code == EVENT_ASK:
+            return ("ask", packet.target, bool(packet.hash), text)
+        if packet.code == EVENT_LISTED:
+            return ("listed", packet.target, packet.hash, text.decode("latin-1"))
+        if packet.code == EVENT_FREED:
+            return ("freed",)
+        if packet.code == EVENT_LOG:
+            return ("log", "warning", text.decode())
+        if packet.code == EVENT_NATS_ERROR:
+            return ("link-error", text.decode("utf-8", "replace"), packet.hash)
+        names = {EVENT_WANT: "link-want", EVENT_DOWN: "link-down", EVENT_TAKEN: "link-taken"}
+        return (names[packet.code], text.decode("utf-8", "replace"))
+
+    def inquire(self, uint32_t loop, uint64_t what, uint64_t number, uint64_t cursor, uint32_t value, bytes data):
+        """A question of admin_query.pxd, which the mail "listed" of this number answers. Raises CoreError where the
+        loop         handles nothing."""
+        self.check()
+        if loop >= self.hub.nloops:
+            raise ValueError(f"there is no loop {loop}")
+        self.ask_loop(loop, KIND_INQUIRY, number, cursor, data, what << 32 | value)
+
+    def verdicts(self, list answers):
+        """Answers to "ask" mails, each once: (id, HTTP status or 0, user, rights, milliseconds of life or 0).
+
+        All of a loop's are posted in one piece. ValueError for rights that are not whole, with nothing answered.
+        """
+        self.check()
+        cdef Packet* packet
+        cdef uint64_t id
+        cdef bytes user, rights
+        for _, _, user, rights, _ in answers:
+            if rights and not rights_are_whole(rights, len(rights)) or len(user) >= ROOM_MAX:
+                raise ValueError("these rights are malformed")
+        for id, status, user, rights, life in answers:
+            packet = packet_new_heap(&self.control.mem, len(user) + len(rights), KIND_VERDICT)
+            if packet == NULL:
+                outbox_post_all(self.control)
+                raise MemoryError("no memory for a message to a loop")
+            packet.target = id
+            packet.origin = status
+            packet.hash = life
+            packet.code = <uint8_t>len(user)
+            packet.size = <uint32_t>(len(user) + len(rights))
+            memcpy(packet.data, <char*>user, len(user))
+            memcpy(packet.data + len(user), <char*>rights, len(rights))
+            outbox_post(self.control, <uint32_t>(id >> 56), packet)
+        outbox_post_all(self.control)
+
+    def service_drain(self, int limit):
+        """At most `limit` mails to the embedding program, oldest first; also what came before the engine stopped."""
+        self.check(False)
+        cdef list mails = []
+        cdef Packet* packet
+        cdef Loop* loop = self.service
+        local_peer_begin(loop)
+        self.refill(loop)
+        while loop.taken != NULL and limit > 0:
+            packet = loop.taken
+            loop.taken = packet.next
+            limit -= 1
+            mail = self.service_mail(packet)
+            if mail is not None:
+                mails.append(mail)
+        local_peer_finish(loop)
+        self.again(loop)
+        return mails
+
+    cdef tuple service_mail(self, Packet* packet):
+        """One mail, the message freed; None for one that is not for us."""
+        cdef Loop* loop = self.service
+        cdef tuple mail = None
+        if outbox_is_payload(packet):
+            mailbox_taken(&loop.mailbox, packet)
+        else:
+            mailbox_words_taken(&loop.mailbox, 1)
+        if packet.kind == KIND_TO or packet.kind == KIND_ROOM:
+            loop.n[C_TAKEN] += 1
+            late = 0 < packet.expires < loop.tick
+            known = (packet.target == self.hub.service if packet.kind == KIND_TO
+                     else (packet.hash, packet.target) in self.rooms)
+            if known and not late:
+                mail = self.message_mail(packet)
+            local_peer_fate(loop, packet,
+                            CODE_EXPIRED if late else (CODE_OK if mail is not None else CODE_NO_SUCH_PEER))
+            return mail
+        if packet.kind == KIND_NEWS:
+            loop.n[C_TAKEN] += 1
+            mail = self.news_mail(packet)
+            local_peer_fate(loop, packet, CODE_OK if mail is not None else CODE_NO_SUCH_PEER)
+            return mail
+        if packet.kind == KIND_RECEIPT:
+            if packet.size and not self.joined:
+                self.leave_room(text_of(<char*>packet.data, packet.size))
+                local_peer_begin(loop)
+            mail = ("receipt", text_of(packet_text(packet), packet.text_size), code_name(packet.code))
+        elif packet.kind == KIND_EVENT and packet.code == EVENT_CONNECTED:
+            mail = ("connect", self.peer_text(packet.target), *identity_of(packet))
+        elif packet.kind == KIND_EVENT and packet.code == EVENT_DISCONNECTED:
+            mail = ("disconnect", self.peer_text(packet.target), *identity_of(packet), packet.hash)
+        packet_free(&loop.mem, packet)
+        return mail
+
+    cdef tuple news_mail(self, Packet* packet):
+        """Frames of MEMBERS, JOIN and LEAVE; None for a room in which it does not listen any more."""
+        cdef size_t at = 0, skip, size
+        cdef list texts = []
+        if self.rooms.get((packet.hash, packet.target)) not in self.listens:
+            return None
+        while at < packet.size:
+            skip = 4 if packet.data[at + 1] == 126 else 2
+            size = packet.data[at + 2] << 8 | packet.data[at + 3] if skip == 4 else packet.data[at + 1]
+            texts.append(text_of(<char*>packet.data + at + skip, size))
+            at += skip + size
+        return ("presence", texts)
+
+    cdef tuple message_mail(self, Packet* packet):
+        """FROM <peer> [options] or MSG <room> <peer> [options]."""
+        cdef LocalFrame f
+        local_frame_split(packet, &f)
+        words = text_of(f.head, f.head_len).split(" ")
+        room = words[1] if words[0] == "MSG" else None
+        at = 2 if room is None else 3
+        options = dict(word.split("=", 1) for word in words[at:])
+        payload = PyBytes_FromStringAndSize(f.payload, <Py_ssize_t>f.payload_len)
+        return ("message", room, words[at - 1], options.get("ref"), options.get("re"), options.get("user"), payload,
+                bool(f.binary))

@@ -1,0 +1,152 @@
+"""What operators want of a loop's rooms: a piece of a list, or the end of a user's connections.
+
+A question (KIND_INQUIRY) costs one bounded step, and its answer (EVENT_LISTED) tells where the next one goes on: who
+asks sets the pace, and the loop keeps nothing in between. `target` numbers it, `hash` is where to go on, `origin` what
+is asked and a value, the data names a room, or several, a line each. An answer is not made without memory.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from signal_core.base.counters cimport C_INQUIRIES, C_KICKED
+from signal_core.base.kinds cimport KIND_EVENT
+from signal_core.base.limits cimport CONTROL_LOOP, INQUIRY_CLOSES, INQUIRY_ROOMS, INQUIRY_TEXT
+from signal_core.base.memory cimport Packet, packet_new_heap, packet_shrunk
+from signal_core.base.sys cimport se_load16_seqcst
+from signal_core.base.text cimport text_put_bytes, text_put_uint
+from signal_core.delivery.conn_close cimport conn_close
+from signal_core.delivery.outbox cimport outbox_post
+from signal_core.presence.events cimport WHO_MAX, events_line_size, events_put_who
+from signal_core.tables.codes cimport EVENT_LISTED
+from signal_core.tables.conn_table cimport CONN_JOINING, CONN_OPEN, Conn, slab_conn
+from signal_core.tables.loop_rooms cimport NO_ROOM, Member, rooms_find, rooms_members_of
+from signal_core.tables.room_table cimport WORD_LOOPS, WORD_SHIFT, RoomEntry, room_entry_loops, room_table_hash
+from signal_core.tables.state cimport Loop
+
+cdef enum:
+    # What is asked: the upper half of `origin`. In the lower: a close code; or for lists, how many at most (upper 16
+    # bits) in how many bytes.
+    INQUIRE_ROOMS = 1         # rooms whose members' first loop this is; `hash`: index of the next room
+    INQUIRE_COUNTS = 2        # how many members the rooms in the data have on this loop, a line each
+    INQUIRE_MEMBERS = 3       # of the room in the data; `hash`: so many of the first members are still to be told
+    INQUIRE_CLOSE = 4         # close them, and tell how many were open; `hash` as before
+    NUMBER_MAX = 11           # bytes of a count and its LF
+    LEAST_TEXT = 256          # bytes that each answer may have: a whole line
+
+
+cdef inline bint _is_first_loop(RoomEntry* entry, uint32_t index) noexcept nogil:
+    """Whether no loop with a lower index has members: so each room is listed once."""
+    cdef uint32_t word
+    for word in range(index >> WORD_SHIFT):
+        if se_load16_seqcst(&room_entry_loops(entry)[word]):
+            return False
+    cdef uint32_t below = (<uint32_t>1 << (index & (WORD_LOOPS - 1))) - 1
+    return se_load16_seqcst(&room_entry_loops(entry)[index >> WORD_SHIFT]) & below == 0
+
+
+cdef inline void _list_rooms(
+    Loop* loop, const Packet* asked, uint32_t places, uint32_t most, Packet* told,
+) noexcept nogil:
+    """Their names; users' rooms are not listed."""
+    cdef uint64_t at = asked.hash, end = asked.hash + INQUIRY_ROOMS
+    cdef uint64_t used = loop.rooms.used
+    cdef RoomEntry* entry
+    while at < end and at < used:
+        entry = loop.rooms.rooms[at].entry
+        if entry != NULL and entry.name[0] != c"@" and _is_first_loop(entry, loop.index):
+            if places == 0 or told.size + entry.size + 1 > most:
+                break
+            places -= 1
+            text_put_bytes(text_put_bytes(told.data + told.size, entry.name, entry.size), b"\n", 1)
+            told.size += entry.size + 1
+        at += 1
+    told.hash = at if at < used else 0
+
+
+cdef inline void _count_members(Loop* loop, const Packet* asked, Packet* told) noexcept nogil:
+    """Of as many rooms as the answer has place for."""
+    cdef const char* name = <const char*>asked.data
+    cdef size_t left = asked.size, n
+    cdef uint32_t room
+    while left and told.size + NUMBER_MAX <= INQUIRY_TEXT:
+        n = events_line_size(name, left)
+        room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, n), name, n)
+        told.size += <uint32_t>text_put_uint(<char*>told.data + told.size,
+                                             0 if room == NO_ROOM else loop.rooms.rooms[room].count)
+        told.data[told.size] = c"\n"
+        told.size += 1
+        if n == left:
+            return
+        name += n + 1
+        left -= n + 1
+
+
+cdef inline uint64_t _members_left(Loop* loop, const Packet* asked, Member** members) noexcept nogil:
+    """The members of the room in the data, and how many of the first are still to be looked at."""
+    cdef const char* name = <const char*>asked.data
+    cdef uint32_t room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, asked.size), name, asked.size)
+    cdef uint64_t count
+    if room == NO_ROOM:
+        return 0
+    members[0] = rooms_members_of(&loop.rooms, room)
+    count = loop.rooms.rooms[room].count
+    return asked.hash if asked.hash < count else count
+
+
+cdef inline void _list_members(
+    Loop* loop, const Packet* asked, uint32_t places, uint32_t most, Packet* told,
+) noexcept nogil:
+    """From the last to the first: a gap is closed with the last, so none that stays is left out between two steps."""
+    cdef Member* members = NULL
+    cdef uint64_t left = _members_left(loop, asked, &members)
+    while left and places and told.size + WHO_MAX + 1 <= most:
+        left -= 1
+        places -= 1
+        told.size += <uint32_t>events_put_who(loop, slab_conn(&loop.slab, members[left].slot),
+                                              <char*>told.data + told.size)
+        told.data[told.size] = c"\n"
+        told.size += 1
+    told.hash = left
+
+
+cdef inline void _close_members(Loop* loop, const Packet* asked, uint32_t code, Packet* told) noexcept nogil:
+    """Those that are closed stay members until they are freed, and are not looked at again."""
+    cdef Member* members = NULL
+    cdef uint64_t left = _members_left(loop, asked, &members)
+    cdef uint32_t closed = 0, budget = INQUIRY_CLOSES
+    cdef Conn* c
+    while left and budget:
+        left -= 1
+        budget -= 1
+        c = slab_conn(&loop.slab, members[left].slot)
+        if c.state == CONN_OPEN or c.state == CONN_JOINING:
+            conn_close(loop, c, <unsigned short>code)
+            closed += 1
+    loop.n[C_KICKED] += closed
+    told.size = <uint32_t>text_put_uint(<char*>told.data, closed)
+    told.hash = left
+
+
+cdef inline void admin_query_answer(Loop* loop, const Packet* asked) noexcept nogil:
+    """Answers a KIND_INQUIRY."""
+    cdef uint32_t what = <uint32_t>(asked.origin >> 32), value = <uint32_t>asked.origin
+    cdef uint32_t most = value & 0xffff, places = value >> 16
+    cdef Packet* told = packet_new_heap(&loop.mem, INQUIRY_TEXT, KIND_EVENT)
+    if told == NULL:
+        return
+    if most > INQUIRY_TEXT:
+        most = INQUIRY_TEXT
+    elif most < LEAST_TEXT:
+        most = LEAST_TEXT
+    if places == 0:
+        places = 1
+    if what == INQUIRE_ROOMS:
+        _list_rooms(loop, asked, places, most, told)
+    elif what == INQUIRE_COUNTS:
+        _count_members(loop, asked, told)
+    elif what == INQUIRE_MEMBERS:
+        _list_members(loop, asked, places, most, told)
+    else:
+        _close_members(loop, asked, value, told)
+    loop.n[C_INQUIRIES] += 1
+    told.code = EVENT_LISTED
+    told.target = asked.target
+    outbox_post(loop, CONTROL_LOOP, packet_shrunk(told))

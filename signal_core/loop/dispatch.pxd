@@ -1,0 +1,152 @@
+"""What each message of a loop's inbox does. Runs on the thread of the loop, which owns the message."""
+
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
+from signal_core.base.counters cimport C_KICKED, C_LISTENERS
+from signal_core.base.kinds cimport (
+    DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_INQUIRY, KIND_KICK, KIND_NATS,
+    KIND_NEWS, KIND_QUESTION, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO,
+    KIND_VERDICT,
+)
+from signal_core.base.memory cimport Packet, packet_free, packet_text
+from signal_core.base.sys cimport SE_RARE, se_store_release
+from signal_core.client.auth cimport auth_verdict
+from signal_core.client.listener cimport listener_stop
+from signal_core.delivery.backpressure cimport backpressure_hold_verdict, backpressure_joins_wait
+from signal_core.delivery.conn cimport conn_of
+from signal_core.delivery.conn_close cimport conn_close
+from signal_core.delivery.nats_publish cimport nats_publish_take
+from signal_core.delivery.outbox cimport outbox_is_payload
+from signal_core.delivery.refs cimport refs_find
+from signal_core.loop.admin_query cimport admin_query_answer
+from signal_core.loop.shutdown cimport shutdown_begin_drain
+from signal_core.nats.connect cimport connect_dial, connect_end, connect_hello, connect_leave
+from signal_core.nats.server_info cimport server_info_taken
+from signal_core.nats.subscriptions cimport subscriptions_await, subscriptions_settle
+from signal_core.presence.cluster cimport cluster_service_came
+from signal_core.presence.events cimport events_take
+from signal_core.presence.remote_query cimport remote_query_ask
+from signal_core.presence.roster cimport roster_take
+from signal_core.route.membership cimport membership_leave, membership_room_unwatch
+from signal_core.route.receipts cimport receipts_take
+from signal_core.route.route cimport route_take_peer, route_take_room
+from signal_core.tables.codes cimport CODE_DENIED
+from signal_core.tables.conn_table cimport CONN_DEAD, CONN_JOINING, LISTENS_MEMBER, Conn, Ref, slab_find
+from signal_core.tables.loop_rooms cimport NO_ROOM, WATCH_NONE, Member, room_member, rooms_find
+from signal_core.tables.mailbox cimport mailbox_taken
+from signal_core.tables.room_table cimport room_table_hash
+from signal_core.tables.state cimport Loop
+
+
+cdef inline void _unlisten(Loop* loop, Conn* c, const char* name, uint32_t n) noexcept nogil:
+    """It hears no more who comes and goes in a room; no effect where it does not."""
+    cdef uint32_t room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, n), name, n)
+    cdef Member* member = NULL if room == NO_ROOM else room_member(&loop.rooms, &loop.slab, c, room)
+    if member != NULL and member.mark != WATCH_NONE:
+        member.mark = WATCH_NONE
+        loop.n[C_LISTENERS] -= 1
+        membership_room_unwatch(loop, loop.rooms.rooms[room].entry)
+
+
+cdef inline void _sub_undo(Loop* loop, Conn* c, Packet* packet) noexcept nogil:
+    """NATS did not take the SUB of a room: it is left, but by who was a member and only wanted to listen. A user's room
+    is left by none."""
+    cdef Ref* ref = refs_find(loop, c, packet_text(packet), packet.text_size) if packet.text_size else NULL
+    if packet.data[0] == c"@":
+        return
+    if packet.hash and ref != NULL and ref.listens == LISTENS_MEMBER:
+        _unlisten(loop, c, <char*>packet.data, packet.size)
+    else:
+        membership_leave(loop, c, <char*>packet.data, packet.size)
+    if c.state != CONN_JOINING:
+        return
+    if packet.code == CODE_DENIED:  # told after HELLO; UPGRADE_MAX_ROOMS at most, in all
+        c.phase.joining.denied += 1
+    else:
+        c.phase.joining.over += 1
+
+
+cdef inline void _receipt(Loop* loop, Packet* packet) noexcept nogil:
+    """A receipt; where NATS did not take a SUB it names the room."""
+    cdef Conn* c
+    if packet.size:
+        c = slab_find(&loop.slab, <uint32_t>(packet.target >> 32) & 0xffffff, <uint32_t>packet.target)
+        if c != NULL and c.state != CONN_DEAD:
+            _sub_undo(loop, c, packet)
+    receipts_take(loop, packet.target, packet.code, packet_text(packet), packet.text_size)
+
+
+cdef inline void _kick(Loop* loop, const Packet* packet) noexcept nogil:
+    cdef Conn* c = conn_of(loop, packet.target)
+    if c != NULL:
+        loop.n[C_KICKED] += 1
+        conn_close(loop, c, <unsigned short>packet.hash)
+    se_store_release(&loop.kicked[packet.origin & 63], 2 * packet.origin + (c != NULL))
+
+
+cdef inline void dispatch_verdict(Loop* loop, Packet* packet) noexcept nogil:
+    auth_verdict(loop, packet)
+    packet_free(&loop.mem, packet)
+
+
+cdef inline void dispatch_packet(Loop* loop, Packet* packet) noexcept nogil:
+    """One message of the inbox."""
+    if packet.kind == KIND_TO:
+        route_take_peer(loop, packet)
+        return
+    if packet.kind == KIND_ROOM:
+        route_take_room(loop, packet)
+        return
+    if packet.kind == KIND_NEWS:
+        events_take(loop, packet)
+        return
+    if packet.kind == KIND_NATS:
+        if outbox_is_payload(packet):
+            mailbox_taken(&loop.mailbox, packet)
+        nats_publish_take(loop, packet)
+        return
+    loop.pressure.words += 1
+    if packet.kind == KIND_QUESTION:
+        roster_take(loop, packet)
+        return
+    if packet.kind == KIND_SYNC:
+        subscriptions_settle(loop, packet)
+        return
+    if packet.kind == KIND_CONNECT:
+        connect_hello(loop, packet)
+        return
+    if packet.kind == KIND_RECEIPT:
+        _receipt(loop, packet)
+    elif packet.kind == KIND_AWAIT:
+        subscriptions_await(loop, packet)
+    elif packet.kind == KIND_ASK:
+        remote_query_ask(loop, packet)
+    elif packet.kind == KIND_SERVICE:
+        cluster_service_came(loop, packet)
+    elif packet.kind == KIND_STOP:
+        if packet.hash:
+            shutdown_begin_drain(loop, <uint32_t>packet.hash)
+        else:
+            listener_stop(loop)
+    elif packet.kind == KIND_VERDICT:
+        if SE_RARE(backpressure_joins_wait(loop)):
+            backpressure_hold_verdict(loop, packet)
+            return
+        auth_verdict(loop, packet)
+    elif packet.kind == KIND_KICK:
+        _kick(loop, packet)
+    elif packet.kind == KIND_INQUIRY:
+        admin_query_answer(loop, packet)
+    elif packet.kind == KIND_SNAPSHOT:
+        memcpy(loop.copy, loop.n, sizeof(loop.n))
+        se_store_release(&loop.copied, packet.hash)
+    elif packet.kind == KIND_DIAL:
+        if packet.size:
+            connect_dial(loop, packet.data, packet.size)
+        elif packet.hash == DIAL_INFO_TAKEN:
+            server_info_taken(loop)
+        elif packet.hash == DIAL_LEAVE:
+            connect_leave(loop)
+        else:
+            connect_end(loop, b"the NATS server can't be used")
+    packet_free(&loop.mem, packet)

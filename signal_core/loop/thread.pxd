@@ -1,0 +1,259 @@
+"""A loop's thread: what it opens, how it runs, what it leaves behind."""
+
+from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy
+from signal_core.base.limits cimport (
+    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, RIGHTS_SHARED, SERVICE_LOOP, TICK_MS, TRIM_BYTES,
+)
+from signal_core.base.memory cimport Packet, memory_end
+from signal_core.base.sys cimport (
+    AF_INET, AF_INET6, EPOLLET, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY,
+    O_CLOEXEC, O_RDONLY, SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_RCVBUF, SO_REUSEADDR,
+    SO_REUSEPORT, SO_SNDBUF, TCP_NODELAY, bind, close, epoll_create1, epoll_ctl, epoll_event, errno, iovec, listen,
+    open, se_load_relaxed, se_own_descriptors, se_store_release, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
+    socket,
+)
+from signal_core.client.listener cimport listener_open_reserve
+from signal_core.client.parking cimport parking_close
+from signal_core.delivery.conn cimport conn_kill
+from signal_core.delivery.outbox cimport outbox_event, outbox_post_all
+from signal_core.loop.loop cimport loop_clock, loop_is_over, loop_iterate, loop_reap
+from signal_core.loop.memory_return cimport memory_return_free
+from signal_core.nats.connect cimport connect_end, connect_want
+from signal_core.nats.link cimport link_flush
+from signal_core.nats.tls cimport tls_free_connect
+from signal_core.presence.cluster cimport cluster_bye
+from signal_core.presence.events cimport events_end
+from signal_core.presence.roster cimport NOT_BEGUN
+from signal_core.presence.watches cimport watches_end
+from signal_core.route.receipts cimport receipts_tell_all
+from signal_core.tables.acl cimport rights_release
+from signal_core.tables.codes cimport CLUSTER_OFF, EVENT_LOG
+from signal_core.tables.conn_table cimport (
+    CONN_DEAD, CONN_FREE, FLAG_DIRTY, FLAG_READY, NO_SLOT, Conn, slab_conn, slab_end, slab_init,
+)
+from signal_core.tables.ip_table cimport AddressBook, address_book_end
+from signal_core.tables.link_state cimport Link
+from signal_core.tables.loop_rooms cimport rooms_end, rooms_init
+from signal_core.tables.mailbox cimport mailbox_take
+from signal_core.tables.state cimport TAG_LISTENER, TAG_WAKE, Hub, Loop
+from signal_core.tables.timer_wheel cimport wheel_init
+
+cdef enum:
+    LISTEN_BACKLOG = 4096
+    LOOP_STARTING = 1
+    LOOP_RUNNING = 2
+    LOOP_ENDED = 3
+
+
+cdef inline bint thread_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogil:
+    """On zeroed memory, by the thread that starts the engine. False without memory."""
+    loop.hub = hub
+    loop.index = index
+    loop.epoll = loop.accept.reserve = loop.cpu.schedstat = -1
+    loop.roster.left = NOT_BEGUN
+    loop.turn.dirty_head[0] = loop.turn.dirty_head[1] = loop.dead = NO_SLOT
+    loop.seen = UINT64_MAX
+    loop.trim.kept = TRIM_BYTES
+    slab_init(&loop.slab)
+    rooms_init(&loop.rooms)
+    wheel_init(&loop.wheel, 0)
+    if index >= hub.nloops:
+        return True
+    loop.phase = index * TICK_MS // hub.nloops
+    if index == 0:
+        loop.linked = <Link*>calloc(1, sizeof(Link))
+        if loop.linked == NULL:
+            return False
+        loop.linked.fd = -1
+    if hub.addresses != NULL:
+        loop.book = <AddressBook*>calloc(1, sizeof(AddressBook))
+        if loop.book == NULL:
+            return False
+    loop.input = <unsigned char*>malloc(READ_BUFFER)
+    loop.events = <epoll_event*>malloc(EVENTS * sizeof(epoll_event))
+    loop.iov = <iovec*>malloc(IOV_MAX_SEND * sizeof(iovec))
+    return loop.input != NULL and loop.events != NULL and loop.iov != NULL
+
+
+cdef inline int _listen_v6only(const Hub* hub, uint32_t which) noexcept nogil:
+    """Whether an IPv6 listener leaves IPv4 alone: `::` takes it, too, unless a listener for IPv4 has the same port."""
+    cdef const sockaddr_in6* v6 = <const sockaddr_in6*>hub.listen[which].address
+    cdef const sockaddr_in* v4
+    cdef uint32_t i
+    if memcmp(&v6.sin6_addr, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16) != 0:
+        return 1
+    for i in range(hub.nlisten):
+        v4 = <const sockaddr_in*>hub.listen[i].address
+        if v4.sin_family == AF_INET and v4.sin_port == v6.sin6_port:
+            return 1
+    return 0
+
+
+cdef inline void _listen_buffer(int fd, int option, uint32_t size) noexcept nogil:
+    """Bounds the kernel's memory for the sockets that a listener accepts, which inherit it; the kernel doubles what it
+    is asked for (socket(7))."""
+    cdef int half = <int>(size // 2)
+    if size:
+        setsockopt(fd, SOL_SOCKET, option, &half, sizeof(half))
+
+
+cdef inline int _listen(Loop* loop, uint32_t which) noexcept nogil:
+    """Opens the loop's own listener on an address. 0, or an errno."""
+    cdef const sockaddr* address = <const sockaddr*>loop.hub.listen[which].address
+    cdef int fd = socket(address.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    cdef int one = 1, v6only = _listen_v6only(loop.hub, which)
+    cdef epoll_event event
+    if fd < 0:
+        return errno
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one))
+    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one))
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+    _listen_buffer(fd, SO_SNDBUF, loop.hub.set.send_buffer)
+    _listen_buffer(fd, SO_RCVBUF, loop.hub.set.receive_buffer)
+    if address.sa_family == AF_INET6:
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only))
+    event.events = EPOLLIN
+    event.data.u64 = <uint64_t>(TAG_LISTENER + which) << 32
+    if (bind(fd, address, loop.hub.listen[which].size) != 0 or listen(fd, LISTEN_BACKLOG) != 0
+            or epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) != 0):
+        close(fd)
+        return errno
+    loop.accept.listeners[which] = fd
+    loop.accept.nlisteners += 1
+    return 0
+
+
+cdef inline int _isolate(Loop* loop) noexcept nogil:
+    """Gives the loop's thread a descriptor table of its own with the engine's eventfds in it. 0, or why not."""
+    cdef Hub* hub = loop.hub
+    cdef int keep[256]
+    cdef uint32_t i
+    for i in range(hub.nloops):
+        keep[i] = hub.loops[i].mailbox.wake
+    keep[hub.nloops] = hub.loops[CONTROL_LOOP].mailbox.wake
+    keep[hub.nloops + 1] = hub.loops[SERVICE_LOOP].mailbox.wake
+    return se_own_descriptors(keep, hub.nloops + 2)
+
+
+cdef inline int _open(Loop* loop) noexcept nogil:
+    """Everything that the loop's thread opens for itself. 0, or an errno."""
+    cdef epoll_event event
+    cdef uint32_t i
+    cdef int failed
+    cdef const char* text = b"one descriptor table serves all loops: this system does not let a thread have its own"
+    loop.accept.own_table = _isolate(loop) == 0
+    if not loop.accept.own_table and loop.index == 0:
+        outbox_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, 84)
+    loop.epoll = epoll_create1(EPOLL_CLOEXEC)
+    if loop.epoll < 0:
+        return errno
+    listener_open_reserve(loop)
+    loop.cpu.schedstat = open(b"/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC)
+    event.events = EPOLLIN | EPOLLET  # each write is an event, and nobody reads the counter
+    event.data.u64 = <uint64_t>TAG_WAKE << 32
+    if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, loop.mailbox.wake, &event) != 0:
+        return errno
+    for i in range(loop.hub.nlisten):
+        failed = _listen(loop, i)
+        if failed:
+            return failed
+    return 0
+
+
+cdef inline SE_COLD _close(Loop* loop) noexcept nogil:
+    """Closes every socket and frees what hung on them; the loop's memory stays until the engine's end."""
+    cdef Conn* c
+    cdef uint32_t i
+    loop.turn.ready.used = loop.turn.delayed.used = loop.pressure.held_used = loop.pressure.waits = 0
+    for i in range(loop.slab.used):
+        c = slab_conn(&loop.slab, i)
+        c.flags &= <unsigned short>~(FLAG_DIRTY | FLAG_READY)
+        if c.state != CONN_FREE and c.state != CONN_DEAD:
+            conn_kill(loop, c)
+    loop.turn.dirty_head[0] = loop.turn.dirty_head[1] = NO_SLOT
+    loop_reap(loop, UINT32_MAX)
+    if loop.linked != NULL:
+        cluster_bye(loop)
+        link_flush(loop)
+        connect_end(loop, b"")
+    receipts_tell_all(loop)
+    outbox_post_all(loop)
+    parking_close(loop)
+    for i in range(loop.accept.nlisteners):
+        close(loop.accept.listeners[i])
+    if loop.accept.reserve >= 0:
+        close(loop.accept.reserve)
+    if loop.cpu.schedstat >= 0:
+        close(loop.cpu.schedstat)
+    if loop.epoll >= 0:
+        close(loop.epoll)
+    memcpy(loop.copy, loop.n, sizeof(loop.n))
+
+
+cdef inline void* thread_main(void* argument) noexcept nogil:
+    """Body of a loop's thread."""
+    cdef Loop* loop = <Loop*>argument
+    cdef int failed
+    loop_clock(loop)
+    wheel_init(&loop.wheel, loop.tick)
+    failed = _open(loop)
+    if failed:
+        se_store_release(&loop.hub.failed, <uint64_t>failed)
+    else:
+        if loop.linked != NULL and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF:
+            connect_want(loop, b"")
+            outbox_post_all(loop)
+        se_store_release(&loop.done, LOOP_RUNNING)
+        while not loop_is_over(loop):
+            loop_iterate(loop)
+    _close(loop)
+    se_store_release(&loop.seen, UINT64_MAX)
+    se_store_release(&loop.copied, UINT64_MAX)
+    se_store_release(&loop.done, LOOP_ENDED)
+    return NULL
+
+
+cdef inline void _free_all(Loop* loop, Packet* packet) noexcept nogil:
+    """Of an inbox, messages that nobody will handle."""
+    cdef Packet* after
+    while packet != NULL:
+        after = packet.next
+        tls_free_connect(loop, packet)
+        packet = after
+
+
+cdef inline void thread_end(Loop* loop) noexcept nogil:
+    """Frees the loop's memory, after every thread has ended."""
+    cdef int i
+    _free_all(loop, loop.taken)
+    _free_all(loop, loop.roster.list)
+    _free_all(loop, loop.roster.aside)
+    _free_all(loop, loop.pressure.verdicts)
+    _free_all(loop, mailbox_take(&loop.mailbox))
+    if loop.linked != NULL:
+        _free_all(loop, loop.linked.subs.unsettled)
+        free(loop.linked.input.data)
+        free(loop.linked.subs.rooms)
+        free(loop.linked.subs.free)
+        free(loop.linked.waiters.list)
+        free(loop.linked.limit.fresh)
+        free(loop.linked.limit.sent)
+        watches_end(loop.linked)
+        free(loop.linked)
+    if loop.book != NULL:
+        address_book_end(loop.book)
+    for i in range(RIGHTS_SHARED):
+        rights_release(loop.rights[i])
+    rooms_end(&loop.rooms)
+    events_end(&loop.news)
+    slab_end(&loop.slab)
+    memory_end(&loop.mem)
+    memory_return_free(loop, UINT64_MAX)
+    free(loop.turn.ready.slots)
+    free(loop.turn.delayed.slots)
+    free(loop.pressure.held)
+    free(loop.input)
+    free(loop.events)
+    free(loop.iov)

@@ -1,0 +1,201 @@
+"""From an address to a login: how the link reaches a NATS server, and how it gives one up. Loop 0 only."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset, strlen
+from signal_core.base.counters cimport C_DROPPED_NATS, C_NATS_LOST
+from signal_core.base.limits cimport CONTROL_LOOP
+from signal_core.base.memory cimport Packet, packet_free
+from signal_core.base.sys cimport (
+    EINPROGRESS, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_MOD, IPPROTO_TCP, SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK,
+    SOCK_STREAM, SOL_SOCKET, SO_ERROR, TCP_NODELAY, close, connect, epoll_ctl, epoll_event, errno, getsockopt,
+    se_store_relaxed, se_store_release, setsockopt, sockaddr, socket, socklen_t,
+)
+from signal_core.delivery.nats_publish cimport nats_publish_write
+from signal_core.delivery.outbox cimport outbox_event
+from signal_core.delivery.write_queue cimport write_queue_clear
+from signal_core.nats.subscriptions cimport subscriptions_lost, subscriptions_release_waiters
+from signal_core.nats.tls cimport (
+    SE_TLS_WANTS_READ, SE_TLS_WANTS_WRITE, se_tls_handshake, tls_begin, tls_end, tls_free_connect,
+)
+from signal_core.tables.codes cimport CLUSTER_AWAY, CODE_UNAVAILABLE, EVENT_DOWN, EVENT_WANT
+from signal_core.tables.link_state cimport (
+    LINK_ASKING, LINK_DIALING, LINK_GREETING, LINK_IDLE, LINK_LOGIN, LINK_SECURING, LINK_UP, Link,
+)
+from signal_core.tables.state cimport TAG_LINK, Loop
+
+cdef enum:
+    DIAL_TICKS = 50               # patience with connect(), INFO, TLS and login: 5 s each
+    ASKING_TICKS = 100            # with Python
+
+
+cdef inline const char* connect_too_few_subs() noexcept nogil:
+    return (b"it allows this node fewer subscriptions than a node needs for itself, which is 6: raise "
+            b"max_subscriptions of the server, account or user")
+
+
+cdef inline size_t connect_put_bytes(char* out, size_t at, const char* text, size_t n) noexcept nogil:
+    memcpy(out + at, text, n)
+    return at + n
+
+
+cdef inline size_t connect_put_text(char* out, size_t at, const char* text) noexcept nogil:
+    return connect_put_bytes(out, at, text, strlen(text))
+
+
+cdef inline void connect_want(Loop* loop, const char* reason) noexcept nogil:
+    outbox_event(loop, CONTROL_LOOP, EVENT_WANT, 0, 0, reason, strlen(reason))
+
+
+cdef inline void connect_watch(Loop* loop, int operation) noexcept nogil:
+    cdef Link* link = loop.linked
+    cdef epoll_event event
+    event.events = EPOLLIN
+    if link.blocked or link.state == LINK_DIALING:
+        event.events |= EPOLLOUT
+    event.data.u64 = <uint64_t>TAG_LINK << 32
+    epoll_ctl(loop.epoll, operation, link.fd, &event)
+
+
+cdef inline void connect_enter(Loop* loop, uint32_t state, uint32_t patience) noexcept nogil:
+    loop.linked.state = state
+    loop.linked.due = loop.tick + patience if patience else 0
+
+
+cdef inline SE_COLD connect_end(Loop* loop, const char* reason) noexcept nogil:
+    """Gives the connection up: what was not written is dropped, SUBs that waited are local now, Python is asked."""
+    cdef Link* link = loop.linked
+    cdef bint was_up = link.announced
+    if link.state == LINK_IDLE:
+        return
+    if link.tls.line != NULL:
+        packet_free(&loop.mem, link.tls.line)
+        link.tls.line = NULL
+    if link.fd >= 0:
+        tls_end(link)
+        close(link.fd)
+        link.fd = -1
+        loop.n[C_NATS_LOST] += 1
+    connect_enter(loop, LINK_IDLE, 0)
+    se_store_release(&loop.hub.link, CLUSTER_AWAY)
+    se_store_relaxed(&loop.hub.clogged, 0)
+    write_queue_clear(loop, &link.out, C_DROPPED_NATS, CODE_UNAVAILABLE)
+    link.blocked = link.dirty = link.asked = link.more = link.announced = False
+    link.pinged = link.ponged = link.leaving = 0
+    link.input.used = link.input.start = 0
+    link.input.skip = link.owed = 0
+    link.max_payload = 0
+    if link.info.newest != NULL:
+        packet_free(&loop.mem, link.info.newest)
+        link.info.newest = NULL
+    memset(link.receipts.id, 0, sizeof(link.receipts.id))
+    subscriptions_lost(loop)
+    subscriptions_release_waiters(loop)
+    if was_up:
+        outbox_event(loop, CONTROL_LOOP, EVENT_DOWN, 0, 0, reason, strlen(reason))
+    connect_want(loop, reason)
+
+
+cdef inline void connect_ping(Loop* loop) noexcept nogil:
+    """One that there is no memory for follows in a later iteration: each is counted, and its PONG, too."""
+    if nats_publish_write(loop, b"PING\r\n", 6):
+        loop.linked.pinged += 1
+    else:
+        loop.linked.subs.syncing = True
+
+
+cdef inline void connect_dial(Loop* loop, const void* address, size_t n) noexcept nogil:
+    """Begins to connect to a sockaddr that Python has chosen."""
+    cdef Link* link = loop.linked
+    cdef int one = 1
+    if link.state != LINK_IDLE:
+        return
+    link.fd = socket((<const sockaddr*>address).sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    if link.fd < 0:
+        connect_want(loop, b"no descriptor is left for the connection to NATS")
+        return
+    setsockopt(link.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+    connect_enter(loop, LINK_DIALING, DIAL_TICKS)
+    if connect(link.fd, <const sockaddr*>address, <socklen_t>n) != 0 and errno != EINPROGRESS:
+        connect_end(loop, b"the NATS server refuses the connection")
+        return
+    connect_watch(loop, EPOLL_CTL_ADD)
+
+
+cdef inline void connect_dialed(Loop* loop) noexcept nogil:
+    cdef int error = 0
+    cdef socklen_t n = sizeof(error)
+    getsockopt(loop.linked.fd, SOL_SOCKET, SO_ERROR, &error, &n)
+    if error:
+        connect_end(loop, b"the NATS server refuses the connection")
+        return
+    loop.linked.heard = loop.tick
+    connect_enter(loop, LINK_GREETING, DIAL_TICKS)
+    connect_watch(loop, EPOLL_CTL_MOD)
+
+
+cdef inline void connect_leave(Loop* loop) noexcept nogil:
+    """The server is about to end: what is queued goes out, and is taken, before the connection is given up. Nothing is
+    published meanwhile."""
+    cdef Link* link = loop.linked
+    if link.state != LINK_UP or link.leaving:
+        return
+    se_store_release(&loop.hub.link, CLUSTER_AWAY)
+    link.leaving = link.pinged + 1
+    link.subs.syncing = True
+    link.due = loop.tick + DIAL_TICKS
+
+
+cdef inline void connect_hello(Loop* loop, Packet* packet) noexcept nogil:
+    """A KIND_CONNECT, which it takes over: sends the CONNECT line that Python has made from INFO, through TLS where a
+    session came with it."""
+    cdef Link* link = loop.linked
+    cdef void* session = packet.pointer
+    if link.state != LINK_ASKING:
+        tls_free_connect(loop, packet)
+        return
+    if link.max_payload == 0:  # as INFO says it, unless that is spelt oddly
+        link.max_payload = packet.hash
+    se_store_relaxed(&loop.hub.max_payload, link.max_payload)
+    link.tls.line = packet
+    if session == NULL:
+        _login(loop)
+        return
+    packet.pointer = NULL
+    connect_enter(loop, LINK_SECURING, DIAL_TICKS)
+    if not tls_begin(link, session):
+        connect_end(loop, b"no memory for TLS")
+    elif link.input.used or link.out.head != NULL:  # nothing is said in clear once TLS is wanted
+        connect_end(loop, b"the NATS server broke the protocol")
+    else:
+        connect_secure(loop)
+
+
+cdef inline void _login(Loop* loop) noexcept nogil:
+    cdef Link* link = loop.linked
+    connect_enter(loop, LINK_LOGIN, DIAL_TICKS)
+    if not nats_publish_write(loop, link.tls.line.data, link.tls.line.size):
+        connect_end(loop, b"no memory to log in")
+        return
+    packet_free(&loop.mem, link.tls.line)
+    link.tls.line = NULL
+    connect_ping(loop)
+
+
+cdef inline void connect_secure(Loop* loop) noexcept nogil:
+    """A step of the TLS handshake."""
+    cdef Link* link = loop.linked
+    cdef char why[100]
+    cdef size_t n
+    cdef int step = se_tls_handshake(link.tls.session, why, sizeof(why))
+    if step == SE_TLS_WANTS_READ or step == SE_TLS_WANTS_WRITE:
+        link.blocked = step == SE_TLS_WANTS_WRITE
+        connect_watch(loop, EPOLL_CTL_MOD)
+    elif step > 0:
+        link.blocked = False
+        connect_watch(loop, EPOLL_CTL_MOD)
+        _login(loop)
+    else:
+        n = connect_put_text(link.reason, 0, b"TLS with the NATS server failed: ")
+        n = connect_put_text(link.reason, n, why)
+        link.reason[n] = 0
+        connect_end(loop, link.reason)

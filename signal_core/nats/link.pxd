@@ -1,0 +1,387 @@
+"""The NATS link: one connection of loop 0 to a NATS server.
+
+Python decides where to dial and what CONNECT says (KIND_DIAL, KIND_CONNECT); here is what happens in between and after:
+login (connect.pxd), the question whether the node's name is taken, subscriptions in step with the rooms, messages both
+ways.
+LINK_IDLE → DIALING → GREETING → ASKING (→ SECURING) → LOGIN → NAMING → UP; every failure leads to LINK_IDLE and
+EVENT_WANT.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcmp
+from signal_core.base.counters cimport C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS
+from signal_core.base.limits cimport CONTROL_LOOP, NATS_OPS_PER_TURN, NATS_PONGS
+from signal_core.base.sys cimport EPOLL_CTL_MOD, SE_RARE, se_store_relaxed, se_store_release
+from signal_core.base.text cimport text_put_uint
+from signal_core.delivery.conn cimport BLOCKED_LOOK
+from signal_core.delivery.nats_publish cimport nats_publish_refresh_ttls, nats_publish_write
+from signal_core.delivery.outbox cimport outbox_event
+from signal_core.delivery.write_queue cimport WROTE_ALL, WROTE_NONE, write_queue_expire, write_queue_to_heap
+from signal_core.nats.connect cimport (
+    connect_dialed, connect_end, connect_enter, connect_ping, connect_put_bytes, connect_put_text, connect_secure,
+    connect_too_few_subs, connect_watch,
+)
+from signal_core.nats.errors cimport errors_take, errors_tick
+from signal_core.nats.inbound cimport inbound_message
+from signal_core.nats.read_buffer cimport read_buffer_oversize, read_buffer_room, read_buffer_shrink, read_buffer_skip
+from signal_core.nats.server_info cimport server_info_take, server_info_tick
+from signal_core.nats.sub_limit cimport (
+    sub_limit_again, sub_limit_note_sent, sub_limit_pong, sub_limit_reserve_sent, sub_limit_write_fresh,
+)
+from signal_core.nats.subscriptions cimport SID_NAME, SID_PEER, SID_PROBE, subscriptions_confirm, subscriptions_resume
+from signal_core.nats.tls cimport GOT_BLOCKED, GOT_NOTHING, tls_recv, tls_send_queued
+from signal_core.presence.cluster cimport LINK_LOOK, cluster_is_presence, cluster_message, cluster_patience, cluster_up
+from signal_core.tables.codes cimport CLUSTER_UP, EVENT_TAKEN, EVENT_UP
+from signal_core.tables.link_state cimport (
+    LINK_ASKING, LINK_DIALING, LINK_IDLE, LINK_LOGIN, LINK_NAMING, LINK_SECURING, LINK_UP, Link,
+)
+from signal_core.tables.state cimport Hub, Loop
+from signal_core.tables.turns cimport turns_step_is_over
+from signal_core.wire.nats_proto cimport (
+    NATS_ERR, NATS_HMSG, NATS_INFO, NATS_MSG, NATS_PING, NATS_PONG, NatsOp, nats_proto_parse,
+)
+
+cdef enum:
+    NAMING_TICKS = 20             # patience with another node that might have our name
+    KEEPALIVE_TICKS = 100         # silence after which NATS is pinged: 10 s
+    SILENCE_TICKS = 50            # ... and then given up: 5 s
+    LINK_ROUNDS = 32              # gathered writes an iteration
+    NATS_READS = 4                # reads an iteration
+    NATS_MOST = 1 << 30           # bytes of a message: more than its size has digits for
+
+
+cdef inline void _link_name(Loop* loop) noexcept nogil:
+    """Logged in: asks, by name, whether another node is here already. Silence of 503 says no."""
+    cdef Link* link = loop.linked
+    cdef Hub* hub = loop.hub
+    cdef char text[512]
+    cdef size_t n = 0
+    connect_enter(loop, LINK_NAMING, NAMING_TICKS)
+    n = connect_put_text(text, n, b"SUB ")
+    n = _put_node_subject(text, n, hub)
+    n = _put_sid(text, n, SID_NAME)
+    n = connect_put_text(text, n, b"SUB ")
+    n = _put_node_subject(text, n, hub)
+    n = connect_put_text(text, n, b".")
+    n = connect_put_bytes(text, n, link.presence.instance, 16)
+    n = _put_sid(text, n, SID_PROBE)
+    n = connect_put_text(text, n, b"PUB ")
+    n = _put_node_subject(text, n, hub)
+    n = connect_put_text(text, n, b" ")
+    n = _put_node_subject(text, n, hub)
+    n = connect_put_text(text, n, b".")
+    n = connect_put_bytes(text, n, link.presence.instance, 16)
+    n = connect_put_text(text, n, b" 16\r\n")
+    n = connect_put_bytes(text, n, link.presence.instance, 16)
+    n = connect_put_text(text, n, b"\r\n")
+    nats_publish_write(loop, text, n)
+
+
+cdef inline size_t _put_sid(char* out, size_t at, uint64_t sid) noexcept nogil:
+    """The end of a SUB's line."""
+    out[at] = c" "
+    at += 1 + text_put_uint(out + at + 1, sid)
+    return connect_put_text(out, at, b"\r\n")
+
+
+cdef inline size_t _put_node_subject(char* out, size_t at, const Hub* hub) noexcept nogil:
+    """`<prefix>.node.<node>`"""
+    at = connect_put_bytes(out, at, hub.prefix, hub.prefix_len)
+    at = connect_put_text(out, at, b".node.")
+    return connect_put_bytes(out, at, hub.node, hub.node_len)
+
+
+cdef inline void _link_up(Loop* loop) noexcept nogil:
+    """The name is ours: subscribes to what is addressed to this node, and to the rooms that have members."""
+    cdef Hub* hub = loop.hub
+    cdef Link* link = loop.linked
+    cdef char text[128]
+    cdef size_t n
+    connect_enter(loop, LINK_UP, 0)
+    link.number += 1
+    loop.n[C_NATS_CONNECTS] += 1
+    n = connect_put_text(text, 0, b"SUB ")
+    n = connect_put_bytes(text, n, hub.prefix, hub.prefix_len)
+    n = connect_put_text(text, n, b".peer.")
+    n = connect_put_bytes(text, n, hub.node, hub.node_len)
+    n = connect_put_text(text, n, b".>")
+    n = _put_sid(text, n, SID_PEER)
+    if not sub_limit_reserve_sent(link) or not nats_publish_write(loop, text, n):
+        connect_end(loop, b"no memory to subscribe to what is for this node")
+        return
+    sub_limit_note_sent(link, SID_PEER)  # which stands for those of presence, too, that follow it
+    link.subs.syncing = True
+    se_store_release(&hub.ndenied, 0)
+    if not cluster_up(loop):
+        connect_end(loop, b"no memory for presence")
+        return
+    link.subs.resume = 0
+    subscriptions_resume(loop)
+    se_store_release(&hub.link, CLUSTER_UP)
+
+
+cdef inline void _link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
+    """A word about our name: on SID_NAME another node asks, on SID_PROBE one answers us (or NATS says that
+    nobody does)."""
+    cdef Link* link = loop.linked
+    cdef char text[320]
+    cdef size_t n
+    if op.sid == SID_PROBE:
+        if link.state != LINK_NAMING:
+            return
+        if op.headers_len:
+            _link_up(loop)
+        else:
+            outbox_event(loop, CONTROL_LOOP, EVENT_TAKEN, 0, 0, loop.hub.node, loop.hub.node_len)
+            connect_end(loop, b"another node has this node's name")
+        return
+    if op.payload == NULL or op.payload_len != 16 or op.reply_len == 0 or op.reply_len > 128:
+        return
+    # Of two that ask at once the one with the smaller instance stays.
+    if link.out.bytes > loop.hub.set.nats_pending:  # of a flood of questions
+        return
+    if link.state == LINK_UP or memcmp(link.presence.instance, op.payload, 16) < 0:
+        n = connect_put_text(text, 0, b"PUB ")
+        n = connect_put_bytes(text, n, op.reply, op.reply_len)
+        n = connect_put_text(text, n, b" 5\r\ntaken\r\n")
+        nats_publish_write(loop, text, n)
+
+
+cdef inline void _link_pong(Loop* loop) noexcept nogil:
+    cdef Link* link = loop.linked
+    if link.ponged == link.pinged:
+        return  # to nothing that was asked
+    link.ponged += 1
+    link.asked = False
+    if link.state == LINK_LOGIN:
+        _link_name(loop)
+    elif link.state == LINK_UP:
+        if not sub_limit_pong(loop):
+            connect_end(loop, connect_too_few_subs())
+            return
+        if SE_RARE(not link.announced):
+            link.announced = True
+            outbox_event(loop, CONTROL_LOOP, EVENT_UP, 0, 0, NULL, 0)
+        subscriptions_confirm(loop)
+        if SE_RARE(link.leaving and link.ponged >= link.leaving):
+            connect_end(loop, b"the NATS server is about to end")
+
+
+cdef inline void _link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
+    cdef Link* link = loop.linked
+    if op.kind == NATS_MSG or op.kind == NATS_HMSG:
+        if op.sid == SID_NAME or op.sid == SID_PROBE:
+            _link_on_name(loop, op)
+        elif link.state == LINK_UP and cluster_is_presence(op.sid):
+            cluster_message(loop, op)
+        elif link.state == LINK_UP:
+            inbound_message(loop, op)
+    elif op.kind == NATS_PING:
+        if not link.blocked:
+            nats_publish_write(loop, b"PONG\r\n", 6)
+        elif link.owed < NATS_PONGS:
+            link.owed += 1
+    elif op.kind == NATS_PONG:
+        _link_pong(loop)
+    elif op.kind == NATS_INFO:
+        server_info_take(loop, op)
+    elif op.kind == NATS_ERR:
+        errors_take(loop, op.text, op.text_len)
+
+
+cdef inline bint _link_parse(Loop* loop, uint32_t* budget) noexcept nogil:
+    """Handles whole operations, and of what is too large to be kept the head. False where some are left that the budget
+    does not cover."""
+    cdef Link* link = loop.linked
+    cdef NatsOp op
+    cdef int64_t used
+    cdef size_t need
+    cdef uint32_t n
+    while link.input.start < link.input.used:
+        if link.input.skip:
+            read_buffer_skip(link)
+            continue
+        loop.turn.work += 1
+        if budget[0] == 0 or turns_step_is_over(loop):
+            return False
+        n = link.input.used - link.input.start
+        used = nats_proto_parse(<const char*>link.input.data + link.input.start, n, NATS_MOST, &op)
+        if used == -2 and read_buffer_oversize(loop, <const char*>link.input.data + link.input.start, n, &op, &need):
+            if n < need:
+                return True
+            used = <int64_t>need
+            link.input.skip = op.headers_len + op.payload_len + 2 - (0 if op.headers == NULL else op.headers_len)
+        if used == -2:
+            return True
+        if used < 0:
+            connect_end(loop, b"the NATS server broke the protocol")
+            return True
+        link.input.start += <uint32_t>used
+        budget[0] -= 1
+        _link_operation(loop, &op)
+        if link.state == LINK_IDLE:
+            return True
+    link.input.start = link.input.used = 0
+    return True
+
+
+cdef inline void _link_got_none(Loop* loop, ssize_t got) noexcept nogil:
+    cdef Link* link = loop.linked
+    if got == GOT_BLOCKED:
+        link.blocked = True
+        connect_watch(loop, EPOLL_CTL_MOD)
+    elif got != GOT_NOTHING:
+        connect_end(loop, b"the NATS server closed the connection")
+
+
+cdef inline void link_read(Loop* loop) noexcept nogil:
+    cdef Link* link = loop.linked
+    cdef uint32_t budget = NATS_OPS_PER_TURN, reads = NATS_READS
+    cdef ssize_t got
+    cdef size_t room
+    if link.state == LINK_SECURING:
+        connect_secure(loop)
+        return
+    while reads and link.state > LINK_DIALING:
+        link.more = not _link_parse(loop, &budget)
+        if link.more or link.state == LINK_IDLE:
+            return
+        if not read_buffer_room(loop):
+            connect_end(loop, b"no memory for what NATS sends")
+            return
+        reads -= 1
+        room = link.input.size - link.input.used
+        got = tls_recv(loop, link.input.data + link.input.used, room)
+        if got <= 0:
+            _link_got_none(loop, got)
+            return
+        loop.n[C_NATS_BYTES_IN] += <uint64_t>got
+        link.heard = loop.tick
+        link.input.used += <uint32_t>got
+        if link.tls.session == NULL and <size_t>got < room:
+            reads = 0
+            link.more = not _link_parse(loop, &budget)
+    if link.tls.session != NULL and reads == 0:  # there may be more in the session, of which epoll knows nothing
+        link.more = True
+
+
+cdef inline bint link_has_output(const Link* link) noexcept nogil:
+    """Whether link_flush has anything to do."""
+    return link.dirty | link.subs.syncing or link.subs.resume < link.subs.used
+
+
+cdef inline void _pongs_write(Loop* loop) noexcept nogil:
+    """What is owed to a server that pings, once it takes anything."""
+    cdef Link* link = loop.linked
+    while link.owed and nats_publish_write(loop, b"PONG\r\n", 6):
+        link.owed -= 1
+
+
+cdef inline void link_flush(Loop* loop) noexcept nogil:
+    """At the end of an iteration: a PING behind new SUBs, then all that is queued, as far as the socket takes it."""
+    cdef Link* link = loop.linked
+    cdef uint32_t before
+    cdef int wrote
+    if link.state <= LINK_DIALING or link.state == LINK_SECURING:
+        return
+    if link.subs.resume < link.subs.used and link.state == LINK_UP:
+        subscriptions_resume(loop)
+    if SE_RARE(link.subs.syncing):
+        if link.limit.fresh_used:
+            sub_limit_write_fresh(loop)
+        if link.limit.fresh_used == 0:
+            link.subs.syncing = False
+            connect_ping(loop)
+    if not link.dirty or link.blocked:
+        return
+    before = link.out.bytes
+    wrote = tls_send_queued(loop, LINK_ROUNDS)
+    loop.n[C_NATS_BYTES_OUT] += before - link.out.bytes
+    if link.out.bytes <= loop.hub.set.nats_pending // 2:
+        se_store_relaxed(&loop.hub.clogged, 0)
+    if wrote == WROTE_NONE:
+        connect_end(loop, b"the NATS server closed the connection")
+    elif wrote == WROTE_ALL:
+        link.dirty = False
+    elif not write_queue_to_heap(loop, &link.out):
+        connect_end(loop, b"no memory for what waits for NATS")
+    else:
+        link.blocked = True
+        connect_watch(loop, EPOLL_CTL_MOD)
+
+
+cdef inline void link_writable(Loop* loop) noexcept nogil:
+    cdef Link* link = loop.linked
+    if link.state == LINK_DIALING:
+        connect_dialed(loop)
+    elif link.state == LINK_SECURING:
+        connect_secure(loop)
+    elif link.blocked:
+        link.blocked = False
+        write_queue_expire(loop, &link.out)
+        nats_publish_refresh_ttls(loop)
+        _pongs_write(loop)
+        link_flush(loop)
+        if link.state != LINK_IDLE and not link.blocked:
+            connect_watch(loop, EPOLL_CTL_MOD)
+        if link.tls.session != NULL:
+            link_read(loop)
+
+
+cdef inline uint32_t _link_patience_busy(const Loop* loop) noexcept nogil:
+    """As link_patience: operations left over, a cursor on its way, subscriptions to be made again. Of a blocked link,
+    up to the next look at what has waited too long."""
+    cdef const Link* link = loop.linked
+    cdef uint32_t gone = loop.tick - link.looked
+    cdef uint32_t ticks = LINK_LOOK
+    if link.presence.again:
+        ticks = 1
+    elif link.state == LINK_UP:
+        ticks = cluster_patience(link, loop.tick)
+    if link.more or link.presence.asking:
+        return 0
+    if not link.blocked:
+        return 0 if link.presence.walks or (link.state == LINK_UP and link.subs.resume < link.subs.used) else ticks
+    if gone >= BLOCKED_LOOK:
+        return 1
+    return ticks if ticks < BLOCKED_LOOK - gone else BLOCKED_LOOK - gone
+
+
+cdef inline uint32_t link_patience(const Loop* loop) noexcept nogil:
+    """Ticks that the link's loop may sleep: up to the next heartbeat, LINK_LOOK at most; 0: there is work already."""
+    cdef const Link* link = loop.linked
+    if SE_RARE(link.more | link.blocked | link.presence.again | link.presence.asking | link.presence.walks):
+        return _link_patience_busy(loop)
+    if link.state != LINK_UP:
+        return LINK_LOOK
+    if SE_RARE(link.subs.resume < link.subs.used):
+        return 0
+    return cluster_patience(link, loop.tick)
+
+
+cdef inline void link_tick(Loop* loop) noexcept nogil:
+    """Each tick: patience of the state, keepalive, subscriptions still to be made again."""
+    cdef Link* link = loop.linked
+    if link.due and link.due <= loop.tick:
+        if link.state == LINK_NAMING:
+            _link_up(loop)
+        elif link.state == LINK_SECURING:
+            connect_end(loop, b"the TLS handshake with the NATS server took too long")
+        elif link.state == LINK_LOGIN or link.state == LINK_ASKING:
+            connect_end(loop, b"the login at the NATS server took too long")
+        else:
+            connect_end(loop, b"the NATS server does not answer")
+    read_buffer_shrink(loop)
+    server_info_tick(loop)
+    errors_tick(loop)
+    if link.state != LINK_UP:
+        return
+    sub_limit_again(loop)
+    if link.blocked and loop.tick - link.looked >= BLOCKED_LOOK:
+        link.looked = loop.tick
+        write_queue_expire(loop, &link.out)
+    if loop.tick - link.heard >= KEEPALIVE_TICKS + SILENCE_TICKS:
+        connect_end(loop, b"the NATS server fell silent")
+    elif loop.tick - link.heard >= KEEPALIVE_TICKS and not link.asked:
+        link.asked = True
+        link.subs.syncing = True

@@ -1,0 +1,98 @@
+"""What a NATS server says of itself while it is connected: INFO. Loop 0 only.
+
+The bound of a payload holds at once; the rest is Python's. Of many INFOs only the newest matters: one is with Python,
+one waits, and Python is given at most one a tick.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy
+from signal_core.base.counters cimport C_DROPPED_NATS
+from signal_core.base.kinds cimport KIND_EVENT
+from signal_core.base.limits cimport CONTROL_LOOP
+from signal_core.base.memory cimport PACKET_PRESENCE, Packet, QueueNode, packet_free, packet_new_heap
+from signal_core.base.sys cimport se_store_relaxed
+from signal_core.delivery.nats_publish cimport nats_publish_is_over_limit, nats_publish_presence_dropped
+from signal_core.delivery.outbox cimport outbox_post
+from signal_core.delivery.write_queue cimport write_queue_cut
+from signal_core.nats.connect cimport ASKING_TICKS, connect_enter
+from signal_core.tables.codes cimport CODE_TOO_LARGE, EVENT_INFO
+from signal_core.tables.link_state cimport LINK_ASKING, LINK_GREETING, Link
+from signal_core.tables.state cimport Loop
+from signal_core.wire.nats_info cimport nats_info_number
+from signal_core.wire.nats_proto cimport NatsOp
+
+
+cdef inline void _queue_cut_over(Loop* loop) noexcept nogil:
+    """Drops what waits for NATS and is over its present bound, which would cost the connection. A head that is partly
+    written stays: NATS has judged it by the bound that was."""
+    cdef Link* link = loop.linked
+    cdef QueueNode** place = &link.out.head
+    cdef QueueNode* last = NULL
+    if link.out.head != NULL and link.out.offset:
+        last = link.out.head
+        place = &link.out.head.next
+    while place[0] != NULL:
+        if not nats_publish_is_over_limit(link, place[0].packet):
+            last = place[0]
+            place = &last.next
+            continue
+        if place[0].packet.flags & PACKET_PRESENCE:
+            nats_publish_presence_dropped(loop, place[0].packet)
+        write_queue_cut(loop, &link.out, place, C_DROPPED_NATS, CODE_TOO_LARGE)
+    link.out.tail = last
+
+
+cdef inline void _limit(Loop* loop, uint64_t most) noexcept nogil:
+    """The server, or this node's account, takes payloads up to `most` bytes from now on."""
+    cdef Link* link = loop.linked
+    cdef bint lowered = most < link.max_payload
+    link.max_payload = most
+    if link.state <= LINK_ASKING:
+        return
+    se_store_relaxed(&loop.hub.max_payload, most)
+    if lowered:
+        _queue_cut_over(loop)
+
+
+cdef inline void _info_tell(Loop* loop) noexcept nogil:
+    """Hands the newest INFO to Python."""
+    cdef Link* link = loop.linked
+    outbox_post(loop, CONTROL_LOOP, link.info.newest)
+    link.info.newest = NULL
+    link.info.out = True
+    link.info.told = loop.tick
+
+
+cdef inline void server_info_take(Loop* loop, const NatsOp* op) noexcept nogil:
+    """An INFO. Without memory the one before stays the newest; a server that greets waits until its patience ends."""
+    cdef Link* link = loop.linked
+    cdef int64_t most = nats_info_number(op.text, op.text_len, b"max_payload")
+    cdef Packet* packet = packet_new_heap(&loop.mem, op.text_len, KIND_EVENT)
+    if most > 0:
+        _limit(loop, <uint64_t>most)
+    if packet != NULL:
+        packet.code = EVENT_INFO
+        packet.size = <unsigned int>op.text_len
+        memcpy(packet.data, op.text, op.text_len)
+        if link.info.newest != NULL:
+            packet_free(&loop.mem, link.info.newest)
+        link.info.newest = packet
+        if not link.info.out and (link.state == LINK_GREETING or link.info.told != loop.tick):
+            _info_tell(loop)
+    if link.state == LINK_GREETING:
+        connect_enter(loop, LINK_ASKING, ASKING_TICKS)
+
+
+cdef inline void server_info_taken(Loop* loop) noexcept nogil:
+    """Python has handled one. What waits for it waits for the next tick, but for a greeting."""
+    cdef Link* link = loop.linked
+    link.info.out = False
+    if link.info.newest != NULL and link.state == LINK_ASKING:
+        _info_tell(loop)
+
+
+cdef inline void server_info_tick(Loop* loop) noexcept nogil:
+    """Each tick."""
+    cdef Link* link = loop.linked
+    if link.info.newest != NULL and not link.info.out:
+        _info_tell(loop)

@@ -1,0 +1,201 @@
+"""SUBs as they are written, and those that NATS refuses because there are too many. Loop 0 only."""
+
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport realloc
+from libc.string cimport memmove, strlen
+from signal_core.base.limits cimport BURST_MOST, CONTROL_LOOP, OVER_TICKS, OVER_TOLD_TICKS, RESUMES_PER_TURN
+from signal_core.base.sys cimport SE_RARE
+from signal_core.delivery.outbox cimport outbox_event
+from signal_core.delivery.sub_queue cimport SUB_FRESH, SUB_OVER, SUB_PLAIN, sub_queue_probe
+from signal_core.nats.subscriptions cimport FIRST_SID, subscriptions_lapse, subscriptions_try, subscriptions_write
+from signal_core.presence.watches cimport SID_AUDIENCE, watches_lapse, watches_sub, watches_write
+from signal_core.tables.codes cimport EVENT_LOG
+from signal_core.tables.link_state cimport Link, SentSub
+from signal_core.tables.room_table cimport PUT_OFF_NODES, Audience, RoomEntry
+from signal_core.tables.state cimport Loop
+
+
+# -- writing --
+
+cdef inline bint sub_limit_reserve_sent(Link* link) noexcept nogil:
+    """Place for one more that awaits its PONG. False without memory."""
+    cdef SentSub* grown
+    cdef uint32_t size
+    if link.limit.sent_head == link.limit.sent_used:
+        link.limit.sent_head = link.limit.sent_used = 0
+    if link.limit.sent_used < link.limit.sent_size:
+        return True
+    if link.limit.sent_head > link.limit.sent_size // 2:
+        link.limit.sent_used -= link.limit.sent_head
+        memmove(link.limit.sent, link.limit.sent + link.limit.sent_head, link.limit.sent_used * sizeof(SentSub))
+        link.limit.sent_head = 0
+        return True
+    size = 2 * link.limit.sent_size + 64
+    grown = <SentSub*>realloc(link.limit.sent, size * sizeof(SentSub))
+    if grown == NULL:
+        return False
+    link.limit.sent = grown
+    link.limit.sent_size = size
+    return True
+
+
+cdef inline void sub_limit_note_sent(Link* link, uint32_t sid) noexcept nogil:
+    """It goes out before the next PING. There is place for it."""
+    link.limit.sent[link.limit.sent_used].sid = sid
+    link.limit.sent[link.limit.sent_used].ping = link.pinged + 1
+    link.limit.sent_used += 1
+
+
+cdef inline RoomEntry* _sid_entry(const Link* link, uint32_t sid) noexcept nogil:
+    """The room of a subscription; NULL: none, or no room's."""
+    return link.subs.rooms[sid - FIRST_SID] if FIRST_SID <= sid < FIRST_SID + link.subs.used else NULL
+
+
+cdef inline Audience* _sid_audience(const Link* link, uint32_t sid) noexcept nogil:
+    """The room with listeners of a subscription; NULL: none."""
+    cdef Audience* audience
+    if not SID_AUDIENCE <= sid < SID_AUDIENCE + link.presence.audiences_used:
+        return NULL
+    audience = link.presence.audiences[sid - SID_AUDIENCE]
+    return audience if audience != NULL and audience.linked == link.number else NULL
+
+
+cdef inline bint _fresh_one(Loop* loop, uint32_t sid) noexcept nogil:
+    """Writes a SUB, unless nobody wants it any more. False without memory."""
+    cdef Link* link = loop.linked
+    cdef RoomEntry* entry = _sid_entry(link, sid)
+    cdef Audience* audience = _sid_audience(link, sid)
+    if entry != NULL and entry.sub_state == SUB_FRESH:
+        if not sub_limit_reserve_sent(link) or not subscriptions_write(loop, entry):
+            return False
+        entry.sub_state = SUB_PLAIN
+        sub_limit_note_sent(link, sid)
+    elif audience != NULL and audience.sub_state == SUB_FRESH:
+        if not sub_limit_reserve_sent(link) or not watches_write(loop, audience):
+            return False
+        audience.sub_state = SUB_PLAIN
+        sub_limit_note_sent(link, sid)
+    return True
+
+
+cdef inline void sub_limit_write_fresh(Loop* loop) noexcept nogil:
+    """At the end of the iteration. What there is no memory for is written in a later one, and the PING with it."""
+    cdef Link* link = loop.linked
+    cdef uint32_t i = 0
+    while i < link.limit.fresh_used and _fresh_one(loop, link.limit.fresh[i]):
+        i += 1
+    link.limit.fresh_used -= i
+    memmove(link.limit.fresh, link.limit.fresh + i, link.limit.fresh_used * sizeof(uint32_t))
+
+
+# -- what NATS refused --
+
+cdef inline void _over_tell(Loop* loop) noexcept nogil:
+    """The log says it when it begins, and not again soon."""
+    cdef Link* link = loop.linked
+    cdef const char* text = (b"NATS takes no more subscriptions of this node: joins are answered 'unavailable', and "
+                             b"rooms that it has no subscription for hear this node only, until its limit "
+                             b"(max_subscriptions) is raised or others are given up")
+    if link.limit.over_told == 0 or loop.tick - link.limit.over_told >= OVER_TOLD_TICKS:
+        link.limit.over_told = loop.tick
+        outbox_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, strlen(text))
+
+
+cdef inline bint _over_one(Loop* loop, const SentSub* sent, bint unsure) noexcept nogil:
+    """Takes note that a SUB was refused; False for one that was refused by its name, and so is none of these.
+    `unsure`: it may have been taken, and is given up."""
+    cdef Link* link = loop.linked
+    cdef RoomEntry* entry = _sid_entry(link, sent.sid)
+    cdef Audience* audience = _sid_audience(link, sent.sid)
+    if entry != NULL and entry.ping == sent.ping and entry.sub_state == SUB_PLAIN:
+        if entry.denied:
+            return False
+        subscriptions_lapse(loop, entry, unsure)
+    elif audience != NULL and audience.ping == sent.ping and audience.sub_state == SUB_PLAIN:
+        watches_lapse(loop, audience, unsure)
+    return True
+
+
+cdef inline bint _subs_over(Loop* loop, uint32_t end) noexcept nogil:
+    """NATS had errors for some of the SUBs up to `end`: the last ones. Where a violation of permissions named none that
+    is known, so many more are given up. False where the node's own are among them."""
+    cdef Link* link = loop.linked
+    cdef uint32_t left = link.limit.over + link.limit.unplaced, i = end
+    link.limit.full = True
+    link.limit.probing = False
+    link.limit.spare = 0
+    link.limit.burst = 1
+    link.limit.retry_due = loop.tick + OVER_TICKS
+    while i > link.limit.sent_head and left:
+        i -= 1
+        if link.limit.sent[i].sid < FIRST_SID:
+            if left > link.limit.unplaced:
+                return False
+            left = 0
+        elif _over_one(loop, &link.limit.sent[i], link.limit.unplaced):
+            left -= 1
+    _over_tell(loop)
+    return True
+
+
+cdef inline void _subs_taken(Loop* loop, uint32_t end) noexcept nogil:
+    """NATS took what was tried up to `end`: more are tried, and who listens where it was late asks who is there."""
+    cdef Link* link = loop.linked
+    cdef Audience* audience
+    cdef uint32_t i
+    for i in range(link.limit.sent_head, end if link.limit.late else link.limit.sent_head):
+        audience = _sid_audience(link, link.limit.sent[i].sid)
+        if audience != NULL and audience.late and audience.ping == link.limit.sent[i].ping:
+            audience.late = 0
+            link.limit.late -= 1
+            audience.put_off |= PUT_OFF_NODES
+            link.presence.again = True
+    if link.limit.probing and end > link.limit.sent_head:
+        link.limit.probing = False
+        link.limit.burst = 2 * link.limit.burst if link.limit.burst < BURST_MOST else BURST_MOST
+        link.limit.retry_due = loop.tick + 1
+        link.limit.full = link.limit.refused > 0
+
+
+cdef inline bint sub_limit_pong(Loop* loop) noexcept nogil:
+    """On a PONG: what NATS took and what it refused of the SUBs before its PING. False where it refuses what the node
+    needs for itself."""
+    cdef Link* link = loop.linked
+    cdef uint32_t end = link.limit.sent_head
+    cdef bint good = True
+    while end < link.limit.sent_used and link.limit.sent[end].ping <= link.ponged:
+        end += 1
+    if SE_RARE(link.limit.over):
+        good = _subs_over(loop, end)
+    elif SE_RARE(link.limit.full):
+        _subs_taken(loop, end)
+    link.limit.over = link.limit.unplaced = 0
+    link.limit.sent_head = end
+    return good
+
+
+cdef inline void sub_limit_again(Loop* loop) noexcept nogil:
+    """Each tick: what NATS refused is tried again, as far as it has place, and some of it each second."""
+    cdef Link* link = loop.linked
+    cdef uint32_t looks = RESUMES_PER_TURN, at
+    cdef RoomEntry* entry
+    cdef Audience* audience
+    if link.limit.refused == 0 or not link.limit.full:
+        return
+    if link.limit.spare == 0 and link.limit.retry_due <= loop.tick:
+        sub_queue_probe(loop)
+    while link.limit.spare and link.limit.refused and looks:
+        looks -= 1
+        at = link.limit.retry if link.limit.retry < link.subs.used + link.presence.audiences_used else 0
+        link.limit.retry = at + 1
+        if at < link.subs.used:
+            entry = link.subs.rooms[at]
+            if entry != NULL and entry.sub_state == SUB_OVER:
+                link.limit.refused -= 1
+                subscriptions_try(loop, entry)
+        else:
+            audience = _sid_audience(link, SID_AUDIENCE + at - link.subs.used)
+            if audience != NULL and audience.sub_state == SUB_OVER:
+                link.limit.refused -= 1
+                audience.sub_state = SUB_PLAIN
+                watches_sub(loop, audience)

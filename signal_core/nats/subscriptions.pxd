@@ -1,0 +1,383 @@
+"""The link's subscriptions, in step with the rooms, and the SUBs of clients that await NATS. Loop 0 only."""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport realloc
+from libc.string cimport memcmp, memcpy, memmove
+from signal_core.base.counters cimport C_AWAITS_REFUSED, C_NATS_SUBS
+from signal_core.base.kinds cimport KIND_NATS, KIND_RECEIPT
+from signal_core.base.limits cimport RECLAIMS_PER_TURN, RESUMES_PER_TURN, WAITERS_MOST
+from signal_core.base.memory cimport Packet, packet_free, packet_new_heap, packet_set_text, packet_text
+from signal_core.base.sys cimport SE_RARE, se_load_relaxed, se_store8_release
+from signal_core.delivery.outbox cimport outbox_loop_of, outbox_post
+from signal_core.delivery.sub_queue cimport (
+    SUB_FRESH, SUB_OVER, SUB_PLAIN, sub_queue_allowed, sub_queue_given_up, sub_queue_has_room, sub_queue_push,
+    sub_queue_refused,
+)
+from signal_core.delivery.write_queue cimport write_queue_add
+from signal_core.presence.watches cimport watches_end_one, watches_settle, watches_unsub_write
+from signal_core.route.receipts cimport receipts_tell_peer
+from signal_core.tables.codes cimport CLUSTER_OFF, CODE_DENIED, CODE_OK, CODE_UNAVAILABLE
+from signal_core.tables.link_state cimport LINK_UP, Link, Waiter
+from signal_core.tables.room_table cimport (
+    Audience, RoomEntry, audience_of, room_entry_retire, room_table_find, room_table_hash, room_table_settle,
+)
+from signal_core.tables.state cimport Hub, Loop
+from signal_core.wire.nats_format cimport nats_format_sub
+
+cdef enum:
+    SID_NAME = 1              # `<prefix>.node.<node>`: others ask for our name
+    SID_PROBE = 2             # the answer to our own question
+    SID_PEER = 3              # `<prefix>.peer.<node>.>`
+    FIRST_SID = 16            # of rooms; those between are cluster.pxd's
+
+
+cdef inline bint subscriptions_write(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Queues the SUB of a room; its PING follows. False without memory."""
+    cdef Link* link = loop.linked
+    cdef Hub* hub = loop.hub
+    cdef char prefix[80]
+    cdef Packet* packet = packet_new_heap(&loop.mem, 512, KIND_NATS)
+    if packet == NULL:
+        return False
+    memcpy(prefix, hub.prefix, hub.prefix_len)
+    memcpy(&prefix[hub.prefix_len], b".room.", 6)
+    packet.size = <uint32_t>nats_format_sub(<char*>packet.data, prefix, hub.prefix_len + 6, entry.name, entry.size,
+                                            FIRST_SID + entry.sub - 1)
+    write_queue_add(loop, &link.out, packet)
+    link.dirty = True
+    return True
+
+
+cdef inline void _sub_over(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """NATS takes no more subscriptions: it is tried again."""
+    entry.sub_state = SUB_OVER
+    entry.ping = 0
+    sub_queue_refused(loop)
+
+
+cdef inline void subscriptions_lapse(Loop* loop, RoomEntry* entry, bint unsure) noexcept nogil:
+    """NATS has refused its SUB, or may have (`unsure`): then it is given up."""
+    if unsure:
+        watches_unsub_write(loop, FIRST_SID + entry.sub - 1)
+    se_store8_release(&entry.confirmed, 0)
+    _sub_over(loop, entry)
+
+
+cdef inline void subscriptions_try(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Has the SUB of a room written at the end of the iteration, unless NATS takes no more."""
+    cdef Link* link = loop.linked
+    entry.sub_state = SUB_PLAIN
+    if not sub_queue_allowed(loop):
+        _sub_over(loop, entry)
+    elif sub_queue_push(link, <uint32_t>FIRST_SID + entry.sub - 1):
+        entry.sub_state = SUB_FRESH
+        entry.ping = link.pinged + 1
+    else:
+        link.subs.starved = True
+
+
+cdef inline bint _subs_reserve(Link* link) noexcept nogil:
+    """Makes sure that there is a free place; False without memory."""
+    cdef RoomEntry** subs
+    cdef uint32_t* spare
+    cdef uint32_t size
+    if link.subs.nfree == 0 and link.subs.used == link.subs.size:
+        size = 64 if link.subs.size == 0 else 2 * link.subs.size
+        subs = <RoomEntry**>realloc(link.subs.rooms, size * sizeof(RoomEntry*))
+        if subs == NULL:
+            return False
+        link.subs.rooms = subs
+        spare = <uint32_t*>realloc(link.subs.free, size * sizeof(uint32_t))
+        if spare == NULL:
+            return False
+        link.subs.free = spare
+        link.subs.size = size
+    return True
+
+
+cdef inline bint _sub_place(Link* link, uint32_t* place) noexcept nogil:
+    """Takes a free place; False without memory."""
+    if not _subs_reserve(link):
+        return False
+    if link.subs.nfree:
+        link.subs.nfree -= 1
+        place[0] = link.subs.free[link.subs.nfree]
+    else:
+        place[0] = link.subs.used
+        link.subs.used += 1
+    return True
+
+
+cdef inline void _sub_add(Loop* loop, RoomEntry* entry) noexcept nogil:
+    cdef Link* link = loop.linked
+    cdef uint32_t place
+    if entry.sub or se_load_relaxed(&loop.hub.link) == CLUSTER_OFF or not _sub_place(link, &place):
+        return
+    link.subs.rooms[place] = entry
+    entry.sub = place + 1
+    loop.n[C_NATS_SUBS] += 1
+    if link.state != LINK_UP:
+        return
+    if not sub_queue_has_room(link):  # NATS reads too slowly: this one follows with those that are made again
+        if place < link.subs.resume:
+            link.subs.resume = place
+        return
+    if place == link.subs.resume:
+        link.subs.resume += 1
+    subscriptions_try(loop, entry)
+
+
+cdef inline void _sub_remove(Loop* loop, RoomEntry* entry) noexcept nogil:
+    cdef Link* link = loop.linked
+    if entry.sub == 0:
+        return
+    if entry.sub_state == SUB_OVER:
+        link.limit.refused -= 1
+    elif link.state == LINK_UP and entry.ping:
+        if entry.sub_state == SUB_PLAIN:
+            watches_unsub_write(loop, FIRST_SID + entry.sub - 1)
+        sub_queue_given_up(link)
+    link.subs.rooms[entry.sub - 1] = NULL
+    link.subs.free[link.subs.nfree] = entry.sub - 1
+    link.subs.nfree += 1
+    loop.n[C_NATS_SUBS] -= 1
+
+
+cdef inline void subscriptions_settle(Loop* loop, Packet* packet) noexcept nogil:
+    """On a KIND_SYNC: subscribes to a room that has members, lets go of one that has none. Takes the message over.
+
+    Without memory it is kept until the next tick: until it is settled, the entry stays and nobody posts another one.
+    """
+    cdef Link* link = loop.linked
+    cdef RoomEntry* entry = <RoomEntry*>packet.pointer
+    if entry.sub == 0 and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF and not _subs_reserve(link):
+        packet.next = link.subs.unsettled
+        link.subs.unsettled = packet
+        return
+    packet_free(&loop.mem, packet)
+    if room_table_settle(&loop.hub.rooms, entry):
+        _sub_add(loop, entry)
+        watches_settle(loop, entry)
+    else:
+        _sub_remove(loop, entry)
+        watches_end_one(loop, entry)
+        room_entry_retire(&loop.hub.rooms, entry)
+        if se_load_relaxed(&loop.hub.rooms.waiting) > RECLAIMS_PER_TURN:
+            loop.overdue = True
+
+
+cdef inline bint _waiter_add(Loop* loop, const Waiter* waiter) noexcept nogil:
+    """False without memory, or where WAITERS_MOST wait."""
+    cdef Link* link = loop.linked
+    cdef Waiter* grown
+    cdef uint32_t size
+    if link.waiters.head and link.waiters.head == link.waiters.used:
+        link.waiters.head = link.waiters.used = 0
+    if link.waiters.used - link.waiters.head >= WAITERS_MOST:
+        loop.n[C_AWAITS_REFUSED] += 1
+        return False
+    if link.waiters.used == link.waiters.size:
+        if link.waiters.head > link.waiters.size // 2:
+            link.waiters.used -= link.waiters.head
+            memmove(link.waiters.list, link.waiters.list + link.waiters.head, link.waiters.used * sizeof(Waiter))
+            link.waiters.head = 0
+        else:
+            size = 64 if link.waiters.size == 0 else 2 * link.waiters.size
+            grown = <Waiter*>realloc(link.waiters.list, size * sizeof(Waiter))
+            if grown == NULL:
+                return False
+            link.waiters.list = grown
+            link.waiters.size = size
+    link.waiters.list[link.waiters.used] = waiter[0]
+    link.waiters.used += 1
+    return True
+
+
+cdef inline bint _sub_is_over(const Link* link, RoomEntry* entry, bint presence) noexcept nogil:
+    """Whether NATS has no place for the room, or for who comes and goes in it."""
+    cdef Audience* audience = audience_of(entry) if presence else NULL
+    return entry.sub_state == SUB_OVER or (
+        audience != NULL and audience.linked == link.number and audience.sub_state == SUB_OVER)
+
+
+cdef inline uint32_t _sub_ping(const Link* link, RoomEntry* entry, bint presence) noexcept nogil:
+    """The PING whose answer a SUB of the room awaits; 0: it is not known yet."""
+    cdef Audience* audience = audience_of(entry) if presence and entry.ping else NULL
+    if audience != NULL and audience.linked == link.number and audience.ping > entry.ping:
+        return audience.ping
+    return entry.ping
+
+
+cdef inline void subscriptions_await(Loop* loop, Packet* packet) noexcept nogil:
+    """On a KIND_AWAIT: the receipt is sent when NATS has answered a PING behind the room's SUB, or is away."""
+    cdef Link* link = loop.linked
+    cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
+    cdef bint presence = packet.code
+    cdef Waiter waiter
+    cdef uint8_t code = CODE_OK
+    if entry != NULL and link.state == LINK_UP:
+        _sub_add(loop, entry)
+        if presence:
+            watches_settle(loop, entry)
+        if entry.denied or _sub_is_over(link, entry, presence):
+            _sub_refuse(loop, packet.target, entry,
+                        CODE_DENIED if entry.denied else CODE_UNAVAILABLE, packet_text(packet),
+                        packet.text_size)
+            return
+        waiter.ping = _sub_ping(link, entry, presence)
+        if waiter.ping == 0 or waiter.ping > link.ponged:
+            waiter.id = packet.target
+            waiter.place = entry.sub - 1
+            waiter.serial = entry.serial
+            waiter.presence = presence
+            waiter.size = <uint8_t>packet.text_size
+            memcpy(waiter.ref, packet_text(packet), packet.text_size)
+            if entry.sub and _waiter_add(loop, &waiter):
+                return
+            code = CODE_UNAVAILABLE
+        else:
+            se_store8_release(&entry.confirmed, 1)
+    receipts_tell_peer(loop, packet.target, code, packet_text(packet), packet.text_size)
+
+
+cdef inline RoomEntry* _waiter_entry(const Link* link, const Waiter* waiter) noexcept nogil:
+    """The room that it waits for; NULL where that is no more."""
+    cdef RoomEntry* entry = link.subs.rooms[waiter.place] if waiter.place < link.subs.used else NULL
+    return entry if entry != NULL and entry.serial == waiter.serial else NULL
+
+
+cdef inline void subscriptions_confirm(Loop* loop) noexcept nogil:
+    """On a PONG, after it is known which SUBs NATS refused."""
+    cdef Link* link = loop.linked
+    cdef Waiter* waiter
+    cdef RoomEntry* entry
+    while link.waiters.head < link.waiters.used:
+        waiter = &link.waiters.list[link.waiters.head]
+        if waiter.id and (waiter.ping == 0 or waiter.ping > link.ponged):
+            return
+        link.waiters.head += 1
+        if waiter.id == 0:
+            continue
+        entry = _waiter_entry(link, waiter)
+        if SE_RARE(link.limit.full) and entry != NULL and _sub_is_over(link, entry, waiter.presence):
+            _sub_refuse(loop, waiter.id, entry, CODE_UNAVAILABLE, waiter.ref, waiter.size)
+        else:
+            receipts_tell_peer(loop, waiter.id, CODE_OK, waiter.ref, waiter.size)
+
+
+cdef inline void subscriptions_release_waiters(Loop* loop) noexcept nogil:
+    """NATS is away: what was joined is joined locally."""
+    cdef Link* link = loop.linked
+    cdef Waiter* waiter
+    while link.waiters.head < link.waiters.used:
+        waiter = &link.waiters.list[link.waiters.head]
+        link.waiters.head += 1
+        if waiter.id:
+            receipts_tell_peer(loop, waiter.id, CODE_OK, waiter.ref, waiter.size)
+
+
+cdef inline void subscriptions_lost(Loop* loop) noexcept nogil:
+    """The connection is gone, and its subscriptions with it."""
+    cdef Link* link = loop.linked
+    cdef uint32_t i
+    for i in range(link.subs.used):
+        if link.subs.rooms[i] != NULL:
+            link.subs.rooms[i].ping = 0
+            link.subs.rooms[i].denied = False
+            link.subs.rooms[i].sub_state = SUB_PLAIN
+            se_store8_release(&link.subs.rooms[i].confirmed, 0)
+    link.subs.resume = 0
+    link.subs.syncing = link.limit.full = link.limit.probing = False
+    link.limit.fresh_used = link.limit.sent_head = link.limit.sent_used = 0
+    link.limit.over = link.limit.unplaced = link.limit.refused = link.limit.late = 0
+    link.limit.burst = 1
+
+
+cdef inline bint _sub_is_wanted(const RoomEntry* entry) noexcept nogil:
+    """Whether its SUB was neither asked for nor refused on this connection."""
+    return entry.ping == 0 and entry.sub_state == SUB_PLAIN
+
+
+cdef inline void subscriptions_resume(Loop* loop) noexcept nogil:
+    """Makes the rooms' subscriptions again, as many as may be queued, or passed over, at once."""
+    cdef Link* link = loop.linked
+    cdef uint32_t i, budget = RESUMES_PER_TURN
+    while link.subs.resume < link.subs.used and sub_queue_has_room(link) and budget:
+        budget -= 1
+        if link.subs.rooms[link.subs.resume] != NULL and _sub_is_wanted(link.subs.rooms[link.subs.resume]):
+            subscriptions_try(loop, link.subs.rooms[link.subs.resume])
+        link.subs.resume += 1
+    if link.subs.resume == link.subs.used and not link.subs.starved:
+        for i in range(link.waiters.head, link.waiters.used):
+            if link.waiters.list[i].ping == 0:
+                link.waiters.list[i].ping = link.pinged + 1
+                link.subs.syncing = True
+
+
+cdef inline void subscriptions_retry(Loop* loop) noexcept nogil:
+    """Each tick: what could not be subscribed to for want of memory is tried again."""
+    cdef Link* link = loop.linked
+    cdef Packet* packet = link.subs.unsettled
+    cdef Packet* after
+    link.subs.unsettled = NULL
+    while packet != NULL:
+        after = packet.next
+        subscriptions_settle(loop, packet)
+        packet = after
+    if link.subs.starved:
+        link.subs.starved = False
+        link.subs.resume = 0
+
+
+cdef inline void _sub_refuse(Loop* loop, uint64_t id, RoomEntry* entry, uint8_t code, const char* ref,
+                             size_t n) noexcept nogil:
+    """Tells one that asked to join that NATS does not allow it, or has no place for it; its loop ends the membership,
+    or what of it is new."""
+    cdef Packet* packet
+    if outbox_loop_of(loop.hub, id) == NULL:
+        return
+    packet = packet_new_heap(&loop.mem, entry.size + n, KIND_RECEIPT)
+    if packet == NULL:
+        return
+    packet.target = id
+    packet.code = code
+    packet.hash = entry.sub_state != SUB_OVER and not entry.denied  # the room itself is subscribed to
+    packet.size = entry.size
+    memcpy(packet.data, entry.name, entry.size)
+    packet_set_text(packet, ref, n)
+    outbox_post(loop, <uint32_t>(id >> 56), packet)
+
+
+cdef inline RoomEntry* _subject_entry(Loop* loop, const char* text, size_t n) noexcept nogil:
+    """The room whose subject stands between the text's quotes; NULL where there is none."""
+    cdef Hub* hub = loop.hub
+    cdef size_t skip = hub.prefix_len + 6, at = 0, end
+    while at < n and text[at] != c'"':
+        at += 1
+    at += 1
+    end = at
+    while end < n and text[end] != c'"':
+        end += 1
+    if end >= n or end - at <= skip or memcmp(text + at + hub.prefix_len, b".room.", 6) != 0:
+        return NULL
+    at += skip
+    return room_table_find(&hub.rooms, text + at, end - at, room_table_hash(&hub.rooms, text + at, end - at))
+
+
+cdef inline void subscriptions_denied(Loop* loop, const char* text, size_t n) noexcept nogil:
+    """`Permissions Violation for Subscription to "<subject>"`: those who await it, and who come later while this
+    connection lasts, hear `denied` and are not members."""
+    cdef Link* link = loop.linked
+    cdef Waiter* waiter
+    cdef RoomEntry* entry = _subject_entry(loop, text, n)
+    cdef uint32_t i
+    if entry == NULL or entry.sub == 0:
+        link.limit.unplaced += 1
+        return
+    entry.denied = True
+    se_store8_release(&entry.confirmed, 0)  # it may have been allowed before
+    for i in range(link.waiters.head, link.waiters.used):
+        waiter = &link.waiters.list[i]
+        if waiter.id and _waiter_entry(link, waiter) == entry:
+            _sub_refuse(loop, waiter.id, entry, CODE_DENIED, waiter.ref, waiter.size)
+            waiter.id = 0

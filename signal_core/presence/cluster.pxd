@@ -1,0 +1,410 @@
+"""Presence across nodes: heartbeats, questions, and what other nodes tell of their members. Loop 0 only.
+
+Nothing is kept but which nodes were heard of in a room with listeners, so that their loss can be told there. Where this
+node may have missed something of another one (it is new, was away, has dropped something), its members are forgotten
+in every room with listeners (LEAVE <node>.*) and it is asked anew. A cursor of that node's walks over these rooms.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcmp, memcpy, memset
+from signal_core.base.counters cimport C_NATS_IN, C_NATS_MALFORMED, C_NODES_LOST
+from signal_core.base.limits cimport AUDIENCES_PER_TURN, BEAT_TICKS, LOST_TICKS
+from signal_core.base.memory cimport Packet
+from signal_core.base.sys cimport se_add_relaxed, se_load_relaxed, se_store_relaxed, se_store_seqcst
+from signal_core.base.text cimport text_parse_uint, text_put_bytes, text_put_uint
+from signal_core.delivery.nats_publish cimport nats_publish_queue, nats_publish_write
+from signal_core.delivery.outbox cimport outbox_post
+from signal_core.presence.events cimport (
+    events_add, events_change_verb, events_heard_abroad, events_line_size, events_lost, events_node_of, events_publish,
+    events_publish_new, events_put_subject, events_put_who, events_tell_changes, events_tell_members,
+)
+from signal_core.presence.remote_query cimport (
+    EVERY_NODE, remote_query_ask_nodes, remote_query_begin, remote_query_link_is_calm, remote_query_reserve_nodes,
+)
+from signal_core.presence.roster cimport roster_fits, roster_question
+from signal_core.presence.watches cimport SID_AUDIENCE, watches_drop, watches_note, watches_sub
+from signal_core.tables.link_state cimport LINK_UP, Link, Node
+from signal_core.tables.loop_rooms cimport WATCH_CHANGES
+from signal_core.tables.room_table cimport Audience, RoomEntry, audience_of, room_table_find, room_table_hash
+from signal_core.tables.state cimport Hub, Loop
+from signal_core.wire.ids cimport NODE_MAX, ids_room_valid, se_lower_run, se_token_run
+from signal_core.wire.nats_format cimport nats_format_sub
+from signal_core.wire.nats_proto cimport NatsOp
+
+cdef enum:
+    SID_ALIVE = 4             # `<prefix>.presence-alive`: heartbeats
+    SID_ASK = 5               # `<prefix>.presence-ask`: questions to all nodes
+    SID_MEMBERS = 6           # `<prefix>.presence-members.<node>`: answers to ours
+    LINK_LOOK = 10            # ticks between looks at the link
+
+
+# -- nodes --
+
+cdef inline uint16_t _node_find(Link* link, const char* name, size_t n) noexcept nogil:
+    """Its place; 0: not noted."""
+    cdef uint32_t i
+    for i in range(1, link.presence.nodes_used):
+        if link.presence.nodes[i].size == n and memcmp(link.presence.nodes[i].name, name, n) == 0:
+            return <uint16_t>i
+    return 0
+
+
+cdef inline uint16_t _node_note(Loop* loop, const char* name, size_t n) noexcept nogil:
+    """The place of a node that was heard of; 0 without memory."""
+    cdef Link* link = loop.linked
+    cdef uint16_t place = _node_find(link, name, n)
+    cdef uint32_t i
+    if place:
+        return place
+    for i in range(1, link.presence.nodes_used):
+        if link.presence.nodes[i].size == 0:
+            place = <uint16_t>i
+            break
+    if place == 0:
+        if not remote_query_reserve_nodes(link):
+            return 0
+        place = <uint16_t>link.presence.nodes_used
+        link.presence.nodes_used += 1
+    memset(&link.presence.nodes[place], 0, sizeof(Node))
+    memcpy(link.presence.nodes[place].name, name, n)
+    link.presence.nodes[place].size = <uint8_t>n
+    link.presence.nodes[place].heard = loop.tick
+    return place
+
+
+cdef inline void _node_walk(Link* link, uint16_t place, bint asks) noexcept nogil:
+    """Its members are told to have left wherever they were heard of; it is asked anew, or else forgotten."""
+    cdef Node* node = &link.presence.nodes[place]
+    if not node.walks:
+        link.presence.walks += 1
+    node.walks = True
+    node.asks = asks
+    node.cursor = 0
+
+
+cdef inline void _node_lost(Loop* loop, uint16_t place) noexcept nogil:
+    loop.n[C_NODES_LOST] += 1
+    _node_walk(loop.linked, place, False)
+
+
+cdef inline void _node_left(Loop* loop, Audience* audience, uint16_t place) noexcept nogil:
+    """`LEAVE <room> <node>.*`, where it was heard to have members."""
+    cdef Node* node = &loop.linked.presence.nodes[place]
+    cdef char line[32]
+    cdef uint8_t* at
+    if not watches_drop(audience, place):
+        return
+    at = text_put_bytes(text_put_bytes(text_put_bytes(<uint8_t*>line, b"LEAVE ", 6), node.name, node.size), b".*\n", 3)
+    events_tell_changes(loop, <RoomEntry*>audience.entry, line, <size_t>(<char*>at - line))
+
+
+# -- questions of other nodes --
+
+cdef inline bint _question_head(const char* text, size_t n, size_t* node, uint64_t* number, size_t* room,
+                                size_t* room_n) noexcept nogil:
+    """`<node> <number> <room>`, with which questions and answers begin. Whether it is that."""
+    cdef size_t at = se_lower_run(text, n if n < NODE_MAX else NODE_MAX), size
+    if at == 0 or at == n or text[at] != c" ":
+        return False
+    node[0] = at
+    at += 1
+    size = se_token_run(text + at, n - at)
+    if (at + size >= n or text[at + size] != c" " or not text_parse_uint(text + at, size, number)
+            or number[0] > WATCH_CHANGES):
+        return False
+    room[0] = at + size + 1
+    room_n[0] = se_token_run(text + room[0], n - room[0])
+    return ids_room_valid(text + room[0], room_n[0])
+
+
+cdef inline RoomEntry* _room_named(Loop* loop, const char* name, size_t n) noexcept nogil:
+    return room_table_find(&loop.hub.rooms, name, n, room_table_hash(&loop.hub.rooms, name, n))
+
+
+cdef inline void _heard_abroad(Loop* loop, bint is_new) noexcept nogil:
+    """Another node has listeners. Where that was not known, and it had some before, it may have missed something."""
+    if not is_new and not events_heard_abroad(loop):
+        se_add_relaxed(&loop.hub.presence_epoch, 1)
+    se_store_seqcst(&loop.hub.abroad, loop.tick + LOST_TICKS)
+
+
+cdef inline void _on_question(Loop* loop, const char* text, size_t n) noexcept nogil:
+    cdef Hub* hub = loop.hub
+    cdef size_t node, room, room_n, at
+    cdef uint64_t number
+    cdef RoomEntry* entry
+    cdef uint16_t place
+    if not _question_head(text, n, &node, &number, &room, &room_n):
+        loop.n[C_NATS_MALFORMED] += 1
+        return
+    at = room + room_n
+    if at < n and (n - at - 1 != hub.node_len or memcmp(text + at + 1, hub.node, hub.node_len) != 0):
+        return
+    place = _node_find(loop.linked, text, node)
+    _heard_abroad(loop, place != 0 and not loop.linked.presence.nodes[place].listens)
+    entry = _room_named(loop, text + room, room_n)
+    if entry == NULL:
+        return
+    if roster_fits(loop, entry):
+        roster_question(loop, entry, <uint16_t>number, text, node)
+    else:
+        events_lost(loop)
+
+
+# -- what comes from NATS --
+
+cdef inline void _on_members(Loop* loop, const char* text, size_t n) noexcept nogil:
+    """An answer: its head, then members."""
+    cdef size_t head = events_line_size(text, n), node, room, room_n, at, size
+    cdef uint64_t number
+    cdef RoomEntry* entry
+    cdef Audience* audience
+    if head == n or not _question_head(text, head, &node, &number, &room, &room_n) or room + room_n != head:
+        loop.n[C_NATS_MALFORMED] += 1
+        return
+    at = head + 1
+    while at < n:
+        size = events_line_size(text + at, n - at)
+        if events_node_of(text + at, size) == 0:
+            loop.n[C_NATS_MALFORMED] += 1
+            return
+        at += size + 1
+    entry = _room_named(loop, text + room, room_n)
+    audience = NULL if entry == NULL else audience_of(entry)
+    if audience == NULL:
+        return
+    _node_heard(loop, audience, text, node)
+    events_tell_members(loop, entry, <uint32_t>(number | (number << 16)), text + head + 1, n - head - 1)
+
+
+cdef inline void _node_heard(Loop* loop, Audience* audience, const char* name, size_t n) noexcept nogil:
+    """That it has members in a room. Of one that is lost this may be its last word: then its cursor comes by again."""
+    cdef uint16_t place = _node_note(loop, name, n)
+    cdef Node* node = &loop.linked.presence.nodes[place]
+    if place == 0:
+        return
+    watches_note(audience, place)
+    if node.walks and not node.asks and 0 < audience.place <= node.cursor:
+        node.cursor = audience.place - 1
+
+
+cdef inline void _on_changes(Loop* loop, const NatsOp* op) noexcept nogil:
+    """Joins and leaves of one node in the room that the subject names."""
+    cdef size_t skip = loop.hub.prefix_len + 10, verb, node
+    cdef RoomEntry* entry
+    cdef Audience* audience
+    if op.subject_len <= skip:
+        return
+    entry = _room_named(loop, op.subject + skip, op.subject_len - skip)
+    audience = NULL if entry == NULL else audience_of(entry)
+    if audience == NULL:
+        return
+    verb = events_change_verb(op.payload, events_line_size(op.payload, op.payload_len))
+    if verb:
+        node = events_node_of(op.payload + verb, events_line_size(op.payload, op.payload_len) - verb)
+        if node:
+            _node_heard(loop, audience, op.payload + verb, node)
+    events_tell_changes(loop, entry, op.payload, op.payload_len)
+
+
+cdef inline void _on_heartbeat(Loop* loop, const char* text, size_t n) noexcept nogil:
+    """`<node> <instance> <epoch> <1 where it has listeners, else 0>`, or `<node> bye`."""
+    cdef Link* link = loop.linked
+    cdef size_t name = se_lower_run(text, n if n < NODE_MAX else NODE_MAX), at = name + 1, size
+    cdef uint64_t epoch
+    cdef uint16_t place
+    cdef Node* node
+    cdef bint known, is_new
+    if name and n == name + 4 and memcmp(text + name, b" bye", 4) == 0:
+        place = _node_find(link, text, name)
+        if place:
+            _node_lost(loop, place)
+        return
+    if name == 0 or n < at + 20 or text[name] != c" " or text[at + 16] != c" ":
+        loop.n[C_NATS_MALFORMED] += 1
+        return
+    size = se_token_run(text + at + 17, n - at - 17)
+    if n != at + 17 + size + 2 or not text_parse_uint(text + at + 17, size, &epoch):
+        loop.n[C_NATS_MALFORMED] += 1
+        return
+    place = _node_note(loop, text, name)
+    if place == 0:
+        return
+    node = &link.presence.nodes[place]
+    known = node.epoch == epoch and memcmp(node.instance, text + at, 16) == 0 and not (node.walks and not node.asks)
+    is_new = memcmp(node.instance, text + at, 16) != 0
+    node.heard = loop.tick
+    node.epoch = epoch
+    memcpy(node.instance, text + at, 16)
+    if text[n - 1] == c"1":
+        _heard_abroad(loop, False)
+    node.listens = text[n - 1] == c"1"
+    if not known:
+        _node_walk(link, place, True)
+    if is_new:  # nor does it know us
+        link.presence.beat_due = loop.tick
+
+
+cdef inline bint cluster_is_presence(uint64_t sid) noexcept nogil:
+    return sid in (SID_ALIVE, SID_ASK, SID_MEMBERS) or sid >= SID_AUDIENCE
+
+
+cdef inline void cluster_message(Loop* loop, const NatsOp* op) noexcept nogil:
+    """A message on one of our subscriptions. Headers are ignored."""
+    loop.n[C_NATS_IN] += 1
+    if op.payload == NULL:  # too large to be kept, and so for presence
+        loop.n[C_NATS_MALFORMED] += 1
+    elif op.sid == SID_ALIVE:
+        _on_heartbeat(loop, op.payload, op.payload_len)
+    elif op.sid == SID_ASK:
+        _on_question(loop, op.payload, op.payload_len)
+    elif op.sid == SID_MEMBERS:
+        _on_members(loop, op.payload, op.payload_len)
+    else:
+        _on_changes(loop, op)
+
+
+# -- what is due --
+
+cdef inline uint32_t _node_step(Loop* loop, uint16_t place) noexcept nogil:
+    """One room of its cursor's way: what is looked at and told there. 0 at the end of it."""
+    cdef Link* link = loop.linked
+    cdef Node* node = &link.presence.nodes[place]
+    cdef Audience* audience
+    cdef uint32_t cost = 1
+    if node.cursor >= link.presence.audiences_used:
+        return 0
+    audience = link.presence.audiences[node.cursor]
+    node.cursor += 1
+    if audience == NULL:
+        return cost
+    if place == EVERY_NODE:
+        watches_sub(loop, audience)
+        cost += audience.nnodes
+        while audience.nnodes:
+            _node_left(loop, audience, audience.nodes[0])
+    else:
+        _node_left(loop, audience, place)
+    if node.asks:
+        remote_query_ask_nodes(loop, audience, 0, node)
+    return cost
+
+
+cdef inline void cluster_walk(Loop* loop) noexcept nogil:
+    """Each iteration while a cursor is on its way. One that asks waits while NATS does not take what it asks."""
+    cdef Link* link = loop.linked
+    cdef uint32_t i, cost, used = 0
+    for i in range(link.presence.nodes_used):
+        while (link.presence.nodes[i].walks
+               and not (link.presence.nodes[i].asks and not remote_query_link_is_calm(loop))):
+            cost = _node_step(loop, <uint16_t>i)
+            used += cost
+            if used >= AUDIENCES_PER_TURN:
+                return
+            if cost:
+                continue
+            link.presence.nodes[i].walks = False
+            link.presence.walks -= 1
+            if not link.presence.nodes[i].asks and i != EVERY_NODE:
+                link.presence.nodes[i].size = 0
+
+
+cdef inline void _beat(Loop* loop) noexcept nogil:
+    """A heartbeat, one a tick at most: behind what is told before, and never for want of room in the inbox lost."""
+    cdef Packet* packet
+    cdef Link* link = loop.linked
+    cdef char text[96]
+    cdef uint8_t* at = text_put_bytes(text_put_bytes(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" ", 1)
+    link.presence.told_epoch = se_load_relaxed(&loop.hub.presence_epoch)
+    link.presence.beat_due = loop.tick + BEAT_TICKS
+    at = text_put_bytes(text_put_bytes(at, link.presence.instance, 16), b" ", 1)
+    at += text_put_uint(<char*>at, link.presence.told_epoch)
+    at = text_put_bytes(at, b" 1" if link.presence.audiences_used > link.presence.audiences_nfree else b" 0", 2)
+    packet = events_publish_new(loop, b"presence-alive", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
+    if packet != NULL:
+        outbox_post(loop, 0, packet)
+
+
+cdef inline void cluster_tick(Loop* loop) noexcept nogil:
+    """Each tick."""
+    cdef Link* link = loop.linked
+    cdef uint64_t heard = 0
+    cdef uint32_t i
+    if link.presence.again:
+        remote_query_begin(loop)
+    if link.state != LINK_UP:
+        return
+    if link.presence.torn and link.out.bytes <= loop.hub.set.nats_pending // 2:
+        link.presence.torn = False
+        se_add_relaxed(&loop.hub.presence_epoch, 1)
+    if link.presence.beat_due <= loop.tick or (
+            link.presence.told_epoch != se_load_relaxed(&loop.hub.presence_epoch) and not link.presence.torn):
+        _beat(loop)
+    for i in range(1, link.presence.nodes_used):
+        if link.presence.nodes[i].size == 0 or (link.presence.nodes[i].walks and not link.presence.nodes[i].asks):
+            continue
+        if loop.tick - link.presence.nodes[i].heard <= LOST_TICKS:
+            heard += 1
+        elif not link.presence.nodes[i].walks:
+            _node_lost(loop, <uint16_t>i)
+    se_store_relaxed(&loop.hub.nodes, heard)
+
+
+cdef inline uint32_t cluster_patience(const Link* link, uint32_t tick) noexcept nogil:
+    """Of a link that is up, ticks to the next heartbeat: 1 at least, LINK_LOOK at most."""
+    cdef uint32_t ticks = link.presence.beat_due - tick if link.presence.beat_due > tick else 1
+    return ticks if ticks < LINK_LOOK else LINK_LOOK
+
+
+cdef inline bint _sub(Loop* loop, const char* what, const char* tail, size_t n, uint64_t sid) noexcept nogil:
+    cdef char subject[208]
+    cdef char line[256]
+    cdef size_t size = events_put_subject(subject, loop.hub, what, tail, n)
+    return nats_publish_write(loop, line, nats_format_sub(line, subject, <uint32_t>size, b"", 0, sid))
+
+
+cdef inline bint cluster_up(Loop* loop) noexcept nogil:
+    """NATS is connected: listens, says that this node is there, and asks anew. False without memory."""
+    cdef Link* link = loop.linked
+    cdef Hub* hub = loop.hub
+    cdef uint32_t i
+    if (not remote_query_reserve_nodes(link) or not _sub(loop, b"presence-alive", b"", 0, SID_ALIVE)
+            or not _sub(loop, b"presence-ask", b"", 0, SID_ASK)
+            or not _sub(loop, b"presence-members", hub.node, hub.node_len, SID_MEMBERS)):
+        return False
+    for i in range(1, link.presence.nodes_used):
+        link.presence.nodes[i].heard = loop.tick
+    _node_walk(link, EVERY_NODE, True)
+    se_add_relaxed(&hub.presence_epoch, 1)
+    link.presence.torn = False
+    _beat(loop)
+    return True
+
+
+cdef inline void cluster_bye(Loop* loop) noexcept nogil:
+    """This node stops: others need not wait for heartbeats. The caller writes it."""
+    cdef char text[24]
+    cdef uint8_t* at = text_put_bytes(text_put_bytes(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" bye", 4)
+    cdef Packet* packet
+    if loop.linked.state != LINK_UP:
+        return
+    packet = events_publish_new(loop, b"presence-alive", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
+    if packet != NULL:
+        nats_publish_queue(loop, packet)
+
+
+# -- the service --
+
+cdef inline void cluster_service_came(Loop* loop, const Packet* packet) noexcept nogil:
+    """A KIND_SERVICE: the embedding service has joined, or has left. The last to leave may have taken the room's entry
+    with it; other nodes hear it all the same."""
+    cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
+    cdef char line[176]
+    cdef size_t n
+    if entry != NULL:
+        events_add(loop, entry, NULL, packet.code != 0)
+    elif events_heard_abroad(loop) and packet.code == 0:
+        memcpy(line, b"LEAVE ", 6)
+        n = 6 + events_put_who(loop, NULL, line + 6)
+        line[n] = c"\n"
+        events_publish(loop, b"presence", <char*>packet.data, packet.size, line, n + 1, b"", 0)

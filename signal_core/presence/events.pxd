@@ -1,0 +1,409 @@
+"""Presence on one node: who comes and goes, who is there, and who is told.
+
+Text passes from the loop that knows to those that tell: lines `JOIN <peer>[ user=U]` and `LEAVE <peer>[ user=U]`, or a
+line `<peer>[ user=U]` for each member. It is gathered during an iteration and told at its end, in one piece for a room:
+as one message of many frames to each loop that has listeners, and as one publish to other nodes, where some listen.
+
+What a loop tells of its own members takes one way to each listener (this loop, or inbox; or the link, NATS, the other
+link, inbox), and so arrives in order: after the last word on a peer every listener knows what is true. That is why all
+text for NATS goes through the link's inbox, also from its own loop.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
+from libc.stdlib cimport free, qsort, realloc
+from libc.string cimport memchr, memcmp, memcpy, strlen
+from signal_core.base.counters cimport (
+    C_NATS_MALFORMED, C_PRESENCE_CHANGES, C_PRESENCE_DENIED, C_PRESENCE_LOST, C_PRESENCE_OUT, C_TAKEN,
+)
+from signal_core.base.kinds cimport KIND_FRAME, KIND_NATS, KIND_NEWS
+from signal_core.base.limits cimport MEMBERS_TEXT, NEWS_KEEP, NEWS_TEXT, SERVICE_LOOP, UNIT_SHIFT
+from signal_core.base.memory cimport (
+    PACKET_COUNTED, PACKET_PRESENCE, Packet, packet_copy, packet_free, packet_let_go, packet_new_heap, packet_share,
+)
+from signal_core.base.sys cimport se_add_relaxed, se_load_relaxed, se_load_seqcst, se_siphash13
+from signal_core.base.text cimport text_put_bytes, text_put_uint
+from signal_core.delivery.conn cimport conn_deliver, conn_id
+from signal_core.delivery.drop_notice cimport drop_notice_note, drop_notice_watchers_key
+from signal_core.delivery.nats_publish cimport nats_publish_denied
+from signal_core.delivery.outbox cimport outbox_has_room, outbox_post
+from signal_core.delivery.replies cimport replies_put_peer
+from signal_core.tables.codes cimport CLUSTER_UP
+from signal_core.tables.conn_acl cimport conn_acl_user
+from signal_core.tables.conn_table cimport CONN_OPEN, Conn, slab_conn
+from signal_core.tables.loop_rooms cimport NO_ROOM, WATCH_NONE, Member, rooms_find_serial, rooms_members_of
+from signal_core.tables.mailbox cimport mailbox_taken
+from signal_core.tables.room_table cimport Audience, RoomEntry, audience_of
+from signal_core.tables.state cimport Change, Hub, Loop, News, loop_bit
+from signal_core.tables.turns cimport LANE_SPREAD
+from signal_core.wire.frame cimport OP_TEXT, frame_head_size, frame_put_head
+from signal_core.wire.ids cimport LOCAL_TEXT, NODE_MAX, ROOM_MAX, USER_MAX, ids_peer_run, se_lower_run
+
+cdef enum:
+    WHO_MAX = NODE_MAX + 1 + LOCAL_TEXT + 6 + USER_MAX    # bytes of `<peer> user=U`, of a peer of this node
+    LINE_MAX = 6 + WHO_MAX + 1                            # of a line that tells of it
+    SUBJECT_MAX = 64 + 16 + ROOM_MAX                      # of a subject of presence
+
+
+# -- to NATS --
+
+cdef inline bint events_heard_abroad(const Loop* loop) noexcept nogil:
+    """Whether another node listens to any room. The room's subject tells NATS whether one listens to this."""
+    return (se_load_seqcst(&loop.hub.abroad) > loop.tick
+            and se_load_relaxed(&loop.hub.link) == CLUSTER_UP)
+
+
+cdef inline size_t events_put_subject(
+    char* out, const Hub* hub, const char* what, const char* tail, size_t n,
+) noexcept nogil:
+    """`<prefix>.<what>[.<tail>]`"""
+    cdef uint8_t* at = text_put_bytes(<uint8_t*>out, hub.prefix, hub.prefix_len)
+    at = text_put_bytes(text_put_bytes(at, b".", 1), what, strlen(what))
+    if n:
+        at = text_put_bytes(text_put_bytes(at, b".", 1), tail, n)
+    return <size_t>(<char*>at - out)
+
+
+cdef inline void events_lost(Loop* loop) noexcept nogil:
+    """Something could not be told: other nodes are made to ask anew, by the number in our heartbeat."""
+    loop.n[C_PRESENCE_LOST] += 1
+    se_add_relaxed(&loop.hub.presence_epoch, 1)
+
+
+cdef inline Packet* events_publish_new(Loop* loop, const char* what, const char* tail, size_t tail_n, const char* first,
+                                       size_t first_n, const char* rest, size_t rest_n) noexcept nogil:
+    """A PUB of `first` and `rest`. NULL where it can't be told: without memory other nodes are made to ask anew; where
+    NATS does not allow the subject asking would help nobody, and it is counted only."""
+    cdef char subject[208]
+    cdef size_t n = events_put_subject(subject, loop.hub, what, tail, tail_n)
+    cdef uint8_t* at
+    cdef Packet* packet
+    if (se_load_relaxed(&loop.hub.ndenied)
+            and nats_publish_denied(loop.hub, se_siphash13(loop.hub.rooms.key, subject, n))):
+        loop.n[C_PRESENCE_DENIED] += 1
+        return NULL
+    packet = packet_new_heap(&loop.mem, n + first_n + rest_n + 32, KIND_NATS)
+    if packet == NULL:
+        events_lost(loop)
+        return NULL
+    at = text_put_bytes(text_put_bytes(text_put_bytes(packet.data, b"PUB ", 4), subject, n), b" ", 1)
+    at += text_put_uint(<char*>at, first_n + rest_n)
+    at = text_put_bytes(text_put_bytes(at, b"\r\n", 2), first, first_n)
+    at = text_put_bytes(text_put_bytes(at, rest, rest_n), b"\r\n", 2)
+    packet.size = <uint32_t>(at - packet.data)
+    packet.flags = PACKET_PRESENCE
+    loop.n[C_PRESENCE_OUT] += 1
+    return packet
+
+
+cdef inline void events_publish(Loop* loop, const char* what, const char* tail, size_t tail_n, const char* first,
+                                size_t first_n, const char* rest, size_t rest_n) noexcept nogil:
+    """On its way to the link; where its loop's inbox has no room, other nodes are made to ask anew."""
+    cdef Packet* packet
+    if not outbox_has_room(loop, loop.hub.loops[0], first_n + rest_n):
+        events_lost(loop)
+        return
+    packet = events_publish_new(loop, what, tail, tail_n, first, first_n, rest, rest_n)
+    if packet != NULL:
+        outbox_post(loop, 0, packet)
+
+
+# -- to listeners --
+
+cdef inline void _fan_out_marked(Loop* loop, uint32_t room, Packet* packet) noexcept nogil:
+    """To the listeners on this loop: all, or those who await the answer to one of the questions in `origin`."""
+    cdef const Member* members = rooms_members_of(&loop.rooms, room)
+    cdef uint32_t i, n = loop.rooms.rooms[room].count
+    cdef uint16_t first = <uint16_t>packet.origin, last = <uint16_t>(packet.origin >> 16)
+    cdef Conn* c
+    loop.turn.work += n >> UNIT_SHIFT
+    for i in range(n):
+        if members[i].mark == WATCH_NONE or (first and not first <= members[i].mark <= last):
+            continue
+        c = slab_conn(&loop.slab, members[i].slot)
+        if c.state == CONN_OPEN:
+            conn_deliver(loop, c, packet, LANE_SPREAD)
+
+
+cdef inline void events_take(Loop* loop, Packet* packet) noexcept nogil:
+    """A KIND_NEWS from the inbox."""
+    mailbox_taken(&loop.mailbox, packet)
+    loop.n[C_TAKEN] += 1
+    _news_fan_out(loop, packet)
+
+
+cdef inline void _news_fan_out(Loop* loop, Packet* packet) noexcept nogil:
+    """To the listeners on this loop; takes the message over."""
+    cdef uint32_t room = rooms_find_serial(&loop.rooms, packet.hash, packet.target)
+    packet.kind = KIND_FRAME
+    packet_share(&loop.mem, packet)
+    if room != NO_ROOM:
+        _fan_out_marked(loop, room, packet)
+    packet_let_go(&loop.mem, packet)
+
+
+cdef inline void _news_distribute(Loop* loop, RoomEntry* entry, Packet* packet, uint32_t marks) noexcept nogil:
+    """Hands frames to every loop that has listeners, and to the service; takes the message over. Where an inbox has no
+    room the loop's listeners hear GAP, and ask anew."""
+    cdef Audience* audience = audience_of(entry)
+    cdef uint32_t i, index
+    cdef Packet* copy
+    packet.target = entry.serial
+    packet.hash = entry.hash
+    packet.origin = marks
+    packet.flags = PACKET_COUNTED
+    if audience == NULL:
+        packet_free(&loop.mem, packet)
+        return
+    for i in range(loop.hub.nloops + 1):
+        index = i if i < loop.hub.nloops else SERVICE_LOOP
+        if index == loop.index or se_load_seqcst(&audience.counts[i]) == 0:
+            continue
+        copy = NULL
+        if outbox_has_room(loop, loop.hub.loops[index], packet.size):
+            copy = packet_copy(&loop.mem, packet)
+        if copy == NULL:
+            loop.n[C_PRESENCE_LOST] += 1
+            if index != SERVICE_LOOP:
+                drop_notice_note(loop, loop.hub.loops[index], drop_notice_watchers_key(entry.serial), entry.hash,
+                                 packet.ttl_end + 1)
+            continue
+        copy.ttl_end = packet.ttl_end
+        outbox_post(loop, index, copy)
+    _news_fan_out(loop, packet)
+
+
+cdef inline size_t events_line_size(const char* text, size_t n) noexcept nogil:
+    """Up to its LF, or all."""
+    cdef const char* lf = <const char*>memchr(text, c"\n", n)
+    return n if lf == NULL else <size_t>(lf - text)
+
+
+cdef inline size_t events_node_of(const char* text, size_t n) noexcept nogil:
+    """Bytes of the node in `<peer>[ user=U]`; 0: it is not that."""
+    cdef size_t node = 0, i, peer = ids_peer_run(text, n, &node)
+    if peer == 0:
+        return 0
+    if peer < n and (n - peer > 6 + USER_MAX or n - peer <= 6 or memcmp(text + peer, b" user=", 6) != 0):
+        return 0
+    for i in range(peer + 1 if peer < n else n, n):
+        if not c"!" <= text[i] <= c"~":
+            return 0
+    return node
+
+
+cdef inline size_t events_change_verb(const char* text, size_t n) noexcept nogil:
+    """Bytes of `JOIN ` or `LEAVE `; 0: neither."""
+    if n > 5 and memcmp(text, b"JOIN ", 5) == 0:
+        return 5
+    return 6 if n > 6 and memcmp(text, b"LEAVE ", 6) == 0 else 0
+
+
+cdef inline bint _is_whole_node(const char* text, size_t n) noexcept nogil:
+    """`<node>.*`"""
+    cdef size_t node = se_lower_run(text, n if n < NODE_MAX else NODE_MAX)
+    return node > 0 and n == node + 2 and memcmp(text + node, b".*", 2) == 0
+
+
+cdef inline bint _change_is_good(const char* text, size_t n) noexcept nogil:
+    """Whether it is a change; `LEAVE <node>.*` is only told by ourselves, and good, too."""
+    cdef size_t verb = events_change_verb(text, n)
+    if verb == 0:
+        return False
+    return events_node_of(text + verb, n - verb) or (verb == 6 and _is_whole_node(text + verb, n - verb))
+
+
+cdef inline void events_tell_changes(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
+    """Tells the listeners on this node of joins and leaves, in pieces of MEMBERS_TEXT bytes."""
+    cdef size_t size
+    while n:
+        size = _lines_up_to(text, n, MEMBERS_TEXT)
+        _changes_tell_piece(loop, entry, text, size)
+        text += size
+        n -= size
+
+
+cdef inline void _changes_tell_piece(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
+    """A frame a line: fewer than 65,536, which Packet.ttl_end counts."""
+    cdef size_t at = 0, lines = 0, size, verb, body
+    cdef uint8_t* out
+    cdef Packet* packet
+    while at < n:
+        at += events_line_size(text + at, n - at) + 1
+        lines += 1
+    packet = packet_new_heap(&loop.mem, n + lines * (entry.size + 5), KIND_NEWS)
+    if packet == NULL:
+        loop.n[C_PRESENCE_LOST] += lines
+        return
+    out = packet.data
+    at = lines = 0
+    while at < n:
+        size = events_line_size(text + at, n - at)
+        verb = events_change_verb(text + at, size)
+        if _change_is_good(text + at, size):
+            body = size + entry.size + 1
+            out += frame_put_head(out, OP_TEXT, body)
+            out = text_put_bytes(text_put_bytes(text_put_bytes(out, text + at, verb), entry.name, entry.size), b" ", 1)
+            out = text_put_bytes(out, text + at + verb, size - verb)
+            lines += 1
+        else:
+            loop.n[C_NATS_MALFORMED] += 1
+        at += size + 1
+    packet.size = <uint32_t>(out - packet.data)
+    if lines == 0:
+        packet_free(&loop.mem, packet)
+        return
+    packet.ttl_end = <uint16_t>(lines - 1)
+    _news_distribute(loop, entry, packet, 0)
+
+
+cdef inline size_t _lines_up_to(const char* text, size_t n, size_t most) noexcept nogil:
+    """Bytes of whole lines: as many as fit, at least one."""
+    cdef size_t at = 0, size
+    while at < n:
+        size = events_line_size(text + at, n - at) + 1
+        if at and at + size > most:
+            return at
+        at += size
+    return n if at > n else at
+
+
+cdef inline void events_tell_members(
+    Loop* loop, RoomEntry* entry, uint32_t marks, const char* text, size_t n,
+) noexcept nogil:
+    """MEMBERS, in as many messages as it takes, to those listeners on this node who await one of the questions from
+    `marks`' lower half to its upper one (0: to all)."""
+    cdef size_t most = loop.hub.set.max_message, size, body, head = 9 + entry.size
+    cdef uint8_t* out
+    cdef Packet* packet
+    if most > MEMBERS_TEXT:
+        most = MEMBERS_TEXT
+    most = most - head if most > head else 0
+    while True:
+        size = _lines_up_to(text, n, most)
+        body = head + (size - 1 if size and text[size - 1] == c"\n" else size)
+        packet = packet_new_heap(&loop.mem, frame_head_size(body) + body, KIND_NEWS)
+        if packet == NULL:
+            loop.n[C_PRESENCE_LOST] += 1
+            return
+        out = packet.data + frame_put_head(packet.data, OP_TEXT, body)
+        out = text_put_bytes(text_put_bytes(text_put_bytes(out, b"MEMBERS ", 8), entry.name, entry.size), b"\n", 1)
+        out = text_put_bytes(out, text, body - head)
+        packet.size = <uint32_t>(out - packet.data)
+        _news_distribute(loop, entry, packet, marks)
+        text += size
+        n -= size
+        if n == 0:
+            return
+
+
+# -- joins and leaves of this loop --
+
+cdef inline size_t events_put_who(Loop* loop, Conn* c, char* out) noexcept nogil:
+    """A member of this loop, or the service (NULL), as presence names it; WHO_MAX bytes at most."""
+    cdef uint32_t user_n = 0
+    cdef const char* user = NULL if c == NULL else conn_acl_user(loop, c, &user_n)
+    cdef uint8_t* at = replies_put_peer(<uint8_t*>out, loop.hub, loop.hub.service if c == NULL else conn_id(loop, c))
+    if user_n:
+        at = text_put_bytes(text_put_bytes(at, b" user=", 6), user, user_n)
+    return <size_t>(<char*>at - out)
+
+
+cdef inline bint _news_reserve(News* news) noexcept nogil:
+    """Place for one more change. False without memory."""
+    cdef void* grown
+    cdef uint32_t size
+    if news.count == news.size:
+        size = 2 * news.size + 64
+        grown = realloc(news.changes, size * sizeof(Change))
+        if grown == NULL:
+            return False
+        news.changes = <Change*>grown
+        news.size = size
+    if news.text_used + LINE_MAX > news.text_size:
+        size = 2 * news.text_size + 4096
+        grown = realloc(news.text, size)
+        if grown == NULL:
+            return False
+        news.text = <char*>grown
+        news.text_size = size
+    return True
+
+
+cdef inline void events_add(Loop* loop, RoomEntry* entry, Conn* c, bint joins) noexcept nogil:
+    """A member of this loop, or the service (NULL), has come or gone; told at the iteration's end, if to anybody. A
+    user's own room has no presence."""
+    cdef News* news = &loop.news
+    cdef Change* change
+    cdef char* out
+    cdef Audience* audience = audience_of(entry)
+    if entry.name[0] == c"@" or (audience == NULL and not events_heard_abroad(loop)):
+        return
+    if not _news_reserve(news):
+        events_lost(loop)
+        return
+    change = &news.changes[news.count]
+    change.entry = entry
+    change.nth = news.count
+    change.at = news.text_used
+    out = news.text + news.text_used
+    out = <char*>text_put_bytes(<uint8_t*>out, b"JOIN " if joins else b"LEAVE ", 5 if joins else 6)
+    out += events_put_who(loop, c, out)
+    out[0] = c"\n"
+    news.text_used = <uint32_t>(out + 1 - news.text)
+    change.size = news.text_used - change.at
+    news.count += 1
+    loop.n[C_PRESENCE_CHANGES] += 1
+    loop.turn.caused += 1
+    if audience != NULL:
+        loop.turn.work += se_load_relaxed(&audience.counts[loop_bit(loop)]) >> UNIT_SHIFT
+
+
+cdef inline int _change_order(const void* a, const void* b) noexcept nogil:
+    """By room, and in each as they came."""
+    cdef const Change* one = <const Change*>a
+    cdef const Change* other = <const Change*>b
+    if one.entry != other.entry:
+        return -1 if one.entry < other.entry else 1
+    return -1 if one.nth < other.nth else 1
+
+
+cdef inline void _news_tell(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
+    if audience_of(entry) != NULL:
+        events_tell_changes(loop, entry, text, n)
+    if events_heard_abroad(loop):
+        events_publish(loop, b"presence", entry.name, entry.size, text, n, b"", 0)
+
+
+cdef inline void events_flush(Loop* loop) noexcept nogil:
+    """Tells what has come together since: a room's changes in pieces of NEWS_TEXT bytes."""
+    cdef News* news = &loop.news
+    cdef char text[4096]
+    cdef size_t used = 0, most = NEWS_TEXT
+    cdef uint32_t i
+    cdef Change* change
+    if news.count == 0:
+        return
+    if se_load_relaxed(&loop.hub.max_payload) and se_load_relaxed(&loop.hub.max_payload) < most:
+        most = <size_t>se_load_relaxed(&loop.hub.max_payload)
+    if news.count > 1:
+        qsort(news.changes, news.count, sizeof(Change), _change_order)
+    for i in range(news.count):
+        change = &news.changes[i]
+        if used and (news.changes[i - 1].entry != change.entry or used + change.size > most):
+            _news_tell(loop, news.changes[i - 1].entry, text, used)
+            used = 0
+        memcpy(text + used, news.text + change.at, change.size)
+        used += change.size
+    _news_tell(loop, news.changes[news.count - 1].entry, text, used)
+    news.count = news.text_used = 0
+    if news.text_size > NEWS_KEEP:
+        events_end(news)
+
+
+cdef inline void events_end(News* news) noexcept nogil:
+    """Frees its memory; it may be used again."""
+    free(news.changes)
+    free(news.text)
+    news.changes = NULL
+    news.text = NULL
+    news.count = news.size = news.text_used = news.text_size = 0

@@ -1,0 +1,157 @@
+"""Questions to other nodes who is in a room, and those put off: each is asked in the end. Loop 0 only."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport realloc
+from libc.string cimport memset
+from signal_core.base.counters cimport C_PRESENCE_ASKED, C_PRESENCE_LOST
+from signal_core.base.limits cimport AUDIENCES_PER_TURN, QUESTIONS_PER_TICK, RESUME_BYTES
+from signal_core.base.memory cimport Packet
+from signal_core.base.sys cimport se_load_seqcst, se_pointer_acquire, se_store_seqcst
+from signal_core.base.text cimport text_put_bytes, text_put_uint
+from signal_core.delivery.outbox cimport outbox_has_room, outbox_post
+from signal_core.delivery.sub_queue cimport sub_queue_size
+from signal_core.presence.events cimport events_publish_new
+from signal_core.presence.roster cimport roster_fits, roster_question
+from signal_core.presence.watches cimport watches_settle, watches_sub
+from signal_core.tables.link_state cimport LINK_UP, Link, Node
+from signal_core.tables.loop_rooms cimport WATCH_CHANGES
+from signal_core.tables.room_table cimport (
+    PUT_OFF_NODES, PUT_OFF_QUESTION, PUT_OFF_SUB, Audience, RoomEntry, room_table_find,
+)
+from signal_core.tables.state cimport Loop
+
+cdef enum:
+    EVERY_NODE = 0            # place in Link.nodes
+    NODES_AT_FIRST = 8
+    NODES_MOST = 65535        # other nodes noted
+
+
+cdef inline bint remote_query_reserve_nodes(Link* link) noexcept nogil:
+    """Place for one more, and for the one that stands for all. False without memory."""
+    cdef void* grown
+    cdef uint32_t size
+    if link.presence.nodes_used < link.presence.nodes_size:
+        return True
+    if link.presence.nodes_used >= NODES_MOST:
+        return False
+    size = 2 * link.presence.nodes_size if link.presence.nodes_size else NODES_AT_FIRST
+    grown = realloc(link.presence.nodes, size * sizeof(Node))
+    if grown == NULL:
+        return False
+    link.presence.nodes = <Node*>grown
+    memset(link.presence.nodes + link.presence.nodes_size, 0, (size - link.presence.nodes_size) * sizeof(Node))
+    link.presence.nodes_size = size
+    if link.presence.nodes_used == 0:
+        link.presence.nodes_used = 1
+    return True
+
+
+cdef inline bint remote_query_link_is_calm(const Loop* loop) noexcept nogil:
+    """Whether NATS takes what is queued, so that questions may be, whose number only rooms and nodes bound. Those of
+    this iteration count, too, which are not yet with the link."""
+    cdef uint64_t waiting = sub_queue_size(loop.linked) + loop.post.chains[loop.index].bytes
+    return waiting < RESUME_BYTES and waiting <= loop.hub.set.nats_pending // 2
+
+
+cdef inline void remote_query_ask_nodes(Loop* loop, Audience* audience, uint16_t mark, const Node* node) noexcept nogil:
+    """`<own node> <number> <room> [<node>]`: one node, or all, are to say who of theirs is in a room. What the link
+    has no room for is put off by it, what there is no memory for here."""
+    cdef RoomEntry* entry = <RoomEntry*>audience.entry
+    cdef uint64_t lost = loop.n[C_PRESENCE_LOST]
+    cdef char text[224]
+    cdef uint8_t* at
+    cdef Packet* packet
+    if loop.linked.state != LINK_UP:
+        return
+    if not outbox_has_room(loop, loop, sizeof(text)):
+        loop.n[C_PRESENCE_LOST] += 1
+        audience.put_off |= PUT_OFF_NODES
+        loop.linked.presence.again = True
+        return
+    at = text_put_bytes(text_put_bytes(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" ", 1)
+    at += text_put_uint(<char*>at, mark)
+    at = text_put_bytes(text_put_bytes(at, b" ", 1), entry.name, entry.size)
+    if node.size:
+        at = text_put_bytes(text_put_bytes(at, b" ", 1), node.name, node.size)
+    packet = events_publish_new(loop, b"presence-ask", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
+    if packet != NULL:
+        packet.target = audience.place
+        outbox_post(loop, 0, packet)
+    elif loop.n[C_PRESENCE_LOST] != lost:
+        audience.put_off |= PUT_OFF_NODES
+        loop.linked.presence.again = True
+
+
+cdef inline void _ask(Loop* loop, Audience* audience) noexcept nogil:
+    """The next question of a room, to this node's loops and all nodes, or in the next tick, where it was often asked.
+
+    The number goes up first: who reads the old one after that is already counted among the listeners.
+    """
+    cdef uint64_t number = audience.generation
+    cdef uint16_t mark = <uint16_t>(1 + number % (WATCH_CHANGES - 1))
+    if audience.asked != loop.tick:
+        audience.asked = loop.tick
+        audience.asks = 0
+    if audience.asks >= QUESTIONS_PER_TICK or not roster_fits(loop, <RoomEntry*>audience.entry):
+        audience.put_off |= PUT_OFF_QUESTION
+        loop.linked.presence.again = True
+        return
+    audience.asks += 1
+    audience.put_off &= PUT_OFF_SUB | PUT_OFF_NODES
+    loop.n[C_PRESENCE_ASKED] += 1
+    se_store_seqcst(&audience.generation, number + 1)
+    roster_question(loop, <RoomEntry*>audience.entry, mark, b"", 0)
+    if remote_query_reserve_nodes(loop.linked):
+        remote_query_ask_nodes(loop, audience, mark, &loop.linked.presence.nodes[EVERY_NODE])
+
+
+cdef inline void remote_query_ask(Loop* loop, const Packet* packet) noexcept nogil:
+    """A KIND_ASK. One whose number was asked since is answered by that. From here on the next to ask posts another:
+    who relied on this one is counted among the listeners already."""
+    cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
+    cdef Audience* audience = NULL if entry == NULL else <Audience*>se_pointer_acquire(&entry.audience)
+    if audience == NULL:
+        return
+    se_store_seqcst(&audience.asking, 0)
+    if se_load_seqcst(&audience.listening) == 0 or audience.generation != packet.target:
+        return
+    watches_settle(loop, entry)
+    _ask(loop, audience)
+
+
+cdef inline void _ask_again(Loop* loop, Audience* audience) noexcept nogil:
+    """A question that was put off: who reads a number waits for just that. And, as far as NATS takes them, a SUB that
+    waited and a question that NATS did not take. Whoever listens is told the answer: nodes tell of no joins before
+    they have the SUB, and whose question was lost is not known."""
+    if (audience.put_off & (PUT_OFF_SUB | PUT_OFF_NODES) and remote_query_link_is_calm(loop)
+            and remote_query_reserve_nodes(loop.linked)):
+        if audience.put_off & PUT_OFF_SUB:
+            watches_sub(loop, audience)
+        audience.put_off &= PUT_OFF_QUESTION
+        remote_query_ask_nodes(loop, audience, 0, &loop.linked.presence.nodes[EVERY_NODE])
+    if audience.put_off & PUT_OFF_QUESTION:
+        _ask(loop, audience)
+
+
+cdef inline void remote_query_begin(Loop* loop) noexcept nogil:
+    """In a new tick: what was put off is looked for, from the first room with listeners on."""
+    cdef Link* link = loop.linked
+    if not link.presence.asking:
+        link.presence.again = False
+        link.presence.asking = True
+        link.presence.asks_at = 0
+
+
+cdef inline void remote_query_walk(Loop* loop) noexcept nogil:
+    """Each iteration while it is looked for. What is put off again, or behind it, waits for the next tick."""
+    cdef Link* link = loop.linked
+    cdef Audience* audience
+    cdef uint32_t budget = AUDIENCES_PER_TURN
+    while link.presence.asks_at < link.presence.audiences_used and budget:
+        audience = link.presence.audiences[link.presence.asks_at]
+        link.presence.asks_at += 1
+        budget -= 1
+        if audience != NULL and audience.put_off:
+            _ask_again(loop, audience)
+            link.presence.again = link.presence.again or audience.put_off
+    link.presence.asking = link.presence.asks_at < link.presence.audiences_used

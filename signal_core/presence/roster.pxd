@@ -1,0 +1,227 @@
+"""Who is in a room: questions of this node's listeners and of other nodes, answered by each loop a piece at a time.
+
+A loop answers the oldest question first, MEMBERS_PER_TURN members an iteration, in order with what it tells of joins
+and leaves (events.pxd).
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcmp, memcpy
+from signal_core.base.counters cimport C_PRESENCE_LOST, C_QUESTIONS_FULL, C_QUESTIONS_HELD
+from signal_core.base.kinds cimport KIND_ASK, KIND_QUESTION
+from signal_core.base.limits cimport MEMBERS_TEXT, QUESTIONS_WAITING, UNIT_SHIFT
+from signal_core.base.memory cimport Packet, packet_free, packet_new_heap
+from signal_core.base.sys cimport (
+    SE_RARE, se_add_relaxed, se_load16_seqcst, se_load_relaxed, se_load_seqcst, se_sub_relaxed, se_swap_seqcst,
+)
+from signal_core.base.text cimport text_put_bytes, text_put_uint
+from signal_core.delivery.outbox cimport outbox_post
+from signal_core.presence.events cimport WHO_MAX, events_lost, events_publish, events_put_who, events_tell_members
+from signal_core.tables.conn_table cimport slab_conn
+from signal_core.tables.loop_rooms cimport (
+    NO_ROOM, WATCH_CHANGES, WATCH_NONE, Member, rooms_find_serial, rooms_members_of,
+)
+from signal_core.tables.room_table cimport WORD_LOOPS, WORD_SHIFT, Audience, RoomEntry, room_entry_loops
+from signal_core.tables.state cimport Loop
+
+cdef enum:
+    NOT_BEGUN = 0xffffffff    # Loop.question_left: every member
+
+
+cdef inline void _members_send(Loop* loop, RoomEntry* entry, uint32_t marks, const char* node, size_t node_n,
+                               const char* text, size_t n) noexcept nogil:
+    """A part of the answer to some questions: to this node's listeners (`node_n` 0), or to another node, which knows
+    one number, or 0 for several."""
+    cdef char head[192]
+    cdef uint8_t* at
+    if node_n == 0:
+        events_tell_members(loop, entry, marks, text, n)
+        return
+    at = text_put_bytes(text_put_bytes(<uint8_t*>head, loop.hub.node, loop.hub.node_len), b" ", 1)
+    at += text_put_uint(<char*>at, <uint16_t>marks if <uint16_t>marks == marks >> 16 else 0)
+    at = text_put_bytes(text_put_bytes(text_put_bytes(at, b" ", 1), entry.name, entry.size), b"\n", 1)
+    events_publish(loop, b"presence-members", node, node_n, head, <size_t>(<char*>at - head), text, n)
+
+
+cdef inline uint32_t _room_answer(Loop* loop, uint32_t room, const Packet* asked, uint32_t left) noexcept nogil:
+    """Tells a room's first `left` members, from the last of them on, while the iteration's share lasts. Returns how
+    many are left: a gap is closed with the last, so none that stays is left out; who joins later is told by JOIN."""
+    cdef RoomEntry* entry = loop.rooms.rooms[room].entry
+    cdef const Member* members = rooms_members_of(&loop.rooms, room)
+    cdef size_t used = 0, most = MEMBERS_TEXT
+    cdef uint64_t payload = se_load_relaxed(&loop.hub.max_payload)
+    cdef Packet* text = packet_new_heap(&loop.mem, MEMBERS_TEXT + WHO_MAX + 1, 0)
+    if text == NULL:
+        events_lost(loop)
+        return 0
+    if asked.size and payload < MEMBERS_TEXT + 192:
+        most = <size_t>payload - 192 if payload > 192 else 0
+    while left and loop.roster.due:
+        left -= 1
+        loop.roster.due -= 1
+        used += events_put_who(loop, slab_conn(&loop.slab, members[left].slot), <char*>text.data + used)
+        text.data[used] = c"\n"
+        used += 1
+        if used + WHO_MAX + 1 > most:
+            _members_send(loop, entry, <uint32_t>asked.origin, <char*>asked.data, asked.size, <char*>text.data, used)
+            used = 0
+    if used:
+        _members_send(loop, entry, <uint32_t>asked.origin, <char*>asked.data, asked.size, <char*>text.data, used)
+    packet_free(&loop.mem, text)
+    return left
+
+
+cdef inline void _question_end(Loop* loop, Packet* packet) noexcept nogil:
+    """It is answered, or another one is for it, too: there is room for the next."""
+    se_sub_relaxed(&loop.asked_of, 1)
+    packet_free(&loop.mem, packet)
+
+
+cdef inline bint _question_waits(Loop* loop, Packet* packet) noexcept nogil:
+    """Takes a question over among those that wait, where one of them serves it, too, or there is a place. One whose
+    answer has not begun serves whatever its node asks of that room meanwhile: so there are two of a room and node at
+    most."""
+    cdef Packet** end = &loop.roster.list
+    loop.turn.work += loop.roster.count >> UNIT_SHIFT
+    while end[0] != NULL:
+        if (end != &loop.roster.list and end[0].target == packet.target and end[0].size == packet.size
+                and memcmp(end[0].data, packet.data, packet.size) == 0):
+            end[0].origin = roster_marks_joined(<uint32_t>end[0].origin, <uint32_t>packet.origin)
+            _question_end(loop, packet)
+            return True
+        end = &end[0].next
+    if loop.roster.count >= QUESTIONS_WAITING:
+        return False
+    packet.next = NULL
+    end[0] = packet
+    loop.roster.count += 1
+    return True
+
+
+cdef inline void _questions_come(Loop* loop) noexcept nogil:
+    """From those put aside, while there are places. Looking for one that serves costs as much as
+    telling as many members as it may take units."""
+    cdef Packet* packet
+    cdef Packet* after
+    cdef uint32_t cost
+    while SE_RARE(loop.roster.aside != NULL) and loop.roster.count < QUESTIONS_WAITING and loop.roster.due:
+        packet = loop.roster.aside
+        after = packet.next
+        cost = 1 + (loop.roster.count >> UNIT_SHIFT)
+        loop.roster.due -= cost if cost < loop.roster.due else loop.roster.due
+        _question_waits(loop, packet)
+        loop.roster.aside = after
+
+
+cdef inline void roster_walk(Loop* loop) noexcept nogil:
+    """Answers the questions that wait, the oldest first, while the iteration's share lasts."""
+    cdef Packet* asked
+    cdef uint32_t room, count
+    _questions_come(loop)
+    while loop.roster.list != NULL and loop.roster.due:
+        asked = loop.roster.list
+        room = rooms_find_serial(&loop.rooms, asked.hash, asked.target)
+        count = 0 if room == NO_ROOM else loop.rooms.rooms[room].count
+        if loop.roster.left < count:
+            count = loop.roster.left
+        loop.roster.due -= 1
+        loop.roster.left = _room_answer(loop, room, asked, count) if count else 0
+        if loop.roster.left:
+            return
+        loop.roster.left = NOT_BEGUN
+        loop.roster.list = asked.next
+        loop.roster.count -= 1
+        _question_end(loop, asked)
+        _questions_come(loop)
+
+
+cdef inline uint32_t roster_marks_joined(uint32_t one, uint32_t other) noexcept nogil:
+    """Of two questions answered as one: from the first to the last; 0 (all) where one is, or numbers began anew."""
+    if one == 0 or other == 0 or <uint16_t>other < <uint16_t>one:
+        return 0
+    return <uint16_t>one | (other >> 16 << 16)
+
+
+cdef inline void roster_take(Loop* loop, Packet* packet) noexcept nogil:
+    """A KIND_QUESTION, taken over. Where many wait it is put aside, and what else is in the inbox goes on: who is there
+    is read when it is told, so a question may be late."""
+    packet.origin |= packet.origin << 16
+    if not _question_waits(loop, packet):
+        loop.n[C_QUESTIONS_HELD] += 1
+        packet.next = NULL
+        if loop.roster.aside == NULL:
+            loop.roster.aside = packet
+        else:
+            loop.roster.aside_last.next = packet
+        loop.roster.aside_last = packet
+    roster_walk(loop)
+
+
+cdef inline bint roster_fits(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Whether every loop that has members takes another question: inbox-messages of them may wait there."""
+    cdef uint32_t index
+    cdef Loop* target
+    for index in range(loop.hub.nloops):
+        target = loop.hub.loops[index]
+        if (se_load16_seqcst(&room_entry_loops(entry)[index >> WORD_SHIFT]) >> (index & (WORD_LOOPS - 1)) & 1
+                and se_load_relaxed(&target.asked_of) >= target.mailbox.limit):
+            loop.n[C_QUESTIONS_FULL] += 1
+            return False
+    return True
+
+
+cdef inline void roster_question(Loop* loop, RoomEntry* entry, uint16_t mark, const char* node,
+                                 size_t node_n) noexcept nogil:
+    """Asks every loop of this node that has members; on the link's loop. It answers for the service itself, whose joins
+    and leaves are told by this loop, too."""
+    cdef char who[176]
+    cdef size_t n
+    cdef uint64_t bits
+    cdef uint32_t index
+    cdef Packet* packet
+    for index in range(loop.hub.nloops + 1):
+        bits = se_load16_seqcst(&room_entry_loops(entry)[index >> WORD_SHIFT])
+        if not bits >> (index & (WORD_LOOPS - 1)) & 1:
+            continue
+        if index == loop.hub.nloops:
+            n = events_put_who(loop, NULL, who)
+            who[n] = c"\n"
+            _members_send(loop, entry, mark | (<uint32_t>mark << 16), node, node_n, who, n + 1)
+            continue
+        packet = packet_new_heap(&loop.mem, node_n, KIND_QUESTION)
+        if packet == NULL:
+            events_lost(loop)
+            continue
+        packet.target = entry.serial
+        packet.hash = entry.hash
+        packet.origin = mark
+        packet.size = <uint32_t>node_n
+        memcpy(packet.data, node, node_n)
+        se_add_relaxed(&loop.hub.loops[index].asked_of, 1)
+        outbox_post(loop, index, packet)
+
+
+cdef inline uint16_t roster_ask(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Asks who is in a room with listeners; the mark of those who await the answer, WATCH_NONE without memory.
+
+    The number of the question is read before the link takes it up (remote_query.pxd): all that read the same one share
+    the     answer, and the first of them asks for all. Who asks is counted among the listeners before.
+    """
+    cdef Audience* audience = <Audience*>entry.audience
+    cdef uint64_t number = se_load_seqcst(&audience.generation)
+    cdef uint16_t mark = <uint16_t>(1 + number % (WATCH_CHANGES - 1))
+    cdef Packet* packet
+    if se_load_seqcst(&audience.asking) == number + 1:
+        return mark
+    packet = packet_new_heap(&loop.mem, entry.size, KIND_ASK)
+    if packet == NULL:
+        loop.n[C_PRESENCE_LOST] += 1
+        return WATCH_NONE
+    if se_swap_seqcst(&audience.asking, number + 1) == number + 1:
+        packet_free(&loop.mem, packet)
+        return mark
+    packet.target = number
+    packet.hash = entry.hash
+    packet.size = entry.size
+    memcpy(packet.data, entry.name, entry.size)
+    outbox_post(loop, 0, packet)
+    return mark

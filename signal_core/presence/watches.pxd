@@ -1,0 +1,224 @@
+"""The rooms whose comings and goings NATS tells us of, in step with their listeners. Loop 0 only."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from signal_core.base.counters cimport C_PRESENCE_LOST
+from signal_core.base.kinds cimport KIND_NATS
+from signal_core.base.memory cimport Packet, packet_new_heap
+from signal_core.base.sys cimport se_pointer_acquire
+from signal_core.delivery.sub_queue cimport (
+    SUB_FRESH, SUB_OVER, SUB_PLAIN, sub_queue_allowed, sub_queue_given_up, sub_queue_has_room, sub_queue_push,
+    sub_queue_refused,
+)
+from signal_core.delivery.write_queue cimport write_queue_add
+from signal_core.presence.events cimport SUBJECT_MAX, events_put_subject
+from signal_core.tables.link_state cimport LINK_UP, Link
+from signal_core.tables.room_table cimport PUT_OFF_SUB, Audience, RoomEntry, audience_of
+from signal_core.tables.state cimport Loop
+from signal_core.wire.nats_format cimport nats_format_sub, nats_format_unsub
+
+cdef enum:
+    SID_AUDIENCE = 1 << 30    # and up: of rooms with listeners, by place; those of rooms (subscriptions.pxd) are below
+
+
+cdef inline void watches_sub(Loop* loop, Audience* audience) noexcept nogil:
+    """Asks for the SUB of a room with listeners, once a connection. Without memory nothing is heard of other nodes,
+    until one asks anew."""
+    cdef Link* link = loop.linked
+    if link.state != LINK_UP:
+        return
+    if audience.linked != link.number:
+        audience.linked = link.number
+        audience.ping = 0
+        audience.sub_state = SUB_PLAIN
+        audience.late = 0
+    if audience.ping or audience.sub_state != SUB_PLAIN:
+        return
+    if not sub_queue_allowed(loop):
+        _audience_refused(loop, audience)
+    elif sub_queue_push(link, SID_AUDIENCE + audience.place - 1):
+        audience.sub_state = SUB_FRESH
+        audience.ping = link.pinged + 1
+    else:
+        loop.n[C_PRESENCE_LOST] += 1
+
+
+cdef inline bint watches_write(Loop* loop, const Audience* audience) noexcept nogil:
+    """Queues the SUB. False without memory."""
+    cdef RoomEntry* entry = <RoomEntry*>audience.entry
+    cdef char subject[208]
+    cdef size_t n = events_put_subject(subject, loop.hub, b"presence", entry.name, entry.size)
+    cdef Packet* packet = packet_new_heap(&loop.mem, SUBJECT_MAX + 64, KIND_NATS)
+    if packet == NULL:
+        return False
+    packet.size = <uint32_t>nats_format_sub(<char*>packet.data, subject, <uint32_t>n, b"", 0,
+                                            SID_AUDIENCE + audience.place - 1)
+    write_queue_add(loop, &loop.linked.out, packet)
+    loop.linked.dirty = True
+    return True
+
+
+cdef inline void _audience_refused(Loop* loop, Audience* audience) noexcept nogil:
+    """NATS takes no more subscriptions: it is tried again, and who listens then asks anew."""
+    audience.sub_state = SUB_OVER
+    audience.ping = 0
+    if not audience.late:
+        audience.late = 1
+        loop.linked.limit.late += 1
+    sub_queue_refused(loop)
+
+
+cdef inline void watches_lapse(Loop* loop, Audience* audience, bint unsure) noexcept nogil:
+    """NATS has refused its SUB, or may have (`unsure`): then it is given up."""
+    if unsure:
+        watches_unsub_write(loop, SID_AUDIENCE + audience.place - 1)
+    _audience_refused(loop, audience)
+
+
+cdef inline void watches_unsub_write(Loop* loop, uint64_t sid) noexcept nogil:
+    """Without memory what comes is ignored until the connection's end."""
+    cdef Packet* packet = packet_new_heap(&loop.mem, 64, KIND_NATS)
+    if packet == NULL:
+        return
+    packet.size = <uint32_t>nats_format_unsub(<char*>packet.data, sid)
+    write_queue_add(loop, &loop.linked.out, packet)
+    loop.linked.dirty = True
+
+
+cdef inline void _audience_unsub(Loop* loop, Audience* audience) noexcept nogil:
+    cdef Link* link = loop.linked
+    if link.state != LINK_UP or audience.linked != link.number:
+        return
+    if audience.late:
+        link.limit.late -= 1
+    if audience.sub_state == SUB_OVER:
+        link.limit.refused -= 1
+    elif audience.ping:
+        if audience.sub_state == SUB_PLAIN:
+            watches_unsub_write(loop, SID_AUDIENCE + audience.place - 1)
+        sub_queue_given_up(link)
+    audience.linked = 0
+
+
+cdef inline bint _audiences_reserve(Link* link) noexcept nogil:
+    """Makes sure that there is a free place; False without memory."""
+    cdef void* grown
+    cdef uint32_t size
+    if link.presence.audiences_nfree or link.presence.audiences_used < link.presence.audiences_size:
+        return True
+    size = 2 * link.presence.audiences_size + 16
+    grown = realloc(link.presence.audiences, size * sizeof(Audience*))
+    if grown == NULL:
+        return False
+    link.presence.audiences = <Audience**>grown
+    grown = realloc(link.presence.audiences_free, size * sizeof(uint32_t))
+    if grown == NULL:
+        return False
+    link.presence.audiences_free = <uint32_t*>grown
+    link.presence.audiences_size = size
+    return True
+
+
+cdef inline void _audience_add(Loop* loop, Audience* audience) noexcept nogil:
+    cdef Link* link = loop.linked
+    cdef uint32_t place
+    if not _audiences_reserve(link):
+        loop.n[C_PRESENCE_LOST] += 1
+        return
+    if link.presence.audiences_nfree:
+        link.presence.audiences_nfree -= 1
+        place = link.presence.audiences_free[link.presence.audiences_nfree]
+    else:
+        place = link.presence.audiences_used
+        link.presence.audiences_used += 1
+    link.presence.audiences[place] = audience
+    audience.place = place + 1
+    if link.state == LINK_UP and not sub_queue_has_room(link):
+        audience.put_off |= PUT_OFF_SUB
+        link.presence.again = True
+        return
+    watches_sub(loop, audience)
+
+
+cdef inline void _audience_remove(Loop* loop, Audience* audience) noexcept nogil:
+    cdef Link* link = loop.linked
+    _audience_forget(audience)  # there may be some without a place: an answer can be before the first listener's word
+    if audience.place == 0:
+        return
+    if not audience.put_off & PUT_OFF_SUB:
+        _audience_unsub(loop, audience)
+    audience.put_off = 0
+    link.presence.audiences[audience.place - 1] = NULL
+    link.presence.audiences_free[link.presence.audiences_nfree] = audience.place - 1
+    link.presence.audiences_nfree += 1
+    audience.place = 0
+
+
+cdef inline void _audience_forget(Audience* audience) noexcept nogil:
+    """All nodes that were heard to have members."""
+    free(audience.nodes)
+    audience.nodes = NULL
+    audience.nnodes = audience.nodes_size = 0
+
+
+cdef inline void watches_settle(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Listens on NATS exactly while somebody here does."""
+    cdef Audience* audience = audience_of(entry)
+    if audience == NULL:
+        watches_end_one(loop, entry)
+    elif audience.place == 0:
+        _audience_add(loop, audience)
+
+
+cdef inline void watches_end_one(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Nobody listens, or the room is no more."""
+    cdef Audience* audience = <Audience*>se_pointer_acquire(&entry.audience)
+    if audience != NULL:
+        _audience_remove(loop, audience)
+
+
+cdef inline bint _audience_hears(const Audience* audience, uint16_t node) noexcept nogil:
+    cdef uint32_t i
+    for i in range(audience.nnodes):
+        if audience.nodes[i] == node:
+            return True
+    return False
+
+
+cdef inline void watches_note(Audience* audience, uint16_t node) noexcept nogil:
+    """Members of that node were heard of. Without memory its loss is not told in this room."""
+    cdef void* grown
+    cdef uint16_t size
+    if _audience_hears(audience, node):
+        return
+    if audience.nnodes == audience.nodes_size:
+        size = <uint16_t>(2 * audience.nodes_size + 2)
+        grown = realloc(audience.nodes, size * sizeof(uint16_t))
+        if grown == NULL:
+            return
+        audience.nodes = <uint16_t*>grown
+        audience.nodes_size = size
+    audience.nodes[audience.nnodes] = node
+    audience.nnodes += 1
+
+
+cdef inline bint watches_drop(Audience* audience, uint16_t node) noexcept nogil:
+    """Whether it was noted."""
+    cdef uint32_t i
+    for i in range(audience.nnodes):
+        if audience.nodes[i] == node:
+            audience.nnodes -= 1
+            audience.nodes[i] = audience.nodes[audience.nnodes]
+            return True
+    return False
+
+
+cdef inline void watches_end(Link* link) noexcept nogil:
+    """Frees what the link holds of them, after every thread has ended."""
+    cdef uint32_t i
+    for i in range(link.presence.audiences_used):
+        if link.presence.audiences[i] != NULL:
+            _audience_forget(link.presence.audiences[i])
+    free(link.presence.audiences)
+    free(link.presence.audiences_free)
+    free(link.presence.nodes)

@@ -1,0 +1,63 @@
+# Python wrappers of what is pure about tokens and origins. For probe.pyx, after probe_ws.pxi.
+
+from signal_core.client.auth cimport auth_token_decode as c_token_decode
+from signal_core.client.origin cimport origin_matches as c_origin_matches
+from signal_core.client.remote_addr cimport remote_addr_parse as c_address_parse
+from signal_core.tables.acl cimport (
+    Rights, rights_are as c_rights_are, rights_are_whole as c_rights_are_whole, rights_new as c_rights_new,
+    rights_publish as c_rights_publish, rights_release, rights_sub as c_rights_sub,
+)
+from signal_core.wire.handshake cimport TOKEN_BEARER, TOKEN_PROTOCOL, TOKEN_QUERY
+
+
+def rights_are_whole(bytes text):
+    cdef uint8_t* p = ws_copy(text)
+    whole = c_rights_are_whole(p, len(text))
+    free(p)
+    return bool(whole)
+
+
+def rights_allow(bytes text, bytes room):
+    """(may join, may publish) by a whole text."""
+    cdef uint8_t* p = ws_copy(text)
+    cdef uint8_t* name = ws_copy(room)
+    cdef Rights* rights = c_rights_new(p, len(text))
+    if rights == NULL:
+        raise MemoryError
+    answer = (bool(c_rights_sub(rights, <char*>name, len(room))),
+              bool(c_rights_publish(rights, <char*>name, len(room))))
+    same = c_rights_are(rights, p, len(text))
+    rights_release(rights)
+    free(p)
+    free(name)
+    return answer if same else None
+
+
+def origin_matches(bytes rule, bytes origin):
+    cdef uint8_t* r = ws_copy(rule)
+    cdef uint8_t* o = ws_copy(origin)
+    matches = c_origin_matches(<char*>r, len(rule), <char*>o, len(origin))
+    free(r)
+    free(o)
+    return bool(matches)
+
+
+def token_decode(str source, bytes token):
+    """The token, None where it is malformed. `source`: bearer, protocol or query."""
+    cdef uint8_t kind = {"bearer": TOKEN_BEARER, "protocol": TOKEN_PROTOCOL, "query": TOKEN_QUERY}[source]
+    cdef uint8_t* p = ws_copy(token)
+    cdef uint8_t* out = ws_copy(token)
+    cdef int size = c_token_decode(kind, <char*>p, len(token), <char*>out)
+    decoded = None if size < 0 else out[:size]
+    free(p)
+    free(out)
+    return decoded
+
+
+def address_parse(bytes text):
+    """16 bytes, None where it is no address."""
+    cdef uint8_t address[16]
+    cdef uint8_t* p = ws_copy(text)
+    good = c_address_parse(<char*>p, len(text), address)
+    free(p)
+    return address[:16] if good else None

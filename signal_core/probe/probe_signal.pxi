@@ -1,0 +1,321 @@
+# Python wrappers and micro benchmarks of the pure layers of signal.v1: addresses, heads, the NATS wire.
+# Included by probe.pyx. Input goes into a buffer of exactly its size, so that AddressSanitizer sees a byte
+# read past it; output likewise, of the size that the encoder documents.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+from signal_core.base.sys cimport se_now_ns
+from signal_core.base.text cimport (
+    UINT_TEXT, text_parse_uint as c_uint_parse, text_put_uint as c_put_uint, text_uint_lower as c_uint_lower,
+)
+from signal_core.wire.command cimport Head, head_check_layout, head_parse as c_head_parse
+from signal_core.wire.ids cimport (
+    LOCAL_TEXT, ids_make as c_id_make, ids_parse_local as c_local_parse, ids_put_local as c_local_put,
+    ids_ref_valid as c_ref_valid, ids_room_valid as c_room_valid, ids_split_peer as c_peer_split,
+)
+from signal_core.wire.nats_format cimport (
+    nats_format_hpub_bound as c_nats_hpub_bound, nats_format_hpub_head as c_nats_put_hpub_head,
+    nats_format_receipt as c_nats_put_receipt, nats_format_sub as c_nats_put_sub, nats_format_unsub as c_nats_put_unsub,
+)
+from signal_core.wire.nats_info cimport nats_info_number as c_info_number
+from signal_core.wire.nats_proto cimport (
+    NatsHeaders, NatsOp, NatsPub, nats_headers_parse as c_nats_headers_parse, nats_proto_check_layout,
+    nats_proto_need as c_nats_need, nats_proto_parse as c_nats_parse,
+)
+
+cdef extern from *:
+    """
+    /* The compiler must take it that p is read and written here: a measured loop is not optimised away. */
+    #define SIGNAL_KEEP(p) __asm__ volatile("" : : "r"(p) : "memory")
+    """
+    void SIGNAL_KEEP(const void* p) nogil
+
+
+cdef char* signal_copy(bytes data) except NULL:
+    """The bytes on the heap, in an allocation of that size; the caller frees it."""
+    cdef char* copy = <char*>malloc(len(data))
+    if copy == NULL:
+        raise MemoryError
+    memcpy(copy, <const char*>data, len(data))
+    return copy
+
+
+cdef bytes signal_bytes(const char* p, size_t n):
+    """None for NULL: `absent` is told from `empty`."""
+    return None if p == NULL else p[:n]
+
+
+cdef bytes signal_taken(char* out, size_t n):
+    """The first n bytes; frees them."""
+    result = out[:n]
+    free(out)
+    return result
+
+
+def signal_check_layout() -> None:
+    """Instantiates the compile-time assertions."""
+    head_check_layout()
+    nats_proto_check_layout()
+
+
+# -- addresses and names --
+
+def id_make(uint32_t loop, uint32_t slot, uint32_t tag):
+    return c_id_make(loop, slot, tag)
+
+
+def local_put(uint64_t id):
+    cdef char* out = <char*>malloc(LOCAL_TEXT)
+    c_local_put(id, out)
+    return signal_taken(out, LOCAL_TEXT)
+
+
+def local_parse(bytes data):
+    """The id; None where the text is not canonical."""
+    cdef uint64_t id = 0
+    cdef char* p = signal_copy(data)
+    cdef int verdict = c_local_parse(p, len(data), &id)
+    free(p)
+    return id if verdict == 1 else None
+
+
+def peer_split(bytes data):
+    """The length of the node; None where it is no peer."""
+    cdef size_t node_len = 0
+    cdef char* p = signal_copy(data)
+    cdef int verdict = c_peer_split(p, len(data), &node_len)
+    free(p)
+    return node_len if verdict == 1 else None
+
+
+def room_valid(bytes data):
+    cdef char* p = signal_copy(data)
+    cdef bint valid = c_room_valid(p, len(data))
+    free(p)
+    return bool(valid)
+
+
+def ref_valid(bytes data):
+    cdef char* p = signal_copy(data)
+    cdef bint valid = c_ref_valid(p, len(data))
+    free(p)
+    return bool(valid)
+
+
+def put_uint(uint64_t value):
+    cdef char* out = <char*>malloc(UINT_TEXT)
+    return signal_taken(out, c_put_uint(out, value))
+
+
+def uint_lower(bytes data, uint64_t value):
+    """The bytes after the number at their end was lowered to the value, which is kept in its digits."""
+    cdef char* p = signal_copy(data)
+    c_uint_lower(p + len(data), value)
+    return signal_taken(p, len(data))
+
+
+def uint_parse(bytes data):
+    """The number; None where it is none."""
+    cdef uint64_t value = 0
+    cdef char* p = signal_copy(data)
+    cdef bint valid = c_uint_parse(p, len(data), &value)
+    free(p)
+    return value if valid else None
+
+
+# -- heads --
+
+def head_parse(bytes data):
+    """(verdict, fields)"""
+    cdef Head head
+    cdef char* p = signal_copy(data)
+    cdef int verdict = c_head_parse(p, len(data), &head)
+    fields = {
+        "verb": head.verb, "arg": signal_bytes(head.arg, head.arg_len), "node_len": head.node_len,
+        "ref": signal_bytes(head.ref, head.ref_len), "re": signal_bytes(head.re, head.re_len),
+        "ttl_ms": head.ttl_ms,
+        "presence": bool(head.presence), "has_payload": bool(head.has_payload),
+        "payload": signal_bytes(head.payload, head.payload_len),
+    }
+    free(p)
+    return verdict, fields
+
+
+# -- the NATS wire --
+
+def nats_parse(bytes data, size_t max_payload=1 << 20):
+    """(bytes consumed or -1 or -2, fields or None)"""
+    cdef NatsOp op
+    cdef char* p = signal_copy(data)
+    cdef int64_t verdict = c_nats_parse(p, len(data), max_payload, &op)
+    fields = None
+    if verdict > 0:
+        fields = {
+            "kind": op.kind, "subject": signal_bytes(op.subject, op.subject_len),
+            "reply": signal_bytes(op.reply, op.reply_len), "sid": op.sid,
+            "headers": signal_bytes(op.headers, op.headers_len),
+            "payload": signal_bytes(op.payload, op.payload_len),
+            "text": signal_bytes(op.text, op.text_len),
+        }
+    free(p)
+    return verdict, fields
+
+
+def info_number(bytes text, bytes name):
+    """What the link reads from an INFO by itself; -1: none."""
+    return c_info_number(text, len(text), name)
+
+
+def nats_need(bytes data):
+    cdef char* p = signal_copy(data)
+    cdef size_t need = c_nats_need(p, len(data))
+    free(p)
+    return need
+
+
+def nats_headers_parse(bytes data):
+    """(verdict, fields)"""
+    cdef NatsHeaders headers
+    cdef char* p = signal_copy(data)
+    cdef int verdict = c_nats_headers_parse(p, len(data), &headers)
+    fields = {
+        "status": headers.status, "sender": signal_bytes(headers.sender, headers.sender_len),
+        "user": signal_bytes(headers.user, headers.user_len),
+        "receipt": signal_bytes(headers.receipt, headers.receipt_len),
+        "subject": signal_bytes(headers.subject, headers.subject_len),
+        "type": signal_bytes(headers.type, headers.type_len), "ttl_ms": headers.ttl_ms,
+        "binary": bool(headers.binary),
+    }
+    free(p)
+    return verdict, fields
+
+
+def nats_put_hpub(bytes prefix, bytes kind, bytes target, bytes me, bytes payload, *, bytes suffix_ref=b"",
+                  bytes ref=b"", bytes user=b"", bint binary=False, int64_t ttl_ms=-1):
+    """(the whole operation, nats_format_hpub_bound): the head is written into a buffer of the bound's size."""
+    cdef NatsPub m
+    cdef size_t bound
+    cdef char* out
+    if len(kind) != 4:
+        raise ValueError("kind is peer or room")
+    m = NatsPub(
+        prefix=prefix, prefix_len=<uint32_t>len(prefix), kind=kind, target=target,
+        target_len=<uint32_t>len(target), suffix_ref=suffix_ref, suffix_ref_len=<uint32_t>len(suffix_ref),
+        me=me, me_len=<uint32_t>len(me), ref=ref, ref_len=<uint32_t>len(ref), user=user,
+        user_len=<uint32_t>len(user), binary=binary, ttl_ms=ttl_ms, payload_len=len(payload))
+    bound = c_nats_hpub_bound(&m)
+    out = <char*>malloc(bound)
+    return signal_taken(out, c_nats_put_hpub_head(out, &m)) + payload + b"\r\n", bound
+
+
+def nats_put_receipt(bytes reply, bytes code):
+    cdef char* out = <char*>malloc(len(reply) + len(code) + 96)
+    return signal_taken(out, c_nats_put_receipt(out, reply, <uint32_t>len(reply), code, <uint32_t>len(code)))
+
+
+def nats_put_sub(bytes subject_prefix, bytes name, uint64_t sid):
+    cdef char* out = <char*>malloc(len(subject_prefix) + len(name) + 27)
+    return signal_taken(out, c_nats_put_sub(out, subject_prefix, <uint32_t>len(subject_prefix), name,
+                                            <uint32_t>len(name), sid))
+
+
+def nats_put_unsub(uint64_t sid):
+    cdef char* out = <char*>malloc(28)
+    return signal_taken(out, c_nats_put_unsub(out, sid))
+
+
+# -- benchmarks: nanoseconds an operation --
+
+def bench_local_put(uint64_t iterations):
+    cdef char out[LOCAL_TEXT]
+    cdef uint64_t i, start, id = 0x9E3779B97F4A7C15
+    with nogil:
+        start = se_now_ns()
+        for i in range(iterations):
+            SIGNAL_KEEP(&id)
+            c_local_put(id, out)
+            SIGNAL_KEEP(out)
+        start = se_now_ns() - start
+    return <double>start / <double>iterations
+
+
+def bench_local_parse(uint64_t iterations, bytes data=b"7zq3mw9kd0xv5"):
+    cdef const char* text = data
+    cdef size_t n = len(data)
+    cdef uint64_t i, start, id
+    with nogil:
+        start = se_now_ns()
+        for i in range(iterations):
+            SIGNAL_KEEP(text)
+            c_local_parse(text, n, &id)
+            SIGNAL_KEEP(&id)
+        start = se_now_ns() - start
+    return <double>start / <double>iterations
+
+
+def bench_head_parse(uint64_t iterations, bytes data=b"TO k7m2q0.7zq3mw9kd0xv5\n" + bytes(128)):
+    cdef Head head
+    cdef const char* p = data
+    cdef size_t n = len(data)
+    cdef uint64_t i, start
+    with nogil:
+        start = se_now_ns()
+        for i in range(iterations):
+            SIGNAL_KEEP(p)
+            c_head_parse(p, n, &head)
+            SIGNAL_KEEP(&head)
+        start = se_now_ns() - start
+    return <double>start / <double>iterations
+
+
+BENCH_HEADERS = b"NATS/1.0\r\nSignal-From: k7m2q0.7zq3mw9kd0xv5\r\n\r\n"
+BENCH_HMSG = b"HMSG signal.peer.abcdef.0123456789abc 1 %d %d\r\n%s%s\r\n" % (
+    len(BENCH_HEADERS), len(BENCH_HEADERS) + 128, BENCH_HEADERS, bytes(128))
+
+
+def bench_nats_parse(uint64_t iterations, bytes data=BENCH_HMSG):
+    cdef NatsOp op
+    cdef const char* p = data
+    cdef size_t n = len(data)
+    cdef uint64_t i, start
+    with nogil:
+        start = se_now_ns()
+        for i in range(iterations):
+            SIGNAL_KEEP(p)
+            c_nats_parse(p, n, 1 << 20, &op)
+            SIGNAL_KEEP(&op)
+        start = se_now_ns() - start
+    return <double>start / <double>iterations
+
+
+def bench_nats_headers_parse(uint64_t iterations, bytes data=BENCH_HEADERS):
+    cdef NatsHeaders headers
+    cdef const char* p = data
+    cdef size_t n = len(data)
+    cdef uint64_t i, start
+    with nogil:
+        start = se_now_ns()
+        for i in range(iterations):
+            SIGNAL_KEEP(p)
+            c_nats_headers_parse(p, n, &headers)
+            SIGNAL_KEEP(&headers)
+        start = se_now_ns() - start
+    return <double>start / <double>iterations
+
+
+def bench_nats_put_hpub_head(uint64_t iterations, bint with_ref=False):
+    cdef NatsPub m = NatsPub(
+        prefix=b"signal", prefix_len=6, kind=b"peer", target=b"abcdef.0123456789abc", target_len=20,
+        suffix_ref=NULL, suffix_ref_len=0, me=b"k7m2q0.7zq3mw9kd0xv5", me_len=20, ref=b"17",
+        ref_len=2 if with_ref else 0, user=NULL, user_len=0, binary=False, ttl_ms=-1, payload_len=128)
+    cdef char out[512]
+    cdef uint64_t i, start
+    with nogil:
+        start = se_now_ns()
+        for i in range(iterations):
+            SIGNAL_KEEP(&m)
+            c_nats_put_hpub_head(out, &m)
+            SIGNAL_KEEP(out)
+        start = se_now_ns() - start
+    return <double>start / <double>iterations

@@ -1,0 +1,318 @@
+# Python wrappers and micro benchmarks of the pure WebSocket layers: framing, UTF-8, handshake. For probe.pyx.
+# Input goes into a buffer of exactly its size, so that AddressSanitizer sees a byte read past it.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+from signal_core.base.sys cimport se_now_ns
+from signal_core.wire.frame cimport (
+    FRAME_MAX_HEAD, OP_TEXT, Frame, frame_check_layout, frame_close_code as c_close_code_of,
+    frame_head_size as c_frame_head_size, frame_parse as c_frame_parse, frame_put_head as c_frame_put_head,
+    frame_unmask as c_frame_unmask,
+)
+from signal_core.wire.handshake cimport Upgrade, upgrade_check_layout, upgrade_parse as c_upgrade_parse
+from signal_core.wire.request cimport (
+    Site, request_host_valid as c_host_valid, request_query_next_room as c_query_next_room,
+)
+from signal_core.wire.response cimport (
+    response_accept_key as c_upgrade_accept, response_check_layout, response_refuse as c_upgrade_refuse,
+    response_upgrade as c_upgrade_answer, se_base64_put, se_sha1,
+)
+from signal_core.wire.utf8 cimport utf8_feed as c_utf8_feed, utf8_valid as c_utf8_valid
+
+cdef extern from *:
+    """
+    /* The compiler must take it that p is read and written here: a measured loop is not optimised away. */
+    #define PROBE_KEEP(p) __asm__ volatile("" : : "r"(p) : "memory")
+    """
+    void PROBE_KEEP(const void* p) nogil
+
+
+cdef uint8_t* ws_copy(bytes data) except NULL:
+    """The bytes on the heap, in an allocation of that size; the caller frees it."""
+    cdef uint8_t* copy = <uint8_t*>malloc(len(data))
+    if copy == NULL:
+        raise MemoryError
+    memcpy(copy, <const char*>data, len(data))
+    return copy
+
+
+def ws_check_layout() -> None:
+    """Instantiates the compile-time assertions."""
+    frame_check_layout()
+    upgrade_check_layout()
+    response_check_layout()
+
+
+# -- frames --
+
+def frame_parse(bytes data, uint64_t max_payload):
+    """(verdict, fields of the frame or {"close_code"} or None where more is needed)"""
+    cdef Frame frame
+    cdef uint8_t* p = ws_copy(data)
+    cdef int verdict = c_frame_parse(p, len(data), max_payload, &frame)
+    free(p)
+    if verdict == -2:
+        return verdict, None
+    if verdict == -1:
+        return verdict, {"close_code": frame.close_code}
+    return verdict, {
+        "length": frame.length,
+        "head": frame.head,
+        "opcode": frame.opcode,
+        "fin": bool(frame.fin),
+        "key": (<char*>frame.key)[:4],
+    }
+
+
+def frame_unmask(bytes data, bytes key, size_t offset=0):
+    """The payload unmasked at `offset` bytes past malloc's alignment."""
+    cdef size_t n = len(data)
+    cdef uint8_t* p = ws_copy(bytes(offset) + data)
+    cdef const char* k = key
+    if len(key) != 4:
+        free(p)
+        raise ValueError("a masking key has 4 bytes")
+    c_frame_unmask(p + offset, n, <const uint8_t*>k)
+    result = (<char*>p)[:offset + n]
+    free(p)
+    return result[offset:]
+
+
+def frame_head_size(size_t payload):
+    return c_frame_head_size(payload)
+
+
+def frame_put_head(uint8_t opcode, size_t payload):
+    cdef uint8_t out[FRAME_MAX_HEAD]
+    cdef size_t n = c_frame_put_head(out, opcode, payload)
+    return (<char*>out)[:n]
+
+
+def close_code_of(bytes data):
+    cdef uint8_t* p = ws_copy(data)
+    cdef int code = c_close_code_of(p, len(data))
+    free(p)
+    return code
+
+
+# -- UTF-8 --
+
+def utf8_feed(uint32_t state, bytes data):
+    cdef uint8_t* p = ws_copy(data)
+    state = c_utf8_feed(state, p, len(data))
+    free(p)
+    return state
+
+
+def utf8_valid(bytes data):
+    cdef uint8_t* p = ws_copy(data)
+    cdef bint valid = c_utf8_valid(p, len(data))
+    free(p)
+    return bool(valid)
+
+
+# -- handshake --
+
+cdef object ws_text(const char* p, size_t n):
+    return p[:n] if p != NULL else None
+
+
+cdef Site ws_site(bytes path=b"", uint32_t max_line=8192, uint32_t max_head=16384):
+    """Where the engine is, and what it takes; the bounds are the settings' defaults."""
+    cdef Site site
+    memset(&site, 0, sizeof(site))
+    site.max_line = max_line
+    site.max_head = max_head
+    site.path_len = <uint32_t>len(path)
+    memcpy(site.path, <char*>path, len(path))
+    return site
+
+
+def host_valid(bytes text):
+    cdef char* p = <char*>ws_copy(text)
+    valid = bool(c_host_valid(p, len(text)))
+    free(p)
+    return valid
+
+
+def upgrade_parse(bytes data, size_t last_len=0, bytes path=b"", uint32_t max_line=8192, uint32_t max_head=16384):
+    """(verdict, fields or None where more is needed); "accept" and "answer" are what the engine writes."""
+    cdef Upgrade upgrade
+    cdef Site site = ws_site(path, max_line, max_head)
+    cdef char out[512]
+    cdef char* p = <char*>ws_copy(data)
+    cdef size_t size
+    cdef int verdict = c_upgrade_parse(p, len(data), last_len, &site, &upgrade)
+    try:
+        if verdict == -2:
+            return verdict, None
+        if verdict == -1:
+            size = c_upgrade_answer(&upgrade, out, sizeof(out))
+            return verdict, {"status": upgrade.status, "answer": out[:size]}
+        fields = {
+            "status": upgrade.status,
+            "path": ws_text(upgrade.path, upgrade.path_len),
+            "key": ws_text(upgrade.key, 24),
+            "protocol": bool(upgrade.protocol),
+            "other_protocol": bool(upgrade.other_protocol),
+            "token": ws_text(upgrade.token, upgrade.token_len),
+            "token_from": upgrade.token_from,
+            "origin": ws_text(upgrade.origin, upgrade.origin_len),
+            "query": ws_text(upgrade.query, upgrade.query_len),
+        }
+        if upgrade.status == 0:
+            size = c_upgrade_accept(&upgrade, out)
+            fields["accept"] = out[:size]
+        else:
+            size = c_upgrade_answer(&upgrade, out, sizeof(out))
+            fields["answer"] = out[:size]
+        return verdict, fields
+    finally:
+        free(p)
+
+
+def upgrade_feed(chunks):
+    """upgrade_parse as a reader calls it: after each chunk, with what was there before. Its first verdict."""
+    data = b""
+    seen = 0
+    verdict, fields = -2, None
+    for chunk in chunks:
+        data += chunk
+        verdict, fields = upgrade_parse(data, seen)
+        if verdict != -2:
+            break
+        seen = len(data)
+    return verdict, fields
+
+
+def query_rooms(bytes query, size_t out_size=128):
+    """The rooms that a raw query names, and -1 last where one is bad."""
+    cdef char* start = <char*>ws_copy(query)
+    cdef const char* p = start
+    cdef size_t left = len(query), value_len = 0
+    cdef const char* value = NULL
+    cdef char* out = <char*>malloc(out_size)
+    cdef int n = 1
+    rooms = []
+    while n > 0:
+        n = c_query_next_room(&p, &left, out, out_size, &value, &value_len)
+        if n != 0:
+            rooms.append(out[:n] if n > 0 else n)
+    free(out)
+    free(start)
+    return rooms
+
+
+def upgrade_refuse(int status, size_t size=512):
+    cdef char out[512]
+    return out[:c_upgrade_refuse(status, out, size)]
+
+
+def sha1(bytes data):
+    cdef uint8_t out[20]
+    cdef uint8_t* p = ws_copy(data)
+    se_sha1(p, len(data), out)
+    free(p)
+    return (<char*>out)[:20]
+
+
+def base64(bytes data):
+    cdef size_t n = (len(data) + 2) // 3 * 4
+    cdef char* out = <char*>malloc(n)
+    cdef uint8_t* p = ws_copy(data)
+    se_base64_put(p, len(data), out)
+    result = out[:n]
+    free(p)
+    free(out)
+    return result
+
+
+# -- micro benchmarks: nanoseconds an operation --
+
+def bench_frame_decode(uint64_t iterations, size_t payload=128):
+    """Head and unmasking of a masked text frame."""
+    cdef Frame frame
+    cdef uint64_t i, start, total = 0
+    cdef size_t head = c_frame_head_size(payload)
+    cdef uint8_t* p = <uint8_t*>malloc(head + 4 + payload)
+    memset(p, 0x5a, head + 4 + payload)
+    memset(&frame, 0, sizeof(frame))
+    c_frame_put_head(p, OP_TEXT, payload)
+    p[1] |= 0x80
+    with nogil:
+        start = se_now_ns()
+        for i in range(iterations):
+            PROBE_KEEP(p)
+            total += c_frame_parse(p, head + 4 + payload, 65536, &frame)
+            c_frame_unmask(p + frame.head, frame.length, frame.key)
+        start = se_now_ns() - start
+    free(p)
+    assert total == iterations * (head + 4)
+    return start / <double>iterations
+
+
+def bench_frame_put_head(uint64_t iterations, size_t payload=128):
+    cdef uint8_t out[FRAME_MAX_HEAD]
+    cdef uint64_t i, start, total = 0
+    with nogil:
+        start = se_now_ns()
+        for i in range(iterations):
+            PROBE_KEEP(&payload)
+            total += c_frame_put_head(out, OP_TEXT, payload)
+            PROBE_KEEP(out)
+        start = se_now_ns() - start
+    assert total == iterations * c_frame_head_size(payload)
+    return start / <double>iterations
+
+
+def bench_unmask(uint64_t iterations, size_t payload=128):
+    cdef uint8_t key[4]
+    cdef uint64_t i, start
+    cdef uint8_t* p = <uint8_t*>malloc(payload)
+    memset(p, 0, payload)
+    memset(key, 0x5a, 4)
+    with nogil:
+        start = se_now_ns()
+        for i in range(iterations):
+            PROBE_KEEP(p)
+            c_frame_unmask(p, payload, key)
+        start = se_now_ns() - start
+    free(p)
+    return start / <double>iterations
+
+
+def bench_utf8(uint64_t iterations, bytes text):
+    cdef uint64_t i, start, total = 0
+    cdef size_t n = len(text)
+    cdef uint8_t* p = ws_copy(text)
+    with nogil:
+        start = se_now_ns()
+        for i in range(iterations):
+            PROBE_KEEP(p)
+            total += c_utf8_valid(p, n)
+        start = se_now_ns() - start
+    free(p)
+    assert total == iterations
+    return start / <double>iterations
+
+
+def bench_upgrade(uint64_t iterations, bytes request):
+    """Parsing a handshake and writing its 101."""
+    cdef Upgrade upgrade
+    cdef char out[256]
+    cdef uint64_t i, start, total = 0
+    cdef size_t n = len(request)
+    cdef char* p = <char*>ws_copy(request)
+    cdef Site site = ws_site()
+    with nogil:
+        start = se_now_ns()
+        for i in range(iterations):
+            PROBE_KEEP(p)
+            total += c_upgrade_parse(p, n, 0, &site, &upgrade)
+            c_upgrade_accept(&upgrade, out)
+            PROBE_KEEP(out)
+        start = se_now_ns() - start
+    free(p)
+    assert total == iterations * n
+    return start / <double>iterations

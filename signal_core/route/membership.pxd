@@ -1,0 +1,177 @@
+"""Who joins and leaves rooms, and who listens to that."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from signal_core.base.counters cimport C_LISTENERS, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED
+from signal_core.base.memory cimport Packet, packet_free
+from signal_core.delivery.outbox cimport outbox_sync, outbox_sync_new
+from signal_core.presence.events cimport events_add
+from signal_core.presence.roster cimport roster_ask
+from signal_core.tables.codes cimport CODE_OK, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE
+from signal_core.tables.conn_acl cimport conn_acl_memberships
+from signal_core.tables.conn_table cimport FLAG_LIMITED, FLAG_USER, Conn, Membership, slab_cold
+from signal_core.tables.loop_rooms cimport (
+    NO_ROOM, WATCH_CHANGES, WATCH_NONE, Member, room_join, room_leave, room_member, rooms_add, rooms_find,
+    rooms_members_of, rooms_memberships_of, rooms_remove,
+)
+from signal_core.tables.room_table cimport (
+    RoomEntry, room_table_enter, room_table_exit, room_table_hash, room_table_unmark, room_table_unwatch,
+    room_table_watch,
+)
+from signal_core.tables.state cimport Loop, loop_bit
+
+
+cdef inline void _sync_or_free(Loop* loop, RoomEntry* entry, Packet* word, bint sync) noexcept nogil:
+    """Tells the link of a room's interest, if that changed, by a word made beforehand."""
+    if sync:
+        outbox_sync(loop, entry, word)
+    else:
+        packet_free(&loop.mem, word)
+
+
+cdef inline void _sync_if_possible(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Tells the link that a room's interest is gone; without memory for that the next change tells it."""
+    cdef Packet* word = outbox_sync_new(loop)
+    if word == NULL:
+        room_table_unmark(&loop.hub.rooms, entry)
+    else:
+        outbox_sync(loop, entry, word)
+
+
+cdef inline RoomEntry* membership_enter(Loop* loop, const char* name, size_t n, uint64_t hash) noexcept nogil:
+    """The loop (or the service) has a member from here on. NULL without memory.
+
+    The word to the link is made before: whoever enters behind us relies on its being posted.
+    """
+    cdef bint sync = False
+    cdef RoomEntry* entry
+    cdef Packet* word = outbox_sync_new(loop)
+    if word == NULL:
+        return NULL
+    entry = room_table_enter(&loop.hub.rooms, name, n, hash, loop_bit(loop), &sync)
+    _sync_or_free(loop, entry, word, sync)
+    return entry
+
+
+cdef inline void membership_exit(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """It has no member any more. Without memory to tell the link the room stays subscribed to, until it is told of
+    the next join or leave."""
+    if room_table_exit(&loop.hub.rooms, entry, loop_bit(loop)):
+        _sync_if_possible(loop, entry)
+
+
+cdef inline uint8_t membership_join(
+    Loop* loop, Conn* c, const char* name, uint32_t n, RoomEntry** entry,
+) noexcept nogil:
+    """Makes a connection a member, visible to every loop of the process on return."""
+    cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name, n)
+    cdef uint32_t room = rooms_find(&loop.rooms, hash, name, n)
+    if room != NO_ROOM and room_member(&loop.rooms, &loop.slab, c, room) != NULL:
+        entry[0] = loop.rooms.rooms[room].entry
+        return CODE_OK
+    if c.nrooms >= (conn_acl_memberships(loop, c) if c.flags & (FLAG_LIMITED | FLAG_USER) else loop.hub.set.max_rooms):
+        loop.n[C_ROOMS_REFUSED] += 1
+        return CODE_TOO_MANY_ROOMS
+    if room == NO_ROOM:
+        entry[0] = membership_enter(loop, name, n, hash)
+        if entry[0] == NULL:
+            return CODE_UNAVAILABLE
+        room = rooms_add(&loop.rooms, entry[0])
+        if room == NO_ROOM:
+            membership_exit(loop, entry[0])
+            return CODE_UNAVAILABLE
+        loop.n[C_ROOMS] += 1
+    entry[0] = loop.rooms.rooms[room].entry
+    if not room_join(&loop.rooms, &loop.slab, c, room):
+        _room_close(loop, room)
+        return CODE_UNAVAILABLE
+    loop.n[C_MEMBERSHIPS] += 1
+    events_add(loop, entry[0], c, True)
+    return CODE_OK
+
+
+cdef inline bint membership_room_watch(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """One more of the loop's members hears who comes and goes. False without memory."""
+    cdef bint sync = False
+    cdef Packet* word = outbox_sync_new(loop)
+    cdef bint good
+    if word == NULL:
+        return False
+    good = room_table_watch(&loop.hub.rooms, entry, loop.hub.nloops + 1, loop_bit(loop), &sync)
+    _sync_or_free(loop, entry, word, sync)
+    return good
+
+
+cdef inline void membership_room_unwatch(Loop* loop, RoomEntry* entry) noexcept nogil:
+    if room_table_unwatch(&loop.hub.rooms, entry, loop_bit(loop)):
+        _sync_if_possible(loop, entry)
+
+
+cdef inline uint8_t membership_watch(Loop* loop, Conn* c, const char* name, uint32_t n, uint32_t* room) noexcept nogil:
+    """A member hears who comes and goes from here on; `room`: its index on this loop."""
+    cdef Member* member
+    room[0] = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, n), name, n)
+    member = room_member(&loop.rooms, &loop.slab, c, room[0])
+    if member.mark != WATCH_NONE:
+        return CODE_OK
+    if not membership_room_watch(loop, loop.rooms.rooms[room[0]].entry):
+        return CODE_UNAVAILABLE
+    member.mark = WATCH_CHANGES
+    loop.n[C_LISTENERS] += 1
+    return CODE_OK
+
+
+cdef inline void membership_watch_ask(Loop* loop, Conn* c, uint32_t room) noexcept nogil:
+    """Its SUB is answered: now a listener asks who is there."""
+    cdef Member* member = NULL if c == NULL else room_member(&loop.rooms, &loop.slab, c, room)
+    cdef uint16_t mark
+    if member == NULL or member.mark == WATCH_NONE:
+        return
+    mark = roster_ask(loop, loop.rooms.rooms[room].entry)
+    if mark != WATCH_NONE:
+        member.mark = mark
+
+
+cdef inline void _room_close(Loop* loop, uint32_t room) noexcept nogil:
+    """Of a room without members on this loop; no effect on one that has some."""
+    cdef RoomEntry* entry = loop.rooms.rooms[room].entry
+    if loop.rooms.rooms[room].count:
+        return
+    rooms_remove(&loop.rooms, room)
+    loop.n[C_ROOMS] -= 1
+    membership_exit(loop, entry)
+
+
+cdef inline void membership_leave_one(Loop* loop, Conn* c, uint32_t i) noexcept nogil:
+    cdef Membership place = rooms_memberships_of(c, slab_cold(&loop.slab, c.slot))[i]
+    cdef uint32_t room = place.room
+    cdef RoomEntry* entry = loop.rooms.rooms[room].entry
+    cdef bint listens = rooms_members_of(&loop.rooms, room)[place.position].mark != WATCH_NONE
+    room_leave(&loop.rooms, &loop.slab, c, i)
+    loop.n[C_MEMBERSHIPS] -= 1
+    events_add(loop, entry, c, False)
+    if listens:
+        loop.n[C_LISTENERS] -= 1
+        membership_room_unwatch(loop, entry)
+    _room_close(loop, room)
+
+
+cdef inline void membership_leave(Loop* loop, Conn* c, const char* name, uint32_t n) noexcept nogil:
+    """No effect on one that is not a member."""
+    cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name, n)
+    cdef uint32_t i, room = rooms_find(&loop.rooms, hash, name, n)
+    if room == NO_ROOM:
+        return
+    for i in range(c.nrooms):
+        if rooms_memberships_of(c, slab_cold(&loop.slab, c.slot))[i].room == room:
+            membership_leave_one(loop, c, i)
+            return
+
+
+cdef inline void membership_leave_last(Loop* loop, Conn* c) noexcept nogil:
+    """The room that it has joined last, or one that took its place. It is in one at least."""
+    membership_leave_one(loop, c, c.nrooms - 1)
+
+
+cdef inline void membership_leave_all(Loop* loop, Conn* c) noexcept nogil:
+    while c.nrooms:
+        membership_leave_last(loop, c)

@@ -1,0 +1,59 @@
+"""What became of a message, told to its sender."""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from signal_core.base.kinds cimport KIND_NATS, TELL_SUBJECT
+from signal_core.base.limits cimport SERVICE_LOOP
+from signal_core.base.memory cimport Packet, packet_free, packet_text
+from signal_core.base.sys cimport SE_RARE
+from signal_core.delivery.conn cimport conn_of
+from signal_core.delivery.nats_publish cimport nats_publish_receipt
+from signal_core.delivery.outbox cimport outbox_loop_of, outbox_receipt
+from signal_core.delivery.refs cimport refs_finish
+from signal_core.delivery.replies cimport replies_say
+from signal_core.route.membership cimport membership_watch_ask
+from signal_core.route.route cimport route_joined
+from signal_core.tables.codes cimport CODE_DENIED, CODE_OK
+from signal_core.tables.conn_table cimport CONN_JOINING, CONN_OPEN, Conn, slab_find
+from signal_core.tables.state cimport Loop
+
+
+cdef inline void receipts_take(Loop* loop, uint64_t id, uint8_t code, const char* ref, size_t n) noexcept nogil:
+    """For a connection of this loop; an empty ref stands for a room of its URL, or for what was answered before NATS
+    denied it."""
+    cdef Conn* c = conn_of(loop, id)
+    cdef uint32_t room
+    if n:
+        room = refs_finish(loop, c, ref, n, code)
+        if SE_RARE(room and code == CODE_OK):
+            membership_watch_ask(loop, conn_of(loop, id), room - 1)
+        return
+    c = slab_find(&loop.slab, <uint32_t>(id >> 32) & 0xffffff, <uint32_t>id)
+    if c == NULL:
+        return
+    if c.state == CONN_JOINING:
+        route_joined(loop, c)
+    elif c.state == CONN_OPEN and code == CODE_DENIED:
+        replies_say(loop, c, code, NULL, 0)
+
+
+cdef inline void receipts_tell_peer(Loop* loop, uint64_t id, uint8_t code, const char* ref, size_t n) noexcept nogil:
+    """A receipt to a connection of any loop, or to the service."""
+    if id >> 56 == loop.index and loop.index != SERVICE_LOOP:
+        receipts_take(loop, id, code, ref, n)
+    elif outbox_loop_of(loop.hub, id) != NULL:
+        outbox_receipt(loop, id, code, ref, n)
+
+
+cdef inline void receipts_tell_all(Loop* loop) noexcept nogil:
+    """Tells the fates that were gathered. What is written to NATS is not delivered yet: its receipt comes from
+    there."""
+    cdef Packet* packet
+    while loop.told_head != NULL:
+        packet = loop.told_head
+        loop.told_head = packet.next
+        if packet.tell == TELL_SUBJECT:
+            nats_publish_receipt(loop, packet_text(packet), packet.text_size, packet.code)
+        elif packet.kind != KIND_NATS or packet.code != CODE_OK:
+            receipts_tell_peer(loop, packet.origin, packet.code, packet_text(packet), packet.text_size)
+        packet_free(&loop.mem, packet)
+    loop.told_tail = NULL

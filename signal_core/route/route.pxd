@@ -1,0 +1,233 @@
+"""Where a message goes: to one peer, to the members of a room, and who joins and leaves.
+
+Every function runs on the thread of its loop (or, for a pseudo-loop, under the GIL). Codes are CODE_*; CODE_OK means
+that the message is with a queue, an inbox or the link, and that its fate will be told to whoever asked.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.string cimport memcmp
+from signal_core.base.counters cimport C_ATTEMPTED, C_DROPPED_INBOX, C_IN_FLIGHT, C_TAKEN
+from signal_core.base.kinds cimport KIND_FRAME, KIND_ROOM, KIND_TO
+from signal_core.base.limits cimport SERVICE_LOOP, UNIT_SHIFT
+from signal_core.base.memory cimport Packet, QueueNode, packet_copy, packet_let_go, packet_share, queue_node_new
+from signal_core.base.sys cimport SE_PREFETCH, SE_RARE, se_load16_seqcst, se_load_relaxed
+from signal_core.delivery.conn cimport (
+    BLOCKED_LOOK, conn_answer, conn_deliver, conn_is_late, conn_of, conn_queued, conn_resume, conn_silence,
+)
+from signal_core.delivery.drop_notice cimport drop_notice_note
+from signal_core.delivery.envelope cimport Message, message_frame
+from signal_core.delivery.nats_publish cimport nats_publish, nats_publish_refuses
+from signal_core.delivery.outbox cimport outbox_has_room, outbox_loop_of, outbox_post
+from signal_core.delivery.replies cimport replies_err, replies_goaway, replies_hello_new, replies_say
+from signal_core.delivery.write_queue cimport write_queue_append
+from signal_core.tables.codes cimport (
+    CLUSTER_OFF, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE,
+)
+from signal_core.tables.conn_table cimport (
+    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, NO_SLOT, Brief, Conn, Joining, slab_cold, slab_conn,
+)
+from signal_core.tables.loop_rooms cimport NO_ROOM, Member, rooms_find, rooms_find_serial, rooms_members_of
+from signal_core.tables.mailbox cimport mailbox_taken
+from signal_core.tables.room_table cimport WORD_LOOPS, RoomEntry, room_entry_loops, room_table_find, room_table_hash
+from signal_core.tables.state cimport Hub, Loop
+from signal_core.tables.timer_wheel cimport wheel_arm, wheel_arm_by
+from signal_core.tables.turns cimport LANE_DIRECT, LANE_SPREAD
+from signal_core.wire.ids cimport ids_parse_local
+
+cdef enum:
+    AHEAD = 8                 # members of a fan-out fetched ahead of their turn
+
+
+cdef inline bint _is_own_node(const Hub* hub, const char* peer, size_t node_len) noexcept nogil:
+    return node_len == hub.node_len and memcmp(peer, hub.node, node_len) == 0
+
+
+cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Message* p) noexcept nogil:
+    """To one connection of this node, or to its service."""
+    cdef Loop* target = outbox_loop_of(loop.hub, id)
+    cdef Conn* c
+    cdef Packet* packet
+    if target == loop and loop.index != SERVICE_LOOP:
+        c = conn_of(loop, id)
+        if c == NULL:
+            return CODE_NO_SUCH_PEER
+        packet = message_frame(loop, p, NULL, 0, c.flags & FLAG_BLOCKED, KIND_FRAME)
+        if packet == NULL:
+            return CODE_UNAVAILABLE
+        conn_deliver(loop, c, packet, LANE_DIRECT)
+        return CODE_OK
+    if target == NULL:
+        return CODE_NO_SUCH_PEER
+    if not outbox_has_room(loop, target, p.size):
+        if target.index < loop.hub.nloops:
+            drop_notice_note(loop, target, id, 0, 1)
+        return CODE_SLOW_PEER
+    packet = message_frame(loop, p, NULL, 0, True, KIND_TO)
+    if packet == NULL:
+        return CODE_UNAVAILABLE
+    packet.target = id
+    outbox_post(loop, target.index, packet)
+    return CODE_OK
+
+
+cdef inline uint8_t route_peer(Loop* loop, const char* peer, uint32_t n, uint32_t node_len,
+                               const Message* p) noexcept nogil:
+    """To `<node>.<local>`, on whichever node it is; an answer (p.re) to another node goes to its ref's subject."""
+    cdef uint64_t id
+    cdef uint8_t code
+    if _is_own_node(loop.hub, peer, node_len):
+        if ids_parse_local(peer + node_len + 1, n - node_len - 1, &id) < 0:
+            return CODE_NO_SUCH_PEER
+        return route_id(loop, id, p)
+    if p.remote or se_load_relaxed(&loop.hub.link) == CLUSTER_OFF:
+        return CODE_NO_SUCH_PEER
+    code = nats_publish_refuses(loop, p, b"peer", peer, n, p.re, p.re_len)
+    return code if code != CODE_OK else nats_publish(loop, p, b"peer", peer, n, p.re, p.re_len)
+
+
+cdef inline void _fan_out(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
+    """To the members on this loop but the message's origin. The caller holds the message.
+
+    What needs a second look goes the way of a single delivery; of the others all is counted at the end.
+    """
+    cdef const Member* members = rooms_members_of(&loop.rooms, index)
+    cdef uint32_t i, slot, queued = 0, n = loop.rooms.rooms[index].count
+    cdef uint32_t origin = <uint32_t>(packet.origin >> 32) & 0xffffff if packet.origin >> 56 == loop.index else NO_SLOT
+    cdef uint32_t size = packet.size
+    cdef bint late = conn_is_late(loop, packet)
+    cdef QueueNode* place
+    cdef Conn* c
+    packet.refs += n
+    for i in range(n):
+        if i + AHEAD < n:
+            SE_PREFETCH(slab_conn(&loop.slab, members[i + AHEAD].slot))
+        slot = members[i].slot
+        c = slab_conn(&loop.slab, slot)
+        if SE_RARE(c.state != CONN_OPEN or (slot == origin and c.tag == <uint32_t>packet.origin)):
+            continue
+        place = NULL
+        if not SE_RARE(c.flags & FLAG_BLOCKED or late):
+            place = queue_node_new(&loop.mem)
+        if SE_RARE(place == NULL):
+            conn_deliver(loop, c, packet, LANE_SPREAD)
+            continue
+        place.packet = packet
+        write_queue_append(&c.out, place, size)
+        queued += 1
+        conn_queued(loop, c, size, LANE_SPREAD)
+    packet.refs -= n - queued
+    loop.n[C_ATTEMPTED] += queued
+    loop.n[C_IN_FLIGHT] += queued
+    loop.turn.work += n >> UNIT_SHIFT
+    loop.turn.caused += queued
+
+
+cdef inline void route_fan_out_held(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
+    """As _fan_out; takes the message over."""
+    packet_share(&loop.mem, packet)
+    if index != NO_ROOM:
+        _fan_out(loop, index, packet)
+    packet_let_go(&loop.mem, packet)
+
+
+cdef inline uint8_t _post_room(Loop* loop, RoomEntry* entry, Packet* packet) noexcept nogil:
+    """To the other loops that have members. CODE_SLOW_PEER where one of them takes no more."""
+    cdef uint64_t bits
+    cdef uint32_t index, bit, word
+    cdef Packet* copy
+    cdef uint8_t code = CODE_OK
+    for word in range(<uint32_t>loop.hub.rooms.words):
+        bits = se_load16_seqcst(&room_entry_loops(entry)[word])
+        bit = word * WORD_LOOPS
+        while bits:
+            index = bit if bit < loop.hub.nloops else SERVICE_LOOP
+            if bits & 1 and index != loop.index:
+                copy = NULL
+                if outbox_has_room(loop, loop.hub.loops[index], packet.size):
+                    copy = packet_copy(&loop.mem, packet)
+                if copy == NULL:
+                    loop.n[C_ATTEMPTED] += 1
+                    loop.n[C_DROPPED_INBOX] += 1
+                    if index < loop.hub.nloops:
+                        drop_notice_note(loop, loop.hub.loops[index], entry.serial, entry.hash, 1)
+                    code = CODE_SLOW_PEER
+                else:
+                    copy.kind = KIND_ROOM
+                    copy.target = entry.serial
+                    copy.hash = entry.hash
+                    outbox_post(loop, index, copy)
+            bits >>= 1
+            bit += 1
+    return code
+
+
+cdef inline uint8_t route_room(Loop* loop, const char* name, uint32_t n, const Message* p, bint as_from) noexcept nogil:
+    """To every member but the origin, on every node. `as_from`: they hear FROM (a user's own connections)."""
+    cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name, n)
+    cdef uint32_t room = rooms_find(&loop.rooms, hash, name, n)
+    cdef RoomEntry* entry
+    cdef Packet* packet
+    cdef bint abroad = not p.remote and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF
+    cdef uint8_t far = nats_publish_refuses(loop, p, b"room", name, n, NULL, 0) if abroad else CODE_OK
+    cdef uint8_t code = CODE_OK
+    if far != CODE_OK and far != CODE_UNAVAILABLE:
+        return far
+    if room != NO_ROOM:
+        entry = loop.rooms.rooms[room].entry
+    else:
+        entry = room_table_find(&loop.hub.rooms, name, n, hash)
+    if entry != NULL:
+        packet = message_frame(loop, p, name, 0 if as_from else n, True, KIND_FRAME)
+        if packet == NULL:
+            return CODE_UNAVAILABLE
+        code = _post_room(loop, entry, packet)
+        route_fan_out_held(loop, room, packet)
+    if abroad and far == CODE_OK:
+        far = nats_publish(loop, p, b"room", name, n, NULL, 0)
+    return far if far != CODE_OK else code
+
+
+cdef inline void route_take_peer(Loop* loop, Packet* packet) noexcept nogil:
+    """A KIND_TO from the inbox."""
+    mailbox_taken(&loop.mailbox, packet)
+    loop.n[C_TAKEN] += 1
+    packet.kind = KIND_FRAME
+    conn_deliver(loop, conn_of(loop, packet.target), packet, LANE_DIRECT)
+
+
+cdef inline void route_take_room(Loop* loop, Packet* packet) noexcept nogil:
+    """A KIND_ROOM from the inbox."""
+    cdef uint32_t room = rooms_find_serial(&loop.rooms, packet.hash, packet.target)
+    mailbox_taken(&loop.mailbox, packet)
+    loop.n[C_TAKEN] += 1
+    packet.kind = KIND_FRAME
+    route_fan_out_held(loop, room, packet)
+
+
+cdef inline void route_joined(Loop* loop, Conn* c) noexcept nogil:
+    """A room of its URL, or its user's, is confirmed, or denied: after the last, HELLO, and what was denied."""
+    cdef Brief* brief
+    cdef Joining rooms
+    if c.phase.joining.waiting:
+        c.phase.joining.waiting -= 1
+    if c.phase.joining.waiting == 0 and c.state == CONN_JOINING:
+        rooms = c.phase.joining
+        c.state = CONN_OPEN
+        wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + (
+            BLOCKED_LOOK if c.flags & FLAG_BLOCKED else conn_silence(loop, c)))
+        brief = slab_cold(&loop.slab, c.slot).brief
+        if brief != NULL and brief.expires:
+            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, brief.expires)
+        conn_answer(loop, c, replies_hello_new(loop, c))
+        if loop.drain.on and c.slot < loop.drain.told:  # else it is told in its turn
+            replies_goaway(loop, c)
+        while rooms.denied and c.state == CONN_OPEN:
+            rooms.denied -= 1
+            replies_say(loop, c, CODE_DENIED, NULL, 0)
+        while rooms.over and c.state == CONN_OPEN:
+            rooms.over -= 1
+            replies_err(loop, c, CODE_UNAVAILABLE, NULL, 0)
+        if c.pending != NULL:
+            c.pending.since = loop.tick
+        if c.flags & FLAG_PAUSED:
+            conn_resume(loop, c)

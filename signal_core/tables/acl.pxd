@@ -1,0 +1,159 @@
+"""What a token allows: rooms by pattern, sending to peers, how many rooms. Pure.
+
+Owned by a loop, which shares one block among its connections that have the same rights; freed with the last of them.
+Python writes rights as a text of its own (signal_py/auth/grants.py): flags, bounds, then the patterns, each after its
+size.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy
+from signal_core.base.sys cimport SE_STATIC_ASSERT
+
+cdef enum:
+    RIGHT_TO = 1              # may send to peers and users
+    RIGHT_SUB_ALL = 2         # may join any room
+    RIGHT_PUB_ALL = 4         # may publish to any room
+
+    RIGHTS_HEAD = 9           # bytes before the patterns: flags 1, rooms 4, two counts of 2; big-endian
+
+cdef struct Rights:
+    uint32_t refs             # 4  connections that have them, and the loop's cache
+    uint32_t size             # 4  bytes of the patterns
+    uint32_t max_rooms        # 4  UINT32_MAX: as the engine's setting
+    uint16_t nsub             # 2  patterns of rooms to join, which come first
+    uint16_t npub             # 2  patterns of rooms to publish to
+    uint8_t flags             # 1  RIGHT_*
+    uint8_t data[7]           # and on: for each pattern its size in a byte, and its text
+
+
+cdef inline void rights_check_layout() noexcept nogil:
+    SE_STATIC_ASSERT(sizeof(Rights) == 24)
+
+
+cdef inline bint _pattern_matches(const char* p, size_t n, const char* name, size_t m) noexcept nogil:
+    """As NATS matches subjects: `*` is any one token, `>` at the end is one token or more."""
+    cdef size_t i = 0, j = 0
+    while i < n and j < m:
+        if p[i] == c">" and i + 1 == n:
+            return True
+        if p[i] == c"*" and (i + 1 == n or p[i + 1] == c"."):
+            i += 1
+            while j < m and name[j] != c".":
+                j += 1
+        else:
+            while i < n and p[i] != c".":
+                if j == m or name[j] != p[i]:
+                    return False
+                i += 1
+                j += 1
+            if j < m and name[j] != c".":
+                return False
+        if i == n or j == m:
+            return i == n and j == m
+        i += 1  # the dots
+        j += 1
+    return False
+
+
+cdef inline bint _patterns_match(const uint8_t* at, uint32_t count, const char* name, size_t n) noexcept nogil:
+    cdef uint32_t _i
+    for _i in range(count):
+        if _pattern_matches(<const char*>at + 1, at[0], name, n):
+            return True
+        at += 1 + at[0]
+    return False
+
+
+cdef inline const uint8_t* _rights_pub(const Rights* rights) noexcept nogil:
+    """The patterns of rooms to publish to."""
+    cdef const uint8_t* at = rights.data
+    cdef uint32_t _i
+    for _i in range(rights.nsub):
+        at += 1 + at[0]
+    return at
+
+
+cdef inline bint rights_sub(const Rights* rights, const char* room, size_t n) noexcept nogil:
+    """Whether they allow to join a room."""
+    return rights.flags & RIGHT_SUB_ALL or _patterns_match(rights.data, rights.nsub, room, n)
+
+
+cdef inline bint rights_publish(const Rights* rights, const char* room, size_t n) noexcept nogil:
+    """Whether they allow to publish to a room."""
+    return rights.flags & RIGHT_PUB_ALL or _patterns_match(_rights_pub(rights), rights.npub, room, n)
+
+
+cdef inline uint32_t _big_endian(const uint8_t* p, int n) noexcept nogil:
+    cdef uint32_t value = 0
+    cdef int i
+    for i in range(n):
+        value = value << 8 | p[i]
+    return value
+
+
+cdef inline void _put_big_endian(uint8_t* p, uint32_t value, int n) noexcept nogil:
+    while n > 0:
+        n -= 1
+        p[n] = <uint8_t>(value & 0xff)
+        value >>= 8
+
+
+cdef inline bint rights_are_whole(const uint8_t* text, size_t n) noexcept nogil:
+    """Whether the patterns are as many as its head says, and end where it ends."""
+    cdef size_t at = RIGHTS_HEAD
+    cdef uint32_t _i
+    if n < RIGHTS_HEAD:
+        return False
+    for _i in range(_big_endian(text + 5, 2) + _big_endian(text + 7, 2)):
+        if at >= n:
+            return False
+        at += 1 + text[at]
+    return at == n
+
+
+cdef inline Rights* rights_new(const uint8_t* text, size_t n) noexcept nogil:
+    """From a whole text, held once; NULL without memory."""
+    cdef size_t size = n - RIGHTS_HEAD
+    cdef Rights* rights = <Rights*>malloc(sizeof(Rights) + size)
+    if rights == NULL:
+        return NULL
+    rights.refs = 1
+    rights.size = <uint32_t>size
+    rights.flags = text[0]
+    rights.max_rooms = _big_endian(text + 1, 4)
+    rights.nsub = <uint16_t>_big_endian(text + 5, 2)
+    rights.npub = <uint16_t>_big_endian(text + 7, 2)
+    memcpy(rights.data, text + RIGHTS_HEAD, size)
+    return rights
+
+
+cdef inline bint rights_are(const Rights* rights, const uint8_t* text, size_t n) noexcept nogil:
+    """Whether they are what the text says."""
+    return (rights.size == n - RIGHTS_HEAD and rights.flags == text[0]
+            and rights.max_rooms == _big_endian(text + 1, 4) and rights.nsub == _big_endian(text + 5, 2)
+            and rights.npub == _big_endian(text + 7, 2)
+            and memcmp(rights.data, text + RIGHTS_HEAD, n - RIGHTS_HEAD) == 0)
+
+
+cdef inline size_t rights_size(const Rights* rights) noexcept nogil:
+    """Of their text; NULL: nothing is bounded, and there is none."""
+    return RIGHTS_HEAD + rights.size if rights != NULL else 0
+
+
+cdef inline void rights_put(const Rights* rights, uint8_t* out) noexcept nogil:
+    """Writes the text that they were made of, rights_size bytes."""
+    out[0] = rights.flags
+    _put_big_endian(out + 1, rights.max_rooms, 4)
+    _put_big_endian(out + 5, rights.nsub, 2)
+    _put_big_endian(out + 7, rights.npub, 2)
+    memcpy(out + RIGHTS_HEAD, rights.data, rights.size)
+
+
+cdef inline void rights_release(Rights* rights) noexcept nogil:
+    """By one that had them; NULL: it had none."""
+    if rights == NULL:
+        return
+    rights.refs -= 1
+    if rights.refs == 0:
+        free(rights)

@@ -1,0 +1,120 @@
+"""Timers: one wheel a loop, one timer a connection, linked by slot numbers.
+
+A connection's timer says when to look at it again, not what is due; activity never touches it. Whoever looks finds out
+what is due and arms it anew. So a busy connection costs no timer work a message, and an idle one one visit an interval.
+"""
+
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+from signal_core.base.limits cimport WHEEL_SLOTS
+from signal_core.base.sys cimport SE_ASSERT
+from signal_core.tables.conn_table cimport CONN_DEAD, NO_SLOT, Cold, Slab, slab_cold, slab_conn
+
+cdef struct Wheel:
+    uint32_t head[512]        # 2048  WHEEL_SLOTS: first slot of each list
+    uint32_t now              # 4     tick up to which timers have fired
+    uint32_t armed            # 4
+    uint32_t walk             # 4     slot to go on with in the list of `now`; NO_SLOT: the list is done
+    uint32_t empty_to         # 4     the lists of the ticks after `now` up to this one are empty
+
+
+cdef inline void wheel_init(Wheel* wheel, uint32_t now) noexcept nogil:
+    memset(wheel.head, 0xff, sizeof(wheel.head))
+    wheel.now = now
+    wheel.armed = 0
+    wheel.walk = NO_SLOT
+    wheel.empty_to = now
+
+
+cdef inline void wheel_disarm(Wheel* wheel, Slab* slab, uint32_t slot) noexcept nogil:
+    """No effect on a timer that is not armed."""
+    cdef Cold* cold = slab_cold(slab, slot)
+    if cold.due == 0:
+        return
+    if wheel.walk == slot:
+        wheel.walk = cold.next
+    if cold.prev != NO_SLOT:
+        slab_cold(slab, cold.prev).next = cold.next
+    else:
+        wheel.head[cold.due % WHEEL_SLOTS] = cold.next
+    if cold.next != NO_SLOT:
+        slab_cold(slab, cold.next).prev = cold.prev
+    cold.due = 0
+    wheel.armed -= 1
+
+
+cdef inline void wheel_arm(Wheel* wheel, Slab* slab, uint32_t slot, uint32_t due) noexcept nogil:
+    """Looks at `slot` at tick `due`, at the next tick if that has passed; instead of any earlier wish."""
+    cdef Cold* cold = slab_cold(slab, slot)
+    cdef uint32_t* head
+    cdef uint32_t comes_up
+    SE_ASSERT(slab_conn(slab, slot).state != CONN_DEAD)  # its Cold.next links it to others that are to be freed
+    wheel_disarm(wheel, slab, slot)
+    if due <= wheel.now:
+        due = wheel.now + 1
+    comes_up = wheel.now + 1 + (due - wheel.now - 1) % WHEEL_SLOTS
+    if comes_up <= wheel.empty_to:
+        wheel.empty_to = comes_up - 1
+    head = &wheel.head[due % WHEEL_SLOTS]
+    cold.due = due
+    cold.prev = NO_SLOT
+    cold.next = head[0]
+    if head[0] != NO_SLOT:
+        slab_cold(slab, head[0]).prev = slot
+    head[0] = slot
+    wheel.armed += 1
+
+
+cdef inline void wheel_arm_by(Wheel* wheel, Slab* slab, uint32_t slot, uint32_t due) noexcept nogil:
+    """As wheel_arm, but an earlier wish stays."""
+    cdef uint32_t armed = slab_cold(slab, slot).due
+    if armed == 0 or due < armed:
+        wheel_arm(wheel, slab, slot, due)
+
+
+cdef inline uint32_t wheel_pop(Wheel* wheel, Slab* slab, uint32_t now, uint32_t* budget) noexcept nogil:
+    """Disarms and returns the next slot whose timer is due by `now`; NO_SLOT when none is left.
+
+    Each slot looked at, be it due or due in a later turn of the wheel, takes one from the budget; with none left, too,
+    it is NO_SLOT, and the next call goes on there.
+    """
+    cdef uint32_t slot
+    while True:
+        slot = wheel.walk
+        while slot != NO_SLOT:
+            if budget[0] == 0:
+                return NO_SLOT
+            budget[0] -= 1
+            if slab_cold(slab, slot).due <= wheel.now:
+                wheel_disarm(wheel, slab, slot)
+                return slot
+            slot = slab_cold(slab, slot).next
+            wheel.walk = slot
+        if wheel.now >= now:
+            return NO_SLOT
+        wheel.now += 1
+        wheel.walk = wheel.head[wheel.now % WHEEL_SLOTS]
+
+
+cdef inline bint wheel_is_late(const Wheel* wheel, uint32_t now) noexcept nogil:
+    """Whether timers may be left that were due before tick `now`."""
+    if wheel.walk != NO_SLOT:
+        return wheel.now < now
+    return wheel.now + 1 < now and wheel.empty_to + 1 < now
+
+
+cdef inline uint32_t wheel_next(Wheel* wheel) noexcept nogil:
+    """Ticks until a list that is not empty comes up, WHEEL_SLOTS at most; 0 where one is being walked.
+
+    What was found empty is not looked at again: asked in every iteration, it costs a look a tick.
+    """
+    if wheel.walk != NO_SLOT:
+        return 0
+    if wheel.armed == 0:
+        return WHEEL_SLOTS
+    if wheel.empty_to < wheel.now:
+        wheel.empty_to = wheel.now
+    while (wheel.empty_to + 1 - wheel.now < WHEEL_SLOTS
+           and wheel.head[(wheel.empty_to + 1) % WHEEL_SLOTS] == NO_SLOT):
+        wheel.empty_to += 1
+    return wheel.empty_to + 1 - wheel.now

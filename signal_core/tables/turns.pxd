@@ -1,0 +1,183 @@
+"""Whose turn it is, and for how long: shares of an iteration, and the lists of connections that wait for theirs.
+
+Work is counted in units, not in messages: a frame, an event, a write, each 4 KiB more of one that gathers messages, an
+item of an inbox, and each 64 deliveries that a fan-out attempts are a unit. A connection's turn is over after its share
+of units, a step of the iteration after its time. The clock is looked at every LOOK_UNITS units only, so it costs a
+message nothing.
+
+Connections with input left over wait in `ready`, and have their turns in order. One that has caused work which is not
+done yet (deliveries of a fan-out or news not written, more messages than another loop has taken) waits in
+`delayed` instead (delayed.pxd).
+
+What fan-outs, news and GAPs queue is written in a lane of its own, after the messages to one peer and the answers.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memmove
+from signal_core.base.counters cimport C_STEPS_CUT
+from signal_core.base.kinds cimport KIND_NEWS, KIND_ROOM
+from signal_core.base.limits cimport (
+    CROWD_MESSAGES, CROWD_ROOMS, FRAMES_PER_TURN, LINE_KEPT, LOOK_UNITS, SHARE_LEAST, SHARE_TOTAL, UNIT_SHIFT,
+)
+from signal_core.base.sys cimport SE_RARE, se_load_relaxed, se_now_ns, se_store_relaxed
+from signal_core.tables.conn_table cimport FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, NO_SLOT, Conn
+from signal_core.tables.state cimport Line, Loop
+
+cdef enum:
+    LANE_DIRECT = 0           # messages to one peer, and the engine's own answers
+    LANE_SPREAD = 1           # what fan-outs and presence queue
+    STEP_SPENT = 0            # Loop.step_end: the step's time is over
+    STEP_FRESH_BIT = 62       # ... and, with that time in the bits below: the clock was not looked at yet
+
+
+# -- the time of a step --
+
+cdef inline void turns_step_begin(Loop* loop, uint64_t ns) noexcept nogil:
+    """A step of the iteration begins, which may take so long, from its first look at the clock on."""
+    loop.turn.step_end = <uint64_t>1 << STEP_FRESH_BIT | ns
+    loop.turn.look = loop.turn.work + LOOK_UNITS
+
+
+cdef inline bint turns_step_look(Loop* loop) noexcept nogil:
+    """Looks at the clock: whether the step's time is over."""
+    cdef uint64_t now
+    if loop.turn.step_end == STEP_SPENT:
+        return True
+    now = se_now_ns()
+    if loop.turn.step_end >> STEP_FRESH_BIT:
+        loop.turn.step_end += now - (<uint64_t>1 << STEP_FRESH_BIT)
+    elif now >= loop.turn.step_end:
+        loop.turn.step_end = STEP_SPENT
+        loop.n[C_STEPS_CUT] += 1
+        return True
+    loop.turn.look = loop.turn.work + LOOK_UNITS
+    return False
+
+
+cdef inline bint turns_step_is_over(Loop* loop) noexcept nogil:
+    return SE_RARE(loop.turn.work >= loop.turn.look) and turns_step_look(loop)
+
+
+# -- the lanes of queues to write --
+
+cdef inline void turns_lane_add(Loop* loop, Conn* c, int lane) noexcept nogil:
+    """Puts it into a list of queues to write, unless it is in one or waits for EPOLLOUT."""
+    if c.flags & (FLAG_DIRTY | FLAG_BLOCKED):
+        return
+    c.flags |= FLAG_DIRTY
+    c.out.next = NO_SLOT
+    if loop.turn.dirty_head[lane] == NO_SLOT:
+        loop.turn.dirty_head[lane] = c.slot
+    else:
+        loop.turn.dirty_tail[lane].out.next = c.slot
+    loop.turn.dirty_tail[lane] = c
+
+
+cdef inline bint turns_lanes_wait(const Loop* loop) noexcept nogil:
+    """Whether there is something to write."""
+    return loop.turn.dirty_head[LANE_DIRECT] & loop.turn.dirty_head[LANE_SPREAD] != NO_SLOT
+
+
+# -- who waits for a turn --
+
+cdef inline bint turns_line_room(Line* line, uint32_t more) noexcept nogil:
+    """Room for so many more. False without memory."""
+    cdef uint32_t size = line.size
+    cdef uint32_t* grown
+    if line.used + more <= size:
+        return True
+    while size < line.used + more:
+        size = 2 * size + 64
+    grown = <uint32_t*>realloc(line.slots, size * sizeof(uint32_t))
+    if grown == NULL:
+        return False
+    line.slots = grown
+    line.size = size
+    return True
+
+
+cdef inline bint turns_line_add(Line* line, Conn* c) noexcept nogil:
+    """False without memory."""
+    if not turns_line_room(line, 1):
+        return False
+    c.flags |= FLAG_READY
+    line.slots[line.used] = c.slot
+    line.used += 1
+    return True
+
+
+cdef inline void turns_line_drop(Line* line, uint32_t first) noexcept nogil:
+    """Takes the first ones off. A list that was long is freed once it is empty."""
+    line.used -= first
+    memmove(line.slots, line.slots + first, line.used * sizeof(uint32_t))
+    if SE_RARE(line.used == 0 and line.size > LINE_KEPT):
+        free(line.slots)
+        line.slots = NULL
+        line.size = 0
+
+
+cdef inline uint32_t turns_share(int waiting) noexcept nogil:
+    """Units of a turn, where so many connections have one in the iteration; -1: none has."""
+    cdef uint32_t share
+    if not SE_RARE(waiting >= SHARE_TOTAL // FRAMES_PER_TURN):
+        return FRAMES_PER_TURN
+    share = SHARE_TOTAL // (<uint32_t>waiting + 1)
+    return share if share > SHARE_LEAST else SHARE_LEAST
+
+
+cdef inline void turns_spread_work(Loop* loop, uint64_t deliveries) noexcept nogil:
+    """A fan-out has attempted so many deliveries."""
+    loop.turn.work += deliveries >> UNIT_SHIFT
+
+
+# -- crowded loops --
+
+cdef inline bint _turns_is_for_many(uint8_t kind) noexcept nogil:
+    return kind == KIND_ROOM or kind == KIND_NEWS
+
+
+cdef inline bint turns_is_crowded(const Loop* target, uint64_t held, uint8_t kind) noexcept nogil:
+    """Whether a loop has got more than it has taken, beside `held` that the producer holds back; of what is for many,
+    whether it has not written that of before."""
+    cdef uint64_t waiting = se_load_relaxed(&target.mailbox.waiting) + held
+    if _turns_is_for_many(kind):
+        return waiting >= CROWD_ROOMS or se_load_relaxed(&target.behind) != 0
+    return waiting >= CROWD_MESSAGES
+
+
+cdef inline void turns_crowd_note(Loop* loop, uint32_t index, uint8_t kind) noexcept nogil:
+    """Loop `index` is crowded by what this one posts it."""
+    loop.turn.crowds[(index >> 6) + (0 if _turns_is_for_many(kind) else 4)] |= <uint64_t>1 << (index & 63)
+    loop.turn.crowding = True
+    loop.turn.caused += 1
+
+
+cdef inline bint _crowd_is_over(const Loop* target, bint for_many) noexcept nogil:
+    if for_many:
+        return not turns_is_crowded(target, 0, KIND_ROOM)
+    return se_load_relaxed(&target.mailbox.waiting) < CROWD_MESSAGES // 2
+
+
+cdef inline bint turns_crowds_remain(Loop* loop) noexcept nogil:
+    """Whether a loop that was noted still is crowded; forgets those that are not."""
+    cdef uint32_t word, bit
+    if not loop.turn.crowding:
+        return False
+    loop.turn.crowding = False
+    for word in range(8):
+        for bit in range(64 if loop.turn.crowds[word] else 0):
+            if not loop.turn.crowds[word] >> bit & 1:
+                continue
+            if _crowd_is_over(loop.hub.loops[(word & 3) << 6 | bit], word < 4):
+                loop.turn.crowds[word] &= ~(<uint64_t>1 << bit)
+            else:
+                loop.turn.crowding = True
+    return loop.turn.crowding
+
+
+cdef inline void turns_behind_note(Loop* loop) noexcept nogil:
+    """At the end of the writes: tells other loops whether what is for many is written."""
+    cdef uint64_t behind = loop.turn.dirty_head[LANE_SPREAD] != NO_SLOT
+    if SE_RARE(behind != loop.behind):
+        se_store_relaxed(&loop.behind, behind)

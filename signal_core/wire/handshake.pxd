@@ -1,0 +1,315 @@
+"""The opening handshake (RFC 6455 §4.2) without I/O: judges a client's HTTP head.
+
+Pointers in Upgrade point into the caller's buffer and are good as long as that is.
+"""
+
+from libc.stdint cimport uint32_t, uint8_t
+from libc.string cimport memcmp, memset
+from signal_core.base.limits cimport FORWARDED_LINES, UPGRADE_MAX_HEADERS
+from signal_core.base.sys cimport SE_STATIC_ASSERT
+from signal_core.base.text cimport text_is, text_is_blank, text_matches, text_starts
+from signal_core.wire.http cimport http_list_has, http_list_next, phr_header, phr_parse_request
+from signal_core.wire.request cimport (
+    LINE_MORE, Site, request_host_valid, request_line_check, request_line_complaint, request_query_find,
+    request_split_target, site_has, site_is_root,
+)
+
+cdef extern from "se_text.h" nogil:
+    bint se_same_name(const char* p, const char* lower, size_t n)
+    size_t se_base64_run(const char* p, size_t n)
+
+cdef enum:
+    KEY_SIZE = 24         # characters of Sec-WebSocket-Key: 16 bytes in base64
+
+    METHOD_OTHER = 0
+    METHOD_GET = 1
+    METHOD_HEAD = 2
+    METHOD_OPTIONS = 3
+
+    UNJUDGED = 1503       # 503 with another text: nobody could decide whether it may connect
+    UNHANDLED = 2503      # ... the handshake was there, and the loop did not come to it in time
+    STATUS_MOST = 1000    # above all of HTTP's: what is added to one for another text, once or twice
+
+    STATUS_HEALTH = 200   # a health check
+    STATUS_OPTIONS = 204  # OPTIONS: what is allowed
+
+    TOKEN_NONE = 0
+    TOKEN_BEARER = 1      # Authorization: Bearer <token>
+    TOKEN_PROTOCOL = 2    # the subprotocol token.<base64url>
+    TOKEN_QUERY = 3       # ?token=<token>, percent-encoded
+
+cdef struct Upgrade:          # what a handshake asks for
+    const char* key           # 8  Sec-WebSocket-Key, KEY_SIZE characters
+    const char* token         # 8  as it was sent, nothing decoded; NULL: none
+    size_t token_len          # 8
+    const char* origin        # 8  NULL: none
+    size_t origin_len         # 8
+    const char* query         # 8  what follows '?', as it was sent
+    size_t query_len          # 8
+    const char* path          # 8
+    size_t path_len           # 8
+    const char* forwarded[4]  # 32 the last FORWARDED_LINES of X-Forwarded-For, number i at i % FORWARDED_LINES
+    size_t forwarded_len[4]   # 32
+    const char* why           # 8  what is wrong, for people; NULL: the status says it
+    const char* room          # 8  what is wrong is this room of the query, as it was sent; NULL: something else
+    size_t room_len           # 8
+    uint32_t nforwarded       # 4  how many there were
+    uint32_t over             # 4  414, 431: bytes of the line or head so far
+    int status                # 4  0: upgrade; STATUS_HEALTH, STATUS_OPTIONS; else the status to refuse with or UNJUDGED
+    uint8_t token_from        # 1  TOKEN_*
+    uint8_t protocol          # 1  signal.v1 was offered
+    uint8_t other_protocol    # 1  only others were offered
+    uint8_t bodiless          # 1  the method was HEAD: an answer has no body
+
+cdef struct Seen:            # what the headers of one request say, as far as it takes no pointer
+    int hosts                # 4  headers of that name
+    int keys                 # 4
+    int versions             # 4
+    int tokens               # 4  Authorization
+    int origins              # 4
+    bint websocket           # 4  Upgrade names websocket
+    bint connection          # 4  Connection names upgrade
+    bint version_13          # 4
+    bint others              # 4  subprotocols other than signal.v1 were offered
+    const char* bad          # 8  what is wrong with a header, for people; NULL: nothing
+
+
+cdef inline void upgrade_check_layout() noexcept nogil:
+    SE_STATIC_ASSERT(sizeof(Upgrade) == 176)
+    SE_STATIC_ASSERT(FORWARDED_LINES == 4)
+    SE_STATIC_ASSERT(UPGRADE_MAX_HEADERS == 100)
+
+
+# -- the request's headers --
+
+cdef inline bint _key_is_valid(const char* p, size_t n) noexcept nogil:
+    """Whether it is the base64 of 16 bytes."""
+    return n == KEY_SIZE and se_base64_run(p, KEY_SIZE) == KEY_SIZE - 2 and p[22] == c'=' and p[23] == c'='
+
+
+cdef inline void _upgrade_take_token(Upgrade* out, uint8_t source, const char* p, size_t n) noexcept nogil:
+    """The first token that is not empty counts, Authorization's before any."""
+    if n > 0 and (out.token_from == TOKEN_NONE or source < out.token_from):
+        out.token = p
+        out.token_len = n
+        out.token_from = source
+
+
+cdef inline void _upgrade_authorization(Upgrade* out, const char* p, size_t n) noexcept nogil:
+    """Takes a Bearer token; other schemes are none of ours."""
+    if not text_starts(p, n, b"bearer") or n == 6 or not text_is_blank(p[6]):
+        return
+    p += 6
+    n -= 6
+    while n > 0 and text_is_blank(p[0]):
+        p += 1
+        n -= 1
+    _upgrade_take_token(out, TOKEN_BEARER, p, n)
+
+
+cdef inline void _upgrade_protocols(Upgrade* out, Seen* seen, const char* list, size_t left) noexcept nogil:
+    """Subprotocols, whose names are case-sensitive. A token among them counts where signal.v1 is, too."""
+    cdef const char* item = NULL
+    cdef size_t n = http_list_next(&list, &left, &item)
+    while n > 0:
+        if text_is(item, n, b"signal.v1"):
+            out.protocol = 1
+        else:
+            seen.others = True
+            if n > 6 and memcmp(item, b"token.", 6) == 0:
+                _upgrade_take_token(out, TOKEN_PROTOCOL, item + 6, n - 6)
+        n = http_list_next(&list, &left, &item)
+
+
+cdef inline bint _is_zero(const char* p, size_t n) noexcept nogil:
+    """A Content-Length of nothing."""
+    cdef size_t i
+    for i in range(n):
+        if p[i] != c'0':
+            return False
+    return n > 0
+
+
+cdef inline void _upgrade_websocket_header(const phr_header* header, Seen* seen, Upgrade* out) noexcept nogil:
+    """A header whose name starts with Sec-WebSocket-."""
+    cdef const char* name = header.name + 14
+    cdef size_t n = header.name_len - 14
+    if text_matches(name, n, b"key"):
+        seen.keys += 1
+        out.key = header.value
+        if not _key_is_valid(header.value, header.value_len):
+            seen.bad = b"Sec-WebSocket-Key is not the base64 of 16 bytes."
+    elif text_matches(name, n, b"version"):
+        seen.versions += 1
+        seen.version_13 = text_is(header.value, header.value_len, b"13")
+    elif text_matches(name, n, b"protocol"):
+        _upgrade_protocols(out, seen, header.value, header.value_len)
+
+
+cdef inline void _upgrade_long_header(const phr_header* header, Seen* seen, Upgrade* out) noexcept nogil:
+    """A header whose name has more than 10 bytes."""
+    cdef const char* name = header.name
+    cdef size_t n = header.name_len
+    if n > 14 and se_same_name(name, b"sec-webs", 8) and se_same_name(name + 8, b"ocket-", 6):
+        _upgrade_websocket_header(header, seen, out)
+    elif text_matches(name, n, b"authorization"):
+        seen.tokens += 1
+        _upgrade_authorization(out, header.value, header.value_len)
+    elif text_matches(name, n, b"x-forwarded-for"):
+        out.forwarded[out.nforwarded % FORWARDED_LINES] = header.value
+        out.forwarded_len[out.nforwarded % FORWARDED_LINES] = header.value_len
+        out.nforwarded += 1
+    elif (text_matches(name, n, b"transfer-encoding")
+          or text_matches(name, n, b"content-length") and not _is_zero(header.value, header.value_len)):
+        seen.bad = b"The request has a body, which nothing here takes."
+
+
+cdef inline void _upgrade_header(const phr_header* header, Seen* seen, Upgrade* out) noexcept nogil:
+    """Notes what one header says."""
+    cdef const char* name = header.name
+    cdef size_t n = header.name_len
+    cdef const char* value = header.value
+    cdef size_t value_len = header.value_len
+    if n > 10:
+        _upgrade_long_header(header, seen, out)
+    elif n == 4 and se_same_name(name, b"host", 4):
+        seen.hosts += 1
+        if not request_host_valid(value, value_len):
+            seen.bad = b"Host is not a host's name or address, with a port or without."
+    elif n == 7 and se_same_name(name, b"upgrade", 7):
+        seen.websocket = seen.websocket or http_list_has(value, value_len, b"websocket")
+    elif n == 10 and se_same_name(name, b"connecti", 8) and se_same_name(name + 6, b"tion", 4):
+        seen.connection = seen.connection or http_list_has(value, value_len, b"upgrade")
+    elif n == 6 and se_same_name(name, b"origin", 6):
+        seen.origins += 1
+        out.origin = value
+        out.origin_len = value_len
+    elif n == 0:
+        seen.bad = b"A header goes on in the next line, which is obsolete."
+
+
+cdef inline void _upgrade_tokens(Upgrade* out) noexcept nogil:
+    """With all headers seen: forgets a token among other subprotocols than signal.v1, and takes ?token=… where no
+    header brought one."""
+    cdef const char* query = out.query
+    cdef size_t left = out.query_len
+    cdef const char* value = NULL
+    cdef size_t n = 0
+    if out.token_from == TOKEN_PROTOCOL and not out.protocol:
+        out.token_from = TOKEN_NONE
+        out.token = NULL
+        out.token_len = 0
+    if request_query_find(&query, &left, b"token", &value, &n):
+        _upgrade_take_token(out, TOKEN_QUERY, value, n)
+
+
+# -- the verdict --
+
+cdef inline uint8_t _upgrade_method(const char* p, size_t n) noexcept nogil:
+    if text_is(p, n, b"GET"):
+        return METHOD_GET
+    if text_is(p, n, b"HEAD"):
+        return METHOD_HEAD
+    return METHOD_OPTIONS if text_is(p, n, b"OPTIONS") else METHOD_OTHER
+
+
+cdef inline const char* _upgrade_complaint(const Seen* seen, int minor) noexcept nogil:
+    """What is wrong with the headers of any request, for people; NULL: nothing."""
+    if seen.hosts > 1 or seen.hosts == 0 and minor > 0:
+        return b"The request has no Host, or more than one."
+    if seen.tokens > 1:
+        return b"The request has more than one Authorization."
+    if seen.origins > 1:
+        return b"The request has more than one Origin."
+    return seen.bad
+
+
+cdef inline int _upgrade_judge_websocket(const Seen* seen, Upgrade* out) noexcept nogil:
+    """The status for a well-formed GET of the endpoint (RFC 6455 §4.2.1): 0 where it is to be upgraded."""
+    if not seen.websocket and not seen.connection:
+        return 426
+    if not seen.websocket or not seen.connection:
+        out.why = (b"A WebSocket needs both 'Upgrade: websocket' and 'Connection: Upgrade': a proxy on the way may "
+                   b"have dropped one.")
+        return 400
+    if seen.versions > 1:
+        out.why = b"The request has more than one Sec-WebSocket-Version."
+        return 400
+    if not seen.version_13:
+        return 426
+    if seen.keys != 1:
+        out.why = b"The request has no Sec-WebSocket-Key, or more than one."
+        return 400
+    return 0
+
+
+cdef inline int _upgrade_judge(const Seen* seen, uint8_t method, int minor, const Site* site,
+                               Upgrade* out) noexcept nogil:
+    """The status for a whole head whose target is well-formed: 0 upgrade, STATUS_HEALTH, STATUS_OPTIONS, else a
+    refusal. An Upgrade in a request other than GET is ignored (RFC 9110 §7.8)."""
+    cdef bint root = site_is_root(site, out.path, out.path_len)
+    cdef bint health = not root and (site_has(site, out.path, out.path_len, b"/healthz")
+                                     or text_is(out.path, out.path_len, b"/healthz"))
+    cdef bint all_of_it = method == METHOD_OPTIONS and text_is(out.path, out.path_len, b"*")
+    if method == METHOD_OTHER:
+        return 405
+    if not root and not health and not all_of_it or method == METHOD_GET and seen.websocket and health:
+        return 404
+    if seen.websocket and minor == 0 and method == METHOD_GET:
+        return 505
+    out.why = _upgrade_complaint(seen, minor)
+    if out.why != NULL:
+        return 400
+    if method == METHOD_OPTIONS:
+        return STATUS_OPTIONS
+    if health:
+        return STATUS_HEALTH
+    return _upgrade_judge_websocket(seen, out) if method == METHOD_GET else 426
+
+
+cdef inline int _upgrade_refused(Upgrade* out, int status, const char* why) noexcept nogil:
+    out.status = status
+    out.why = why
+    return -1
+
+
+cdef inline int upgrade_parse(const char* buf, size_t n, size_t last_len, const Site* site,
+                              Upgrade* out) noexcept nogil:
+    """Judges a handshake, from a connection's first byte; `last_len` of the `n` bytes were there a call ago.
+
+    >0: bytes of the head, out.status is 0 (upgrade), STATUS_HEALTH or STATUS_OPTIONS. -1: refuse with out.status, look
+    at nothing that follows. -2: not complete. Bounds: the site's, and UPGRADE_MAX_HEADERS (431).
+    """
+    cdef phr_header headers[100]
+    cdef Seen seen
+    cdef const char* method = NULL
+    cdef const char* target = NULL
+    cdef size_t count = UPGRADE_MAX_HEADERS, method_len = 0, target_len = 0, i
+    cdef int minor = 0, used, line
+    cdef uint8_t which
+    memset(out, 0, sizeof(Upgrade))
+    memset(&seen, 0, sizeof(Seen))
+    out.over = <uint32_t>n
+    n = n if n < site.max_head else site.max_head
+    last_len = last_len if last_len < n else n
+    line = request_line_check(buf, n, last_len, site.max_line)
+    if line > 0:
+        return _upgrade_refused(out, line, request_line_complaint(buf, n) if line == 400 else NULL)
+    used = -2 if line == LINE_MORE else phr_parse_request(
+        buf, n, &method, &method_len, &target, &target_len, &minor, headers, &count, last_len)
+    if used == -1 and count == UPGRADE_MAX_HEADERS:
+        return _upgrade_refused(out, 431, b"The head has more than 100 headers.")
+    if used == -1:
+        return _upgrade_refused(out, 400, b"A header is malformed: it is a name, a colon, a value, and CR LF.")
+    if used == -2:
+        return _upgrade_refused(out, 431, NULL) if n == site.max_head else -2
+    for i in range(count):
+        _upgrade_header(&headers[i], &seen, out)
+    which = _upgrade_method(method, method_len)
+    out.bodiless = which == METHOD_HEAD
+    if not request_split_target(target, target_len, &out.path, &out.path_len, &out.query, &out.query_len):
+        return _upgrade_refused(out, 400, b"The target names no host, or none that could be.")
+    _upgrade_tokens(out)
+    out.other_protocol = seen.others and not out.protocol
+    out.status = _upgrade_judge(&seen, which, minor, site, out)
+    return used if out.status == 0 or out.status == STATUS_HEALTH or out.status == STATUS_OPTIONS else -1

@@ -1,0 +1,102 @@
+"""Ids and their text, and the names of signal.v1: peers, rooms, refs. Pure.
+
+An id names a connection of this process: loop (8 bits) << 56 | slot (24) << 32 | tag (32). Its text is 13
+characters of a 32-letter alphabet, the first with 4 bits and the others with 5: every id has one spelling.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+
+cdef extern from "se_text.h" nogil:
+    enum:
+        SE_ALNUM
+        SE_NOT_BASE32
+        SE_ROOM
+    const uint8_t se_class[256]
+    const char se_base32_text[33]
+    const uint8_t se_base32_value[256]
+    size_t se_lower_run(const char* p, size_t n)
+    size_t se_token_run(const char* p, size_t n)
+
+cdef enum:
+    LOCAL_TEXT = 13     # characters of an id
+    LOCAL_MAX = 32      # of the part after a peer's dot, on whatever node
+    NODE_MAX = 16       # of a node's name
+    ROOM_MAX = 128      # of a room's name, `@` included
+    USER_MAX = ROOM_MAX - 1
+    REF_MAX = 16
+
+
+cdef inline uint64_t ids_make(uint32_t loop, uint32_t slot, uint32_t tag) noexcept nogil:
+    """`loop` below 2**8, `slot` below 2**24."""
+    return (<uint64_t>loop << 56) | (<uint64_t>slot << 32) | tag
+
+
+cdef inline void ids_put_local(uint64_t id, char* out) noexcept nogil:
+    """Writes LOCAL_TEXT characters."""
+    cdef int i
+    for i in range(LOCAL_TEXT):
+        out[i] = se_base32_text[(id >> (60 - 5 * i)) & 31]
+
+
+cdef inline int ids_parse_local(const char* p, size_t n, uint64_t* id) noexcept nogil:
+    """1: `id` is set. -1: not what ids_put_local writes, so no connection of this process."""
+    cdef uint64_t value
+    cdef uint8_t c, seen
+    cdef int i
+    if n != LOCAL_TEXT:
+        return -1
+    value = seen = se_base32_value[<uint8_t>p[0]]
+    if value > 15:
+        return -1
+    for i in range(1, LOCAL_TEXT):
+        c = se_base32_value[<uint8_t>p[i]]
+        seen |= c
+        value = (value << 5) | c
+    if seen & SE_NOT_BASE32:
+        return -1
+    id[0] = value
+    return 1
+
+
+# -- names --
+
+cdef inline size_t ids_peer_run(const char* p, size_t n, size_t* node_len) noexcept nogil:
+    """The length of the `<node>.<local>` that p starts with; 0: none. Sets the length of its node."""
+    cdef size_t node = se_lower_run(p, n if n < NODE_MAX else NODE_MAX)
+    cdef size_t local
+    if node == 0 or node == n or p[node] != c".":
+        return 0
+    p += node + 1
+    n -= node + 1
+    local = se_lower_run(p, n if n < LOCAL_MAX else LOCAL_MAX)
+    node_len[0] = node
+    return node + 1 + local if local else 0
+
+
+cdef inline int ids_split_peer(const char* p, size_t n, size_t* node_len) noexcept nogil:
+    """1: the whole is `<node>.<local>`, the length of its node is set. -1: it is not."""
+    return 1 if n and ids_peer_run(p, n, node_len) == n else -1
+
+
+cdef inline bint ids_room_valid(const char* p, size_t n) noexcept nogil:
+    """1..ROOM_MAX printable ASCII characters but `*` and `>`, no empty token. Judges neither `$` nor `@`."""
+    cdef size_t i
+    cdef char last = c"."
+    if n > ROOM_MAX:
+        return False
+    for i in range(n):
+        if not se_class[<uint8_t>p[i]] & SE_ROOM or (p[i] == c"." and last == c"."):
+            return False
+        last = p[i]
+    return last != c"."
+
+
+cdef inline bint ids_ref_valid(const char* p, size_t n) noexcept nogil:
+    """1..REF_MAX of A-Za-z0-9."""
+    cdef size_t i
+    if n == 0 or n > REF_MAX:
+        return False
+    for i in range(n):
+        if not se_class[<uint8_t>p[i]] & SE_ALNUM:
+            return False
+    return True

@@ -1,0 +1,249 @@
+"""The first line of an HTTP request (RFC 9112 §3), its target, and what a host is, without I/O."""
+
+from libc.stdint cimport uint32_t, uint8_t
+from libc.string cimport memchr, memcmp, memcpy, strlen
+from signal_core.base.sys cimport AF_INET6, inet_pton
+from signal_core.base.text cimport text_hex_value, text_percent_decode, text_starts
+
+cdef extern from "se_text.h" nogil:
+    size_t se_host_run(const char* p, size_t n)
+    size_t se_method_run(const char* p, size_t n)
+    size_t se_target_run(const char* p, size_t n)
+
+cdef enum:
+    LINE_GOOD = 0             # the request line is whole and well-formed, or was when it was looked at before
+    LINE_MORE = -2            # it is not all there, and nothing is wrong so far
+
+    IPV6_TEXT = 46            # bytes of the longest IPv6 address, its NUL included
+    PARAMETER_MAX = 8         # bytes of the longest name of a parameter that the engine knows, and some
+
+cdef struct Site:             # what a server takes, and where its endpoint is
+    uint32_t max_line         # 4  bytes of a request line, its CRLF not counted
+    uint32_t max_head         # 4  bytes of a whole head
+    uint32_t path_len         # 4  0: the root
+    char path[128]            # 128 of the endpoint, without a slash at its end
+
+
+# -- the request line --
+
+cdef inline size_t _line_words(const char* p, size_t n) noexcept nogil:
+    """Bytes of METHOD SP target SP HTTP/1.x that p starts with, the target of visible ASCII without '#'; 0: none."""
+    cdef size_t at = 3 if n > 3 and memcmp(p, b"GET ", 4) == 0 else se_method_run(p, n), start
+    if at == 0 or at == n or p[at] != c' ':
+        return 0
+    start = at + 1
+    at = start + se_target_run(p + start, n - start)
+    if at == start or n - at < 9 or memcmp(p + at, b" HTTP/1.", 8) != 0 or not c'0' <= p[at + 8] <= c'9':
+        return 0
+    return at + 9
+
+
+cdef inline bint _line_part_is_good(const char* p, size_t n) noexcept nogil:
+    """Whether bytes of a line that is not complete may stand in it: visible ASCII, spaces, and a CR as the last."""
+    cdef size_t i
+    for i in range(n):
+        if p[i] < c' ' or p[i] > c'~':
+            return p[i] == c'\r' and i == n - 1
+    return True
+
+
+cdef inline size_t _line_start(const char* p, size_t n) noexcept nogil:
+    """Bytes of the one empty line that may come before a request (RFC 9112 §2.2)."""
+    return 2 if n >= 2 and p[0] == c'\r' and p[1] == c'\n' else 0
+
+
+cdef inline int request_line_check(const char* p, size_t n, size_t last_len, uint32_t most) noexcept nogil:
+    """Judges the request line, from a connection's first byte; `last_len` of the `n` bytes were there a call ago.
+
+    LINE_GOOD, LINE_MORE, or the HTTP status to refuse it with: 400, or 414 for more than `most` bytes. Bytes are
+    looked at once, but for the search of the line's end.
+    """
+    cdef size_t start, size = 0 if last_len else _line_words(p, n)
+    cdef const char* end
+    if size and size <= most and n - size > 1 and p[size] == c'\r' and p[size + 1] == c'\n':
+        return LINE_GOOD
+    start = _line_start(p, n)
+    if n - start == 0 or (start == 0 and n == 1 and p[0] == c'\r'):
+        return LINE_MORE
+    size = n - start
+    end = <const char*>memchr(p + start, c'\n', size if size < most + 2 else most + 2)
+    if end == NULL:
+        if size - (p[n - 1] == c'\r') > most:
+            return 414
+        last_len = last_len - 1 if last_len > start else start  # a CR that ended what was there is followed by no LF
+        return LINE_MORE if _line_part_is_good(p + last_len, n - last_len) else 400
+    if last_len > <size_t>(end - p):
+        return LINE_GOOD
+    size = end - p - start
+    if size == 0 or (end - 1)[0] != c'\r':
+        return 400
+    return LINE_GOOD if _line_words(p + start, size - 1) == size - 1 else 400
+
+
+cdef inline const char* request_line_complaint(const char* p, size_t n) noexcept nogil:
+    """What a person may want to know who sent a line that is refused with 400."""
+    cdef size_t start = _line_start(p, n)
+    if n > start and p[start] == 0x16:
+        return b"This port speaks HTTP without TLS: connect with ws://, or through a proxy that ends TLS."
+    if n - start >= 12 and memcmp(p + start, b"PRI * HTTP/2", 12) == 0:
+        return b"This port speaks HTTP/1.1, and not HTTP/2."
+    return (b"The request line is malformed: it is a method, a target without '#' and unescaped bytes, and HTTP/1.1, "
+            b"with one space between.")
+
+
+# -- hosts --
+
+cdef inline bint _port_valid(const char* p, size_t n) noexcept nogil:
+    """Digits (RFC 3986 §3.2.3: there may be none) of a number up to 65535."""
+    cdef uint32_t port = 0
+    cdef size_t i
+    for i in range(n):
+        if not c'0' <= p[i] <= c'9':
+            return False
+        port = port * 10 + (p[i] - c'0')
+        if port > 65535:
+            return False
+    return True
+
+
+cdef inline bint _ipv6_valid(const char* p, size_t n) noexcept nogil:
+    """What stands between the brackets of a host: an IPv6 address, which may have a zone after a '%'."""
+    cdef char text[46]
+    cdef uint8_t address[16]
+    cdef const char* zone = <const char*>memchr(p, c'%', n)
+    if zone != NULL:
+        if zone + 1 + se_host_run(zone + 1, p + n - zone - 1) != p + n or zone + 1 == p + n:
+            return False
+        n = zone - p
+    if n >= IPV6_TEXT:
+        return False
+    memcpy(text, p, n)
+    text[n] = 0
+    return inet_pton(AF_INET6, text, address) == 1
+
+
+cdef inline bint request_host_valid(const char* p, size_t n) noexcept nogil:
+    """Whether it is a host, with a port or without (RFC 3986 §3.2.2, §3.2.3); an empty one is none."""
+    cdef const char* close
+    cdef size_t size
+    if n == 0:
+        return False
+    if p[0] == c'[':
+        close = <const char*>memchr(p, c']', n)
+        if close == NULL or not _ipv6_valid(p + 1, close - p - 1):
+            return False
+        size = close - p + 1
+    else:
+        size = se_host_run(p, n)
+        while (n - size > 2 and p[size] == c'%' and text_hex_value(p[size + 1]) >= 0
+               and text_hex_value(p[size + 2]) >= 0):
+            size += 3
+            size += se_host_run(p + size, n - size)
+    if size == n:
+        return True
+    return size > 0 and p[size] == c':' and _port_valid(p + size + 1, n - size - 1)
+
+
+# -- the target --
+
+cdef inline size_t _target_scheme(const char* p, size_t n) noexcept nogil:
+    """Bytes of the http:// or https:// that an absolute target starts with; 0: it is none."""
+    cdef size_t scheme = 5 if text_starts(p, n, b"https") else 4
+    if not text_starts(p, n, b"http") or n < scheme + 3 or memcmp(p + scheme, b"://", 3) != 0:
+        return 0
+    return scheme + 3
+
+
+cdef inline bint request_split_target(const char* p, size_t n, const char** path, size_t* path_len, const char** query,
+                                      size_t* query_len) noexcept nogil:
+    """Splits a target, in origin or absolute form (RFC 9112 §3.2), into path and query; the query is left alone where
+    there is none. False: an absolute one names no host, or none that could be."""
+    cdef const char* end = p + n
+    cdef const char* host = p + _target_scheme(p, n)
+    if host != p:
+        p = host
+        while p < end and p[0] != c'/' and p[0] != c'?':
+            p += 1
+        if not request_host_valid(host, p - host):
+            return False
+    path[0] = p
+    while p < end and p[0] != c'?':
+        p += 1
+    path_len[0] = p - path[0]
+    if path_len[0] == 0 and host + n != end:
+        path[0] = b"/"
+        path_len[0] = 1
+    if p < end:
+        query[0] = p + 1
+        query_len[0] = end - p - 1
+    return True
+
+
+cdef inline bint site_has(const Site* site, const char* path, size_t n, const char* name) noexcept nogil:
+    """Whether a path is the site's, followed by `name`."""
+    cdef size_t size = strlen(name)
+    return (n == site.path_len + size and memcmp(path, site.path, site.path_len) == 0
+            and memcmp(path + site.path_len, name, size) == 0)
+
+
+cdef inline bint site_is_root(const Site* site, const char* path, size_t n) noexcept nogil:
+    """Whether a path is the site's own, with a slash at its end or, but for the root, without."""
+    return site_has(site, path, n, b"/") or (site.path_len > 0 and site_has(site, path, n, b""))
+
+
+# -- the query --
+
+cdef inline bint _parameter_is(const char* p, size_t n, const char* name) noexcept nogil:
+    """Whether a parameter's name, as it was sent, is `name`, of fewer than PARAMETER_MAX bytes."""
+    cdef char text[8]
+    cdef size_t size = strlen(name)
+    if n == size:
+        return memcmp(p, name, n) == 0
+    if n < size or memchr(p, c'%', n) == NULL:
+        return False
+    return text_percent_decode(p, n, text, sizeof(text)) == <int>size and memcmp(text, name, size) == 0
+
+
+cdef inline bint request_query_find(const char** query, size_t* left, const char* name, const char** value,
+                                    size_t* value_len) noexcept nogil:
+    """Takes pairs off the query up to the next of that name, and gives its raw value; False: none."""
+    cdef const char* p = query[0]
+    cdef const char* end = p + left[0]
+    cdef const char* pair
+    cdef const char* equals
+    while p < end:
+        pair = p
+        equals = NULL
+        while p < end and p[0] != c'&':
+            if p[0] == c'=' and equals == NULL:
+                equals = p
+            p += 1
+        if equals == NULL:
+            equals = p
+        if _parameter_is(pair, equals - pair, name):
+            value[0] = equals + (equals < p)
+            value_len[0] = p - value[0]
+            query[0] = p + (p < end)
+            left[0] = end - query[0]
+            return True
+        p += p < end
+    query[0] = end
+    left[0] = 0
+    return False
+
+
+cdef inline int request_query_next_room(
+    const char** query, size_t* left, char* out, size_t out_size, const char** value,
+    size_t* value_len,
+) noexcept nogil:
+    """Takes the raw query up to and with its next room=…, and writes that name, decoded, without a NUL.
+
+    Its length, 0 when no room is left; -1: an empty name, half an escape, or more than `out_size` bytes. `value`: the
+    name as it was sent.
+    """
+    cdef int size
+    value_len[0] = 0
+    if not request_query_find(query, left, b"room", value, value_len):
+        return 0
+    size = text_percent_decode(value[0], value_len[0], out, out_size)
+    return size if size > 0 else -1

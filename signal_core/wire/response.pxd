@@ -1,0 +1,158 @@
+"""HTTP answers: the 101 of a handshake, refusals, health checks. Text into a buffer, without I/O."""
+
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy, memset
+from signal_core.base.limits cimport UPGRADE_ANSWER
+from signal_core.base.sys cimport SE_STATIC_ASSERT
+from signal_core.base.text cimport text_hex_value, text_put, text_put_number
+from signal_core.wire.handshake cimport KEY_SIZE, STATUS_MOST, STATUS_OPTIONS, UNHANDLED, UNJUDGED, Upgrade
+from signal_core.wire.http cimport http_status_reason
+
+cdef extern from "se_sha1.h" nogil:
+    enum:
+        SE_SHA1_SIZE
+    void se_sha1(const uint8_t* p, size_t n, uint8_t* out)
+    size_t se_base64_put(const uint8_t* p, size_t n, char* out)
+
+cdef enum:
+    GUID_SIZE = 36       # characters of the GUID that is hashed with the key
+    UPGRADE_ACCEPT_MAX = 256
+    ROOM_SHOWN = 160     # bytes of a refused room's name that its client is shown, at most
+
+
+cdef inline void response_check_layout() noexcept nogil:
+    SE_STATIC_ASSERT(KEY_SIZE + GUID_SIZE == 60)
+    SE_STATIC_ASSERT(SE_SHA1_SIZE == 20)
+
+
+cdef inline size_t response_accept_key(const Upgrade* upgrade, char* out) noexcept nogil:
+    """Writes the whole 101 (RFC 6455 §4.2.2), at most UPGRADE_ACCEPT_MAX bytes; returns its length."""
+    cdef char text[60]
+    cdef uint8_t digest[20]
+    cdef char* p = out
+    memcpy(text, upgrade.key, KEY_SIZE)
+    memcpy(text + KEY_SIZE, b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", GUID_SIZE)
+    se_sha1(<const uint8_t*>text, KEY_SIZE + GUID_SIZE, digest)
+    p += text_put(p, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+    p += text_put(p, b"Sec-WebSocket-Accept: ")
+    p += se_base64_put(digest, SE_SHA1_SIZE, p)
+    if upgrade.protocol:
+        p += text_put(p, b"\r\nSec-WebSocket-Protocol: signal.v1")
+    p += text_put(p, b"\r\n\r\n")
+    return p - out
+
+
+cdef inline const char* _status_text(int status) noexcept nogil:
+    """What the body tells a person."""
+    if status == 200:
+        return b"ok"
+    if status == 400:
+        return b"This is not a well-formed WebSocket handshake."
+    if status == 401:
+        return b"A valid token is needed."
+    if status == 403:
+        return b"This origin or token is not allowed here."
+    if status == 404:
+        return b"There is nothing here: WebSockets are at the path that the server is set to, / by default."
+    if status == 405:
+        return b"Only GET, HEAD and OPTIONS are understood here."
+    if status == 408:
+        return b"The handshake took too long."
+    if status == 414:
+        return b"The request line is too long: give a shorter URL."
+    if status == 426:
+        return b"This is a WebSocket endpoint: connect with ws:// or wss://, version 13."
+    if status == 429:
+        return b"Too many connections, or in a short time: try again later."
+    if status == 431:
+        return b"The head of the handshake is too large."
+    if status == 503:
+        return b"This node is full or draining: try again, or another one."
+    if status == UNJUDGED:
+        return b"It could not be decided whether this client may connect: try again."
+    if status == UNHANDLED:
+        return b"This node was too busy for the handshake: try again, or another node."
+    if status == 505:
+        return b"A WebSocket needs HTTP/1.1."
+    return b"Something went wrong inside the engine."
+
+
+cdef inline const char* _status_headers(int status) noexcept nogil:
+    """The headers that belong to one status, Connection included."""
+    if status == 401:
+        return b"WWW-Authenticate: Bearer\r\nConnection: close\r\n"
+    if status == 405 or status == STATUS_OPTIONS:
+        return b"Allow: GET, HEAD, OPTIONS\r\nConnection: close\r\n"
+    if status == 426:
+        return b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nConnection: Upgrade, close\r\n"
+    if status in (429, 503, UNHANDLED, UNJUDGED):
+        return b"Retry-After: 1\r\nConnection: close\r\n"
+    return b"Connection: close\r\n"
+
+
+cdef inline size_t _room_put(const char* p, size_t n, char* out) noexcept nogil:
+    """A room of a query as people read it: decoded, but for what is not printable. At most ROOM_SHOWN bytes; what is
+    more is left out, and dots stand for it."""
+    cdef size_t i = 0, used = 0
+    cdef int high, low
+    while i < n:
+        if used + 3 > ROOM_SHOWN - 3:
+            return used + text_put(out + used, b"...")
+        high = text_hex_value(p[i + 1]) if n - i > 2 and p[i] == c'%' else -1
+        low = text_hex_value(p[i + 2]) if high >= 0 else -1
+        if low < 0:
+            out[used] = c' ' if p[i] == c'+' else p[i]
+        elif c' ' <= (high << 4 | low) <= c'~':
+            out[used] = <char>(high << 4 | low)
+            i += 2
+        else:
+            out[used] = p[i]
+        used += 1
+        i += 1
+    return used
+
+
+cdef inline size_t _upgrade_body(const Upgrade* upgrade, char* out) noexcept nogil:
+    """What the body tells a person, at most 320 bytes."""
+    cdef char* p = out
+    if upgrade.room != NULL:
+        p += text_put(p, b"The room '")
+        p += _room_put(upgrade.room, upgrade.room_len, p)
+        p += text_put(p, b"' of the URL is refused: ")
+    p += text_put(p, upgrade.why if upgrade.why != NULL else _status_text(upgrade.status))
+    p += text_put(p, b"\n")
+    return p - out
+
+
+cdef inline size_t response_upgrade(const Upgrade* upgrade, char* out, size_t size) noexcept nogil:
+    """Writes the whole HTTP answer, a health check's too, and no body where the method was HEAD (RFC 9110 §9.3.2) or
+    there is none (204); its length, 0 where `size` < UPGRADE_ANSWER."""
+    cdef char text[320]
+    cdef size_t n
+    cdef char* p = out
+    if size < UPGRADE_ANSWER:
+        return 0
+    n = _upgrade_body(upgrade, text)
+    p += text_put(p, b"HTTP/1.1 ")
+    p += text_put_number(p, upgrade.status % STATUS_MOST)
+    p += text_put(p, b" ")
+    p += text_put(p, http_status_reason(upgrade.status % STATUS_MOST))
+    p += text_put(p, b"\r\n")
+    if upgrade.status != STATUS_OPTIONS:
+        p += text_put(p, b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: ")
+        p += text_put_number(p, <int>n)
+        p += text_put(p, b"\r\n")
+    p += text_put(p, _status_headers(upgrade.status))
+    p += text_put(p, b"\r\n")
+    if upgrade.status != STATUS_OPTIONS and not upgrade.bodiless:
+        memcpy(p, text, n)
+        p += n
+    return p - out
+
+
+cdef inline size_t response_refuse(int status, char* out, size_t size) noexcept nogil:
+    """As response_upgrade, where nothing is known of the request."""
+    cdef Upgrade upgrade
+    memset(&upgrade, 0, sizeof(upgrade))
+    upgrade.status = status
+    return response_upgrade(&upgrade, out, size)

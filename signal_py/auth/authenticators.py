@@ -1,0 +1,311 @@
+"""Judges connections: the core asks in batches, a judge answers in batches, each question once.
+
+JwtJudge works on the deciding thread; CallbackJudge has the embedding program decide, on its own asyncio loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
+from urllib.parse import unquote, unquote_plus
+
+from signal_py.auth.grants import REFUSALS, Grant, GrantError, Refusal, Request, Verdict, verdict_of
+from signal_py.auth.headers import headers_of
+from signal_py.auth.jwt import TokenError, Verifier, described
+from signal_py.auth.keys import LOOK_PAUSE, RETRY_MAX, KeysMissingError, KeyUnknownError, Trouble
+from signal_py.base.aio import aside, end, within
+from signal_py.base.log import event
+from signal_py.base.throttled_log import Complaints
+
+SLICE = 128  # tokens judged before the thread looks at something else
+AT_ONCE = 256  # calls of an authorizer that run at the same time
+QUIET = 1.0  # seconds between two refusals that are told
+UNREFUSED, FAILED = 0, 503
+
+Question = tuple[int, bool, bytes]
+"""Of the core: connection, whether it is a renewal, lines (see signal_core/auth.pxd)."""
+Authorizer = Callable[[Request], Awaitable[Grant | Refusal]]
+Answer = Callable[[list[Verdict]], None]
+
+logger = logging.getLogger(__name__)
+
+
+class Judge(Protocol):
+    """What the deciding thread needs of one. All on that thread."""
+
+    def start(self) -> None:
+        """The thread's asyncio loop runs."""
+
+    def take(self, questions: Sequence[Question]) -> None:
+        """Sees to it that each is answered."""
+
+    async def close(self) -> None:
+        """Nothing more is asked."""
+
+
+def request_of(question: Question) -> Request:
+    """What an authorizer is shown."""
+    _, renewal, lines = question
+    remote, origin, path, query, user, token, *head = lines.decode("latin-1").split("\n", 6)
+    pairs = (pair for pair in query.split("&") if pair != "token" and not pair.startswith("token="))
+    headers = headers_of(head[0] if head else "")
+    return Request(token, remote, origin, path, "&".join(pairs), renewal, user or None, headers)
+
+
+def secrets_of(question: Question) -> list[str]:
+    """What of it no log may show."""
+    request = request_of(question)
+    authorization = request.headers.get("authorization", "")
+    values = [pair.partition("=")[2] for pair in request.query.split("&")]
+    values += [request.headers.get("cookie", ""), *request.cookies.values()]
+    values += [authorization, authorization.partition(" ")[2].strip()]
+    protocols = request.headers.get("sec-websocket-protocol", "").split(",")
+    values += [protocol.strip().removeprefix("token.") for protocol in protocols if "token." in protocol]
+    return [request.token, *values, *map(unquote, values), *map(unquote_plus, values)]
+
+
+class Refusals:
+    """Makes refusals, and tells of one a second at level info, of the others at level debug: the log must not grow with
+    what strangers try."""
+
+    def __init__(self) -> None:
+        self._last = -QUIET
+        self._untold = 0
+
+    def refuse(self, question: Question, status: int, reason: str, claim: str = "") -> Verdict:
+        now = time.monotonic()
+        due = status in REFUSALS and now - self._last >= QUIET
+        if due or logger.isEnabledFor(logging.DEBUG):
+            fields: dict[str, object] = {"claim": claim} if claim else {}
+            remote, _, rest = question[2].partition(b"\n")
+            if claim:  # of a token, which comes last
+                fields |= described(rest.rpartition(b"\n")[2])
+            if due:
+                fields |= {"untold": self._untold} if self._untold else {}
+                self._last, self._untold = now, 0
+            level, text = "info" if due else "debug", "refused a connection"
+            event(logger, level, text, remote=remote.decode("latin-1"), status=status, reason=reason, **fields)
+        else:
+            self._untold += status in REFUSALS
+        return question[0], status, b"", b"", 0
+
+
+class JwtJudge:
+    """Checks signatures and claims, SLICE at a time, so that NATS is not kept waiting."""
+
+    def __init__(self, verifier: Verifier, answer: Answer, timeout: float) -> None:
+        """`timeout`: seconds for keys that must be fetched."""
+        self._verifier = verifier
+        self._answer = answer
+        self._timeout = timeout
+        self._questions: deque[tuple[Question, bool]] = deque()  # and whether it has waited for keys
+        self._waiting: list[Question] = []  # for keys
+        self._planned = False
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._wanted = asyncio.Event()
+        self._complaints = Complaints(logger)
+        self._refusals = Refusals()
+        self._told: set[str] = set()  # why keys can't be had, since they last could
+
+    def start(self) -> None:
+        if self._verifier.keys.changing:
+            task = asyncio.ensure_future(self._refresh())
+            self._tasks.add(task)
+
+    def take(self, questions: Sequence[Question]) -> None:
+        self._put((question, False) for question in questions)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            await end(task)
+
+    def _put(self, questions: Iterable[tuple[Question, bool]]) -> None:
+        self._questions.extend(questions)
+        if not self._planned:
+            self._planned = True
+            self._judge()
+
+    def _judge(self) -> None:
+        """One slice; the rest after others had their turn."""
+        verdicts = []
+        for _ in range(min(SLICE, len(self._questions))):
+            question, last = self._questions.popleft()
+            verdict = self.judge(question, last)
+            if verdict is None:
+                self._waiting.append(question)
+                self._wanted.set()
+            else:
+                verdicts.append(verdict)
+        self._planned = bool(self._questions)
+        if self._planned:
+            asyncio.get_running_loop().call_soon(self._judge)
+        if verdicts:
+            self._answer(verdicts)
+
+    def judge(self, question: Question, last: bool = False) -> Verdict | None:
+        """None: the key is not known, and may become so. `last`: then it is refused instead."""
+        refuse = self._refusals.refuse
+        token = question[2].rpartition(b"\n")[2]
+        try:
+            return verdict_of(question[0], self._verifier.grant(token), time.time())
+        except KeyUnknownError as unknown:
+            return refuse(question, 401, str(unknown), unknown.claim) if last else None
+        except KeysMissingError as missing:
+            if not last:
+                return None
+            self._complaints.add("tokens can't be checked", str(missing))
+            return refuse(question, FAILED, str(missing))
+        except (TokenError, GrantError) as wrong:
+            return refuse(question, 401, str(wrong), wrong.claim)
+        except Exception as error:
+            self._complaints.add("tokens can't be checked", "", error, lambda: secrets_of(question))
+            return refuse(question, FAILED, type(error).__name__)
+
+    async def _refresh(self) -> None:
+        """Looks for keys in time; sooner where a token names one that is not known, or the last look failed. One look
+        at a time, however slow the server that has the keys."""
+        keys = self._verifier.keys
+        looking: asyncio.Future[None] | None = None
+        retry = LOOK_PAUSE
+        while True:
+            looking = looking or aside(keys.look)
+            done, _ = await asyncio.wait({looking}, timeout=self._timeout)
+            if not done:
+                keys.trouble = Trouble("timeout", f"no answer in {self._timeout:g} s")
+            elif error := looking.exception():
+                keys.trouble = Trouble("system", str(error))
+            looking = None if done else looking
+            self._tell(keys.trouble)
+            self._settle()
+            self._wanted.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await within(self._wanted.wait(), min(retry, keys.refresh) if keys.trouble else keys.refresh)
+            retry = min(2 * retry, RETRY_MAX) if keys.trouble else LOOK_PAUSE
+            await asyncio.sleep(keys.pause())
+
+    def _tell(self, trouble: Trouble | None) -> None:
+        """Logs each kind of trouble once, and its end."""
+        keys = self._verifier.keys
+        if trouble is None:
+            if self._told:
+                event(logger, "info", "keys for tokens are available again", source=keys.source, keys=keys.count)
+            self._told.clear()
+        elif trouble.reason not in self._told:
+            self._told.add(trouble.reason)
+            text = "keys for tokens can't be loaded"
+            event(logger, "warning", text, source=keys.source, reason=trouble.text, keys=keys.count)
+
+    def _settle(self) -> None:
+        """Those that waited are judged by what is known now."""
+        waiting, self._waiting = self._waiting, []
+        self._put([(question, True) for question in waiting])
+
+
+class CallbackJudge:
+    """Has an async function of the embedding program decide, AT_ONCE calls at a time, each with its time."""
+
+    def __init__(self, authorize: Authorizer, answer: Answer, timeout: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._authorize = authorize
+        self._answer = answer
+        self._timeout = timeout
+        self._loop = loop  # the program's
+        self._queue: deque[tuple[float, Question]] = deque()  # with the time by which it is to be answered
+        self._running: dict[int, asyncio.Future[Grant | Refusal]] = {}  # by connection
+        self._verdicts: list[Verdict] = []
+        self._complaints = Complaints(logger)
+        self._refusals = Refusals()
+
+    def start(self) -> None:
+        """It has no thread of its own."""
+
+    def take(self, questions: Sequence[Question]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._accept, list(questions))
+        except RuntimeError:  # the program's loop is closed
+            self._answer([self._refusals.refuse(question, FAILED, "the program has stopped") for question in questions])
+
+    async def close(self) -> None:
+        """What still runs ends by its own time: nobody waits for it."""
+
+    def _accept(self, questions: list[Question]) -> None:
+        end = self._loop.time() + self._timeout
+        self._queue.extend((end, question) for question in questions)
+        self._start()
+
+    def _start(self) -> None:
+        """As many calls as may run; those who waited too long are not asked about any more."""
+        while self._queue and len(self._running) < AT_ONCE:
+            end, question = self._queue.popleft()
+            if end <= self._loop.time():
+                self._fail(question, "it was not called in time")
+                continue
+            try:
+                answer = self._authorize(request_of(question))
+                if not inspect.isawaitable(answer):
+                    self._fail(
+                        question, f"it returned {type(answer).__name__} instead of a coroutine: make it an `async def`"
+                    )
+                    continue
+                task = asyncio.ensure_future(answer)
+            except Exception as error:
+                self._fail(question, "", error)
+                continue
+            self._running[question[0]] = task
+            timer = self._loop.call_at(end, self._late, question, task)
+            task.add_done_callback(functools.partial(self._done, question, timer))
+
+    def _late(self, question: Question, task: asyncio.Future[Grant | Refusal]) -> None:
+        """Refuses; what the authorizer does about its cancellation is not waited for."""
+        if self._running.get(question[0]) is task:
+            del self._running[question[0]]
+            self._fail(question, f"no answer in {self._timeout:g} s")
+            task.cancel()
+            self._start()
+
+    def _done(self, question: Question, timer: asyncio.TimerHandle, task: asyncio.Future[Grant | Refusal]) -> None:
+        timer.cancel()
+        error = None if task.cancelled() else task.exception()
+        if self._running.get(question[0]) is not task:
+            return
+        del self._running[question[0]]
+        if task.cancelled() or error is not None:
+            self._fail(question, "" if error else "it was cancelled", error)
+        else:
+            self._decide(question, task.result())
+        self._start()
+
+    def _decide(self, question: Question, answer: object) -> None:
+        if isinstance(answer, Refusal) and answer.status in REFUSALS:
+            self._add(self._refusals.refuse(question, answer.status, answer.reason))
+        elif isinstance(answer, Grant):
+            try:
+                self._add(verdict_of(question[0], answer, time.time()))
+            except GrantError as wrong:
+                self._fail(question, f"its Grant can't be used: {wrong}")
+            except Exception as error:  # a Grant may hold anything; each question is answered
+                self._fail(question, "", error)
+        elif isinstance(answer, Refusal):
+            self._fail(question, f"the status of its Refusal must be {' or '.join(map(str, REFUSALS))}")
+        else:
+            self._fail(question, f"it returned a {type(answer).__name__}: return a Grant or a Refusal")
+
+    def _fail(self, question: Question, reason: str, error: BaseException | None = None) -> None:
+        self._complaints.add("the authorizer failed", reason, error, lambda: secrets_of(question))
+        self._add(self._refusals.refuse(question, FAILED, reason or type(error).__name__))
+
+    def _add(self, verdict: Verdict) -> None:
+        """Answers go in one piece, when the loop has done what it has at hand."""
+        if not self._verdicts:
+            self._loop.call_soon(self._flush)
+        self._verdicts.append(verdict)
+
+    def _flush(self) -> None:
+        verdicts, self._verdicts = self._verdicts, []
+        self._answer(verdicts)

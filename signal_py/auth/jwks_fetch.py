@@ -1,0 +1,199 @@
+"""Fetches a JWKS over HTTP. Everything about it is bounded: time, size, redirects."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import socket
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+import zlib
+from functools import partial
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from signal_py.base.version import VERSION
+
+STEP_TIMEOUT = 5.0  # seconds for each step: to connect, to send, to read a piece
+TIMEOUT = 10.0  # seconds for all of it
+REDIRECTS_MAX = 5
+BODY_MAX = 1 << 20  # bytes, also once unpacked
+CHUNK = 1 << 16
+REDIRECTS = (301, 302, 303, 307, 308)
+HEADERS = {"User-Agent": f"signal-engine/{VERSION}", "Accept": "application/jwk-set+json, application/json;q=0.9"}
+
+REASONS = ("file", "connection", "tls", "timeout", "status", "redirect", "too-large", "no-jwks", "no-key", "system")
+"""Why keys can't be had: what the metric tells, and LookError."""
+
+
+class LookError(Exception):
+    """Keys can't be had. The text holds nothing of a URL's query, of an answer's body, or of a key."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+def shown(place: str) -> str:
+    """A file, or a URL without what may be secret in it: who asks, and its query."""
+    return re.sub(r"(?<=://)[^/]*@", "", re.split(r"[?#]", place, maxsplit=1)[0])
+
+
+def fetch(url: str) -> bytes:
+    """The body of the answer, after redirects. Blocks, for TIMEOUT and two steps at most, but for a name that the
+    system looks up. Raises LookError."""
+    end = time.monotonic() + TIMEOUT
+    for _ in range(REDIRECTS_MAX + 1):
+        try:
+            answer = _get(url, end)
+            if isinstance(answer, bytes):
+                return answer
+        except LookError:
+            raise
+        except Exception as error:  # of urllib and what it is made of: many kinds, none of ours
+            raise _told(error, end) from None
+        url = _followed(url, answer)
+    raise LookError("redirect", f"it redirects more than {REDIRECTS_MAX} times, last to {shown(url)}")
+
+
+def _get(url: str, end: float) -> bytes | str:
+    """The body, or where a redirect leads."""
+    sockets: list[socket.socket] = []
+    cut = threading.Timer(max(0.0, end - time.monotonic()), _cut, (sockets,))
+    cut.daemon = True
+    cut.start()
+    try:
+        with _opener(sockets).open(urllib.request.Request(url, headers=HEADERS), timeout=STEP_TIMEOUT) as answer:
+            if answer.status != 200:
+                raise LookError("status", f"it answers {answer.status}")
+            return _unpacked(_body(answer, end), answer.headers.get("Content-Encoding", ""))
+    except urllib.error.HTTPError as answer:
+        with answer:
+            place = answer.headers.get("Location")
+            if answer.code in REDIRECTS and place:
+                return str(place)
+            raise LookError("status", f"it answers {answer.code}") from None
+    finally:
+        cut.cancel()
+
+
+def _followed(url: str, place: str) -> str:
+    """Where a redirect leads. Raises LookError where it is not followed."""
+    try:
+        there = urljoin(url, place)
+        parts = urlsplit(there)
+    except ValueError:
+        raise LookError("redirect", "it redirects to something that is not a URL") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise LookError("redirect", f"it redirects to {shown(there)}, which is not a plain HTTP URL")
+    if urlsplit(url).scheme == "https" and parts.scheme != "https":
+        raise LookError(
+            "redirect", f"it redirects from https to {shown(there)}, where anyone could substitute other keys"
+        )
+    return there
+
+
+class _Unfollowed(urllib.request.HTTPRedirectHandler):
+    """Redirects are followed by `fetch`: here they are answers like others."""
+
+    def http_error_302(self, *_: Any) -> None:
+        return None
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
+
+
+class _Noted:
+    """A connection whose sockets are put into a list: urllib takes them off the connection before the body is read."""
+
+    sockets: list[socket.socket]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "sock" and isinstance(value, socket.socket):
+            self.sockets.append(value)
+        super().__setattr__(name, value)
+
+
+class _PlainConnection(_Noted, http.client.HTTPConnection):
+    """HTTP."""
+
+
+class _SecureConnection(_Noted, http.client.HTTPSConnection):
+    """HTTPS."""
+
+
+def _opener(sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
+    """With the system's proxies and authorities. Its sockets are put into the list."""
+
+    def noted(kind: type[_PlainConnection | _SecureConnection], host: str, **more: Any) -> http.client.HTTPConnection:
+        connection = kind(host, **more)
+        connection.sockets = sockets
+        return connection
+
+    class Plain(urllib.request.HTTPHandler):
+        def http_open(self, req: urllib.request.Request) -> Any:
+            return self.do_open(partial(noted, _PlainConnection), req)
+
+    class Secure(urllib.request.HTTPSHandler):
+        def https_open(self, req: urllib.request.Request) -> Any:
+            return self.do_open(partial(noted, _SecureConnection), req)
+
+    return urllib.request.build_opener(_Unfollowed, Plain, Secure)
+
+
+def _cut(sockets: list[socket.socket]) -> None:
+    """Ends a wait that the timeout of a step does not: for a head, or a chunk's size, that comes byte by byte."""
+    for each in sockets:
+        with contextlib.suppress(OSError):  # it is closed
+            socket.socket.shutdown(each, socket.SHUT_RDWR)
+
+
+def _body(answer: http.client.HTTPResponse, end: float) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while time.monotonic() < end:
+        part = answer.read1(CHUNK)
+        if not part and time.monotonic() < end:  # else it was cut
+            return b"".join(parts)
+        parts.append(part)
+        size += len(part)
+        if size > BODY_MAX:
+            raise LookError("too-large", f"its answer is longer than {BODY_MAX} bytes")
+    raise LookError("timeout", f"its answer was not complete within {TIMEOUT:g} s")
+
+
+def _unpacked(body: bytes, coding: str) -> bytes:
+    """None was asked for, yet some servers compress for everybody."""
+    coding = coding.strip().lower()
+    if coding in ("", "identity"):
+        return body
+    if coding not in ("gzip", "x-gzip"):
+        raise LookError("no-jwks", "its answer has a content coding that was not requested")
+    unpacking = zlib.decompressobj(wbits=31)
+    text = unpacking.decompress(body, BODY_MAX)
+    if unpacking.unconsumed_tail:
+        raise LookError("too-large", f"its answer is longer than {BODY_MAX} bytes")
+    return text
+
+
+def _told(error: Exception, end: float) -> LookError:
+    """In words of our own: those of others may hold the URL."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, TimeoutError) or time.monotonic() >= end:
+        return LookError("timeout", "it does not answer in time")
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return LookError("tls", f"its certificate is not valid: {cause.verify_message}")
+    if isinstance(cause, ssl.SSLError):
+        return LookError("tls", "TLS with it failed")
+    if isinstance(cause, socket.gaierror):
+        return LookError("connection", "its host name can't be resolved")
+    if isinstance(cause, OSError):
+        return LookError("connection", f"it can't be reached: {cause.strerror or type(cause).__name__}")
+    if isinstance(cause, zlib.error):
+        return LookError("no-jwks", "its answer can't be decompressed")
+    if isinstance(cause, http.client.HTTPException):
+        return LookError("connection", f"its answer is not HTTP: {type(cause).__name__}")
+    return LookError("system", f"the request failed: {type(cause).__name__}")

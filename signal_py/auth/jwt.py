@@ -1,0 +1,204 @@
+"""JSON Web Tokens, by PyJWT: what is asked of a token, and what it grants."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import time
+import warnings
+from typing import Any
+
+from signal_py.auth.grants import Grant, grant_of
+from signal_py.auth.jwks import Key
+from signal_py.auth.keys import FixedKey, KeyFile, Keys, KeyUnknownError, keys_of
+from signal_py.base.errors import ConfigError
+from signal_py.base.log import clipped
+from signal_py.config.settings import Config
+from signal_py.config.types import ALGORITHMS
+
+TIMES = ("exp", "nbf", "iat")
+
+
+class TokenError(Exception):
+    """A token that is not good; the text says why, and holds nothing of the token. `claim` is what is wrong: a claim, a
+    parameter of the header, "signature", or "token" where it is none."""
+
+    def __init__(self, claim: str, text: str) -> None:
+        super().__init__(text)
+        self.claim = claim
+
+
+def header_of(token: bytes) -> dict[str, Any]:
+    """The header, of which nothing is verified. Raises TokenError."""
+    head = token.partition(b".")[0]
+    try:
+        header = json.loads(base64.urlsafe_b64decode(head + b"=" * (-len(head) % 4)))
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise TokenError("token", "it is not a JSON Web Token")
+    return header
+
+
+def described(token: bytes) -> dict[str, str]:
+    """A token's key and algorithm by its header, fit for the log."""
+    try:
+        header = header_of(token)
+    except TokenError:
+        return {}
+    return {name: clipped(text) for name in ("kid", "alg") if isinstance(text := header.get(name), str)}
+
+
+class Verifier:
+    """Judges tokens by one set of rules. Not for two threads at a time."""
+
+    def __init__(self, keys: Keys, algorithms: tuple[str, ...], audience: str, issuer: str, leeway: float) -> None:
+        import jwt
+
+        self.keys = keys
+        self._algorithms = frozenset(algorithms)
+        self._audience = audience or None
+        self._issuer = issuer or None
+        self._leeway = leeway
+        # The times are judged below: PyJWT takes text for a number, and an `iat` in the future for a fault.
+        self._jwt = jwt.PyJWT(
+            {
+                "verify_aud": bool(audience),
+                "verify_iss": bool(issuer),
+                "verify_exp": False,
+                "verify_nbf": False,
+                "verify_iat": False,
+            }
+        )
+        self._jws = jwt.PyJWS()
+        self._errors = jwt.exceptions
+
+    def grant(self, token: bytes) -> Grant:
+        """What a token grants. Raises TokenError, GrantError, KeyUnknownError, KeysMissingError."""
+        name, algorithm = self._named(header_of(token))
+        keys = self.keys.find(name, algorithm)
+        try:
+            claims = self._claims(token, self._fitting(token, keys) if len(keys) > 1 else keys[0])
+        except self._errors.InvalidSignatureError:
+            # One that is named is not looked for again: a name has one key for good.
+            if self.keys.changing and (name is None or isinstance(self.keys, KeyFile)):
+                raise KeyUnknownError("signature", "none of the known keys has signed it") from None
+            raise TokenError("signature", "its key has not signed it") from None
+        except self._errors.InvalidTokenError as wrong:
+            raise self._told(wrong) from None
+        if (end := self._end(claims)) is not None:
+            claims["exp"] = end
+        return grant_of(claims)
+
+    def _named(self, header: dict[str, Any]) -> tuple[str | None, str]:
+        """Its key's name and its algorithm. Raises TokenError where it can't be good, whatever the key."""
+        if "crit" in header:
+            raise TokenError("crit", "it requires an extension (RFC 7515 §4.1.11), and none is supported")
+        if header.get("b64", True) is not True:
+            raise TokenError("b64", "its payload is not base64url (RFC 7797)")
+        name, algorithm = header.get("kid"), header.get("alg")
+        if name is not None and not isinstance(name, str):
+            raise TokenError("kid", "its kid is not a string")
+        if not isinstance(algorithm, str) or algorithm not in self._algorithms:
+            raise TokenError("alg", "its algorithm is not allowed")
+        return name, algorithm
+
+    def _fitting(self, token: bytes, keys: list[Key]) -> Key:
+        """That which has signed it, else the last. All are for one algorithm. Raises what PyJWT does."""
+        import jwt
+
+        signature = self._jws.decode_complete(token, options={"verify_signature": False})["signature"]
+        text = token.rpartition(b".")[0]
+        judge = jwt.get_algorithm_by_name(keys[0].algorithm)
+        return next((key for key in keys if judge.verify(text, judge.prepare_key(key.key), signature)), keys[-1])
+
+    def _claims(self, token: bytes, key: Key) -> dict[str, Any]:
+        """Raises what PyJWT does."""
+        claims: dict[str, Any] = self._jwt.decode(
+            token, key.key, algorithms=[key.algorithm], audience=self._audience, issuer=self._issuer
+        )
+        return claims
+
+    def _told(self, wrong: Exception) -> TokenError:
+        """In words of our own: PyJWT's may hold what the token holds."""
+        errors = self._errors
+        if isinstance(wrong, errors.InvalidAlgorithmError):
+            return TokenError("alg", "its algorithm does not fit its key")
+        if isinstance(wrong, errors.MissingRequiredClaimError):
+            return TokenError(wrong.claim, f"it has no {wrong.claim}")
+        if isinstance(wrong, errors.InvalidAudienceError):
+            return TokenError("aud", "it is for another audience")
+        if isinstance(wrong, errors.InvalidIssuerError):
+            return TokenError("iss", "it is from another issuer")
+        if isinstance(wrong, errors.InvalidSubjectError):
+            return TokenError("sub", "its sub is not a string")
+        if isinstance(wrong, errors.InvalidJTIError):
+            return TokenError("jti", "its jti is not a string")
+        return TokenError("token", "it is not a JSON Web Token")
+
+    def _end(self, claims: dict[str, Any]) -> float | None:
+        """When it ends, with the leeway; None: never. Raises TokenError where a time is none (RFC 7519 §2: a number),
+        or not good. An `iat` says when it was made, and is no reason to refuse (§4.1.6)."""
+        for name in TIMES:
+            if name in claims and not _is_number(claims[name]):
+                raise TokenError(name, f"its {name} is not a number of seconds")
+        now = time.time()
+        if claims.get("nbf", now) > now + self._leeway:
+            raise TokenError("nbf", "it is not valid yet")
+        if "exp" not in claims:
+            return None
+        try:
+            end: float = claims["exp"] + self._leeway
+        except OverflowError:
+            raise TokenError("exp", "its expiry time is too large") from None
+        if end <= now:
+            raise TokenError("exp", "it has ended")
+        return end
+
+
+def _is_number(value: object) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and (isinstance(value, int) or math.isfinite(value))
+    )
+
+
+def verifier_of(config: Config) -> Verifier:
+    """That of the settings. Raises ConfigError."""
+    keys = keys_of(config)
+    algorithms = config.auth_algorithms or ALGORITHMS
+    if isinstance(keys, FixedKey | KeyFile) and (wanted := keys.key.algorithm) not in algorithms:
+        raise ConfigError(
+            f"{config.named('auth-algorithms')} has no {wanted}, which the key {keys.source} is for: add it."
+        )
+    return Verifier(keys, algorithms, config.auth_audience, config.auth_issuer, config.auth_leeway)
+
+
+def hush_pyjwt() -> None:
+    """For our own commands: PyJWT's words about a short key go past the log, and name no setting as ours do."""
+    warnings.filterwarnings("ignore", message="The (HMAC|RSA) key is ")
+
+
+# -- for trying out --
+
+
+def mint(claims: dict[str, Any], key: Any, algorithm: str, name: str | None = None) -> str:
+    """A signed token; `name`: of the key, in a JWKS."""
+    import jwt
+
+    return jwt.encode(claims, key, algorithm=algorithm, headers=None if name is None else {"kid": name})
+
+
+def inspect(token: str) -> dict[str, Any]:
+    """Header and claims, of which nothing is verified. Raises ConfigError where it is no token."""
+    import jwt
+
+    try:
+        found = jwt.decode_complete(token, options={"verify_signature": False})
+    except UnicodeError:
+        raise ConfigError("this is not a JSON Web Token (it is not text): give a complete token.") from None
+    except jwt.InvalidTokenError as wrong:
+        raise ConfigError(f"this is not a JSON Web Token ({wrong}): give a complete token.") from None
+    return {"header": found["header"], "claims": found["payload"]}

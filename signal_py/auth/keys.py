@@ -1,0 +1,274 @@
+"""Where the keys of tokens come from: a setting, a file, a JWKS in a file or behind a URL."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import NamedTuple, Protocol
+from urllib.parse import unquote, urlsplit
+
+from signal_py.auth.jwks import RSA_MIN, SECRET_MIN, Jwks, Key, parse, weakness
+from signal_py.auth.jwks_fetch import LookError, fetch, shown
+from signal_py.auth.pem import algorithm_of, check_secret, is_private, load_pem, pem_of, read_key
+from signal_py.base import files
+from signal_py.base.errors import ConfigError
+from signal_py.base.log import event
+from signal_py.config.settings import Config
+
+LOOK_PAUSE = 1.0  # seconds at least from the beginning of one look for keys to that of the next
+RETRY_MAX = 30.0  # seconds at most until the next look after one that failed: LOOK_PAUSE, doubled each time
+REMARKS_TOLD = 5  # about keys of a JWKS, in one line
+
+logger = logging.getLogger(__name__)
+
+
+class KeyUnknownError(Exception):
+    """A token is signed with a key that is not known, or not yet. `claim` is what tells."""
+
+    def __init__(self, claim: str, text: str) -> None:
+        super().__init__(text)
+        self.claim = claim
+
+
+class KeysMissingError(Exception):
+    """No key could be had so far."""
+
+
+class Trouble(NamedTuple):
+    """Why the last look for keys failed."""
+
+    reason: str  # one of fetching.REASONS
+    text: str
+
+
+class Keys(Protocol):
+    """Where a token's key is found. `find` and `look` may be on two threads."""
+
+    source: str
+    changing: bool  # there is something to look for
+    refresh: float  # seconds from one look to the next
+    trouble: Trouble | None  # of the last look; whoever waits for that in vain puts it here, too
+
+    @property
+    def count(self) -> int:
+        """Of keys that are known now."""
+
+    def find(self, name: str | None, algorithm: str) -> list[Key]:
+        """The keys for a token with this `kid`: one, or up to KEYS_TRIED that it can't tell apart.
+
+        Raises KeyUnknownError, KeysMissingError.
+        """
+
+    def look(self) -> None:
+        """Looks for keys; may block. Where that fails, what is known stays as it is, and `trouble` tells."""
+
+    def pause(self) -> float:
+        """Seconds to wait before the next look, where one is wanted at once."""
+
+
+class FixedKey:
+    """A secret, given by a setting, or what came out of a pipe."""
+
+    changing = False
+    refresh = 0.0
+    count = 1
+
+    def __init__(self, key: Key, source: str) -> None:
+        self.key = key
+        self.source = source
+        self.trouble: Trouble | None = None
+
+    def find(self, name: str | None, algorithm: str) -> list[Key]:
+        return [self.key]
+
+    def look(self) -> None:
+        """There is nothing to look for."""
+
+    def pause(self) -> float:
+        return 0.0
+
+
+class _Changing:
+    """Looks for something that may be replaced."""
+
+    changing = True
+
+    def __init__(self, source: str, refresh: float) -> None:
+        self.source = source
+        self.refresh = refresh
+        self.trouble: Trouble | None = None
+        self._looked = -LOOK_PAUSE
+
+    def look(self) -> None:
+        self._looked = time.monotonic()
+        try:
+            self.load()
+        except LookError as error:
+            self.trouble = Trouble(error.reason, str(error))
+        except (OSError, ValueError) as error:  # a ConfigError is one
+            self.trouble = Trouble("file", files.reason(error))
+        else:
+            self.trouble = None
+
+    def load(self) -> None:
+        """Raises LookError, OSError, ValueError."""
+        raise NotImplementedError
+
+    def pause(self) -> float:
+        return max(0.0, self._looked + LOOK_PAUSE - time.monotonic())
+
+
+class KeyFile(_Changing):
+    """A file with one key or secret, read again and again."""
+
+    count = 1
+
+    def __init__(self, path: str, named: str, refresh: float) -> None:
+        """Raises ConfigError."""
+        super().__init__(path, refresh)
+        self._named = named
+        self.key = _key_of_file(path, named)
+        _warn_of_weak(self.key, named)
+
+    def find(self, name: str | None, algorithm: str) -> list[Key]:
+        if algorithm != self.key.algorithm:
+            raise KeyUnknownError("alg", "its algorithm does not fit the key")
+        return [self.key]
+
+    def load(self) -> None:
+        key = _key_of_file(self.source, self._named)
+        if key.algorithm != self.key.algorithm or key.key != self.key.key:
+            _warn_of_weak(key, self._named)
+            event(logger, "info", "the key for tokens has changed", source=self.source)
+        self.key = key
+
+
+class KeySet(_Changing):
+    """A JWKS, in a file or behind a URL, looked at again and again."""
+
+    def __init__(self, place: str, refresh: float) -> None:
+        """`place`: a URL, or the path of a file. Raises ValueError for a URL that is none of the web's, or has a user:
+        none would be sent."""
+        super().__init__(shown(place), refresh)
+        self._jwks: Jwks | None = None
+        self._told: list[str] = []
+        self._place = place
+        self._path = place if "://" not in place else ""
+        if self._path:
+            return
+        try:
+            parts = urlsplit(place)
+            _ = parts.port
+        except ValueError:  # whose text may hold a password
+            raise ValueError("it is no URL") from None
+        if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+            self._path = unquote(parts.path)
+        elif parts.scheme not in ("http", "https"):
+            raise ValueError("its scheme is not http, https or file")
+        elif "@" in parts.netloc:
+            raise ValueError("it has a user name, which would not be sent: leave it out")
+        elif not parts.hostname:
+            raise ValueError("it names no host")
+
+    @property
+    def is_file(self) -> bool:
+        return bool(self._path)
+
+    @property
+    def count(self) -> int:
+        return self._jwks.count if self._jwks is not None else 0
+
+    def find(self, name: str | None, algorithm: str) -> list[Key]:
+        if self._jwks is None:
+            raise KeysMissingError("there are no keys yet")
+        found = self._jwks.find(name, algorithm)
+        if not found:
+            raise KeyUnknownError("kid", f"there is no key for {algorithm}" if name is None else "its key is not known")
+        return found
+
+    def load(self) -> None:
+        jwks = parse(files.read(self._path) if self._path else fetch(self._place))
+        if jwks.remarks and jwks.remarks != self._told:
+            reason = "; ".join(jwks.remarks[:REMARKS_TOLD])
+            text = "some keys of the JWKS are skipped or weak"
+            event(logger, "warning", text, source=self.source, keys=jwks.count, found=len(jwks.remarks), reason=reason)
+        self._told = jwks.remarks
+        self._jwks = jwks
+
+
+def keys_of(config: Config) -> Keys:
+    """The key or keys of the settings, of which exactly one is given. Raises ConfigError."""
+    require_jwt(f"{config.named('auth')} jwt")
+    if config.auth_key:
+        named = config.named("auth-key")
+        try:
+            secret = config.auth_key.encode(errors="surrogateescape")
+        except UnicodeEncodeError:
+            raise ConfigError(f"{named} can't be encoded: give a secret in UTF-8.") from None
+        check_secret(secret, named)
+        fixed = FixedKey(Key(secret, "HS256"), named)
+        _warn_of_weak(fixed.key, named)
+        return fixed
+    if config.auth_key_file:
+        return _keys_of_file(config.auth_key_file, config.named("auth-key-file"), config.auth_refresh)
+    return _keys_of_set(config.auth_jwks, config.named("auth-jwks"), config.auth_refresh)
+
+
+def require_jwt(what: str) -> None:
+    """For what needs it. Raises ConfigError where PyJWT is not installed."""
+    try:
+        import jwt  # noqa: F401
+    except ImportError:
+        raise ConfigError(f"{what} needs PyJWT: pip install 'signal-engine-ws[jwt]'.") from None
+
+
+def _keys_of_file(path: str, named: str, refresh: float) -> Keys:
+    """What is no regular file, such as a pipe, can be read once only."""
+    try:
+        again = files.is_regular(path)
+    except (OSError, ValueError):
+        again = True  # reading it tells what is wrong
+    if again:
+        return KeyFile(path, named, refresh)
+    fixed = FixedKey(_key_of_file(path, named), path)
+    _warn_of_weak(fixed.key, named)
+    return fixed
+
+
+def _keys_of_set(place: str, named: str, refresh: float) -> Keys:
+    """A file is read at once; a URL may be out of reach for a while."""
+    try:
+        keys = KeySet(place, refresh)
+    except ValueError as error:
+        raise ConfigError(f"{named} {shown(place)} can't be used: {error}. Name a JWKS file or its URL.") from None
+    if keys.is_file:
+        keys.look()
+        if keys.trouble is not None:
+            raise ConfigError(
+                f"{named} {shown(place)} can't be used: {keys.trouble.text}. Name a JWKS file or its URL."
+            )
+    return keys
+
+
+def _key_of_file(path: str, named: str) -> Key:
+    """A public key (PEM) for the algorithm of its kind; what is no PEM is a secret for HS256. Raises ConfigError."""
+    data = read_key(path, named)
+    label, pem = pem_of(data)
+    if not label:
+        check_secret(data, named)
+        return Key(data, "HS256")
+    key = load_pem(label, pem, named, path)
+    if is_private(key):
+        raise ConfigError(f"{named} {path} is a private key: name the public key (openssl pkey -in {path} -pubout).")
+    return Key(key, algorithm_of(key, f"{named} {path}"))
+
+
+def _warn_of_weak(key: Key, named: str) -> None:
+    if not weakness(key):
+        return
+    if key.algorithm == "HS256":
+        text = f"the secret for tokens is short and can be guessed: use {SECRET_MIN} random bytes or more"
+        event(logger, "warning", text, setting=named, bytes=len(key.key))
+    else:
+        text = f"the key for tokens is short and can be broken: use RSA of {RSA_MIN} bits or more"
+        event(logger, "warning", text, setting=named, bits=key.key.key_size)

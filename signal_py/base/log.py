@@ -1,0 +1,161 @@
+"""The log: one line per event, for people as text and for machines as JSON.
+
+The modules log to the logger "signal_py" and its children, as libraries do; only the command line sets it up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import TextIO
+
+from signal_py.base.log_writer import PENDING, LineStream, LineWriter, write_within
+
+ROOT = "signal_py"
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # but for tab and line feed
+LAST_LINES = 1.0  # seconds at the end for lines that were not written yet
+
+
+def event(logger: logging.Logger, level: str, text: str, *, trace: object = "", **fields: object) -> None:
+    """Logs what happened; the fields say to what, `trace` where in a program.
+
+    The text of the record has all of it, on one line but for the trace: an embedding program's own formatters know
+    nothing of fields. The parts are the record's attributes `event`, `fields` and `trace`.
+    """
+    number = LEVELS.get(level, logging.INFO)
+    if logger.isEnabledFor(number):
+        message = _one_line(text + _pairs(fields)) + (f"\n{_plain_lines(str(trace))}" if trace else "")
+        extra = {"event": text, "fields": fields, "trace": trace}
+        logger.log(number, "%s", message, extra=extra, stacklevel=2)
+
+
+def _pairs(fields: dict[str, object]) -> str:
+    return "".join(f"  {name}={_plain(value)}" for name, value in fields.items())
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    fields: dict[str, object] = getattr(record, "fields", {})
+    return fields
+
+
+def _event(record: logging.LogRecord) -> str:
+    return str(getattr(record, "event", "")) or record.getMessage()
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    return formatter.formatException(record.exc_info) if record.exc_info else str(getattr(record, "trace", ""))
+
+
+def _one_line(text: str) -> str:
+    return _plain_lines(text.replace("\n", "\\n"))
+
+
+def _plain_lines(text: str) -> str:
+    """Without what a terminal obeys: others chose some of it."""
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class TextFormatter(logging.Formatter):
+    """`10:32:25.018 info    NATS is back  server=127.0.0.1:4222`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created)
+        stamp = f"{when:%H:%M:%S}.{int(record.msecs):03} {record.levelname.lower():7}"
+        trace = _trace(self, record)
+        line = _one_line(f"{stamp} {_event(record)}{_pairs(_fields(record))}")
+        return line + (f"\n{_plain_lines(trace)}" if trace else "")
+
+
+class JsonFormatter(logging.Formatter):
+    """`{"time": "2026-01-31T10:32:25.018Z", "level": "info", "event": "NATS is back", "server": …}`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {
+            "time": when.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "event": _event(record),
+            **_fields(record),
+        }
+        if trace := _trace(self, record):
+            line["trace"] = trace
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def clipped(text: str, most: int = 64) -> str:
+    """What a stranger chose, fit for a line: printable ASCII, the rest escaped, cut off at `most` characters."""
+    plain = text[:most].encode("unicode_escape").decode("ascii")
+    return plain if len(text) <= most and len(plain) <= most else plain[:most] + "..."
+
+
+def _plain(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def is_text(form: str, stream: TextIO) -> bool:
+    """Whether the log is text, where `auto` asks the stream."""
+    return form == "text" or (form == "auto" and stream.isatty())
+
+
+class LineHandler(logging.Handler):
+    """Hands each record on as a line."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self.writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.writer.put(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
+        except Exception:
+            self.handleError(record)
+
+
+def dropped() -> int:
+    """Lines of the log that were dropped so far, since nobody read them or they could not be written."""
+    handlers = logging.getLogger(ROOT).handlers
+    return sum(handler.writer.dropped for handler in handlers if isinstance(handler, LineHandler))
+
+
+def say(line: str) -> None:
+    """Prints it to sys.stderr, and waits no longer than LAST_LINES for it to be taken."""
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError):  # it is no file: what is printed is kept in memory
+        print(line, file=sys.stderr)
+    else:
+        write_within(descriptor, f"{line}\n".encode("utf-8", "backslashreplace"), LAST_LINES)
+
+
+@contextlib.contextmanager
+def logging_to(stream: TextIO, form: str, level: str) -> Iterator[None]:
+    """Sends the log, and what anyone prints to sys.stderr, to a stream meanwhile, and nowhere else; nobody waits for
+    it. At the end what is left is written, in LAST_LINES at most. For programs, not for libraries."""
+    formatter = TextFormatter() if is_text(form, stream) else JsonFormatter()
+
+    def told(lines: int) -> bytes:
+        record = logging.LogRecord(ROOT, logging.WARNING, "", 0, "log lines were dropped", None, None)
+        record.fields = {"lines": lines}
+        return formatter.format(record).encode() + b"\n"
+
+    writer = LineWriter(stream.fileno(), told, PENDING)
+    handler = LineHandler(writer)
+    handler.setFormatter(formatter)
+    logger, others = logging.getLogger(ROOT), logging.getLogger()  # warnings and errors of other packages
+    logger.handlers[:] = others.handlers[:] = [handler]
+    logger.setLevel(LEVELS[level])
+    logger.propagate = False
+    try:
+        with contextlib.redirect_stderr(LineStream(writer, stream.fileno())):
+            yield
+    finally:
+        for each in (logger, others):
+            each.removeHandler(handler)
+        writer.close(LAST_LINES)

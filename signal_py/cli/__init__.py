@@ -1,0 +1,3 @@
+"""The command line, `signal-engine`.
+
+Imports everything; nothing imports it."""

@@ -1,0 +1,223 @@
+"""What `signal-engine ctl` does: a question or an order to the nodes of a cluster, and what they answer."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from signal_py.base import aio
+from signal_py.base.errors import ConfigError
+from signal_py.base.log import say
+from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS, Config, control_settings
+from signal_py.config.sources import CONFIG_VARIABLE
+from signal_py.config.types import Setting
+from signal_py.control.wire import MAX_PAGE, NAME, NODE, PEER
+
+if TYPE_CHECKING:
+    from signal_py.control.client import Control, Gathered
+
+FAILED = 1  # exit status where a node was silent or refused, or there was nothing to do it to
+MAX_TIMEOUT = 600.0
+
+DESCRIPTION = """\
+Inspects and controls the nodes of a cluster through the NATS server that they use. The exit status is 1 if a node did
+not answer or refused, or if there was nothing to disconnect. The answers of the other nodes are printed anyway."""
+COMMANDS = {
+    "nodes": "list the nodes: name, version, addresses",
+    "stats": "print counters of the nodes",
+    "rooms": "list the rooms of the cluster, with their number of members",
+    "members": "list the members of a room, or with @USER the connections of a user",
+    "disconnect": "close the connection of a peer, or with @USER all connections of a user, with 4009",
+    "drain": "make one node, or all, send its clients away and exit",
+}
+
+
+def add_arguments(
+    control: argparse.ArgumentParser, add_settings: Callable[[argparse.ArgumentParser, Iterable[Setting]], None]
+) -> None:
+    """The commands and their flags."""
+    control.description = DESCRIPTION
+    commands = control.add_subparsers(title="commands", metavar="COMMAND", dest="order", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=DESCRIPTION, allow_abbrev=False)
+        add_settings(command, control_settings())
+        command.add_argument(
+            "--timeout", metavar="SECONDS", type=float, default=2.0, help="time to wait for answers (default 2)"
+        )
+        command.add_argument("--json", action="store_true", help="print one JSON object per line")
+        _add_words(command, name)
+
+
+def _add_words(command: argparse.ArgumentParser, name: str) -> None:
+    """What only some of them take."""
+    if name == "stats":
+        command.add_argument("--node", metavar="NAME", default="", help="ask only this node")
+    elif name == "drain":
+        command.add_argument(
+            "node", metavar="NODE", nargs="?", default="", help="name of the node, as printed by nodes"
+        )
+        command.add_argument("--all", action="store_true", help="drain every node of the cluster")
+    elif name == "members":
+        command.add_argument("target", metavar="ROOM", help="a room such as lobby, or @USER")
+    elif name == "disconnect":
+        command.add_argument("target", metavar="PEER", help="an address such as k7m2.0f3zq8m2v9w1x, or @USER")
+    if name in ("rooms", "members"):
+        text = f"maximum number of entries, 1 to {MAX_PAGE} (default {MAX_PAGE})"
+        command.add_argument("--limit", metavar="N", type=int, default=MAX_PAGE, help=text)
+
+
+def variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Those that this command reads: others may be a node's, and not whole."""
+    names = {CONFIG_VARIABLE, *(SETTINGS[name].variable for name in CONTROL_SETTINGS)}
+    return {name: value for name, value in environ.items() if name in names}
+
+
+def run(options: argparse.Namespace, config: Config) -> int:
+    """Does it; the exit status. Raises ConfigError."""
+    _check(options, config)
+    return aio.run(_run(options, config))
+
+
+def _check(options: argparse.Namespace, config: Config) -> None:
+    if set(config.nats) & {"auto", "embedded", "off"}:
+        raise ConfigError(
+            f"{config.named('nats')} names no NATS server: give the URL of one that the nodes use, "
+            "which they log as nats=… at their start."
+        )
+    if not 0 < options.timeout <= MAX_TIMEOUT:
+        raise ConfigError(f"--timeout is {options.timeout:g}: use more than 0, up to {MAX_TIMEOUT:g} seconds.")
+    if getattr(options, "node", "") and not NODE.fullmatch(options.node):
+        raise ConfigError(f"'{options.node}' is not a node name: 'signal-engine ctl nodes' lists them.")
+    if not 1 <= getattr(options, "limit", 1) <= MAX_PAGE:
+        raise ConfigError(f"--limit is {options.limit}: use 1 to {MAX_PAGE}.")
+    if options.order == "members" and not NAME.fullmatch(options.target):
+        raise ConfigError(f"'{options.target}' is not a room: write one such as lobby, or @USER.")
+    if options.order == "disconnect" and not _is_somebody(options.target):
+        raise ConfigError(f"'{options.target}' is neither a peer nor a user: write the address of a peer, or @USER.")
+    if options.order == "drain" and bool(options.node) == options.all:
+        raise ConfigError("drain takes the name of a node, or --all for every node: give one of them.")
+
+
+def _is_somebody(target: str) -> bool:
+    return bool(PEER.fullmatch(target) or (target[:1] == "@" and len(target) > 1 and NAME.fullmatch(target)))
+
+
+async def _run(options: argparse.Namespace, config: Config) -> int:
+    from signal_py.control.client import Control, ControlError
+
+    try:
+        async with Control(config=config, timeout=options.timeout) as control:
+            return await ORDERS[options.order](control, options)
+    except ControlError as error:
+        _say(str(error))
+        return FAILED
+
+
+# -- the commands --
+
+
+async def _nodes(control: Control, options: argparse.Namespace) -> int:
+    gathered = await control.discover()
+    for node in gathered.answers:
+        places = " ".join(node.listen)
+        places = f"{node.advertise}  bound to {places}" if node.advertise else places
+        _show(node, options.json, f"{node.node}  {node.version}  {places}")
+    return _end(gathered)
+
+
+async def _stats(control: Control, options: argparse.Namespace) -> int:
+    gathered = await control.stats(options.node)
+    for stats in gathered.answers:
+        total, general = stats.total, stats.general
+        _show(
+            stats,
+            options.json,
+            f"{stats.node}  {general.get('state')}  {general.get('uptime')} s  NATS {general.get('nats_state')}  "
+            f"{total.get('connections')} connections  {total.get('memberships')} memberships  "
+            f"{total.get('accepted')} messages  {total.get('written')} deliveries",
+        )
+    return _end(gathered)
+
+
+async def _rooms(control: Control, options: argparse.Namespace) -> int:
+    gathered = await control.rooms(options.limit)
+    for room in gathered.answers:
+        _show(room, options.json, f"{room.members:7}  {room.room}  {' '.join(sorted(room.nodes))}")
+    return _end(gathered)
+
+
+async def _members(control: Control, options: argparse.Namespace) -> int:
+    gathered = await control.members(options.target, options.limit)
+    for member in gathered.answers:
+        _show(member, options.json, f"{member.peer}  {member.user}" if member.user else member.peer)
+    return _end(gathered)
+
+
+async def _disconnect(control: Control, options: argparse.Namespace) -> int:
+    target = str(options.target)
+    user = target[1:] if target[0] == "@" else ""
+    gathered = await control.disconnect("" if user else target, user=user)
+    total = sum(one.disconnected for one in gathered.answers)
+    for one in gathered.answers:
+        if one.disconnected or options.json:
+            _show(one, options.json, f"{one.node}  {one.disconnected} closed")
+    if not total and gathered.answers:
+        _say(f"{target} has no connection")
+    status = _end(gathered)
+    return status if total else FAILED
+
+
+async def _drain(control: Control, options: argparse.Namespace) -> int:
+    gathered = await control.drain(options.node, everywhere=options.all)
+    for one in gathered.answers:
+        text = f"{one.node} is draining: {one.connections} connections end within {one.drain_time:g} s"
+        _show(one, options.json, text)
+    return _end(gathered)
+
+
+ORDERS: Mapping[str, Callable[[Control, argparse.Namespace], Awaitable[int]]] = {
+    "nodes": _nodes,
+    "stats": _stats,
+    "rooms": _rooms,
+    "members": _members,
+    "disconnect": _disconnect,
+    "drain": _drain,
+}
+
+
+# -- what is printed --
+
+
+def _show(found: Any, as_json: bool, text: str) -> None:
+    print(json.dumps(dataclasses.asdict(found)) if as_json else _printable(text), flush=True)
+
+
+def _end(gathered: Gathered[Any]) -> int:
+    """Tells which nodes did not do it; the exit status."""
+    if gathered.more:
+        _say("there are more: raise --limit, or page through them with signal_py.control.Control")
+    for node in gathered.silent:
+        _say(f"{node} did not answer")
+    if gathered.unheard:
+        _say(
+            f"{gathered.unheard} more nodes of the cluster did not answer, so this may be incomplete: "
+            "such a node is slow, was lost a moment ago, or has --control off"
+        )
+    for refused in gathered.refused:
+        _say(f"{refused.node}: {refused.code}: {refused.text}")
+    if not gathered.nodes and gathered.complete:
+        _say("no node answered: is one running with this NATS server and --prefix, and with --control on?")
+        return FAILED
+    return 0 if gathered.complete else FAILED
+
+
+def _say(text: str) -> None:
+    say(f"signal-engine: {_printable(text)}")
+
+
+def _printable(text: str) -> str:
+    """What a node tells may hold anything, and goes to a terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

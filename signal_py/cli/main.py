@@ -1,0 +1,352 @@
+"""The command line: `signal-engine serve|pub|sub|send|drain|ctl|token|completion|version|help`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+
+from signal_py.base.errors import ConfigError
+from signal_py.base.version import VERSION
+from signal_py.config.parsing import MISUSE, Parser, check_variables, command_of, parse
+from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS
+from signal_py.config.sources import CONFIG_VARIABLE
+from signal_py.config.types import Setting
+
+DEFAULT_URL = "ws://127.0.0.1:8080/"
+URL_VARIABLE = "SIGNAL_ENGINE_URL"
+FAILED = 1  # where standard input or output fails
+TOKEN_VARIABLE = "SIGNAL_ENGINE_TOKEN"  # no flag: others can see flags
+INTERRUPTED = 130
+
+EPILOG = """\
+Each setting is also an environment variable (--max-message: SIGNAL_ENGINE_MAX_MESSAGE) and a key of the TOML file
+(max-message = 4096). Flags override variables, and variables override the file."""
+
+SUB = """\
+Joins rooms and prints one line for each message, until Ctrl-C: ROOM SENDER PAYLOAD, or @me SENDER PAYLOAD if it was
+sent to this connection itself. SENDER is - if the sender has no address. It reconnects when the connection ends,
+and moves where a draining engine sends it. The exit status is 1 if the engine refuses the token or a room, and with
+--once when the connection ends."""
+PUB = """\
+Publishes to a room and waits until the engine has accepted the message. If the engine refuses it, the error goes to
+standard error and the exit status is 1."""
+SEND = """\
+Sends to a peer on any node and waits until the message is written to the peer's socket. If it is not delivered, the
+error goes to standard error and the exit status is 1."""
+TOKEN = f"""\
+If the engine requires a token, set the environment variable {TOKEN_VARIABLE}."""
+DRAIN = """\
+Starts a drain: the engine tells its clients to reconnect elsewhere, closes those that stay, evenly over drain-time, and
+exits. This command does not wait for that. The exit status is 0 if the drain has begun, 1 if the engine refuses, and 2
+if it can't be reached."""
+CLIENTS = {
+    "sub": ("print what is published to rooms", SUB),
+    "pub": ("publish to a room", PUB),
+    "send": ("send to one peer, or to @USER", SEND),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0, 1 refused or lost, 2 misused, 130 interrupted."""
+    _open_streams()
+    try:
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return status
+    except ConfigError as error:
+        sentence = str(error).replace("\r", "\\r").replace("\n", "\\n")
+        _complain(sentence)
+        return MISUSE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _close_stdout()
+        return 0
+    except OSError as error:
+        _complain(str(error.strerror or error))
+        _close_stdout()
+        return FAILED
+
+
+def _run(words: Sequence[str]) -> int:
+    try:
+        options = parse(_parser(), words)
+    except SystemExit as ended:  # argparse has said all there is to say
+        return int(ended.code or 0)
+    every = [CONFIG_VARIABLE, URL_VARIABLE, TOKEN_VARIABLE, *(setting.variable for setting in SETTINGS.values())]
+    check_variables(os.environ, every, options.reads)
+    return int(options.run(options))
+
+
+def _complain(sentence: str) -> None:
+    """On standard error, which may be a pipe that nobody reads."""
+    from signal_py.base.log import say
+
+    say(f"signal-engine: {sentence}")
+
+
+def _open_streams() -> None:
+    """What the caller closed is /dev/null: else the next socket would be taken for it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def _close_stdout() -> None:
+    """What could not be written is dropped: else the flush at exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="signal-engine",
+        description="A WebSocket signaling server: holds connections and relays small messages between them.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(reads=())
+    parser.add_argument("-V", "--version", action="version", version=f"signal-engine {VERSION}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve(commands)
+    for name, run in (("sub", _sub), ("pub", _pub), ("send", _send)):
+        _add_client(commands, name, run)
+    _add_drain(commands)
+    _add_control(commands)
+    _add_token(commands)
+    _add_completion(commands)
+    version = commands.add_parser("version", help="print the version", allow_abbrev=False)
+    version.set_defaults(run=_version)
+    helped = commands.add_parser("help", help="print help, for all commands or for one", allow_abbrev=False)
+    helped.add_argument("words", metavar="COMMAND", nargs="*", help="such as serve, or ctl nodes")
+    helped.set_defaults(run=_help)
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="run an engine",
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_settings(serve, SETTINGS.values())
+    serve.set_defaults(run=_serve, reads=(CONFIG_VARIABLE, *(setting.variable for setting in SETTINGS.values())))
+
+
+def add_settings(command: argparse.ArgumentParser, settings: Iterable[Setting]) -> None:
+    """Flags of these settings, which `given` finds, and the file with them."""
+    command.add_argument("--config", metavar="FILE", default="", help="TOML file with settings")
+    for setting in settings:
+        repeat = "append" if setting.kind is tuple else "store"
+        command.add_argument(
+            setting.flag,
+            dest=f"set.{setting.name}",
+            action=repeat,
+            default=argparse.SUPPRESS,
+            metavar=_metavar(setting),
+            help=describe(setting).replace("%", "%%"),
+        )
+
+
+def given(options: argparse.Namespace) -> dict[str, object]:
+    """The settings whose flags were given, by name."""
+    return {name[4:]: value for name, value in vars(options).items() if name.startswith("set.")}
+
+
+def _add_control(commands: argparse._SubParsersAction[Parser]) -> None:
+    from signal_py.cli.ctl import add_arguments
+
+    control = commands.add_parser(
+        "ctl", help="inspect and control the nodes of a cluster, through NATS", allow_abbrev=False
+    )
+    add_arguments(control, add_settings)
+    control.set_defaults(run=_control, reads=(CONFIG_VARIABLE, *(SETTINGS[name].variable for name in CONTROL_SETTINGS)))
+
+
+def _control(options: argparse.Namespace) -> int:
+    from signal_py.cli.ctl import run, variables
+    from signal_py.config.sources import load
+
+    return run(options, load(given(options), variables(os.environ), options.config))
+
+
+def _add_token(commands: argparse._SubParsersAction[Parser]) -> None:
+    from signal_py.cli.token import add_arguments
+
+    token = commands.add_parser(
+        "token", help="make a token for trials, or show the contents of one", allow_abbrev=False
+    )
+    add_arguments(token)
+    token.set_defaults(run=_mint, reads=(SETTINGS["auth-key"].variable,))
+
+
+def _add_completion(commands: argparse._SubParsersAction[Parser]) -> None:
+    from signal_py.cli.completion import DESCRIPTION, SHELLS
+
+    short = "print a completion script for a shell"
+    completion = commands.add_parser("completion", help=short, description=DESCRIPTION, allow_abbrev=False)
+    completion.add_argument("shell", choices=SHELLS, help="the shell")
+    completion.set_defaults(run=_complete)
+
+
+def _complete(options: argparse.Namespace) -> int:
+    from signal_py.cli.completion import script
+
+    print(script(_parser(), options.shell))
+    return 0
+
+
+def _metavar(setting: Setting) -> str:
+    return setting.metavar or "|".join(setting.choices) or ("SECONDS" if setting.kind is float else "N")
+
+
+def describe(setting: Setting) -> str:
+    """What a setting is, with its unit, bounds and default, on one line."""
+    more = [] if setting.choices or setting.kind in (str, tuple) else [f"{setting.low:.15g} to {setting.high:.15g}"]
+    if setting.kind is tuple:
+        more.append("may be repeated, or a list separated by commas")
+    if setting.default not in ("", ()):
+        more.append(f"default {shown_default(setting)}")
+    return f"{setting.help} ({'; '.join(more)})" if more else setting.help
+
+
+def shown_default(setting: Setting) -> str:
+    value = setting.default
+    text = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{text} {setting.unit}".rstrip()
+
+
+def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: object) -> None:
+    short, long = CLIENTS[name]
+    command = commands.add_parser(name, help=short, description=f"{long} {TOKEN}", allow_abbrev=False)
+    command.add_argument(
+        "--url",
+        help=f"URL of an engine (default {DEFAULT_URL}, or the variable {URL_VARIABLE})",
+    )
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object per line" if name == "sub" else "print the result as JSON",
+    )
+    if name == "sub":
+        command.add_argument("rooms", metavar="ROOM", nargs="+", help="a room to join, such as lobby")
+        command.add_argument("--presence", action="store_true", help="also print members, joins and leaves")
+        command.add_argument("--raw", action="store_true", help="print only the payloads, one per line")
+        command.add_argument("--once", action="store_true", help="exit when the connection ends, without reconnecting")
+    else:
+        command.add_argument("--file", metavar="FILE", help="send a whole file, or standard input (-), unchanged")
+        command.add_argument("--binary", action="store_true", help="send as binary even if it is valid UTF-8")
+        command.add_argument(
+            "target",
+            metavar="ROOM" if name == "pub" else "PEER",
+            help="a room, such as lobby"
+            if name == "pub"
+            else "an address that sub prints, such as k7m2.0f3zq8m2v9w1x, or @USER",
+        )
+        text = (
+            "the payload; - reads all of standard input; without TEXT and --file, "
+            "each line of standard input is one message"
+        )
+        command.add_argument("text", metavar="TEXT", nargs="?", help=text)
+    command.set_defaults(run=run, reads=(URL_VARIABLE, TOKEN_VARIABLE))
+
+
+def _add_drain(commands: argparse._SubParsersAction[Parser]) -> None:
+    variable = SETTINGS["admin"].variable
+    short = "make an engine send its clients away and exit"
+    drain = commands.add_parser("drain", help=short, description=DRAIN, allow_abbrev=False)
+    drain.add_argument(
+        "--admin",
+        metavar="URL",
+        help=f"the engine's admin server, http://HOST:PORT/ or HOST:PORT (default: the variable {variable})",
+    )
+    drain.set_defaults(run=_drain, reads=(variable,))
+
+
+def _drain(options: argparse.Namespace) -> int:
+    from signal_py.cli.drain import drain
+
+    variable = SETTINGS["admin"].variable
+    url = os.environ.get(variable, "")
+    return drain(url, variable) if url and options.admin is None else drain(options.admin or "", "--admin")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from signal_py.cli.serve import serve
+    from signal_py.config.sources import load
+
+    return serve(load(given(options), os.environ, options.config))
+
+
+def _sub(options: argparse.Namespace) -> int:
+    from signal_py.base.aio import run
+    from signal_py.cli.output import printer
+    from signal_py.cli.subscribe import Subscription
+
+    if options.raw and options.json:
+        raise ConfigError("--raw is given together with --json: give one of them.")
+    show = printer("json" if options.json else "raw" if options.raw else "plain")
+    url, named = _url(options)
+    subscription = Subscription(url, _token(), options.rooms, options.presence, options.once, show, named)
+    return run(subscription.run())
+
+
+def _pub(options: argparse.Namespace) -> int:
+    return _deliver(options, f"PUB {options.target}")
+
+
+def _send(options: argparse.Namespace) -> int:
+    return _deliver(options, f"TO {options.target}")
+
+
+def _deliver(options: argparse.Namespace, head: str) -> int:
+    from signal_py.base.aio import run
+    from signal_py.cli.pubsub import deliver, payloads
+
+    what = payloads(options.text, options.file)
+    url, named = _url(options)
+    return run(deliver(url, _token(), head, what, options.json, options.binary, named))
+
+
+def _url(options: argparse.Namespace) -> tuple[str, str]:
+    """Where an engine is, and how that was given."""
+    if options.url is None:
+        url = os.environ.get(URL_VARIABLE, "")
+        return (url, URL_VARIABLE) if url else (DEFAULT_URL, "--url")
+    return str(options.url), "--url"
+
+
+def _token() -> str:
+    """The token to connect with, "" for none. Raises ConfigError for what no header can hold."""
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise ConfigError(
+            f"{TOKEN_VARIABLE} has a space, a line break or a character that is not ASCII: give one token."
+        )
+    return token
+
+
+def _mint(options: argparse.Namespace) -> int:
+    from signal_py.cli.token import run
+
+    return run(options, dict(os.environ))
+
+
+def _help(options: argparse.Namespace) -> int:
+    command_of(_parser(), options.words).print_help()
+    return 0
+
+
+def _version(options: argparse.Namespace) -> int:
+    print(f"signal-engine {VERSION}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

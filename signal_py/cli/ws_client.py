@@ -1,0 +1,221 @@
+"""A small signal.v1 client, for the command line: one connection, one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
+
+from signal_py.base.aio import within
+from signal_py.base.errors import ConfigError, DeliveryError, EngineError
+from signal_py.base.hostport import redacted
+
+SUBPROTOCOL = Subprotocol("signal.v1")
+ANSWER_TIMEOUT = 30.0  # seconds; the engine answers every ref sooner, so this bites where there is no engine
+URL_FLAG = "--url"
+OPEN_TIMEOUT = 10.0  # seconds
+RETRY_AFTER_MOST = 600.0  # seconds of it that are heeded
+CLOSE_TIMEOUT = 1.0  # seconds for the other end to say goodbye, too
+POSITIONAL = {"MSG": 2, "JOIN": 2, "LEAVE": 2}  # arguments of a head before its options; else one
+
+
+class LostError(EngineError):
+    """The connection ended, or the other end does not answer. The text says how; `code` is the Close frame's, 0 without
+    one."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class ConnectError(ConfigError):
+    """No connection can be had. `status` is that of the HTTP answer, 0 without one, and `retry_after` the seconds that
+    it asks to wait."""
+
+    def __init__(self, text: str, status: int = 0, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One message from the engine: its head, taken apart, and its payload as it came."""
+
+    verb: str
+    arguments: tuple[str, ...]
+    options: dict[str, str]
+    payload: str | bytes
+
+
+def parse(data: str | bytes) -> Heard:
+    """Takes a message apart; what follows the first LF is payload."""
+    payload: str | bytes
+    if isinstance(data, str):
+        head, _, payload = data.partition("\n")
+    else:
+        first, _, payload = data.partition(b"\n")
+        head = first.decode("ascii", "replace")
+    verb, *words = head.split(" ")
+    count = POSITIONAL.get(verb, 1)
+    options = dict(word.partition("=")[::2] for word in words[count:])
+    return Heard(verb, tuple(words[:count]), options, payload)
+
+
+class Client:
+    """A connection that has heard HELLO. What is heard besides answers goes to `on_message`."""
+
+    def __init__(self, connection: ClientConnection, hello: Heard, on_message: Callable[[Heard], None]) -> None:
+        self._connection = connection
+        self._on_message = on_message
+        self._last_ref = 0
+        self.address = hello.arguments[0]
+        self.hello: dict[str, Any] = json.loads(hello.payload)
+
+    async def request(self, head: str, payload: bytes | None = None, binary: bool = False) -> None:
+        """Sends a message with a ref, as text where it is UTF-8 and not to be `binary`, and waits for its answer.
+
+        Raises DeliveryError, LostError.
+        """
+        most = self.hello["max_message"]
+        if payload is not None and len(payload) > most:  # the engine would close the connection
+            raise DeliveryError("too-large", f"The payload is larger than the engine's limit of {most} bytes.")
+        self._last_ref += 1
+        ref = str(self._last_ref)
+        line = f"{head} ref={ref}".encode()
+        try:
+            message = line if payload is None else line + b"\n" + payload
+            await self._connection.send(message if binary else _text_or_bytes(message))
+            await within(self._answer(ref), ANSWER_TIMEOUT)
+        except ConnectionClosed as closed:
+            raise _lost(closed) from None
+        except asyncio.TimeoutError:
+            raise LostError(f"no answer came in {ANSWER_TIMEOUT:g} s") from None
+
+    async def _answer(self, ref: str) -> None:
+        while True:
+            heard = parse(await self._connection.recv())
+            if heard.verb == "OK" and heard.arguments == (ref,):
+                return
+            if heard.verb == "ERR" and heard.options.get("ref") == ref:
+                raise DeliveryError(heard.arguments[0], str(heard.payload))
+            self._on_message(heard)
+
+    async def listen(self) -> None:
+        """Hands on what is heard, until the connection ends: LostError."""
+        try:
+            while True:
+                self._on_message(parse(await self._connection.recv()))
+        except ConnectionClosed as closed:
+            raise _lost(closed) from None
+
+
+def _text_or_bytes(message: bytes) -> str | bytes:
+    try:
+        return message.decode()
+    except UnicodeDecodeError:
+        return message
+
+
+def _lost(closed: ConnectionClosed) -> LostError:
+    if closed.rcvd is None:
+        return LostError("the connection was lost")
+    text = f"the engine closed the connection with {closed.rcvd.code} {closed.rcvd.reason}".rstrip()
+    return LostError(text, closed.rcvd.code)
+
+
+def check_url(url: str, named: str = URL_FLAG) -> None:
+    """Raises ConfigError where it is no WebSocket URL."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+        parse_uri(url)
+    except (ValueError, InvalidURI):
+        good = False
+    if not good:
+        raise ConfigError(f"{named} '{redacted(url)}' is not a WebSocket URL: write ws://HOST:PORT/.")
+
+
+MEND = "give the URL of an engine that accepts clients."
+TOKEN_MEND = "set the variable SIGNAL_ENGINE_TOKEN to a valid token."
+MENDS = {  # by the status that refuses a handshake
+    401: TOKEN_MEND,
+    403: TOKEN_MEND,
+    404: "there is no WebSocket endpoint at this path; give the URL that an engine logs as listening=….",
+    429: "this address or user has reached its connection limit; close some connections, or raise the limit.",
+    431: "the token or the URL is too long; give a shorter one.",
+    503: "the engine is full or about to stop; try again, or give another URL.",
+}
+
+
+@asynccontextmanager
+async def open_client(
+    url: str, on_message: Callable[[Heard], None] = lambda heard: None, token: str = "", named: str = URL_FLAG
+) -> AsyncIterator[Client]:
+    """A connection to an engine, closed at the end. Raises ConnectError where none can be had there, ConfigError
+    for what is no URL; `named` is how it was given."""
+    check_url(url, named)
+    try:
+        connection = await connect(
+            url,
+            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
+            subprotocols=[SUBPROTOCOL],
+            max_size=None,
+            compression=None,
+            proxy=None,
+            open_timeout=OPEN_TIMEOUT,
+            close_timeout=CLOSE_TIMEOUT,
+        )
+    except InvalidStatus as refused:
+        status = refused.response.status_code
+        text = f"{named} {redacted(url)} answered HTTP {status}: {MENDS.get(status, MEND)}"
+        raise ConnectError(text, status, _retry_after(refused.response.headers.get("Retry-After", ""))) from None
+    except (OSError, InvalidHandshake, UnicodeError, asyncio.TimeoutError) as error:
+        raise ConnectError(
+            f"{named} {redacted(url)} can't be reached ({_reason(error)}): "
+            "start one there with 'signal-engine serve', or give another address."
+        ) from None
+    async with connection:
+        yield Client(connection, await _hello(connection, url, named), on_message)
+
+
+def _retry_after(value: str) -> float:
+    """Seconds; 0 for a date, which the engine doesn't send."""
+    return min(float(value), RETRY_AFTER_MOST) if value.isdecimal() else 0.0
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
+        return "nothing listens there"
+    if isinstance(error, asyncio.TimeoutError):
+        return "no answer"
+    if isinstance(error, UnicodeError):
+        return "its host name is not valid"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+async def _hello(connection: ClientConnection, url: str, named: str) -> Heard:
+    try:
+        hello = parse(await within(connection.recv(), OPEN_TIMEOUT))
+    except (ConnectionClosed, asyncio.TimeoutError):
+        hello = Heard("", (), {}, "")
+    if hello.verb != "HELLO" or not hello.arguments or not _is_told(hello.payload):
+        raise ConnectError(f"{named} {redacted(url)} doesn't speak signal.v1: give the address of a signal-engine.")
+    return hello
+
+
+def _is_told(payload: str | bytes) -> bool:
+    """Whether HELLO tells what is needed of it."""
+    try:
+        return isinstance(json.loads(payload)["max_message"], int)
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return False

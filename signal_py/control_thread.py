@@ -1,0 +1,427 @@
+"""Decides for the NATS link, on a thread of the engine's own: which server to dial, and what to say to it.
+
+The core's loop connects, pumps, and asks (`control_drain`); here is answered. Messages never come by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, InvalidStateError
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from signal_py.auth.authenticators import Judge
+from signal_py.base.aio import THREADS, end
+from signal_py.base.errors import EngineError
+from signal_py.base.log import event
+from signal_py.base.trim import Trimmer
+from signal_py.config.nats_url import Server
+from signal_py.control.inspection import Inspection
+from signal_py.control.server import Controlled
+from signal_py.nats.credentials import Credentials, connect_line, mark_of
+from signal_py.nats.dial import Place, places_of, race, reach
+from signal_py.nats.info import InfoError, ServerInfo, parse_info
+from signal_py.nats.servers import LAST_DELAY, Pool
+from signal_py.nats.tls import Tls, wants_tls
+
+if TYPE_CHECKING:
+    from signal_core.engine import Core
+
+MAX_ERRORS = 20  # different ones logged of one connection; more are counted
+REFUSALS = (  # of the credentials: what they say now may be good, so that only the second of the same ones is believed
+    "authorization violation",
+    "user authentication expired",
+    "user authentication revoked",
+    "account authentication expired",
+)
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class RefusedError(EngineError):
+    """NATS, or the node that has our name there, will not have us.
+
+    The text is why; `setting` is the one to mend: `node` or `nats`.
+    """
+
+    def __init__(self, setting: str, reason: str) -> None:
+        super().__init__(reason)
+        self.setting = setting
+
+
+class Bridge:
+    """Answers what the core asks, and logs what it tells.
+
+    `state` is off, connecting, up, away (out of reach; local delivery goes on) or refused. `first` gets the
+    state that the first round of dialling led to, or a RefusedError.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        servers: Sequence[Server],
+        credentials: Credentials,
+        tls: Tls,
+        node: str,
+        version: str,
+        judge: Judge | None = None,
+        discovered: bool = True,
+    ) -> None:
+        self._core = core
+        self._pool = Pool(servers) if servers else None
+        self._credentials = credentials
+        self._tls = tls
+        self._node = node
+        self._version = version
+        self.inspection = Inspection(core)
+        self._trimmer = Trimmer()
+        self._judge = judge
+        self._discovered = discovered  # servers that NATS tells of are used
+        self._control: Controlled | None = None
+        self._place: Place | None = None  # dialled last
+        self._failed: set[Place] = set()  # of this round of dialling
+        self._leaving = False
+        self._was_up = False  # the connection that the core asks to replace worked,
+        self._up_since = 0.0  # ... since then
+        self._greeted = True  # its INFO was answered
+        self._problem = ""  # what it reported since it was dialled
+        self._reason = ""  # for which the last dial failed, or the last connection ended
+        self._errors: set[str] = set()  # that it reported, each logged once a connection
+        self._mark = ""  # of the credentials that were shown last,
+        self._refused_mark = ""  # ... and of those that NATS refused, or let expire, since it last took any
+        self._returns = False  # the end of the connection is foreseen, and there is where to go on
+        self._dialling: asyncio.Task[None] | None = None
+        self._moving: asyncio.Task[None] | None = None
+        self._next: Place | None = None  # found before the connection ended
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end: asyncio.Event | None = None
+        self._running = threading.Event()
+        self._failure: BaseException | None = None  # for which the thread could not begin
+        self._thread = threading.Thread(target=self._run, name="signal-engine", daemon=True)
+        self.state = "connecting" if servers else "off"
+        self.first: Future[str] = Future()
+        if not servers:
+            self.first.set_result("off")
+
+    @property
+    def where(self) -> str:
+        """HOST:PORT of the server dialled last, "" for none."""
+        return self._place.server.where if self._place else ""
+
+    @property
+    def url(self) -> str:
+        """Its URL without secrets, "" for none."""
+        return self._place.server.url if self._place else ""
+
+    def obey(self, control: Controlled) -> None:
+        """Operators are answered by it while NATS is up. Call before the start."""
+        self._control = control
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Has the deciding thread do it. From any thread, while it runs."""
+        if self._loop is None or not self._thread.is_alive():
+            work.close()
+            raise EngineError("The engine is not running.")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def start(self) -> None:
+        """Returns when the thread runs. Call when the core's loops do. Raises OSError."""
+        self._thread.start()
+        self._running.wait()
+        if isinstance(self._failure, OSError):
+            reason = self._failure.strerror or self._failure
+            raise OSError(f"a thread of the engine can't start ({reason}): raise the limit of open files (ulimit -n)")
+        if self._failure is not None:
+            raise self._failure
+
+    def leave(self) -> None:
+        """From now on the end of the connection is nothing to tell or to mend. Call before the core stops."""
+        self._leaving = True
+
+    def stop(self) -> None:
+        """Ends the thread; blocks until it has. Call after the core has stopped, to hear its last words."""
+        if self._thread.is_alive() and self._loop is not None and self._end is not None:
+            self._loop.call_soon_threadsafe(self._end.set)
+            self._thread.join()
+
+    def _run(self) -> None:
+        main = self._main()
+        try:
+            asyncio.run(main)
+        except BaseException as error:
+            if self._end is not None:
+                raise
+            self._failure = error
+        finally:
+            main.close()  # where there was not even a loop for it
+            self._running.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(THREADS)
+        self._loop.add_reader(self._core.control_fd, self._drain)
+        self._end = asyncio.Event()
+        if self._judge is not None:
+            self._judge.start()
+        self._running.set()
+        self._drain()
+        await self._end.wait()
+        self._loop.remove_reader(self._core.control_fd)
+        self._drain()
+        await self.inspection.close()
+        if self._control is not None:
+            await self._control.close()
+        if self._judge is not None:
+            await self._judge.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            await end(task)
+        self._dialling = None
+
+    def _drain(self) -> None:
+        questions: list[Any] = []
+        for kind, *rest in self._core.control_drain():
+            if kind == "ask":
+                questions.append(tuple(rest))
+            else:
+                self._handle(HANDLERS[str(kind)], self, *rest)
+        if questions and self._judge is not None:
+            self._handle(self._judge.take, questions)
+
+    def _handle(self, handler: Callable[..., None], *arguments: object) -> None:
+        try:
+            handler(*arguments)
+        except Exception:
+            if not self._leaving:  # then the core may be gone already, and wants no answer
+                logger.exception("the deciding thread failed to handle an event")
+
+    # -- what the core tells --
+
+    def _on_want(self, reason: str) -> None:
+        """There is no connection. An empty reason: there never was one."""
+        if self._pool is None or self._leaving:
+            return
+        if self._moving is not None:
+            self._moving.cancel()
+            self._moving = None
+        pause = self._lost(self._problem or reason) if reason else 0.0
+        if self._dialling is None or self._dialling.done():
+            self._dialling = asyncio.get_running_loop().create_task(self._dial(self._pool, pause))
+
+    def _on_info(self, text: bytes) -> None:
+        """The first of a connection asks for CONNECT; later ones tell of changes in the cluster."""
+        try:
+            if self._pool is not None and self._place is not None:
+                self._heed(text, self._pool, self._place.server)
+        finally:
+            self._core.link_info_taken()
+
+    def _heed(self, text: bytes, pool: Pool, server: Server) -> None:
+        greets, self._greeted = not self._greeted, True
+        try:
+            info = parse_info(text)
+            if greets:
+                self._introduce(info, server)
+        except InfoError as error:
+            self._problem = str(error)
+            self._core.link_fail()
+            return
+        if self._discovered and pool.learn(info.connect_urls):
+            event(logger, "debug", "NATS reported other servers", servers=[server.where for server in pool.servers])
+        if info.lame_duck and self.state == "up" and self._moving is None:
+            event(logger, "info", "the NATS server is about to stop: looking for another", server=self.where)
+            self._moving = asyncio.get_running_loop().create_task(self._move(pool, server))
+
+    def _introduce(self, info: ServerInfo, server: Server) -> None:
+        """Has the core say who we are. Raises InfoError where it can't."""
+        from signal_core.engine import TlsError
+
+        if server.tls and not (info.tls_required or info.tls_available):
+            raise InfoError("it offers no TLS, but its URL requires it")
+        if not info.headers:
+            raise InfoError("it is not a NATS server, or it is older than 2.2 and has no headers")
+        try:
+            tls = self._tls.handshake(server) if wants_tls(info.tls_required, server) else None
+        except (OSError, ValueError) as error:
+            raise InfoError(f"a file for TLS can't be read: {error}") from None
+        try:
+            proof = self._credentials.proof(info.nonce, server)
+            line = connect_line(proof, self._node, self._version, tls is not None)
+            self._core.link_connect(line, info.max_payload, tls)
+        except TlsError as error:
+            raise InfoError(f"TLS is not available: {error}") from None
+        except (OSError, ValueError) as error:
+            raise InfoError(f"the credentials can't be read: {error}") from None
+        self._mark = mark_of(proof)
+
+    def _on_up(self) -> None:
+        back = self.state in ("away", "refused")
+        self.state, self._problem, self._was_up, self._up_since = "up", "", True, time.monotonic()
+        self._refused_mark, self._returns = "", False
+        event(logger, "info", "NATS is back" if back else "connected to NATS", server=self.where)
+        self._tell_control(self._place.server if self._place else None)
+        self.decide("up")
+
+    def _on_down(self, reason: str) -> None:
+        if self.state == "up" and not self._leaving and not self._returns:
+            self._away(self._problem or reason)
+
+    def _on_taken(self, node: str) -> None:
+        self._refused("node", f"the name {node} is taken by another node of the cluster")
+
+    def _on_error(self, text: str, untold: int = 0) -> None:
+        if untold:
+            event(logger, "warning", "NATS reported further errors", count=untold, server=self.where)
+        if not text:
+            return
+        self._problem = text
+        if text.strip("' ").lower() not in REFUSALS:
+            self._complain(text)
+        elif self._mark == self._refused_mark:
+            self._refused("nats", f"NATS at {self.where} refuses the credentials ({text})")
+        else:
+            self._refused_mark, self._returns = self._mark, True
+            event(logger, "info", "NATS no longer accepts the credentials: reading them again", reason=text)
+
+    def _complain(self, text: str) -> None:
+        if text not in self._errors and len(self._errors) < MAX_ERRORS:
+            self._errors.add(text)
+            event(logger, "warning", "NATS reported an error", error=text, server=self.where)
+
+    def _on_listed(self, number: int, next_: int, text: str) -> None:
+        self.inspection.listed(number, next_, text)
+
+    def _on_freed(self) -> None:
+        self._trimmer.freed()
+
+    def _on_log(self, level: str, text: str) -> None:
+        event(logger, level, text)
+
+    # -- what follows --
+
+    def _tell_control(self, server: Server | None) -> None:
+        if self._control is not None:
+            self._control.follow(server)
+
+    def _lost(self, reason: str) -> float:
+        """A dial failed, or a connection ended. Seconds to wait before the next dial."""
+        assert self._pool is not None
+        self._reason, returns = reason, self._returns
+        if self._was_up:
+            self._on_down(reason)
+            if time.monotonic() - self._up_since > LAST_DELAY:
+                self._pool.succeeded()
+            else:
+                self._pool.failed()
+            self._failed.clear()
+        else:
+            event(logger, "debug", "can't connect to NATS", server=self.where, reason=reason)
+            if self._place is not None and not returns:
+                self._failed.add(self._place)
+        pause = self._pool.delay() if self._was_up or returns else 0.0
+        self._was_up = self._returns = False
+        return LAST_DELAY if self.state == "refused" else pause
+
+    def _round_over(self, pool: Pool, reason: str) -> float:
+        """No server can be had: told once, when that is so. Seconds to wait before the next round."""
+        pool.failed()
+        self._failed.clear()
+        if self.state in ("connecting", "up"):
+            self._away(reason)
+        return LAST_DELAY if self.state == "refused" else pool.delay()
+
+    def _away(self, reason: str) -> None:
+        self.state = "away"
+        self._tell_control(None)
+        servers = [server.where for server in self._pool.servers] if self._pool else []
+        where = self.where or ",".join(servers[:3])
+        event(logger, "warning", "NATS is away; local delivery continues", server=where, reason=reason)
+        self.decide("away")
+
+    def _refused(self, setting: str, reason: str) -> None:
+        if self.state != "refused":
+            self.state = "refused"
+            self._tell_control(None)
+            event(logger, "error", "NATS refuses this node", reason=reason)
+        with contextlib.suppress(InvalidStateError):
+            self.first.set_exception(RefusedError(setting, reason))
+
+    def decide(self, state: str) -> None:
+        """Gives `first` its value, where it has none. From any thread."""
+        with contextlib.suppress(InvalidStateError):
+            self.first.set_result(state)
+
+    async def _dial(self, pool: Pool, pause: float) -> None:
+        """Waits, chooses, and has the loop connect; tries on until there is something to dial."""
+        await asyncio.sleep(pause)
+        while True:
+            try:
+                place = self._next or await self._choose(pool)
+                break
+            except OSError as error:
+                event(logger, "debug", "no NATS server is reachable", reason=str(error))
+                await asyncio.sleep(self._round_over(pool, str(error)))
+        self._place, self._next = place, None
+        self._greeted, self._problem = False, ""
+        self._errors.clear()
+        if not self._leaving:
+            self._core.link_dial(place.family, place.ip, place.server.port)
+
+    async def _choose(self, pool: Pool) -> Place:
+        """The first place of the round that answers. Raises OSError at its end. One alone is not tried beforehand."""
+        reason = OSError(self._reason)
+        while servers := pool.left():
+            alone = len(servers) == 1
+            try:
+                return await race([partial(self._reach, pool, server, alone) for server in servers])
+            except OSError as error:
+                reason = error
+        raise reason
+
+    async def _reach(self, pool: Pool, server: Server, alone: bool) -> Place:
+        """The first of a server's places that answers. Raises OSError, and takes it out of the round."""
+        try:
+            places = [place for place in await places_of(server) if place not in self._failed]
+            if alone and len(places) == 1:
+                return places[0]
+            if not places:
+                raise OSError(self._reason)
+            return await race([partial(reach, place) for place in places])
+        except OSError:
+            pool.drop(server)
+            raise
+
+    async def _move(self, pool: Pool, server: Server) -> None:
+        """Looks for another server than this one, which is about to end, and leaves it once there is one."""
+        while self.state == "up":
+            others = [other for other in pool.servers if other != server]
+            try:
+                self._next = await race([partial(self._look, other) for other in others])
+            except OSError:
+                await asyncio.sleep(LAST_DELAY)
+                continue
+            self._returns = True
+            self._core.link_leave()
+            return
+
+    async def _look(self, server: Server) -> Place:
+        return await race([partial(reach, place) for place in await places_of(server)])
+
+
+HANDLERS: dict[str, Callable[..., None]] = {
+    "link-want": Bridge._on_want,
+    "link-info": Bridge._on_info,
+    "link-up": Bridge._on_up,
+    "link-down": Bridge._on_down,
+    "link-taken": Bridge._on_taken,
+    "link-error": Bridge._on_error,
+    "listed": Bridge._on_listed,
+    "freed": Bridge._on_freed,
+    "log": Bridge._on_log,
+}

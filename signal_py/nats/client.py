@@ -1,0 +1,141 @@
+"""A connection to NATS through nats-py, for operators: with the servers, credentials and files of the settings.
+
+Each is made anew, with what the files hold then, so that they may be replaced; nats-py's own reconnecting is not used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+
+from signal_py.base.aio import within
+from signal_py.base.errors import EngineError
+from signal_py.base.files import read_text
+from signal_py.config.nats_url import Server
+from signal_py.nats.credentials import Credentials
+from signal_py.nats.tls import Tls, wants_tls
+
+CONNECT_TIMEOUT = 5  # seconds for each step of it
+CLOSE_TIMEOUT = 1.0
+PING_INTERVAL = 30  # seconds; with the second that stays unanswered the connection is given up
+ENDS = (OSError, nats.errors.StaleConnectionError)  # of a connection: `on_closed` tells
+NO_TLS = "it offers no TLS, but its URL requires it"
+
+
+class NatsError(EngineError):
+    """No connection to a NATS server can be had, or it has ended. The text says why."""
+
+
+class _Client(Client):
+    """As nats-py's, but speaks TLS where the URL asks for it, else not at all."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self._wanted = server
+
+    def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> Any:
+        if initial_connection and wants_tls(bool(info.get("tls_required")), self._wanted):
+            if not (info.get("tls_required") or info.get("tls_available")):
+                raise nats.errors.Error(NO_TLS)
+            info["tls_required"] = True
+        return super()._process_info(info, initial_connection)
+
+
+async def connect(
+    server: Server,
+    credentials: Credentials,
+    tls: Tls,
+    name: str,
+    on_error: Callable[[str], None],
+    on_closed: Callable[[], None],
+) -> Client:
+    """A connection to this server, for once. Raises NatsError.
+
+    on_error   is told what NATS objects to, such as a subject
+    on_closed  is called at its end, however that comes
+    """
+    try:
+        context = await asyncio.to_thread(_context, tls) if server.tls or tls.ca or tls.cert else None
+        proof = _proof(credentials, server)
+    except Exception as error:  # of a file that is replaced just now
+        raise NatsError(reason(error)) from None
+    client = _Client(server)
+    problems: list[str] = []
+
+    async def told(error: Exception) -> None:
+        problems.append(reason(error))
+        if client.is_connected and not isinstance(error, ENDS):
+            on_error(problems[-1])
+
+    async def closed() -> None:
+        on_closed()
+
+    try:
+        await client.connect(
+            servers=[server.url],
+            name=name,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=CONNECT_TIMEOUT,
+            ping_interval=PING_INTERVAL,
+            max_outstanding_pings=1,
+            error_cb=told,
+            closed_cb=closed,
+            tls=context,
+            tls_hostname=server.tls_name or server.host,
+            **proof,
+        )
+    except Exception as error:  # whatever it is that nats-py raises, there is no connection
+        await close(client)
+        raise NatsError(problems[0] if problems else reason(error)) from None
+    except BaseException:
+        await close(client)
+        raise
+    return client
+
+
+async def close(client: Client) -> None:
+    """Ends it, whatever state it is in."""
+    with contextlib.suppress(Exception):  # such as AssertionError where it had hardly begun
+        await within(client.close(), CLOSE_TIMEOUT)
+
+
+def reason(error: Exception) -> str:
+    """What an error of nats-py means, in a few words."""
+    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
+        return "nothing listens there"
+    if isinstance(error, asyncio.TimeoutError | nats.errors.TimeoutError):
+        return "no answer"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    text = str(getattr(error, "strerror", None) or error or type(error).__name__)
+    return text.removeprefix("nats: ").strip("' \r\n").replace("\n", " ")
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    tls.check()
+    context = ssl.create_default_context(cafile=tls.ca or None)
+    if tls.cert:
+        context.load_cert_chain(tls.cert, tls.key, password=lambda: "")  # nobody is asked for one
+    return context
+
+
+def _proof(credentials: Credentials, server: Server) -> dict[str, Any]:
+    """Who we are, as nats-py takes it. Raises OSError or ValueError where a file can't be used."""
+    now = credentials.proof("", server)
+    if credentials.creds_file:
+        return {
+            "user_jwt_cb": now["jwt"].encode,
+            "signature_cb": lambda nonce: credentials.proof(nonce, server)["sig"].encode(),
+        }
+    if credentials.seed_file:
+        return {"nkeys_seed_str": read_text(credentials.seed_file).strip()}
+    names = {"user": "user", "pass": "password", "auth_token": "token"}
+    return {names[name]: value for name, value in now.items()}
