@@ -79,7 +79,7 @@ def test_parse_counts_what_each_line_did_itself() -> None:
 
 
 def test_a_thread_of_python_is_no_loop() -> None:
-    assert not callgrind.parse(DUMP.replace("loop_main", "engine_start")).is_loop
+    assert not callgrind.parse(DUMP.replace("thread_thread_main", "engine_start")).is_loop
 
 
 def test_profiles_add_up() -> None:
