@@ -49,7 +49,6 @@ def build(folder: Path) -> None:
     (work / "source").mkdir(parents=True)
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", "HEAD~1"], stdout=subprocess.PIPE, check=True)
     subprocess.run(["tar", "-x", "-C", str(work / "source")], input=archive.stdout, check=True)
-    (work / "source" / "signal_core" / "probe.pyx").unlink(missing_ok=True)  # tests of its own parts are not run
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     make = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(work), str(work / "source")]
     subprocess.run(make, check=True, timeout=BUILD_TIMEOUT)
