@@ -156,7 +156,7 @@ $(VENV)/.packages: pyproject.toml $(VENV)/.tools
 	@touch $@
 
 $(VENV)/.engine $(VENV)/.probe: $(VENV)/.%: pyproject.toml setup.py $(CORE) | $(VENV)/.packages
-	rm -rf signal_core/$*.*.so build/cython-release/signal_core/$*.c
+	rm -rf signal_core/$*.*.so build/cython-release/signal_core/$*.c build/cython-release/signal_core/$*
 	SIGNAL_EXTENSIONS=$* $(BIN)/python setup.py -q build_ext --inplace \
 	  --build-temp build/release-$*/temp --build-lib build/release-$*/lib
 	@touch $@
