@@ -1,5 +1,20 @@
 # Included by engine.pyx.
 
+cdef void* memory_for(size_t n) except NULL:
+    """n bytes, for the caller to free. Raises MemoryError."""
+    cdef void* memory = malloc(n)
+    if memory == NULL:
+        raise MemoryError("no memory for the engine's settings")
+    return memory
+
+
+cdef char* text_kept(bytes text) except NULL:
+    """A copy, for the caller to free. Raises MemoryError."""
+    cdef char* copy = <char*>memory_for(len(text))
+    memcpy(copy, <char*>text, len(text))
+    return copy
+
+
 cdef class Loops:
     """The loops of one engine: set up, started, spoken to, stopped."""
 
@@ -96,9 +111,8 @@ cdef class Loops:
         hello = {"node": s["node"], "version": s["version"], "max_message": s["max_message"],
                  "max_rooms": s["max_rooms"], "ping_interval": s["ping_ms"], "ttl": s["ttl_ms"]}
         text = json.dumps(hello, separators=(",", ":")).encode()
+        hub.hello = text_kept(text)
         hub.hello_len = <uint32_t>len(text)
-        hub.hello = <char*>malloc(len(text))
-        memcpy(hub.hello, <char*>text, len(text))
 
     cdef fill_site(self, dict s):
         """What a handshake may be like, and where it goes to."""
@@ -122,12 +136,11 @@ cdef class Loops:
         hub.set.auth_pending = max(1, s["auth_pending"] // hub.nloops)
         if s["origins"]:
             text = b"".join(origin.lower().encode() + b"\n" for origin in s["origins"])
-            hub.origins = <char*>malloc(len(text))
-            memcpy(hub.origins, <char*>text, len(text))
+            hub.origins = text_kept(text)
             hub.origins_len = <uint32_t>len(text)
         if s["proxies"]:
+            hub.proxies = <Network*>memory_for(len(s["proxies"]) * sizeof(Network))
             hub.nproxies = <uint32_t>len(s["proxies"])
-            hub.proxies = <Network*>malloc(hub.nproxies * sizeof(Network))
             for i, (address, bits) in enumerate(s["proxies"]):
                 memcpy(hub.proxies[i].address, <char*><bytes>address, 16)
                 hub.proxies[i].bits = bits

@@ -101,6 +101,17 @@ def test_a_function_has_the_name_of_its_file_or_struct(name: str) -> None:
     assert not wrong
 
 
+LITERAL = r'b"(?:[^"\\]|\\.)*"'
+LITERAL_AND_SIZE = re.compile(rf"({LITERAL}(?:\s+{LITERAL})*), *(\d+)\b(?! if )")
+
+
+@pytest.mark.parametrize("path", sorted(CORE.rglob("*.p[xy][dxi]")), ids=lambda path: path.name)
+def test_a_literal_stands_with_its_own_size(path: Path) -> None:
+    """One too few cuts a line of the log or of the protocol short, one too many sends what lies behind it."""
+    pairs = LITERAL_AND_SIZE.findall(path.read_text(encoding="utf-8"))
+    assert not [literal for literal, size in pairs if len(ast.literal_eval(f"({literal})")) != int(size)]
+
+
 # -- signal_py --
 
 

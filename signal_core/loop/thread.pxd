@@ -2,7 +2,7 @@
 
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, strlen
 from signal_core.base.limits cimport (
     CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, RIGHTS_SHARED, SERVICE_LOOP, TICK_MS, TRIM_BYTES,
 )
@@ -145,7 +145,7 @@ cdef inline int _open(Loop* loop) noexcept nogil:
     cdef const char* text = b"one descriptor table serves all loops: this system does not let a thread have its own"
     loop.accept.own_table = _isolate(loop) == 0
     if not loop.accept.own_table and loop.index == 0:
-        outbox_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, 84)
+        outbox_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, strlen(text))
     loop.epoll = epoll_create1(EPOLL_CLOEXEC)
     if loop.epoll < 0:
         return errno

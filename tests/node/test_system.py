@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,32 @@ def test_without_proc_the_embedded_server_takes_long_messages(tmp_path: Path) ->
     with kit.engine(*outside, nats="embedded", max_message=2 << 20) as engine:
         assert engine.stats()["nats_state"] == "up"
         assert list(tmp_path.iterdir()) == []
+
+
+# -- a sandbox --
+
+# close_range(2) fails with EPERM from here on. Its number is the same on every architecture.
+WITHOUT_CLOSE_RANGE = """
+import ctypes, os, struct, sys
+SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, FILTER = 0x7fff0000, 0x00050000, 38, 22, 2
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, 436), (0x06, 0, 0, SECCOMP_RET_ERRNO | 1), (0x06, 0, 0, SECCOMP_RET_ALLOW)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 4, ctypes.addressof(code)))
+prctl = ctypes.CDLL(None).prctl
+if prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or prctl(PR_SET_SECCOMP, FILTER, program, 0, 0):
+    sys.exit("no filter")
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_sandbox_without_descriptor_tables_is_logged() -> None:
+    before = (sys.executable, "-c", WITHOUT_CLOSE_RANGE)
+    if subprocess.run([*before, "true"], check=False).returncode:
+        pytest.skip("no system call can be denied here")
+    with kit.engine(*before, loops=2) as engine:
+        assert reaches(engine.port, "127.0.0.1")
+        told = [line["event"] for line in engine.events() if "descriptor table" in line["event"]]
+        assert told == ["one descriptor table serves all loops: this system does not let a thread have its own"]
 
 
 # -- names and IPv6 --
