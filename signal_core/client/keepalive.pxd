@@ -17,8 +17,8 @@ from signal_core.delivery.backlog cimport backlog_cost, backlog_has_share, backl
 from signal_core.delivery.conn cimport (
     BLOCKED_LOOK, conn_answer, conn_expire, conn_extra, conn_frame, conn_kill, conn_silence,
 )
+from signal_core.delivery.joining cimport joining_open
 from signal_core.delivery.refs cimport refs_due
-from signal_core.route.route cimport route_joined
 from signal_core.tables.conn_table cimport (
     CONN_AUTHENTICATING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, NO_SLOT, Cold,
     Conn, Extra, slab_cold, slab_conn, slab_extra, slab_whole,
@@ -181,8 +181,7 @@ cdef inline void _fire(Loop* loop, Conn* c) noexcept nogil:
     if c.state == CONN_OPEN:
         _open(loop, c)
     elif c.state == CONN_JOINING:
-        c.phase.joining.waiting = 0
-        route_joined(loop, c)
+        joining_open(loop, c)
     elif c.state == CONN_HANDSHAKE and loop.accept.shut:
         listener_turn_away(loop, c, 503)
     elif c.state == CONN_AUTHENTICATING:

@@ -13,9 +13,9 @@ from signal_core.client.hooks cimport hooks_tell
 from signal_core.client.origin cimport origin_allowed
 from signal_core.client.remote_addr cimport remote_addr_count_forwarded
 from signal_core.delivery.conn cimport conn_answer, conn_id, conn_say_last, conn_watch
+from signal_core.delivery.joining cimport joining_open
 from signal_core.route.await_nats cimport AWAIT_FAILED, AWAIT_IT, await_nats
 from signal_core.route.membership cimport membership_join, membership_leave_one
-from signal_core.route.route cimport route_joined
 from signal_core.tables.codes cimport CODE_OK, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_CONNECTED
 from signal_core.tables.conn_acl cimport conn_acl_may_sub
 from signal_core.tables.conn_table cimport CONN_DEAD, CONN_JOINING, FLAG_PAUSED, FLAG_USER, FLAG_WEBSOCKET, Conn
@@ -127,7 +127,7 @@ cdef inline void _open(Loop* loop, Conn* c, const Upgrade* u, Packet* packet) no
         hooks_tell(loop, c, EVENT_CONNECTED, 0)
     c.state = CONN_JOINING
     if c.phase.joining.waiting == 0:
-        route_joined(loop, c)
+        joining_open(loop, c)
         return
     c.flags |= FLAG_PAUSED
     conn_watch(loop, c)

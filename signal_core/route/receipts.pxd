@@ -6,12 +6,12 @@ from signal_core.base.limits cimport SERVICE_LOOP
 from signal_core.base.memory cimport Packet, packet_free, packet_text
 from signal_core.base.sys cimport SE_RARE
 from signal_core.delivery.conn cimport conn_of
+from signal_core.delivery.joining cimport joining_room_settled
 from signal_core.delivery.nats_publish cimport nats_publish_receipt
 from signal_core.delivery.outbox cimport outbox_loop_of, outbox_receipt
 from signal_core.delivery.refs cimport refs_finish
 from signal_core.delivery.replies cimport replies_say
 from signal_core.route.membership cimport membership_watch_ask
-from signal_core.route.route cimport route_joined
 from signal_core.tables.codes cimport CODE_DENIED, CODE_OK
 from signal_core.tables.conn_table cimport CONN_JOINING, CONN_OPEN, Conn, slab_find
 from signal_core.tables.state cimport Loop
@@ -31,7 +31,7 @@ cdef inline void receipts_take(Loop* loop, uint64_t id, uint8_t code, const char
     if c == NULL:
         return
     if c.state == CONN_JOINING:
-        route_joined(loop, c)
+        joining_room_settled(loop, c)
     elif c.state == CONN_OPEN and code == CODE_DENIED:
         replies_say(loop, c, code, NULL, 0)
 

@@ -11,26 +11,20 @@ from signal_core.base.kinds cimport KIND_FRAME, KIND_ROOM, KIND_TO
 from signal_core.base.limits cimport SERVICE_LOOP, UNIT_SHIFT
 from signal_core.base.memory cimport Packet, QueueNode, packet_copy, packet_let_go, packet_share, queue_node_new
 from signal_core.base.sys cimport SE_PREFETCH, SE_RARE, se_load16_seqcst, se_load_relaxed
-from signal_core.delivery.conn cimport (
-    BLOCKED_LOOK, conn_answer, conn_deliver, conn_is_late, conn_of, conn_queued, conn_resume, conn_silence,
-)
+from signal_core.delivery.conn cimport conn_deliver, conn_is_late, conn_of, conn_queued
 from signal_core.delivery.drop_notice cimport drop_notice_note
 from signal_core.delivery.envelope cimport Message, message_frame
 from signal_core.delivery.nats_publish cimport nats_publish, nats_publish_refuses
 from signal_core.delivery.outbox cimport outbox_has_room, outbox_loop_of, outbox_post
-from signal_core.delivery.replies cimport replies_err, replies_goaway, replies_hello_new, replies_say
 from signal_core.delivery.write_queue cimport write_queue_append
 from signal_core.tables.codes cimport (
-    CLUSTER_OFF, CODE_DENIED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE,
+    CLUSTER_OFF, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE,
 )
-from signal_core.tables.conn_table cimport (
-    CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, NO_SLOT, Brief, Conn, Joining, slab_cold, slab_conn,
-)
+from signal_core.tables.conn_table cimport CONN_OPEN, FLAG_BLOCKED, NO_SLOT, Conn, slab_conn
 from signal_core.tables.loop_rooms cimport NO_ROOM, Member, rooms_find, rooms_find_serial, rooms_members_of
 from signal_core.tables.mailbox cimport mailbox_taken
 from signal_core.tables.room_table cimport WORD_LOOPS, RoomEntry, room_entry_loops, room_table_find, room_table_hash
 from signal_core.tables.state cimport Hub, Loop
-from signal_core.tables.timer_wheel cimport wheel_arm, wheel_arm_by
 from signal_core.tables.turns cimport LANE_DIRECT, LANE_SPREAD
 from signal_core.wire.ids cimport ids_parse_local
 
@@ -202,32 +196,3 @@ cdef inline void route_take_room(Loop* loop, Packet* packet) noexcept nogil:
     loop.n[C_TAKEN] += 1
     packet.kind = KIND_FRAME
     route_fan_out_held(loop, room, packet)
-
-
-cdef inline void route_joined(Loop* loop, Conn* c) noexcept nogil:
-    """A room of its URL, or its user's, is confirmed, or denied: after the last, HELLO, and what was denied."""
-    cdef Brief* brief
-    cdef Joining rooms
-    if c.phase.joining.waiting:
-        c.phase.joining.waiting -= 1
-    if c.phase.joining.waiting == 0 and c.state == CONN_JOINING:
-        rooms = c.phase.joining
-        c.state = CONN_OPEN
-        wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + (
-            BLOCKED_LOOK if c.flags & FLAG_BLOCKED else conn_silence(loop, c)))
-        brief = slab_cold(&loop.slab, c.slot).brief
-        if brief != NULL and brief.expires:
-            wheel_arm_by(&loop.wheel, &loop.slab, c.slot, brief.expires)
-        conn_answer(loop, c, replies_hello_new(loop, c))
-        if loop.drain.on and c.slot < loop.drain.told:  # else it is told in its turn
-            replies_goaway(loop, c)
-        while rooms.denied and c.state == CONN_OPEN:
-            rooms.denied -= 1
-            replies_say(loop, c, CODE_DENIED, NULL, 0)
-        while rooms.over and c.state == CONN_OPEN:
-            rooms.over -= 1
-            replies_err(loop, c, CODE_UNAVAILABLE, NULL, 0)
-        if c.pending != NULL:
-            c.pending.since = loop.tick
-        if c.flags & FLAG_PAUSED:
-            conn_resume(loop, c)
