@@ -235,3 +235,29 @@ def test_the_page_of_metrics_is_what_is_exported() -> None:
     made = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     assert (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8") == made, "run 'make docs'"
     assert made.count("\n| `signal_engine_") > 90
+
+
+ARCHITECTURE = sorted((ROOT / "docs" / "architecture").glob("*.md"))
+
+
+def test_the_overview_lists_each_file_in_its_folder() -> None:
+    text = (ROOT / "docs" / "architecture" / "overview.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)/` \| ((?:`\w+` ?)+)\|", text, re.MULTILINE)
+    listed = [f"{folder}/{name}" for folder, names in rows for name in re.findall(r"`(\w+)`", names)]
+    sources = (ROOT / "signal_core").glob("*/*.pxd")
+    assert sorted(listed) == sorted(f"{file.parent.name}/{file.stem}" for file in sources if file.stem != "__init__")
+
+
+def test_each_term_of_the_glossary_is_there_once() -> None:
+    text = (ROOT / "docs" / "architecture" / "overview.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|`]+) \| ([^|]+) \| `([\w/.]+)` \|$", section("Glossary", text), re.MULTILINE)
+    terms = [term for term, _, _ in rows]
+    assert len(terms) > 40 and len(set(terms)) == len(terms)
+    assert terms == sorted(terms, key=str.lower)
+
+
+@pytest.mark.parametrize("page", ARCHITECTURE, ids=lambda page: str(page.stem))
+def test_sources_that_a_page_names_are_there(page: Path) -> None:
+    named = re.findall(r"`((?:\w+/)*\w+\.(?:pxd|pyx|py|h))`", page.read_text(encoding="utf-8"))
+    places = (ROOT, ROOT / "signal_core", ROOT / "signal_py")
+    assert not [name for name in named if not any((place / name).is_file() for place in places)]

@@ -1,4 +1,5 @@
-"""Whatever one thread may post to another has its row in docs/threads.md, and a test that floods it, or a reason."""
+"""Whatever one thread may post to another has its row in docs/architecture/threads-and-ownership.md, and a test that
+floods it, or a reason."""
 
 import re
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "threads.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "architecture" / "threads-and-ownership.md").read_text(encoding="utf-8")
 NAME = re.compile(r"^ {4}((?:KIND|EVENT)_\w+) = \d+", re.MULTILINE)
 FRAMED = "each is of one cause that the page names, and that waits for it: nobody can cause another meanwhile"
 

@@ -71,7 +71,7 @@ cdef enum:
     BURST_MOST = 4096              # subscriptions tried at once, where the tries before succeeded
     CORK_MESSAGES = 64             # messages held for one connection before it is written to
 
-    # -- between threads (docs/threads.md) --
+    # -- between threads (docs/architecture/threads-and-ownership.md) --
     WORDS_WAITING = 4096           # in an inbox, besides payload, before what would cause more is held or refused
     HELD_WAIT_MS = 1               # how often a loop looks whether connections that it holds may go on
     WAITERS_MOST = 1 << 18         # SUBs that await NATS at once; more are answered `unavailable`

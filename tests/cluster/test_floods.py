@@ -1,5 +1,5 @@
 """What NATS, and clients that wait for it, can make one thread post to another: bounded for each kind
-(docs/threads.md)."""
+(docs/architecture/threads-and-ownership.md)."""
 
 import contextlib
 import os

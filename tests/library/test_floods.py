@@ -1,5 +1,5 @@
 """What the embedding program can make one thread post to another, and what it is posted while it is slow: bounded for
-each kind (docs/threads.md)."""
+each kind (docs/architecture/threads-and-ownership.md)."""
 
 import asyncio
 import ctypes

@@ -1,4 +1,5 @@
-"""What clients can make one thread post to another: bounded for each kind (docs/threads.md), however fast they send."""
+"""What clients can make one thread post to another is bounded for each kind, however fast they send
+(docs/architecture/threads-and-ownership.md)."""
 
 import itertools
 from collections.abc import Iterator
