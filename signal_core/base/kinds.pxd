@@ -1,7 +1,7 @@
 """Kinds of packets, and whom their fate is told."""
 
 cdef enum:
-    # Packet.kind: what a packet is. docs/architecture/threads-and-ownership.md has the bound of each that passes between threads.
+    # Packet.kind: what a packet is. docs/architecture/threads-and-ownership.md has the limit of each that is posted.
     KIND_FRAME = 0        # a frame, already with its receiver (never in an inbox)
     KIND_TO = 1           # a frame for one connection, `target` its id
     KIND_ROOM = 2         # a frame for the members of a room, `target` its serial, `hash` its hash
