@@ -61,12 +61,13 @@ from signal_core.tables.room_table cimport (
     RoomEntry, room_table_check_layout, room_table_end, room_table_hash, room_table_init,
 )
 from signal_core.tables.state cimport MAX_LISTENERS, Hub, Loop, Network
-from signal_core.wire.command cimport HEAD_MAX, HEAD_MAX_AUTH
+from signal_core.wire.command cimport HEAD_MAX, HEAD_MAX_AUTH, head_check_layout
 from signal_core.wire.frame cimport frame_check_layout, frame_close_code_valid
 from signal_core.wire.handshake cimport upgrade_check_layout
 from signal_core.wire.ids cimport (
     LOCAL_TEXT, ROOM_MAX, ids_make, ids_parse_local, ids_ref_valid, ids_room_valid, ids_split_peer,
 )
+from signal_core.wire.nats_proto cimport nats_proto_check_layout
 from signal_core.wire.response cimport response_check_layout
 
 cdef enum:
@@ -92,6 +93,8 @@ cdef inline void check_layouts() noexcept nogil:
     slab_check_layout()
     rights_check_layout()
     frame_check_layout()
+    head_check_layout()
+    nats_proto_check_layout()
     upgrade_check_layout()
     response_check_layout()
 

@@ -112,6 +112,13 @@ def test_a_literal_stands_with_its_own_size(path: Path) -> None:
     assert not [literal for literal, size in pairs if len(ast.literal_eval(f"({literal})")) != int(size)]
 
 
+def test_the_engine_asserts_every_layout() -> None:
+    """An inline function that nobody calls is not compiled, and its static assertions are not either."""
+    defined = {name for text in SOURCES.values() for name in FUNCTION.findall(text) if name.endswith("_check_layout")}
+    called = set(re.findall(r"^    (\w+_check_layout)\(\)$", (CORE / "engine.pyx").read_text(), re.MULTILINE))
+    assert defined == called
+
+
 # -- signal_py --
 
 

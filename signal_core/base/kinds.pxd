@@ -9,12 +9,13 @@ cdef enum:
     KIND_NATS = 4         # bytes for the NATS link
     KIND_SYNC = 5         # a room's interest changed: the link looks at `pointer`, a RoomEntry
     KIND_STOP = 6         # end the loop; `hash` not 0: drain it, over so many ticks
-    KIND_KICK = 7         # close the connection `target` with close code `code`
+    KIND_KICK = 7         # close the connection `target` with close code `hash`; `origin` numbers the request
     KIND_SNAPSHOT = 8     # copy the counters for a reader
     KIND_DIAL = 9         # the link connects to the address in the data; none: what `hash` says, DIAL_*
     KIND_CONNECT = 10     # CONNECT in the data, for the link; `hash` is NATS's max_payload, `pointer` a session of TLS
     KIND_EVENT = 11       # a word to Python: `code` says which, the text explains
-    KIND_AWAIT = 12       # `target` wants the receipt for SUB of the room at `pointer`
+    # `target` wants the receipt for its SUB. Data: the room; `hash`: its hash; text: the ref; `code` 1: with presence
+    KIND_AWAIT = 12
     KIND_INQUIRY = 13     # an operator's question; its fields are in admin_query.pxd
     KIND_VERDICT = 14     # on the token of `target`; its fields are in auth.pxd
     KIND_NEWS = 15        # frames for the listeners of a room, named as in KIND_ROOM; `origin`: 0 or marks

@@ -43,7 +43,9 @@ cdef struct Packet:
     uint8_t tell          # 1
     uint8_t code          # 1
     uint8_t flags         # 1
-    uint16_t ttl_end      # 2  for NATS: offset of the end of Signal-Ttl's digits, 0: it has none; else: frames but one
+    uint16_t ttl_end      # 2  KIND_NATS: offset of the end of Signal-Ttl's digits in the data; 0: no such header
+    uint16_t more_frames  # 2  frames in the data after the first; only presence puts several into one packet
+    uint16_t spare        # 2
     uint64_t origin       # 8  id of the sending connection, 0 where it is none
     uint64_t target       # 8
     uint64_t hash         # 8

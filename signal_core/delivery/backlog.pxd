@@ -52,7 +52,7 @@ cdef inline bint backlog_trim(Loop* loop, Queue* q, uint64_t* dropped) noexcept 
                 return False
         elif link[0].packet.flags & PACKET_COUNTED and full:
             cost -= link[0].packet.size + MESSAGE_COST
-            dropped[0] += 1 + link[0].packet.ttl_end
+            dropped[0] += 1 + link[0].packet.more_frames
             write_queue_cut(loop, q, link, C_DROPPED_SLOW_PEER, CODE_SLOW_PEER)
             continue
         last = link[0]

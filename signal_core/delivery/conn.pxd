@@ -333,7 +333,7 @@ cdef inline uint8_t _conn_drop(Loop* loop, Conn* c, Packet* packet, uint8_t code
         conn_missed(loop, c, 1)
     elif code == CODE_SLOW_PEER:
         loop.n[C_DROPPED_SLOW_PEER] += 1
-        slab_whole(&loop.slab, c).gap += 1 + packet.ttl_end
+        slab_whole(&loop.slab, c).gap += 1 + packet.more_frames
     else:
         loop.n[C_DROPPED_MEMORY] += 1
     if not packet.flags & PACKET_SHARED:

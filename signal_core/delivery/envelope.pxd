@@ -83,10 +83,10 @@ cdef inline Packet* message_frame(Loop* loop, const Message* p, const char* room
 
 
 cdef inline Packet* message_hpub(
-    Loop* loop, const Message* p, const char* kind, const char* target, uint32_t target_len,
+    Loop* loop, const Message* p, uint8_t kind, const char* target, uint32_t target_len,
     const char* suffix, uint32_t suffix_len, bint heap,
 ) noexcept nogil:
-    """The bytes for NATS: kind `peer` or `room`. The caller has checked max_payload. NULL without memory."""
+    """The bytes for NATS; `kind` is NATS_TO_*. The caller has checked max_payload. NULL without memory."""
     cdef NatsPub pub
     cdef size_t head
     cdef Packet* packet

@@ -20,24 +20,23 @@ from signal_core.tables.codes cimport CLUSTER_UP, CODE_DENIED, CODE_EXPIRED, COD
 from signal_core.tables.link_state cimport LINK_UP, Link
 from signal_core.tables.room_table cimport PUT_OFF_NODES
 from signal_core.tables.state cimport Hub, Loop
-from signal_core.wire.nats_format cimport nats_format_receipt
+from signal_core.wire.nats_format cimport NATS_KIND_SIZE, nats_format_put_kind, nats_format_receipt
 from signal_core.wire.nats_proto cimport NATS_OWN_HEADERS
 
 cdef enum:
     HPUB_HEAD_MAX = 1024      # more than any HPUB has besides its payload
 
 
-cdef inline uint64_t _subject_hash(const Hub* hub, const char* kind, const char* target, uint32_t target_len,
+cdef inline uint64_t _subject_hash(const Hub* hub, uint8_t kind, const char* target, uint32_t target_len,
                                    const char* suffix, uint32_t suffix_len) noexcept nogil:
     """Of `<prefix>.<kind>.<target>[.<suffix>]`."""
     cdef char text[512]
     cdef uint32_t n = hub.prefix_len
     memcpy(text, hub.prefix, n)
-    text[n] = c"."
-    memcpy(&text[n + 1], kind, 4)
-    text[n + 5] = c"."
-    memcpy(&text[n + 6], target, target_len)
-    n += 6 + target_len
+    nats_format_put_kind(&text[n], kind)
+    n += NATS_KIND_SIZE
+    memcpy(&text[n], target, target_len)
+    n += target_len
     if suffix_len:
         text[n] = c"."
         memcpy(&text[n + 1], suffix, suffix_len)
@@ -162,7 +161,7 @@ cdef inline void nats_publish_refresh_ttls(Loop* loop) noexcept nogil:
         place = place.next
 
 
-cdef inline uint8_t nats_publish_refuses(Loop* loop, const Message* p, const char* kind, const char* target,
+cdef inline uint8_t nats_publish_refuses(Loop* loop, const Message* p, uint8_t kind, const char* target,
                                          uint32_t target_len, const char* suffix, uint32_t suffix_len) noexcept nogil:
     """Why a message can't go to NATS now, CODE_OK where it can."""
     cdef Hub* hub = loop.hub
@@ -178,7 +177,7 @@ cdef inline uint8_t nats_publish_refuses(Loop* loop, const Message* p, const cha
     return CODE_OK if _has_room(loop, p.size + HPUB_HEAD_MAX) else CODE_UNAVAILABLE
 
 
-cdef inline uint8_t nats_publish(Loop* loop, const Message* p, const char* kind, const char* target,
+cdef inline uint8_t nats_publish(Loop* loop, const Message* p, uint8_t kind, const char* target,
                                  uint32_t target_len, const char* suffix, uint32_t suffix_len) noexcept nogil:
     """Of what NATS does not refuse. CODE_OK: on its way to NATS; else why not."""
     cdef bint heap = loop.linked == NULL or loop.linked.blocked

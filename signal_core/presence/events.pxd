@@ -165,9 +165,9 @@ cdef inline void _news_distribute(Loop* loop, RoomEntry* entry, Packet* packet, 
             loop.n[C_PRESENCE_LOST] += 1
             if index != SERVICE_LOOP:
                 drop_notice_note(loop, loop.hub.loops[index], drop_notice_watchers_key(entry.serial), entry.hash,
-                                 packet.ttl_end + 1)
+                                 packet.more_frames + 1)
             continue
-        copy.ttl_end = packet.ttl_end
+        copy.more_frames = packet.more_frames
         outbox_post(loop, index, copy)
     _news_fan_out(loop, packet)
 
@@ -223,7 +223,7 @@ cdef inline void events_tell_changes(Loop* loop, RoomEntry* entry, const char* t
 
 
 cdef inline void _changes_tell_piece(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
-    """A frame a line: fewer than 65,536, which Packet.ttl_end counts."""
+    """A frame a line: fewer than 65,536, which Packet.more_frames counts."""
     cdef size_t at = 0, lines = 0, size, verb, body
     cdef uint8_t* out
     cdef Packet* packet
@@ -252,7 +252,7 @@ cdef inline void _changes_tell_piece(Loop* loop, RoomEntry* entry, const char* t
     if lines == 0:
         packet_free(&loop.mem, packet)
         return
-    packet.ttl_end = <uint16_t>(lines - 1)
+    packet.more_frames = <uint16_t>(lines - 1)
     _news_distribute(loop, entry, packet, 0)
 
 

@@ -20,8 +20,8 @@ from signal_core.wire.nats_format cimport (
 )
 from signal_core.wire.nats_info cimport nats_info_number as c_info_number
 from signal_core.wire.nats_proto cimport (
-    NatsHeaders, NatsOp, NatsPub, nats_headers_parse as c_nats_headers_parse, nats_proto_check_layout,
-    nats_proto_need as c_nats_need, nats_proto_parse as c_nats_parse,
+    NATS_TO_PEER, NATS_TO_ROOM, NatsHeaders, NatsOp, NatsPub, nats_headers_parse as c_nats_headers_parse,
+    nats_proto_check_layout, nats_proto_need as c_nats_need, nats_proto_parse as c_nats_parse,
 )
 
 cdef extern from *:
@@ -197,10 +197,11 @@ def nats_put_hpub(bytes prefix, bytes kind, bytes target, bytes me, bytes payloa
     cdef NatsPub m
     cdef size_t bound
     cdef char* out
-    if len(kind) != 4:
+    if kind not in (b"peer", b"room"):
         raise ValueError("kind is peer or room")
     m = NatsPub(
-        prefix=prefix, prefix_len=<uint32_t>len(prefix), kind=kind, target=target,
+        prefix=prefix, prefix_len=<uint32_t>len(prefix),
+        kind=NATS_TO_ROOM if kind == b"room" else NATS_TO_PEER, target=target,
         target_len=<uint32_t>len(target), suffix_ref=suffix_ref, suffix_ref_len=<uint32_t>len(suffix_ref),
         me=me, me_len=<uint32_t>len(me), ref=ref, ref_len=<uint32_t>len(ref), user=user,
         user_len=<uint32_t>len(user), binary=binary, ttl_ms=ttl_ms, payload_len=len(payload))
@@ -306,7 +307,7 @@ def bench_nats_headers_parse(uint64_t iterations, bytes data=BENCH_HEADERS):
 
 def bench_nats_put_hpub_head(uint64_t iterations, bint with_ref=False):
     cdef NatsPub m = NatsPub(
-        prefix=b"signal", prefix_len=6, kind=b"peer", target=b"abcdef.0123456789abc", target_len=20,
+        prefix=b"signal", prefix_len=6, kind=NATS_TO_PEER, target=b"abcdef.0123456789abc", target_len=20,
         suffix_ref=NULL, suffix_ref_len=0, me=b"k7m2q0.7zq3mw9kd0xv5", me_len=20, ref=b"17",
         ref_len=2 if with_ref else 0, user=NULL, user_len=0, binary=False, ttl_ms=-1, payload_len=128)
     cdef char out[512]

@@ -27,6 +27,7 @@ from signal_core.tables.room_table cimport WORD_LOOPS, RoomEntry, room_entry_loo
 from signal_core.tables.state cimport Hub, Loop
 from signal_core.tables.turns cimport LANE_DIRECT, LANE_SPREAD
 from signal_core.wire.ids cimport ids_parse_local
+from signal_core.wire.nats_proto cimport NATS_TO_PEER, NATS_TO_ROOM
 
 cdef enum:
     AHEAD = 8                 # members of a fan-out fetched ahead of their turn
@@ -75,8 +76,8 @@ cdef inline uint8_t route_peer(Loop* loop, const char* peer, uint32_t n, uint32_
         return route_id(loop, id, p)
     if p.remote or se_load_relaxed(&loop.hub.link) == CLUSTER_OFF:
         return CODE_NO_SUCH_PEER
-    code = nats_publish_refuses(loop, p, b"peer", peer, n, p.re, p.re_len)
-    return code if code != CODE_OK else nats_publish(loop, p, b"peer", peer, n, p.re, p.re_len)
+    code = nats_publish_refuses(loop, p, NATS_TO_PEER, peer, n, p.re, p.re_len)
+    return code if code != CODE_OK else nats_publish(loop, p, NATS_TO_PEER, peer, n, p.re, p.re_len)
 
 
 cdef inline void _fan_out(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
@@ -162,7 +163,7 @@ cdef inline uint8_t route_room(Loop* loop, const char* name, uint32_t n, const M
     cdef RoomEntry* entry
     cdef Packet* packet
     cdef bint abroad = not p.remote and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF
-    cdef uint8_t far = nats_publish_refuses(loop, p, b"room", name, n, NULL, 0) if abroad else CODE_OK
+    cdef uint8_t far = nats_publish_refuses(loop, p, NATS_TO_ROOM, name, n, NULL, 0) if abroad else CODE_OK
     cdef uint8_t code = CODE_OK
     if far != CODE_OK and far != CODE_UNAVAILABLE:
         return far
@@ -177,7 +178,7 @@ cdef inline uint8_t route_room(Loop* loop, const char* name, uint32_t n, const M
         code = _post_room(loop, entry, packet)
         route_fan_out_held(loop, room, packet)
     if abroad and far == CODE_OK:
-        far = nats_publish(loop, p, b"room", name, n, NULL, 0)
+        far = nats_publish(loop, p, NATS_TO_ROOM, name, n, NULL, 0)
     return far if far != CODE_OK else code
 
 

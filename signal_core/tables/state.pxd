@@ -1,9 +1,15 @@
 """All state: the Hub that the loops of one engine share, the Loop, the NATS link.
 
-Hub: written before the loops start, then read by all; what changes later is atomic and says so.
-Loop: its own thread's, but for `inbox`, `seen` and `done`. The service and the deciding thread have a Loop without
-sockets each (a pseudo-loop), used under the GIL: they make messages, hold them back and post them like any other.
-Link: the loop's with index 0.
+Hub: written before the loops start, then read by all. Fields that change later are atomic and say so; `rooms` and
+`addresses` have locks of their own.
+Loop: only its own thread touches it, but for these fields:
+* `mailbox` and `missed`: any thread posts to them;
+* `asked_of`: other loops add to it; `behind` and `seen`: other loops read them;
+* `copied` and `copy` (which `copied` releases), `kicked`, `accept.own_table` and `done`: Python reads them. It writes
+  `done` and `thread` when it starts the thread.
+The service and the control thread each have a Loop without sockets (a pseudo-loop), used under the GIL. They make
+packets, hold them back and post them like any other loop.
+Link: owned by loop 0.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t

@@ -1,12 +1,17 @@
 """The NATS client protocol as the link writes it. Pure."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 from signal_core.base.text cimport UINT_TEXT, text_put_uint, text_uint_size
-from signal_core.wire.nats_proto cimport NATS_OWN_HEADERS, NatsPub, se_copy_short
+from signal_core.wire.nats_proto cimport NATS_OWN_HEADERS, NATS_TO_ROOM, NatsPub, se_copy_short
+
+cdef enum:
+    NATS_KIND_SIZE = 6            # bytes that nats_format_put_kind writes
 
 
-# -- writing --
+cdef inline void nats_format_put_kind(char* out, uint8_t kind) noexcept nogil:
+    """Writes the second token of a subject, between its dots: `.peer.` or `.room.`."""
+    memcpy(out, b".room." if kind == NATS_TO_ROOM else b".peer.", NATS_KIND_SIZE)
 
 cdef inline char* _put_text(char* out, const char* text, size_t n) noexcept nogil:
     se_copy_short(out, text, n)
@@ -28,10 +33,8 @@ cdef inline size_t _hpub_headers_size(const NatsPub* m) noexcept nogil:
 cdef inline char* _put_subject(char* out, const NatsPub* m) noexcept nogil:
     """`<prefix>.<kind>.<target>[.<suffix_ref>]`"""
     out = _put_text(out, m.prefix, m.prefix_len)
-    out[0] = c"."
-    memcpy(out + 1, m.kind, 4)
-    out[5] = c"."
-    out = _put_text(out + 6, m.target, m.target_len)
+    nats_format_put_kind(out, m.kind)
+    out = _put_text(out + NATS_KIND_SIZE, m.target, m.target_len)
     if m.suffix_ref_len == 0:
         return out
     out[0] = c"."

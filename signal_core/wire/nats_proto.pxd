@@ -32,6 +32,10 @@ cdef enum:
 
     NATS_OWN_HEADERS = 85         # bytes of our headers at most, without address and user
 
+    # NatsPub.kind
+    NATS_TO_PEER = 0
+    NATS_TO_ROOM = 1
+
 cdef struct NatsField:            # a piece of a line
     const char* text              # 8  not NULL
     size_t size                   # 8
@@ -68,7 +72,6 @@ cdef struct NatsHeaders:          # NULL with a length of 0 where one is absent
 
 cdef struct NatsPub:              # a message to publish: what its subject, reply and headers are made of
     const char* prefix            # 8  first token of our subjects
-    const char* kind              # 8  b"peer" or b"room"
     const char* target            # 8  peer or room
     const char* suffix_ref        # 8  one more token of the subject: the ref that it answers
     const char* me                # 8  the sender, `<node>.<local>`
@@ -83,6 +86,7 @@ cdef struct NatsPub:              # a message to publish: what its subject, repl
     uint32_t ref_len              # 4  0: no reply subject
     uint32_t user_len             # 4  0: none
     bint binary                   # 4
+    uint8_t kind                  # 1  NATS_TO_*: the subject's second token
 
 
 cdef inline void nats_proto_check_layout() noexcept nogil:
