@@ -15,16 +15,16 @@ from concurrent.futures import Future, InvalidStateError
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from signal_py.auth.authenticators import Judge
-from signal_py.base.aio import THREADS, end
+from signal_py.auth.authenticators import Authenticator
+from signal_py.base.aio import DAEMON_THREADS, cancel_and_wait
 from signal_py.base.errors import EngineError
 from signal_py.base.log import event
-from signal_py.base.trim import Trimmer
+from signal_py.base.memory_return import MemoryReturn
 from signal_py.config.nats_url import Server
 from signal_py.control.inspection import Inspection
-from signal_py.control.server import Controlled
+from signal_py.control.server import ControlServer
 from signal_py.nats.credentials import Credentials, connect_line, mark_of
-from signal_py.nats.dial import Place, places_of, race, reach
+from signal_py.nats.dial import Endpoint, endpoints_of, race, reach
 from signal_py.nats.info import InfoError, ServerInfo, parse_info
 from signal_py.nats.servers import LAST_DELAY, Pool
 from signal_py.nats.tls import Tls, wants_tls
@@ -56,7 +56,7 @@ class RefusedError(EngineError):
         self.setting = setting
 
 
-class Bridge:
+class ControlThread:
     """Answers what the core asks, and logs what it tells.
 
     `state` is off, connecting, up, away (out of reach; local delivery goes on) or refused. `first` gets the
@@ -71,7 +71,7 @@ class Bridge:
         tls: Tls,
         node: str,
         version: str,
-        judge: Judge | None = None,
+        authenticator: Authenticator | None = None,
         discovered: bool = True,
     ) -> None:
         self._core = core
@@ -81,12 +81,12 @@ class Bridge:
         self._node = node
         self._version = version
         self.inspection = Inspection(core)
-        self._trimmer = Trimmer()
-        self._judge = judge
+        self._memory_return = MemoryReturn()
+        self._authenticator = authenticator
         self._discovered = discovered  # servers that NATS tells of are used
-        self._control: Controlled | None = None
-        self._place: Place | None = None  # dialled last
-        self._failed: set[Place] = set()  # of this round of dialling
+        self._control: ControlServer | None = None
+        self._endpoint: Endpoint | None = None  # dialled last
+        self._failed: set[Endpoint] = set()  # of this round of dialling
         self._leaving = False
         self._was_up = False  # the connection that the core asks to replace worked,
         self._up_since = 0.0  # ... since then
@@ -99,7 +99,7 @@ class Bridge:
         self._returns = False  # the end of the connection is foreseen, and there is where to go on
         self._dialling: asyncio.Task[None] | None = None
         self._moving: asyncio.Task[None] | None = None
-        self._next: Place | None = None  # found before the connection ended
+        self._next: Endpoint | None = None  # found before the connection ended
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
         self._running = threading.Event()
@@ -113,14 +113,14 @@ class Bridge:
     @property
     def where(self) -> str:
         """HOST:PORT of the server dialled last, "" for none."""
-        return self._place.server.where if self._place else ""
+        return self._endpoint.server.where if self._endpoint else ""
 
     @property
     def url(self) -> str:
         """Its URL without secrets, "" for none."""
-        return self._place.server.url if self._place else ""
+        return self._endpoint.server.url if self._endpoint else ""
 
-    def obey(self, control: Controlled) -> None:
+    def use_control_server(self, control: ControlServer) -> None:
         """Operators are answered by it while NATS is up. Call before the start."""
         self._control = control
 
@@ -165,11 +165,11 @@ class Bridge:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loop.set_default_executor(THREADS)
+        self._loop.set_default_executor(DAEMON_THREADS)
         self._loop.add_reader(self._core.control_fd, self._drain)
         self._end = asyncio.Event()
-        if self._judge is not None:
-            self._judge.start()
+        if self._authenticator is not None:
+            self._authenticator.start()
         self._running.set()
         self._drain()
         await self._end.wait()
@@ -178,10 +178,10 @@ class Bridge:
         await self.inspection.close()
         if self._control is not None:
             await self._control.close()
-        if self._judge is not None:
-            await self._judge.close()
+        if self._authenticator is not None:
+            await self._authenticator.close()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            await end(task)
+            await cancel_and_wait(task)
         self._dialling = None
 
     def _drain(self) -> None:
@@ -191,8 +191,8 @@ class Bridge:
                 questions.append(tuple(rest))
             else:
                 self._handle(HANDLERS[str(kind)], self, *rest)
-        if questions and self._judge is not None:
-            self._handle(self._judge.take, questions)
+        if questions and self._authenticator is not None:
+            self._handle(self._authenticator.take, questions)
 
     def _handle(self, handler: Callable[..., None], *arguments: object) -> None:
         try:
@@ -217,8 +217,8 @@ class Bridge:
     def _on_info(self, text: bytes) -> None:
         """The first of a connection asks for CONNECT; later ones tell of changes in the cluster."""
         try:
-            if self._pool is not None and self._place is not None:
-                self._heed(text, self._pool, self._place.server)
+            if self._pool is not None and self._endpoint is not None:
+                self._heed(text, self._pool, self._endpoint.server)
         finally:
             self._core.link_info_taken()
 
@@ -265,7 +265,7 @@ class Bridge:
         self.state, self._problem, self._was_up, self._up_since = "up", "", True, time.monotonic()
         self._refused_mark, self._returns = "", False
         event(logger, "info", "NATS is back" if back else "connected to NATS", server=self.where)
-        self._tell_control(self._place.server if self._place else None)
+        self._tell_control(self._endpoint.server if self._endpoint else None)
         self.decide("up")
 
     def _on_down(self, reason: str) -> None:
@@ -282,14 +282,14 @@ class Bridge:
             return
         self._problem = text
         if text.strip("' ").lower() not in REFUSALS:
-            self._complain(text)
+            self._report_error(text)
         elif self._mark == self._refused_mark:
             self._refused("nats", f"NATS at {self.where} refuses the credentials ({text})")
         else:
             self._refused_mark, self._returns = self._mark, True
             event(logger, "info", "NATS no longer accepts the credentials: reading them again", reason=text)
 
-    def _complain(self, text: str) -> None:
+    def _report_error(self, text: str) -> None:
         if text not in self._errors and len(self._errors) < MAX_ERRORS:
             self._errors.add(text)
             event(logger, "warning", "NATS reported an error", error=text, server=self.where)
@@ -298,7 +298,7 @@ class Bridge:
         self.inspection.listed(number, next_, text)
 
     def _on_freed(self) -> None:
-        self._trimmer.freed()
+        self._memory_return.freed()
 
     def _on_log(self, level: str, text: str) -> None:
         event(logger, level, text)
@@ -322,8 +322,8 @@ class Bridge:
             self._failed.clear()
         else:
             event(logger, "debug", "can't connect to NATS", server=self.where, reason=reason)
-            if self._place is not None and not returns:
-                self._failed.add(self._place)
+            if self._endpoint is not None and not returns:
+                self._failed.add(self._endpoint)
         pause = self._pool.delay() if self._was_up or returns else 0.0
         self._was_up = self._returns = False
         return LAST_DELAY if self.state == "refused" else pause
@@ -362,19 +362,22 @@ class Bridge:
         await asyncio.sleep(pause)
         while True:
             try:
-                place = self._next or await self._choose(pool)
+                endpoint = self._next or await self._choose(pool)
                 break
             except OSError as error:
                 event(logger, "debug", "no NATS server is reachable", reason=str(error))
                 await asyncio.sleep(self._round_over(pool, str(error)))
-        self._place, self._next = place, None
+        self._endpoint, self._next = endpoint, None
         self._greeted, self._problem = False, ""
         self._errors.clear()
         if not self._leaving:
-            self._core.link_dial(place.family, place.ip, place.server.port)
+            self._core.link_dial(endpoint.family, endpoint.ip, endpoint.server.port)
 
-    async def _choose(self, pool: Pool) -> Place:
-        """The first place of the round that answers. Raises OSError at its end. One alone is not tried beforehand."""
+    async def _choose(self, pool: Pool) -> Endpoint:
+        """Returns the first endpoint of the round that answers. A single one is not tried beforehand.
+
+        Raises OSError when the round is over.
+        """
         reason = OSError(self._reason)
         while servers := pool.left():
             alone = len(servers) == 1
@@ -384,15 +387,15 @@ class Bridge:
                 reason = error
         raise reason
 
-    async def _reach(self, pool: Pool, server: Server, alone: bool) -> Place:
-        """The first of a server's places that answers. Raises OSError, and takes it out of the round."""
+    async def _reach(self, pool: Pool, server: Server, alone: bool) -> Endpoint:
+        """The first of a server's endpoints that answers. Raises OSError, and takes it out of the round."""
         try:
-            places = [place for place in await places_of(server) if place not in self._failed]
-            if alone and len(places) == 1:
-                return places[0]
-            if not places:
+            endpoints = [endpoint for endpoint in await endpoints_of(server) if endpoint not in self._failed]
+            if alone and len(endpoints) == 1:
+                return endpoints[0]
+            if not endpoints:
                 raise OSError(self._reason)
-            return await race([partial(reach, place) for place in places])
+            return await race([partial(reach, endpoint) for endpoint in endpoints])
         except OSError:
             pool.drop(server)
             raise
@@ -410,18 +413,18 @@ class Bridge:
             self._core.link_leave()
             return
 
-    async def _look(self, server: Server) -> Place:
-        return await race([partial(reach, place) for place in await places_of(server)])
+    async def _look(self, server: Server) -> Endpoint:
+        return await race([partial(reach, endpoint) for endpoint in await endpoints_of(server)])
 
 
 HANDLERS: dict[str, Callable[..., None]] = {
-    "link-want": Bridge._on_want,
-    "link-info": Bridge._on_info,
-    "link-up": Bridge._on_up,
-    "link-down": Bridge._on_down,
-    "link-taken": Bridge._on_taken,
-    "link-error": Bridge._on_error,
-    "listed": Bridge._on_listed,
-    "freed": Bridge._on_freed,
-    "log": Bridge._on_log,
+    "link-want": ControlThread._on_want,
+    "link-info": ControlThread._on_info,
+    "link-up": ControlThread._on_up,
+    "link-down": ControlThread._on_down,
+    "link-taken": ControlThread._on_taken,
+    "link-error": ControlThread._on_error,
+    "listed": ControlThread._on_listed,
+    "freed": ControlThread._on_freed,
+    "log": ControlThread._on_log,
 }

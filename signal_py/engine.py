@@ -19,14 +19,14 @@ from signal_py.arguments import (
     why_not_sent,
 )
 from signal_py.auth.authenticators import Authorizer
-from signal_py.base.affinity import Place
-from signal_py.base.aio import NoThreadError, step, surely
+from signal_py.base.affinity import Affinity
+from signal_py.base.aio import NoThreadError, in_joined_thread, uninterrupted
 from signal_py.base.errors import ConfigError, DeliveryError, EngineError
 from signal_py.base.hostport import url_of
 from signal_py.config.settings import Config
 from signal_py.control.inspection import Inspection, MemberPage, RoomPage
 from signal_py.control.wire import OPERATOR_CLOSE
-from signal_py.local_peer import Handler, Handlers, Message, Service
+from signal_py.local_peer import Handler, Handlers, LocalPeer, Message
 from signal_py.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ class Engine:
                 else "Engine's authorize is given, but auth is not callback: leave out one of them."
             )
         self._authorize = authorize
-        self._place = Place()
+        self._affinity = Affinity()
         self._runtime = self._made()
-        self._service: Service | None = None
+        self._local_peer: LocalPeer | None = None
         self._started = False
         self._step: asyncio.Future[None] | None = None  # of the start
         self._stopping: asyncio.Future[None] | None = None
@@ -135,8 +135,8 @@ class Engine:
         try:
             await self._blocking(self._runtime.prepare)
             assert self._runtime.core is not None
-            service = Service(self._runtime.core, self._runtime.inbox_messages, self._handlers, self.send)
-            self._service = self._runtime.service = service
+            local_peer = LocalPeer(self._runtime.core, self._runtime.inbox_messages, self._handlers, self.send)
+            self._local_peer = self._runtime.local_peer = local_peer
             await self._blocking(self._runtime.run)
         except BaseException:
             await self.stop()
@@ -159,7 +159,7 @@ class Engine:
         except asyncio.CancelledError:
             if self._stopping.cancelled():  # with all of the program's tasks, before it began
                 self._stopping = asyncio.ensure_future(self._stop())
-                await surely(self._stopping)
+                await uninterrupted(self._stopping)
             raise
 
     async def drain(self) -> None:
@@ -181,9 +181,9 @@ class Engine:
 
     def _asked_to_drain(self) -> None:
         """From another thread; no effect where the loop has ended."""
-        if self._place.loop is not None:
+        if self._affinity.loop is not None:
             with contextlib.suppress(RuntimeError):
-                self._place.loop.call_soon_threadsafe(self._begin_drain)
+                self._affinity.loop.call_soon_threadsafe(self._begin_drain)
 
     def _begin_drain(self) -> None:
         if self._draining is None or self._draining.cancelled():
@@ -195,7 +195,7 @@ class Engine:
             await self._come.wait()
         try:
             if self._stopping is None and self._runtime.state == "running" and self._config.drain_time:
-                await step(self._runtime.drain)
+                await in_joined_thread(self._runtime.drain)
         finally:
             await self.stop()
 
@@ -204,22 +204,22 @@ class Engine:
         self._runtime.hurry()
         try:
             if self._step is not None and not self._step.done():  # of a start that is under way
-                await surely(asyncio.gather(self._step, return_exceptions=True))
+                await uninterrupted(asyncio.gather(self._step, return_exceptions=True))
             await _whole(self._runtime.stop)
-            if self._service is not None:
-                self._service.close()
+            if self._local_peer is not None:
+                self._local_peer.close()
             await _whole(self._runtime.close)
         finally:
             self._ended.set()
 
     async def _blocking(self, call: Callable[[], None]) -> None:
         """Runs a step of the start on a thread of its own; a cancellation waits for the step's end."""
-        self._step = step(call)
+        self._step = in_joined_thread(call)
         try:
             await asyncio.shield(self._step)
         except asyncio.CancelledError:
             self._runtime.hurry()
-            await surely(asyncio.gather(self._step, return_exceptions=True))
+            await uninterrupted(asyncio.gather(self._step, return_exceptions=True))
             raise
         if self._stopping is not None:
             raise EngineError("The engine was stopped while it was starting.")
@@ -252,7 +252,7 @@ class Engine:
     @property
     def nats_url(self) -> str:
         """`nats://HOST:PORT` or `tls://HOST:PORT` of the NATS server that was dialled last; "" if none was."""
-        return self._runtime.bridge.url if self._runtime.bridge is not None else ""
+        return self._runtime.control_thread.url if self._runtime.control_thread is not None else ""
 
     @property
     def admin_address(self) -> tuple[str, int] | None:
@@ -341,17 +341,17 @@ class Engine:
         Returns once NATS, if it is connected, has the subscription to the room. Raises DeliveryError.
         """
         core = self._core_here()
-        assert self._service is not None
-        ref = self._service.new_ref()
+        assert self._local_peer is not None
+        ref = self._local_peer.new_ref()
         code = _asked(core.join_room, room, ref, presence)
         end = asyncio.get_running_loop().time() + self._config.ttl
         while code == "later":  # others may be first each time that there is room
-            if not await self._service.turn_to_join(end):
+            if not await self._local_peer.turn_to_join(end):
                 code = "unavailable"
             else:
                 code = _asked(core.join_room, room, ref, presence)
         if code is None:
-            code = await self._service.receipt(ref, self._config.ttl + RECEIPT_MARGIN)
+            code = await self._local_peer.receipt(ref, self._config.ttl + RECEIPT_MARGIN)
         _raise(code, lambda: why_not_room(room))
 
     async def leave(self, room: str) -> None:
@@ -412,8 +412,9 @@ class Engine:
 
     async def _inspect(self, ask: Callable[[Inspection], Coroutine[Any, Any, T]]) -> T:
         self._core_here()
-        assert self._runtime.bridge is not None
-        return await asyncio.wrap_future(self._runtime.bridge.submit(ask(self._runtime.bridge.inspection)))
+        thread = self._runtime.control_thread
+        assert thread is not None
+        return await asyncio.wrap_future(thread.submit(ask(thread.inspection)))
 
     def messages(self) -> AsyncIterator[Message]:
         """Iterates over the messages to this program, until the engine stops. For one reader, without `on_message`.
@@ -422,8 +423,8 @@ class Engine:
         `service_dropped`.
         """
         self._core_here()
-        assert self._service is not None
-        return self._service.messages()
+        assert self._local_peer is not None
+        return self._local_peer.messages()
 
     async def _deliver(
         self,
@@ -435,30 +436,30 @@ class Engine:
     ) -> None:
         """`wrong` says why it would be a bad request."""
         core = self._core()
-        assert self._service is not None
+        assert self._local_peer is not None
         if receipt and ref is None:
-            ref = self._service.new_ref()
-        elif ref is not None and self._service.is_outstanding(ref):
+            ref = self._local_peer.new_ref()
+        elif ref is not None and self._local_peer.is_outstanding(ref):
             raise DeliveryError("bad-request", f"The ref '{ref}' is outstanding: its receipt has not arrived yet.")
         _raise(_asked(hand_on, core, ref), wrong)
         if receipt and ref is not None:
             seconds = (self._config.ttl if ttl is None else ttl) + RECEIPT_MARGIN
-            _raise(await self._service.receipt(ref, seconds), wrong)
+            _raise(await self._local_peer.receipt(ref, seconds), wrong)
 
     def _settle_process(self) -> None:
         """In a child made by fork() an engine that was never used makes its parts anew."""
-        if self._place.moves():
+        if self._affinity.moves():
             self._runtime = self._made()
 
     def _settle(self, last: bool = False) -> None:
         """Before a coroutine that may be the first to be awaited: the loop that runs is the engine's from here on."""
         self._settle_process()
-        self._place.enter(last)
+        self._affinity.enter(last)
 
     def _core_here(self) -> Core:
         """The core, where it runs, for what belongs to the loop."""
         self._settle_process()
-        self._place.check()
+        self._affinity.check()
         return self._core()
 
     def _core(self) -> Core:
@@ -472,7 +473,7 @@ class Engine:
 async def _whole(call: Callable[[], None]) -> None:
     """Does a step of a stop, on a thread of its own; on this one where the system gives no more."""
     try:
-        await surely(step(call))
+        await uninterrupted(in_joined_thread(call))
     except NoThreadError:
         call()
 

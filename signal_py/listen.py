@@ -34,30 +34,30 @@ class Address(NamedTuple):
     scope: int
 
 
-class Place(NamedTuple):
+class Resolved(NamedTuple):
     """What one HOST:PORT text stands for."""
 
     addresses: list[Address]
     is_name: bool  # its host is no number: one of its addresses is enough
 
 
-def resolve(texts: Iterable[str], named: str) -> list[Place]:
+def resolve(texts: Iterable[str], named: str) -> list[Resolved]:
     """All addresses that HOST:PORT texts stand for, each once. Blocks while it asks for names. Raises ConfigError."""
     known: set[Address] = set()
-    places: list[Place] = []
+    resolved: list[Resolved] = []
     for text in texts:
-        place = _resolve_one(text, named)
-        fresh = [address for address in place.addresses if address.port == 0 or address not in known]
+        one = _resolve_one(text, named)
+        fresh = [address for address in one.addresses if address.port == 0 or address not in known]
         known.update(fresh)
         if fresh:
-            places.append(Place(fresh, place.is_name))
-    found = sum(len(place.addresses) for place in places)
+            resolved.append(Resolved(fresh, one.is_name))
+    found = sum(len(one.addresses) for one in resolved)
     if found > MAX_ADDRESSES:
         raise ConfigError(f"{named} resolves to {found} addresses: use at most {MAX_ADDRESSES}.")
-    return places
+    return resolved
 
 
-def _resolve_one(text: str, named: str) -> Place:
+def _resolve_one(text: str, named: str) -> Resolved:
     host, port = split_address(text)
     try:
         answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -72,7 +72,7 @@ def _resolve_one(text: str, named: str) -> Place:
         if family in (socket.AF_INET, socket.AF_INET6):
             scope = where[3] if len(where) == 4 else 0
             found[Address(int(family), str(where[0]).partition("%")[0], int(where[1]), int(scope))] = None
-    return Place(list(found), not is_ip(host.partition("%")[0]))
+    return Resolved(list(found), not is_ip(host.partition("%")[0]))
 
 
 class Probes:
@@ -82,18 +82,18 @@ class Probes:
     probe binds without it first, and so finds out; it takes the option afterwards, to let the loops in.
     """
 
-    def __init__(self, places: Iterable[Place], named: str, share: str = "") -> None:
+    def __init__(self, resolved: Iterable[Resolved], named: str, share: str = "") -> None:
         """`share`: what others set, too, who may have it already; "": nobody may. With port 0 all addresses of a name
         get the same port. Raises ConfigError where an address can't be had; one of several of a name may be missing."""
         self._share = share
         self.addresses: list[Address] = []  # as given, port 0 replaced by the one that was chosen
         self._sockets: list[socket.socket] = []
         self._named = named
-        places = list(places)
-        self._given = [address for place in places for address in place.addresses]
+        resolved = list(resolved)
+        self._given = [address for one in resolved for address in one.addresses]
         try:
-            for place in places:
-                self._hold_place(place)
+            for one in resolved:
+                self._hold_resolved(one)
         except BaseException:
             self.close()
             raise
@@ -111,12 +111,12 @@ class Probes:
             held.close()
         self._sockets.clear()
 
-    def _hold_place(self, place: Place) -> None:
-        tries = PORT_TRIES if place.addresses[0].port == 0 else 1
+    def _hold_resolved(self, one: Resolved) -> None:
+        tries = PORT_TRIES if one.addresses[0].port == 0 else 1
         while True:
             held = len(self._sockets)
             try:
-                return self._hold_all(place)
+                return self._hold_all(one)
             except _CanNotError as error:
                 tries -= 1
                 if not tries or error.reason.errno != errno.EADDRINUSE:
@@ -125,7 +125,7 @@ class Probes:
                 spare.close()
             del self._sockets[held:], self.addresses[held:]
 
-    def _hold_all(self, wanted: Place) -> None:
+    def _hold_all(self, wanted: Resolved) -> None:
         missing: list[_CanNotError] = []
         port = 0
         for address in wanted.addresses:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from signal_py.auth.grants import Rights, rights_of
 from signal_py.base.errors import DeliveryError, EngineError
-from signal_py.base.throttled_log import Complaints
+from signal_py.base.throttled_log import ThrottledLog
 
 if TYPE_CHECKING:
     from signal_core.engine import Core
@@ -129,7 +129,7 @@ class Handlers:
     presence: Handler | None = None
 
 
-class Service:
+class LocalPeer:
     """Takes the core's events on the program's asyncio loop, and hands them on in order. Not thread-safe."""
 
     def __init__(
@@ -150,7 +150,7 @@ class Service:
         self._wake = asyncio.Event()
         self._receipts: dict[str, asyncio.Future[str]] = {}
         self._tasks: set[asyncio.Future[None]] = set()
-        self._complaints = Complaints(logger)
+        self._failures = ThrottledLog(logger)
         self._next_ref = 0
         self._loop = asyncio.get_running_loop()
         self._open = True
@@ -275,7 +275,7 @@ class Service:
         try:
             answer = handler(*arguments)
         except Exception as error:
-            self._complaints.add(HANDLER_FAILED, "", error)
+            self._failures.add(HANDLER_FAILED, "", error)
             return
         if inspect.isawaitable(answer):
             task = asyncio.ensure_future(answer, loop=self._loop)
@@ -285,7 +285,7 @@ class Service:
     def _finished(self, task: asyncio.Future[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            self._complaints.add(HANDLER_FAILED, "", task.exception())
+            self._failures.add(HANDLER_FAILED, "", task.exception())
 
 
 def _presence(text: str) -> list[Presence]:

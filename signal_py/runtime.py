@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from signal_py.admin import Admin
-from signal_py.auth.authenticators import Authorizer, CallbackJudge, Judge, JwtJudge
+from signal_py.auth.authenticators import Authenticator, Authorizer, CallbackAuthenticator, JwtAuthenticator
 from signal_py.auth.grants import Verdict
 from signal_py.auth.jwt import Verifier, verifier_of
 from signal_py.auth.keys import Keys
@@ -26,12 +26,12 @@ from signal_py.base.resources import limits_of_groups, resources
 from signal_py.base.version import VERSION
 from signal_py.config.nats_url import Server, parse_url
 from signal_py.config.settings import SETTINGS, Config
-from signal_py.control.handlers import Orders
+from signal_py.control.handlers import CommandHandlers
 from signal_py.control.inspection import Inspection
-from signal_py.control.server import Controlled
-from signal_py.control_thread import Bridge, RefusedError
+from signal_py.control.server import ControlServer
+from signal_py.control_thread import ControlThread, RefusedError
 from signal_py.listen import Probes, resolve
-from signal_py.local_peer import Service
+from signal_py.local_peer import LocalPeer
 from signal_py.nats.credentials import Credentials
 from signal_py.nats.server_process import EmbeddedNats, find_server, installed_server
 from signal_py.nats.tls import Tls
@@ -125,7 +125,7 @@ def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict
 
 
 class Runtime:
-    """One engine's parts, in the order of their start: admin, ports, NATS, core, bridge.
+    """One engine's parts, in the order of their start: admin, ports, NATS, core, control thread.
 
     Calls, each at most once and in this order: prepare, run, drain (or not), stop, close. After a failure
     only stop and close.
@@ -140,9 +140,9 @@ class Runtime:
         self.state = "starting"
         self.core: Core | None = None
         self.inbox_messages = 0  # that may wait for the embedding program; known once there is a core
-        self.bridge: Bridge | None = None
+        self.control_thread: ControlThread | None = None
         self.embedded: EmbeddedNats | None = None
-        self.service: Service | None = None  # set by Engine, between prepare and run
+        self.local_peer: LocalPeer | None = None  # set by Engine, between prepare and run
         self.listening: list[tuple[str, int]] = []
         self._hooks = hooks
         self._on_drain: Callable[[], None] | None = on_drain
@@ -196,24 +196,25 @@ class Runtime:
         settings = core_settings(config, self.node, bool(servers), self._hooks)
         self.inbox_messages = cast(int, settings["inbox_messages"])
         self.core = Core(settings)
-        self.bridge = Bridge(
+        self.control_thread = ControlThread(
             self.core,
             servers,
             credentials,
             tls,
             self.node,
             VERSION,
-            self._judge(verifier),
+            self._authenticator(verifier),
             config.nats_discovered == "on",
         )
         if servers and config.control == "on":
-            self.bridge.obey(self._control(self.core, self.bridge.inspection, credentials, tls))
+            server = self._control_server(self.core, self.control_thread.inspection, credentials, tls)
+            self.control_thread.use_control_server(server)
         if self._admin:
             self._admin.count(COUNTERS)
 
     def run(self) -> None:
         """Starts the loops and the link; returns when clients may come. Raises ConfigError."""
-        assert self.core is not None and self.bridge is not None and self._probes is not None
+        assert self.core is not None and self.control_thread is not None and self._probes is not None
         addresses = self._probes.addresses
         try:
             self.core.start(addresses)
@@ -225,15 +226,15 @@ class Runtime:
         self._looping = True
         self._probes.close()
         self.listening = [(host, port) for _, host, port, _ in addresses]
-        self.bridge.start()
-        self._await_link(self.bridge)
+        self.control_thread.start()
+        self._await_link(self.control_thread)
         self.state = "running"
 
     def hurry(self) -> None:
         """Ends the wait that `run` or `drain` may be in. From any thread."""
         self._hurried.set()
-        if self.bridge is not None:
-            self.bridge.decide("connecting")
+        if self.control_thread is not None:
+            self.control_thread.decide("connecting")
 
     def drain(self) -> None:
         """Takes no new clients, sends the others away evenly over `drain_time`; returns when all are gone, the
@@ -265,16 +266,16 @@ class Runtime:
             if self._looping:
                 event(logger, "info", "stopping")
             self.state = "stopping"
-        if self.bridge is not None:
-            self.bridge.leave()
+        if self.control_thread is not None:
+            self.control_thread.leave()
         if self.core is not None and self._looping:
             self.core.stop()
             self.core.join()
 
     def close(self) -> None:
         """Ends what else there is."""
-        if self.bridge is not None:
-            self.bridge.stop()
+        if self.control_thread is not None:
+            self.control_thread.stop()
         for part in (self._probes, self.embedded):
             if part is not None:
                 part.close()
@@ -294,9 +295,9 @@ class Runtime:
             "listening": self.urls,
             "advertise": self.advertised,
             "descriptors": count_descriptors(bool(counted.get("own_tables"))),
-            "nats_state": self.bridge.state if self.bridge else "off",
-            "nats_server": self.bridge.where if self.bridge else "",
-            "service_dropped": self.service.dropped if self.service else 0,
+            "nats_state": self.control_thread.state if self.control_thread else "off",
+            "nats_server": self.control_thread.where if self.control_thread else "",
+            "service_dropped": self.local_peer.dropped if self.local_peer else 0,
             "auth_keys": self._keys.count if self._keys else 0,
             "auth_keys_trouble": self._keys.trouble.reason if self._keys and self._keys.trouble else "",
             "log_dropped": dropped(),
@@ -309,27 +310,27 @@ class Runtime:
         if self._keys is not None and not self._keys.count:
             trouble = self._keys.trouble
             return f"no keys for tokens: {trouble.text if trouble else 'they are being loaded'}"
-        return "NATS refuses this node" if self.bridge and self.bridge.state == "refused" else ""
+        return "NATS refuses this node" if self.control_thread and self.control_thread.state == "refused" else ""
 
-    def _control(self, core: Core, inspection: Inspection, credentials: Credentials, tls: Tls) -> Controlled:
+    def _control_server(self, core: Core, inspection: Inspection, credentials: Credentials, tls: Tls) -> ControlServer:
         """What answers operators on NATS."""
-        orders = Orders(core, inspection, self.stats, self._ask_drain)
-        return Controlled(
+        handlers = CommandHandlers(core, inspection, self.stats, self._ask_drain)
+        return ControlServer(
             self.node,
             VERSION,
             self.config.prefix,
-            orders.commands(),
+            handlers.commands(),
             lambda: {"listen": ",".join(self.urls), "advertise": self.advertised, "nodes": str(core.nodes + 1)},
             credentials,
             tls,
         )
 
-    def _judge(self, verifier: Verifier | None) -> Judge | None:
+    def _authenticator(self, verifier: Verifier | None) -> Authenticator | None:
         """Who decides who may connect."""
         if verifier is not None:
-            return JwtJudge(verifier, self._answer, self.config.auth_timeout)
+            return JwtAuthenticator(verifier, self._answer, self.config.auth_timeout)
         if self._authorize is not None and self.program is not None:
-            return CallbackJudge(self._authorize, self._answer, self.config.auth_timeout, self.program)
+            return CallbackAuthenticator(self._authorize, self._answer, self.config.auth_timeout, self.program)
         return None
 
     def _answer(self, verdicts: list[Verdict]) -> None:
@@ -354,10 +355,10 @@ class Runtime:
             nats = (self.embedded.url,)
         return [parse_url(url) for url in nats]
 
-    def _await_link(self, bridge: Bridge) -> None:
+    def _await_link(self, control_thread: ControlThread) -> None:
         with contextlib.suppress(concurrent.futures.TimeoutError):
             try:
-                bridge.first.result(FIRST_TIMEOUT)
+                control_thread.first.result(FIRST_TIMEOUT)
             except RefusedError as refused:
                 raise ConfigError(_mend(self.config, refused)) from None
 

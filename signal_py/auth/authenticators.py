@@ -1,6 +1,6 @@
-"""Judges connections: the core asks in batches, a judge answers in batches, each question once.
+"""Authenticates connections: the core asks in batches, an authenticator answers each question once, in batches.
 
-JwtJudge works on the deciding thread; CallbackJudge has the embedding program decide, on its own asyncio loop.
+JwtAuthenticator works on the control thread. CallbackAuthenticator calls the program, on its own asyncio loop.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from signal_py.auth.grants import REFUSALS, Grant, GrantError, Refusal, Request,
 from signal_py.auth.headers import headers_of
 from signal_py.auth.jwt import TokenError, Verifier, described
 from signal_py.auth.keys import LOOK_PAUSE, RETRY_MAX, KeysMissingError, KeyUnknownError, Trouble
-from signal_py.base.aio import aside, end, within
+from signal_py.base.aio import cancel_and_wait, in_thread, with_timeout
 from signal_py.base.log import event
-from signal_py.base.throttled_log import Complaints
+from signal_py.base.throttled_log import ThrottledLog
 
 SLICE = 128  # tokens judged before the thread looks at something else
 AT_ONCE = 256  # calls of an authorizer that run at the same time
@@ -37,7 +37,7 @@ Answer = Callable[[list[Verdict]], None]
 logger = logging.getLogger(__name__)
 
 
-class Judge(Protocol):
+class Authenticator(Protocol):
     """What the deciding thread needs of one. All on that thread."""
 
     def start(self) -> None:
@@ -97,7 +97,7 @@ class Refusals:
         return question[0], status, b"", b"", 0
 
 
-class JwtJudge:
+class JwtAuthenticator:
     """Checks signatures and claims, SLICE at a time, so that NATS is not kept waiting."""
 
     def __init__(self, verifier: Verifier, answer: Answer, timeout: float) -> None:
@@ -110,7 +110,7 @@ class JwtJudge:
         self._planned = False
         self._tasks: set[asyncio.Future[None]] = set()
         self._wanted = asyncio.Event()
-        self._complaints = Complaints(logger)
+        self._failures = ThrottledLog(logger)
         self._refusals = Refusals()
         self._told: set[str] = set()  # why keys can't be had, since they last could
 
@@ -124,20 +124,20 @@ class JwtJudge:
 
     async def close(self) -> None:
         for task in self._tasks:
-            await end(task)
+            await cancel_and_wait(task)
 
     def _put(self, questions: Iterable[tuple[Question, bool]]) -> None:
         self._questions.extend(questions)
         if not self._planned:
             self._planned = True
-            self._judge()
+            self._authenticate_slice()
 
-    def _judge(self) -> None:
+    def _authenticate_slice(self) -> None:
         """One slice; the rest after others had their turn."""
         verdicts = []
         for _ in range(min(SLICE, len(self._questions))):
             question, last = self._questions.popleft()
-            verdict = self.judge(question, last)
+            verdict = self.authenticate(question, last)
             if verdict is None:
                 self._waiting.append(question)
                 self._wanted.set()
@@ -145,11 +145,11 @@ class JwtJudge:
                 verdicts.append(verdict)
         self._planned = bool(self._questions)
         if self._planned:
-            asyncio.get_running_loop().call_soon(self._judge)
+            asyncio.get_running_loop().call_soon(self._authenticate_slice)
         if verdicts:
             self._answer(verdicts)
 
-    def judge(self, question: Question, last: bool = False) -> Verdict | None:
+    def authenticate(self, question: Question, last: bool = False) -> Verdict | None:
         """None: the key is not known, and may become so. `last`: then it is refused instead."""
         refuse = self._refusals.refuse
         token = question[2].rpartition(b"\n")[2]
@@ -160,12 +160,12 @@ class JwtJudge:
         except KeysMissingError as missing:
             if not last:
                 return None
-            self._complaints.add("tokens can't be checked", str(missing))
+            self._failures.add("tokens can't be checked", str(missing))
             return refuse(question, FAILED, str(missing))
         except (TokenError, GrantError) as wrong:
             return refuse(question, 401, str(wrong), wrong.claim)
         except Exception as error:
-            self._complaints.add("tokens can't be checked", "", error, lambda: secrets_of(question))
+            self._failures.add("tokens can't be checked", "", error, lambda: secrets_of(question))
             return refuse(question, FAILED, type(error).__name__)
 
     async def _refresh(self) -> None:
@@ -175,7 +175,7 @@ class JwtJudge:
         looking: asyncio.Future[None] | None = None
         retry = LOOK_PAUSE
         while True:
-            looking = looking or aside(keys.look)
+            looking = looking or in_thread(keys.look)
             done, _ = await asyncio.wait({looking}, timeout=self._timeout)
             if not done:
                 keys.trouble = Trouble("timeout", f"no answer in {self._timeout:g} s")
@@ -186,7 +186,7 @@ class JwtJudge:
             self._settle()
             self._wanted.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await within(self._wanted.wait(), min(retry, keys.refresh) if keys.trouble else keys.refresh)
+                await with_timeout(self._wanted.wait(), min(retry, keys.refresh) if keys.trouble else keys.refresh)
             retry = min(2 * retry, RETRY_MAX) if keys.trouble else LOOK_PAUSE
             await asyncio.sleep(keys.pause())
 
@@ -208,7 +208,7 @@ class JwtJudge:
         self._put([(question, True) for question in waiting])
 
 
-class CallbackJudge:
+class CallbackAuthenticator:
     """Has an async function of the embedding program decide, AT_ONCE calls at a time, each with its time."""
 
     def __init__(self, authorize: Authorizer, answer: Answer, timeout: float, loop: asyncio.AbstractEventLoop) -> None:
@@ -219,7 +219,7 @@ class CallbackJudge:
         self._queue: deque[tuple[float, Question]] = deque()  # with the time by which it is to be answered
         self._running: dict[int, asyncio.Future[Grant | Refusal]] = {}  # by connection
         self._verdicts: list[Verdict] = []
-        self._complaints = Complaints(logger)
+        self._failures = ThrottledLog(logger)
         self._refusals = Refusals()
 
     def start(self) -> None:
@@ -297,7 +297,7 @@ class CallbackJudge:
             self._fail(question, f"it returned a {type(answer).__name__}: return a Grant or a Refusal")
 
     def _fail(self, question: Question, reason: str, error: BaseException | None = None) -> None:
-        self._complaints.add("the authorizer failed", reason, error, lambda: secrets_of(question))
+        self._failures.add("the authorizer failed", reason, error, lambda: secrets_of(question))
         self._add(self._refusals.refuse(question, FAILED, reason or type(error).__name__))
 
     def _add(self, verdict: Verdict) -> None:

@@ -110,8 +110,8 @@ class Verifier:
 
         signature = self._jws.decode_complete(token, options={"verify_signature": False})["signature"]
         text = token.rpartition(b".")[0]
-        judge = jwt.get_algorithm_by_name(keys[0].algorithm)
-        return next((key for key in keys if judge.verify(text, judge.prepare_key(key.key), signature)), keys[-1])
+        scheme = jwt.get_algorithm_by_name(keys[0].algorithm)
+        return next((key for key in keys if scheme.verify(text, scheme.prepare_key(key.key), signature)), keys[-1])
 
     def _claims(self, token: bytes, key: Key) -> dict[str, Any]:
         """Raises what PyJWT does."""

@@ -15,7 +15,7 @@ HAND_OVER = (
 )
 
 
-class Place:
+class Affinity:
     """Of one of them. Any thread may ask."""
 
     def __init__(self, what: str = "An engine") -> None:

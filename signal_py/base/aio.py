@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-CANCEL_AGAIN = 0.3  # seconds; natsclient.close, which a second cancellation would cut short, takes milliseconds
+CANCEL_AGAIN = 0.3  # seconds; nats.client.close takes milliseconds; a second cancellation would cut it short
 
 
 class NoThreadError(RuntimeError):
@@ -56,26 +56,26 @@ class Threads(ThreadPoolExecutor):
         """There is nothing to wait for."""
 
 
-THREADS = Threads(daemon=True)
-STEPS = Threads(daemon=False)
+DAEMON_THREADS = Threads(daemon=True)
+JOINED_THREADS = Threads(daemon=False)
 
 
-def aside(call: Callable[[], T]) -> asyncio.Future[T]:
+def in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
     """Its result, or what it raises, for the running asyncio loop.
 
     Unlike those of `asyncio.to_thread` the thread may outlive the loop, and Python: a read can't be interrupted. Nor
     does it wait for others of the program's, and cancelling all tasks of the loop leaves it alone.
     """
-    return asyncio.wrap_future(THREADS.submit(call))
+    return asyncio.wrap_future(DAEMON_THREADS.submit(call))
 
 
-def step(call: Callable[[], T]) -> asyncio.Future[T]:
+def in_joined_thread(call: Callable[[], T]) -> asyncio.Future[T]:
     """As `aside`, but Python's end waits for it: a thread that is in its last lines as that begins must load libgcc to
     end, for which there may be no descriptor."""
-    return asyncio.wrap_future(STEPS.submit(call))
+    return asyncio.wrap_future(JOINED_THREADS.submit(call))
 
 
-async def within(work: Awaitable[T], seconds: float) -> T:
+async def with_timeout(work: Awaitable[T], seconds: float) -> T:
     """Its result; raises asyncio.TimeoutError after so many seconds, and cancels it then.
 
     As `asyncio.wait_for`, but no cancellation is lost, and what does not end when it is cancelled is not waited for.
@@ -91,7 +91,7 @@ async def within(work: Awaitable[T], seconds: float) -> T:
             task.exception()  # else it is logged where a cancellation came before it
 
 
-async def surely(done: asyncio.Future[T]) -> T:
+async def uninterrupted(done: asyncio.Future[T]) -> T:
     """Its result, waited for through cancellations: of a step that must not be left half done."""
     while not done.done():
         with contextlib.suppress(asyncio.CancelledError):
@@ -99,7 +99,7 @@ async def surely(done: asyncio.Future[T]) -> T:
     return done.result()
 
 
-async def end(task: asyncio.Future[Any]) -> None:
+async def cancel_and_wait(task: asyncio.Future[Any]) -> None:
     """Cancels it, and returns when it is over; what it raises is not raised here. Again where that had no effect."""
     while not task.done():
         task.cancel()
@@ -110,7 +110,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Its result. As asyncio.run, but an interrupt waits for no name that is looked up."""
 
     async def main() -> T:
-        asyncio.get_running_loop().set_default_executor(THREADS)
+        asyncio.get_running_loop().set_default_executor(DAEMON_THREADS)
         return await work
 
     return asyncio.run(main())

@@ -190,7 +190,7 @@ def parse_quota(text: str) -> float:
 
 
 def _read(path: Path) -> str:
-    """"" where it can't be read."""
+    """ "" where it can't be read."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except (OSError, ValueError):

@@ -21,7 +21,7 @@ def _nothing() -> Iterable[str]:
     return ()
 
 
-class Complaints:
+class ThrottledLog:
     """Of one part of the engine. Not thread-safe."""
 
     def __init__(self, logger: logging.Logger) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import BinaryIO
 
 from signal_py.arguments import why_not_room, why_not_sent
-from signal_py.base.aio import aside
+from signal_py.base.aio import in_thread
 from signal_py.base.errors import ConfigError, DeliveryError
 from signal_py.cli.output import say
 from signal_py.cli.ws_client import URL_FLAG, LostError, open_client
@@ -70,12 +70,12 @@ def payloads(text: str | None, file: str | None) -> AsyncIterator[bytes]:
 
 
 async def _whole(read: Callable[[], bytes]) -> AsyncIterator[bytes]:
-    yield await aside(read)
+    yield await in_thread(read)
 
 
 async def _lines() -> AsyncIterator[bytes]:
     lines = _standard_input()
-    while line := await aside(lines.readline):  # on a thread, so that pings are answered meanwhile
+    while line := await in_thread(lines.readline):  # on a thread, so that pings are answered meanwhile
         yield line.removesuffix(b"\n").removesuffix(b"\r")
 
 

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-from signal_py.base.aio import within
+from signal_py.base.aio import with_timeout
 from signal_py.base.errors import ConfigError, DeliveryError, EngineError
 from signal_py.base.hostport import redacted
 
@@ -95,7 +95,7 @@ class Client:
         try:
             message = line if payload is None else line + b"\n" + payload
             await self._connection.send(message if binary else _text_or_bytes(message))
-            await within(self._answer(ref), ANSWER_TIMEOUT)
+            await with_timeout(self._answer(ref), ANSWER_TIMEOUT)
         except ConnectionClosed as closed:
             raise _lost(closed) from None
         except asyncio.TimeoutError:
@@ -205,7 +205,7 @@ def _reason(error: BaseException) -> str:
 
 async def _hello(connection: ClientConnection, url: str, named: str) -> Heard:
     try:
-        hello = parse(await within(connection.recv(), OPEN_TIMEOUT))
+        hello = parse(await with_timeout(connection.recv(), OPEN_TIMEOUT))
     except (ConnectionClosed, asyncio.TimeoutError):
         hello = Heard("", (), {}, "")
     if hello.verb != "HELLO" or not hello.arguments or not _is_told(hello.payload):

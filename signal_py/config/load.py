@@ -27,9 +27,7 @@ def _check_pair(config: Config, one: str, other: str) -> None:
     first, second = (bool(getattr(config, SETTINGS[name].field)) for name in (one, other))
     if first != second:
         here, gone = (one, other) if first else (other, one)
-        raise ConfigError(
-            f"{config.named(here)} is given without {config.written(gone)}: give both or neither."
-        )
+        raise ConfigError(f"{config.named(here)} is given without {config.written(gone)}: give both or neither.")
 
 
 def _check_auth(config: Config) -> None:
@@ -54,13 +52,9 @@ def _check_together(config: Config) -> None:
     if not config.prefix:
         raise ConfigError(f"{config.named('prefix')} is empty: leave it out, or name a NATS subject.")
     if len(config.nats) > 1 and {"auto", "embedded", "off"} & set(config.nats):
-        raise ConfigError(
-            f"{config.named('nats')} mixes a word with other servers: use one word, or URLs only."
-        )
+        raise ConfigError(f"{config.named('nats')} mixes a word with other servers: use one word, or URLs only.")
     _check_pair(config, "nats-user", "nats-password")
     _check_pair(config, "nats-tls-cert", "nats-tls-key")
     _check_auth(config)
     if config.nats_nkey and config.nats_creds:
-        raise ConfigError(
-            f"{config.named('nats-nkey')} and {config.named('nats-creds')} are both given: give one."
-        )
+        raise ConfigError(f"{config.named('nats-nkey')} and {config.named('nats-creds')} are both given: give one.")

@@ -14,8 +14,8 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from signal_py.base.affinity import Place
-from signal_py.base.aio import within
+from signal_py.base.affinity import Affinity
+from signal_py.base.aio import with_timeout
 from signal_py.base.errors import ConfigError, EngineError
 from signal_py.config.load import make_config
 from signal_py.config.nats_url import Server, parse_url
@@ -107,7 +107,7 @@ class _Question:
             return False
         self.stir.clear()
         try:
-            await within(self.stir.wait(), seconds)
+            await with_timeout(self.stir.wait(), seconds)
         except asyncio.TimeoutError:
             return False
         return True
@@ -144,7 +144,7 @@ class Control:
                 f"{self._config.named('nats')} names no NATS server: give the URL of one, such as nats://HOST:PORT."
             )
         self._timeout = timeout
-        self._place = Place("A Control")
+        self._affinity = Affinity("A Control")
         self._client: Client | None = None
         self._questions: set[_Question] = set()  # that wait for answers
 
@@ -162,7 +162,7 @@ class Control:
 
         Raises ConfigError if none does.
         """
-        self._place.enter()
+        self._affinity.enter()
         await self.close()
         servers = [parse_url(url) for url in self._config.nats]
         random.shuffle(servers)
@@ -178,7 +178,7 @@ class Control:
 
     async def close(self) -> None:
         """Closes the connection to NATS."""
-        self._place.check()
+        self._affinity.check()
         if self._client is not None:
             await close(self._client)
 
@@ -387,7 +387,7 @@ class Control:
                     await listening.unsubscribe()
 
     def _connected(self) -> Client:
-        self._place.check()
+        self._affinity.check()
         if self._client is None:
             raise ControlError("Control is not connected: use it as a context, or await connect() first.")
         self._check(self._client)

@@ -29,7 +29,7 @@ GENERAL = (
 Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
 
 
-class Orders:
+class CommandHandlers:
     """Called on the deciding thread; what blocks is done on another. All take the bytes of names that the answer may
     have, and raise WireError."""
 
@@ -48,8 +48,8 @@ class Orders:
 
     def commands(self) -> dict[str, Command]:
         """By their names."""
-        orders: tuple[Command, ...] = (self.disconnect, self.drain, self.members, self.rooms, self.stats)
-        return {order.__name__: _told(order) for order in orders}
+        handlers: tuple[Command, ...] = (self.disconnect, self.drain, self.members, self.rooms, self.stats)
+        return {handler.__name__: _told(handler) for handler in handlers}
 
     async def stats(self, fields: Fields, most: int) -> dict[str, object]:
         """What is counted, in all loops together."""
@@ -74,9 +74,7 @@ class Orders:
         if not room:
             raise WireError("bad-request", "give a 'room'")
         page = await self._inspection.members(room, limit_of(fields), text_of(fields, "after", CURSOR), most)
-        members = [
-            {"peer": member.peer, **({"user": member.user} if member.user else {})} for member in page.members
-        ]
+        members = [{"peer": member.peer, **({"user": member.user} if member.user else {})} for member in page.members]
         return {"members": members, "count": page.count, "next": page.next}
 
     async def disconnect(self, fields: Fields, most: int) -> dict[str, object]:
@@ -87,15 +85,15 @@ class Orders:
         return {"disconnected": int(await asyncio.to_thread(self._core.disconnect, peer, OPERATOR_CLOSE))}
 
 
-def _told(order: Command) -> Command:
+def _told(handler: Command) -> Command:
     """The same; what the engine can't do now is a WireError."""
 
-    async def obey(fields: Fields, most: int) -> Mapping[str, object]:
+    async def call(fields: Fields, most: int) -> Mapping[str, object]:
         from signal_core.engine import CoreError
 
         try:
-            return await order(fields, most)
+            return await handler(fields, most)
         except (CoreError, EngineError) as error:
             raise WireError("unavailable", str(error)) from None
 
-    return obey
+    return call

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from signal_py.base.aio import within
+from signal_py.base.aio import with_timeout
 from signal_py.base.errors import EngineError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Inspection:
         waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             self._core.inquire(loop, what, number, cursor, value, name.encode("latin-1"))
-            next_, text = await within(waiting, PATIENCE)
+            next_, text = await with_timeout(waiting, PATIENCE)
         except asyncio.TimeoutError:
             raise EngineError(f"loop {loop} did not answer in {PATIENCE:g} s") from None
         except CoreError as error:

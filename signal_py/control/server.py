@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from signal_py.base.aio import end
+from signal_py.base.aio import cancel_and_wait
 from signal_py.base.log import event
 from signal_py.config.nats_url import Server
 from signal_py.control.wire import (
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from nats.micro.request import Request
 
 FAILURES = 3  # in a row are logged, once: the link may not know yet that NATS has gone
-MAX_COMPLAINTS = 100  # logged of one connection
+MAX_ERRORS = 100  # logged of one connection
 STATUS = {"bad-request": "400", "unknown-command": "404", "unsupported-version": "505", "unavailable": "503"}
 
 NAMES = 64 * 1024  # bytes of names in an answer, at most
@@ -63,7 +63,7 @@ class _Metadata(dict[str, str]):
         return self._tell().items()
 
 
-class Controlled:
+class ControlServer:
     """Answers operators while the link is up. Not thread-safe: the deciding thread's."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Controlled:
         self._stir = asyncio.Event()
         self._most = 0  # bytes of names in an answer
         self._failed = 0  # connections in a row that could not be had
-        self._complaints: set[str] = set()
+        self._reported: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, server: Server | None) -> None:
@@ -101,7 +101,7 @@ class Controlled:
 
     async def close(self) -> None:
         if self._task is not None:
-            await end(self._task)
+            await cancel_and_wait(self._task)
 
     async def _run(self) -> None:
         delay = FIRST_DELAY
@@ -126,10 +126,10 @@ class Controlled:
         await asyncio.to_thread(importlib.import_module, "signal_py.nats.client")  # 40 ms, at the first time
         from signal_py.nats.client import NatsError, close, connect
 
-        self._complaints.clear()
+        self._reported.clear()
         name = f"{SERVICE} {self._node} control"
         try:
-            client = await connect(server, self._credentials, self._tls, name, self._complain, self._stir.set)
+            client = await connect(server, self._credentials, self._tls, name, self._report_error, self._stir.set)
         except NatsError as error:
             self._failed += 1
             level = "warning" if self._failed == FAILURES else "debug"
@@ -200,7 +200,7 @@ class Controlled:
         if command not in COMMANDS:
             await self._handle(command, Request(message))
 
-    def _complain(self, text: str) -> None:
-        if text not in self._complaints and len(self._complaints) < MAX_COMPLAINTS:
-            self._complaints.add(text)
+    def _report_error(self, text: str) -> None:
+        if text not in self._reported and len(self._reported) < MAX_ERRORS:
+            self._reported.add(text)
             event(logger, "warning", "NATS reported an error to the control plane", error=text)

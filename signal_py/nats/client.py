@@ -14,7 +14,7 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client
 
-from signal_py.base.aio import within
+from signal_py.base.aio import with_timeout
 from signal_py.base.errors import EngineError
 from signal_py.base.files import read_text
 from signal_py.config.nats_url import Server
@@ -104,7 +104,7 @@ async def connect(
 async def close(client: Client) -> None:
     """Ends it, whatever state it is in."""
     with contextlib.suppress(Exception):  # such as AssertionError where it had hardly begun
-        await within(client.close(), CLOSE_TIMEOUT)
+        await with_timeout(client.close(), CLOSE_TIMEOUT)
 
 
 def reason(error: Exception) -> str:

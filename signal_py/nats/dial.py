@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from signal_py.base.aio import aside, end, within
+from signal_py.base.aio import cancel_and_wait, in_thread, with_timeout
 from signal_py.config.nats_url import Server
 
 STAGGER = 0.25  # seconds from one attempt to the next (RFC 8305 §5); a failure begins the next at once
@@ -24,7 +24,7 @@ MAX_ADDRESSES = 8  # of one name
 T = TypeVar("T")
 
 
-class Place(NamedTuple):
+class Endpoint(NamedTuple):
     """A server at one of its addresses."""
 
     server: Server
@@ -32,32 +32,32 @@ class Place(NamedTuple):
     ip: str
 
 
-async def places_of(server: Server) -> list[Place]:
+async def endpoints_of(server: Server) -> list[Endpoint]:
     """Its addresses. Raises OSError where its name is not known here, or nobody answers in time."""
     try:
         # The loop's own resolver, which may be another than asyncio's, would hold the engine's end up.
         look_up = partial(socket.getaddrinfo, server.host, server.port, type=socket.SOCK_STREAM)
-        found = await within(aside(look_up), RESOLVE_TIMEOUT)
+        found = await with_timeout(in_thread(look_up), RESOLVE_TIMEOUT)
     except (OSError, RuntimeError, UnicodeError, asyncio.TimeoutError) as error:
         raise OSError(f"its host name can't be resolved: {error or 'no answer'}") from None
-    places = dict.fromkeys(Place(server, int(family), str(where[0])) for family, _, _, _, where in found)
-    return [place for place in places if "%" not in place.ip][:MAX_ADDRESSES]
+    endpoints = dict.fromkeys(Endpoint(server, int(family), str(where[0])) for family, _, _, _, where in found)
+    return [endpoint for endpoint in endpoints if "%" not in endpoint.ip][:MAX_ADDRESSES]
 
 
-async def reach(place: Place) -> Place:
-    """The same place once a TCP connection to it was had, which is closed again. Raises OSError."""
-    probe = socket.socket(place.family, socket.SOCK_STREAM)
+async def reach(endpoint: Endpoint) -> Endpoint:
+    """The same endpoint once a TCP connection to it was had, which is closed again. Raises OSError."""
+    probe = socket.socket(endpoint.family, socket.SOCK_STREAM)
     try:
         probe.setblocking(False)
-        where = (place.ip, place.server.port)
-        await within(asyncio.get_running_loop().sock_connect(probe, where), CONNECT_TIMEOUT)
+        where = (endpoint.ip, endpoint.server.port)
+        await with_timeout(asyncio.get_running_loop().sock_connect(probe, where), CONNECT_TIMEOUT)
     except asyncio.TimeoutError:
         raise OSError("the NATS server does not answer") from None
     except ConnectionRefusedError:
         raise OSError("the NATS server refuses the connection") from None
     finally:
         probe.close()
-    return place
+    return endpoint
 
 
 async def race(attempts: Sequence[Callable[[], Awaitable[T]]]) -> T:
@@ -82,6 +82,6 @@ async def race(attempts: Sequence[Callable[[], Awaitable[T]]]) -> T:
         raise reason
     finally:
         for attempt in running:
-            await end(attempt)
+            await cancel_and_wait(attempt)
             if not attempt.cancelled():
                 attempt.exception()

@@ -9,7 +9,7 @@ import kit
 from signal_py.base import aio
 from signal_py.config.load import make_config
 from signal_py.config.nats_url import parse_url
-from signal_py.control.server import Controlled
+from signal_py.control.server import ControlServer
 from signal_py.control.wire import COMMANDS, Fields
 from signal_py.nats.credentials import Credentials
 from signal_py.nats.tls import Tls
@@ -24,7 +24,7 @@ async def end_after(url: str, steps: int) -> bool:
     """Ends it after so many steps of the asyncio loop; whether it was offered by then."""
     server = parse_url(url)
     config = make_config({"nats": [url]}, {"nats": "nats"})
-    made = Controlled(
+    made = ControlServer(
         "n1", "1", "signal", dict.fromkeys(COMMANDS, answer), dict, Credentials.of(config), Tls.of(config, [server])
     )
     offered = asyncio.Event()

@@ -253,7 +253,7 @@ def watched(asked: Request) -> Awaitable[Grant]:
 
 
 @functools.wraps(plain)
-async def aside(asked: Request) -> Grant:
+async def threaded(asked: Request) -> Grant:
     return await asyncio.to_thread(plain, asked)
 
 
@@ -264,7 +264,7 @@ class Grants:
 
 @pytest.mark.parametrize(
     "authorize",
-    [watched, aside, Grants(), Grants().__call__, functools.partial(grants), lambda _: asyncio.to_thread(Grant)],
+    [watched, threaded, Grants(), Grants().__call__, functools.partial(grants), lambda _: asyncio.to_thread(Grant)],
 )
 def test_what_can_be_awaited_is_an_authorizer(authorize: Any) -> None:
     async def test(engine: Engine, port: int) -> None:
@@ -351,7 +351,7 @@ def test_a_failure_that_lasts_is_counted(caplog: pytest.LogCaptureFixture, monke
     """A line a minute, which says how many there were, without the traceback again while it goes on."""
     now = [1000.0]
     monkeypatch.setattr(throttled_log.time, "monotonic", lambda: now[0])
-    told = throttled_log.Complaints(logging.getLogger("signal_py.test"))
+    told = throttled_log.ThrottledLog(logging.getLogger("signal_py.test"))
     error = Wrong("the database is away")
     with contextlib.suppress(Wrong):
         raise error

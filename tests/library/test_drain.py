@@ -126,7 +126,7 @@ def test_an_order_that_comes_while_it_starts_is_obeyed_afterwards() -> None:
     async def main(nats: str) -> None:
         engine = Engine(nats=nats, loops=1, drain_time=0.2, close_timeout=0.2)
         starting = asyncio.ensure_future(engine.start())
-        while engine.stats()["nats_state"] != "connecting" or engine._runtime.bridge is None:
+        while engine.stats()["nats_state"] != "connecting" or engine._runtime.control_thread is None:
             assert not starting.done()
             await asyncio.sleep(0.01)
         told = await asyncio.to_thread(engine._runtime._ask_drain)

@@ -17,14 +17,14 @@ from wire import LIMIT, until
 T = TypeVar("T")
 
 
-async def aside(call: Callable[..., T], *arguments: Any) -> T:
+async def in_thread(call: Callable[..., T], *arguments: Any) -> T:
     """A blocking client's call, while the program's loop runs on."""
     return await asyncio.wait_for(asyncio.to_thread(call, *arguments), 2 * LIMIT)
 
 
 async def come(condition: Callable[[], T]) -> T:
     """As `until`, on the loop."""
-    return await aside(until, condition)
+    return await in_thread(until, condition)
 
 
 def port_of(engine: Engine) -> int:
@@ -51,7 +51,7 @@ def test_clients_meet_while_the_program_runs() -> None:
                     peers[1].say("PUB room", "y")
                     assert peers[2].hear().payload == b"y"
 
-            await aside(meet)
+            await in_thread(meet)
 
     asyncio.run(main())
 
@@ -60,26 +60,26 @@ def test_the_program_hears_presence_and_is_heard() -> None:
     async def main() -> None:
         told: list[Presence] = []
         async with Engine(listen="127.0.0.1:0", nats="off", loops=2, on_presence=told.append) as engine:
-            peer = await aside(BarePeer, port_of(engine), "hall")
+            peer = await in_thread(BarePeer, port_of(engine), "hall")
             await engine.join("hall", presence=True)
             both = {Presence("hall", "member", peer.address), Presence("hall", "member", engine.address)}
             await come(lambda: both <= set(told))
-            await aside(peer.ask, "SUB hall presence")
-            heard = await aside(peer.hear)
+            await in_thread(peer.ask, "SUB hall presence")
+            heard = await in_thread(peer.hear)
             while heard.verb != "MEMBERS" or engine.address.encode() not in (heard.payload or b""):
-                heard = await aside(peer.hear)
+                heard = await in_thread(peer.hear)
             await engine.leave("hall")
-            heard = await aside(peer.hear)
+            heard = await in_thread(peer.hear)
             while heard.verb != "LEAVE":
-                heard = await aside(peer.hear)
+                heard = await in_thread(peer.hear)
             assert heard.words == ("hall", engine.address)
             await engine.join("hall", presence=True)
-            heard = await aside(peer.hear)
+            heard = await in_thread(peer.hear)
             assert (heard.verb, heard.words) == ("JOIN", ("hall", engine.address))
             told.clear()
             await engine.join("hall", presence=True)  # again: who is there
             await come(lambda: both <= set(told))
-            await aside(peer.close)
+            await in_thread(peer.close)
             await come(lambda: Presence("hall", "leave", peer.address) in told)
             await come(lambda: engine.stats()["total"]["in_flight"] == 0)
             ledgers_hold(engine.stats()["total"])
@@ -104,9 +104,9 @@ def test_stop_closes_clients_and_ports() -> None:
         engine = Engine(nats="off", loops=2, close_timeout=0.5)
         await engine.start()
         port = port_of(engine)
-        peer = await aside(BarePeer, port)
+        peer = await in_thread(BarePeer, port)
         await engine.stop()
-        assert await aside(peer.ended) == 1001
+        assert await in_thread(peer.ended) == 1001
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port)).close()
         with pytest.raises(EngineError):
@@ -120,7 +120,7 @@ def test_one_engine_after_another() -> None:
     async def main() -> None:
         for _ in range(5):
             async with Engine(nats="off", loops=2, close_timeout=0.2) as engine:
-                peer = await aside(BarePeer, port_of(engine))
+                peer = await in_thread(BarePeer, port_of(engine))
                 assert engine.stats()["total"]["connections"] == 1
                 peer.vanish()
 
@@ -146,7 +146,7 @@ def test_two_engines_in_one_process() -> None:
                     assert one.stats()["total"]["connections"] == 1
                     assert two.stats()["total"]["accepted"] == 0
 
-            await aside(apart)
+            await in_thread(apart)
 
     asyncio.run(main())
 
@@ -160,16 +160,16 @@ def test_a_client_reaches_the_program() -> None:
     async def main() -> None:
         async with Engine(nats="off", loops=2) as engine:
             messages = engine.messages()
-            peer = await aside(BarePeer, port_of(engine))
+            peer = await in_thread(BarePeer, port_of(engine))
             for payload in ("κόσμε\n", b"\x00\xff", "", b""):
-                assert await aside(peer.ask, f"TO {engine.address}", payload, "q1") == "ok"
+                assert await in_thread(peer.ask, f"TO {engine.address}", payload, "q1") == "ok"
                 assert await next_of(messages) == Message(peer.address, payload, None, "q1", None, None)
             await engine.send(peer.address, "yes", re="q1", ref="mine")
-            got = await aside(lambda: peer.expect("FROM", engine.address, re="q1", ref="mine"))
+            got = await in_thread(lambda: peer.expect("FROM", engine.address, re="q1", ref="mine"))
             assert (got.payload, got.binary) == (b"yes", False)
             peer.say(f"TO {engine.address} re=mine", b"good")
             assert await next_of(messages) == Message(peer.address, b"good", None, None, "mine", None)
-            await aside(peer.close)
+            await in_thread(peer.close)
 
     asyncio.run(main())
 
@@ -184,7 +184,7 @@ def test_the_program_reaches_clients() -> None:
                 await engine.publish("room", b"\xff", receipt=True)
                 await engine.publish("room", "to all")
                 for i, peer in enumerate(peers):
-                    heard = await aside(peer.hear_all, 4)
+                    heard = await in_thread(peer.hear_all, 4)
                     assert [one.verb for one in heard] == ["FROM", "FROM", "MSG", "MSG"]
                     assert {one.words[-1] for one in heard} == {engine.address}
                     assert [one.payload for one in heard] == [b"%d" % i, b"%d" % i, b"\xff", b"to all"]
@@ -204,11 +204,11 @@ def test_the_program_in_a_room() -> None:
                 await engine.join("room")
                 await engine.publish("room", "own")
                 peer.expect("MSG", "room", engine.address)
-                assert await aside(peer.ask, "PUB room", "1", "r") == "ok"
+                assert await in_thread(peer.ask, "PUB room", "1", "r") == "ok"
                 assert await next_of(messages) == Message(peer.address, "1", "room", "r", None, None)
                 await engine.leave("room")
-                assert await aside(peer.ask, "PUB room", "2") == "ok"
-                assert await aside(peer.ask, f"TO {engine.address}", "3") == "ok"
+                assert await in_thread(peer.ask, "PUB room", "2") == "ok"
+                assert await in_thread(peer.ask, f"TO {engine.address}", "3") == "ok"
                 assert (await next_of(messages)).data == "3"
 
     asyncio.run(main())
@@ -237,8 +237,8 @@ def test_order_to_and_from_the_program() -> None:
 def test_what_can_not_be_delivered_raises() -> None:
     async def main() -> None:
         async with Engine(nats="off", loops=2, max_message=1000) as engine:
-            gone = await aside(BarePeer, port_of(engine))
-            await aside(gone.close)
+            gone = await in_thread(BarePeer, port_of(engine))
+            await in_thread(gone.close)
             for target, code in (
                 (gone.address, "no-such-peer"),
                 ("nosuchnode.0", "no-such-peer"),
@@ -269,7 +269,7 @@ def test_a_receipt_of_a_slow_peer() -> None:
 
     async def main() -> None:
         async with Engine(nats="off", loops=2, backlog_messages=4) as engine:
-            peer = await aside(lambda: BarePeer(port_of(engine), receive_buffer=4096))
+            peer = await in_thread(lambda: BarePeer(port_of(engine), receive_buffer=4096))
             codes = set()
             while "expired" not in codes:
                 try:
@@ -292,12 +292,12 @@ def test_on_message() -> None:
 
     async def main(handler: Any, heard: list[Message]) -> None:
         async with Engine(nats="off", loops=1, on_message=handler) as engine:
-            peer = await aside(BarePeer, port_of(engine))
+            peer = await in_thread(BarePeer, port_of(engine))
             for i in range(10):
-                assert await aside(peer.ask, f"TO {engine.address}", str(i)) == "ok"
+                assert await in_thread(peer.ask, f"TO {engine.address}", str(i)) == "ok"
             await come(lambda: len(heard) == 10)
             assert [one.data for one in heard] == [str(i) for i in range(10)]
-            await aside(peer.close)
+            await in_thread(peer.close)
 
     plain: list[Message] = []
     asyncio.run(main(plain.append, plain))
@@ -340,14 +340,14 @@ def test_hooks_tell_user_and_rights() -> None:
             on_disconnect=lambda peer, code: went.append((peer, code)),
         ) as engine:
             for token in ("ann", "bob", ""):
-                guest = await aside(lambda token=token: Guest(port_of(engine), token=token))
+                guest = await in_thread(lambda token=token: Guest(port_of(engine), token=token))
                 await come(lambda: len(came) == 1)
                 peer = came.pop()
                 assert (peer, peer.user, peer.rights) == (guest.address, grants[token].user, rights[token])
                 assert isinstance(peer, str) and {peer: 1}[guest.address] == 1
                 if token == "ann":
-                    assert await aside(guest.ask, "AUTH new") == "ok"
-                await aside(guest.close)
+                    assert await in_thread(guest.ask, "AUTH new") == "ok"
+                await in_thread(guest.close)
                 await come(lambda: len(went) == 1)
                 (peer, code) = went.pop()
                 assert (peer, peer.user, code) == (guest.address, grants[token].user, 1000)
@@ -361,10 +361,10 @@ def test_hooks_without_tokens() -> None:
     async def main() -> None:
         came: list[Peer] = []
         async with Engine(loops=1, on_connect=came.append) as engine:
-            peer = await aside(BarePeer, port_of(engine))
+            peer = await in_thread(BarePeer, port_of(engine))
             await come(lambda: len(came) == 1)
             assert (came[0], came[0].user, came[0].rights) == (peer.address, None, Rights())
-            await aside(peer.close)
+            await in_thread(peer.close)
 
     asyncio.run(main())
 
@@ -379,16 +379,16 @@ def test_hooks_tell_who_comes_and_goes() -> None:
             on_connect=came.append,
             on_disconnect=lambda peer, code: went.append((peer, code)),
         ) as engine:
-            peers = [await aside(BarePeer, port_of(engine)) for _ in range(6)]
+            peers = [await in_thread(BarePeer, port_of(engine)) for _ in range(6)]
             await come(lambda: len(came) == 6)
             assert set(came) == {peer.address for peer in peers}
             assert went == []
             for peer in peers[1:]:
-                await aside(peer.close)
+                await in_thread(peer.close)
             await come(lambda: len(went) == 5)
             assert set(went) == {(peer.address, 1000) for peer in peers[1:]}
             assert engine.disconnect(peers[0].address)
-            assert await aside(peers[0].ended) == 4009
+            assert await in_thread(peers[0].ended) == 4009
             await come(lambda: len(went) == 6)
             assert went[5] == (peers[0].address, 4009)
             assert not engine.disconnect(peers[1].address)
@@ -437,15 +437,15 @@ def test_a_forked_child_may_not_use_it() -> None:
 
     async def main() -> None:
         async with Engine(nats="off", loops=1) as engine:
-            peer = await aside(BarePeer, port_of(engine))
+            peer = await in_thread(BarePeer, port_of(engine))
             child = os.fork()
             if not child:
                 os._exit(in_child(engine, peer.address))
-            _, status = await aside(os.waitpid, child, 0)
+            _, status = await in_thread(os.waitpid, child, 0)
             assert os.waitstatus_to_exitcode(status) == 0
             await engine.send(peer.address, "still here", receipt=True)
-            assert (await aside(peer.hear)).payload == b"still here"
-            await aside(peer.close)
+            assert (await in_thread(peer.hear)).payload == b"still here"
+            await in_thread(peer.close)
 
     asyncio.run(main())
 
@@ -457,15 +457,15 @@ def test_a_forked_child_that_goes_on_with_the_loop(caplog: pytest.LogCaptureFixt
         async with Engine(nats="off", loops=1) as engine:
             child = os.fork()
             if not child:
-                assert engine._service is not None
+                assert engine._local_peer is not None
                 caplog.clear()
                 said = -1
                 with contextlib.suppress(BaseException):
                     for _ in range(100):
-                        engine._service._drain()
+                        engine._local_peer._drain()
                     said = len([one for one in caplog.records if "fork()" in one.message])
                 os._exit(said if said >= 0 else 99)
-            _, status = await aside(os.waitpid, child, 0)
+            _, status = await in_thread(os.waitpid, child, 0)
             assert os.waitstatus_to_exitcode(status) == 1
             await engine.send(engine.address, "still here", receipt=True)
 

@@ -15,7 +15,7 @@ from signal_core.engine import Core, CoreError
 from signal_py import Engine
 from wire import opened, until
 
-from .test_engine import aside, come, port_of
+from .test_engine import come, in_thread, port_of
 
 COUNTS = 2  # INQUIRE_COUNTS
 WORDS_WAITING = 4096
@@ -65,10 +65,8 @@ def test_joins_of_the_program_wait() -> None:
         return many_rooms("SUB {} presence", "UNSUB {}", name=f"f{number}")
 
     async def main() -> None:
-        async with Engine(
-            listen="127.0.0.1:0", nats="off", loops=2, ttl=60, on_presence=lambda told: None
-        ) as engine:
-            flood = await aside(Flood, port_of(engine), 40, pieces)
+        async with Engine(listen="127.0.0.1:0", nats="off", loops=2, ttl=60, on_presence=lambda told: None) as engine:
+            flood = await in_thread(Flood, port_of(engine), 40, pieces)
             with flood:
                 await come(lambda: total(engine, "inputs_held"))
                 before = resident(os.getpid())

@@ -72,9 +72,7 @@ def test_rooms_of_the_program_alone_are_as_many_as_fit() -> None:
             names = {f"{i:03}." + "x" * 96 for i in range(30)}
             for name in names:
                 await engine.join(name)
-            pages = await all_of(
-                lambda after: engine._inspect(lambda inspection: inspection.rooms(1000, after, 1000))
-            )
+            pages = await all_of(lambda after: engine._inspect(lambda inspection: inspection.rooms(1000, after, 1000)))
             assert max(sum(len(name) + 1 for name in page.rooms) for page in pages) <= 1000
             assert sorted(name for page in pages for name in page.rooms) == sorted(names)
 

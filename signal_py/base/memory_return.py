@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 
-from signal_py.base.aio import THREADS
+from signal_py.base.aio import DAEMON_THREADS
 
 SETTLE = 2.0  # seconds after a loop's word, for those of the other loops that the same clients have left
 PAUSE = 30.0  # seconds between two times
@@ -28,7 +28,7 @@ def _trim() -> None:
     malloc_trim()
 
 
-class Trimmer:
+class MemoryReturn:
     """Of one engine: its loops say that memory has become free. On the deciding thread."""
 
     def __init__(self) -> None:
@@ -53,6 +53,6 @@ class Trimmer:
                 return
             if Pace.last + PAUSE <= time.monotonic():
                 Pace.last = time.monotonic()
-                THREADS.submit(_trim)
+                DAEMON_THREADS.submit(_trim)
                 return
         self._wait(0)

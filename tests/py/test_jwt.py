@@ -46,8 +46,14 @@ def refusal(token: bytes) -> str:
 
 
 TIMES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.integers(), max_size=2),
-    st.integers(-20, 20).map(lambda s: int(time.time()) + s), st.floats(-20, 20).map(lambda s: time.time() + s),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+    st.integers(-20, 20).map(lambda s: int(time.time()) + s),
+    st.floats(-20, 20).map(lambda s: time.time() + s),
     st.integers(-20, 20).map(lambda s: str(int(time.time()) + s)),
 )
 

@@ -10,11 +10,11 @@ from typing import TypeVar
 import jwt
 import pytest
 
-from signal_py.auth.authenticators import JwtJudge
+from signal_py.auth.authenticators import JwtAuthenticator
 from signal_py.auth.jwt import Verifier
 from signal_py.auth.keys import KeySet
 from signal_py.base import aio
-from signal_py.base.aio import THREADS, end, step, surely, within
+from signal_py.base.aio import DAEMON_THREADS, cancel_and_wait, in_joined_thread, uninterrupted, with_timeout
 from wire import LIMIT
 
 STEPS = 10  # of an asyncio loop, more than those from having keys to waiting
@@ -43,7 +43,7 @@ def test_a_cancellation_that_is_swallowed_is_repeated(swallowed: int) -> None:
     async def main() -> None:
         task = asyncio.create_task(stubborn())
         await asyncio.sleep(0)
-        await asyncio.wait_for(end(task), LIMIT)
+        await asyncio.wait_for(cancel_and_wait(task), LIMIT)
         assert task.cancelled() and left == -1
 
     asyncio.run(main())
@@ -56,7 +56,7 @@ def test_what_is_over_already_is_left_alone() -> None:
 
         task = asyncio.create_task(fails())
         await asyncio.wait({task})
-        await end(task)
+        await cancel_and_wait(task)
         assert isinstance(task.exception(), ValueError)
 
     asyncio.run(main())
@@ -71,15 +71,15 @@ def test_a_judge_closes_though_a_key_is_asked_for_at_that_moment(tmp_path: Path)
 
     async def closed_after(steps: int) -> None:
         keys = KeySet(str(place), 3600.0)
-        judge = JwtJudge(Verifier(keys, ("HS256",), "", "", 0.0), lambda verdicts: None, 1.0)
-        judge.start()
+        authenticator = JwtAuthenticator(Verifier(keys, ("HS256",), "", "", 0.0), lambda verdicts: None, 1.0)
+        authenticator.start()
         while not keys.count:
             await asyncio.sleep(0.001)
         for _ in range(steps):
             await asyncio.sleep(0)
-        judge.take([(1, False, b"\n\n\n\n\n" + unknown)])
-        assert judge._waiting, "the key is not known, and fetched"
-        await asyncio.wait_for(judge.close(), LIMIT)
+        authenticator.take([(1, False, b"\n\n\n\n\n" + unknown)])
+        assert authenticator._waiting, "the key is not known, and fetched"
+        await asyncio.wait_for(authenticator.close(), LIMIT)
 
     async def main() -> None:
         for steps in range(STEPS):
@@ -97,7 +97,7 @@ def test_no_cancellation_is_lost() -> None:
     async def ended(steps: int) -> tuple[bool, bool]:
         """Whether the cancellation was taken, and whether it ended what it was for."""
         comes: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(within(comes, LIMIT))
+        task = asyncio.create_task(with_timeout(comes, LIMIT))
         for _ in range(3):
             await asyncio.sleep(0)
         comes.set_result(1)
@@ -119,7 +119,7 @@ def test_within_gives_up_in_time() -> None:
     async def main() -> None:
         inner = asyncio.create_task(asyncio.Event().wait())
         with pytest.raises(asyncio.TimeoutError):
-            await within(inner, 0.01)
+            await with_timeout(inner, 0.01)
         await asyncio.wait({inner}, timeout=LIMIT)
         assert inner.cancelled()
 
@@ -131,9 +131,9 @@ def test_within_hands_on() -> None:
         raise ValueError("x")
 
     async def main() -> None:
-        assert await within(asyncio.sleep(0, 7), LIMIT) == 7
+        assert await with_timeout(asyncio.sleep(0, 7), LIMIT) == 7
         with pytest.raises(ValueError, match="x"):
-            await within(fails(), LIMIT)
+            await with_timeout(fails(), LIMIT)
 
     asyncio.run(main())
 
@@ -144,7 +144,7 @@ def test_within_hands_on() -> None:
 def test_a_step_is_waited_for_through_cancellations() -> None:
     async def main() -> None:
         comes: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(surely(comes))
+        task = asyncio.create_task(uninterrupted(comes))
         for _ in range(3):
             await asyncio.sleep(0)
             task.cancel()
@@ -175,7 +175,7 @@ def test_threads_hold_no_end_up() -> None:
 
     async def main() -> bool:
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(THREADS)
+        loop.set_default_executor(DAEMON_THREADS)
         loop.run_in_executor(None, blocks)
         with pytest.raises(ZeroDivisionError):
             await loop.run_in_executor(None, lambda: 1 // 0)
@@ -188,8 +188,8 @@ def test_threads_hold_no_end_up() -> None:
 
 def test_python_waits_for_steps_only() -> None:
     async def main() -> None:
-        assert (await aio.aside(threading.current_thread)).daemon
-        assert not (await step(threading.current_thread)).daemon
+        assert (await aio.in_thread(threading.current_thread)).daemon
+        assert not (await in_joined_thread(threading.current_thread)).daemon
 
     asyncio.run(main())
 
@@ -202,13 +202,13 @@ def test_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(THREADS)
+        loop.set_default_executor(DAEMON_THREADS)
         with monkeypatch.context() as patched:
             patched.setattr(threading.Thread, "start", none_left)
-            first, second = aio.aside(int), loop.run_in_executor(None, int)
+            first, second = aio.in_thread(int), loop.run_in_executor(None, int)
         for failed in (first, second):
             with pytest.raises(RuntimeError, match="can't start"):
                 await failed
-        assert await aio.aside(int) == await loop.run_in_executor(None, int) == 0
+        assert await aio.in_thread(int) == await loop.run_in_executor(None, int) == 0
 
     asyncio.run(main())

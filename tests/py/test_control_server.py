@@ -7,7 +7,7 @@ import pytest
 
 from signal_py.config.nats_url import Server
 from signal_py.control import server
-from signal_py.control.server import Controlled
+from signal_py.control.server import ControlServer
 from signal_py.nats.servers import FIRST_DELAY, LAST_DELAY
 
 
@@ -40,7 +40,7 @@ def test_the_delay_doubles_up_to_its_bound(
         return True
 
     nothing: Any = None
-    made = Controlled("node", "1", "signal", {}, dict, nothing, nothing)
+    made = ControlServer("node", "1", "signal", {}, dict, nothing, nothing)
     monkeypatch.setattr(made, "_serve", serve)
     monkeypatch.setattr(server.random, "uniform", uniform)
     monkeypatch.setattr(server.time, "monotonic", lambda: now)

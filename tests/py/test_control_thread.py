@@ -20,7 +20,7 @@ from signal_core.engine import Core
 from signal_py.base.errors import ConfigError, EngineError
 from signal_py.config.nats_url import parse_url
 from signal_py.config.settings import Config
-from signal_py.control_thread import MAX_ERRORS, Bridge, RefusedError
+from signal_py.control_thread import MAX_ERRORS, ControlThread, RefusedError
 from signal_py.nats.credentials import Credentials, connect_line
 from signal_py.nats.tls import Tls
 
@@ -72,10 +72,10 @@ class ScriptedCore:
 
 
 @contextmanager
-def bridge(*urls: str, discovered: bool = True, **access: str) -> Iterator[tuple[ScriptedCore, Bridge]]:
+def control_thread(*urls: str, discovered: bool = True, **access: str) -> Iterator[tuple[ScriptedCore, ControlThread]]:
     core = ScriptedCore()
     servers = [parse_url(url) for url in urls]
-    made = Bridge(cast(Core, core), servers, Credentials(**access), Tls(), "n1", "1.2.3", discovered=discovered)
+    made = ControlThread(cast(Core, core), servers, Credentials(**access), Tls(), "n1", "1.2.3", discovered=discovered)
     made.start()
     try:
         yield core, made
@@ -116,7 +116,7 @@ def test_credentials_that_expire(word: str, fresh: bool, tmp_path: Path) -> None
     """NATS is dialled again at once with what the file says; it is refused only with the same ones again."""
     file = tmp_path / "nk"
     file.write_text(make_seed()[0])
-    with bridge(WHERE, seed_file=str(file)) as (core, made):
+    with control_thread(WHERE, seed_file=str(file)) as (core, made):
         connected(core)
         core.say("link-up")
         assert made.first.result(PATIENCE) == "up"
@@ -139,7 +139,7 @@ def test_credentials_that_expire(word: str, fresh: bool, tmp_path: Path) -> None
 
 
 def test_errors_without_end_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", "signal_py"), bridge(WHERE) as (core, _):
+    with caplog.at_level("INFO", "signal_py"), control_thread(WHERE) as (core, _):
         connected(core)
         for number in range(500):
             core.say("link-error", f"strange {number}", 0)
@@ -153,7 +153,7 @@ def test_a_thread_that_can_not_begin_is_told(tmp_path: Path) -> None:
     core = ScriptedCore()
     os.close(core.control_fd)
     core.control_fd = os.open(tmp_path, os.O_RDONLY)
-    made = Bridge(cast(Core, core), [], Credentials(), Tls(), "n1", "1.2.3")
+    made = ControlThread(cast(Core, core), [], Credentials(), Tls(), "n1", "1.2.3")
     with pytest.raises(OSError, match="ulimit -n"):
         made.start()
     made.stop()
@@ -161,7 +161,7 @@ def test_a_thread_that_can_not_begin_is_told(tmp_path: Path) -> None:
 
 
 def test_who_asks_while_it_ends_is_told() -> None:
-    with bridge() as (core, made):
+    with control_thread() as (core, made):
         asked = made.submit(made.inspection.rooms(10))
         assert core.hear()[0] == "inquire"
     with pytest.raises(EngineError, match="not running"):
@@ -169,7 +169,7 @@ def test_who_asks_while_it_ends_is_told() -> None:
 
 
 def test_without_nats_nothing_is_dialled() -> None:
-    with bridge() as (core, made):
+    with control_thread() as (core, made):
         assert made.first.result(PATIENCE) == made.state == "off"
         core.say("link-want", "")
         core.say("log", "info", "x")
@@ -177,7 +177,7 @@ def test_without_nats_nothing_is_dialled() -> None:
 
 
 def test_what_connect_says() -> None:
-    with bridge(WHERE) as (core, made):
+    with control_thread(WHERE) as (core, made):
         said = connected(core)
         assert said == {
             "echo": False, "headers": True, "no_responders": True, "verbose": False, "pedantic": False,
@@ -202,7 +202,7 @@ def test_servers_that_the_cluster_tells_of(discovered: bool) -> None:
     with (
         listener() as named,
         listener() as told,
-        bridge(f"nats://127.0.0.1:{named}", discovered=discovered) as (core, _),
+        control_thread(f"nats://127.0.0.1:{named}", discovered=discovered) as (core, _),
     ):
         core.say("link-want", "")
         assert core.hear()[3] == named
@@ -219,7 +219,7 @@ def test_what_can_not_be_reached_costs_little() -> None:
     """It is tried beside what can: RFC 8305. Nothing answers at the addresses of TEST-NET (RFC 5737)."""
     with listener() as good:
         away = [f"nats://192.0.2.{host}:4222" for host in range(1, 9)]
-        with bridge(f"nats://127.0.0.1:{good}", *away) as (core, _):
+        with control_thread(f"nats://127.0.0.1:{good}", *away) as (core, _):
             begun = time.monotonic()
             core.say("link-want", "")
             assert core.hear()[3] == good
@@ -232,7 +232,7 @@ def test_a_server_that_is_about_to_end(others: int) -> None:
     with (
         listener() as first,
         listener() as second,
-        bridge(f"nats://127.0.0.1:{first}") as (core, made),
+        control_thread(f"nats://127.0.0.1:{first}") as (core, made),
     ):
         core.say("link-want", "")
         core.hear()
@@ -255,7 +255,7 @@ def next_dial(core: ScriptedCore) -> tuple[Any, ...]:
 
 
 def test_away_is_told_once_and_back_once(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", "signal_py"), bridge(WHERE) as (core, made):
+    with caplog.at_level("INFO", "signal_py"), control_thread(WHERE) as (core, made):
         core.say("link-want", "")
         core.hear()
         for _ in range(3):
@@ -281,7 +281,7 @@ def test_a_resolver_that_is_silent_holds_no_end_up(monkeypatch: pytest.MonkeyPat
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
-    with bridge("nats://a.example:1") as (core, _):
+    with control_thread("nats://a.example:1") as (core, _):
         core.say("link-want", "")
         assert asked.wait(PATIENCE)
         begun = time.monotonic()
@@ -291,7 +291,7 @@ def test_a_resolver_that_is_silent_holds_no_end_up(monkeypatch: pytest.MonkeyPat
 
 
 def test_all_addresses_of_a_name_are_one_round() -> None:
-    with listener() as port, bridge(f"nats://localhost:{port}", "nats://nohost.invalid:1") as (core, made):
+    with listener() as port, control_thread(f"nats://localhost:{port}", "nats://nohost.invalid:1") as (core, made):
         core.say("link-want", "")
         dialled = {core.hear()[2]}
         while not made.first.done():
@@ -319,7 +319,7 @@ DEEP = b'{"headers":true,"max_payload":1048576,"x":' + b"[" * 30000 + b"]" * 300
 @pytest.mark.parametrize("later", [False, True])
 def test_odd_values_of_info(odd: dict[str, object], later: bool, caplog: pytest.LogCaptureFixture) -> None:
     """A server that says such a thing is given up, at its greeting and later, with one line that names it."""
-    with caplog.at_level("INFO", "signal_py"), bridge(WHERE) as (core, made):
+    with caplog.at_level("INFO", "signal_py"), control_thread(WHERE) as (core, made):
         if later:
             connected(core)
             core.say("link-up")
@@ -340,7 +340,7 @@ def test_odd_values_of_info(odd: dict[str, object], later: bool, caplog: pytest.
 
 @pytest.mark.parametrize("greeting", [info(headers=False), b"{", b"[]", b"\xff", DEEP, b"1" * 60000])
 def test_servers_that_can_not_be_used(greeting: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    with bridge(WHERE) as (core, made):
+    with control_thread(WHERE) as (core, made):
         core.say("link-want", "")
         core.hear()
         core.say("link-info", greeting)
@@ -351,7 +351,7 @@ def test_servers_that_can_not_be_used(greeting: bytes, caplog: pytest.LogCapture
 
 
 def test_a_tls_url_is_never_spoken_to_in_clear() -> None:
-    with bridge("tls://127.0.0.1") as (core, _):
+    with control_thread("tls://127.0.0.1") as (core, _):
         core.say("link-want", "")
         core.hear()
         core.say("link-info", info())
@@ -367,7 +367,7 @@ def test_a_tls_url_is_never_spoken_to_in_clear() -> None:
     ],
 )
 def test_tls_where_either_end_asks(url: str, greeting: bytes, name: tuple[str, bool]) -> None:
-    with bridge(url) as (core, _):
+    with control_thread(url) as (core, _):
         core.say("link-want", "")
         core.hear()
         core.say("link-info", greeting)
@@ -377,7 +377,7 @@ def test_tls_where_either_end_asks(url: str, greeting: bytes, name: tuple[str, b
 
 
 def test_no_tls_where_only_the_server_offers_it() -> None:
-    with bridge(WHERE) as (core, _):
+    with control_thread(WHERE) as (core, _):
         core.say("link-want", "")
         core.hear()
         core.say("link-info", info(tls_available=True))
@@ -389,7 +389,7 @@ def test_no_tls_where_only_the_server_offers_it() -> None:
     [(("link-error", "'Authorization Violation'"), "nats"), (("link-taken", "n1"), "node")],
 )
 def test_refusals(words: tuple[str, str], setting: str) -> None:
-    with bridge(WHERE) as (core, made):
+    with control_thread(WHERE) as (core, made):
         connected(core)
         core.say(*words)
         if setting == "nats":  # once more with the same: what the files say may have been good by now
