@@ -47,7 +47,7 @@ NODE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 MEMORY_SHARE = 4  # a backlog-total or input-total of 0 is memory over this
 INBOX_SHARE = 8  # all inboxes together have memory over this, where inbox-messages is 0,
 INBOX_MESSAGES, INBOX_LEAST = 65536, 64  # ... but no more than so many messages each; and no fewer in any case
-INBOX_MESSAGE = 1024  # bytes that an inbox has for each of its messages (core_loops.pxi)
+INBOX_MESSAGE = 1024  # bytes that an inbox has for each of its messages (engine_loops.pxi)
 DRAIN_LOOK = 0.05  # seconds between looks whether a drain is over
 LAST_WORDS = 0.1  # seconds for what the last client said to reach the link's loop
 

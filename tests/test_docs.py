@@ -256,8 +256,31 @@ def test_each_term_of_the_glossary_is_there_once() -> None:
     assert terms == sorted(terms, key=str.lower)
 
 
-@pytest.mark.parametrize("page", ARCHITECTURE, ids=lambda page: str(page.stem))
-def test_sources_that_a_page_names_are_there(page: Path) -> None:
-    named = re.findall(r"`((?:\w+/)*\w+\.(?:pxd|pyx|py|h))`", page.read_text(encoding="utf-8"))
-    places = (ROOT, ROOT / "signal_core", ROOT / "signal_py")
-    assert not [name for name in named if not any((place / name).is_file() for place in places)]
+SOURCES = [path for folder in ("signal_core", "signal_py") for path in sorted((ROOT / folder).rglob("*.*"))]
+TEXTS = [path for path in [*PAGES, *SOURCES] if path.suffix in (".md", ".py", ".pyi", ".pyx", ".pxd", ".pxi", ".h")]
+PROSE = re.compile(r'#[^\n]*|""".*?"""|/\*.*?\*/', re.DOTALL)
+FILE = re.compile(r"(?<![\w./*<-])(?:[\w.-]+/)*(?:\w+\.(?:pyx|pyi|py|pxd|pxi|md)|se_\w+\.h)\b(?!\.\w)")
+
+
+def files_named(path: Path, text: str) -> set[str]:
+    """In a page, without the samples that it has; in the comments and docstrings of a source."""
+    if path.suffix == ".md":
+        text = re.sub(r"<!-- sample: .*? -->|\[[^\]]*\](?=\()", "", text)  # nor what a link is called
+    else:
+        text = "\n".join(PROSE.findall(text))
+    return set(FILE.findall(text))
+
+
+def test_files_that_are_named_are_found() -> None:
+    page, source = Path("a.md"), Path("a.pxd")
+    assert files_named(page, "`loop/loop.pxd`, [b.md](../b.md) <!-- sample: c.py -->") == {"loop/loop.pxd", "../b.md"}
+    assert files_named(source, 'x = "d.py"  # e.pxd\n"""As\nf.pyx."""') == {"e.pxd", "f.pyx"}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_file_that_is_named_exists(path: Path) -> None:
+    """By its path from the file that names it, from the root or from a package; a source also by its bare name."""
+    folders = (path.parent, ROOT, ROOT / "signal_core", ROOT / "signal_py")
+    bare = {source.name for source in [*SOURCES, *(ROOT / "bench").rglob("*.py")]}
+    named = files_named(path, path.read_text(encoding="utf-8")) - bare
+    assert not [name for name in named if not any((folder / name).is_file() for folder in folders)]

@@ -6,7 +6,7 @@ it keeps for messages itself. Then it takes as much as they had from malloc, in 
 kernel that their pages are free, and frees them again. malloc_trim would do that in one go, with the arena locked (up
 to half a second for 500 MB), and passes over the end of an arena. It is called afterwards, when little is left for it:
 free pages between blocks that are in use. For that the loop posts EVENT_FREED where TRIM_ALL_BYTES were left: the
-deciding thread has a thread of its own do it (signal_py/base/trim.py).
+deciding thread has a thread of its own do it (signal_py/base/memory_return.py).
 """
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -30,7 +30,7 @@ QUIET = 1.0  # seconds between two refusals that are told
 UNREFUSED, FAILED = 0, 503
 
 Question = tuple[int, bool, bytes]
-"""Of the core: connection, whether it is a renewal, lines (see signal_core/auth.pxd)."""
+"""Of the core: connection, whether it is a renewal, lines (see signal_core/client/auth.pxd)."""
 Authorizer = Callable[[Request], Awaitable[Grant | Refusal]]
 Answer = Callable[[list[Verdict]], None]
 

@@ -162,7 +162,7 @@ def _life(expires: object, now: float) -> int:
 
 
 def _rights(grant: Grant) -> bytes:
-    """Empty where nothing is bounded. The form is told in signal_core/rights.pxd."""
+    """The rights as the core takes them (signal_core/tables/acl.pxd); empty if nothing is limited."""
     bound = grant.max_rooms
     if grant.sub is None and grant.pub is None and grant.to is True and bound is None:
         return b""

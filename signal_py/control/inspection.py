@@ -1,7 +1,7 @@
-"""What operators want of a node's loops: which rooms there are, who is in one, and the end of a user's connections.
+"""Queries that operators make of a node's loops: its rooms, a room's members, ending a user's connections.
 
-Each question to a loop is a bounded step (signal_core/inquiry.pxd); here they are put together. All of it runs on the
-deciding thread, which hears the answers.
+Each query to a loop is a bounded step (signal_core/loop/admin_query.pxd). This module combines the steps. All of it
+runs on the control thread, which receives the answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 2.0  # seconds for a loop's answer
 AT_ONCE = 64  # questions to loops, whoever asks; more wait for their turn
-ROOMS, COUNTS, MEMBERS, CLOSE = 1, 2, 3, 4  # signal_core/inquiry.pxd
+ROOMS, COUNTS, MEMBERS, CLOSE = 1, 2, 3, 4  # signal_core/loop/admin_query.pxd
 ALL = (1 << 64) - 1  # to begin with the last member
 TEXT = 32 * 1024  # bytes that a loop may answer with
 LONGEST = 256  # bytes that it may always answer with
