@@ -31,7 +31,7 @@ def may_close_with(code: int) -> bool:
 class Core:
     """The loops, and the two mailboxes by which Python and they talk.
 
-    Mails to the deciding thread (`control_drain`):
+    Mails to the control thread (`control_drain`):
     ("link-want", reason), ("link-info", json: bytes), ("link-up",), ("link-down", reason),
     ("link-taken", node), ("link-error", text, untold: int), ("log", level, text),
     ("ask", id, renewal: bool, lines: bytes), which `verdicts` answers,

@@ -8,7 +8,7 @@ cdef tuple identity_of(Packet* packet):
 
 
 cdef class Mailboxes(Peer):
-    """What the loops tell the deciding thread, and the embedding program."""
+    """What the loops tell the control thread, and the embedding program."""
 
     cdef bint refill(self, Loop* loop) noexcept:
         """Takes what was posted to a pseudo-loop; what comes later makes its descriptor readable again."""
@@ -26,7 +26,7 @@ cdef class Mailboxes(Peer):
             write(loop.mailbox.wake, &one, 8)
 
     def control_drain(self):
-        """All mails to the deciding thread, oldest first; also what came before the engine stopped."""
+        """All mails to the control thread, oldest first; also what came before the engine stopped."""
         self.check(False)
         cdef list mails = []
         cdef Packet* packet

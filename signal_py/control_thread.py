@@ -125,7 +125,7 @@ class ControlThread:
         self._control = control
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Has the deciding thread do it. From any thread, while it runs."""
+        """Has the control thread do it. From any thread, while it runs."""
         if self._loop is None or not self._thread.is_alive():
             work.close()
             raise EngineError("The engine is not running.")
@@ -199,7 +199,7 @@ class ControlThread:
             handler(*arguments)
         except Exception:
             if not self._leaving:  # then the core may be gone already, and wants no answer
-                logger.exception("the deciding thread failed to handle an event")
+                logger.exception("the control thread failed to handle an event")
 
     # -- what the core tells --
 

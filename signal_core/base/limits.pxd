@@ -11,7 +11,7 @@ cdef enum:
 
     # -- ids --
     MAX_LOOPS = 250                # loops a process: an id gives them 8 bits, the pseudo-loops need two
-    CONTROL_LOOP = 254             # pseudo-loop: inbox of the deciding thread
+    CONTROL_LOOP = 254             # pseudo-loop: inbox of the control thread
     SERVICE_LOOP = 255             # pseudo-loop: the embedding service as a peer
     CHUNK_SHIFT = 12               # a slab chunk holds 4096 connections
     CHUNK_CONNS = 1 << 12
@@ -75,7 +75,7 @@ cdef enum:
     WORDS_WAITING = 4096           # in an inbox, besides payload, before what would cause more is held or refused
     HELD_WAIT_MS = 1               # how often a loop looks whether connections that it holds may go on
     WAITERS_MOST = 1 << 18         # SUBs that await NATS at once; more are answered `unavailable`
-    MAILS_WAITING = 1024           # mails to the deciding thread above auth-pending; then log lines are only counted
+    MAILS_WAITING = 1024           # mails to the control thread above auth-pending; then log lines are only counted
 
     # -- presence --
     NEWS_TEXT = 4096               # bytes of joins and leaves of one room told in one piece

@@ -1,7 +1,7 @@
 """Tokens: the loop asks, Python judges, the loop goes on.
 
 A connection whose token is to be judged is CONN_AUTHENTICATING: its head stays in `pending`, nothing more is read, and
-the timer bounds the wait. The question goes to the deciding thread (EVENT_ASK); the answer is a KIND_VERDICT: `target`
+the timer bounds the wait. The question goes to the control thread (EVENT_ASK); the answer is a KIND_VERDICT: `target`
 the connection, `origin` 0 or the HTTP status to refuse with, `hash` the milliseconds until the token ends (0: never)
 and `code` the size of the user's name; the data is that name and then the rights (acl.pxd), which may be absent. Each
 question is answered once, so `judging` bounds those that wait, however slow Python is.

@@ -1,5 +1,5 @@
 /* TLS of the NATS link, by the system's OpenSSL. It is loaded when first asked for: an engine that speaks no TLS needs
- * none, and building needs none of its headers. Contexts are made by the deciding thread; a session belongs to the
+ * none, and building needs none of its headers. Contexts are made by the control thread; a session belongs to the
  * link's loop from then on. Source: OpenSSL's manual, section 3; RFC 8446. */
 #ifndef SE_TLS_H
 #define SE_TLS_H

@@ -6,7 +6,7 @@ it keeps for messages itself. Then it takes as much as they had from malloc, in 
 kernel that their pages are free, and frees them again. malloc_trim would do that in one go, with the arena locked (up
 to half a second for 500 MB), and passes over the end of an arena. It is called afterwards, when little is left for it:
 free pages between blocks that are in use. For that the loop posts EVENT_FREED where TRIM_ALL_BYTES were left: the
-deciding thread has a thread of its own do it (signal_py/base/memory_return.py).
+control thread has a thread of its own do it (signal_py/base/memory_return.py).
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -93,7 +93,7 @@ cdef inline void _leftover_give(Loop* loop, uint64_t had) noexcept nogil:
 
 
 cdef inline void _leftover_go_on(Loop* loop) noexcept nogil:
-    """A tick's part of what is being given back; at its end the deciding thread is told, where it was much."""
+    """A tick's part of what is being given back; at its end the control thread is told, where it was much."""
     cdef uint64_t had = _leftover_had(loop)
     if not _leftover_take(loop) or not memory_return_free(loop, TRIM_PIECES * 1000):
         return

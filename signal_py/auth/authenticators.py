@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Authenticator(Protocol):
-    """What the deciding thread needs of one. All on that thread."""
+    """What the control thread needs of one. All on that thread."""
 
     def start(self) -> None:
         """The thread's asyncio loop runs."""

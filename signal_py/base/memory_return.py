@@ -29,7 +29,7 @@ def _trim() -> None:
 
 
 class MemoryReturn:
-    """Of one engine: its loops say that memory has become free. On the deciding thread."""
+    """Of one engine: its loops say that memory has become free. On the control thread."""
 
     def __init__(self) -> None:
         self._told = 0.0  # when a loop said so last

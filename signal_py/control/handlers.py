@@ -30,7 +30,7 @@ Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
 
 
 class CommandHandlers:
-    """Called on the deciding thread; what blocks is done on another. All take the bytes of names that the answer may
+    """Called on the control thread; what blocks is done on another. All take the bytes of names that the answer may
     have, and raise WireError."""
 
     def __init__(

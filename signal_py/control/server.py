@@ -1,6 +1,6 @@
 """A node as a micro service on NATS: it answers PING, INFO, STATS, and what operators ask (docs/control.md).
 
-It lives on the deciding thread, with a connection of its own to the server that the engine's link is connected to, as
+It lives on the control thread, with a connection of its own to the server that the engine's link is connected to, as
 long as it is. Each subject's requests are handled one after another; what blocks is done on another thread.
 """
 
@@ -64,7 +64,7 @@ class _Metadata(dict[str, str]):
 
 
 class ControlServer:
-    """Answers operators while the link is up. Not thread-safe: the deciding thread's."""
+    """Answers operators while the link is up. Not thread-safe: the control thread's."""
 
     def __init__(
         self,
