@@ -153,7 +153,8 @@ def presence_rows(kept: Figures) -> Iterator[Row]:
     used, sent = (middle(found, name) for name in ("processor s of both engines", "publishes"))
     took = spread(found["seconds until all is heard"])
     value = f"{took} s, with {used:.2f} s of both engines' processor time, and {sent:.0f} publishes"
-    yield f"{found['joins']:,} joins received by {found['listeners']:,} watchers of a room, on two nodes", value, [found]
+    what = f"{found['joins']:,} joins received by {found['listeners']:,} watchers of a room, on two nodes"
+    yield what, value, [found]
 
 
 def scale_rows(kept: Figures) -> Iterator[Row]:
