@@ -8,6 +8,7 @@ import pytest
 
 import hop
 import machine
+import micro
 import results
 import storm
 from capacity import keepalive, kernel, structures
@@ -165,3 +166,9 @@ def test_without_the_caches_it_is_compared_by_the_whole_slab():
 
 def test_crowds_are_told_by_connections_and_loops():
     assert structures.form_of(1_000_000, 56) == "--conns 1000000 --loops 56"
+
+
+def test_every_case_of_the_micro_benchmarks_is_one_of_the_probe():
+    found = micro.find([])
+    assert {name.partition(", ")[0] for name in (bench.name for bench in found)} >= set(micro.CASES)
+    assert [bench.name for bench in micro.find(["unmask"])] == ["unmask, 128 bytes", "unmask, 64 KiB"]
