@@ -19,7 +19,7 @@ from signal_core.base.kinds cimport (
     KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, TELL_PEER,
 )
 from signal_core.base.limits cimport (
-    CONTROL_LOOP, MAILS_WAITING, MAX_LOOPS, SERVICE_LOOP, TICK_MS, WORDS_WAITING, YIELD_LEAST, YIELD_MOST,
+    CONTROL_LOOP, MAILS_WAITING, MAX_LOOPS, SERVICE_LOOP, TICK_MS, TASKS_WAITING, YIELD_LEAST, YIELD_MOST,
 )
 from signal_core.base.memory cimport Packet, memory_check_layout, packet_free, packet_new_heap, packet_text
 from signal_core.base.sys cimport (
@@ -27,7 +27,7 @@ from signal_core.base.sys cimport (
     pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_malloc_trim,
     se_malloc_trims, se_now_ms, se_thread_start, sockaddr_in, sockaddr_in6, write,
 )
-from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_words_full
+from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_tasks_full
 from signal_core.delivery.envelope cimport Message
 from signal_core.delivery.ledger cimport ledger_count
 from signal_core.delivery.outbox cimport outbox_is_payload, outbox_post, outbox_post_all
@@ -55,7 +55,7 @@ from signal_core.tables.conn_table cimport slab_check_layout, slab_pages_new
 from signal_core.tables.ip_table cimport Addresses, addresses_end
 from signal_core.tables.loop_rooms cimport WATCH_NONE
 from signal_core.tables.mailbox cimport (
-    mailbox_is_empty, mailbox_sleep, mailbox_take, mailbox_taken, mailbox_words_taken,
+    mailbox_is_empty, mailbox_sleep, mailbox_take, mailbox_taken, mailbox_tasks_done,
 )
 from signal_core.tables.room_table cimport (
     RoomEntry, room_table_check_layout, room_table_end, room_table_hash, room_table_init,
@@ -235,7 +235,7 @@ cdef class Core(Mailboxes):
         self.snapshot += 1
         number = self.snapshot
         for i in range(hub.nloops):
-            if not backpressure_words_full(self.control, hub.loops[i]):  # else the copy stays as old as it is
+            if not backpressure_tasks_full(self.control, hub.loops[i]):  # else the copy stays as old as it is
                 self.tell_loop(i, KIND_SNAPSHOT, 0, number, b"")
         by = se_now_ms() + SNAPSHOT_PATIENCE_MS
         with nogil:

@@ -27,7 +27,7 @@ cdef class Loops:
     cdef object counting        # lock
     cdef dict rooms             # hash and serial: name, of the service
     cdef dict entries           # name: address of the entry, while the service is in the room
-    cdef set listens            # names of those in which it hears who comes and goes
+    cdef set watched            # names of those in which it hears who comes and goes
     cdef readonly str address
     cdef readonly int control_fd
     cdef readonly int service_fd
@@ -36,7 +36,7 @@ cdef class Loops:
         self.pid = getpid()
         self.rooms = {}
         self.entries = {}
-        self.listens = set()
+        self.watched = set()
         self.counting = threading.Lock()
         self.hub = <Hub*>slab_pages_new(sizeof(Hub))
         if self.hub == NULL:
@@ -246,7 +246,7 @@ cdef class Loops:
 
     cdef tell_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data, uint64_t origin=0,
                    void* pointer=NULL):
-        """Posts one word to a loop."""
+        """Posts one task to a loop."""
         cdef Packet* packet = packet_new_heap(&self.control.mem, len(data), kind)
         if packet == NULL:
             raise MemoryError("no memory for a message to a loop")
@@ -262,9 +262,9 @@ cdef class Loops:
     cdef int ask_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data,
                       uint64_t origin=0) except -1:
         """As tell_loop, what operators and the program may ask as often as they like. Raises CoreError where very many
-        words wait: the loop handles nothing."""
-        if backpressure_words_full(self.control, self.hub.loops[index]):
-            raise CoreError(f"loop {index} handles nothing for now: {WORDS_WAITING} words wait for it")
+        tasks wait: the loop handles nothing."""
+        if backpressure_tasks_full(self.control, self.hub.loops[index]):
+            raise CoreError(f"loop {index} handles nothing for now: {TASKS_WAITING} tasks wait for it")
         self.tell_loop(index, kind, target, value, data, origin)
         return 0
 

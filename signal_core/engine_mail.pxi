@@ -125,7 +125,7 @@ cdef class Mailboxes(Peer):
         if outbox_is_payload(packet):
             mailbox_taken(&loop.mailbox, packet)
         else:
-            mailbox_words_taken(&loop.mailbox, 1)
+            mailbox_tasks_done(&loop.mailbox, 1)
         if packet.kind == KIND_TO or packet.kind == KIND_ROOM:
             loop.n[C_TAKEN] += 1
             late = 0 < packet.expires < loop.tick
@@ -154,10 +154,10 @@ cdef class Mailboxes(Peer):
         return mail
 
     cdef tuple news_mail(self, Packet* packet):
-        """Frames of MEMBERS, JOIN and LEAVE; None for a room in which it does not listen any more."""
+        """Frames of MEMBERS, JOIN and LEAVE; None for a room in which it is no watcher any more."""
         cdef size_t at = 0, skip, size
         cdef list texts = []
-        if self.rooms.get((packet.hash, packet.target)) not in self.listens:
+        if self.rooms.get((packet.hash, packet.target)) not in self.watched:
             return None
         while at < packet.size:
             skip = 4 if packet.data[at + 1] == 126 else 2

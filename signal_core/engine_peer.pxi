@@ -86,7 +86,7 @@ cdef class Peer(Loops):
             if comes:
                 self.leave_room(room)
             return code_name(CODE_UNAVAILABLE)
-        if presence and (heard := self.listen_room(room)):
+        if presence and (heard := self.watch_room(room)):
             return heard
         return None if waits == AWAIT_IT else ""
 
@@ -107,7 +107,7 @@ cdef class Peer(Loops):
 
     @property
     def joins_wait(self):
-        """Whether so many words wait for the link's loop that a join has to wait, too."""
+        """Whether so many tasks wait for the link's loop that a join has to wait, too."""
         return backpressure_joins_wait(self.service)
 
     @property
@@ -115,22 +115,22 @@ cdef class Peer(Loops):
         """Names of those that the embedding program is in."""
         return tuple(self.entries)
 
-    cdef str listen_room(self, str room):
+    cdef str watch_room(self, str room):
         """Hears who comes and goes in a room that it is in, and who is there, again where it did already."""
         cdef bytes name = room.encode()
         cdef RoomEntry* entry = <RoomEntry*><uint64_t>self.entries[room]
         cdef bint good = True
         local_peer_begin(self.service)
-        if room not in self.listens:
+        if room not in self.watched:
             good = membership_room_watch(self.service, entry)
         if good:
-            self.listens.add(room)
+            self.watched.add(room)
             good = roster_ask(self.service, entry) != WATCH_NONE
         local_peer_finish(self.service)
         return "" if good else code_name(CODE_UNAVAILABLE)
 
     cdef tell_came(self, bytes name, bint joins):
-        """Who listens hears it from the link's loop, which also says that this program is there."""
+        """Watchers hear it from the link's loop, which also says that this program is there."""
         cdef Packet* packet = packet_new_heap(&self.service.mem, len(name), KIND_SERVICE)
         if packet == NULL:
             events_lost(self.service)
@@ -150,8 +150,8 @@ cdef class Peer(Loops):
         del self.rooms[entry.hash, entry.serial]
         local_peer_begin(self.service)
         self.tell_came(room.encode(), False)
-        if room in self.listens:
-            self.listens.discard(room)
+        if room in self.watched:
+            self.watched.discard(room)
             membership_room_unwatch(self.service, entry)
         membership_exit(self.service, entry)
         local_peer_finish(self.service)

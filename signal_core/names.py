@@ -95,7 +95,7 @@ COUNTERS = (
         "counter",
         "clients over a limit, or before their turn, that were not asked for a health check because of too many others",
     ),
-    ("inputs_held", "counter", "times that a client was not read for a moment because many words waited for a loop"),
+    ("inputs_held", "counter", "times that a client was not read for a moment because many tasks waited for a loop"),
     ("awaits_refused", "counter", "SUBs answered unavailable because too many awaited NATS"),
     ("nats_subs_refused", "counter", "subscriptions that NATS refused for its limit, each time that one was tried"),
     ("turns_delayed", "counter", "times that a client with more input waited for what it had caused, or rested"),

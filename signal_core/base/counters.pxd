@@ -70,7 +70,7 @@ cdef enum:
     C_NATS_SUBS = 54          # gauge: subscriptions held
     C_LISTENERS_PAUSED = 55   # times that listeners were left alone for a tick: not even a descriptor to shed with
 
-    C_LISTENERS = 56          # gauge: memberships that hear who comes and goes
+    C_WATCHERS = 56          # gauge: memberships that hear who comes and goes
     C_PRESENCE_CHANGES = 57   # joins and leaves on this node that were told
     C_PRESENCE_OUT = 58       # publishes of presence to NATS
     C_PRESENCE_ASKED = 59     # questions who is in a room
@@ -102,7 +102,7 @@ cdef enum:
     C_QUESTIONS_FULL = 83     # questions who is in a room not posted to a loop: inbox-messages of them wait there
     C_OVERSIZED = 84          # requests answered 414 or 431: max-request-line, max-head
     C_HEALTH_LIMITED = 85     # times that HEALTHS_PER_TICK were used up
-    C_INPUTS_HELD = 86        # times that a connection's input was left alone: WORDS_WAITING
+    C_INPUTS_HELD = 86        # times that a connection's input was left alone: TASKS_WAITING
     C_AWAITS_REFUSED = 87     # SUBs answered unavailable: WAITERS_MOST
     C_NATS_SUBS_REFUSED = 88  # SUBs that NATS refused, or would have, since it takes no more of this node
     C_TURNS_DELAYED = 89      # times that a connection waited for what it had caused, or rested

@@ -13,13 +13,13 @@ cdef enum:
     KIND_SNAPSHOT = 8     # copy the counters for a reader
     KIND_DIAL = 9         # the link connects to the address in the data; none: what `hash` says, DIAL_*
     KIND_CONNECT = 10     # CONNECT in the data, for the link; `hash` is NATS's max_payload, `pointer` a session of TLS
-    KIND_EVENT = 11       # a word to Python: `code` says which, the text explains
+    KIND_EVENT = 11       # an event for Python: `code` says which, the text explains
     # `target` wants the receipt for its SUB. Data: the room; `hash`: its hash; text: the ref; `code` 1: with presence
     KIND_AWAIT = 12
     KIND_INQUIRY = 13     # an operator's question; its fields are in admin_query.pxd
     KIND_VERDICT = 14     # on the token of `target`; its fields are in auth.pxd
-    KIND_NEWS = 15        # frames for the listeners of a room, named as in KIND_ROOM; `origin`: 0 or marks
-    KIND_ASK = 16         # a listener wants to know who is in the room in the data; `target` numbers the question
+    KIND_NEWS = 15        # frames for the watchers of a room, named as in KIND_ROOM; `origin`: 0 or question numbers
+    KIND_ASK = 16         # a watcher wants to know who is in the room in the data; `target` numbers the question
     KIND_QUESTION = 17    # who is in the room, named as in KIND_ROOM? `origin` numbers it, the data is which node asks
     KIND_SERVICE = 18     # the service joins (`code` 1) or leaves the room in the data
 

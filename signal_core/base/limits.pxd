@@ -46,7 +46,7 @@ cdef enum:
     CROWD_ROOMS = 32               # messages of rooms and presence in another loop's inbox, before who fills it waits,
     CROWD_MESSAGES = 1024          # ... and of others;
     DELAY_MS = 2                   # ... one of those that wait has a turn that often all the same
-    LINE_KEPT = 4096               # places of a list of connections that wait: a longer one is freed once it is empty
+    LINE_KEPT = 4096               # slots of a list of connections that wait: a longer one is freed once it is empty
     GAPS_PER_TURN = 1024           # members of rooms told an iteration that they missed something, and rooms besides
     REST_LEAST_NS = 1000000        # rest of clients whose turns were cut, while processors are scarce: as long as
     REST_MOST_NS = 20000000        # ... their turns took, within these
@@ -72,7 +72,7 @@ cdef enum:
     CORK_MESSAGES = 64             # messages held for one connection before it is written to
 
     # -- between threads (docs/architecture/threads-and-ownership.md) --
-    WORDS_WAITING = 4096           # in an inbox, besides payload, before what would cause more is held or refused
+    TASKS_WAITING = 4096           # in an inbox before what would cause more is held or refused
     HELD_WAIT_MS = 1               # how often a loop looks whether connections that it holds may go on
     WAITERS_MOST = 1 << 18         # SUBs that await NATS at once; more are answered `unavailable`
     MAILS_WAITING = 1024           # mails to the control thread above auth-pending; then log lines are only counted
@@ -84,7 +84,7 @@ cdef enum:
     QUESTIONS_PER_TICK = 4         # who is in one room; those who ask later in the tick share the next one
     MEMBERS_PER_TURN = 1024        # members told to who asks who is there, an iteration; a question counts as one
     QUESTIONS_WAITING = 256        # that wait for their turn, and are looked through for one that another can share
-    AUDIENCES_PER_TURN = 1024      # rooms with listeners looked at an iteration, when a node is lost or asked anew
+    AUDIENCES_PER_TURN = 1024      # rooms with watchers looked at an iteration, when a node is lost or asked anew
     BEAT_TICKS = 20                # between two heartbeats of a node: 2 s
     LOST_TICKS = 65                # without one a node is lost: three are missed
 
@@ -111,7 +111,7 @@ cdef enum:
     TRIM_EVERY_TICKS = 300         # between two times
     TRIM_CONNECTION = 128          # bytes of the heap that a connection is taken to have had, in the mean,
     TRIM_MEMBERSHIP = 32           # ... and a membership
-    TRIM_BLOCKS = 1024             # blocks of the pool of places freed an iteration
+    TRIM_BLOCKS = 1024             # blocks of the pool of queue nodes freed an iteration
     TRIM_PIECE = 120 * 1024        # bytes given back at once, below what malloc maps apart;
     TRIM_PIECES = 16               # ... so many pieces a tick,
     TRIM_SHARE = 200               # ... and this part of all; a thousand times as many are freed again

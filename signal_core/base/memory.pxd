@@ -21,7 +21,7 @@ cdef enum:
 
 cdef struct Packet
 
-cdef struct QueueNode:          # a place in a queue
+cdef struct QueueNode:          # of one message in one queue
     QueueNode* next             # 8
     Packet* packet              # 8
 
@@ -31,7 +31,7 @@ cdef struct Region:       # one stretch of encoded messages; owned by one loop
     uint32_t live         # 4  messages not yet freed
 
 cdef struct Packet:
-    QueueNode self        # 16 its place in the queue of its one receiver
+    QueueNode self        # 16 its node in the queue of its one receiver
     Packet* next          # 8  the next in an inbox, an outbox or a list
     uint8_t* data         # 8  the bytes; the text follows them
     Region* region        # 8  where it lies; NULL: the heap
@@ -51,21 +51,21 @@ cdef struct Packet:
     uint64_t hash         # 8
     void* pointer         # 8
 
-cdef struct QueueNodeBlock:     # a block of the pool of places
+cdef struct QueueNodeBlock:     # a block of the pool of queue nodes
     QueueNodeBlock* next        # 8
 
 cdef struct Mem:            # a thread's memory for messages; nobody else touches it
     Region* current         # 8
     Region* regions         # 8  free ones
-    QueueNode* places       # 8  free ones
+    QueueNode* nodes        # 8  free ones
     QueueNodeBlock* blocks  # 8  all blocks of those, to free them
     QueueNodeBlock* old     # 8  blocks that nothing lies in any more, on their way out
-    uint64_t shared         # 8  messages with PACKET_SHARED: while there are none, all places are free
+    uint64_t shared         # 8  messages with PACKET_SHARED: while there are none, all nodes are free
     uint64_t made           # 8  messages made here
     uint64_t freed          # 8  messages freed here, also others'
 
 cdef enum:
-    QUEUE_NODES_A_BLOCK = 255        # places made at once
+    QUEUE_NODES_A_BLOCK = 255        # made at once
 
 
 cdef inline void memory_check_layout() noexcept nogil:
@@ -97,7 +97,7 @@ cdef inline void _packet_init(Packet* packet, uint8_t kind) noexcept nogil:
 
 
 cdef inline Packet* packet_new_heap(Mem* mem, size_t room, uint8_t kind) noexcept nogil:
-    """A message with place for `room` bytes of data and text, in the heap; NULL without memory."""
+    """A message with room for `room` bytes of data and text, in the heap; NULL without memory."""
     cdef Packet* packet = <Packet*>malloc(sizeof(Packet) + room)
     if packet == NULL:
         return NULL
@@ -145,7 +145,7 @@ cdef inline void packet_free(Mem* mem, Packet* packet) noexcept nogil:
 cdef inline Packet* packet_to_heap(Mem* mem, Packet* packet) noexcept nogil:
     """The same message in the heap, the old one freed; NULL (and the old one kept) without memory.
 
-    Only for a message that one queue holds, as its own place: the caller links the new place instead.
+    Only for a message that one queue holds, by its own node: the caller links the new node instead.
     """
     cdef size_t bytes = <size_t>packet.size + packet.text_size
     cdef Packet* copy = <Packet*>malloc(sizeof(Packet) + bytes)
@@ -201,28 +201,28 @@ cdef inline char* packet_text(Packet* packet) noexcept nogil:
 
 
 cdef inline QueueNode* queue_node_new(Mem* mem) noexcept nogil:
-    """A place in a queue for a shared message; NULL without memory."""
+    """A queue node for a shared message; NULL without memory."""
     cdef QueueNodeBlock* block
-    cdef QueueNode* place
+    cdef QueueNode* node
     cdef int i
-    if mem.places == NULL:
+    if mem.nodes == NULL:
         block = <QueueNodeBlock*>malloc(sizeof(QueueNodeBlock) + QUEUE_NODES_A_BLOCK * sizeof(QueueNode))
         if block == NULL:
             return NULL
         block.next = mem.blocks
         mem.blocks = block
-        place = <QueueNode*>(<uint8_t*>block + sizeof(QueueNodeBlock))
+        node = <QueueNode*>(<uint8_t*>block + sizeof(QueueNodeBlock))
         for i in range(QUEUE_NODES_A_BLOCK):
-            place[i].next = mem.places
-            mem.places = &place[i]
-    place = mem.places
-    mem.places = place.next
-    return place
+            node[i].next = mem.nodes
+            mem.nodes = &node[i]
+    node = mem.nodes
+    mem.nodes = node.next
+    return node
 
 
-cdef inline void _queue_node_free(Mem* mem, QueueNode* place) noexcept nogil:
-    place.next = mem.places
-    mem.places = place
+cdef inline void _queue_node_free(Mem* mem, QueueNode* node) noexcept nogil:
+    node.next = mem.nodes
+    mem.nodes = node
 
 
 cdef inline void packet_share(Mem* mem, Packet* packet) noexcept nogil:
@@ -240,18 +240,18 @@ cdef inline void packet_let_go(Mem* mem, Packet* packet) noexcept nogil:
         packet_free(mem, packet)
 
 
-cdef inline void packet_unref(Mem* mem, QueueNode* place) noexcept nogil:
-    """A queue lets go of a message; the last one frees it. `place` is invalid afterwards."""
-    cdef Packet* packet = place.packet
+cdef inline void packet_unref(Mem* mem, QueueNode* node) noexcept nogil:
+    """A queue lets go of a message; the last one frees it. `node` is invalid afterwards."""
+    cdef Packet* packet = node.packet
     if not packet.flags & PACKET_SHARED:
         packet_free(mem, packet)
         return
-    _queue_node_free(mem, place)
+    _queue_node_free(mem, node)
     packet_let_go(mem, packet)
 
 
 cdef inline bint memory_shrink(Mem* mem, uint32_t most) noexcept nogil:
-    """Frees what a burst has left: the free regions, and where no message is shared all blocks of places, at most so
+    """Frees what a burst has left: the free regions, and where no message is shared all blocks of nodes, at most so
     many blocks. False: there are more."""
     cdef Region* region
     cdef QueueNodeBlock* block
@@ -262,7 +262,7 @@ cdef inline bint memory_shrink(Mem* mem, uint32_t most) noexcept nogil:
     if mem.old == NULL and mem.shared == 0:
         mem.old = mem.blocks
         mem.blocks = NULL
-        mem.places = NULL
+        mem.nodes = NULL
     while mem.old != NULL and most:
         block = mem.old
         mem.old = block.next
@@ -291,4 +291,4 @@ cdef inline void memory_end(Mem* mem) noexcept nogil:
         block = mem.blocks
         mem.blocks = block.next
         free(block)
-    mem.places = NULL
+    mem.nodes = NULL

@@ -94,7 +94,7 @@ cdef inline SE_COLD _share(Loop* loop, Conn* c) noexcept nogil:
     loop.n[C_BACKLOG_BYTES] -= cost
     backlog_trim(loop, &c.out, &dropped)
     loop.n[C_BACKLOG_BYTES] += backlog_cost(&c.out)
-    slab_whole(&loop.slab, c).gap += <uint32_t>dropped
+    slab_whole(&loop.slab, c).missed += <uint32_t>dropped
 
 
 cdef inline bint _blocked(Loop* loop, Conn* c) noexcept nogil:

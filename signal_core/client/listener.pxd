@@ -24,9 +24,9 @@ from signal_core.client.parking cimport (
 )
 from signal_core.client.remote_addr cimport remote_addr_count_peer
 from signal_core.client.session cimport session_read
-from signal_core.delivery.conn cimport conn_give_place, conn_say_last, conn_socket_say_last, conn_watch
+from signal_core.delivery.conn cimport conn_release_quota, conn_say_last, conn_socket_say_last, conn_watch
 from signal_core.tables.conn_table cimport (
-    CONN_DEAD, CONN_HANDSHAKE, FLAG_PAUSED, FLAG_PLACE, Conn, slab_free, slab_take,
+    CONN_DEAD, CONN_HANDSHAKE, FLAG_PAUSED, FLAG_QUOTA, Conn, slab_free, slab_take,
 )
 from signal_core.tables.state cimport TAG_LISTENER, Hub, Loop, Lot, loop_ms
 from signal_core.tables.timer_wheel cimport wheel_arm
@@ -144,9 +144,9 @@ cdef inline int _shed_with_reserve(Loop* loop, int listener) noexcept nogil:
 
 cdef inline bint _take_quota(Hub* hub) noexcept nogil:
     """Whether there is a place of max-connections, which is taken then. Who is turned away never has one."""
-    cdef uint64_t taken = se_load_relaxed(&hub.places)
+    cdef uint64_t taken = se_load_relaxed(&hub.quota_used)
     while taken < hub.set.max_connections:
-        if se_cas_relaxed(&hub.places, &taken, taken + 1):
+        if se_cas_relaxed(&hub.quota_used, &taken, taken + 1):
             return True
     return False
 
@@ -158,7 +158,7 @@ cdef inline int _admit(Loop* loop, Conn* c) noexcept nogil:
     if hub.set.max_connections:
         if not _take_quota(hub):
             return 503
-        c.flags |= FLAG_PLACE
+        c.flags |= FLAG_QUOTA
     if loop.book != NULL and not remote_addr_count_peer(loop, c):
         loop.n[C_ADDRESS_LIMITED] += 1
         return 429
@@ -170,7 +170,7 @@ cdef inline int _admit(Loop* loop, Conn* c) noexcept nogil:
 cdef inline void _hesitate(Loop* loop, Conn* c, int status) noexcept nogil:
     """Turns a new connection away for a limit, once its head is there and asks for no health check: HEALTHS_PER_TICK
     have HEALTH_TICKS for their head where it is not there yet. It has no place of max-connections meanwhile."""
-    conn_give_place(loop, c)
+    conn_release_quota(loop, c)
     c.phase.arriving.refusal = <uint8_t>(status - 400)
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + HEALTH_TICKS)
     session_read(loop, c)

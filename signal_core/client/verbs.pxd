@@ -6,7 +6,7 @@ from signal_core.base.kinds cimport TELL_NOBODY, TELL_PEER
 from signal_core.base.limits cimport TICK_MS
 from signal_core.base.sys cimport SE_COLD, SE_RARE
 from signal_core.client.rate_limit cimport rate_limit_give
-from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_words_full
+from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_tasks_full
 from signal_core.delivery.conn cimport conn_id
 from signal_core.delivery.envelope cimport Message, message_expiry
 from signal_core.delivery.ledger cimport ledger_count
@@ -17,7 +17,7 @@ from signal_core.route.membership cimport membership_join, membership_leave, mem
 from signal_core.route.route cimport route_peer, route_room
 from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_UNAVAILABLE
 from signal_core.tables.conn_acl cimport conn_acl_may_publish, conn_acl_may_send, conn_acl_may_sub, conn_acl_user
-from signal_core.tables.conn_table cimport FLAG_LIMITED, FLAG_USER, LISTENS_MEMBER, LISTENS_NEW, Conn, Ref
+from signal_core.tables.conn_table cimport FLAG_LIMITED, FLAG_USER, WATCHES_MEMBER, WATCHES_NEW, Conn, Ref
 from signal_core.tables.loop_rooms cimport rooms_find
 from signal_core.tables.room_table cimport RoomEntry
 from signal_core.tables.state cimport Loop
@@ -51,7 +51,7 @@ cdef inline uint32_t _ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept no
 
 
 cdef inline SE_COLD _message_hold(Loop* loop, Conn* c) noexcept nogil:
-    """It would cause a word to a loop for which many wait: as if it had not come yet."""
+    """It would cause a task for a loop for which many wait: as if it had not come yet."""
     loop.pressure.holds = True
     rate_limit_give(loop, c)
 
@@ -65,7 +65,7 @@ cdef inline void verbs_to(Loop* loop, Conn* c, const Head* head, bint binary) no
     if SE_RARE(c.flags & FLAG_LIMITED) and not conn_acl_may_send(loop, c):
         code = _not_allowed(loop)
     elif head.ref_len:
-        if SE_RARE(backpressure_words_full(loop, loop)):
+        if SE_RARE(backpressure_tasks_full(loop, loop)):
             _message_hold(loop, c)
             return
         p.tell = TELL_PEER
@@ -124,7 +124,7 @@ cdef inline void verbs_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil
     if waits == AWAIT_IT:
         ref = refs_find(loop, c, head.ref, head.ref_len)
         ref.room = rooms_find(&loop.rooms, entry.hash, entry.name, entry.size) + 1
-        ref.listens = 0 if not head.presence else LISTENS_NEW if c.nrooms > before else LISTENS_MEMBER
+        ref.watches = 0 if not head.presence else WATCHES_NEW if c.nrooms > before else WATCHES_MEMBER
         return
     if waits == AWAIT_FAILED:
         code = CODE_UNAVAILABLE

@@ -1,6 +1,6 @@
 """Back-pressure between threads: whose words wait for a loop, and the connections that are held meanwhile.
 
-A word is any message between threads but payload (outbox.pxd). Where WORDS_WAITING wait for a loop, a message that
+A word is any message between threads but payload (outbox.pxd). Where TASKS_WAITING wait for a loop, a message that
 would cause another one stays with its connection, which is not read until there is room: its loop looks each
 HELD_WAIT_MS. No loop waits for another: what a loop has taken in it handles, and what it owes (a receipt, a leave) it
 posts.
@@ -10,7 +10,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memmove
 from signal_core.base.counters cimport C_INPUTS_HELD
-from signal_core.base.limits cimport LINE_KEPT, WORDS_WAITING
+from signal_core.base.limits cimport LINE_KEPT, TASKS_WAITING
 from signal_core.base.memory cimport Packet
 from signal_core.base.sys cimport se_load_relaxed
 from signal_core.delivery.conn cimport conn_kill, conn_watch
@@ -24,22 +24,22 @@ cdef enum:
     HELD_AT_FIRST = 64        # places for connections that are held
 
 
-cdef inline bint backpressure_words_full(const Loop* loop, const Loop* target) noexcept nogil:
+cdef inline bint backpressure_tasks_full(const Loop* loop, const Loop* target) noexcept nogil:
     """Whether what would cause another word to a loop is to wait. Of what all loops hold back in one iteration each has
     its share."""
     cdef const Chain* held = &loop.post.chains[target.index]
-    return (se_load_relaxed(<uint64_t*>&target.mailbox.words) + held.words >= WORDS_WAITING
-            or held.words * loop.hub.nloops >= WORDS_WAITING)
+    return (se_load_relaxed(<uint64_t*>&target.mailbox.tasks) + held.tasks >= TASKS_WAITING
+            or held.tasks * loop.hub.nloops >= TASKS_WAITING)
 
 
 cdef inline bint backpressure_joins_wait(const Loop* loop) noexcept nogil:
     """Of what may make a room or a question: a join, and all that joins."""
-    return backpressure_words_full(loop, loop.hub.loops[0])
+    return backpressure_tasks_full(loop, loop.hub.loops[0])
 
 
 cdef inline bint backpressure_input_waits(const Loop* loop) noexcept nogil:
     """Of what may cause any word: also receipts, which come back to the sender's loop."""
-    return backpressure_joins_wait(loop) or backpressure_words_full(loop, loop)
+    return backpressure_joins_wait(loop) or backpressure_tasks_full(loop, loop)
 
 
 cdef inline void backpressure_hold(Loop* loop, Conn* c) noexcept nogil:

@@ -23,7 +23,7 @@ from signal_core.delivery.write_queue cimport (
 from signal_core.tables.codes cimport CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE
 from signal_core.tables.conn_table cimport (
     CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DELAYED, FLAG_DONE, FLAG_GAP, FLAG_LAST,
-    FLAG_LEAVING, FLAG_PAUSED, FLAG_PLACE, FLAG_READY, FLAG_WEBSOCKET, FLAG_WHOLE, Brief, Cold, Conn, Extra, slab_cold,
+    FLAG_LEAVING, FLAG_PAUSED, FLAG_QUOTA, FLAG_READY, FLAG_WEBSOCKET, FLAG_WHOLE, Brief, Cold, Conn, Extra, slab_cold,
     slab_find, slab_whole,
 )
 from signal_core.tables.state cimport Loop
@@ -122,7 +122,7 @@ cdef inline SE_COLD _conn_block(Loop* loop, Conn* c) noexcept nogil:
     if extra == NULL or not write_queue_to_heap(loop, &c.out):
         conn_kill(loop, c)
         return
-    extra.gap += <uint32_t>dropped
+    extra.missed += <uint32_t>dropped
     extra.progress = loop.tick
     c.flags |= FLAG_BLOCKED
     loop.n[C_BLOCKED] += 1
@@ -150,7 +150,7 @@ cdef inline SE_COLD conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept no
     """Deliveries to it were dropped: it is told with the next GAP."""
     cdef Extra* extra = conn_extra(loop, c)
     if extra != NULL:
-        extra.gap += <uint32_t>count
+        extra.missed += <uint32_t>count
         c.flags |= FLAG_GAP
         turns_lane_add(loop, c, LANE_SPREAD)
 
@@ -163,10 +163,10 @@ cdef inline SE_COLD _conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
     cdef uint8_t* body
     cdef Packet* packet
     c.flags &= <uint16_t>~FLAG_GAP
-    if extra.gap == 0 or c.state != CONN_OPEN:
+    if extra.missed == 0 or c.state != CONN_OPEN:
         return
-    n = text_put_uint(text, extra.gap)
-    extra.gap = 0
+    n = text_put_uint(text, extra.missed)
+    extra.missed = 0
     packet = conn_frame(loop, c, OP_TEXT, 4 + n, 0, &body)
     if packet != NULL:
         memcpy(body, b"GAP ", 4)
@@ -201,7 +201,7 @@ cdef inline SE_COLD conn_expire(Loop* loop, Conn* c) noexcept nogil:
     cdef uint32_t count = c.out.count
     write_queue_expire(loop, &c.out)
     loop.n[C_BACKLOG_BYTES] -= before - backlog_cost(&c.out)
-    slab_whole(&loop.slab, c).gap += count - c.out.count
+    slab_whole(&loop.slab, c).missed += count - c.out.count
 
 
 cdef inline bint conn_socket_say_last(Loop* loop, int fd, const char* text, size_t n) noexcept nogil:
@@ -213,17 +213,17 @@ cdef inline bint conn_socket_say_last(Loop* loop, int fd, const char* text, size
     return sent == <ssize_t>n and shutdown(fd, SHUT_WR) == 0
 
 
-cdef inline void conn_give_place(Loop* loop, Conn* c) noexcept nogil:
+cdef inline void conn_release_quota(Loop* loop, Conn* c) noexcept nogil:
     """Its place of max-connections is another's. No effect where it has none."""
-    if c.flags & FLAG_PLACE:
-        c.flags &= <uint16_t>~FLAG_PLACE
-        se_sub_relaxed(&loop.hub.places, 1)
+    if c.flags & FLAG_QUOTA:
+        c.flags &= <uint16_t>~FLAG_QUOTA
+        se_sub_relaxed(&loop.hub.quota_used, 1)
 
 
 cdef inline SE_COLD conn_say_last(Loop* loop, Conn* c, const char* text, size_t n) noexcept nogil:
     """Instead of an upgrade. What it says is thrown away until it closes: closing first would reset the answer."""
     c.state = CONN_LINGER
-    conn_give_place(loop, c)
+    conn_release_quota(loop, c)
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
     if not conn_socket_say_last(loop, c.fd, text, n):
         conn_kill(loop, c)
@@ -333,7 +333,7 @@ cdef inline uint8_t _conn_drop(Loop* loop, Conn* c, Packet* packet, uint8_t code
         conn_missed(loop, c, 1)
     elif code == CODE_SLOW_PEER:
         loop.n[C_DROPPED_SLOW_PEER] += 1
-        slab_whole(&loop.slab, c).gap += 1 + packet.more_frames
+        slab_whole(&loop.slab, c).missed += 1 + packet.more_frames
     else:
         loop.n[C_DROPPED_MEMORY] += 1
     if not packet.flags & PACKET_SHARED:

@@ -1,6 +1,6 @@
 """Connections that wait until what they caused is done: whoever floods waits, and its neighbours do not.
 
-One that has input left over when its turn ends, and in it has published to a room, joined or left one with listeners,
+One that has input left over when its turn ends, and in it has published to a room, joined or left one with watchers,
 or posted to a crowded loop, is delayed: it is not read until every such delivery of this loop is written and no loop
 that this one crowded is crowded any more. While that goes on, the one that waited longest has a turn every DELAY_MS.
 

@@ -12,7 +12,7 @@ from signal_core.tables.state cimport Loop
 from signal_core.tables.turns cimport turns_spread_work
 
 cdef enum:
-    GAP_NOT_BEGUN = 0xffffffff    # Loop.gap_left: every member
+    NOT_BEGUN = 0xffffffff    # DropNotices.left: every member
 
 
 cdef inline uint64_t drop_notice_watchers_key(uint64_t serial) noexcept nogil:
@@ -48,7 +48,7 @@ cdef inline uint32_t _tell_room(Loop* loop, const Missing* missing, uint32_t lef
     while left and budget[0]:
         left -= 1
         budget[0] -= 1
-        if serial == missing.key or members[left].mark != WATCH_NONE:
+        if serial == missing.key or members[left].watch != WATCH_NONE:
             _tell_one(loop, slab_conn(&loop.slab, members[left].slot), missing.count)
     return left
 
@@ -58,18 +58,18 @@ cdef inline void drop_notice_tell(Loop* loop) noexcept nogil:
     is taken up when these have been told."""
     cdef uint32_t budget = GAPS_PER_TURN
     cdef const Missing* missing
-    if loop.gaps_used == 0:
-        loop.gaps_used = missed_take(&loop.missed, loop.gaps)
-        loop.gap_left = GAP_NOT_BEGUN
-    while loop.gaps_used and budget:
-        missing = &loop.gaps[loop.gaps_used - 1]
+    if loop.notices.used == 0:
+        loop.notices.used = missed_take(&loop.missed, loop.notices.taken)
+        loop.notices.left = NOT_BEGUN
+    while loop.notices.used and budget:
+        missing = &loop.notices.taken[loop.notices.used - 1]
         budget -= 1
         if missing.hash == 0:
             _tell_one(loop, conn_of(loop, missing.key), missing.count)
-            loop.gap_left = 0
+            loop.notices.left = 0
         else:
-            loop.gap_left = _tell_room(loop, missing, loop.gap_left, &budget)
-        if loop.gap_left == 0:
-            loop.gaps_used -= 1
-            loop.gap_left = GAP_NOT_BEGUN
+            loop.notices.left = _tell_room(loop, missing, loop.notices.left, &budget)
+        if loop.notices.left == 0:
+            loop.notices.used -= 1
+            loop.notices.left = NOT_BEGUN
     turns_spread_work(loop, GAPS_PER_TURN - budget)

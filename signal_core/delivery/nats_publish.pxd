@@ -83,7 +83,7 @@ cdef inline bint nats_publish_is_over_limit(const Link* link, const Packet* pack
 
 
 cdef inline SE_COLD nats_publish_presence_dropped(Loop* loop, const Packet* packet) noexcept nogil:
-    """NATS takes no more of presence: a question, which names its room's place, is asked again, for the rest other
+    """NATS takes no more of presence: a question, which names its room's node, is asked again, for the rest other
     nodes are made to ask anew."""
     cdef Link* link = loop.linked
     loop.n[C_PRESENCE_LOST] += 1
@@ -144,7 +144,7 @@ cdef inline void nats_publish_take(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline void _ttl_refresh(const Loop* loop, Packet* packet) noexcept nogil:
-    """After a wait, Signal-Ttl is written again, in place: it says what is left. What another loop wrote, whose clock
+    """After a wait, Signal-Ttl is written again, in node: it says what is left. What another loop wrote, whose clock
     may be a tick ahead, may be less: that stays."""
     cdef uint64_t left = (packet.expires - loop.tick - 1) * TICK_MS if packet.expires > loop.tick + 1 else 0
     text_uint_lower(<char*>packet.data + packet.ttl_end, left)
@@ -152,13 +152,13 @@ cdef inline void _ttl_refresh(const Loop* loop, Packet* packet) noexcept nogil:
 
 cdef inline void nats_publish_refresh_ttls(Loop* loop) noexcept nogil:
     """Of all that waits for NATS, but for a message that is partly written."""
-    cdef QueueNode* place = loop.linked.out.head
-    if place != NULL and loop.linked.out.offset:
-        place = place.next
-    while place != NULL:
-        if place.packet.ttl_end:
-            _ttl_refresh(loop, place.packet)
-        place = place.next
+    cdef QueueNode* node = loop.linked.out.head
+    if node != NULL and loop.linked.out.offset:
+        node = node.next
+    while node != NULL:
+        if node.packet.ttl_end:
+            _ttl_refresh(loop, node.packet)
+        node = node.next
 
 
 cdef inline uint8_t nats_publish_refuses(Loop* loop, const Message* p, uint8_t kind, const char* target,

@@ -71,7 +71,7 @@ cdef inline void outbox_sync(Loop* loop, void* entry, Packet* packet) noexcept n
 
 cdef inline void outbox_event(Loop* loop, uint32_t index, uint8_t code, uint64_t id, uint64_t value,
                               const char* text, size_t n) noexcept nogil:
-    """A word to Python that comes once, or answers one of Python's."""
+    """An event for Python that comes once, or answers one of Python's."""
     cdef Packet* packet = packet_new_heap(&loop.mem, n, KIND_EVENT)
     if packet == NULL:
         return
@@ -86,7 +86,7 @@ cdef inline void outbox_event(Loop* loop, uint32_t index, uint8_t code, uint64_t
 
 cdef inline void outbox_event_if_room(Loop* loop, uint32_t index, uint8_t code, uint64_t id, uint64_t value,
                                       const char* text, size_t n) noexcept nogil:
-    """A word to Python that clients, or NATS, can cause as often as they like."""
+    """An event for Python that clients, or NATS, can cause as often as they like."""
     if outbox_has_room(loop, loop.hub.loops[index], n):
         outbox_event(loop, index, code, id, value, text, n)
     else:

@@ -66,7 +66,7 @@ cdef inline uint8_t refs_add(Loop* loop, Conn* c, const char* text, size_t n, ui
     ref.size = <uint8_t>n
     ref.kind = kind
     ref.deadline = deadline
-    ref.listens = ref.taken = 0
+    ref.watches = ref.taken = 0
     ref.room = 0
     wheel_arm_by(&loop.wheel, &loop.slab, c.slot, deadline)
     return CODE_OK
@@ -86,7 +86,7 @@ cdef inline uint32_t refs_finish(Loop* loop, Conn* c, const char* text, size_t n
     if ref == NULL:
         loop.n[C_RECEIPTS_LATE] += 1
         return 0
-    room = ref.room if ref.listens and not ref.taken else 0
+    room = ref.room if ref.watches and not ref.taken else 0
     if ref.taken and code == CODE_OK:
         code = CODE_DENIED
     refs_remove(loop, c, ref)

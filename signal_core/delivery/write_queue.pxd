@@ -42,27 +42,27 @@ cdef inline void write_queue_tell(Loop* loop, Packet* packet, uint8_t code) noex
     loop.told_tail = packet
 
 
-cdef inline void write_queue_append(Queue* q, QueueNode* place, uint32_t size) noexcept nogil:
-    place.next = NULL
+cdef inline void write_queue_append(Queue* q, QueueNode* node, uint32_t size) noexcept nogil:
+    node.next = NULL
     if q.head == NULL:
-        q.head = place
+        q.head = node
     else:
-        q.tail.next = place
-    q.tail = place
+        q.tail.next = node
+    q.tail = node
     q.bytes += size
     q.count += 1
 
 
 cdef inline bint write_queue_add(Loop* loop, Queue* q, Packet* packet) noexcept nogil:
     """At the end. The queue holds the message from here on; False without memory (it does not)."""
-    cdef QueueNode* place = &packet.self
+    cdef QueueNode* node = &packet.self
     if packet.flags & PACKET_SHARED:
-        place = queue_node_new(&loop.mem)
-        if place == NULL:
+        node = queue_node_new(&loop.mem)
+        if node == NULL:
             return False
-        place.packet = packet
+        node.packet = packet
         packet.refs += 1
-    write_queue_append(q, place, packet.size)
+    write_queue_append(q, node, packet.size)
     if packet.flags & PACKET_COUNTED:
         loop.n[C_IN_FLIGHT] += 1
     else:
@@ -70,36 +70,36 @@ cdef inline bint write_queue_add(Loop* loop, Queue* q, Packet* packet) noexcept 
     return True
 
 
-cdef inline void _queue_settle(Loop* loop, QueueNode* place, int counter, uint8_t code) noexcept nogil:
+cdef inline void _queue_settle(Loop* loop, QueueNode* node, int counter, uint8_t code) noexcept nogil:
     """Counts the fate of what was taken off under `counter`, and tells it as `code`."""
-    cdef Packet* packet = place.packet
+    cdef Packet* packet = node.packet
     if packet.flags & PACKET_COUNTED:
         loop.n[C_IN_FLIGHT] -= 1
         loop.n[counter] += 1
     if packet.tell == TELL_NOBODY or (packet.kind == KIND_NATS and code == CODE_OK):
-        packet_unref(&loop.mem, place)
+        packet_unref(&loop.mem, node)
     else:
         write_queue_tell(loop, packet, code)
 
 
 cdef inline void _queue_pop(Loop* loop, Queue* q, int counter, uint8_t code) noexcept nogil:
     """Takes the head off, whose fate is counted under `counter` and told as `code`."""
-    cdef QueueNode* place = q.head
-    q.head = place.next
-    q.bytes -= place.packet.size - q.offset
+    cdef QueueNode* node = q.head
+    q.head = node.next
+    q.bytes -= node.packet.size - q.offset
     q.offset = 0
     q.count -= 1
-    if not place.packet.flags & PACKET_COUNTED:
+    if not node.packet.flags & PACKET_COUNTED:
         q.answers -= 1
-    _queue_settle(loop, place, counter, code)
+    _queue_settle(loop, node, counter, code)
 
 
 cdef inline void write_queue_pop_only(Loop* loop, Queue* q) noexcept nogil:
     """As _queue_pop, of the one message of a queue, which is written."""
-    cdef QueueNode* place = q.head
+    cdef QueueNode* node = q.head
     q.head = q.tail = NULL
     q.bytes = q.count = q.answers = 0
-    _queue_settle(loop, place, C_WRITTEN, CODE_OK)
+    _queue_settle(loop, node, C_WRITTEN, CODE_OK)
 
 
 cdef inline void write_queue_clear(Loop* loop, Queue* q, int counter, uint8_t code) noexcept nogil:
@@ -111,14 +111,14 @@ cdef inline void write_queue_clear(Loop* loop, Queue* q, int counter, uint8_t co
 cdef inline SE_COLD write_queue_cut(Loop* loop, Queue* q, QueueNode** link, int counter, uint8_t code) noexcept nogil:
     """Takes the message at `link` out, of which nothing is written; its fate is as in _queue_pop. The caller mends
     q.tail."""
-    cdef QueueNode* place = link[0]
-    cdef uint16_t answers = 0 if place.packet.flags & PACKET_COUNTED else 1
-    cdef Queue one = Queue(head=place, tail=place, bytes=place.packet.size, offset=0, count=1, answers=answers, next=0)
-    link[0] = place.next
-    q.bytes -= place.packet.size
+    cdef QueueNode* node = link[0]
+    cdef uint16_t answers = 0 if node.packet.flags & PACKET_COUNTED else 1
+    cdef Queue one = Queue(head=node, tail=node, bytes=node.packet.size, offset=0, count=1, answers=answers, next=0)
+    link[0] = node.next
+    q.bytes -= node.packet.size
     q.count -= 1
     q.answers -= answers
-    place.next = NULL
+    node.next = NULL
     _queue_pop(loop, &one, counter, code)
 
 
@@ -152,16 +152,16 @@ cdef inline void write_queue_advance(Loop* loop, Queue* q, size_t n) noexcept no
 
 
 cdef inline size_t _queue_gather(Loop* loop, Queue* q, iovec* iov, size_t* bytes) noexcept nogil:
-    cdef QueueNode* place = q.head
+    cdef QueueNode* node = q.head
     cdef size_t n = 0, total = 0
     cdef uint32_t skip = q.offset
-    while place != NULL and n < IOV_MAX_SEND:
-        iov[n].iov_base = place.packet.data + skip
-        iov[n].iov_len = place.packet.size - skip
+    while node != NULL and n < IOV_MAX_SEND:
+        iov[n].iov_base = node.packet.data + skip
+        iov[n].iov_len = node.packet.size - skip
         total += iov[n].iov_len
         skip = 0
         n += 1
-        place = place.next
+        node = node.next
     bytes[0] = total
     return n
 
@@ -205,16 +205,16 @@ cdef inline int write_queue_write(Loop* loop, int fd, Queue* q, uint32_t rounds)
 cdef inline bint write_queue_to_heap(Loop* loop, Queue* q) noexcept nogil:
     """Moves what lies in the region to the heap, since it will wait. False without memory."""
     cdef QueueNode** link = &q.head
-    cdef QueueNode* place
+    cdef QueueNode* node
     cdef Packet* copy
     while link[0] != NULL:
-        place = link[0]
-        if place.packet.region != NULL:
-            copy = packet_to_heap(&loop.mem, place.packet)
+        node = link[0]
+        if node.packet.region != NULL:
+            copy = packet_to_heap(&loop.mem, node.packet)
             if copy == NULL:
                 return False
             link[0] = &copy.self
-            if q.tail == place:
+            if q.tail == node:
                 q.tail = &copy.self
         link = &link[0].next
     return True

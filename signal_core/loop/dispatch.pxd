@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
-from signal_core.base.counters cimport C_KICKED, C_LISTENERS
+from signal_core.base.counters cimport C_KICKED, C_WATCHERS
 from signal_core.base.kinds cimport (
     DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_INQUIRY, KIND_KICK, KIND_NATS,
     KIND_NEWS, KIND_QUESTION, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO,
@@ -31,31 +31,31 @@ from signal_core.route.membership cimport membership_leave, membership_room_unwa
 from signal_core.route.receipts cimport receipts_take
 from signal_core.route.route cimport route_take_peer, route_take_room
 from signal_core.tables.codes cimport CODE_DENIED
-from signal_core.tables.conn_table cimport CONN_DEAD, CONN_JOINING, LISTENS_MEMBER, Conn, Ref, slab_find
+from signal_core.tables.conn_table cimport CONN_DEAD, CONN_JOINING, WATCHES_MEMBER, Conn, Ref, slab_find
 from signal_core.tables.loop_rooms cimport NO_ROOM, WATCH_NONE, Member, room_member, rooms_find
 from signal_core.tables.mailbox cimport mailbox_taken
 from signal_core.tables.room_table cimport room_table_hash
 from signal_core.tables.state cimport Loop
 
 
-cdef inline void _unlisten(Loop* loop, Conn* c, const char* name, uint32_t n) noexcept nogil:
+cdef inline void _unwatch(Loop* loop, Conn* c, const char* name, uint32_t n) noexcept nogil:
     """It hears no more who comes and goes in a room; no effect where it does not."""
     cdef uint32_t room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, n), name, n)
     cdef Member* member = NULL if room == NO_ROOM else room_member(&loop.rooms, &loop.slab, c, room)
-    if member != NULL and member.mark != WATCH_NONE:
-        member.mark = WATCH_NONE
-        loop.n[C_LISTENERS] -= 1
+    if member != NULL and member.watch != WATCH_NONE:
+        member.watch = WATCH_NONE
+        loop.n[C_WATCHERS] -= 1
         membership_room_unwatch(loop, loop.rooms.rooms[room].entry)
 
 
 cdef inline void _sub_undo(Loop* loop, Conn* c, Packet* packet) noexcept nogil:
-    """NATS did not take the SUB of a room: it is left, but by who was a member and only wanted to listen. A user's room
-    is left by none."""
+    """NATS did not take the SUB of a room: the connection leaves it, unless it was a member before and only asked to
+    watch it. No connection leaves its user's room."""
     cdef Ref* ref = refs_find(loop, c, packet_text(packet), packet.text_size) if packet.text_size else NULL
     if packet.data[0] == c"@":
         return
-    if packet.hash and ref != NULL and ref.listens == LISTENS_MEMBER:
-        _unlisten(loop, c, <char*>packet.data, packet.size)
+    if packet.hash and ref != NULL and ref.watches == WATCHES_MEMBER:
+        _unwatch(loop, c, <char*>packet.data, packet.size)
     else:
         membership_leave(loop, c, <char*>packet.data, packet.size)
     if c.state != CONN_JOINING:
@@ -105,7 +105,7 @@ cdef inline void dispatch_packet(Loop* loop, Packet* packet) noexcept nogil:
             mailbox_taken(&loop.mailbox, packet)
         nats_publish_take(loop, packet)
         return
-    loop.pressure.words += 1
+    loop.pressure.tasks += 1
     if packet.kind == KIND_QUESTION:
         roster_take(loop, packet)
         return

@@ -36,7 +36,7 @@ from signal_core.client.session cimport session_continue, session_read
 from signal_core.delivery.backpressure cimport (
     backpressure_drop, backpressure_input_waits, backpressure_joins_wait, backpressure_next, backpressure_next_verdict,
 )
-from signal_core.delivery.conn cimport conn_flush, conn_give_place, conn_kill, conn_ready, conn_watch, conn_write
+from signal_core.delivery.conn cimport conn_flush, conn_release_quota, conn_kill, conn_ready, conn_watch, conn_write
 from signal_core.delivery.delayed cimport delayed_release
 from signal_core.delivery.drop_notice cimport drop_notice_tell
 from signal_core.delivery.outbox cimport outbox_post_all
@@ -61,7 +61,7 @@ from signal_core.tables.conn_table cimport (
 )
 from signal_core.tables.drop_table cimport missed_any
 from signal_core.tables.mailbox cimport (
-    mailbox_awake, mailbox_is_empty, mailbox_sleep, mailbox_take, mailbox_words_taken,
+    mailbox_awake, mailbox_is_empty, mailbox_sleep, mailbox_take, mailbox_tasks_done,
 )
 from signal_core.tables.room_table cimport room_table_reclaim
 from signal_core.tables.state cimport TAG_LINK, TAG_LISTENER, Hub, Loop
@@ -86,9 +86,9 @@ cdef inline void _loop_inbox(Loop* loop) noexcept nogil:
         loop.turn.work += 1
         dispatch_packet(loop, packet)
         budget -= 1
-    if loop.pressure.words:
-        mailbox_words_taken(&loop.mailbox, loop.pressure.words)
-        loop.pressure.words = 0
+    if loop.pressure.tasks:
+        mailbox_tasks_done(&loop.mailbox, loop.pressure.tasks)
+        loop.pressure.tasks = 0
 
 
 # -- the iteration --
@@ -166,7 +166,7 @@ cdef inline void _loop_free(Loop* loop, Conn* c) noexcept nogil:
         rights_release(cold.brief.rights)
         free(cold.brief)
     se_sub_relaxed(&loop.hub.connections, 1)
-    conn_give_place(loop, c)
+    conn_release_quota(loop, c)
     remote_addr_uncount(loop, c)
     slab_free(&loop.slab, c)
 
@@ -201,7 +201,7 @@ cdef inline void loop_reap(Loop* loop, uint32_t units) noexcept nogil:
 
 cdef inline bint _loop_has_work(const Loop* loop) noexcept nogil:
     """Whether there is work for the next iteration already; the link's is told by link_patience."""
-    return (loop.taken != NULL or loop.roster.list != NULL or loop.roster.aside != NULL or loop.gaps_used
+    return (loop.taken != NULL or loop.roster.list != NULL or loop.roster.aside != NULL or loop.notices.used
             or loop.turn.ready.used or turns_lanes_wait(loop) or loop.told_head != NULL or loop.dead != NO_SLOT
             or loop.overdue or (loop.accept.shut and shutdown_has_work(loop)))
 
@@ -351,12 +351,12 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     if loop.turn.ready.used:
         _loop_ready(loop)
     keepalive_run(loop)
-    if SE_RARE(loop.gaps_used):
+    if SE_RARE(loop.notices.used):
         drop_notice_tell(loop)
     if loop.tick != before:
         if loop.accept.looks_away:
             listener_look_again(loop)
-        if missed_any(&loop.missed) and loop.gaps_used == 0:
+        if missed_any(&loop.missed) and loop.notices.used == 0:
             drop_notice_tell(loop)
         if SE_RARE(handshake_input_any_over(loop.hub)):
             handshake_input_tell_over(loop)

@@ -84,7 +84,7 @@ cdef inline void _inbound_answer(Loop* loop, uint64_t id, const NatsHeaders* h, 
     cdef Loop* target = outbox_loop_of(hub, id)
     if target == NULL:
         return
-    if (target != loop and se_load_relaxed(&target.mailbox.words) + loop.post.chains[target.index].words
+    if (target != loop and se_load_relaxed(&target.mailbox.tasks) + loop.post.chains[target.index].tasks
             >= target.mailbox.limit):
         loop.n[C_RECEIPTS_LOST] += 1
     elif h.receipt != NULL:

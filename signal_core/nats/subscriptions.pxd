@@ -227,7 +227,7 @@ cdef inline void subscriptions_await(Loop* loop, Packet* packet) noexcept nogil:
         waiter.ping = _sub_ping(link, entry, presence)
         if waiter.ping == 0 or waiter.ping > link.ponged:
             waiter.id = packet.target
-            waiter.place = entry.sub - 1
+            waiter.index = entry.sub - 1
             waiter.serial = entry.serial
             waiter.presence = presence
             waiter.size = <uint8_t>packet.text_size
@@ -242,7 +242,7 @@ cdef inline void subscriptions_await(Loop* loop, Packet* packet) noexcept nogil:
 
 cdef inline RoomEntry* _waiter_entry(const Link* link, const Waiter* waiter) noexcept nogil:
     """The room that it waits for; NULL where that is no more."""
-    cdef RoomEntry* entry = link.subs.rooms[waiter.place] if waiter.place < link.subs.used else NULL
+    cdef RoomEntry* entry = link.subs.rooms[waiter.index] if waiter.index < link.subs.used else NULL
     return entry if entry != NULL and entry.serial == waiter.serial else NULL
 
 

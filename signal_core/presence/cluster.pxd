@@ -1,8 +1,8 @@
 """Presence across nodes: heartbeats, questions, and what other nodes tell of their members. Loop 0 only.
 
-Nothing is kept but which nodes were heard of in a room with listeners, so that their loss can be told there. Where this
+Nothing is kept but which nodes were heard of in a room with watchers, so that their loss can be told there. Where this
 node may have missed something of another one (it is new, was away, has dropped something), its members are forgotten
-in every room with listeners (LEAVE <node>.*) and it is asked anew. A cursor of that node's walks over these rooms.
+in every room with watchers (LEAVE <node>.*) and it is asked anew. A cursor of that node's walks over these rooms.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -41,7 +41,7 @@ cdef enum:
 # -- nodes --
 
 cdef inline uint16_t _node_find(Link* link, const char* name, size_t n) noexcept nogil:
-    """Its place; 0: not noted."""
+    """Its index; 0: not noted."""
     cdef uint32_t i
     for i in range(1, link.presence.nodes_used):
         if link.presence.nodes[i].size == n and memcmp(link.presence.nodes[i].name, name, n) == 0:
@@ -50,31 +50,31 @@ cdef inline uint16_t _node_find(Link* link, const char* name, size_t n) noexcept
 
 
 cdef inline uint16_t _node_note(Loop* loop, const char* name, size_t n) noexcept nogil:
-    """The place of a node that was heard of; 0 without memory."""
+    """The index of a node that was heard of; 0 without memory."""
     cdef Link* link = loop.linked
-    cdef uint16_t place = _node_find(link, name, n)
+    cdef uint16_t index = _node_find(link, name, n)
     cdef uint32_t i
-    if place:
-        return place
+    if index:
+        return index
     for i in range(1, link.presence.nodes_used):
         if link.presence.nodes[i].size == 0:
-            place = <uint16_t>i
+            index = <uint16_t>i
             break
-    if place == 0:
+    if index == 0:
         if not remote_query_reserve_nodes(link):
             return 0
-        place = <uint16_t>link.presence.nodes_used
+        index = <uint16_t>link.presence.nodes_used
         link.presence.nodes_used += 1
-    memset(&link.presence.nodes[place], 0, sizeof(Node))
-    memcpy(link.presence.nodes[place].name, name, n)
-    link.presence.nodes[place].size = <uint8_t>n
-    link.presence.nodes[place].heard = loop.tick
-    return place
+    memset(&link.presence.nodes[index], 0, sizeof(Node))
+    memcpy(link.presence.nodes[index].name, name, n)
+    link.presence.nodes[index].size = <uint8_t>n
+    link.presence.nodes[index].heard = loop.tick
+    return index
 
 
-cdef inline void _node_walk(Link* link, uint16_t place, bint asks) noexcept nogil:
+cdef inline void _node_walk(Link* link, uint16_t index, bint asks) noexcept nogil:
     """Its members are told to have left wherever they were heard of; it is asked anew, or else forgotten."""
-    cdef Node* node = &link.presence.nodes[place]
+    cdef Node* node = &link.presence.nodes[index]
     if not node.walks:
         link.presence.walks += 1
     node.walks = True
@@ -82,17 +82,17 @@ cdef inline void _node_walk(Link* link, uint16_t place, bint asks) noexcept nogi
     node.cursor = 0
 
 
-cdef inline void _node_lost(Loop* loop, uint16_t place) noexcept nogil:
+cdef inline void _node_lost(Loop* loop, uint16_t index) noexcept nogil:
     loop.n[C_NODES_LOST] += 1
-    _node_walk(loop.linked, place, False)
+    _node_walk(loop.linked, index, False)
 
 
-cdef inline void _node_left(Loop* loop, Audience* audience, uint16_t place) noexcept nogil:
+cdef inline void _node_left(Loop* loop, Audience* audience, uint16_t index) noexcept nogil:
     """`LEAVE <room> <node>.*`, where it was heard to have members."""
-    cdef Node* node = &loop.linked.presence.nodes[place]
+    cdef Node* node = &loop.linked.presence.nodes[index]
     cdef char line[32]
     cdef uint8_t* at
-    if not watches_drop(audience, place):
+    if not watches_drop(audience, index):
         return
     at = text_put_bytes(text_put_bytes(text_put_bytes(<uint8_t*>line, b"LEAVE ", 6), node.name, node.size), b".*\n", 3)
     events_tell_changes(loop, <RoomEntry*>audience.entry, line, <size_t>(<char*>at - line))
@@ -122,7 +122,7 @@ cdef inline RoomEntry* _room_named(Loop* loop, const char* name, size_t n) noexc
 
 
 cdef inline void _heard_abroad(Loop* loop, bint is_new) noexcept nogil:
-    """Another node has listeners. Where that was not known, and it had some before, it may have missed something."""
+    """Another node has watchers. Where that was not known, and it had some before, it may have missed something."""
     if not is_new and not events_heard_abroad(loop):
         se_add_relaxed(&loop.hub.presence_epoch, 1)
     se_store_seqcst(&loop.hub.abroad, loop.tick + LOST_TICKS)
@@ -133,15 +133,15 @@ cdef inline void _on_question(Loop* loop, const char* text, size_t n) noexcept n
     cdef size_t node, room, room_n, at
     cdef uint64_t number
     cdef RoomEntry* entry
-    cdef uint16_t place
+    cdef uint16_t index
     if not _question_head(text, n, &node, &number, &room, &room_n):
         loop.n[C_NATS_MALFORMED] += 1
         return
     at = room + room_n
     if at < n and (n - at - 1 != hub.node_len or memcmp(text + at + 1, hub.node, hub.node_len) != 0):
         return
-    place = _node_find(loop.linked, text, node)
-    _heard_abroad(loop, place != 0 and not loop.linked.presence.nodes[place].listens)
+    index = _node_find(loop.linked, text, node)
+    _heard_abroad(loop, index != 0 and not loop.linked.presence.nodes[index].watches)
     entry = _room_named(loop, text + room, room_n)
     if entry == NULL:
         return
@@ -179,13 +179,13 @@ cdef inline void _on_members(Loop* loop, const char* text, size_t n) noexcept no
 
 cdef inline void _node_heard(Loop* loop, Audience* audience, const char* name, size_t n) noexcept nogil:
     """That it has members in a room. Of one that is lost this may be its last word: then its cursor comes by again."""
-    cdef uint16_t place = _node_note(loop, name, n)
-    cdef Node* node = &loop.linked.presence.nodes[place]
-    if place == 0:
+    cdef uint16_t index = _node_note(loop, name, n)
+    cdef Node* node = &loop.linked.presence.nodes[index]
+    if index == 0:
         return
-    watches_note(audience, place)
-    if node.walks and not node.asks and 0 < audience.place <= node.cursor:
-        node.cursor = audience.place - 1
+    watches_note(audience, index)
+    if node.walks and not node.asks and 0 < audience.index <= node.cursor:
+        node.cursor = audience.index - 1
 
 
 cdef inline void _on_changes(Loop* loop, const NatsOp* op) noexcept nogil:
@@ -208,17 +208,17 @@ cdef inline void _on_changes(Loop* loop, const NatsOp* op) noexcept nogil:
 
 
 cdef inline void _on_heartbeat(Loop* loop, const char* text, size_t n) noexcept nogil:
-    """`<node> <instance> <epoch> <1 where it has listeners, else 0>`, or `<node> bye`."""
+    """`<node> <instance> <epoch> <1 where it has watchers, else 0>`, or `<node> bye`."""
     cdef Link* link = loop.linked
     cdef size_t name = se_lower_run(text, n if n < NODE_MAX else NODE_MAX), at = name + 1, size
     cdef uint64_t epoch
-    cdef uint16_t place
+    cdef uint16_t index
     cdef Node* node
     cdef bint known, is_new
     if name and n == name + 4 and memcmp(text + name, b" bye", 4) == 0:
-        place = _node_find(link, text, name)
-        if place:
-            _node_lost(loop, place)
+        index = _node_find(link, text, name)
+        if index:
+            _node_lost(loop, index)
         return
     if name == 0 or n < at + 20 or text[name] != c" " or text[at + 16] != c" ":
         loop.n[C_NATS_MALFORMED] += 1
@@ -227,10 +227,10 @@ cdef inline void _on_heartbeat(Loop* loop, const char* text, size_t n) noexcept 
     if n != at + 17 + size + 2 or not text_parse_uint(text + at + 17, size, &epoch):
         loop.n[C_NATS_MALFORMED] += 1
         return
-    place = _node_note(loop, text, name)
-    if place == 0:
+    index = _node_note(loop, text, name)
+    if index == 0:
         return
-    node = &link.presence.nodes[place]
+    node = &link.presence.nodes[index]
     known = node.epoch == epoch and memcmp(node.instance, text + at, 16) == 0 and not (node.walks and not node.asks)
     is_new = memcmp(node.instance, text + at, 16) != 0
     node.heard = loop.tick
@@ -238,9 +238,9 @@ cdef inline void _on_heartbeat(Loop* loop, const char* text, size_t n) noexcept 
     memcpy(node.instance, text + at, 16)
     if text[n - 1] == c"1":
         _heard_abroad(loop, False)
-    node.listens = text[n - 1] == c"1"
+    node.watches = text[n - 1] == c"1"
     if not known:
-        _node_walk(link, place, True)
+        _node_walk(link, index, True)
     if is_new:  # nor does it know us
         link.presence.beat_due = loop.tick
 
@@ -266,10 +266,10 @@ cdef inline void cluster_message(Loop* loop, const NatsOp* op) noexcept nogil:
 
 # -- what is due --
 
-cdef inline uint32_t _node_step(Loop* loop, uint16_t place) noexcept nogil:
+cdef inline uint32_t _node_step(Loop* loop, uint16_t index) noexcept nogil:
     """One room of its cursor's way: what is looked at and told there. 0 at the end of it."""
     cdef Link* link = loop.linked
-    cdef Node* node = &link.presence.nodes[place]
+    cdef Node* node = &link.presence.nodes[index]
     cdef Audience* audience
     cdef uint32_t cost = 1
     if node.cursor >= link.presence.audiences_used:
@@ -278,13 +278,13 @@ cdef inline uint32_t _node_step(Loop* loop, uint16_t place) noexcept nogil:
     node.cursor += 1
     if audience == NULL:
         return cost
-    if place == EVERY_NODE:
+    if index == EVERY_NODE:
         watches_sub(loop, audience)
         cost += audience.nnodes
         while audience.nnodes:
             _node_left(loop, audience, audience.nodes[0])
     else:
-        _node_left(loop, audience, place)
+        _node_left(loop, audience, index)
     if node.asks:
         remote_query_ask_nodes(loop, audience, 0, node)
     return cost

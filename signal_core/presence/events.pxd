@@ -2,10 +2,10 @@
 
 Text passes from the loop that knows to those that tell: lines `JOIN <peer>[ user=U]` and `LEAVE <peer>[ user=U]`, or a
 line `<peer>[ user=U]` for each member. It is gathered during an iteration and told at its end, in one piece for a room:
-as one message of many frames to each loop that has listeners, and as one publish to other nodes, where some listen.
+as one message of many frames to each loop that has watchers, and as one publish to other nodes, where some listen.
 
-What a loop tells of its own members takes one way to each listener (this loop, or inbox; or the link, NATS, the other
-link, inbox), and so arrives in order: after the last word on a peer every listener knows what is true. That is why all
+What a loop tells of its own members takes one way to each watcher (this loop, or inbox; or the link, NATS, the other
+link, inbox), and so arrives in order: after the last word on a peer every watcher knows what is true. That is why all
 text for NATS goes through the link's inbox, also from its own loop.
 """
 
@@ -107,17 +107,17 @@ cdef inline void events_publish(Loop* loop, const char* what, const char* tail, 
         outbox_post(loop, 0, packet)
 
 
-# -- to listeners --
+# -- to watchers --
 
-cdef inline void _fan_out_marked(Loop* loop, uint32_t room, Packet* packet) noexcept nogil:
-    """To the listeners on this loop: all, or those who await the answer to one of the questions in `origin`."""
+cdef inline void _fan_out_watchers(Loop* loop, uint32_t room, Packet* packet) noexcept nogil:
+    """To the watchers on this loop: all, or those who await the answer to one of the questions in `origin`."""
     cdef const Member* members = rooms_members_of(&loop.rooms, room)
     cdef uint32_t i, n = loop.rooms.rooms[room].count
     cdef uint16_t first = <uint16_t>packet.origin, last = <uint16_t>(packet.origin >> 16)
     cdef Conn* c
     loop.turn.work += n >> UNIT_SHIFT
     for i in range(n):
-        if members[i].mark == WATCH_NONE or (first and not first <= members[i].mark <= last):
+        if members[i].watch == WATCH_NONE or (first and not first <= members[i].watch <= last):
             continue
         c = slab_conn(&loop.slab, members[i].slot)
         if c.state == CONN_OPEN:
@@ -132,24 +132,24 @@ cdef inline void events_take(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline void _news_fan_out(Loop* loop, Packet* packet) noexcept nogil:
-    """To the listeners on this loop; takes the message over."""
+    """To the watchers on this loop; takes the message over."""
     cdef uint32_t room = rooms_find_serial(&loop.rooms, packet.hash, packet.target)
     packet.kind = KIND_FRAME
     packet_share(&loop.mem, packet)
     if room != NO_ROOM:
-        _fan_out_marked(loop, room, packet)
+        _fan_out_watchers(loop, room, packet)
     packet_let_go(&loop.mem, packet)
 
 
-cdef inline void _news_distribute(Loop* loop, RoomEntry* entry, Packet* packet, uint32_t marks) noexcept nogil:
-    """Hands frames to every loop that has listeners, and to the service; takes the message over. Where an inbox has no
-    room the loop's listeners hear GAP, and ask anew."""
+cdef inline void _news_distribute(Loop* loop, RoomEntry* entry, Packet* packet, uint32_t numbers) noexcept nogil:
+    """Hands frames to every loop that has watchers, and to the service; takes the message over. Where an inbox has no
+    room the loop's watchers hear GAP, and ask anew."""
     cdef Audience* audience = audience_of(entry)
     cdef uint32_t i, index
     cdef Packet* copy
     packet.target = entry.serial
     packet.hash = entry.hash
-    packet.origin = marks
+    packet.origin = numbers
     packet.flags = PACKET_COUNTED
     if audience == NULL:
         packet_free(&loop.mem, packet)
@@ -213,7 +213,7 @@ cdef inline bint _change_is_good(const char* text, size_t n) noexcept nogil:
 
 
 cdef inline void events_tell_changes(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
-    """Tells the listeners on this node of joins and leaves, in pieces of MEMBERS_TEXT bytes."""
+    """Tells the watchers on this node of joins and leaves, in pieces of MEMBERS_TEXT bytes."""
     cdef size_t size
     while n:
         size = _lines_up_to(text, n, MEMBERS_TEXT)
@@ -268,10 +268,10 @@ cdef inline size_t _lines_up_to(const char* text, size_t n, size_t most) noexcep
 
 
 cdef inline void events_tell_members(
-    Loop* loop, RoomEntry* entry, uint32_t marks, const char* text, size_t n,
+    Loop* loop, RoomEntry* entry, uint32_t numbers, const char* text, size_t n,
 ) noexcept nogil:
-    """MEMBERS, in as many messages as it takes, to those listeners on this node who await one of the questions from
-    `marks`' lower half to its upper one (0: to all)."""
+    """MEMBERS, in as many messages as it takes, to those watchers on this node who await one of the questions from
+    `numbers`' lower half to its upper one (0: to all)."""
     cdef size_t most = loop.hub.set.max_message, size, body, head = 9 + entry.size
     cdef uint8_t* out
     cdef Packet* packet
@@ -289,7 +289,7 @@ cdef inline void events_tell_members(
         out = text_put_bytes(text_put_bytes(text_put_bytes(out, b"MEMBERS ", 8), entry.name, entry.size), b"\n", 1)
         out = text_put_bytes(out, text, body - head)
         packet.size = <uint32_t>(out - packet.data)
-        _news_distribute(loop, entry, packet, marks)
+        _news_distribute(loop, entry, packet, numbers)
         text += size
         n -= size
         if n == 0:

@@ -21,7 +21,7 @@ from signal_core.tables.room_table cimport (
 from signal_core.tables.state cimport Loop
 
 cdef enum:
-    EVERY_NODE = 0            # place in Link.nodes
+    EVERY_NODE = 0            # its index in Link.nodes
     NODES_AT_FIRST = 8
     NODES_MOST = 65535        # other nodes noted
 
@@ -75,7 +75,7 @@ cdef inline void remote_query_ask_nodes(Loop* loop, Audience* audience, uint16_t
         at = text_put_bytes(text_put_bytes(at, b" ", 1), node.name, node.size)
     packet = events_publish_new(loop, b"presence-ask", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
     if packet != NULL:
-        packet.target = audience.place
+        packet.target = audience.index
         outbox_post(loop, 0, packet)
     elif loop.n[C_PRESENCE_LOST] != lost:
         audience.put_off |= PUT_OFF_NODES
@@ -85,7 +85,7 @@ cdef inline void remote_query_ask_nodes(Loop* loop, Audience* audience, uint16_t
 cdef inline void _ask(Loop* loop, Audience* audience) noexcept nogil:
     """The next question of a room, to this node's loops and all nodes, or in the next tick, where it was often asked.
 
-    The number goes up first: who reads the old one after that is already counted among the listeners.
+    The number goes up first: who reads the old one after that is already counted among the watchers.
     """
     cdef uint64_t number = audience.generation
     cdef uint16_t mark = <uint16_t>(1 + number % (WATCH_CHANGES - 1))
@@ -107,13 +107,13 @@ cdef inline void _ask(Loop* loop, Audience* audience) noexcept nogil:
 
 cdef inline void remote_query_ask(Loop* loop, const Packet* packet) noexcept nogil:
     """A KIND_ASK. One whose number was asked since is answered by that. From here on the next to ask posts another:
-    who relied on this one is counted among the listeners already."""
+    who relied on this one is counted among the watchers already."""
     cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
     cdef Audience* audience = NULL if entry == NULL else <Audience*>se_pointer_acquire(&entry.audience)
     if audience == NULL:
         return
     se_store_seqcst(&audience.asking, 0)
-    if se_load_seqcst(&audience.listening) == 0 or audience.generation != packet.target:
+    if se_load_seqcst(&audience.watching) == 0 or audience.generation != packet.target:
         return
     watches_settle(loop, entry)
     _ask(loop, audience)
@@ -134,7 +134,7 @@ cdef inline void _ask_again(Loop* loop, Audience* audience) noexcept nogil:
 
 
 cdef inline void remote_query_begin(Loop* loop) noexcept nogil:
-    """In a new tick: what was put off is looked for, from the first room with listeners on."""
+    """In a new tick: what was put off is looked for, from the first room with watchers on."""
     cdef Link* link = loop.linked
     if not link.presence.asking:
         link.presence.again = False

@@ -1,4 +1,4 @@
-"""Who is in a room: questions of this node's listeners and of other nodes, answered by each loop a piece at a time.
+"""Who is in a room: questions of this node's watchers and of other nodes, answered by each loop a piece at a time.
 
 A loop answers the oldest question first, MEMBERS_PER_TURN members an iteration, in order with what it tells of joins
 and leaves (events.pxd).
@@ -27,17 +27,17 @@ cdef enum:
     NOT_BEGUN = 0xffffffff    # Loop.question_left: every member
 
 
-cdef inline void _members_send(Loop* loop, RoomEntry* entry, uint32_t marks, const char* node, size_t node_n,
+cdef inline void _members_send(Loop* loop, RoomEntry* entry, uint32_t numbers, const char* node, size_t node_n,
                                const char* text, size_t n) noexcept nogil:
-    """A part of the answer to some questions: to this node's listeners (`node_n` 0), or to another node, which knows
+    """A part of the answer to some questions: to this node's watchers (`node_n` 0), or to another node, which knows
     one number, or 0 for several."""
     cdef char head[192]
     cdef uint8_t* at
     if node_n == 0:
-        events_tell_members(loop, entry, marks, text, n)
+        events_tell_members(loop, entry, numbers, text, n)
         return
     at = text_put_bytes(text_put_bytes(<uint8_t*>head, loop.hub.node, loop.hub.node_len), b" ", 1)
-    at += text_put_uint(<char*>at, <uint16_t>marks if <uint16_t>marks == marks >> 16 else 0)
+    at += text_put_uint(<char*>at, <uint16_t>numbers if <uint16_t>numbers == numbers >> 16 else 0)
     at = text_put_bytes(text_put_bytes(text_put_bytes(at, b" ", 1), entry.name, entry.size), b"\n", 1)
     events_publish(loop, b"presence-members", node, node_n, head, <size_t>(<char*>at - head), text, n)
 
@@ -85,7 +85,7 @@ cdef inline bint _question_waits(Loop* loop, Packet* packet) noexcept nogil:
     while end[0] != NULL:
         if (end != &loop.roster.list and end[0].target == packet.target and end[0].size == packet.size
                 and memcmp(end[0].data, packet.data, packet.size) == 0):
-            end[0].origin = roster_marks_joined(<uint32_t>end[0].origin, <uint32_t>packet.origin)
+            end[0].origin = roster_numbers_joined(<uint32_t>end[0].origin, <uint32_t>packet.origin)
             _question_end(loop, packet)
             return True
         end = &end[0].next
@@ -134,7 +134,7 @@ cdef inline void roster_walk(Loop* loop) noexcept nogil:
         _questions_come(loop)
 
 
-cdef inline uint32_t roster_marks_joined(uint32_t one, uint32_t other) noexcept nogil:
+cdef inline uint32_t roster_numbers_joined(uint32_t one, uint32_t other) noexcept nogil:
     """Of two questions answered as one: from the first to the last; 0 (all) where one is, or numbers began anew."""
     if one == 0 or other == 0 or <uint16_t>other < <uint16_t>one:
         return 0
@@ -201,10 +201,10 @@ cdef inline void roster_question(Loop* loop, RoomEntry* entry, uint16_t mark, co
 
 
 cdef inline uint16_t roster_ask(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """Asks who is in a room with listeners; the mark of those who await the answer, WATCH_NONE without memory.
+    """Asks who is in a room with watchers; the mark of those who await the answer, WATCH_NONE without memory.
 
     The number of the question is read before the link takes it up (remote_query.pxd): all that read the same one share
-    the     answer, and the first of them asks for all. Who asks is counted among the listeners before.
+    the     answer, and the first of them asks for all. Who asks is counted among the watchers before.
     """
     cdef Audience* audience = <Audience*>entry.audience
     cdef uint64_t number = se_load_seqcst(&audience.generation)

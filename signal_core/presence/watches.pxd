@@ -1,4 +1,4 @@
-"""The rooms whose comings and goings NATS tells us of, in step with their listeners. Loop 0 only."""
+"""The rooms whose comings and goings NATS tells us of, in step with their watchers. Loop 0 only."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
@@ -18,11 +18,11 @@ from signal_core.tables.state cimport Loop
 from signal_core.wire.nats_format cimport nats_format_sub, nats_format_unsub
 
 cdef enum:
-    SID_AUDIENCE = 1 << 30    # and up: of rooms with listeners, by place; those of rooms (subscriptions.pxd) are below
+    SID_AUDIENCE = 1 << 30    # and up: of rooms with watchers, by place; those of rooms (subscriptions.pxd) are below
 
 
 cdef inline void watches_sub(Loop* loop, Audience* audience) noexcept nogil:
-    """Asks for the SUB of a room with listeners, once a connection. Without memory nothing is heard of other nodes,
+    """Asks for the SUB of a room with watchers, once a connection. Without memory nothing is heard of other nodes,
     until one asks anew."""
     cdef Link* link = loop.linked
     if link.state != LINK_UP:
@@ -36,7 +36,7 @@ cdef inline void watches_sub(Loop* loop, Audience* audience) noexcept nogil:
         return
     if not sub_queue_allowed(loop):
         _audience_refused(loop, audience)
-    elif sub_queue_push(link, SID_AUDIENCE + audience.place - 1):
+    elif sub_queue_push(link, SID_AUDIENCE + audience.index - 1):
         audience.sub_state = SUB_FRESH
         audience.ping = link.pinged + 1
     else:
@@ -52,7 +52,7 @@ cdef inline bint watches_write(Loop* loop, const Audience* audience) noexcept no
     if packet == NULL:
         return False
     packet.size = <uint32_t>nats_format_sub(<char*>packet.data, subject, <uint32_t>n, b"", 0,
-                                            SID_AUDIENCE + audience.place - 1)
+                                            SID_AUDIENCE + audience.index - 1)
     write_queue_add(loop, &loop.linked.out, packet)
     loop.linked.dirty = True
     return True
@@ -71,7 +71,7 @@ cdef inline void _audience_refused(Loop* loop, Audience* audience) noexcept nogi
 cdef inline void watches_lapse(Loop* loop, Audience* audience, bint unsure) noexcept nogil:
     """NATS has refused its SUB, or may have (`unsure`): then it is given up."""
     if unsure:
-        watches_unsub_write(loop, SID_AUDIENCE + audience.place - 1)
+        watches_unsub_write(loop, SID_AUDIENCE + audience.index - 1)
     _audience_refused(loop, audience)
 
 
@@ -95,7 +95,7 @@ cdef inline void _audience_unsub(Loop* loop, Audience* audience) noexcept nogil:
         link.limit.refused -= 1
     elif audience.ping:
         if audience.sub_state == SUB_PLAIN:
-            watches_unsub_write(loop, SID_AUDIENCE + audience.place - 1)
+            watches_unsub_write(loop, SID_AUDIENCE + audience.index - 1)
         sub_queue_given_up(link)
     audience.linked = 0
 
@@ -121,18 +121,18 @@ cdef inline bint _audiences_reserve(Link* link) noexcept nogil:
 
 cdef inline void _audience_add(Loop* loop, Audience* audience) noexcept nogil:
     cdef Link* link = loop.linked
-    cdef uint32_t place
+    cdef uint32_t index
     if not _audiences_reserve(link):
         loop.n[C_PRESENCE_LOST] += 1
         return
     if link.presence.audiences_nfree:
         link.presence.audiences_nfree -= 1
-        place = link.presence.audiences_free[link.presence.audiences_nfree]
+        index = link.presence.audiences_free[link.presence.audiences_nfree]
     else:
-        place = link.presence.audiences_used
+        index = link.presence.audiences_used
         link.presence.audiences_used += 1
-    link.presence.audiences[place] = audience
-    audience.place = place + 1
+    link.presence.audiences[index] = audience
+    audience.index = index + 1
     if link.state == LINK_UP and not sub_queue_has_room(link):
         audience.put_off |= PUT_OFF_SUB
         link.presence.again = True
@@ -142,16 +142,16 @@ cdef inline void _audience_add(Loop* loop, Audience* audience) noexcept nogil:
 
 cdef inline void _audience_remove(Loop* loop, Audience* audience) noexcept nogil:
     cdef Link* link = loop.linked
-    _audience_forget(audience)  # there may be some without a place: an answer can be before the first listener's word
-    if audience.place == 0:
+    _audience_forget(audience)  # there may be some without a place: an answer can be before the first watcher's word
+    if audience.index == 0:
         return
     if not audience.put_off & PUT_OFF_SUB:
         _audience_unsub(loop, audience)
     audience.put_off = 0
-    link.presence.audiences[audience.place - 1] = NULL
-    link.presence.audiences_free[link.presence.audiences_nfree] = audience.place - 1
+    link.presence.audiences[audience.index - 1] = NULL
+    link.presence.audiences_free[link.presence.audiences_nfree] = audience.index - 1
     link.presence.audiences_nfree += 1
-    audience.place = 0
+    audience.index = 0
 
 
 cdef inline void _audience_forget(Audience* audience) noexcept nogil:
@@ -166,7 +166,7 @@ cdef inline void watches_settle(Loop* loop, RoomEntry* entry) noexcept nogil:
     cdef Audience* audience = audience_of(entry)
     if audience == NULL:
         watches_end_one(loop, entry)
-    elif audience.place == 0:
+    elif audience.index == 0:
         _audience_add(loop, audience)
 
 

@@ -127,7 +127,7 @@ cdef class Crowd:
             for slot in range(loop.slab.used):
                 c = slab_conn(&loop.slab, slot)
                 if c.nrooms > 1:
-                    free(slab_cold(&loop.slab, slot).places.many)
+                    free(slab_cold(&loop.slab, slot).memberships.many)
         self.settle()
         self.reclaim()
         for i in range(self.hub.nloops):

@@ -10,7 +10,7 @@ from signal_core.base.kinds cimport KIND_TO
 from signal_core.base.memory cimport Mem, Packet, packet_free, packet_new_heap
 from signal_core.base.sys cimport se_now_ns
 from signal_core.client.accept_pacing cimport accept_pacing_after
-from signal_core.presence.roster cimport roster_marks_joined
+from signal_core.presence.roster cimport roster_numbers_joined
 from signal_core.tables.conn_table cimport (
     CONN_OPEN, NO_SLOT, Conn, Membership, Slab, slab_cold, slab_conn, slab_end, slab_find, slab_init, slab_take,
 )
@@ -140,8 +140,8 @@ def pace(uint64_t gap, uint64_t wait, uint64_t shortest, uint64_t longest):
 
 
 def questions_joined(uint32_t one, uint32_t other):
-    """The numbers of two questions answered as one: roster_marks_joined."""
-    return roster_marks_joined(one, other)
+    """The numbers of two questions answered as one: roster_numbers_joined."""
+    return roster_numbers_joined(one, other)
 
 
 # -- rooms of a loop --
@@ -167,7 +167,7 @@ cdef class Rooms:
             return
         for slot in range(self.conns):
             if slab_conn(self.slab, slot).nrooms > 1:
-                free(slab_cold(self.slab, slot).places.many)
+                free(slab_cold(self.slab, slot).memberships.many)
         for entry in self.entries.values():
             free(<void*><size_t>entry)
         rooms_end(&self.rooms)
@@ -231,34 +231,34 @@ cdef class Rooms:
     def places(self, uint32_t slot):
         """The names of its rooms, in its own order."""
         cdef Conn* c = self.conn(slot)
-        cdef Membership* places = rooms_memberships_of(c, slab_cold(self.slab, slot))
+        cdef Membership* memberships = rooms_memberships_of(c, slab_cold(self.slab, slot))
         cdef uint32_t i
         cdef RoomEntry* entry
         names = []
         for i in range(c.nrooms):
-            entry = self.rooms.rooms[places[i].room].entry
+            entry = self.rooms.rooms[memberships[i].room].entry
             names.append(entry.name[:entry.size])
         return names
 
     def check(self):
-        """Fails where a place and a member do not name each other."""
+        """Fails where a membership and a member do not name each other."""
         cdef uint32_t slot, i, room
         cdef Conn* c
-        cdef Membership* place
+        cdef Membership* membership
         for slot in range(self.conns):
             c = slab_conn(self.slab, slot)
             for i in range(c.nrooms):
-                place = &rooms_memberships_of(c, slab_cold(self.slab, slot))[i]
-                assert place.position < self.rooms.rooms[place.room].count
-                assert rooms_members_of(&self.rooms, place.room)[place.position].slot == slot
-                assert rooms_members_of(&self.rooms, place.room)[place.position].place == i
+                membership = &rooms_memberships_of(c, slab_cold(self.slab, slot))[i]
+                assert membership.position < self.rooms.rooms[membership.room].count
+                assert rooms_members_of(&self.rooms, membership.room)[membership.position].slot == slot
+                assert rooms_members_of(&self.rooms, membership.room)[membership.position].membership == i
         for room in range(self.rooms.used):
             for i in range(self.rooms.rooms[room].count):
                 c = self.conn(rooms_members_of(&self.rooms, room)[i].slot)
-                assert rooms_members_of(&self.rooms, room)[i].place < c.nrooms
-                place = &rooms_memberships_of(c, slab_cold(self.slab, c.slot))[
-                    rooms_members_of(&self.rooms, room)[i].place]
-                assert place.room == room and place.position == i
+                assert rooms_members_of(&self.rooms, room)[i].membership < c.nrooms
+                membership = &rooms_memberships_of(c, slab_cold(self.slab, c.slot))[
+                    rooms_members_of(&self.rooms, room)[i].membership]
+                assert membership.room == room and membership.position == i
 
 
 # -- micro benchmarks: nanoseconds an operation --

@@ -1,7 +1,7 @@
 """Who joins and leaves rooms, and who listens to that."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
-from signal_core.base.counters cimport C_LISTENERS, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED
+from signal_core.base.counters cimport C_WATCHERS, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED
 from signal_core.base.memory cimport Packet, packet_free
 from signal_core.delivery.outbox cimport outbox_sync, outbox_sync_new
 from signal_core.presence.events cimport events_add
@@ -20,21 +20,21 @@ from signal_core.tables.room_table cimport (
 from signal_core.tables.state cimport Loop, loop_bit
 
 
-cdef inline void _sync_or_free(Loop* loop, RoomEntry* entry, Packet* word, bint sync) noexcept nogil:
-    """Tells the link of a room's interest, if that changed, by a word made beforehand."""
+cdef inline void _sync_or_free(Loop* loop, RoomEntry* entry, Packet* sync_packet, bint sync) noexcept nogil:
+    """Tells the link of a room's interest, if that changed, with a packet made beforehand."""
     if sync:
-        outbox_sync(loop, entry, word)
+        outbox_sync(loop, entry, sync_packet)
     else:
-        packet_free(&loop.mem, word)
+        packet_free(&loop.mem, sync_packet)
 
 
 cdef inline void _sync_if_possible(Loop* loop, RoomEntry* entry) noexcept nogil:
     """Tells the link that a room's interest is gone; without memory for that the next change tells it."""
-    cdef Packet* word = outbox_sync_new(loop)
-    if word == NULL:
+    cdef Packet* sync_packet = outbox_sync_new(loop)
+    if sync_packet == NULL:
         room_table_unmark(&loop.hub.rooms, entry)
     else:
-        outbox_sync(loop, entry, word)
+        outbox_sync(loop, entry, sync_packet)
 
 
 cdef inline RoomEntry* membership_enter(Loop* loop, const char* name, size_t n, uint64_t hash) noexcept nogil:
@@ -44,11 +44,11 @@ cdef inline RoomEntry* membership_enter(Loop* loop, const char* name, size_t n, 
     """
     cdef bint sync = False
     cdef RoomEntry* entry
-    cdef Packet* word = outbox_sync_new(loop)
-    if word == NULL:
+    cdef Packet* sync_packet = outbox_sync_new(loop)
+    if sync_packet == NULL:
         return NULL
     entry = room_table_enter(&loop.hub.rooms, name, n, hash, loop_bit(loop), &sync)
-    _sync_or_free(loop, entry, word, sync)
+    _sync_or_free(loop, entry, sync_packet, sync)
     return entry
 
 
@@ -92,12 +92,12 @@ cdef inline uint8_t membership_join(
 cdef inline bint membership_room_watch(Loop* loop, RoomEntry* entry) noexcept nogil:
     """One more of the loop's members hears who comes and goes. False without memory."""
     cdef bint sync = False
-    cdef Packet* word = outbox_sync_new(loop)
+    cdef Packet* sync_packet = outbox_sync_new(loop)
     cdef bint good
-    if word == NULL:
+    if sync_packet == NULL:
         return False
     good = room_table_watch(&loop.hub.rooms, entry, loop.hub.nloops + 1, loop_bit(loop), &sync)
-    _sync_or_free(loop, entry, word, sync)
+    _sync_or_free(loop, entry, sync_packet, sync)
     return good
 
 
@@ -111,24 +111,24 @@ cdef inline uint8_t membership_watch(Loop* loop, Conn* c, const char* name, uint
     cdef Member* member
     room[0] = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, n), name, n)
     member = room_member(&loop.rooms, &loop.slab, c, room[0])
-    if member.mark != WATCH_NONE:
+    if member.watch != WATCH_NONE:
         return CODE_OK
     if not membership_room_watch(loop, loop.rooms.rooms[room[0]].entry):
         return CODE_UNAVAILABLE
-    member.mark = WATCH_CHANGES
-    loop.n[C_LISTENERS] += 1
+    member.watch = WATCH_CHANGES
+    loop.n[C_WATCHERS] += 1
     return CODE_OK
 
 
 cdef inline void membership_watch_ask(Loop* loop, Conn* c, uint32_t room) noexcept nogil:
-    """Its SUB is answered: now a listener asks who is there."""
+    """Its SUB is answered: now a watcher asks who is there."""
     cdef Member* member = NULL if c == NULL else room_member(&loop.rooms, &loop.slab, c, room)
-    cdef uint16_t mark
-    if member == NULL or member.mark == WATCH_NONE:
+    cdef uint16_t number
+    if member == NULL or member.watch == WATCH_NONE:
         return
-    mark = roster_ask(loop, loop.rooms.rooms[room].entry)
-    if mark != WATCH_NONE:
-        member.mark = mark
+    number = roster_ask(loop, loop.rooms.rooms[room].entry)
+    if number != WATCH_NONE:
+        member.watch = number
 
 
 cdef inline void _room_close(Loop* loop, uint32_t room) noexcept nogil:
@@ -142,15 +142,15 @@ cdef inline void _room_close(Loop* loop, uint32_t room) noexcept nogil:
 
 
 cdef inline void membership_leave_one(Loop* loop, Conn* c, uint32_t i) noexcept nogil:
-    cdef Membership place = rooms_memberships_of(c, slab_cold(&loop.slab, c.slot))[i]
-    cdef uint32_t room = place.room
+    cdef Membership membership = rooms_memberships_of(c, slab_cold(&loop.slab, c.slot))[i]
+    cdef uint32_t room = membership.room
     cdef RoomEntry* entry = loop.rooms.rooms[room].entry
-    cdef bint listens = rooms_members_of(&loop.rooms, room)[place.position].mark != WATCH_NONE
+    cdef bint watches = rooms_members_of(&loop.rooms, room)[membership.position].watch != WATCH_NONE
     room_leave(&loop.rooms, &loop.slab, c, i)
     loop.n[C_MEMBERSHIPS] -= 1
     events_add(loop, entry, c, False)
-    if listens:
-        loop.n[C_LISTENERS] -= 1
+    if watches:
+        loop.n[C_WATCHERS] -= 1
         membership_room_unwatch(loop, entry)
     _room_close(loop, room)
 

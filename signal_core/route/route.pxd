@@ -90,7 +90,7 @@ cdef inline void _fan_out(Loop* loop, uint32_t index, Packet* packet) noexcept n
     cdef uint32_t origin = <uint32_t>(packet.origin >> 32) & 0xffffff if packet.origin >> 56 == loop.index else NO_SLOT
     cdef uint32_t size = packet.size
     cdef bint late = conn_is_late(loop, packet)
-    cdef QueueNode* place
+    cdef QueueNode* node
     cdef Conn* c
     packet.refs += n
     for i in range(n):
@@ -100,14 +100,14 @@ cdef inline void _fan_out(Loop* loop, uint32_t index, Packet* packet) noexcept n
         c = slab_conn(&loop.slab, slot)
         if SE_RARE(c.state != CONN_OPEN or (slot == origin and c.tag == <uint32_t>packet.origin)):
             continue
-        place = NULL
+        node = NULL
         if not SE_RARE(c.flags & FLAG_BLOCKED or late):
-            place = queue_node_new(&loop.mem)
-        if SE_RARE(place == NULL):
+            node = queue_node_new(&loop.mem)
+        if SE_RARE(node == NULL):
             conn_deliver(loop, c, packet, LANE_SPREAD)
             continue
-        place.packet = packet
-        write_queue_append(&c.out, place, size)
+        node.packet = packet
+        write_queue_append(&c.out, node, size)
         queued += 1
         conn_queued(loop, c, size, LANE_SPREAD)
     packet.refs -= n - queued

@@ -43,7 +43,7 @@ cdef enum:
     FLAG_LIMITED = 8192       # Extra.rights bound it
     FLAG_RENEWING = 16384     # an AUTH of its awaits the decision
 
-    FLAG_PLACE = 32768        # it has a place of max-connections
+    FLAG_QUOTA = 32768        # it counts against max-connections
 
     NO_SLOT = 0xffffffff
 
@@ -92,16 +92,16 @@ cdef struct Conn:
     uint16_t nrooms           # 2  memberships
 
 cdef enum:
-    # Ref.listens
-    LISTENS_NEW = 1           # it is a member by this SUB
-    LISTENS_MEMBER = 2        # it was one before
+    # Ref.watches
+    WATCHES_NEW = 1           # it is a member by this SUB
+    WATCHES_MEMBER = 2        # it was one before
 
 cdef struct Ref:              # an answer that a connection is owed
     char text[16]             # 16
     uint32_t deadline         # 4  tick
     uint8_t size              # 1
     uint8_t kind              # 1  REF_*
-    uint8_t listens           # 1  LISTENS_*: a SUB with presence: once it is OK it asks who is there
+    uint8_t watches           # 1  WATCHES_*: a SUB with presence, which asks for the roster once it is OK
     uint8_t taken             # 1  a SUB: another token took the room away before it was answered
     uint32_t room             # 4  of a SUB: the room on its loop + 1; else 0
 
@@ -119,7 +119,7 @@ cdef struct Extra:            # what most connections never need
     uint32_t progress         # 4  tick at which the other end of a blocked socket last took bytes
     uint16_t strikes          # 2  malformed messages since then
     uint16_t close_code       # 2  for the hooks
-    uint32_t gap              # 4  deliveries dropped since it was last told
+    uint32_t missed           # 4  deliveries dropped since its last GAP
     int unsent                # 4  bytes that the kernel still held for it at the last look
     uint32_t tokens           # 4  of its bucket (input_buffer.pxd), where max-rate is set
     uint32_t filled           # 4  tick at which they were counted; 0: never, it is full
@@ -129,7 +129,7 @@ cdef struct Membership:       # one membership, the connection's side
     uint32_t room             # 4  index in the loop's rooms
     uint32_t position         # 4  in that room's members
 
-cdef union Places:            # of a connection in one room: the place itself; in more: an array
+cdef union Memberships:       # of a connection in one room: the membership itself; in more: an array
     Membership one
     Membership* many
 
@@ -138,7 +138,7 @@ cdef struct Cold:
     uint32_t prev             # 4
     uint32_t due              # 4  tick; 0: not armed
     uint32_t asked            # 4  tick of the last ping, or of the last look that gave it more time; 0: none so far
-    Places places             # 8  memberships
+    Memberships memberships   # 8
     Brief* brief              # 8  with FLAG_WHOLE that of an Extra; NULL: none
 
 cdef struct Slab:

@@ -19,8 +19,8 @@ cdef enum:
 cdef struct Waiter:               # a SUB that awaits NATS's PONG
     uint64_t id                   # 8  connection
     uint32_t ping                 # 4  the PING whose answer it awaits; 0: one after the subscriptions are made again
-    uint32_t place                # 4  of the room in Link.subs
-    uint32_t serial               # 4  of that room: another may have its place by now
+    uint32_t index                # 4  of the room in Link.subs
+    uint32_t serial               # 4  of that room: another may have its index by now
     uint8_t size                  # 1  of the ref; 0: the join of a URL
     uint8_t presence              # 1  a SUB with presence
     char ref[16]                  # 16
@@ -34,9 +34,9 @@ cdef struct Node:                 # another node, as heard on NATS
     char instance[16]             # 16
     uint64_t epoch                # 8  its number of times that we may have missed presence
     uint32_t heard                # 4  tick of its last heartbeat
-    uint32_t cursor               # 4  next place of Link.audiences to look at on its behalf
-    uint8_t size                  # 1  of its name; 0: a free place, but place 0 stands for all nodes
-    bint listens                  # 4  as its last heartbeat says
+    uint32_t cursor               # 4  next index of Link.audiences to look at on its behalf
+    uint8_t size                  # 1  of its name; 0: a free index, but index 0 stands for all nodes
+    bint watches                  # 4  it has watchers, as its last heartbeat says
     bint walks                    # 4  the cursor is on its way
     bint asks                     # 4  ... to ask it who is there, too
 
@@ -68,13 +68,13 @@ cdef struct LinkErrors:           # -ERRs that Python was told of (nats/errors.p
 cdef struct LinkSubs:             # a subscription for each room (nats/subscriptions.pxd)
     bint syncing                  # SUBs were written since the last PING
     bint starved                  # there was no memory for a SUB: the subscriptions are looked through next tick
-    RoomEntry** rooms             # by place; a room's sid is its place + FIRST_SID
+    RoomEntry** rooms             # by index; a room's sid is its index + FIRST_SID
     uint32_t used
     uint32_t size
-    uint32_t* free                # free places
+    uint32_t* free                # free indices
     uint32_t nfree
     Packet* unsettled             # KIND_SYNCs that wait for memory
-    uint32_t resume               # first place not yet subscribed again after a reconnect
+    uint32_t resume               # first index not yet subscribed again after a reconnect
 
 cdef struct SubLimit:             # SUBs that NATS has not answered for, and its limit (nats/sub_limit.pxd)
     uint32_t* fresh               # sids of SUBs that are written at the end of the iteration
@@ -115,10 +115,10 @@ cdef struct LinkPresence:         # presence across nodes (presence/)
     uint32_t asks_at              # ... from this place among the audiences on
     uint32_t walks                # nodes whose cursor is on its way
     char instance[16]             # hex: tells two nodes of one name apart
-    Audience** audiences          # rooms with listeners, by place
+    Audience** audiences          # rooms with watchers, by index
     uint32_t audiences_used
     uint32_t audiences_size
-    uint32_t* audiences_free      # free places
+    uint32_t* audiences_free      # free indices
     uint32_t audiences_nfree
     Node* nodes                   # by place; 0 stands for all nodes
     uint32_t nodes_used

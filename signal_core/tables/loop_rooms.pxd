@@ -1,8 +1,8 @@
 """The rooms that have members on one loop. Owned by the loop.
 
-A room's members are an array of slots, and a first one lies in the room itself; a membership is a Member here and a
-Place with the connection, each naming the other's position, so that joining and leaving cost the same in a room of ten
-thousand as in one of two.
+A room's members are an array of slots, and a first one lies in the room itself. Each membership is stored twice: as a
+Member here and as a Membership with the connection. Each holds the other's index, so that joining and leaving cost the
+same in a room of ten thousand as in a room of two.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -22,8 +22,8 @@ cdef enum:
 
 cdef struct Member:
     uint32_t slot             # 4
-    uint16_t place            # 2  index among the connection's places
-    uint16_t mark             # 2  MARK_*: whether it hears who comes and goes, or the question that it awaits
+    uint16_t membership       # 2  its index among those of the connection
+    uint16_t watch            # 2  WATCH_*: whether it hears who comes and goes, or the question that it awaits
 
 cdef union Members:           # of a room with a capacity of 1: the member itself; of more: an array
     Member one
@@ -218,7 +218,7 @@ cdef inline void rooms_remove(Rooms* rooms, uint32_t room) noexcept nogil:
 
 
 cdef inline uint32_t _memberships_size(uint32_t count) noexcept nogil:
-    """Capacity of the array for so many places: 3, 7, 15 ..., each a whole malloc size; 1 lies in the pointer
+    """Capacity of the array for so many memberships: 3, 7, 15 ..., each a whole malloc size; 1 lies in the pointer
     itself."""
     cdef uint32_t size = 3
     if count <= 1:
@@ -229,27 +229,27 @@ cdef inline uint32_t _memberships_size(uint32_t count) noexcept nogil:
 
 
 cdef inline Membership* rooms_memberships_of(const Conn* c, Cold* cold) noexcept nogil:
-    return &cold.places.one if c.nrooms <= 1 else cold.places.many
+    return &cold.memberships.one if c.nrooms <= 1 else cold.memberships.many
 
 
 cdef inline bint _memberships_resize(Conn* c, Cold* cold, uint32_t count) noexcept nogil:
-    """Moves the places between the pointer and arrays so that `count` fit; c.nrooms is still the old count."""
+    """Moves the memberships between the pointer and arrays so that `count` fit; c.nrooms is still the old count."""
     cdef uint32_t old = _memberships_size(c.nrooms), size = _memberships_size(count)
     cdef Membership* moved
     cdef Membership only
     if old == size:
         return True
     if size == 1:
-        only = cold.places.many[0]
-        free(cold.places.many)
-        cold.places.one = only
+        only = cold.memberships.many[0]
+        free(cold.memberships.many)
+        cold.memberships.one = only
         return True
-    moved = <Membership*>realloc(NULL if old == 1 else cold.places.many, size * sizeof(Membership))
+    moved = <Membership*>realloc(NULL if old == 1 else cold.memberships.many, size * sizeof(Membership))
     if moved == NULL:
         return False
     if old == 1:
-        moved[0] = cold.places.one
-    cold.places.many = moved
+        moved[0] = cold.memberships.one
+    cold.memberships.many = moved
     return True
 
 
@@ -260,7 +260,7 @@ cdef inline Member* rooms_members_of(Rooms* rooms, uint32_t room) noexcept nogil
 
 
 cdef inline bint _members_grow(Room* room) noexcept nogil:
-    """Makes place for another member: 3, 5, 7, 11 ..., each a whole malloc size. False without memory."""
+    """Makes room for another member: 3, 5, 7, 11 ..., each a whole malloc size. False without memory."""
     cdef uint32_t size = 3 if room.size == 1 else (room.size + (room.size >> 1)) | 1
     cdef Member* grown = <Member*>realloc(NULL if room.size == 1 else room.members.many, size * sizeof(Member))
     if grown == NULL:
@@ -274,11 +274,11 @@ cdef inline bint _members_grow(Room* room) noexcept nogil:
 
 cdef inline Member* room_member(Rooms* rooms, Slab* slab, const Conn* c, uint32_t room) noexcept nogil:
     """The connection's membership in a room; NULL where it is no member. Valid until one joins or leaves."""
-    cdef Membership* places = rooms_memberships_of(c, slab_cold(slab, c.slot))
+    cdef Membership* memberships = rooms_memberships_of(c, slab_cold(slab, c.slot))
     cdef uint32_t i
     for i in range(c.nrooms):
-        if places[i].room == room:
-            return &rooms_members_of(rooms, room)[places[i].position]
+        if memberships[i].room == room:
+            return &rooms_members_of(rooms, room)[memberships[i].position]
     return NULL
 
 
@@ -287,19 +287,19 @@ cdef inline bint room_join(Rooms* rooms, Slab* slab, Conn* c, uint32_t index) no
     cdef Room* room = &rooms.rooms[index]
     cdef Cold* cold = slab_cold(slab, c.slot)
     cdef Member* member
-    cdef Membership* place
+    cdef Membership* membership
     if room.count == room.size and not _members_grow(room):
         return False
     if not _memberships_resize(c, cold, c.nrooms + 1):
         return False
     c.nrooms += 1
-    place = &rooms_memberships_of(c, cold)[c.nrooms - 1]
-    place.room = index
-    place.position = room.count
+    membership = &rooms_memberships_of(c, cold)[c.nrooms - 1]
+    membership.room = index
+    membership.position = room.count
     member = &rooms_members_of(rooms, index)[room.count]
     member.slot = c.slot
-    member.place = <uint16_t>(c.nrooms - 1)
-    member.mark = WATCH_NONE
+    member.membership = <uint16_t>(c.nrooms - 1)
+    member.watch = WATCH_NONE
     room.count += 1
     return True
 
@@ -316,7 +316,7 @@ cdef inline void _member_drop(Rooms* rooms, Slab* slab, uint32_t index, uint32_t
         moved = members[room.count]
         members[position] = moved
         c = slab_conn(slab, moved.slot)
-        rooms_memberships_of(c, slab_cold(slab, moved.slot))[moved.place].position = position
+        rooms_memberships_of(c, slab_cold(slab, moved.slot))[moved.membership].position = position
     if room.size > 16 and room.count < room.size // 4:
         shrunk = <Member*>realloc(members, (room.size // 2) * sizeof(Member))
         if shrunk != NULL:
@@ -327,13 +327,13 @@ cdef inline void _member_drop(Rooms* rooms, Slab* slab, uint32_t index, uint32_t
 cdef inline void room_leave(Rooms* rooms, Slab* slab, Conn* c, uint32_t i) noexcept nogil:
     """Ends the connection's membership number `i`."""
     cdef Cold* cold = slab_cold(slab, c.slot)
-    cdef Membership* places = rooms_memberships_of(c, cold)
-    cdef Membership gone = places[i]
+    cdef Membership* memberships = rooms_memberships_of(c, cold)
+    cdef Membership gone = memberships[i]
     cdef uint32_t last = c.nrooms - 1
     _member_drop(rooms, slab, gone.room, gone.position)
     if i != last:
-        places[i] = places[last]
-        rooms_members_of(rooms, places[i].room)[places[i].position].place = <uint16_t>i
+        memberships[i] = memberships[last]
+        rooms_members_of(rooms, memberships[i].room)[memberships[i].position].membership = <uint16_t>i
     if _memberships_size(last) != _memberships_size(c.nrooms):
         _memberships_resize(c, cold, last)
     c.nrooms = last

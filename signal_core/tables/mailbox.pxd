@@ -4,8 +4,8 @@ Producers push whole chains with one compare-and-swap; the consumer takes all wi
 into the order in which they came. Within a chain, and among the chains of one producer, order holds.
 A producer wakes the consumer only where it said that it sleeps, by one write to its eventfd. A loop is told of each
 write (EPOLLET) and never reads the counter, which can't be full within centuries.
-While a chain is in the inbox its head's own place is unused and holds the links: `self.next` the chain posted before,
-`self.msg` the chain's tail.
+While a chain is in the inbox, the queue node of its head is unused and holds the links: `self.next` is the chain posted
+before it, `self.packet` the chain's tail.
 """
 
 from libc.stdint cimport uint64_t
@@ -24,14 +24,14 @@ cdef struct Mailbox:
     uint64_t limit_bytes  # 8  their bytes at most
     int wake              # 4  the consumer's eventfd
     int spare             # 4
-    uint64_t words        # 8  other messages posted and not yet handled
+    uint64_t tasks        # 8  messages without payload posted and not yet handled
 
 cdef struct Chain:        # what a producer gathers for one inbox during an iteration
     Packet* head          # 8
     Packet* tail          # 8
     uint64_t count        # 8  payload messages in it
     uint64_t bytes        # 8  their bytes
-    uint64_t words        # 8  other messages in it
+    uint64_t tasks        # 8  messages without payload in it
 
 
 cdef inline void chain_add(Chain* chain, Packet* packet, bint payload) noexcept nogil:
@@ -45,7 +45,7 @@ cdef inline void chain_add(Chain* chain, Packet* packet, bint payload) noexcept 
         chain.count += 1
         chain.bytes += packet.size
     else:
-        chain.words += 1
+        chain.tasks += 1
 
 
 cdef inline bint mailbox_has_room(Mailbox* mailbox, const Chain* held, size_t bytes) noexcept nogil:
@@ -68,11 +68,11 @@ cdef inline void mailbox_push(Mailbox* mailbox, Chain* chain) noexcept nogil:
         return
     se_add_relaxed(&mailbox.waiting, chain.count)
     se_add_relaxed(&mailbox.bytes, chain.bytes)
-    if chain.words:
-        se_add_relaxed(&mailbox.words, chain.words)
+    if chain.tasks:
+        se_add_relaxed(&mailbox.tasks, chain.tasks)
     head.self.packet = chain.tail
     chain.head = chain.tail = NULL
-    chain.count = chain.bytes = chain.words = 0
+    chain.count = chain.bytes = chain.tasks = 0
     before = se_pointer_acquire(&mailbox.newest)
     while True:
         head.self.next = <QueueNode*>before
@@ -111,9 +111,9 @@ cdef inline void mailbox_taken(Mailbox* mailbox, const Packet* packet) noexcept 
     se_sub_relaxed(&mailbox.bytes, packet.size)
 
 
-cdef inline void mailbox_words_taken(Mailbox* mailbox, uint64_t count) noexcept nogil:
-    """The consumer is done with so many other messages."""
-    se_sub_relaxed(&mailbox.words, count)
+cdef inline void mailbox_tasks_done(Mailbox* mailbox, uint64_t count) noexcept nogil:
+    """The consumer is done with so many tasks."""
+    se_sub_relaxed(&mailbox.tasks, count)
 
 
 cdef inline void mailbox_sleep(Mailbox* mailbox) noexcept nogil:

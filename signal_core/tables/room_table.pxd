@@ -38,24 +38,24 @@ cdef struct Audience:     # who hears of a room's comings and goings; made at ne
     void* entry           # 8  RoomEntry
     uint64_t generation   # 8  atomic: number of the next question who is there; written by the link's loop
     uint64_t asking       # 8  atomic: the number + 1 that a KIND_ASK under way has; 0: none is
-    uint64_t listening    # 8  atomic: loops with listeners, the service among them; written under the stripe's lock
-    uint32_t place        # 4  the link's: its place among those that NATS tells us of + 1; 0: none
+    uint64_t watching     # 8  atomic: loops with watchers, the service among them; written under the stripe's lock
+    uint32_t index        # 4  the link's: its index among those that NATS tells us of + 1; 0: none
     uint32_t asked        # 4  the link's: tick of the last question
     uint16_t asks         # 2  the link's: questions within that tick
     uint16_t put_off      # 2  the link's: PUT_OFF_*, what waits for a tick to come
     uint16_t nnodes       # 2  the link's: nodes heard to have members
     uint16_t nodes_size   # 2
-    uint16_t* nodes       # 8  the link's: their places in Link.nodes
+    uint16_t* nodes       # 8  the link's: their indices in Link.nodes
     uint32_t linked       # 4  the link's: number of the connection that the next three are of
     uint32_t ping         # 4  ... the PING whose answer confirms the SUB
     uint8_t sub_state     # 1  ... SUB_* (sub_queue.pxd)
-    uint8_t late          # 1  ... it was SUB_OVER: who listens asks anew
+    uint8_t late          # 1  ... it was SUB_OVER: its watchers ask anew
     uint8_t spare[6]      # 6
-    uint64_t counts[1]    # and on, atomic: listeners of each loop, then 1 where the service listens
+    uint64_t counts[1]    # and on, atomic: watchers of each loop, then 1 where the service watches
 
 cdef struct RoomEntry:    # one malloc: a user's room has little else, and millions may have one
     # A Retired lies over these once it is retired: a reader without the lock looks at none of them.
-    uint32_t sub          # 4  the link's: its place in Link.subs + 1; 0: none
+    uint32_t sub          # 4  the link's: its index in Link.subs + 1; 0: none
     uint32_t ping         # 4  the link's: the PING whose answer confirms the SUB
     uint32_t users        # 4  atomic: connections of the user whose room it is, where they are bounded
     uint8_t dirty         # 1  a KIND_SYNC for it is under way; under the stripe's lock
@@ -65,7 +65,7 @@ cdef struct RoomEntry:    # one malloc: a user's room has little else, and milli
     # These stay until it is freed.
     uint32_t hash         # 4
     uint32_t serial       # 4  never 0; with the hash not given twice within four billion rooms
-    void* audience        # 8  Audience; NULL: nobody ever listened. Set once, read without the lock
+    void* audience        # 8  Audience; NULL: it never had a watcher. Set once, read without the lock
     uint8_t size          # 1
     char name[7]          # and on; from the next even address RoomTable.words words, room_entry_loops
 
@@ -300,14 +300,14 @@ cdef inline bint room_table_exit(RoomTable* table, RoomEntry* entry, uint32_t lo
 
 
 cdef inline Audience* audience_of(RoomEntry* entry) noexcept nogil:
-    """NULL where nobody listens; from any thread."""
+    """NULL where nobody watches the room; from any thread."""
     cdef Audience* audience = <Audience*>se_pointer_acquire(&entry.audience)
-    return audience if audience != NULL and se_load_seqcst(&audience.listening) else NULL
+    return audience if audience != NULL and se_load_seqcst(&audience.watching) else NULL
 
 
 cdef inline bint room_table_watch(RoomTable* table, RoomEntry* entry, uint32_t counts, uint32_t index,
                                   bint* sync) noexcept nogil:
-    """One more listener on a loop that has members, counted at `index` of `counts`. `sync`: the caller posts a
+    """One more watcher on a loop that has members, counted at `index` of `counts`. `sync`: the caller posts a
     KIND_SYNC to the link. False without memory."""
     cdef Stripe* stripe = _stripe_of(table, entry.hash)
     cdef Audience* audience = <Audience*>se_pointer_acquire(&entry.audience)
@@ -325,8 +325,8 @@ cdef inline bint room_table_watch(RoomTable* table, RoomEntry* entry, uint32_t c
     audience = <Audience*>entry.audience
     se_store_seqcst(&audience.counts[index], audience.counts[index] + 1)
     if audience.counts[index] == 1:
-        se_store_seqcst(&audience.listening, audience.listening + 1)
-        if audience.listening == 1 and not entry.dirty:
+        se_store_seqcst(&audience.watching, audience.watching + 1)
+        if audience.watching == 1 and not entry.dirty:
             sync[0] = entry.dirty = True
     se_unlock(&stripe.lock)
     free(fresh)
@@ -334,15 +334,15 @@ cdef inline bint room_table_watch(RoomTable* table, RoomEntry* entry, uint32_t c
 
 
 cdef inline bint room_table_unwatch(RoomTable* table, RoomEntry* entry, uint32_t index) noexcept nogil:
-    """One listener less. True: the caller posts a KIND_SYNC to the link."""
+    """One watcher less. True: the caller posts a KIND_SYNC to the link."""
     cdef Stripe* stripe = _stripe_of(table, entry.hash)
     cdef Audience* audience = <Audience*>entry.audience
     cdef bint sync = False
     se_lock(&stripe.lock)
     se_store_seqcst(&audience.counts[index], audience.counts[index] - 1)
     if audience.counts[index] == 0:
-        se_store_seqcst(&audience.listening, audience.listening - 1)
-        if audience.listening == 0 and not entry.dirty:
+        se_store_seqcst(&audience.watching, audience.watching - 1)
+        if audience.watching == 0 and not entry.dirty:
             sync = entry.dirty = True
     se_unlock(&stripe.lock)
     return sync

@@ -104,7 +104,7 @@ cdef struct Hub:
     uint64_t denied[256]          # atomic: hashes of subjects that NATS refused us to publish on, DENIED_SUBJECTS
     uint64_t ndenied              # atomic
     uint64_t connections          # atomic: sockets open on all loops
-    uint64_t places               # atomic: of those, how many have a place of max_connections, where there is a bound
+    uint64_t quota_used           # atomic: of those, how many count against max_connections, where there is a bound
     uint64_t accept_due           # atomic: ns; new connections are paid for up to here
     uint64_t yield_gap            # atomic: ns from one to the next while they yield to messages; 0: they don't
     uint64_t yield_due            # atomic: ns; when that is looked at again
@@ -113,7 +113,7 @@ cdef struct Hub:
     uint64_t over_size[2]         # atomic: bytes of the latest
     uint64_t over_due             # atomic: ms, when the log may be told again
     uint64_t failed               # atomic: errno of a loop that could not start
-    uint64_t abroad               # atomic: tick up to which other nodes are known to have listeners
+    uint64_t abroad               # atomic: tick up to which other nodes are known to have watchers
     uint64_t presence_epoch       # atomic: counts when other nodes may have missed presence of ours
     uint64_t nodes                # atomic: other nodes whose heartbeats are heard
 
@@ -202,14 +202,14 @@ cdef struct Turn:                 # whose turn it is, and for how long (tables/t
     bint crowding                 # there may be some
 
 cdef struct Pressure:             # who waits until other loops have room (delivery/backpressure.pxd)
-    uint64_t* held                # connections that go on when fewer words wait: slot << 32 | tag, longest first
+    uint64_t* held                # connections that go on when fewer tasks wait: slot << 32 | tag, longest first
     uint32_t held_used
     uint32_t held_size
     uint32_t waits                # those, verdicts that are held, and what is in `delayed`
     bint holds                    # the message at hand is left with its connection, which is to be held
     Packet* verdicts              # KIND_VERDICTs that wait for the same, oldest first,
     Packet* verdicts_last         # ... undefined without any
-    uint32_t words                # of the inbox, handled in this iteration
+    uint32_t tasks                # of the inbox, handled in this iteration
 
 cdef struct Roster:               # questions who is in a room (presence/roster.pxd)
     Packet* list                  # KIND_QUESTIONs, the first being answered
@@ -218,6 +218,11 @@ cdef struct Roster:               # questions who is in a room (presence/roster.
     Packet* aside_last            # ... undefined without any
     uint32_t left                 # of the first: so many of the room's first members are still to be told
     uint32_t due                  # members that may still be told in this iteration
+
+cdef struct DropNotices:          # GAPs that are being told (delivery/drop_notice.pxd)
+    Missing taken[768]            # MISSED_MOST: from Loop.missed; the last is told first
+    uint32_t used
+    uint32_t left                 # of the last: so many of its room's first members are still to be told
 
 cdef struct Outboxes:             # what is held back for other loops (delivery/outbox.pxd)
     Chain chains[256]             # held back for other loops until the iteration's end
@@ -262,9 +267,7 @@ cdef struct Loop:
     Packet* told_tail
     Packet* taken                 # from the inbox, not yet handled
     Roster roster                 # questions who is in a room (presence/roster.pxd)
-    Missing gaps[768]             # MISSED_MOST: taken from `missed`, the last being told,
-    uint32_t gaps_used
-    uint32_t gap_left             # ... so many of its room's first members are still to be told
+    DropNotices notices           # GAPs that are being told (delivery/drop_notice.pxd)
     Outboxes post                 # what is held back for other loops (delivery/outbox.pxd)
     Rooms rooms
     News news
@@ -302,7 +305,7 @@ cdef inline uint32_t loop_ms(const Loop* loop) noexcept nogil:
 
 
 cdef inline uint32_t loop_bit(const Loop* loop) noexcept nogil:
-    """Where the members and listeners of a loop, or the service, are noted with a room."""
+    """Where the members and watchers of a loop, or the service, are noted with a room."""
     return loop.index if loop.index != SERVICE_LOOP else loop.hub.nloops
 
 

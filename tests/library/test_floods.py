@@ -18,7 +18,7 @@ from wire import opened, until
 from .test_engine import come, in_thread, port_of
 
 COUNTS = 2  # INQUIRE_COUNTS
-WORDS_WAITING = 4096
+TASKS_WAITING = 4096
 
 
 def core_of(engine: Engine) -> Core:
@@ -44,11 +44,11 @@ def test_orders_of_the_program_are_bounded() -> None:
     async def main() -> None:
         async with Engine(listen="127.0.0.1:0", nats="off", loops=1) as engine:
             core, asked = core_of(engine), 0
-            with pytest.raises(CoreError, match=f"{WORDS_WAITING} words wait"):
+            with pytest.raises(CoreError, match=f"{TASKS_WAITING} tasks wait"):
                 while asked < 1_000_000:
                     core.inquire(0, COUNTS, 1 << 40, 0, 0, names)
                     asked += 1
-            assert asked >= WORDS_WAITING
+            assert asked >= TASKS_WAITING
             with pytest.raises(CoreError, match="handles nothing for now"):
                 core.disconnect(engine.address.rpartition(".")[0] + ".0000000000000", 4000)
             await come(lambda: total(engine, "inquiries") >= asked)
