@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from signal_core.base.counters cimport C_BACKLOG_BYTES, C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
 from signal_core.base.limits cimport TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS
 from signal_core.base.sys cimport (
-    FIONREAD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_COLD, SE_INLINE, SIOCOUTQ, ioctl, se_acknowledged, send,
+    FIONREAD, SE_COLD, SE_INLINE, SIOCOUTQ, ioctl, se_acknowledged,
 )
 from signal_core.client.auth cimport auth_due, auth_refuse
 from signal_core.client.listener cimport listener_turn_away
@@ -17,6 +17,7 @@ from signal_core.delivery.backlog cimport backlog_cost, backlog_has_share, backl
 from signal_core.delivery.conn cimport (
     BLOCKED_LOOK, conn_answer, conn_expire, conn_extra, conn_frame, conn_kill, conn_silence,
 )
+from signal_core.delivery.conn_close cimport conn_close_stalled
 from signal_core.delivery.joining cimport joining_open
 from signal_core.delivery.refs cimport refs_due
 from signal_core.tables.conn_table cimport (
@@ -113,28 +114,8 @@ cdef inline bint _blocked(Loop* loop, Conn* c) noexcept nogil:
     if loop.tick - extra.progress < loop.hub.set.stall:
         return True
     loop.n[C_STALLED] += 1
-    _post_closed(loop, c, 4008)
-    _kill_stalled(loop, c)
+    conn_close_stalled(loop, c)
     return False
-
-
-cdef inline void _post_closed(Loop* loop, Conn* c, uint32_t code) noexcept nogil:
-    """Notes the code that a connection was closed with, for the hooks."""
-    cdef Extra* extra = slab_extra(&loop.slab, c)
-    if extra != NULL:
-        extra.close_code = <unsigned short>code
-
-
-cdef inline SE_COLD _kill_stalled(Loop* loop, Conn* c) noexcept nogil:
-    """4008 goes behind the one message that was begun, if the socket takes it now; the rest is dropped."""
-    cdef uint8_t head[4]
-    if c.out.offset == 0:
-        head[0] = 0x88
-        head[1] = 2
-        head[2] = 4008 >> 8
-        head[3] = 4008 & 0xff
-        send(c.fd, head, 4, MSG_NOSIGNAL | MSG_DONTWAIT)
-    conn_kill(loop, c)
 
 
 cdef inline SE_INLINE _open(Loop* loop, Conn* c) noexcept nogil:

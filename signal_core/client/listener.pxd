@@ -10,12 +10,12 @@ from signal_core.base.counters cimport (
     C_ACCEPTED_SOCKETS, C_ACCEPT_LEFT, C_ADDRESS_LIMITED, C_HANDSHAKES_REFUSED, C_LISTENERS_PAUSED, C_SHED,
 )
 from signal_core.base.limits cimport (
-    ACCEPTS, ACCEPT_WAIT_MS, DRAIN_TICKS, HEALTH_TICKS, PARK_LOOKS, READ_BUFFER, UPGRADE_ANSWER,
+    ACCEPTS, ACCEPT_WAIT_MS, HEALTH_TICKS, PARK_LOOKS, READ_BUFFER, UPGRADE_ANSWER,
 )
 from signal_core.base.sys cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC, O_RDONLY,
     SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
-    se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_peer_left, se_refuse_syns,
+    se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_peer_left,
 )
 from signal_core.client.accept_pacing cimport accept_pacing_allows, accept_pacing_look, accept_pacing_refund
 from signal_core.client.input_buffer cimport input_buffer_free
@@ -300,51 +300,3 @@ cdef inline void listener_accept_paced(Loop* loop) noexcept nogil:
     if _shed:  # who found that there is no descriptor just now has yet to wait
         loop.accept.sheds = False
     _mask(loop, loop.accept.paced or loop.accept.looks_away)
-
-
-# -- stopping --
-
-cdef inline void listener_shut(Loop* loop) noexcept nogil:
-    """Takes no new connections from here on.
-
-    Closing a listener resets what is queued on it. So new SYNs are dropped first, and come again a second later,
-    when the port is closed or another engine's; what was queued or under way is accepted, and hears 503.
-    """
-    cdef uint32_t close_ticks = loop.hub.set.close
-    cdef uint32_t i
-    cdef bint refusing = True
-    if loop.accept.shut:
-        return
-    loop.accept.shut = True
-    loop.stop.answer_by = loop.tick + close_ticks // 2
-    for i in range(loop.accept.nlisteners):
-        if se_refuse_syns(loop.accept.listeners[i]) != 0:
-            refusing = False
-    loop.stop.drain_by = loop.tick
-    if refusing:
-        loop.stop.drain_by += DRAIN_TICKS if DRAIN_TICKS < close_ticks // 2 else close_ticks // 2
-
-
-cdef inline void listener_stop(Loop* loop) noexcept nogil:
-    """Begins to stop: takes no new connections, and says goodbye to all within the close time. Ends a drain."""
-    cdef uint32_t close_ticks = loop.hub.set.close
-    if loop.stop.on:
-        return
-    listener_shut(loop)
-    loop.drain.on = False
-    loop.stop.on = True
-    loop.stop.by = loop.tick + close_ticks
-    loop.stop.answer_by = loop.tick + close_ticks // 2
-
-
-cdef inline void listener_drain_backlog(Loop* loop) noexcept nogil:
-    """Once shut: closes the listeners once nothing is queued on them and nothing is under way to there."""
-    cdef uint32_t i
-    if loop.accept.nlisteners == 0 or loop.tick < loop.stop.drain_by:
-        return
-    for i in range(loop.accept.nlisteners):
-        if listener_accept(loop, i) != ACCEPT_NONE:
-            return
-    for i in range(loop.accept.nlisteners):
-        close(loop.accept.listeners[i])
-    loop.accept.nlisteners = 0

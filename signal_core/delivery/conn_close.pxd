@@ -1,11 +1,25 @@
-"""Closing a connection: the close frame, and what is said before it."""
+"""How a WebSocket ends, from the Close frame on.
+
+The order of every end:
+1. One of four closes begins. conn_close: the engine closes (a kick, a token that ended, a drain, a stop), sends Close
+   and goes on reading until the client's Close (CONN_CLOSING). conn_close_failed: the client broke the protocol; Close
+   is sent, and nothing more is read (CONN_LINGER). conn_close_soon: the client's Close is answered (CONN_LINGER).
+   conn_close_stalled: the client takes no bytes; it is killed at once (CONN_DEAD).
+2. The queue is written, with Close at its end. Then conn_drained (conn.pxd) shuts down our side of the socket, or kills
+   the connection where both Close frames are through.
+3. The timer, armed to the close time, kills what has not ended by then (keepalive.pxd).
+4. conn_kill (conn.pxd) closes the socket and puts the connection on the loop's list of the dead (CONN_DEAD).
+5. At the end of the iteration loop_reap (loop.pxd) ends its memberships, frees what it holds, and frees its slot.
+
+A connection that was not upgraded ends with an HTTP answer instead: listener_turn_away (listener.pxd), conn_say_last.
+"""
 
 from libc.stdint cimport uint16_t, uint8_t
 from signal_core.base.memory cimport Packet
-from signal_core.base.sys cimport SE_COLD
-from signal_core.delivery.conn cimport conn_answer, conn_drained, conn_extra, conn_frame, conn_resume
+from signal_core.base.sys cimport MSG_DONTWAIT, MSG_NOSIGNAL, SE_COLD, send
+from signal_core.delivery.conn cimport conn_answer, conn_drained, conn_extra, conn_frame, conn_kill, conn_resume
 from signal_core.tables.conn_table cimport (
-    CONN_CLOSING, CONN_DEAD, CONN_LINGER, FLAG_BLOCKED, FLAG_DONE, FLAG_LAST, FLAG_PAUSED, Conn, Extra,
+    CONN_CLOSING, CONN_DEAD, CONN_LINGER, FLAG_BLOCKED, FLAG_DONE, FLAG_LAST, FLAG_PAUSED, Conn, Extra, slab_extra,
 )
 from signal_core.tables.state cimport Loop
 from signal_core.tables.timer_wheel cimport wheel_arm
@@ -56,3 +70,19 @@ cdef inline void conn_close_soon(Loop* loop, Conn* c, uint16_t code) noexcept no
     c.flags |= FLAG_LAST | FLAG_DONE
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
     _conn_say_close(loop, c, code)
+
+
+cdef inline SE_COLD conn_close_stalled(Loop* loop, Conn* c) noexcept nogil:
+    """Kills a connection that takes no bytes, with 4008. The Close frame is sent only where no message is half written,
+    and only if the socket takes it now; the queue is dropped."""
+    cdef Extra* extra = slab_extra(&loop.slab, c)
+    cdef uint8_t head[4]
+    if extra != NULL:
+        extra.close_code = 4008
+    if c.out.offset == 0:
+        head[0] = 0x80 | OP_CLOSE
+        head[1] = 2
+        head[2] = 4008 >> 8
+        head[3] = 4008 & 0xff
+        send(c.fd, head, sizeof(head), MSG_NOSIGNAL | MSG_DONTWAIT)
+    conn_kill(loop, c)

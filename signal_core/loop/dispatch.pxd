@@ -11,7 +11,6 @@ from signal_core.base.kinds cimport (
 from signal_core.base.memory cimport Packet, packet_free, packet_text
 from signal_core.base.sys cimport SE_RARE, se_store_release
 from signal_core.client.auth cimport auth_verdict
-from signal_core.client.listener cimport listener_stop
 from signal_core.delivery.backpressure cimport backpressure_hold_verdict, backpressure_joins_wait
 from signal_core.delivery.conn cimport conn_of
 from signal_core.delivery.conn_close cimport conn_close
@@ -19,7 +18,7 @@ from signal_core.delivery.nats_publish cimport nats_publish_take
 from signal_core.delivery.outbox cimport outbox_is_payload
 from signal_core.delivery.refs cimport refs_find
 from signal_core.loop.admin_query cimport admin_query_answer
-from signal_core.loop.shutdown cimport shutdown_begin_drain
+from signal_core.loop.shutdown cimport shutdown_begin_drain, shutdown_begin_stop
 from signal_core.nats.connect cimport connect_dial, connect_end, connect_hello, connect_leave
 from signal_core.nats.server_info cimport server_info_taken
 from signal_core.nats.subscriptions cimport subscriptions_await, subscriptions_settle
@@ -127,7 +126,7 @@ cdef inline void dispatch_packet(Loop* loop, Packet* packet) noexcept nogil:
         if packet.hash:
             shutdown_begin_drain(loop, <uint32_t>packet.hash)
         else:
-            listener_stop(loop)
+            shutdown_begin_stop(loop)
     elif packet.kind == KIND_VERDICT:
         if SE_RARE(backpressure_joins_wait(loop)):
             backpressure_hold_verdict(loop, packet)

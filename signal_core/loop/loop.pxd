@@ -375,13 +375,3 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
         events_flush(loop)
     if loop.post.nposted:
         outbox_post_all(loop)
-
-
-cdef inline bint loop_is_over(const Loop* loop) noexcept nogil:
-    """Nobody is left, and what they said last is with NATS; or the close time is over."""
-    if not loop.stop.on:
-        return False
-    if loop.tick > loop.stop.by:
-        return True
-    return (loop.accept.nlisteners == 0 and loop.slab.live == 0 and loop.stop.cursor >= loop.slab.used
-            and (loop.linked == NULL or loop.linked.out.head == NULL))

@@ -1,15 +1,26 @@
-"""How a loop takes leave, in a stop and in a drain.
+"""How a loop shuts down: a drain, then a stop, then its end. Runs on the loop's thread.
 
-In a drain everybody is told to go elsewhere, and who stays is closed, evenly over the time that it takes.
-The pace counts all that go, be it by themselves or not: at each moment no more are left than those for whom there is
-time left. So clients that leave at a moment of their own choice within the time are not hurried, and those that
-reconnect when they are closed arrive elsewhere at no more than so many in a second. Messages go on meanwhile.
+A drain (KIND_STOP with a time) stops accepting, sends GOAWAY to every client, and closes those that stay, evenly over
+the drain time. The pace counts every client that leaves, by itself or not: at each moment no more are left than the
+remaining time allows. A client that leaves when it likes is not hurried, and clients that are closed arrive at other
+nodes at a bounded rate. Messages flow throughout.
+
+A stop (KIND_STOP without a time) ends a drain, stops accepting, and closes every client with 1001. Handshakes in
+progress get 503 after half of the close time.
+
+In both, the accept backlog comes first. Closing a listener resets the connections that are queued on it. So the kernel
+drops new SYNs; clients send them again after a second, when the port is closed or belongs to another engine.
+Connections that were queued or in progress are accepted and get 503. Then the listeners are closed.
+
+The loop is over when no connection is left and its last messages are with NATS, or when the close time has passed
+(shutdown_is_over). Its thread then closes what is left and frees its memory (thread.pxd).
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 from signal_core.base.counters cimport C_CONNECTIONS, C_DRAINED
-from signal_core.base.limits cimport GOODBYES_PER_TURN
-from signal_core.client.listener cimport listener_drain_backlog, listener_shut
+from signal_core.base.limits cimport DRAIN_TICKS, GOODBYES_PER_TURN
+from signal_core.base.sys cimport close, se_refuse_syns
+from signal_core.client.listener cimport ACCEPT_NONE, listener_accept
 from signal_core.delivery.conn_close cimport conn_close
 from signal_core.delivery.replies cimport replies_goaway
 from signal_core.tables.conn_table cimport (
@@ -19,17 +30,51 @@ from signal_core.tables.state cimport Drain, Loop
 from signal_core.tables.timer_wheel cimport wheel_arm_by
 
 
+# -- the accept backlog --
+
+cdef inline void _shut(Loop* loop) noexcept nogil:
+    """Stops accepting: from now on new connections get 503. No effect the second time."""
+    cdef uint32_t close_ticks = loop.hub.set.close
+    cdef uint32_t i
+    cdef bint refusing = True
+    if loop.accept.shut:
+        return
+    loop.accept.shut = True
+    loop.stop.answer_by = loop.tick + close_ticks // 2
+    for i in range(loop.accept.nlisteners):
+        if se_refuse_syns(loop.accept.listeners[i]) != 0:
+            refusing = False
+    loop.stop.drain_by = loop.tick
+    if refusing:
+        loop.stop.drain_by += DRAIN_TICKS if DRAIN_TICKS < close_ticks // 2 else close_ticks // 2
+
+
+cdef inline void _backlog_step(Loop* loop) noexcept nogil:
+    """Closes the listeners once no connection is queued on them or can still arrive."""
+    cdef uint32_t i
+    if loop.accept.nlisteners == 0 or loop.tick < loop.stop.drain_by:
+        return
+    for i in range(loop.accept.nlisteners):
+        if listener_accept(loop, i) != ACCEPT_NONE:
+            return
+    for i in range(loop.accept.nlisteners):
+        close(loop.accept.listeners[i])
+    loop.accept.nlisteners = 0
+
+
+# -- a drain --
+
 cdef inline void shutdown_begin_drain(Loop* loop, uint32_t ticks) noexcept nogil:
-    """No effect on one that drains or stops already."""
+    """Begins a drain of this many ticks. No effect during a drain or a stop."""
     if loop.drain.on or loop.stop.on:
         return
-    listener_shut(loop)
+    _shut(loop)
     loop.drain = Drain(on=True, behind=False, begun=loop.tick, by=loop.tick + ticks,
                        total=<uint32_t>loop.n[C_CONNECTIONS], leaving=0, told=0, cursor=0)
 
 
 cdef inline void _drain_tell(Loop* loop) noexcept nogil:
-    """GOAWAY to those in the next slots, a bounded number at a time; 503 soon to those not yet upgraded."""
+    """Sends GOAWAY to the clients of the next slots, at most GOODBYES_PER_TURN; handshakes in progress get 503 soon."""
     cdef Conn* c
     cdef int _i
     for _i in range(GOODBYES_PER_TURN):
@@ -44,17 +89,18 @@ cdef inline void _drain_tell(Loop* loop) noexcept nogil:
 
 
 cdef inline uint64_t _drain_excess(const Loop* loop) noexcept nogil:
-    """How many too many are still here."""
-    cdef const Drain* f = &loop.drain
-    cdef uint64_t here = loop.n[C_CONNECTIONS] - f.leaving
-    cdef uint64_t ticks = f.by - f.begun
-    cdef uint64_t left = f.by - loop.tick if f.by > loop.tick else 0
-    cdef uint64_t may_stay = (f.total * left + ticks - 1) // ticks
+    """Returns how many connections are open beyond what the remaining time allows."""
+    cdef const Drain* drain = &loop.drain
+    cdef uint64_t here = loop.n[C_CONNECTIONS] - drain.leaving
+    cdef uint64_t ticks = drain.by - drain.begun
+    cdef uint64_t left = drain.by - loop.tick if drain.by > loop.tick else 0
+    cdef uint64_t may_stay = (drain.total * left + ticks - 1) // ticks
     return here - may_stay if here > may_stay else 0
 
 
 cdef inline void _drain_close(Loop* loop) noexcept nogil:
-    """1001 to as many as are too many, slot by slot, of those that were told; a bounded number at a time."""
+    """Closes the excess with 1001, slot by slot, only clients that have got GOAWAY; looks at most at GOODBYES_PER_TURN
+    slots."""
     cdef uint64_t excess = _drain_excess(loop)
     cdef int budget = GOODBYES_PER_TURN
     cdef Conn* c
@@ -73,20 +119,22 @@ cdef inline void _drain_close(Loop* loop) noexcept nogil:
     loop.drain.behind = excess and loop.drain.cursor < loop.slab.used
 
 
-cdef inline void _drain_step(Loop* loop) noexcept nogil:
-    """In each iteration of a drain."""
-    _drain_tell(loop)
-    _drain_close(loop)
+# -- a stop --
 
-
-cdef inline bint _drain_has_work(const Loop* loop) noexcept nogil:
-    """Whether there is work for the next iteration already."""
-    return loop.drain.on and (loop.drain.behind or loop.drain.told < loop.slab.used)
+cdef inline void shutdown_begin_stop(Loop* loop) noexcept nogil:
+    """Begins a stop, which ends a drain. Every client is told within the close time. No effect the second time."""
+    cdef uint32_t close_ticks = loop.hub.set.close
+    if loop.stop.on:
+        return
+    _shut(loop)
+    loop.drain.on = False
+    loop.stop.on = True
+    loop.stop.by = loop.tick + close_ticks
+    loop.stop.answer_by = loop.tick + close_ticks // 2
 
 
 cdef inline void _stop_step(Loop* loop) noexcept nogil:
-    """While stopping: 1001 to those in the next slots, a bounded number at a time, be they free or not; 503 soon to
-    those not yet upgraded."""
+    """Closes the clients of the next GOODBYES_PER_TURN slots with 1001; handshakes in progress get 503 soon."""
     cdef Conn* c
     cdef int _i
     for _i in range(GOODBYES_PER_TURN):
@@ -100,15 +148,30 @@ cdef inline void _stop_step(Loop* loop) noexcept nogil:
             wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.stop.answer_by)
 
 
+cdef inline bint shutdown_is_over(const Loop* loop) noexcept nogil:
+    """Whether a stop is complete: no connection is left and NATS has everything, or the close time has passed."""
+    if not loop.stop.on:
+        return False
+    if loop.tick > loop.stop.by:
+        return True
+    return (loop.accept.nlisteners == 0 and loop.slab.live == 0 and loop.stop.cursor >= loop.slab.used
+            and (loop.linked == NULL or loop.linked.out.head == NULL))
+
+
+# -- in each iteration --
+
 cdef inline bint shutdown_has_work(const Loop* loop) noexcept nogil:
-    """Of one that is shut: whether there are some to say goodbye to already."""
-    return (loop.stop.on and loop.stop.cursor < loop.slab.used) or _drain_has_work(loop)
+    """Whether a drain or a stop has work for the next iteration, so that the loop must not sleep."""
+    if loop.stop.on and loop.stop.cursor < loop.slab.used:
+        return True
+    return loop.drain.on and (loop.drain.behind or loop.drain.told < loop.slab.used)
 
 
 cdef inline void shutdown_step(Loop* loop) noexcept nogil:
-    """In each iteration, once shut: a drain's part, a stop's, and the listeners'."""
+    """The step of an iteration, from the begin of a drain or a stop on."""
     if loop.drain.on:
-        _drain_step(loop)
+        _drain_tell(loop)
+        _drain_close(loop)
     if loop.stop.on:
         _stop_step(loop)
-    listener_drain_backlog(loop)
+    _backlog_step(loop)

@@ -18,8 +18,9 @@ from signal_core.client.listener cimport listener_open_reserve
 from signal_core.client.parking cimport parking_close
 from signal_core.delivery.conn cimport conn_kill
 from signal_core.delivery.outbox cimport outbox_event, outbox_post_all
-from signal_core.loop.loop cimport loop_clock, loop_is_over, loop_iterate, loop_reap
+from signal_core.loop.loop cimport loop_clock, loop_iterate, loop_reap
 from signal_core.loop.memory_return cimport memory_return_free
+from signal_core.loop.shutdown cimport shutdown_is_over
 from signal_core.nats.connect cimport connect_end, connect_want
 from signal_core.nats.link cimport link_flush
 from signal_core.nats.tls cimport tls_free_connect
@@ -206,7 +207,7 @@ cdef inline void* thread_main(void* argument) noexcept nogil:
             connect_want(loop, b"")
             outbox_post_all(loop)
         se_store_release(&loop.done, LOOP_RUNNING)
-        while not loop_is_over(loop):
+        while not shutdown_is_over(loop):
             loop_iterate(loop)
     _close(loop)
     se_store_release(&loop.seen, UINT64_MAX)
