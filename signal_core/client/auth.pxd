@@ -4,7 +4,7 @@ A connection whose token is to be judged is CONN_AUTHENTICATING: its head stays 
 the timer bounds the wait. The question goes to the control thread (EVENT_ASK); the answer is a KIND_VERDICT: `target`
 the connection, `origin` 0 or the HTTP status to refuse with, `hash` the milliseconds until the token ends (0: never)
 and `code` the size of the user's name; the data is that name and then the rights (acl.pxd), which may be absent. Each
-question is answered once, so `judging` bounds those that wait, however slow Python is.
+question is answered once, so `authenticating` bounds those that wait, however slow Python is.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -14,7 +14,6 @@ from signal_core.base.kinds cimport KIND_EVENT
 from signal_core.base.limits cimport CONTROL_LOOP, RIGHTS_SHARED, TICK_MS
 from signal_core.base.memory cimport Packet, packet_free, packet_new_heap
 from signal_core.base.sys cimport SE_COLD
-from signal_core.base.text cimport text_base64url_decode, text_percent_decode
 from signal_core.client.input_buffer cimport input_buffer_free
 from signal_core.client.open cimport open_answer_http, open_finish, open_user
 from signal_core.client.origin cimport ADDRESS_TEXT
@@ -40,27 +39,12 @@ from signal_core.tables.state cimport Loop
 from signal_core.tables.timer_wheel cimport wheel_arm, wheel_arm_by
 from signal_core.wire.command cimport Head
 from signal_core.wire.handshake cimport (
-    STATUS_MOST, TOKEN_BEARER, TOKEN_NONE, TOKEN_PROTOCOL, TOKEN_QUERY, UNJUDGED, Upgrade, upgrade_parse,
+    STATUS_MOST, TOKEN_BEARER, TOKEN_NONE, UNDECIDED, Upgrade, upgrade_parse, upgrade_token_decode,
 )
 
 cdef enum:
     LIFE_MOST = 0x7fffffff     # ticks, 6.8 years: a token that lasts longer never ends
     REF_PATIENCE = 10          # ticks beyond those of a decision until its ref is answered with a timeout
-
-
-cdef inline int auth_token_decode(uint8_t source, const char* p, size_t n, char* out) noexcept nogil:
-    """The token as it was made, at most `n` bytes; its length. -1: malformed, or not of visible ASCII."""
-    cdef int size = <int>n, i
-    if source == TOKEN_QUERY:
-        size = text_percent_decode(p, n, out, n)
-    elif source == TOKEN_PROTOCOL:
-        size = text_base64url_decode(p, n, out)
-    elif n:
-        memcpy(out, p, n)
-    for i in range(size):
-        if out[i] <= c' ' or out[i] > c'~':
-            return -1
-    return size
 
 
 cdef inline char* _put_line(char* out, const char* p, size_t n) noexcept nogil:
@@ -98,7 +82,7 @@ cdef inline Packet* _question_new(Loop* loop, Conn* c, const Upgrade* u, const c
     else:
         p = _put_line(_put_line(_put_line(p, NULL, 0), NULL, 0), NULL, 0)
     p = _put_line(p, user, user_n)
-    size = auth_token_decode(source, token, token_len, p)
+    size = upgrade_token_decode(source, token, token_len, p)
     if size >= 0:
         p += size
         if head_len:
@@ -121,16 +105,16 @@ cdef inline int auth_ask(Loop* loop, Conn* c, const Upgrade* u, const char* head
     cdef Packet* packet
     if u.token_from == TOKEN_NONE and loop.hub.set.auth == AUTH_TOKEN:
         return _auth_refused(loop, 401)
-    if loop.judging >= loop.hub.set.auth_pending:
-        return _auth_refused(loop, UNJUDGED)
+    if loop.authenticating >= loop.hub.set.auth_pending:
+        return _auth_refused(loop, UNDECIDED)
     packet = _question_new(loop, c, u, u.token, u.token_len, u.token_from, head,
                            head_len if loop.hub.set.auth == AUTH_ANY else 0)
     if packet == NULL:
-        return _auth_refused(loop, UNJUDGED)
+        return _auth_refused(loop, UNDECIDED)
     if packet.size == 0:
         packet_free(&loop.mem, packet)
         return _auth_refused(loop, 401)
-    loop.judging += 1
+    loop.authenticating += 1
     outbox_post(loop, CONTROL_LOOP, packet)
     c.state = CONN_AUTHENTICATING
     c.flags |= FLAG_PAUSED
@@ -150,7 +134,7 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
     elif c.flags & FLAG_RENEWING:
         code = CODE_RATE
     else:
-        if loop.judging < loop.hub.set.auth_pending:
+        if loop.authenticating < loop.hub.set.auth_pending:
             packet = _question_new(loop, c, NULL, head.arg, head.arg_len, TOKEN_BEARER, NULL, 0)
         if packet == NULL:
             code = CODE_UNAVAILABLE
@@ -160,7 +144,7 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
                             loop.tick + loop.hub.set.auth_patience + REF_PATIENCE)
     if code == CODE_OK:
         c.flags |= FLAG_RENEWING
-        loop.judging += 1
+        loop.authenticating += 1
         outbox_post(loop, CONTROL_LOOP, packet)
         return
     if packet != NULL:
@@ -317,12 +301,12 @@ cdef inline void _auth_renew(Loop* loop, Conn* c, const Packet* packet) noexcept
 cdef inline void auth_verdict(Loop* loop, const Packet* packet) noexcept nogil:
     """A KIND_VERDICT; its connection may be gone, or may not have waited for it."""
     cdef Conn* c = slab_find(&loop.slab, <uint32_t>(packet.target >> 32) & 0xffffff, <uint32_t>packet.target)
-    loop.judging -= 1
+    loop.authenticating -= 1
     if c == NULL or c.state == CONN_DEAD:
         return
     if c.state == CONN_AUTHENTICATING:
         if packet.origin:
-            auth_refuse(loop, c, UNJUDGED if packet.origin == 503 else <int>packet.origin)
+            auth_refuse(loop, c, UNDECIDED if packet.origin == 503 else <int>packet.origin)
         else:
             _auth_open(loop, c, packet)
     elif c.flags & FLAG_RENEWING:

@@ -27,7 +27,7 @@ from signal_core.tables.conn_table cimport (
 from signal_core.tables.state cimport Hub, Loop, loop_ms
 from signal_core.tables.timer_wheel cimport wheel_arm, wheel_is_late, wheel_pop
 from signal_core.wire.frame cimport OP_PING
-from signal_core.wire.handshake cimport UNHANDLED, UNJUDGED
+from signal_core.wire.handshake cimport UNDECIDED, UNHANDLED
 
 
 cdef inline SE_INLINE _ping(Loop* loop, Conn* c) noexcept nogil:
@@ -166,7 +166,7 @@ cdef inline void _fire(Loop* loop, Conn* c) noexcept nogil:
     elif c.state == CONN_HANDSHAKE and loop.accept.shut:
         listener_turn_away(loop, c, 503)
     elif c.state == CONN_AUTHENTICATING:
-        auth_refuse(loop, c, 503 if loop.accept.shut else UNJUDGED)
+        auth_refuse(loop, c, 503 if loop.accept.shut else UNDECIDED)
     elif c.state == CONN_HANDSHAKE:
         _handshake(loop, c)
     elif c.state != CONN_DEAD:

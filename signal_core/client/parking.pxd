@@ -56,7 +56,7 @@ cdef inline int parking_pop(Lot* lot) noexcept nogil:
     """The socket that has waited longest; -1: there is none."""
     cdef int fd = -1
     while lot.used and fd < 0:
-        fd = lot.places[lot.first].fd  # -1: it was answered meanwhile
+        fd = lot.ring[lot.first].fd  # -1: it was answered meanwhile
         lot.first = (lot.first + 1) % PARKED
         lot.used -= 1
     return fd
@@ -64,39 +64,39 @@ cdef inline int parking_pop(Lot* lot) noexcept nogil:
 
 cdef inline bint _lot_has_room(Lot* lot) noexcept nogil:
     """Whether one more may be parked. Descriptors are given by the lowest number: so many stay free for others."""
-    if lot.places == NULL:
-        lot.places = <Parked*>malloc(PARKED * sizeof(Parked))
-    if lot.places == NULL or lot.used == PARKED:
+    if lot.ring == NULL:
+        lot.ring = <Parked*>malloc(PARKED * sizeof(Parked))
+    if lot.ring == NULL or lot.used == PARKED:
         return False
-    return lot.used == 0 or lot.places[(lot.first + lot.used - 1) % PARKED].fd + PARK_SPARE < se_descriptors()
+    return lot.used == 0 or lot.ring[(lot.first + lot.used - 1) % PARKED].fd + PARK_SPARE < se_descriptors()
 
 
 cdef inline void _lot_push(Lot* lot, int fd, int asks) noexcept nogil:
     """The caller has asked _lot_has_room."""
-    cdef Parked* place = &lot.places[(lot.first + lot.used) % PARKED]
-    place.fd = fd
-    place.asks = asks
+    cdef Parked* parked = &lot.ring[(lot.first + lot.used) % PARKED]
+    parked.fd = fd
+    parked.asks = asks
     lot.used += 1
 
 
 cdef inline int parking_next(Loop* loop, Lot* lot, uint32_t* budget) noexcept nogil:
     """Looks at those who wait, each in its turn and `budget` of them at most, for one whose health check may be
     answered, and takes that socket out; -1: there is none."""
-    cdef Parked* place
+    cdef Parked* parked
     cdef int fd
     if budget[0] > lot.used:
         budget[0] = lot.used
     while budget[0]:
         budget[0] -= 1
         lot.cursor = (lot.cursor + 1) % lot.used
-        place = &lot.places[(lot.first + lot.cursor) % PARKED]
-        if place.fd < 0:
+        parked = &lot.ring[(lot.first + lot.cursor) % PARKED]
+        if parked.fd < 0:
             continue
-        if place.asks == ASKS_UNKNOWN:
-            place.asks = parking_socket_asks(loop, place.fd)
-        if place.asks == ASKS_HEALTH and parking_health_allowed(loop):
-            fd = place.fd
-            place.fd = -1
+        if parked.asks == ASKS_UNKNOWN:
+            parked.asks = parking_socket_asks(loop, parked.fd)
+        if parked.asks == ASKS_HEALTH and parking_health_allowed(loop):
+            fd = parked.fd
+            parked.fd = -1
             return fd
     return -1
 
@@ -126,5 +126,5 @@ cdef inline void parking_close(Loop* loop) noexcept nogil:
         while fd >= 0:
             close(fd)
             fd = parking_pop(&loop.accept.lots[i])
-        free(loop.accept.lots[i].places)
-        loop.accept.lots[i].places = NULL
+        free(loop.accept.lots[i].ring)
+        loop.accept.lots[i].ring = NULL

@@ -43,7 +43,7 @@ cdef inline bint _is_first_loop(RoomEntry* entry, uint32_t index) noexcept nogil
 
 
 cdef inline void _list_rooms(
-    Loop* loop, const Packet* asked, uint32_t places, uint32_t most, Packet* told,
+    Loop* loop, const Packet* asked, uint32_t count, uint32_t most, Packet* told,
 ) noexcept nogil:
     """Their names; users' rooms are not listed."""
     cdef uint64_t at = asked.hash, end = asked.hash + INQUIRY_ROOMS
@@ -52,9 +52,9 @@ cdef inline void _list_rooms(
     while at < end and at < used:
         entry = loop.rooms.rooms[at].entry
         if entry != NULL and entry.name[0] != c"@" and _is_first_loop(entry, loop.index):
-            if places == 0 or told.size + entry.size + 1 > most:
+            if count == 0 or told.size + entry.size + 1 > most:
                 break
-            places -= 1
+            count -= 1
             text_put_bytes(text_put_bytes(told.data + told.size, entry.name, entry.size), b"\n", 1)
             told.size += entry.size + 1
         at += 1
@@ -92,14 +92,14 @@ cdef inline uint64_t _members_left(Loop* loop, const Packet* asked, Member** mem
 
 
 cdef inline void _list_members(
-    Loop* loop, const Packet* asked, uint32_t places, uint32_t most, Packet* told,
+    Loop* loop, const Packet* asked, uint32_t count, uint32_t most, Packet* told,
 ) noexcept nogil:
     """From the last to the first: a gap is closed with the last, so none that stays is left out between two steps."""
     cdef Member* members = NULL
     cdef uint64_t left = _members_left(loop, asked, &members)
-    while left and places and told.size + WHO_MAX + 1 <= most:
+    while left and count and told.size + WHO_MAX + 1 <= most:
         left -= 1
-        places -= 1
+        count -= 1
         told.size += <uint32_t>events_put_who(loop, slab_conn(&loop.slab, members[left].slot),
                                               <char*>told.data + told.size)
         told.data[told.size] = c"\n"
@@ -128,7 +128,7 @@ cdef inline void _close_members(Loop* loop, const Packet* asked, uint32_t code, 
 cdef inline void admin_query_answer(Loop* loop, const Packet* asked) noexcept nogil:
     """Answers a KIND_INQUIRY."""
     cdef uint32_t what = <uint32_t>(asked.origin >> 32), value = <uint32_t>asked.origin
-    cdef uint32_t most = value & 0xffff, places = value >> 16
+    cdef uint32_t most = value & 0xffff, count = value >> 16
     cdef Packet* told = packet_new_heap(&loop.mem, INQUIRY_TEXT, KIND_EVENT)
     if told == NULL:
         return
@@ -136,14 +136,14 @@ cdef inline void admin_query_answer(Loop* loop, const Packet* asked) noexcept no
         most = INQUIRY_TEXT
     elif most < LEAST_TEXT:
         most = LEAST_TEXT
-    if places == 0:
-        places = 1
+    if count == 0:
+        count = 1
     if what == INQUIRE_ROOMS:
-        _list_rooms(loop, asked, places, most, told)
+        _list_rooms(loop, asked, count, most, told)
     elif what == INQUIRE_COUNTS:
         _count_members(loop, asked, told)
     elif what == INQUIRE_MEMBERS:
-        _list_members(loop, asked, places, most, told)
+        _list_members(loop, asked, count, most, told)
     else:
         _close_members(loop, asked, value, told)
     loop.n[C_INQUIRIES] += 1

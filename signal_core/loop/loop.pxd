@@ -36,7 +36,7 @@ from signal_core.client.session cimport session_continue, session_read
 from signal_core.delivery.backpressure cimport (
     backpressure_drop, backpressure_input_waits, backpressure_joins_wait, backpressure_next, backpressure_next_verdict,
 )
-from signal_core.delivery.conn cimport conn_flush, conn_release_quota, conn_kill, conn_ready, conn_watch, conn_write
+from signal_core.delivery.conn cimport conn_flush, conn_kill, conn_ready, conn_release_quota, conn_watch, conn_write
 from signal_core.delivery.delayed cimport delayed_release
 from signal_core.delivery.drop_notice cimport drop_notice_tell
 from signal_core.delivery.outbox cimport outbox_post_all

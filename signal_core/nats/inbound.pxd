@@ -58,8 +58,8 @@ cdef inline void _room_missed(Loop* loop, RoomEntry* entry) noexcept nogil:
 
 cdef inline void _inbound_room(Loop* loop, const NatsOp* op, const NatsHeaders* h) noexcept nogil:
     cdef Link* link = loop.linked
-    cdef uint64_t place = op.sid - FIRST_SID
-    cdef RoomEntry* entry = link.subs.rooms[place] if place < link.subs.used else NULL
+    cdef uint64_t index = op.sid - FIRST_SID
+    cdef RoomEntry* entry = link.subs.rooms[index] if index < link.subs.used else NULL
     cdef uint32_t skip = loop.hub.prefix_len + 6
     cdef Message p
     cdef uint8_t code

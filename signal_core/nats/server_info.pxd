@@ -26,19 +26,19 @@ cdef inline void _queue_cut_over(Loop* loop) noexcept nogil:
     """Drops what waits for NATS and is over its present bound, which would cost the connection. A head that is partly
     written stays: NATS has judged it by the bound that was."""
     cdef Link* link = loop.linked
-    cdef QueueNode** place = &link.out.head
+    cdef QueueNode** at = &link.out.head
     cdef QueueNode* last = NULL
     if link.out.head != NULL and link.out.offset:
         last = link.out.head
-        place = &link.out.head.next
-    while place[0] != NULL:
-        if not nats_publish_is_over_limit(link, place[0].packet):
-            last = place[0]
-            place = &last.next
+        at = &link.out.head.next
+    while at[0] != NULL:
+        if not nats_publish_is_over_limit(link, at[0].packet):
+            last = at[0]
+            at = &last.next
             continue
-        if place[0].packet.flags & PACKET_PRESENCE:
-            nats_publish_presence_dropped(loop, place[0].packet)
-        write_queue_cut(loop, &link.out, place, C_DROPPED_NATS, CODE_TOO_LARGE)
+        if at[0].packet.flags & PACKET_PRESENCE:
+            nats_publish_presence_dropped(loop, at[0].packet)
+        write_queue_cut(loop, &link.out, at, C_DROPPED_NATS, CODE_TOO_LARGE)
     link.out.tail = last
 
 

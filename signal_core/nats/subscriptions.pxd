@@ -77,7 +77,7 @@ cdef inline void subscriptions_try(Loop* loop, RoomEntry* entry) noexcept nogil:
 
 
 cdef inline bint _subs_reserve(Link* link) noexcept nogil:
-    """Makes sure that there is a free place; False without memory."""
+    """Makes sure that a free index exists. False: no memory."""
     cdef RoomEntry** subs
     cdef uint32_t* spare
     cdef uint32_t size
@@ -95,34 +95,34 @@ cdef inline bint _subs_reserve(Link* link) noexcept nogil:
     return True
 
 
-cdef inline bint _sub_place(Link* link, uint32_t* place) noexcept nogil:
-    """Takes a free place; False without memory."""
+cdef inline bint _sub_index(Link* link, uint32_t* index) noexcept nogil:
+    """Takes a free index of subs.rooms. False: no memory."""
     if not _subs_reserve(link):
         return False
     if link.subs.nfree:
         link.subs.nfree -= 1
-        place[0] = link.subs.free[link.subs.nfree]
+        index[0] = link.subs.free[link.subs.nfree]
     else:
-        place[0] = link.subs.used
+        index[0] = link.subs.used
         link.subs.used += 1
     return True
 
 
 cdef inline void _sub_add(Loop* loop, RoomEntry* entry) noexcept nogil:
     cdef Link* link = loop.linked
-    cdef uint32_t place
-    if entry.sub or se_load_relaxed(&loop.hub.link) == CLUSTER_OFF or not _sub_place(link, &place):
+    cdef uint32_t index
+    if entry.sub or se_load_relaxed(&loop.hub.link) == CLUSTER_OFF or not _sub_index(link, &index):
         return
-    link.subs.rooms[place] = entry
-    entry.sub = place + 1
+    link.subs.rooms[index] = entry
+    entry.sub = index + 1
     loop.n[C_NATS_SUBS] += 1
     if link.state != LINK_UP:
         return
     if not sub_queue_has_room(link):  # NATS reads too slowly: this one follows with those that are made again
-        if place < link.subs.resume:
-            link.subs.resume = place
+        if index < link.subs.resume:
+            link.subs.resume = index
         return
-    if place == link.subs.resume:
+    if index == link.subs.resume:
         link.subs.resume += 1
     subscriptions_try(loop, entry)
 
@@ -194,7 +194,7 @@ cdef inline bint _waiter_add(Loop* loop, const Waiter* waiter) noexcept nogil:
 
 
 cdef inline bint _sub_is_over(const Link* link, RoomEntry* entry, bint presence) noexcept nogil:
-    """Whether NATS has no place for the room, or for who comes and goes in it."""
+    """Whether NATS refused the subscription of the room, or with `presence` that of its presence, for its limit."""
     cdef Audience* audience = audience_of(entry) if presence else NULL
     return entry.sub_state == SUB_OVER or (
         audience != NULL and audience.linked == link.number and audience.sub_state == SUB_OVER)
@@ -331,8 +331,8 @@ cdef inline void subscriptions_retry(Loop* loop) noexcept nogil:
 
 cdef inline void _sub_refuse(Loop* loop, uint64_t id, RoomEntry* entry, uint8_t code, const char* ref,
                              size_t n) noexcept nogil:
-    """Tells one that asked to join that NATS does not allow it, or has no place for it; its loop ends the membership,
-    or what of it is new."""
+    """Tells a client's loop that NATS refused the SUB: CODE_DENIED, CODE_UNAVAILABLE. The loop undoes what the SUB has
+    changed: the membership, or only its watching of presence."""
     cdef Packet* packet
     if outbox_loop_of(loop.hub, id) == NULL:
         return

@@ -1,13 +1,14 @@
 # Python wrappers of what is pure about tokens and origins. For probe.pyx, after probe_ws.pxi.
 
-from signal_core.client.auth cimport auth_token_decode as c_token_decode
 from signal_core.client.origin cimport origin_matches as c_origin_matches
 from signal_core.client.remote_addr cimport remote_addr_parse as c_address_parse
 from signal_core.tables.acl cimport (
     Rights, rights_are as c_rights_are, rights_are_whole as c_rights_are_whole, rights_new as c_rights_new,
     rights_publish as c_rights_publish, rights_release, rights_sub as c_rights_sub,
 )
-from signal_core.wire.handshake cimport TOKEN_BEARER, TOKEN_PROTOCOL, TOKEN_QUERY
+from signal_core.wire.handshake cimport (
+    TOKEN_BEARER, TOKEN_PROTOCOL, TOKEN_QUERY, upgrade_token_decode as c_token_decode,
+)
 
 
 def rights_are_whole(bytes text):

@@ -146,7 +146,7 @@ cdef struct Parked:               # accepted, and waits for the pace
     int asks                      # ASKS_*
 
 cdef struct Lot:                  # of one listener: those who wait (parking.pxd), a ring
-    Parked* places                # PARKED; NULL: none waited so far
+    Parked* ring                  # of PARKED entries; NULL: none waited so far
     uint32_t first                # that has waited longest
     uint32_t used
     uint32_t cursor               # from the first, that was looked at last
@@ -272,7 +272,7 @@ cdef struct Loop:
     Rooms rooms
     News news
     Rights* rights[64]            # RIGHTS_SHARED: by hash, held once each
-    uint32_t judging              # questions that await their decision
+    uint32_t authenticating       # tokens that the deciding thread has not answered yet
     Trimming trim                 # memory on its way back to the system (loop/memory_return.pxd)
     Link* linked                  # NULL but on loop 0
     uint8_t* input                # READ_BUFFER bytes

@@ -4,10 +4,12 @@ Pointers in Upgrade point into the caller's buffer and are good as long as that 
 """
 
 from libc.stdint cimport uint32_t, uint8_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 from signal_core.base.limits cimport FORWARDED_LINES, UPGRADE_MAX_HEADERS
 from signal_core.base.sys cimport SE_STATIC_ASSERT
-from signal_core.base.text cimport text_is, text_is_blank, text_matches, text_starts
+from signal_core.base.text cimport (
+    text_base64url_decode, text_is, text_is_blank, text_matches, text_percent_decode, text_starts,
+)
 from signal_core.wire.http cimport http_list_has, http_list_next, phr_header, phr_parse_request
 from signal_core.wire.request cimport (
     LINE_MORE, Site, request_host_valid, request_line_check, request_line_complaint, request_query_find,
@@ -26,7 +28,7 @@ cdef enum:
     METHOD_HEAD = 2
     METHOD_OPTIONS = 3
 
-    UNJUDGED = 1503       # 503 with another text: nobody could decide whether it may connect
+    UNDECIDED = 1503      # 503 with another text: nobody could decide whether it may connect
     UNHANDLED = 2503      # ... the handshake was there, and the loop did not come to it in time
     STATUS_MOST = 1000    # above all of HTTP's: what is added to one for another text, once or twice
 
@@ -55,7 +57,7 @@ cdef struct Upgrade:          # what a handshake asks for
     size_t room_len           # 8
     uint32_t nforwarded       # 4  how many there were
     uint32_t over             # 4  414, 431: bytes of the line or head so far
-    int status                # 4  0: upgrade; STATUS_HEALTH, STATUS_OPTIONS; else the status to refuse with or UNJUDGED
+    int status                # 4  0: upgrade; STATUS_HEALTH, STATUS_OPTIONS; else a status to refuse with or UNDECIDED
     uint8_t token_from        # 1  TOKEN_*
     uint8_t protocol          # 1  signal.v1 was offered
     uint8_t other_protocol    # 1  only others were offered
@@ -204,6 +206,22 @@ cdef inline void _upgrade_tokens(Upgrade* out) noexcept nogil:
 
 
 # -- the verdict --
+
+cdef inline int upgrade_token_decode(uint8_t source, const char* p, size_t n, char* out) noexcept nogil:
+    """Writes the decoded token to `out`, at most `n` bytes. Returns its length; -1: it is malformed, or not visible
+    ASCII. `source`: TOKEN_*."""
+    cdef int size = <int>n, i
+    if source == TOKEN_QUERY:
+        size = text_percent_decode(p, n, out, n)
+    elif source == TOKEN_PROTOCOL:
+        size = text_base64url_decode(p, n, out)
+    elif n:
+        memcpy(out, p, n)
+    for i in range(size):
+        if out[i] <= c' ' or out[i] > c'~':
+            return -1
+    return size
+
 
 cdef inline uint8_t _upgrade_method(const char* p, size_t n) noexcept nogil:
     if text_is(p, n, b"GET"):

@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 from signal_core.base.limits cimport UPGRADE_ANSWER
 from signal_core.base.sys cimport SE_STATIC_ASSERT
 from signal_core.base.text cimport text_hex_value, text_put, text_put_number
-from signal_core.wire.handshake cimport KEY_SIZE, STATUS_MOST, STATUS_OPTIONS, UNHANDLED, UNJUDGED, Upgrade
+from signal_core.wire.handshake cimport KEY_SIZE, STATUS_MOST, STATUS_OPTIONS, UNDECIDED, UNHANDLED, Upgrade
 from signal_core.wire.http cimport http_status_reason
 
 cdef extern from "se_sha1.h" nogil:
@@ -68,7 +68,7 @@ cdef inline const char* _status_text(int status) noexcept nogil:
         return b"The head of the handshake is too large."
     if status == 503:
         return b"This node is full or draining: try again, or another one."
-    if status == UNJUDGED:
+    if status == UNDECIDED:
         return b"It could not be decided whether this client may connect: try again."
     if status == UNHANDLED:
         return b"This node was too busy for the handshake: try again, or another node."
@@ -85,7 +85,7 @@ cdef inline const char* _status_headers(int status) noexcept nogil:
         return b"Allow: GET, HEAD, OPTIONS\r\nConnection: close\r\n"
     if status == 426:
         return b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nConnection: Upgrade, close\r\n"
-    if status in (429, 503, UNHANDLED, UNJUDGED):
+    if status in (429, 503, UNHANDLED, UNDECIDED):
         return b"Retry-After: 1\r\nConnection: close\r\n"
     return b"Connection: close\r\n"
 

@@ -58,7 +58,7 @@ def test_by_default_any() -> None:
 
 
 def test_before_the_token() -> None:
-    """A page that may not connect learns nothing about its token, and costs no judging."""
+    """A page that may not connect learns nothing about its token, and costs no check."""
     with kit.engine(auth="jwt", auth_key=SECRET, origins="https://app.example.org") as engine:
         for given in (token("ann"), "nonsense"):
             assert knock(engine.port, "/", bearer(given), "Origin: https://evil.net").status == 403
