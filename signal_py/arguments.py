@@ -32,6 +32,14 @@ def config_of(settings: Options) -> Config:
     return make_config(by_name, {name: f"Engine's {field}" for field, name in fields.items()})
 
 
+def check_authorize(config: Config, given: bool) -> None:
+    """Raises ConfigError unless an authorizer is given just where the settings ask for one."""
+    if config.auth == "callback" and not given:
+        raise ConfigError(f"{config.named('auth')} is callback, but authorize is missing: give Engine both or neither.")
+    if given and config.auth != "callback":
+        raise ConfigError("Engine's authorize is given, but auth is not callback: leave out one of them.")
+
+
 def check_name(what: str, name: str) -> None:
     if not NAME.fullmatch(name):
         raise ValueError(

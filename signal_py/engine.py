@@ -5,27 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from signal_py.arguments import (
-    check_close,
-    check_name,
-    check_page,
-    config_of,
-    milliseconds,
-    payload_of,
-    why_not_room,
-    why_not_sent,
-)
+from signal_py import arguments
 from signal_py.auth.authenticators import Authorizer
 from signal_py.base.affinity import Affinity
-from signal_py.base.aio import NoThreadError, in_joined_thread, uninterrupted
-from signal_py.base.errors import ConfigError, DeliveryError, EngineError
+from signal_py.base.aio import in_joined_thread, run_in_joined_thread, uninterrupted
+from signal_py.base.errors import ConfigError, EngineError
 from signal_py.base.hostport import url_of
 from signal_py.config.settings import Config
 from signal_py.control.inspection import Inspection, MemberPage, RoomPage
 from signal_py.control.wire import OPERATOR_CLOSE
+from signal_py.core_calls import call_core, raise_code
 from signal_py.local_peer import Handler, Handlers, LocalPeer, Message
 from signal_py.runtime import Runtime
 
@@ -87,17 +78,12 @@ class Engine:
             raise ConfigError("Engine's config is given together with settings: give one or the other.")
         if authorize is not None and config is None:
             settings.setdefault("auth", "callback")
-        self._config = config or config_of(settings)
+        self._config = config or arguments.config_of(settings)
         self._handlers = Handlers(on_message, on_connect, on_disconnect, on_presence)
-        if (self._config.auth == "callback") != (authorize is not None):
-            raise ConfigError(
-                f"{self._config.named('auth')} is callback, but authorize is missing: give Engine both or neither."
-                if authorize is None
-                else "Engine's authorize is given, but auth is not callback: leave out one of them."
-            )
+        arguments.check_authorize(self._config, authorize is not None)
         self._authorize = authorize
         self._affinity = Affinity()
-        self._runtime = self._made()
+        self._runtime = self._new_runtime()
         self._local_peer: LocalPeer | None = None
         self._started = False
         self._step: asyncio.Future[None] | None = None  # of the start
@@ -106,8 +92,7 @@ class Engine:
         self._come = asyncio.Event()  # the start is over, well or not
         self._ended = asyncio.Event()
 
-    def _made(self) -> Runtime:
-        """Its parts, of which none runs."""
+    def _new_runtime(self) -> Runtime:
         hooks = bool(self._handlers.connect or self._handlers.disconnect)
         return Runtime(self._config, hooks, self._asked_to_drain, self._authorize)
 
@@ -115,9 +100,7 @@ class Engine:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.stop()
 
     async def start(self) -> None:
@@ -170,9 +153,7 @@ class Engine:
         the first.
         """
         self._settle()
-        self._begin_drain()
-        assert self._draining is not None
-        await asyncio.shield(self._draining)
+        await asyncio.shield(self._begin_drain())
 
     async def ended(self) -> None:
         """Returns when the engine has stopped: by `stop`, by `drain`, or by the command of an operator."""
@@ -185,9 +166,10 @@ class Engine:
             with contextlib.suppress(RuntimeError):
                 self._affinity.loop.call_soon_threadsafe(self._begin_drain)
 
-    def _begin_drain(self) -> None:
+    def _begin_drain(self) -> asyncio.Future[None]:
         if self._draining is None or self._draining.cancelled():
             self._draining = asyncio.ensure_future(self._drain())
+        return self._draining
 
     async def _drain(self) -> None:
         """An order that comes while the engine starts is obeyed once it has."""
@@ -205,10 +187,10 @@ class Engine:
         try:
             if self._step is not None and not self._step.done():  # of a start that is under way
                 await uninterrupted(asyncio.gather(self._step, return_exceptions=True))
-            await _whole(self._runtime.stop)
+            await run_in_joined_thread(self._runtime.stop)
             if self._local_peer is not None:
                 self._local_peer.close()
-            await _whole(self._runtime.close)
+            await run_in_joined_thread(self._runtime.close)
         finally:
             self._ended.set()
 
@@ -296,14 +278,15 @@ class Engine:
         Raises DeliveryError if the message was refused; without `receipt`, only if this node knows that at once.
         Raises ValueError for a ttl out of bounds or text that can't be encoded.
         """
-        self._core_here()
-        payload, binary = payload_of(data)
-
-        def hand_on(core: Core, chosen: str | None) -> str:
-            return core.send(target, payload, binary, chosen, re, milliseconds(ttl))
-
-        waits = receipt and not target.startswith("@")
-        await self._deliver(hand_on, ref, waits, ttl, lambda: why_not_sent(target, ref, re))
+        core = self._core_here()
+        payload, binary = arguments.payload_of(data)
+        await self._deliver(
+            lambda chosen: core.send(target, payload, binary, chosen, re, arguments.milliseconds(ttl)),
+            ref,
+            receipt and not target.startswith("@"),
+            ttl,
+            lambda: arguments.why_not_sent(target, ref, re),
+        )
 
     async def publish(
         self,
@@ -324,13 +307,15 @@ class Engine:
 
         Raises DeliveryError and ValueError as `send` does.
         """
-        self._core_here()
-        payload, binary = payload_of(data)
-
-        def hand_on(core: Core, chosen: str | None) -> str:
-            return core.publish(room, payload, binary, chosen, milliseconds(ttl))
-
-        await self._deliver(hand_on, ref, False, ttl, lambda: why_not_room(room, ref))
+        core = self._core_here()
+        payload, binary = arguments.payload_of(data)
+        await self._deliver(
+            lambda chosen: core.publish(room, payload, binary, chosen, arguments.milliseconds(ttl)),
+            ref,
+            False,
+            ttl,
+            lambda: arguments.why_not_room(room, ref),
+        )
 
     async def join(self, room: str, *, presence: bool = False) -> None:
         """Makes this program a member of a room: it receives what is published there on any node.
@@ -343,16 +328,15 @@ class Engine:
         core = self._core_here()
         assert self._local_peer is not None
         ref = self._local_peer.new_ref()
-        code = _asked(core.join_room, room, ref, presence)
         end = asyncio.get_running_loop().time() + self._config.ttl
-        while code == "later":  # others may be first each time that there is room
+        # Another join may take the room that a turn promises.
+        while (code := call_core(core.join_room, room, ref, presence)) == "later":
             if not await self._local_peer.turn_to_join(end):
                 code = "unavailable"
-            else:
-                code = _asked(core.join_room, room, ref, presence)
+                break
         if code is None:
             code = await self._local_peer.receipt(ref, self._config.ttl + RECEIPT_MARGIN)
-        _raise(code, lambda: why_not_room(room))
+        raise_code(code, lambda: arguments.why_not_room(room))
 
     async def leave(self, room: str) -> None:
         """Ends the membership in a room.
@@ -361,7 +345,7 @@ class Engine:
 
         Raises DeliveryError.
         """
-        _raise(_asked(self._core_here().leave_room, room), lambda: why_not_room(room))
+        raise_code(call_core(self._core_here().leave_room, room), lambda: arguments.why_not_room(room))
 
     def disconnect(self, peer: str, code: int = OPERATOR_CLOSE) -> bool:
         """Closes a client's connection to this node. Returns whether there was one.
@@ -371,8 +355,8 @@ class Engine:
 
         Raises ValueError for any other code.
         """
-        check_close(code)
-        return _asked(self._core_here().disconnect, peer, code)
+        arguments.check_close(code)
+        return call_core(self._core_here().disconnect, peer, code)
 
     async def disconnect_user(self, user: str, code: int = OPERATOR_CLOSE) -> int:
         """Closes all connections of a user to this node. Returns how many there were.
@@ -382,8 +366,8 @@ class Engine:
 
         Raises ValueError for a name or code that is not valid.
         """
-        check_name("user", user)
-        check_close(code)
+        arguments.check_name("user", user)
+        arguments.check_close(code)
         return await self._inspect(lambda inspection: inspection.disconnect_user(user, code))
 
     async def rooms(self, limit: int = 1000, after: str = "") -> RoomPage:
@@ -394,7 +378,7 @@ class Engine:
 
         Raises ValueError for arguments that are not valid.
         """
-        check_page(limit, after)
+        arguments.check_page(limit, after)
         return await self._inspect(lambda inspection: inspection.rooms(limit, after))
 
     async def members(self, room: str, limit: int = 1000, after: str = "") -> MemberPage:
@@ -406,8 +390,8 @@ class Engine:
 
         Raises ValueError for arguments that are not valid.
         """
-        check_name("room", room)
-        check_page(limit, after)
+        arguments.check_name("room", room)
+        arguments.check_page(limit, after)
         return await self._inspect(lambda inspection: inspection.members(room, limit, after))
 
     async def _inspect(self, ask: Callable[[Inspection], Coroutine[Any, Any, T]]) -> T:
@@ -428,28 +412,24 @@ class Engine:
 
     async def _deliver(
         self,
-        hand_on: Callable[[Core, str | None], str],
+        hand_on: Callable[[str | None], str],
         ref: str | None,
         receipt: bool,
         ttl: float | None,
         wrong: Callable[[], str],
     ) -> None:
-        """`wrong` says why it would be a bad request."""
-        core = self._core()
+        """Hands a message to the core and awaits its receipt. `wrong` says what makes it a bad request."""
         assert self._local_peer is not None
-        if receipt and ref is None:
-            ref = self._local_peer.new_ref()
-        elif ref is not None and self._local_peer.is_outstanding(ref):
-            raise DeliveryError("bad-request", f"The ref '{ref}' is outstanding: its receipt has not arrived yet.")
-        _raise(_asked(hand_on, core, ref), wrong)
+        ref = self._local_peer.claim_ref(ref, receipt)
+        raise_code(call_core(hand_on, ref), wrong)
         if receipt and ref is not None:
             seconds = (self._config.ttl if ttl is None else ttl) + RECEIPT_MARGIN
-            _raise(await self._local_peer.receipt(ref, seconds), wrong)
+            raise_code(await self._local_peer.receipt(ref, seconds), wrong)
 
     def _settle_process(self) -> None:
         """In a child made by fork() an engine that was never used makes its parts anew."""
         if self._affinity.moves():
-            self._runtime = self._made()
+            self._runtime = self._new_runtime()
 
     def _settle(self, last: bool = False) -> None:
         """Before a coroutine that may be the first to be awaited: the loop that runs is the engine's from here on."""
@@ -468,31 +448,3 @@ class Engine:
         if self._runtime.state not in ("running", "draining") or self._runtime.core is None:
             raise EngineError(f"The engine is {self._runtime.state if self._started else 'not started'}.")
         return self._runtime.core
-
-
-async def _whole(call: Callable[[], None]) -> None:
-    """Does a step of a stop, on a thread of its own; on this one where the system gives no more."""
-    try:
-        await uninterrupted(in_joined_thread(call))
-    except NoThreadError:
-        call()
-
-
-def _asked(call: Callable[..., T], *arguments: object) -> T:
-    """What the core answers; EngineError where it has stopped since it was seen to run."""
-    try:
-        return call(*arguments)
-    except Exception as error:
-        from signal_core.engine import CoreError
-
-        if isinstance(error, CoreError):
-            raise EngineError(str(error)) from None
-        raise
-
-
-def _raise(code: str, wrong: Callable[[], str]) -> None:
-    """DeliveryError for a code; `wrong` says why it is a bad request."""
-    if code:
-        from signal_core.engine import code_sentence
-
-        raise DeliveryError(code, (code == "bad-request" and wrong()) or code_sentence(code))

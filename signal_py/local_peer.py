@@ -182,9 +182,13 @@ class LocalPeer:
             if ref not in self._receipts:
                 return ref
 
-    def is_outstanding(self, ref: str) -> bool:
-        """Whether a receipt for it is waited for."""
-        return ref in self._receipts
+    def claim_ref(self, ref: str | None, receipt: bool) -> str | None:
+        """Returns `ref`, or a new one where a receipt needs it. Raises DeliveryError for a ref that is outstanding."""
+        if ref is None:
+            return self.new_ref() if receipt else None
+        if ref in self._receipts:
+            raise DeliveryError("bad-request", f"The ref '{ref}' is outstanding: its receipt has not arrived yet.")
+        return ref
 
     async def turn_to_join(self, end: float) -> bool:
         """Waits until the core has room for what a join causes; False where it has none up to that time of the loop's

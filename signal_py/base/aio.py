@@ -99,6 +99,14 @@ async def uninterrupted(done: asyncio.Future[T]) -> T:
     return done.result()
 
 
+async def run_in_joined_thread(call: Callable[[], None]) -> None:
+    """As `in_joined_thread`, through cancellations; in this thread if the system gives no more of them."""
+    try:
+        await uninterrupted(in_joined_thread(call))
+    except NoThreadError:
+        call()
+
+
 async def cancel_and_wait(task: asyncio.Future[Any]) -> None:
     """Cancels it, and returns when it is over; what it raises is not raised here. Again where that had no effect."""
     while not task.done():

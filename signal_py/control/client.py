@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import deque
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import nats.errors
@@ -15,11 +13,11 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from signal_py.base.affinity import Affinity
-from signal_py.base.aio import with_timeout
 from signal_py.base.errors import ConfigError, EngineError
 from signal_py.config.load import make_config
 from signal_py.config.nats_url import Server, parse_url
 from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS, Config
+from signal_py.control.answers import count_of, members_page_of, node_of, rooms_page_of
 from signal_py.control.gathered import (
     Disconnected,
     Drained,
@@ -32,19 +30,18 @@ from signal_py.control.gathered import (
     RoomsPage,
     Stats,
 )
+from signal_py.control.query import Query
 from signal_py.control.wire import (
     CURSOR,
     MAX_NAMES,
     MAX_PAGE,
     NAME,
     NODE,
-    NUMBER_TEXT,
     PEER,
     SERVICE,
     Fields,
     WireError,
     parse_answer,
-    parse_ping,
     request,
     subject,
 )
@@ -82,37 +79,6 @@ class ControlError(EngineError):
     """NATS closed the connection, or does not allow the request. The text says what to fix."""
 
 
-class _Question:
-    """What is asked on one subject, and what comes of it; several may be asked at a time."""
-
-    def __init__(self, where: str, inbox: str) -> None:
-        self._subjects = (where, inbox)
-        self.heard: deque[Msg] = deque()
-        self.problem = ""  # what NATS objected to about it
-        self.stir = asyncio.Event()
-
-    async def hear(self, message: Msg) -> None:
-        self.heard.append(message)
-        self.stir.set()
-
-    def objects(self, problem: str) -> None:
-        """NATS does, and may mean another question: a permission violation names its subject, in either case."""
-        if '"' not in problem or any(f'"{subject}"'.lower() in problem.lower() for subject in self._subjects):
-            self.problem = problem
-            self.stir.set()
-
-    async def stirred(self, seconds: float) -> bool:
-        """Whether something came within so many seconds."""
-        if seconds <= 0:
-            return False
-        self.stir.clear()
-        try:
-            await with_timeout(self.stir.wait(), seconds)
-        except asyncio.TimeoutError:
-            return False
-        return True
-
-
 class Control:
     """Inspects and controls the nodes of a cluster, over a connection to their NATS.
 
@@ -146,15 +112,13 @@ class Control:
         self._timeout = timeout
         self._affinity = Affinity("A Control")
         self._client: Client | None = None
-        self._questions: set[_Question] = set()  # that wait for answers
+        self._queries: set[Query] = set()  # that wait for answers
 
     async def __aenter__(self) -> Control:
         await self.connect()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     async def connect(self) -> None:
@@ -196,7 +160,7 @@ class Control:
             return max([0, *(node.nodes for node in found.values())]) - len(found)
 
         def take(message: Msg) -> bool:
-            node = _node(message.data, self._config.prefix)
+            node = node_of(message.data, self._config.prefix)
             if node is not None:
                 found[node.node] = node
             return False
@@ -238,7 +202,7 @@ class Control:
     async def _recount(self, counts: dict[str, dict[str, int]], names: list[str]) -> None:
         """What nodes have not told since other rooms filled their page."""
         for begin in range(0, len(names), MAX_NAMES):
-            told = await self._ask("rooms", "", _rooms_page, names=names[begin : begin + MAX_NAMES])
+            told = await self._ask("rooms", "", rooms_page_of, names=names[begin : begin + MAX_NAMES])
             for page in told.answers:
                 for name, members in page.rooms.items():
                     if members and name in counts:
@@ -252,7 +216,7 @@ class Control:
         after  `next` of this node's previous page; "" for the first page
         """
         _check_page(node, limit, after)
-        return await self._ask("rooms", node, _rooms_page, limit=limit, after=after or None)
+        return await self._ask("rooms", node, rooms_page_of, limit=limit, after=after or None)
 
     async def members(self, room: str, limit: int = MAX_PAGE) -> Gathered[Member]:
         """Returns members of a room, sorted by address.
@@ -280,7 +244,7 @@ class Control:
             raise ValueError(
                 f"'{room}' is not a valid room name: use 1 to 128 printable characters, without space, * and >"
             )
-        return await self._ask("members", node, _members_page, room=room, limit=limit, after=after or None)
+        return await self._ask("members", node, members_page_of, room=room, limit=limit, after=after or None)
 
     async def disconnect(self, peer: str = "", *, user: str = "") -> Gathered[Disconnected]:
         """Closes the connection of a peer, or all connections of a user, with 4009. They may reconnect.
@@ -298,7 +262,7 @@ class Control:
         return await self._ask(
             "disconnect",
             found[1] if found else "",
-            lambda name, fields: Disconnected(name, _count(fields, "disconnected")),
+            lambda name, fields: Disconnected(name, count_of(fields, "disconnected")),
             peer=peer or None,
             user=user or None,
         )
@@ -314,7 +278,7 @@ class Control:
         return await self._ask(
             "drain",
             node,
-            lambda name, fields: Drained(name, _count(fields, "connections"), float(fields.get("drain_time", 0))),
+            lambda name, fields: Drained(name, count_of(fields, "connections"), float(fields.get("drain_time", 0))),
         )
 
     # -- how --
@@ -361,27 +325,27 @@ class Control:
         client = self._connected()
         loop = asyncio.get_running_loop()
         inbox = client.new_inbox()
-        question = _Question(where, inbox)
-        self._questions.add(question)
+        query = Query(where, inbox)
+        self._queries.add(query)
         listening = None
         try:
-            listening = await client.subscribe(inbox, cb=question.hear)
+            listening = await client.subscribe(inbox, cb=query.hear)
             await client.publish(where, data, reply=inbox)
             end = last = loop.time() + self._timeout
             while True:
-                while question.heard:
-                    message = question.heard.popleft()
+                while query.heard:
+                    message = query.heard.popleft()
                     if _is_nobody(message) or take(message):
                         end = 0.0
                     else:
                         end = min(last, loop.time() + QUIET) if enough() else last
-                self._check(client, question.problem)
-                if not await question.stirred(end - loop.time()):
+                self._check(client, query.problem)
+                if not await query.stirred(end - loop.time()):
                     break
         except nats.errors.Error as error:
             raise ControlError(f"NATS closed the connection ({error}): try again.") from None
         finally:
-            self._questions.discard(question)
+            self._queries.discard(query)
             if listening is not None:
                 with contextlib.suppress(nats.errors.Error):  # there is no connection to tell
                     await listening.unsubscribe()
@@ -402,12 +366,12 @@ class Control:
             raise ControlError("NATS closed the connection: connect again.")
 
     def _objects(self, problem: str) -> None:
-        for question in self._questions:
-            question.objects(problem)
+        for query in self._queries:
+            query.objects(problem)
 
     def _ends(self) -> None:
-        for question in self._questions:
-            question.stir.set()
+        for query in self._queries:
+            query.stir.set()
 
     def _unreachable(self, server: Server, reason: str) -> str:
         named = f"{self._config.named('nats')} {server.url}"
@@ -431,38 +395,8 @@ def _is_nobody(message: Msg) -> bool:
     return not message.data and (message.headers or {}).get("Status") == "503"
 
 
-def _count(fields: Fields, name: str) -> int:
-    value = fields.get(name, 0)
-    return value if isinstance(value, int) else 0
-
-
 def _check_page(node: str, limit: int, after: str) -> None:
     if not 1 <= limit <= MAX_PAGE:
         raise ValueError(f"the limit is {limit}: use 1 to {MAX_PAGE}")
     if after and not (node and CURSOR.fullmatch(after)):
         raise ValueError("give 'after' together with a node, as the 'next' of its last page")
-
-
-def _rooms_page(node: str, fields: Fields) -> RoomsPage:
-    rooms = {str(name): int(count) for name, count in fields["rooms"].items()}
-    return RoomsPage(node, rooms, str(fields.get("next", "")))
-
-
-def _members_page(node: str, fields: Fields) -> MembersPage:
-    members = tuple(Member(node, str(one["peer"]), one.get("user")) for one in fields["members"])
-    return MembersPage(node, members, _count(fields, "count"), str(fields.get("next", "")))
-
-
-def _node(data: bytes, prefix: str) -> Node | None:
-    """What a PING was answered with; None where that is no node of this cluster."""
-    about: Mapping[str, str] = {}
-    with contextlib.suppress(WireError):
-        about = parse_ping(data)
-    if about.get("prefix") != prefix or not NODE.fullmatch(about.get("node", "")):
-        return None
-    control = about.get("control", "")
-    version = int(control) if NUMBER_TEXT.fullmatch(control) else 0
-    listen = tuple(url for url in about.get("listen", "").split(",") if url)
-    nodes = about.get("nodes", "")
-    heard = int(nodes) if NUMBER_TEXT.fullmatch(nodes) else 0
-    return Node(about["node"], about.get("version", ""), version, listen, about.get("advertise", ""), heard)

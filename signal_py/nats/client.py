@@ -60,11 +60,7 @@ async def connect(
     on_error   is told what NATS objects to, such as a subject
     on_closed  is called at its end, however that comes
     """
-    try:
-        context = await asyncio.to_thread(_context, tls) if server.tls or tls.ca or tls.cert else None
-        proof = _proof(credentials, server)
-    except Exception as error:  # of a file that is replaced just now
-        raise NatsError(reason(error)) from None
+    context, proof = await _access(server, credentials, tls)
     client = _Client(server)
     problems: list[str] = []
 
@@ -99,6 +95,15 @@ async def connect(
         await close(client)
         raise
     return client
+
+
+async def _access(server: Server, credentials: Credentials, tls: Tls) -> tuple[ssl.SSLContext | None, dict[str, Any]]:
+    """Reads the files for TLS and the credentials. Raises NatsError."""
+    try:
+        context = await asyncio.to_thread(_context, tls) if server.tls or tls.ca or tls.cert else None
+        return context, _proof(credentials, server)
+    except Exception as error:  # such as a file that is being replaced
+        raise NatsError(reason(error)) from None
 
 
 async def close(client: Client) -> None:

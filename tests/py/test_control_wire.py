@@ -11,7 +11,7 @@ from nats.micro.service import SEMVER_REGEX
 
 from signal_core import probe
 from signal_py.control import wire
-from signal_py.control.client import _node
+from signal_py.control.answers import node_of
 from signal_py.control.wire import (
     COMMANDS,
     CURSOR,
@@ -59,7 +59,7 @@ def test_whatever_comes(data: bytes) -> None:
         assert fields is None or (fields["command"] == command and fields["v"] == 1)
     told = taken(parse_answer, data)
     assert told is None or re.fullmatch("[a-z0-9]{1,16}", told["node"])
-    node = _node(data, "signal")
+    node = node_of(data, "signal")
     assert node is None or re.fullmatch("[a-z0-9]{1,16}", node.node)
     about = taken(parse_ping, data)
     assert about is None or all(isinstance(value, str) for value in about.values())
@@ -72,7 +72,7 @@ def test_whatever_comes(data: bytes) -> None:
     )
 )
 def test_whatever_a_service_says_of_itself(about: dict[str, Any]) -> None:
-    node = _node(json.dumps({"metadata": about}).encode(), "signal")
+    node = node_of(json.dumps({"metadata": about}).encode(), "signal")
     if node is not None:
         assert node.node == about["node"] and about["prefix"] == "signal" and 0 <= node.control < 10**9
 

@@ -12,7 +12,8 @@ from signal_py.cli import ctl
 from signal_py.cli import main as cli
 from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS
 from signal_py.config.sources import load
-from signal_py.control.client import Control, _Question
+from signal_py.control.client import Control
+from signal_py.control.query import Query
 
 ROOT = Path(__file__).parents[2]
 NATS = ["--nats", "nats://127.0.0.1:1"]
@@ -116,13 +117,13 @@ def test_what_the_library_refuses_before_it_asks() -> None:
 def test_a_question_fails_by_what_nats_says_of_it() -> None:
     """Several are asked at a time: NATS names the subject that it does not allow."""
 
-    mine, other = _Question("signal.ctl.stats", "_INBOX.aBc"), _Question("signal.ctl.rooms", "_INBOX.dEf")
+    mine, other = Query("signal.ctl.stats", "_INBOX.aBc"), Query("signal.ctl.rooms", "_INBOX.dEf")
     for one in (mine, other):
         one.objects('permissions violation for publish to "signal.ctl.stats"')
     assert "signal.ctl.stats" in mine.problem and mine.stir.is_set()
     assert other.problem == "" and not other.stir.is_set()
     for text, meant in (('Permissions Violation for Subscription to "_INBOX.aBc"', True), ("stale", True)):
-        question = _Question("signal.ctl.stats", "_INBOX.aBc")
+        question = Query("signal.ctl.stats", "_INBOX.aBc")
         question.objects(text)
         assert bool(question.problem) is meant
 
