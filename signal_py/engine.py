@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from signal_core.engine import Core
     from signal_py.config.options import Options
 
-RECEIPT_MARGIN = 1.0  # seconds after a message's ttl until its receipt counts as lost
 T = TypeVar("T")
 
 
@@ -335,7 +334,7 @@ class Engine:
                 code = "unavailable"
                 break
         if code is None:
-            code = await self._local_peer.receipt(ref, self._config.ttl + RECEIPT_MARGIN)
+            code = await self._local_peer.receipt(ref, self._config.ttl)
         raise_code(code, lambda: arguments.why_not_room(room))
 
     async def leave(self, room: str) -> None:
@@ -423,7 +422,7 @@ class Engine:
         ref = self._local_peer.claim_ref(ref, receipt)
         raise_code(call_core(hand_on, ref), wrong)
         if receipt and ref is not None:
-            seconds = (self._config.ttl if ttl is None else ttl) + RECEIPT_MARGIN
+            seconds = self._config.ttl if ttl is None else ttl
             raise_code(await self._local_peer.receipt(ref, seconds), wrong)
 
     def _settle_process(self) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 JOIN_PAUSE = 0.001  # seconds between looks whether a join may go on
 BATCH = 1024  # events taken from the core before other callbacks of the loop have their turn
+RECEIPT_MARGIN = 1.0  # seconds after a message's ttl until its receipt counts as lost
 REF_PREFIX = "s"  # of refs made here; those that the program chooses may be any
 
 Handler = Callable[..., Awaitable[None] | None]
@@ -200,14 +201,14 @@ class LocalPeer:
             if not self._core.joins_wait:
                 return True
 
-    async def receipt(self, ref: str, timeout: float) -> str:
-        """The code that answers `ref`, which is not outstanding: "" for OK, `timeout` after so many seconds.
+    async def receipt(self, ref: str, ttl: float) -> str:
+        """Waits for the code that answers `ref`: "" for OK, `timeout` if none came RECEIPT_MARGIN after `ttl` seconds.
 
-        Call it at once.
+        `ref` must not be outstanding. Call this in the same iteration of the loop as the request that carries it.
         """
         waiting: asyncio.Future[str] = self._loop.create_future()
         self._receipts[ref] = waiting
-        timer = self._loop.call_later(timeout, self._settle, ref, "timeout")
+        timer = self._loop.call_later(ttl + RECEIPT_MARGIN, self._settle, ref, "timeout")
         try:
             return await waiting
         finally:

@@ -145,7 +145,7 @@ def _user(user: object) -> bytes:
     if user is None:
         return b""
     if not isinstance(user, str) or len(user) > USER_MAX or not USER.fullmatch(user):
-        raise GrantError("sub", "the user is not a valid room name of at most {USER_MAX} characters")
+        raise GrantError("sub", f"the user is not a valid room name of at most {USER_MAX} characters")
     return user.encode()
 
 

@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minted import SECRET
+from signal_py.auth.grants import Grant, GrantError, verdict_of
 from signal_py.auth.jwt import TokenError, Verifier, described, verifier_of
 from signal_py.config.load import make_config
 
@@ -131,3 +132,9 @@ def test_what_is_logged_of_a_token_is_short_and_plain(token: bytes) -> None:
 def test_a_hostile_kid_in_the_log(text: str) -> None:
     (kid,) = [value for name, value in described(signed({}, kid=text)).items() if name == "kid"]
     assert len(kid) <= 67 and "\n" not in kid and "\x1b" not in kid
+
+
+@pytest.mark.parametrize("user", ["", "a b", "x" * 128, 7])
+def test_a_user_without_a_valid_name_is_told_the_bound(user: Any) -> None:
+    with pytest.raises(GrantError, match="at most 127 characters"):
+        verdict_of(1, Grant(user=user), 0.0)
