@@ -1,9 +1,9 @@
-"""Back-pressure between threads: whose words wait for a loop, and the connections that are held meanwhile.
+"""Back-pressure between threads: when a message must wait because another loop has too many tasks.
 
-A word is any message between threads but payload (outbox.pxd). Where TASKS_WAITING wait for a loop, a message that
-would cause another one stays with its connection, which is not read until there is room: its loop looks each
-HELD_WAIT_MS. No loop waits for another: what a loop has taken in it handles, and what it owes (a receipt, a leave) it
-posts.
+A task is any packet between threads that is not payload (outbox.pxd). Once TASKS_WAITING of them wait for a loop, a
+client message that would cause another one is held: its connection is not read until there is room, which its loop
+checks every HELD_WAIT_MS. No loop waits for another one: it handles what it has taken, and posts what it owes, such as
+receipts and leaves. Everything here runs on the loop's own thread.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -21,29 +21,29 @@ from signal_core.tables.mailbox cimport Chain
 from signal_core.tables.state cimport Loop
 
 cdef enum:
-    HELD_AT_FIRST = 64        # places for connections that are held
+    HELD_AT_FIRST = 64        # initial capacity of the list of held connections
 
 
 cdef inline bint backpressure_tasks_full(const Loop* loop, const Loop* target) noexcept nogil:
-    """Whether what would cause another word to a loop is to wait. Of what all loops hold back in one iteration each has
-    its share."""
+    """Whether a message that would cause a task for `target` has to wait. What the loops collect within an iteration is
+    not visible to each other, so each may collect its share of the limit only."""
     cdef const Chain* held = &loop.post.chains[target.index]
     return (se_load_relaxed(<uint64_t*>&target.mailbox.tasks) + held.tasks >= TASKS_WAITING
             or held.tasks * loop.hub.nloops >= TASKS_WAITING)
 
 
 cdef inline bint backpressure_joins_wait(const Loop* loop) noexcept nogil:
-    """Of what may make a room or a question: a join, and all that joins."""
+    """Whether whatever may join a room, and so cause a KIND_SYNC or KIND_ASK for the link, has to wait."""
     return backpressure_tasks_full(loop, loop.hub.loops[0])
 
 
 cdef inline bint backpressure_input_waits(const Loop* loop) noexcept nogil:
-    """Of what may cause any word: also receipts, which come back to the sender's loop."""
+    """Whether input that may cause any task has to wait. A receipt is one: it comes back to the sender's loop."""
     return backpressure_joins_wait(loop) or backpressure_tasks_full(loop, loop)
 
 
 cdef inline void backpressure_hold(Loop* loop, Conn* c) noexcept nogil:
-    """Not read, from the message on that its caller leaves with it, until _loop_held finds room."""
+    """Stops reading a connection until _loop_held finds room. The message at hand stays in its buffer."""
     cdef uint32_t size
     cdef void* grown
     loop.pressure.holds = False
@@ -64,7 +64,7 @@ cdef inline void backpressure_hold(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline Conn* backpressure_next(Loop* loop, uint32_t i) noexcept nogil:
-    """The connection at a place of the list, to be read again; NULL where it is gone, or was read again meanwhile."""
+    """The held connection at index i, unpaused. NULL if it is gone, was unpaused meanwhile, or is blocked."""
     cdef Conn* c = slab_find(&loop.slab, <uint32_t>(loop.pressure.held[i] >> 32), <uint32_t>loop.pressure.held[i])
     if (c == NULL or (c.state != CONN_OPEN and c.state != CONN_HANDSHAKE)
             or c.flags & (FLAG_PAUSED | FLAG_BLOCKED | FLAG_READY) != FLAG_PAUSED):
@@ -74,7 +74,7 @@ cdef inline Conn* backpressure_next(Loop* loop, uint32_t i) noexcept nogil:
 
 
 cdef inline void backpressure_drop(Loop* loop, uint32_t count) noexcept nogil:
-    """Takes the first off the list."""
+    """Removes the first `count` connections from the list."""
     if count == 0:
         return
     loop.pressure.held_used -= count
@@ -87,7 +87,7 @@ cdef inline void backpressure_drop(Loop* loop, uint32_t count) noexcept nogil:
 
 
 cdef inline void backpressure_hold_verdict(Loop* loop, Packet* packet) noexcept nogil:
-    """A KIND_VERDICT, taken over, whose connection would join rooms; auth-pending bounds how many there are."""
+    """Holds a KIND_VERDICT whose connection would join rooms, and takes ownership. auth-pending bounds their number."""
     packet.next = NULL
     loop.pressure.waits += 1
     if loop.pressure.verdicts == NULL:
@@ -98,7 +98,7 @@ cdef inline void backpressure_hold_verdict(Loop* loop, Packet* packet) noexcept 
 
 
 cdef inline Packet* backpressure_next_verdict(Loop* loop) noexcept nogil:
-    """The oldest one that was held; NULL without any."""
+    """The verdict held longest, which the caller owns; NULL if there is none."""
     cdef Packet* packet = loop.pressure.verdicts
     if packet != NULL:
         loop.pressure.verdicts = packet.next

@@ -1,4 +1,7 @@
-"""A connection's life between upgrade and free: what it is sent, when its socket is full, how it ends."""
+"""A connection after its upgrade: queueing and writing to it, back-pressure from a full socket, killing it.
+
+Everything here runs on the connection's loop.
+"""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
@@ -33,9 +36,9 @@ from signal_core.wire.frame cimport OP_TEXT, frame_head_size, frame_put_head
 from signal_core.wire.ids cimport ids_make
 
 cdef enum:
-    ANSWERS_PAUSE = 256       # answers that a client does not take before we stop reading it
-    FLUSH_ROUNDS = 8          # gathered writes to one connection before others have their turn
-    BLOCKED_LOOK = 5          # ticks between looks at a blocked queue, for what has expired
+    ANSWERS_PAUSE = 256       # unread answers of the engine after which the client is not read any more
+    FLUSH_ROUNDS = 8          # gathered writes to one connection before the next one gets its turn
+    BLOCKED_LOOK = 5          # ticks between checks of a blocked queue for expired messages
 
 
 cdef inline uint64_t conn_id(const Loop* loop, const Conn* c) noexcept nogil:
@@ -43,20 +46,22 @@ cdef inline uint64_t conn_id(const Loop* loop, const Conn* c) noexcept nogil:
 
 
 cdef inline Conn* conn_of(Loop* loop, uint64_t id) noexcept nogil:
-    """The open connection of that id on this loop; NULL where there is none."""
+    """The open connection with that id on this loop, or NULL."""
     cdef Conn* c = slab_find(&loop.slab, <uint32_t>(id >> 32) & 0xffffff, <uint32_t>id)
     return c if c != NULL and c.state == CONN_OPEN else NULL
 
 
 cdef inline uint32_t conn_silence(Loop* loop, const Conn* c) noexcept nogil:
-    """Ticks of silence after which it is pinged: an interval, and for its first ping half of one at least, by chance.
-    Those who came at one moment would else be pinged at one moment, and an interval later again."""
+    """Ticks of silence after which the connection is pinged.
+
+    The first interval is shortened at random, to half at the least: otherwise connections that arrived together would
+    be pinged together, again and again."""
     cdef uint32_t interval = loop.hub.set.ping
     return interval if slab_cold(&loop.slab, c.slot).asked else interval - c.tag % (interval // 2 + 1)
 
 
 cdef inline Extra* conn_extra(Loop* loop, Conn* c) noexcept nogil:
-    """Made at first need, which moves its Brief; NULL without memory."""
+    """The connection's Extra, allocated on first use, which moves its Brief. NULL without memory."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
     cdef Extra* whole
     cdef size_t known
@@ -72,7 +77,7 @@ cdef inline Extra* conn_extra(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline Brief* conn_brief(Loop* loop, Conn* c) noexcept nogil:
-    """Made at first need; valid until conn_extra. NULL without memory."""
+    """The connection's Brief, allocated on first use; valid until conn_extra. NULL without memory."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
     if cold.brief == NULL:
         cold.brief = <Brief*>se_widened(NULL, 0, sizeof(Brief))
@@ -80,7 +85,7 @@ cdef inline Brief* conn_brief(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void conn_watch(Loop* loop, Conn* c) noexcept nogil:
-    """Tells epoll what we wait for."""
+    """Tells epoll which events the connection waits for, by its flags."""
     cdef epoll_event event
     event.events = 0 if c.flags & (FLAG_PAUSED | FLAG_DELAYED) else EPOLLIN
     if c.flags & FLAG_BLOCKED:
@@ -90,7 +95,7 @@ cdef inline void conn_watch(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_COLD conn_kill(Loop* loop, Conn* c) noexcept nogil:
-    """Closes the socket. The rest is freed at the end of the iteration; until then it is CONN_DEAD."""
+    """Closes the socket at once. The connection is CONN_DEAD until it is freed at the end of the iteration."""
     cdef Cold* cold
     if c.state == CONN_DEAD:
         return
@@ -112,7 +117,8 @@ cdef inline SE_COLD conn_kill(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_COLD _conn_block(Loop* loop, Conn* c) noexcept nogil:
-    """Its socket is full. Where not even what was begun has room within backlog-total, it ends."""
+    """The socket is full: the queue becomes a backlog. Kills the connection if backlog-total has no room even for a
+    message that is partly written."""
     cdef Extra* extra = conn_extra(loop, c)
     cdef uint64_t dropped = 0
     if extra != NULL and not backlog_trim(loop, &c.out, &dropped):
@@ -133,13 +139,13 @@ cdef inline SE_COLD _conn_block(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void conn_ready(Loop* loop, Conn* c) noexcept nogil:
-    """Has its turn in the next iteration, with input that it left over; no read before that."""
+    """Gives the connection a turn in the next iteration for input that is already buffered, without a read."""
     if not c.flags & FLAG_READY and not turns_line_add(&loop.turn.ready, c):
         conn_kill(loop, c)
 
 
 cdef inline SE_COLD conn_resume(Loop* loop, Conn* c) noexcept nogil:
-    """Reads it again, first what was left over."""
+    """Reads from a paused connection again, buffered input first."""
     c.flags &= <uint16_t>~FLAG_PAUSED
     conn_watch(loop, c)
     if c.pending != NULL:
@@ -147,7 +153,7 @@ cdef inline SE_COLD conn_resume(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_COLD conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept nogil:
-    """Deliveries to it were dropped: it is told with the next GAP."""
+    """Counts dropped deliveries, which the next GAP reports to the client."""
     cdef Extra* extra = conn_extra(loop, c)
     if extra != NULL:
         extra.missed += <uint32_t>count
@@ -156,7 +162,7 @@ cdef inline SE_COLD conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept no
 
 
 cdef inline SE_COLD _conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
-    """Tells it how many deliveries it missed, now that it can be told."""
+    """Queues the GAP that is due."""
     cdef Extra* extra = slab_whole(&loop.slab, c)
     cdef char text[20]
     cdef size_t n
@@ -175,7 +181,7 @@ cdef inline SE_COLD _conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
-    """All is written."""
+    """The queue is empty: unblocks the connection, or ends it if that was its last output."""
     if c.flags & FLAG_BLOCKED:
         c.flags &= <uint16_t>~FLAG_BLOCKED
         loop.n[C_BACKLOG_BYTES] -= BLOCKED_COST
@@ -196,7 +202,7 @@ cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_COLD conn_expire(Loop* loop, Conn* c) noexcept nogil:
-    """Of a blocked one: drops what has waited too long."""
+    """Drops expired messages from the backlog of a blocked connection."""
     cdef uint64_t before = backlog_cost(&c.out)
     cdef uint32_t count = c.out.count
     write_queue_expire(loop, &c.out)
@@ -205,7 +211,7 @@ cdef inline SE_COLD conn_expire(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline bint conn_socket_say_last(Loop* loop, int fd, const char* text, size_t n) noexcept nogil:
-    """A first and last word to a socket, and our side is shut down; it takes no memory. False: it is broken."""
+    """Writes an only answer to a socket and shuts down the sending side, without allocating. False: it is broken."""
     cdef ssize_t sent = send(fd, text, n, MSG_NOSIGNAL | MSG_DONTWAIT)
     loop.n[C_WRITES] += 1
     if sent > 0:
@@ -214,14 +220,15 @@ cdef inline bint conn_socket_say_last(Loop* loop, int fd, const char* text, size
 
 
 cdef inline void conn_release_quota(Loop* loop, Conn* c) noexcept nogil:
-    """Its place of max-connections is another's. No effect where it has none."""
+    """The connection does not count against max-connections any more. No effect if it did not."""
     if c.flags & FLAG_QUOTA:
         c.flags &= <uint16_t>~FLAG_QUOTA
         se_sub_relaxed(&loop.hub.quota_used, 1)
 
 
 cdef inline SE_COLD conn_say_last(Loop* loop, Conn* c, const char* text, size_t n) noexcept nogil:
-    """Instead of an upgrade. What it says is thrown away until it closes: closing first would reset the answer."""
+    """Answers a request that is not upgraded. Input is discarded until the client closes: closing first would reset the
+    connection, and the client might lose the answer."""
     c.state = CONN_LINGER
     conn_release_quota(loop, c)
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
@@ -230,7 +237,7 @@ cdef inline SE_COLD conn_say_last(Loop* loop, Conn* c, const char* text, size_t 
 
 
 cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:
-    """Writes what the socket takes."""
+    """Writes as much of the queue as the socket takes; blocks or unblocks the connection accordingly."""
     cdef uint64_t expired, cost = 0
     cdef uint32_t before
     cdef int wrote
@@ -257,7 +264,7 @@ cdef inline void conn_flush(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_COLD _conn_wrote_part(Loop* loop, Conn* c, ssize_t sent) noexcept nogil:
-    """Of its one message the socket took `sent` bytes; none: errno says why."""
+    """The socket took `sent` bytes of the only message; negative: errno says why it took none."""
     if sent >= 0:
         loop.n[C_BYTES_OUT] += <uint64_t>sent
         write_queue_advance(loop, &c.out, <size_t>sent)
@@ -271,15 +278,15 @@ cdef inline SE_COLD _conn_wrote_part(Loop* loop, Conn* c, ssize_t sent) noexcept
 
 
 cdef inline int _conn_flush_all(Loop* loop, Conn* c) noexcept nogil:
-    """conn_flush; returns the units of work that this is."""
+    """As conn_flush. Returns the units of work done."""
     cdef int units = 1 + <int>(c.out.bytes >> WRITE_UNIT_SHIFT)
     conn_flush(loop, c)
     return units
 
 
 cdef inline int conn_write(Loop* loop, Conn* c) noexcept nogil:
-    """conn_flush of one that is not blocked, with a straight way for nearly all: who waits for one message, and of
-    whom nothing is to be done once that is written. Returns the units of work that this is."""
+    """As conn_flush for a connection that is not blocked, with a fast path for the usual case: one message is queued,
+    and nothing is left to do once it is written. Returns the units of work done."""
     cdef Packet* packet
     cdef ssize_t sent
     if SE_RARE(c.flags & (FLAG_DONE | FLAG_GAP | FLAG_LAST) or c.state == CONN_DEAD) or c.out.count != 1:
@@ -299,13 +306,13 @@ cdef inline int conn_write(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline bint _conn_has_room(const Loop* loop, const Conn* c, uint32_t size) noexcept nogil:
-    """Whether the backlog of a blocked one takes so many bytes more. Others have none: they are written this turn."""
+    """Whether `size` bytes more fit into the backlog of a blocked connection."""
     return (c.out.bytes + size <= loop.hub.set.backlog_bytes and c.out.count < loop.hub.set.backlog_messages
             and backlog_has_share(loop, backlog_cost(&c.out), size + MESSAGE_COST))
 
 
 cdef inline SE_COLD _conn_waits(Loop* loop, Conn* c, uint32_t size) noexcept nogil:
-    """After a message was added to the backlog of a blocked one."""
+    """Counts a message that was added to a backlog. Stops reading a client that leaves too many answers unread."""
     loop.n[C_BACKLOG_BYTES] += size + MESSAGE_COST
     if c.flags & FLAG_PAUSED or c.out.answers == 0:
         return
@@ -315,7 +322,7 @@ cdef inline SE_COLD _conn_waits(Loop* loop, Conn* c, uint32_t size) noexcept nog
 
 
 cdef inline void conn_queued(Loop* loop, Conn* c, uint32_t size, int lane) noexcept nogil:
-    """After a message was added."""
+    """To be called after a message of `size` bytes was added to the queue: schedules the write."""
     if SE_RARE(c.flags & FLAG_BLOCKED):
         _conn_waits(loop, c, size)
     elif SE_RARE(c.out.count >= CORK_MESSAGES):
@@ -325,7 +332,7 @@ cdef inline void conn_queued(Loop* loop, Conn* c, uint32_t size, int lane) noexc
 
 
 cdef inline uint8_t _conn_drop(Loop* loop, Conn* c, Packet* packet, uint8_t code) noexcept nogil:
-    """A delivery that is not queued: counted, and told where it is not shared."""
+    """Counts a delivery that is not queued and, unless it is shared, reports its fate. Returns `code`."""
     if code == CODE_NO_SUCH_PEER:
         loop.n[C_DROPPED_GONE] += 1
     elif code == CODE_EXPIRED:
@@ -346,7 +353,9 @@ cdef inline bint conn_is_late(const Loop* loop, const Packet* packet) noexcept n
 
 
 cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Packet* packet, int lane) noexcept nogil:
-    """Queues a delivery, or drops it: counted and told either way. Takes an unshared message over."""
+    """Queues a delivery or drops it; counts it and reports its fate either way. `c` is NULL if the peer is gone.
+
+    Takes ownership of an unshared packet."""
     cdef uint32_t size = packet.size
     loop.n[C_ATTEMPTED] += 1
     if SE_RARE(c == NULL or c.state != CONN_OPEN):
@@ -363,7 +372,8 @@ cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Packet* packet, int lane) 
 
 cdef inline Packet* conn_frame(Loop* loop, const Conn* c, uint8_t opcode, size_t payload, size_t text,
                                uint8_t** body) noexcept nogil:
-    """A message of one frame with its head written, and where its payload goes. NULL without memory."""
+    """A packet of one frame with its head written, and room for `text`. `body` is where the caller writes `payload`
+    bytes. NULL without memory."""
     cdef size_t head = frame_head_size(payload)
     cdef Packet* packet
     if c != NULL and c.flags & FLAG_BLOCKED:
@@ -378,7 +388,9 @@ cdef inline Packet* conn_frame(Loop* loop, const Conn* c, uint8_t opcode, size_t
 
 
 cdef inline SE_INLINE conn_answer(Loop* loop, Conn* c, Packet* packet) noexcept nogil:
-    """Queues a word of the engine's own. Its number is bounded: by max_refs, and by pausing what provokes it."""
+    """Queues an answer of the engine and takes ownership of it. NULL, for want of memory, kills the connection.
+
+    Their number is bounded: by max_refs, and because a client that does not read its answers is not read."""
     cdef uint32_t size
     if SE_RARE(packet == NULL):
         conn_kill(loop, c)

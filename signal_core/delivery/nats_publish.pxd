@@ -1,4 +1,4 @@
-"""What goes out to NATS, from any loop to the link's."""
+"""Publishing to NATS: from any loop, through the link's loop (index 0), which owns the socket's write queue."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcpy, strlen
@@ -24,12 +24,12 @@ from signal_core.wire.nats_format cimport NATS_KIND_SIZE, nats_format_put_kind, 
 from signal_core.wire.nats_proto cimport NATS_OWN_HEADERS
 
 cdef enum:
-    HPUB_HEAD_MAX = 1024      # more than any HPUB has besides its payload
+    HPUB_HEAD_MAX = 1024      # bytes; no HPUB has more besides its payload
 
 
 cdef inline uint64_t _subject_hash(const Hub* hub, uint8_t kind, const char* target, uint32_t target_len,
                                    const char* suffix, uint32_t suffix_len) noexcept nogil:
-    """Of `<prefix>.<kind>.<target>[.<suffix>]`."""
+    """The hash of `<prefix>.<kind>.<target>[.<suffix>]`."""
     cdef char text[512]
     cdef uint32_t n = hub.prefix_len
     memcpy(text, hub.prefix, n)
@@ -53,7 +53,7 @@ cdef inline bint nats_publish_denied(Hub* hub, uint64_t hash) noexcept nogil:
 
 
 cdef inline void _remember(Link* link, const Packet* packet) noexcept nogil:
-    """So that a permission violation, which names the subject only, finds who asked."""
+    """Remembers the sender of a publish: a permission violation from NATS names the subject only."""
     cdef uint32_t i = link.receipts.next
     link.receipts.next = (i + 1) % 256
     link.receipts.subject[i] = packet.hash
@@ -65,13 +65,13 @@ cdef inline void _remember(Link* link, const Packet* packet) noexcept nogil:
 
 
 cdef inline bint _has_room(const Loop* loop, size_t size) noexcept nogil:
-    """On the link's loop: whether so many bytes more may wait for NATS."""
+    """Whether `size` bytes more may wait for NATS. The link's loop only."""
     return loop.linked.state == LINK_UP and loop.linked.out.bytes + size <= loop.hub.set.nats_pending
 
 
 cdef inline bint nats_publish_is_over_limit(const Link* link, const Packet* packet) noexcept nogil:
-    """Whether NATS would end the connection for a message: its headers and payload are over the present bound. There is
-    no bound without a connection."""
+    """Whether headers and payload are over the server's present max_payload: it would close the connection for that.
+    There is no limit while the link is down."""
     cdef const char* end
     cdef size_t line
     if (link.state != LINK_UP or packet.size <= link.max_payload
@@ -83,8 +83,8 @@ cdef inline bint nats_publish_is_over_limit(const Link* link, const Packet* pack
 
 
 cdef inline SE_COLD nats_publish_presence_dropped(Loop* loop, const Packet* packet) noexcept nogil:
-    """NATS takes no more of presence: a question, which names its room's node, is asked again, for the rest other
-    nodes are made to ask anew."""
+    """A presence packet is lost. A query, whose `target` is Audience.index, is sent again later; for anything else
+    Link.presence.torn makes other nodes query again."""
     cdef Link* link = loop.linked
     loop.n[C_PRESENCE_LOST] += 1
     if packet.target == 0:
@@ -95,7 +95,7 @@ cdef inline SE_COLD nats_publish_presence_dropped(Loop* loop, const Packet* pack
 
 
 cdef inline SE_COLD _refuse_over(Loop* loop, Packet* packet) noexcept nogil:
-    """Of a message that was made before NATS lowered its bound. Takes it over."""
+    """Drops a packet that was made before the server lowered max_payload. Takes ownership."""
     if packet.flags & PACKET_COUNTED:
         loop.n[C_DROPPED_NATS] += 1
     else:
@@ -104,7 +104,7 @@ cdef inline SE_COLD _refuse_over(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline SE_COLD _link_drop(Loop* loop, Packet* packet) noexcept nogil:
-    """Of a message that NATS, or the memory, has no room for. Takes it over."""
+    """Drops a packet for which nats-pending, or memory, is exhausted. Takes ownership."""
     if packet.flags & PACKET_COUNTED:
         loop.n[C_DROPPED_NATS] += 1
     if packet.flags & PACKET_PRESENCE:
@@ -116,7 +116,7 @@ cdef inline SE_COLD _link_drop(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline SE_INLINE nats_publish_queue(Loop* loop, Packet* packet) noexcept nogil:
-    """On the link's loop: queues bytes for NATS, or drops them and says so. Takes the message over."""
+    """Queues a packet for NATS, or drops it and reports that. Takes ownership. The link's loop only."""
     cdef Link* link = loop.linked
     if packet.flags & PACKET_COUNTED:
         loop.n[C_ATTEMPTED] += 1
@@ -134,7 +134,7 @@ cdef inline SE_INLINE nats_publish_queue(Loop* loop, Packet* packet) noexcept no
 
 
 cdef inline void nats_publish_take(Loop* loop, Packet* packet) noexcept nogil:
-    """nats_publish_queue of what another loop has made, perhaps before NATS lowered its bound."""
+    """As nats_publish_queue, for a packet of another loop, which may predate a lowered max_payload."""
     if SE_RARE(packet.size > loop.linked.max_payload) and nats_publish_is_over_limit(loop.linked, packet):
         if packet.flags & PACKET_COUNTED:
             loop.n[C_ATTEMPTED] += 1
@@ -144,14 +144,14 @@ cdef inline void nats_publish_take(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline void _ttl_refresh(const Loop* loop, Packet* packet) noexcept nogil:
-    """After a wait, Signal-Ttl is written again, in node: it says what is left. What another loop wrote, whose clock
-    may be a tick ahead, may be less: that stays."""
+    """Overwrites Signal-Ttl in place with the time that is left. A smaller value stays: the loop that wrote it may have
+    been a tick ahead."""
     cdef uint64_t left = (packet.expires - loop.tick - 1) * TICK_MS if packet.expires > loop.tick + 1 else 0
     text_uint_lower(<char*>packet.data + packet.ttl_end, left)
 
 
 cdef inline void nats_publish_refresh_ttls(Loop* loop) noexcept nogil:
-    """Of all that waits for NATS, but for a message that is partly written."""
+    """Updates Signal-Ttl in everything that waits for NATS, but for a packet that is partly written."""
     cdef QueueNode* node = loop.linked.out.head
     if node != NULL and loop.linked.out.offset:
         node = node.next
@@ -163,7 +163,7 @@ cdef inline void nats_publish_refresh_ttls(Loop* loop) noexcept nogil:
 
 cdef inline uint8_t nats_publish_refuses(Loop* loop, const Message* p, uint8_t kind, const char* target,
                                          uint32_t target_len, const char* suffix, uint32_t suffix_len) noexcept nogil:
-    """Why a message can't go to NATS now, CODE_OK where it can."""
+    """CODE_OK if a message can be published now, else the code that says why not. Any loop."""
     cdef Hub* hub = loop.hub
     if se_load_relaxed(&hub.link) != CLUSTER_UP or se_load_relaxed(&hub.clogged):
         return CODE_UNAVAILABLE
@@ -179,7 +179,7 @@ cdef inline uint8_t nats_publish_refuses(Loop* loop, const Message* p, uint8_t k
 
 cdef inline uint8_t nats_publish(Loop* loop, const Message* p, uint8_t kind, const char* target,
                                  uint32_t target_len, const char* suffix, uint32_t suffix_len) noexcept nogil:
-    """Of what NATS does not refuse. CODE_OK: on its way to NATS; else why not."""
+    """Publishes a message that nats_publish_refuses has allowed. CODE_OK: it is on its way. Any loop."""
     cdef bint heap = loop.linked == NULL or loop.linked.blocked
     cdef Packet* packet = message_hpub(loop, p, kind, target, target_len, suffix, suffix_len, heap)
     if packet == NULL:
@@ -194,7 +194,7 @@ cdef inline uint8_t nats_publish(Loop* loop, const Message* p, uint8_t kind, con
 
 
 cdef inline void nats_publish_receipt(Loop* loop, const char* subject, uint32_t n, uint8_t code) noexcept nogil:
-    """Tells a sender elsewhere; lost where NATS is, as then nobody could hear it, or takes no more."""
+    """Publishes a receipt to a sender on another node. It is lost if the link is down or full; the sender times out."""
     cdef const char* text = replies_code_text(code)
     cdef uint32_t text_n = <uint32_t>strlen(text)
     cdef Packet* packet
@@ -214,7 +214,7 @@ cdef inline void nats_publish_receipt(Loop* loop, const char* subject, uint32_t 
 
 
 cdef inline bint nats_publish_write(Loop* loop, const void* bytes, size_t n) noexcept nogil:
-    """Queues bytes of the protocol itself. False without memory."""
+    """Queues bytes of the NATS protocol itself, such as a SUB. False without memory. The link's loop only."""
     cdef Packet* packet = packet_new_heap(&loop.mem, n, KIND_NATS)
     if packet == NULL:
         return False

@@ -1,4 +1,4 @@
-"""What goes to another thread: held back during an iteration, posted in one piece at its end."""
+"""Packets for other threads: collected during an iteration, posted at its end, one chain for each receiver."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
@@ -13,18 +13,18 @@ from signal_core.tables.turns cimport turns_crowd_note, turns_is_crowded
 
 
 cdef inline Loop* outbox_loop_of(Hub* hub, uint64_t id) noexcept nogil:
-    """The loop, or the service's pseudo-loop, that an id names; NULL where there is none."""
+    """The loop, or the local peer's pseudo-loop, that an id names; NULL if there is none."""
     cdef uint32_t index = <uint32_t>(id >> 56)
     return hub.loops[index] if index < hub.nloops or index == SERVICE_LOOP else NULL
 
 
 cdef inline bint outbox_is_payload(const Packet* packet) noexcept nogil:
-    """Whether it counts against the bounds of an inbox."""
+    """Whether the packet counts against inbox-messages. Everything else is a task (backpressure.pxd)."""
     return packet.kind in (KIND_TO, KIND_ROOM, KIND_NATS, KIND_EVENT, KIND_NEWS)
 
 
 cdef inline void outbox_post(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
-    """Holds a message in the heap back for another loop; it is that loop's from here on."""
+    """Collects a packet for loop `index`, which owns it from here on. It must lie in the heap."""
     cdef bint payload = outbox_is_payload(packet)
     if loop.post.chains[index].head == NULL:
         loop.post.posted[loop.post.nposted] = <uint8_t>index
@@ -41,7 +41,7 @@ cdef inline bint outbox_has_room(Loop* loop, Loop* target, size_t bytes) noexcep
 
 
 cdef inline void outbox_post_all(Loop* loop) noexcept nogil:
-    """At the end of an iteration: posts all that was held back."""
+    """Posts everything that was collected, at the end of the iteration."""
     cdef uint32_t i
     for i in range(loop.post.nposted):
         mailbox_push(&loop.hub.loops[loop.post.posted[i]].mailbox, &loop.post.chains[loop.post.posted[i]])
@@ -59,19 +59,19 @@ cdef inline void outbox_receipt(Loop* loop, uint64_t id, uint8_t code, const cha
 
 
 cdef inline Packet* outbox_sync_new(Loop* loop) noexcept nogil:
-    """For outbox_sync; NULL without memory."""
+    """A packet for outbox_sync, allocated in advance so that the sync can't fail. NULL without memory."""
     return packet_new_heap(&loop.mem, 0, KIND_SYNC)
 
 
 cdef inline void outbox_sync(Loop* loop, void* entry, Packet* packet) noexcept nogil:
-    """Tells the link, by a message of outbox_sync_new, that a room's interest came or went."""
+    """Tells the link that a room needs its subscription, or no longer does. Takes a packet of outbox_sync_new."""
     packet.pointer = entry
     outbox_post(loop, 0, packet)
 
 
 cdef inline void outbox_event(Loop* loop, uint32_t index, uint8_t code, uint64_t id, uint64_t value,
                               const char* text, size_t n) noexcept nogil:
-    """An event for Python that comes once, or answers one of Python's."""
+    """Posts an event to Python whose number is bounded: it happens once, or answers a request from Python."""
     cdef Packet* packet = packet_new_heap(&loop.mem, n, KIND_EVENT)
     if packet == NULL:
         return
@@ -86,7 +86,7 @@ cdef inline void outbox_event(Loop* loop, uint32_t index, uint8_t code, uint64_t
 
 cdef inline void outbox_event_if_room(Loop* loop, uint32_t index, uint8_t code, uint64_t id, uint64_t value,
                                       const char* text, size_t n) noexcept nogil:
-    """An event for Python that clients, or NATS, can cause as often as they like."""
+    """Posts an event to Python that clients or NATS can cause at will: dropped, and counted, if the mailbox is full."""
     if outbox_has_room(loop, loop.hub.loops[index], n):
         outbox_event(loop, index, code, id, value, text, n)
     else:

@@ -1,10 +1,9 @@
-"""Write queues: what one socket is owed, written in as few system calls as it takes.
+"""Write queues: the packets that wait for one socket, written in as few system calls as possible.
 
-A message is linked to its receiver's queue and the receiver to the loop's list; the list is written when the
-iteration's
-events are handled, a bounded number of queues at a time. A queue whose socket is full is left to EPOLLOUT, its messages
-moved out of the region. Every message's fate is counted here and, where somebody asked, handed to the loop's
-`told` list.
+A packet is linked into its receiver's queue, and the queue into the loop's list of dirty queues. The list is written at
+the end of the iteration, a bounded number of queues at a time. A queue whose socket is full moves its packets from the
+region to the heap and waits for EPOLLOUT. The fate of every packet is counted here; if a sender wants to know it, the
+packet goes to the loop's `told` list, which receipts.pxd empties.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -29,7 +28,7 @@ cdef enum:
 
 
 cdef inline void write_queue_tell(Loop* loop, Packet* packet, uint8_t code) noexcept nogil:
-    """The fate of a message that no queue holds: kept to be told where somebody asked, else freed."""
+    """Settles a packet that no queue holds: it is kept for its receipt if one is wanted, else freed."""
     if packet.tell == TELL_NOBODY:
         packet_free(&loop.mem, packet)
         return
@@ -54,7 +53,7 @@ cdef inline void write_queue_append(Queue* q, QueueNode* node, uint32_t size) no
 
 
 cdef inline bint write_queue_add(Loop* loop, Queue* q, Packet* packet) noexcept nogil:
-    """At the end. The queue holds the message from here on; False without memory (it does not)."""
+    """Appends a packet; the queue owns it, or one reference of a shared one. False without memory: it does not."""
     cdef QueueNode* node = &packet.self
     if packet.flags & PACKET_SHARED:
         node = queue_node_new(&loop.mem)
@@ -71,7 +70,7 @@ cdef inline bint write_queue_add(Loop* loop, Queue* q, Packet* packet) noexcept 
 
 
 cdef inline void _queue_settle(Loop* loop, QueueNode* node, int counter, uint8_t code) noexcept nogil:
-    """Counts the fate of what was taken off under `counter`, and tells it as `code`."""
+    """Counts a packet that left its queue under `counter`, and reports `code` as its fate."""
     cdef Packet* packet = node.packet
     if packet.flags & PACKET_COUNTED:
         loop.n[C_IN_FLIGHT] -= 1
@@ -83,7 +82,7 @@ cdef inline void _queue_settle(Loop* loop, QueueNode* node, int counter, uint8_t
 
 
 cdef inline void _queue_pop(Loop* loop, Queue* q, int counter, uint8_t code) noexcept nogil:
-    """Takes the head off, whose fate is counted under `counter` and told as `code`."""
+    """Removes the head; see _queue_settle."""
     cdef QueueNode* node = q.head
     q.head = node.next
     q.bytes -= node.packet.size - q.offset
@@ -95,7 +94,7 @@ cdef inline void _queue_pop(Loop* loop, Queue* q, int counter, uint8_t code) noe
 
 
 cdef inline void write_queue_pop_only(Loop* loop, Queue* q) noexcept nogil:
-    """As _queue_pop, of the one message of a queue, which is written."""
+    """Removes the only packet of a queue after it was written: _queue_pop without the general case."""
     cdef QueueNode* node = q.head
     q.head = q.tail = NULL
     q.bytes = q.count = q.answers = 0
@@ -109,8 +108,7 @@ cdef inline void write_queue_clear(Loop* loop, Queue* q, int counter, uint8_t co
 
 
 cdef inline SE_COLD write_queue_cut(Loop* loop, Queue* q, QueueNode** link, int counter, uint8_t code) noexcept nogil:
-    """Takes the message at `link` out, of which nothing is written; its fate is as in _queue_pop. The caller mends
-    q.tail."""
+    """Removes the packet at `link`, of which no byte is written yet; see _queue_settle. The caller sets q.tail."""
     cdef QueueNode* node = link[0]
     cdef uint16_t answers = 0 if node.packet.flags & PACKET_COUNTED else 1
     cdef Queue one = Queue(head=node, tail=node, bytes=node.packet.size, offset=0, count=1, answers=answers, next=0)
@@ -123,7 +121,7 @@ cdef inline SE_COLD write_queue_cut(Loop* loop, Queue* q, QueueNode** link, int 
 
 
 cdef inline SE_COLD write_queue_expire(Loop* loop, Queue* q) noexcept nogil:
-    """Drops what has waited too long; a head that is partly written stays."""
+    """Drops expired packets. A head that is partly written stays."""
     cdef QueueNode** link = &q.head
     cdef QueueNode* last = NULL
     if q.head != NULL and q.offset:
@@ -139,7 +137,7 @@ cdef inline SE_COLD write_queue_expire(Loop* loop, Queue* q) noexcept nogil:
 
 
 cdef inline void write_queue_advance(Loop* loop, Queue* q, size_t n) noexcept nogil:
-    """The socket took n bytes."""
+    """The socket took n bytes: removes what is written completely."""
     cdef size_t left
     while n:
         left = q.head.packet.size - q.offset
@@ -167,8 +165,8 @@ cdef inline size_t _queue_gather(Loop* loop, Queue* q, iovec* iov, size_t* bytes
 
 
 cdef inline int write_queue_write(Loop* loop, int fd, Queue* q, uint32_t rounds) noexcept nogil:
-    """Writes until the queue is empty, the socket is full, or `rounds` gathered writes are made (WROTE_PART
-    then too)."""
+    """Writes until the queue is empty (WROTE_ALL), or the socket is full or `rounds` system calls are made
+    (WROTE_PART)."""
     cdef msghdr message
     cdef ssize_t sent
     cdef size_t want, parts
@@ -203,7 +201,7 @@ cdef inline int write_queue_write(Loop* loop, int fd, Queue* q, uint32_t rounds)
 
 
 cdef inline bint write_queue_to_heap(Loop* loop, Queue* q) noexcept nogil:
-    """Moves what lies in the region to the heap, since it will wait. False without memory."""
+    """Moves packets from the region to the heap, because they will outlive the iteration. False without memory."""
     cdef QueueNode** link = &q.head
     cdef QueueNode* node
     cdef Packet* copy

@@ -1,4 +1,4 @@
-"""Who joins and leaves rooms, and who listens to that."""
+"""Joining and leaving rooms, and watching their presence. A connection's own loop, or the local peer under the GIL."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from signal_core.base.counters cimport C_WATCHERS, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED
@@ -21,7 +21,7 @@ from signal_core.tables.state cimport Loop, loop_bit
 
 
 cdef inline void _sync_or_free(Loop* loop, RoomEntry* entry, Packet* sync_packet, bint sync) noexcept nogil:
-    """Tells the link of a room's interest, if that changed, with a packet made beforehand."""
+    """Posts a packet of outbox_sync_new to the link if the room's interest has changed, else frees it."""
     if sync:
         outbox_sync(loop, entry, sync_packet)
     else:
@@ -29,7 +29,7 @@ cdef inline void _sync_or_free(Loop* loop, RoomEntry* entry, Packet* sync_packet
 
 
 cdef inline void _sync_if_possible(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """Tells the link that a room's interest is gone; without memory for that the next change tells it."""
+    """Tells the link that a room has lost its last member or watcher. Without memory the next change tells it."""
     cdef Packet* sync_packet = outbox_sync_new(loop)
     if sync_packet == NULL:
         room_table_unmark(&loop.hub.rooms, entry)
@@ -38,9 +38,9 @@ cdef inline void _sync_if_possible(Loop* loop, RoomEntry* entry) noexcept nogil:
 
 
 cdef inline RoomEntry* membership_enter(Loop* loop, const char* name, size_t n, uint64_t hash) noexcept nogil:
-    """The loop (or the service) has a member from here on. NULL without memory.
+    """Notes that the loop, or the local peer, has a member in the room. NULL without memory.
 
-    The word to the link is made before: whoever enters behind us relies on its being posted.
+    The packet for the link is allocated first: a loop that enters after this one relies on its being posted.
     """
     cdef bint sync = False
     cdef RoomEntry* entry
@@ -53,8 +53,8 @@ cdef inline RoomEntry* membership_enter(Loop* loop, const char* name, size_t n, 
 
 
 cdef inline void membership_exit(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """It has no member any more. Without memory to tell the link the room stays subscribed to, until it is told of
-    the next join or leave."""
+    """Notes that the loop has no member any more. Without memory to tell the link, the room stays subscribed until its
+    next join or leave."""
     if room_table_exit(&loop.hub.rooms, entry, loop_bit(loop)):
         _sync_if_possible(loop, entry)
 
@@ -62,7 +62,7 @@ cdef inline void membership_exit(Loop* loop, RoomEntry* entry) noexcept nogil:
 cdef inline uint8_t membership_join(
     Loop* loop, Conn* c, const char* name, uint32_t n, RoomEntry** entry,
 ) noexcept nogil:
-    """Makes a connection a member, visible to every loop of the process on return."""
+    """Makes a connection a member, which every loop sees on return. A CODE_*; with CODE_OK `entry` is the room's."""
     cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name, n)
     cdef uint32_t room = rooms_find(&loop.rooms, hash, name, n)
     if room != NO_ROOM and room_member(&loop.rooms, &loop.slab, c, room) != NULL:
@@ -90,7 +90,7 @@ cdef inline uint8_t membership_join(
 
 
 cdef inline bint membership_room_watch(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """One more of the loop's members hears who comes and goes. False without memory."""
+    """Counts one more watcher among the loop's members. False without memory."""
     cdef bint sync = False
     cdef Packet* sync_packet = outbox_sync_new(loop)
     cdef bint good
@@ -107,7 +107,7 @@ cdef inline void membership_room_unwatch(Loop* loop, RoomEntry* entry) noexcept 
 
 
 cdef inline uint8_t membership_watch(Loop* loop, Conn* c, const char* name, uint32_t n, uint32_t* room) noexcept nogil:
-    """A member hears who comes and goes from here on; `room`: its index on this loop."""
+    """Makes a member a watcher of its room. A CODE_*; `room` is set to the room's index on this loop."""
     cdef Member* member
     room[0] = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, n), name, n)
     member = room_member(&loop.rooms, &loop.slab, c, room[0])
@@ -121,7 +121,7 @@ cdef inline uint8_t membership_watch(Loop* loop, Conn* c, const char* name, uint
 
 
 cdef inline void membership_watch_ask(Loop* loop, Conn* c, uint32_t room) noexcept nogil:
-    """Its SUB is answered: now a watcher asks who is there."""
+    """Queries the roster for a watcher, after its SUB is answered. `c` may be NULL."""
     cdef Member* member = NULL if c == NULL else room_member(&loop.rooms, &loop.slab, c, room)
     cdef uint16_t number
     if member == NULL or member.watch == WATCH_NONE:
@@ -132,7 +132,7 @@ cdef inline void membership_watch_ask(Loop* loop, Conn* c, uint32_t room) noexce
 
 
 cdef inline void _room_close(Loop* loop, uint32_t room) noexcept nogil:
-    """Of a room without members on this loop; no effect on one that has some."""
+    """Removes a room that has no member left on this loop. No effect on any other."""
     cdef RoomEntry* entry = loop.rooms.rooms[room].entry
     if loop.rooms.rooms[room].count:
         return
@@ -156,7 +156,7 @@ cdef inline void membership_leave_one(Loop* loop, Conn* c, uint32_t i) noexcept 
 
 
 cdef inline void membership_leave(Loop* loop, Conn* c, const char* name, uint32_t n) noexcept nogil:
-    """No effect on one that is not a member."""
+    """No effect on a connection that is not a member."""
     cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name, n)
     cdef uint32_t i, room = rooms_find(&loop.rooms, hash, name, n)
     if room == NO_ROOM:
@@ -168,7 +168,7 @@ cdef inline void membership_leave(Loop* loop, Conn* c, const char* name, uint32_
 
 
 cdef inline void membership_leave_last(Loop* loop, Conn* c) noexcept nogil:
-    """The room that it has joined last, or one that took its place. It is in one at least."""
+    """Leaves the connection's last membership. It must have one."""
     membership_leave_one(loop, c, c.nrooms - 1)
 
 

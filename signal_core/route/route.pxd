@@ -1,7 +1,7 @@
-"""Where a message goes: to one peer, to the members of a room, and who joins and leaves.
+"""Routing: where a message goes, to one peer or to a room's members, on this loop, another one or another node.
 
-Every function runs on the thread of its loop (or, for a pseudo-loop, under the GIL). Codes are CODE_*; CODE_OK means
-that the message is with a queue, an inbox or the link, and that its fate will be told to whoever asked.
+Every function runs on the thread of its loop, or for a pseudo-loop under the GIL. Functions return a CODE_*. CODE_OK
+means that the message is in a write queue, a mailbox or on its way to NATS, and that a receipt follows if it is wanted.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -30,7 +30,7 @@ from signal_core.wire.ids cimport ids_parse_local
 from signal_core.wire.nats_proto cimport NATS_TO_PEER, NATS_TO_ROOM
 
 cdef enum:
-    AHEAD = 8                 # members of a fan-out fetched ahead of their turn
+    AHEAD = 8                 # members by which a fan-out prefetches connections
 
 
 cdef inline bint _is_own_node(const Hub* hub, const char* peer, size_t node_len) noexcept nogil:
@@ -38,7 +38,7 @@ cdef inline bint _is_own_node(const Hub* hub, const char* peer, size_t node_len)
 
 
 cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Message* p) noexcept nogil:
-    """To one connection of this node, or to its service."""
+    """Sends to one connection of this node, or to its local peer."""
     cdef Loop* target = outbox_loop_of(loop.hub, id)
     cdef Conn* c
     cdef Packet* packet
@@ -67,7 +67,7 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Message* p) noexcept
 
 cdef inline uint8_t route_peer(Loop* loop, const char* peer, uint32_t n, uint32_t node_len,
                                const Message* p) noexcept nogil:
-    """To `<node>.<local>`, on whichever node it is; an answer (p.re) to another node goes to its ref's subject."""
+    """Sends to `<node>.<local>` on any node. An answer (p.re) to another node goes to the subject of its ref."""
     cdef uint64_t id
     cdef uint8_t code
     if _is_own_node(loop.hub, peer, node_len):
@@ -81,9 +81,10 @@ cdef inline uint8_t route_peer(Loop* loop, const char* peer, uint32_t n, uint32_
 
 
 cdef inline void _fan_out(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
-    """To the members on this loop but the message's origin. The caller holds the message.
+    """Queues a shared packet for the room's members on this loop, except its sender. The caller holds a reference.
 
-    What needs a second look goes the way of a single delivery; of the others all is counted at the end.
+    The usual case is inlined, and counted once at the end. A blocked member, a late message or want of memory goes
+    through conn_deliver.
     """
     cdef const Member* members = rooms_members_of(&loop.rooms, index)
     cdef uint32_t i, slot, queued = 0, n = loop.rooms.rooms[index].count
@@ -118,46 +119,51 @@ cdef inline void _fan_out(Loop* loop, uint32_t index, Packet* packet) noexcept n
 
 
 cdef inline void route_fan_out_held(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
-    """As _fan_out; takes the message over."""
+    """Shares the packet among the members of room `index` on this loop, which may be NO_ROOM. Takes ownership."""
     packet_share(&loop.mem, packet)
     if index != NO_ROOM:
         _fan_out(loop, index, packet)
     packet_let_go(&loop.mem, packet)
 
 
-cdef inline uint8_t _post_room(Loop* loop, RoomEntry* entry, Packet* packet) noexcept nogil:
-    """To the other loops that have members. CODE_SLOW_PEER where one of them takes no more."""
+cdef inline uint8_t _post_room_to(Loop* loop, RoomEntry* entry, const Packet* packet, uint32_t index) noexcept nogil:
+    """Posts a copy to loop `index`. If that has no room, its members get a GAP, and the code is CODE_SLOW_PEER."""
+    cdef Loop* target = loop.hub.loops[index]
+    cdef Packet* copy = NULL
+    if outbox_has_room(loop, target, packet.size):
+        copy = packet_copy(&loop.mem, packet)
+    if copy == NULL:
+        loop.n[C_ATTEMPTED] += 1
+        loop.n[C_DROPPED_INBOX] += 1
+        if index < loop.hub.nloops:
+            drop_notice_note(loop, target, entry.serial, entry.hash, 1)
+        return CODE_SLOW_PEER
+    copy.kind = KIND_ROOM
+    copy.target = entry.serial
+    copy.hash = entry.hash
+    outbox_post(loop, index, copy)
+    return CODE_OK
+
+
+cdef inline uint8_t _post_room(Loop* loop, RoomEntry* entry, const Packet* packet) noexcept nogil:
+    """Posts copies to the other loops that have members. CODE_SLOW_PEER if one of them has no room."""
     cdef uint64_t bits
     cdef uint32_t index, bit, word
-    cdef Packet* copy
     cdef uint8_t code = CODE_OK
     for word in range(<uint32_t>loop.hub.rooms.words):
         bits = se_load16_seqcst(&room_entry_loops(entry)[word])
         bit = word * WORD_LOOPS
         while bits:
             index = bit if bit < loop.hub.nloops else SERVICE_LOOP
-            if bits & 1 and index != loop.index:
-                copy = NULL
-                if outbox_has_room(loop, loop.hub.loops[index], packet.size):
-                    copy = packet_copy(&loop.mem, packet)
-                if copy == NULL:
-                    loop.n[C_ATTEMPTED] += 1
-                    loop.n[C_DROPPED_INBOX] += 1
-                    if index < loop.hub.nloops:
-                        drop_notice_note(loop, loop.hub.loops[index], entry.serial, entry.hash, 1)
-                    code = CODE_SLOW_PEER
-                else:
-                    copy.kind = KIND_ROOM
-                    copy.target = entry.serial
-                    copy.hash = entry.hash
-                    outbox_post(loop, index, copy)
+            if bits & 1 and index != loop.index and _post_room_to(loop, entry, packet, index) != CODE_OK:
+                code = CODE_SLOW_PEER
             bits >>= 1
             bit += 1
     return code
 
 
 cdef inline uint8_t route_room(Loop* loop, const char* name, uint32_t n, const Message* p, bint as_from) noexcept nogil:
-    """To every member but the origin, on every node. `as_from`: they hear FROM (a user's own connections)."""
+    """Sends to every member but the sender, on every node. `as_from`: as FROM, to the connections of a user."""
     cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name, n)
     cdef uint32_t room = rooms_find(&loop.rooms, hash, name, n)
     cdef RoomEntry* entry
@@ -183,7 +189,7 @@ cdef inline uint8_t route_room(Loop* loop, const char* name, uint32_t n, const M
 
 
 cdef inline void route_take_peer(Loop* loop, Packet* packet) noexcept nogil:
-    """A KIND_TO from the inbox."""
+    """Delivers a KIND_TO from the mailbox, and takes ownership."""
     mailbox_taken(&loop.mailbox, packet)
     loop.n[C_TAKEN] += 1
     packet.kind = KIND_FRAME
@@ -191,7 +197,7 @@ cdef inline void route_take_peer(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline void route_take_room(Loop* loop, Packet* packet) noexcept nogil:
-    """A KIND_ROOM from the inbox."""
+    """Delivers a KIND_ROOM from the mailbox, and takes ownership."""
     cdef uint32_t room = rooms_find_serial(&loop.rooms, packet.hash, packet.target)
     mailbox_taken(&loop.mailbox, packet)
     loop.n[C_TAKEN] += 1
