@@ -37,12 +37,12 @@ cdef inline void _over_say(Loop* loop, int which, uint64_t count) noexcept nogil
     cdef char text[256]
     cdef char* p = text
     cdef Hub* hub = loop.hub
-    p = _over_put(p, b"requests are refused with 414: the first line is over max-request-line, " if which == OVER_LINE
-                  else b"requests are refused with 431: the head is over max-head, ")
+    p = _over_put(p, b"requests are refused with 414: their line is over max-request-line, " if which == OVER_LINE
+                  else b"requests are refused with 431: their head is over max-head, ")
     p += text_put_uint(p, hub.set.site.max_line if which == OVER_LINE else hub.set.site.max_head)
     p = _over_put(p, b" bytes; ")
     p += text_put_uint(p, count)
-    p = _over_put(p, b" since the last such line, the latest of at least ")
+    p = _over_put(p, b" since the last such line, the latest with at least ")
     p += text_put_uint(p, se_load_relaxed(&hub.over_size[which]))
     p = _over_put(p, b" bytes")
     outbox_event_if_room(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, <size_t>(p - text))

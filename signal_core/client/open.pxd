@@ -98,14 +98,14 @@ cdef inline int _rooms(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
         count += 1
         if n < 0 or not ids_room_valid(name, n) or name[0] == c"$" or name[0] == c"@":
             u.why = (b"a name is 1 to 128 visible ASCII characters without * and >, does not begin with $ or @, and "
-                     b"has no empty part between dots.")
+                     b"has no empty token between dots.")
             return 400
         if not conn_acl_may_sub(loop, c, name, n):
             return _room_denied(loop, u)
         code = membership_join(loop, c, name, n, &entry) if count <= UPGRADE_MAX_ROOMS else CODE_TOO_MANY_ROOMS
         if code != CODE_OK:
             u.why = (b"there is no memory for it." if code == CODE_UNAVAILABLE else
-                     b"a URL names 64 rooms at most, and a connection is in max-rooms at most.")
+                     b"a URL may name 64 rooms, and a connection may be in max-rooms.")
             return 503 if code == CODE_UNAVAILABLE else 400
         waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0, False)
         if waits == AWAIT_FAILED:

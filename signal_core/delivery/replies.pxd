@@ -53,24 +53,24 @@ cdef inline const char* replies_code_text(uint8_t code) noexcept nogil:
 cdef inline const char* replies_code_reason(uint8_t code) noexcept nogil:
     """For people."""
     if code == CODE_BAD_REQUEST:
-        return b"The head of this message is not signal.v1."
+        return b"The head of this message is not valid signal.v1."
     if code == CODE_NO_SUCH_PEER:
         return b"No connection has this address, or its node is gone."
     if code == CODE_SLOW_PEER:
         return b"The receiver reads too slowly: its backlog is full."
     if code == CODE_EXPIRED:
-        return b"The message grew older than its ttl before it could be written."
+        return b"The message exceeded its ttl before it could be written."
     if code == CODE_TIMEOUT:
-        return b"No receipt came in time: it may or may not have been delivered."
+        return b"No receipt came in time: the message may or may not have been delivered."
     if code == CODE_TOO_LARGE:
-        return b"The message is larger than the engine or its NATS server takes."
+        return b"The message is larger than the engine or its NATS server accepts."
     if code == CODE_DENIED:
         return b"The token of this connection, or NATS, does not allow it."
     if code == CODE_RATE:
         return b"Too many messages in a short time, or too many refs outstanding."
     if code == CODE_TOO_MANY_ROOMS:
-        return b"This connection is in as many rooms as it may be."
-    return b"The cluster is out of reach; local delivery works."
+        return b"This connection is in the maximum number of rooms."
+    return b"The cluster is out of reach; local delivery continues."
 
 
 cdef inline uint8_t replies_code_parse(const char* text, size_t n) noexcept nogil:

@@ -143,7 +143,7 @@ cdef inline int _open(Loop* loop) noexcept nogil:
     cdef epoll_event event
     cdef uint32_t i
     cdef int failed
-    cdef const char* text = b"one descriptor table serves all loops: this system does not let a thread have its own"
+    cdef const char* text = b"all loops share one descriptor table: this system does not allow one for each thread"
     loop.accept.own_table = _isolate(loop) == 0
     if not loop.accept.own_table and loop.index == 0:
         outbox_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, strlen(text))

@@ -29,7 +29,7 @@ cdef enum:
 
 
 cdef inline const char* connect_too_few_subs() noexcept nogil:
-    return (b"it allows this node fewer subscriptions than a node needs for itself, which is 6: raise "
+    return (b"it allows fewer than the 6 subscriptions that a node needs for itself: raise "
             b"max_subscriptions of the server, account or user")
 
 
@@ -111,7 +111,7 @@ cdef inline void connect_dial(Loop* loop, const void* address, size_t n) noexcep
         return
     link.fd = socket((<const sockaddr*>address).sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if link.fd < 0:
-        connect_want(loop, b"no descriptor is left for the connection to NATS")
+        connect_want(loop, b"there is no descriptor left for the connection to NATS")
         return
     setsockopt(link.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
     connect_enter(loop, LINK_DIALING, DIAL_TICKS)
@@ -165,7 +165,7 @@ cdef inline void connect_hello(Loop* loop, Packet* packet) noexcept nogil:
     if not tls_begin(link, session):
         connect_end(loop, b"no memory for TLS")
     elif link.input.used or link.out.head != NULL:  # nothing is said in clear once TLS is wanted
-        connect_end(loop, b"the NATS server broke the protocol")
+        connect_end(loop, b"the NATS server violated the protocol")
     else:
         connect_secure(loop)
 

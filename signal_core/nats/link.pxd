@@ -107,7 +107,7 @@ cdef inline void _link_up(Loop* loop) noexcept nogil:
     n = connect_put_text(text, n, b".>")
     n = _put_sid(text, n, SID_PEER)
     if not sub_limit_reserve_sent(link) or not nats_publish_write(loop, text, n):
-        connect_end(loop, b"no memory to subscribe to what is for this node")
+        connect_end(loop, b"no memory for the node's own subscriptions")
         return
     sub_limit_note_sent(link, SID_PEER)  # which stands for those of presence, too, that follow it
     link.subs.syncing = True
@@ -164,7 +164,7 @@ cdef inline void _link_pong(Loop* loop) noexcept nogil:
             outbox_event(loop, CONTROL_LOOP, EVENT_UP, 0, 0, NULL, 0)
         subscriptions_confirm(loop)
         if SE_RARE(link.leaving and link.ponged >= link.leaving):
-            connect_end(loop, b"the NATS server is about to end")
+            connect_end(loop, b"the NATS server is about to stop")
 
 
 cdef inline void _link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
@@ -214,7 +214,7 @@ cdef inline bint _link_parse(Loop* loop, uint32_t* budget) noexcept nogil:
         if used == -2:
             return True
         if used < 0:
-            connect_end(loop, b"the NATS server broke the protocol")
+            connect_end(loop, b"the NATS server violated the protocol")
             return True
         link.input.start += <uint32_t>used
         budget[0] -= 1
@@ -247,7 +247,7 @@ cdef inline void link_read(Loop* loop) noexcept nogil:
         if link.more or link.state == LINK_IDLE:
             return
         if not read_buffer_room(loop):
-            connect_end(loop, b"no memory for what NATS sends")
+            connect_end(loop, b"no memory for input from NATS")
             return
         reads -= 1
         room = link.input.size - link.input.used
@@ -304,7 +304,7 @@ cdef inline void link_flush(Loop* loop) noexcept nogil:
     elif wrote == WROTE_ALL:
         link.dirty = False
     elif not write_queue_to_heap(loop, &link.out):
-        connect_end(loop, b"no memory for what waits for NATS")
+        connect_end(loop, b"no memory for output to NATS")
     else:
         link.blocked = True
         connect_watch(loop, EPOLL_CTL_MOD)
@@ -370,7 +370,7 @@ cdef inline void link_tick(Loop* loop) noexcept nogil:
         elif link.state == LINK_LOGIN or link.state == LINK_ASKING:
             connect_end(loop, b"the login at the NATS server took too long")
         else:
-            connect_end(loop, b"the NATS server does not answer")
+            connect_end(loop, b"the NATS server did not answer")
     read_buffer_shrink(loop)
     server_info_tick(loop)
     errors_tick(loop)

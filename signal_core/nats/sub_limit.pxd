@@ -93,9 +93,9 @@ cdef inline void sub_limit_write_fresh(Loop* loop) noexcept nogil:
 cdef inline void _over_tell(Loop* loop) noexcept nogil:
     """The log says it when it begins, and not again soon."""
     cdef Link* link = loop.linked
-    cdef const char* text = (b"NATS takes no more subscriptions of this node: joins are answered 'unavailable', and "
-                             b"rooms that it has no subscription for hear this node only, until its limit "
-                             b"(max_subscriptions) is raised or others are given up")
+    cdef const char* text = (b"NATS accepts no more subscriptions of this node: joins are answered 'unavailable', and "
+                             b"rooms without a subscription are local to this node, until its limit "
+                             b"(max_subscriptions) is raised or other rooms are left")
     if link.limit.over_told == 0 or loop.tick - link.limit.over_told >= OVER_TOLD_TICKS:
         link.limit.over_told = loop.tick
         outbox_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, strlen(text))

@@ -163,7 +163,7 @@ cdef inline void _upgrade_long_header(const phr_header* header, Seen* seen, Upgr
         out.nforwarded += 1
     elif (text_matches(name, n, b"transfer-encoding")
           or text_matches(name, n, b"content-length") and not _is_zero(header.value, header.value_len)):
-        seen.bad = b"The request has a body, which nothing here takes."
+        seen.bad = b"The request has a body, which is not accepted here."
 
 
 cdef inline void _upgrade_header(const phr_header* header, Seen* seen, Upgrade* out) noexcept nogil:
@@ -177,7 +177,7 @@ cdef inline void _upgrade_header(const phr_header* header, Seen* seen, Upgrade* 
     elif n == 4 and se_same_name(name, b"host", 4):
         seen.hosts += 1
         if not request_host_valid(value, value_len):
-            seen.bad = b"Host is not a host's name or address, with a port or without."
+            seen.bad = b"Host is not a host name or address, with or without a port."
     elif n == 7 and se_same_name(name, b"upgrade", 7):
         seen.websocket = seen.websocket or http_list_has(value, value_len, b"websocket")
     elif n == 10 and se_same_name(name, b"connecti", 8) and se_same_name(name + 6, b"tion", 4):
@@ -187,7 +187,7 @@ cdef inline void _upgrade_header(const phr_header* header, Seen* seen, Upgrade* 
         out.origin = value
         out.origin_len = value_len
     elif n == 0:
-        seen.bad = b"A header goes on in the next line, which is obsolete."
+        seen.bad = b"A header continues on the next line, which is obsolete."
 
 
 cdef inline void _upgrade_tokens(Upgrade* out) noexcept nogil:
@@ -247,8 +247,8 @@ cdef inline int _upgrade_judge_websocket(const Seen* seen, Upgrade* out) noexcep
     if not seen.websocket and not seen.connection:
         return 426
     if not seen.websocket or not seen.connection:
-        out.why = (b"A WebSocket needs both 'Upgrade: websocket' and 'Connection: Upgrade': a proxy on the way may "
-                   b"have dropped one.")
+        out.why = (b"WebSocket requires both 'Upgrade: websocket' and 'Connection: Upgrade': a proxy may "
+                   b"have removed one.")
         return 400
     if seen.versions > 1:
         out.why = b"The request has more than one Sec-WebSocket-Version."
@@ -318,7 +318,7 @@ cdef inline int upgrade_parse(const char* buf, size_t n, size_t last_len, const 
     if used == -1 and count == UPGRADE_MAX_HEADERS:
         return _upgrade_refused(out, 431, b"The head has more than 100 headers.")
     if used == -1:
-        return _upgrade_refused(out, 400, b"A header is malformed: it is a name, a colon, a value, and CR LF.")
+        return _upgrade_refused(out, 400, b"A header is malformed: write a name, a colon, a value, and CR LF.")
     if used == -2:
         return _upgrade_refused(out, 431, NULL) if n == site.max_head else -2
     for i in range(count):
@@ -326,7 +326,7 @@ cdef inline int upgrade_parse(const char* buf, size_t n, size_t last_len, const 
     which = _upgrade_method(method, method_len)
     out.bodiless = which == METHOD_HEAD
     if not request_split_target(target, target_len, &out.path, &out.path_len, &out.query, &out.query_len):
-        return _upgrade_refused(out, 400, b"The target names no host, or none that could be.")
+        return _upgrade_refused(out, 400, b"The target has no valid host.")
     _upgrade_tokens(out)
     out.other_protocol = seen.others and not out.protocol
     out.status = _upgrade_judge(&seen, which, minor, site, out)

@@ -84,11 +84,11 @@ cdef inline const char* request_line_complaint(const char* p, size_t n) noexcept
     """What a person may want to know who sent a line that is refused with 400."""
     cdef size_t start = _line_start(p, n)
     if n > start and p[start] == 0x16:
-        return b"This port speaks HTTP without TLS: connect with ws://, or through a proxy that ends TLS."
+        return b"This port speaks HTTP without TLS: connect with ws://, or through a proxy that terminates TLS."
     if n - start >= 12 and memcmp(p + start, b"PRI * HTTP/2", 12) == 0:
         return b"This port speaks HTTP/1.1, and not HTTP/2."
-    return (b"The request line is malformed: it is a method, a target without '#' and unescaped bytes, and HTTP/1.1, "
-            b"with one space between.")
+    return (b"The request line is malformed: write a method, a target without '#' and unescaped bytes, and HTTP/1.1, "
+            b"separated by single spaces.")
 
 
 # -- hosts --

@@ -49,13 +49,13 @@ cdef inline const char* _status_text(int status) noexcept nogil:
     if status == 400:
         return b"This is not a well-formed WebSocket handshake."
     if status == 401:
-        return b"A valid token is needed."
+        return b"A valid token is required."
     if status == 403:
         return b"This origin or token is not allowed here."
     if status == 404:
-        return b"There is nothing here: WebSockets are at the path that the server is set to, / by default."
+        return b"Not found: the WebSocket endpoint is at the server's configured path, / by default."
     if status == 405:
-        return b"Only GET, HEAD and OPTIONS are understood here."
+        return b"Only GET, HEAD and OPTIONS are supported here."
     if status == 408:
         return b"The handshake took too long."
     if status == 414:
@@ -63,18 +63,18 @@ cdef inline const char* _status_text(int status) noexcept nogil:
     if status == 426:
         return b"This is a WebSocket endpoint: connect with ws:// or wss://, version 13."
     if status == 429:
-        return b"Too many connections, or in a short time: try again later."
+        return b"Too many connections, or too many in a short time: try again later."
     if status == 431:
         return b"The head of the handshake is too large."
     if status == 503:
         return b"This node is full or draining: try again, or another one."
     if status == UNDECIDED:
-        return b"It could not be decided whether this client may connect: try again."
+        return b"The engine could not decide whether this client may connect: try again."
     if status == UNHANDLED:
         return b"This node was too busy for the handshake: try again, or another node."
     if status == 505:
-        return b"A WebSocket needs HTTP/1.1."
-    return b"Something went wrong inside the engine."
+        return b"WebSocket requires HTTP/1.1."
+    return b"Internal error of the engine."
 
 
 cdef inline const char* _status_headers(int status) noexcept nogil:
@@ -118,7 +118,7 @@ cdef inline size_t _upgrade_body(const Upgrade* upgrade, char* out) noexcept nog
     if upgrade.room != NULL:
         p += text_put(p, b"The room '")
         p += _room_put(upgrade.room, upgrade.room_len, p)
-        p += text_put(p, b"' of the URL is refused: ")
+        p += text_put(p, b"' in the URL is refused: ")
     p += text_put(p, upgrade.why if upgrade.why != NULL else _status_text(upgrade.status))
     p += text_put(p, b"\n")
     return p - out

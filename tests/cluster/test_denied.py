@@ -74,7 +74,7 @@ def test_presence_that_nats_does_not_allow() -> None:
                     joins()
                 assert silent.stats()["total"]["presence_out"] - beats < 10 + 2 * (time.monotonic() - begun)
                 crowd.hears(a.address)
-            told = [line for line in silent.events() if "who is in a room" in line["event"]]
+            told = [line for line in silent.events() if "publish presence" in line["event"]]
             assert len(told) == 1 and told[0]["level"] == "warning"
 
 

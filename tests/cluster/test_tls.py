@@ -192,7 +192,7 @@ def test_what_is_said_in_clear_before_tls_is_refused(certificates: Certificates)
         Greeter(b"MSG signal.room.x 16 5\r\nhel") as sly,
         kit.engine(nats=sly.url, nats_tls_ca=certificates.ca) as engine,
     ):
-        away(engine, "broke the protocol")
+        away(engine, "violated the protocol")
         until(lambda: set(sly.heard) == {b""}, "it hears nothing, and that the connection has ended")
 
 

@@ -99,7 +99,7 @@ def test_a_sandbox_without_descriptor_tables_is_logged() -> None:
     with kit.engine(*before, loops=2) as engine:
         assert reaches(engine.port, "127.0.0.1")
         told = [line["event"] for line in engine.events() if "descriptor table" in line["event"]]
-        assert told == ["one descriptor table serves all loops: this system does not let a thread have its own"]
+        assert told == ["all loops share one descriptor table: this system does not allow one for each thread"]
 
 
 # -- names and IPv6 --
