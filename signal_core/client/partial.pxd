@@ -116,7 +116,7 @@ cdef inline bint partial_unread(const Conn* c) noexcept nogil:
     return waits != 0
 
 
-cdef inline uint32_t partial_due(Loop* loop, Conn* c) noexcept nogil:
+cdef inline uint32_t _part_due(Loop* loop, Conn* c, Buffer* part) noexcept nogil:
     """Fails an open connection whose message is late. The tick to look again; 0: never.
 
     While the loop does not read a connection for reasons of its own, its time stands still, with PART_AGAIN_TICKS left
@@ -125,8 +125,7 @@ cdef inline uint32_t partial_due(Loop* loop, Conn* c) noexcept nogil:
     itself waiting for its turn by pings amid a message.
     """
     cdef uint32_t patience = loop.hub.set.message, passed
-    cdef Buffer* part = slab_whole(&loop.slab, c).message if c.flags & FLAG_PARTS else c.pending
-    if part == NULL or patience == 0 or c.state != CONN_OPEN:
+    if patience == 0 or c.state != CONN_OPEN:
         return 0
     passed = loop.tick - part.since
     if _part_waits(c) and passed + PART_AGAIN_TICKS > patience:
@@ -144,3 +143,10 @@ cdef inline uint32_t partial_due(Loop* loop, Conn* c) noexcept nogil:
         slab_whole(&loop.slab, c).message = NULL
         c.flags &= <uint16_t>~FLAG_PARTS
     return 0
+
+
+cdef inline uint32_t partial_due(Loop* loop, Conn* c) noexcept nogil:
+    """_part_due of one that has input in part; 0 for any other."""
+    if c.flags & FLAG_PARTS:
+        return _part_due(loop, c, slab_whole(&loop.slab, c).message)
+    return _part_due(loop, c, c.pending) if c.pending != NULL else 0

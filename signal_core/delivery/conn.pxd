@@ -278,18 +278,20 @@ cdef inline SE_COLD _conn_wrote_part(Loop* loop, Conn* c, ssize_t sent) noexcept
 
 
 cdef inline int _conn_flush_all(Loop* loop, Conn* c) noexcept nogil:
-    """As conn_flush. Returns the units of work done."""
+    """As conn_flush, unless the socket is full. Returns the units of work done."""
     cdef int units = 1 + <int>(c.out.bytes >> WRITE_UNIT_SHIFT)
+    if c.flags & FLAG_BLOCKED:
+        return 1
     conn_flush(loop, c)
     return units
 
 
 cdef inline int conn_write(Loop* loop, Conn* c) noexcept nogil:
-    """As conn_flush for a connection that is not blocked, with a fast path for the usual case: one message is queued,
-    and nothing is left to do once it is written. Returns the units of work done."""
+    """As conn_flush, unless the socket is full, with a fast path for the usual case: one message is queued, and nothing
+    is left to do once it is written. Returns the units of work done."""
     cdef Packet* packet
     cdef ssize_t sent
-    if SE_RARE(c.flags & (FLAG_DONE | FLAG_GAP | FLAG_LAST) or c.state == CONN_DEAD) or c.out.count != 1:
+    if SE_RARE(c.flags & (FLAG_BLOCKED | FLAG_DONE | FLAG_GAP | FLAG_LAST) or c.state == CONN_DEAD) or c.out.count != 1:
         return _conn_flush_all(loop, c)
     SE_ASSERT(c.out.offset == 0)
     packet = c.out.head.packet
@@ -321,7 +323,7 @@ cdef inline SE_COLD _conn_waits(Loop* loop, Conn* c, uint32_t size) noexcept nog
         conn_watch(loop, c)
 
 
-cdef inline void conn_queued(Loop* loop, Conn* c, uint32_t size, int lane) noexcept nogil:
+cdef inline SE_INLINE conn_queued(Loop* loop, Conn* c, uint32_t size, int lane) noexcept nogil:
     """To be called after a message of `size` bytes was added to the queue: schedules the write."""
     if SE_RARE(c.flags & FLAG_BLOCKED):
         _conn_waits(loop, c, size)

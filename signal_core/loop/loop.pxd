@@ -67,8 +67,8 @@ from signal_core.tables.room_table cimport room_table_reclaim
 from signal_core.tables.state cimport TAG_LINK, TAG_LISTENER, Hub, Loop
 from signal_core.tables.timer_wheel cimport wheel_next
 from signal_core.tables.turns cimport (
-    LANE_DIRECT, LANE_SPREAD, turns_behind_note, turns_lanes_wait, turns_line_drop, turns_share, turns_step_begin,
-    turns_step_is_over, turns_step_look,
+    LANE_DIRECT, LANE_SPREAD, turns_behind_note, turns_lane_put_back, turns_lane_take, turns_lanes_wait,
+    turns_line_drop, turns_share, turns_step_begin, turns_step_is_over, turns_step_look,
 )
 
 
@@ -261,22 +261,27 @@ cdef inline void _lane_flush(Loop* loop, int lane, uint64_t ns) noexcept nogil:
     """Writes the queues of a lane, as many as there is time for. Their units of work are counted at each look at the
     clock and at the end."""
     cdef int left = LOOK_UNITS
-    cdef uint32_t slot
+    cdef uint32_t* last = loop.turn.dirty_tail[lane]
+    cdef uint32_t slot = turns_lane_take(loop, lane)
     cdef Conn* c
-    if loop.turn.dirty_head[lane] == NO_SLOT:
+    if slot == NO_SLOT:
         return
     turns_step_begin(loop, ns)
-    while loop.turn.dirty_head[lane] != NO_SLOT:
-        slot = loop.turn.dirty_head[lane]
+    while slot != NO_SLOT:
         c = slab_conn(&loop.slab, slot)
-        loop.turn.dirty_head[lane] = c.out.next
+        slot = c.out.next
         c.flags &= <uint16_t>~FLAG_DIRTY
-        left -= 1 if c.flags & FLAG_BLOCKED else conn_write(loop, c)
+        left -= conn_write(loop, c)
         if SE_RARE(left <= 0):
             loop.turn.work += <uint64_t>(LOOK_UNITS - left)
             left = LOOK_UNITS
             if turns_step_look(loop):
                 break
+        if SE_RARE(slot == NO_SLOT):
+            last = loop.turn.dirty_tail[lane]
+            slot = turns_lane_take(loop, lane)
+    if SE_RARE(slot != NO_SLOT):
+        turns_lane_put_back(loop, lane, slot, last)
     loop.turn.work += <uint64_t>(LOOK_UNITS - left)
 
 

@@ -40,6 +40,7 @@ from signal_core.tables.loop_rooms cimport rooms_end, rooms_init
 from signal_core.tables.mailbox cimport mailbox_take
 from signal_core.tables.state cimport TAG_LISTENER, TAG_WAKE, Hub, Loop
 from signal_core.tables.timer_wheel cimport wheel_init
+from signal_core.tables.turns cimport LANE_DIRECT, LANE_SPREAD, turns_lane_take
 
 cdef enum:
     LISTEN_BACKLOG = 4096
@@ -54,7 +55,9 @@ cdef inline bint thread_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogi
     loop.index = index
     loop.epoll = loop.accept.reserve = loop.cpu.schedstat = -1
     loop.roster.left = NOT_BEGUN
-    loop.turn.dirty_head[0] = loop.turn.dirty_head[1] = loop.dead = NO_SLOT
+    turns_lane_take(loop, LANE_DIRECT)
+    turns_lane_take(loop, LANE_SPREAD)
+    loop.dead = NO_SLOT
     loop.seen = UINT64_MAX
     loop.trim.kept = TRIM_BYTES
     slab_init(&loop.slab)
@@ -173,7 +176,8 @@ cdef inline SE_COLD _close(Loop* loop) noexcept nogil:
         c.flags &= <unsigned short>~(FLAG_DIRTY | FLAG_READY)
         if c.state != CONN_FREE and c.state != CONN_DEAD:
             conn_kill(loop, c)
-    loop.turn.dirty_head[0] = loop.turn.dirty_head[1] = NO_SLOT
+    turns_lane_take(loop, LANE_DIRECT)
+    turns_lane_take(loop, LANE_SPREAD)
     loop_reap(loop, UINT32_MAX)
     if loop.linked != NULL:
         cluster_bye(loop)

@@ -23,6 +23,7 @@ from signal_core.tables.codes cimport CLUSTER_AWAY, CLUSTER_OFF, CODE_NO_SUCH_PE
 from signal_core.tables.conn_table cimport FLAG_DIRTY, FLAG_USER, Brief, slab_pages_new
 from signal_core.tables.link_state cimport Link
 from signal_core.tables.room_table cimport room_table_reclaim
+from signal_core.tables.turns cimport turns_lane_take
 from signal_core.tables.state cimport Hub, Loop
 
 cdef enum:
@@ -65,10 +66,12 @@ cdef inline void crowd_unqueue(Loop* loop, bint answered) noexcept nogil:
     """In place of writing: what is queued for connections is dropped. `answered`: each was heard just now."""
     cdef Conn* c
     cdef int lane
+    cdef uint32_t slot
     for lane in range(2):
-        while loop.turn.dirty_head[lane] != NO_SLOT:
-            c = slab_conn(&loop.slab, loop.turn.dirty_head[lane])
-            loop.turn.dirty_head[lane] = c.out.next
+        slot = turns_lane_take(loop, lane)
+        while slot != NO_SLOT:
+            c = slab_conn(&loop.slab, slot)
+            slot = c.out.next
             c.flags &= <uint16_t>~FLAG_DIRTY
             if answered:
                 c.heard = loop.tick

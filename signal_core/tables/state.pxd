@@ -189,7 +189,7 @@ cdef struct Stopping:             # a stop, and what it has done so far (loop/sh
 
 cdef struct Turn:                 # whose turn it is, and for how long (tables/turns.pxd)
     uint32_t dirty_head[2]        # slots of queues to write, by lane (turns.pxd)
-    Conn* dirty_tail[2]
+    uint32_t* dirty_tail[2]       # where the slot of the next one is written
     Line ready                    # connections with input left over,
     Line delayed                  # ... and those that wait until what they caused is done
     uint32_t delayed_ms           # loop_ms at which one of them last had a turn

@@ -7,7 +7,7 @@ what is due and arms it anew. So a busy connection costs no timer work a message
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from signal_core.base.limits cimport WHEEL_SLOTS
-from signal_core.base.sys cimport SE_ASSERT
+from signal_core.base.sys cimport SE_ASSERT, SE_INLINE
 from signal_core.tables.conn_table cimport CONN_DEAD, NO_SLOT, Cold, Slab, slab_cold, slab_conn
 
 cdef struct Wheel:
@@ -43,7 +43,7 @@ cdef inline void wheel_disarm(Wheel* wheel, Slab* slab, uint32_t slot) noexcept 
     wheel.armed -= 1
 
 
-cdef inline void wheel_arm(Wheel* wheel, Slab* slab, uint32_t slot, uint32_t due) noexcept nogil:
+cdef inline SE_INLINE wheel_arm(Wheel* wheel, Slab* slab, uint32_t slot, uint32_t due) noexcept nogil:
     """Looks at `slot` at tick `due`, at the next tick if that has passed; instead of any earlier wish."""
     cdef Cold* cold = slab_cold(slab, slot)
     cdef uint32_t* head

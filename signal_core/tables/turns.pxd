@@ -20,7 +20,7 @@ from signal_core.base.kinds cimport KIND_NEWS, KIND_ROOM
 from signal_core.base.limits cimport (
     CROWD_MESSAGES, CROWD_ROOMS, FRAMES_PER_TURN, LINE_KEPT, LOOK_UNITS, SHARE_LEAST, SHARE_TOTAL, UNIT_SHIFT,
 )
-from signal_core.base.sys cimport SE_RARE, se_load_relaxed, se_now_ns, se_store_relaxed
+from signal_core.base.sys cimport SE_INLINE, SE_RARE, se_load_relaxed, se_now_ns, se_store_relaxed
 from signal_core.tables.conn_table cimport FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, NO_SLOT, Conn
 from signal_core.tables.state cimport Line, Loop
 
@@ -61,17 +61,30 @@ cdef inline bint turns_step_is_over(Loop* loop) noexcept nogil:
 
 # -- the lanes of queues to write --
 
-cdef inline void turns_lane_add(Loop* loop, Conn* c, int lane) noexcept nogil:
+cdef inline SE_INLINE turns_lane_add(Loop* loop, Conn* c, int lane) noexcept nogil:
     """Puts it into a list of queues to write, unless it is in one or waits for EPOLLOUT."""
     if c.flags & (FLAG_DIRTY | FLAG_BLOCKED):
         return
     c.flags |= FLAG_DIRTY
     c.out.next = NO_SLOT
-    if loop.turn.dirty_head[lane] == NO_SLOT:
-        loop.turn.dirty_head[lane] = c.slot
-    else:
-        loop.turn.dirty_tail[lane].out.next = c.slot
-    loop.turn.dirty_tail[lane] = c
+    loop.turn.dirty_tail[lane][0] = c.slot
+    loop.turn.dirty_tail[lane] = &c.out.next
+
+
+cdef inline uint32_t turns_lane_take(Loop* loop, int lane) noexcept nogil:
+    """Empties the list, and returns the first slot of what was in it; NO_SLOT: nothing."""
+    cdef uint32_t first = loop.turn.dirty_head[lane]
+    loop.turn.dirty_head[lane] = NO_SLOT
+    loop.turn.dirty_tail[lane] = &loop.turn.dirty_head[lane]
+    return first
+
+
+cdef inline void turns_lane_put_back(Loop* loop, int lane, uint32_t first, uint32_t* last) noexcept nogil:
+    """Puts the rest of what was taken before what was added since; `last` is where the list ended when it was taken."""
+    last[0] = loop.turn.dirty_head[lane]
+    if last[0] == NO_SLOT:
+        loop.turn.dirty_tail[lane] = last
+    loop.turn.dirty_head[lane] = first
 
 
 cdef inline bint turns_lanes_wait(const Loop* loop) noexcept nogil:
