@@ -1,4 +1,4 @@
-"""What Engine's methods are given: checked, and made fit for the core."""
+"""Checks the arguments of Engine's methods, and converts them for the core."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from signal_py.config.options import Options
 
 DEFAULTS: dict[str, object] = {"listen": "127.0.0.1:0", "nats": "off"}  # where they differ from the daemon's
-NO_TTL = -1  # to the core: the message names none
+NO_TTL = -1  # tells the core that the message has none
 REF = re.compile(r"[A-Za-z0-9]{1,16}")
 
 
 def config_of(settings: Options) -> Config:
-    """The settings of keywords. Raises ConfigError, which names them as such."""
+    """Returns the settings of keywords. Raises ConfigError, which names the keyword."""
     fields = {setting.field: name for name, setting in SETTINGS.items()}
     given: dict[str, object] = {**DEFAULTS, **settings}
     for field in given:
@@ -60,12 +60,12 @@ def check_page(limit: int, after: str) -> None:
 
 
 def payload_of(data: bytes | str) -> tuple[bytes, bool]:
-    """As bytes, and whether they are binary. Raises TypeError, or ValueError for text that can't be sent."""
+    """Returns bytes, and whether they are binary. Raises TypeError, or ValueError for text that can't be encoded."""
     return (data.encode(), False) if isinstance(data, str) else (bytes(memoryview(data)), True)
 
 
 def milliseconds(ttl: float | None) -> int:
-    """Raises ValueError."""
+    """Converts a ttl in seconds. Raises ValueError if it is out of bounds."""
     if ttl is None:
         return NO_TTL
     if not SETTINGS["ttl"].low <= ttl <= SETTINGS["ttl"].high:
@@ -74,7 +74,7 @@ def milliseconds(ttl: float | None) -> int:
 
 
 def why_not_sent(target: str, *refs: str | None) -> str:
-    """What makes a message to a peer or a user a bad request."""
+    """Returns what makes a message to a peer or a user a bad request; "" if nothing does."""
     if wrong := _wrong_ref(refs):
         return wrong
     if target.startswith("@"):
@@ -85,7 +85,7 @@ def why_not_sent(target: str, *refs: str | None) -> str:
 
 
 def why_not_room(room: str, *refs: str | None) -> str:
-    """What makes a message to a room, or a join, a bad request."""
+    """Returns what makes a message to a room, or a join, a bad request."""
     rule = "1 to 128 printable characters, without space, * and >, and not $ or @ first"
     return _wrong_ref(refs) or f"'{room}' is not a room: write {rule}."
 

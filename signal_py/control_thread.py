@@ -1,6 +1,7 @@
-"""Decides for the NATS link, on a thread of the engine's own: which server to dial, and what to say to it.
+"""The control thread: decides which NATS server the link dials, and what CONNECT says.
 
-The core's loop connects, pumps, and asks (`control_drain`); here is answered. Messages never come by.
+The core's loop connects, moves the bytes and sends mails (`control_drain`), which are answered here. Messages of
+clients never pass through this thread.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from signal_py.nats.tls import Tls, wants_tls
 if TYPE_CHECKING:
     from signal_core.engine import Core
 
-MAX_ERRORS = 20  # different ones logged of one connection; more are counted
-REFUSALS = (  # of the credentials: what they say now may be good, so that only the second of the same ones is believed
+MAX_ERRORS = 20  # different ones that are logged for one connection; further ones are counted
+REFUSALS = (  # of credentials, whose files may have changed: only a second refusal of the same ones is final
     "authorization violation",
     "user authentication expired",
     "user authentication revoked",
@@ -46,9 +47,9 @@ logger = logging.getLogger(__name__)
 
 
 class RefusedError(EngineError):
-    """NATS, or the node that has our name there, will not have us.
+    """NATS refuses this node: its credentials, or its name, which another node has.
 
-    The text is why; `setting` is the one to mend: `node` or `nats`.
+    The text says why; `setting` is the one to fix: `node` or `nats`.
     """
 
     def __init__(self, setting: str, reason: str) -> None:
@@ -57,10 +58,10 @@ class RefusedError(EngineError):
 
 
 class ControlThread:
-    """Answers what the core asks, and logs what it tells.
+    """Handles the mails of the core. Public methods may be called from any thread, unless they say otherwise.
 
-    `state` is off, connecting, up, away (out of reach; local delivery goes on) or refused. `first` gets the
-    state that the first round of dialling led to, or a RefusedError.
+    state  off, connecting, up, away (NATS can't be reached; local delivery goes on) or refused
+    first  the state after the first round of dialling, or a RefusedError
     """
 
     def __init__(
@@ -83,27 +84,27 @@ class ControlThread:
         self.inspection = Inspection(core)
         self._memory_return = MemoryReturn()
         self._authenticator = authenticator
-        self._discovered = discovered  # servers that NATS tells of are used
+        self._discovered = discovered  # use servers that NATS reports
         self._control: ControlServer | None = None
-        self._endpoint: Endpoint | None = None  # dialled last
-        self._failed: set[Endpoint] = set()  # of this round of dialling
+        self._endpoint: Endpoint | None = None  # that was dialled last
+        self._failed: set[Endpoint] = set()  # in this round of dialling
         self._leaving = False
-        self._was_up = False  # the connection that the core asks to replace worked,
-        self._up_since = 0.0  # ... since then
+        self._was_up = False  # the link's connection reached `up`,
+        self._up_since = 0.0  # ... at this time
         self._greeted = True  # its INFO was answered
-        self._problem = ""  # what it reported since it was dialled
-        self._reason = ""  # for which the last dial failed, or the last connection ended
-        self._errors: set[str] = set()  # that it reported, each logged once a connection
-        self._mark = ""  # of the credentials that were shown last,
-        self._refused_mark = ""  # ... and of those that NATS refused, or let expire, since it last took any
-        self._returns = False  # the end of the connection is foreseen, and there is where to go on
+        self._problem = ""  # the last error of this connection
+        self._reason = ""  # why the last dial failed or the last connection ended
+        self._errors: set[str] = set()  # logged for this connection
+        self._mark = ""  # of the credentials that were sent last,
+        self._refused_mark = ""  # ... and of those that NATS refused since it last accepted any
+        self._returns = False  # the connection will end, and another server is known
         self._dialling: asyncio.Task[None] | None = None
         self._moving: asyncio.Task[None] | None = None
-        self._next: Endpoint | None = None  # found before the connection ended
+        self._next: Endpoint | None = None  # to dial next, found before the connection ended
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
         self._running = threading.Event()
-        self._failure: BaseException | None = None  # for which the thread could not begin
+        self._failure: BaseException | None = None  # why the thread could not start
         self._thread = threading.Thread(target=self._run, name="signal-engine", daemon=True)
         self.state = "connecting" if servers else "off"
         self.first: Future[str] = Future()
@@ -112,27 +113,27 @@ class ControlThread:
 
     @property
     def where(self) -> str:
-        """HOST:PORT of the server dialled last, "" for none."""
+        """HOST:PORT of the server that was dialled last; "" if none was."""
         return self._endpoint.server.where if self._endpoint else ""
 
     @property
     def url(self) -> str:
-        """Its URL without secrets, "" for none."""
+        """The URL of that server, without secrets; "" if none was dialled."""
         return self._endpoint.server.url if self._endpoint else ""
 
     def use_control_server(self, control: ControlServer) -> None:
-        """Operators are answered by it while NATS is up. Call before the start."""
+        """Has operators answered while NATS is up. Call before `start`."""
         self._control = control
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Has the control thread do it. From any thread, while it runs."""
+        """Runs a coroutine on the control thread. Raises EngineError if that does not run."""
         if self._loop is None or not self._thread.is_alive():
             work.close()
             raise EngineError("The engine is not running.")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def start(self) -> None:
-        """Returns when the thread runs. Call when the core's loops do. Raises OSError."""
+        """Starts the thread, and returns when it runs. Call after the core's loops have started. Raises OSError."""
         self._thread.start()
         self._running.wait()
         if isinstance(self._failure, OSError):
@@ -142,11 +143,11 @@ class ControlThread:
             raise self._failure
 
     def leave(self) -> None:
-        """From now on the end of the connection is nothing to tell or to mend. Call before the core stops."""
+        """From now on, the end of the connection is not logged, and causes no dial. Call before the core stops."""
         self._leaving = True
 
     def stop(self) -> None:
-        """Ends the thread; blocks until it has. Call after the core has stopped, to hear its last words."""
+        """Ends the thread; blocks until it has. Call after the core has stopped, so that its last mails are handled."""
         if self._thread.is_alive() and self._loop is not None and self._end is not None:
             self._loop.call_soon_threadsafe(self._end.set)
             self._thread.join()
@@ -160,7 +161,7 @@ class ControlThread:
                 raise
             self._failure = error
         finally:
-            main.close()  # where there was not even a loop for it
+            main.close()  # if asyncio.run could not make a loop
             self._running.set()
 
     async def _main(self) -> None:
@@ -198,13 +199,13 @@ class ControlThread:
         try:
             handler(*arguments)
         except Exception:
-            if not self._leaving:  # then the core may be gone already, and wants no answer
+            if not self._leaving:  # otherwise the core may have stopped already
                 logger.exception("the control thread failed to handle an event")
 
-    # -- what the core tells --
+    # -- mails of the core --
 
     def _on_want(self, reason: str) -> None:
-        """There is no connection. An empty reason: there never was one."""
+        """The link has no connection. The reason is empty if it never had one."""
         if self._pool is None or self._leaving:
             return
         if self._moving is not None:
@@ -215,14 +216,14 @@ class ControlThread:
             self._dialling = asyncio.get_running_loop().create_task(self._dial(self._pool, pause))
 
     def _on_info(self, text: bytes) -> None:
-        """The first of a connection asks for CONNECT; later ones tell of changes in the cluster."""
+        """The first INFO of a connection is answered with CONNECT; later ones report changes of the cluster."""
         try:
             if self._pool is not None and self._endpoint is not None:
-                self._heed(text, self._pool, self._endpoint.server)
+                self._take_info(text, self._pool, self._endpoint.server)
         finally:
             self._core.link_info_taken()
 
-    def _heed(self, text: bytes, pool: Pool, server: Server) -> None:
+    def _take_info(self, text: bytes, pool: Pool, server: Server) -> None:
         greets, self._greeted = not self._greeted, True
         try:
             info = parse_info(text)
@@ -239,7 +240,7 @@ class ControlThread:
             self._moving = asyncio.get_running_loop().create_task(self._move(pool, server))
 
     def _introduce(self, info: ServerInfo, server: Server) -> None:
-        """Has the core say who we are. Raises InfoError where it can't."""
+        """Has the core send CONNECT. Raises InfoError for a server that can't be used."""
         from signal_core.engine import TlsError
 
         if server.tls and not (info.tls_required or info.tls_available):
@@ -303,14 +304,14 @@ class ControlThread:
     def _on_log(self, level: str, text: str) -> None:
         event(logger, level, text)
 
-    # -- what follows --
+    # -- states and dialling --
 
     def _tell_control(self, server: Server | None) -> None:
         if self._control is not None:
             self._control.follow(server)
 
     def _lost(self, reason: str) -> float:
-        """A dial failed, or a connection ended. Seconds to wait before the next dial."""
+        """Handles a dial that failed, or a connection that ended. Returns the seconds until the next dial."""
         assert self._pool is not None
         self._reason, returns = reason, self._returns
         if self._was_up:
@@ -329,7 +330,7 @@ class ControlThread:
         return LAST_DELAY if self.state == "refused" else pause
 
     def _round_over(self, pool: Pool, reason: str) -> float:
-        """No server can be had: told once, when that is so. Seconds to wait before the next round."""
+        """Handles a round in which no server could be reached. Returns the seconds until the next round."""
         pool.failed()
         self._failed.clear()
         if self.state in ("connecting", "up"):
@@ -353,12 +354,12 @@ class ControlThread:
             self.first.set_exception(RefusedError(setting, reason))
 
     def decide(self, state: str) -> None:
-        """Gives `first` its value, where it has none. From any thread."""
+        """Sets `first`, unless it is set."""
         with contextlib.suppress(InvalidStateError):
             self.first.set_result(state)
 
     async def _dial(self, pool: Pool, pause: float) -> None:
-        """Waits, chooses, and has the loop connect; tries on until there is something to dial."""
+        """Chooses an endpoint after `pause` seconds, however many rounds that takes, and has the loop dial it."""
         await asyncio.sleep(pause)
         while True:
             try:
@@ -388,7 +389,7 @@ class ControlThread:
         raise reason
 
     async def _reach(self, pool: Pool, server: Server, alone: bool) -> Endpoint:
-        """The first of a server's endpoints that answers. Raises OSError, and takes it out of the round."""
+        """Returns the first endpoint of a server that answers; else drops it from the round and raises OSError."""
         try:
             endpoints = [endpoint for endpoint in await endpoints_of(server) if endpoint not in self._failed]
             if alone and len(endpoints) == 1:
@@ -401,7 +402,7 @@ class ControlThread:
             raise
 
     async def _move(self, pool: Pool, server: Server) -> None:
-        """Looks for another server than this one, which is about to end, and leaves it once there is one."""
+        """Finds another server than this one, which is about to stop, and then leaves it."""
         while self.state == "up":
             others = [other for other in pool.servers if other != server]
             try:

@@ -1,4 +1,4 @@
-"""Calls of the core, with its errors as those of the public API."""
+"""Calls the core, and converts its errors to those of the public API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def call_core(call: Callable[..., T], *arguments: object) -> T:
-    """Returns what the core answers. Raises EngineError if it has stopped meanwhile."""
+    """Calls a function of the core. Raises EngineError if the core has stopped."""
     try:
         return call(*arguments)
     except Exception as error:
@@ -23,7 +23,7 @@ def call_core(call: Callable[..., T], *arguments: object) -> T:
 
 
 def raise_code(code: str, wrong: Callable[[], str]) -> None:
-    """Raises DeliveryError for a code; "" is none. `wrong` says what makes a request a bad one."""
+    """Raises DeliveryError for any code but "". `wrong` explains a bad request."""
     if code:
         from signal_core.engine import code_sentence
 

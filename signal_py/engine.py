@@ -85,10 +85,10 @@ class Engine:
         self._runtime = self._new_runtime()
         self._local_peer: LocalPeer | None = None
         self._started = False
-        self._step: asyncio.Future[None] | None = None  # of the start
+        self._step: asyncio.Future[None] | None = None  # the present step of the start
         self._stopping: asyncio.Future[None] | None = None
         self._draining: asyncio.Future[None] | None = None
-        self._come = asyncio.Event()  # the start is over, well or not
+        self._come = asyncio.Event()  # the start has succeeded or failed
         self._ended = asyncio.Event()
 
     def _new_runtime(self) -> Runtime:
@@ -160,7 +160,7 @@ class Engine:
         await self._ended.wait()
 
     def _asked_to_drain(self) -> None:
-        """From another thread; no effect where the loop has ended."""
+        """Called on another thread. No effect if the loop has ended."""
         if self._affinity.loop is not None:
             with contextlib.suppress(RuntimeError):
                 self._affinity.loop.call_soon_threadsafe(self._begin_drain)
@@ -171,7 +171,7 @@ class Engine:
         return self._draining
 
     async def _drain(self) -> None:
-        """An order that comes while the engine starts is obeyed once it has."""
+        """A drain that is requested during the start begins after it."""
         if self._started:
             await self._come.wait()
         try:
@@ -181,7 +181,7 @@ class Engine:
             await self.stop()
 
     async def _stop(self) -> None:
-        """To its end, also where the program cancels all its tasks."""
+        """Stops completely, even if the program cancels all its tasks."""
         self._runtime.hurry()
         try:
             if self._step is not None and not self._step.done():  # of a start that is under way
@@ -194,7 +194,7 @@ class Engine:
             self._ended.set()
 
     async def _blocking(self, call: Callable[[], None]) -> None:
-        """Runs a step of the start on a thread of its own; a cancellation waits for the step's end."""
+        """Runs a step of the start on a thread. A cancellation waits until the step has ended."""
         self._step = in_joined_thread(call)
         try:
             await asyncio.shield(self._step)
@@ -205,7 +205,7 @@ class Engine:
         if self._stopping is not None:
             raise EngineError("The engine was stopped while it was starting.")
 
-    # -- what it is --
+    # -- properties --
 
     @property
     def node(self) -> str:
@@ -248,7 +248,7 @@ class Engine:
         self._settle_process()
         return self._runtime.stats()
 
-    # -- what it does --
+    # -- operations --
 
     async def send(
         self,
@@ -426,23 +426,23 @@ class Engine:
             raise_code(await self._local_peer.receipt(ref, seconds), wrong)
 
     def _settle_process(self) -> None:
-        """In a child made by fork() an engine that was never used makes its parts anew."""
+        """Makes new parts for an engine that was never used, in a child made by fork()."""
         if self._affinity.moves():
             self._runtime = self._new_runtime()
 
     def _settle(self, last: bool = False) -> None:
-        """Before a coroutine that may be the first to be awaited: the loop that runs is the engine's from here on."""
+        """Binds the engine to the running loop, for a coroutine that may be the first one."""
         self._settle_process()
         self._affinity.enter(last)
 
     def _core_here(self) -> Core:
-        """The core, where it runs, for what belongs to the loop."""
+        """As `_core`, for what may only be used on the engine's loop."""
         self._settle_process()
         self._affinity.check()
         return self._core()
 
     def _core(self) -> Core:
-        """The core, where it runs."""
+        """Returns the core. Raises EngineError unless it runs."""
         self._settle_process()
         if self._runtime.state not in ("running", "draining") or self._runtime.core is None:
             raise EngineError(f"The engine is {self._runtime.state if self._started else 'not started'}.")

@@ -1,4 +1,4 @@
-"""Addresses to listen on: names are resolved, ports are chosen and held until the loops listen there."""
+"""Addresses to listen on: resolves names, and holds ports until the loops listen there."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from signal_py.base.log import event
 
 logger = logging.getLogger(__name__)
 
-MAX_ADDRESSES = 16  # of one engine; the core's bound
-LISTENS = "0A"  # a socket's state in /proc/net/tcp
-PORT_TRIES = 20  # of free ports, until all addresses of a name have the same one
-ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)  # what is not of this machine, or off
+MAX_ADDRESSES = 16  # of one engine; the core's limit
+LISTENS = "0A"  # TCP_LISTEN, as in /proc/net/tcp
+PORT_TRIES = 20  # free ports tried until all addresses of a name can have the same one
+ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)  # not of this machine, or disabled
 
 
 class Address(NamedTuple):
-    """What a socket is bound to."""
+    """An address to bind to."""
 
     family: int
     host: str  # numeric
@@ -34,14 +34,14 @@ class Address(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """What one HOST:PORT text stands for."""
+    """The addresses of one HOST:PORT text."""
 
     addresses: list[Address]
-    is_name: bool  # its host is no number: one of its addresses is enough
+    is_name: bool  # the host is a name, so one usable address is enough
 
 
 def resolve(texts: Iterable[str], named: str) -> list[Resolved]:
-    """All addresses that HOST:PORT texts stand for, each once. Blocks while it asks for names. Raises ConfigError."""
+    """Resolves HOST:PORT texts, each address once. Blocks on name lookups. Raises ConfigError."""
     known: set[Address] = set()
     resolved: list[Resolved] = []
     for text in texts:
@@ -75,17 +75,22 @@ def _resolve_one(text: str, named: str) -> Resolved:
 
 
 class Probes:
-    """Sockets that hold ports, bound but not listening, so that no other program takes them meanwhile.
+    """Sockets that are bound but don't listen, so that no other program takes the ports meanwhile.
 
-    The loops bind with SO_REUSEPORT, which would let a second engine of the same user share a port unseen. A
-    probe binds without it first, and so finds out; it takes the option afterwards, to let the loops in.
+    The loops bind with SO_REUSEPORT, so a second engine of the same user could share a port unnoticed. A probe first
+    binds without that option, which fails if the port is in use, and then sets it for the loops.
     """
 
     def __init__(self, resolved: Iterable[Resolved], named: str, share: str = "") -> None:
-        """`share`: what others set, too, who may have it already; "": nobody may. With port 0 all addresses of a name
-        get the same port. Raises ConfigError where an address can't be had; one of several of a name may be missing."""
+        """Binds all addresses. With port 0, all addresses of a name get the same port.
+
+        named  how the setting was given, for errors
+        share  the setting by which other engines may share the port, for errors; "" if none may
+
+        Raises ConfigError if an address can't be used. Some, but not all, addresses of a name may be missing.
+        """
         self._share = share
-        self.addresses: list[Address] = []  # as given, port 0 replaced by the one that was chosen
+        self.addresses: list[Address] = []  # in their order, with the chosen port in place of 0
         self._sockets: list[socket.socket] = []
         self._named = named
         resolved = list(resolved)
@@ -114,21 +119,21 @@ class Probes:
             held = len(self._sockets)
             try:
                 return self._hold_all(one)
-            except _CanNotError as error:
+            except _UnusableError as error:
                 tries -= 1
                 if not tries or error.reason.errno != errno.EADDRINUSE:
-                    raise ConfigError(_why_not(error.reason, error.address, self._named, self._share)) from None
+                    raise ConfigError(_problem(error.reason, error.address, self._named, self._share)) from None
             for spare in self._sockets[held:]:
                 spare.close()
             del self._sockets[held:], self.addresses[held:]
 
     def _hold_all(self, wanted: Resolved) -> None:
-        missing: list[_CanNotError] = []
+        missing: list[_UnusableError] = []
         port = 0
         for address in wanted.addresses:
             try:
                 port = self._hold(address._replace(port=address.port or port))
-            except _CanNotError as error:
+            except _UnusableError as error:
                 if not wanted.is_name or error.reason.errno not in ABSENT:
                     raise
                 missing.append(error)
@@ -140,7 +145,7 @@ class Probes:
             event(logger, "warning", text, setting=self._named, address=place)
 
     def _hold(self, address: Address) -> int:
-        """The port that it has."""
+        """Binds a probe, and returns its port."""
         probe = None
         try:
             probe = socket.socket(address.family, socket.SOCK_STREAM)
@@ -152,15 +157,15 @@ class Probes:
         except OSError as error:
             if probe is not None:
                 probe.close()
-            raise _CanNotError(error, address) from None
+            raise _UnusableError(error, address) from None
         port = int(probe.getsockname()[1])
         self._sockets.append(probe)
         self.addresses.append(address._replace(port=port))
         return port
 
 
-class _CanNotError(Exception):
-    """An address can't be had."""
+class _UnusableError(Exception):
+    """An address can't be used."""
 
     def __init__(self, reason: OSError, address: Address) -> None:
         super().__init__(address)
@@ -169,21 +174,21 @@ class _CanNotError(Exception):
 
 
 def where(address: Address) -> tuple[object, ...]:
-    """As bind takes it."""
+    """Returns an address in the form that bind() takes."""
     if address.family == socket.AF_INET6:
         return address.host, address.port, 0, address.scope
     return address.host, address.port
 
 
 def prepare(listener: socket.socket, address: Address, others: Iterable[Address]) -> None:
-    """`[::]` takes IPv4, too, unless an address of IPv4 with the same port is among the others (as in thread.pxd)."""
+    """Makes `[::]` accept IPv4 as well, unless an IPv4 address has the same port (as in loop/thread.pxd)."""
     if address.family == socket.AF_INET6:
         ipv4 = any(other.family == socket.AF_INET and other.port == address.port != 0 for other in others)
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv4 or address.host != "::"))
 
 
 def _bind(probe: socket.socket, where: tuple[object, ...]) -> None:
-    """Binds alone; where connections of a former engine linger, as the second of those who may."""
+    """Binds; with SO_REUSEADDR only if it is needed, since connections of an earlier engine may linger."""
     try:
         probe.bind(where)
     except OSError as error:
@@ -193,7 +198,7 @@ def _bind(probe: socket.socket, where: tuple[object, ...]) -> None:
         probe.bind(where)
 
 
-def _who_has(address: Address, named: str, share: str) -> str:
+def _in_use(address: Address, named: str, share: str) -> str:
     where = host_port(address.host, address.port)
     if held_here(address.port):
         return (
@@ -211,9 +216,9 @@ def _who_has(address: Address, named: str, share: str) -> str:
 
 
 def held_here(port: int) -> bool:
-    """Whether a socket of this process listens on the port; False where the system doesn't tell."""
+    """Returns whether a socket of this process listens on the port; False without /proc."""
     ours: set[str] = set()
-    for table in glob.iglob("/proc/self/task/*/fd"):  # a loop has a table of its own
+    for table in glob.iglob("/proc/self/task/*/fd"):  # loops may have tables of their own
         for name in _entries(table):
             with contextlib.suppress(OSError):
                 ours.add(os.readlink(f"{table}/{name}"))
@@ -230,13 +235,13 @@ def held_here(port: int) -> bool:
 def _entries(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
-    except OSError:  # of a thread that has just ended
+    except OSError:  # the thread has just ended
         return []
 
 
-def _why_not(error: OSError, address: Address, named: str, share: str) -> str:
+def _problem(error: OSError, address: Address, named: str, share: str) -> str:
     if error.errno == errno.EADDRINUSE:
-        return _who_has(address, named, share)
+        return _in_use(address, named, share)
     where = host_port(address.host, address.port)
     if error.errno in (errno.EACCES, errno.EPERM):
         return (

@@ -1,4 +1,4 @@
-"""The embedding program as a peer: messages to it, clients that connect and disconnect, receipts that it awaits."""
+"""The embedding program as a peer: its messages, its presence, its receipts, and clients that come and go."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from signal_py.base.throttled_log import ThrottledLog
 if TYPE_CHECKING:
     from signal_core.engine import Core
 
-JOIN_PAUSE = 0.001  # seconds between looks whether a join may go on
-BATCH = 1024  # events taken from the core before other callbacks of the loop have their turn
+JOIN_PAUSE = 0.001  # seconds between checks whether a join may go on
+BATCH = 1024  # events that are taken from the core before other callbacks of the loop run
 RECEIPT_MARGIN = 1.0  # seconds after a message's ttl until its receipt counts as lost
-REF_PREFIX = "s"  # of refs made here; those that the program chooses may be any
+REF_PREFIX = "s"  # of the refs made here; the program may choose any
 
 Handler = Callable[..., Awaitable[None] | None]
 
@@ -122,7 +122,7 @@ class Presence:
 
 @dataclass(frozen=True)
 class Handlers:
-    """What the embedding program gave to `Engine`."""
+    """The handlers that the embedding program gave to `Engine`."""
 
     message: Handler | None = None
     connect: Handler | None = None
@@ -131,7 +131,7 @@ class Handlers:
 
 
 class LocalPeer:
-    """Takes the core's events on the program's asyncio loop, and hands them on in order. Not thread-safe."""
+    """Passes the core's events to the handlers, in order, on the program's asyncio loop. Not thread-safe."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class LocalPeer:
         handlers: Handlers,
         send: Send | None = None,
     ) -> None:
-        """`limit`: messages kept for `messages()`; more are dropped and counted. `send` answers one."""
+        """`limit`: messages kept for `messages()`; further ones are dropped and counted. `send` is used by replies."""
         self._core = core
         self._send = send
         self._limit = limit
@@ -160,7 +160,7 @@ class LocalPeer:
         self._loop.add_reader(core.service_fd, self._drain)
 
     def close(self) -> None:
-        """Takes what is still there, and ends every wait."""
+        """Handles the remaining events, and ends every wait."""
         if not self._open:
             return
         with contextlib.suppress(RuntimeError):  # the program's loop is closed
@@ -176,7 +176,7 @@ class LocalPeer:
                     waiting.set_result("unavailable")
 
     def new_ref(self) -> str:
-        """One that is not outstanding: at most 16 of A-Za-z0-9."""
+        """Returns a ref that is not outstanding: at most 16 of A-Za-z0-9."""
         while True:
             self._next_ref += 1
             ref = f"{REF_PREFIX}{self._next_ref:x}"
@@ -192,8 +192,7 @@ class LocalPeer:
         return ref
 
     async def turn_to_join(self, end: float) -> bool:
-        """Waits until the core has room for what a join causes; False where it has none up to that time of the loop's
-        clock."""
+        """Waits until the core has room for a join. Returns False if it has none until `end`, in the loop's time."""
         while True:
             await asyncio.sleep(JOIN_PAUSE)
             if self._loop.time() >= end:
@@ -216,7 +215,7 @@ class LocalPeer:
             del self._receipts[ref]
 
     async def messages(self) -> AsyncIterator[Message]:
-        """Messages as they come, until the engine stops. Raises EngineError on another loop than the program's."""
+        """Yields messages until the engine stops. Raises EngineError on another loop than the program's."""
         if asyncio.get_running_loop() is not self._loop:
             raise EngineError("messages() was called on another asyncio loop: use the one that started the engine.")
         while self._queue or self._open:
@@ -227,7 +226,7 @@ class LocalPeer:
                 await self._wake.wait()
 
     def _drain(self) -> bool:
-        """Handles a batch of events; whether there may be more."""
+        """Handles a batch of events. Returns whether there may be more."""
         if not self._open:
             return False
         if os.getpid() != self._pid:
@@ -249,8 +248,10 @@ class LocalPeer:
         return bool(events)
 
     def _disown(self) -> None:
-        """In a child made by fork() that goes on with the loop: said once. The reader stays, since taking it from the
-        selector, which both processes share, would take it from the parent, too."""
+        """Stops, in a child made by fork() that continues the loop. Logged once.
+
+        The reader stays: both processes share the selector, so removing it would remove it from the parent.
+        """
         self._open = False
         self._wake.set()
         logger.error("a child made by fork() can't use the engine of its parent: make a new one there")
@@ -274,7 +275,7 @@ class LocalPeer:
             waiting.set_result(code)
 
     def _call(self, handler: Handler | None, *arguments: object) -> None:
-        """Calls a handler of the program's. A coroutine runs as a task; what is raised is a complaint."""
+        """Calls a handler of the program. A coroutine runs as a task. Exceptions are logged."""
         if handler is None:
             return
         try:
@@ -294,7 +295,7 @@ class LocalPeer:
 
 
 def _presence(text: str) -> list[Presence]:
-    """What MEMBERS, JOIN or LEAVE tells."""
+    """Reads MEMBERS, JOIN or LEAVE."""
     head, _, lines = text.partition("\n")
     verb, room, *who = head.split(" ")
     told = [line.split(" ") for line in lines.split("\n") if line] if verb == "MEMBERS" else [who]

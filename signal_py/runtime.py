@@ -1,4 +1,4 @@
-"""Puts the parts of an engine together, takes them apart. It blocks; Engine calls it on other threads."""
+"""Starts and stops the parts of an engine. Its methods block, so Engine calls them on other threads."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FIRST_TIMEOUT = 5.0  # seconds that a start waits for NATS before it goes on without
-NODE_LENGTH = 8  # of a random name: two of 10,000 nodes share one with a chance of 0.002 %
+FIRST_TIMEOUT = 5.0  # seconds that a start waits for NATS
+NODE_LENGTH = 8  # of a random name; the chance that two of 10,000 nodes share one is 0.002 %
 NODE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-MEMORY_SHARE = 4  # a backlog-total or input-total of 0 is memory over this
-INBOX_SHARE = 8  # all inboxes together have memory over this, where inbox-messages is 0,
-INBOX_MESSAGES, INBOX_LEAST = 65536, 64  # ... but no more than so many messages each; and no fewer in any case
-INBOX_MESSAGE = 1024  # bytes that an inbox has for each of its messages (engine_loops.pxi)
-DRAIN_LOOK = 0.05  # seconds between looks whether a drain is over
-LAST_WORDS = 0.1  # seconds for what the last client said to reach the link's loop
+MEMORY_SHARE = 4  # the default of backlog-total and input-total is memory divided by this
+INBOX_SHARE = 8  # by default, all mailboxes together may use memory divided by this,
+INBOX_MESSAGES, INBOX_LEAST = 65536, 64  # ... each between these numbers of messages
+INBOX_MESSAGE = 1024  # bytes that a mailbox has for each message (engine_loops.pxi)
+DRAIN_LOOK = 0.05  # seconds between checks whether a drain is over
+LAST_WORDS = 0.1  # seconds for the last client's messages to reach the link's loop
 
 CORE_SIZES = (
     "prefix",
@@ -88,7 +88,7 @@ CORE_TIMES = {
 
 
 def _network(text: str) -> tuple[bytes, int]:
-    """Address, of 16 bytes, and the number of its bits that count; IPv4 is mapped into IPv6."""
+    """Returns the address, of 16 bytes, and the length of its prefix. IPv4 is mapped into IPv6."""
     network = ipaddress.ip_network(text, strict=False)
     if isinstance(network, ipaddress.IPv4Network):
         return bytes(10) + b"\xff\xff" + network.network_address.packed, 96 + network.prefixlen
@@ -96,13 +96,13 @@ def _network(text: str) -> tuple[bytes, int]:
 
 
 def inbox_messages(config: Config, memory: int, loops: int) -> int:
-    """Of each loop, and of the embedding program, where so many bytes of memory may be used."""
+    """Returns the limit of each mailbox, if the process may use `memory` bytes."""
     share = memory // INBOX_SHARE // INBOX_MESSAGE // (loops + 1)
     return max(config.inbox_messages or min(INBOX_MESSAGES, share), INBOX_LEAST)
 
 
 def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict[str, object]:
-    """The settings as the core takes them: times in milliseconds, every default filled in."""
+    """Returns the settings as the core takes them: times in milliseconds, every default filled in."""
     here = resources()
     loops = config.loops or min(here.processors, int(SETTINGS["loops"].high))
     settings: dict[str, object] = {name: getattr(config, name) for name in CORE_SIZES}
@@ -127,19 +127,19 @@ def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict
 class Runtime:
     """One engine's parts, in the order of their start: admin, ports, NATS, core, control thread.
 
-    Calls, each at most once and in this order: prepare, run, drain (or not), stop, close. After a failure
+    Call each of prepare, run, drain (optional), stop and close at most once, in this order. After a failure, call
     only stop and close.
     """
 
     def __init__(
         self, config: Config, hooks: bool, on_drain: Callable[[], None], authorize: Authorizer | None = None
     ) -> None:
-        """`on_drain` is called, on a thread of the admin's, when an operator asks for a drain."""
+        """`on_drain` is called on a thread of the admin server when an operator asks for a drain."""
         self.config = config
         self.node = config.node or "".join(secrets.choice(NODE_LETTERS) for _ in range(NODE_LENGTH))
         self.state = "starting"
         self.core: Core | None = None
-        self.inbox_messages = 0  # that may wait for the embedding program; known once there is a core
+        self.inbox_messages = 0  # limit of the embedding program's mailbox; set by prepare
         self.control_thread: ControlThread | None = None
         self.embedded: EmbeddedNats | None = None
         self.local_peer: LocalPeer | None = None  # set by Engine, between prepare and run
@@ -147,7 +147,7 @@ class Runtime:
         self._hooks = hooks
         self._on_drain: Callable[[], None] | None = on_drain
         self._hurried = threading.Event()
-        self._turning = threading.Lock()  # a drain and a stop may begin at one moment, on two threads
+        self._turning = threading.Lock()  # a drain and a stop may begin at once on two threads
         self._authorize = authorize
         self._keys: Keys | None = None  # of tokens
         self.program: asyncio.AbstractEventLoop | None = None  # set by Engine, before prepare
@@ -158,22 +158,22 @@ class Runtime:
 
     @property
     def urls(self) -> list[str]:
-        """Of the addresses that it listens on, as they were bound."""
+        """The URLs of the addresses that it listens on, as they were bound."""
         return [bound_url(host, port, self.config.path) for host, port in self.listening]
 
     @property
     def advertised(self) -> str:
-        """The URL by which clients reach it, "" where that is not said."""
+        """The URL by which clients reach it; "" if the setting is not given."""
         told = self.config.advertise
         return told if not told or "://" in told else f"ws://{told}{self.config.path}"
 
     @property
     def admin_address(self) -> tuple[str, int] | None:
-        """Host and port of the admin server, where there is one."""
+        """Host and port of the admin server; None without one."""
         return self._admin.addresses[0][1:3] if self._admin else None
 
     def prepare(self) -> None:
-        """Everything before the loops. Raises ConfigError."""
+        """Starts everything but the loops. Raises ConfigError."""
         from signal_core.engine import COUNTERS, Core
 
         config = self.config
@@ -213,7 +213,7 @@ class Runtime:
             self._admin.count(COUNTERS)
 
     def run(self) -> None:
-        """Starts the loops and the link; returns when clients may come. Raises ConfigError."""
+        """Starts the loops and the link. Returns when clients can connect. Raises ConfigError."""
         assert self.core is not None and self.control_thread is not None and self._probes is not None
         addresses = self._probes.addresses
         try:
@@ -231,14 +231,16 @@ class Runtime:
         self.state = "running"
 
     def hurry(self) -> None:
-        """Ends the wait that `run` or `drain` may be in. From any thread."""
+        """Ends the wait of a `run` or `drain` that is under way. May be called from any thread."""
         self._hurried.set()
         if self.control_thread is not None:
             self.control_thread.decide("connecting")
 
     def drain(self) -> None:
-        """Takes no new clients, sends the others away evenly over `drain_time`; returns when all are gone, the
-        time is over, or it is hurried. No effect once a stop has begun."""
+        """Refuses new clients and sends the others away, evenly over `drain_time`.
+
+        Returns when all are gone, the time is over, or `hurry` is called. No effect once a stop has begun.
+        """
         assert self.core is not None
         with self._turning:
             if self.state != "running":
@@ -254,7 +256,7 @@ class Runtime:
             self._hurried.wait(LAST_WORDS)
 
     def _ask_drain(self) -> dict[str, Any]:
-        """An operator's wish, from the admin's threads: what it leads to."""
+        """Begins a drain for an operator. Returns what it will do. Called on threads of the admin server."""
         connections = self.stats().get("total", {}).get("connections", 0)
         if self._on_drain is not None:
             self._on_drain()
@@ -273,19 +275,19 @@ class Runtime:
             self.core.join()
 
     def close(self) -> None:
-        """Ends what else there is."""
+        """Ends everything else."""
         if self.control_thread is not None:
             self.control_thread.stop()
         for part in (self._probes, self.embedded):
             if part is not None:
                 part.close()
         self.state = "stopped"
-        self._on_drain = None  # what held the engine lets it go
+        self._on_drain = None  # a reference to the engine
         if self._admin is not None:
             self._admin.stop()
 
     def stats(self) -> dict[str, Any]:
-        """The core's statistics, and what is known about the whole. From any thread."""
+        """Returns the core's statistics and the state of the node. May be called from any thread."""
         counted: dict[str, Any] = dict(self.core.stats()) if self.core is not None and self._looping else {}
         return counted | {
             "node": self.node,
@@ -304,7 +306,7 @@ class Runtime:
         }
 
     def unready(self) -> str:
-        """Why clients should go elsewhere, "" where not. NATS away is no reason: local delivery works."""
+        """Returns why the node is not ready; "" if it is. It is ready without NATS, since local delivery works."""
         if self.state != "running":
             return self.state
         if self._keys is not None and not self._keys.count:
@@ -313,7 +315,7 @@ class Runtime:
         return "NATS refuses this node" if self.control_thread and self.control_thread.state == "refused" else ""
 
     def _control_server(self, core: Core, inspection: Inspection, credentials: Credentials, tls: Tls) -> ControlServer:
-        """What answers operators on NATS."""
+        """Makes what answers operators on NATS."""
         handlers = CommandHandlers(core, inspection, self.stats, self._ask_drain)
         return ControlServer(
             self.node,
@@ -326,7 +328,7 @@ class Runtime:
         )
 
     def _authenticator(self, verifier: Verifier | None) -> Authenticator | None:
-        """Who decides who may connect."""
+        """Makes what decides who may connect; None admits all."""
         if verifier is not None:
             return JwtAuthenticator(verifier, self._answer, self.config.auth_timeout)
         if self._authorize is not None and self.program is not None:
@@ -334,7 +336,7 @@ class Runtime:
         return None
 
     def _answer(self, verdicts: list[Verdict]) -> None:
-        """To the loops, while they run: later nobody waits for it."""
+        """Passes verdicts to the loops, if they still run."""
         from signal_core.engine import CoreError
 
         if self.core is not None:
@@ -342,7 +344,7 @@ class Runtime:
                 self.core.verdicts(verdicts)
 
     def _servers(self) -> list[Server]:
-        """The NATS servers to join; starts the embedded one. Raises ConfigError."""
+        """Returns the NATS servers to connect to. Starts the embedded one. Raises ConfigError."""
         nats = self.config.nats
         if nats == ("auto",):
             nats = ("embedded",) if installed_server() else ("off",)
@@ -360,10 +362,10 @@ class Runtime:
             try:
                 control_thread.first.result(FIRST_TIMEOUT)
             except RefusedError as refused:
-                raise ConfigError(_mend(self.config, refused)) from None
+                raise ConfigError(_refused_text(self.config, refused)) from None
 
 
-def _mend(config: Config, refused: RefusedError) -> str:
+def _refused_text(config: Config, refused: RefusedError) -> str:
     named = config.named(refused.setting)
     if refused.setting == "node":
         return f"{named} can't be used: {refused}. Choose another, or leave it out for a random one."

@@ -24,13 +24,13 @@ from signal_py.base.aio import cancel_and_wait, in_thread, with_timeout
 from signal_py.base.log import event
 from signal_py.base.throttled_log import ThrottledLog
 
-SLICE = 128  # tokens judged before the thread looks at something else
-AT_ONCE = 256  # calls of an authorizer that run at the same time
-QUIET = 1.0  # seconds between two refusals that are told
+SLICE = 128  # tokens that are checked before the thread handles other events
+AT_ONCE = 256  # calls of an authorizer at a time
+QUIET = 1.0  # seconds between two refusals that are logged at level info
 UNREFUSED, FAILED = 0, 503
 
 Question = tuple[int, bool, bytes]
-"""Of the core: connection, whether it is a renewal, lines (see signal_core/client/auth.pxd)."""
+"""From the core: connection, whether it is a renewal, lines (signal_core/client/auth.pxd)."""
 Authorizer = Callable[[Request], Awaitable[Grant | Refusal]]
 Answer = Callable[[list[Verdict]], None]
 
@@ -38,20 +38,20 @@ logger = logging.getLogger(__name__)
 
 
 class Authenticator(Protocol):
-    """What the control thread needs of one. All on that thread."""
+    """Answers the core's questions. All methods are called on the control thread."""
 
     def start(self) -> None:
-        """The thread's asyncio loop runs."""
+        """Called once, when the thread's asyncio loop runs."""
 
     def take(self, questions: Sequence[Question]) -> None:
-        """Sees to it that each is answered."""
+        """Takes questions, each of which gets one answer."""
 
     async def close(self) -> None:
-        """Nothing more is asked."""
+        """Called once; no questions come after it."""
 
 
 def request_of(question: Question) -> Request:
-    """What an authorizer is shown."""
+    """Returns the request that an authorizer receives."""
     _, renewal, lines = question
     remote, origin, path, query, user, token, *head = lines.decode("latin-1").split("\n", 6)
     pairs = (pair for pair in query.split("&") if pair != "token" and not pair.startswith("token="))
@@ -60,7 +60,7 @@ def request_of(question: Question) -> Request:
 
 
 def secrets_of(question: Question) -> list[str]:
-    """What of it no log may show."""
+    """Returns the parts of a question that must not be logged."""
     request = request_of(question)
     authorization = request.headers.get("authorization", "")
     values = [pair.partition("=")[2] for pair in request.query.split("&")]
@@ -72,8 +72,10 @@ def secrets_of(question: Question) -> list[str]:
 
 
 class Refusals:
-    """Makes refusals, and tells of one a second at level info, of the others at level debug: the log must not grow with
-    what strangers try."""
+    """Makes refusals and logs them: one a second at level info, the others at level debug.
+
+    So strangers can't fill the log.
+    """
 
     def __init__(self) -> None:
         self._last = -QUIET
@@ -85,7 +87,7 @@ class Refusals:
         if due or logger.isEnabledFor(logging.DEBUG):
             fields: dict[str, object] = {"claim": claim} if claim else {}
             remote, _, rest = question[2].partition(b"\n")
-            if claim:  # of a token, which comes last
+            if claim:  # of the token, which is the last line
                 fields |= described(rest.rpartition(b"\n")[2])
             if due:
                 fields |= {"untold": self._untold} if self._untold else {}
@@ -98,21 +100,21 @@ class Refusals:
 
 
 class JwtAuthenticator:
-    """Checks signatures and claims, SLICE at a time, so that NATS is not kept waiting."""
+    """Checks signatures and claims, SLICE at a time, so that NATS does not wait."""
 
     def __init__(self, verifier: Verifier, answer: Answer, timeout: float) -> None:
-        """`timeout`: seconds for keys that must be fetched."""
+        """`timeout`: seconds that a token waits while keys are fetched."""
         self._verifier = verifier
         self._answer = answer
         self._timeout = timeout
-        self._questions: deque[tuple[Question, bool]] = deque()  # and whether it has waited for keys
+        self._questions: deque[tuple[Question, bool]] = deque()  # with whether it has waited for keys
         self._waiting: list[Question] = []  # for keys
         self._planned = False
         self._tasks: set[asyncio.Future[None]] = set()
         self._wanted = asyncio.Event()
         self._failures = ThrottledLog(logger)
         self._refusals = Refusals()
-        self._told: set[str] = set()  # why keys can't be had, since they last could
+        self._told: set[str] = set()  # reasons that were logged since keys were last available
 
     def start(self) -> None:
         if self._verifier.keys.changing:
@@ -133,7 +135,7 @@ class JwtAuthenticator:
             self._authenticate_slice()
 
     def _authenticate_slice(self) -> None:
-        """One slice; the rest after others had their turn."""
+        """Authenticates a slice; the rest follows after other events of the loop."""
         verdicts = []
         for _ in range(min(SLICE, len(self._questions))):
             question, last = self._questions.popleft()
@@ -150,7 +152,7 @@ class JwtAuthenticator:
             self._answer(verdicts)
 
     def authenticate(self, question: Question, last: bool = False) -> Verdict | None:
-        """None: the key is not known, and may become so. `last`: then it is refused instead."""
+        """Returns the verdict, or None if the key may become known. With `last`, such a token is refused."""
         refuse = self._refusals.refuse
         token = question[2].rpartition(b"\n")[2]
         try:
@@ -169,8 +171,10 @@ class JwtAuthenticator:
             return refuse(question, FAILED, type(error).__name__)
 
     async def _refresh(self) -> None:
-        """Looks for keys in time; sooner where a token names one that is not known, or the last look failed. One look
-        at a time, however slow the server that has the keys."""
+        """Refreshes the keys: periodically, after a failure, and when a token names an unknown one.
+
+        One lookup at a time, however slow it is.
+        """
         keys = self._verifier.keys
         looking: asyncio.Future[None] | None = None
         retry = LOOK_PAUSE
@@ -191,7 +195,7 @@ class JwtAuthenticator:
             await asyncio.sleep(keys.pause())
 
     def _tell(self, trouble: Trouble | None) -> None:
-        """Logs each kind of trouble once, and its end."""
+        """Logs each kind of trouble once, and the end of it."""
         keys = self._verifier.keys
         if trouble is None:
             if self._told:
@@ -203,27 +207,27 @@ class JwtAuthenticator:
             event(logger, "warning", text, source=keys.source, reason=trouble.text, keys=keys.count)
 
     def _settle(self) -> None:
-        """Those that waited are judged by what is known now."""
+        """Authenticates the tokens that waited, with the keys that are known now."""
         waiting, self._waiting = self._waiting, []
         self._put([(question, True) for question in waiting])
 
 
 class CallbackAuthenticator:
-    """Has an async function of the embedding program decide, AT_ONCE calls at a time, each with its time."""
+    """Calls an async function of the embedding program, at most AT_ONCE at a time, each with a timeout."""
 
     def __init__(self, authorize: Authorizer, answer: Answer, timeout: float, loop: asyncio.AbstractEventLoop) -> None:
         self._authorize = authorize
         self._answer = answer
         self._timeout = timeout
         self._loop = loop  # the program's
-        self._queue: deque[tuple[float, Question]] = deque()  # with the time by which it is to be answered
+        self._queue: deque[tuple[float, Question]] = deque()  # with its deadline
         self._running: dict[int, asyncio.Future[Grant | Refusal]] = {}  # by connection
         self._verdicts: list[Verdict] = []
         self._failures = ThrottledLog(logger)
         self._refusals = Refusals()
 
     def start(self) -> None:
-        """It has no thread of its own."""
+        """Does nothing: the calls run on the program's loop."""
 
     def take(self, questions: Sequence[Question]) -> None:
         try:
@@ -232,7 +236,7 @@ class CallbackAuthenticator:
             self._answer([self._refusals.refuse(question, FAILED, "the program has stopped") for question in questions])
 
     async def close(self) -> None:
-        """What still runs ends by its own time: nobody waits for it."""
+        """Does nothing: calls that still run end by their timeout."""
 
     def _accept(self, questions: list[Question]) -> None:
         end = self._loop.time() + self._timeout
@@ -240,7 +244,7 @@ class CallbackAuthenticator:
         self._start()
 
     def _start(self) -> None:
-        """As many calls as may run; those who waited too long are not asked about any more."""
+        """Starts as many calls as may run. Questions past their deadline are refused."""
         while self._queue and len(self._running) < AT_ONCE:
             end, question = self._queue.popleft()
             if end <= self._loop.time():
@@ -262,7 +266,7 @@ class CallbackAuthenticator:
             task.add_done_callback(functools.partial(self._done, question, timer))
 
     def _late(self, question: Question, task: asyncio.Future[Grant | Refusal]) -> None:
-        """Refuses; what the authorizer does about its cancellation is not waited for."""
+        """Refuses a question at its deadline, and does not wait for the cancelled call."""
         if self._running.get(question[0]) is task:
             del self._running[question[0]]
             self._fail(question, f"no answer in {self._timeout:g} s")
@@ -289,7 +293,7 @@ class CallbackAuthenticator:
                 self._add(verdict_of(question[0], answer, time.time()))
             except GrantError as wrong:
                 self._fail(question, f"its Grant can't be used: {wrong}")
-            except Exception as error:  # a Grant may hold anything; each question is answered
+            except Exception as error:  # a Grant may hold anything, and each question needs an answer
                 self._fail(question, "", error)
         elif isinstance(answer, Refusal):
             self._fail(question, f"the status of its Refusal must be {' or '.join(map(str, REFUSALS))}")
@@ -301,7 +305,7 @@ class CallbackAuthenticator:
         self._add(self._refusals.refuse(question, FAILED, reason or type(error).__name__))
 
     def _add(self, verdict: Verdict) -> None:
-        """Answers go in one piece, when the loop has done what it has at hand."""
+        """Collects verdicts, to answer them in one batch."""
         if not self._verdicts:
             self._loop.call_soon(self._flush)
         self._verdicts.append(verdict)

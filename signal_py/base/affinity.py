@@ -1,4 +1,4 @@
-"""Where an engine, or a Control, belongs: the process, the thread and the asyncio loop that it is used on first."""
+"""Ties an Engine or a Control to the process, the thread and the asyncio loop that first use it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ HAND_OVER = (
 
 
 class Affinity:
-    """Of one of them. Any thread may ask."""
+    """The affinity of one object. May be used from any thread."""
 
     def __init__(self, what: str = "An engine") -> None:
-        """`what` begins sentences about it."""
+        """`what` names the object at the beginning of an error."""
         self._what = what
         self.loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._pid = os.getpid()
 
     def moves(self) -> bool:
-        """Whether this is a child made by fork(), which has it from here on. Raises EngineError where it was used
-        before that."""
+        """Returns whether this is a child made by fork(); the object belongs to it from now on.
+
+        Raises EngineError if the object was used before the fork.
+        """
         if os.getpid() == self._pid:
             return False
         if self.loop is not None:
@@ -36,15 +38,17 @@ class Affinity:
         return True
 
     def enter(self, last: bool = False) -> None:
-        """On an asyncio loop, which is its loop if there was none, or, for the `last` call, none any more. Raises
-        EngineError on another."""
+        """Binds the object to the running asyncio loop, if it has none yet.
+
+        The `last` call also binds it if its loop is closed. Raises EngineError on another loop.
+        """
         if self.loop is None or (last and self.loop.is_closed()):
             self.loop = asyncio.get_running_loop()
             self._thread = threading.get_ident()
         self.check()
 
     def check(self) -> None:
-        """Raises EngineError but on its loop. No effect before it has one."""
+        """Raises EngineError on any loop but its own. No effect before it is bound."""
         self.moves()
         try:
             running = asyncio.get_running_loop()

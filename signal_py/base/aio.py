@@ -1,7 +1,7 @@
-"""Work beside an asyncio loop: calls that block, on threads that nobody waits for at the end; what surely ends.
+"""asyncio: blocking calls on threads of their own, timeouts and cancellations that are never lost.
 
-Before Python 3.12 `asyncio.wait_for` returns as if nothing was where it is cancelled in the moment in which what it
-waits for comes; so do parts of nats-py, still. Whoever cancelled then waits for ever: `within` and `end` see to that.
+Before Python 3.12, `asyncio.wait_for` loses a cancellation that comes in the same iteration as its result. Parts of
+nats-py still do. The canceller would then wait for ever; `with_timeout` and `cancel_and_wait` prevent that.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ CANCEL_AGAIN = 0.3  # seconds; nats.client.close takes milliseconds; a second ca
 
 
 class NoThreadError(RuntimeError):
-    """The system gives no more threads: the call was not begun."""
+    """The system gives no more threads. The call was not started."""
 
 
 class Threads(ThreadPoolExecutor):
-    """An executor with a thread a call: one does not wait for another, nor the end of an asyncio loop for any.
+    """An executor that starts a thread for each call. Neither another call nor the end of an asyncio loop waits for it.
 
-    daemon  nor does Python's, in whose end they may then find themselves: for what can't be interrupted, such as
-            looking a name up, which asyncio does in its default executor
+    daemon  Python does not wait for it at exit either: for calls that can't be interrupted, such as a name lookup
     """
 
     def __init__(self, *, daemon: bool) -> None:
@@ -61,24 +60,26 @@ JOINED_THREADS = Threads(daemon=False)
 
 
 def in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
-    """Its result, or what it raises, for the running asyncio loop.
+    """Calls a blocking function on a new daemon thread. The future belongs to the running asyncio loop.
 
-    Unlike those of `asyncio.to_thread` the thread may outlive the loop, and Python: a read can't be interrupted. Nor
-    does it wait for others of the program's, and cancelling all tasks of the loop leaves it alone.
+    Unlike a thread of `asyncio.to_thread`, it may outlive the loop and Python, since a read can't be interrupted. It
+    waits for no other call of the program, and is not affected if all tasks of the loop are cancelled.
     """
     return asyncio.wrap_future(DAEMON_THREADS.submit(call))
 
 
 def in_joined_thread(call: Callable[[], T]) -> asyncio.Future[T]:
-    """As `aside`, but Python's end waits for it: a thread that is in its last lines as that begins must load libgcc to
-    end, for which there may be no descriptor."""
+    """As `in_thread`, but Python waits for the thread at exit.
+
+    A daemon thread that ends while Python exits has to load libgcc, for which no descriptor may be left.
+    """
     return asyncio.wrap_future(JOINED_THREADS.submit(call))
 
 
 async def with_timeout(work: Awaitable[T], seconds: float) -> T:
-    """Its result; raises asyncio.TimeoutError after so many seconds, and cancels it then.
+    """Returns the result of `work`. After `seconds`, cancels it and raises asyncio.TimeoutError.
 
-    As `asyncio.wait_for`, but no cancellation is lost, and what does not end when it is cancelled is not waited for.
+    Unlike `asyncio.wait_for`, it loses no cancellation, and does not wait for work that ignores its cancellation.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -88,11 +89,11 @@ async def with_timeout(work: Awaitable[T], seconds: float) -> T:
         return task.result()
     finally:
         if not task.cancel() and not task.cancelled():
-            task.exception()  # else it is logged where a cancellation came before it
+            task.exception()  # otherwise asyncio logs it if a cancellation came first
 
 
 async def uninterrupted(done: asyncio.Future[T]) -> T:
-    """Its result, waited for through cancellations: of a step that must not be left half done."""
+    """Waits through cancellations for a step that must not be left half done, and returns its result."""
     while not done.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({done})
@@ -100,7 +101,7 @@ async def uninterrupted(done: asyncio.Future[T]) -> T:
 
 
 async def run_in_joined_thread(call: Callable[[], None]) -> None:
-    """As `in_joined_thread`, through cancellations; in this thread if the system gives no more of them."""
+    """Calls a function as `in_joined_thread`, through cancellations; on this thread if no other can start."""
     try:
         await uninterrupted(in_joined_thread(call))
     except NoThreadError:
@@ -108,14 +109,14 @@ async def run_in_joined_thread(call: Callable[[], None]) -> None:
 
 
 async def cancel_and_wait(task: asyncio.Future[Any]) -> None:
-    """Cancels it, and returns when it is over; what it raises is not raised here. Again where that had no effect."""
+    """Cancels a task, repeatedly if it ignores that, and waits for its end. Its exception is not raised here."""
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_AGAIN)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Its result. As asyncio.run, but an interrupt waits for no name that is looked up."""
+    """As asyncio.run, but an interrupt does not wait for a name lookup."""
 
     async def main() -> T:
         asyncio.get_running_loop().set_default_executor(DAEMON_THREADS)

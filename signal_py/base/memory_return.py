@@ -1,6 +1,6 @@
-"""Gives memory that clients have left back to the system, on a thread of its own: malloc_trim, without the GIL.
+"""Returns the memory of closed connections to the system: malloc_trim, on a thread of its own, without the GIL.
 
-It is the process's one malloc, so the pace is the process's, too, however many engines run in it.
+All engines of a process share its malloc, so they also share the minimum time between two calls.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import time
 
 from signal_py.base.aio import DAEMON_THREADS
 
-SETTLE = 2.0  # seconds after a loop's word, for those of the other loops that the same clients have left
-PAUSE = 30.0  # seconds between two times
+SETTLE = 2.0  # seconds from a loop's report, since other loops lost connections at the same time
+PAUSE = 30.0  # seconds between two calls
 
 
-class Pace:
-    """Of the process."""
+class _LastTrim:
+    """When malloc_trim was last called in this process."""
 
     lock = threading.Lock()
-    last = -PAUSE  # when it was begun last
+    last = -PAUSE  # time.monotonic() of its start
 
 
 def _trim() -> None:
@@ -29,30 +29,30 @@ def _trim() -> None:
 
 
 class MemoryReturn:
-    """Of one engine: its loops say that memory has become free. On the control thread."""
+    """Schedules malloc_trim for one engine. For its control thread."""
 
     def __init__(self) -> None:
-        self._told = 0.0  # when a loop said so last
+        self._told = 0.0  # time of the last report
         self._waits = False
 
     def freed(self) -> None:
-        """Gives it back in SETTLE seconds, or PAUSE after the last time; what is said until then is done with it."""
+        """Takes a loop's report of free memory. Calls malloc_trim in SETTLE seconds, or PAUSE after the last call."""
         self._told = time.monotonic()
         if not self._waits:
             self._wait(SETTLE)
 
     def _wait(self, seconds: float) -> None:
         self._waits = True
-        pause = Pace.last + PAUSE - time.monotonic()
+        pause = _LastTrim.last + PAUSE - time.monotonic()
         asyncio.get_running_loop().call_later(max(seconds, pause), self._begin)
 
     def _begin(self) -> None:
         self._waits = False
-        with Pace.lock:
-            if self._told <= Pace.last:  # another engine's turn was this one's, too
+        with _LastTrim.lock:
+            if self._told <= _LastTrim.last:  # another engine's call did it
                 return
-            if Pace.last + PAUSE <= time.monotonic():
-                Pace.last = time.monotonic()
+            if _LastTrim.last + PAUSE <= time.monotonic():
+                _LastTrim.last = time.monotonic()
                 DAEMON_THREADS.submit(_trim)
                 return
         self._wait(0)

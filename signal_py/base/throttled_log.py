@@ -1,4 +1,4 @@
-"""Failures that may last: logged once a kind with the traceback, then at most once a minute, with their number."""
+"""Logs failures that may repeat: the first of a kind with its traceback, then at most a line a minute, with a count."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 
 from signal_py.base.log import event
 
-QUIET = 60.0  # seconds between two lines about failures of one kind; after so long without any it counts as new
-KINDS = 64  # told apart; the one that was seen least recently makes way
-SECRET_MIN = 4  # letters: what is shorter is no secret, and would be struck out of every word
+QUIET = 60.0  # seconds between two lines of one kind; a kind not seen for as long counts as new
+KINDS = 64  # that are remembered; the least recently seen one is forgotten
+SECRET_MIN = 4  # characters; a shorter text is not hidden, since it would be cut out of every word
 HIDDEN = "(hidden)"
 
 Secrets = Callable[[], Iterable[str]]
@@ -22,17 +22,21 @@ def _nothing() -> Iterable[str]:
 
 
 class ThrottledLog:
-    """Of one part of the engine. Not thread-safe."""
+    """The failures of one part of the engine. Not thread-safe."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._kinds: dict[tuple[object, ...], tuple[float, int, float]] = {}  # told at, since then, seen at
 
     def add(self, text: str, reason: str, error: BaseException | None = None, secrets: Secrets = _nothing) -> None:
-        """`text` says what fails, and `reason` why: that, or the type of the exception and where it was raised, is the
-        kind. `secrets` is asked, where something is logged, for what must be struck out of it."""
+        """Counts a failure, and logs it unless its kind was logged less than QUIET seconds ago.
+
+        text     what fails
+        reason   why. `text` and `reason` are the kind; with `error`, its type and where it was raised
+        secrets  called before logging; returns texts that are replaced by HIDDEN
+        """
         now = time.monotonic()
-        kind = (text, reason) if error is None else (text, type(error), *_place(error))
+        kind = (text, reason) if error is None else (text, type(error), *_raised_at(error))
         told, count, seen = self._kinds.pop(kind, (-QUIET, 0, -QUIET))
         count += 1
         if now - told >= QUIET:
@@ -48,8 +52,8 @@ class ThrottledLog:
             del self._kinds[next(iter(self._kinds))]
 
 
-def _place(error: BaseException) -> tuple[object, ...]:
-    """File and line that raised it."""
+def _raised_at(error: BaseException) -> tuple[object, ...]:
+    """Returns the file and line that raised an exception."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

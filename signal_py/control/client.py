@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from signal_py.config.options import ControlOptions
 
 TIMEOUT = 2.0  # seconds for answers
-QUIET = 0.3  # seconds without another answer until all nodes that others hear of are taken to have told of themselves
+QUIET = 0.3  # seconds without a further answer until discovery ends, once all known nodes have answered
 WORDS = ("auto", "embedded", "off")
 T = TypeVar("T")
 
@@ -200,7 +200,7 @@ class Control:
         return pages.first(limit, rooms, more)
 
     async def _recount(self, counts: dict[str, dict[str, int]], names: list[str]) -> None:
-        """What nodes have not told since other rooms filled their page."""
+        """Adds the counts that nodes left out because other rooms filled their page."""
         for begin in range(0, len(names), MAX_NAMES):
             told = await self._ask("rooms", "", rooms_page_of, names=names[begin : begin + MAX_NAMES])
             for page in told.answers:
@@ -304,7 +304,7 @@ class Control:
                 else:
                     answers[name] = read(name, found)
             except (WireError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-                return False  # not of a node, or of one that breaks its word: it is silent
+                return False  # not an answer of a node, or a malformed one
             return known <= {*answers, *refused}
 
         await self._gather(subject(self._config.prefix, command, node), request(command, **fields), take)
@@ -320,8 +320,11 @@ class Control:
     async def _gather(
         self, where: str, data: bytes, take: Callable[[Msg], bool], enough: Callable[[], bool] = lambda: False
     ) -> None:
-        """Publishes, and hands each answer on until `take` has all, nobody is there, or the time is over: that of
-        `timeout`, and while `enough` is true, QUIET after the last answer."""
+        """Publishes a request, and passes each answer to `take`.
+
+        Ends when `take` returns true, when nobody is subscribed, after `timeout`, or, while `enough` is true, QUIET
+        seconds after the last answer.
+        """
         client = self._connected()
         loop = asyncio.get_running_loop()
         inbox = client.new_inbox()
@@ -347,7 +350,7 @@ class Control:
         finally:
             self._queries.discard(query)
             if listening is not None:
-                with contextlib.suppress(nats.errors.Error):  # there is no connection to tell
+                with contextlib.suppress(nats.errors.Error):  # the connection has ended
                     await listening.unsubscribe()
 
     def _connected(self) -> Client:
@@ -391,7 +394,7 @@ def _config(settings: Mapping[str, object]) -> Config:
 
 
 def _is_nobody(message: Msg) -> bool:
-    """NATS's word that nobody listens."""
+    """Returns whether NATS reports that nobody is subscribed (503 No Responders)."""
     return not message.data and (message.headers or {}).get("Status") == "503"
 
 

@@ -1,4 +1,4 @@
-"""What a node does for operators: each command of the control plane, from a request's fields to its answer's."""
+"""The commands of the control plane: each makes the fields of an answer from those of a request."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
 
 
 class CommandHandlers:
-    """Called on the control thread; what blocks is done on another. All take the bytes of names that the answer may
-    have, and raise WireError."""
+    """Handlers for the control thread; blocking work runs on other threads.
+
+    Each takes a request's fields and the maximum bytes of names in the answer, and raises WireError.
+    """
 
     def __init__(
         self,
@@ -40,19 +42,19 @@ class CommandHandlers:
         stats: Callable[[], Mapping[str, Any]],
         drain: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """`drain` begins to send the clients away, and tells what that leads to."""
+        """`drain` begins a drain, and returns what it will do."""
         self._core = core
         self._inspection = inspection
         self._stats = stats
         self._drain = drain
 
     def commands(self) -> dict[str, Command]:
-        """By their names."""
+        """Returns the handlers by command."""
         handlers: tuple[Command, ...] = (self.disconnect, self.drain, self.members, self.rooms, self.stats)
-        return {handler.__name__: _told(handler) for handler in handlers}
+        return {handler.__name__: _with_wire_errors(handler) for handler in handlers}
 
     async def stats(self, fields: Fields, most: int) -> dict[str, object]:
-        """What is counted, in all loops together."""
+        """Returns the counters, summed over all loops."""
         found = await asyncio.to_thread(self._stats)
         return {name: found[name] for name in GENERAL if name in found}
 
@@ -61,7 +63,7 @@ class CommandHandlers:
         return {name: found[name] for name in ("connections", "drain_time")}
 
     async def rooms(self, fields: Fields, most: int) -> dict[str, object]:
-        """A page of rooms, or the counts of those that are named."""
+        """Returns a page of rooms, or the counts of the rooms in the request."""
         names = names_of(fields)
         if names:
             page = RoomPage(await self._inspection.counts(names))
@@ -78,15 +80,15 @@ class CommandHandlers:
         return {"members": members, "count": page.count, "next": page.next}
 
     async def disconnect(self, fields: Fields, most: int) -> dict[str, object]:
-        """Closes a peer's connection, or all of a user's, with 4009; how many there were."""
+        """Closes a peer's connection, or all of a user's, with 4009. Returns how many there were."""
         peer, user = whom_of(fields)
         if user:
             return {"disconnected": await self._inspection.disconnect_user(user, OPERATOR_CLOSE)}
         return {"disconnected": int(await asyncio.to_thread(self._core.disconnect, peer, OPERATOR_CLOSE))}
 
 
-def _told(handler: Command) -> Command:
-    """The same; what the engine can't do now is a WireError."""
+def _with_wire_errors(handler: Command) -> Command:
+    """Wraps a handler: an error of the engine becomes the WireError `unavailable`."""
 
     async def call(fields: Fields, most: int) -> Mapping[str, object]:
         from signal_core.engine import CoreError

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from signal_core.engine import Core
 
 PATIENCE = 2.0  # seconds for a loop's answer
-AT_ONCE = 64  # questions to loops, whoever asks; more wait for their turn
+AT_ONCE = 64  # queries to loops at a time; further ones wait
 ROOMS, COUNTS, MEMBERS, CLOSE = 1, 2, 3, 4  # signal_core/loop/admin_query.pxd
-ALL = (1 << 64) - 1  # to begin with the last member
-TEXT = 32 * 1024  # bytes that a loop may answer with
-LONGEST = 256  # bytes that it may always answer with
-PLACES = 65535  # lines likewise
+ALL = (1 << 64) - 1  # a cursor before the last member, where a list begins
+TEXT = 32 * 1024  # maximum bytes of a loop's answer
+LONGEST = 256  # bytes of the longest line; a loop may always answer with one
+MAX_LINES = 65535  # maximum lines of a loop's answer
 ENDED = "The engine is not running."
-NAMES_AT_ONCE = 200  # counted in one question
+NAMES_AT_ONCE = 200  # rooms counted by one query
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class MemberPage:
 
 
 class Inspection:
-    """Asks the loops of one engine."""
+    """Queries the loops of one engine. For the control thread only."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -77,13 +77,13 @@ class Inspection:
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     def listed(self, number: int, next_: int, text: str) -> None:
-        """A loop has answered."""
+        """Takes the answer of a loop."""
         waiting = self._waiting.get(number)
         if waiting is not None and not waiting.done():
             waiting.set_result((next_, text))
 
     async def close(self) -> None:
-        """The loops have ended: who waits, or asks from now on, hears that."""
+        """Fails the queries that wait, and all later ones: the loops have ended."""
         self._open = False
         for waiting in self._waiting.values():
             if not waiting.done():
@@ -92,7 +92,7 @@ class Inspection:
             await asyncio.sleep(0)
 
     async def _ask(self, loop: int, what: int, cursor: int, value: int, name: str = "") -> tuple[int, list[str]]:
-        """Where to go on, and the lines that a loop tells. Raises EngineError."""
+        """Queries a loop. Returns the cursor to go on from, and its lines. Raises EngineError."""
         async with self._turns:
             return await self._answer(loop, what, cursor, value, name)
 
@@ -116,12 +116,12 @@ class Inspection:
         return next_, text.removesuffix("\n").split("\n") if text else []
 
     async def rooms(self, limit: int, after: str = "", most: int = TEXT) -> RoomPage:
-        """Rooms in no particular order, at most `limit` in `most` bytes of names; `after`: the last page's `next`."""
-        loop, cursor = _place(after, 0)
+        """Returns at most `limit` rooms with at most `most` bytes of names. `after`: `next` of the previous page."""
+        loop, cursor = _position(after, 0)
         last = self._core.nloops
         names: list[str] = []
         while loop < last and len(names) < limit and most > LONGEST:
-            cursor, found = await self._ask(loop, ROOMS, cursor, _lists(limit - len(names), most))
+            cursor, found = await self._ask(loop, ROOMS, cursor, _limits(limit - len(names), most))
             names += found
             most -= sum(len(name) + 1 for name in found)
             loop += not cursor
@@ -131,7 +131,7 @@ class Inspection:
         return await self._alone(counts, cursor, limit, most)
 
     async def _alone(self, counts: dict[str, int], begin: int, limit: int, most: int) -> RoomPage:
-        """The last page's end: rooms that only the embedding program is in, as many as `most` bytes more hold."""
+        """Adds, to the last page, rooms that only the embedding program is in, with at most `most` bytes of names."""
         rooms = self._core.service_rooms
         end, last = begin, min(len(rooms), begin + limit - len(counts))
         while end < last and most > LONGEST:
@@ -142,7 +142,7 @@ class Inspection:
         return RoomPage(counts, f"{self._core.nloops}.{end}" if end < len(rooms) else "")
 
     async def counts(self, names: Sequence[str]) -> dict[str, int]:
-        """How many members each room has."""
+        """Returns the number of members of each room."""
         counts = dict.fromkeys(names, 0)
         for begin in range(0, len(names), NAMES_AT_ONCE):
             some = names[begin : begin + NAMES_AT_ONCE]
@@ -156,12 +156,12 @@ class Inspection:
         return counts
 
     async def members(self, room: str, limit: int, after: str = "", most: int = TEXT) -> MemberPage:
-        """Who is in a room, in no particular order; as `rooms` otherwise."""
-        loop, cursor = _place(after, ALL)
+        """Returns members of a room. The arguments are those of `rooms`."""
+        loop, cursor = _position(after, ALL)
         count = (await self.counts([room]))[room]
         found = [Member(self._core.address)] if not after and room in self._core.service_rooms else []
         while loop < self._core.nloops and len(found) < limit and most > LONGEST:
-            cursor, lines = await self._ask(loop, MEMBERS, cursor, _lists(limit - len(found), most), room)
+            cursor, lines = await self._ask(loop, MEMBERS, cursor, _limits(limit - len(found), most), room)
             found += [_member(line) for line in lines]
             most -= sum(len(line) + 1 for line in lines)
             if cursor == 0:
@@ -169,7 +169,7 @@ class Inspection:
         return MemberPage(tuple(found), count, f"{loop}.{cursor}" if loop < self._core.nloops else "")
 
     async def disconnect_user(self, user: str, code: int) -> int:
-        """Closes all connections of a user on this node; how many there were."""
+        """Closes all connections of a user on this node. Returns how many there were."""
         closed = 0
         for loop in range(self._core.nloops):
             cursor = ALL
@@ -179,17 +179,17 @@ class Inspection:
         return closed
 
 
-def _place(after: str, begin: int) -> tuple[int, int]:
-    """Loop and cursor."""
+def _position(after: str, begin: int) -> tuple[int, int]:
+    """Returns the loop and the cursor that `after` holds."""
     if not after:
         return 0, begin
     loop, cursor = after.split(".")
     return int(loop), min(int(cursor), ALL)
 
 
-def _lists(places: int, most: int) -> int:
-    """How much a loop may tell, as it takes it."""
-    return min(places, PLACES) << 16 | min(most, TEXT)
+def _limits(lines_left: int, most: int) -> int:
+    """Returns the limits of an answer, lines and bytes, as the core takes them."""
+    return min(lines_left, MAX_LINES) << 16 | min(most, TEXT)
 
 
 def _member(line: str) -> Member:

@@ -1,7 +1,7 @@
-"""A node as a micro service on NATS: it answers PING, INFO, STATS, and what operators ask (docs/control.md).
+"""A node as a micro service on NATS: answers PING, INFO, STATS and the commands of operators (docs/control.md).
 
-It lives on the control thread, with a connection of its own to the server that the engine's link is connected to, as
-long as it is. Each subject's requests are handled one after another; what blocks is done on another thread.
+It runs on the control thread. While the engine's link is up, it has a connection of its own to the same server. The
+requests on a subject are handled one after another; blocking work runs on other threads.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.micro.request import Request
 
-FAILURES = 3  # in a row are logged, once: the link may not know yet that NATS has gone
-MAX_ERRORS = 100  # logged of one connection
+FAILURES = 3  # in a row until a warning; the link may not have noticed yet that NATS is away
+MAX_ERRORS = 100  # different ones that are logged for one connection
 STATUS = {"bad-request": "400", "unknown-command": "404", "unsupported-version": "505", "unavailable": "503"}
 
-NAMES = 64 * 1024  # bytes of names in an answer, at most
-JSON_SHARE = 8  # ... and so many times fewer than NATS takes in a message: JSON makes more of them
+NAMES = 64 * 1024  # maximum bytes of names in an answer
+JSON_SHARE = 8  # ... and at most this part of NATS's max_payload, since JSON needs more bytes
 
 Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
 
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Metadata(dict[str, str]):
-    """Metadata of a micro service that is asked for anew each time that json encodes it."""
+    """Metadata of a micro service, computed each time that json encodes it."""
 
     def __init__(self, tell: Callable[[], Mapping[str, str]]) -> None:
         super().__init__(tell())
@@ -64,7 +64,7 @@ class _Metadata(dict[str, str]):
 
 
 class ControlServer:
-    """Answers operators while the link is up. Not thread-safe: the control thread's."""
+    """Answers operators while the link is up. For the control thread only."""
 
     def __init__(
         self,
@@ -76,8 +76,12 @@ class ControlServer:
         credentials: Credentials,
         tls: Tls,
     ) -> None:
-        """`commands` make the answer of each of COMMANDS from a request's fields, with at most so many bytes of names,
-        or raise WireError; `about` tells more of the node."""
+        """Starts nothing yet.
+
+        commands  for each of COMMANDS, makes the fields of an answer from those of a request and the maximum bytes of
+                  names; raises WireError
+        about     further metadata of the node
+        """
         self._node = node
         self._version = version
         self._prefix = prefix
@@ -87,13 +91,13 @@ class ControlServer:
         self._tls = tls
         self._server: Server | None = None
         self._stir = asyncio.Event()
-        self._most = 0  # bytes of names in an answer
-        self._failed = 0  # connections in a row that could not be had
+        self._most = 0  # maximum bytes of names in an answer
+        self._failed = 0  # connection attempts that failed in a row
         self._reported: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, server: Server | None) -> None:
-        """The server that the link is connected to now; None: to none."""
+        """Takes the server that the link is now connected to, or None."""
         self._server = server
         self._stir.set()
         if server is not None and self._task is None:
@@ -111,7 +115,7 @@ class ControlServer:
             begun = time.monotonic()
             try:
                 if await self._serve(self._server) and time.monotonic() - begun > LAST_DELAY:
-                    delay = FIRST_DELAY  # a server that takes us only to end it at once is not asked again at once
+                    delay = FIRST_DELAY  # not for a server that ends the connection at once
             except Exception:
                 logger.exception("the control plane failed; trying again")
             await asyncio.sleep(random.uniform(0.0, delay))
@@ -122,8 +126,8 @@ class ControlServer:
         await self._stir.wait()
 
     async def _serve(self, server: Server) -> bool:
-        """Answers through this server as long as that goes; False where it did not begin."""
-        await asyncio.to_thread(importlib.import_module, "signal_py.nats.client")  # 40 ms, at the first time
+        """Answers through one server until the connection ends. Returns False if it could not connect."""
+        await asyncio.to_thread(importlib.import_module, "signal_py.nats.client")  # takes 40 ms the first time
         from signal_py.nats.client import NatsError, close, connect
 
         self._reported.clear()
@@ -141,14 +145,14 @@ class ControlServer:
             event(logger, "debug", "the control plane is connected", server=server.where)
             while client.is_connected and self._server is server:
                 await self._wait()
-        except Exception as error:  # of nats-py, whose connection ended meanwhile
+        except Exception as error:  # of nats-py: the connection ended meanwhile
             event(logger, "debug", "the control plane is interrupted", server=server.where, reason=str(error))
         finally:
             await close(client)
         return True
 
     async def _offer(self, client: Client) -> None:
-        """Every node is in a queue group of its own: micro services know no endpoint without one."""
+        """Adds the endpoints. Each node has its own queue group, since micro services require one."""
         from nats.micro import add_service
 
         self._most = min(NAMES, client.max_payload // JSON_SHARE)
@@ -172,7 +176,7 @@ class ControlServer:
         await client.flush()
 
     def _tell(self) -> Mapping[str, str]:
-        """What PING tells."""
+        """Returns the metadata that a PING is answered with."""
         own = {"node": self._node, "prefix": self._prefix, "version": self._version, "control": str(VERSION)}
         return own | dict(self._about())
 
@@ -186,14 +190,14 @@ class ControlServer:
             logger.exception("a request of the control plane failed")
             error = WireError("unavailable", "the node failed to do this: see its log")
             said = answer(self._node, error=error.code, text=str(error))
-        with contextlib.suppress(ValueError):  # it has no reply subject: nobody wants to know
+        with contextlib.suppress(ValueError):  # the request has no reply subject
             if error is None:
                 await request.respond(said)
             else:
                 await request.respond_error(STATUS[error.code], str(error), said)
 
     async def _refuse_unknown(self, message: Msg) -> None:
-        """What no endpoint is for, since the one who asks is newer, or mistaken."""
+        """Answers a command that has no endpoint; the client may be newer than this node."""
         from nats.micro.request import Request
 
         command = command_of(message.subject, self._prefix)

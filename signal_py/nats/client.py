@@ -1,6 +1,6 @@
-"""A connection to NATS through nats-py, for operators: with the servers, credentials and files of the settings.
+"""A connection to NATS by nats-py, for the control plane: with the servers, credentials and files of the settings.
 
-Each is made anew, with what the files hold then, so that they may be replaced; nats-py's own reconnecting is not used.
+Each connection reads the files again, so that they may be replaced. nats-py's own reconnecting is not used.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from signal_py.config.nats_url import Server
 from signal_py.nats.credentials import Credentials
 from signal_py.nats.tls import Tls, wants_tls
 
-CONNECT_TIMEOUT = 5  # seconds for each step of it
+CONNECT_TIMEOUT = 5  # seconds for each step of connecting
 CLOSE_TIMEOUT = 1.0
-PING_INTERVAL = 30  # seconds; with the second that stays unanswered the connection is given up
-ENDS = (OSError, nats.errors.StaleConnectionError)  # of a connection: `on_closed` tells
+PING_INTERVAL = 30  # seconds; the connection is closed at the second PING without an answer
+ENDS = (OSError, nats.errors.StaleConnectionError)  # the connection ended, which `on_closed` reports
 NO_TLS = "it offers no TLS, but its URL requires it"
 
 
 class NatsError(EngineError):
-    """No connection to a NATS server can be had, or it has ended. The text says why."""
+    """A NATS server can't be connected to, or the connection has ended. The text says why."""
 
 
 class _Client(Client):
-    """As nats-py's, but speaks TLS where the URL asks for it, else not at all."""
+    """nats-py's client, but the server's URL decides whether it uses TLS."""
 
     def __init__(self, server: Server) -> None:
         super().__init__()
@@ -55,10 +55,10 @@ async def connect(
     on_error: Callable[[str], None],
     on_closed: Callable[[], None],
 ) -> Client:
-    """A connection to this server, for once. Raises NatsError.
+    """Connects to one server, once. Raises NatsError.
 
-    on_error   is told what NATS objects to, such as a subject
-    on_closed  is called at its end, however that comes
+    on_error   called with each error that NATS reports, such as a permission violation
+    on_closed  called when the connection has ended, for any reason
     """
     context, proof = await _access(server, credentials, tls)
     client = _Client(server)
@@ -88,7 +88,7 @@ async def connect(
             tls_hostname=server.tls_name or server.host,
             **proof,
         )
-    except Exception as error:  # whatever it is that nats-py raises, there is no connection
+    except Exception as error:  # nats-py raises many kinds
         await close(client)
         raise NatsError(problems[0] if problems else reason(error)) from None
     except BaseException:
@@ -107,13 +107,13 @@ async def _access(server: Server, credentials: Credentials, tls: Tls) -> tuple[s
 
 
 async def close(client: Client) -> None:
-    """Ends it, whatever state it is in."""
-    with contextlib.suppress(Exception):  # such as AssertionError where it had hardly begun
+    """Closes a connection in any state. Raises nothing."""
+    with contextlib.suppress(Exception):  # such as AssertionError before it is connected
         await with_timeout(client.close(), CLOSE_TIMEOUT)
 
 
 def reason(error: Exception) -> str:
-    """What an error of nats-py means, in a few words."""
+    """Returns what an error of nats-py means, in a few words."""
     if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
         return "nothing listens there"
     if isinstance(error, asyncio.TimeoutError | nats.errors.TimeoutError):
@@ -128,12 +128,12 @@ def _context(tls: Tls) -> ssl.SSLContext:
     tls.check()
     context = ssl.create_default_context(cafile=tls.ca or None)
     if tls.cert:
-        context.load_cert_chain(tls.cert, tls.key, password=lambda: "")  # nobody is asked for one
+        context.load_cert_chain(tls.cert, tls.key, password=lambda: "")  # instead of a prompt
     return context
 
 
 def _proof(credentials: Credentials, server: Server) -> dict[str, Any]:
-    """Who we are, as nats-py takes it. Raises OSError or ValueError where a file can't be used."""
+    """Returns the credentials as arguments of nats-py. Raises OSError or ValueError for a file that can't be used."""
     now = credentials.proof("", server)
     if credentials.creds_file:
         return {

@@ -1,7 +1,7 @@
-"""Which of several servers can be reached: tried one beside the other, as RFC 8305 (Happy Eyeballs) does.
+"""Finds a server that can be reached: staggered attempts in parallel, as in RFC 8305 (Happy Eyeballs).
 
-One that can't be reached costs a quarter of a second, not the seconds until that is sure. What is found here the core's
-loop then dials by itself, since the loops have descriptors of their own.
+A server that does not answer delays the others by a quarter of a second, not by its timeout. The core's loop then dials
+the endpoint itself, since loops may have descriptor tables of their own.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Endpoint(NamedTuple):
 
 
 async def endpoints_of(server: Server) -> list[Endpoint]:
-    """Its addresses. Raises OSError where its name is not known here, or nobody answers in time."""
+    """Resolves a server's name. Raises OSError if that fails or takes longer than RESOLVE_TIMEOUT."""
     try:
-        # The loop's own resolver, which may be another than asyncio's, would hold the engine's end up.
+        # asyncio's own resolver would delay the end of the engine.
         look_up = partial(socket.getaddrinfo, server.host, server.port, type=socket.SOCK_STREAM)
         found = await with_timeout(in_thread(look_up), RESOLVE_TIMEOUT)
     except (OSError, RuntimeError, UnicodeError, asyncio.TimeoutError) as error:
@@ -45,7 +45,7 @@ async def endpoints_of(server: Server) -> list[Endpoint]:
 
 
 async def reach(endpoint: Endpoint) -> Endpoint:
-    """The same endpoint once a TCP connection to it was had, which is closed again. Raises OSError."""
+    """Opens a TCP connection to an endpoint, closes it, and returns the endpoint. Raises OSError."""
     probe = socket.socket(endpoint.family, socket.SOCK_STREAM)
     try:
         probe.setblocking(False)
@@ -61,8 +61,7 @@ async def reach(endpoint: Endpoint) -> Endpoint:
 
 
 async def race(attempts: Sequence[Callable[[], Awaitable[T]]]) -> T:
-    """The result of the first attempt that has one; the others are ended. Raises OSError, the last one's, where all
-    fail."""
+    """Returns the first result; cancels the other attempts. If all fail, raises the OSError of the last one."""
     waiting = deque(attempts)
     running: set[asyncio.Future[T]] = set()
     reason = OSError("it has no address")
@@ -72,7 +71,7 @@ async def race(attempts: Sequence[Callable[[], Awaitable[T]]]) -> T:
                 running.add(asyncio.ensure_future(waiting.popleft()()))
             timeout = STAGGER if waiting else None
             done, running = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            errors = {attempt: attempt.exception() for attempt in done}  # asyncio logs those that nobody asks for
+            errors = {attempt: attempt.exception() for attempt in done}  # asyncio logs exceptions that nobody retrieves
             for attempt, error in errors.items():
                 if error is None:
                     return attempt.result()
