@@ -15,15 +15,15 @@ from signal_py.base.errors import ConfigError
 from signal_py.base.log import event
 from signal_py.config.settings import Config
 
-LOOK_PAUSE = 1.0  # seconds at least from the beginning of one look for keys to that of the next
-RETRY_MAX = 30.0  # seconds at most until the next look after one that failed: LOOK_PAUSE, doubled each time
-REMARKS_TOLD = 5  # about keys of a JWKS, in one line
+LOOK_PAUSE = 1.0  # minimum seconds from the beginning of one lookup to the next
+RETRY_MAX = 30.0  # maximum seconds until the next lookup after a failure: LOOK_PAUSE, doubled each time
+REMARKS_TOLD = 5  # remarks about keys of a JWKS in one log line
 
 logger = logging.getLogger(__name__)
 
 
 class KeyUnknownError(Exception):
-    """A token is signed with a key that is not known, or not yet. `claim` is what tells."""
+    """A token is signed with an unknown key. `claim` is the part of the token that shows it."""
 
     def __init__(self, claim: str, text: str) -> None:
         super().__init__(text)
@@ -31,43 +31,43 @@ class KeyUnknownError(Exception):
 
 
 class KeysMissingError(Exception):
-    """No key could be had so far."""
+    """No key could be loaded so far."""
 
 
 class Trouble(NamedTuple):
-    """Why the last look for keys failed."""
+    """Why the last lookup of keys failed."""
 
-    reason: str  # one of fetching.REASONS
+    reason: str  # one of jwks_fetch.REASONS
     text: str
 
 
 class Keys(Protocol):
-    """Where a token's key is found. `find` and `look` may be on two threads."""
+    """A source of keys. `find` and `look` may run on two threads at once."""
 
     source: str
-    changing: bool  # there is something to look for
-    refresh: float  # seconds from one look to the next
-    trouble: Trouble | None  # of the last look; whoever waits for that in vain puts it here, too
+    changing: bool  # the keys may change, so `look` has an effect
+    refresh: float  # seconds between lookups
+    trouble: Trouble | None  # of the last lookup; also set by a caller whose wait timed out
 
     @property
     def count(self) -> int:
-        """Of keys that are known now."""
+        """The number of keys that are known now."""
 
     def find(self, name: str | None, algorithm: str) -> list[Key]:
-        """The keys for a token with this `kid`: one, or up to KEYS_TRIED that it can't tell apart.
+        """Returns the keys for a token with this `kid`: one, or up to KEYS_TRIED to try.
 
         Raises KeyUnknownError, KeysMissingError.
         """
 
     def look(self) -> None:
-        """Looks for keys; may block. Where that fails, what is known stays as it is, and `trouble` tells."""
+        """Loads the keys; may block. If that fails, the known keys stay, and `trouble` says why."""
 
     def pause(self) -> float:
-        """Seconds to wait before the next look, where one is wanted at once."""
+        """Returns the seconds until the next lookup is allowed."""
 
 
 class FixedKey:
-    """A secret, given by a setting, or what came out of a pipe."""
+    """A key that does not change: a secret of a setting, or what a pipe contained."""
 
     changing = False
     refresh = 0.0
@@ -82,14 +82,14 @@ class FixedKey:
         return [self.key]
 
     def look(self) -> None:
-        """There is nothing to look for."""
+        """Does nothing."""
 
     def pause(self) -> float:
         return 0.0
 
 
 class _Changing:
-    """Looks for something that may be replaced."""
+    """A source that may change."""
 
     changing = True
 
@@ -119,7 +119,7 @@ class _Changing:
 
 
 class KeyFile(_Changing):
-    """A file with one key or secret, read again and again."""
+    """A file with one key or secret, read periodically."""
 
     count = 1
 
@@ -144,11 +144,10 @@ class KeyFile(_Changing):
 
 
 class KeySet(_Changing):
-    """A JWKS, in a file or behind a URL, looked at again and again."""
+    """A JWKS in a file or at a URL, loaded periodically."""
 
     def __init__(self, place: str, refresh: float) -> None:
-        """`place`: a URL, or the path of a file. Raises ValueError for a URL that is none of the web's, or has a user:
-        none would be sent."""
+        """`place`: a URL, or the path of a file. Raises ValueError for another URL than HTTP(S) or file, or with a user."""
         super().__init__(shown(place), refresh)
         self._jwks: Jwks | None = None
         self._told: list[str] = []
@@ -159,8 +158,8 @@ class KeySet(_Changing):
         try:
             parts = urlsplit(place)
             _ = parts.port
-        except ValueError:  # whose text may hold a password
-            raise ValueError("it is no URL") from None
+        except ValueError:  # whose text may contain a password
+            raise ValueError("it is not a URL") from None
         if parts.scheme == "file" and parts.netloc in ("", "localhost"):
             self._path = unquote(parts.path)
         elif parts.scheme not in ("http", "https"):
@@ -197,7 +196,7 @@ class KeySet(_Changing):
 
 
 def keys_of(config: Config) -> Keys:
-    """The key or keys of the settings, of which exactly one is given. Raises ConfigError."""
+    """Returns the source of keys that the settings name. Raises ConfigError."""
     require_jwt(f"{config.named('auth')} jwt")
     if config.auth_key:
         named = config.named("auth-key")
@@ -215,7 +214,7 @@ def keys_of(config: Config) -> Keys:
 
 
 def require_jwt(what: str) -> None:
-    """For what needs it. Raises ConfigError where PyJWT is not installed."""
+    """Raises ConfigError if PyJWT, which `what` needs, is not installed."""
     try:
         import jwt  # noqa: F401
     except ImportError:
@@ -223,11 +222,11 @@ def require_jwt(what: str) -> None:
 
 
 def _keys_of_file(path: str, named: str, refresh: float) -> Keys:
-    """What is no regular file, such as a pipe, can be read once only."""
+    """Reads a file periodically, but a pipe or other special file only once."""
     try:
         again = files.is_regular(path)
     except (OSError, ValueError):
-        again = True  # reading it tells what is wrong
+        again = True  # reading it will report the error
     if again:
         return KeyFile(path, named, refresh)
     fixed = FixedKey(_key_of_file(path, named), path)
@@ -236,7 +235,7 @@ def _keys_of_file(path: str, named: str, refresh: float) -> Keys:
 
 
 def _keys_of_set(place: str, named: str, refresh: float) -> Keys:
-    """A file is read at once; a URL may be out of reach for a while."""
+    """Loads a file at once. A URL may be out of reach for a while, so it is loaded later."""
     try:
         keys = KeySet(place, refresh)
     except ValueError as error:
@@ -251,7 +250,7 @@ def _keys_of_set(place: str, named: str, refresh: float) -> Keys:
 
 
 def _key_of_file(path: str, named: str) -> Key:
-    """A public key (PEM) for the algorithm of its kind; what is no PEM is a secret for HS256. Raises ConfigError."""
+    """Reads a public key (PEM), for the algorithm of its type, or else a secret for HS256. Raises ConfigError."""
     data = read_key(path, named)
     label, pem = pem_of(data)
     if not label:

@@ -1,4 +1,4 @@
-"""Open descriptors of the process in all its tables: each loop has its own, which /proc/PID/fd hides."""
+"""Counts the descriptors of all tables of the process: loops may have their own, which /proc/PID/fd does not show."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import re
 from pathlib import Path
 
-LOOP = re.compile(r"signal-\d+")  # what the core calls its threads
+LOOP = re.compile(r"signal-\d+")  # names of the core's threads
 
 
 def count_descriptors(own_tables: bool) -> int | None:
-    """All that are open, None without /proc. `own_tables`: the loops have theirs; else they share the main table."""
+    """Returns the number of open descriptors; None without /proc. `own_tables`: each loop has its own table."""
     try:
         total = _count("/proc/self/fd")
         tasks = os.listdir("/proc/self/task") if own_tables else []
@@ -21,11 +21,11 @@ def count_descriptors(own_tables: bool) -> int | None:
         try:
             if LOOP.fullmatch(Path(folder, "comm").read_text(encoding="utf-8").strip()):
                 total += _count(f"{folder}/fd")
-        except OSError:  # a thread that ended meanwhile
+        except OSError:  # the thread has ended
             continue
     return total
 
 
 def _count(folder: str) -> int:
-    """Kernels from 6.2 tell as the folder's size; with an older one they are listed."""
+    """Kernels from 6.2 give the number as the folder's size. On older ones the entries are counted."""
     return os.stat(folder).st_size or len(os.listdir(folder))

@@ -1,5 +1,8 @@
-"""Files that settings name. Each is opened by the path that was given, each time: what replaces it may swap a symlink
-anywhere on that path, as Kubernetes does for ConfigMaps and Secrets."""
+"""Reads files that settings name, within bounds.
+
+A file is opened by its given path each time, since a replacement may swap a symlink anywhere on that path. Kubernetes
+does so for ConfigMaps and Secrets.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,17 @@ CHUNK = 1 << 16
 
 
 def from_here(path: str) -> str:
-    """An absolute path, for when the program changes its working directory. Symlinks in it stay as they are.
+    """Makes a path absolute, in case the working directory changes. Keeps symlinks.
 
-    Raises OSError where the path is relative and the working directory is gone.
+    Raises OSError for a relative path if the working directory no longer exists.
     """
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 def read(path: str, most: int = READ_MAX) -> bytes:
-    """What is in a file, or comes out of a pipe within PIPE_TIMEOUT. Blocks on nothing else.
+    """Reads a file, or a pipe that ends within PIPE_TIMEOUT. Blocks on nothing else.
 
-    Raises OSError, also where it is longer than `most` bytes; ValueError for a path that no file can have.
+    Raises OSError, also if there are more than `most` bytes; ValueError for an impossible path.
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
@@ -36,7 +39,7 @@ def read(path: str, most: int = READ_MAX) -> bytes:
 
 
 def read_text(path: str) -> str:
-    """As `read`. Raises ValueError where it is not UTF-8."""
+    """As `read`. Raises ValueError for text that is not UTF-8."""
     try:
         return read(path).decode("utf-8")
     except UnicodeDecodeError:
@@ -52,7 +55,7 @@ def _read(file: int, path: str, most: int) -> bytes:
     while True:
         try:
             part = os.read(file, CHUNK)
-        except BlockingIOError:  # a pipe whose writer is not done
+        except BlockingIOError:  # a pipe whose writer has not finished
             left = end - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
                 raise OSError(errno.ETIMEDOUT, f"it did not end within {PIPE_TIMEOUT:g} s", path) from None
@@ -68,12 +71,12 @@ def _read(file: int, path: str, most: int) -> bytes:
 
 
 def is_regular(path: str) -> bool:
-    """Whether it can be read again and again. Raises OSError."""
+    """Returns whether a file can be read repeatedly. Raises OSError."""
     return stat.S_ISREG(os.stat(path).st_mode)
 
 
 def check_certificates(path: str) -> None:
-    """Of a file that OpenSSL opens, which would wait for a pipe. Raises OSError where it should not."""
+    """Checks a file that OpenSSL will open, since OpenSSL would block on a pipe. Raises OSError."""
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -85,5 +88,5 @@ def check_certificates(path: str) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Why a file can't be used, without its path."""
+    """Returns why a file can't be used, without its path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,4 +1,4 @@
-"""HOST:PORT texts: taken apart, put together."""
+"""Parses and formats HOST:PORT and WebSocket URLs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ USERINFO = re.compile(r"(?<=://)[^/?#]*@")
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """HOST and PORT of `HOST:PORT` or `[IPv6]:PORT`. Raises ValueError with what is wrong."""
+    """Parses `HOST:PORT` or `[IPv6]:PORT`. Raises ValueError, whose text follows the setting's name."""
     host, colon, port = text.rpartition(":")
     if not colon or not host:
         raise ValueError("is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
@@ -28,12 +28,12 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def host_port(host: str, port: int) -> str:
-    """`HOST:PORT`, an IPv6 host in brackets."""
+    """Returns `HOST:PORT`, with an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_ip(host: str) -> bool:
-    """Whether it is a numeric address, not a name."""
+    """Returns whether a host is a numeric address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -42,16 +42,16 @@ def is_ip(host: str) -> bool:
 
 
 def redacted(url: str) -> str:
-    """A URL as it may be shown: without the token that its query may have, and a user's name and password."""
+    """Hides the token in a URL's query, and its user name and password."""
     return TOKEN.sub(r"\1***", USERINFO.sub("***@", url))
 
 
 def bound_url(host: str, port: int, path: str = "/") -> str:
-    """The WebSocket URL of an address that is listened on, as it is: `ws://0.0.0.0:8080/` for all of the machine's."""
+    """Returns the WebSocket URL of a bound address, such as `ws://0.0.0.0:8080/`."""
     return f"ws://{host_port(host, port)}{path}"
 
 
 def url_of(host: str, port: int, path: str = "/") -> str:
-    """A WebSocket URL by which this machine reaches what listens there. `path` begins with a slash."""
+    """Returns a WebSocket URL for clients on this machine. `path` begins with a slash."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"ws://{host_port(local, port)}{path}"

@@ -1,6 +1,6 @@
-"""The log: one line per event, for people as text and for machines as JSON.
+"""The log: one line per event, as text or as JSON.
 
-The modules log to the logger "signal_py" and its children, as libraries do; only the command line sets it up.
+Modules log to the logger "signal_py" and its children. Only the command line configures them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from signal_py.base.log_writer import PENDING, LineStream, LineWriter, write_wit
 ROOT = "signal_py"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # but for tab and line feed
-LAST_LINES = 1.0  # seconds at the end for lines that were not written yet
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # all but tab and line feed
+LAST_LINES = 1.0  # seconds to write the remaining lines at the end
 
 
 def event(logger: logging.Logger, level: str, text: str, *, trace: object = "", **fields: object) -> None:
-    """Logs what happened; the fields say to what, `trace` where in a program.
+    """Logs an event with its fields, and the trace of an exception.
 
-    The text of the record has all of it, on one line but for the trace: an embedding program's own formatters know
-    nothing of fields. The parts are the record's attributes `event`, `fields` and `trace`.
+    The record's message has all parts, on one line but for the trace, since the formatters of an embedding program
+    don't know the fields. The parts are also the record's attributes `event`, `fields` and `trace`.
     """
     number = LEVELS.get(level, logging.INFO)
     if logger.isEnabledFor(number):
@@ -58,7 +58,7 @@ def _one_line(text: str) -> str:
 
 
 def _plain_lines(text: str) -> str:
-    """Without what a terminal obeys: others chose some of it."""
+    """Escapes control characters, since clients chose some of the text."""
     return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
@@ -90,7 +90,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def clipped(text: str, most: int = 64) -> str:
-    """What a stranger chose, fit for a line: printable ASCII, the rest escaped, cut off at `most` characters."""
+    """Makes a client's text safe to log: printable ASCII, the rest escaped, at most `most` characters."""
     plain = text[:most].encode("unicode_escape").decode("ascii")
     return plain if len(text) <= most and len(plain) <= most else plain[:most] + "..."
 
@@ -100,12 +100,12 @@ def _plain(value: object) -> str:
 
 
 def is_text(form: str, stream: TextIO) -> bool:
-    """Whether the log is text, where `auto` asks the stream."""
+    """Returns whether the log is text. With `auto` it is text on a terminal."""
     return form == "text" or (form == "auto" and stream.isatty())
 
 
 class LineHandler(logging.Handler):
-    """Hands each record on as a line."""
+    """Formats each record, and passes it to a LineWriter."""
 
     def __init__(self, writer: LineWriter) -> None:
         super().__init__()
@@ -119,16 +119,16 @@ class LineHandler(logging.Handler):
 
 
 def dropped() -> int:
-    """Lines of the log that were dropped so far, since nobody read them or they could not be written."""
+    """Returns the number of log lines that were dropped because they could not be written in time."""
     handlers = logging.getLogger(ROOT).handlers
     return sum(handler.writer.dropped for handler in handlers if isinstance(handler, LineHandler))
 
 
 def say(line: str) -> None:
-    """Prints it to sys.stderr, and waits no longer than LAST_LINES for it to be taken."""
+    """Prints a line to sys.stderr, within LAST_LINES seconds."""
     try:
         descriptor = sys.stderr.fileno()
-    except (OSError, ValueError):  # it is no file: what is printed is kept in memory
+    except (OSError, ValueError):  # not a file, such as io.StringIO
         print(line, file=sys.stderr)
     else:
         write_within(descriptor, f"{line}\n".encode("utf-8", "backslashreplace"), LAST_LINES)
@@ -136,8 +136,10 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def logging_to(stream: TextIO, form: str, level: str) -> Iterator[None]:
-    """Sends the log, and what anyone prints to sys.stderr, to a stream meanwhile, and nowhere else; nobody waits for
-    it. At the end what is left is written, in LAST_LINES at most. For programs, not for libraries."""
+    """Sends the log, and what is printed to sys.stderr, to a stream and nowhere else. No thread waits for a write.
+
+    At the end, the remaining lines are written within LAST_LINES seconds. For programs, not for libraries.
+    """
     formatter = TextFormatter() if is_text(form, stream) else JsonFormatter()
 
     def told(lines: int) -> bytes:
@@ -148,7 +150,7 @@ def logging_to(stream: TextIO, form: str, level: str) -> Iterator[None]:
     writer = LineWriter(stream.fileno(), told, PENDING)
     handler = LineHandler(writer)
     handler.setFormatter(formatter)
-    logger, others = logging.getLogger(ROOT), logging.getLogger()  # warnings and errors of other packages
+    logger, others = logging.getLogger(ROOT), logging.getLogger()  # others: those of other packages
     logger.handlers[:] = others.handlers[:] = [handler]
     logger.setLevel(LEVELS[level])
     logger.propagate = False

@@ -1,4 +1,4 @@
-"""Lines for a descriptor that may be slow, full or gone: whoever has a line never waits for it to be written."""
+"""Writes lines to a descriptor that may be slow, full or gone. The thread that logs never waits for a write."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-LINE_MOST = 65536  # characters kept of a line that has not ended yet
-PENDING = 1 << 20  # bytes that wait to be written; lines beyond are dropped, and counted
-PIECE = 4096  # bytes of one write: a pipe that poll() reports takes as many without blocking (PIPE_BUF)
-LOOK = 0.1  # seconds between looks whether it is to end, while the descriptor takes nothing
+LINE_MOST = 65536  # characters of an incomplete line that are kept
+PENDING = 1 << 20  # bytes that may wait to be written; further lines are dropped and counted
+PIECE = 4096  # bytes of one write (PIPE_BUF): a pipe that poll() reports takes them without blocking
+LOOK = 0.1  # seconds between checks for the deadline, while the descriptor takes nothing
 
 
 def wait_for_room(descriptor: int, late: Callable[[], bool]) -> bool:
-    """Returns when the descriptor takes something, or reports an error; False where it is too late before."""
+    """Waits until the descriptor is writable or reports an error. Returns False if `late` is true before."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     while not late():
@@ -28,7 +28,7 @@ def wait_for_room(descriptor: int, late: Callable[[], bool]) -> bool:
 
 
 def write_piece(descriptor: int, data: memoryview) -> int:
-    """Bytes that it took, once there is room. Raises OSError."""
+    """Writes a piece. Returns the number of bytes written. Raises OSError."""
     try:
         return os.write(descriptor, data[:PIECE])
     except BlockingIOError:  # it takes less than a piece
@@ -37,7 +37,7 @@ def write_piece(descriptor: int, data: memoryview) -> int:
 
 
 def write_within(descriptor: int, data: bytes, seconds: float) -> None:
-    """Writes as much of it as goes in this time."""
+    """Writes as much as the descriptor takes within `seconds`."""
     end = time.monotonic() + seconds
     rest = memoryview(data)
     with contextlib.suppress(OSError):
@@ -48,30 +48,30 @@ def write_within(descriptor: int, data: bytes, seconds: float) -> None:
 class LineWriter:
     """Writes lines on a thread of its own.
 
-    Once lines had to be dropped, all further ones are, until those that wait are written and `told`, the line that
-    tells how many are missing, is. So it stands where they would have. The descriptor stays as it is: others may
-    have it, too, and it may be in blocking mode, so it is asked with poll() before each write.
+    Once a line is dropped, so are all further ones, until those that wait are written and then `told`, the line that
+    says how many are missing. So that line is where the missing ones would be. The descriptor's mode is not changed,
+    since other processes may share it: it may block, so poll() is called before each write.
     """
 
     def __init__(self, descriptor: int, told: Callable[[int], bytes], pending: int = PENDING) -> None:
-        """Starts the thread, which does not hold up Python's end. `pending`: bytes."""
+        """Starts the thread, a daemon. `pending`: bytes that may wait."""
         self._descriptor = descriptor
         self._told = told
         self._most = pending
         self._stirred = threading.Condition()  # reentrant: a destructor may log while a line is put
         self._lines: deque[bytes] = deque()
-        self._size = 0  # of those lines, in bytes
-        self._full = False  # lines are dropped until the missing ones are told
+        self._size = 0  # bytes of those lines
+        self._full = False  # lines are dropped until their number is written
         self._failing = False  # the last write failed
-        self._torn = False  # the last line that was written has no end
+        self._torn = False  # the last line was written in part
         self._untold = 0
-        self._end: float | None = None  # on the monotonic clock, when it is closed
+        self._end: float | None = None  # deadline on the monotonic clock, once it is closed
         self.dropped = 0  # lines, in all
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     def put(self, line: bytes) -> None:
-        """A line with its end. From any thread."""
+        """Takes a line with its line feed. May be called from any thread."""
         with self._stirred:
             if self._full or self._size + len(line) > self._most or self._end is not None:
                 self._full = self._end is None
@@ -83,7 +83,7 @@ class LineWriter:
             self._stirred.notify()
 
     def close(self, seconds: float) -> None:
-        """Blocks until all is written, so long at most; the rest is dropped."""
+        """Blocks until all is written, at most `seconds`. The rest is dropped."""
         with self._stirred:
             self._end = time.monotonic() + seconds
             self._stirred.notify()
@@ -111,22 +111,22 @@ class LineWriter:
         self._drop(len(self._lines))
 
     def _tell(self, missing: int) -> None:
-        """How many lines are missing. Where that can't be written, it is told with the next line."""
+        """Writes how many lines are missing. If that fails, it is tried again with the next line."""
         told = missing > 0 and self._write(self._told(missing))
         with self._stirred:
             self._untold -= missing if told else 0
-            more = told and self._untold > 0  # dropped meanwhile; lines that come now stand behind them
+            more = told and self._untold > 0  # dropped meanwhile, so before lines that come now
             self._full = self._full and (bool(self._lines) or more)
 
     def _write(self, line: bytes) -> bool:
-        """Whether all of it is written."""
+        """Returns whether the whole line was written."""
         rest = memoryview(b"\n" + line if self._torn else line)
         try:
             while rest and wait_for_room(self._descriptor, self._late):
                 written = write_piece(self._descriptor, rest)
                 self._torn = self._torn or written > 0
                 rest = rest[written:]
-        except OSError:  # nobody has the other end, the disk is full, …
+        except OSError:  # such as a broken pipe or a full disk
             self._failing = True
             return False
         self._failing = self._torn = bool(rest)

@@ -1,7 +1,7 @@
-"""What this process may use of the machine: memory, and processors. Read once, when an engine is made.
+"""The memory and processors that this process may use. Read once, when an engine is prepared.
 
-The limits of control groups hold for all groups below, so the smallest one on the way from the process's own group to
-the root counts. Files: cgroups(7), the kernel's admin-guide/cgroup-v2 and cgroup-v1/memory, scheduler/sched-bwc.
+A limit of a control group also holds for the groups below it, so the smallest limit from the process's group up to the
+root counts. Sources: cgroups(7), the kernel's admin-guide/cgroup-v2 and cgroup-v1/memory, scheduler/sched-bwc.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1 << 20
-LEAST_MEMORY = MIB  # bytes; whatever a limit says
-UNKNOWN_MEMORY = 1024 * MIB  # bytes, where not even the machine's memory is known
+LEAST_MEMORY = MIB  # bytes; a lower limit is ignored
+UNKNOWN_MEMORY = 1024 * MIB  # bytes, if the machine's memory is not known
 V2 = ""  # the name of the one hierarchy of version 2; those of version 1 have their controllers' names
-NO_LIMIT = 1 << 62  # bytes; version 1 has a number of this size where it has no limit
+NO_LIMIT = 1 << 62  # bytes; version 1 writes a larger number for no limit
 ESCAPE = re.compile(r"\\([0-7]{3})")
 USUAL_MOUNTS = (
     ("/sys/fs/cgroup", V2),
@@ -30,7 +30,7 @@ USUAL_MOUNTS = (
 
 @dataclass(frozen=True)
 class Group:
-    """What control groups allow; infinity: no limit."""
+    """The limits of control groups; infinity for no limit."""
 
     memory: float = math.inf  # bytes
     processors: float = math.inf  # processor time in seconds per second
@@ -39,13 +39,13 @@ class Group:
         return Group(min(self.memory, other.memory), min(self.processors, other.processors))
 
     def told(self) -> dict[str, object]:
-        """For the log: the limits that there are."""
+        """Returns the finite limits, for the log."""
         return {name: value for name, value in vars(self).items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What there is for this process."""
+    """What this process may use."""
 
     memory: int  # bytes
     processors: int  # that its threads can use at one time
@@ -61,7 +61,7 @@ class Mount:
 
 
 def resources(root: Path = Path("/")) -> Resources:
-    """Of the machine, its control groups, the limits of the process (`ulimit -v`, `-d`) and its affinity."""
+    """Reads the machine, the control groups, the limits of the process (`ulimit -v`, `-d`) and its affinity."""
     group = limits_of_groups(root)
     memory = min(_machine_memory(), group.memory, *_process_limits())
     if not math.isfinite(memory):
@@ -91,7 +91,7 @@ def _process_limits() -> Iterator[float]:
 
 
 def limits_of_groups(root: Path = Path("/")) -> Group:
-    """Of the groups that this process is in. `root`: the folder that `proc` and `sys` are in."""
+    """Reads the limits of this process's groups. `root`: the folder that contains `proc` and `sys`."""
     own, mounts = parse_groups(_read(root / "proc/self/cgroup")), parse_mounts(_read(root / "proc/self/mountinfo"))
     if not own or not mounts:  # no /proc
         own, mounts = {"": "/", "memory": "/", "cpu": "/"}, [Mount(name, "/", point) for point, name in USUAL_MOUNTS]
@@ -103,7 +103,7 @@ def limits_of_groups(root: Path = Path("/")) -> Group:
 
 
 def _limits_v2(folder: Path) -> Group:
-    """A group over `memory.high` is held up until it can hardly go on, so that counts as a limit."""
+    """`memory.high` counts as a limit, since the kernel throttles a group that exceeds it."""
     memory = min(parse_bytes(_read(folder / name)) for name in ("memory.max", "memory.high"))
     return Group(memory, parse_quota(_read(folder / "cpu.max")))
 
@@ -114,12 +114,12 @@ def _limits_v1(folder: Path) -> Group:
 
 
 def _folders(own: dict[str, str], mounts: Iterable[Mount]) -> Iterator[tuple[str, str]]:
-    """The folders, with their hierarchy, of all groups that the process is in, as far as they are mounted."""
+    """Yields the folder and the hierarchy of each mounted group that the process is in."""
     mounts = list(mounts)
     for hierarchy, path in own.items():
         here = [mount for mount in mounts if mount.hierarchy == hierarchy]
         names = [(mount, names_below(mount.root, path)) for mount in here]
-        if all(below is None for _, below in names):  # what is mounted is taken for this process's
+        if all(below is None for _, below in names):  # then assume that the mounts are of this process's group
             names = [(mount, []) for mount in here]
         for mount, below in names:
             for depth in range(len(below) + 1 if below is not None else 0):
@@ -127,10 +127,10 @@ def _folders(own: dict[str, str], mounts: Iterable[Mount]) -> Iterator[tuple[str
 
 
 def names_below(root: str, path: str) -> list[str] | None:
-    """The names of groups from a mount's root down to a group; None: the group is not below that root.
+    """Returns the names of groups from a mount's root down to a group; None if the group is not below that root.
 
-    Both are seen from the root of the reader's cgroup namespace, so they may begin with `..`. A root above that
-    namespace is above the group, too, but the names between are not known: then there are none.
+    Both paths are relative to the root of the reader's cgroup namespace, so they may begin with `..`. For a root above
+    that namespace, the names between are not known, and the list is empty.
     """
     above, below = _parts(root), _parts(path)
     while above and below and above[0] == below[0]:
@@ -145,7 +145,7 @@ def _parts(path: str) -> list[str]:
 
 
 def parse_groups(text: str) -> dict[str, str]:
-    """/proc/self/cgroup: the process's group in each hierarchy that is of interest."""
+    """Parses /proc/self/cgroup: the process's group in each hierarchy that has limits."""
     found = {}
     for line in text.splitlines():
         number, *rest = line.split(":", 2)
@@ -157,7 +157,7 @@ def parse_groups(text: str) -> dict[str, str]:
 
 
 def parse_mounts(text: str) -> list[Mount]:
-    """/proc/self/mountinfo: where those hierarchies are mounted (proc_pid_mountinfo(5))."""
+    """Parses /proc/self/mountinfo: where those hierarchies are mounted (proc_pid_mountinfo(5))."""
     found = []
     for line in text.splitlines():
         general, _, special = line.partition(" - ")
@@ -174,14 +174,14 @@ def parse_mounts(text: str) -> list[Mount]:
 
 
 def parse_bytes(text: str) -> float:
-    """A limit of memory; infinity where there is none, or nothing that can be read."""
+    """Parses a memory limit; infinity if there is none, or it is malformed."""
     text = text.strip()
     limit = int(text) if re.fullmatch("[0-9]{1,19}", text) else math.inf
     return limit if limit < NO_LIMIT else math.inf
 
 
 def parse_quota(text: str) -> float:
-    """`QUOTA PERIOD` in microseconds, as processors; infinity where there is none ("max", -1)."""
+    """Parses `QUOTA PERIOD`, in microseconds, to processors; infinity if there is none ("max", -1)."""
     numbers = text.split()
     if len(numbers) != 2 or not all(re.fullmatch("[0-9]{1,19}", number) for number in numbers):
         return math.inf
@@ -190,7 +190,7 @@ def parse_quota(text: str) -> float:
 
 
 def _read(path: Path) -> str:
-    """ "" where it can't be read."""
+    """Returns "" if the file can't be read."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except (OSError, ValueError):
