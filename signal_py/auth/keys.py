@@ -147,7 +147,7 @@ class KeySet(_Changing):
     """A JWKS in a file or at a URL, loaded periodically."""
 
     def __init__(self, place: str, refresh: float) -> None:
-        """`place`: a URL, or the path of a file. Raises ValueError for another URL than HTTP(S) or file, or with a user."""
+        """`place`: a path, or a URL (http, https, file). Raises ValueError for another URL, or one with a user."""
         super().__init__(shown(place), refresh)
         self._jwks: Jwks | None = None
         self._told: list[str] = []
