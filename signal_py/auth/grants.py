@@ -1,4 +1,4 @@
-"""What an authorizer is asked, what it answers, and how rights are written for the core. Pure."""
+"""Requests and grants of authorizers, and the encoding of rights for the core. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from signal_py.auth.headers import Headers, cookies_of
 
-TOKEN = r"[!-)+-\-/-=?-~]+"  # of a room's name: visible ASCII but `*`, `>` and the dot
+TOKEN = r"[!-)+-\-/-=?-~]+"  # of a room's name: visible ASCII except `*`, `>` and the dot
 USER = re.compile(rf"{TOKEN}(?:\.{TOKEN})*")
 PATTERN = re.compile(rf"(?:(?:{TOKEN}|\*)\.)*(?:{TOKEN}|\*|>)")
 USER_MAX = 127  # bytes; with its `@` it is the name of a room
@@ -18,13 +18,13 @@ PATTERN_MAX = 128  # bytes
 RIGHTS_MAX = 16384  # bytes of all patterns of one connection
 COUNT_MAX = 65535  # patterns, and rooms
 NO_BOUND = 0xFFFFFFFF
-LIFE_MAX = 1 << 47  # milliseconds: thousands of years; a longer life never ends
+LIFE_MAX = 1 << 47  # milliseconds, thousands of years; a longer grant never expires
 REFUSALS = (401, 403)
 
 RIGHT_TO, RIGHT_SUB_ALL, RIGHT_PUB_ALL = 1, 2, 4
 
 Verdict = tuple[int, int, bytes, bytes, int]
-"""For the core: connection, 0 or the HTTP status to refuse with, user, rights, milliseconds of life (0: for ever)."""
+"""For the core: connection, 0 or the HTTP status of a refusal, user, rights, milliseconds to live (0: for ever)."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Refusal:
 
 
 class GrantError(ValueError):
-    """Claims, or a Grant, that can't be used; the text says why, and `claim` which."""
+    """Claims or a Grant that can't be used. The text says why; `claim` is the name of the claim."""
 
     def __init__(self, claim: str, text: str) -> None:
         super().__init__(text)
@@ -117,10 +117,10 @@ class GrantError(ValueError):
 
 
 def grant_of(claims: Mapping[str, Any]) -> Grant:
-    """The grant of a token's claims. Raises GrantError.
+    """Returns the grant of a token's claims. Raises GrantError.
 
-    What is absent is not bounded: no `rooms`, any room; no `to`, it may send; no `max_rooms`, as the setting. In a
-    `rooms` with `sub` or `pub`, the absent one allows nothing.
+    An absent claim sets no limit: without `rooms`, any room; without `to`, it may send; without `max_rooms`, the
+    setting applies. If `rooms` has only one of `sub` and `pub`, the other allows nothing.
     """
     for name in ("sub", "rooms", "max_rooms"):
         if name in claims and claims[name] is None:
@@ -137,7 +137,7 @@ def grant_of(claims: Mapping[str, Any]) -> Grant:
 
 
 def verdict_of(connection: int, grant: Grant, now: float) -> Verdict:
-    """A grant as the core takes it. Raises GrantError where there is something in it that can't be used."""
+    """Encodes a grant for the core. Raises GrantError for one that can't be used."""
     return connection, 0, _user(grant.user), _rights(grant), _life(grant.expires, now)
 
 
@@ -150,12 +150,12 @@ def _user(user: object) -> bytes:
 
 
 def _life(expires: object, now: float) -> int:
-    """In milliseconds, at least one."""
+    """Returns the milliseconds until a grant expires, at least 1; 0 for never."""
     if expires is None:
         return 0
     if isinstance(expires, bool) or not isinstance(expires, int | float) or expires != expires:
         raise GrantError("exp", "the expiry time is not a number")
-    left = expires - now if abs(expires) < LIFE_MAX else expires  # which may be more than a float holds
+    left = expires - now if abs(expires) < LIFE_MAX else expires  # `expires` may be too large for a float
     if left <= 0:
         return 1
     return max(1, int(left * 1000)) if left < LIFE_MAX // 1000 else 0
@@ -182,7 +182,7 @@ def _rights(grant: Grant) -> bytes:
 
 @lru_cache(256)
 def rights_of(text: bytes) -> Rights:
-    """What `_rights` wrote."""
+    """Decodes the rights that `_rights` encoded."""
     if not text:
         return Rights()
     patterns, at = [], 9
@@ -199,7 +199,7 @@ def rights_of(text: bytes) -> Rights:
 
 
 def _patterns(given: object) -> list[bytes]:
-    """Each with its size before it."""
+    """Encodes patterns, each after its size in one byte."""
     if given is None:
         return []
     if not isinstance(given, list | tuple):

@@ -1,4 +1,4 @@
-"""The headers of a handshake, for an authorizer. Pure."""
+"""The headers of a handshake, for an authorizer. No I/O."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Headers(Mapping[str, str]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        return f"Headers({', '.join(self._values)})"  # their values may be secrets
+        return f"Headers({', '.join(self._values)})"  # without values, which may be secret
 
 
 def headers_of(head: str) -> Headers:
-    """Those of a request's head that the engine has found to be well-formed."""
+    """Parses the head of a request, which the core has already validated."""
     found: dict[str, str] = {}
     for line in head.lstrip("\r\n").split("\n")[1:]:
         name, colon, value = line.partition(":")
@@ -45,8 +45,10 @@ def headers_of(head: str) -> Headers:
 
 
 def cookies_of(header: str) -> dict[str, str]:
-    """Of a Cookie header, as it was sent, but for quotation marks around a value (RFC 6265 §4.2.1). Of several with one
-    name the first counts, which is the one that browsers found to fit best (§5.4)."""
+    """Parses a Cookie header. Removes quotation marks around a value (RFC 6265 §4.2.1).
+
+    If several cookies have one name, the first counts: browsers send the most specific path first (§5.4).
+    """
     found: dict[str, str] = {}
     for pair in header.split(";"):
         name, equals, value = pair.strip(" \t").partition("=")

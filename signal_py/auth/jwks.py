@@ -1,4 +1,4 @@
-"""What is in a JWKS (RFC 7517): the keys that verify signatures, and those that are left out. Pure."""
+"""Parses a JWKS (RFC 7517): keys that verify signatures, and remarks about those that are skipped. No I/O."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from signal_py.base.errors import ConfigError
 from signal_py.base.log import clipped
 from signal_py.config.types import ALGORITHMS
 
-KEYS_MAX = 1024  # that are looked at in one set
-KEYS_TRIED = 8  # that one token is tried with, where its `kid` and algorithm name no single one
+KEYS_MAX = 1024  # that are read of one set
+KEYS_TRIED = 8  # for one token, if its `kid` and algorithm fit several
 SECRET_MIN = 32  # bytes
 RSA_MIN = 2048  # bits
 
 
 class Key(NamedTuple):
-    """A key as PyJWT takes it, and the only algorithm that it is for."""
+    """A key for PyJWT, and its only algorithm."""
 
     key: Any
     algorithm: str
@@ -27,16 +27,18 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Jwks:
-    """Immutable once parsed."""
+    """The keys of a set. Immutable once parsed."""
 
     by_name: dict[str, list[Key]] = field(default_factory=dict)  # of `kid`, up to KEYS_TRIED for an algorithm
     by_algorithm: dict[str, list[Key]] = field(default_factory=dict)  # the first KEYS_TRIED of all
-    remarks: list[str] = field(default_factory=list)  # about keys that are left out, or weak
-    count: int = 0  # of those that can be used
+    remarks: list[str] = field(default_factory=list)  # about keys that are skipped or weak
+    count: int = 0  # of usable keys
 
     def find(self, name: str | None, algorithm: str) -> list[Key]:
-        """Those that a token with this `kid`, or none, may be signed with. Of one name there may be several, for
-        different algorithms (RFC 7517 §4.5)."""
+        """Returns the keys that may have signed a token with this `kid`, or without one.
+
+        Several keys may have one name, for different algorithms (RFC 7517 §4.5).
+        """
         if name is None:
             return self.by_algorithm.get(algorithm, [])
         named = self.by_name.get(name, [])
@@ -44,7 +46,7 @@ class Jwks:
 
 
 def parse(data: bytes) -> Jwks:
-    """Raises LookError where it is no JWKS, has no key for signatures, or a private one."""
+    """Raises LookError if this is not a JWKS, has no key for signatures, or contains a private key."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -86,7 +88,7 @@ def _indexed(usable: list[tuple[str | None, Key]], remarks: list[str]) -> Jwks:
 
 
 def _without_nulls(jwk: object) -> object:
-    """Some providers write null for a member that is absent."""
+    """Removes members that are null, which some providers write for absent ones."""
     return {name: value for name, value in jwk.items() if value is not None} if isinstance(jwk, dict) else jwk
 
 
@@ -95,7 +97,7 @@ def _called(name: object) -> str:
 
 
 def weakness(key: Key) -> str:
-    """Why somebody could find the key out, "" where nobody can (RFC 7518 §3.2, §3.3)."""
+    """Returns why a key is weak; "" if it is not (RFC 7518 §3.2, §3.3)."""
     if key.algorithm == "HS256" and len(key.key) < SECRET_MIN:
         return f"a secret of {len(key.key)} bytes can be guessed: use {SECRET_MIN} random bytes or more"
     if key.algorithm == "RS256" and key.key.key_size < RSA_MIN:
@@ -104,7 +106,7 @@ def weakness(key: Key) -> str:
 
 
 def _put(alike: list[Key], key: Key) -> bool:
-    """Whether there was room."""
+    """Returns whether there was room."""
     room = sum(other.algorithm == key.algorithm for other in alike) < KEYS_TRIED
     if room:
         alike.append(key)
@@ -112,9 +114,9 @@ def _put(alike: list[Key], key: Key) -> bool:
 
 
 def _usable(jwk: object, called: str) -> Key | str:
-    """Or why it is none; "" where it is for something else. Raises LookError for a private key.
+    """Returns the key, or why it can't be used; "" if it has another purpose. Raises LookError for a private key.
 
-    What PyJWT says of a bad key is not told: it may hold the key.
+    PyJWT's error about a bad key is not repeated, since it may contain the key.
     """
     import jwt
 

@@ -1,4 +1,4 @@
-"""Fetches a JWKS over HTTP. Everything about it is bounded: time, size, redirects."""
+"""Fetches a JWKS over HTTP, with limits for time, size and redirects."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from urllib.parse import urljoin, urlsplit
 
 from signal_py.base.version import VERSION
 
-STEP_TIMEOUT = 5.0  # seconds for each step: to connect, to send, to read a piece
-TIMEOUT = 10.0  # seconds for all of it
+STEP_TIMEOUT = 5.0  # seconds for each step: connect, send, read a piece
+TIMEOUT = 10.0  # seconds for the whole fetch
 REDIRECTS_MAX = 5
-BODY_MAX = 1 << 20  # bytes, also once unpacked
+BODY_MAX = 1 << 20  # bytes, also when decompressed
 CHUNK = 1 << 16
 REDIRECTS = (301, 302, 303, 307, 308)
 HEADERS = {"User-Agent": f"signal-engine/{VERSION}", "Accept": "application/jwk-set+json, application/json;q=0.9"}
 
 REASONS = ("file", "connection", "tls", "timeout", "status", "redirect", "too-large", "no-jwks", "no-key", "system")
-"""Why keys can't be had: what the metric tells, and LookError."""
+"""Why keys can't be loaded: the labels of the metric, and the reasons of LookError."""
 
 
 class LookError(Exception):
-    """Keys can't be had. The text holds nothing of a URL's query, of an answer's body, or of a key."""
+    """Keys can't be loaded. The text contains nothing of a URL's query, of an answer's body, or of a key."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -39,13 +39,15 @@ class LookError(Exception):
 
 
 def shown(place: str) -> str:
-    """A file, or a URL without what may be secret in it: who asks, and its query."""
+    """Returns a path, or a URL without its user and query, which may be secret."""
     return re.sub(r"(?<=://)[^/]*@", "", re.split(r"[?#]", place, maxsplit=1)[0])
 
 
 def fetch(url: str) -> bytes:
-    """The body of the answer, after redirects. Blocks, for TIMEOUT and two steps at most, but for a name that the
-    system looks up. Raises LookError."""
+    """Returns the body of the answer, after redirects. Raises LookError.
+
+    Blocks for at most TIMEOUT and two steps, not counting name lookups.
+    """
     end = time.monotonic() + TIMEOUT
     for _ in range(REDIRECTS_MAX + 1):
         try:
@@ -54,14 +56,14 @@ def fetch(url: str) -> bytes:
                 return answer
         except LookError:
             raise
-        except Exception as error:  # of urllib and what it is made of: many kinds, none of ours
+        except Exception as error:  # many kinds of urllib and below
             raise _told(error, end) from None
         url = _followed(url, answer)
     raise LookError("redirect", f"it redirects more than {REDIRECTS_MAX} times, last to {shown(url)}")
 
 
 def _get(url: str, end: float) -> bytes | str:
-    """The body, or where a redirect leads."""
+    """Returns the body, or the target of a redirect."""
     sockets: list[socket.socket] = []
     cut = threading.Timer(max(0.0, end - time.monotonic()), _cut, (sockets,))
     cut.daemon = True
@@ -82,7 +84,7 @@ def _get(url: str, end: float) -> bytes | str:
 
 
 def _followed(url: str, place: str) -> str:
-    """Where a redirect leads. Raises LookError where it is not followed."""
+    """Returns the URL of a redirect. Raises LookError for one that must not be followed."""
     try:
         there = urljoin(url, place)
         parts = urlsplit(there)
@@ -98,7 +100,7 @@ def _followed(url: str, place: str) -> str:
 
 
 class _Unfollowed(urllib.request.HTTPRedirectHandler):
-    """Redirects are followed by `fetch`: here they are answers like others."""
+    """Does not follow redirects, since `fetch` does."""
 
     def http_error_302(self, *_: Any) -> None:
         return None
@@ -107,7 +109,7 @@ class _Unfollowed(urllib.request.HTTPRedirectHandler):
 
 
 class _Noted:
-    """A connection whose sockets are put into a list: urllib takes them off the connection before the body is read."""
+    """A connection that adds its sockets to a list, since urllib detaches them before the body is read."""
 
     sockets: list[socket.socket]
 
@@ -126,7 +128,7 @@ class _SecureConnection(_Noted, http.client.HTTPSConnection):
 
 
 def _opener(sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
-    """With the system's proxies and authorities. Its sockets are put into the list."""
+    """Makes an opener with the system's proxies and authorities, which adds its sockets to the list."""
 
     def noted(kind: type[_PlainConnection | _SecureConnection], host: str, **more: Any) -> http.client.HTTPConnection:
         connection = kind(host, **more)
@@ -145,9 +147,9 @@ def _opener(sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
 
 
 def _cut(sockets: list[socket.socket]) -> None:
-    """Ends a wait that the timeout of a step does not: for a head, or a chunk's size, that comes byte by byte."""
+    """Ends reads that no step's timeout ends: of a head or a chunk size that comes byte by byte."""
     for each in sockets:
-        with contextlib.suppress(OSError):  # it is closed
+        with contextlib.suppress(OSError):  # already closed
             socket.socket.shutdown(each, socket.SHUT_RDWR)
 
 
@@ -156,7 +158,7 @@ def _body(answer: http.client.HTTPResponse, end: float) -> bytes:
     size = 0
     while time.monotonic() < end:
         part = answer.read1(CHUNK)
-        if not part and time.monotonic() < end:  # else it was cut
+        if not part and time.monotonic() < end:  # otherwise `_cut` ended it
             return b"".join(parts)
         parts.append(part)
         size += len(part)
@@ -166,7 +168,7 @@ def _body(answer: http.client.HTTPResponse, end: float) -> bytes:
 
 
 def _unpacked(body: bytes, coding: str) -> bytes:
-    """None was asked for, yet some servers compress for everybody."""
+    """Decompresses a body, since some servers compress without being asked."""
     coding = coding.strip().lower()
     if coding in ("", "identity"):
         return body
@@ -180,7 +182,7 @@ def _unpacked(body: bytes, coding: str) -> bytes:
 
 
 def _told(error: Exception, end: float) -> LookError:
-    """In words of our own: those of others may hold the URL."""
+    """Converts an error, whose own text may contain the URL."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError) or time.monotonic() >= end:
         return LookError("timeout", "it does not answer in time")

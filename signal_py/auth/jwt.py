@@ -1,4 +1,4 @@
-"""JSON Web Tokens, by PyJWT: what is asked of a token, and what it grants."""
+"""Verifies JSON Web Tokens with PyJWT, and returns what they grant."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ TIMES = ("exp", "nbf", "iat")
 
 
 class TokenError(Exception):
-    """A token that is not good; the text says why, and holds nothing of the token. `claim` is what is wrong: a claim, a
-    parameter of the header, "signature", or "token" where it is none."""
+    """A token that is refused. The text says why, and contains nothing of the token.
+
+    `claim` is what is wrong: a claim, a parameter of the header, "signature", or "token" if it is not a JWT.
+    """
 
     def __init__(self, claim: str, text: str) -> None:
         super().__init__(text)
@@ -30,7 +32,7 @@ class TokenError(Exception):
 
 
 def header_of(token: bytes) -> dict[str, Any]:
-    """The header, of which nothing is verified. Raises TokenError."""
+    """Returns the header, unverified. Raises TokenError."""
     head = token.partition(b".")[0]
     try:
         header = json.loads(base64.urlsafe_b64decode(head + b"=" * (-len(head) % 4)))
@@ -42,7 +44,7 @@ def header_of(token: bytes) -> dict[str, Any]:
 
 
 def described(token: bytes) -> dict[str, str]:
-    """A token's key and algorithm by its header, fit for the log."""
+    """Returns the key's name and the algorithm of a token's header, safe to log."""
     try:
         header = header_of(token)
     except TokenError:
@@ -51,7 +53,7 @@ def described(token: bytes) -> dict[str, str]:
 
 
 class Verifier:
-    """Judges tokens by one set of rules. Not for two threads at a time."""
+    """Verifies tokens by one set of rules. Not thread-safe."""
 
     def __init__(self, keys: Keys, algorithms: tuple[str, ...], audience: str, issuer: str, leeway: float) -> None:
         import jwt
@@ -61,7 +63,7 @@ class Verifier:
         self._audience = audience or None
         self._issuer = issuer or None
         self._leeway = leeway
-        # The times are judged below: PyJWT takes text for a number, and an `iat` in the future for a fault.
+        # Times are checked below: PyJWT accepts text as a number, and refuses an `iat` in the future.
         self._jwt = jwt.PyJWT(
             {
                 "verify_aud": bool(audience),
@@ -75,13 +77,13 @@ class Verifier:
         self._errors = jwt.exceptions
 
     def grant(self, token: bytes) -> Grant:
-        """What a token grants. Raises TokenError, GrantError, KeyUnknownError, KeysMissingError."""
+        """Returns what a token grants. Raises TokenError, GrantError, KeyUnknownError, KeysMissingError."""
         name, algorithm = self._named(header_of(token))
         keys = self.keys.find(name, algorithm)
         try:
             claims = self._claims(token, self._fitting(token, keys) if len(keys) > 1 else keys[0])
         except self._errors.InvalidSignatureError:
-            # One that is named is not looked for again: a name has one key for good.
+            # A named key is not looked up again, since the key of a name does not change.
             if self.keys.changing and (name is None or isinstance(self.keys, KeyFile)):
                 raise KeyUnknownError("signature", "none of the known keys has signed it") from None
             raise TokenError("signature", "its key has not signed it") from None
@@ -92,7 +94,7 @@ class Verifier:
         return grant_of(claims)
 
     def _named(self, header: dict[str, Any]) -> tuple[str | None, str]:
-        """Its key's name and its algorithm. Raises TokenError where it can't be good, whatever the key."""
+        """Returns the key's name and the algorithm. Raises TokenError for a header that no key can make valid."""
         if "crit" in header:
             raise TokenError("crit", "it requires an extension (RFC 7515 §4.1.11), and none is supported")
         if header.get("b64", True) is not True:
@@ -105,7 +107,7 @@ class Verifier:
         return name, algorithm
 
     def _fitting(self, token: bytes, keys: list[Key]) -> Key:
-        """That which has signed it, else the last. All are for one algorithm. Raises what PyJWT does."""
+        """Returns the key that signed the token, else the last one. All have one algorithm. Raises PyJWT's errors."""
         import jwt
 
         signature = self._jws.decode_complete(token, options={"verify_signature": False})["signature"]
@@ -114,14 +116,14 @@ class Verifier:
         return next((key for key in keys if scheme.verify(text, scheme.prepare_key(key.key), signature)), keys[-1])
 
     def _claims(self, token: bytes, key: Key) -> dict[str, Any]:
-        """Raises what PyJWT does."""
+        """Returns the verified claims. Raises PyJWT's errors."""
         claims: dict[str, Any] = self._jwt.decode(
             token, key.key, algorithms=[key.algorithm], audience=self._audience, issuer=self._issuer
         )
         return claims
 
     def _told(self, wrong: Exception) -> TokenError:
-        """In words of our own: PyJWT's may hold what the token holds."""
+        """Converts an error of PyJWT, whose own text may contain parts of the token."""
         errors = self._errors
         if isinstance(wrong, errors.InvalidAlgorithmError):
             return TokenError("alg", "its algorithm does not fit its key")
@@ -138,8 +140,11 @@ class Verifier:
         return TokenError("token", "it is not a JSON Web Token")
 
     def _end(self, claims: dict[str, Any]) -> float | None:
-        """When it ends, with the leeway; None: never. Raises TokenError where a time is none (RFC 7519 §2: a number),
-        or not good. An `iat` says when it was made, and is no reason to refuse (§4.1.6)."""
+        """Returns when a token expires, with the leeway; None for never.
+
+        Raises TokenError for a time that is not a number (RFC 7519 §2), or if the token is not valid now. `iat` is
+        never a reason to refuse (§4.1.6).
+        """
         for name in TIMES:
             if name in claims and not _is_number(claims[name]):
                 raise TokenError(name, f"its {name} is not a number of seconds")
@@ -166,7 +171,7 @@ def _is_number(value: object) -> bool:
 
 
 def verifier_of(config: Config) -> Verifier:
-    """That of the settings. Raises ConfigError."""
+    """Returns the verifier that the settings describe. Raises ConfigError."""
     keys = keys_of(config)
     algorithms = config.auth_algorithms or ALGORITHMS
     if isinstance(keys, FixedKey | KeyFile) and (wanted := keys.key.algorithm) not in algorithms:
@@ -177,22 +182,22 @@ def verifier_of(config: Config) -> Verifier:
 
 
 def hush_pyjwt() -> None:
-    """For our own commands: PyJWT's words about a short key go past the log, and name no setting as ours do."""
+    """Hides PyJWT's warning about short keys, for our commands: ours is in the log, and names the setting."""
     warnings.filterwarnings("ignore", message="The (HMAC|RSA) key is ")
 
 
-# -- for trying out --
+# -- for the command `token` --
 
 
 def mint(claims: dict[str, Any], key: Any, algorithm: str, name: str | None = None) -> str:
-    """A signed token; `name`: of the key, in a JWKS."""
+    """Returns a signed token. `name`: the key's name in a JWKS."""
     import jwt
 
     return jwt.encode(claims, key, algorithm=algorithm, headers=None if name is None else {"kid": name})
 
 
 def inspect(token: str) -> dict[str, Any]:
-    """Header and claims, of which nothing is verified. Raises ConfigError where it is no token."""
+    """Returns header and claims, unverified. Raises ConfigError if this is not a token."""
     import jwt
 
     try:

@@ -1,4 +1,4 @@
-"""Keys in PEM files, and secrets: what they are, and for which algorithm."""
+"""Reads keys from PEM files, and secrets, and finds the algorithm of a key."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PARAMETERS = re.compile(rb"-----BEGIN EC PARAMETERS-----.*?-----END EC PARAMETER
 
 
 def pem_of(data: bytes) -> tuple[str, bytes]:
-    """The label of the first PEM block, such as `PUBLIC KEY`, and what begins with it; "" where there is none.
+    """Returns the label of the first PEM block, such as `PUBLIC KEY`, and the data from there on; "" if there is none.
 
-    Text before it is for people (RFC 7468 §2), and the parameters of a curve, which `openssl ecparam -genkey` puts
-    before its key, are in that key, too.
+    Skips text before it (RFC 7468 §2), and the curve parameters that `openssl ecparam -genkey` writes before a key,
+    since the key contains them.
     """
     data = PARAMETERS.sub(b"", data)
     begin = BEGIN.search(data)
@@ -24,7 +24,7 @@ def pem_of(data: bytes) -> tuple[str, bytes]:
 
 
 def read_key(path: str, named: str) -> bytes:
-    """What a file holds, without white space around it. Raises ConfigError."""
+    """Reads a file, and strips white space. Raises ConfigError."""
     try:
         data = files.read(path).strip()
     except (OSError, ValueError) as error:
@@ -35,7 +35,7 @@ def read_key(path: str, named: str) -> bytes:
 
 
 def check_secret(secret: bytes | str, named: str) -> None:
-    """Raises ConfigError for a public key or a certificate, which are no secrets: PyJWT would refuse each token."""
+    """Raises ConfigError for a public key or a certificate, with which PyJWT would refuse each token."""
     import jwt
 
     try:
@@ -47,7 +47,7 @@ def check_secret(secret: bytes | str, named: str) -> None:
 
 
 def load_pem(label: str, data: bytes, named: str, path: str) -> Any:
-    """The public or private key that `pem_of` found. Raises ConfigError."""
+    """Loads the public or private key that `pem_of` found. Raises ConfigError."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
@@ -64,12 +64,12 @@ def load_pem(label: str, data: bytes, named: str, path: str) -> Any:
 
 
 def is_private(key: object) -> bool:
-    """Of a key of cryptography's: whether it can sign. A public key has no public part of its own."""
+    """Returns whether a key of cryptography can sign. Only private keys have `public_key`."""
     return hasattr(key, "public_key")
 
 
 def algorithm_of(key: object, named: str) -> str:
-    """The algorithm for a key of cryptography's. Raises ConfigError."""
+    """Returns the algorithm of a key of cryptography. Raises ConfigError."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     if isinstance(key, rsa.RSAPublicKey | rsa.RSAPrivateKey):

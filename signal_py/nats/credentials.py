@@ -1,4 +1,4 @@
-"""What a node says about itself in CONNECT: who it is, what it can, and the proof that NATS asks for."""
+"""Builds CONNECT: the node's name, its options, and its credentials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK = r"-----BEGIN {0}-----\s*(\S+)\s*-+END {0}-+"
 
 @dataclass(frozen=True)
 class Credentials:
-    """How this node identifies itself to NATS. Files are opened each time, so that they may be replaced."""
+    """The credentials for NATS. Files are opened for each connection, so that they may be replaced."""
 
     token: str = ""
     user: str = ""
@@ -31,7 +31,7 @@ class Credentials:
 
     @classmethod
     def of(cls, config: Config) -> Credentials:
-        """Those of the settings; a file is tried, so that a bad one is told at once. Raises ConfigError."""
+        """Returns the credentials of the settings. Loads a file once to find errors. Raises ConfigError."""
         found = cls(config.nats_token, config.nats_user, config.nats_password, config.nats_nkey, config.nats_creds)
         for name, path in (("nats-nkey", found.seed_file), ("nats-creds", found.creds_file)):
             if path:
@@ -39,9 +39,9 @@ class Credentials:
         return found
 
     def proof(self, nonce: str, server: Server) -> dict[str, str]:
-        """The fields of CONNECT that answer INFO's nonce, or name a user or token.
+        """Returns the fields of CONNECT that sign INFO's nonce, or name a user or token.
 
-        Raises OSError or ValueError where a file can't be used any more.
+        Raises OSError or ValueError for a file that can't be used any more.
         """
         if self.creds_file:
             text = read_text(self.creds_file)
@@ -72,7 +72,7 @@ def _block(text: str, name: str) -> str:
 
 
 def _sign(seed: str, nonce: str, with_key: bool = False) -> dict[str, str]:
-    """Signs as nats-py does; the nonce is what INFO said, "" where it said none."""
+    """Signs the nonce of INFO as nats-py does. Returns no signature if it is ""."""
     try:
         pair = nkeys.from_seed(bytearray(seed.encode("ascii")))
         signature = base64.b64encode(pair.sign(nonce.encode())).decode()
@@ -85,13 +85,13 @@ def _sign(seed: str, nonce: str, with_key: bool = False) -> dict[str, str]:
 
 
 def mark_of(proof: Mapping[str, str]) -> str:
-    """Tells one identity from another: a hash, of all but the signature, which is another each time."""
+    """Returns a hash that identifies credentials, without the signature, which differs each time."""
     said = json.dumps({name: value for name, value in proof.items() if name != "sig"}, sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
 
 
 def connect_line(proof: Mapping[str, str], node: str, version: str, tls: bool) -> bytes:
-    """The CONNECT that answers an INFO, with what `Credentials.proof` says."""
+    """Returns CONNECT with the fields of `Credentials.proof`."""
     options = {
         "echo": False,
         "headers": True,

@@ -1,4 +1,4 @@
-"""INFO: what a NATS server says of itself, judged before anything is believed. No I/O."""
+"""Parses and validates the INFO of a NATS server. No I/O."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-MAX_URLS = 256  # servers that the cluster tells of; more are left out
+MAX_URLS = 256  # servers that the cluster reports; further ones are ignored
 MAX_URL = 300  # characters of each
 MAX_NONCE = 1024  # characters
-LEAST_PAYLOAD = 256  # bytes that a node's own words to others need
+LEAST_PAYLOAD = 256  # bytes that the messages between nodes need
 MOST_PAYLOAD = (1 << 31) - 1
 
 
@@ -19,19 +19,19 @@ class InfoError(ValueError):
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What the engine looks at."""
+    """The fields of INFO that the engine uses."""
 
     max_payload: int  # bytes
     headers: bool = False
     tls_required: bool = False
     tls_available: bool = False
-    nonce: str = ""  # to be signed; "": none
+    nonce: str = ""  # to be signed; "" if there is none
     connect_urls: tuple[str, ...] = ()  # HOST:PORT, at most MAX_URLS
-    lame_duck: bool = False  # it is about to end
+    lame_duck: bool = False  # it is about to stop
 
 
 def parse_info(text: bytes) -> ServerInfo:
-    """Raises InfoError, whatever a server sends."""
+    """Parses an INFO. Raises InfoError, and nothing else, for malformed text."""
     try:
         said = json.loads(text)
     except (ValueError, RecursionError):

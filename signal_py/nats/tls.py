@@ -1,4 +1,4 @@
-"""TLS with NATS: when it is spoken, with which files, and to whom. The handshake is the core's."""
+"""TLS with NATS: when it is used, with which files and server name. The core does the handshake."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ WANTED = {
 
 @dataclass(frozen=True)
 class Tls:
-    """The files that TLS uses; "" for the system's authorities, and for no certificate of our own.
+    """The files for TLS. "" for the system's authorities, and for no client certificate.
 
-    They are opened at each connection, so that they may be replaced.
+    They are opened for each connection, so that they may be replaced.
     """
 
     ca: str = ""
@@ -32,7 +32,7 @@ class Tls:
 
     @classmethod
     def of(cls, config: Config, servers: Sequence[Server]) -> Tls:
-        """Those of the settings; tried where TLS is wanted, so that what is bad is told at once. Raises ConfigError."""
+        """Returns the files of the settings. If TLS is used, loads them once to find errors. Raises ConfigError."""
         from signal_core.engine import TlsError, tls_try
 
         found = cls(config.nats_tls_ca, config.nats_tls_cert, config.nats_tls_key)
@@ -56,19 +56,19 @@ class Tls:
         return found
 
     def path(self, part: str) -> str:
-        """Of one of PARTS."""
+        """Returns the path of one of PARTS."""
         return {"ca": self.ca, "cert": self.cert, "key": self.key}[part]
 
     def check(self) -> None:
-        """Raises OSError or ValueError where a file can't be read, or OpenSSL would wait for it."""
+        """Raises OSError or ValueError for a file that can't be read, or on which OpenSSL would block."""
         for part in PARTS:
             if path := self.path(part):
                 check_certificates(path)
 
     def handshake(self, server: Server) -> tuple[str, bool, str, str, str]:
-        """What the core needs: the name that the server's certificate is for, whether that is an address, files.
+        """Returns the server's name in its certificate, whether that is an address, and the files.
 
-        Raises what `check` does.
+        Raises the errors of `check`.
         """
         self.check()
         name = server.tls_name or server.host
@@ -80,5 +80,5 @@ def _unusable(config: Config, part: str, path: str, why: str) -> ConfigError:
 
 
 def wants_tls(required: bool, server: Server) -> bool:
-    """Whether TLS is spoken with a server that greeted so: our URL asks for it, or the server does."""
+    """Returns whether to use TLS: the URL or the server's INFO requires it."""
     return server.tls or required
