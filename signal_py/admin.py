@@ -1,6 +1,6 @@
-"""What operators ask over HTTP: /metrics for Prometheus, /stats as JSON, /healthz, /readyz, and POST /drain.
+"""The admin server: /metrics for Prometheus, /stats as JSON, /healthz, /readyz, and POST /drain.
 
-On threads of its own; a request takes the GIL, and touches the loops only to read their counters.
+It runs on threads of its own. A request takes the GIL, but touches the loops only to read their counters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from signal_py.base.errors import ConfigError
 from signal_py.base.hostport import host_port
 from signal_py.listen import Address, Probes, prepare, resolve, where
 
-REQUEST_TIMEOUT = 10.0  # seconds for a client to say what it wants
+REQUEST_TIMEOUT = 10.0  # seconds for a client to send its request
 READ = "GET, HEAD, OPTIONS"
 METHODS = {"/metrics": READ, "/stats": READ, "/healthz": READ, "/readyz": READ, "/drain": "POST, OPTIONS"}
 LINK_STATES = ("off", "connecting", "up", "away", "refused")
@@ -32,7 +32,7 @@ Counters = Iterable[tuple[str, str, str]]  # name, kind, help
 
 
 class EngineCollector(Collector):
-    """Every counter, by loop (`service`: the embedding program's); the NATS link's state; the version."""
+    """Every counter by loop (`service`: the embedding program), the state of the NATS link, and the version."""
 
     def __init__(self, counters: Counters, stats: Callable[[], Stats]) -> None:
         self._counters = tuple(counters)
@@ -80,7 +80,7 @@ def _general(stats: Stats) -> Iterable[Metric]:
 
 
 def _keys(stats: Stats) -> Iterable[Metric]:
-    """Of tokens."""
+    """Yields the metrics of keys for tokens."""
     text = "Keys that verify tokens; 0 with --auth jwt: none could be loaded yet."
     yield GaugeMetricFamily("signal_engine_auth_keys", text, value=stats.get("auth_keys", 0))
     text = "1 for the reason why the keys could not be loaded the last time."
@@ -91,29 +91,32 @@ def _keys(stats: Stats) -> Iterable[Metric]:
 
 
 class Admin:
-    """The HTTP server. It answers from `start` on, and until `stop` returns."""
+    """The HTTP server. It answers from `start` until `stop` returns."""
 
     def __init__(
         self,
-        place: str,
+        address: str,
         named: str,
         stats: Callable[[], Stats],
         unready: Callable[[], str],
         drain: Callable[[], Stats],
     ) -> None:
-        """`unready` tells why the engine takes no clients, "" where it does; `drain` begins to send them away.
-        Raises ConfigError."""
+        """Binds the address. Raises ConfigError.
+
+        unready  returns why the engine accepts no clients; "" if it does
+        drain    begins a drain
+        """
         self._stats = stats
         self._unready = unready
         self._drain = drain
-        self._lock = threading.Lock()  # one request at a time asks the core
+        self._lock = threading.Lock()  # one request at a time reads the core's counters
         self._registry: CollectorRegistry | None = None
         self._servers: list[_Server] = []
-        with Probes(resolve([place], named), named) as probes:
+        with Probes(resolve([address], named), named) as probes:
             self.addresses = probes.addresses
             try:
-                for address in self.addresses:
-                    self._servers.append(_Server(self, address, named))
+                for bound in self.addresses:
+                    self._servers.append(_Server(self, bound, named))
             except BaseException:
                 self.stop()
                 raise
@@ -123,20 +126,20 @@ class Admin:
             server.thread.start()
 
     def stop(self) -> None:
-        """Blocks until no thread of it runs but those of slow clients."""
+        """Stops; blocks until its threads have ended, except those of slow clients."""
         for server in self._servers:
             server.stop()
-        # What held the engine lets it go.
+        # These referred to the engine.
         self._stats, self._unready, self._drain, self._registry = dict, str, dict, None
 
     def count(self, counters: Counters) -> None:
-        """Says which counters there are, once the core is there."""
+        """Takes the list of counters, once there is a core."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(EngineCollector(counters, self._stats))
         self._registry = registry
 
     def answer(self, path: str) -> tuple[int, str, bytes]:
-        """Status, type and body of the answer to a GET."""
+        """Returns the status, content type and body for a GET."""
         if path == "/healthz":
             return 200, "text/plain", b"ok\n"
         if path == "/readyz":
@@ -152,7 +155,7 @@ class Admin:
         return NOT_FOUND
 
     def act(self, path: str, from_a_page: bool) -> tuple[int, str, bytes]:
-        """As `answer`, to a POST. A page in a browser, which may reach what its user reaches, is refused."""
+        """As `answer`, for a POST. Refuses web pages, since a browser can reach whatever its user can."""
         if path != "/drain":
             return NOT_FOUND
         if from_a_page:
@@ -172,8 +175,8 @@ class _Server(ThreadingHTTPServer):
         self.thread = threading.Thread(target=self.serve_forever, name="admin", daemon=True)
         self.address_family = socket.AddressFamily(address.family)
         super().__init__(cast(Any, where(address)), _Handler, bind_and_activate=False)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the probe, which holds the port, ...
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # ... and has found out who listens there
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the probe that holds the port has, ...
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # ... after checking that nobody listens
         try:
             prepare(self.socket, address, admin.addresses)
             self.socket.bind(cast(Any, self.server_address))
@@ -187,13 +190,13 @@ class _Server(ThreadingHTTPServer):
 
     def stop(self) -> None:
         if self.thread.ident is not None:
-            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread: it looks up twice a second only
+            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which polls only twice a second
             self.shutdown()
             self.thread.join()
         self.server_close()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away in the middle is nothing to tell of."""
+        """Logs nothing: clients may disconnect at any time."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -203,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_any(self) -> None:
-        """Whatever body a request brings is not read: where it may, the connection ends with the answer."""
+        """Handles any method. Does not read a body: a request that may have one ends the connection."""
         path, from_a_page = self.path.partition("?")[0], "Origin" in self.headers
         allowed = METHODS.get(path, "")
         self.close_connection = self.close_connection or self.command not in ("GET", "HEAD")
@@ -211,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(204, "", b"", allowed or "GET, HEAD, POST, OPTIONS")
         elif allowed and self.command not in ("GET", "HEAD", "POST", "OPTIONS"):
             self._say(405, "text/plain", f"{path} allows {allowed}.\n".encode(), allowed)
-        elif self.command not in allowed.split(", "):  # what is read is not there to act on, nor the other way round
+        elif self.command not in allowed.split(", "):  # such as POST /stats or GET /drain
             self._say(*NOT_FOUND)
         elif self.command == "POST":
             self._answer(lambda admin: admin.act(path, from_a_page))
@@ -223,12 +226,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, ask: Callable[[Admin], tuple[int, str, bytes]]) -> None:
         try:
             answer = ask(cast(_Server, self.server).admin)
-        except Exception as error:  # whatever it is, the client is told, and the engine goes on
+        except Exception as error:  # the client gets any error, and the engine goes on
             answer = 500, "text/plain", f"{error}\n".encode()
         self._say(*answer)
 
     def _say(self, status: int, kind: str, body: bytes, allowed: str = "") -> None:
-        """`allowed`: the value of Allow, "" for none."""
+        """Sends an answer. `allowed`: the value of Allow; "" for none."""
         self.send_response(status)
         if allowed:
             self.send_header("Allow", allowed)
@@ -242,4 +245,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Requests are not events of the engine's log."""
+        """Logs no requests."""

@@ -20,17 +20,16 @@ from signal_py.base.errors import ConfigError, DeliveryError, EngineError
 from signal_py.base.hostport import redacted
 
 SUBPROTOCOL = Subprotocol("signal.v1")
-ANSWER_TIMEOUT = 30.0  # seconds; the engine answers every ref sooner, so this bites where there is no engine
+ANSWER_TIMEOUT = 30.0  # seconds; an engine answers every ref sooner
 URL_FLAG = "--url"
 OPEN_TIMEOUT = 10.0  # seconds
-RETRY_AFTER_MOST = 600.0  # seconds of it that are heeded
-CLOSE_TIMEOUT = 1.0  # seconds for the other end to say goodbye, too
-POSITIONAL = {"MSG": 2, "JOIN": 2, "LEAVE": 2}  # arguments of a head before its options; else one
+RETRY_AFTER_MOST = 600.0  # maximum seconds of Retry-After
+CLOSE_TIMEOUT = 1.0  # seconds for the Close frame of the other end
+POSITIONAL = {"MSG": 2, "JOIN": 2, "LEAVE": 2}  # arguments before the options of a head; 1 for others
 
 
 class LostError(EngineError):
-    """The connection ended, or the other end does not answer. The text says how; `code` is the Close frame's, 0 without
-    one."""
+    """The connection has ended, or the other end does not answer. `code` is that of the Close frame; 0 without one."""
 
     def __init__(self, text: str, code: int = 0) -> None:
         super().__init__(text)
@@ -38,8 +37,11 @@ class LostError(EngineError):
 
 
 class ConnectError(ConfigError):
-    """No connection can be had. `status` is that of the HTTP answer, 0 without one, and `retry_after` the seconds that
-    it asks to wait."""
+    """The engine can't be connected to.
+
+    status       of the HTTP answer; 0 without one
+    retry_after  seconds to wait, as the answer says; 0 without one
+    """
 
     def __init__(self, text: str, status: int = 0, retry_after: float = 0.0) -> None:
         super().__init__(text)
@@ -49,7 +51,7 @@ class ConnectError(ConfigError):
 
 @dataclass(frozen=True)
 class Heard:
-    """One message from the engine: its head, taken apart, and its payload as it came."""
+    """A message from the engine: the parts of its head, and its payload."""
 
     verb: str
     arguments: tuple[str, ...]
@@ -58,7 +60,7 @@ class Heard:
 
 
 def parse(data: str | bytes) -> Heard:
-    """Takes a message apart; what follows the first LF is payload."""
+    """Parses a message. The payload follows the first LF."""
     payload: str | bytes
     if isinstance(data, str):
         head, _, payload = data.partition("\n")
@@ -72,7 +74,7 @@ def parse(data: str | bytes) -> Heard:
 
 
 class Client:
-    """A connection that has heard HELLO. What is heard besides answers goes to `on_message`."""
+    """A connection that has received HELLO. Messages that are not answers go to `on_message`."""
 
     def __init__(self, connection: ClientConnection, hello: Heard, on_message: Callable[[Heard], None]) -> None:
         self._connection = connection
@@ -82,7 +84,7 @@ class Client:
         self.hello: dict[str, Any] = json.loads(hello.payload)
 
     async def request(self, head: str, payload: bytes | None = None, binary: bool = False) -> None:
-        """Sends a message with a ref, as text where it is UTF-8 and not to be `binary`, and waits for its answer.
+        """Sends a message with a ref, and waits for its answer. UTF-8 is sent as text, unless `binary` is true.
 
         Raises DeliveryError, LostError.
         """
@@ -111,7 +113,7 @@ class Client:
             self._on_message(heard)
 
     async def listen(self) -> None:
-        """Hands on what is heard, until the connection ends: LostError."""
+        """Passes messages to `on_message` until the connection ends. Raises LostError then."""
         try:
             while True:
                 self._on_message(parse(await self._connection.recv()))
@@ -134,7 +136,7 @@ def _lost(closed: ConnectionClosed) -> LostError:
 
 
 def check_url(url: str, named: str = URL_FLAG) -> None:
-    """Raises ConfigError where it is no WebSocket URL."""
+    """Raises ConfigError for a text that is not a WebSocket URL."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
@@ -161,8 +163,10 @@ MENDS = {  # by the status that refuses a handshake
 async def open_client(
     url: str, on_message: Callable[[Heard], None] = lambda heard: None, token: str = "", named: str = URL_FLAG
 ) -> AsyncIterator[Client]:
-    """A connection to an engine, closed at the end. Raises ConnectError where none can be had there, ConfigError
-    for what is no URL; `named` is how it was given."""
+    """Connects to an engine, and closes the connection at the end. `named`: how the URL was given.
+
+    Raises ConnectError if that fails, ConfigError for a text that is not a URL.
+    """
     check_url(url, named)
     try:
         connection = await connect(
@@ -189,7 +193,7 @@ async def open_client(
 
 
 def _retry_after(value: str) -> float:
-    """Seconds; 0 for a date, which the engine doesn't send."""
+    """Returns seconds; 0 for a date, which the engine does not send."""
     return min(float(value), RETRY_AFTER_MOST) if value.isdecimal() else 0.0
 
 
@@ -208,13 +212,13 @@ async def _hello(connection: ClientConnection, url: str, named: str) -> Heard:
         hello = parse(await with_timeout(connection.recv(), OPEN_TIMEOUT))
     except (ConnectionClosed, asyncio.TimeoutError):
         hello = Heard("", (), {}, "")
-    if hello.verb != "HELLO" or not hello.arguments or not _is_told(hello.payload):
+    if hello.verb != "HELLO" or not hello.arguments or not _is_hello(hello.payload):
         raise ConnectError(f"{named} {redacted(url)} doesn't speak signal.v1: give the address of a signal-engine.")
     return hello
 
 
-def _is_told(payload: str | bytes) -> bool:
-    """Whether HELLO tells what is needed of it."""
+def _is_hello(payload: str | bytes) -> bool:
+    """Returns whether the payload of HELLO has the fields that the client needs."""
     try:
         return isinstance(json.loads(payload)["max_message"], int)
     except (LookupError, TypeError, ValueError, RecursionError):

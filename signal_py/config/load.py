@@ -1,4 +1,4 @@
-"""A Config of values from anywhere: each checked alone, then all together."""
+"""Makes a Config: checks each value, then all together."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from signal_py.config.settings import SETTINGS, Config
 
 
 def make_config(given: Mapping[str, object], sources: Mapping[str, str]) -> Config:
-    """Checks values by setting name, each alone and all together. Raises ConfigError.
+    """Makes a Config of values by setting name. Raises ConfigError.
 
-    `sources` says how to call each in an error.
+    sources  how each setting was given, for errors
     """
     values = {name: SETTINGS[name].parse(value, sources[name]) for name, value in given.items()}
     by_field: dict[str, Any] = {SETTINGS[name].field: value for name, value in values.items()}
@@ -23,7 +23,7 @@ def make_config(given: Mapping[str, object], sources: Mapping[str, str]) -> Conf
 
 
 def _check_pair(config: Config, one: str, other: str) -> None:
-    """Of two settings that need each other."""
+    """Checks two settings that need each other."""
     first, second = (bool(getattr(config, SETTINGS[name].field)) for name in (one, other))
     if first != second:
         here, gone = (one, other) if first else (other, one)

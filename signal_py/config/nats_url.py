@@ -1,4 +1,4 @@
-"""The URL of a NATS server, taken apart. No I/O."""
+"""Parses URLs of NATS servers. No I/O."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ NO_URL = "is not the URL of a NATS server: write nats://HOST:PORT or tls://HOST:
 
 @dataclass(frozen=True)
 class Server:
-    """One NATS server, and what its URL says about who we are."""
+    """A NATS server, and the credentials of its URL."""
 
     host: str
     port: int
     user: str = ""
     password: str = ""
     token: str = ""
-    tls: bool = False  # never in clear
-    tls_name: str = ""  # that its certificate is for; "": host
+    tls: bool = False  # required
+    tls_name: str = ""  # name in its certificate; "": host
 
     @property
     def where(self) -> str:
@@ -30,12 +30,12 @@ class Server:
 
     @property
     def url(self) -> str:
-        """With scheme, without secrets."""
+        """The URL without secrets."""
         return f"{'tls' if self.tls else 'nats'}://{self.where}"
 
 
 def check_url(text: str) -> str:
-    """What is wrong with the URL of a NATS server, "" where nothing is."""
+    """Returns what is wrong with the URL of a NATS server; "" if nothing is."""
     try:
         parse_url(text)
     except ValueError as wrong:
@@ -44,7 +44,7 @@ def check_url(text: str) -> str:
 
 
 def parse_url(text: str) -> Server:
-    """A server from `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT]`, or `tls://…`. Raises ValueError."""
+    """Parses `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT]`, or `tls://…`. Raises ValueError."""
     try:
         parts = urlsplit(text if "://" in text else f"nats://{text}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a person typed, taken apart; a mistyped command, flag, variable or key is told with the nearest right one."""
+"""Parses the command line. An error about a mistyped command, flag, variable or key suggests the nearest one."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import Any, NoReturn
 from signal_py.base.errors import ConfigError
 from signal_py.base.log import say
 
-MISUSE = 2  # exit status where the person who called must mend something
-ALIKE = 0.6  # of two words, from 0 to 1, where one is taken for a misspelling of the other
+MISUSE = 2  # exit status for a mistake of the user
+ALIKE = 0.6  # similarity of two words, from 0 to 1, above which one may be a misspelling of the other
 PREFIX = "SIGNAL_ENGINE_"
 # Kubernetes sets these for a service that is called signal-engine.
 FOREIGN = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one sentence what is wrong."""
+    """Reports an error in one sentence."""
 
     def error(self, message: str) -> NoReturn:
         say(f"signal-engine: {message}: see '{self.prog} --help'.")
         sys.exit(MISUSE)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Unlike argparse's it lets a failure be known."""
+        """Unlike argparse's, it raises errors of writing."""
         if message:
             (file or sys.stderr).write(message)
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """The name that was meant; "" where none is like it. Those of the same letters come first: atuh is auth."""
+    """Returns the most similar name; "" if none is similar. One with the same letters is preferred: atuh is auth."""
     near = difflib.get_close_matches(word, list(names), 5, ALIKE)
     return max(near, key=lambda name: sorted(name) == sorted(word), default="")
 
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
-    """Ends the process with MISUSE and a sentence where they can't be understood."""
+    """Parses a command line. For a mistake, ends the process with MISUSE and one sentence."""
     command = command_of(parser, words)
     options, left = parser.parse_known_args(words)
     if left:
@@ -55,7 +55,7 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
 
 
 def command_of(parser: Parser, words: Sequence[str]) -> Parser:
-    """The command that the first words name. Ends the process as `parse` where there is none such."""
+    """Returns the command that the first words name. Ends the process as `parse` if there is none."""
     for word in words:
         commands = commands_of(parser)
         if not commands or word.startswith("-"):
@@ -69,7 +69,7 @@ def command_of(parser: Parser, words: Sequence[str]) -> Parser:
 
 
 def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, Parser]:
-    """Its commands, by name."""
+    """Returns the commands of a parser by name."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             found: Mapping[str, Parser] = action.choices
@@ -82,8 +82,10 @@ def flags_of(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def check_variables(environ: Mapping[str, str], known: Iterable[str], read: Iterable[str]) -> None:
-    """Raises ConfigError for a variable that is none of those known, and most like one of those that are `read` here.
-    Others are left alone: they may be somebody else's."""
+    """Raises ConfigError for an unknown variable that is most similar to one that is `read` here.
+
+    Other unknown variables are ignored, since they may belong to other programs.
+    """
     short = {name.removeprefix(PREFIX): name for name in known}
     wanted = set(read)
     for name in environ:

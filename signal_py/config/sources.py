@@ -1,4 +1,4 @@
-"""Where settings come from: flags win over variables, those over the file."""
+"""Reads settings: flags override variables, and variables override the file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ CONFIG_VARIABLE = "SIGNAL_ENGINE_CONFIG"
 
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str], path: str = "") -> Config:
-    """The settings of a command line. Raises ConfigError.
+    """Returns the settings of a command line. Raises ConfigError.
 
-    `flags` holds what was given, by setting name; `path` is the file that `--config` names.
+    flags  values by setting name
+    path   the file that `--config` names
     """
     given: dict[str, object] = {}
     sources: dict[str, str] = {}
@@ -39,7 +40,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], path: str = ""
 
 
 def read_file(path: str, named: str) -> dict[str, object]:
-    """The keys of a TOML file, all of them known. `named` is what named the file. Raises ConfigError."""
+    """Reads a TOML file. Raises ConfigError, also for an unknown key. `named`: how the file was given."""
     try:
         found: dict[str, object] = tomllib.loads(read_text(path))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What is known about a setting, and what its value may be."""
+"""The description of a setting, and the checks of values."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Value = int | float | str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known about one setting, but for its value."""
+    """The description of one setting."""
 
-    name: str  # as a flag without its dashes, and as a key of the file
+    name: str  # the flag without its dashes, and the key of the file
     default: Value  # its type is the setting's
     help: str
     unit: str = ""
     low: float = 0
     high: float = math.inf
     choices: tuple[str, ...] = ()
-    check: Callable[[str], str] | None = None  # what is wrong with a text, "" where nothing is
+    check: Callable[[str], str] | None = None  # returns what is wrong with a text; "" if nothing is
     metavar: str = ""
     secret: bool = False  # never shown
 
@@ -63,10 +63,10 @@ class Setting:
         return type(self.default)
 
     def parse(self, given: object, named: str) -> Value:
-        """The value of what was given under the name `named`. Raises ConfigError."""
+        """Returns the value of what was given as `named`. Raises ConfigError."""
         value = self._convert(given, named)
         for item in value if isinstance(value, tuple) else (value,):
-            self._judge(item, named)
+            self._validate(item, named)
         return value
 
     def _convert(self, given: object, named: str) -> Value:
@@ -84,7 +84,7 @@ class Setting:
         return self._number(given, named)
 
     def _path(self, given: str, named: str) -> str:
-        """Absolute: the program may change its working directory before the file is opened again."""
+        """Makes a path absolute, since the program may change its working directory before the file is opened again."""
         if "://" in given:
             return given
         try:
@@ -109,12 +109,12 @@ class Setting:
         return number
 
     def _shown(self, given: object) -> str:
-        """Nothing of a secret; of a URL neither user nor password, which may have anything in them."""
+        """Formats a value for an error: nothing of a secret, and no user or password of a URL."""
         if self.secret:
             return type(given).__name__
         return f"'{USERINFO.sub('***@', given)}'" if isinstance(given, str) else f"{given!r}"
 
-    def _judge(self, item: float | str, named: str) -> None:
+    def _validate(self, item: float | str, named: str) -> None:
         if isinstance(item, str):
             if self.choices and item not in self.choices:
                 raise ConfigError(f"{named} is {self._shown(item)}: use one of {', '.join(self.choices)}.")
@@ -152,7 +152,7 @@ def check_nats(text: str) -> str:
 
 
 def check_goal(text: str) -> str:
-    """Of a URL that goes into a head."""
+    """Checks a URL that is sent in a head."""
     if GOAL.fullmatch(text) and len(text) <= MAX_GOAL:
         return ""
     return f"is not a WebSocket URL: write ws://… or wss://…, at most {MAX_GOAL} characters, without space"
@@ -165,7 +165,7 @@ def check_path(text: str) -> str:
 
 
 def check_advertise(text: str) -> str:
-    """Of a URL, or of HOST:PORT with a host that others can reach."""
+    """Checks a URL, or HOST:PORT with a host that others can reach."""
     if "://" in text:
         return check_goal(text)
     try:

@@ -1,4 +1,4 @@
-"""What operators and nodes say to each other on NATS, as docs/control.md has it: subjects, requests, answers. No I/O.
+"""The messages between operators and nodes on NATS (docs/control.md): subjects, requests, answers. No I/O.
 
 A request is `{"v": 1, "command": "rooms", …}`, an answer `{"v": 1, "node": "k7m2", …}`. `v` of a request is the oldest
 version that understands it. Fields that are not known are ignored on both sides.
@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-VERSION = 1  # of what this module speaks
-SERVICE = "signal-engine"  # that every node is, to NATS's micro services
+VERSION = 1  # of the control protocol
+SERVICE = "signal-engine"  # name of each node as a NATS micro service
 COMMANDS = ("disconnect", "drain", "members", "rooms", "stats")
 MAX_REQUEST = 65536  # bytes
 MAX_PAGE = 1000  # rooms or members in one answer
@@ -20,7 +20,7 @@ MAX_NAMES = 200  # rooms that one request may name
 
 PEER = re.compile(r"([a-z0-9]{1,16})\.[a-z0-9]{1,32}")
 NODE = re.compile(r"[a-z0-9]{1,16}")
-OPERATOR_CLOSE = 4009  # told to go by an operator, or the embedding program
+OPERATOR_CLOSE = 4009  # close code: disconnected by an operator or the embedding program
 NAME = re.compile(r"(?!.*\.\.)(?!\.)[!-)+-=?-~]{1,128}(?<!\.)")
 NUMBER_TEXT = re.compile(r"[0-9]{1,9}")
 CURSOR = re.compile(r"[0-9]{1,3}\.[0-9]{1,20}")
@@ -29,7 +29,7 @@ Fields = dict[str, Any]
 
 
 class WireError(ValueError):
-    """A request or answer that can't be used: `code` for programs, the text for people.
+    """A request or answer that can't be used. `code` is for programs, the text for people.
 
     bad-request, unknown-command, unsupported-version, unavailable (the node can't do it now), no-answer.
     """
@@ -40,17 +40,17 @@ class WireError(ValueError):
 
 
 def subject(prefix: str, command: str, node: str = "") -> str:
-    """That a command goes to: of all nodes, or of one."""
+    """Returns the subject of a command to all nodes, or to one."""
     return f"{prefix}.ctl.{command}.{node}" if node else f"{prefix}.ctl.{command}"
 
 
 def command_of(subject: str, prefix: str) -> str:
-    """The command that a subject names."""
+    """Returns the command that a subject names."""
     return subject[len(prefix) + 5 :].partition(".")[0]
 
 
 def semver(version: str) -> str:
-    """A package's version as micro services must have it: `0.2.0.dev1` is `0.2.0+dev1`."""
+    """Converts a package's version to SemVer, which micro services require: `0.2.0.dev1` to `0.2.0+dev1`."""
     found = re.match(r"\d+(\.\d+){0,2}", version, re.ASCII)
     begins = found[0] if found else ""
     parts = [str(int(part)) for part in begins.split(".") if part]
@@ -62,16 +62,16 @@ def semver(version: str) -> str:
 
 
 def request(command: str, **fields: object) -> bytes:
-    """What goes to a node; what is None is left out."""
+    """Encodes a request. Fields that are None are left out."""
     given = {name: value for name, value in fields.items() if value is not None}
     return json.dumps({"v": VERSION, "command": command, **given}).encode()
 
 
 def parse_request(command: str, data: bytes) -> Fields:
-    """The fields of a request that came on the subject of `command`. Raises WireError.
+    """Returns the fields of a request on the subject of `command`. Raises WireError.
 
-    It names its command once more, so that nothing else that NATS may bring there, such as a receipt or an answer
-    whose reply subject somebody chose, is ever taken for one.
+    A request also names its command, so that no other message on that subject is taken for one, such as an answer to
+    a reply subject that a client chose.
     """
     fields = _object(data, MAX_REQUEST)
     needed = fields.get("v")
@@ -95,7 +95,7 @@ def _object(data: bytes, most: int) -> Fields:
 
 
 def text_of(fields: Mapping[str, object], name: str, pattern: re.Pattern[str]) -> str:
-    """A field, "" where it is not there. Raises WireError."""
+    """Returns a field; "" if it is absent. Raises WireError."""
     value = fields.get(name)
     if value is None:
         return ""
@@ -105,7 +105,7 @@ def text_of(fields: Mapping[str, object], name: str, pattern: re.Pattern[str]) -
 
 
 def limit_of(fields: Mapping[str, object]) -> int:
-    """How many are asked for; raises WireError."""
+    """Returns the limit of a page. Raises WireError."""
     value = fields.get("limit", MAX_PAGE)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_PAGE:
         raise WireError("bad-request", f"'limit' must be 1 to {MAX_PAGE}")
@@ -113,7 +113,7 @@ def limit_of(fields: Mapping[str, object]) -> int:
 
 
 def names_of(fields: Mapping[str, object]) -> list[str]:
-    """The rooms that a request names; raises WireError."""
+    """Returns the rooms that a request names. Raises WireError."""
     value = fields.get("names", [])
     if not isinstance(value, list) or len(value) > MAX_NAMES:
         raise WireError("bad-request", f"'names' must be a list of at most {MAX_NAMES} rooms")
@@ -123,7 +123,7 @@ def names_of(fields: Mapping[str, object]) -> list[str]:
 
 
 def whom_of(fields: Mapping[str, object]) -> tuple[str, str]:
-    """A peer, or a user: one of them is "". Raises WireError."""
+    """Returns a peer and a user, one of which is "". Raises WireError."""
     peer = text_of(fields, "peer", PEER)
     user = text_of(fields, "user", NAME)
     if bool(peer) == bool(user) or len(user) > 127:
@@ -139,7 +139,7 @@ def answer(node: str, **fields: object) -> bytes:
 
 
 def parse_answer(data: bytes) -> Fields:
-    """What a node answered, with its `node`. Raises WireError."""
+    """Returns the fields of a node's answer. Raises WireError."""
     fields = _object(data, 1 << 26)
     if not isinstance(fields.get("node"), str) or not NODE.fullmatch(fields["node"]):
         raise WireError("bad-request", "it names no node")
@@ -147,7 +147,7 @@ def parse_answer(data: bytes) -> Fields:
 
 
 def parse_ping(data: bytes) -> dict[str, str]:
-    """What a service says of itself: its metadata. Raises WireError."""
+    """Returns the metadata of a service. Raises WireError."""
     about = _object(data, 1 << 20).get("metadata")
     if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
         raise WireError("bad-request", "it has no metadata")

