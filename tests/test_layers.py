@@ -153,6 +153,14 @@ def test_it_imports_from_folders_below(module: Path) -> None:
     assert not {other for other, below in others.items() if is_above(PY_ORDER, folder, below)}
 
 
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_a_module_and_its_functions_are_short(module: Path) -> None:
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 450
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert not [node.name for node in functions if (node.end_lineno or 0) - node.lineno + 1 >= 50]
+
+
 # -- what Cython makes of it --
 
 
