@@ -19,13 +19,14 @@ from signal_core.base.kinds cimport (
     KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, TELL_PEER,
 )
 from signal_core.base.limits cimport (
-    CONTROL_LOOP, MAILS_WAITING, MAX_LOOPS, SERVICE_LOOP, TICK_MS, TASKS_WAITING, YIELD_LEAST, YIELD_MOST,
+    ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, MAILS_WAITING, MAX_LOOPS, SERVICE_LOOP, TICK_MS,
+    TLS_REASON_SIZE, WORDS_WAITING, YIELD_LEAST, YIELD_MOST,
 )
 from signal_core.base.memory cimport Packet, memory_check_layout, packet_free, packet_new_heap, packet_text
 from signal_core.base.sys cimport (
-    AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, SE_STATIC_ASSERT, close, eventfd, getrandom, htons, inet_pton, munmap,
-    pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_malloc_trim,
-    se_malloc_trims, se_now_ms, se_thread_start, sockaddr_in, sockaddr_in6, write,
+    AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, getrandom, htons, inet_pton, munmap, pthread_join, pthread_t,
+    read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_malloc_trim, se_malloc_trims, se_now_ms,
+    se_thread_start, sockaddr_in, sockaddr_in6, sockaddr_storage, write,
 )
 from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_tasks_full
 from signal_core.delivery.envelope cimport Message
@@ -65,10 +66,9 @@ from signal_core.wire.command cimport HEAD_MAX, HEAD_MAX_AUTH, head_check_layout
 from signal_core.wire.frame cimport frame_check_layout, frame_close_code_valid
 from signal_core.wire.handshake cimport upgrade_check_layout
 from signal_core.wire.ids cimport (
-    LOCAL_TEXT, ROOM_MAX, ids_make, ids_parse_local, ids_ref_valid, ids_room_valid, ids_split_peer,
+    LOCAL_TEXT, PEER_TEXT, ROOM_MAX, ids_make, ids_parse_local, ids_ref_valid, ids_room_valid, ids_split_peer,
 )
 from signal_core.wire.nats_proto cimport nats_proto_check_layout
-from signal_core.wire.response cimport response_check_layout
 
 cdef enum:
     SNAPSHOT_PATIENCE_MS = 2000
@@ -87,7 +87,6 @@ class TlsError(Exception):
 
 
 cdef inline void check_layouts() noexcept nogil:
-    SE_STATIC_ASSERT(C_COUNT == 93)
     memory_check_layout()
     room_table_check_layout()
     slab_check_layout()
@@ -96,7 +95,6 @@ cdef inline void check_layouts() noexcept nogil:
     head_check_layout()
     nats_proto_check_layout()
     upgrade_check_layout()
-    response_check_layout()
 
 
 cdef str text_of(const char* p, size_t n):
@@ -115,7 +113,7 @@ cdef uint32_t ticks(object ms):
 
 cdef void* tls_context(str ca, str cert, str key) except NULL:
     cdef const char* wrong = NULL
-    cdef char reason[120]
+    cdef char reason[TLS_REASON_SIZE]
     cdef void* context
     if not se_tls_load():
         raise TlsError("library", "OpenSSL's libssl, 1.1 or newer, is not installed")

@@ -142,7 +142,7 @@ cdef class Loops:
             hub.proxies = <Network*>memory_for(len(s["proxies"]) * sizeof(Network))
             hub.nproxies = <uint32_t>len(s["proxies"])
             for i, (address, bits) in enumerate(s["proxies"]):
-                memcpy(hub.proxies[i].address, <char*><bytes>address, 16)
+                memcpy(hub.proxies[i].address, <char*><bytes>address, ADDRESS_BYTES)
                 hub.proxies[i].bits = bits
 
     cdef make_loops(self, dict s):
@@ -169,12 +169,12 @@ cdef class Loops:
         getrandom(&tag, sizeof(tag), 0)
         getrandom(&instance, sizeof(instance), 0)
         name = b"%016x" % instance
-        memcpy(hub.loops[0].linked.presence.instance, <char*>name, 16)
+        memcpy(hub.loops[0].linked.presence.instance, <char*>name, INSTANCE_SIZE)
         hub.service = ids_make(SERVICE_LOOP, 0, tag)
         self.address = self.peer_text(hub.service)
 
     cdef str peer_text(self, uint64_t id):
-        cdef char text[48]
+        cdef char text[PEER_TEXT]
         replies_put_peer(<uint8_t*>text, self.hub, id)
         return text_of(text, self.hub.node_len + 1 + LOCAL_TEXT)
 
@@ -218,7 +218,7 @@ cdef class Loops:
         cdef sockaddr_in* v4
         cdef sockaddr_in6* v6
         cdef uint32_t n = self.hub.nlisten
-        cdef uint8_t* at = self.hub.listen[n].address
+        cdef sockaddr_storage* at = &self.hub.listen[n].address
         if family == AF_INET:
             v4 = <sockaddr_in*>at
             v4.sin_family = <uint16_t>family

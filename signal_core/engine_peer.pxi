@@ -177,5 +177,5 @@ cdef class Peer(Loops):
         with nogil:
             while answer >> 1 != number and se_now_ms() < by:
                 usleep(50)
-                answer = se_load_acquire(&loop.kicked[number & 63])
+                answer = se_load_acquire(&loop.kicked[number & (KICKS_KEPT - 1)])
         return answer == 2 * number + 1

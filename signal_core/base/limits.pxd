@@ -11,11 +11,25 @@ cdef enum:
 
     # -- ids --
     MAX_LOOPS = 250                # loops a process: an id gives them 8 bits, the pseudo-loops need two
-    CONTROL_LOOP = 254             # pseudo-loop: inbox of the control thread
+    LOOP_INDEXES = 256             # of arrays by loop index, pseudo-loops included
+    CONTROL_LOOP = 254             # pseudo-loop: inbox of the deciding thread
     SERVICE_LOOP = 255             # pseudo-loop: the embedding service as a peer
     CHUNK_SHIFT = 12               # a slab chunk holds 4096 connections
     CHUNK_CONNS = 1 << 12
     MAX_CHUNKS = 4096              # 24 bits of slot: 16.7 million connections a loop
+
+    # -- texts and arrays of fixed size --
+    ADDRESS_BYTES = 16             # an IPv6 address; an IPv4 address is mapped into one
+    ADDRESS_TEXT = 46              # bytes of the longest numeric address, its NUL included (INET6_ADDRSTRLEN)
+    SITE_PATH_SIZE = 128           # bytes of the buffer for the endpoint's path
+    DRAIN_URL_SIZE = 256           # bytes of the buffer for the URL in GOAWAY
+    PREFIX_SIZE = 64               # bytes of the longest prefix of NATS subjects
+    INSTANCE_SIZE = 16             # hex digits that tell two nodes of one name apart
+    TAGS_KEPT = 256                # random tags that a loop gets in one system call
+    KICKS_KEPT = 64                # latest results of KIND_KICK that a loop keeps for Python; a power of two
+    RECEIPTS_OWED = 256            # latest publishes that NATS's permission violations are matched with; a power of two
+    TLS_REASON_SIZE = 120          # bytes of OpenSSL's reason for a failure, its NUL included
+    CACHE_LINE_WORDS = 8           # 64-bit words in a cache line
 
     # -- one iteration of a loop (fairness) --
     EVENTS = 512                   # epoll events taken at once

@@ -11,12 +11,11 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 from signal_core.base.counters cimport C_AUTH_DENIED, C_AUTH_EXPIRED, C_AUTH_FAILED, C_AUTH_GRANTED, C_AUTH_REFUSED
 from signal_core.base.kinds cimport KIND_EVENT
-from signal_core.base.limits cimport CONTROL_LOOP, RIGHTS_SHARED, TICK_MS
+from signal_core.base.limits cimport ADDRESS_BYTES, ADDRESS_TEXT, CONTROL_LOOP, RIGHTS_SHARED, TICK_MS
 from signal_core.base.memory cimport Packet, packet_free, packet_new_heap
 from signal_core.base.sys cimport SE_COLD
 from signal_core.client.input_buffer cimport input_buffer_free
 from signal_core.client.open cimport open_answer_http, open_finish, open_user
-from signal_core.client.origin cimport ADDRESS_TEXT
 from signal_core.client.remote_addr cimport remote_addr_of, remote_addr_put
 from signal_core.delivery.conn cimport conn_brief, conn_id, conn_watch
 from signal_core.delivery.conn_close cimport conn_close
@@ -58,7 +57,7 @@ cdef inline Packet* _question_new(Loop* loop, Conn* c, const Upgrade* u, const c
                                   uint8_t source, const char* head, size_t head_len) noexcept nogil:
     """Lines: address, Origin, path, query, user (of a renewal, which has no `u`), token, and the head as it came, where
     it is given. Of no size where the token is malformed; NULL without memory."""
-    cdef uint8_t address[16]
+    cdef uint8_t address[ADDRESS_BYTES]
     cdef uint32_t user_n = 0
     cdef const char* user = conn_acl_user(loop, c, &user_n)
     cdef size_t bound = ADDRESS_TEXT + user_n + token_len + 5 + (1 + head_len if head_len else 0)

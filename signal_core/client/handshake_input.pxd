@@ -14,14 +14,11 @@ from signal_core.delivery.backpressure cimport backpressure_hold, backpressure_j
 from signal_core.delivery.outbox cimport outbox_event_if_room
 from signal_core.tables.codes cimport AUTH_OFF, EVENT_LOG
 from signal_core.tables.conn_table cimport Conn
-from signal_core.tables.state cimport Hub, Loop
+from signal_core.tables.state cimport OVER_COUNT, OVER_HEAD, OVER_LINE, Hub, Loop
 from signal_core.wire.handshake cimport STATUS_HEALTH, Upgrade, upgrade_parse
 
 cdef enum:
-    # Hub.over
-    OVER_LINE = 0             # the first line, max-request-line
-    OVER_HEAD = 1             # the whole head, max-head
-    OVER_COUNT = 2
+    OVER_TEXT = 256           # more bytes than a line of the log about requests over a bound has
 
 
 # -- requests over their bounds, in the log --
@@ -34,7 +31,7 @@ cdef inline char* _over_put(char* out, const char* text) noexcept nogil:
 
 cdef inline void _over_say(Loop* loop, int which, uint64_t count) noexcept nogil:
     """One line of the log, at most 200 bytes, for so many requests."""
-    cdef char text[256]
+    cdef char text[OVER_TEXT]
     cdef char* p = text
     cdef Hub* hub = loop.hub
     p = _over_put(p, b"requests are refused with 414: their line is over max-request-line, " if which == OVER_LINE

@@ -10,7 +10,7 @@ from signal_core.base.counters cimport (
     C_ACCEPTED_SOCKETS, C_ACCEPT_LEFT, C_ADDRESS_LIMITED, C_HANDSHAKES_REFUSED, C_LISTENERS_PAUSED, C_SHED,
 )
 from signal_core.base.limits cimport (
-    ACCEPTS, ACCEPT_WAIT_MS, HEALTH_TICKS, PARK_LOOKS, READ_BUFFER, UPGRADE_ANSWER,
+    ACCEPTS, ACCEPT_WAIT_MS, DRAIN_TICKS, HEALTH_TICKS, PARK_LOOKS, READ_BUFFER, TAGS_KEPT, UPGRADE_ANSWER,
 )
 from signal_core.base.sys cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC, O_RDONLY,
@@ -45,7 +45,7 @@ cdef inline uint32_t _tag(Loop* loop) noexcept nogil:
     if loop.ntags == 0:
         while getrandom(loop.tags, sizeof(loop.tags), 0) != sizeof(loop.tags):
             pass
-        loop.ntags = 256
+        loop.ntags = TAGS_KEPT
     loop.ntags -= 1
     return loop.tags[loop.ntags]
 
@@ -55,7 +55,7 @@ cdef inline uint32_t _tag(Loop* loop) noexcept nogil:
 cdef inline void _shed(Loop* loop, int fd) noexcept nogil:
     """Turns a socket away that can't be kept, or answers its health check. What it has said is read: closing over it
     would reset the answer."""
-    cdef char text[512]
+    cdef char text[UPGRADE_ANSWER]
     cdef Upgrade u
     cdef ssize_t n = recv(fd, loop.input, READ_BUFFER, MSG_DONTWAIT)
     memset(&u, 0, sizeof(u))
@@ -72,7 +72,7 @@ cdef inline void _shed(Loop* loop, int fd) noexcept nogil:
 
 cdef inline SE_COLD listener_turn_away(Loop* loop, Conn* c, int status) noexcept nogil:
     """Turns a connection away whose head was not answered: it hears 503, 429 or 408, and has the time to."""
-    cdef char text[512]
+    cdef char text[UPGRADE_ANSWER]
     cdef size_t n = response_refuse(status, text, UPGRADE_ANSWER)
     if status % STATUS_MOST == 503:
         loop.n[C_SHED] += 1

@@ -29,7 +29,7 @@ from signal_core.wire.response cimport response_accept_key, response_upgrade
 
 cdef inline void open_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
     """A health check, or a refusal: the answer is the last that it hears."""
-    cdef char text[512]
+    cdef char text[UPGRADE_ANSWER]
     cdef size_t n = response_upgrade(u, text, UPGRADE_ANSWER)
     if u.status % STATUS_MOST == 503:
         loop.n[C_SHED] += 1
@@ -51,7 +51,7 @@ cdef inline int open_origin(Loop* loop, const Conn* c, const Upgrade* u) noexcep
 
 cdef inline int open_user(Loop* loop, Conn* c, const uint8_t* user, uint32_t n) noexcept nogil:
     """Puts a connection that is in no room yet into that of its user. An HTTP status where it can't: 0 is good."""
-    cdef char name[128]
+    cdef char name[ROOM_MAX]
     cdef RoomEntry* entry
     cdef int waits
     name[0] = c"@"
@@ -84,7 +84,7 @@ cdef inline int _room_denied(Loop* loop, Upgrade* u) noexcept nogil:
 cdef inline int _rooms(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
     """Joins the rooms of the URL; c.phase.joining.waiting is how many NATS has yet to confirm. An HTTP status where it
     can't, and `u` says which room and why: 0 is good."""
-    cdef char name[130]
+    cdef char name[ROOM_MAX + 1]
     cdef const char* query = u.query
     cdef size_t left = u.query_len
     cdef RoomEntry* entry

@@ -7,9 +7,6 @@ from libc.string cimport memchr
 from signal_core.tables.state cimport Hub
 from signal_core.wire.handshake cimport Upgrade
 
-cdef enum:
-    ADDRESS_TEXT = 46         # bytes of the longest numeric address, its NUL included
-
 
 # -- Origin --
 

@@ -2,12 +2,12 @@
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
-from signal_core.base.limits cimport FORWARDED_LINES
+from signal_core.base.limits cimport ADDRESS_BYTES, ADDRESS_TEXT, FORWARDED_LINES
 from signal_core.base.sys cimport (
-    AF_INET, AF_INET6, getpeername, inet_ntop, inet_pton, sockaddr, sockaddr_in, sockaddr_in6, socklen_t,
+    AF_INET, AF_INET6, getpeername, inet_ntop, inet_pton, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage,
+    socklen_t,
 )
 from signal_core.base.text cimport text_is_blank
-from signal_core.client.origin cimport ADDRESS_TEXT
 from signal_core.tables.conn_table cimport Conn
 from signal_core.tables.ip_table cimport (
     address_book_erase, address_book_write, addresses_enter, addresses_leave, ip_table_has_ipv4, ip_table_hash,
@@ -21,7 +21,7 @@ from signal_core.wire.handshake cimport Upgrade
 
 cdef inline bint remote_addr_parse(const char* p, size_t n, uint8_t* out) noexcept nogil:
     """A numeric address, in brackets or not, with a port or not, as 16 bytes; IPv4 is mapped. False: it is none."""
-    cdef char text[46]
+    cdef char text[ADDRESS_TEXT]
     cdef const char* colon
     if n > 0 and p[0] == c'[':
         colon = <const char*>memchr(p, c']', n)
@@ -51,7 +51,7 @@ cdef inline bint _network_has(const Network* network, const uint8_t* address) no
 
 cdef inline bint _is_proxy(const Hub* hub, const uint8_t* address) noexcept nogil:
     """By its own address, or by the IPv4 in it, where a translator made it."""
-    cdef uint8_t v4[16]
+    cdef uint8_t v4[ADDRESS_BYTES]
     cdef uint32_t i
     memset(v4, 0, 10)
     v4[10] = v4[11] = 0xff
@@ -67,7 +67,7 @@ cdef inline bint _walk_line(const Hub* hub, const char* p, size_t n, uint8_t* ad
 
     `address`: the one found last, trusted when it is called; `told`: set where one was found here.
     """
-    cdef uint8_t found[16]
+    cdef uint8_t found[ADDRESS_BYTES]
     cdef size_t start, end, stop = n
     while True:
         start = stop
@@ -81,7 +81,7 @@ cdef inline bint _walk_line(const Hub* hub, const char* p, size_t n, uint8_t* ad
             end -= 1
         if not remote_addr_parse(p + start, end - start, found):
             return False
-        memcpy(address, found, 16)
+        memcpy(address, found, ADDRESS_BYTES)
         told[0] = True
         if not _is_proxy(hub, found):
             return False
@@ -92,19 +92,19 @@ cdef inline bint _walk_line(const Hub* hub, const char* p, size_t n, uint8_t* ad
 
 cdef inline bint _peer_address(int fd, uint8_t* out) noexcept nogil:
     """Of a socket's other end, as 16 bytes; False, and zeros, where it is gone."""
-    cdef uint8_t storage[128]
+    cdef sockaddr_storage storage
     cdef socklen_t size = sizeof(storage)
-    cdef sockaddr_in* v4 = <sockaddr_in*>storage
-    cdef sockaddr_in6* v6 = <sockaddr_in6*>storage
-    memset(out, 0, 16)
-    memset(storage, 0, sizeof(storage))
-    if getpeername(fd, <sockaddr*>storage, &size) != 0:
+    cdef sockaddr_in* v4 = <sockaddr_in*>&storage
+    cdef sockaddr_in6* v6 = <sockaddr_in6*>&storage
+    memset(out, 0, ADDRESS_BYTES)
+    memset(&storage, 0, sizeof(storage))
+    if getpeername(fd, <sockaddr*>&storage, &size) != 0:
         return False
     if v4.sin_family == AF_INET:
         out[10] = out[11] = 0xff
         memcpy(out + 12, &v4.sin_addr, 4)
     elif v4.sin_family == AF_INET6:
-        memcpy(out, &v6.sin6_addr, 16)
+        memcpy(out, &v6.sin6_addr, ADDRESS_BYTES)
     return True
 
 
@@ -139,14 +139,14 @@ cdef inline bint _address_enter(Loop* loop, const Conn* c, const uint8_t* addres
 
 cdef inline bint remote_addr_count_peer(Loop* loop, const Conn* c) noexcept nogil:
     """At its accept: whether its socket's address may have one more. A trusted proxy's is not counted."""
-    cdef uint8_t address[16]
+    cdef uint8_t address[ADDRESS_BYTES]
     return not _peer_address(c.fd, address) or _is_proxy(loop.hub, address) or _address_enter(loop, c, address)
 
 
 cdef inline bint remote_addr_count_forwarded(Loop* loop, const Conn* c, const Upgrade* u) noexcept nogil:
     """With its head: whether the address that a trusted proxy tells may have one more. What such a proxy asks for
     nobody is its own, and not counted."""
-    cdef uint8_t address[16]
+    cdef uint8_t address[ADDRESS_BYTES]
     return not remote_addr_of(loop.hub, c.fd, u, address) or _address_enter(loop, c, address)
 
 

@@ -22,7 +22,7 @@ from signal_core.tables.loop_rooms cimport rooms_find
 from signal_core.tables.room_table cimport RoomEntry
 from signal_core.tables.state cimport Loop
 from signal_core.wire.command cimport VERB_TO, Head
-from signal_core.wire.ids cimport LOCAL_TEXT
+from signal_core.wire.ids cimport LOCAL_TEXT, PEER_TEXT
 
 
 cdef inline uint8_t _not_allowed(Loop* loop) noexcept nogil:
@@ -58,7 +58,7 @@ cdef inline SE_COLD _message_hold(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline void verbs_to(Loop* loop, Conn* c, const Head* head, bint binary) noexcept nogil:
     """TO <peer>."""
-    cdef char me[48]
+    cdef char me[PEER_TEXT]
     cdef Message p
     cdef uint8_t code = CODE_OK
     _packet_fill(loop, c, head, binary, me, &p)
@@ -83,7 +83,7 @@ cdef inline void verbs_to(Loop* loop, Conn* c, const Head* head, bint binary) no
 
 cdef inline void verbs_pub(Loop* loop, Conn* c, const Head* head, bint binary) noexcept nogil:
     """PUB <room> and TO @<user>."""
-    cdef char me[48]
+    cdef char me[PEER_TEXT]
     cdef Message p
     cdef uint8_t code = CODE_OK
     if head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL:

@@ -15,7 +15,7 @@ from signal_core.base.sys cimport (
     EAGAIN, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, SE_COLD, SE_INLINE, SE_RARE,
     SHUT_WR, close, epoll_ctl, epoll_event, errno, se_sub_relaxed, se_widened, send, shutdown,
 )
-from signal_core.base.text cimport text_put_uint
+from signal_core.base.text cimport UINT_TEXT, text_put_uint
 from signal_core.delivery.backlog cimport (
     BLOCKED_COST, MESSAGE_COST, backlog_cost, backlog_has_room, backlog_has_share, backlog_trim,
 )
@@ -29,9 +29,9 @@ from signal_core.tables.conn_table cimport (
     FLAG_LEAVING, FLAG_PAUSED, FLAG_QUOTA, FLAG_READY, FLAG_WEBSOCKET, FLAG_WHOLE, Brief, Cold, Conn, Extra, slab_cold,
     slab_find, slab_whole,
 )
-from signal_core.tables.state cimport Loop
+from signal_core.tables.state cimport LANE_DIRECT, LANE_SPREAD, Loop
 from signal_core.tables.timer_wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
-from signal_core.tables.turns cimport LANE_DIRECT, LANE_SPREAD, turns_lane_add, turns_line_add
+from signal_core.tables.turns cimport turns_lane_add, turns_line_add
 from signal_core.wire.frame cimport OP_TEXT, frame_head_size, frame_put_head
 from signal_core.wire.ids cimport ids_make
 
@@ -164,7 +164,7 @@ cdef inline SE_COLD conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept no
 cdef inline SE_COLD _conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
     """Queues the GAP that is due."""
     cdef Extra* extra = slab_whole(&loop.slab, c)
-    cdef char text[20]
+    cdef char text[UINT_TEXT]
     cdef size_t n
     cdef uint8_t* body
     cdef Packet* packet

@@ -19,8 +19,8 @@ from signal_core.base.limits cimport (
 from signal_core.base.sys cimport SE_COLD, se_now_ns, se_waited
 from signal_core.delivery.conn cimport conn_kill, conn_ready, conn_watch
 from signal_core.tables.conn_table cimport CONN_DEAD, FLAG_DELAYED, FLAG_READY, NO_SLOT, Conn, slab_conn
-from signal_core.tables.state cimport Loop, loop_ms
-from signal_core.tables.turns cimport LANE_SPREAD, turns_crowds_remain, turns_line_add, turns_line_drop, turns_line_room
+from signal_core.tables.state cimport LANE_SPREAD, Loop, loop_ms
+from signal_core.tables.turns cimport turns_crowds_remain, turns_line_add, turns_line_drop, turns_line_room
 
 
 cdef inline void _scarce_look(Loop* loop, uint32_t now) noexcept nogil:

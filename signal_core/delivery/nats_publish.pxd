@@ -6,7 +6,7 @@ from signal_core.base.counters cimport (
     C_ATTEMPTED, C_DROPPED_EXPIRED, C_DROPPED_NATS, C_NATS_OUT, C_PRESENCE_LOST, C_RECEIPTS_LOST,
 )
 from signal_core.base.kinds cimport KIND_NATS, TELL_PEER
-from signal_core.base.limits cimport TICK_MS
+from signal_core.base.limits cimport PREFIX_SIZE, RECEIPTS_OWED, TICK_MS
 from signal_core.base.memory cimport PACKET_COUNTED, PACKET_PRESENCE, Packet, QueueNode, packet_new_heap
 from signal_core.base.sys cimport (
     SE_COLD, SE_INLINE, SE_RARE, se_load_acquire, se_load_relaxed, se_siphash13, se_store_relaxed,
@@ -20,17 +20,19 @@ from signal_core.tables.codes cimport CLUSTER_UP, CODE_DENIED, CODE_EXPIRED, COD
 from signal_core.tables.link_state cimport LINK_UP, Link
 from signal_core.tables.room_table cimport PUT_OFF_NODES
 from signal_core.tables.state cimport Hub, Loop
+from signal_core.wire.ids cimport REF_MAX, ROOM_MAX
 from signal_core.wire.nats_format cimport NATS_KIND_SIZE, nats_format_put_kind, nats_format_receipt
 from signal_core.wire.nats_proto cimport NATS_OWN_HEADERS
 
 cdef enum:
-    HPUB_HEAD_MAX = 1024      # bytes; no HPUB has more besides its payload
+    HASHED_SUBJECT_MAX = PREFIX_SIZE + NATS_KIND_SIZE + ROOM_MAX + 1 + REF_MAX
+    HPUB_HEAD_MAX = 1024      # more than any HPUB has besides its payload
 
 
 cdef inline uint64_t _subject_hash(const Hub* hub, uint8_t kind, const char* target, uint32_t target_len,
                                    const char* suffix, uint32_t suffix_len) noexcept nogil:
-    """The hash of `<prefix>.<kind>.<target>[.<suffix>]`."""
-    cdef char text[512]
+    """Of `<prefix>.<kind>.<target>[.<suffix>]`."""
+    cdef char text[HASHED_SUBJECT_MAX]
     cdef uint32_t n = hub.prefix_len
     memcpy(text, hub.prefix, n)
     nats_format_put_kind(&text[n], kind)
@@ -55,7 +57,7 @@ cdef inline bint nats_publish_denied(Hub* hub, uint64_t hash) noexcept nogil:
 cdef inline void _remember(Link* link, const Packet* packet) noexcept nogil:
     """Remembers the sender of a publish: a permission violation from NATS names the subject only."""
     cdef uint32_t i = link.receipts.next
-    link.receipts.next = (i + 1) % 256
+    link.receipts.next = (i + 1) & (RECEIPTS_OWED - 1)
     link.receipts.subject[i] = packet.hash
     link.receipts.id[i] = packet.origin
     link.receipts.size[i] = 0

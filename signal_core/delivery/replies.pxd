@@ -6,7 +6,7 @@ from signal_core.base.counters cimport C_GOAWAYS
 from signal_core.base.limits cimport TICK_MS
 from signal_core.base.memory cimport Packet
 from signal_core.base.sys cimport SE_COLD
-from signal_core.base.text cimport text_put_bytes, text_put_uint
+from signal_core.base.text cimport UINT_TEXT, text_put_bytes, text_put_uint
 from signal_core.delivery.conn cimport conn_answer, conn_frame, conn_id
 from signal_core.tables.codes cimport (
     CODE_BAD_REQUEST, CODE_COUNT, CODE_DENIED, CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, CODE_RATE, CODE_SLOW_PEER,
@@ -152,7 +152,7 @@ cdef inline SE_COLD replies_goaway(Loop* loop, Conn* c) noexcept nogil:
     """That this node drains: whoever stays is closed within the time that is told."""
     cdef Hub* hub = loop.hub
     cdef uint32_t ticks = loop.drain.by - loop.tick if loop.drain.by > loop.tick else 0
-    cdef char ms[20]
+    cdef char ms[UINT_TEXT]
     cdef size_t ms_n = text_put_uint(ms, <uint64_t>ticks * TICK_MS), url_n = hub.set.drain_url_len
     cdef uint8_t* p
     cdef Packet* packet = conn_frame(loop, c, OP_TEXT, 7 + ms_n + (5 + url_n if url_n else 0), 0, &p)

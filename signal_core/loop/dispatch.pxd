@@ -8,6 +8,7 @@ from signal_core.base.kinds cimport (
     KIND_NEWS, KIND_QUESTION, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO,
     KIND_VERDICT,
 )
+from signal_core.base.limits cimport KICKS_KEPT
 from signal_core.base.memory cimport Packet, packet_free, packet_text
 from signal_core.base.sys cimport SE_RARE, se_store_release
 from signal_core.client.auth cimport auth_verdict
@@ -80,7 +81,7 @@ cdef inline void _kick(Loop* loop, const Packet* packet) noexcept nogil:
     if c != NULL:
         loop.n[C_KICKED] += 1
         conn_close(loop, c, <unsigned short>packet.hash)
-    se_store_release(&loop.kicked[packet.origin & 63], 2 * packet.origin + (c != NULL))
+    se_store_release(&loop.kicked[packet.origin & (KICKS_KEPT - 1)], 2 * packet.origin + (c != NULL))
 
 
 cdef inline void dispatch_verdict(Loop* loop, Packet* packet) noexcept nogil:

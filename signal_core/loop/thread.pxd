@@ -4,7 +4,7 @@ from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, strlen
 from signal_core.base.limits cimport (
-    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, READ_BUFFER, RIGHTS_SHARED, SERVICE_LOOP, TICK_MS, TRIM_BYTES,
+    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, LOOP_INDEXES, READ_BUFFER, RIGHTS_SHARED, SERVICE_LOOP, TICK_MS, TRIM_BYTES,
 )
 from signal_core.base.memory cimport Packet, memory_end
 from signal_core.base.sys cimport (
@@ -83,13 +83,13 @@ cdef inline bint thread_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogi
 
 cdef inline int _listen_v6only(const Hub* hub, uint32_t which) noexcept nogil:
     """Whether an IPv6 listener leaves IPv4 alone: `::` takes it, too, unless a listener for IPv4 has the same port."""
-    cdef const sockaddr_in6* v6 = <const sockaddr_in6*>hub.listen[which].address
+    cdef const sockaddr_in6* v6 = <const sockaddr_in6*>&hub.listen[which].address
     cdef const sockaddr_in* v4
     cdef uint32_t i
     if memcmp(&v6.sin6_addr, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16) != 0:
         return 1
     for i in range(hub.nlisten):
-        v4 = <const sockaddr_in*>hub.listen[i].address
+        v4 = <const sockaddr_in*>&hub.listen[i].address
         if v4.sin_family == AF_INET and v4.sin_port == v6.sin6_port:
             return 1
     return 0
@@ -105,7 +105,7 @@ cdef inline void _listen_buffer(int fd, int option, uint32_t size) noexcept nogi
 
 cdef inline int _listen(Loop* loop, uint32_t which) noexcept nogil:
     """Opens the loop's own listener on an address. 0, or an errno."""
-    cdef const sockaddr* address = <const sockaddr*>loop.hub.listen[which].address
+    cdef const sockaddr* address = <const sockaddr*>&loop.hub.listen[which].address
     cdef int fd = socket(address.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     cdef int one = 1, v6only = _listen_v6only(loop.hub, which)
     cdef epoll_event event
@@ -132,7 +132,7 @@ cdef inline int _listen(Loop* loop, uint32_t which) noexcept nogil:
 cdef inline int _isolate(Loop* loop) noexcept nogil:
     """Gives the loop's thread a descriptor table of its own with the engine's eventfds in it. 0, or why not."""
     cdef Hub* hub = loop.hub
-    cdef int keep[256]
+    cdef int keep[LOOP_INDEXES]
     cdef uint32_t i
     for i in range(hub.nloops):
         keep[i] = hub.loops[i].mailbox.wake

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 from signal_core.base.counters cimport C_DROPPED_NATS, C_NATS_LOST
-from signal_core.base.limits cimport CONTROL_LOOP
+from signal_core.base.limits cimport CONTROL_LOOP, TLS_REASON_SIZE
 from signal_core.base.memory cimport Packet, packet_free
 from signal_core.base.sys cimport (
     EINPROGRESS, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_MOD, IPPROTO_TCP, SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK,
@@ -184,7 +184,7 @@ cdef inline void _login(Loop* loop) noexcept nogil:
 cdef inline void connect_secure(Loop* loop) noexcept nogil:
     """A step of the TLS handshake."""
     cdef Link* link = loop.linked
-    cdef char why[100]
+    cdef char why[TLS_REASON_SIZE]
     cdef size_t n
     cdef int step = se_tls_handshake(link.tls.session, why, sizeof(why))
     if step == SE_TLS_WANTS_READ or step == SE_TLS_WANTS_WRITE:

@@ -8,7 +8,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memcpy, strlen
 from posix.strings cimport strncasecmp
 from signal_core.base.counters cimport C_NATS_ERRORS
-from signal_core.base.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_ERRORS_TOLD
+from signal_core.base.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_ERRORS_TOLD, PREFIX_SIZE
 from signal_core.base.sys cimport se_load_relaxed, se_siphash13, se_store_relaxed, se_store_release
 from signal_core.delivery.nats_publish cimport nats_publish_denied
 from signal_core.delivery.outbox cimport outbox_event
@@ -26,9 +26,9 @@ cdef enum:
 cdef inline void _presence_refused(Loop* loop, const char* subject, size_t n) noexcept nogil:
     """NATS does not allow a subject: the log says once what that means where it is one of presence."""
     cdef Hub* hub = loop.hub
-    cdef const char* text = (b"NATS does not allow this node to publish presence: presence on other nodes "
-                             b"lacks its clients until its NATS user may publish on the presence subjects")
-    cdef char prefix[80]
+    cdef const char* text = (b"NATS does not let this node tell others who is in a room, joins and leaves: presence "
+                             b"lacks its clients on other nodes until its NATS user may publish on presence subjects")
+    cdef char prefix[PREFIX_SIZE + 9]
     cdef size_t size = connect_put_text(prefix, connect_put_bytes(prefix, 0, hub.prefix, hub.prefix_len), b".presence")
     if loop.linked.presence.denied or n < size or memcmp(subject, prefix, size) != 0:
         return

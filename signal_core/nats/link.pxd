@@ -10,7 +10,7 @@ EVENT_WANT.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 from signal_core.base.counters cimport C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS
-from signal_core.base.limits cimport CONTROL_LOOP, NATS_OPS_PER_TURN, NATS_PONGS
+from signal_core.base.limits cimport CONTROL_LOOP, INSTANCE_SIZE, NATS_OPS_PER_TURN, NATS_PONGS, PREFIX_SIZE
 from signal_core.base.sys cimport EPOLL_CTL_MOD, SE_RARE, se_store_relaxed, se_store_release
 from signal_core.base.text cimport text_put_uint
 from signal_core.delivery.conn cimport BLOCKED_LOOK
@@ -37,6 +37,8 @@ from signal_core.tables.link_state cimport (
 )
 from signal_core.tables.state cimport Hub, Loop
 from signal_core.tables.turns cimport turns_step_is_over
+from signal_core.wire.ids cimport NODE_MAX
+from signal_core.wire.nats_format cimport NATS_SUB_SIZE
 from signal_core.wire.nats_proto cimport (
     NATS_ERR, NATS_HMSG, NATS_INFO, NATS_MSG, NATS_PING, NATS_PONG, NatsOp, nats_proto_parse,
 )
@@ -47,6 +49,8 @@ cdef enum:
     SILENCE_TICKS = 50            # ... and then given up: 5 s
     LINK_ROUNDS = 32              # gathered writes an iteration
     NATS_READS = 4                # reads an iteration
+    NAMING_TEXT = 512             # more bytes than the question whether the node's name is taken has
+    REPLY_MAX = 128               # bytes of the longest subject to which that question is answered
     NATS_MOST = 1 << 30           # bytes of a message: more than its size has digits for
 
 
@@ -54,7 +58,7 @@ cdef inline void _link_name(Loop* loop) noexcept nogil:
     """Logged in: asks, by name, whether another node is here already. Silence of 503 says no."""
     cdef Link* link = loop.linked
     cdef Hub* hub = loop.hub
-    cdef char text[512]
+    cdef char text[NAMING_TEXT]
     cdef size_t n = 0
     connect_enter(loop, LINK_NAMING, NAMING_TICKS)
     n = connect_put_text(text, n, b"SUB ")
@@ -63,16 +67,16 @@ cdef inline void _link_name(Loop* loop) noexcept nogil:
     n = connect_put_text(text, n, b"SUB ")
     n = _put_node_subject(text, n, hub)
     n = connect_put_text(text, n, b".")
-    n = connect_put_bytes(text, n, link.presence.instance, 16)
+    n = connect_put_bytes(text, n, link.presence.instance, INSTANCE_SIZE)
     n = _put_sid(text, n, SID_PROBE)
     n = connect_put_text(text, n, b"PUB ")
     n = _put_node_subject(text, n, hub)
     n = connect_put_text(text, n, b" ")
     n = _put_node_subject(text, n, hub)
     n = connect_put_text(text, n, b".")
-    n = connect_put_bytes(text, n, link.presence.instance, 16)
+    n = connect_put_bytes(text, n, link.presence.instance, INSTANCE_SIZE)
     n = connect_put_text(text, n, b" 16\r\n")
-    n = connect_put_bytes(text, n, link.presence.instance, 16)
+    n = connect_put_bytes(text, n, link.presence.instance, INSTANCE_SIZE)
     n = connect_put_text(text, n, b"\r\n")
     nats_publish_write(loop, text, n)
 
@@ -95,7 +99,7 @@ cdef inline void _link_up(Loop* loop) noexcept nogil:
     """The name is ours: subscribes to what is addressed to this node, and to the rooms that have members."""
     cdef Hub* hub = loop.hub
     cdef Link* link = loop.linked
-    cdef char text[128]
+    cdef char text[PREFIX_SIZE + 8 + NODE_MAX + NATS_SUB_SIZE]
     cdef size_t n
     connect_enter(loop, LINK_UP, 0)
     link.number += 1
@@ -124,7 +128,7 @@ cdef inline void _link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
     """A word about our name: on SID_NAME another node asks, on SID_PROBE one answers us (or NATS says that
     nobody does)."""
     cdef Link* link = loop.linked
-    cdef char text[320]
+    cdef char text[REPLY_MAX + 16]
     cdef size_t n
     if op.sid == SID_PROBE:
         if link.state != LINK_NAMING:
@@ -135,12 +139,12 @@ cdef inline void _link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
             outbox_event(loop, CONTROL_LOOP, EVENT_TAKEN, 0, 0, loop.hub.node, loop.hub.node_len)
             connect_end(loop, b"another node has this node's name")
         return
-    if op.payload == NULL or op.payload_len != 16 or op.reply_len == 0 or op.reply_len > 128:
+    if op.payload == NULL or op.payload_len != INSTANCE_SIZE or op.reply_len == 0 or op.reply_len > REPLY_MAX:
         return
     # Of two that ask at once the one with the smaller instance stays.
     if link.out.bytes > loop.hub.set.nats_pending:  # of a flood of questions
         return
-    if link.state == LINK_UP or memcmp(link.presence.instance, op.payload, 16) < 0:
+    if link.state == LINK_UP or memcmp(link.presence.instance, op.payload, INSTANCE_SIZE) < 0:
         n = connect_put_text(text, 0, b"PUB ")
         n = connect_put_bytes(text, n, op.reply, op.reply_len)
         n = connect_put_text(text, n, b" 5\r\ntaken\r\n")

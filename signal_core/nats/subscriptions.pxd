@@ -5,7 +5,7 @@ from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, memmove
 from signal_core.base.counters cimport C_AWAITS_REFUSED, C_NATS_SUBS
 from signal_core.base.kinds cimport KIND_NATS, KIND_RECEIPT
-from signal_core.base.limits cimport RECLAIMS_PER_TURN, RESUMES_PER_TURN, WAITERS_MOST
+from signal_core.base.limits cimport PREFIX_SIZE, RECLAIMS_PER_TURN, RESUMES_PER_TURN, WAITERS_MOST
 from signal_core.base.memory cimport Packet, packet_free, packet_new_heap, packet_set_text, packet_text
 from signal_core.base.sys cimport SE_RARE, se_load_relaxed, se_store8_release
 from signal_core.delivery.outbox cimport outbox_loop_of, outbox_post
@@ -22,7 +22,8 @@ from signal_core.tables.room_table cimport (
     Audience, RoomEntry, audience_of, room_entry_retire, room_table_find, room_table_hash, room_table_settle,
 )
 from signal_core.tables.state cimport Hub, Loop
-from signal_core.wire.nats_format cimport nats_format_sub
+from signal_core.wire.nats_format cimport NATS_KIND_SIZE, NATS_SUB_SIZE, nats_format_put_kind, nats_format_sub
+from signal_core.wire.nats_proto cimport NATS_TO_ROOM
 
 cdef enum:
     SID_NAME = 1              # `<prefix>.node.<node>`: others ask for our name
@@ -35,14 +36,14 @@ cdef inline bint subscriptions_write(Loop* loop, RoomEntry* entry) noexcept nogi
     """Queues the SUB of a room; its PING follows. False without memory."""
     cdef Link* link = loop.linked
     cdef Hub* hub = loop.hub
-    cdef char prefix[80]
-    cdef Packet* packet = packet_new_heap(&loop.mem, 512, KIND_NATS)
+    cdef char prefix[PREFIX_SIZE + NATS_KIND_SIZE]
+    cdef Packet* packet = packet_new_heap(&loop.mem, sizeof(prefix) + entry.size + NATS_SUB_SIZE, KIND_NATS)
     if packet == NULL:
         return False
     memcpy(prefix, hub.prefix, hub.prefix_len)
-    memcpy(&prefix[hub.prefix_len], b".room.", 6)
-    packet.size = <uint32_t>nats_format_sub(<char*>packet.data, prefix, hub.prefix_len + 6, entry.name, entry.size,
-                                            FIRST_SID + entry.sub - 1)
+    nats_format_put_kind(&prefix[hub.prefix_len], NATS_TO_ROOM)
+    packet.size = <uint32_t>nats_format_sub(<char*>packet.data, prefix, hub.prefix_len + NATS_KIND_SIZE, entry.name,
+                                            entry.size, FIRST_SID + entry.sub - 1)
     write_queue_add(loop, &link.out, packet)
     link.dirty = True
     return True

@@ -8,15 +8,16 @@ in every room with watchers (LEAVE <node>.*) and it is asked anew. A cursor of t
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 from signal_core.base.counters cimport C_NATS_IN, C_NATS_MALFORMED, C_NODES_LOST
-from signal_core.base.limits cimport AUDIENCES_PER_TURN, BEAT_TICKS, LOST_TICKS
+from signal_core.base.limits cimport AUDIENCES_PER_TURN, BEAT_TICKS, INSTANCE_SIZE, LOST_TICKS
 from signal_core.base.memory cimport Packet
 from signal_core.base.sys cimport se_add_relaxed, se_load_relaxed, se_store_relaxed, se_store_seqcst
-from signal_core.base.text cimport text_parse_uint, text_put_bytes, text_put_uint
+from signal_core.base.text cimport UINT_TEXT, text_parse_uint, text_put_bytes, text_put_uint
 from signal_core.delivery.nats_publish cimport nats_publish_queue, nats_publish_write
 from signal_core.delivery.outbox cimport outbox_post
 from signal_core.presence.events cimport (
-    events_add, events_change_verb, events_heard_abroad, events_line_size, events_lost, events_node_of, events_publish,
-    events_publish_new, events_put_subject, events_put_who, events_tell_changes, events_tell_members,
+    LINE_MAX, SUBJECT_MAX, events_add, events_change_verb, events_heard_abroad, events_line_size, events_lost,
+    events_node_of, events_publish, events_publish_new, events_put_subject, events_put_who, events_tell_changes,
+    events_tell_members,
 )
 from signal_core.presence.remote_query cimport (
     EVERY_NODE, remote_query_ask_nodes, remote_query_begin, remote_query_link_is_calm, remote_query_reserve_nodes,
@@ -28,7 +29,7 @@ from signal_core.tables.loop_rooms cimport WATCH_CHANGES
 from signal_core.tables.room_table cimport Audience, RoomEntry, audience_of, room_table_find, room_table_hash
 from signal_core.tables.state cimport Hub, Loop
 from signal_core.wire.ids cimport NODE_MAX, ids_room_valid, se_lower_run, se_token_run
-from signal_core.wire.nats_format cimport nats_format_sub
+from signal_core.wire.nats_format cimport NATS_SUB_SIZE, nats_format_sub
 from signal_core.wire.nats_proto cimport NatsOp
 
 cdef enum:
@@ -36,6 +37,7 @@ cdef enum:
     SID_ASK = 5               # `<prefix>.presence-ask`: questions to all nodes
     SID_MEMBERS = 6           # `<prefix>.presence-members.<node>`: answers to ours
     LINK_LOOK = 10            # ticks between looks at the link
+    BEAT_MAX = NODE_MAX + 1 + INSTANCE_SIZE + 1 + UINT_TEXT + 2  # bytes of a heartbeat
 
 
 # -- nodes --
@@ -89,8 +91,8 @@ cdef inline void _node_lost(Loop* loop, uint16_t index) noexcept nogil:
 
 cdef inline void _node_left(Loop* loop, Audience* audience, uint16_t index) noexcept nogil:
     """`LEAVE <room> <node>.*`, where it was heard to have members."""
-    cdef Node* node = &loop.linked.presence.nodes[index]
-    cdef char line[32]
+    cdef Node* node = &loop.linked.presence.nodes[place]
+    cdef char line[6 + NODE_MAX + 3]
     cdef uint8_t* at
     if not watches_drop(audience, index):
         return
@@ -313,11 +315,11 @@ cdef inline void _beat(Loop* loop) noexcept nogil:
     """A heartbeat, one a tick at most: behind what is told before, and never for want of room in the inbox lost."""
     cdef Packet* packet
     cdef Link* link = loop.linked
-    cdef char text[96]
+    cdef char text[BEAT_MAX]
     cdef uint8_t* at = text_put_bytes(text_put_bytes(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" ", 1)
     link.presence.told_epoch = se_load_relaxed(&loop.hub.presence_epoch)
     link.presence.beat_due = loop.tick + BEAT_TICKS
-    at = text_put_bytes(text_put_bytes(at, link.presence.instance, 16), b" ", 1)
+    at = text_put_bytes(text_put_bytes(at, link.presence.instance, INSTANCE_SIZE), b" ", 1)
     at += text_put_uint(<char*>at, link.presence.told_epoch)
     at = text_put_bytes(at, b" 1" if link.presence.audiences_used > link.presence.audiences_nfree else b" 0", 2)
     packet = events_publish_new(loop, b"presence-alive", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
@@ -357,8 +359,8 @@ cdef inline uint32_t cluster_patience(const Link* link, uint32_t tick) noexcept 
 
 
 cdef inline bint _sub(Loop* loop, const char* what, const char* tail, size_t n, uint64_t sid) noexcept nogil:
-    cdef char subject[208]
-    cdef char line[256]
+    cdef char subject[SUBJECT_MAX]
+    cdef char line[SUBJECT_MAX + NATS_SUB_SIZE]
     cdef size_t size = events_put_subject(subject, loop.hub, what, tail, n)
     return nats_publish_write(loop, line, nats_format_sub(line, subject, <uint32_t>size, b"", 0, sid))
 
@@ -383,7 +385,7 @@ cdef inline bint cluster_up(Loop* loop) noexcept nogil:
 
 cdef inline void cluster_bye(Loop* loop) noexcept nogil:
     """This node stops: others need not wait for heartbeats. The caller writes it."""
-    cdef char text[24]
+    cdef char text[NODE_MAX + 4]
     cdef uint8_t* at = text_put_bytes(text_put_bytes(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" bye", 4)
     cdef Packet* packet
     if loop.linked.state != LINK_UP:
@@ -399,7 +401,7 @@ cdef inline void cluster_service_came(Loop* loop, const Packet* packet) noexcept
     """A KIND_SERVICE: the embedding service has joined, or has left. The last to leave may have taken the room's entry
     with it; other nodes hear it all the same."""
     cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
-    cdef char line[176]
+    cdef char line[LINE_MAX]
     cdef size_t n
     if entry != NULL:
         events_add(loop, entry, NULL, packet.code != 0)

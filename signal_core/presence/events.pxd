@@ -16,7 +16,7 @@ from signal_core.base.counters cimport (
     C_NATS_MALFORMED, C_PRESENCE_CHANGES, C_PRESENCE_DENIED, C_PRESENCE_LOST, C_PRESENCE_OUT, C_TAKEN,
 )
 from signal_core.base.kinds cimport KIND_FRAME, KIND_NATS, KIND_NEWS
-from signal_core.base.limits cimport MEMBERS_TEXT, NEWS_KEEP, NEWS_TEXT, SERVICE_LOOP, UNIT_SHIFT
+from signal_core.base.limits cimport MEMBERS_TEXT, NEWS_KEEP, NEWS_TEXT, PREFIX_SIZE, SERVICE_LOOP, UNIT_SHIFT
 from signal_core.base.memory cimport (
     PACKET_COUNTED, PACKET_PRESENCE, Packet, packet_copy, packet_free, packet_let_go, packet_new_heap, packet_share,
 )
@@ -33,15 +33,14 @@ from signal_core.tables.conn_table cimport CONN_OPEN, Conn, slab_conn
 from signal_core.tables.loop_rooms cimport NO_ROOM, WATCH_NONE, Member, rooms_find_serial, rooms_members_of
 from signal_core.tables.mailbox cimport mailbox_taken
 from signal_core.tables.room_table cimport Audience, RoomEntry, audience_of
-from signal_core.tables.state cimport Change, Hub, Loop, News, loop_bit
-from signal_core.tables.turns cimport LANE_SPREAD
+from signal_core.tables.state cimport LANE_SPREAD, Change, Hub, Loop, News, loop_bit
 from signal_core.wire.frame cimport OP_TEXT, frame_head_size, frame_put_head
-from signal_core.wire.ids cimport LOCAL_TEXT, NODE_MAX, ROOM_MAX, USER_MAX, ids_peer_run, se_lower_run
+from signal_core.wire.ids cimport LOCAL_TEXT, NODE_MAX, PEER_TEXT, ROOM_MAX, USER_MAX, ids_peer_run, se_lower_run
 
 cdef enum:
-    WHO_MAX = NODE_MAX + 1 + LOCAL_TEXT + 6 + USER_MAX    # bytes of `<peer> user=U`, of a peer of this node
+    WHO_MAX = PEER_TEXT + 6 + USER_MAX                    # bytes of `<peer> user=U`, of a peer of this node
     LINE_MAX = 6 + WHO_MAX + 1                            # of a line that tells of it
-    SUBJECT_MAX = 64 + 16 + ROOM_MAX                      # of a subject of presence
+    SUBJECT_MAX = PREFIX_SIZE + 16 + ROOM_MAX             # of a subject of presence
 
 
 # -- to NATS --
@@ -73,7 +72,7 @@ cdef inline Packet* events_publish_new(Loop* loop, const char* what, const char*
                                        size_t first_n, const char* rest, size_t rest_n) noexcept nogil:
     """A PUB of `first` and `rest`. NULL where it can't be told: without memory other nodes are made to ask anew; where
     NATS does not allow the subject asking would help nobody, and it is counted only."""
-    cdef char subject[208]
+    cdef char subject[SUBJECT_MAX]
     cdef size_t n = events_put_subject(subject, loop.hub, what, tail, tail_n)
     cdef uint8_t* at
     cdef Packet* packet
@@ -377,7 +376,7 @@ cdef inline void _news_tell(Loop* loop, RoomEntry* entry, const char* text, size
 cdef inline void events_flush(Loop* loop) noexcept nogil:
     """Tells what has come together since: a room's changes in pieces of NEWS_TEXT bytes."""
     cdef News* news = &loop.news
-    cdef char text[4096]
+    cdef char text[NEWS_TEXT]
     cdef size_t used = 0, most = NEWS_TEXT
     cdef uint32_t i
     cdef Change* change

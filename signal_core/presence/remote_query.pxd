@@ -7,7 +7,7 @@ from signal_core.base.counters cimport C_PRESENCE_ASKED, C_PRESENCE_LOST
 from signal_core.base.limits cimport AUDIENCES_PER_TURN, QUESTIONS_PER_TICK, RESUME_BYTES
 from signal_core.base.memory cimport Packet
 from signal_core.base.sys cimport se_load_seqcst, se_pointer_acquire, se_store_seqcst
-from signal_core.base.text cimport text_put_bytes, text_put_uint
+from signal_core.base.text cimport UINT_TEXT, text_put_bytes, text_put_uint
 from signal_core.delivery.outbox cimport outbox_has_room, outbox_post
 from signal_core.delivery.sub_queue cimport sub_queue_size
 from signal_core.presence.events cimport events_publish_new
@@ -19,11 +19,13 @@ from signal_core.tables.room_table cimport (
     PUT_OFF_NODES, PUT_OFF_QUESTION, PUT_OFF_SUB, Audience, RoomEntry, room_table_find,
 )
 from signal_core.tables.state cimport Loop
+from signal_core.wire.ids cimport NODE_MAX, ROOM_MAX
 
 cdef enum:
     EVERY_NODE = 0            # its index in Link.nodes
     NODES_AT_FIRST = 8
     NODES_MOST = 65535        # other nodes noted
+    ASK_MAX = NODE_MAX + 1 + UINT_TEXT + 1 + ROOM_MAX + 1 + NODE_MAX  # bytes of a question to other nodes
 
 
 cdef inline bint remote_query_reserve_nodes(Link* link) noexcept nogil:
@@ -58,7 +60,7 @@ cdef inline void remote_query_ask_nodes(Loop* loop, Audience* audience, uint16_t
     has no room for is put off by it, what there is no memory for here."""
     cdef RoomEntry* entry = <RoomEntry*>audience.entry
     cdef uint64_t lost = loop.n[C_PRESENCE_LOST]
-    cdef char text[224]
+    cdef char text[ASK_MAX]
     cdef uint8_t* at
     cdef Packet* packet
     if loop.linked.state != LINK_UP:

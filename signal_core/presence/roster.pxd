@@ -13,7 +13,7 @@ from signal_core.base.memory cimport Packet, packet_free, packet_new_heap
 from signal_core.base.sys cimport (
     SE_RARE, se_add_relaxed, se_load16_seqcst, se_load_relaxed, se_load_seqcst, se_sub_relaxed, se_swap_seqcst,
 )
-from signal_core.base.text cimport text_put_bytes, text_put_uint
+from signal_core.base.text cimport UINT_TEXT, text_put_bytes, text_put_uint
 from signal_core.delivery.outbox cimport outbox_post
 from signal_core.presence.events cimport WHO_MAX, events_lost, events_publish, events_put_who, events_tell_members
 from signal_core.tables.conn_table cimport slab_conn
@@ -22,16 +22,18 @@ from signal_core.tables.loop_rooms cimport (
 )
 from signal_core.tables.room_table cimport WORD_LOOPS, WORD_SHIFT, Audience, RoomEntry, room_entry_loops
 from signal_core.tables.state cimport Loop
+from signal_core.wire.ids cimport NODE_MAX, ROOM_MAX
 
 cdef enum:
     NOT_BEGUN = 0xffffffff    # Loop.question_left: every member
+    MEMBERS_HEAD_MAX = NODE_MAX + 1 + UINT_TEXT + 1 + ROOM_MAX + 1  # bytes of the first line of an answer
 
 
 cdef inline void _members_send(Loop* loop, RoomEntry* entry, uint32_t numbers, const char* node, size_t node_n,
                                const char* text, size_t n) noexcept nogil:
     """A part of the answer to some questions: to this node's watchers (`node_n` 0), or to another node, which knows
     one number, or 0 for several."""
-    cdef char head[192]
+    cdef char head[MEMBERS_HEAD_MAX]
     cdef uint8_t* at
     if node_n == 0:
         events_tell_members(loop, entry, numbers, text, n)
@@ -173,7 +175,7 @@ cdef inline void roster_question(Loop* loop, RoomEntry* entry, uint16_t mark, co
                                  size_t node_n) noexcept nogil:
     """Asks every loop of this node that has members; on the link's loop. It answers for the service itself, whose joins
     and leaves are told by this loop, too."""
-    cdef char who[176]
+    cdef char who[WHO_MAX + 1]
     cdef size_t n
     cdef uint64_t bits
     cdef uint32_t index

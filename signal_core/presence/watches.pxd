@@ -46,7 +46,7 @@ cdef inline void watches_sub(Loop* loop, Audience* audience) noexcept nogil:
 cdef inline bint watches_write(Loop* loop, const Audience* audience) noexcept nogil:
     """Queues the SUB. False without memory."""
     cdef RoomEntry* entry = <RoomEntry*>audience.entry
-    cdef char subject[208]
+    cdef char subject[SUBJECT_MAX]
     cdef size_t n = events_put_subject(subject, loop.hub, b"presence", entry.name, entry.size)
     cdef Packet* packet = packet_new_heap(&loop.mem, SUBJECT_MAX + 64, KIND_NATS)
     if packet == NULL:

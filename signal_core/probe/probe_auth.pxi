@@ -1,5 +1,7 @@
 # Python wrappers of what is pure about tokens and origins. For probe.pyx, after probe_ws.pxi.
 
+from signal_core.base.limits cimport ADDRESS_BYTES
+from signal_core.client.auth cimport auth_token_decode as c_token_decode
 from signal_core.client.origin cimport origin_matches as c_origin_matches
 from signal_core.client.remote_addr cimport remote_addr_parse as c_address_parse
 from signal_core.tables.acl cimport (
@@ -57,7 +59,7 @@ def token_decode(str source, bytes token):
 
 def address_parse(bytes text):
     """16 bytes, None where it is no address."""
-    cdef uint8_t address[16]
+    cdef uint8_t address[ADDRESS_BYTES]
     cdef uint8_t* p = ws_copy(text)
     good = c_address_parse(<char*>p, len(text), address)
     free(p)

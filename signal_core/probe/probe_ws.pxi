@@ -4,6 +4,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+from signal_core.base.limits cimport UPGRADE_ANSWER
 from signal_core.base.sys cimport se_now_ns
 from signal_core.wire.frame cimport (
     FRAME_MAX_HEAD, OP_TEXT, Frame, frame_check_layout, frame_close_code as c_close_code_of,
@@ -15,7 +16,7 @@ from signal_core.wire.request cimport (
     Site, request_host_valid as c_host_valid, request_query_next_room as c_query_next_room,
 )
 from signal_core.wire.response cimport (
-    response_accept_key as c_upgrade_accept, response_check_layout, response_refuse as c_upgrade_refuse,
+    SE_SHA1_SIZE, UPGRADE_ACCEPT_MAX, response_accept_key as c_upgrade_accept, response_refuse as c_upgrade_refuse,
     response_upgrade as c_upgrade_answer, se_base64_put, se_sha1,
 )
 from signal_core.wire.utf8 cimport utf8_feed as c_utf8_feed, utf8_valid as c_utf8_valid
@@ -41,7 +42,6 @@ def ws_check_layout() -> None:
     """Instantiates the compile-time assertions."""
     frame_check_layout()
     upgrade_check_layout()
-    response_check_layout()
 
 
 # -- frames --
@@ -140,7 +140,7 @@ def upgrade_parse(bytes data, size_t last_len=0, bytes path=b"", uint32_t max_li
     """(verdict, fields or None where more is needed); "accept" and "answer" are what the engine writes."""
     cdef Upgrade upgrade
     cdef Site site = ws_site(path, max_line, max_head)
-    cdef char out[512]
+    cdef char out[UPGRADE_ANSWER]
     cdef char* p = <char*>ws_copy(data)
     cdef size_t size
     cdef int verdict = c_upgrade_parse(p, len(data), last_len, &site, &upgrade)
@@ -205,16 +205,16 @@ def query_rooms(bytes query, size_t out_size=128):
 
 
 def upgrade_refuse(int status, size_t size=512):
-    cdef char out[512]
+    cdef char out[UPGRADE_ANSWER]
     return out[:c_upgrade_refuse(status, out, size)]
 
 
 def sha1(bytes data):
-    cdef uint8_t out[20]
+    cdef uint8_t out[SE_SHA1_SIZE]
     cdef uint8_t* p = ws_copy(data)
     se_sha1(p, len(data), out)
     free(p)
-    return (<char*>out)[:20]
+    return (<char*>out)[:SE_SHA1_SIZE]
 
 
 def base64(bytes data):
@@ -300,7 +300,7 @@ def bench_utf8(uint64_t iterations, bytes text):
 def bench_upgrade(uint64_t iterations, bytes request):
     """Parsing a handshake and writing its 101."""
     cdef Upgrade upgrade
-    cdef char out[256]
+    cdef char out[UPGRADE_ACCEPT_MAX]
     cdef uint64_t i, start, total = 0
     cdef size_t n = len(request)
     cdef char* p = <char*>ws_copy(request)

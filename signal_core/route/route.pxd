@@ -24,8 +24,7 @@ from signal_core.tables.conn_table cimport CONN_OPEN, FLAG_BLOCKED, NO_SLOT, Con
 from signal_core.tables.loop_rooms cimport NO_ROOM, Member, rooms_find, rooms_find_serial, rooms_members_of
 from signal_core.tables.mailbox cimport mailbox_taken
 from signal_core.tables.room_table cimport WORD_LOOPS, RoomEntry, room_entry_loops, room_table_find, room_table_hash
-from signal_core.tables.state cimport Hub, Loop
-from signal_core.tables.turns cimport LANE_DIRECT, LANE_SPREAD
+from signal_core.tables.state cimport LANE_DIRECT, LANE_SPREAD, Hub, Loop
 from signal_core.wire.ids cimport ids_parse_local
 from signal_core.wire.nats_proto cimport NATS_TO_PEER, NATS_TO_ROOM
 

@@ -12,6 +12,7 @@ from signal_core.base.sys cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, SE_STATIC_ASSERT, mmap, munmap,
 )
 from signal_core.tables.acl cimport Rights
+from signal_core.wire.ids cimport REF_MAX
 
 cdef enum:
     # Conn.state
@@ -97,7 +98,7 @@ cdef enum:
     WATCHES_MEMBER = 2        # it was one before
 
 cdef struct Ref:              # an answer that a connection is owed
-    char text[16]             # 16
+    char text[REF_MAX]        # 16
     uint32_t deadline         # 4  tick
     uint8_t size              # 1
     uint8_t kind              # 1  REF_*
@@ -142,8 +143,8 @@ cdef struct Cold:
     Brief* brief              # 8  with FLAG_WHOLE that of an Extra; NULL: none
 
 cdef struct Slab:
-    Conn* conns[4096]         # 32768  MAX_CHUNKS
-    Cold* colds[4096]         # 32768
+    Conn* conns[MAX_CHUNKS]   # 32768
+    Cold* colds[MAX_CHUNKS]   # 32768
     uint32_t used             # 4  slots ever handed out
     uint32_t free_head        # 4  slot of the newest free one, linked by `tag`
     uint32_t live             # 4

@@ -20,7 +20,7 @@ cdef struct Missing:
 cdef struct Missed:
     uint64_t lock             # 8
     uint64_t used             # 8  atomic: slots in use
-    Missing slots[1024]       # 24576  MISSED_SLOTS, by key
+    Missing slots[MISSED_SLOTS]  # 24576  by key
 
 
 cdef inline bint missed_add(Missed* missed, uint64_t key, uint64_t hash, uint64_t count) noexcept nogil:

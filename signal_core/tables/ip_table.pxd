@@ -9,7 +9,7 @@ same. But a translator (NAT64) gives the IPv4 addresses of strangers one prefix:
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memset
-from signal_core.base.limits cimport CHUNK_CONNS, CHUNK_SHIFT, MAX_CHUNKS
+from signal_core.base.limits cimport CACHE_LINE_WORDS, CHUNK_CONNS, CHUNK_SHIFT, MAX_CHUNKS
 from signal_core.base.sys cimport se_lock, se_siphash13, se_unlock
 
 cdef enum:
@@ -26,14 +26,14 @@ cdef struct AddressStripe:    # one cache line
     AddressSlot* slots        # 8  open addressing; at most half are taken
     uint64_t size             # 8
     uint64_t live             # 8  addresses
-    uint64_t line[4]          # 32
+    uint64_t line[CACHE_LINE_WORDS - 4]  # 32
 
 cdef struct Addresses:
-    AddressStripe stripes[256]  # 16384 ADDRESS_STRIPES
-    uint64_t key[2]             # 16 of the hash
+    AddressStripe stripes[ADDRESS_STRIPES]  # 16384
+    uint64_t key[2]           # 16  of the hash
 
 cdef struct AddressBook:      # a loop's: the hash by slot, 8 bytes a connection; 0: not counted
-    uint64_t* chunks[4096]    # 32768 MAX_CHUNKS; made when a slot of theirs is first used
+    uint64_t* chunks[MAX_CHUNKS]  # 32768  made when a slot of theirs is first used
 
 
 cdef inline bint ip_table_is_mapped(const uint8_t* address) noexcept nogil:

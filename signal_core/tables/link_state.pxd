@@ -1,9 +1,11 @@
 """The state of the NATS link. Owned by loop 0."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from signal_core.base.limits cimport INSTANCE_SIZE, RECEIPTS_OWED
 from signal_core.base.memory cimport Packet
 from signal_core.tables.conn_table cimport Queue
 from signal_core.tables.room_table cimport Audience, RoomEntry
+from signal_core.wire.ids cimport NODE_MAX, REF_MAX
 
 cdef enum:
     # Link.state
@@ -16,6 +18,8 @@ cdef enum:
     LINK_NAMING = 6               # asks whether the node's name is taken
     LINK_UP = 7
 
+    REASON_SIZE = 160             # bytes of Link.reason
+
 cdef struct Waiter:               # a SUB that awaits NATS's PONG
     uint64_t id                   # 8  connection
     uint32_t ping                 # 4  the PING whose answer it awaits; 0: one after the subscriptions are made again
@@ -23,15 +27,15 @@ cdef struct Waiter:               # a SUB that awaits NATS's PONG
     uint32_t serial               # 4  of that room: another may have its index by now
     uint8_t size                  # 1  of the ref; 0: the join of a URL
     uint8_t presence              # 1  a SUB with presence
-    char ref[16]                  # 16
+    char ref[REF_MAX]             # 16
 
 cdef struct SentSub:              # a SUB that NATS has not answered for yet
     uint32_t sid                  # 4
     uint32_t ping                 # 4  the PING behind it
 
 cdef struct Node:                 # another node, as heard on NATS
-    char name[16]                 # 16
-    char instance[16]             # 16
+    char name[NODE_MAX]           # 16
+    char instance[INSTANCE_SIZE]  # 16
     uint64_t epoch                # 8  its number of times that we may have missed presence
     uint32_t heard                # 4  tick of its last heartbeat
     uint32_t cursor               # 4  next index of Link.audiences to look at on its behalf
@@ -103,10 +107,10 @@ cdef struct Waiters:              # SUBs of clients that await a PONG, oldest fi
     uint32_t size
 
 cdef struct OwedReceipts:         # the latest publishes that owe a receipt (delivery/nats_publish.pxd)
-    uint64_t subject[256]         # hashes of the latest publishes that owe a receipt
-    uint64_t id[256]
-    char ref[256][16]             # of a TO
-    uint8_t size[256]             # 0: a PUB, whose ref was answered
+    uint64_t subject[RECEIPTS_OWED]  # hashes of the latest publishes that owe a receipt
+    uint64_t id[RECEIPTS_OWED]
+    char ref[RECEIPTS_OWED][REF_MAX]  # of a TO
+    uint8_t size[RECEIPTS_OWED]   # 0: a PUB, whose ref was answered
     uint32_t next
 
 cdef struct LinkPresence:         # presence across nodes (presence/)
@@ -114,8 +118,8 @@ cdef struct LinkPresence:         # presence across nodes (presence/)
     bint asking                   # ... and is being looked for,
     uint32_t asks_at              # ... from this place among the audiences on
     uint32_t walks                # nodes whose cursor is on its way
-    char instance[16]             # hex: tells two nodes of one name apart
-    Audience** audiences          # rooms with watchers, by index
+    char instance[INSTANCE_SIZE]  # hex: tells two nodes of one name apart
+    Audience** audiences          # rooms with listeners, by place
     uint32_t audiences_used
     uint32_t audiences_size
     uint32_t* audiences_free      # free indices
@@ -155,4 +159,4 @@ cdef struct Link:
     bint announced                # NATS took the node's own subscriptions, and Python was told
     Waiters waiters               # SUBs of clients that await a PONG, oldest first (nats/subscriptions.pxd)
     OwedReceipts receipts         # the latest publishes that owe a receipt (delivery/nats_publish.pxd)
-    char reason[160]              # why the last connection ended
+    char reason[REASON_SIZE]      # why the last connection ended

@@ -10,6 +10,7 @@ An entry is taken out by the link's loop only, which is told by KIND_SYNC whenev
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
+from signal_core.base.limits cimport CACHE_LINE_WORDS
 from signal_core.base.sys cimport (
     SE_STATIC_ASSERT, se_add_relaxed, se_add_seqcst, se_and16_seqcst, se_load16_seqcst, se_load8_acquire,
     se_load_seqcst, se_lock, se_or16_seqcst, se_pointer_acquire, se_pointer_release, se_siphash13, se_store_seqcst,
@@ -79,10 +80,10 @@ cdef struct Stripe:       # one cache line
     void* slots           # 8  RoomSlots; read without the lock
     uint64_t filled       # 8  slots with an entry or GONE
     uint64_t live         # 8
-    uint64_t line[4]      # 32
+    uint64_t line[CACHE_LINE_WORDS - 4]  # 32
 
 cdef struct RoomTable:
-    Stripe stripes[1024]  # 65536 STRIPES
+    Stripe stripes[STRIPES]  # 65536
     uint64_t key[2]       # 16 of the hash
     uint64_t words        # 8  words of a room's bitmap of loops
     uint64_t serial       # 8  last one given

@@ -13,18 +13,23 @@ Link: owned by loop 0.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from signal_core.base.limits cimport SERVICE_LOOP, TICK_MS
+from signal_core.base.counters cimport C_COUNT
+from signal_core.base.limits cimport (
+    ADDRESS_BYTES, CACHE_LINE_WORDS, DENIED_SUBJECTS, DRAIN_URL_SIZE, KICKS_KEPT, LOOP_INDEXES, PREFIX_SIZE,
+    RIGHTS_SHARED, SERVICE_LOOP, TAGS_KEPT, TICK_MS,
+)
 from signal_core.base.memory cimport Mem, Packet
-from signal_core.base.sys cimport epoll_event, iovec, pthread_t
+from signal_core.base.sys cimport epoll_event, iovec, pthread_t, sockaddr_storage
 from signal_core.tables.acl cimport Rights
 from signal_core.tables.conn_table cimport Conn, Slab
-from signal_core.tables.drop_table cimport Missed, Missing
+from signal_core.tables.drop_table cimport MISSED_MOST, Missed, Missing
 from signal_core.tables.ip_table cimport AddressBook, Addresses
 from signal_core.tables.link_state cimport Link
 from signal_core.tables.loop_rooms cimport Rooms
 from signal_core.tables.mailbox cimport Chain, Mailbox
 from signal_core.tables.room_table cimport RoomEntry, RoomTable
 from signal_core.tables.timer_wheel cimport Wheel
+from signal_core.wire.ids cimport NODE_MAX
 from signal_core.wire.request cimport Site
 
 cdef enum:
@@ -33,6 +38,18 @@ cdef enum:
     TAG_LINK = 0xfffffffe
     TAG_LISTENER = 0xffffff00    # and up: which listener
     MAX_LISTENERS = 16
+
+    # Hub.over
+    OVER_LINE = 0                 # the request line is longer than max-request-line
+    OVER_HEAD = 1                 # the head is longer than max-head
+    OVER_COUNT = 2
+
+    # Turn.dirty_head, Turn.dirty_tail
+    LANE_DIRECT = 0               # messages to one peer, and the engine's own answers
+    LANE_SPREAD = 1               # what fan-outs and presence queue
+    LANES = 2
+
+    CROWD_WORDS = LOOP_INDEXES >> 6  # 64-bit words with a bit for each loop index
 
 cdef struct Settings:             # ticks where a time
     Site site                     # bounds of a request, and where the endpoint is
@@ -64,7 +81,7 @@ cdef struct Settings:             # ticks where a time
     uint32_t nats_pending         # bytes
     bint hooks                    # tell Python who connects and disconnects
     bint memory_trim              # give freed memory back to the system
-    char drain_url[256]           # where GOAWAY sends clients to; empty: nowhere in particular
+    char drain_url[DRAIN_URL_SIZE]  # where GOAWAY sends clients to; empty: nowhere in particular
     uint32_t drain_url_len
     uint32_t auth                 # AUTH_*
     uint32_t auth_patience        # ticks that a decision may take
@@ -72,22 +89,22 @@ cdef struct Settings:             # ticks where a time
     uint32_t auth_pending         # questions of one loop that may await their decision
 
 cdef struct Network:              # addresses that have their first bits in common
-    uint8_t address[16]           # IPv4 is mapped
+    uint8_t address[ADDRESS_BYTES]
     uint32_t bits
 
 cdef struct Listen:               # an address to listen on
-    uint8_t address[128]          # sockaddr_storage
-    uint32_t size
+    sockaddr_storage address
+    uint32_t size                 # bytes of it that are used
 
 cdef struct Hub:
     Settings set
-    Loop* loops[256]              # by index; pseudo-loops at 254 and 255
+    Loop* loops[LOOP_INDEXES]     # by index; pseudo-loops at 254 and 255
     uint32_t nloops
     uint32_t nlisten
-    Listen listen[16]             # MAX_LISTENERS
-    char node[20]                 # text, with a dot after it
+    Listen listen[MAX_LISTENERS]
+    char node[NODE_MAX + 1]       # text, with a dot after it
     uint32_t node_len             # without the dot
-    char prefix[64]               # of NATS subjects
+    char prefix[PREFIX_SIZE]      # of NATS subjects
     uint32_t prefix_len
     char* hello                   # the JSON object of HELLO
     uint32_t hello_len
@@ -101,7 +118,7 @@ cdef struct Hub:
     uint64_t link                 # atomic: CLUSTER_*
     uint64_t clogged              # atomic: 1: NATS reads too slowly, what is for it is refused
     uint64_t max_payload          # atomic: of the NATS server
-    uint64_t denied[256]          # atomic: hashes of subjects that NATS refused us to publish on, DENIED_SUBJECTS
+    uint64_t denied[DENIED_SUBJECTS]  # atomic: hashes of subjects on which NATS does not let this node publish
     uint64_t ndenied              # atomic
     uint64_t connections          # atomic: sockets open on all loops
     uint64_t quota_used           # atomic: of those, how many count against max_connections, where there is a bound
@@ -109,8 +126,8 @@ cdef struct Hub:
     uint64_t yield_gap            # atomic: ns from one to the next while they yield to messages; 0: they don't
     uint64_t yield_due            # atomic: ns; when that is looked at again
     Addresses* addresses          # NULL: they are not counted
-    uint64_t over[2]              # atomic: requests over a bound of their size, not yet in the log
-    uint64_t over_size[2]         # atomic: bytes of the latest
+    uint64_t over[OVER_COUNT]              # atomic: requests over a bound of their size, not yet in the log
+    uint64_t over_size[OVER_COUNT]         # atomic: bytes of the latest
     uint64_t over_due             # atomic: ms, when the log may be told again
     uint64_t failed               # atomic: errno of a loop that could not start
     uint64_t abroad               # atomic: tick up to which other nodes are known to have watchers
@@ -158,10 +175,10 @@ cdef struct Line:                 # connections that wait, oldest first; each on
 
 cdef struct Accepting:            # its listeners, and the pace of new connections (client/listener.pxd)
     int reserve                   # a descriptor kept to answer 503 with
-    int listeners[16]
+    int listeners[MAX_LISTENERS]
     uint32_t nlisteners
     bint own_table                # it has a descriptor table of its own
-    Lot lots[16]                  # by listener
+    Lot lots[MAX_LISTENERS]       # by listener
     uint32_t healths              # clients looked after beyond the limits in the tick
     uint32_t healths_tick
     bint masked                   # hears nothing of its listeners
@@ -188,8 +205,8 @@ cdef struct Stopping:             # a stop, and what it has done so far (loop/sh
     uint32_t cursor               # next slot to say goodbye to
 
 cdef struct Turn:                 # whose turn it is, and for how long (tables/turns.pxd)
-    uint32_t dirty_head[2]        # slots of queues to write, by lane (turns.pxd)
-    uint32_t* dirty_tail[2]       # where the slot of the next one is written
+    uint32_t dirty_head[LANES]    # slots of queues to write, by lane (turns.pxd)
+    Conn* dirty_tail[LANES]
     Line ready                    # connections with input left over,
     Line delayed                  # ... and those that wait until what they caused is done
     uint32_t delayed_ms           # loop_ms at which one of them last had a turn
@@ -198,7 +215,7 @@ cdef struct Turn:                 # whose turn it is, and for how long (tables/t
     uint64_t look                 # ... at which the step looks at the clock
     uint64_t step_end             # when the step is over, ns; or STEP_* (turns.pxd)
     uint64_t caused               # what made more work than a message does, in the turn of a connection
-    uint64_t crowds[8]            # bits of the loops that are crowded: by what is for many, by other messages
+    uint64_t crowds[2 * CROWD_WORDS]  # bits of the loops that are crowded: by what is for many, by other messages
     bint crowding                 # there may be some
 
 cdef struct Pressure:             # who waits until other loops have room (delivery/backpressure.pxd)
@@ -225,8 +242,8 @@ cdef struct DropNotices:          # GAPs that are being told (delivery/drop_noti
     uint32_t left                 # of the last: so many of its room's first members are still to be told
 
 cdef struct Outboxes:             # what is held back for other loops (delivery/outbox.pxd)
-    Chain chains[256]             # held back for other loops until the iteration's end
-    uint8_t posted[256]           # indices of outboxes that hold something
+    Chain chains[LOOP_INDEXES]    # held back for other loops until the iteration's end
+    uint8_t posted[LOOP_INDEXES]  # indices of outboxes that hold something
     uint32_t nposted
 
 cdef struct Trimming:             # memory on its way back to the system (loop/memory_return.pxd)
@@ -267,12 +284,14 @@ cdef struct Loop:
     Packet* told_tail
     Packet* taken                 # from the inbox, not yet handled
     Roster roster                 # questions who is in a room (presence/roster.pxd)
-    DropNotices notices           # GAPs that are being told (delivery/drop_notice.pxd)
+    Missing gaps[MISSED_MOST]     # taken from `missed`, the last being told,
+    uint32_t gaps_used
+    uint32_t gap_left             # ... so many of its room's first members are still to be told
     Outboxes post                 # what is held back for other loops (delivery/outbox.pxd)
     Rooms rooms
     News news
-    Rights* rights[64]            # RIGHTS_SHARED: by hash, held once each
-    uint32_t authenticating       # tokens that the deciding thread has not answered yet
+    Rights* rights[RIGHTS_SHARED]  # by hash, held once each
+    uint32_t judging              # questions that await their decision
     Trimming trim                 # memory on its way back to the system (loop/memory_return.pxd)
     Link* linked                  # NULL but on loop 0
     uint8_t* input                # READ_BUFFER bytes
@@ -280,21 +299,21 @@ cdef struct Loop:
     AddressBook* book             # whose connections are counted; NULL: nobody's
     epoll_event* events
     iovec* iov
-    uint32_t tags[256]            # random, not yet used
+    uint32_t tags[TAGS_KEPT]      # random, not yet used
     uint32_t ntags
-    uint64_t n[93]                # counters; C_COUNT
-    uint64_t copy[93]             # as of the last KIND_SNAPSHOT
+    uint64_t n[C_COUNT]           # counters
+    uint64_t copy[C_COUNT]        # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
-    uint64_t kicked[64]           # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
+    uint64_t kicked[KICKS_KEPT]   # atomic: 2 × the number of a KIND_KICK, + 1 where there was such a connection
     pthread_t thread
     Wheel wheel
     Slab slab
-    uint64_t line0[8]
+    uint64_t line0[CACHE_LINE_WORDS]  # keeps what other threads touch off the lines of this one
     uint64_t seen                 # atomic: epoch of the room table it last began to read in
     uint64_t done                 # atomic: 1 starting, 2 running, 3 ended
     uint64_t asked_of             # atomic: KIND_QUESTIONs posted to it and not answered yet
     uint64_t behind               # atomic: 1: what it has for many is not written yet
-    uint64_t line1[4]
+    uint64_t line1[CACHE_LINE_WORDS - 4]
     Mailbox mailbox
     Missed missed
 
@@ -307,7 +326,3 @@ cdef inline uint32_t loop_ms(const Loop* loop) noexcept nogil:
 cdef inline uint32_t loop_bit(const Loop* loop) noexcept nogil:
     """Where the members and watchers of a loop, or the service, are noted with a room."""
     return loop.index if loop.index != SERVICE_LOOP else loop.hub.nloops
-
-
-cdef inline uint64_t* _counter(Loop* loop, int which) noexcept nogil:
-    return &loop.n[which]

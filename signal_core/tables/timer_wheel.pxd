@@ -11,7 +11,7 @@ from signal_core.base.sys cimport SE_ASSERT, SE_INLINE
 from signal_core.tables.conn_table cimport CONN_DEAD, NO_SLOT, Cold, Slab, slab_cold, slab_conn
 
 cdef struct Wheel:
-    uint32_t head[512]        # 2048  WHEEL_SLOTS: first slot of each list
+    uint32_t head[WHEEL_SLOTS]  # 2048  first slot of each list
     uint32_t now              # 4     tick up to which timers have fired
     uint32_t armed            # 4
     uint32_t walk             # 4     slot to go on with in the list of `now`; NO_SLOT: the list is done

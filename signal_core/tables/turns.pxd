@@ -22,11 +22,9 @@ from signal_core.base.limits cimport (
 )
 from signal_core.base.sys cimport SE_INLINE, SE_RARE, se_load_relaxed, se_now_ns, se_store_relaxed
 from signal_core.tables.conn_table cimport FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, NO_SLOT, Conn
-from signal_core.tables.state cimport Line, Loop
+from signal_core.tables.state cimport CROWD_WORDS, LANE_DIRECT, LANE_SPREAD, Line, Loop
 
 cdef enum:
-    LANE_DIRECT = 0           # messages to one peer, and the engine's own answers
-    LANE_SPREAD = 1           # what fan-outs and presence queue
     STEP_SPENT = 0            # Loop.step_end: the step's time is over
     STEP_FRESH_BIT = 62       # ... and, with that time in the bits below: the clock was not looked at yet
 
@@ -161,7 +159,7 @@ cdef inline bint turns_is_crowded(const Loop* target, uint64_t held, uint8_t kin
 
 cdef inline void turns_crowd_note(Loop* loop, uint32_t index, uint8_t kind) noexcept nogil:
     """Loop `index` is crowded by what this one posts it."""
-    loop.turn.crowds[(index >> 6) + (0 if _turns_is_for_many(kind) else 4)] |= <uint64_t>1 << (index & 63)
+    loop.turn.crowds[(index >> 6) + (0 if _turns_is_for_many(kind) else CROWD_WORDS)] |= <uint64_t>1 << (index & 63)
     loop.turn.crowding = True
     loop.turn.caused += 1
 
@@ -178,11 +176,11 @@ cdef inline bint turns_crowds_remain(Loop* loop) noexcept nogil:
     if not loop.turn.crowding:
         return False
     loop.turn.crowding = False
-    for word in range(8):
+    for word in range(2 * CROWD_WORDS):
         for bit in range(64 if loop.turn.crowds[word] else 0):
             if not loop.turn.crowds[word] >> bit & 1:
                 continue
-            if _crowd_is_over(loop.hub.loops[(word & 3) << 6 | bit], word < 4):
+            if _crowd_is_over(loop.hub.loops[(word & (CROWD_WORDS - 1)) << 6 | bit], word < CROWD_WORDS):
                 loop.turn.crowds[word] &= ~(<uint64_t>1 << bit)
             else:
                 loop.turn.crowding = True

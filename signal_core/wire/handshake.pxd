@@ -50,8 +50,8 @@ cdef struct Upgrade:          # what a handshake asks for
     size_t query_len          # 8
     const char* path          # 8
     size_t path_len           # 8
-    const char* forwarded[4]  # 32 the last FORWARDED_LINES of X-Forwarded-For, number i at i % FORWARDED_LINES
-    size_t forwarded_len[4]   # 32
+    const char* forwarded[FORWARDED_LINES]  # 32  the last X-Forwarded-For headers, number i at i % FORWARDED_LINES
+    size_t forwarded_len[FORWARDED_LINES]   # 32
     const char* why           # 8  what is wrong, for people; NULL: the status says it
     const char* room          # 8  what is wrong is this room of the query, as it was sent; NULL: something else
     size_t room_len           # 8
@@ -78,8 +78,6 @@ cdef struct Seen:            # what the headers of one request say, as far as it
 
 cdef inline void upgrade_check_layout() noexcept nogil:
     SE_STATIC_ASSERT(sizeof(Upgrade) == 176)
-    SE_STATIC_ASSERT(FORWARDED_LINES == 4)
-    SE_STATIC_ASSERT(UPGRADE_MAX_HEADERS == 100)
 
 
 # -- the request's headers --
@@ -298,7 +296,7 @@ cdef inline int upgrade_parse(const char* buf, size_t n, size_t last_len, const 
     >0: bytes of the head, out.status is 0 (upgrade), STATUS_HEALTH or STATUS_OPTIONS. -1: refuse with out.status, look
     at nothing that follows. -2: not complete. Bounds: the site's, and UPGRADE_MAX_HEADERS (431).
     """
-    cdef phr_header headers[100]
+    cdef phr_header headers[UPGRADE_MAX_HEADERS]
     cdef Seen seen
     cdef const char* method = NULL
     cdef const char* target = NULL

@@ -21,6 +21,7 @@ cdef enum:
     LOCAL_TEXT = 13     # characters of an id
     LOCAL_MAX = 32      # of the part after a peer's dot, on whatever node
     NODE_MAX = 16       # of a node's name
+    PEER_TEXT = NODE_MAX + 1 + LOCAL_TEXT  # of the address of a peer on this node
     ROOM_MAX = 128      # of a room's name, `@` included
     USER_MAX = ROOM_MAX - 1
     REF_MAX = 16

@@ -7,6 +7,7 @@ from signal_core.wire.nats_proto cimport NATS_OWN_HEADERS, NATS_TO_ROOM, NatsPub
 
 cdef enum:
     NATS_KIND_SIZE = 6            # bytes that nats_format_put_kind writes
+    NATS_SUB_SIZE = 4 + 1 + UINT_TEXT + 2  # bytes of a SUB besides its subject
 
 
 cdef inline void nats_format_put_kind(char* out, uint8_t kind) noexcept nogil:
@@ -113,7 +114,7 @@ cdef inline size_t nats_format_receipt(char* out, const char* reply, uint32_t re
 
 cdef inline size_t nats_format_sub(char* out, const char* subject_prefix, uint32_t n1, const char* name,
                                    uint32_t n2, uint64_t sid) noexcept nogil:
-    """Writes `SUB <subject_prefix><name> <sid>` CRLF: at most n1 + n2 + 27 bytes."""
+    """Writes `SUB <subject_prefix><name> <sid>` CRLF: at most n1 + n2 + NATS_SUB_SIZE bytes."""
     cdef char* p = out
     memcpy(p, b"SUB ", 4)
     p = _put_text(p + 4, subject_prefix, n1)

@@ -179,7 +179,7 @@ cdef inline int64_t _message_line(const char* p, size_t n, NatsOp* out) noexcept
 
     >0: its bytes; the lengths of headers and payload are set, the pointers to them not. -1, -2.
     """
-    cdef NatsField field[5]
+    cdef NatsField field[NATS_FIELDS]
     cdef int sizes = 2 if out.kind == NATS_HMSG else 1
     cdef size_t used
     cdef int count = _nats_fields(p, n, field, &used)

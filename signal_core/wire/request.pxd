@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memchr, memcmp, memcpy, strlen
+from signal_core.base.limits cimport ADDRESS_BYTES, ADDRESS_TEXT, SITE_PATH_SIZE
 from signal_core.base.sys cimport AF_INET6, inet_pton
 from signal_core.base.text cimport text_hex_value, text_percent_decode, text_starts
 
@@ -14,14 +15,13 @@ cdef enum:
     LINE_GOOD = 0             # the request line is whole and well-formed, or was when it was looked at before
     LINE_MORE = -2            # it is not all there, and nothing is wrong so far
 
-    IPV6_TEXT = 46            # bytes of the longest IPv6 address, its NUL included
     PARAMETER_MAX = 8         # bytes of the longest name of a parameter that the engine knows, and some
 
 cdef struct Site:             # what a server takes, and where its endpoint is
     uint32_t max_line         # 4  bytes of a request line, its CRLF not counted
     uint32_t max_head         # 4  bytes of a whole head
     uint32_t path_len         # 4  0: the root
-    char path[128]            # 128 of the endpoint, without a slash at its end
+    char path[SITE_PATH_SIZE]  # 128  of the endpoint, without a slash at its end
 
 
 # -- the request line --
@@ -108,14 +108,14 @@ cdef inline bint _port_valid(const char* p, size_t n) noexcept nogil:
 
 cdef inline bint _ipv6_valid(const char* p, size_t n) noexcept nogil:
     """What stands between the brackets of a host: an IPv6 address, which may have a zone after a '%'."""
-    cdef char text[46]
-    cdef uint8_t address[16]
+    cdef char text[ADDRESS_TEXT]
+    cdef uint8_t address[ADDRESS_BYTES]
     cdef const char* zone = <const char*>memchr(p, c'%', n)
     if zone != NULL:
         if zone + 1 + se_host_run(zone + 1, p + n - zone - 1) != p + n or zone + 1 == p + n:
             return False
         n = zone - p
-    if n >= IPV6_TEXT:
+    if n >= ADDRESS_TEXT:
         return False
     memcpy(text, p, n)
     text[n] = 0
@@ -195,7 +195,7 @@ cdef inline bint site_is_root(const Site* site, const char* path, size_t n) noex
 
 cdef inline bint _parameter_is(const char* p, size_t n, const char* name) noexcept nogil:
     """Whether a parameter's name, as it was sent, is `name`, of fewer than PARAMETER_MAX bytes."""
-    cdef char text[8]
+    cdef char text[PARAMETER_MAX]
     cdef size_t size = strlen(name)
     if n == size:
         return memcmp(p, name, n) == 0

@@ -3,7 +3,6 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 from signal_core.base.limits cimport UPGRADE_ANSWER
-from signal_core.base.sys cimport SE_STATIC_ASSERT
 from signal_core.base.text cimport text_hex_value, text_put, text_put_number
 from signal_core.wire.handshake cimport KEY_SIZE, STATUS_MOST, STATUS_OPTIONS, UNDECIDED, UNHANDLED, Upgrade
 from signal_core.wire.http cimport http_status_reason
@@ -17,18 +16,14 @@ cdef extern from "se_sha1.h" nogil:
 cdef enum:
     GUID_SIZE = 36       # characters of the GUID that is hashed with the key
     UPGRADE_ACCEPT_MAX = 256
+    BODY_MAX = 320       # bytes of a body
     ROOM_SHOWN = 160     # bytes of a refused room's name that its client is shown, at most
-
-
-cdef inline void response_check_layout() noexcept nogil:
-    SE_STATIC_ASSERT(KEY_SIZE + GUID_SIZE == 60)
-    SE_STATIC_ASSERT(SE_SHA1_SIZE == 20)
 
 
 cdef inline size_t response_accept_key(const Upgrade* upgrade, char* out) noexcept nogil:
     """Writes the whole 101 (RFC 6455 §4.2.2), at most UPGRADE_ACCEPT_MAX bytes; returns its length."""
-    cdef char text[60]
-    cdef uint8_t digest[20]
+    cdef char text[KEY_SIZE + GUID_SIZE]
+    cdef uint8_t digest[SE_SHA1_SIZE]
     cdef char* p = out
     memcpy(text, upgrade.key, KEY_SIZE)
     memcpy(text + KEY_SIZE, b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", GUID_SIZE)
@@ -113,7 +108,7 @@ cdef inline size_t _room_put(const char* p, size_t n, char* out) noexcept nogil:
 
 
 cdef inline size_t _upgrade_body(const Upgrade* upgrade, char* out) noexcept nogil:
-    """What the body tells a person, at most 320 bytes."""
+    """What the body tells a person, at most BODY_MAX bytes."""
     cdef char* p = out
     if upgrade.room != NULL:
         p += text_put(p, b"The room '")
@@ -127,7 +122,7 @@ cdef inline size_t _upgrade_body(const Upgrade* upgrade, char* out) noexcept nog
 cdef inline size_t response_upgrade(const Upgrade* upgrade, char* out, size_t size) noexcept nogil:
     """Writes the whole HTTP answer, a health check's too, and no body where the method was HEAD (RFC 9110 §9.3.2) or
     there is none (204); its length, 0 where `size` < UPGRADE_ANSWER."""
-    cdef char text[320]
+    cdef char text[BODY_MAX]
     cdef size_t n
     cdef char* p = out
     if size < UPGRADE_ANSWER:
