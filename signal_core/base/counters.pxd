@@ -1,8 +1,8 @@
-"""What is counted, by loop. Written by the loop that owns them, read through snapshots.
+"""Counters of a loop (Loop.n). Their loop alone writes them; Python reads snapshots.
 
 Two ledgers, each exact at the end of every iteration:
 accepted = routed + the sum of refused_*; attempted = written + the sum of dropped_* + in_flight.
-The names that people see are in engine.pyx, in this order.
+Their public names are in signal_core/names.py, in this order.
 """
 
 cdef enum:
@@ -10,14 +10,14 @@ cdef enum:
     C_OPENED = 1
     C_CLOSED = 2
     C_ACCEPTED_SOCKETS = 3
-    C_HANDSHAKES_REFUSED = 4  # answered with HTTP other than 101 or healthz
+    C_HANDSHAKES_REFUSED = 4  # answered with a status other than 101, health checks excepted
     C_HANDSHAKES_TIMED_OUT = 5
-    C_SHED = 6                # answered 503: out of descriptors, memory, over max_connections, or stopping
+    C_SHED = 6                # answered 503: out of descriptors, memory, over max-connections, or stopping
     C_PINGS_SENT = 7
     C_PEERS_LOST = 8          # closed by keepalive
     C_STALLED = 9             # closed with 4008
     C_PROTOCOL_ERRORS = 10    # closed with 1002, 1007 or 1009
-    C_ABUSERS = 11            # closed with 1008
+    C_ABUSERS = 11            # closed with 1008: malformed messages, STRIKES
     C_KICKED = 12             # closed with 4009
 
     # ledger of messages
@@ -36,9 +36,9 @@ cdef enum:
     C_WRITTEN = 23
     C_DROPPED_SLOW_PEER = 24
     C_DROPPED_EXPIRED = 25
-    C_DROPPED_GONE = 26       # the receiver closed, or was not there
+    C_DROPPED_GONE = 26       # the receiver had closed, or there was none
     C_DROPPED_MEMORY = 27
-    C_DROPPED_NATS = 28       # lost with the NATS connection, or NATS takes no more
+    C_DROPPED_NATS = 28       # lost with the NATS connection, or NATS read too slowly
     C_DROPPED_INBOX = 29      # another loop's inbox was full
     C_IN_FLIGHT = 30          # gauge
 
@@ -46,67 +46,67 @@ cdef enum:
     C_BYTES_OUT = 32
     C_READS = 33              # system calls
     C_WRITES = 34
-    C_WAKES = 35              # times that the loop slept and was woken
+    C_WAKES = 35              # times the loop was woken from sleep
 
-    C_POSTED = 36             # payload messages to other loops
-    C_TAKEN = 37              # payload messages from other loops
+    C_POSTED = 36             # messages posted to other loops
+    C_TAKEN = 37              # messages taken from other loops
     C_ROOMS = 38              # gauge: rooms with members on this loop
     C_MEMBERSHIPS = 39        # gauge
-    C_BACKLOG_BYTES = 40      # gauge: waiting for blocked sockets
-    C_BLOCKED = 41            # times that a socket was full
+    C_BACKLOG_BYTES = 40      # gauge: bytes that wait for blocked sockets
+    C_BLOCKED = 41            # times a socket was full
     C_REFS_TIMED_OUT = 42
-    C_RECEIPTS_LATE = 43      # came when nobody waited for them any more
-    C_ROOMS_REFUSED = 44      # joins over max_rooms
-    C_EVENTS_LOST = 45        # hooks' events that the service's inbox had no room for
+    C_RECEIPTS_LATE = 43      # arrived after their ref had timed out
+    C_ROOMS_REFUSED = 44      # joins over max-rooms
+    C_EVENTS_LOST = 45        # events for the hooks that did not fit the service's inbox
 
     C_NATS_IN = 46            # messages from NATS
-    C_NATS_OUT = 47           # messages to NATS, receipts too
+    C_NATS_OUT = 47           # messages to NATS, receipts included
     C_NATS_BYTES_IN = 48
     C_NATS_BYTES_OUT = 49
     C_NATS_CONNECTS = 50
     C_NATS_LOST = 51          # connections to NATS that ended
     C_NATS_ERRORS = 52        # -ERR
-    C_NATS_MALFORMED = 53     # messages that no peer or room could be read from
+    C_NATS_MALFORMED = 53     # messages whose subject or headers name no peer or room
     C_NATS_SUBS = 54          # gauge: subscriptions held
-    C_LISTENERS_PAUSED = 55   # times that listeners were left alone for a tick: not even a descriptor to shed with
+    C_LISTENERS_PAUSED = 55   # times listeners were ignored for a tick: no descriptor left, not even to answer 503
 
-    C_WATCHERS = 56          # gauge: memberships that hear who comes and goes
-    C_PRESENCE_CHANGES = 57   # joins and leaves on this node that were told
+    C_LISTENERS = 56          # gauge: memberships that watch their room
+    C_PRESENCE_CHANGES = 57   # joins and leaves on this node that were published
     C_PRESENCE_OUT = 58       # publishes of presence to NATS
     C_PRESENCE_ASKED = 59     # questions who is in a room
-    C_PRESENCE_LOST = 60      # presence that could not be told: no memory, a full inbox, or NATS takes no more
-    C_NODES_LOST = 61         # other nodes whose heartbeats ceased
+    C_PRESENCE_LOST = 60      # presence lost: no memory, a full inbox, or NATS read too slowly
+    C_NODES_LOST = 61         # other nodes whose heartbeats stopped
 
     C_GOAWAYS = 62            # GOAWAY sent
     C_DRAINED = 63            # closed with 1001 by a drain
     C_ADDRESS_LIMITED = 64    # answered 429: max-connections-per-address
-    C_ACCEPT_PACED = 65       # times that a loop let new connections wait: accept-rate, accept-yield
-    C_INPUT_BYTES = 66        # gauge: buffers of heads, frames and messages that have come in part
+    C_ACCEPT_PACED = 65       # times a loop made new connections wait: accept-rate, accept-yield
+    C_INPUT_BYTES = 66        # gauge: buffers of incomplete heads, frames and messages
     C_INPUT_LIMITED = 67      # connections closed with 1013, or answered 503: input-total
-    C_BACKLOG_LIMITED = 68    # receivers closed: what was begun for them had no room within backlog-total
-    C_GAPS_UNTOLD = 69        # messages that another loop's inbox had no room for, whose receivers hear no GAP
+    C_BACKLOG_LIMITED = 68    # receivers closed: a message begun for them did not fit backlog-total
+    C_GAPS_UNTOLD = 69        # messages that did not fit another loop's inbox, and that no GAP tells of
 
-    C_AUTH_GRANTED = 70       # tokens accepted, renewals too
+    C_AUTH_GRANTED = 70       # tokens accepted, renewals included
     C_AUTH_REFUSED = 71       # tokens refused: missing, malformed, invalid, or by the authorizer
-    C_AUTH_FAILED = 72        # tokens not judged: too many waited, too late, or the authorizer failed
+    C_AUTH_FAILED = 72        # tokens without a decision: too many waited, it came too late, or the authorizer failed
     C_AUTH_EXPIRED = 73       # closed with 1008: the token expired
-    C_AUTH_DENIED = 74        # SUB, PUB, TO and rooms of a URL that a token does not allow
+    C_AUTH_DENIED = 74        # SUB, PUB, TO and rooms of a URL that the token does not allow
     C_ORIGINS_REFUSED = 75    # handshakes whose Origin is not allowed
     C_USER_LIMITED = 76       # handshakes answered 429: max-connections-per-user
-    C_INQUIRIES = 77          # pieces of operators' questions answered
-    C_PRESENCE_DENIED = 78    # presence that could not be told: NATS does not allow the subject
-    C_ACCEPT_YIELDED = 79     # times that the pace of new connections was lowered: accept-yield
-    C_ACCEPT_LEFT = 80        # sockets closed at once: the client had left while it waited for the pace
-    C_QUESTIONS_HELD = 81     # questions who is in a room put aside, for QUESTIONS_WAITING
-    C_RECEIPTS_LOST = 82      # receipts for senders elsewhere: no memory, or NATS takes no more
+    C_INQUIRIES = 77          # answers to questions of operators, by piece
+    C_PRESENCE_DENIED = 78    # presence not published: NATS does not allow the subject
+    C_ACCEPT_YIELDED = 79     # times accept-yield slowed new connections down
+    C_ACCEPT_LEFT = 80        # sockets closed at once: the client had left while it was parked
+    C_QUESTIONS_HELD = 81     # questions who is in a room that were deferred: QUESTIONS_WAITING
+    C_RECEIPTS_LOST = 82      # receipts for senders on other nodes: no memory, or NATS read too slowly
     C_QUESTIONS_FULL = 83     # questions who is in a room not posted to a loop: inbox-messages of them wait there
     C_OVERSIZED = 84          # requests answered 414 or 431: max-request-line, max-head
-    C_HEALTH_LIMITED = 85     # times that HEALTHS_PER_TICK were used up
-    C_INPUTS_HELD = 86        # times that a connection's input was left alone: TASKS_WAITING
+    C_HEALTH_LIMITED = 85     # times HEALTHS_PER_TICK was reached
+    C_INPUTS_HELD = 86        # times a connection was not read: WORDS_WAITING
     C_AWAITS_REFUSED = 87     # SUBs answered unavailable: WAITERS_MOST
-    C_NATS_SUBS_REFUSED = 88  # SUBs that NATS refused, or would have, since it takes no more of this node
-    C_TURNS_DELAYED = 89      # times that a connection waited for what it had caused, or rested
-    C_STEPS_CUT = 90          # steps of an iteration that ended by their time
-    C_MEMORY_TRIMS = 91       # times that a loop had freed memory given back to the system
+    C_NATS_SUBS_REFUSED = 88  # SUBs refused by NATS, or not sent since NATS accepts no more
+    C_TURNS_DELAYED = 89      # times a connection waited for the work it had caused, or rested
+    C_STEPS_CUT = 90          # steps of an iteration that ran out of time
+    C_MEMORY_TRIMS = 91       # times a loop returned freed memory to the system
     C_MESSAGES_LATE = 92      # connections closed with 1008: message-timeout
     C_COUNT = 93

@@ -1,10 +1,10 @@
-"""Messages on their way out, and where their bytes live.
+"""Packets, and the memory that they live in.
 
-A Packet is one encoded outgoing unit (a WebSocket frame, or NATS protocol bytes) or one item of an inbox. It is
-made by one
-thread and at any moment owned by one: the maker, then (through an inbox) the loop that drained it. Only the owner
-frees it. Bytes lie in the making loop's region while they are expected to leave within the iteration, else in the heap;
-what goes to another thread, is shared by several receivers, or waits for a blocked socket, is always in the heap.
+A Packet is an encoded unit on its way out (WebSocket frames or NATS protocol bytes), or an item of an inbox. One thread
+owns it at any time: the one that made it, then the loop that took it from its inbox. Only the owner frees it.
+
+A packet that should leave within the iteration lies in a region of the loop that made it. A packet that goes to another
+thread, that several queues share, or that waits for a blocked socket lies on the heap.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -15,57 +15,57 @@ from signal_core.base.sys cimport SE_ASSERT, SE_STATIC_ASSERT
 
 cdef enum:
     # Packet.flags
-    PACKET_SHARED = 1        # held by several queues, each through an Out of its own
-    PACKET_COUNTED = 2       # a delivery of the ledger (the engine's own answers are not)
-    PACKET_PRESENCE = 4      # for NATS: where it is lost, other nodes are made to ask anew
+    PACKET_SHARED = 1        # in several queues, through a QueueNode for each
+    PACKET_COUNTED = 2       # a delivery of the ledger; answers of the engine are not
+    PACKET_PRESENCE = 4      # for NATS: if it is lost, other nodes must ask again
 
 cdef struct Packet
 
-cdef struct QueueNode:          # of one message in one queue
+cdef struct QueueNode:          # an entry of a write queue
     QueueNode* next             # 8
     Packet* packet              # 8
 
-cdef struct Region:       # one stretch of encoded messages; owned by one loop
-    Region* next          # 8  in the list of free regions
-    uint32_t used         # 4  bytes given out
-    uint32_t live         # 4  messages not yet freed
+cdef struct Region:       # a block that packets are carved from; owned by one loop
+    Region* next          # 8  the next free one
+    uint32_t used         # 4  bytes handed out
+    uint32_t live         # 4  packets in it that are not freed yet
 
 cdef struct Packet:
-    QueueNode self        # 16 its node in the queue of its one receiver
+    QueueNode self        # 16 its entry in the queue of its only receiver
     Packet* next          # 8  the next in an inbox, an outbox or a list
-    uint8_t* data         # 8  the bytes; the text follows them
-    Region* region        # 8  where it lies; NULL: the heap
-    uint32_t size         # 4  bytes to write
-    uint32_t refs         # 4  of a shared one: queues that hold it, and its maker until packet_let_go
-    uint32_t expires      # 4  tick after which it is not written; 0: never
-    uint16_t text_size    # 2  bytes of the text
-    uint8_t kind          # 1
-    uint8_t tell          # 1
-    uint8_t code          # 1
-    uint8_t flags         # 1
+    uint8_t* data         # 8  `size` bytes to write, followed by `text_size` bytes of text
+    Region* region        # 8  the region it lies in; NULL: on the heap
+    uint32_t size         # 4
+    uint32_t refs         # 4  of a shared one: queues that hold it, plus 1 until packet_let_go
+    uint32_t expires      # 4  tick after which it is no longer written; 0: never
+    uint16_t text_size    # 2
+    uint8_t kind          # 1  KIND_*
+    uint8_t tell          # 1  TELL_*
+    uint8_t code          # 1  meaning depends on the kind (kinds.pxd), as of the last four
+    uint8_t flags         # 1  PACKET_*
     uint16_t ttl_end      # 2  KIND_NATS: offset of the end of Signal-Ttl's digits in the data; 0: no such header
     uint16_t more_frames  # 2  frames in the data after the first; only presence puts several into one packet
     uint16_t spare        # 2
-    uint64_t origin       # 8  id of the sending connection, 0 where it is none
+    uint64_t origin       # 8  id of the sending connection, if any
     uint64_t target       # 8
     uint64_t hash         # 8
     void* pointer         # 8
 
-cdef struct QueueNodeBlock:     # a block of the pool of queue nodes
+cdef struct QueueNodeBlock:     # the head of a block of queue nodes
     QueueNodeBlock* next        # 8
 
-cdef struct Mem:            # a thread's memory for messages; nobody else touches it
+cdef struct Mem:            # a thread's packets and queue nodes; no other thread touches it
     Region* current         # 8
     Region* regions         # 8  free ones
     QueueNode* nodes        # 8  free ones
-    QueueNodeBlock* blocks  # 8  all blocks of those, to free them
-    QueueNodeBlock* old     # 8  blocks that nothing lies in any more, on their way out
-    uint64_t shared         # 8  messages with PACKET_SHARED: while there are none, all nodes are free
-    uint64_t made           # 8  messages made here
-    uint64_t freed          # 8  messages freed here, also others'
+    QueueNodeBlock* blocks  # 8  the blocks that queue nodes come from
+    QueueNodeBlock* old     # 8  blocks without a node in use, which memory_shrink frees
+    uint64_t shared         # 8  packets with PACKET_SHARED; while there are none, every node is free
+    uint64_t made           # 8  packets made here
+    uint64_t freed          # 8  packets freed here, wherever they were made
 
 cdef enum:
-    QUEUE_NODES_A_BLOCK = 255        # made at once
+    QUEUE_NODES_A_BLOCK = 255        # nodes in a block
 
 
 cdef inline void memory_check_layout() noexcept nogil:
@@ -74,7 +74,7 @@ cdef inline void memory_check_layout() noexcept nogil:
 
 
 cdef inline Region* _region_take(Mem* mem) noexcept nogil:
-    """An empty region made current; NULL without memory."""
+    """Makes an empty region the current one; NULL without memory."""
     cdef Region* region = mem.regions
     if region != NULL:
         mem.regions = region.next
@@ -97,7 +97,7 @@ cdef inline void _packet_init(Packet* packet, uint8_t kind) noexcept nogil:
 
 
 cdef inline Packet* packet_new_heap(Mem* mem, size_t room, uint8_t kind) noexcept nogil:
-    """A message with room for `room` bytes of data and text, in the heap; NULL without memory."""
+    """A zeroed packet on the heap with room for `room` bytes of data and text; NULL without memory."""
     cdef Packet* packet = <Packet*>malloc(sizeof(Packet) + room)
     if packet == NULL:
         return NULL
@@ -107,7 +107,7 @@ cdef inline Packet* packet_new_heap(Mem* mem, size_t room, uint8_t kind) noexcep
 
 
 cdef inline Packet* packet_new(Mem* mem, size_t room, uint8_t kind) noexcept nogil:
-    """As packet_new_heap, but in the region where it fits and can be had; only for what stays on this thread."""
+    """As packet_new_heap, but in a region if possible. For packets that stay on this thread."""
     cdef Region* region = mem.current
     cdef size_t need = (sizeof(Packet) + room + 15) & ~<size_t>15
     cdef Packet* packet
@@ -127,7 +127,7 @@ cdef inline Packet* packet_new(Mem* mem, size_t room, uint8_t kind) noexcept nog
 
 
 cdef inline void packet_free(Mem* mem, Packet* packet) noexcept nogil:
-    """By the owner, when no queue holds it any more."""
+    """Called by the owner, when no queue holds the packet."""
     cdef Region* region = packet.region
     mem.freed += 1
     if region == NULL:
@@ -143,9 +143,9 @@ cdef inline void packet_free(Mem* mem, Packet* packet) noexcept nogil:
 
 
 cdef inline Packet* packet_to_heap(Mem* mem, Packet* packet) noexcept nogil:
-    """The same message in the heap, the old one freed; NULL (and the old one kept) without memory.
+    """Moves a packet to the heap: returns the new one, and frees the old one. NULL without memory: the old one stays.
 
-    Only for a message that one queue holds, by its own node: the caller links the new node instead.
+    The packet must not be shared. If it is in a queue, the caller replaces its node.
     """
     cdef size_t bytes = <size_t>packet.size + packet.text_size
     cdef Packet* copy = <Packet*>malloc(sizeof(Packet) + bytes)
@@ -162,7 +162,7 @@ cdef inline Packet* packet_to_heap(Mem* mem, Packet* packet) noexcept nogil:
 
 
 cdef inline Packet* packet_copy(Mem* mem, const Packet* packet) noexcept nogil:
-    """A copy in the heap, for another thread; NULL without memory."""
+    """A copy on the heap, for another thread, without `code`, `pointer`, `ttl_end`, `more_frames`. NULL without memory."""
     cdef size_t bytes = <size_t>packet.size + packet.text_size
     cdef Packet* copy = packet_new_heap(mem, bytes, packet.kind)
     if copy == NULL:
@@ -180,7 +180,7 @@ cdef inline Packet* packet_copy(Mem* mem, const Packet* packet) noexcept nogil:
 
 
 cdef inline Packet* packet_shrunk(Packet* packet) noexcept nogil:
-    """The same message, of the heap and in no queue or list, without the room that it does not use."""
+    """Gives back the unused room of a packet on the heap, which is in no queue or list. Returns its new address."""
     cdef Packet* smaller = <Packet*>realloc(packet, sizeof(Packet) + packet.size + packet.text_size)
     if smaller == NULL:
         return packet
@@ -190,7 +190,7 @@ cdef inline Packet* packet_shrunk(Packet* packet) noexcept nogil:
 
 
 cdef inline void packet_set_text(Packet* packet, const char* text, size_t n) noexcept nogil:
-    """After `size` is final; the room for it was asked for with the message."""
+    """Call it once `size` is final; the packet was made with room for the text."""
     if n:
         memcpy(packet.data + packet.size, text, n)
     packet.text_size = <uint16_t>n
@@ -201,7 +201,7 @@ cdef inline char* packet_text(Packet* packet) noexcept nogil:
 
 
 cdef inline QueueNode* queue_node_new(Mem* mem) noexcept nogil:
-    """A queue node for a shared message; NULL without memory."""
+    """A queue node for a shared packet; NULL without memory."""
     cdef QueueNodeBlock* block
     cdef QueueNode* node
     cdef int i
@@ -226,14 +226,14 @@ cdef inline void _queue_node_free(Mem* mem, QueueNode* node) noexcept nogil:
 
 
 cdef inline void packet_share(Mem* mem, Packet* packet) noexcept nogil:
-    """From here on it may lie in several queues. The caller holds it, too, until packet_let_go."""
+    """Allows a packet in several queues. The caller holds it until packet_let_go."""
     packet.flags |= PACKET_SHARED
     packet.refs = 1
     mem.shared += 1
 
 
 cdef inline void packet_let_go(Mem* mem, Packet* packet) noexcept nogil:
-    """One holder of a shared message less; the last one frees it."""
+    """Releases a shared packet; the last holder frees it."""
     packet.refs -= 1
     if packet.refs == 0:
         mem.shared -= 1
@@ -241,7 +241,7 @@ cdef inline void packet_let_go(Mem* mem, Packet* packet) noexcept nogil:
 
 
 cdef inline void packet_unref(Mem* mem, QueueNode* node) noexcept nogil:
-    """A queue lets go of a message; the last one frees it. `node` is invalid afterwards."""
+    """Releases the packet of a node that has left its queue; the last holder frees it. `node` is invalid afterwards."""
     cdef Packet* packet = node.packet
     if not packet.flags & PACKET_SHARED:
         packet_free(mem, packet)
@@ -251,8 +251,8 @@ cdef inline void packet_unref(Mem* mem, QueueNode* node) noexcept nogil:
 
 
 cdef inline bint memory_shrink(Mem* mem, uint32_t most) noexcept nogil:
-    """Frees what a burst has left: the free regions, and where no message is shared all blocks of nodes, at most so
-    many blocks. False: there are more."""
+    """Frees what a burst has left behind: free regions and, while no packet is shared, up to `most` blocks of
+    queue nodes. False: there are more blocks to free."""
     cdef Region* region
     cdef QueueNodeBlock* block
     while mem.regions != NULL:
@@ -272,7 +272,7 @@ cdef inline bint memory_shrink(Mem* mem, uint32_t most) noexcept nogil:
 
 
 cdef inline void memory_end(Mem* mem) noexcept nogil:
-    """Frees the regions and blocks; every message must have been freed before."""
+    """Frees the regions and blocks; every packet has been freed before."""
     cdef Region* region
     cdef QueueNodeBlock* block
     if mem.current != NULL:

@@ -1,4 +1,4 @@
-"""What the data path asks of the kernel and the C library, and nothing else."""
+"""Declarations of what the data path uses of the kernel, the C library and include/."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 

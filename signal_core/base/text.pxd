@@ -1,4 +1,4 @@
-"""Text: compared, written and taken apart. Numbers, percent-encoding, base64url. Pure."""
+"""Comparing, writing and parsing text: numbers, percent-encoding, base64url. Pure."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, strlen
@@ -9,7 +9,7 @@ cdef inline bint text_is(const char* p, size_t n, const char* text) noexcept nog
 
 
 cdef inline bint text_starts(const char* p, size_t n, const char* lower) noexcept nogil:
-    """Whether p starts with `lower`, letters in either case; `lower` has lower-case letters and '-' only."""
+    """Whether p starts with `lower`, ignoring case; `lower` consists of lower-case letters and '-'."""
     cdef size_t i = 0
     while i < n and lower[i] and (p[i] | 0x20) == lower[i]:
         i += 1
@@ -17,18 +17,19 @@ cdef inline bint text_starts(const char* p, size_t n, const char* lower) noexcep
 
 
 cdef inline bint text_matches(const char* p, size_t n, const char* lower) noexcept nogil:
-    """As text_starts, for the whole of p."""
+    """As text_starts, but for all of p."""
     return n == strlen(lower) and text_starts(p, n, lower)
 
 
 cdef inline size_t text_put(char* out, const char* text) noexcept nogil:
+    """Copies text up to its NUL; returns its length."""
     cdef size_t n = strlen(text)
     memcpy(out, text, n)
     return n
 
 
 cdef inline size_t text_put_number(char* out, int value) noexcept nogil:
-    """Decimal, up to 999; returns its digits."""
+    """Writes 0 to 999 in decimal; returns the bytes written."""
     cdef size_t digits = 3 if value > 99 else 2 if value > 9 else 1
     cdef size_t i = digits
     while i > 0:
@@ -43,7 +44,7 @@ cdef inline bint text_is_blank(char c) noexcept nogil:
 
 
 cdef inline int text_hex_value(char c) noexcept nogil:
-    """0 to 15; -1: not a digit."""
+    """0 to 15; -1: not a hex digit."""
     if c'0' <= c <= c'9':
         return c - c'0'
     if c'a' <= c <= c'f':
@@ -54,7 +55,7 @@ cdef inline int text_hex_value(char c) noexcept nogil:
 
 
 cdef inline int text_percent_decode(const char* p, size_t n, char* out, size_t out_size) noexcept nogil:
-    """Decodes %XX and '+'. Bytes written; -1: half an escape, or more than `out_size` bytes."""
+    """Decodes %XX and '+'. Returns the bytes written; -1: a malformed escape, or more than `out_size` bytes."""
     cdef size_t i = 0, size = 0
     cdef int high, low
     while i < n:
@@ -83,7 +84,7 @@ cdef enum:
 # -- decimal numbers --
 
 cdef inline bint text_parse_uint(const char* p, size_t n, uint64_t* value) noexcept nogil:
-    """Whether it is 1 to 19 digits (so below 2**64); leading zeros are allowed."""
+    """Whether it is 1 to 19 digits, so less than 2**64; leading zeros are allowed."""
     cdef size_t i
     cdef uint64_t v = 0
     cdef uint8_t digit
@@ -118,29 +119,30 @@ cdef inline size_t text_put_uint(char* out, uint64_t v) noexcept nogil:
 
 
 cdef inline void text_uint_lower(char* end, uint64_t v) noexcept nogil:
-    """Writes v, with zeros in front, over the digits that end before `end`, where it is less than the number that they
-    are. Before the digits, at most 19, is a byte that is none."""
+    """Overwrites the number that ends before `end` with v, padded with zeros, if v is smaller. The number has at most 19
+    digits, and a byte that is no digit in front."""
     cdef char* digit = end - 1
-    cdef uint64_t stands = 0, unit = 1
+    cdef uint64_t present = 0, unit = 1
     while c"0" <= digit[0] <= c"9":
-        stands += <uint64_t>(digit[0] - c"0") * unit
+        present += <uint64_t>(digit[0] - c"0") * unit
         unit *= 10
         digit -= 1
-    while digit + 1 != end and v < stands:
+    while digit + 1 != end and v < present:
         digit += 1
         unit = unit // 10
         digit[0] = <char>(c"0" + v // unit % 10)
 
 
 cdef inline uint8_t* text_put_bytes(uint8_t* out, const void* text, size_t n) noexcept nogil:
+    """Copies n bytes; returns the address behind them."""
     memcpy(out, text, n)
     return out + n
 
 
-# -- the question --
+# -- base64url --
 
 cdef inline int _base64url_value(char c) noexcept nogil:
-    """0 to 63; -1: not a digit."""
+    """0 to 63; -1: not a base64url character."""
     if c'A' <= c <= c'Z':
         return c - c'A'
     if c'a' <= c <= c'z':
@@ -153,7 +155,7 @@ cdef inline int _base64url_value(char c) noexcept nogil:
 
 
 cdef inline int text_base64url_decode(const char* p, size_t n, char* out) noexcept nogil:
-    """Without padding (RFC 4648 §5); bytes written, at most n * 3 / 4. -1: malformed."""
+    """Decodes base64url without padding (RFC 4648 §5). Returns the bytes written, at most n * 3 / 4; -1: malformed."""
     cdef uint32_t bits = 0
     cdef int have = 0, value
     cdef size_t i

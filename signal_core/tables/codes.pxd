@@ -1,7 +1,7 @@
-"""Codes: answers to a client, events to Python, how tokens are asked for, how the cluster is reached."""
+"""Codes: answers to clients, events for Python, modes of authentication, states of the cluster."""
 
 cdef enum:
-    # Answers to a client, and causes. CODE_OK first; the texts are in replies.pxd.
+    # Answers to a client, and reasons for a drop. Their texts are in delivery/replies.pxd.
     CODE_OK = 0
     CODE_BAD_REQUEST = 1
     CODE_NO_SUCH_PEER = 2
@@ -17,9 +17,9 @@ cdef enum:
 
 cdef enum:
     # Settings.auth
-    AUTH_OFF = 0                  # no token is looked at
+    AUTH_OFF = 0                  # tokens are ignored
     AUTH_TOKEN = 1                # a handshake needs a token
-    AUTH_ANY = 2                  # the authorizer is asked with a token or without
+    AUTH_ANY = 2                  # the authorizer decides, with or without a token
 
 cdef enum:
     # Hub.link
@@ -28,16 +28,16 @@ cdef enum:
     CLUSTER_UP = 2
 
 cdef enum:
-    # Event codes to Python (KIND_EVENT)
-    EVENT_WANT = 1
-    EVENT_INFO = 2
-    EVENT_UP = 3
-    EVENT_DOWN = 4
-    EVENT_TAKEN = 5
-    EVENT_NATS_ERROR = 6
-    EVENT_LOG = 7
-    EVENT_CONNECTED = 8
+    # Packet.code of a KIND_EVENT: what Python is told
+    EVENT_WANT = 1                # the link wants an address to dial
+    EVENT_INFO = 2                # INFO from the NATS server, in the data
+    EVENT_UP = 3                  # the link is up
+    EVENT_DOWN = 4                # the link was up and is down
+    EVENT_TAKEN = 5               # another node has this node's name
+    EVENT_NATS_ERROR = 6          # -ERR from the NATS server
+    EVENT_LOG = 7                 # a line for the log
+    EVENT_CONNECTED = 8           # for the hooks, as the next
     EVENT_DISCONNECTED = 9
-    EVENT_FREED = 10              # much memory has become free: it can be given back to the system
-    EVENT_LISTED = 11             # the answer to a KIND_INQUIRY: `target` numbers it, `hash` is where the next goes on
-    EVENT_ASK = 12                # to be judged: `hash` 1 where it renews a token
+    EVENT_FREED = 10              # much memory has become free: malloc_trim is worth a call
+    EVENT_LISTED = 11             # answer to a KIND_INQUIRY: `target` is its number, `hash` the cursor for the next
+    EVENT_ASK = 12                # a token to decide on; `hash` 1: it renews another
