@@ -19,8 +19,8 @@ from signal_core.base.kinds cimport (
     KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, TELL_PEER,
 )
 from signal_core.base.limits cimport (
-    ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, MAILS_WAITING, MAX_LOOPS, SERVICE_LOOP, TICK_MS,
-    TLS_REASON_SIZE, WORDS_WAITING, YIELD_LEAST, YIELD_MOST,
+    ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, MAILS_WAITING, MAX_LOOPS, SERVICE_LOOP, TASKS_WAITING,
+    TICK_MS, TLS_REASON_SIZE, YIELD_LEAST, YIELD_MOST,
 )
 from signal_core.base.memory cimport Packet, memory_check_layout, packet_free, packet_new_heap, packet_text
 from signal_core.base.sys cimport (

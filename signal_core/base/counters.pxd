@@ -70,7 +70,7 @@ cdef enum:
     C_NATS_SUBS = 54          # gauge: subscriptions held
     C_LISTENERS_PAUSED = 55   # times listeners were ignored for a tick: no descriptor left, not even to answer 503
 
-    C_LISTENERS = 56          # gauge: memberships that watch their room
+    C_WATCHERS = 56           # gauge: memberships that watch their room
     C_PRESENCE_CHANGES = 57   # joins and leaves on this node that were published
     C_PRESENCE_OUT = 58       # publishes of presence to NATS
     C_PRESENCE_ASKED = 59     # questions who is in a room
@@ -102,7 +102,7 @@ cdef enum:
     C_QUESTIONS_FULL = 83     # questions who is in a room not posted to a loop: inbox-messages of them wait there
     C_OVERSIZED = 84          # requests answered 414 or 431: max-request-line, max-head
     C_HEALTH_LIMITED = 85     # times HEALTHS_PER_TICK was reached
-    C_INPUTS_HELD = 86        # times a connection was not read: WORDS_WAITING
+    C_INPUTS_HELD = 86        # times a connection was not read: TASKS_WAITING
     C_AWAITS_REFUSED = 87     # SUBs answered unavailable: WAITERS_MOST
     C_NATS_SUBS_REFUSED = 88  # SUBs refused by NATS, or not sent since NATS accepts no more
     C_TURNS_DELAYED = 89      # times a connection waited for the work it had caused, or rested

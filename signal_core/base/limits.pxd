@@ -86,7 +86,7 @@ cdef enum:
     CORK_MESSAGES = 64             # messages queued for one connection at which it is written to
 
     # -- between threads (docs/architecture/threads-and-ownership.md) --
-    WORDS_WAITING = 4096           # inbox items other than payload at which what would add more is held or refused
+    TASKS_WAITING = 4096           # tasks in an inbox at which what would add more is held or refused
     HELD_WAIT_MS = 1               # how often a loop checks whether held connections may go on
     WAITERS_MOST = 1 << 18         # SUBs that may await NATS; more get `unavailable`
     MAILS_WAITING = 1024           # events for the control thread beyond auth-pending; then log lines are only counted

@@ -162,7 +162,7 @@ cdef inline Packet* packet_to_heap(Mem* mem, Packet* packet) noexcept nogil:
 
 
 cdef inline Packet* packet_copy(Mem* mem, const Packet* packet) noexcept nogil:
-    """A copy on the heap, for another thread, without `code`, `pointer`, `ttl_end`, `more_frames`. NULL without memory."""
+    """A copy on the heap, for another thread, without `code`, `pointer`, `ttl_end`, `more_frames`; or NULL."""
     cdef size_t bytes = <size_t>packet.size + packet.text_size
     cdef Packet* copy = packet_new_heap(mem, bytes, packet.kind)
     if copy == NULL:

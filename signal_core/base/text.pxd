@@ -119,8 +119,8 @@ cdef inline size_t text_put_uint(char* out, uint64_t v) noexcept nogil:
 
 
 cdef inline void text_uint_lower(char* end, uint64_t v) noexcept nogil:
-    """Overwrites the number that ends before `end` with v, padded with zeros, if v is smaller. The number has at most 19
-    digits, and a byte that is no digit in front."""
+    """Overwrites the number that ends before `end` with v, padded with zeros, if v is smaller. The number has at most
+    19 digits, and a byte that is no digit in front."""
     cdef char* digit = end - 1
     cdef uint64_t present = 0, unit = 1
     while c"0" <= digit[0] <= c"9":

@@ -26,12 +26,12 @@ from signal_core.wire.nats_proto cimport NATS_OWN_HEADERS
 
 cdef enum:
     HASHED_SUBJECT_MAX = PREFIX_SIZE + NATS_KIND_SIZE + ROOM_MAX + 1 + REF_MAX
-    HPUB_HEAD_MAX = 1024      # more than any HPUB has besides its payload
+    HPUB_HEAD_MAX = 1024      # bytes; no HPUB has more besides its payload
 
 
 cdef inline uint64_t _subject_hash(const Hub* hub, uint8_t kind, const char* target, uint32_t target_len,
                                    const char* suffix, uint32_t suffix_len) noexcept nogil:
-    """Of `<prefix>.<kind>.<target>[.<suffix>]`."""
+    """The hash of `<prefix>.<kind>.<target>[.<suffix>]`."""
     cdef char text[HASHED_SUBJECT_MAX]
     cdef uint32_t n = hub.prefix_len
     memcpy(text, hub.prefix, n)

@@ -67,8 +67,8 @@ from signal_core.tables.room_table cimport room_table_reclaim
 from signal_core.tables.state cimport LANE_DIRECT, LANE_SPREAD, TAG_LINK, TAG_LISTENER, Hub, Loop
 from signal_core.tables.timer_wheel cimport wheel_next
 from signal_core.tables.turns cimport (
-    turns_behind_note, turns_lanes_wait, turns_line_drop, turns_share, turns_step_begin, turns_step_is_over,
-    turns_step_look,
+    turns_behind_note, turns_lane_put_back, turns_lane_take, turns_lanes_wait, turns_line_drop, turns_share,
+    turns_step_begin, turns_step_is_over, turns_step_look,
 )
 
 

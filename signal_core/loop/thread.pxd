@@ -38,9 +38,9 @@ from signal_core.tables.ip_table cimport AddressBook, address_book_end
 from signal_core.tables.link_state cimport Link
 from signal_core.tables.loop_rooms cimport rooms_end, rooms_init
 from signal_core.tables.mailbox cimport mailbox_take
-from signal_core.tables.state cimport TAG_LISTENER, TAG_WAKE, Hub, Loop
+from signal_core.tables.state cimport LANE_DIRECT, LANE_SPREAD, TAG_LISTENER, TAG_WAKE, Hub, Loop
 from signal_core.tables.timer_wheel cimport wheel_init
-from signal_core.tables.turns cimport LANE_DIRECT, LANE_SPREAD, turns_lane_take
+from signal_core.tables.turns cimport turns_lane_take
 
 cdef enum:
     LISTEN_BACKLOG = 4096

@@ -26,8 +26,8 @@ cdef enum:
 cdef inline void _presence_refused(Loop* loop, const char* subject, size_t n) noexcept nogil:
     """NATS does not allow a subject: the log says once what that means where it is one of presence."""
     cdef Hub* hub = loop.hub
-    cdef const char* text = (b"NATS does not let this node tell others who is in a room, joins and leaves: presence "
-                             b"lacks its clients on other nodes until its NATS user may publish on presence subjects")
+    cdef const char* text = (b"NATS does not allow this node to publish presence: presence on other nodes "
+                             b"lacks its clients until its NATS user may publish on the presence subjects")
     cdef char prefix[PREFIX_SIZE + 9]
     cdef size_t size = connect_put_text(prefix, connect_put_bytes(prefix, 0, hub.prefix, hub.prefix_len), b".presence")
     if loop.linked.presence.denied or n < size or memcmp(subject, prefix, size) != 0:

@@ -91,7 +91,7 @@ cdef inline void _node_lost(Loop* loop, uint16_t index) noexcept nogil:
 
 cdef inline void _node_left(Loop* loop, Audience* audience, uint16_t index) noexcept nogil:
     """`LEAVE <room> <node>.*`, where it was heard to have members."""
-    cdef Node* node = &loop.linked.presence.nodes[place]
+    cdef Node* node = &loop.linked.presence.nodes[index]
     cdef char line[6 + NODE_MAX + 3]
     cdef uint8_t* at
     if not watches_drop(audience, index):

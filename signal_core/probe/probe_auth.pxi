@@ -1,7 +1,6 @@
 # Python wrappers of what is pure about tokens and origins. For probe.pyx, after probe_ws.pxi.
 
 from signal_core.base.limits cimport ADDRESS_BYTES
-from signal_core.client.auth cimport auth_token_decode as c_token_decode
 from signal_core.client.origin cimport origin_matches as c_origin_matches
 from signal_core.client.remote_addr cimport remote_addr_parse as c_address_parse
 from signal_core.tables.acl cimport (

@@ -23,7 +23,7 @@ cdef enum:
 cdef struct Waiter:               # a SUB of a client that awaits NATS's PONG
     uint64_t id                   # 8  connection
     uint32_t ping                 # 4  number of the PING whose answer it awaits; 0: a PING after resubscribing
-    uint32_t place                # 4  index of the room in LinkSubs.rooms
+    uint32_t index                # 4  index of the room in LinkSubs.rooms
     uint32_t serial               # 4  of that room: another room may have its index by now
     uint8_t size                  # 1  bytes of the ref; 0: the SUB is for a room of a URL
     uint8_t presence              # 1  a SUB with presence
@@ -40,7 +40,7 @@ cdef struct Node:                 # another node, known by its messages on NATS
     uint32_t heard                # 4  tick of its last heartbeat
     uint32_t cursor               # 4  next index of LinkPresence.audiences to visit on its behalf
     uint8_t size                  # 1  bytes of its name; 0: the entry is free (index 0 stands for all nodes)
-    bint listens                  # 4  it has watchers, as its last heartbeat says
+    bint watches                  # 4  it has watchers, as its last heartbeat says
     bint walks                    # 4  the cursor has not reached the end
     bint asks                     # 4  ... and it is asked who is in each room on the way
 

@@ -121,7 +121,7 @@ cdef struct Hub:
     uint64_t denied[DENIED_SUBJECTS]  # atomic: hashes of subjects on which NATS does not let this node publish
     uint64_t ndenied              # atomic
     uint64_t connections          # atomic: open sockets on all loops
-    uint64_t places               # atomic: of those, how many count against max-connections, where it is set
+    uint64_t quota_used           # atomic: of those, how many count against max-connections, where it is set
     uint64_t accept_due           # atomic: ns; the time up to which accept-rate has been used
     uint64_t yield_gap            # atomic: ns; interval between new connections that yield to messages; 0: they do not
     uint64_t yield_due            # atomic: ns; when yield_gap is adjusted next
@@ -163,7 +163,7 @@ cdef struct Parked:               # an accepted socket that waits for the accept
     int asks                      # ASKS_*
 
 cdef struct Lot:                  # parked clients of one listener (client/parking.pxd): a ring
-    Parked* places                # PARKED entries; NULL: nobody has waited so far
+    Parked* ring                  # PARKED entries; NULL: nobody has waited so far
     uint32_t first                # index of the oldest
     uint32_t used
     uint32_t cursor               # offset from `first` of the one looked at last
@@ -206,7 +206,7 @@ cdef struct Stopping:             # progress of a stop (loop/shutdown.pxd)
 
 cdef struct Turn:                 # scheduling of an iteration (tables/turns.pxd)
     uint32_t dirty_head[LANES]    # slots of connections with something to write, by lane
-    Conn* dirty_tail[LANES]
+    uint32_t* dirty_tail[LANES]       # where the slot of the next one is written
     Line ready                    # connections with unread input in their buffers
     Line delayed                  # connections that wait until the work they caused is done
     uint32_t delayed_ms           # loop_ms of the last turn of a delayed connection
@@ -226,7 +226,7 @@ cdef struct Pressure:             # connections that wait for room in other loop
     bint holds                    # the message at hand stays with its connection, which is to be held
     Packet* verdicts              # held KIND_VERDICTs, oldest first
     Packet* verdicts_last         # the last of them; undefined if there is none
-    uint32_t words                # inbox items other than payload handled in this iteration
+    uint32_t tasks                # tasks of the inbox handled in this iteration
 
 cdef struct Roster:               # questions who is in a room (presence/roster.pxd)
     Packet* list                  # KIND_QUESTIONs; the first is being answered
@@ -235,6 +235,11 @@ cdef struct Roster:               # questions who is in a room (presence/roster.
     Packet* aside_last            # the last of them; undefined if there is none
     uint32_t left                 # members of the room of the first question that are not listed yet
     uint32_t due                  # members that may be listed in this iteration
+
+cdef struct DropNotices:          # GAPs under way (delivery/drop_notice.pxd)
+    Missing taken[MISSED_MOST]    # entries taken from Loop.missed; the last one is handled first
+    uint32_t used
+    uint32_t left                 # members of the last one's room that are still to be told
 
 cdef struct Outboxes:             # packets held back for other loops until the iteration ends (delivery/outbox.pxd)
     Chain chains[LOOP_INDEXES]    # by index of the receiving loop
@@ -279,14 +284,12 @@ cdef struct Loop:
     Packet* told_tail
     Packet* taken                 # packets taken from the inbox and not handled yet
     Roster roster                 # questions who is in a room
-    Missing gaps[MISSED_MOST]     # entries taken from `missed`; GAP is sent for the last one first
-    uint32_t gaps_used
-    uint32_t gap_left             # members of the last one's room that are still to be told
+    DropNotices notices           # GAPs under way
     Outboxes post                 # packets for other loops
     Rooms rooms
     News news
     Rights* rights[RIGHTS_SHARED]  # cache by hash, one reference each
-    uint32_t judging              # tokens that await a decision
+    uint32_t authenticating       # tokens that await a decision
     Trimming trim                 # returning freed memory to the system
     Link* linked                  # NULL on every loop but loop 0
     uint8_t* input                # the read buffer, READ_BUFFER bytes
