@@ -1,8 +1,9 @@
-"""Presence across nodes: heartbeats, questions, and what other nodes tell of their members. Loop 0 only.
+"""Presence across nodes: heartbeats, queries from other nodes, and what they say of their members. Loop 0 only.
 
-Nothing is kept but which nodes were heard of in a room with watchers, so that their loss can be told there. Where this
-node may have missed something of another one (it is new, was away, has dropped something), its members are forgotten
-in every room with watchers (LEAVE <node>.*) and it is asked anew. A cursor of that node's walks over these rooms.
+Other nodes' members are not stored. A room with watchers only notes which nodes have members in it, so that the loss of
+a node can be announced there. A node of which this one may have missed something (it is new, was away, or has lost an
+event) is walked: in every room with watchers its members are declared gone (LEAVE <node>.*), and it is queried again.
+Node.cursor is how far that walk has come.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -34,16 +35,16 @@ from signal_core.wire.nats_proto cimport NatsOp
 
 cdef enum:
     SID_ALIVE = 4             # `<prefix>.presence-alive`: heartbeats
-    SID_ASK = 5               # `<prefix>.presence-ask`: questions to all nodes
+    SID_ASK = 5               # `<prefix>.presence-ask`: queries to all nodes
     SID_MEMBERS = 6           # `<prefix>.presence-members.<node>`: answers to ours
-    LINK_LOOK = 10            # ticks between looks at the link
+    LINK_LOOK = 10            # ticks between checks of the link
     BEAT_MAX = NODE_MAX + 1 + INSTANCE_SIZE + 1 + UINT_TEXT + 2  # bytes of a heartbeat
 
 
 # -- nodes --
 
 cdef inline uint16_t _node_find(Link* link, const char* name, size_t n) noexcept nogil:
-    """Its index; 0: not noted."""
+    """The node's index; 0 if it is unknown."""
     cdef uint32_t i
     for i in range(1, link.presence.nodes_used):
         if link.presence.nodes[i].size == n and memcmp(link.presence.nodes[i].name, name, n) == 0:
@@ -52,7 +53,7 @@ cdef inline uint16_t _node_find(Link* link, const char* name, size_t n) noexcept
 
 
 cdef inline uint16_t _node_note(Loop* loop, const char* name, size_t n) noexcept nogil:
-    """The index of a node that was heard of; 0 without memory."""
+    """The index of a node, which is added if it is unknown; 0 without memory."""
     cdef Link* link = loop.linked
     cdef uint16_t index = _node_find(link, name, n)
     cdef uint32_t i
@@ -75,7 +76,9 @@ cdef inline uint16_t _node_note(Loop* loop, const char* name, size_t n) noexcept
 
 
 cdef inline void _node_walk(Link* link, uint16_t index, bint asks) noexcept nogil:
-    """Its members are told to have left wherever they were heard of; it is asked anew, or else forgotten."""
+    """Starts a walk over the rooms with watchers that declares the node's members gone.
+
+    `asks`: it is also queried again; else it is forgotten at the end."""
     cdef Node* node = &link.presence.nodes[index]
     if not node.walks:
         link.presence.walks += 1
@@ -90,7 +93,7 @@ cdef inline void _node_lost(Loop* loop, uint16_t index) noexcept nogil:
 
 
 cdef inline void _node_left(Loop* loop, Audience* audience, uint16_t index) noexcept nogil:
-    """`LEAVE <room> <node>.*`, where it was heard to have members."""
+    """Announces `LEAVE <room> <node>.*` if the node is known to have members there."""
     cdef Node* node = &loop.linked.presence.nodes[index]
     cdef char line[6 + NODE_MAX + 3]
     cdef uint8_t* at
@@ -100,11 +103,11 @@ cdef inline void _node_left(Loop* loop, Audience* audience, uint16_t index) noex
     events_tell_changes(loop, <RoomEntry*>audience.entry, line, <size_t>(<char*>at - line))
 
 
-# -- questions of other nodes --
+# -- queries from other nodes --
 
 cdef inline bint _question_head(const char* text, size_t n, size_t* node, uint64_t* number, size_t* room,
                                 size_t* room_n) noexcept nogil:
-    """`<node> <number> <room>`, with which questions and answers begin. Whether it is that."""
+    """Parses `<node> <number> <room>`, with which queries and answers begin. False if it is malformed."""
     cdef size_t at = se_lower_run(text, n if n < NODE_MAX else NODE_MAX), size
     if at == 0 or at == n or text[at] != c" ":
         return False
@@ -124,7 +127,8 @@ cdef inline RoomEntry* _room_named(Loop* loop, const char* name, size_t n) noexc
 
 
 cdef inline void _heard_abroad(Loop* loop, bint is_new) noexcept nogil:
-    """Another node has watchers. Where that was not known, and it had some before, it may have missed something."""
+    """Another node has watchers. If that is news, and it had them before, the epoch makes it query again: it may have
+    missed events."""
     if not is_new and not events_heard_abroad(loop):
         se_add_relaxed(&loop.hub.presence_epoch, 1)
     se_store_seqcst(&loop.hub.abroad, loop.tick + LOST_TICKS)
@@ -153,10 +157,10 @@ cdef inline void _on_question(Loop* loop, const char* text, size_t n) noexcept n
         events_lost(loop)
 
 
-# -- what comes from NATS --
+# -- messages from NATS --
 
 cdef inline void _on_members(Loop* loop, const char* text, size_t n) noexcept nogil:
-    """An answer: its head, then members."""
+    """Handles an answer to a query: its head, then a line for each member."""
     cdef size_t head = events_line_size(text, n), node, room, room_n, at, size
     cdef uint64_t number
     cdef RoomEntry* entry
@@ -180,7 +184,8 @@ cdef inline void _on_members(Loop* loop, const char* text, size_t n) noexcept no
 
 
 cdef inline void _node_heard(Loop* loop, Audience* audience, const char* name, size_t n) noexcept nogil:
-    """That it has members in a room. Of one that is lost this may be its last word: then its cursor comes by again."""
+    """A node has members in the room. If it is being walked as lost, the cursor returns to this room: this
+    may be the last that is heard of it."""
     cdef uint16_t index = _node_note(loop, name, n)
     cdef Node* node = &loop.linked.presence.nodes[index]
     if index == 0:
@@ -191,7 +196,7 @@ cdef inline void _node_heard(Loop* loop, Audience* audience, const char* name, s
 
 
 cdef inline void _on_changes(Loop* loop, const NatsOp* op) noexcept nogil:
-    """Joins and leaves of one node in the room that the subject names."""
+    """Handles joins and leaves of one node, in the room that the subject names."""
     cdef size_t skip = loop.hub.prefix_len + 10, verb, node
     cdef RoomEntry* entry
     cdef Audience* audience
@@ -209,42 +214,51 @@ cdef inline void _on_changes(Loop* loop, const NatsOp* op) noexcept nogil:
     events_tell_changes(loop, entry, op.payload, op.payload_len)
 
 
+cdef inline void _on_bye(Loop* loop, const char* name, size_t n) noexcept nogil:
+    cdef uint16_t index = _node_find(loop.linked, name, n)
+    if index:
+        _node_lost(loop, index)
+
+
+cdef inline bint _heartbeat_parse(const char* text, size_t n, size_t name, uint64_t* epoch) noexcept nogil:
+    """Whether `<instance> <epoch> <0 or 1>` follows the name, of `name` bytes, and a space."""
+    cdef size_t at = name + 1, size
+    if name == 0 or n < at + 20 or text[name] != c" " or text[at + 16] != c" ":
+        return False
+    size = se_token_run(text + at + 17, n - at - 17)
+    return n == at + 17 + size + 2 and text_parse_uint(text + at + 17, size, epoch)
+
+
 cdef inline void _on_heartbeat(Loop* loop, const char* text, size_t n) noexcept nogil:
-    """`<node> <instance> <epoch> <1 where it has watchers, else 0>`, or `<node> bye`."""
-    cdef Link* link = loop.linked
-    cdef size_t name = se_lower_run(text, n if n < NODE_MAX else NODE_MAX), at = name + 1, size
+    """Handles `<node> <instance> <epoch> <1 if it has watchers, else 0>`, or `<node> bye`."""
+    cdef size_t name = se_lower_run(text, n if n < NODE_MAX else NODE_MAX)
+    cdef const char* instance = text + name + 1
     cdef uint64_t epoch
     cdef uint16_t index
     cdef Node* node
     cdef bint known, is_new
     if name and n == name + 4 and memcmp(text + name, b" bye", 4) == 0:
-        index = _node_find(link, text, name)
-        if index:
-            _node_lost(loop, index)
+        _on_bye(loop, text, name)
         return
-    if name == 0 or n < at + 20 or text[name] != c" " or text[at + 16] != c" ":
-        loop.n[C_NATS_MALFORMED] += 1
-        return
-    size = se_token_run(text + at + 17, n - at - 17)
-    if n != at + 17 + size + 2 or not text_parse_uint(text + at + 17, size, &epoch):
+    if not _heartbeat_parse(text, n, name, &epoch):
         loop.n[C_NATS_MALFORMED] += 1
         return
     index = _node_note(loop, text, name)
     if index == 0:
         return
-    node = &link.presence.nodes[index]
-    known = node.epoch == epoch and memcmp(node.instance, text + at, 16) == 0 and not (node.walks and not node.asks)
-    is_new = memcmp(node.instance, text + at, 16) != 0
+    node = &loop.linked.presence.nodes[index]
+    is_new = memcmp(node.instance, instance, INSTANCE_SIZE) != 0
+    known = node.epoch == epoch and not is_new and not (node.walks and not node.asks)
     node.heard = loop.tick
     node.epoch = epoch
-    memcpy(node.instance, text + at, 16)
+    memcpy(node.instance, instance, INSTANCE_SIZE)
     if text[n - 1] == c"1":
         _heard_abroad(loop, False)
     node.watches = text[n - 1] == c"1"
     if not known:
-        _node_walk(link, index, True)
-    if is_new:  # nor does it know us
-        link.presence.beat_due = loop.tick
+        _node_walk(loop.linked, index, True)
+    if is_new:  # it does not know this node either
+        loop.linked.presence.beat_due = loop.tick
 
 
 cdef inline bint cluster_is_presence(uint64_t sid) noexcept nogil:
@@ -252,9 +266,9 @@ cdef inline bint cluster_is_presence(uint64_t sid) noexcept nogil:
 
 
 cdef inline void cluster_message(Loop* loop, const NatsOp* op) noexcept nogil:
-    """A message on one of our subscriptions. Headers are ignored."""
+    """Handles a message on a presence subscription. Headers are ignored."""
     loop.n[C_NATS_IN] += 1
-    if op.payload == NULL:  # too large to be kept, and so for presence
+    if op.payload == NULL:  # too large to be kept, and so too large for presence
         loop.n[C_NATS_MALFORMED] += 1
     elif op.sid == SID_ALIVE:
         _on_heartbeat(loop, op.payload, op.payload_len)
@@ -266,10 +280,10 @@ cdef inline void cluster_message(Loop* loop, const NatsOp* op) noexcept nogil:
         _on_changes(loop, op)
 
 
-# -- what is due --
+# -- walks, heartbeats --
 
 cdef inline uint32_t _node_step(Loop* loop, uint16_t index) noexcept nogil:
-    """One room of its cursor's way: what is looked at and told there. 0 at the end of it."""
+    """Walks on by one room. Returns the work done; 0 at the end of the walk."""
     cdef Link* link = loop.linked
     cdef Node* node = &link.presence.nodes[index]
     cdef Audience* audience
@@ -293,7 +307,7 @@ cdef inline uint32_t _node_step(Loop* loop, uint16_t index) noexcept nogil:
 
 
 cdef inline void cluster_walk(Loop* loop) noexcept nogil:
-    """Each iteration while a cursor is on its way. One that asks waits while NATS does not take what it asks."""
+    """Continues the walks, in each iteration while there are any. One that queries waits until NATS keeps up."""
     cdef Link* link = loop.linked
     cdef uint32_t i, cost, used = 0
     for i in range(link.presence.nodes_used):
@@ -312,7 +326,7 @@ cdef inline void cluster_walk(Loop* loop) noexcept nogil:
 
 
 cdef inline void _beat(Loop* loop) noexcept nogil:
-    """A heartbeat, one a tick at most: behind what is told before, and never for want of room in the inbox lost."""
+    """Sends a heartbeat, behind the events sent before. It ignores a full mailbox: there is one a tick at most."""
     cdef Packet* packet
     cdef Link* link = loop.linked
     cdef char text[BEAT_MAX]
@@ -328,7 +342,7 @@ cdef inline void _beat(Loop* loop) noexcept nogil:
 
 
 cdef inline void cluster_tick(Loop* loop) noexcept nogil:
-    """Each tick."""
+    """Does what is due in a tick: postponed queries, the heartbeat, nodes that have fallen silent."""
     cdef Link* link = loop.linked
     cdef uint64_t heard = 0
     cdef uint32_t i
@@ -353,7 +367,7 @@ cdef inline void cluster_tick(Loop* loop) noexcept nogil:
 
 
 cdef inline uint32_t cluster_patience(const Link* link, uint32_t tick) noexcept nogil:
-    """Of a link that is up, ticks to the next heartbeat: 1 at least, LINK_LOOK at most."""
+    """Ticks until the next heartbeat is due on a link that is up, from 1 to LINK_LOOK."""
     cdef uint32_t ticks = link.presence.beat_due - tick if link.presence.beat_due > tick else 1
     return ticks if ticks < LINK_LOOK else LINK_LOOK
 
@@ -366,7 +380,7 @@ cdef inline bint _sub(Loop* loop, const char* what, const char* tail, size_t n, 
 
 
 cdef inline bint cluster_up(Loop* loop) noexcept nogil:
-    """NATS is connected: listens, says that this node is there, and asks anew. False without memory."""
+    """NATS is connected: subscribes, sends a heartbeat, queries every room with watchers. False without memory."""
     cdef Link* link = loop.linked
     cdef Hub* hub = loop.hub
     cdef uint32_t i
@@ -384,7 +398,7 @@ cdef inline bint cluster_up(Loop* loop) noexcept nogil:
 
 
 cdef inline void cluster_bye(Loop* loop) noexcept nogil:
-    """This node stops: others need not wait for heartbeats. The caller writes it."""
+    """Announces that this node stops, so that others do not wait for its heartbeats. The caller writes it."""
     cdef char text[NODE_MAX + 4]
     cdef uint8_t* at = text_put_bytes(text_put_bytes(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" bye", 4)
     cdef Packet* packet
@@ -395,11 +409,11 @@ cdef inline void cluster_bye(Loop* loop) noexcept nogil:
         nats_publish_queue(loop, packet)
 
 
-# -- the service --
+# -- the local peer --
 
 cdef inline void cluster_service_came(Loop* loop, const Packet* packet) noexcept nogil:
-    """A KIND_SERVICE: the embedding service has joined, or has left. The last to leave may have taken the room's entry
-    with it; other nodes hear it all the same."""
+    """Handles a KIND_SERVICE: the local peer has joined or left a room. If it was the last member, the room's entry may
+    be gone; other nodes still get the LEAVE."""
     cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
     cdef char line[LINE_MAX]
     cdef size_t n

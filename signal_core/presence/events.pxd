@@ -1,12 +1,12 @@
-"""Presence on one node: who comes and goes, who is there, and who is told.
+"""Presence events: joins and leaves of this node's members, and rosters, on their way to watchers here and elsewhere.
 
-Text passes from the loop that knows to those that tell: lines `JOIN <peer>[ user=U]` and `LEAVE <peer>[ user=U]`, or a
-line `<peer>[ user=U]` for each member. It is gathered during an iteration and told at its end, in one piece for a room:
-as one message of many frames to each loop that has watchers, and as one publish to other nodes, where some listen.
+An event is a line of text, `JOIN <peer>[ user=U]` or `LEAVE <peer>[ user=U]`; a roster has a line `<peer>[ user=U]` for
+each member. Lines are collected during an iteration and sent at its end, all those of a room together: in one packet of
+many frames to each loop that has watchers, and in one publish to other nodes, if some have watchers.
 
-What a loop tells of its own members takes one way to each watcher (this loop, or inbox; or the link, NATS, the other
-link, inbox), and so arrives in order: after the last word on a peer every watcher knows what is true. That is why all
-text for NATS goes through the link's inbox, also from its own loop.
+What a loop says of its own members takes one path to each watcher (this loop, or its mailbox; or the link, NATS, the
+other link, a mailbox) and so arrives in order: the last line about a peer tells every watcher the truth. Therefore all
+text for NATS goes through the mailbox of the link's loop, even if that loop sends it.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
@@ -38,15 +38,15 @@ from signal_core.wire.frame cimport OP_TEXT, frame_head_size, frame_put_head
 from signal_core.wire.ids cimport LOCAL_TEXT, NODE_MAX, PEER_TEXT, ROOM_MAX, USER_MAX, ids_peer_run, se_lower_run
 
 cdef enum:
-    WHO_MAX = PEER_TEXT + 6 + USER_MAX                    # bytes of `<peer> user=U`, of a peer of this node
-    LINE_MAX = 6 + WHO_MAX + 1                            # of a line that tells of it
-    SUBJECT_MAX = PREFIX_SIZE + 16 + ROOM_MAX             # of a subject of presence
+    WHO_MAX = PEER_TEXT + 6 + USER_MAX                    # bytes of `<peer> user=U` for a peer of this node
+    LINE_MAX = 6 + WHO_MAX + 1                            # bytes of an event about it
+    SUBJECT_MAX = PREFIX_SIZE + 16 + ROOM_MAX             # bytes of a presence subject
 
 
-# -- to NATS --
+# -- to other nodes --
 
 cdef inline bint events_heard_abroad(const Loop* loop) noexcept nogil:
-    """Whether another node listens to any room. The room's subject tells NATS whether one listens to this."""
+    """Whether any other node has watchers. Which rooms they watch is known to NATS, by subject."""
     return (se_load_seqcst(&loop.hub.abroad) > loop.tick
             and se_load_relaxed(&loop.hub.link) == CLUSTER_UP)
 
@@ -63,15 +63,15 @@ cdef inline size_t events_put_subject(
 
 
 cdef inline void events_lost(Loop* loop) noexcept nogil:
-    """Something could not be told: other nodes are made to ask anew, by the number in our heartbeat."""
+    """An event is lost: the epoch in the next heartbeat makes other nodes query again."""
     loop.n[C_PRESENCE_LOST] += 1
     se_add_relaxed(&loop.hub.presence_epoch, 1)
 
 
 cdef inline Packet* events_publish_new(Loop* loop, const char* what, const char* tail, size_t tail_n, const char* first,
                                        size_t first_n, const char* rest, size_t rest_n) noexcept nogil:
-    """A PUB of `first` and `rest`. NULL where it can't be told: without memory other nodes are made to ask anew; where
-    NATS does not allow the subject asking would help nobody, and it is counted only."""
+    """A PUB of `first` and `rest`. NULL without memory, which makes other nodes query again; NULL also if NATS denies
+    the subject, which is only counted, because a query would not help."""
     cdef char subject[SUBJECT_MAX]
     cdef size_t n = events_put_subject(subject, loop.hub, what, tail, tail_n)
     cdef uint8_t* at
@@ -96,7 +96,7 @@ cdef inline Packet* events_publish_new(Loop* loop, const char* what, const char*
 
 cdef inline void events_publish(Loop* loop, const char* what, const char* tail, size_t tail_n, const char* first,
                                 size_t first_n, const char* rest, size_t rest_n) noexcept nogil:
-    """On its way to the link; where its loop's inbox has no room, other nodes are made to ask anew."""
+    """Posts a PUB to the link. If its loop's mailbox is full, other nodes are made to query again."""
     cdef Packet* packet
     if not outbox_has_room(loop, loop.hub.loops[0], first_n + rest_n):
         events_lost(loop)
@@ -106,10 +106,10 @@ cdef inline void events_publish(Loop* loop, const char* what, const char* tail, 
         outbox_post(loop, 0, packet)
 
 
-# -- to watchers --
+# -- to watchers on this node --
 
 cdef inline void _fan_out_watchers(Loop* loop, uint32_t room, Packet* packet) noexcept nogil:
-    """To the watchers on this loop: all, or those who await the answer to one of the questions in `origin`."""
+    """Delivers to the watchers on this loop: all, or those that await the answer to one of the queries in `origin`."""
     cdef const Member* members = rooms_members_of(&loop.rooms, room)
     cdef uint32_t i, n = loop.rooms.rooms[room].count
     cdef uint16_t first = <uint16_t>packet.origin, last = <uint16_t>(packet.origin >> 16)
@@ -124,14 +124,14 @@ cdef inline void _fan_out_watchers(Loop* loop, uint32_t room, Packet* packet) no
 
 
 cdef inline void events_take(Loop* loop, Packet* packet) noexcept nogil:
-    """A KIND_NEWS from the inbox."""
+    """Delivers a KIND_NEWS from the mailbox, and takes ownership."""
     mailbox_taken(&loop.mailbox, packet)
     loop.n[C_TAKEN] += 1
     _news_fan_out(loop, packet)
 
 
 cdef inline void _news_fan_out(Loop* loop, Packet* packet) noexcept nogil:
-    """To the watchers on this loop; takes the message over."""
+    """Shares the packet among the watchers on this loop. Takes ownership."""
     cdef uint32_t room = rooms_find_serial(&loop.rooms, packet.hash, packet.target)
     packet.kind = KIND_FRAME
     packet_share(&loop.mem, packet)
@@ -140,12 +140,25 @@ cdef inline void _news_fan_out(Loop* loop, Packet* packet) noexcept nogil:
     packet_let_go(&loop.mem, packet)
 
 
+cdef inline void _news_post(Loop* loop, RoomEntry* entry, const Packet* packet, uint32_t index) noexcept nogil:
+    """Posts a copy to loop `index`. If that has no room, its watchers get a GAP, and query again."""
+    cdef Packet* copy = NULL
+    if outbox_has_room(loop, loop.hub.loops[index], packet.size):
+        copy = packet_copy(&loop.mem, packet)
+    if copy == NULL:
+        loop.n[C_PRESENCE_LOST] += 1
+        if index != SERVICE_LOOP:
+            drop_notice_note(loop, loop.hub.loops[index], drop_notice_watchers_key(entry.serial), entry.hash,
+                             packet.more_frames + 1)
+        return
+    copy.more_frames = packet.more_frames
+    outbox_post(loop, index, copy)
+
+
 cdef inline void _news_distribute(Loop* loop, RoomEntry* entry, Packet* packet, uint32_t numbers) noexcept nogil:
-    """Hands frames to every loop that has watchers, and to the service; takes the message over. Where an inbox has no
-    room the loop's watchers hear GAP, and ask anew."""
+    """Sends frames to every loop that has watchers, and to the local peer. Takes ownership."""
     cdef Audience* audience = audience_of(entry)
     cdef uint32_t i, index
-    cdef Packet* copy
     packet.target = entry.serial
     packet.hash = entry.hash
     packet.origin = numbers
@@ -155,30 +168,19 @@ cdef inline void _news_distribute(Loop* loop, RoomEntry* entry, Packet* packet, 
         return
     for i in range(loop.hub.nloops + 1):
         index = i if i < loop.hub.nloops else SERVICE_LOOP
-        if index == loop.index or se_load_seqcst(&audience.counts[i]) == 0:
-            continue
-        copy = NULL
-        if outbox_has_room(loop, loop.hub.loops[index], packet.size):
-            copy = packet_copy(&loop.mem, packet)
-        if copy == NULL:
-            loop.n[C_PRESENCE_LOST] += 1
-            if index != SERVICE_LOOP:
-                drop_notice_note(loop, loop.hub.loops[index], drop_notice_watchers_key(entry.serial), entry.hash,
-                                 packet.more_frames + 1)
-            continue
-        copy.more_frames = packet.more_frames
-        outbox_post(loop, index, copy)
+        if index != loop.index and se_load_seqcst(&audience.counts[i]):
+            _news_post(loop, entry, packet, index)
     _news_fan_out(loop, packet)
 
 
 cdef inline size_t events_line_size(const char* text, size_t n) noexcept nogil:
-    """Up to its LF, or all."""
+    """Bytes of the first line, without its LF."""
     cdef const char* lf = <const char*>memchr(text, c"\n", n)
     return n if lf == NULL else <size_t>(lf - text)
 
 
 cdef inline size_t events_node_of(const char* text, size_t n) noexcept nogil:
-    """Bytes of the node in `<peer>[ user=U]`; 0: it is not that."""
+    """Bytes of the node's name in `<peer>[ user=U]`; 0 if it is malformed."""
     cdef size_t node = 0, i, peer = ids_peer_run(text, n, &node)
     if peer == 0:
         return 0
@@ -191,20 +193,20 @@ cdef inline size_t events_node_of(const char* text, size_t n) noexcept nogil:
 
 
 cdef inline size_t events_change_verb(const char* text, size_t n) noexcept nogil:
-    """Bytes of `JOIN ` or `LEAVE `; 0: neither."""
+    """Bytes of `JOIN ` or `LEAVE `, with the space; 0 if it is neither."""
     if n > 5 and memcmp(text, b"JOIN ", 5) == 0:
         return 5
     return 6 if n > 6 and memcmp(text, b"LEAVE ", 6) == 0 else 0
 
 
 cdef inline bint _is_whole_node(const char* text, size_t n) noexcept nogil:
-    """`<node>.*`"""
+    """Whether it is `<node>.*`."""
     cdef size_t node = se_lower_run(text, n if n < NODE_MAX else NODE_MAX)
     return node > 0 and n == node + 2 and memcmp(text + node, b".*", 2) == 0
 
 
 cdef inline bint _change_is_good(const char* text, size_t n) noexcept nogil:
-    """Whether it is a change; `LEAVE <node>.*` is only told by ourselves, and good, too."""
+    """Whether a line is an event. `LEAVE <node>.*` is one, too; only this node itself makes it (cluster.pxd)."""
     cdef size_t verb = events_change_verb(text, n)
     if verb == 0:
         return False
@@ -212,7 +214,7 @@ cdef inline bint _change_is_good(const char* text, size_t n) noexcept nogil:
 
 
 cdef inline void events_tell_changes(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
-    """Tells the watchers on this node of joins and leaves, in pieces of MEMBERS_TEXT bytes."""
+    """Sends events to the watchers on this node, in packets of up to MEMBERS_TEXT bytes of text."""
     cdef size_t size
     while n:
         size = _lines_up_to(text, n, MEMBERS_TEXT)
@@ -221,42 +223,49 @@ cdef inline void events_tell_changes(Loop* loop, RoomEntry* entry, const char* t
         n -= size
 
 
-cdef inline void _changes_tell_piece(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
-    """A frame a line: fewer than 65,536, which Packet.more_frames counts."""
-    cdef size_t at = 0, lines = 0, size, verb, body
-    cdef uint8_t* out
-    cdef Packet* packet
+cdef inline uint8_t* _change_put_frame(uint8_t* out, const RoomEntry* entry, const char* line, size_t n) noexcept nogil:
+    """Writes the frame of one event: the line, with the room's name after its verb."""
+    cdef size_t verb = events_change_verb(line, n)
+    out += frame_put_head(out, OP_TEXT, n + entry.size + 1)
+    out = text_put_bytes(text_put_bytes(text_put_bytes(out, line, verb), entry.name, entry.size), b" ", 1)
+    return text_put_bytes(out, line + verb, n - verb)
+
+
+cdef inline size_t _count_lines(const char* text, size_t n) noexcept nogil:
+    cdef size_t at = 0, lines = 0
     while at < n:
         at += events_line_size(text + at, n - at) + 1
         lines += 1
-    packet = packet_new_heap(&loop.mem, n + lines * (entry.size + 5), KIND_NEWS)
+    return lines
+
+
+cdef inline void _changes_tell_piece(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
+    """Sends one packet, a frame for each event. There are fewer than 65,536, so that Packet.more_frames counts them."""
+    cdef size_t at = 0, size, frames = 0, lines = _count_lines(text, n)
+    cdef Packet* packet = packet_new_heap(&loop.mem, n + lines * (entry.size + 5), KIND_NEWS)
+    cdef uint8_t* out
     if packet == NULL:
         loop.n[C_PRESENCE_LOST] += lines
         return
     out = packet.data
-    at = lines = 0
     while at < n:
         size = events_line_size(text + at, n - at)
-        verb = events_change_verb(text + at, size)
         if _change_is_good(text + at, size):
-            body = size + entry.size + 1
-            out += frame_put_head(out, OP_TEXT, body)
-            out = text_put_bytes(text_put_bytes(text_put_bytes(out, text + at, verb), entry.name, entry.size), b" ", 1)
-            out = text_put_bytes(out, text + at + verb, size - verb)
-            lines += 1
+            out = _change_put_frame(out, entry, text + at, size)
+            frames += 1
         else:
             loop.n[C_NATS_MALFORMED] += 1
         at += size + 1
     packet.size = <uint32_t>(out - packet.data)
-    if lines == 0:
+    if frames == 0:
         packet_free(&loop.mem, packet)
         return
-    packet.more_frames = <uint16_t>(lines - 1)
+    packet.more_frames = <uint16_t>(frames - 1)
     _news_distribute(loop, entry, packet, 0)
 
 
 cdef inline size_t _lines_up_to(const char* text, size_t n, size_t most) noexcept nogil:
-    """Bytes of whole lines: as many as fit, at least one."""
+    """Bytes of as many whole lines as fit into `most`, but of one at least."""
     cdef size_t at = 0, size
     while at < n:
         size = events_line_size(text + at, n - at) + 1
@@ -269,8 +278,10 @@ cdef inline size_t _lines_up_to(const char* text, size_t n, size_t most) noexcep
 cdef inline void events_tell_members(
     Loop* loop, RoomEntry* entry, uint32_t numbers, const char* text, size_t n,
 ) noexcept nogil:
-    """MEMBERS, in as many messages as it takes, to those watchers on this node who await one of the questions from
-    `numbers`' lower half to its upper one (0: to all)."""
+    """Sends a roster as MEMBERS messages to watchers on this node.
+
+    `numbers` holds the first and last number of the queries that it answers, in its lower and upper half; watchers that
+    await another one do not get it. 0: all watchers do."""
     cdef size_t most = loop.hub.set.max_message, size, body, head = 9 + entry.size
     cdef uint8_t* out
     cdef Packet* packet
@@ -298,7 +309,7 @@ cdef inline void events_tell_members(
 # -- joins and leaves of this loop --
 
 cdef inline size_t events_put_who(Loop* loop, Conn* c, char* out) noexcept nogil:
-    """A member of this loop, or the service (NULL), as presence names it; WHO_MAX bytes at most."""
+    """Writes a member of this loop, or the local peer (NULL), as presence names it. At most WHO_MAX bytes."""
     cdef uint32_t user_n = 0
     cdef const char* user = NULL if c == NULL else conn_acl_user(loop, c, &user_n)
     cdef uint8_t* at = replies_put_peer(<uint8_t*>out, loop.hub, loop.hub.service if c == NULL else conn_id(loop, c))
@@ -308,7 +319,7 @@ cdef inline size_t events_put_who(Loop* loop, Conn* c, char* out) noexcept nogil
 
 
 cdef inline bint _news_reserve(News* news) noexcept nogil:
-    """Place for one more change. False without memory."""
+    """Makes room for one more event. False without memory."""
     cdef void* grown
     cdef uint32_t size
     if news.count == news.size:
@@ -328,29 +339,32 @@ cdef inline bint _news_reserve(News* news) noexcept nogil:
     return True
 
 
-cdef inline void events_add(Loop* loop, RoomEntry* entry, Conn* c, bint joins) noexcept nogil:
-    """A member of this loop, or the service (NULL), has come or gone; told at the iteration's end, if to anybody. A
-    user's own room has no presence."""
+cdef inline void _news_append(Loop* loop, RoomEntry* entry, Conn* c, bint joins) noexcept nogil:
+    """Appends an event after _news_reserve has made room for it."""
     cdef News* news = &loop.news
-    cdef Change* change
-    cdef char* out
-    cdef Audience* audience = audience_of(entry)
-    if entry.name[0] == c"@" or (audience == NULL and not events_heard_abroad(loop)):
-        return
-    if not _news_reserve(news):
-        events_lost(loop)
-        return
-    change = &news.changes[news.count]
+    cdef Change* change = &news.changes[news.count]
+    cdef char* out = news.text + news.text_used
     change.entry = entry
     change.nth = news.count
     change.at = news.text_used
-    out = news.text + news.text_used
     out = <char*>text_put_bytes(<uint8_t*>out, b"JOIN " if joins else b"LEAVE ", 5 if joins else 6)
     out += events_put_who(loop, c, out)
     out[0] = c"\n"
     news.text_used = <uint32_t>(out + 1 - news.text)
     change.size = news.text_used - change.at
     news.count += 1
+
+
+cdef inline void events_add(Loop* loop, RoomEntry* entry, Conn* c, bint joins) noexcept nogil:
+    """A member of this loop, or the local peer (NULL), has joined or left: sent at the end of the iteration, if some
+    node watches. A user's own room has no presence."""
+    cdef Audience* audience = audience_of(entry)
+    if entry.name[0] == c"@" or (audience == NULL and not events_heard_abroad(loop)):
+        return
+    if not _news_reserve(&loop.news):
+        events_lost(loop)
+        return
+    _news_append(loop, entry, c, joins)
     loop.n[C_PRESENCE_CHANGES] += 1
     loop.turn.caused += 1
     if audience != NULL:
@@ -358,7 +372,7 @@ cdef inline void events_add(Loop* loop, RoomEntry* entry, Conn* c, bint joins) n
 
 
 cdef inline int _change_order(const void* a, const void* b) noexcept nogil:
-    """By room, and in each as they came."""
+    """Orders events by room, and within a room by time."""
     cdef const Change* one = <const Change*>a
     cdef const Change* other = <const Change*>b
     if one.entry != other.entry:
@@ -374,7 +388,7 @@ cdef inline void _news_tell(Loop* loop, RoomEntry* entry, const char* text, size
 
 
 cdef inline void events_flush(Loop* loop) noexcept nogil:
-    """Tells what has come together since: a room's changes in pieces of NEWS_TEXT bytes."""
+    """Sends the events that were collected, those of a room together, in pieces of up to NEWS_TEXT bytes."""
     cdef News* news = &loop.news
     cdef char text[NEWS_TEXT]
     cdef size_t used = 0, most = NEWS_TEXT
@@ -400,7 +414,7 @@ cdef inline void events_flush(Loop* loop) noexcept nogil:
 
 
 cdef inline void events_end(News* news) noexcept nogil:
-    """Frees its memory; it may be used again."""
+    """Frees the memory of collected events; `news` can be used again."""
     free(news.changes)
     free(news.text)
     news.changes = NULL

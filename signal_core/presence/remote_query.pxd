@@ -1,4 +1,4 @@
-"""Questions to other nodes who is in a room, and those put off: each is asked in the end. Loop 0 only."""
+"""Presence queries to other nodes, and those that are postponed: each is sent in the end. Loop 0 only."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport realloc
@@ -29,7 +29,7 @@ cdef enum:
 
 
 cdef inline bint remote_query_reserve_nodes(Link* link) noexcept nogil:
-    """Place for one more, and for the one that stands for all. False without memory."""
+    """Makes room for one more node, besides the entry that stands for all nodes. False without memory."""
     cdef void* grown
     cdef uint32_t size
     if link.presence.nodes_used < link.presence.nodes_size:
@@ -49,15 +49,17 @@ cdef inline bint remote_query_reserve_nodes(Link* link) noexcept nogil:
 
 
 cdef inline bint remote_query_link_is_calm(const Loop* loop) noexcept nogil:
-    """Whether NATS takes what is queued, so that questions may be, whose number only rooms and nodes bound. Those of
-    this iteration count, too, which are not yet with the link."""
+    """Whether NATS keeps up with what is queued, so that queries may be sent: only rooms and nodes bound their number.
+    Those of this iteration, which have not reached the link, count, too."""
     cdef uint64_t waiting = sub_queue_size(loop.linked) + loop.post.chains[loop.index].bytes
     return waiting < RESUME_BYTES and waiting <= loop.hub.set.nats_pending // 2
 
 
-cdef inline void remote_query_ask_nodes(Loop* loop, Audience* audience, uint16_t mark, const Node* node) noexcept nogil:
-    """`<own node> <number> <room> [<node>]`: one node, or all, are to say who of theirs is in a room. What the link
-    has no room for is put off by it, what there is no memory for here."""
+cdef inline void remote_query_ask_nodes(Loop* loop, Audience* audience, uint16_t number,
+                                        const Node* node) noexcept nogil:
+    """Sends `<own node> <number> <room> [<node>]`: one node, or all of them, are to send their part of the roster.
+
+    Without memory or room in the mailbox it is postponed; for what the link drops nats_publish.pxd does that."""
     cdef RoomEntry* entry = <RoomEntry*>audience.entry
     cdef uint64_t lost = loop.n[C_PRESENCE_LOST]
     cdef char text[ASK_MAX]
@@ -71,7 +73,7 @@ cdef inline void remote_query_ask_nodes(Loop* loop, Audience* audience, uint16_t
         loop.linked.presence.again = True
         return
     at = text_put_bytes(text_put_bytes(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" ", 1)
-    at += text_put_uint(<char*>at, mark)
+    at += text_put_uint(<char*>at, number)
     at = text_put_bytes(text_put_bytes(at, b" ", 1), entry.name, entry.size)
     if node.size:
         at = text_put_bytes(text_put_bytes(at, b" ", 1), node.name, node.size)
@@ -85,12 +87,12 @@ cdef inline void remote_query_ask_nodes(Loop* loop, Audience* audience, uint16_t
 
 
 cdef inline void _ask(Loop* loop, Audience* audience) noexcept nogil:
-    """The next question of a room, to this node's loops and all nodes, or in the next tick, where it was often asked.
+    """Sends the next query of a room, to this node's loops and to all nodes. After QUESTIONS_PER_TICK of them, or if
+    a loop has no room, it is postponed to the next tick.
 
-    The number goes up first: who reads the old one after that is already counted among the watchers.
-    """
-    cdef uint64_t number = audience.generation
-    cdef uint16_t mark = <uint16_t>(1 + number % (WATCH_CHANGES - 1))
+    The number is increased first: a watcher that has read the old one is counted among the watchers already."""
+    cdef uint64_t generation = audience.generation
+    cdef uint16_t number = <uint16_t>(1 + generation % (WATCH_CHANGES - 1))
     if audience.asked != loop.tick:
         audience.asked = loop.tick
         audience.asks = 0
@@ -101,15 +103,16 @@ cdef inline void _ask(Loop* loop, Audience* audience) noexcept nogil:
     audience.asks += 1
     audience.put_off &= PUT_OFF_SUB | PUT_OFF_NODES
     loop.n[C_PRESENCE_ASKED] += 1
-    se_store_seqcst(&audience.generation, number + 1)
-    roster_question(loop, <RoomEntry*>audience.entry, mark, b"", 0)
+    se_store_seqcst(&audience.generation, generation + 1)
+    roster_question(loop, <RoomEntry*>audience.entry, number, b"", 0)
     if remote_query_reserve_nodes(loop.linked):
-        remote_query_ask_nodes(loop, audience, mark, &loop.linked.presence.nodes[EVERY_NODE])
+        remote_query_ask_nodes(loop, audience, number, &loop.linked.presence.nodes[EVERY_NODE])
 
 
 cdef inline void remote_query_ask(Loop* loop, const Packet* packet) noexcept nogil:
-    """A KIND_ASK. One whose number was asked since is answered by that. From here on the next to ask posts another:
-    who relied on this one is counted among the watchers already."""
+    """Handles a KIND_ASK. One whose number was sent meanwhile is answered by that query.
+
+    From here on the next watcher posts another KIND_ASK; those that relied on this one are counted already."""
     cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
     cdef Audience* audience = NULL if entry == NULL else <Audience*>se_pointer_acquire(&entry.audience)
     if audience == NULL:
@@ -122,9 +125,11 @@ cdef inline void remote_query_ask(Loop* loop, const Packet* packet) noexcept nog
 
 
 cdef inline void _ask_again(Loop* loop, Audience* audience) noexcept nogil:
-    """A question that was put off: who reads a number waits for just that. And, as far as NATS takes them, a SUB that
-    waited and a question that NATS did not take. Whoever listens is told the answer: nodes tell of no joins before
-    they have the SUB, and whose question was lost is not known."""
+    """Sends what was postponed. As far as NATS keeps up: a SUB, and a query to other nodes whose answer goes to every
+    watcher. Then the query whose number some watchers await.
+
+    All watchers get the answer because nodes announce no joins before NATS has the SUB, and because a lost query does
+    not say which watchers awaited it."""
     if (audience.put_off & (PUT_OFF_SUB | PUT_OFF_NODES) and remote_query_link_is_calm(loop)
             and remote_query_reserve_nodes(loop.linked)):
         if audience.put_off & PUT_OFF_SUB:
@@ -136,7 +141,7 @@ cdef inline void _ask_again(Loop* loop, Audience* audience) noexcept nogil:
 
 
 cdef inline void remote_query_begin(Loop* loop) noexcept nogil:
-    """In a new tick: what was put off is looked for, from the first room with watchers on."""
+    """In a new tick, starts a walk over the rooms with watchers that looks for what was postponed."""
     cdef Link* link = loop.linked
     if not link.presence.asking:
         link.presence.again = False
@@ -145,7 +150,7 @@ cdef inline void remote_query_begin(Loop* loop) noexcept nogil:
 
 
 cdef inline void remote_query_walk(Loop* loop) noexcept nogil:
-    """Each iteration while it is looked for. What is put off again, or behind it, waits for the next tick."""
+    """Continues that walk in each iteration. What is postponed again waits for the next tick."""
     cdef Link* link = loop.linked
     cdef Audience* audience
     cdef uint32_t budget = AUDIENCES_PER_TURN

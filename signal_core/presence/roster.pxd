@@ -1,7 +1,7 @@
-"""Who is in a room: questions of this node's watchers and of other nodes, answered by each loop a piece at a time.
+"""Rosters: presence queries of this node's watchers and of other nodes, answered by each loop for its own members.
 
-A loop answers the oldest question first, MEMBERS_PER_TURN members an iteration, in order with what it tells of joins
-and leaves (events.pxd).
+A loop answers the oldest query first, MEMBERS_PER_TURN members an iteration, in order with the events that it sends
+(events.pxd). Everything here runs on the loop that owns the members, but for roster_fits and roster_question.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -25,14 +25,14 @@ from signal_core.tables.state cimport Loop
 from signal_core.wire.ids cimport NODE_MAX, ROOM_MAX
 
 cdef enum:
-    NOT_BEGUN = 0xffffffff    # Loop.question_left: every member
+    NOT_BEGUN = 0xffffffff    # Roster.left: every member
     MEMBERS_HEAD_MAX = NODE_MAX + 1 + UINT_TEXT + 1 + ROOM_MAX + 1  # bytes of the first line of an answer
 
 
 cdef inline void _members_send(Loop* loop, RoomEntry* entry, uint32_t numbers, const char* node, size_t node_n,
                                const char* text, size_t n) noexcept nogil:
-    """A part of the answer to some questions: to this node's watchers (`node_n` 0), or to another node, which knows
-    one number, or 0 for several."""
+    """Sends part of a roster to this node's watchers (`node_n` 0) or to another node. That is told the number of the
+    query if there is a single one, else 0."""
     cdef char head[MEMBERS_HEAD_MAX]
     cdef uint8_t* at
     if node_n == 0:
@@ -45,8 +45,9 @@ cdef inline void _members_send(Loop* loop, RoomEntry* entry, uint32_t numbers, c
 
 
 cdef inline uint32_t _room_answer(Loop* loop, uint32_t room, const Packet* asked, uint32_t left) noexcept nogil:
-    """Tells a room's first `left` members, from the last of them on, while the iteration's share lasts. Returns how
-    many are left: a gap is closed with the last, so none that stays is left out; who joins later is told by JOIN."""
+    """Sends a room's first `left` members, from the last one down, while the iteration's budget lasts. Returns how many
+    are left. A member that leaves is replaced by the last one, so none that stays is missed; one that joins later is
+    announced by JOIN."""
     cdef RoomEntry* entry = loop.rooms.rooms[room].entry
     cdef const Member* members = rooms_members_of(&loop.rooms, room)
     cdef size_t used = 0, most = MEMBERS_TEXT
@@ -73,15 +74,15 @@ cdef inline uint32_t _room_answer(Loop* loop, uint32_t room, const Packet* asked
 
 
 cdef inline void _question_end(Loop* loop, Packet* packet) noexcept nogil:
-    """It is answered, or another one is for it, too: there is room for the next."""
+    """The query is answered, or merged into another one: there is room for the next."""
     se_sub_relaxed(&loop.asked_of, 1)
     packet_free(&loop.mem, packet)
 
 
 cdef inline bint _question_waits(Loop* loop, Packet* packet) noexcept nogil:
-    """Takes a question over among those that wait, where one of them serves it, too, or there is a place. One whose
-    answer has not begun serves whatever its node asks of that room meanwhile: so there are two of a room and node at
-    most."""
+    """Takes ownership of a query if an equal one waits, to be merged into, or if there is room for it; else False.
+
+    Only a query whose answer has not begun can be merged into, so at most two wait for a room and node."""
     cdef Packet** end = &loop.roster.list
     loop.turn.work += loop.roster.count >> UNIT_SHIFT
     while end[0] != NULL:
@@ -100,8 +101,8 @@ cdef inline bint _question_waits(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline void _questions_come(Loop* loop) noexcept nogil:
-    """From those put aside, while there are places. Looking for one that serves costs as much as
-    telling as many members as it may take units."""
+    """Moves queries that were set aside into the list while there is room. The search for an equal one is charged to
+    the iteration's budget of members, at a member a unit of work."""
     cdef Packet* packet
     cdef Packet* after
     cdef uint32_t cost
@@ -115,7 +116,7 @@ cdef inline void _questions_come(Loop* loop) noexcept nogil:
 
 
 cdef inline void roster_walk(Loop* loop) noexcept nogil:
-    """Answers the questions that wait, the oldest first, while the iteration's share lasts."""
+    """Answers waiting queries, the oldest first, while the iteration's budget lasts."""
     cdef Packet* asked
     cdef uint32_t room, count
     _questions_come(loop)
@@ -137,15 +138,15 @@ cdef inline void roster_walk(Loop* loop) noexcept nogil:
 
 
 cdef inline uint32_t roster_numbers_joined(uint32_t one, uint32_t other) noexcept nogil:
-    """Of two questions answered as one: from the first to the last; 0 (all) where one is, or numbers began anew."""
+    """The first and last number that two merged queries answer; 0 (all) if one of them is 0, or the numbers wrapped."""
     if one == 0 or other == 0 or <uint16_t>other < <uint16_t>one:
         return 0
     return <uint16_t>one | (other >> 16 << 16)
 
 
 cdef inline void roster_take(Loop* loop, Packet* packet) noexcept nogil:
-    """A KIND_QUESTION, taken over. Where many wait it is put aside, and what else is in the inbox goes on: who is there
-    is read when it is told, so a question may be late."""
+    """Takes ownership of a KIND_QUESTION. If too many wait it is set aside, so that the mailbox is not held up; a query
+    may be answered late, because a roster is read when it is sent."""
     packet.origin |= packet.origin << 16
     if not _question_waits(loop, packet):
         loop.n[C_QUESTIONS_HELD] += 1
@@ -159,7 +160,7 @@ cdef inline void roster_take(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline bint roster_fits(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """Whether every loop that has members takes another question: inbox-messages of them may wait there."""
+    """Whether every loop that has members takes another query: at most inbox-messages of them wait there."""
     cdef uint32_t index
     cdef Loop* target
     for index in range(loop.hub.nloops):
@@ -171,15 +172,30 @@ cdef inline bint roster_fits(Loop* loop, RoomEntry* entry) noexcept nogil:
     return True
 
 
-cdef inline void roster_question(Loop* loop, RoomEntry* entry, uint16_t mark, const char* node,
+cdef inline void _question_post(Loop* loop, RoomEntry* entry, uint16_t number, const char* node, size_t node_n,
+                                uint32_t index) noexcept nogil:
+    """Posts a query to loop `index`, which has members."""
+    cdef Packet* packet = packet_new_heap(&loop.mem, node_n, KIND_QUESTION)
+    if packet == NULL:
+        events_lost(loop)
+        return
+    packet.target = entry.serial
+    packet.hash = entry.hash
+    packet.origin = number
+    packet.size = <uint32_t>node_n
+    memcpy(packet.data, node, node_n)
+    se_add_relaxed(&loop.hub.loops[index].asked_of, 1)
+    outbox_post(loop, index, packet)
+
+
+cdef inline void roster_question(Loop* loop, RoomEntry* entry, uint16_t number, const char* node,
                                  size_t node_n) noexcept nogil:
-    """Asks every loop of this node that has members; on the link's loop. It answers for the service itself, whose joins
-    and leaves are told by this loop, too."""
+    """Posts a query to every loop of this node that has members. The link's loop only: it answers for the local peer
+    itself, whose events it sends, too."""
     cdef char who[WHO_MAX + 1]
     cdef size_t n
     cdef uint64_t bits
     cdef uint32_t index
-    cdef Packet* packet
     for index in range(loop.hub.nloops + 1):
         bits = se_load16_seqcst(&room_entry_loops(entry)[index >> WORD_SHIFT])
         if not bits >> (index & (WORD_LOOPS - 1)) & 1:
@@ -187,43 +203,33 @@ cdef inline void roster_question(Loop* loop, RoomEntry* entry, uint16_t mark, co
         if index == loop.hub.nloops:
             n = events_put_who(loop, NULL, who)
             who[n] = c"\n"
-            _members_send(loop, entry, mark | (<uint32_t>mark << 16), node, node_n, who, n + 1)
-            continue
-        packet = packet_new_heap(&loop.mem, node_n, KIND_QUESTION)
-        if packet == NULL:
-            events_lost(loop)
-            continue
-        packet.target = entry.serial
-        packet.hash = entry.hash
-        packet.origin = mark
-        packet.size = <uint32_t>node_n
-        memcpy(packet.data, node, node_n)
-        se_add_relaxed(&loop.hub.loops[index].asked_of, 1)
-        outbox_post(loop, index, packet)
+            _members_send(loop, entry, number | (<uint32_t>number << 16), node, node_n, who, n + 1)
+        else:
+            _question_post(loop, entry, number, node, node_n, index)
 
 
 cdef inline uint16_t roster_ask(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """Asks who is in a room with watchers; the mark of those who await the answer, WATCH_NONE without memory.
+    """Queries a room's roster for a watcher, which the caller has counted already. Returns the number of the query, for
+    Member.watch; WATCH_NONE without memory.
 
-    The number of the question is read before the link takes it up (remote_query.pxd): all that read the same one share
-    the     answer, and the first of them asks for all. Who asks is counted among the watchers before.
-    """
+    The number is read before the link takes the query up (remote_query.pxd). Watchers that read the same number share
+    one answer, and the first of them sends the query for all."""
     cdef Audience* audience = <Audience*>entry.audience
-    cdef uint64_t number = se_load_seqcst(&audience.generation)
-    cdef uint16_t mark = <uint16_t>(1 + number % (WATCH_CHANGES - 1))
+    cdef uint64_t generation = se_load_seqcst(&audience.generation)
+    cdef uint16_t number = <uint16_t>(1 + generation % (WATCH_CHANGES - 1))
     cdef Packet* packet
-    if se_load_seqcst(&audience.asking) == number + 1:
-        return mark
+    if se_load_seqcst(&audience.asking) == generation + 1:
+        return number
     packet = packet_new_heap(&loop.mem, entry.size, KIND_ASK)
     if packet == NULL:
         loop.n[C_PRESENCE_LOST] += 1
         return WATCH_NONE
-    if se_swap_seqcst(&audience.asking, number + 1) == number + 1:
+    if se_swap_seqcst(&audience.asking, generation + 1) == generation + 1:
         packet_free(&loop.mem, packet)
-        return mark
-    packet.target = number
+        return number
+    packet.target = generation
     packet.hash = entry.hash
     packet.size = entry.size
     memcpy(packet.data, entry.name, entry.size)
     outbox_post(loop, 0, packet)
-    return mark
+    return number

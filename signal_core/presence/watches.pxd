@@ -1,4 +1,4 @@
-"""The rooms whose comings and goings NATS tells us of, in step with their watchers. Loop 0 only."""
+"""NATS subscriptions to the presence of rooms that have watchers here. Loop 0 only."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
@@ -18,12 +18,12 @@ from signal_core.tables.state cimport Loop
 from signal_core.wire.nats_format cimport nats_format_sub, nats_format_unsub
 
 cdef enum:
-    SID_AUDIENCE = 1 << 30    # and up: of rooms with watchers, by place; those of rooms (subscriptions.pxd) are below
+    SID_AUDIENCE = 1 << 30    # and up, by Audience.index; the sids of rooms (subscriptions.pxd) are below
 
 
 cdef inline void watches_sub(Loop* loop, Audience* audience) noexcept nogil:
-    """Asks for the SUB of a room with watchers, once a connection. Without memory nothing is heard of other nodes,
-    until one asks anew."""
+    """Queues the SUB of a room with watchers, once for each connection to NATS. Without memory its watchers get nothing
+    from other nodes until one queries again."""
     cdef Link* link = loop.linked
     if link.state != LINK_UP:
         return
@@ -44,7 +44,7 @@ cdef inline void watches_sub(Loop* loop, Audience* audience) noexcept nogil:
 
 
 cdef inline bint watches_write(Loop* loop, const Audience* audience) noexcept nogil:
-    """Queues the SUB. False without memory."""
+    """Writes the SUB. False without memory."""
     cdef RoomEntry* entry = <RoomEntry*>audience.entry
     cdef char subject[SUBJECT_MAX]
     cdef size_t n = events_put_subject(subject, loop.hub, b"presence", entry.name, entry.size)
@@ -59,7 +59,7 @@ cdef inline bint watches_write(Loop* loop, const Audience* audience) noexcept no
 
 
 cdef inline void _audience_refused(Loop* loop, Audience* audience) noexcept nogil:
-    """NATS takes no more subscriptions: it is tried again, and who listens then asks anew."""
+    """NATS takes no more subscriptions: the SUB is tried again later, and the watchers query again then."""
     audience.sub_state = SUB_OVER
     audience.ping = 0
     if not audience.late:
@@ -69,14 +69,14 @@ cdef inline void _audience_refused(Loop* loop, Audience* audience) noexcept nogi
 
 
 cdef inline void watches_lapse(Loop* loop, Audience* audience, bint unsure) noexcept nogil:
-    """NATS has refused its SUB, or may have (`unsure`): then it is given up."""
+    """NATS has refused the SUB, or may have (`unsure`), which gives it up."""
     if unsure:
         watches_unsub_write(loop, SID_AUDIENCE + audience.index - 1)
     _audience_refused(loop, audience)
 
 
 cdef inline void watches_unsub_write(Loop* loop, uint64_t sid) noexcept nogil:
-    """Without memory what comes is ignored until the connection's end."""
+    """Writes an UNSUB. Without memory, what still arrives is ignored."""
     cdef Packet* packet = packet_new_heap(&loop.mem, 64, KIND_NATS)
     if packet == NULL:
         return
@@ -101,7 +101,7 @@ cdef inline void _audience_unsub(Loop* loop, Audience* audience) noexcept nogil:
 
 
 cdef inline bint _audiences_reserve(Link* link) noexcept nogil:
-    """Makes sure that there is a free place; False without memory."""
+    """Makes sure that there is a free index. False without memory."""
     cdef void* grown
     cdef uint32_t size
     if link.presence.audiences_nfree or link.presence.audiences_used < link.presence.audiences_size:
@@ -142,7 +142,7 @@ cdef inline void _audience_add(Loop* loop, Audience* audience) noexcept nogil:
 
 cdef inline void _audience_remove(Loop* loop, Audience* audience) noexcept nogil:
     cdef Link* link = loop.linked
-    _audience_forget(audience)  # there may be some without a place: an answer can be before the first watcher's word
+    _audience_forget(audience)  # may be set without an index: an answer can arrive before the first KIND_SYNC
     if audience.index == 0:
         return
     if not audience.put_off & PUT_OFF_SUB:
@@ -155,14 +155,14 @@ cdef inline void _audience_remove(Loop* loop, Audience* audience) noexcept nogil
 
 
 cdef inline void _audience_forget(Audience* audience) noexcept nogil:
-    """All nodes that were heard to have members."""
+    """Forgets which nodes are known to have members in the room."""
     free(audience.nodes)
     audience.nodes = NULL
     audience.nnodes = audience.nodes_size = 0
 
 
 cdef inline void watches_settle(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """Listens on NATS exactly while somebody here does."""
+    """Subscribes to the room's presence if it has watchers, and unsubscribes if it has none."""
     cdef Audience* audience = audience_of(entry)
     if audience == NULL:
         watches_end_one(loop, entry)
@@ -171,7 +171,7 @@ cdef inline void watches_settle(Loop* loop, RoomEntry* entry) noexcept nogil:
 
 
 cdef inline void watches_end_one(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """Nobody listens, or the room is no more."""
+    """Unsubscribes: the room has no watchers, or is removed."""
     cdef Audience* audience = <Audience*>se_pointer_acquire(&entry.audience)
     if audience != NULL:
         _audience_remove(loop, audience)
@@ -186,7 +186,7 @@ cdef inline bint _audience_hears(const Audience* audience, uint16_t node) noexce
 
 
 cdef inline void watches_note(Audience* audience, uint16_t node) noexcept nogil:
-    """Members of that node were heard of. Without memory its loss is not told in this room."""
+    """Notes that a node has members in the room. Without memory its loss will not be announced there."""
     cdef void* grown
     cdef uint16_t size
     if _audience_hears(audience, node):
@@ -203,7 +203,7 @@ cdef inline void watches_note(Audience* audience, uint16_t node) noexcept nogil:
 
 
 cdef inline bint watches_drop(Audience* audience, uint16_t node) noexcept nogil:
-    """Whether it was noted."""
+    """Forgets a node; whether it was noted."""
     cdef uint32_t i
     for i in range(audience.nnodes):
         if audience.nodes[i] == node:
@@ -214,7 +214,7 @@ cdef inline bint watches_drop(Audience* audience, uint16_t node) noexcept nogil:
 
 
 cdef inline void watches_end(Link* link) noexcept nogil:
-    """Frees what the link holds of them, after every thread has ended."""
+    """Frees the link's tables, after every thread has ended."""
     cdef uint32_t i
     for i in range(link.presence.audiences_used):
         if link.presence.audiences[i] != NULL:
