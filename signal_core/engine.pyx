@@ -28,6 +28,7 @@ from signal_core.base.sys cimport (
     read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_malloc_trim, se_malloc_trims, se_now_ms,
     se_thread_start, sockaddr_in, sockaddr_in6, sockaddr_storage, write,
 )
+from signal_core.client.verbs cimport PEER_TEXT
 from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_tasks_full
 from signal_core.delivery.envelope cimport Message
 from signal_core.delivery.ledger cimport ledger_count

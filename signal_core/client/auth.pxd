@@ -1,10 +1,10 @@
-"""Tokens: the loop asks, Python judges, the loop goes on.
+"""Authentication: the loop asks, Python decides, the loop continues.
 
-A connection whose token is to be judged is CONN_AUTHENTICATING: its head stays in `pending`, nothing more is read, and
+While its token is checked, a connection is CONN_AUTHENTICATING: its head stays in `pending`, nothing more is read, and
 the timer bounds the wait. The question goes to the control thread (EVENT_ASK); the answer is a KIND_VERDICT: `target`
 the connection, `origin` 0 or the HTTP status to refuse with, `hash` the milliseconds until the token ends (0: never)
 and `code` the size of the user's name; the data is that name and then the rights (acl.pxd), which may be absent. Each
-question is answered once, so `authenticating` bounds those that wait, however slow Python is.
+question is answered exactly once, so `authenticating` bounds how many wait, however slow Python is.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -42,8 +42,8 @@ from signal_core.wire.handshake cimport (
 )
 
 cdef enum:
-    LIFE_MOST = 0x7fffffff     # ticks, 6.8 years: a token that lasts longer never ends
-    REF_PATIENCE = 10          # ticks beyond those of a decision until its ref is answered with a timeout
+    LIFE_MOST = 0x7fffffff     # ticks, 6.8 years: a token with a longer life never expires
+    REF_PATIENCE = 10          # ticks after auth-timeout until the ref of an AUTH is answered with a timeout
 
 
 cdef inline char* _put_line(char* out, const char* p, size_t n) noexcept nogil:
@@ -53,17 +53,38 @@ cdef inline char* _put_line(char* out, const char* p, size_t n) noexcept nogil:
     return out + n + 1
 
 
+cdef inline char* _put_request(char* out, const Upgrade* u) noexcept nogil:
+    """Writes the lines Origin, path and query; empty ones without `u`."""
+    if u == NULL:
+        return _put_line(_put_line(_put_line(out, NULL, 0), NULL, 0), NULL, 0)
+    out = _put_line(out, u.origin, u.origin_len)
+    return _put_line(_put_line(out, u.path, u.path_len), u.query, u.query_len)
+
+
+cdef inline char* _put_token(char* out, uint8_t source, const char* token, size_t n, const char* head,
+                             size_t head_len) noexcept nogil:
+    """Writes the decoded token, and behind a LF the head where there is one. NULL: the token is malformed."""
+    cdef int size = upgrade_token_decode(source, token, n, out)
+    if size < 0:
+        return NULL
+    out += size
+    if head_len:
+        out[0] = c'\n'
+        memcpy(out + 1, head, head_len)
+        out += 1 + head_len
+    return out
+
+
 cdef inline Packet* _question_new(Loop* loop, Conn* c, const Upgrade* u, const char* token, size_t token_len,
                                   uint8_t source, const char* head, size_t head_len) noexcept nogil:
-    """Lines: address, Origin, path, query, user (of a renewal, which has no `u`), token, and the head as it came, where
-    it is given. Of no size where the token is malformed; NULL without memory."""
+    """Makes an EVENT_ASK. Its lines: address, Origin, path, query, user, token, and the head if it is given. A renewal
+    has no `u`; only a renewal has a user. Returns a packet of size 0 if the token is malformed; NULL: no memory."""
     cdef uint8_t address[ADDRESS_BYTES]
     cdef uint32_t user_n = 0
     cdef const char* user = conn_acl_user(loop, c, &user_n)
     cdef size_t bound = ADDRESS_TEXT + user_n + token_len + 5 + (1 + head_len if head_len else 0)
     cdef Packet* packet
     cdef char* p
-    cdef int size
     if u != NULL:
         bound += u.origin_len + u.path_len + u.query_len
     packet = packet_new_heap(&loop.mem, bound, KIND_EVENT)
@@ -75,20 +96,9 @@ cdef inline Packet* _question_new(Loop* loop, Conn* c, const Upgrade* u, const c
     p = <char*>packet.data
     remote_addr_of(loop.hub, c.fd, u, address)
     p += remote_addr_put(address, p)
-    p = _put_line(p, NULL, 0)
-    if u != NULL:
-        p = _put_line(_put_line(_put_line(p, u.origin, u.origin_len), u.path, u.path_len), u.query, u.query_len)
-    else:
-        p = _put_line(_put_line(_put_line(p, NULL, 0), NULL, 0), NULL, 0)
-    p = _put_line(p, user, user_n)
-    size = upgrade_token_decode(source, token, token_len, p)
-    if size >= 0:
-        p += size
-        if head_len:
-            p[0] = c'\n'
-            memcpy(p + 1, head, head_len)
-            p += 1 + head_len
-        packet.size = <uint32_t>(p - <char*>packet.data)
+    p = _put_request(_put_line(p, NULL, 0), u)
+    p = _put_token(_put_line(p, user, user_n), source, token, token_len, head, head_len)
+    packet.size = 0 if p == NULL else <uint32_t>(p - <char*>packet.data)
     return packet
 
 
@@ -99,8 +109,8 @@ cdef inline int _auth_refused(Loop* loop, int status) noexcept nogil:
 
 
 cdef inline int auth_ask(Loop* loop, Conn* c, const Upgrade* u, const char* head, size_t head_len) noexcept nogil:
-    """Parks a connection until its token is judged; the caller keeps its input. 0: it is parked; else the HTTP status
-    to refuse it with at once. A program that decides (AUTH_ANY) sees the head, too."""
+    """Begins to authenticate a connection; the caller keeps its input meanwhile. Returns 0, or an HTTP status to refuse
+    it with at once. With an authorizer (AUTH_ANY), Python gets the head, too."""
     cdef Packet* packet
     if u.token_from == TOKEN_NONE and loop.hub.set.auth == AUTH_TOKEN:
         return _auth_refused(loop, 401)
@@ -123,7 +133,7 @@ cdef inline int auth_ask(Loop* loop, Conn* c, const Upgrade* u, const char* head
 
 
 cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil:
-    """AUTH <token>: has another token judged, while the one before goes on."""
+    """AUTH <token>: begins a renewal. The previous token stays in force meanwhile."""
     cdef uint8_t code = CODE_OK
     cdef Packet* packet = NULL
     if head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL:
@@ -154,7 +164,8 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
 # -- the answer --
 
 cdef inline Rights* _rights_shared(Loop* loop, const uint8_t* text, size_t n) noexcept nogil:
-    """A hold of these rights: those that a connection of this loop was given before, where they are still known."""
+    """Returns a reference to these rights: shared with other connections of this loop where the cache still has them.
+    NULL: no memory."""
     cdef uint32_t i = <uint32_t>room_table_hash(&loop.hub.rooms, <const char*>text, n) % RIGHTS_SHARED
     cdef Rights* rights = loop.rights[i]
     if rights == NULL or not rights_are(rights, text, n):
@@ -168,7 +179,7 @@ cdef inline Rights* _rights_shared(Loop* loop, const uint8_t* text, size_t n) no
 
 
 cdef inline bint _auth_apply(Loop* loop, Conn* c, const Packet* packet) noexcept nogil:
-    """Gives a connection the rights and the end of a token. False without memory: all is as it was."""
+    """Applies a verdict's rights and lifetime to a connection. False: no memory, and nothing is changed."""
     cdef size_t n = packet.size - packet.code
     cdef uint64_t life = packet.hash // TICK_MS + 1 + loop.hub.set.auth_grace
     cdef Rights* rights = NULL
@@ -190,7 +201,7 @@ cdef inline bint _auth_apply(Loop* loop, Conn* c, const Packet* packet) noexcept
 
 
 cdef inline void _auth_take_back(Loop* loop, Conn* c) noexcept nogil:
-    """Of one that was refused: what it said is forgotten, what it says is read and thrown away."""
+    """Ends the wait of a refused connection: its input is freed, and what follows is read and discarded."""
     input_buffer_free(loop, c.pending)
     c.pending = NULL
     c.flags &= <uint16_t>~FLAG_PAUSED
@@ -199,7 +210,7 @@ cdef inline void _auth_take_back(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_COLD auth_refuse(Loop* loop, Conn* c, int status) noexcept nogil:
-    """Of a parked connection."""
+    """Refuses a connection that is being authenticated."""
     cdef Upgrade u
     memset(&u, 0, sizeof(u))
     u.status = _auth_refused(loop, status)
@@ -208,7 +219,7 @@ cdef inline SE_COLD auth_refuse(Loop* loop, Conn* c, int status) noexcept nogil:
 
 
 cdef inline void _auth_open(Loop* loop, Conn* c, const Packet* packet) noexcept nogil:
-    """A parked connection is granted: its handshake goes on where it was."""
+    """A verdict grants a token: the handshake continues where it stopped."""
     cdef Buffer* kept = c.pending
     cdef Upgrade u
     cdef int head = upgrade_parse(<const char*>kept.data, kept.used, 0, &loop.hub.set.site, &u)
@@ -230,7 +241,7 @@ cdef inline void _auth_open(Loop* loop, Conn* c, const Packet* packet) noexcept 
 
 
 cdef inline uint8_t _renewal_code(Loop* loop, Conn* c, const Packet* packet) noexcept nogil:
-    """What an AUTH is answered with; on CODE_OK the token is applied."""
+    """Returns the code to answer an AUTH with; for CODE_OK the new token is in force."""
     cdef uint32_t n = 0
     cdef const char* user = conn_acl_user(loop, c, &n)
     if packet.origin:
@@ -246,8 +257,8 @@ cdef inline uint8_t _renewal_code(Loop* loop, Conn* c, const Packet* packet) noe
 
 
 cdef inline void _refs_taken(Loop* loop, Conn* c, uint32_t room) noexcept nogil:
-    """A room is taken away: SUBs of it that still wait for NATS are denied when it answers, and not sooner, as their
-    refs are not free before."""
+    """A new token does not allow a room: its SUBs that wait for NATS will be denied when NATS answers. Not sooner,
+    because their refs stay outstanding until then."""
     cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
     cdef uint32_t i
     for i in range(brief.nrefs if brief != NULL else 0):
@@ -257,7 +268,7 @@ cdef inline void _refs_taken(Loop* loop, Conn* c, uint32_t room) noexcept nogil:
 
 
 cdef inline void _auth_leave(Loop* loop, Conn* c) noexcept nogil:
-    """Leaves the rooms that the connection may be in no more."""
+    """Leaves every room that the new token does not allow."""
     cdef uint32_t i = c.nrooms, first = 1 if c.flags & FLAG_USER else 0, room
     cdef RoomEntry* entry
     while i > first:
@@ -270,7 +281,7 @@ cdef inline void _auth_leave(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void _auth_renew(Loop* loop, Conn* c, const Packet* packet) noexcept nogil:
-    """An AUTH is judged: answered, and where its token was refused the connection ends."""
+    """Answers an AUTH. If its token was refused, the connection is closed with 4001."""
     cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
     cdef uint32_t i
     cdef Ref ref
@@ -286,7 +297,7 @@ cdef inline void _auth_renew(Loop* loop, Conn* c, const Packet* packet) noexcept
             refs_remove(loop, c, &brief.refs[i])
             break
     replies_say(loop, c, code, ref.text, ref.size)
-    if c.state != CONN_OPEN:  # its socket was broken, or there was no memory
+    if c.state != CONN_OPEN:  # the answer failed: a broken socket, or no memory
         return
     if code == CODE_OK:
         _auth_leave(loop, c)
@@ -298,7 +309,7 @@ cdef inline void _auth_renew(Loop* loop, Conn* c, const Packet* packet) noexcept
 
 
 cdef inline void auth_verdict(Loop* loop, const Packet* packet) noexcept nogil:
-    """A KIND_VERDICT; its connection may be gone, or may not have waited for it."""
+    """Applies a KIND_VERDICT. Its connection may be gone, or may have stopped waiting."""
     cdef Conn* c = slab_find(&loop.slab, <uint32_t>(packet.target >> 32) & 0xffffff, <uint32_t>packet.target)
     loop.authenticating -= 1
     if c == NULL or c.state == CONN_DEAD:
@@ -315,7 +326,7 @@ cdef inline void auth_verdict(Loop* loop, const Packet* packet) noexcept nogil:
 # -- time --
 
 cdef inline uint32_t auth_due(Loop* loop, Conn* c) noexcept nogil:
-    """Closes an open connection whose token has ended. The tick at which it will; 0: never, or it has."""
+    """Closes an open connection whose token has expired. Returns the tick at which it will; 0: never, or it has."""
     cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
     if brief == NULL or brief.expires == 0:
         return 0

@@ -1,7 +1,7 @@
-"""Listeners: accepting, turning away what there is no place for, and draining them at a stop.
+"""Listeners: accepting connections, and refusing those for which there is no quota, memory or descriptor.
 
-Nobody is reset who could have been told: out of places, memory or descriptors, and while the engine stops, a socket
-hears 503, our side is shut down, and what it said is read before it is closed.
+A client that can be given a reason is never just reset. Over a limit, without memory or descriptors, and while the
+engine stops, it gets 503; then our side is shut down, and its input is read before the socket is closed.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -34,10 +34,10 @@ from signal_core.wire.handshake cimport STATUS_HEALTH, STATUS_MOST, Upgrade, upg
 from signal_core.wire.response cimport response_refuse, response_upgrade
 
 cdef enum:
-    # What listener_accept and its parts report.
-    ACCEPT_MORE = 1           # more may be queued
-    ACCEPT_NONE = 0           # nothing is queued
-    ACCEPT_CANNOT = -1        # something may be queued, and no descriptor can be had for it
+    # Results of listener_accept and its parts: the state of the accept backlog.
+    ACCEPT_MORE = 1           # there may be more
+    ACCEPT_NONE = 0           # it is empty
+    ACCEPT_CANNOT = -1        # there may be more, but no descriptor for it
 
 
 cdef inline uint32_t _tag(Loop* loop) noexcept nogil:
@@ -53,8 +53,8 @@ cdef inline uint32_t _tag(Loop* loop) noexcept nogil:
 # -- turning away --
 
 cdef inline void _shed(Loop* loop, int fd) noexcept nogil:
-    """Turns a socket away that can't be kept, or answers its health check. What it has said is read: closing over it
-    would reset the answer."""
+    """Answers a socket that can't be kept, with 503 or to its health check, and closes it. Its input is read first:
+    closing a socket with unread input resets the answer."""
     cdef char text[UPGRADE_ANSWER]
     cdef Upgrade u
     cdef ssize_t n = recv(fd, loop.input, READ_BUFFER, MSG_DONTWAIT)
@@ -71,7 +71,7 @@ cdef inline void _shed(Loop* loop, int fd) noexcept nogil:
 
 
 cdef inline SE_COLD listener_turn_away(Loop* loop, Conn* c, int status) noexcept nogil:
-    """Turns a connection away whose head was not answered: it hears 503, 429 or 408, and has the time to."""
+    """Refuses a connection during its handshake with this status, and lets it linger until the client has closed."""
     cdef char text[UPGRADE_ANSWER]
     cdef size_t n = response_refuse(status, text, UPGRADE_ANSWER)
     if status % STATUS_MOST == 503:
@@ -81,7 +81,7 @@ cdef inline SE_COLD listener_turn_away(Loop* loop, Conn* c, int status) noexcept
     input_buffer_free(loop, c.pending)
     c.pending = NULL
     conn_say_last(loop, c, text, n)
-    if c.flags & FLAG_PAUSED and c.state != CONN_DEAD:  # what it says is read, and thrown away
+    if c.flags & FLAG_PAUSED and c.state != CONN_DEAD:  # its input is read and discarded
         c.flags &= <uint16_t>~FLAG_PAUSED
         conn_watch(loop, c)
 
@@ -89,7 +89,8 @@ cdef inline SE_COLD listener_turn_away(Loop* loop, Conn* c, int status) noexcept
 # -- out of descriptors --
 
 cdef inline void _mask(Loop* loop, bint mask) noexcept nogil:
-    """Whether it hears nothing of its listeners: level-triggered epoll would tell again and again who has to wait."""
+    """Switches the listeners' epoll events off or on. They are off while clients wait in the accept backlog, because
+    level-triggered epoll would report them in every iteration."""
     cdef epoll_event event
     cdef uint32_t i
     if loop.accept.masked == mask:
@@ -102,7 +103,7 @@ cdef inline void _mask(Loop* loop, bint mask) noexcept nogil:
 
 
 cdef inline void _look_away(Loop* loop) noexcept nogil:
-    """Hears nothing of its listeners until the next tick: who waits there can't even be turned away."""
+    """Ignores the listeners until the next tick: without a descriptor, clients can't even be refused."""
     if not loop.accept.looks_away:
         loop.accept.looks_away = True
         loop.n[C_LISTENERS_PAUSED] += 1
@@ -110,21 +111,21 @@ cdef inline void _look_away(Loop* loop) noexcept nogil:
 
 
 cdef inline void listener_look_again(Loop* loop) noexcept nogil:
-    """The reserve comes first: without it the next client would not even be turned away."""
+    """Listens again, in the next tick. Opens the reserve first: without it the next client could not be refused."""
     listener_open_reserve(loop)
     loop.accept.looks_away = False
     _mask(loop, loop.accept.paced)
 
 
 cdef inline bint listener_open_reserve(Loop* loop) noexcept nogil:
-    """False where no descriptor is to be had."""
+    """Opens the reserve descriptor if it is closed. False: no descriptor is available."""
     if loop.accept.reserve < 0:
         loop.accept.reserve = open(b"/dev/null", O_RDONLY | O_CLOEXEC)
     return loop.accept.reserve >= 0
 
 
 cdef inline int _shed_with_reserve(Loop* loop, int listener) noexcept nogil:
-    """Out of descriptors: lends the reserve to answer one socket. ACCEPT_*."""
+    """Out of descriptors: lends the reserve to refuse one socket. Returns ACCEPT_*."""
     cdef int fd, failed
     if not listener_open_reserve(loop):
         return ACCEPT_CANNOT
@@ -152,7 +153,7 @@ cdef inline bint _take_quota(Hub* hub) noexcept nogil:
 
 
 cdef inline int _admit(Loop* loop, Conn* c) noexcept nogil:
-    """The HTTP status to turn a new connection away with, 0 where it may stay."""
+    """Counts a new connection against its limits. Returns 0, or the HTTP status to refuse it with."""
     cdef Hub* hub = loop.hub
     se_add_relaxed(&hub.connections, 1)
     if hub.set.max_connections:
@@ -179,7 +180,7 @@ cdef inline void _hesitate(Loop* loop, Conn* c, int status) noexcept nogil:
 
 
 cdef inline void _adopt(Loop* loop, int fd) noexcept nogil:
-    """Makes a connection of an accepted socket, and reads at once: a handshake usually is there already."""
+    """Makes a connection of an accepted socket, and reads at once, because the handshake has usually arrived."""
     cdef Hub* hub = loop.hub
     cdef Conn* c
     cdef epoll_event event
@@ -226,14 +227,14 @@ cdef inline int _starved(Loop* loop, int listener) noexcept nogil:
 
 
 cdef inline int _take(Loop* loop, uint32_t which, uint64_t paid) noexcept nogil:
-    """Accepts the one that has waited longest at a listener, for what was paid. ACCEPT_*."""
+    """Accepts the connection that has waited longest at a listener; `paid` is from accept_pacing_allows. ACCEPT_*."""
     cdef int fd = parking_pop(&loop.accept.lots[which]), failed = 0
     if fd < 0:
         fd = accept4(loop.accept.listeners[which], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
         failed = errno
     if fd >= 0 and paid and se_peer_left(fd):
         accept_pacing_refund(loop.hub, paid)
-        if parking_socket_asks(loop, fd) == ASKS_HEALTH:  # a probe may close its end before it has read the answer
+        if parking_socket_asks(loop, fd) == ASKS_HEALTH:  # a probe may shut down its side before it reads
             _adopt(loop, fd)
             return ACCEPT_MORE
         loop.n[C_ACCEPT_LEFT] += 1
@@ -278,7 +279,7 @@ cdef inline int listener_accept(Loop* loop, uint32_t which) noexcept nogil:
         found = _take(loop, which, paid)
         if found != ACCEPT_MORE:
             return found
-    if loop.accept.lots[which].used:  # epoll says nothing of them
+    if loop.accept.lots[which].used:  # epoll does not report parked sockets
         loop.accept.paced = True
     return ACCEPT_MORE
 

@@ -1,4 +1,4 @@
-"""What a client says: bytes into frames, frames into messages, messages into verbs."""
+"""A client's input: bytes become frames, frames become messages, messages become verbs."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcmp, memcpy
@@ -34,12 +34,11 @@ from signal_core.wire.frame cimport (
 from signal_core.wire.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 
 cdef enum:
-    SMALL_PENDING = 8192 + 1024   # input left over up to this is copied before the next read; more is read in place
-    PEER_TEXT = 48                # bytes of the longest own address
+    SMALL_PENDING = 8192 + 1024   # leftover input up to this is copied before the next read; to more, it is appended
 
 
 cdef inline SE_COLD _session_rate(Loop* loop, Conn* c, const Head* head) noexcept nogil:
-    """A message over max-rate. Its ref may be outstanding, whose answer this must not be."""
+    """Refuses a message over max-rate. If its ref is outstanding, the answer must not be taken for that ref's."""
     cdef bint again = head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL
     cdef uint8_t code = CODE_BAD_REQUEST if again else CODE_RATE
     ledger_count(loop, code)
@@ -47,8 +46,8 @@ cdef inline SE_COLD _session_rate(Loop* loop, Conn* c, const Head* head) noexcep
 
 
 cdef inline bint _session_is_long(const Loop* loop, const uint8_t* p, size_t n) noexcept nogil:
-    """Whether a message longer than max-message is too long: what follows its first line is, or, where it has one line
-    only, that can't be a head."""
+    """Whether a message of more than max-message bytes is too long: its payload is, or it is one line that cannot be a
+    head. AUTH is one line that can be longer."""
     cdef const uint8_t* line = <const uint8_t*>memchr(p, c"\n", n)
     if line == NULL:
         return n > HEAD_MAX and memcmp(p, b"AUTH ", 5) != 0
@@ -56,7 +55,7 @@ cdef inline bint _session_is_long(const Loop* loop, const uint8_t* p, size_t n) 
 
 
 cdef inline void _session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n, bint binary) noexcept nogil:
-    """One whole message of an open connection."""
+    """Handles one whole message of an open connection."""
     cdef Head head
     if SE_RARE(n > loop.hub.set.max_message) and _session_is_long(loop, p, n):
         _session_fail(loop, c, CLOSE_TOO_BIG)
@@ -81,12 +80,14 @@ cdef inline void _session_message(Loop* loop, Conn* c, const uint8_t* p, size_t 
 
 
 cdef inline SE_COLD _session_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
+    """The client broke the protocol."""
     loop.n[C_PROTOCOL_ERRORS] += 1
     conn_close_failed(loop, c, code)
 
 
 cdef inline Buffer* _session_fragment(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
-    """A data frame of a fragmented message, which is returned with the last; Gathering.binary says what it is."""
+    """Adds a data frame to a fragmented message. Returns the message with its last frame, for the caller to free; else
+    NULL. Gathering.binary tells its type."""
     cdef Extra* extra = conn_extra(loop, c)
     cdef Buffer* message
     cdef size_t n = <size_t>f.length
@@ -118,7 +119,7 @@ cdef inline Buffer* _session_fragment(Loop* loop, Conn* c, const Frame* f, const
 
 
 cdef inline void _session_close(Loop* loop, Conn* c, const uint8_t* p, size_t n) noexcept nogil:
-    """A Close frame: answers it, or ends the handshake that we began."""
+    """Handles a Close frame: answers it, or completes the close that the engine began."""
     cdef int code = frame_close_code(p, n)
     if c.state == CONN_CLOSING:
         if c.out.head == NULL:
@@ -150,7 +151,7 @@ cdef inline void _session_control(Loop* loop, Conn* c, const Frame* f, const uin
 
 
 cdef inline void _session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p) noexcept nogil:
-    """One whole frame, unmasked."""
+    """Handles one whole frame, already unmasked."""
     cdef size_t n = <size_t>f.length
     cdef bint binary = f.opcode == OP_BINARY
     cdef Buffer* message = NULL
@@ -181,7 +182,7 @@ cdef inline void _session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p)
 
 
 cdef inline uint64_t _session_allowance(Loop* loop, const Conn* c) noexcept nogil:
-    """Bytes that the next data frame may have."""
+    """Returns how many bytes the next data frame may have."""
     cdef uint64_t most = loop.hub.set.max_frame
     if SE_RARE(c.flags & FLAG_PARTS):
         most -= slab_whole(&loop.slab, c).message.used
@@ -189,15 +190,15 @@ cdef inline uint64_t _session_allowance(Loop* loop, const Conn* c) noexcept nogi
 
 
 cdef inline SE_COLD _session_hold(Loop* loop, Conn* c, const Frame* f, uint8_t* p) noexcept nogil:
-    """A frame that is to wait: it is left as it came."""
+    """Puts a frame back, masked as it came, until there is room for what it causes."""
     frame_unmask(p, <size_t>f.length, f.key)
     backpressure_hold(loop, c)
 
 
 cdef inline size_t _session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint64_t* need) noexcept nogil:
-    """Handles whole frames for the time of a turn: then the connection waits for another.
+    """Handles whole frames until the connection's turn is over.
 
-    Returns the bytes done with; `need`: what the next frame takes in all, 0 where that is not known.
+    Returns the bytes handled. `need`: the size of the next frame with its header, 0 if not known yet.
     """
     cdef size_t done = 0
     cdef uint64_t last = loop.turn.work + loop.turn.share
@@ -232,7 +233,7 @@ cdef inline size_t _session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint
 
 
 cdef inline void _session_turn_over(Loop* loop, Conn* c, uint64_t last) noexcept nogil:
-    """It has input left over; its share of units ended at `last`."""
+    """Queues a connection with leftover input for its next turn. Its share of this one ended at `last`."""
     if loop.turn.caused == 0 and (loop.turn.work < last or not delayed_is_scarce(loop)):
         conn_ready(loop, c)
     elif c.state != CONN_DEAD:
@@ -240,7 +241,7 @@ cdef inline void _session_turn_over(Loop* loop, Conn* c, uint64_t last) noexcept
 
 
 cdef inline void _session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
-    """n bytes of input, of which `before` were left over from an earlier read."""
+    """Handles n bytes of input, of which the first `before` were left over from an earlier read."""
     cdef uint64_t need = 0
     cdef size_t done = 0
     if c.state == CONN_HANDSHAKE:
@@ -253,9 +254,9 @@ cdef inline void _session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_
 
 
 cdef inline void session_continue(Loop* loop, Conn* c) noexcept nogil:
-    """Its next turn, with input that was left over."""
+    """Gives a connection with leftover input its next turn."""
     c.flags &= <uint16_t>~FLAG_READY
-    if c.flags & FLAG_BLOCKED:  # its event may have come when the step's time was over
+    if c.flags & FLAG_BLOCKED:  # its event may have been postponed (_loop_event)
         conn_flush(loop, c)
     if c.state == CONN_DEAD or c.flags & (FLAG_PAUSED | FLAG_READY):
         return
@@ -266,7 +267,7 @@ cdef inline void session_continue(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline ssize_t _session_recv(Loop* loop, Conn* c, void* p, size_t n) noexcept nogil:
-    """Bytes read, 0 where there are none now; -1: the connection is dead."""
+    """Returns the bytes read, 0 if there are none now; -1: the connection is dead."""
     cdef ssize_t got = recv(c.fd, p, n, 0)
     loop.n[C_READS] += 1
     if got > 0:
@@ -280,7 +281,7 @@ cdef inline ssize_t _session_recv(Loop* loop, Conn* c, void* p, size_t n) noexce
 
 
 cdef inline SE_COLD _session_read_more(Loop* loop, Conn* c) noexcept nogil:
-    """Reads on behind a large frame's first bytes, in place."""
+    """Reads more of a large frame, directly behind its first bytes."""
     cdef size_t most = <size_t>loop.hub.set.max_frame + READ_BUFFER
     cdef Buffer* grown = input_buffer_grow(loop, c.pending, c.pending.used + READ_BUFFER // 16, most)
     cdef ssize_t got
@@ -297,7 +298,7 @@ cdef inline SE_COLD _session_read_more(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void session_read(Loop* loop, Conn* c) noexcept nogil:
-    """The socket has something to read, or has ended."""
+    """Reads from a socket that is readable or closed, and handles what it gets."""
     cdef size_t before = 0
     cdef ssize_t got
     if c.state == CONN_DEAD or c.flags & (FLAG_READY | FLAG_PAUSED):

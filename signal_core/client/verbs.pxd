@@ -1,4 +1,4 @@
-"""What each verb of a client does."""
+"""What each verb of a client does. Each answers the message's ref exactly once, now or later, and counts it."""
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint8_t
 from signal_core.base.counters cimport C_AUTH_DENIED
@@ -24,15 +24,20 @@ from signal_core.tables.state cimport Loop
 from signal_core.wire.command cimport VERB_TO, Head
 from signal_core.wire.ids cimport LOCAL_TEXT, PEER_TEXT
 
+cdef enum:
+    PEER_TEXT = 48            # bytes of the longest address of this node's peers
+
 
 cdef inline uint8_t _not_allowed(Loop* loop) noexcept nogil:
+    """Counts a denial by the token; returns CODE_DENIED."""
     loop.n[C_AUTH_DENIED] += 1
     return CODE_DENIED
 
 
 cdef inline void _packet_fill(Loop* loop, Conn* c, const Head* head, bint binary, char* me,
                               Message* p) noexcept nogil:
-    """`me`: PEER_TEXT bytes that live as long as the packet."""
+    """Makes a Message of a parsed head. `me` is a buffer of PEER_TEXT bytes that must outlive it; the rest points into
+    the client's input."""
     replies_put_peer(<uint8_t*>me, loop.hub, conn_id(loop, c))
     p[0] = Message(
         origin=conn_id(loop, c), sender=me, sender_len=loop.hub.node_len + 1 + LOCAL_TEXT, ref=head.ref,
@@ -44,14 +49,13 @@ cdef inline void _packet_fill(Loop* loop, Conn* c, const Head* head, bint binary
 
 
 cdef inline uint32_t _ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept nogil:
-    """The tick at which an answer is overdue: one that begins, and so is answered, before the message's ttl and a
-    second are over."""
+    """Returns the tick at which an outstanding ref times out: the last one within the message's ttl plus 1 s."""
     cdef int64_t ms = ttl_ms if ttl_ms >= 0 else loop.hub.set.ttl_ms
     return loop.tick + <uint32_t>((ms + 1000) // TICK_MS) - 1
 
 
 cdef inline SE_COLD _message_hold(Loop* loop, Conn* c) noexcept nogil:
-    """It would cause a task for a loop for which many wait: as if it had not come yet."""
+    """Holds a message that needs a task of a loop for which many wait, as if it had not arrived yet."""
     loop.pressure.holds = True
     rate_limit_give(loop, c)
 
@@ -99,6 +103,7 @@ cdef inline void verbs_pub(Loop* loop, Conn* c, const Head* head, bint binary) n
 
 
 cdef inline void verbs_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
+    """SUB <room> [presence]. With a ref, the answer may wait until NATS has confirmed the subscription."""
     cdef RoomEntry* entry
     cdef Ref* ref
     cdef uint32_t room = 0
@@ -128,7 +133,7 @@ cdef inline void verbs_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil
         return
     if waits == AWAIT_FAILED:
         code = CODE_UNAVAILABLE
-    if code != CODE_OK and c.nrooms > before:  # who was a member before stays one
+    if code != CODE_OK and c.nrooms > before:  # a member before the SUB stays one
         membership_leave(loop, c, head.arg, head.arg_len)
     if head.ref_len:
         refs_remove(loop, c, refs_find(loop, c, head.ref, head.ref_len))
@@ -138,6 +143,7 @@ cdef inline void verbs_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil
 
 
 cdef inline void verbs_unsub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
+    """UNSUB <room>. OK also for a client that is not a member."""
     if head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL:
         replies_say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
         return

@@ -1,8 +1,8 @@
-"""What operators want of a loop's rooms: a piece of a list, or the end of a user's connections.
+"""Operators' queries about a loop's rooms: part of a list, or closing a user's connections.
 
-A question (KIND_INQUIRY) costs one bounded step, and its answer (EVENT_LISTED) tells where the next one goes on: who
-asks sets the pace, and the loop keeps nothing in between. `target` numbers it, `hash` is where to go on, `origin` what
-is asked and a value, the data names a room, or several, a line each. An answer is not made without memory.
+A query (KIND_INQUIRY) is one bounded step. Its answer (EVENT_LISTED) has the cursor of the next query, so the asking
+thread sets the pace and the loop keeps no state. Fields of a query: `target` is its number, `hash` the cursor, `origin`
+what is asked and a value; the data is a room's name, or several, one per line. Without memory there is no answer.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -22,18 +22,18 @@ from signal_core.tables.room_table cimport WORD_LOOPS, WORD_SHIFT, RoomEntry, ro
 from signal_core.tables.state cimport Loop
 
 cdef enum:
-    # What is asked: the upper half of `origin`. In the lower: a close code; or for lists, how many at most (upper 16
-    # bits) in how many bytes.
-    INQUIRE_ROOMS = 1         # rooms whose members' first loop this is; `hash`: index of the next room
-    INQUIRE_COUNTS = 2        # how many members the rooms in the data have on this loop, a line each
-    INQUIRE_MEMBERS = 3       # of the room in the data; `hash`: so many of the first members are still to be told
-    INQUIRE_CLOSE = 4         # close them, and tell how many were open; `hash` as before
+    # The upper half of `origin`. The lower half is a close code, or for lists the most items (upper 16 bits) and the
+    # most bytes (lower 16 bits).
+    INQUIRE_ROOMS = 1         # list rooms of which this is the first loop with members; `hash`: index of the next room
+    INQUIRE_COUNTS = 2        # count the members on this loop of each room in the data
+    INQUIRE_MEMBERS = 3       # list members of the room in the data; `hash`: how many, from the first, are left
+    INQUIRE_CLOSE = 4         # close those members, and count them; `hash` as before
     NUMBER_MAX = 11           # bytes of a count and its LF
-    LEAST_TEXT = 256          # bytes that each answer may have: a whole line
+    LEAST_TEXT = 256          # bytes that every answer may have: a whole line
 
 
 cdef inline bint _is_first_loop(RoomEntry* entry, uint32_t index) noexcept nogil:
-    """Whether no loop with a lower index has members: so each room is listed once."""
+    """Whether no loop with a lower index has members of the room, so that it is listed only once."""
     cdef uint32_t word
     for word in range(index >> WORD_SHIFT):
         if se_load16_seqcst(&room_entry_loops(entry)[word]):
@@ -45,7 +45,7 @@ cdef inline bint _is_first_loop(RoomEntry* entry, uint32_t index) noexcept nogil
 cdef inline void _list_rooms(
     Loop* loop, const Packet* asked, uint32_t count, uint32_t most, Packet* told,
 ) noexcept nogil:
-    """Their names; users' rooms are not listed."""
+    """Lists names of rooms, but not users' rooms: at most `count`, in at most `most` bytes."""
     cdef uint64_t at = asked.hash, end = asked.hash + INQUIRY_ROOMS
     cdef uint64_t used = loop.rooms.used
     cdef RoomEntry* entry
@@ -62,7 +62,7 @@ cdef inline void _list_rooms(
 
 
 cdef inline void _count_members(Loop* loop, const Packet* asked, Packet* told) noexcept nogil:
-    """Of as many rooms as the answer has place for."""
+    """Counts members, of as many rooms as the answer has space for."""
     cdef const char* name = <const char*>asked.data
     cdef size_t left = asked.size, n
     cdef uint32_t room
@@ -80,7 +80,7 @@ cdef inline void _count_members(Loop* loop, const Packet* asked, Packet* told) n
 
 
 cdef inline uint64_t _members_left(Loop* loop, const Packet* asked, Member** members) noexcept nogil:
-    """The members of the room in the data, and how many of the first are still to be looked at."""
+    """Sets `members` to those of the room in the data. Returns how many of them, from the first, are left."""
     cdef const char* name = <const char*>asked.data
     cdef uint32_t room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, asked.size), name, asked.size)
     cdef uint64_t count
@@ -94,7 +94,8 @@ cdef inline uint64_t _members_left(Loop* loop, const Packet* asked, Member** mem
 cdef inline void _list_members(
     Loop* loop, const Packet* asked, uint32_t count, uint32_t most, Packet* told,
 ) noexcept nogil:
-    """From the last to the first: a gap is closed with the last, so none that stays is left out between two steps."""
+    """Lists members from the last to the first. The last member replaces one that leaves, so a member that stays is not
+    missed between two steps."""
     cdef Member* members = NULL
     cdef uint64_t left = _members_left(loop, asked, &members)
     while left and count and told.size + WHO_MAX + 1 <= most:
@@ -108,7 +109,8 @@ cdef inline void _list_members(
 
 
 cdef inline void _close_members(Loop* loop, const Packet* asked, uint32_t code, Packet* told) noexcept nogil:
-    """Those that are closed stay members until they are freed, and are not looked at again."""
+    """Closes members, from the last to the first. A closed one stays a member until it is freed; the cursor has passed
+    it by then."""
     cdef Member* members = NULL
     cdef uint64_t left = _members_left(loop, asked, &members)
     cdef uint32_t closed = 0, budget = INQUIRY_CLOSES
@@ -126,7 +128,7 @@ cdef inline void _close_members(Loop* loop, const Packet* asked, uint32_t code, 
 
 
 cdef inline void admin_query_answer(Loop* loop, const Packet* asked) noexcept nogil:
-    """Answers a KIND_INQUIRY."""
+    """Answers a KIND_INQUIRY, which the caller frees."""
     cdef uint32_t what = <uint32_t>(asked.origin >> 32), value = <uint32_t>asked.origin
     cdef uint32_t most = value & 0xffff, count = value >> 16
     cdef Packet* told = packet_new_heap(&loop.mem, INQUIRY_TEXT, KIND_EVENT)

@@ -1,4 +1,4 @@
-"""What each message of a loop's inbox does. Runs on the thread of the loop, which owns the message."""
+"""What each packet of a loop's mailbox does, by its kind. Runs on the loop's thread, which owns the packet."""
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
@@ -39,7 +39,7 @@ from signal_core.tables.state cimport Loop
 
 
 cdef inline void _unwatch(Loop* loop, Conn* c, const char* name, uint32_t n) noexcept nogil:
-    """It hears no more who comes and goes in a room; no effect where it does not."""
+    """Ends a member's watching of presence in a room. No effect if it does not watch."""
     cdef uint32_t room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, n), name, n)
     cdef Member* member = NULL if room == NO_ROOM else room_member(&loop.rooms, &loop.slab, c, room)
     if member != NULL and member.watch != WATCH_NONE:
@@ -60,14 +60,14 @@ cdef inline void _sub_undo(Loop* loop, Conn* c, Packet* packet) noexcept nogil:
         membership_leave(loop, c, <char*>packet.data, packet.size)
     if c.state != CONN_JOINING:
         return
-    if packet.code == CODE_DENIED:  # told after HELLO; UPGRADE_MAX_ROOMS at most, in all
+    if packet.code == CODE_DENIED:  # sent after HELLO; at most UPGRADE_MAX_ROOMS in all
         c.phase.joining.denied += 1
     else:
         c.phase.joining.over += 1
 
 
 cdef inline void _receipt(Loop* loop, Packet* packet) noexcept nogil:
-    """A receipt; where NATS did not take a SUB it names the room."""
+    """A KIND_RECEIPT. Its data is the room of a SUB that NATS refused, or empty."""
     cdef Conn* c
     if packet.size:
         c = slab_find(&loop.slab, <uint32_t>(packet.target >> 32) & 0xffffff, <uint32_t>packet.target)
@@ -77,6 +77,7 @@ cdef inline void _receipt(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline void _kick(Loop* loop, const Packet* packet) noexcept nogil:
+    """A KIND_KICK: closes a client, and tells the waiting thread (Loop.kicked) whether it was here."""
     cdef Conn* c = conn_of(loop, packet.target)
     if c != NULL:
         loop.n[C_KICKED] += 1
@@ -85,12 +86,13 @@ cdef inline void _kick(Loop* loop, const Packet* packet) noexcept nogil:
 
 
 cdef inline void dispatch_verdict(Loop* loop, Packet* packet) noexcept nogil:
+    """Applies a KIND_VERDICT that was held, and frees it."""
     auth_verdict(loop, packet)
     packet_free(&loop.mem, packet)
 
 
 cdef inline void dispatch_packet(Loop* loop, Packet* packet) noexcept nogil:
-    """One message of the inbox."""
+    """Handles one packet of the mailbox, and frees it or hands it on."""
     if packet.kind == KIND_TO:
         route_take_peer(loop, packet)
         return

@@ -1,4 +1,4 @@
-"""The embedding service as a peer: the pseudo-loop's side of routing. Under the GIL, by one thread at a time."""
+"""The embedding program as a peer: its pseudo-loop's side of routing. Runs under the GIL, on one thread at a time."""
 
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint8_t
 from libc.string cimport memchr
@@ -14,7 +14,7 @@ from signal_core.route.receipts cimport receipts_tell_all
 from signal_core.tables.codes cimport CODE_EXPIRED, CODE_OK
 from signal_core.tables.state cimport Loop
 
-cdef struct LocalFrame:                # a frame of the engine's own, taken apart
+cdef struct LocalFrame:                # a frame that this engine encoded, parsed
     const char* head
     size_t head_len
     const char* payload
@@ -23,13 +23,13 @@ cdef struct LocalFrame:                # a frame of the engine's own, taken apar
 
 
 cdef inline void local_peer_begin(Loop* loop) noexcept nogil:
-    """Before it reads the room table or makes messages."""
+    """To be called before reading the room table or making messages. No entry is freed until local_peer_finish."""
     loop_clock(loop)
     se_store_seqcst(&loop.seen, se_load_seqcst(&loop.hub.rooms.epoch))
 
 
 cdef inline void local_peer_finish(Loop* loop) noexcept nogil:
-    """Afterwards: posts what was made."""
+    """Ends what local_peer_begin began, and posts what was made to the loops."""
     receipts_tell_all(loop)
     outbox_post_all(loop)
     se_store_seqcst(&loop.seen, UINT64_MAX)
@@ -38,6 +38,7 @@ cdef inline void local_peer_finish(Loop* loop) noexcept nogil:
 cdef inline void local_peer_message(Loop* loop, const char* me, uint32_t me_len, const char* ref, uint32_t ref_len,
                                     const char* payload, size_t size, bint binary, int64_t ttl_ms,
                                     Message* p) noexcept nogil:
+    """Fills a message of the local peer. `me`, `ref` and `payload` are borrowed and must outlive it."""
     p[0] = Message(
         origin=loop.hub.service, sender=me, sender_len=me_len, ref=ref, ref_len=ref_len, re=NULL, re_len=0, user=NULL,
         user_len=0, payload=<const uint8_t*>payload, size=size, binary=binary, remote=False,
@@ -45,7 +46,7 @@ cdef inline void local_peer_message(Loop* loop, const char* me, uint32_t me_len,
 
 
 cdef inline void local_frame_split(const Packet* packet, LocalFrame* out) noexcept nogil:
-    """Of a frame that this engine encoded."""
+    """Splits a frame that this engine encoded into head and payload. `out` points into the packet."""
     cdef uint8_t length = packet.data[1]
     cdef size_t skip = 2 if length < 126 else (4 if length == 126 else 10)
     cdef const char* lf
@@ -58,7 +59,8 @@ cdef inline void local_frame_split(const Packet* packet, LocalFrame* out) noexce
 
 
 cdef inline void local_peer_fate(Loop* loop, Packet* packet, uint8_t code) noexcept nogil:
-    """The last word on a message for the service (CODE_OK, EXPIRED, NO_SUCH_PEER): counted, told, and freed."""
+    """Ends a delivery to the local peer with CODE_OK, CODE_EXPIRED or CODE_NO_SUCH_PEER: counts it, sends the receipt,
+    frees the packet."""
     loop.n[C_ATTEMPTED] += 1
     if code == CODE_OK:
         loop.n[C_WRITTEN] += 1

@@ -1,17 +1,16 @@
 """A loop: one thread, one epoll, everything that its connections need.
 
 One iteration:
- 1. sleep in epoll_wait, unless there is work left over;
- 2. handle events: accept (listener.pxd), read, write, the NATS link;
- 3. go on telling who is there (roster.pxd), take the inbox, then connections that were held or delayed
-    (backpressure.pxd, delayed.pxd), then those with input left over;
- 4. fire timers (keepalive.pxd); at a drain or a stop, say goodbye and drain the listeners;
- 5. write the queues, tell fates (which may fill queues again), write the link's;
- 6. free what died, and tell who listens (events.pxd; also before 5);
- 7. post what was held back for other loops.
-Each step is bounded; what is left over waits for the next iteration, which then does not sleep. Events, the NATS link,
-the inbox, the input left over and the writes have a time each (turns.pxd): what one of them has in plenty starves no
-other.
+ 1. Sleep in epoll_wait, unless work is left over.
+ 2. Handle events: accept (listener.pxd), read, write, the NATS link.
+ 3. Continue rosters (roster.pxd), take the mailbox, then connections that were held or delayed (backpressure.pxd,
+    delayed.pxd), then connections with input left over.
+ 4. Fire timers (keepalive.pxd). During a drain or a stop, close clients and listeners (shutdown.pxd).
+ 5. Write the queues, send receipts (which may fill queues again), write the link's queue.
+ 6. Free dead connections. Before and after, send joins and leaves to watchers (events.pxd).
+ 7. Post what was collected for other loops.
+Each step is bounded. The rest waits for the next iteration, which then does not sleep. Events, the NATS link, the
+mailbox, leftover input and writes have a time limit each (turns.pxd), so that none starves another.
 """
 
 from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
@@ -73,6 +72,7 @@ from signal_core.tables.turns cimport (
 
 
 cdef inline void _loop_inbox(Loop* loop) noexcept nogil:
+    """Handles packets of the mailbox, at most INBOX_PER_TURN."""
     cdef Packet* packet
     cdef int budget = INBOX_PER_TURN
     if loop.taken == NULL:
@@ -94,7 +94,7 @@ cdef inline void _loop_inbox(Loop* loop) noexcept nogil:
 # -- the iteration --
 
 cdef inline void _loop_ready(Loop* loop) noexcept nogil:
-    """Connections with input left over; those that have some left again come after those that had no turn."""
+    """Handles leftover input. A connection that has some left again queues behind those that had no turn."""
     cdef uint32_t done = 0, n = loop.turn.ready.used
     turns_step_begin(loop, STEP_NS)
     while done < n and not turns_step_is_over(loop):
@@ -104,7 +104,7 @@ cdef inline void _loop_ready(Loop* loop) noexcept nogil:
 
 
 cdef inline void _loop_held(Loop* loop) noexcept nogil:
-    """Verdicts and connections that were held, each once at most, while what they cause has room."""
+    """Handles held verdicts and connections, each at most once, while the mailboxes that they fill have room."""
     cdef uint32_t done = 0, n = loop.pressure.held_used
     cdef Conn* c
     turns_step_begin(loop, STEP_NS)
@@ -132,7 +132,7 @@ cdef inline void _loop_event(Loop* loop, const epoll_event* event) noexcept nogi
                 link_read(loop)
         elif slot - TAG_LISTENER < loop.accept.nlisteners:
             listener_accept(loop, slot - TAG_LISTENER)
-        return  # TAG_WAKE: the inbox is looked at in each iteration
+        return  # TAG_WAKE: every iteration takes the mailbox
     c = slab_find(&loop.slab, slot, <uint32_t>event.data.u64)
     if c == NULL or c.state == CONN_DEAD:
         return
@@ -149,7 +149,7 @@ cdef inline void _loop_event(Loop* loop, const epoll_event* event) noexcept nogi
 
 
 cdef inline void _loop_free(Loop* loop, Conn* c) noexcept nogil:
-    """Frees all that hangs on a dead connection, then its slot."""
+    """Frees everything that a dead connection owns, then its slot."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
     cdef Extra* extra = slab_extra(&loop.slab, c)
     cdef uint32_t code = extra.close_code if extra != NULL and extra.close_code else 1006
@@ -172,8 +172,8 @@ cdef inline void _loop_free(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline bint _loop_is_left(Loop* loop, Conn* c, uint64_t last) noexcept nogil:
-    """Ends a dead connection's memberships but the first, its user's, one by one up to the unit `last`, and counts one
-    for the rest of its end. False: there is no more, some are left."""
+    """Ends the memberships of a dead connection, except the first (its user's room), until the loop's work reaches
+    `last`. Returns whether the connection can be freed, which is one more unit. False: the units are used up."""
     while loop.turn.work < last and c.nrooms > 1:
         loop.turn.work += 1
         membership_leave_last(loop, c)
@@ -184,9 +184,9 @@ cdef inline bint _loop_is_left(Loop* loop, Conn* c, uint64_t last) noexcept nogi
 
 
 cdef inline void loop_reap(Loop* loop, uint32_t units) noexcept nogil:
-    """Frees the dead, as far as the units of work go, of which each membership is one, and who hears of its end more
-    (events_add): thousands may die at one moment, each in hundreds of rooms. The rest, and one that a list still names,
-    waits for the next iteration."""
+    """Frees dead connections, for at most `units` of work: a membership is one, and telling watchers of its end costs
+    more (events_add). Thousands of connections may die at one moment, each in hundreds of rooms. The rest waits for the
+    next iteration, as does a connection that is still in a list."""
     cdef uint64_t last = loop.turn.work + units
     cdef uint32_t* link = &loop.dead
     cdef Conn* c
@@ -200,14 +200,14 @@ cdef inline void loop_reap(Loop* loop, uint32_t units) noexcept nogil:
 
 
 cdef inline bint _loop_has_work(const Loop* loop) noexcept nogil:
-    """Whether there is work for the next iteration already; the link's is told by link_patience."""
+    """Whether the next iteration has work already, so that it must not sleep; link_patience tells that of the link."""
     return (loop.taken != NULL or loop.roster.list != NULL or loop.roster.aside != NULL or loop.notices.used
             or loop.turn.ready.used or turns_lanes_wait(loop) or loop.told_head != NULL or loop.dead != NO_SLOT
             or loop.overdue or (loop.accept.shut and shutdown_has_work(loop)))
 
 
 cdef inline int _loop_patience(Loop* loop) noexcept nogil:
-    """Milliseconds to sleep at most: up to the beginning of the tick in which there is something to do."""
+    """Returns how many ms the loop may sleep: until the next tick that has something to do."""
     cdef uint32_t ticks, of_link
     if _loop_has_work(loop):
         return 0
@@ -230,6 +230,7 @@ cdef inline int _loop_patience(Loop* loop) noexcept nogil:
 
 
 cdef inline void loop_clock(Loop* loop) noexcept nogil:
+    """Reads the clock: sets loop.tick, and loop.late_ms, the ms since that tick began."""
     cdef uint64_t now = se_now_ms(), ms
     if now - loop.tick_began >= TICK_MS:
         ms = now - loop.hub.boot + loop.phase
@@ -239,7 +240,7 @@ cdef inline void loop_clock(Loop* loop) noexcept nogil:
 
 
 cdef inline int _loop_wait(Loop* loop) noexcept nogil:
-    """Sleeps until there is something to do. Returns the number of events."""
+    """Sleeps until there is something to do. Returns the number of epoll events."""
     cdef int patience = _loop_patience(loop)
     cdef int n
     if patience:
@@ -258,8 +259,7 @@ cdef inline int _loop_wait(Loop* loop) noexcept nogil:
 
 
 cdef inline void _lane_flush(Loop* loop, int lane, uint64_t ns) noexcept nogil:
-    """Writes the queues of a lane, as many as there is time for. Their units of work are counted at each look at the
-    clock and at the end."""
+    """Writes the queues of a lane, for at most `ns`. Its units are added at each look at the clock and at the end."""
     cdef int left = LOOK_UNITS
     cdef uint32_t* last = loop.turn.dirty_tail[lane]
     cdef uint32_t slot = turns_lane_take(loop, lane)
@@ -286,8 +286,8 @@ cdef inline void _lane_flush(Loop* loop, int lane, uint64_t ns) noexcept nogil:
 
 
 cdef inline void _loop_write(Loop* loop) noexcept nogil:
-    """Writes, tells fates, and writes the answers that this made, in the same iteration. There is one call of
-    _lane_flush, so that it is compiled in line."""
+    """Writes the queues, sends receipts, and writes the queues that these filled. _lane_flush is called in one place
+    only, so that the compiler inlines it."""
     cdef int lane = LANE_DIRECT
     cdef bint told = False
     while True:
@@ -307,8 +307,8 @@ cdef inline void _loop_write(Loop* loop) noexcept nogil:
 
 
 cdef inline void _loop_reclaim(Loop* loop) noexcept nogil:
-    """On the link's loop, each tick and while there is much: frees what no thread can still be reading, more of it
-    the more there is, so that however fast rooms come and go it does not grow for ever."""
+    """On loop 0, each tick and while much is left: frees room entries that no thread can still be reading. Frees more
+    the more there are, so that their number stays bounded however fast rooms come and go."""
     cdef Hub* hub = loop.hub
     cdef uint64_t oldest = UINT64_MAX, seen, most
     cdef uint32_t i
@@ -322,7 +322,7 @@ cdef inline void _loop_reclaim(Loop* loop) noexcept nogil:
 
 
 cdef inline void _loop_linked(Loop* loop, bint ticked) noexcept nogil:
-    """Of the link's loop, in each iteration: what is done each tick, and what is left over of that."""
+    """On loop 0, in each iteration: the link's ticks, and presence work that is left over."""
     if ticked:
         link_tick(loop)
         cluster_tick(loop)
@@ -337,6 +337,7 @@ cdef inline void _loop_linked(Loop* loop, bint ticked) noexcept nogil:
 
 
 cdef inline void loop_iterate(Loop* loop) noexcept nogil:
+    """One iteration, in the order that the head of this file lists."""
     cdef uint32_t before = loop.tick
     cdef int i, n = _loop_wait(loop)
     loop.turn.share = turns_share(<int>loop.turn.ready.used + n)

@@ -1,4 +1,4 @@
-"""A loop's thread: what it opens, how it runs, what it leaves behind."""
+"""A loop's thread: what it opens, its main function, and how its memory is freed."""
 
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -50,7 +50,7 @@ cdef enum:
 
 
 cdef inline bint thread_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogil:
-    """On zeroed memory, by the thread that starts the engine. False without memory."""
+    """Initializes a zeroed loop. Runs on the thread that creates the engine. False: no memory; thread_end frees."""
     loop.hub = hub
     loop.index = index
     loop.epoll = loop.accept.reserve = loop.cpu.schedstat = -1
@@ -82,7 +82,8 @@ cdef inline bint thread_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogi
 
 
 cdef inline int _listen_v6only(const Hub* hub, uint32_t which) noexcept nogil:
-    """Whether an IPv6 listener leaves IPv4 alone: `::` takes it, too, unless a listener for IPv4 has the same port."""
+    """Returns IPV6_V6ONLY of an IPv6 listener: 0 for `::`, which also takes IPv4, unless an IPv4 listener has the same
+    port; else 1."""
     cdef const sockaddr_in6* v6 = <const sockaddr_in6*>&hub.listen[which].address
     cdef const sockaddr_in* v4
     cdef uint32_t i
@@ -96,15 +97,15 @@ cdef inline int _listen_v6only(const Hub* hub, uint32_t which) noexcept nogil:
 
 
 cdef inline void _listen_buffer(int fd, int option, uint32_t size) noexcept nogil:
-    """Bounds the kernel's memory for the sockets that a listener accepts, which inherit it; the kernel doubles what it
-    is asked for (socket(7))."""
+    """Bounds the kernel's buffer of every socket that this listener accepts: sockets inherit the option. The kernel
+    doubles the value (socket(7)). `size` 0: no bound."""
     cdef int half = <int>(size // 2)
     if size:
         setsockopt(fd, SOL_SOCKET, option, &half, sizeof(half))
 
 
 cdef inline int _listen(Loop* loop, uint32_t which) noexcept nogil:
-    """Opens the loop's own listener on an address. 0, or an errno."""
+    """Opens the loop's own listener on address `which` of the hub. Returns 0 or an errno."""
     cdef const sockaddr* address = <const sockaddr*>&loop.hub.listen[which].address
     cdef int fd = socket(address.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     cdef int one = 1, v6only = _listen_v6only(loop.hub, which)
@@ -130,7 +131,7 @@ cdef inline int _listen(Loop* loop, uint32_t which) noexcept nogil:
 
 
 cdef inline int _isolate(Loop* loop) noexcept nogil:
-    """Gives the loop's thread a descriptor table of its own with the engine's eventfds in it. 0, or why not."""
+    """Gives the loop's thread its own descriptor table, with only the engine's eventfds. Returns 0 or an errno."""
     cdef Hub* hub = loop.hub
     cdef int keep[LOOP_INDEXES]
     cdef uint32_t i
@@ -142,7 +143,7 @@ cdef inline int _isolate(Loop* loop) noexcept nogil:
 
 
 cdef inline int _open(Loop* loop) noexcept nogil:
-    """Everything that the loop's thread opens for itself. 0, or an errno."""
+    """Opens the loop's descriptors, on its own thread. Returns 0 or an errno."""
     cdef epoll_event event
     cdef uint32_t i
     cdef int failed
@@ -155,7 +156,7 @@ cdef inline int _open(Loop* loop) noexcept nogil:
         return errno
     listener_open_reserve(loop)
     loop.cpu.schedstat = open(b"/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC)
-    event.events = EPOLLIN | EPOLLET  # each write is an event, and nobody reads the counter
+    event.events = EPOLLIN | EPOLLET  # edge-triggered: each write is an event, and the counter is never read
     event.data.u64 = <uint64_t>TAG_WAKE << 32
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, loop.mailbox.wake, &event) != 0:
         return errno
@@ -167,7 +168,8 @@ cdef inline int _open(Loop* loop) noexcept nogil:
 
 
 cdef inline SE_COLD _close(Loop* loop) noexcept nogil:
-    """Closes every socket and frees what hung on them; the loop's memory stays until the engine's end."""
+    """The last step of the loop's thread: kills what is left, closes every descriptor, and copies the counters. The
+    loop's memory is freed by thread_end."""
     cdef Conn* c
     cdef uint32_t i
     loop.turn.ready.used = loop.turn.delayed.used = loop.pressure.held_used = loop.pressure.waits = 0
@@ -198,7 +200,7 @@ cdef inline SE_COLD _close(Loop* loop) noexcept nogil:
 
 
 cdef inline void* thread_main(void* argument) noexcept nogil:
-    """Body of a loop's thread."""
+    """The main function of a loop's thread; `argument` is the Loop."""
     cdef Loop* loop = <Loop*>argument
     cdef int failed
     loop_clock(loop)
@@ -221,7 +223,7 @@ cdef inline void* thread_main(void* argument) noexcept nogil:
 
 
 cdef inline void _free_all(Loop* loop, Packet* packet) noexcept nogil:
-    """Of an inbox, messages that nobody will handle."""
+    """Frees a list of packets that no one will handle."""
     cdef Packet* after
     while packet != NULL:
         after = packet.next
@@ -230,7 +232,7 @@ cdef inline void _free_all(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline void thread_end(Loop* loop) noexcept nogil:
-    """Frees the loop's memory, after every thread has ended."""
+    """Frees what the loop owns, not the Loop itself. Runs under the GIL, after every loop's thread has ended."""
     cdef int i
     _free_all(loop, loop.taken)
     _free_all(loop, loop.roster.list)

@@ -1,4 +1,4 @@
-"""From an address to a login: how the link reaches a NATS server, and how it gives one up. Loop 0 only."""
+"""Connecting the link to a NATS server, from an address to the login, and giving a connection up. Loop 0 only."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
@@ -24,29 +24,34 @@ from signal_core.tables.link_state cimport (
 from signal_core.tables.state cimport TAG_LINK, Loop
 
 cdef enum:
-    DIAL_TICKS = 50               # patience with connect(), INFO, TLS and login: 5 s each
-    ASKING_TICKS = 100            # with Python
+    DIAL_TICKS = 50               # 5 s each for connect(), INFO, TLS and login
+    ASKING_TICKS = 100            # 10 s for Python's answer to INFO
 
 
 cdef inline const char* connect_too_few_subs() noexcept nogil:
+    """The reason to give up a server that refuses the subscriptions of the node itself."""
     return (b"it allows fewer than the 6 subscriptions that a node needs for itself: raise "
             b"max_subscriptions of the server, account or user")
 
 
 cdef inline size_t connect_put_bytes(char* out, size_t at, const char* text, size_t n) noexcept nogil:
+    """Writes n bytes to out[at]; returns the index behind them."""
     memcpy(out + at, text, n)
     return at + n
 
 
 cdef inline size_t connect_put_text(char* out, size_t at, const char* text) noexcept nogil:
+    """As connect_put_bytes, for a C string."""
     return connect_put_bytes(out, at, text, strlen(text))
 
 
 cdef inline void connect_want(Loop* loop, const char* reason) noexcept nogil:
+    """Asks Python for an address; `reason` is why the previous connection ended."""
     outbox_event(loop, CONTROL_LOOP, EVENT_WANT, 0, 0, reason, strlen(reason))
 
 
 cdef inline void connect_watch(Loop* loop, int operation) noexcept nogil:
+    """Sets the socket's epoll events to what the link waits for. `operation`: EPOLL_CTL_*."""
     cdef Link* link = loop.linked
     cdef epoll_event event
     event.events = EPOLLIN
@@ -57,12 +62,13 @@ cdef inline void connect_watch(Loop* loop, int operation) noexcept nogil:
 
 
 cdef inline void connect_enter(Loop* loop, uint32_t state, uint32_t patience) noexcept nogil:
+    """Enters a state, which may last `patience` ticks (link_tick); 0: without bound."""
     loop.linked.state = state
     loop.linked.due = loop.tick + patience if patience else 0
 
 
 cdef inline SE_COLD connect_end(Loop* loop, const char* reason) noexcept nogil:
-    """Gives the connection up: what was not written is dropped, SUBs that waited are local now, Python is asked."""
+    """Gives the connection up: drops what is queued, confirms waiting SUBs as local, and asks Python for an address."""
     cdef Link* link = loop.linked
     cdef bint was_up = link.announced
     if link.state == LINK_IDLE:
@@ -96,7 +102,7 @@ cdef inline SE_COLD connect_end(Loop* loop, const char* reason) noexcept nogil:
 
 
 cdef inline void connect_ping(Loop* loop) noexcept nogil:
-    """One that there is no memory for follows in a later iteration: each is counted, and its PONG, too."""
+    """Queues a PING, and counts it, so that PONGs can be matched. Without memory a later iteration does it."""
     if nats_publish_write(loop, b"PING\r\n", 6):
         loop.linked.pinged += 1
     else:
@@ -104,7 +110,7 @@ cdef inline void connect_ping(Loop* loop) noexcept nogil:
 
 
 cdef inline void connect_dial(Loop* loop, const void* address, size_t n) noexcept nogil:
-    """Begins to connect to a sockaddr that Python has chosen."""
+    """A KIND_DIAL: begins to connect to the sockaddr that Python has chosen."""
     cdef Link* link = loop.linked
     cdef int one = 1
     if link.state != LINK_IDLE:
@@ -122,6 +128,7 @@ cdef inline void connect_dial(Loop* loop, const void* address, size_t n) noexcep
 
 
 cdef inline void connect_dialed(Loop* loop) noexcept nogil:
+    """connect() has completed, or failed: waits for INFO, or gives up."""
     cdef int error = 0
     cdef socklen_t n = sizeof(error)
     getsockopt(loop.linked.fd, SOL_SOCKET, SO_ERROR, &error, &n)
@@ -134,8 +141,8 @@ cdef inline void connect_dialed(Loop* loop) noexcept nogil:
 
 
 cdef inline void connect_leave(Loop* loop) noexcept nogil:
-    """The server is about to end: what is queued goes out, and is taken, before the connection is given up. Nothing is
-    published meanwhile."""
+    """The server is about to shut down: the queue is written, and confirmed by a PONG, before the connection is given
+    up. Nothing is published meanwhile."""
     cdef Link* link = loop.linked
     if link.state != LINK_UP or link.leaving:
         return
@@ -146,14 +153,14 @@ cdef inline void connect_leave(Loop* loop) noexcept nogil:
 
 
 cdef inline void connect_hello(Loop* loop, Packet* packet) noexcept nogil:
-    """A KIND_CONNECT, which it takes over: sends the CONNECT line that Python has made from INFO, through TLS where a
-    session came with it."""
+    """A KIND_CONNECT, which it takes over: sends the CONNECT line that Python has made from INFO. With a TLS session in
+    the packet, the TLS handshake comes first."""
     cdef Link* link = loop.linked
     cdef void* session = packet.pointer
     if link.state != LINK_ASKING:
         tls_free_connect(loop, packet)
         return
-    if link.max_payload == 0:  # as INFO says it, unless that is spelt oddly
+    if link.max_payload == 0:  # server_info.pxd could not read it from INFO
         link.max_payload = packet.hash
     se_store_relaxed(&loop.hub.max_payload, link.max_payload)
     link.tls.line = packet
@@ -164,7 +171,7 @@ cdef inline void connect_hello(Loop* loop, Packet* packet) noexcept nogil:
     connect_enter(loop, LINK_SECURING, DIAL_TICKS)
     if not tls_begin(link, session):
         connect_end(loop, b"no memory for TLS")
-    elif link.input.used or link.out.head != NULL:  # nothing is said in clear once TLS is wanted
+    elif link.input.used or link.out.head != NULL:  # cleartext behind INFO, though TLS begins
         connect_end(loop, b"the NATS server violated the protocol")
     else:
         connect_secure(loop)
@@ -182,7 +189,7 @@ cdef inline void _login(Loop* loop) noexcept nogil:
 
 
 cdef inline void connect_secure(Loop* loop) noexcept nogil:
-    """A step of the TLS handshake."""
+    """Does the next step of the TLS handshake."""
     cdef Link* link = loop.linked
     cdef char why[TLS_REASON_SIZE]
     cdef size_t n

@@ -1,10 +1,9 @@
 """The NATS link: one connection of loop 0 to a NATS server.
 
-Python decides where to dial and what CONNECT says (KIND_DIAL, KIND_CONNECT); here is what happens in between and after:
-login (connect.pxd), the question whether the node's name is taken, subscriptions in step with the rooms, messages both
-ways.
-LINK_IDLE → DIALING → GREETING → ASKING (→ SECURING) → LOGIN → NAMING → UP; every failure leads to LINK_IDLE and
-EVENT_WANT.
+Python decides which server to dial and what CONNECT says (KIND_DIAL, KIND_CONNECT). The rest is here: login
+(connect.pxd), the check that no other node has this node's name, subscriptions for the rooms, messages both ways.
+States: IDLE → DIALING → GREETING → ASKING (→ SECURING) → LOGIN → NAMING → UP. Every failure leads back to LINK_IDLE,
+and EVENT_WANT asks Python for another address.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -44,59 +43,57 @@ from signal_core.wire.nats_proto cimport (
 )
 
 cdef enum:
-    NAMING_TICKS = 20             # patience with another node that might have our name
-    KEEPALIVE_TICKS = 100         # silence after which NATS is pinged: 10 s
-    SILENCE_TICKS = 50            # ... and then given up: 5 s
-    LINK_ROUNDS = 32              # gathered writes an iteration
-    NATS_READS = 4                # reads an iteration
-    NAMING_TEXT = 512             # more bytes than the question whether the node's name is taken has
+    NAMING_TICKS = 20             # 2 s: how long another node with this node's name may take to answer
+    KEEPALIVE_TICKS = 100         # 10 s of silence, then the server is pinged
+    SILENCE_TICKS = 50            # 5 s more, then the connection is given up
+    LINK_ROUNDS = 32              # gathered writes per iteration
+    NATS_READS = 4                # reads per iteration
+    NAMING_TEXT = 512             # more bytes than the question about the node's name has
     REPLY_MAX = 128               # bytes of the longest subject to which that question is answered
-    NATS_MOST = 1 << 30           # bytes of a message: more than its size has digits for
+    NATS_MOST = 1 << 30           # bytes of a message: more than the parser takes digits for
 
 
 cdef inline void _link_name(Loop* loop) noexcept nogil:
-    """Logged in: asks, by name, whether another node is here already. Silence of 503 says no."""
-    cdef Link* link = loop.linked
+    """After login: asks on the subject of this node's name whether another node has it. A 503, or silence for
+    NAMING_TICKS, means no."""
     cdef Hub* hub = loop.hub
     cdef char text[NAMING_TEXT]
-    cdef size_t n = 0
+    cdef size_t n
     connect_enter(loop, LINK_NAMING, NAMING_TICKS)
+    n = connect_put_text(text, 0, b"SUB ")
+    n = _put_sid(text, _put_node_subject(text, n, hub), SID_NAME)
     n = connect_put_text(text, n, b"SUB ")
-    n = _put_node_subject(text, n, hub)
-    n = _put_sid(text, n, SID_NAME)
-    n = connect_put_text(text, n, b"SUB ")
-    n = _put_node_subject(text, n, hub)
-    n = connect_put_text(text, n, b".")
-    n = connect_put_bytes(text, n, link.presence.instance, INSTANCE_SIZE)
-    n = _put_sid(text, n, SID_PROBE)
+    n = _put_sid(text, _put_instance_subject(text, n, loop), SID_PROBE)
     n = connect_put_text(text, n, b"PUB ")
-    n = _put_node_subject(text, n, hub)
-    n = connect_put_text(text, n, b" ")
-    n = _put_node_subject(text, n, hub)
-    n = connect_put_text(text, n, b".")
-    n = connect_put_bytes(text, n, link.presence.instance, INSTANCE_SIZE)
-    n = connect_put_text(text, n, b" 16\r\n")
-    n = connect_put_bytes(text, n, link.presence.instance, INSTANCE_SIZE)
+    n = connect_put_text(text, _put_node_subject(text, n, hub), b" ")
+    n = connect_put_text(text, _put_instance_subject(text, n, loop), b" 16\r\n")
+    n = connect_put_bytes(text, n, loop.linked.presence.instance, INSTANCE_SIZE)
     n = connect_put_text(text, n, b"\r\n")
     nats_publish_write(loop, text, n)
 
 
 cdef inline size_t _put_sid(char* out, size_t at, uint64_t sid) noexcept nogil:
-    """The end of a SUB's line."""
+    """Writes the end of a SUB line."""
     out[at] = c" "
     at += 1 + text_put_uint(out + at + 1, sid)
     return connect_put_text(out, at, b"\r\n")
 
 
 cdef inline size_t _put_node_subject(char* out, size_t at, const Hub* hub) noexcept nogil:
-    """`<prefix>.node.<node>`"""
+    """Writes `<prefix>.node.<node>`."""
     at = connect_put_bytes(out, at, hub.prefix, hub.prefix_len)
     at = connect_put_text(out, at, b".node.")
     return connect_put_bytes(out, at, hub.node, hub.node_len)
 
 
+cdef inline size_t _put_instance_subject(char* out, size_t at, const Loop* loop) noexcept nogil:
+    """Writes `<prefix>.node.<node>.<instance>`."""
+    at = connect_put_text(out, _put_node_subject(out, at, loop.hub), b".")
+    return connect_put_bytes(out, at, loop.linked.presence.instance, INSTANCE_SIZE)
+
+
 cdef inline void _link_up(Loop* loop) noexcept nogil:
-    """The name is ours: subscribes to what is addressed to this node, and to the rooms that have members."""
+    """No other node has the name: subscribes to the subjects of this node, and of the rooms with members."""
     cdef Hub* hub = loop.hub
     cdef Link* link = loop.linked
     cdef char text[PREFIX_SIZE + 8 + NODE_MAX + NATS_SUB_SIZE]
@@ -113,7 +110,7 @@ cdef inline void _link_up(Loop* loop) noexcept nogil:
     if not sub_limit_reserve_sent(link) or not nats_publish_write(loop, text, n):
         connect_end(loop, b"no memory for the node's own subscriptions")
         return
-    sub_limit_note_sent(link, SID_PEER)  # which stands for those of presence, too, that follow it
+    sub_limit_note_sent(link, SID_PEER)  # and for those of presence, which follow it
     link.subs.syncing = True
     se_store_release(&hub.ndenied, 0)
     if not cluster_up(loop):
@@ -125,8 +122,8 @@ cdef inline void _link_up(Loop* loop) noexcept nogil:
 
 
 cdef inline void _link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
-    """A word about our name: on SID_NAME another node asks, on SID_PROBE one answers us (or NATS says that
-    nobody does)."""
+    """Handles a message about the node's name: on SID_NAME another node asks, on SID_PROBE one answers, or NATS says
+    503 for it."""
     cdef Link* link = loop.linked
     cdef char text[REPLY_MAX + 16]
     cdef size_t n
@@ -141,9 +138,9 @@ cdef inline void _link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
         return
     if op.payload == NULL or op.payload_len != INSTANCE_SIZE or op.reply_len == 0 or op.reply_len > REPLY_MAX:
         return
-    # Of two that ask at once the one with the smaller instance stays.
-    if link.out.bytes > loop.hub.set.nats_pending:  # of a flood of questions
+    if link.out.bytes > loop.hub.set.nats_pending:  # a flood of questions
         return
+    # Of two nodes that ask at the same time, the one with the smaller instance keeps the name.
     if link.state == LINK_UP or memcmp(link.presence.instance, op.payload, INSTANCE_SIZE) < 0:
         n = connect_put_text(text, 0, b"PUB ")
         n = connect_put_bytes(text, n, op.reply, op.reply_len)
@@ -154,7 +151,7 @@ cdef inline void _link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
 cdef inline void _link_pong(Loop* loop) noexcept nogil:
     cdef Link* link = loop.linked
     if link.ponged == link.pinged:
-        return  # to nothing that was asked
+        return  # answers no PING
     link.ponged += 1
     link.asked = False
     if link.state == LINK_LOGIN:
@@ -194,8 +191,8 @@ cdef inline void _link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
 
 
 cdef inline bint _link_parse(Loop* loop, uint32_t* budget) noexcept nogil:
-    """Handles whole operations, and of what is too large to be kept the head. False where some are left that the budget
-    does not cover."""
+    """Handles whole operations, and the head of a message that is too large to keep. False: some are left for the next
+    iteration."""
     cdef Link* link = loop.linked
     cdef NatsOp op
     cdef int64_t used
@@ -265,7 +262,7 @@ cdef inline void link_read(Loop* loop) noexcept nogil:
         if link.tls.session == NULL and <size_t>got < room:
             reads = 0
             link.more = not _link_parse(loop, &budget)
-    if link.tls.session != NULL and reads == 0:  # there may be more in the session, of which epoll knows nothing
+    if link.tls.session != NULL and reads == 0:  # OpenSSL may hold more, which epoll does not report
         link.more = True
 
 
@@ -275,14 +272,15 @@ cdef inline bint link_has_output(const Link* link) noexcept nogil:
 
 
 cdef inline void _pongs_write(Loop* loop) noexcept nogil:
-    """What is owed to a server that pings, once it takes anything."""
+    """Writes the PONGs that are owed to the server, as far as there is memory."""
     cdef Link* link = loop.linked
     while link.owed and nats_publish_write(loop, b"PONG\r\n", 6):
         link.owed -= 1
 
 
 cdef inline void link_flush(Loop* loop) noexcept nogil:
-    """At the end of an iteration: a PING behind new SUBs, then all that is queued, as far as the socket takes it."""
+    """At the end of an iteration: writes new SUBs with a PING behind them, then the queue, as far as the socket takes
+    it."""
     cdef Link* link = loop.linked
     cdef uint32_t before
     cdef int wrote
@@ -333,8 +331,8 @@ cdef inline void link_writable(Loop* loop) noexcept nogil:
 
 
 cdef inline uint32_t _link_patience_busy(const Loop* loop) noexcept nogil:
-    """As link_patience: operations left over, a cursor on its way, subscriptions to be made again. Of a blocked link,
-    up to the next look at what has waited too long."""
+    """link_patience while operations are left over, presence is at work, or the link is blocked. A blocked link sleeps
+    at most until the next look for expired messages."""
     cdef const Link* link = loop.linked
     cdef uint32_t gone = loop.tick - link.looked
     cdef uint32_t ticks = LINK_LOOK
@@ -352,7 +350,7 @@ cdef inline uint32_t _link_patience_busy(const Loop* loop) noexcept nogil:
 
 
 cdef inline uint32_t link_patience(const Loop* loop) noexcept nogil:
-    """Ticks that the link's loop may sleep: up to the next heartbeat, LINK_LOOK at most; 0: there is work already."""
+    """Returns how many ticks the link's loop may sleep: until the next heartbeat, at most LINK_LOOK. 0: it has work."""
     cdef const Link* link = loop.linked
     if SE_RARE(link.more | link.blocked | link.presence.again | link.presence.asking | link.presence.walks):
         return _link_patience_busy(loop)
@@ -364,7 +362,7 @@ cdef inline uint32_t link_patience(const Loop* loop) noexcept nogil:
 
 
 cdef inline void link_tick(Loop* loop) noexcept nogil:
-    """Each tick: patience of the state, keepalive, subscriptions still to be made again."""
+    """Each tick: ends a state that lasted too long, keepalive, subscriptions that are tried again."""
     cdef Link* link = loop.linked
     if link.due and link.due <= loop.tick:
         if link.state == LINK_NAMING:

@@ -1,4 +1,4 @@
-"""The link's subscriptions, in step with the rooms, and the SUBs of clients that await NATS. Loop 0 only."""
+"""The link's subscriptions to rooms, and the clients whose SUB waits until NATS has confirmed one. Loop 0 only."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport realloc
@@ -26,14 +26,14 @@ from signal_core.wire.nats_format cimport NATS_KIND_SIZE, NATS_SUB_SIZE, nats_fo
 from signal_core.wire.nats_proto cimport NATS_TO_ROOM
 
 cdef enum:
-    SID_NAME = 1              # `<prefix>.node.<node>`: others ask for our name
-    SID_PROBE = 2             # the answer to our own question
+    SID_NAME = 1              # `<prefix>.node.<node>`: other nodes ask for our name
+    SID_PROBE = 2             # `<prefix>.node.<node>.<instance>`: the answer to our own question
     SID_PEER = 3              # `<prefix>.peer.<node>.>`
-    FIRST_SID = 16            # of rooms; those between are cluster.pxd's
+    FIRST_SID = 16            # rooms have sids from here on; cluster.pxd has those between
 
 
 cdef inline bint subscriptions_write(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """Queues the SUB of a room; its PING follows. False without memory."""
+    """Queues the SUB of a room; the caller queues a PING behind it. False: no memory."""
     cdef Link* link = loop.linked
     cdef Hub* hub = loop.hub
     cdef char prefix[PREFIX_SIZE + NATS_KIND_SIZE]
@@ -50,14 +50,14 @@ cdef inline bint subscriptions_write(Loop* loop, RoomEntry* entry) noexcept nogi
 
 
 cdef inline void _sub_over(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """NATS takes no more subscriptions: it is tried again."""
+    """NATS refuses the SUB for its limit: it is tried again later."""
     entry.sub_state = SUB_OVER
     entry.ping = 0
     sub_queue_refused(loop)
 
 
 cdef inline void subscriptions_lapse(Loop* loop, RoomEntry* entry, bint unsure) noexcept nogil:
-    """NATS has refused its SUB, or may have (`unsure`): then it is given up."""
+    """NATS has refused the SUB of a room for its limit. `unsure`: it may also have taken it, so it is unsubscribed."""
     if unsure:
         watches_unsub_write(loop, FIRST_SID + entry.sub - 1)
     se_store8_release(&entry.confirmed, 0)
@@ -65,7 +65,7 @@ cdef inline void subscriptions_lapse(Loop* loop, RoomEntry* entry, bint unsure) 
 
 
 cdef inline void subscriptions_try(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """Has the SUB of a room written at the end of the iteration, unless NATS takes no more."""
+    """Queues a room to be subscribed at the end of the iteration, unless NATS takes no more subscriptions."""
     cdef Link* link = loop.linked
     entry.sub_state = SUB_PLAIN
     if not sub_queue_allowed(loop):
@@ -110,6 +110,7 @@ cdef inline bint _sub_index(Link* link, uint32_t* index) noexcept nogil:
 
 
 cdef inline void _sub_add(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Gives a room a sid, and subscribes to it if the link is up. No effect if it has one, or without memory."""
     cdef Link* link = loop.linked
     cdef uint32_t index
     if entry.sub or se_load_relaxed(&loop.hub.link) == CLUSTER_OFF or not _sub_index(link, &index):
@@ -119,7 +120,7 @@ cdef inline void _sub_add(Loop* loop, RoomEntry* entry) noexcept nogil:
     loop.n[C_NATS_SUBS] += 1
     if link.state != LINK_UP:
         return
-    if not sub_queue_has_room(link):  # NATS reads too slowly: this one follows with those that are made again
+    if not sub_queue_has_room(link):  # NATS reads too slowly: subscriptions_resume does it
         if index < link.subs.resume:
             link.subs.resume = index
         return
@@ -129,6 +130,7 @@ cdef inline void _sub_add(Loop* loop, RoomEntry* entry) noexcept nogil:
 
 
 cdef inline void _sub_remove(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Unsubscribes from a room, and frees its sid."""
     cdef Link* link = loop.linked
     if entry.sub == 0:
         return
@@ -145,9 +147,10 @@ cdef inline void _sub_remove(Loop* loop, RoomEntry* entry) noexcept nogil:
 
 
 cdef inline void subscriptions_settle(Loop* loop, Packet* packet) noexcept nogil:
-    """On a KIND_SYNC: subscribes to a room that has members, lets go of one that has none. Takes the message over.
+    """A KIND_SYNC, which it takes over: subscribes to a room that has members, else unsubscribes and retires the entry.
 
-    Without memory it is kept until the next tick: until it is settled, the entry stays and nobody posts another one.
+    Without memory it keeps the packet until the next tick. Until the room is settled its entry stays, and no thread
+    posts another KIND_SYNC for it.
     """
     cdef Link* link = loop.linked
     cdef RoomEntry* entry = <RoomEntry*>packet.pointer
@@ -167,28 +170,34 @@ cdef inline void subscriptions_settle(Loop* loop, Packet* packet) noexcept nogil
             loop.overdue = True
 
 
-cdef inline bint _waiter_add(Loop* loop, const Waiter* waiter) noexcept nogil:
-    """False without memory, or where WAITERS_MOST wait."""
-    cdef Link* link = loop.linked
+cdef inline bint _waiters_grow(Link* link) noexcept nogil:
+    """Makes room in a full list: moves it to the front if half of it is free, else doubles it. False: no memory."""
     cdef Waiter* grown
     cdef uint32_t size
+    if link.waiters.head > link.waiters.size // 2:
+        link.waiters.used -= link.waiters.head
+        memmove(link.waiters.list, link.waiters.list + link.waiters.head, link.waiters.used * sizeof(Waiter))
+        link.waiters.head = 0
+        return True
+    size = 64 if link.waiters.size == 0 else 2 * link.waiters.size
+    grown = <Waiter*>realloc(link.waiters.list, size * sizeof(Waiter))
+    if grown == NULL:
+        return False
+    link.waiters.list = grown
+    link.waiters.size = size
+    return True
+
+
+cdef inline bint _waiter_add(Loop* loop, const Waiter* waiter) noexcept nogil:
+    """Adds a waiter. False: no memory, or WAITERS_MOST wait already."""
+    cdef Link* link = loop.linked
     if link.waiters.head and link.waiters.head == link.waiters.used:
         link.waiters.head = link.waiters.used = 0
     if link.waiters.used - link.waiters.head >= WAITERS_MOST:
         loop.n[C_AWAITS_REFUSED] += 1
         return False
-    if link.waiters.used == link.waiters.size:
-        if link.waiters.head > link.waiters.size // 2:
-            link.waiters.used -= link.waiters.head
-            memmove(link.waiters.list, link.waiters.list + link.waiters.head, link.waiters.used * sizeof(Waiter))
-            link.waiters.head = 0
-        else:
-            size = 64 if link.waiters.size == 0 else 2 * link.waiters.size
-            grown = <Waiter*>realloc(link.waiters.list, size * sizeof(Waiter))
-            if grown == NULL:
-                return False
-            link.waiters.list = grown
-            link.waiters.size = size
+    if link.waiters.used == link.waiters.size and not _waiters_grow(link):
+        return False
     link.waiters.list[link.waiters.used] = waiter[0]
     link.waiters.used += 1
     return True
@@ -202,15 +211,25 @@ cdef inline bint _sub_is_over(const Link* link, RoomEntry* entry, bint presence)
 
 
 cdef inline uint32_t _sub_ping(const Link* link, RoomEntry* entry, bint presence) noexcept nogil:
-    """The PING whose answer a SUB of the room awaits; 0: it is not known yet."""
+    """Returns the number of the PING whose PONG confirms the room's SUB; 0: it is not known yet."""
     cdef Audience* audience = audience_of(entry) if presence and entry.ping else NULL
     if audience != NULL and audience.linked == link.number and audience.ping > entry.ping:
         return audience.ping
     return entry.ping
 
 
+cdef inline void _waiter_fill(Waiter* waiter, Packet* packet, const RoomEntry* entry) noexcept nogil:
+    """From a KIND_AWAIT and its room; all but `ping`."""
+    waiter.id = packet.target
+    waiter.index = entry.sub - 1
+    waiter.serial = entry.serial
+    waiter.presence = packet.code
+    waiter.size = <uint8_t>packet.text_size
+    memcpy(waiter.ref, packet_text(packet), packet.text_size)
+
+
 cdef inline void subscriptions_await(Loop* loop, Packet* packet) noexcept nogil:
-    """On a KIND_AWAIT: the receipt is sent when NATS has answered a PING behind the room's SUB, or is away."""
+    """A KIND_AWAIT: sends its receipt once NATS has answered the PING behind the room's SUB, or is away."""
     cdef Link* link = loop.linked
     cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
     cdef bint presence = packet.code
@@ -227,12 +246,7 @@ cdef inline void subscriptions_await(Loop* loop, Packet* packet) noexcept nogil:
             return
         waiter.ping = _sub_ping(link, entry, presence)
         if waiter.ping == 0 or waiter.ping > link.ponged:
-            waiter.id = packet.target
-            waiter.index = entry.sub - 1
-            waiter.serial = entry.serial
-            waiter.presence = presence
-            waiter.size = <uint8_t>packet.text_size
-            memcpy(waiter.ref, packet_text(packet), packet.text_size)
+            _waiter_fill(&waiter, packet, entry)
             if entry.sub and _waiter_add(loop, &waiter):
                 return
             code = CODE_UNAVAILABLE
@@ -242,13 +256,13 @@ cdef inline void subscriptions_await(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline RoomEntry* _waiter_entry(const Link* link, const Waiter* waiter) noexcept nogil:
-    """The room that it waits for; NULL where that is no more."""
+    """Returns the room that it waits for; NULL: the room is gone."""
     cdef RoomEntry* entry = link.subs.rooms[waiter.index] if waiter.index < link.subs.used else NULL
     return entry if entry != NULL and entry.serial == waiter.serial else NULL
 
 
 cdef inline void subscriptions_confirm(Loop* loop) noexcept nogil:
-    """On a PONG, after it is known which SUBs NATS refused."""
+    """On a PONG, after sub_limit_pong: sends the receipts of the SUBs that it confirms."""
     cdef Link* link = loop.linked
     cdef Waiter* waiter
     cdef RoomEntry* entry
@@ -267,7 +281,7 @@ cdef inline void subscriptions_confirm(Loop* loop) noexcept nogil:
 
 
 cdef inline void subscriptions_release_waiters(Loop* loop) noexcept nogil:
-    """NATS is away: what was joined is joined locally."""
+    """NATS is away: sends OK to every waiter, since its room is joined on this node."""
     cdef Link* link = loop.linked
     cdef Waiter* waiter
     while link.waiters.head < link.waiters.used:
@@ -278,7 +292,7 @@ cdef inline void subscriptions_release_waiters(Loop* loop) noexcept nogil:
 
 
 cdef inline void subscriptions_lost(Loop* loop) noexcept nogil:
-    """The connection is gone, and its subscriptions with it."""
+    """The connection has ended, and its subscriptions with it: no room is confirmed any more."""
     cdef Link* link = loop.linked
     cdef uint32_t i
     for i in range(link.subs.used):
@@ -295,12 +309,12 @@ cdef inline void subscriptions_lost(Loop* loop) noexcept nogil:
 
 
 cdef inline bint _sub_is_wanted(const RoomEntry* entry) noexcept nogil:
-    """Whether its SUB was neither asked for nor refused on this connection."""
+    """Whether its SUB was neither queued nor refused on this connection."""
     return entry.ping == 0 and entry.sub_state == SUB_PLAIN
 
 
 cdef inline void subscriptions_resume(Loop* loop) noexcept nogil:
-    """Makes the rooms' subscriptions again, as many as may be queued, or passed over, at once."""
+    """Subscribes to rooms again after a reconnect: at most RESUMES_PER_TURN, and as many as may be queued."""
     cdef Link* link = loop.linked
     cdef uint32_t i, budget = RESUMES_PER_TURN
     while link.subs.resume < link.subs.used and sub_queue_has_room(link) and budget:
@@ -316,7 +330,7 @@ cdef inline void subscriptions_resume(Loop* loop) noexcept nogil:
 
 
 cdef inline void subscriptions_retry(Loop* loop) noexcept nogil:
-    """Each tick: what could not be subscribed to for want of memory is tried again."""
+    """Each tick: tries again what failed for want of memory."""
     cdef Link* link = loop.linked
     cdef Packet* packet = link.subs.unsettled
     cdef Packet* after
@@ -350,7 +364,7 @@ cdef inline void _sub_refuse(Loop* loop, uint64_t id, RoomEntry* entry, uint8_t 
 
 
 cdef inline RoomEntry* _subject_entry(Loop* loop, const char* text, size_t n) noexcept nogil:
-    """The room whose subject stands between the text's quotes; NULL where there is none."""
+    """Returns the room whose subject is quoted in the text; NULL: there is none."""
     cdef Hub* hub = loop.hub
     cdef size_t skip = hub.prefix_len + 6, at = 0, end
     while at < n and text[at] != c'"':
@@ -366,8 +380,8 @@ cdef inline RoomEntry* _subject_entry(Loop* loop, const char* text, size_t n) no
 
 
 cdef inline void subscriptions_denied(Loop* loop, const char* text, size_t n) noexcept nogil:
-    """`Permissions Violation for Subscription to "<subject>"`: those who await it, and who come later while this
-    connection lasts, hear `denied` and are not members."""
+    """Handles `Permissions Violation for Subscription to "<subject>"`. Every SUB of that room, waiting or to come on
+    this connection, is answered `denied`, and its client is not a member."""
     cdef Link* link = loop.linked
     cdef Waiter* waiter
     cdef RoomEntry* entry = _subject_entry(loop, text, n)
