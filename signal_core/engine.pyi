@@ -1,4 +1,4 @@
-"""The core, as Python sees it. Any thread may call its methods; after fork() each raises CoreError."""
+"""The core, as Python sees it. Any thread may call its methods. In a child made by fork() each raises CoreError."""
 
 from collections.abc import Sequence
 
@@ -6,43 +6,44 @@ COUNTERS: tuple[tuple[str, str, str], ...]
 """Name, kind ("counter" or "gauge") and help of every counter, in the order of `stats()`."""
 
 class CoreError(Exception):
-    """The core can't do this: not started, stopped, in a child made by fork(), or a loop handles nothing for now."""
+    """The core can't do this: it is not started, is stopped, belongs to another process (fork), or a loop is stuck."""
 
 class TlsError(Exception):
-    """No TLS with these files: `part` is ca, cert, key or library, the text is OpenSSL's reason."""
+    """TLS is impossible with these files. `part`: "ca", "cert", "key" or "library"; the text is OpenSSL's reason."""
 
     part: str
 
 def tls_try(ca: str, cert: str, key: str) -> None:
-    """Raises TlsError where no TLS can be had with these files; "" for the system's, and for none."""
+    """Checks that TLS works with these files. Raises TlsError. "" means the system's CA, and no certificate or key."""
 
 def malloc_steadily() -> None:
-    """Of the whole process, for a daemon: freed small blocks are merged one by one, never millions at once."""
+    """Sets up malloc of the whole process so that small freed blocks are merged one by one, never millions at once. For
+    the daemon only."""
 
 def malloc_trim() -> None:
-    """Gives the process's free memory back to the system, once a core has told "freed". Blocks, without the GIL."""
+    """Returns the process's free memory to the system. Only after a "freed" mail. Blocks, with the GIL released."""
 
 def code_sentence(code: str) -> str:
-    """What a client hears, for people, with an ERR of this code."""
+    """The sentence for people that a client gets with an ERR of this code."""
 
 def may_close_with(code: int) -> bool:
     """Whether a Close frame may carry this code: 1000 to 1003, 1007 to 1014, 3000 to 4999 (RFC 6455 §7.4)."""
 
 class Core:
-    """The loops, and the two mailboxes by which Python and they talk.
+    """The loops, and the two mailboxes from them to Python.
 
     Mails to the control thread (`control_drain`):
     ("link-want", reason), ("link-info", json: bytes), ("link-up",), ("link-down", reason),
     ("link-taken", node), ("link-error", text, untold: int), ("log", level, text),
     ("ask", id, renewal: bool, lines: bytes), which `verdicts` answers,
     ("listed", number, next: int, text), which answers `inquire`,
-    ("freed",): much memory has become free, `malloc_trim` can give it back.
+    ("freed",): much memory has become free; `malloc_trim` can return it.
 
     Mails to the embedding program (`service_drain`):
     ("message", room | None, sender, ref | None, re | None, user | None, payload: bytes, binary: bool),
     ("connect", peer, user, rights: bytes), ("disconnect", peer, user, rights: bytes, code: int),
     ("receipt", ref, code),
-    ("presence", list of messages MEMBERS, JOIN, LEAVE as clients hear them).
+    ("presence", list of messages MEMBERS, JOIN, LEAVE as clients get them).
     """
 
     address: str

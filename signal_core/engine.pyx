@@ -1,4 +1,4 @@
-"""Core: the loops, as Python starts, asks and stops them. L5, the only part that holds the GIL."""
+"""Class Core: the loops, as Python starts, asks and stops them. This module is the only part that holds the GIL."""
 
 import json
 import os
@@ -28,7 +28,6 @@ from signal_core.base.sys cimport (
     read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_malloc_trim, se_malloc_trims, se_now_ms,
     se_thread_start, sockaddr_in, sockaddr_in6, sockaddr_storage, write,
 )
-from signal_core.client.verbs cimport PEER_TEXT
 from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_tasks_full
 from signal_core.delivery.envelope cimport Message
 from signal_core.delivery.ledger cimport ledger_count
@@ -76,11 +75,11 @@ cdef enum:
 
 
 class CoreError(Exception):
-    """The core can't do this: not started, stopped, in a child made by fork(), or a loop handles nothing for now."""
+    """The core can't do this: it is not started, is stopped, belongs to another process (fork), or a loop is stuck."""
 
 
 class TlsError(Exception):
-    """No TLS with these files: `part` is ca, cert, key or library, the text is OpenSSL's reason."""
+    """TLS is impossible with these files. `part`: "ca", "cert", "key" or "library"; the text is OpenSSL's reason."""
 
     def __init__(self, part, reason):
         super().__init__(reason)
@@ -103,12 +102,12 @@ cdef str text_of(const char* p, size_t n):
 
 
 cdef str code_name(uint8_t code):
-    """"" for CODE_OK, as Python hears it."""
+    """The name of a code for Python; "" for CODE_OK."""
     return "" if code == CODE_OK else (<bytes>replies_code_text(code)).decode()
 
 
 cdef uint32_t ticks(object ms):
-    """At least one."""
+    """Milliseconds as ticks, rounded up; at least 1."""
     return max(1, <uint32_t>((ms + TICK_MS - 1) // TICK_MS))
 
 
@@ -125,30 +124,31 @@ cdef void* tls_context(str ca, str cert, str key) except NULL:
 
 
 def tls_try(ca, cert, key):
-    """Raises TlsError where no TLS can be had with these files."""
+    """Checks that TLS works with these files. Raises TlsError."""
     se_tls_context_free(tls_context(ca, cert, key))
 
 
 def malloc_steadily():
-    """Of the whole process, for a daemon: freed small blocks are merged one by one, never millions at once."""
+    """Sets up malloc of the whole process so that small freed blocks are merged one by one, never millions at once. For
+    the daemon only."""
     se_malloc_steadily()
 
 
 def malloc_trim():
-    """Gives the process's free memory back to the system. Without the GIL: it takes a while, and holds the lock of an
-    arena meanwhile. Only where loops tell "freed": musl has no such thing."""
+    """Returns the process's free memory to the system. Releases the GIL, because it takes a while, and holds an arena's
+    lock. To be called only after a "freed" mail: musl has no malloc_trim."""
     with nogil:
         se_malloc_trim()
 
 
 def code_sentence(str code):
-    """What a client hears, for people, with an ERR of this code."""
+    """The sentence for people that a client gets with an ERR of this code."""
     cdef bytes text = code.encode()
     return (<bytes>replies_code_reason(replies_code_parse(text, len(text)))).decode()
 
 
 def may_close_with(code):
-    """Whether a Close frame may carry this code."""
+    """Whether a Close frame may carry this code (RFC 6455 §7.4)."""
     return 0 <= code <= 0xffff and frame_close_code_valid(code)
 
 
@@ -164,7 +164,7 @@ cdef class Core(Mailboxes):
     # -- the NATS link --
 
     def link_dial(self, int family, str ip, int port):
-        """The link connects to this numeric address."""
+        """Answers "link-want": the link connects to this numeric address. Raises ValueError if it is not one."""
         self.check()
         cdef sockaddr_in v4
         cdef sockaddr_in6 v6
@@ -186,23 +186,26 @@ cdef class Core(Mailboxes):
         self.tell_loop(0, KIND_DIAL, 0, 0, address)
 
     def link_fail(self):
-        """The server that greeted can't be used: the link closes the connection and asks for another address."""
+        """Rejects the server that sent INFO: the link closes the connection and asks for another address."""
         self.check()
         self.tell_loop(0, KIND_DIAL, 0, DIAL_GIVE_UP, b"")
 
     def link_leave(self):
-        """The server is about to end: what is queued goes out, then the link asks for another address."""
+        """The server is about to shut down: the link writes its queue, then asks for another address."""
         self.check()
         self.tell_loop(0, KIND_DIAL, 0, DIAL_LEAVE, b"")
 
     def link_info_taken(self):
-        """A "link-info" mail was handled: the next may come."""
+        """Acknowledges a "link-info" mail; the next one may follow."""
         self.check()
         self.tell_loop(0, KIND_DIAL, 0, DIAL_INFO_TAKEN, b"")
 
     def link_connect(self, bytes line, uint64_t max_payload, tls):
-        """The CONNECT line, CRLF included, that answers an INFO; `tls`: (name, is_ip, ca, cert, key) to say it through
-        TLS with a server whose certificate is for that name, else None."""
+        """Answers "link-info" with the CONNECT line, CRLF included.
+
+        `tls`: None, or (name, is_ip, ca, cert, key): send it through TLS to a server with a certificate for this name.
+        Raises TlsError, MemoryError.
+        """
         self.check()
         cdef void* context
         cdef void* session = NULL
@@ -227,14 +230,15 @@ cdef class Core(Mailboxes):
         return [loop.copy[i] if copied else loop.n[i] for i in range(C_COUNT)]
 
     cdef snapshot_all(self):
-        """Asks every loop for its counters between two iterations, and waits for a bounded time."""
+        """Asks every loop to copy its counters between two iterations. Waits at most SNAPSHOT_PATIENCE_MS; without an
+        answer, a loop's copy stays as old as it is."""
         cdef uint32_t i
         cdef uint64_t number, by
         cdef Hub* hub = self.hub
         self.snapshot += 1
         number = self.snapshot
         for i in range(hub.nloops):
-            if not backpressure_tasks_full(self.control, hub.loops[i]):  # else the copy stays as old as it is
+            if not backpressure_tasks_full(self.control, hub.loops[i]):
                 self.tell_loop(i, KIND_SNAPSHOT, 0, number, b"")
         by = se_now_ms() + SNAPSHOT_PATIENCE_MS
         with nogil:
@@ -243,9 +247,9 @@ cdef class Core(Mailboxes):
                     usleep(50)
 
     def stats(self):
-        """Counters by loop and in all: each loop's as of one moment between two of its iterations."""
+        """Counters per loop and in total. Those of one loop are from one moment between two iterations."""
         self.check(False)
-        with self.counting:  # a loop has one copy
+        with self.counting:  # a loop has only one copy
             return self.count()
 
     cdef dict count(self):

@@ -16,7 +16,7 @@ cdef char* text_kept(bytes text) except NULL:
 
 
 cdef class Loops:
-    """The loops of one engine: set up, started, spoken to, stopped."""
+    """The loops of one engine: made from settings, started, told what to do, stopped."""
 
     cdef Hub* hub
     cdef Loop* control
@@ -115,7 +115,7 @@ cdef class Loops:
         hub.hello_len = <uint32_t>len(text)
 
     cdef fill_site(self, dict s):
-        """What a handshake may be like, and where it goes to."""
+        """Copies the settings about requests: their sizes and path."""
         cdef bytes path = s["path"].rstrip("/").encode()
         cdef Hub* hub = self.hub
         if len(path) >= sizeof(hub.set.site.path):
@@ -126,7 +126,7 @@ cdef class Loops:
         memcpy(hub.set.site.path, <char*>path, len(path))
 
     cdef fill_auth(self, dict s):
-        """Who may connect; the lists are freed with the hub."""
+        """Copies the settings about who may connect. The lists are freed with the hub."""
         cdef Hub* hub = self.hub
         cdef uint32_t i
         cdef bytes text
@@ -188,7 +188,10 @@ cdef class Loops:
     # -- starting and stopping --
 
     def start(self, list listen):
-        """Starts a thread a loop; when it returns all of them listen. Raises OSError, with nothing left running."""
+        """Starts a thread per loop. `listen`: (family, ip, port, scope id) of each address.
+
+        When it returns, all loops listen. Raises OSError, with no thread left running; CoreError the second time.
+        """
         self.check(False)
         if self.started:
             raise CoreError("the engine was started before: make another one")
@@ -269,7 +272,7 @@ cdef class Loops:
         return 0
 
     def stop(self):
-        """Begins to stop; at once, and more than once is no harm."""
+        """Begins to stop every loop, and returns at once. May be called again."""
         self.check(False)
         cdef uint32_t i
         if self.started and not self.joined:
@@ -277,8 +280,8 @@ cdef class Loops:
                 self.tell_loop(i, KIND_STOP, 0, 0, b"")
 
     def drain(self, int ms):
-        """Takes no new connections, tells all to go elsewhere, and closes those that stay evenly over this time. At
-        once; `stop` ends it."""
+        """Begins a drain of `ms` milliseconds, and returns at once. Loops stop accepting, send GOAWAY, and close
+        clients evenly over this time. `stop` ends it."""
         self.check()
         cdef uint32_t i
         for i in range(self.hub.nloops):
@@ -290,11 +293,11 @@ cdef class Loops:
 
     @property
     def sockets(self):
-        """Sockets open on all loops, handshakes and closes under way included."""
+        """Open sockets of all loops, including handshakes and closes in progress."""
         return se_load_relaxed(&self.hub.connections)
 
     def join(self):
-        """Returns when every loop has ended."""
+        """Waits until every loop's thread has ended. Releases the GIL."""
         self.check(False)
         cdef uint32_t i
         cdef pthread_t thread

@@ -1,17 +1,17 @@
 # Included by engine.pyx.
 
 cdef tuple identity_of(Packet* packet):
-    """User and rights of an event of hooks.pxd."""
+    """User and rights in an event that hooks.pxd made."""
     cdef size_t n = 1 + packet.data[0]
     cdef bytes rights = PyBytes_FromStringAndSize(<char*>packet.data + n, <Py_ssize_t>(packet.size - n))
     return text_of(<char*>packet.data + 1, n - 1), rights
 
 
 cdef class Mailboxes(Peer):
-    """What the loops tell the control thread, and the embedding program."""
+    """The mails from the loops to the control thread, and to the embedding program."""
 
     cdef bint refill(self, Loop* loop) noexcept:
-        """Takes what was posted to a pseudo-loop; what comes later makes its descriptor readable again."""
+        """Takes what was posted to a pseudo-loop. What is posted later makes its descriptor readable again."""
         cdef uint64_t count
         read(loop.mailbox.wake, &count, 8)
         mailbox_sleep(&loop.mailbox)
@@ -20,13 +20,13 @@ cdef class Mailboxes(Peer):
         return loop.taken != NULL
 
     cdef void again(self, Loop* loop) noexcept:
-        """Makes its descriptor readable where something is left over."""
+        """Makes the descriptor readable if mails are left over."""
         cdef uint64_t one = 1
         if loop.taken != NULL or not mailbox_is_empty(&loop.mailbox):
             write(loop.mailbox.wake, &one, 8)
 
     def control_drain(self):
-        """All mails to the control thread, oldest first; also what came before the engine stopped."""
+        """Takes all mails to the control thread, oldest first. Works after a stop, too."""
         self.check(False)
         cdef list mails = []
         cdef Packet* packet
@@ -65,8 +65,8 @@ cdef class Mailboxes(Peer):
         return (names[packet.code], text.decode("utf-8", "replace"))
 
     def inquire(self, uint32_t loop, uint64_t what, uint64_t number, uint64_t cursor, uint32_t value, bytes data):
-        """A question of admin_query.pxd, which the mail "listed" of this number answers. Raises CoreError where the
-        loop         handles nothing."""
+        """Sends a query of admin_query.pxd to a loop. A mail ("listed", number, …) answers it. Raises CoreError if the
+        loop is stuck, ValueError if there is no such loop."""
         self.check()
         if loop >= self.hub.nloops:
             raise ValueError(f"there is no loop {loop}")
@@ -75,7 +75,7 @@ cdef class Mailboxes(Peer):
     def verdicts(self, list answers):
         """Answers to "ask" mails, each once: (id, HTTP status or 0, user, rights, milliseconds of life or 0).
 
-        All of a loop's are posted in one piece. ValueError for rights that are not whole, with nothing answered.
+        A loop gets its answers in one batch. Raises ValueError if any rights are malformed; then nothing is answered.
         """
         self.check()
         cdef Packet* packet
@@ -100,7 +100,7 @@ cdef class Mailboxes(Peer):
         outbox_post_all(self.control)
 
     def service_drain(self, int limit):
-        """At most `limit` mails to the embedding program, oldest first; also what came before the engine stopped."""
+        """Takes at most `limit` mails to the embedding program, oldest first. Works after a stop, too."""
         self.check(False)
         cdef list mails = []
         cdef Packet* packet
@@ -119,7 +119,7 @@ cdef class Mailboxes(Peer):
         return mails
 
     cdef tuple service_mail(self, Packet* packet):
-        """One mail, the message freed; None for one that is not for us."""
+        """Makes a mail of a packet, and frees the packet. None: the program is not meant any more."""
         cdef Loop* loop = self.service
         cdef tuple mail = None
         if outbox_is_payload(packet):
@@ -154,7 +154,7 @@ cdef class Mailboxes(Peer):
         return mail
 
     cdef tuple news_mail(self, Packet* packet):
-        """Frames of MEMBERS, JOIN and LEAVE; None for a room in which it is no watcher any more."""
+        """The texts of MEMBERS, JOIN and LEAVE frames. None: the program does not watch the room any more."""
         cdef size_t at = 0, skip, size
         cdef list texts = []
         if self.rooms.get((packet.hash, packet.target)) not in self.watched:
@@ -167,7 +167,7 @@ cdef class Mailboxes(Peer):
         return ("presence", texts)
 
     cdef tuple message_mail(self, Packet* packet):
-        """FROM <peer> [options] or MSG <room> <peer> [options]."""
+        """Makes a mail of FROM <peer> [options] or MSG <room> <peer> [options]."""
         cdef LocalFrame f
         local_frame_split(packet, &f)
         words = text_of(f.head, f.head_len).split(" ")

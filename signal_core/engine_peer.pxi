@@ -4,7 +4,7 @@ cdef class Peer(Loops):
     """The embedding program as a peer."""
 
     def send(self, str target, bytes payload, bint binary, str ref, str re, int64_t ttl_ms):
-        """To a peer, or to a user's connections (`@user`)."""
+        """Sends to a peer, or to a user's connections (`@user`). Returns "" or an ERR code."""
         self.check()
         cdef bytes to = target.encode(), mark = (ref or "").encode(), answers = (re or "").encode()
         cdef bytes me = self.address.encode()
@@ -55,7 +55,7 @@ cdef class Peer(Loops):
         return code_name(code)
 
     def publish(self, str room, bytes payload, bint binary, str ref, int64_t ttl_ms):
-        """To every member of a room but this program."""
+        """Sends to every member of a room except this program. Returns "" or an ERR code."""
         self.check()
         cdef bytes mark = (ref or "").encode()
         if mark and not ids_ref_valid(mark, len(mark)):
@@ -63,8 +63,11 @@ cdef class Peer(Loops):
         return self.route_to_room(room.encode(), payload, binary, mark, ttl_ms, False)
 
     def join_room(self, str room, str ref, bint presence):
-        """"": joined, an ERR code: not. None: joined on this node, now or before, and a receipt for `ref` will tell
-        when NATS has it. `later`: as `backpressure_joins_wait` says."""
+        """Joins a room, and with `presence` watches it.
+
+        Returns "" (joined), None (joined on this node; a "receipt" mail for `ref` follows when NATS has confirmed it),
+        "later" (too many tasks wait for the link's loop: try again, see `joins_wait`), or an ERR code (not joined).
+        """
         self.check()
         cdef bytes name = room.encode()
         cdef RoomEntry* entry
@@ -91,7 +94,7 @@ cdef class Peer(Loops):
         return None if waits == AWAIT_IT else ""
 
     cdef RoomEntry* enter_room(self, str room, bytes name):
-        """NULL without memory."""
+        """Joins the program to a room. NULL: no memory."""
         cdef uint64_t hash = room_table_hash(&self.hub.rooms, name, len(name))
         cdef RoomEntry* entry = membership_enter(self.service, name, len(name), hash)
         if entry != NULL:
@@ -102,21 +105,22 @@ cdef class Peer(Loops):
 
     @property
     def nodes(self):
-        """How many other nodes are heard of on NATS."""
+        """How many other nodes are known on NATS."""
         return se_load_relaxed(&self.hub.nodes)
 
     @property
     def joins_wait(self):
-        """Whether so many tasks wait for the link's loop that a join has to wait, too."""
+        """Whether so many tasks wait for the link's loop that a join must wait, too."""
         return backpressure_joins_wait(self.service)
 
     @property
     def service_rooms(self):
-        """Names of those that the embedding program is in."""
+        """The rooms that the embedding program is in."""
         return tuple(self.entries)
 
     cdef str watch_room(self, str room):
-        """Hears who comes and goes in a room that it is in, and who is there, again where it did already."""
+        """Watches presence in a room that the program is in. Its members are told, also if it watched already. "" or an
+        ERR code."""
         cdef bytes name = room.encode()
         cdef RoomEntry* entry = <RoomEntry*><uint64_t>self.entries[room]
         cdef bint good = True
@@ -130,7 +134,7 @@ cdef class Peer(Loops):
         return "" if good else code_name(CODE_UNAVAILABLE)
 
     cdef tell_came(self, bytes name, bint joins):
-        """Watchers hear it from the link's loop, which also says that this program is there."""
+        """Reports the program's join or leave to the link's loop, which tells watchers."""
         cdef Packet* packet = packet_new_heap(&self.service.mem, len(name), KIND_SERVICE)
         if packet == NULL:
             events_lost(self.service)
@@ -142,7 +146,7 @@ cdef class Peer(Loops):
         outbox_post(self.service, 0, packet)
 
     def leave_room(self, str room):
-        """No effect where it is not a member."""
+        """Leaves a room. No effect if the program is not a member. Always returns ""."""
         self.check()
         if room not in self.entries:
             return ""
@@ -158,8 +162,8 @@ cdef class Peer(Loops):
         return ""
 
     def disconnect(self, str peer, int code):
-        """Closes a client of this node. False where the address is no client's of this node; waits for the
-        loop's word. Raises CoreError where the loop handles nothing."""
+        """Closes a client of this node, and waits for the loop's answer. False: no client here has this address. Raises
+        CoreError if the loop is stuck."""
         self.check()
         cdef bytes text = peer.encode()
         cdef size_t node_len = 0

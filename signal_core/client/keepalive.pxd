@@ -1,7 +1,7 @@
-"""What is due of a connection when its timer fires: keepalive, the look at a blocked socket, ends of patience.
+"""What a connection's timer does: keepalive, a look at a blocked socket, timeouts.
 
-A tick's timers fire bit by bit within the tick: many pings at one moment would hold up the messages of their loop, and
-those of the other loops on its processor.
+The timers of a tick are spread over the tick. Many pings at one moment would delay the messages of their loop, and of
+other loops on the same processor.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -37,8 +37,8 @@ cdef inline SE_INLINE _ping(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline bint _may_answer(Loop* loop, Conn* c, uint32_t ticks) noexcept nogil:
-    """Whether one that was asked so many ticks ago has answered, and was not read, or still may: it has not got all yet
-    that it was sent, but acknowledged some meanwhile, and some since the last such look."""
+    """Whether a client that was pinged this many ticks ago has answered, but was not read, or may still answer: it has
+    not received everything yet, but has acknowledged some of it since the ping and since the last such look."""
     cdef Extra* extra
     cdef int waits = 0
     cdef uint32_t quiet_ms = 0, acked = 0
@@ -57,13 +57,13 @@ cdef inline bint _may_answer(Loop* loop, Conn* c, uint32_t ticks) noexcept nogil
 
 
 cdef inline uint32_t _asked(const Loop* loop, const Cold* cold, uint32_t patience) noexcept nogil:
-    """The tick to look again at one that owes a pong: when it is late, or when it could be due for the next ping."""
+    """Returns the tick of the next look at a client that owes a pong: when it is late, or a ping could be due."""
     cdef uint32_t late = cold.asked + patience, due = loop.tick + loop.hub.set.ping
     return late if late < due else due
 
 
 cdef inline uint32_t _keepalive(Loop* loop, Conn* c) noexcept nogil:
-    """Pings who was silent, gives up who stayed so. Returns the tick to look again; 0: the connection is dead."""
+    """Pings a silent client, and kills one that stays silent. Returns the tick of the next look; 0: it is dead."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
     cdef Hub* hub = loop.hub
     cdef uint32_t patience = hub.set.pong + 1  # its ping may have left at the end of a tick
@@ -88,7 +88,7 @@ cdef inline uint32_t _keepalive(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_COLD _share(Loop* loop, Conn* c) noexcept nogil:
-    """Of a blocked one: drops its newest where it has more than its share of backlog-total by now."""
+    """Drops the newest messages of a blocked connection that has more than its share of backlog-total by now."""
     cdef uint64_t cost = backlog_cost(&c.out), dropped = 0
     if backlog_has_share(loop, cost, 0):
         return
@@ -99,13 +99,13 @@ cdef inline SE_COLD _share(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline bint _blocked(Loop* loop, Conn* c) noexcept nogil:
-    """Of a blocked connection: drops what expired and what is over its share, ends one that takes nothing. False: it
-    has ended."""
+    """Looks at a blocked connection: drops what expired and what is over its share, and closes one that takes nothing.
+    False: it is closed."""
     cdef Extra* extra = slab_extra(&loop.slab, c)
     cdef int unsent = 0
     conn_expire(loop, c)
     _share(loop, c)
-    # The kernel says that a socket is writable only when a third of its buffer is free: a slow reader is told by
+    # The kernel reports a socket as writable only when a third of its buffer is free. So a slow reader is recognized by
     # what it has acknowledged.
     ioctl(c.fd, SIOCOUTQ, &unsent)
     if unsent != extra.unsent:
@@ -142,8 +142,8 @@ cdef inline SE_INLINE _open(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_COLD _handshake(Loop* loop, Conn* c) noexcept nogil:
-    """Its head is late, or was not handled in time. A client that has said nothing at all, as a browser that connects
-    ahead of need, asked nothing that 408 could answer (RFC 9110 §15.5.9): it is closed."""
+    """A handshake timed out: the head is late, or was not handled in time. A client that has sent nothing, such as a
+    browser that connects in advance, gets no 408 (RFC 9110 §15.5.9): it is just closed."""
     if c.phase.arriving.refusal:
         listener_turn_away(loop, c, 400 + c.phase.arriving.refusal)
         return
@@ -158,7 +158,7 @@ cdef inline SE_COLD _handshake(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void _fire(Loop* loop, Conn* c) noexcept nogil:
-    """The connection's timer fired: does what is due and arms it again."""
+    """A connection's timer has fired: does what is due, and arms it again."""
     if c.state == CONN_OPEN:
         _open(loop, c)
     elif c.state == CONN_JOINING:
@@ -174,13 +174,13 @@ cdef inline void _fire(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline bint keepalive_hurry(const Loop* loop) noexcept nogil:
-    """Whether what is due has no time to be done bit by bit: it is of a tick that is over, or the engine stops."""
+    """Whether due timers must fire at once: they belong to an earlier tick, or the engine stops."""
     return loop.accept.shut or wheel_is_late(&loop.wheel, loop.tick)
 
 
 cdef inline uint32_t _timers_share(const Loop* loop) noexcept nogil:
-    """Timers of a tick for one millisecond. An interval looks twice at each: for its ping, and for the pong; the wheel
-    passes each once around."""
+    """Returns how many timers may fire in one ms. A ping interval fires each connection's timer twice, for the ping and
+    for the pong; the wheel passes each once in its period."""
     cdef uint32_t interval = loop.hub.set.ping
     if interval > WHEEL_SLOTS:
         interval = WHEEL_SLOTS
@@ -188,8 +188,8 @@ cdef inline uint32_t _timers_share(const Loop* loop) noexcept nogil:
 
 
 cdef inline uint32_t _timers_turn(const Loop* loop) noexcept nogil:
-    """Timers of a tick for this turn: a share for each millisecond of the tick since the last one, more than
-    TIMERS_PER_TURN only where one share is."""
+    """Returns how many timers may fire in this iteration: a share for each ms since the last, at most TIMERS_PER_TURN
+    unless one share is more."""
     cdef uint32_t share = _timers_share(loop), passed = loop_ms(loop) - loop.timers_ms
     cdef uint32_t most = share if share > TIMERS_PER_TURN else TIMERS_PER_TURN
     if passed > loop.late_ms + 1:  # the tick's timers have waited for no longer
@@ -198,7 +198,7 @@ cdef inline uint32_t _timers_turn(const Loop* loop) noexcept nogil:
 
 
 cdef inline void keepalive_run(Loop* loop) noexcept nogil:
-    """Those of a tick bit by bit, for there is a tick's time: many pings at once would hold messages up."""
+    """Fires timers that are due, spread over their tick. In each iteration."""
     cdef uint32_t slot, budget = TIMERS_PER_TURN
     if not keepalive_hurry(loop):
         if loop.timers_ms == loop_ms(loop):

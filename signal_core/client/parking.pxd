@@ -1,9 +1,9 @@
-"""Clients that wait for the pace of new connections: accepted, so that their health checks are answered.
+"""Parking: connections that wait for the accept pace are accepted, so that health checks are answered meanwhile.
 
-Who asks is not known before its request is read, and that is in the socket alone. So while connections are paced, those
-that are queued on a listener are taken off the kernel's queue, PARKED at most, and what they say is looked at, but left
-in the socket. A health check is answered at once; the others have their turn, the oldest first, as the pace allows. A
-parked socket takes a descriptor and 8 bytes; it has no Conn, and is not in epoll.
+A health check is recognized by its request, which can only be read from an accepted socket. So while accepting is
+paced, connections are taken from the accept backlog, at most PARKED, and their first bytes are peeked at, but left in
+the socket. A health check is answered at once. The others wait, the oldest first, until the pace allows them. A parked
+socket takes a descriptor and 8 bytes; it has no Conn, and is not in epoll.
 """
 
 from libc.stdint cimport uint32_t
@@ -28,7 +28,7 @@ cdef enum:
 
 
 cdef inline bint parking_health_allowed(Loop* loop) noexcept nogil:
-    """Whether one more client, in this tick, may be looked after beyond what a limit or the pace allows."""
+    """Counts a health check of a client beyond a limit or the pace. False: this tick has had HEALTHS_PER_TICK."""
     if loop.accept.healths_tick != loop.tick:
         loop.accept.healths_tick = loop.tick
         loop.accept.healths = 0
@@ -40,7 +40,7 @@ cdef inline bint parking_health_allowed(Loop* loop) noexcept nogil:
 
 
 cdef inline int parking_socket_asks(Loop* loop, int fd) noexcept nogil:
-    """What a client's first words, which stay in its socket, ask for: ASKS_*."""
+    """Peeks at a socket's input. Returns what it asks for: ASKS_*."""
     cdef Upgrade u
     cdef ssize_t n = recv(fd, loop.input, HEALTH_HEAD, MSG_PEEK | MSG_DONTWAIT)
     cdef int head
@@ -53,7 +53,7 @@ cdef inline int parking_socket_asks(Loop* loop, int fd) noexcept nogil:
 
 
 cdef inline int parking_pop(Lot* lot) noexcept nogil:
-    """The socket that has waited longest; -1: there is none."""
+    """Removes and returns the socket that has waited longest; -1: there is none."""
     cdef int fd = -1
     while lot.used and fd < 0:
         fd = lot.ring[lot.first].fd  # -1: it was answered meanwhile
@@ -63,7 +63,8 @@ cdef inline int parking_pop(Lot* lot) noexcept nogil:
 
 
 cdef inline bint _lot_has_room(Lot* lot) noexcept nogil:
-    """Whether one more may be parked. Descriptors are given by the lowest number: so many stay free for others."""
+    """Whether one more may be parked. The kernel gives the lowest free descriptor, so the newest one tells how many are
+    in use; PARK_SPARE must stay free for others."""
     if lot.ring == NULL:
         lot.ring = <Parked*>malloc(PARKED * sizeof(Parked))
     if lot.ring == NULL or lot.used == PARKED:
@@ -72,7 +73,7 @@ cdef inline bint _lot_has_room(Lot* lot) noexcept nogil:
 
 
 cdef inline void _lot_push(Lot* lot, int fd, int asks) noexcept nogil:
-    """The caller has asked _lot_has_room."""
+    """Parks a socket; the caller has checked _lot_has_room."""
     cdef Parked* parked = &lot.ring[(lot.first + lot.used) % PARKED]
     parked.fd = fd
     parked.asks = asks
@@ -80,8 +81,8 @@ cdef inline void _lot_push(Lot* lot, int fd, int asks) noexcept nogil:
 
 
 cdef inline int parking_next(Loop* loop, Lot* lot, uint32_t* budget) noexcept nogil:
-    """Looks at those who wait, each in its turn and `budget` of them at most, for one whose health check may be
-    answered, and takes that socket out; -1: there is none."""
+    """Looks at parked sockets in turn, at most `budget` of them, for a health check that may be answered. Removes and
+    returns that socket; -1: there is none."""
     cdef Parked* parked
     cdef int fd
     if budget[0] > lot.used:
@@ -102,8 +103,8 @@ cdef inline int parking_next(Loop* loop, Lot* lot, uint32_t* budget) noexcept no
 
 
 cdef inline int parking_accept(Loop* loop, Lot* lot, int listener) noexcept nogil:
-    """Takes the next of the kernel's queue and parks it, but for one whose health check may be answered, which is
-    returned. LOT_PARKED, LOT_NONE."""
+    """Accepts the next connection and parks it: LOT_PARKED, or LOT_NONE. A socket whose health check may be answered is
+    returned instead."""
     cdef int fd, asks
     if not _lot_has_room(lot):
         return LOT_NONE
@@ -118,7 +119,7 @@ cdef inline int parking_accept(Loop* loop, Lot* lot, int listener) noexcept nogi
 
 
 cdef inline void parking_close(Loop* loop) noexcept nogil:
-    """At the loop's end, on its thread."""
+    """Closes all parked sockets, at the end of the loop's thread."""
     cdef uint32_t i
     cdef int fd
     for i in range(MAX_LISTENERS):

@@ -24,9 +24,6 @@ from signal_core.tables.state cimport Loop
 from signal_core.wire.command cimport VERB_TO, Head
 from signal_core.wire.ids cimport LOCAL_TEXT, PEER_TEXT
 
-cdef enum:
-    PEER_TEXT = 48            # bytes of the longest address of this node's peers
-
 
 cdef inline uint8_t _not_allowed(Loop* loop) noexcept nogil:
     """Counts a denial by the token; returns CODE_DENIED."""

@@ -1,4 +1,4 @@
-"""Messages that come from NATS. Source: the protocol, §6."""
+"""Messages from NATS to rooms and peers of this node (docs/protocol.md §6). Loop 0 only."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcmp
@@ -23,11 +23,11 @@ from signal_core.wire.nats_proto cimport NatsHeaders, NatsOp, nats_headers_parse
 from signal_core.wire.utf8 cimport utf8_valid
 
 cdef enum:
-    REPLY_MAX = 512           # bytes of a reply subject that we would answer
+    REPLY_MAX = 512           # bytes of a reply subject; a longer one is not answered
 
 
 cdef inline void _inbound_packet(Loop* loop, const NatsOp* op, const NatsHeaders* h, Message* p) noexcept nogil:
-    """`ref` is the sender's where the reply subject is `<prefix>.peer.<sender>.<ref>`."""
+    """Makes a Message, which points into `op`. It has a ref if the reply subject is `<prefix>.peer.<sender>.<ref>`."""
     cdef Hub* hub = loop.hub
     cdef uint32_t skip = hub.prefix_len + 6 + h.sender_len
     p[0] = Message(
@@ -49,7 +49,7 @@ cdef inline void _inbound_packet(Loop* loop, const NatsOp* op, const NatsHeaders
 
 
 cdef inline void _room_missed(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """A message to a room that goes no further than here: its members on each loop hear GAP."""
+    """Notes that a room's members on every loop have missed a message: they get GAP."""
     cdef uint32_t index
     for index in range(loop.hub.nloops):
         if se_load16_seqcst(&room_entry_loops(entry)[index >> WORD_SHIFT]) >> (index & (WORD_LOOPS - 1)) & 1:
@@ -95,7 +95,7 @@ cdef inline void _inbound_answer(Loop* loop, uint64_t id, const NatsHeaders* h, 
 
 
 cdef inline void _inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* h) noexcept nogil:
-    """On `<prefix>.peer.<node>.<local>[.<ref>]`."""
+    """A message on `<prefix>.peer.<node>.<local>[.<ref>]`."""
     cdef uint32_t skip = loop.hub.prefix_len + 6 + loop.hub.node_len + 1
     cdef const char* local = op.subject + skip
     cdef uint32_t n = op.subject_len - skip, ref_n = 0
@@ -112,7 +112,7 @@ cdef inline void _inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* 
             return
         if h.receipt != NULL or h.status:
             return
-        if op.payload_len > loop.hub.set.max_message:  # of which the payload may not even be here
+        if op.payload_len > loop.hub.set.max_message:  # its payload may have been skipped
             ledger_count(loop, CODE_TOO_LARGE)
             if op.reply_len and op.reply_len <= REPLY_MAX:
                 nats_publish_receipt(loop, op.reply, op.reply_len, CODE_TOO_LARGE)
@@ -121,7 +121,7 @@ cdef inline void _inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* 
         if ref_n:
             p.re = dot + 1
             p.re_len = ref_n
-            # Clients of NATS send a request's headers back with the answer: that is not the peer's own word.
+            # NATS clients copy a request's headers to the answer, so the sender may be the asking peer itself.
             if h.sender_len == loop.hub.node_len + 1 + n and memcmp(h.sender, local - loop.hub.node_len - 1,
                                                                     h.sender_len) == 0:
                 p.sender = b"-"
@@ -137,10 +137,10 @@ cdef inline void _inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* 
 
 
 cdef inline void inbound_message(Loop* loop, const NatsOp* op) noexcept nogil:
-    """A MSG or HMSG on the peers' subscription or a room's."""
+    """A MSG or HMSG on the subscription of this node's peers, or of a room."""
     cdef NatsHeaders h
     loop.n[C_NATS_IN] += 1
-    if op.headers_len and op.headers == NULL:  # too many bytes of them to be kept
+    if op.headers_len and op.headers == NULL:  # too large, so skipped
         loop.n[C_NATS_MALFORMED] += 1
         return
     if nats_headers_parse(op.headers, op.headers_len, &h) < 0 and op.headers_len:
