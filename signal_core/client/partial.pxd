@@ -5,7 +5,7 @@ message-timeout, from the first byte of a message to its last. The connection's 
 it only while something is kept.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memmove, memset, strlen
 from signal_core.base.counters cimport C_MESSAGES_LATE
 from signal_core.base.limits cimport PART_AGAIN_TICKS
@@ -124,10 +124,10 @@ cdef inline uint32_t _part_due(Loop* loop, Conn* c, Buffer* part) noexcept nogil
     reading may find the rest in its socket, so there is as much time again for that, and no more: a client can keep
     itself waiting for its turn by pings amid a message.
     """
-    cdef uint32_t patience = loop.hub.set.message, passed
+    cdef int32_t patience = <int32_t>loop.hub.set.message, passed
     if patience == 0 or c.state != CONN_OPEN:
         return 0
-    passed = loop.tick - part.since
+    passed = <int32_t>(loop.tick - part.since)  # below 0 where PART_AGAIN_TICKS is more than message-timeout
     if _part_waits(c) and passed + PART_AGAIN_TICKS > patience:
         part.since = loop.tick + PART_AGAIN_TICKS - patience
         return loop.tick + PART_AGAIN_TICKS

@@ -11,7 +11,7 @@ that sleeps is let in when it wakes. Processors are scarce once a loop has waite
 time, as the kernel counts it in /proc/thread-self/schedstat; where that is missing, nobody rests.
 """
 
-from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from signal_core.base.counters cimport C_TURNS_DELAYED
 from signal_core.base.limits cimport (
     DELAY_MS, REST_LEAST_NS, REST_MOST_NS, SCARCE_HOLD_MS, SCARCE_LOOK_MS, SCARCE_PART, SCARCE_STALE_MS,
@@ -39,7 +39,7 @@ cdef inline bint delayed_is_scarce(Loop* loop) noexcept nogil:
     cdef uint32_t now = loop_ms(loop)
     if now - loop.scarce_looked >= SCARCE_LOOK_MS:
         _scarce_look(loop, now)
-    if loop.scarce_by and <int32_t>(loop.scarce_by - now) < 0:
+    if loop.scarce_by - now > SCARCE_HOLD_MS + 1:  # it is over, however long ago
         loop.scarce_by = 0
     return loop.scarce_by != 0
 

@@ -1,0 +1,89 @@
+# One loop without a thread, and how it treats its connections: lanes of queues, and messages that came in part. For
+# probe.pyx, after probe_crowd.pxi.
+
+from signal_core.client.input_buffer cimport input_buffer_free, input_buffer_grow
+from signal_core.client.partial cimport partial_due
+from signal_core.tables.conn_table cimport FLAG_READY
+from signal_core.tables.turns cimport turns_lane_add, turns_lane_put_back
+
+
+cdef class OneLoop:
+    """A loop with `conns` open connections without sockets, in the slots from 0."""
+    cdef Hub* hub
+    cdef Loop* loop
+
+    def __cinit__(self, uint32_t conns):
+        cdef Conn* c
+        self.hub = <Hub*>slab_pages_new(sizeof(Hub))
+        self.loop = <Loop*>slab_pages_new(sizeof(Loop))
+        if self.hub == NULL or self.loop == NULL or not thread_init(self.loop, self.hub, 0):
+            raise MemoryError
+        self.hub.set.input_loop = 1 << 20
+        for _ in range(conns):
+            c = slab_take(&self.loop.slab)
+            c.state = CONN_OPEN
+            c.fd = -1
+
+    def __dealloc__(self):
+        cdef uint32_t slot
+        if self.loop != NULL:
+            for slot in range(self.loop.slab.used):
+                write_queue_clear(self.loop, &slab_conn(&self.loop.slab, slot).out, C_DROPPED_GONE, CODE_NO_SUCH_PEER)
+                input_buffer_free(self.loop, slab_conn(&self.loop.slab, slot).pending)
+                free(slab_cold(&self.loop.slab, slot).brief)
+            thread_end(self.loop)
+            munmap(self.loop, sizeof(Loop))
+        if self.hub != NULL:
+            munmap(self.hub, sizeof(Hub))
+
+    def add(self, uint32_t slot, int lane):
+        turns_lane_add(self.loop, slab_conn(&self.loop.slab, slot), lane)
+
+    def flush(self, int lane, uint32_t most, set again, set other):
+        """Takes the lane, and the slots of `most` off it, as if written; one in `again` then is added anew, one in
+        `other` to the other lane. The rest is put back."""
+        cdef uint32_t* last = self.loop.turn.dirty_tail[lane]
+        cdef uint32_t slot = turns_lane_take(self.loop, lane)
+        cdef Conn* c
+        written = []
+        while slot != NO_SLOT and len(written) < most:
+            c = slab_conn(&self.loop.slab, slot)
+            written.append(slot)
+            slot = c.out.next
+            c.flags &= <uint16_t>~FLAG_DIRTY
+            if c.slot in again:
+                turns_lane_add(self.loop, c, lane)
+            elif c.slot in other:
+                turns_lane_add(self.loop, c, 1 - lane)
+        if slot != NO_SLOT:
+            turns_lane_put_back(self.loop, lane, slot, last)
+        return written
+
+    def lane(self, int lane):
+        """The slots in it, in order."""
+        cdef uint32_t slot = self.loop.turn.dirty_head[lane]
+        cdef uint32_t* last = &self.loop.turn.dirty_head[lane]
+        slots = []
+        while slot != NO_SLOT:
+            slots.append(slot)
+            last = &slab_conn(&self.loop.slab, slot).out.next
+            slot = last[0]
+        assert self.loop.turn.dirty_tail[lane] == last
+        assert all(slab_conn(&self.loop.slab, s).flags & FLAG_DIRTY for s in slots)
+        return slots
+
+    def part(self, uint32_t tick, uint32_t since, uint32_t patience):
+        """The first connection has kept a part of a message since a tick; message-timeout is so many ticks."""
+        cdef Conn* c = slab_conn(&self.loop.slab, 0)
+        self.loop.tick = tick
+        wheel_init(&self.loop.wheel, tick)
+        self.hub.set.message = patience
+        c.pending = input_buffer_grow(self.loop, c.pending, 16, 16)
+        c.pending.since = since
+
+    def part_due(self, uint32_t tick, bint waits):
+        """When its timer is to look again; 0: it was closed. `waits`: for a turn."""
+        cdef Conn* c = slab_conn(&self.loop.slab, 0)
+        self.loop.tick = tick
+        c.flags = <uint16_t>(c.flags | FLAG_READY if waits else c.flags & ~FLAG_READY)
+        return partial_due(self.loop, c)
