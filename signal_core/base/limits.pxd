@@ -62,8 +62,9 @@ cdef enum:
     DELAY_MS = 2                   # ... one of the connections that wait gets a turn that often all the same
     LINE_KEPT = 4096               # entries of a list of waiting connections: a longer list is freed when it is empty
     GAPS_PER_TURN = 1024           # members of rooms that GAP is noted for in an iteration; a room counts as one
-    REST_LEAST_NS = 1000000        # rest of clients whose turns were cut, while CPUs are scarce: as long as their turns
-    REST_MOST_NS = 20000000        # ... took, within these two
+    REST_HALVES = 3                # rest of clients whose turns were cut, while CPUs are scarce: so many halves of the
+    REST_LEAST_NS = 1000000        # ... time that their turns took, at least this
+    REST_MOST_NS = 20000000        # ... and at most this
     SCARCE_PART = 16               # CPUs are scarce once a loop has waited for one for more than 1/16
     SCARCE_LOOK_MS = 10            # ... of the time since its last look, which is at least this long ago
     SCARCE_STALE_MS = 100          # ... and at most this long

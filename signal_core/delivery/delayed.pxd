@@ -4,7 +4,7 @@ One that has input left over when its turn ends, and in it has published to a ro
 or posted to a crowded loop, is delayed: it is not read until every such delivery of this loop is written and no loop
 that this one crowded is crowded any more. While that goes on, the one that waited longest has a turn every DELAY_MS.
 
-While processors are scarce, delayed connections then rest for as long as their turns took, and one whose turn was cut
+While processors are scarce, delayed connections then rest half as long again as their turns took; one whose turn was cut
 by its share is delayed whatever it caused. A loop that never sleeps gets its fair share of a processor and no more, so
 the scheduler makes all its clients wait for other threads, for a tick of the kernel (4 ms) or several at a time. A loop
 that sleeps is let in when it wakes. Processors are scarce once a loop has waited for one for more than a part of the
@@ -14,7 +14,7 @@ time, as the kernel counts it in /proc/thread-self/schedstat; where that is miss
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from signal_core.base.counters cimport C_TURNS_DELAYED
 from signal_core.base.limits cimport (
-    DELAY_MS, REST_LEAST_NS, REST_MOST_NS, SCARCE_HOLD_MS, SCARCE_LOOK_MS, SCARCE_PART, SCARCE_STALE_MS,
+    DELAY_MS, REST_HALVES, REST_LEAST_NS, REST_MOST_NS, SCARCE_HOLD_MS, SCARCE_LOOK_MS, SCARCE_PART, SCARCE_STALE_MS,
 )
 from signal_core.base.sys cimport SE_COLD, se_now_ns, se_waited
 from signal_core.delivery.conn cimport conn_kill, conn_ready, conn_watch
@@ -51,7 +51,7 @@ cdef inline bint _rest_is_over(Loop* loop) noexcept nogil:
         return True
     now = se_now_ns()
     if loop.rest_end == 0:
-        took = now - loop.turns_began
+        took = (now - loop.turns_began) * REST_HALVES >> 1
         took = REST_LEAST_NS if took < REST_LEAST_NS else REST_MOST_NS if took > REST_MOST_NS else took
         loop.rest_end = now + took
     return now >= loop.rest_end
