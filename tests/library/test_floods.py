@@ -59,7 +59,8 @@ def test_orders_of_the_program_are_bounded() -> None:
 
 
 def test_joins_of_the_program_wait() -> None:
-    """KIND_SERVICE: while clients cause as many words as the link's loop takes. Each join is done all the same."""
+    """KIND_SERVICE: while clients cause as many tasks as the link's loop takes, or rest so that they do not. Each join is
+    done all the same."""
 
     def pieces(number: int, _: str) -> Iterator[bytes]:
         return many_rooms("SUB {} presence", "UNSUB {}", name=f"f{number}")
@@ -68,7 +69,7 @@ def test_joins_of_the_program_wait() -> None:
         async with Engine(listen="127.0.0.1:0", nats="off", loops=2, ttl=60, on_presence=lambda told: None) as engine:
             flood = await in_thread(Flood, port_of(engine), 40, pieces)
             with flood:
-                await come(lambda: total(engine, "inputs_held"))
+                await come(lambda: total(engine, "inputs_held") + total(engine, "turns_delayed"))
                 before = resident(os.getpid())
                 for number in range(300):
                     await engine.join(f"own-{number % 16}", presence=True)
