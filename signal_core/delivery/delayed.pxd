@@ -5,10 +5,10 @@ or posted to a crowded loop, is delayed: it is not read until every such deliver
 that this one crowded is crowded any more. While that goes on, the one that waited longest has a turn every DELAY_MS.
 
 While processors are scarce, delayed connections then rest half as long again as their turns took; one whose turn was
-cut by its share is delayed whatever it caused. A loop that never sleeps gets its fair share of a processor and no more, so
-the scheduler makes all its clients wait for other threads, for a tick of the kernel (4 ms) or several at a time. A loop
-that sleeps is let in when it wakes. Processors are scarce once a loop has waited for one for more than a part of the
-time, as the kernel counts it in /proc/thread-self/schedstat; where that is missing, nobody rests.
+cut by its share is delayed whatever it caused. A loop that never sleeps gets its fair share of a processor and no
+more, so the scheduler makes all its clients wait for other threads, for a tick of the kernel (4 ms) or several at a
+time. A loop that sleeps is let in when it wakes. Processors are scarce once a loop has waited for one for more than a
+part of the time, as the kernel counts it in /proc/thread-self/schedstat; where that is missing, nobody rests.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
