@@ -110,7 +110,7 @@ def test_presence_for_nats_is_bounded() -> None:
         with Flood(one.port, 40, pieces) as flood:
             assert grown(one.pid, flood, 4 if kit.SANITIZED else 128) < MOST
             until(lambda: total(one, "presence_lost"), "some is lost", limit=60.0)
-        until(lambda: total(one, "rooms") == 0, "all have left")
+        until(lambda: total(one, "rooms") == 0, "all have left", limit=60.0)
 
 
 def test_very_many_that_await_nats_are_refused() -> None:

@@ -70,7 +70,7 @@ def test_rooms_that_come_and_go_are_held_to_what_the_link_takes() -> None:
             with Flood(engine.port, 40, pieces) as flood:
                 assert grown(engine.pid, flood, READ) < MOST
                 until(lambda: relays(one, other) and total(engine, "inputs_held"), "some are held", limit=60.0)
-            until(lambda: total(engine, "rooms") == 0, "all have left")
+            until(lambda: total(engine, "rooms") == 0, "all have left", limit=60.0)
             other.say("SUB after presence")
             assert is_told(other)
 
