@@ -1,7 +1,7 @@
 """Packets, and the memory that they live in.
 
-A Packet is an encoded unit on its way out (WebSocket frames or NATS protocol bytes), or an item of an inbox. One thread
-owns it at any time: the one that made it, then the loop that took it from its inbox. Only the owner frees it.
+A Packet is an encoded unit on its way out (WebSocket frames or NATS protocol bytes), or an item of a mailbox. One
+thread owns it at any time: the one that made it, then the loop that took it from its mailbox. Only the owner frees it.
 
 A packet that should leave within the iteration lies in a region of the loop that made it. A packet that goes to another
 thread, that several queues share, or that waits for a blocked socket lies on the heap.

@@ -4,7 +4,7 @@ One that has input left over when its turn ends, and in it has published to a ro
 or posted to a crowded loop, is delayed: it is not read until every such delivery of this loop is written and no loop
 that this one crowded is crowded any more. While that goes on, the one that waited longest has a turn every DELAY_MS.
 
-While processors are scarce, delayed connections then rest half as long again as their turns took; one whose turn was
+While processors are scarce, delayed connections then rest 1.5 times as long as their turns took; one whose turn was
 cut by its share is delayed whatever it caused. A loop that never sleeps gets its fair share of a processor and no
 more, so the scheduler makes all its clients wait for other threads, for a tick of the kernel (4 ms) or several at a
 time. A loop that sleeps is let in when it wakes. Processors are scarce once a loop has waited for one for more than a

@@ -1,4 +1,4 @@
-"""The engine's own words to a client, and the refs that it owes an answer. Source: the protocol, §3."""
+"""The engine's own answers to a client: HELLO, OK, ERR, PONG, GOAWAY. Source: docs/protocol.md, §3."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, strlen

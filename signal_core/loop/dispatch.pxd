@@ -91,6 +91,46 @@ cdef inline void dispatch_verdict(Loop* loop, Packet* packet) noexcept nogil:
     packet_free(&loop.mem, packet)
 
 
+cdef inline void _dial(Loop* loop, const Packet* packet) noexcept nogil:
+    """Dials an address; without one, does what DIAL_* says."""
+    if packet.size:
+        connect_dial(loop, packet.data, packet.size)
+    elif packet.hash == DIAL_INFO_TAKEN:
+        server_info_taken(loop)
+    elif packet.hash == DIAL_LEAVE:
+        connect_leave(loop)
+    else:
+        connect_end(loop, b"the NATS server can't be used")
+
+
+cdef inline void _task(Loop* loop, Packet* packet) noexcept nogil:
+    """Handles a task that is done with its packet afterwards."""
+    if packet.kind == KIND_RECEIPT:
+        _receipt(loop, packet)
+    elif packet.kind == KIND_AWAIT:
+        subscriptions_await(loop, packet)
+    elif packet.kind == KIND_ASK:
+        remote_query_ask(loop, packet)
+    elif packet.kind == KIND_SERVICE:
+        cluster_service_came(loop, packet)
+    elif packet.kind == KIND_STOP:
+        if packet.hash:
+            shutdown_begin_drain(loop, <uint32_t>packet.hash)
+        else:
+            shutdown_begin_stop(loop)
+    elif packet.kind == KIND_VERDICT:
+        auth_verdict(loop, packet)
+    elif packet.kind == KIND_KICK:
+        _kick(loop, packet)
+    elif packet.kind == KIND_INQUIRY:
+        admin_query_answer(loop, packet)
+    elif packet.kind == KIND_SNAPSHOT:
+        memcpy(loop.copy, loop.n, sizeof(loop.n))
+        se_store_release(&loop.copied, packet.hash)
+    elif packet.kind == KIND_DIAL:
+        _dial(loop, packet)
+
+
 cdef inline void dispatch_packet(Loop* loop, Packet* packet) noexcept nogil:
     """Handles one packet of the mailbox, and frees it or hands it on."""
     if packet.kind == KIND_TO:
@@ -117,38 +157,8 @@ cdef inline void dispatch_packet(Loop* loop, Packet* packet) noexcept nogil:
     if packet.kind == KIND_CONNECT:
         connect_hello(loop, packet)
         return
-    if packet.kind == KIND_RECEIPT:
-        _receipt(loop, packet)
-    elif packet.kind == KIND_AWAIT:
-        subscriptions_await(loop, packet)
-    elif packet.kind == KIND_ASK:
-        remote_query_ask(loop, packet)
-    elif packet.kind == KIND_SERVICE:
-        cluster_service_came(loop, packet)
-    elif packet.kind == KIND_STOP:
-        if packet.hash:
-            shutdown_begin_drain(loop, <uint32_t>packet.hash)
-        else:
-            shutdown_begin_stop(loop)
-    elif packet.kind == KIND_VERDICT:
-        if SE_RARE(backpressure_joins_wait(loop)):
-            backpressure_hold_verdict(loop, packet)
-            return
-        auth_verdict(loop, packet)
-    elif packet.kind == KIND_KICK:
-        _kick(loop, packet)
-    elif packet.kind == KIND_INQUIRY:
-        admin_query_answer(loop, packet)
-    elif packet.kind == KIND_SNAPSHOT:
-        memcpy(loop.copy, loop.n, sizeof(loop.n))
-        se_store_release(&loop.copied, packet.hash)
-    elif packet.kind == KIND_DIAL:
-        if packet.size:
-            connect_dial(loop, packet.data, packet.size)
-        elif packet.hash == DIAL_INFO_TAKEN:
-            server_info_taken(loop)
-        elif packet.hash == DIAL_LEAVE:
-            connect_leave(loop)
-        else:
-            connect_end(loop, b"the NATS server can't be used")
+    if SE_RARE(packet.kind == KIND_VERDICT and backpressure_joins_wait(loop)):
+        backpressure_hold_verdict(loop, packet)
+        return
+    _task(loop, packet)
     packet_free(&loop.mem, packet)

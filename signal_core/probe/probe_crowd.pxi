@@ -15,16 +15,14 @@ from signal_core.delivery.write_queue cimport write_queue_clear
 from signal_core.loop.loop cimport loop_reap
 from signal_core.loop.thread cimport thread_end, thread_init
 from signal_core.nats.subscriptions cimport subscriptions_lost, subscriptions_settle
-from signal_core.route.membership cimport (
-    membership_join as c_join, membership_leave as c_leave, membership_watch as c_listen,
-)
+from signal_core.route.membership cimport membership_join as c_join, membership_leave as c_leave, membership_watch
 from signal_core.route.route cimport route_fan_out_held
 from signal_core.tables.codes cimport CLUSTER_AWAY, CLUSTER_OFF, CODE_NO_SUCH_PEER, CODE_OK
 from signal_core.tables.conn_table cimport FLAG_DIRTY, FLAG_USER, Brief, slab_pages_new
 from signal_core.tables.link_state cimport Link
 from signal_core.tables.room_table cimport room_table_reclaim
-from signal_core.tables.turns cimport turns_lane_take
 from signal_core.tables.state cimport Hub, Loop
+from signal_core.tables.turns cimport turns_lane_take
 
 cdef enum:
     CROWD_TICK = 1000         # the tick at which a crowd begins
@@ -192,7 +190,7 @@ cdef class Crowd:
         cdef RoomEntry* entry
         cdef uint32_t room, n = <uint32_t>crowd_name(name, kind, k // size)
         cdef uint8_t code = c_join(self.loop_at(k), self.at(k), name, n, &entry)
-        return c_listen(self.loop_at(k), self.at(k), name, n, &room) if listens and code == CODE_OK else code
+        return membership_watch(self.loop_at(k), self.at(k), name, n, &room) if listens and code == CODE_OK else code
 
     def join(self, bytes kind, uint64_t size, bint each=False, bint listens=False):
         """Number k joins the room of its `kind` (a letter) and of number k // size: rooms of `size`, one by one."""

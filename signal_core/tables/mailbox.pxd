@@ -1,11 +1,11 @@
-"""A loop's inbox: many threads post, one takes.
+"""A loop's mailbox: many threads post, one takes.
 
 Producers push whole chains with one compare-and-swap; the consumer takes all with one swap and puts the chains back
 into the order in which they came. Within a chain, and among the chains of one producer, order holds.
 A producer wakes the consumer only where it said that it sleeps, by one write to its eventfd. A loop is told of each
 write (EPOLLET) and never reads the counter, which can't be full within centuries.
-While a chain is in the inbox, the queue node of its head is unused and holds the links: `self.next` is the chain posted
-before it, `self.packet` the chain's tail.
+While a chain is in the mailbox, the queue node of its head is unused and holds the links: `self.next` is the chain
+posted before it, `self.packet` the chain's tail.
 """
 
 from libc.stdint cimport uint64_t

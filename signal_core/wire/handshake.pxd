@@ -1,4 +1,4 @@
-"""The opening handshake (RFC 6455 §4.2) without I/O: judges a client's HTTP head.
+"""The opening handshake (RFC 6455 §4.2) without I/O: validates a client's HTTP head.
 
 Pointers in Upgrade point into the caller's buffer and are good as long as that is.
 """
@@ -240,7 +240,7 @@ cdef inline const char* _upgrade_complaint(const Seen* seen, int minor) noexcept
     return seen.bad
 
 
-cdef inline int _upgrade_judge_websocket(const Seen* seen, Upgrade* out) noexcept nogil:
+cdef inline int _upgrade_validate_websocket(const Seen* seen, Upgrade* out) noexcept nogil:
     """The status for a well-formed GET of the endpoint (RFC 6455 §4.2.1): 0 where it is to be upgraded."""
     if not seen.websocket and not seen.connection:
         return 426
@@ -259,8 +259,8 @@ cdef inline int _upgrade_judge_websocket(const Seen* seen, Upgrade* out) noexcep
     return 0
 
 
-cdef inline int _upgrade_judge(const Seen* seen, uint8_t method, int minor, const Site* site,
-                               Upgrade* out) noexcept nogil:
+cdef inline int _upgrade_validate(const Seen* seen, uint8_t method, int minor, const Site* site,
+                                  Upgrade* out) noexcept nogil:
     """The status for a whole head whose target is well-formed: 0 upgrade, STATUS_HEALTH, STATUS_OPTIONS, else a
     refusal. An Upgrade in a request other than GET is ignored (RFC 9110 §7.8)."""
     cdef bint root = site_is_root(site, out.path, out.path_len)
@@ -280,7 +280,7 @@ cdef inline int _upgrade_judge(const Seen* seen, uint8_t method, int minor, cons
         return STATUS_OPTIONS
     if health:
         return STATUS_HEALTH
-    return _upgrade_judge_websocket(seen, out) if method == METHOD_GET else 426
+    return _upgrade_validate_websocket(seen, out) if method == METHOD_GET else 426
 
 
 cdef inline int _upgrade_refused(Upgrade* out, int status, const char* why) noexcept nogil:
@@ -327,5 +327,5 @@ cdef inline int upgrade_parse(const char* buf, size_t n, size_t last_len, const 
         return _upgrade_refused(out, 400, b"The target has no valid host.")
     _upgrade_tokens(out)
     out.other_protocol = seen.others and not out.protocol
-    out.status = _upgrade_judge(&seen, which, minor, site, out)
+    out.status = _upgrade_validate(&seen, which, minor, site, out)
     return used if out.status == 0 or out.status == STATUS_HEALTH or out.status == STATUS_OPTIONS else -1
