@@ -39,7 +39,7 @@ cdef enum:
     C_DROPPED_GONE = 26       # the receiver had closed, or there was none
     C_DROPPED_MEMORY = 27
     C_DROPPED_NATS = 28       # lost with the NATS connection, or NATS read too slowly
-    C_DROPPED_INBOX = 29      # another loop's inbox was full
+    C_DROPPED_INBOX = 29      # another loop's mailbox was full
     C_IN_FLIGHT = 30          # gauge
 
     C_BYTES_IN = 31
@@ -57,7 +57,7 @@ cdef enum:
     C_REFS_TIMED_OUT = 42
     C_RECEIPTS_LATE = 43      # arrived after their ref had timed out
     C_ROOMS_REFUSED = 44      # joins over max-rooms
-    C_EVENTS_LOST = 45        # events for the hooks that did not fit the service's inbox
+    C_EVENTS_LOST = 45        # events for the hooks that did not fit the service's mailbox
 
     C_NATS_IN = 46            # messages from NATS
     C_NATS_OUT = 47           # messages to NATS, receipts included
@@ -74,7 +74,7 @@ cdef enum:
     C_PRESENCE_CHANGES = 57   # joins and leaves on this node that were published
     C_PRESENCE_OUT = 58       # publishes of presence to NATS
     C_PRESENCE_ASKED = 59     # questions who is in a room
-    C_PRESENCE_LOST = 60      # presence lost: no memory, a full inbox, or NATS read too slowly
+    C_PRESENCE_LOST = 60      # presence lost: no memory, a full mailbox, or NATS read too slowly
     C_NODES_LOST = 61         # other nodes whose heartbeats stopped
 
     C_GOAWAYS = 62            # GOAWAY sent
@@ -84,7 +84,7 @@ cdef enum:
     C_INPUT_BYTES = 66        # gauge: buffers of incomplete heads, frames and messages
     C_INPUT_LIMITED = 67      # connections closed with 1013, or answered 503: input-total
     C_BACKLOG_LIMITED = 68    # receivers closed: a message begun for them did not fit backlog-total
-    C_GAPS_UNTOLD = 69        # messages that did not fit another loop's inbox, and that no GAP tells of
+    C_GAPS_UNTOLD = 69        # messages that did not fit another loop's mailbox, and that no GAP tells of
 
     C_AUTH_GRANTED = 70       # tokens accepted, renewals included
     C_AUTH_REFUSED = 71       # tokens refused: missing, malformed, invalid, or by the authorizer

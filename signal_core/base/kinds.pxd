@@ -2,7 +2,7 @@
 
 cdef enum:
     # Packet.kind: what a packet is. docs/architecture/threads-and-ownership.md has the limit of each that is posted.
-    KIND_FRAME = 0        # a frame, with its receiver's loop (never in an inbox)
+    KIND_FRAME = 0        # a frame, with its receiver's loop (never in a mailbox)
     KIND_TO = 1           # a frame for the connection `target`
     KIND_ROOM = 2         # a frame for the members of a room, `target` its serial, `hash` its hash
     KIND_RECEIPT = 3      # the answer `code` for a ref of the connection `target`; the text is the ref

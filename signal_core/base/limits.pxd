@@ -53,11 +53,11 @@ cdef enum:
     SHARE_LEAST = 16               # ... but at least this; a turn handles one frame, whatever it costs
     UNIT_SHIFT = 6                 # 64 deliveries that a fan-out attempts are a unit
     LOOK_UNITS = 32                # units of work between two looks at the clock
-    STEP_NS = 250000               # time of a step that handles leftover input, an inbox or the NATS link
+    STEP_NS = 250000               # time of a step that handles leftover input, a mailbox or the NATS link
     EVENTS_NS = 1000000            # ... of the one that reads sockets
     WRITE_NS = 1000000             # ... of the one that writes messages to peers
     SPREAD_NS = 250000             # ... of the one that writes fan-outs and presence, each iteration
-    CROWD_ROOMS = 32               # fan-outs and presence waiting in an inbox at which it is crowded: the sender waits
+    CROWD_ROOMS = 32               # fan-outs and presence waiting in a mailbox at which it is crowded: the sender waits
     CROWD_MESSAGES = 1024          # ... other messages
     DELAY_MS = 2                   # ... one of the connections that wait gets a turn that often all the same
     LINE_KEPT = 4096               # entries of a list of waiting connections: a longer list is freed when it is empty
@@ -71,7 +71,7 @@ cdef enum:
     SCARCE_HOLD_MS = 10000         # ... and they stay scarce for that long
     WRITE_UNIT_SHIFT = 12          # each further 4 KiB of a queue written are a unit
     GOODBYES_PER_TURN = 1024       # connections closed, or told GOAWAY, in an iteration
-    INBOX_PER_TURN = 4096          # inbox items handled in an iteration
+    MAILBOX_PER_TURN = 4096          # mailbox items handled in an iteration
     TIMERS_PER_TURN = 256          # timers handled in an iteration: each may send a ping
     TIMERS_PER_MS = 16             # ... or, once those of the last tick are done, that many a ms and a share of all
     TIMERS_WITHIN = 64             # ... so that a tick's timers are done within that many ms if they are spread evenly
@@ -87,7 +87,7 @@ cdef enum:
     CORK_MESSAGES = 64             # messages queued for one connection at which it is written to
 
     # -- between threads (docs/architecture/threads-and-ownership.md) --
-    TASKS_WAITING = 4096           # tasks in an inbox at which what would add more is held or refused
+    TASKS_WAITING = 4096           # tasks in a mailbox at which what would add more is held or refused
     HELD_WAIT_MS = 1               # how often a loop checks whether held connections may go on
     WAITERS_MOST = 1 << 18         # SUBs that may await NATS; more get `unavailable`
     MAILS_WAITING = 1024           # events for the control thread beyond auth-pending; then log lines are only counted

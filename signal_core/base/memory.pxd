@@ -32,7 +32,7 @@ cdef struct Region:       # a block that packets are carved from; owned by one l
 
 cdef struct Packet:
     QueueNode self        # 16 its entry in the queue of its only receiver
-    Packet* next          # 8  the next in an inbox, an outbox or a list
+    Packet* next          # 8  the next in a mailbox, an outbox or a list
     uint8_t* data         # 8  `size` bytes to write, followed by `text_size` bytes of text
     Region* region        # 8  the region it lies in; NULL: on the heap
     uint32_t size         # 4

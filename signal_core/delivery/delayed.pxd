@@ -25,23 +25,23 @@ from signal_core.tables.turns cimport turns_crowds_remain, turns_line_add, turns
 
 cdef inline void _scarce_look(Loop* loop, uint32_t now) noexcept nogil:
     """Looks how long the loop waited for a processor since the last look; nothing is learned if that is long ago."""
-    cdef uint64_t waited = loop.scarce_waited, turns
-    cdef uint32_t passed = now - loop.scarce_looked
-    loop.scarce_looked = now
-    if not se_waited(loop.cpu.schedstat, &loop.scarce_waited, &turns) or passed > SCARCE_STALE_MS:
+    cdef uint64_t waited = loop.cpu.scarce_waited, turns
+    cdef uint32_t passed = now - loop.cpu.scarce_looked
+    loop.cpu.scarce_looked = now
+    if not se_waited(loop.cpu.schedstat, &loop.cpu.scarce_waited, &turns) or passed > SCARCE_STALE_MS:
         return
-    if (loop.scarce_waited - waited) * SCARCE_PART > <uint64_t>passed * 1000000:
-        loop.scarce_by = (now + SCARCE_HOLD_MS) | 1
+    if (loop.cpu.scarce_waited - waited) * SCARCE_PART > <uint64_t>passed * 1000000:
+        loop.cpu.scarce_by = (now + SCARCE_HOLD_MS) | 1
 
 
 cdef inline bint delayed_is_scarce(Loop* loop) noexcept nogil:
     """Whether the loop had to wait for a processor lately. Called only when a turn is cut or a client is delayed."""
     cdef uint32_t now = loop_ms(loop)
-    if now - loop.scarce_looked >= SCARCE_LOOK_MS:
+    if now - loop.cpu.scarce_looked >= SCARCE_LOOK_MS:
         _scarce_look(loop, now)
-    if loop.scarce_by - now > SCARCE_HOLD_MS + 1:  # it is over, however long ago
-        loop.scarce_by = 0
-    return loop.scarce_by != 0
+    if loop.cpu.scarce_by - now > SCARCE_HOLD_MS + 1:  # it is over, however long ago
+        loop.cpu.scarce_by = 0
+    return loop.cpu.scarce_by != 0
 
 
 cdef inline bint _rest_is_over(Loop* loop) noexcept nogil:
@@ -50,19 +50,19 @@ cdef inline bint _rest_is_over(Loop* loop) noexcept nogil:
     if not delayed_is_scarce(loop):
         return True
     now = se_now_ns()
-    if loop.rest_end == 0:
-        took = (now - loop.turns_began) * REST_HALVES >> 1
+    if loop.turn.rest_end == 0:
+        took = (now - loop.turn.turns_began) * REST_HALVES >> 1
         took = REST_LEAST_NS if took < REST_LEAST_NS else REST_MOST_NS if took > REST_MOST_NS else took
-        loop.rest_end = now + took
-    return now >= loop.rest_end
+        loop.turn.rest_end = now + took
+    return now >= loop.turn.rest_end
 
 
 cdef inline SE_COLD delayed_add(Loop* loop, Conn* c) noexcept nogil:
     """Its input is left alone, also by epoll, which would report it again and again."""
     if loop.turn.delayed.used == 0:
         loop.turn.delayed_ms = loop_ms(loop)
-        loop.turns_began = se_now_ns()
-        loop.rest_end = 0
+        loop.turn.turns_began = se_now_ns()
+        loop.turn.rest_end = 0
     if not turns_line_add(&loop.turn.delayed, c):
         conn_kill(loop, c)
         return

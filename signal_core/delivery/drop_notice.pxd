@@ -1,4 +1,4 @@
-"""GAP to those for whom this loop's inbox had no place."""
+"""GAP to those for whom this loop's mailbox had no place."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from signal_core.base.counters cimport C_GAPS_UNTOLD
@@ -21,7 +21,7 @@ cdef inline uint64_t drop_notice_watchers_key(uint64_t serial) noexcept nogil:
 
 
 cdef inline void drop_notice_note(Loop* loop, Loop* target, uint64_t key, uint64_t hash, uint64_t count) noexcept nogil:
-    """Messages for a room (by serial and hash) or a peer (by id, hash 0) of another loop did not fit its inbox."""
+    """Messages for a room (by serial and hash) or a peer (by id, hash 0) of another loop did not fit its mailbox."""
     if missed_add(&target.missed, key, hash, count):
         mailbox_wake(&target.mailbox)
     else:

@@ -17,7 +17,7 @@ from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from signal_core.base.counters cimport C_DROPPED_GONE, C_WAKES
 from signal_core.base.limits cimport (
-    ACCEPT_WAIT_MS, EVENTS, EVENTS_NS, HELD_WAIT_MS, INBOX_PER_TURN, LEAVES_PER_TURN, LOOK_UNITS, MEMBERS_PER_TURN,
+    ACCEPT_WAIT_MS, EVENTS, EVENTS_NS, HELD_WAIT_MS, MAILBOX_PER_TURN, LEAVES_PER_TURN, LOOK_UNITS, MEMBERS_PER_TURN,
     RECLAIMS_PER_TURN, RECLAIMS_SHARE, SERVICE_LOOP, SPREAD_NS, STEP_NS, TICK_MS, WRITE_NS,
 )
 from signal_core.base.memory cimport Packet
@@ -72,9 +72,9 @@ from signal_core.tables.turns cimport (
 
 
 cdef inline void _loop_inbox(Loop* loop) noexcept nogil:
-    """Handles packets of the mailbox, at most INBOX_PER_TURN."""
+    """Handles packets of the mailbox, at most MAILBOX_PER_TURN."""
     cdef Packet* packet
-    cdef int budget = INBOX_PER_TURN
+    cdef int budget = MAILBOX_PER_TURN
     if loop.taken == NULL:
         loop.taken = mailbox_take(&loop.mailbox)
         if loop.taken == NULL:

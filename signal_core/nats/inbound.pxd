@@ -79,7 +79,7 @@ cdef inline void _inbound_room(Loop* loop, const NatsOp* op, const NatsHeaders* 
 cdef inline void _inbound_answer(Loop* loop, uint64_t id, const NatsHeaders* h, const char* ref,
                                  uint32_t n) noexcept nogil:
     """A receipt, or NATS's word that nobody listens: for a TO the peer's node is gone, for a PUB it means nothing.
-    Anybody on NATS can send one. Where the loop's inbox has no room it is lost, and its ref hears `timeout`."""
+    Anybody on NATS can send one. Where the loop's mailbox has no room it is lost, and its ref hears `timeout`."""
     cdef Hub* hub = loop.hub
     cdef Loop* target = outbox_loop_of(hub, id)
     if target == NULL:

@@ -1,4 +1,4 @@
-# Python wrappers and micro benchmarks of what a loop keeps: slabs, inboxes, rooms, timers. For probe.pyx, after
+# Python wrappers and micro benchmarks of what a loop keeps: slabs, mailboxes, rooms, timers. For probe.pyx, after
 # probe_ws.pxi.
 
 from zlib import crc32
@@ -285,7 +285,7 @@ def bench_slab_find(uint64_t iterations, uint32_t conns=100000):
 
 
 def bench_inbox(uint64_t iterations, uint32_t chain=1):
-    """One message through an inbox, posted in chains of so many; one thread, nobody to wake."""
+    """One message through a mailbox, posted in chains of so many; one thread, nobody to wake."""
     cdef Mailbox mailbox
     cdef Chain held
     cdef Mem mem

@@ -1,4 +1,4 @@
-"""What a loop's inbox had no place for, so that the receivers hear of it: by room and by peer.
+"""What a loop's mailbox had no place for, so that the receivers hear of it: by room and by peer.
 
 Others write it down in the loop's own table, under a spin lock that is taken on this rare path only; the loop takes all
 of it over once a tick, and tells GAP. The table is bounded: what finds no place in it is counted as `gaps_untold`.

@@ -26,7 +26,7 @@ cdef struct Mailbox:
     int spare             # 4
     uint64_t tasks        # 8  messages without payload posted and not yet handled
 
-cdef struct Chain:        # what a producer gathers for one inbox during an iteration
+cdef struct Chain:        # what a producer gathers for one mailbox during an iteration
     Packet* head          # 8
     Packet* tail          # 8
     uint64_t count        # 8  payload messages in it
@@ -117,7 +117,7 @@ cdef inline void mailbox_tasks_done(Mailbox* mailbox, uint64_t count) noexcept n
 
 
 cdef inline void mailbox_sleep(Mailbox* mailbox) noexcept nogil:
-    """The consumer says that it will sleep; it looks once more whether the inbox is empty before it does."""
+    """The consumer says that it will sleep; it looks once more whether the mailbox is empty before it does."""
     se_store_seqcst(&mailbox.asleep, 1)
 
 

@@ -196,6 +196,9 @@ cdef struct CpuWait:              # how long the thread waited for a CPU (client
     uint64_t looked               # ns; when they were read last
     uint64_t passed               # n[C_ATTEMPTED] as of `looked`
     uint64_t passed_at            # ns; when that was last seen to grow
+    uint32_t scarce_by            # loop_ms until which CPUs are considered scarce; 0: they are not
+    uint32_t scarce_looked        # loop_ms of the last check
+    uint64_t scarce_waited        # ns that the thread had waited for a CPU by then
 
 cdef struct Stopping:             # progress of a stop (loop/shutdown.pxd)
     bint on
@@ -217,8 +220,10 @@ cdef struct Turn:                 # scheduling of an iteration (tables/turns.pxd
     uint64_t caused               # times in a connection's turn that it caused more work than one message does
     uint64_t crowds[2 * CROWD_WORDS]  # bit sets of crowded loops: by fan-outs and presence, then by the rest
     bint crowding                 # a bit of `crowds` may be set
+    uint64_t turns_began          # ns; when the first of the delayed connections was delayed
+    uint64_t rest_end             # ns; when their rest ends; 0: it has not begun
 
-cdef struct Pressure:             # connections that wait for room in other loops' inboxes (delivery/backpressure.pxd)
+cdef struct Pressure:             # connections that wait for room in other loops' mailboxes (delivery/backpressure.pxd)
     uint64_t* held                # held connections, slot << 32 | tag, oldest first
     uint32_t held_used
     uint32_t held_size
@@ -226,7 +231,7 @@ cdef struct Pressure:             # connections that wait for room in other loop
     bint holds                    # the message at hand stays with its connection, which is to be held
     Packet* verdicts              # held KIND_VERDICTs, oldest first
     Packet* verdicts_last         # the last of them; undefined if there is none
-    uint32_t tasks                # tasks of the inbox handled in this iteration
+    uint32_t tasks                # tasks of the mailbox handled in this iteration
 
 cdef struct Roster:               # questions who is in a room (presence/roster.pxd)
     Packet* list                  # KIND_QUESTIONs; the first is being answered
@@ -273,16 +278,11 @@ cdef struct Loop:
     bint overdue                  # loop 0: the room table has more to free
     Mem mem
     Turn turn                     # scheduling of an iteration
-    uint64_t turns_began          # ns; when the first of the delayed connections was delayed
-    uint64_t rest_end             # ns; when their rest ends; 0: it has not begun
-    uint32_t scarce_by            # loop_ms until which CPUs are considered scarce; 0: they are not
-    uint32_t scarce_looked        # loop_ms of the last check
-    uint64_t scarce_waited        # ns that the thread had waited for a CPU by then
-    Pressure pressure             # connections that wait for room in other loops' inboxes
+    Pressure pressure             # connections that wait for room in other loops' mailboxes
     uint32_t dead                 # slots to free at the end of the iteration, linked by Cold.next
     Packet* told_head             # packets whose sender is still to be told the outcome
     Packet* told_tail
-    Packet* taken                 # packets taken from the inbox and not handled yet
+    Packet* taken                 # packets taken from the mailbox and not handled yet
     Roster roster                 # questions who is in a room
     DropNotices notices           # GAPs under way
     Outboxes post                 # packets for other loops

@@ -1,9 +1,9 @@
 """Whose turn it is, and for how long: shares of an iteration, and the lists of connections that wait for theirs.
 
-Work is counted in units, not in messages: a frame, an event, a write, each 4 KiB more of one that gathers messages, an
-item of an inbox, and each 64 deliveries that a fan-out attempts are a unit. A connection's turn is over after its share
-of units, a step of the iteration after its time. The clock is looked at every LOOK_UNITS units only, so it costs a
-message nothing.
+Work is counted in units, not in messages: a frame, an event, a write, each 4 KiB more of one that gathers messages,
+an item of a mailbox, and each 64 deliveries that a fan-out attempts are a unit. A connection's turn is over after its
+share of units, a step of the iteration after its time. The clock is looked at every LOOK_UNITS units only, so it
+costs a message nothing.
 
 Connections with input left over wait in `ready`, and have their turns in order. One that has caused work which is not
 done yet (deliveries of a fan-out or news not written, more messages than another loop has taken) waits in

@@ -17,7 +17,7 @@ from signal_py.config.types import Setting
 from signal_py.control.wire import MAX_PAGE, NAME, NODE, PEER
 
 if TYPE_CHECKING:
-    from signal_py.control.client import Control, Gathered
+    from signal_py.control import Control, Gathered
 
 FAILED = 1  # exit status where a node was silent or refused, or there was nothing to do it to
 MAX_TIMEOUT = 600.0
@@ -106,7 +106,7 @@ def _is_somebody(target: str) -> bool:
 
 
 async def _run(options: argparse.Namespace, config: Config) -> int:
-    from signal_py.control.client import Control, ControlError
+    from signal_py.control import Control, ControlError
 
     try:
         async with Control(config=config, timeout=options.timeout) as control:

@@ -59,21 +59,6 @@ QUIET = 0.3  # seconds without a further answer until discovery ends, once all k
 WORDS = ("auto", "embedded", "off")
 T = TypeVar("T")
 
-__all__ = [
-    "Control",
-    "ControlError",
-    "Disconnected",
-    "Drained",
-    "Gathered",
-    "Member",
-    "MembersPage",
-    "Node",
-    "Refused",
-    "Room",
-    "RoomsPage",
-    "Stats",
-]
-
 
 class ControlError(EngineError):
     """NATS closed the connection, or does not allow the request. The text says what to fix."""

@@ -118,11 +118,15 @@ def many_joins(number: int, _: str) -> Iterator[bytes]:
     return many_rooms("SUB {} presence", "UNSUB {}", name=f"f{number}")
 
 
-def held(engine: kit.Engine, flood: Flood) -> bool:
-    """Whether the flood is held: it goes on only when the loop that is halted does."""
-    before = flood.sent
-    time.sleep(1)
-    return flood.sent == before
+def stands_still(flood: Flood) -> Callable[[], bool]:
+    """Whether it has sent nothing since the last time that this was asked."""
+    sent = [-1]
+
+    def ask() -> bool:
+        sent.append(flood.sent)
+        return sent[-1] == sent[-2]
+
+    return ask
 
 
 def test_a_connection_that_the_node_does_not_read_is_not_late() -> None:
@@ -131,7 +135,7 @@ def test_a_connection_that_the_node_does_not_read_is_not_late() -> None:
         loops = spread(engine.port, 24)
         (patient, _), (late, _) = loops[max(loops)][:2]
         with Flood(engine.port, 40, many_joins) as flood, halted(engine.pid, "signal-0"):
-            until(lambda: held(engine, flood), "joins are held", limit=60.0)
+            until(stands_still(flood), "joins are held by the halted loop", limit=60.0, every=1.0)
             patient.send(frame(TEXT, b"SUB room ref=", fin=False) + frame(CONT, b"r1"))
             late.send(frame(TEXT, b"SUB room", fin=False))
             assert late.read_closed() == 1008
@@ -165,7 +169,7 @@ def test_a_handshake_that_the_node_does_not_handle_hears_503() -> None:
     """It was there in time: 408 would blame the client. One that is late itself hears 408 all the same."""
     with kit.engine(loops=2, handshake_timeout=LIMIT, close_timeout=30) as engine:
         with Flood(engine.port, 40, many_joins) as flood, halted(engine.pid, "signal-0"):
-            until(lambda: held(engine, flood), "joins are held", limit=60.0)
+            until(stands_still(flood), "joins are held by the halted loop", limit=60.0, every=1.0)
             begun = [Wire(engine.port) for _ in range(48)]  # on either loop; the other one answers nothing
             for wire in begun[::2]:
                 wire.send(request("/?room=a"))
