@@ -17,7 +17,9 @@ the label `loop`: the number of a loop, or `service` for the embedding program. 
 the prefix `signal_engine_` and the suffix `_total`, and so has `signal-engine ctl stats --json`.
 
 `signal_engine_nats_state` has the label `state`, and `signal_engine_auth_keys_trouble` the label `reason`. The counters
-`accepted` to `refused_rate` and `attempted` to `in_flight` are two ledgers that balance exactly.
+`accepted` to `refused_rate` and `attempted` to `in_flight` are
+[two ledgers](architecture/flow-control.md#two-ledgers) that balance exactly. [operations.md](operations.md#limits) says
+which counter belongs to which limit.
 
 | metric | type | meaning |
 |---|---|---|
