@@ -7,8 +7,9 @@ receipts and leaves. Everything here runs on the loop's own thread.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 from libc.string cimport memmove
+from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport C_INPUTS_HELD
 from signal_core.base.limits cimport LINE_KEPT, TASKS_WAITING
 from signal_core.base.memory cimport Packet
@@ -44,17 +45,11 @@ cdef inline bint backpressure_input_waits(const Loop* loop) noexcept nogil:
 
 cdef inline void backpressure_hold(Loop* loop, Conn* c) noexcept nogil:
     """Stops reading a connection until _loop_held finds room. The message at hand stays in its buffer."""
-    cdef uint32_t size
-    cdef void* grown
     loop.pressure.holds = False
-    if loop.pressure.held_used == loop.pressure.held_size:
-        size = 2 * loop.pressure.held_size + HELD_AT_FIRST
-        grown = realloc(loop.pressure.held, size * sizeof(uint64_t))
-        if grown == NULL:
-            conn_kill(loop, c)
-            return
-        loop.pressure.held = <uint64_t*>grown
-        loop.pressure.held_size = size
+    if not array_reserve(&loop.pressure.held, &loop.pressure.held_size, loop.pressure.held_used + 1,
+                         sizeof(uint64_t), HELD_AT_FIRST):
+        conn_kill(loop, c)
+        return
     loop.pressure.held[loop.pressure.held_used] = <uint64_t>c.slot << 32 | c.tag
     loop.pressure.held_used += 1
     loop.pressure.waits += 1

@@ -1,8 +1,9 @@
 """The refs of a client that are owed an answer."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
+from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport C_ABUSERS, C_RECEIPTS_LATE, C_REFS_TIMED_OUT
 from signal_core.base.limits cimport STRIKES, STRIKE_WINDOW_TICKS
 from signal_core.base.sys cimport SE_COLD
@@ -44,22 +45,18 @@ cdef inline uint8_t refs_add(Loop* loop, Conn* c, const char* text, size_t n, ui
                              uint32_t deadline) noexcept nogil:
     """Remembers an answer that is owed. CODE_OK; CODE_BAD_REQUEST: the ref is outstanding; CODE_RATE: too many are."""
     cdef Brief* brief = conn_brief(loop, c)
-    cdef Ref* grown
     cdef Ref* ref
-    cdef uint16_t size
+    cdef uint32_t size
     if brief == NULL:
         return CODE_UNAVAILABLE
     if refs_find(loop, c, text, n) != NULL:
         return CODE_BAD_REQUEST
     if brief.nrefs >= loop.hub.set.max_refs:
         return CODE_RATE
-    if brief.nrefs == brief.refs_size:
-        size = <uint16_t>(brief.refs_size * 2 if brief.refs_size else REFS_AT_FIRST)
-        grown = <Ref*>realloc(brief.refs, size * sizeof(Ref))
-        if grown == NULL:
-            return CODE_UNAVAILABLE
-        brief.refs = grown
-        brief.refs_size = size
+    size = brief.refs_size
+    if not array_reserve(&brief.refs, &size, brief.nrefs + 1, sizeof(Ref), REFS_AT_FIRST):
+        return CODE_UNAVAILABLE
+    brief.refs_size = <uint16_t>size
     ref = &brief.refs[brief.nrefs]
     brief.nrefs += 1
     memcpy(ref.text, text, n)

@@ -7,7 +7,7 @@ second.
 """
 
 from libc.stdint cimport uint32_t
-from libc.stdlib cimport realloc
+from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport C_NATS_SUBS_REFUSED
 from signal_core.base.limits cimport OVER_TICKS, RESUME_BYTES
 from signal_core.tables.link_state cimport Link
@@ -15,6 +15,7 @@ from signal_core.tables.state cimport Loop
 
 cdef enum:
     SUB_BYTES = 256               # of a SUB that is not written yet, at most but for the longest prefixes
+    SUBS_AT_FIRST = 64            # initial capacity of the lists of SUBs
 
     # Of a room or an audience
     SUB_PLAIN = 0                 # the SUB is written, where it has a PING, or was not asked for
@@ -65,15 +66,9 @@ cdef inline void sub_queue_refused(Loop* loop) noexcept nogil:
 
 cdef inline bint sub_queue_push(Link* link, uint32_t sid) noexcept nogil:
     """To be written at the end of the iteration. False without memory."""
-    cdef uint32_t* grown
-    cdef uint32_t size
-    if link.limit.fresh_used == link.limit.fresh_size:
-        size = 2 * link.limit.fresh_size + 64
-        grown = <uint32_t*>realloc(link.limit.fresh, size * sizeof(uint32_t))
-        if grown == NULL:
-            return False
-        link.limit.fresh = grown
-        link.limit.fresh_size = size
+    if not array_reserve(&link.limit.fresh, &link.limit.fresh_size, link.limit.fresh_used + 1,
+                         sizeof(uint32_t), SUBS_AT_FIRST):
+        return False
     link.limit.fresh[link.limit.fresh_used] = sid
     link.limit.fresh_used += 1
     link.subs.syncing = True

@@ -1,12 +1,12 @@
 """SUBs as they are written, and those that NATS refuses because there are too many. Loop 0 only."""
 
 from libc.stdint cimport uint32_t
-from libc.stdlib cimport realloc
 from libc.string cimport memmove, strlen
+from signal_core.base.array cimport array_reserve_last
 from signal_core.base.limits cimport BURST_MOST, CONTROL_LOOP, OVER_TICKS, OVER_TOLD_TICKS, RESUMES_PER_TURN
 from signal_core.base.sys cimport SE_RARE
 from signal_core.delivery.outbox cimport outbox_event
-from signal_core.delivery.sub_queue cimport SUB_FRESH, SUB_OVER, SUB_PLAIN, sub_queue_probe
+from signal_core.delivery.sub_queue cimport SUB_FRESH, SUB_OVER, SUB_PLAIN, SUBS_AT_FIRST, sub_queue_probe
 from signal_core.nats.subscriptions cimport FIRST_SID, subscriptions_lapse, subscriptions_try, subscriptions_write
 from signal_core.presence.watches cimport SID_AUDIENCE, watches_lapse, watches_sub, watches_write
 from signal_core.tables.codes cimport EVENT_LOG
@@ -18,25 +18,9 @@ from signal_core.tables.state cimport Loop
 # -- writing --
 
 cdef inline bint sub_limit_reserve_sent(Link* link) noexcept nogil:
-    """Place for one more that awaits its PONG. False without memory."""
-    cdef SentSub* grown
-    cdef uint32_t size
-    if link.limit.sent_head == link.limit.sent_used:
-        link.limit.sent_head = link.limit.sent_used = 0
-    if link.limit.sent_used < link.limit.sent_size:
-        return True
-    if link.limit.sent_head > link.limit.sent_size // 2:
-        link.limit.sent_used -= link.limit.sent_head
-        memmove(link.limit.sent, link.limit.sent + link.limit.sent_head, link.limit.sent_used * sizeof(SentSub))
-        link.limit.sent_head = 0
-        return True
-    size = 2 * link.limit.sent_size + 64
-    grown = <SentSub*>realloc(link.limit.sent, size * sizeof(SentSub))
-    if grown == NULL:
-        return False
-    link.limit.sent = grown
-    link.limit.sent_size = size
-    return True
+    """Makes room for one more SUB that awaits its PONG. False without memory."""
+    return array_reserve_last(&link.limit.sent, &link.limit.sent_head, &link.limit.sent_used, &link.limit.sent_size,
+                              sizeof(SentSub), SUBS_AT_FIRST)
 
 
 cdef inline void sub_limit_note_sent(Link* link, uint32_t sid) noexcept nogil:

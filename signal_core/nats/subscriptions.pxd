@@ -1,8 +1,8 @@
 """The link's subscriptions to rooms, and the clients whose SUB waits until NATS has confirmed one. Loop 0 only."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport realloc
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcmp, memcpy
+from signal_core.base.array cimport array_reserve, array_reserve_last
 from signal_core.base.counters cimport C_AWAITS_REFUSED, C_NATS_SUBS
 from signal_core.base.kinds cimport KIND_NATS, KIND_RECEIPT
 from signal_core.base.limits cimport PREFIX_SIZE, RECLAIMS_PER_TURN, RESUMES_PER_TURN, WAITERS_MOST
@@ -10,8 +10,8 @@ from signal_core.base.memory cimport Packet, packet_free, packet_new_heap, packe
 from signal_core.base.sys cimport SE_RARE, se_load_relaxed, se_store8_release
 from signal_core.delivery.outbox cimport outbox_loop_of, outbox_post
 from signal_core.delivery.sub_queue cimport (
-    SUB_FRESH, SUB_OVER, SUB_PLAIN, sub_queue_allowed, sub_queue_given_up, sub_queue_has_room, sub_queue_push,
-    sub_queue_refused,
+    SUB_FRESH, SUB_OVER, SUB_PLAIN, SUBS_AT_FIRST, sub_queue_allowed, sub_queue_given_up, sub_queue_has_room,
+    sub_queue_push, sub_queue_refused,
 )
 from signal_core.delivery.write_queue cimport write_queue_add
 from signal_core.presence.watches cimport watches_end_one, watches_settle, watches_unsub_write
@@ -79,21 +79,11 @@ cdef inline void subscriptions_try(Loop* loop, RoomEntry* entry) noexcept nogil:
 
 cdef inline bint _subs_reserve(Link* link) noexcept nogil:
     """Makes sure that a free index exists. False: no memory."""
-    cdef RoomEntry** subs
-    cdef uint32_t* spare
-    cdef uint32_t size
-    if link.subs.nfree == 0 and link.subs.used == link.subs.size:
-        size = 64 if link.subs.size == 0 else 2 * link.subs.size
-        subs = <RoomEntry**>realloc(link.subs.rooms, size * sizeof(RoomEntry*))
-        if subs == NULL:
-            return False
-        link.subs.rooms = subs
-        spare = <uint32_t*>realloc(link.subs.free, size * sizeof(uint32_t))
-        if spare == NULL:
-            return False
-        link.subs.free = spare
-        link.subs.size = size
-    return True
+    cdef uint32_t size = link.subs.size
+    if link.subs.nfree:
+        return True
+    return (array_reserve(&link.subs.rooms, &size, link.subs.used + 1, sizeof(RoomEntry*), SUBS_AT_FIRST)
+            and array_reserve(&link.subs.free, &link.subs.size, size, sizeof(uint32_t), SUBS_AT_FIRST))
 
 
 cdef inline bint _sub_index(Link* link, uint32_t* index) noexcept nogil:
@@ -170,33 +160,14 @@ cdef inline void subscriptions_settle(Loop* loop, Packet* packet) noexcept nogil
             loop.overdue = True
 
 
-cdef inline bint _waiters_grow(Link* link) noexcept nogil:
-    """Makes room in a full list: moves it to the front if half of it is free, else doubles it. False: no memory."""
-    cdef Waiter* grown
-    cdef uint32_t size
-    if link.waiters.head > link.waiters.size // 2:
-        link.waiters.used -= link.waiters.head
-        memmove(link.waiters.list, link.waiters.list + link.waiters.head, link.waiters.used * sizeof(Waiter))
-        link.waiters.head = 0
-        return True
-    size = 64 if link.waiters.size == 0 else 2 * link.waiters.size
-    grown = <Waiter*>realloc(link.waiters.list, size * sizeof(Waiter))
-    if grown == NULL:
-        return False
-    link.waiters.list = grown
-    link.waiters.size = size
-    return True
-
-
 cdef inline bint _waiter_add(Loop* loop, const Waiter* waiter) noexcept nogil:
     """Adds a waiter. False: no memory, or WAITERS_MOST wait already."""
     cdef Link* link = loop.linked
-    if link.waiters.head and link.waiters.head == link.waiters.used:
-        link.waiters.head = link.waiters.used = 0
     if link.waiters.used - link.waiters.head >= WAITERS_MOST:
         loop.n[C_AWAITS_REFUSED] += 1
         return False
-    if link.waiters.used == link.waiters.size and not _waiters_grow(link):
+    if not array_reserve_last(&link.waiters.list, &link.waiters.head, &link.waiters.used, &link.waiters.size,
+                              sizeof(Waiter), SUBS_AT_FIRST):
         return False
     link.waiters.list[link.waiters.used] = waiter[0]
     link.waiters.used += 1

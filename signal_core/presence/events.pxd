@@ -9,9 +9,10 @@ other link, a mailbox) and so arrives in order: the last line about a peer tells
 text for NATS goes through the mailbox of the link's loop, even if that loop sends it.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint8_t
-from libc.stdlib cimport free, qsort, realloc
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport free, qsort
 from libc.string cimport memchr, memcmp, memcpy, strlen
+from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport (
     C_NATS_MALFORMED, C_PRESENCE_CHANGES, C_PRESENCE_DENIED, C_PRESENCE_LOST, C_PRESENCE_OUT, C_TAKEN,
 )
@@ -35,12 +36,14 @@ from signal_core.tables.mailbox cimport mailbox_taken
 from signal_core.tables.room_table cimport Audience, RoomEntry, audience_of
 from signal_core.tables.state cimport LANE_SPREAD, Change, Hub, Loop, News, loop_bit
 from signal_core.wire.frame cimport OP_TEXT, frame_head_size, frame_put_head
-from signal_core.wire.ids cimport LOCAL_TEXT, NODE_MAX, PEER_TEXT, ROOM_MAX, USER_MAX, ids_peer_run, se_lower_run
+from signal_core.wire.ids cimport NODE_MAX, PEER_TEXT, ROOM_MAX, USER_MAX, ids_peer_run, se_lower_run
 
 cdef enum:
     WHO_MAX = PEER_TEXT + 6 + USER_MAX                    # bytes of `<peer> user=U` for a peer of this node
     LINE_MAX = 6 + WHO_MAX + 1                            # bytes of an event about it
     SUBJECT_MAX = PREFIX_SIZE + 16 + ROOM_MAX             # bytes of a presence subject
+    CHANGES_AT_FIRST = 64                                 # initial capacity of News.changes
+    TEXT_AT_FIRST = 4096                                  # ... and of News.text
 
 
 # -- to other nodes --
@@ -320,23 +323,8 @@ cdef inline size_t events_put_who(Loop* loop, Conn* c, char* out) noexcept nogil
 
 cdef inline bint _news_reserve(News* news) noexcept nogil:
     """Makes room for one more event. False without memory."""
-    cdef void* grown
-    cdef uint32_t size
-    if news.count == news.size:
-        size = 2 * news.size + 64
-        grown = realloc(news.changes, size * sizeof(Change))
-        if grown == NULL:
-            return False
-        news.changes = <Change*>grown
-        news.size = size
-    if news.text_used + LINE_MAX > news.text_size:
-        size = 2 * news.text_size + 4096
-        grown = realloc(news.text, size)
-        if grown == NULL:
-            return False
-        news.text = <char*>grown
-        news.text_size = size
-    return True
+    return (array_reserve(&news.changes, &news.size, news.count + 1, sizeof(Change), CHANGES_AT_FIRST)
+            and array_reserve(&news.text, &news.text_size, <uint64_t>news.text_used + LINE_MAX, 1, TEXT_AT_FIRST))
 
 
 cdef inline void _news_append(Loop* loop, RoomEntry* entry, Conn* c, bint joins) noexcept nogil:

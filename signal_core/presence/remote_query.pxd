@@ -1,8 +1,8 @@
 """Presence queries to other nodes, and those that are postponed: each is sent in the end. Loop 0 only."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport realloc
 from libc.string cimport memset
+from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport C_PRESENCE_ASKED, C_PRESENCE_LOST
 from signal_core.base.limits cimport AUDIENCES_PER_TURN, QUESTIONS_PER_TICK, RESUME_BYTES
 from signal_core.base.memory cimport Packet
@@ -23,26 +23,21 @@ from signal_core.wire.ids cimport NODE_MAX, ROOM_MAX
 
 cdef enum:
     EVERY_NODE = 0            # its index in Link.nodes
-    NODES_AT_FIRST = 8
+    NODES_AT_FIRST = 8        # initial capacity of Link.nodes
     NODES_MOST = 65535        # other nodes noted
     ASK_MAX = NODE_MAX + 1 + UINT_TEXT + 1 + ROOM_MAX + 1 + NODE_MAX  # bytes of a question to other nodes
 
 
 cdef inline bint remote_query_reserve_nodes(Link* link) noexcept nogil:
     """Makes room for one more node, besides the entry that stands for all nodes. False without memory."""
-    cdef void* grown
-    cdef uint32_t size
-    if link.presence.nodes_used < link.presence.nodes_size:
+    cdef uint32_t size = link.presence.nodes_size
+    if link.presence.nodes_used < size:
         return True
-    if link.presence.nodes_used >= NODES_MOST:
+    if (link.presence.nodes_used >= NODES_MOST
+            or not array_reserve(&link.presence.nodes, &link.presence.nodes_size, size + 1, sizeof(Node),
+                                 NODES_AT_FIRST)):
         return False
-    size = 2 * link.presence.nodes_size if link.presence.nodes_size else NODES_AT_FIRST
-    grown = realloc(link.presence.nodes, size * sizeof(Node))
-    if grown == NULL:
-        return False
-    link.presence.nodes = <Node*>grown
-    memset(link.presence.nodes + link.presence.nodes_size, 0, (size - link.presence.nodes_size) * sizeof(Node))
-    link.presence.nodes_size = size
+    memset(link.presence.nodes + size, 0, (link.presence.nodes_size - size) * sizeof(Node))
     if link.presence.nodes_used == 0:
         link.presence.nodes_used = 1
     return True

@@ -1,7 +1,8 @@
 """NATS subscriptions to the presence of rooms that have watchers here. Loop 0 only."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
+from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport C_PRESENCE_LOST
 from signal_core.base.kinds cimport KIND_NATS
 from signal_core.base.memory cimport Packet, packet_new_heap
@@ -19,6 +20,8 @@ from signal_core.wire.nats_format cimport nats_format_sub, nats_format_unsub
 
 cdef enum:
     SID_AUDIENCE = 1 << 30    # and up, by Audience.index; the sids of rooms (subscriptions.pxd) are below
+    AUDIENCES_AT_FIRST = 16   # initial capacity of LinkPresence.audiences
+    HEARD_AT_FIRST = 2        # ... and of Audience.nodes
 
 
 cdef inline void watches_sub(Loop* loop, Audience* audience) noexcept nogil:
@@ -102,21 +105,13 @@ cdef inline void _audience_unsub(Loop* loop, Audience* audience) noexcept nogil:
 
 cdef inline bint _audiences_reserve(Link* link) noexcept nogil:
     """Makes sure that there is a free index. False without memory."""
-    cdef void* grown
-    cdef uint32_t size
-    if link.presence.audiences_nfree or link.presence.audiences_used < link.presence.audiences_size:
+    cdef uint32_t size = link.presence.audiences_size
+    if link.presence.audiences_nfree:
         return True
-    size = 2 * link.presence.audiences_size + 16
-    grown = realloc(link.presence.audiences, size * sizeof(Audience*))
-    if grown == NULL:
-        return False
-    link.presence.audiences = <Audience**>grown
-    grown = realloc(link.presence.audiences_free, size * sizeof(uint32_t))
-    if grown == NULL:
-        return False
-    link.presence.audiences_free = <uint32_t*>grown
-    link.presence.audiences_size = size
-    return True
+    return (array_reserve(&link.presence.audiences, &size, link.presence.audiences_used + 1,
+                          sizeof(Audience*), AUDIENCES_AT_FIRST)
+            and array_reserve(&link.presence.audiences_free, &link.presence.audiences_size, size, sizeof(uint32_t),
+                              AUDIENCES_AT_FIRST))
 
 
 cdef inline void _audience_add(Loop* loop, Audience* audience) noexcept nogil:
@@ -187,17 +182,10 @@ cdef inline bint _audience_hears(const Audience* audience, uint16_t node) noexce
 
 cdef inline void watches_note(Audience* audience, uint16_t node) noexcept nogil:
     """Notes that a node has members in the room. Without memory its loss will not be announced there."""
-    cdef void* grown
-    cdef uint16_t size
-    if _audience_hears(audience, node):
+    if (_audience_hears(audience, node)
+            or not array_reserve(&audience.nodes, &audience.nodes_size, audience.nnodes + 1,
+                                 sizeof(uint16_t), HEARD_AT_FIRST)):
         return
-    if audience.nnodes == audience.nodes_size:
-        size = <uint16_t>(2 * audience.nodes_size + 2)
-        grown = realloc(audience.nodes, size * sizeof(uint16_t))
-        if grown == NULL:
-            return
-        audience.nodes = <uint16_t*>grown
-        audience.nodes_size = size
     audience.nodes[audience.nnodes] = node
     audience.nnodes += 1
 

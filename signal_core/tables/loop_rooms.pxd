@@ -8,12 +8,14 @@ same in a room of ten thousand as in a room of two.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp
+from signal_core.base.array cimport array_reserve
 from signal_core.base.sys cimport SE_ASSERT, munmap
 from signal_core.tables.conn_table cimport Cold, Conn, Membership, Slab, slab_cold, slab_conn, slab_pages_new
 from signal_core.tables.room_table cimport RoomEntry
 
 cdef enum:
     NO_ROOM = 0xffffffff
+    ROOMS_AT_FIRST = 16       # initial capacity of Rooms.rooms
     ROOM_GONE = 0xffffffff    # in a former index: was removed
     WATCH_NONE = 0            # of a member: hears nothing of who is there
     WATCH_CHANGES = 0xffff    # hears who comes and goes; between the two: also the answers to the question so numbered
@@ -177,8 +179,7 @@ cdef inline void _index_move(Rooms* rooms) noexcept nogil:
 
 cdef inline uint32_t rooms_add(Rooms* rooms, RoomEntry* entry) noexcept nogil:
     """A new empty room; NO_ROOM without memory."""
-    cdef uint32_t room, size
-    cdef Room* grown
+    cdef uint32_t room
     if rooms.index.slots == NULL or 2 * (rooms.count + 1) > rooms.index.mask:
         if not _index_grow(rooms):
             return NO_ROOM
@@ -186,13 +187,8 @@ cdef inline uint32_t rooms_add(Rooms* rooms, RoomEntry* entry) noexcept nogil:
         room = rooms.free_head
         rooms.free_head = rooms.rooms[room].size
     else:
-        if rooms.used == rooms.size:
-            size = 16 if rooms.size == 0 else 2 * rooms.size
-            grown = <Room*>realloc(rooms.rooms, size * sizeof(Room))
-            if grown == NULL:
-                return NO_ROOM
-            rooms.rooms = grown
-            rooms.size = size
+        if not array_reserve(&rooms.rooms, &rooms.size, rooms.used + 1, sizeof(Room), ROOMS_AT_FIRST):
+            return NO_ROOM
         room = rooms.used
         rooms.used += 1
     rooms.rooms[room].entry = entry

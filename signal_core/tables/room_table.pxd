@@ -44,14 +44,14 @@ cdef struct Audience:     # who hears of a room's comings and goings; made at ne
     uint32_t asked        # 4  the link's: tick of the last question
     uint16_t asks         # 2  the link's: questions within that tick
     uint16_t put_off      # 2  the link's: PUT_OFF_*, what waits for a tick to come
-    uint16_t nnodes       # 2  the link's: nodes heard to have members
-    uint16_t nodes_size   # 2
+    uint32_t nnodes       # 4  the link's: nodes heard to have members
     uint16_t* nodes       # 8  the link's: their indices in Link.nodes
     uint32_t linked       # 4  the link's: number of the connection that the next three are of
     uint32_t ping         # 4  ... the PING whose answer confirms the SUB
     uint8_t sub_state     # 1  ... SUB_* (sub_queue.pxd)
     uint8_t late          # 1  ... it was SUB_OVER: its watchers ask anew
-    uint8_t spare[6]      # 6
+    uint8_t spare[2]      # 2
+    uint32_t nodes_size   # 4  capacity of `nodes`
     uint64_t counts[1]    # and on, atomic: watchers of each loop, then 1 where the service watches
 
 cdef struct RoomEntry:    # one malloc: a user's room has little else, and millions may have one

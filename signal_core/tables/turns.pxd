@@ -13,8 +13,9 @@ What fan-outs, news and GAPs queue is written in a lane of its own, after the me
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 from libc.string cimport memmove
+from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport C_STEPS_CUT
 from signal_core.base.kinds cimport KIND_NEWS, KIND_ROOM
 from signal_core.base.limits cimport (
@@ -27,6 +28,8 @@ from signal_core.tables.state cimport CROWD_WORDS, LANE_DIRECT, LANE_SPREAD, Lin
 cdef enum:
     STEP_SPENT = 0            # Loop.step_end: the step's time is over
     STEP_FRESH_BIT = 62       # ... and, with that time in the bits below: the clock was not looked at yet
+
+    LINE_AT_FIRST = 64        # initial capacity of a list of waiting connections
 
 
 # -- the time of a step --
@@ -93,19 +96,8 @@ cdef inline bint turns_lanes_wait(const Loop* loop) noexcept nogil:
 # -- who waits for a turn --
 
 cdef inline bint turns_line_room(Line* line, uint32_t more) noexcept nogil:
-    """Room for so many more. False without memory."""
-    cdef uint32_t size = line.size
-    cdef uint32_t* grown
-    if line.used + more <= size:
-        return True
-    while size < line.used + more:
-        size = 2 * size + 64
-    grown = <uint32_t*>realloc(line.slots, size * sizeof(uint32_t))
-    if grown == NULL:
-        return False
-    line.slots = grown
-    line.size = size
-    return True
+    """Makes room for `more` connections. False without memory."""
+    return array_reserve(&line.slots, &line.size, <uint64_t>line.used + more, sizeof(uint32_t), LINE_AT_FIRST)
 
 
 cdef inline bint turns_line_add(Line* line, Conn* c) noexcept nogil:
