@@ -19,8 +19,8 @@ from signal_core.base.kinds cimport (
     KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, TELL_PEER,
 )
 from signal_core.base.limits cimport (
-    ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, MAILS_WAITING, MAX_LOOPS, SERVICE_LOOP, TASKS_WAITING,
-    TICK_MS, TLS_REASON_SIZE, YIELD_LEAST, YIELD_MOST,
+    ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, MAILS_WAITING, MAX_LISTENERS, MAX_LOOPS, SERVICE_LOOP,
+    TASKS_WAITING, TICK_MS, TLS_REASON_SIZE, YIELD_LEAST, YIELD_MOST,
 )
 from signal_core.base.memory cimport Packet, memory_check_layout, packet_free, packet_new_heap, packet_text
 from signal_core.base.sys cimport (
@@ -61,7 +61,7 @@ from signal_core.tables.mailbox cimport (
 from signal_core.tables.room_table cimport (
     RoomEntry, room_table_check_layout, room_table_end, room_table_hash, room_table_init,
 )
-from signal_core.tables.state cimport MAX_LISTENERS, Hub, Loop, Network
+from signal_core.tables.state cimport Hub, Loop, Network
 from signal_core.wire.command cimport HEAD_MAX, HEAD_MAX_AUTH, head_check_layout
 from signal_core.wire.frame cimport frame_check_layout, frame_close_code_valid
 from signal_core.wire.handshake cimport upgrade_check_layout

@@ -29,10 +29,12 @@ cdef enum:
     KICKS_KEPT = 64                # latest results of KIND_KICK that a loop keeps for Python; a power of two
     RECEIPTS_OWED = 256            # latest publishes that NATS's permission violations are matched with; a power of two
     TLS_REASON_SIZE = 120          # bytes of OpenSSL's reason for a failure, its NUL included
+    MAX_LISTENERS = 16             # addresses that an engine listens on
     CACHE_LINE_WORDS = 8           # 64-bit words in a cache line
 
     # -- one iteration of a loop (fairness) --
     EVENTS = 512                   # epoll events per epoll_wait
+    LISTEN_BACKLOG = 4096          # connections of a listener that the kernel accepts ahead; also bound by somaxconn
     ACCEPTS = 64                   # connections accepted per listener and iteration
     ACCEPT_BURST_MS = 10           # accept-rate, accept-yield: the burst allowed, as time at that rate
     ACCEPT_WAIT_MS = 2             # ... and how often parked clients are looked at
@@ -69,6 +71,7 @@ cdef enum:
     SCARCE_LOOK_MS = 10            # ... of the time since its last look, which is at least this long ago
     SCARCE_STALE_MS = 100          # ... and at most this long
     SCARCE_HOLD_MS = 10000         # ... and they stay scarce for that long
+    FLUSH_ROUNDS = 8               # gathered writes to one connection before the next one gets its turn
     WRITE_UNIT_SHIFT = 12          # each further 4 KiB of a queue written are a unit
     GOODBYES_PER_TURN = 1024       # connections closed, or told GOAWAY, in an iteration
     MAILBOX_PER_TURN = 4096          # mailbox items handled in an iteration
@@ -78,6 +81,8 @@ cdef enum:
     LEAVES_PER_TURN = 2048         # units of cleaning up in an iteration: a membership, a connection, 64 watchers told
     RECLAIMS_PER_TURN = 4096       # pieces of the room table freed in an iteration
     RECLAIMS_SHARE = 32            # ... plus 1/32 of those that wait
+    NATS_READS = 4                 # reads from NATS in an iteration
+    NATS_ROUNDS = 32               # gathered writes to NATS in an iteration
     NATS_OPS_PER_TURN = 4096       # operations of the NATS link handled in an iteration
     RESUME_BYTES = 1 << 20         # bytes queued for NATS at which resubscribing pauses
     RESUMES_PER_TURN = 8192        # rooms resubscribed in an iteration
@@ -89,6 +94,8 @@ cdef enum:
     # -- between threads (docs/architecture/threads-and-ownership.md) --
     TASKS_WAITING = 4096           # tasks in a mailbox at which what would add more is held or refused
     HELD_WAIT_MS = 1               # how often a loop checks whether held connections may go on
+    MISSED_SLOTS = 1024            # slots of a loop's table of receivers to be told GAP, a power of two
+    MISSED_MOST = 768              # ... receivers in it; those of more are counted in gaps_untold
     WAITERS_MOST = 1 << 18         # SUBs that may await NATS; more get `unavailable`
     MAILS_WAITING = 1024           # events for the control thread beyond auth-pending; then log lines are only counted
 
@@ -101,6 +108,7 @@ cdef enum:
     QUESTIONS_WAITING = 256        # questions that wait, and that are searched for one to share
     AUDIENCES_PER_TURN = 1024      # rooms with watchers visited in an iteration, when a node is lost or asked again
     BEAT_TICKS = 20                # between two heartbeats: 2 s
+    NODES_MOST = 65535             # other nodes that a node notes
     LOST_TICKS = 65                # without a heartbeat after which a node is lost: three were missed
 
     # -- questions of operators --
@@ -112,7 +120,8 @@ cdef enum:
     READ_BUFFER = 128 * 1024       # a loop's read buffer, bytes
     REGION_BYTES = 256 * 1024      # a loop's encoding region, bytes
     IOV_MAX_SEND = 64              # buffers of one sendmsg
-    NATS_READ_BUFFER = 256 * 1024  # the NATS link's read buffer, bytes; it grows for a larger message, for a second
+    NATS_READ_BUFFER = 256 * 1024  # the NATS link's read buffer, bytes; it grows for a larger message
+    NATS_BUFFER_TICKS = 10         # ... after which, unless it is needed again, it is small again: 1 s
     NATS_KEPT = 64 * 1024          # payload of a message from NATS that is kept even if it is over max-message
     NATS_HEADERS_KEPT = 64 * 1024  # its headers, at most; one with more counts as malformed
     TLS_RECORD = 16384             # plaintext of one TLS record (RFC 8446 §5.1), bytes
@@ -134,9 +143,20 @@ cdef enum:
     # -- timers --
     TICK_MS = 100                  # resolution of every deadline
     WHEEL_SLOTS = 512              # one turn of the wheel: 51.2 s; later timers go around again
+    BLOCKED_LOOK_TICKS = 5         # between two checks of a blocked queue for expired messages
+    AUTH_REF_TICKS = 10            # after auth-timeout until the ref of an AUTH is answered with a timeout: 1 s
     DRAIN_TICKS = 3                # at a stop, time for TCP handshakes under way; at most half of close-timeout
 
+    # -- times of the NATS link --
+    NATS_DIAL_TICKS = 50           # 5 s each for connect(), INFO, TLS and login
+    NATS_ASKING_TICKS = 100        # 10 s for the control thread's answer to INFO
+    NATS_NAMING_TICKS = 20         # 2 s for another node with this node's name to answer
+    NATS_KEEPALIVE_TICKS = 100     # 10 s of silence, then the server is pinged
+    NATS_SILENCE_TICKS = 50        # 5 s more, then the connection is given up
+    NATS_LOOK_TICKS = 10           # between two checks of the link, at most: 1 s
+
     # -- behaviour --
+    ANSWERS_PAUSE = 256            # answers of the engine waiting for a client at which it is not read any more
     STRIKES = 100                  # malformed messages ...
     STRIKE_WINDOW_TICKS = 100      # ... in 10 s close a connection with 1008
     PART_AGAIN_TICKS = 10          # that an incomplete message has at least once its connection is read again: 1 s

@@ -11,7 +11,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 from signal_core.base.counters cimport C_AUTH_DENIED, C_AUTH_EXPIRED, C_AUTH_FAILED, C_AUTH_GRANTED, C_AUTH_REFUSED
 from signal_core.base.kinds cimport KIND_EVENT
-from signal_core.base.limits cimport ADDRESS_BYTES, ADDRESS_TEXT, CONTROL_LOOP, RIGHTS_SHARED, TICK_MS
+from signal_core.base.limits cimport ADDRESS_BYTES, ADDRESS_TEXT, AUTH_REF_TICKS, CONTROL_LOOP, RIGHTS_SHARED, TICK_MS
 from signal_core.base.memory cimport Packet, packet_free, packet_new_heap
 from signal_core.base.sys cimport SE_COLD
 from signal_core.client.input_buffer cimport input_buffer_free
@@ -43,7 +43,6 @@ from signal_core.wire.handshake cimport (
 
 cdef enum:
     LIFE_MOST = 0x7fffffff     # ticks, 6.8 years: a token with a longer life never expires
-    REF_PATIENCE = 10          # ticks after auth-timeout until the ref of an AUTH is answered with a timeout
 
 
 cdef inline char* _put_line(char* out, const char* p, size_t n) noexcept nogil:
@@ -150,7 +149,7 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
             _auth_refused(loop, 503)
         elif head.ref_len:
             code = refs_add(loop, c, head.ref, head.ref_len, REF_AUTH,
-                            loop.tick + loop.hub.set.auth_patience + REF_PATIENCE)
+                            loop.tick + loop.hub.set.auth_patience + AUTH_REF_TICKS)
     if code == CODE_OK:
         c.flags |= FLAG_RENEWING
         loop.authenticating += 1

@@ -6,7 +6,9 @@ other loops on the same processor.
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from signal_core.base.counters cimport C_BACKLOG_BYTES, C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
-from signal_core.base.limits cimport TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS
+from signal_core.base.limits cimport (
+    BLOCKED_LOOK_TICKS, TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS,
+)
 from signal_core.base.sys cimport (
     FIONREAD, SE_COLD, SE_INLINE, SIOCOUTQ, ioctl, se_acknowledged,
 )
@@ -14,9 +16,7 @@ from signal_core.client.auth cimport auth_due, auth_refuse
 from signal_core.client.listener cimport listener_turn_away
 from signal_core.client.partial cimport partial_due, partial_unread
 from signal_core.delivery.backlog cimport backlog_cost, backlog_has_share, backlog_trim
-from signal_core.delivery.conn cimport (
-    BLOCKED_LOOK, conn_answer, conn_expire, conn_extra, conn_frame, conn_kill, conn_silence,
-)
+from signal_core.delivery.conn cimport conn_answer, conn_expire, conn_extra, conn_frame, conn_kill, conn_silence
 from signal_core.delivery.conn_close cimport conn_close_stalled
 from signal_core.delivery.joining cimport joining_open
 from signal_core.delivery.refs cimport refs_due
@@ -126,8 +126,8 @@ cdef inline SE_INLINE _open(Loop* loop, Conn* c) noexcept nogil:
     if c.flags & FLAG_BLOCKED:
         if not _blocked(loop, c):
             return
-        if loop.tick + BLOCKED_LOOK < next_look:
-            next_look = loop.tick + BLOCKED_LOOK
+        if loop.tick + BLOCKED_LOOK_TICKS < next_look:
+            next_look = loop.tick + BLOCKED_LOOK_TICKS
     refs = refs_due(loop, c)
     if refs and refs < next_look:
         next_look = refs

@@ -9,11 +9,11 @@ socket takes a descriptor and 8 bytes; it has no Conn, and is not in epoll.
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from signal_core.base.counters cimport C_HEALTH_LIMITED
-from signal_core.base.limits cimport HEALTHS_PER_TICK, HEALTH_HEAD, PARKED, PARK_SPARE
+from signal_core.base.limits cimport HEALTHS_PER_TICK, HEALTH_HEAD, MAX_LISTENERS, PARKED, PARK_SPARE
 from signal_core.base.sys cimport (
     MSG_DONTWAIT, MSG_PEEK, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, recv, se_descriptors,
 )
-from signal_core.tables.state cimport MAX_LISTENERS, Loop, Lot, Parked
+from signal_core.tables.state cimport Loop, Lot, Parked
 from signal_core.wire.handshake cimport STATUS_HEALTH, Upgrade, upgrade_parse
 
 cdef enum:

@@ -9,7 +9,7 @@ from signal_core.base.counters cimport (
     C_ATTEMPTED, C_BACKLOG_BYTES, C_BACKLOG_LIMITED, C_BLOCKED, C_BYTES_OUT, C_CLOSED, C_CONNECTIONS, C_DROPPED_EXPIRED,
     C_DROPPED_GONE, C_DROPPED_MEMORY, C_DROPPED_SLOW_PEER, C_WRITES,
 )
-from signal_core.base.limits cimport CORK_MESSAGES, WRITE_UNIT_SHIFT
+from signal_core.base.limits cimport ANSWERS_PAUSE, BLOCKED_LOOK_TICKS, CORK_MESSAGES, FLUSH_ROUNDS, WRITE_UNIT_SHIFT
 from signal_core.base.memory cimport PACKET_SHARED, Packet, packet_free, packet_new, packet_new_heap
 from signal_core.base.sys cimport (
     EAGAIN, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, SE_COLD, SE_INLINE, SE_RARE,
@@ -34,11 +34,6 @@ from signal_core.tables.timer_wheel cimport wheel_arm, wheel_arm_by, wheel_disar
 from signal_core.tables.turns cimport turns_lane_add, turns_line_add
 from signal_core.wire.frame cimport OP_TEXT, frame_head_size, frame_put_head
 from signal_core.wire.ids cimport ids_make
-
-cdef enum:
-    ANSWERS_PAUSE = 256       # unread answers of the engine after which the client is not read any more
-    FLUSH_ROUNDS = 8          # gathered writes to one connection before the next one gets its turn
-    BLOCKED_LOOK = 5          # ticks between checks of a blocked queue for expired messages
 
 
 cdef inline uint64_t conn_id(const Loop* loop, const Conn* c) noexcept nogil:
@@ -135,7 +130,7 @@ cdef inline SE_COLD _conn_block(Loop* loop, Conn* c) noexcept nogil:
     loop.n[C_BACKLOG_BYTES] += backlog_cost(&c.out)
     conn_watch(loop, c)
     if c.state == CONN_OPEN:
-        wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.tick + BLOCKED_LOOK)
+        wheel_arm_by(&loop.wheel, &loop.slab, c.slot, loop.tick + BLOCKED_LOOK_TICKS)
 
 
 cdef inline void conn_ready(Loop* loop, Conn* c) noexcept nogil:

@@ -3,7 +3,8 @@
 A connection is CONN_JOINING from its 101 until then. Everything here runs on the connection's loop.
 """
 
-from signal_core.delivery.conn cimport BLOCKED_LOOK, conn_answer, conn_resume, conn_silence
+from signal_core.base.limits cimport BLOCKED_LOOK_TICKS
+from signal_core.delivery.conn cimport conn_answer, conn_resume, conn_silence
 from signal_core.delivery.replies cimport replies_err, replies_goaway, replies_hello_new, replies_say
 from signal_core.tables.codes cimport CODE_DENIED, CODE_UNAVAILABLE
 from signal_core.tables.conn_table cimport (
@@ -43,7 +44,7 @@ cdef inline void _arm_timer(Loop* loop, Conn* c) noexcept nogil:
     """Replaces the handshake's deadline by the keepalive timer, or an earlier end of the token."""
     cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + (
-        BLOCKED_LOOK if c.flags & FLAG_BLOCKED else conn_silence(loop, c)))
+        BLOCKED_LOOK_TICKS if c.flags & FLAG_BLOCKED else conn_silence(loop, c)))
     if brief != NULL and brief.expires:
         wheel_arm_by(&loop.wheel, &loop.slab, c.slot, brief.expires)
 

@@ -4,7 +4,8 @@ from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, strlen
 from signal_core.base.limits cimport (
-    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, LOOP_INDEXES, READ_BUFFER, RIGHTS_SHARED, SERVICE_LOOP, TICK_MS, TRIM_BYTES,
+    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, LISTEN_BACKLOG, LOOP_INDEXES, READ_BUFFER, RIGHTS_SHARED, SERVICE_LOOP,
+    TICK_MS, TRIM_BYTES,
 )
 from signal_core.base.memory cimport Packet, memory_end
 from signal_core.base.sys cimport (
@@ -43,7 +44,6 @@ from signal_core.tables.timer_wheel cimport wheel_init
 from signal_core.tables.turns cimport turns_lane_take
 
 cdef enum:
-    LISTEN_BACKLOG = 4096
     LOOP_STARTING = 1
     LOOP_RUNNING = 2
     LOOP_ENDED = 3

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 from signal_core.base.counters cimport C_DROPPED_NATS, C_NATS_LOST
-from signal_core.base.limits cimport CONTROL_LOOP, TLS_REASON_SIZE
+from signal_core.base.limits cimport CONTROL_LOOP, NATS_DIAL_TICKS, TLS_REASON_SIZE
 from signal_core.base.memory cimport Packet, packet_free
 from signal_core.base.sys cimport (
     EINPROGRESS, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_MOD, IPPROTO_TCP, SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK,
@@ -22,10 +22,6 @@ from signal_core.tables.link_state cimport (
     LINK_ASKING, LINK_DIALING, LINK_GREETING, LINK_IDLE, LINK_LOGIN, LINK_SECURING, LINK_UP, Link,
 )
 from signal_core.tables.state cimport TAG_LINK, Loop
-
-cdef enum:
-    DIAL_TICKS = 50               # 5 s each for connect(), INFO, TLS and login
-    ASKING_TICKS = 100            # 10 s for Python's answer to INFO
 
 
 cdef inline const char* connect_too_few_subs() noexcept nogil:
@@ -120,7 +116,7 @@ cdef inline void connect_dial(Loop* loop, const void* address, size_t n) noexcep
         connect_want(loop, b"there is no descriptor left for the connection to NATS")
         return
     setsockopt(link.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-    connect_enter(loop, LINK_DIALING, DIAL_TICKS)
+    connect_enter(loop, LINK_DIALING, NATS_DIAL_TICKS)
     if connect(link.fd, <const sockaddr*>address, <socklen_t>n) != 0 and errno != EINPROGRESS:
         connect_end(loop, b"the NATS server refuses the connection")
         return
@@ -136,7 +132,7 @@ cdef inline void connect_dialed(Loop* loop) noexcept nogil:
         connect_end(loop, b"the NATS server refuses the connection")
         return
     loop.linked.heard = loop.tick
-    connect_enter(loop, LINK_GREETING, DIAL_TICKS)
+    connect_enter(loop, LINK_GREETING, NATS_DIAL_TICKS)
     connect_watch(loop, EPOLL_CTL_MOD)
 
 
@@ -149,7 +145,7 @@ cdef inline void connect_leave(Loop* loop) noexcept nogil:
     se_store_release(&loop.hub.link, CLUSTER_AWAY)
     link.leaving = link.pinged + 1
     link.subs.syncing = True
-    link.due = loop.tick + DIAL_TICKS
+    link.due = loop.tick + NATS_DIAL_TICKS
 
 
 cdef inline void connect_hello(Loop* loop, Packet* packet) noexcept nogil:
@@ -168,7 +164,7 @@ cdef inline void connect_hello(Loop* loop, Packet* packet) noexcept nogil:
         _login(loop)
         return
     packet.pointer = NULL
-    connect_enter(loop, LINK_SECURING, DIAL_TICKS)
+    connect_enter(loop, LINK_SECURING, NATS_DIAL_TICKS)
     if not tls_begin(link, session):
         connect_end(loop, b"no memory for TLS")
     elif link.input.used or link.out.head != NULL:  # cleartext behind INFO, though TLS begins
@@ -179,7 +175,7 @@ cdef inline void connect_hello(Loop* loop, Packet* packet) noexcept nogil:
 
 cdef inline void _login(Loop* loop) noexcept nogil:
     cdef Link* link = loop.linked
-    connect_enter(loop, LINK_LOGIN, DIAL_TICKS)
+    connect_enter(loop, LINK_LOGIN, NATS_DIAL_TICKS)
     if not nats_publish_write(loop, link.tls.line.data, link.tls.line.size):
         connect_end(loop, b"no memory to log in")
         return

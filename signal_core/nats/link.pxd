@@ -9,10 +9,12 @@ and EVENT_WANT asks Python for another address.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 from signal_core.base.counters cimport C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS
-from signal_core.base.limits cimport CONTROL_LOOP, INSTANCE_SIZE, NATS_OPS_PER_TURN, NATS_PONGS, PREFIX_SIZE
+from signal_core.base.limits cimport (
+    BLOCKED_LOOK_TICKS, CONTROL_LOOP, INSTANCE_SIZE, NATS_KEEPALIVE_TICKS, NATS_LOOK_TICKS, NATS_NAMING_TICKS,
+    NATS_OPS_PER_TURN, NATS_PONGS, NATS_READS, NATS_ROUNDS, NATS_SILENCE_TICKS, PREFIX_SIZE,
+)
 from signal_core.base.sys cimport EPOLL_CTL_MOD, SE_RARE, se_store_relaxed, se_store_release
 from signal_core.base.text cimport text_put_uint
-from signal_core.delivery.conn cimport BLOCKED_LOOK
 from signal_core.delivery.nats_publish cimport nats_publish_refresh_ttls, nats_publish_write
 from signal_core.delivery.outbox cimport outbox_event
 from signal_core.delivery.write_queue cimport WROTE_ALL, WROTE_NONE, write_queue_expire, write_queue_to_heap
@@ -29,7 +31,7 @@ from signal_core.nats.sub_limit cimport (
 )
 from signal_core.nats.subscriptions cimport SID_NAME, SID_PEER, SID_PROBE, subscriptions_confirm, subscriptions_resume
 from signal_core.nats.tls cimport GOT_BLOCKED, GOT_NOTHING, tls_recv, tls_send_queued
-from signal_core.presence.cluster cimport LINK_LOOK, cluster_is_presence, cluster_message, cluster_patience, cluster_up
+from signal_core.presence.cluster cimport cluster_is_presence, cluster_message, cluster_patience, cluster_up
 from signal_core.tables.codes cimport CLUSTER_UP, EVENT_TAKEN, EVENT_UP
 from signal_core.tables.link_state cimport (
     LINK_ASKING, LINK_DIALING, LINK_IDLE, LINK_LOGIN, LINK_NAMING, LINK_SECURING, LINK_UP, Link,
@@ -43,11 +45,6 @@ from signal_core.wire.nats_proto cimport (
 )
 
 cdef enum:
-    NAMING_TICKS = 20             # 2 s: how long another node with this node's name may take to answer
-    KEEPALIVE_TICKS = 100         # 10 s of silence, then the server is pinged
-    SILENCE_TICKS = 50            # 5 s more, then the connection is given up
-    LINK_ROUNDS = 32              # gathered writes per iteration
-    NATS_READS = 4                # reads per iteration
     NAMING_TEXT = 512             # more bytes than the question about the node's name has
     REPLY_MAX = 128               # bytes of the longest subject to which that question is answered
     NATS_MOST = 1 << 30           # bytes of a message: more than the parser takes digits for
@@ -55,11 +52,11 @@ cdef enum:
 
 cdef inline void _link_name(Loop* loop) noexcept nogil:
     """After login: asks on the subject of this node's name whether another node has it. A 503, or silence for
-    NAMING_TICKS, means no."""
+    NATS_NAMING_TICKS, means no."""
     cdef Hub* hub = loop.hub
     cdef char text[NAMING_TEXT]
     cdef size_t n
-    connect_enter(loop, LINK_NAMING, NAMING_TICKS)
+    connect_enter(loop, LINK_NAMING, NATS_NAMING_TICKS)
     n = connect_put_text(text, 0, b"SUB ")
     n = _put_sid(text, _put_node_subject(text, n, hub), SID_NAME)
     n = connect_put_text(text, n, b"SUB ")
@@ -297,7 +294,7 @@ cdef inline void link_flush(Loop* loop) noexcept nogil:
     if not link.dirty or link.blocked:
         return
     before = link.out.bytes
-    wrote = tls_send_queued(loop, LINK_ROUNDS)
+    wrote = tls_send_queued(loop, NATS_ROUNDS)
     loop.n[C_NATS_BYTES_OUT] += before - link.out.bytes
     if link.out.bytes <= loop.hub.set.nats_pending // 2:
         se_store_relaxed(&loop.hub.clogged, 0)
@@ -335,7 +332,7 @@ cdef inline uint32_t _link_patience_busy(const Loop* loop) noexcept nogil:
     at most until the next look for expired messages."""
     cdef const Link* link = loop.linked
     cdef uint32_t gone = loop.tick - link.looked
-    cdef uint32_t ticks = LINK_LOOK
+    cdef uint32_t ticks = NATS_LOOK_TICKS
     if link.presence.again:
         ticks = 1
     elif link.state == LINK_UP:
@@ -344,18 +341,18 @@ cdef inline uint32_t _link_patience_busy(const Loop* loop) noexcept nogil:
         return 0
     if not link.blocked:
         return 0 if link.presence.walks or (link.state == LINK_UP and link.subs.resume < link.subs.used) else ticks
-    if gone >= BLOCKED_LOOK:
+    if gone >= BLOCKED_LOOK_TICKS:
         return 1
-    return ticks if ticks < BLOCKED_LOOK - gone else BLOCKED_LOOK - gone
+    return ticks if ticks < BLOCKED_LOOK_TICKS - gone else BLOCKED_LOOK_TICKS - gone
 
 
 cdef inline uint32_t link_patience(const Loop* loop) noexcept nogil:
-    """Returns how many ticks the link's loop may sleep: until the next heartbeat, at most LINK_LOOK. 0: it has work."""
+    """Returns how many ticks the link's loop may sleep: until the next heartbeat, at most NATS_LOOK_TICKS. 0: it has work."""
     cdef const Link* link = loop.linked
     if SE_RARE(link.more | link.blocked | link.presence.again | link.presence.asking | link.presence.walks):
         return _link_patience_busy(loop)
     if link.state != LINK_UP:
-        return LINK_LOOK
+        return NATS_LOOK_TICKS
     if SE_RARE(link.subs.resume < link.subs.used):
         return 0
     return cluster_patience(link, loop.tick)
@@ -379,11 +376,11 @@ cdef inline void link_tick(Loop* loop) noexcept nogil:
     if link.state != LINK_UP:
         return
     sub_limit_again(loop)
-    if link.blocked and loop.tick - link.looked >= BLOCKED_LOOK:
+    if link.blocked and loop.tick - link.looked >= BLOCKED_LOOK_TICKS:
         link.looked = loop.tick
         write_queue_expire(loop, &link.out)
-    if loop.tick - link.heard >= KEEPALIVE_TICKS + SILENCE_TICKS:
+    if loop.tick - link.heard >= NATS_KEEPALIVE_TICKS + NATS_SILENCE_TICKS:
         connect_end(loop, b"the NATS server fell silent")
-    elif loop.tick - link.heard >= KEEPALIVE_TICKS and not link.asked:
+    elif loop.tick - link.heard >= NATS_KEEPALIVE_TICKS and not link.asked:
         link.asked = True
         link.subs.syncing = True

@@ -3,13 +3,12 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport realloc
 from libc.string cimport memmove
-from signal_core.base.limits cimport NATS_HEADERS_KEPT, NATS_KEPT, NATS_READ_BUFFER
+from signal_core.base.limits cimport NATS_BUFFER_TICKS, NATS_HEADERS_KEPT, NATS_KEPT, NATS_READ_BUFFER
 from signal_core.tables.link_state cimport Link
 from signal_core.tables.state cimport Loop
 from signal_core.wire.nats_proto cimport NATS_HMSG, NATS_MSG, NatsOp, nats_proto_control_line, nats_proto_need
 
 cdef enum:
-    BUFFER_TICKS = 10             # without need of a larger buffer, until it is small again
     BUFFER_SPARE = 4096           # bytes that there is room for beside what is needed
 
 
@@ -84,7 +83,7 @@ cdef inline void read_buffer_shrink(Loop* loop) noexcept nogil:
     cdef Link* link = loop.linked
     cdef uint8_t* shrunk
     if (link.input.size <= NATS_READ_BUFFER or link.input.used > NATS_READ_BUFFER
-            or loop.tick - link.input.grown < BUFFER_TICKS):
+            or loop.tick - link.input.grown < NATS_BUFFER_TICKS):
         return
     shrunk = <uint8_t*>realloc(link.input.data, NATS_READ_BUFFER)
     if shrunk != NULL:

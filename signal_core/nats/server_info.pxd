@@ -8,13 +8,13 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 from signal_core.base.counters cimport C_DROPPED_NATS
 from signal_core.base.kinds cimport KIND_EVENT
-from signal_core.base.limits cimport CONTROL_LOOP
+from signal_core.base.limits cimport CONTROL_LOOP, NATS_ASKING_TICKS
 from signal_core.base.memory cimport PACKET_PRESENCE, Packet, QueueNode, packet_free, packet_new_heap
 from signal_core.base.sys cimport se_store_relaxed
 from signal_core.delivery.nats_publish cimport nats_publish_is_over_limit, nats_publish_presence_dropped
 from signal_core.delivery.outbox cimport outbox_post
 from signal_core.delivery.write_queue cimport write_queue_cut
-from signal_core.nats.connect cimport ASKING_TICKS, connect_enter
+from signal_core.nats.connect cimport connect_enter
 from signal_core.tables.codes cimport CODE_TOO_LARGE, EVENT_INFO
 from signal_core.tables.link_state cimport LINK_ASKING, LINK_GREETING, Link
 from signal_core.tables.state cimport Loop
@@ -80,7 +80,7 @@ cdef inline void server_info_take(Loop* loop, const NatsOp* op) noexcept nogil:
         if not link.info.out and (link.state == LINK_GREETING or link.info.told != loop.tick):
             _info_tell(loop)
     if link.state == LINK_GREETING:
-        connect_enter(loop, LINK_ASKING, ASKING_TICKS)
+        connect_enter(loop, LINK_ASKING, NATS_ASKING_TICKS)
 
 
 cdef inline void server_info_taken(Loop* loop) noexcept nogil:

@@ -9,7 +9,7 @@ Node.cursor is how far that walk has come.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 from signal_core.base.counters cimport C_NATS_IN, C_NATS_MALFORMED, C_NODES_LOST
-from signal_core.base.limits cimport AUDIENCES_PER_TURN, BEAT_TICKS, INSTANCE_SIZE, LOST_TICKS
+from signal_core.base.limits cimport AUDIENCES_PER_TURN, BEAT_TICKS, INSTANCE_SIZE, LOST_TICKS, NATS_LOOK_TICKS
 from signal_core.base.memory cimport Packet
 from signal_core.base.sys cimport se_add_relaxed, se_load_relaxed, se_store_relaxed, se_store_seqcst
 from signal_core.base.text cimport UINT_TEXT, text_parse_uint, text_put_bytes, text_put_uint
@@ -37,7 +37,6 @@ cdef enum:
     SID_ALIVE = 4             # `<prefix>.presence-alive`: heartbeats
     SID_ASK = 5               # `<prefix>.presence-ask`: queries to all nodes
     SID_MEMBERS = 6           # `<prefix>.presence-members.<node>`: answers to ours
-    LINK_LOOK = 10            # ticks between checks of the link
     BEAT_MAX = NODE_MAX + 1 + INSTANCE_SIZE + 1 + UINT_TEXT + 2  # bytes of a heartbeat
 
 
@@ -367,9 +366,9 @@ cdef inline void cluster_tick(Loop* loop) noexcept nogil:
 
 
 cdef inline uint32_t cluster_patience(const Link* link, uint32_t tick) noexcept nogil:
-    """Ticks until the next heartbeat is due on a link that is up, from 1 to LINK_LOOK."""
+    """Ticks until the next heartbeat is due on a link that is up, from 1 to NATS_LOOK_TICKS."""
     cdef uint32_t ticks = link.presence.beat_due - tick if link.presence.beat_due > tick else 1
-    return ticks if ticks < LINK_LOOK else LINK_LOOK
+    return ticks if ticks < NATS_LOOK_TICKS else NATS_LOOK_TICKS
 
 
 cdef inline bint _sub(Loop* loop, const char* what, const char* tail, size_t n, uint64_t sid) noexcept nogil:

@@ -4,7 +4,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport C_PRESENCE_ASKED, C_PRESENCE_LOST
-from signal_core.base.limits cimport AUDIENCES_PER_TURN, QUESTIONS_PER_TICK, RESUME_BYTES
+from signal_core.base.limits cimport AUDIENCES_PER_TURN, NODES_MOST, QUESTIONS_PER_TICK, RESUME_BYTES
 from signal_core.base.memory cimport Packet
 from signal_core.base.sys cimport se_load_seqcst, se_pointer_acquire, se_store_seqcst
 from signal_core.base.text cimport UINT_TEXT, text_put_bytes, text_put_uint
@@ -24,7 +24,6 @@ from signal_core.wire.ids cimport NODE_MAX, ROOM_MAX
 cdef enum:
     EVERY_NODE = 0            # its index in Link.nodes
     NODES_AT_FIRST = 8        # initial capacity of Link.nodes
-    NODES_MOST = 65535        # other nodes noted
     ASK_MAX = NODE_MAX + 1 + UINT_TEXT + 1 + ROOM_MAX + 1 + NODE_MAX  # bytes of a question to other nodes
 
 

@@ -6,11 +6,8 @@ of it over once a tick, and tells GAP. The table is bounded: what finds no place
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
+from signal_core.base.limits cimport MISSED_MOST, MISSED_SLOTS
 from signal_core.base.sys cimport se_load_seqcst, se_lock, se_store_seqcst, se_unlock
-
-cdef enum:
-    MISSED_SLOTS = 1024
-    MISSED_MOST = 768         # of them in use
 
 cdef struct Missing:
     uint64_t key              # 8  serial of the room, or id of the peer; 0: free

@@ -15,14 +15,14 @@ Link: owned by loop 0.
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from signal_core.base.counters cimport C_COUNT
 from signal_core.base.limits cimport (
-    ADDRESS_BYTES, CACHE_LINE_WORDS, DENIED_SUBJECTS, DRAIN_URL_SIZE, KICKS_KEPT, LOOP_INDEXES, PREFIX_SIZE,
-    RIGHTS_SHARED, SERVICE_LOOP, TAGS_KEPT, TICK_MS,
+    ADDRESS_BYTES, CACHE_LINE_WORDS, DENIED_SUBJECTS, DRAIN_URL_SIZE, KICKS_KEPT, LOOP_INDEXES, MAX_LISTENERS,
+    MISSED_MOST, PREFIX_SIZE, RIGHTS_SHARED, SERVICE_LOOP, TAGS_KEPT, TICK_MS,
 )
 from signal_core.base.memory cimport Mem, Packet
 from signal_core.base.sys cimport epoll_event, iovec, pthread_t, sockaddr_storage
 from signal_core.tables.acl cimport Rights
 from signal_core.tables.conn_table cimport Conn, Slab
-from signal_core.tables.drop_table cimport MISSED_MOST, Missed, Missing
+from signal_core.tables.drop_table cimport Missed, Missing
 from signal_core.tables.ip_table cimport AddressBook, Addresses
 from signal_core.tables.link_state cimport Link
 from signal_core.tables.loop_rooms cimport Rooms
@@ -37,7 +37,6 @@ cdef enum:
     TAG_WAKE = 0xffffffff
     TAG_LINK = 0xfffffffe
     TAG_LISTENER = 0xffffff00    # and up: which listener
-    MAX_LISTENERS = 16
 
     # Hub.over
     OVER_LINE = 0                 # the request line is longer than max-request-line
