@@ -50,37 +50,63 @@ cdef class Loops:
         self.service_fd = self.service.mailbox.wake
 
     cdef fill(self, dict s):
+        """Copies the settings into the hub, and makes the tables that the loops share."""
         cdef Hub* hub = self.hub
-        cdef bytes text
-        text = s["node"].encode()
+        hub.nloops = s["loops"]
+        if not 1 <= hub.nloops <= MAX_LOOPS:
+            raise ValueError(f"loops is {hub.nloops}: 1 to {MAX_LOOPS}")
+        self.fill_names(s)
+        self.fill_site(s)
+        self.fill_messages(s)
+        self.fill_connections(s)
+        self.fill_auth(s)
+        hub.set.hooks = bool(s["hooks"])
+        hub.set.memory_trim = s["memory_trim"] and se_malloc_trims()
+        hub.link = CLUSTER_AWAY if s["cluster"] else CLUSTER_OFF
+        hub.boot = se_now_ms() - TICK_MS
+        self.make_tables()
+
+    cdef fill_names(self, dict s):
+        """Copies the settings that messages name: the node, NATS subjects, the URL of a drain, HELLO."""
+        cdef Hub* hub = self.hub
+        cdef bytes text = s["node"].encode()
         hub.node_len = <uint32_t>len(text)
         memcpy(hub.node, <char*>text, hub.node_len)
         hub.node[hub.node_len] = c"."
         text = s["prefix"].encode()
         hub.prefix_len = <uint32_t>len(text)
         memcpy(hub.prefix, <char*>text, hub.prefix_len)
-        hub.nloops = s["loops"]
-        if not 1 <= hub.nloops <= MAX_LOOPS:
-            raise ValueError(f"loops is {hub.nloops}: 1 to {MAX_LOOPS}")
-        self.fill_site(s)
+        text = s["drain_url"].encode()
+        hub.set.drain_url_len = <uint32_t>len(text)
+        memcpy(hub.set.drain_url, <char*>text, hub.set.drain_url_len)
+        hello = {"node": s["node"], "version": s["version"], "max_message": s["max_message"],
+                 "max_rooms": s["max_rooms"], "ping_interval": s["ping_ms"], "ttl": s["ttl_ms"]}
+        text = json.dumps(hello, separators=(",", ":")).encode()
+        hub.hello = text_kept(text)
+        hub.hello_len = <uint32_t>len(text)
+
+    cdef fill_messages(self, dict s):
+        """Copies the settings about messages: their size, rate and life, and how many may wait."""
+        cdef Hub* hub = self.hub
         hub.set.max_message = s["max_message"]
         hub.set.max_frame = s["max_message"] + HEAD_MAX + 1
         if s["auth"] != "off" and hub.set.max_frame < HEAD_MAX_AUTH:
             hub.set.max_frame = HEAD_MAX_AUTH
-        hub.set.max_rooms = s["max_rooms"]
         hub.set.max_refs = s["max_refs"]
-        hub.set.handshake = ticks(s["handshake_ms"])
-        hub.set.ping = ticks(s["ping_ms"])
-        hub.set.pong = ticks(s["pong_ms"])
-        hub.set.stall = ticks(s["stall_ms"])
         hub.set.message = ticks(s["message_ms"]) if s["message_ms"] else 0
-        hub.set.close = ticks(s["close_ms"])
         hub.set.ttl_ms = s["ttl_ms"]
+        hub.set.rate = s["max_rate"]
+        hub.set.burst = max(s["max_burst"] or s["max_rate"], -(-s["max_rate"] * TICK_MS // 1000))
+        hub.set.input_loop = s["input_total"] // hub.nloops
         hub.set.backlog_messages = s["backlog_messages"]
         hub.set.backlog_bytes = s["backlog_bytes"]
-        hub.set.send_buffer = s["send_buffer"]
-        hub.set.receive_buffer = s["receive_buffer"]
         hub.set.backlog_loop = s["backlog_total"] // hub.nloops
+        hub.set.nats_pending = s["nats_pending"]
+
+    cdef fill_connections(self, dict s):
+        """Copies the settings about connections: their number, pace, times and buffers."""
+        cdef Hub* hub = self.hub
+        hub.set.max_rooms = s["max_rooms"]
         hub.set.max_connections = s["max_connections"]
         hub.set.max_per_address = s["max_connections_per_address"]
         hub.set.max_per_user = s["max_connections_per_user"]
@@ -88,18 +114,17 @@ cdef class Loops:
         if s["accept_yield"]:
             hub.set.yield_shortest = 1000000000 // (YIELD_MOST * s["processors"])
             hub.set.yield_longest = 1000000000 // (YIELD_LEAST * s["processors"])
-        hub.set.rate = s["max_rate"]
-        hub.set.burst = max(s["max_burst"] or s["max_rate"], -(-s["max_rate"] * TICK_MS // 1000))
-        hub.set.input_loop = s["input_total"] // hub.nloops
-        hub.set.nats_pending = s["nats_pending"]
-        hub.set.hooks = bool(s["hooks"])
-        hub.set.memory_trim = s["memory_trim"] and se_malloc_trims()
-        text = s["drain_url"].encode()
-        hub.set.drain_url_len = <uint32_t>len(text)
-        memcpy(hub.set.drain_url, <char*>text, hub.set.drain_url_len)
-        self.fill_auth(s)
-        hub.link = CLUSTER_AWAY if s["cluster"] else CLUSTER_OFF
-        hub.boot = se_now_ms() - TICK_MS
+        hub.set.handshake = ticks(s["handshake_ms"])
+        hub.set.ping = ticks(s["ping_ms"])
+        hub.set.pong = ticks(s["pong_ms"])
+        hub.set.stall = ticks(s["stall_ms"])
+        hub.set.close = ticks(s["close_ms"])
+        hub.set.send_buffer = s["send_buffer"]
+        hub.set.receive_buffer = s["receive_buffer"]
+
+    cdef make_tables(self):
+        """Makes the tables of rooms and, if connections are counted by address, of addresses. Raises MemoryError."""
+        cdef Hub* hub = self.hub
         getrandom(hub.rooms.key, sizeof(hub.rooms.key), 0)
         if not room_table_init(&hub.rooms, hub.nloops):
             raise MemoryError("no memory for the room table")
@@ -108,11 +133,6 @@ cdef class Loops:
             if hub.addresses == NULL:
                 raise MemoryError("no memory for the table of addresses")
             getrandom(hub.addresses.key, sizeof(hub.addresses.key), 0)
-        hello = {"node": s["node"], "version": s["version"], "max_message": s["max_message"],
-                 "max_rooms": s["max_rooms"], "ping_interval": s["ping_ms"], "ttl": s["ttl_ms"]}
-        text = json.dumps(hello, separators=(",", ":")).encode()
-        hub.hello = text_kept(text)
-        hub.hello_len = <uint32_t>len(text)
 
     cdef fill_site(self, dict s):
         """Copies the settings about requests: their sizes and path."""

@@ -121,36 +121,41 @@ cdef class Mailboxes(Peer):
     cdef tuple service_mail(self, Packet* packet):
         """Makes a mail of a packet, and frees the packet. None: the program is not meant any more."""
         cdef Loop* loop = self.service
-        cdef tuple mail = None
         if outbox_is_payload(packet):
             mailbox_taken(&loop.mailbox, packet)
         else:
             mailbox_tasks_done(&loop.mailbox, 1)
-        if packet.kind == KIND_TO or packet.kind == KIND_ROOM:
-            loop.n[C_TAKEN] += 1
-            late = 0 < packet.expires < loop.tick
-            known = (packet.target == self.hub.service if packet.kind == KIND_TO
-                     else (packet.hash, packet.target) in self.rooms)
-            if known and not late:
-                mail = self.message_mail(packet)
-            local_peer_fate(loop, packet,
-                            CODE_EXPIRED if late else (CODE_OK if mail is not None else CODE_NO_SUCH_PEER))
-            return mail
+        if packet.kind in (KIND_TO, KIND_ROOM, KIND_NEWS):
+            return self.delivery_mail(packet)
+        return self.task_mail(packet)
+
+    cdef tuple delivery_mail(self, Packet* packet):
+        """service_mail of a message or of presence: counts it, and settles its fate."""
+        cdef Loop* loop = self.service
+        cdef tuple mail = None
+        cdef bint late = packet.kind != KIND_NEWS and 0 < packet.expires < loop.tick
+        loop.n[C_TAKEN] += 1
         if packet.kind == KIND_NEWS:
-            loop.n[C_TAKEN] += 1
             mail = self.news_mail(packet)
-            local_peer_fate(loop, packet, CODE_OK if mail is not None else CODE_NO_SUCH_PEER)
-            return mail
+        elif not late and (packet.target == self.hub.service if packet.kind == KIND_TO
+                           else (packet.hash, packet.target) in self.rooms):
+            mail = self.message_mail(packet)
+        local_peer_fate(loop, packet, CODE_EXPIRED if late else CODE_OK if mail is not None else CODE_NO_SUCH_PEER)
+        return mail
+
+    cdef tuple task_mail(self, Packet* packet):
+        """service_mail of a receipt, or of a client that came or went."""
+        cdef tuple mail = None
         if packet.kind == KIND_RECEIPT:
             if packet.size and not self.joined:
                 self.leave_room(text_of(<char*>packet.data, packet.size))
-                local_peer_begin(loop)
+                local_peer_begin(self.service)
             mail = ("receipt", text_of(packet_text(packet), packet.text_size), code_name(packet.code))
         elif packet.kind == KIND_EVENT and packet.code == EVENT_CONNECTED:
             mail = ("connect", self.peer_text(packet.target), *identity_of(packet))
         elif packet.kind == KIND_EVENT and packet.code == EVENT_DISCONNECTED:
             mail = ("disconnect", self.peer_text(packet.target), *identity_of(packet), packet.hash)
-        packet_free(&loop.mem, packet)
+        packet_free(&self.service.mem, packet)
         return mail
 
     cdef tuple news_mail(self, Packet* packet):

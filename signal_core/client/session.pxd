@@ -195,6 +195,22 @@ cdef inline SE_COLD _session_hold(Loop* loop, Conn* c, const Frame* f, uint8_t* 
     backpressure_hold(loop, c)
 
 
+cdef inline int _session_next(Loop* loop, Conn* c, uint8_t* p, size_t n, Frame* f, uint64_t* need) noexcept nogil:
+    """Parses the frame at p, and unmasks it. Returns the bytes of its header; 0: it is not whole, `need` as for
+    _session_feed; -1: the connection fails."""
+    cdef int head = frame_parse(p, n, _session_allowance(loop, c), f)
+    if head == -2:
+        return 0
+    if head < 0:
+        _session_fail(loop, c, f.close_code)
+        return -1
+    if n - head < f.length:
+        need[0] = head + f.length
+        return 0
+    frame_unmask(p + head, <size_t>f.length, f.key)
+    return head
+
+
 cdef inline size_t _session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint64_t* need) noexcept nogil:
     """Handles whole frames until the connection's turn is over.
 
@@ -207,17 +223,10 @@ cdef inline size_t _session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint
     need[0] = 0
     loop.turn.caused = 0
     while done < n and (c.state == CONN_OPEN or c.state == CONN_CLOSING):
-        head = frame_parse(p + done, n - done, _session_allowance(loop, c), &f)
-        if head == -2:
-            return done
-        if head < 0:
-            _session_fail(loop, c, f.close_code)
-            return n
-        if n - done - head < f.length:
-            need[0] = head + f.length
-            return done
+        head = _session_next(loop, c, p + done, n - done, &f, need)
+        if head <= 0:
+            return done if head == 0 else n
         done += head
-        frame_unmask(p + done, <size_t>f.length, f.key)
         _session_frame(loop, c, &f, p + done)
         if SE_RARE(loop.pressure.holds):
             _session_hold(loop, c, &f, p + done)

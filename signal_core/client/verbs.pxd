@@ -99,10 +99,36 @@ cdef inline void verbs_pub(Loop* loop, Conn* c, const Head* head, bint binary) n
     replies_say(loop, c, code, head.ref, head.ref_len)
 
 
+cdef inline uint8_t _sub_join(Loop* loop, Conn* c, const Head* head, RoomEntry** entry, uint32_t* room) noexcept nogil:
+    """Makes the client a member, and a watcher with `presence`: then `room` is set. A CODE_*."""
+    cdef uint8_t code
+    if not conn_acl_may_sub(loop, c, head.arg, head.arg_len):
+        return _not_allowed(loop)
+    code = membership_join(loop, c, head.arg, head.arg_len, entry)
+    if code == CODE_OK and head.presence:
+        code = membership_watch(loop, c, head.arg, head.arg_len, room)
+    return code
+
+
+cdef inline void _sub_postpone(Loop* loop, Conn* c, const Head* head, RoomEntry* entry, bint is_new) noexcept nogil:
+    """Notes with its ref what a SUB is for that is answered once NATS has confirmed the subscription."""
+    cdef Ref* ref = refs_find(loop, c, head.ref, head.ref_len)
+    ref.room = rooms_find(&loop.rooms, entry.hash, entry.name, entry.size) + 1
+    ref.watches = 0 if not head.presence else WATCHES_NEW if is_new else WATCHES_MEMBER
+
+
+cdef inline void _sub_answer(Loop* loop, Conn* c, const Head* head, uint8_t code, bint is_new) noexcept nogil:
+    """Answers a SUB now. One that failed leaves no new membership behind; a member before it stays one."""
+    if code != CODE_OK and is_new:
+        membership_leave(loop, c, head.arg, head.arg_len)
+    if head.ref_len:
+        refs_remove(loop, c, refs_find(loop, c, head.ref, head.ref_len))
+    replies_say(loop, c, code, head.ref, head.ref_len)
+
+
 cdef inline void verbs_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     """SUB <room> [presence]. With a ref, the answer may wait until NATS has confirmed the subscription."""
     cdef RoomEntry* entry
-    cdef Ref* ref
     cdef uint32_t room = 0
     cdef uint16_t before = c.nrooms
     cdef uint8_t code = CODE_OK
@@ -115,26 +141,15 @@ cdef inline void verbs_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil
         if code != CODE_OK:
             replies_say(loop, c, code, head.ref, head.ref_len)
             return
-    if conn_acl_may_sub(loop, c, head.arg, head.arg_len):
-        code = membership_join(loop, c, head.arg, head.arg_len, &entry)
-    else:
-        code = _not_allowed(loop)
-    if code == CODE_OK and head.presence:
-        code = membership_watch(loop, c, head.arg, head.arg_len, &room)
+    code = _sub_join(loop, c, head, &entry, &room)
     if code == CODE_OK and head.ref_len:
         waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len, head.presence)
     if waits == AWAIT_IT:
-        ref = refs_find(loop, c, head.ref, head.ref_len)
-        ref.room = rooms_find(&loop.rooms, entry.hash, entry.name, entry.size) + 1
-        ref.watches = 0 if not head.presence else WATCHES_NEW if c.nrooms > before else WATCHES_MEMBER
+        _sub_postpone(loop, c, head, entry, c.nrooms > before)
         return
     if waits == AWAIT_FAILED:
         code = CODE_UNAVAILABLE
-    if code != CODE_OK and c.nrooms > before:  # a member before the SUB stays one
-        membership_leave(loop, c, head.arg, head.arg_len)
-    if head.ref_len:
-        refs_remove(loop, c, refs_find(loop, c, head.ref, head.ref_len))
-    replies_say(loop, c, code, head.ref, head.ref_len)
+    _sub_answer(loop, c, head, code, c.nrooms > before)
     if code == CODE_OK and head.presence:
         membership_watch_ask(loop, c, room)
 

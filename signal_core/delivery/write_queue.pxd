@@ -164,12 +164,25 @@ cdef inline size_t _queue_gather(Loop* loop, Queue* q, iovec* iov, size_t* bytes
     return n
 
 
+cdef inline ssize_t _queue_send(Loop* loop, int fd, Queue* q, size_t* want) noexcept nogil:
+    """Writes the queue, which is not empty, with one system call. Returns the bytes that the socket took of `want`;
+    -1: errno says why it took none."""
+    cdef msghdr message
+    loop.n[C_WRITES] += 1
+    if q.head.next == NULL:
+        want[0] = q.head.packet.size - q.offset
+        return send(fd, q.head.packet.data + q.offset, want[0], MSG_NOSIGNAL | MSG_DONTWAIT)
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = loop.iov
+    message.msg_iovlen = _queue_gather(loop, q, loop.iov, want)
+    return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+
+
 cdef inline int write_queue_write(Loop* loop, int fd, Queue* q, uint32_t rounds) noexcept nogil:
     """Writes until the queue is empty (WROTE_ALL), or the socket is full or `rounds` system calls are made
     (WROTE_PART)."""
-    cdef msghdr message
     cdef ssize_t sent
-    cdef size_t want, parts
+    cdef size_t want
     while True:
         if q.head != NULL and q.head.packet.expires and q.head.packet.expires < loop.tick:
             write_queue_expire(loop, q)
@@ -179,16 +192,7 @@ cdef inline int write_queue_write(Loop* loop, int fd, Queue* q, uint32_t rounds)
         if rounds == 0:
             return WROTE_PART
         rounds -= 1
-        if q.head.next == NULL:
-            want = q.head.packet.size - q.offset
-            sent = send(fd, q.head.packet.data + q.offset, want, MSG_NOSIGNAL | MSG_DONTWAIT)
-        else:
-            parts = _queue_gather(loop, q, loop.iov, &want)
-            memset(&message, 0, sizeof(message))
-            message.msg_iov = loop.iov
-            message.msg_iovlen = parts
-            sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
-        loop.n[C_WRITES] += 1
+        sent = _queue_send(loop, fd, q, &want)
         if sent < 0:
             if errno == EINTR:
                 continue

@@ -336,10 +336,9 @@ cdef inline void _loop_linked(Loop* loop, bint ticked) noexcept nogil:
         cluster_walk(loop)
 
 
-cdef inline void loop_iterate(Loop* loop) noexcept nogil:
-    """One iteration, in the order that the head of this file lists."""
-    cdef uint32_t before = loop.tick
-    cdef int i, n = _loop_wait(loop)
+cdef inline void _loop_events(Loop* loop, int n) noexcept nogil:
+    """Handles n epoll events, and input from NATS that is left over."""
+    cdef int i
     loop.turn.share = turns_share(<int>loop.turn.ready.used + n)
     turns_step_begin(loop, EVENTS_NS)
     for i in range(n):
@@ -347,6 +346,10 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     if loop.linked != NULL and loop.linked.more:
         turns_step_begin(loop, STEP_NS)
         link_read(loop)
+
+
+cdef inline void _loop_left_over(Loop* loop) noexcept nogil:
+    """Continues rosters, takes the mailbox, then gives turns to connections that wait for one."""
     loop.roster.due = MEMBERS_PER_TURN
     if SE_RARE(loop.roster.list != NULL or loop.roster.aside != NULL):
         roster_walk(loop)
@@ -356,17 +359,29 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
         _loop_held(loop)
     if loop.turn.ready.used:
         _loop_ready(loop)
+
+
+cdef inline void _loop_tick(Loop* loop) noexcept nogil:
+    """In the first iteration of each tick: what is looked at that often."""
+    if loop.accept.looks_away:
+        listener_look_again(loop)
+    if missed_any(&loop.missed) and loop.notices.used == 0:
+        drop_notice_tell(loop)
+    if SE_RARE(handshake_input_any_over(loop.hub)):
+        handshake_input_tell_over(loop)
+    memory_return_look(loop)
+
+
+cdef inline void loop_iterate(Loop* loop) noexcept nogil:
+    """One iteration, in the order that the head of this file lists."""
+    cdef uint32_t before = loop.tick
+    _loop_events(loop, _loop_wait(loop))
+    _loop_left_over(loop)
     keepalive_run(loop)
     if SE_RARE(loop.notices.used):
         drop_notice_tell(loop)
     if loop.tick != before:
-        if loop.accept.looks_away:
-            listener_look_again(loop)
-        if missed_any(&loop.missed) and loop.notices.used == 0:
-            drop_notice_tell(loop)
-        if SE_RARE(handshake_input_any_over(loop.hub)):
-            handshake_input_tell_over(loop)
-        memory_return_look(loop)
+        _loop_tick(loop)
     if SE_RARE(loop.accept.paced) and not loop.accept.looks_away:
         listener_accept_paced(loop)
     if SE_RARE(loop.accept.shut):

@@ -49,6 +49,23 @@ cdef enum:
     LOOP_ENDED = 3
 
 
+cdef inline bint _allocate(Loop* loop) noexcept nogil:
+    """Allocates what a loop has and a pseudo-loop has not. False: no memory; thread_end frees."""
+    if loop.index == 0:
+        loop.linked = <Link*>calloc(1, sizeof(Link))
+        if loop.linked == NULL:
+            return False
+        loop.linked.fd = -1
+    if loop.hub.addresses != NULL:
+        loop.book = <AddressBook*>calloc(1, sizeof(AddressBook))
+        if loop.book == NULL:
+            return False
+    loop.input = <unsigned char*>malloc(READ_BUFFER)
+    loop.events = <epoll_event*>malloc(EVENTS * sizeof(epoll_event))
+    loop.iov = <iovec*>malloc(IOV_MAX_SEND * sizeof(iovec))
+    return loop.input != NULL and loop.events != NULL and loop.iov != NULL
+
+
 cdef inline bint thread_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogil:
     """Initializes a zeroed loop. Runs on the thread that creates the engine. False: no memory; thread_end frees."""
     loop.hub = hub
@@ -66,19 +83,7 @@ cdef inline bint thread_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogi
     if index >= hub.nloops:
         return True
     loop.phase = index * TICK_MS // hub.nloops
-    if index == 0:
-        loop.linked = <Link*>calloc(1, sizeof(Link))
-        if loop.linked == NULL:
-            return False
-        loop.linked.fd = -1
-    if hub.addresses != NULL:
-        loop.book = <AddressBook*>calloc(1, sizeof(AddressBook))
-        if loop.book == NULL:
-            return False
-    loop.input = <unsigned char*>malloc(READ_BUFFER)
-    loop.events = <epoll_event*>malloc(EVENTS * sizeof(epoll_event))
-    loop.iov = <iovec*>malloc(IOV_MAX_SEND * sizeof(iovec))
-    return loop.input != NULL and loop.events != NULL and loop.iov != NULL
+    return _allocate(loop)
 
 
 cdef inline int _listen_v6only(const Hub* hub, uint32_t which) noexcept nogil:
@@ -231,6 +236,18 @@ cdef inline void _free_all(Loop* loop, Packet* packet) noexcept nogil:
         packet = after
 
 
+cdef inline void _free_link(Loop* loop) noexcept nogil:
+    _free_all(loop, loop.linked.subs.unsettled)
+    free(loop.linked.input.data)
+    free(loop.linked.subs.rooms)
+    free(loop.linked.subs.free)
+    free(loop.linked.waiters.list)
+    free(loop.linked.limit.fresh)
+    free(loop.linked.limit.sent)
+    watches_end(loop.linked)
+    free(loop.linked)
+
+
 cdef inline void thread_end(Loop* loop) noexcept nogil:
     """Frees what the loop owns, not the Loop itself. Runs under the GIL, after every loop's thread has ended."""
     cdef int i
@@ -240,15 +257,7 @@ cdef inline void thread_end(Loop* loop) noexcept nogil:
     _free_all(loop, loop.pressure.verdicts)
     _free_all(loop, mailbox_take(&loop.mailbox))
     if loop.linked != NULL:
-        _free_all(loop, loop.linked.subs.unsettled)
-        free(loop.linked.input.data)
-        free(loop.linked.subs.rooms)
-        free(loop.linked.subs.free)
-        free(loop.linked.waiters.list)
-        free(loop.linked.limit.fresh)
-        free(loop.linked.limit.sent)
-        watches_end(loop.linked)
-        free(loop.linked)
+        _free_link(loop)
     if loop.book != NULL:
         address_book_end(loop.book)
     for i in range(RIGHTS_SHARED):

@@ -63,12 +63,9 @@ cdef inline void connect_enter(Loop* loop, uint32_t state, uint32_t patience) no
     loop.linked.due = loop.tick + patience if patience else 0
 
 
-cdef inline SE_COLD connect_end(Loop* loop, const char* reason) noexcept nogil:
-    """Gives the connection up: drops what is queued, confirms waiting SUBs as local, and asks Python for an address."""
+cdef inline void _link_close(Loop* loop) noexcept nogil:
+    """Closes the socket and the TLS session, if there are any."""
     cdef Link* link = loop.linked
-    cdef bint was_up = link.announced
-    if link.state == LINK_IDLE:
-        return
     if link.tls.line != NULL:
         packet_free(&loop.mem, link.tls.line)
         link.tls.line = NULL
@@ -77,9 +74,11 @@ cdef inline SE_COLD connect_end(Loop* loop, const char* reason) noexcept nogil:
         close(link.fd)
         link.fd = -1
         loop.n[C_NATS_LOST] += 1
-    connect_enter(loop, LINK_IDLE, 0)
-    se_store_release(&loop.hub.link, CLUSTER_AWAY)
-    se_store_relaxed(&loop.hub.clogged, 0)
+
+
+cdef inline void _link_forget(Loop* loop) noexcept nogil:
+    """Drops what is queued, and forgets all that was true of the connection only."""
+    cdef Link* link = loop.linked
     write_queue_clear(loop, &link.out, C_DROPPED_NATS, CODE_UNAVAILABLE)
     link.blocked = link.dirty = link.asked = link.more = link.announced = False
     link.pinged = link.ponged = link.leaving = 0
@@ -90,6 +89,18 @@ cdef inline SE_COLD connect_end(Loop* loop, const char* reason) noexcept nogil:
         packet_free(&loop.mem, link.info.newest)
         link.info.newest = NULL
     memset(link.receipts.id, 0, sizeof(link.receipts.id))
+
+
+cdef inline SE_COLD connect_end(Loop* loop, const char* reason) noexcept nogil:
+    """Gives the connection up: drops what is queued, confirms waiting SUBs as local, and asks Python for an address."""
+    cdef bint was_up = loop.linked.announced
+    if loop.linked.state == LINK_IDLE:
+        return
+    _link_close(loop)
+    connect_enter(loop, LINK_IDLE, 0)
+    se_store_release(&loop.hub.link, CLUSTER_AWAY)
+    se_store_relaxed(&loop.hub.clogged, 0)
+    _link_forget(loop)
     subscriptions_lost(loop)
     subscriptions_release_waiters(loop)
     if was_up:

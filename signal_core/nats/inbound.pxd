@@ -94,46 +94,61 @@ cdef inline void _inbound_answer(Loop* loop, uint64_t id, const NatsHeaders* h, 
         receipts_tell_peer(loop, id, CODE_NO_SUCH_PEER, ref, n)
 
 
+cdef inline void _inbound_settle(Loop* loop, const NatsOp* op, uint8_t code) noexcept nogil:
+    """Counts a message to a peer. A receipt follows now if it went nowhere and one is wanted."""
+    ledger_count(loop, code)
+    if code != CODE_OK and op.reply_len and op.reply_len <= REPLY_MAX:
+        nats_publish_receipt(loop, op.reply, op.reply_len, code)
+
+
+cdef inline bint _inbound_target(const Hub* hub, const NatsOp* op, uint64_t* id, const char** ref,
+                                 uint32_t* ref_n) noexcept nogil:
+    """Parses the subject: the peer's id, and the ref behind it, `ref_n` 0 if there is none. False: it is malformed."""
+    cdef uint32_t skip = hub.prefix_len + 6 + hub.node_len + 1
+    cdef const char* local = op.subject + skip
+    cdef uint32_t n = op.subject_len - skip
+    cdef const char* dot = <const char*>memchr(local, c".", n)
+    ref_n[0] = 0
+    if dot != NULL:
+        ref[0] = dot + 1
+        ref_n[0] = <uint32_t>(local + n - dot) - 1
+        n = <uint32_t>(dot - local)
+    return ids_parse_local(local, n, id) > 0 and (dot == NULL or ids_ref_valid(dot + 1, ref_n[0]))
+
+
+cdef inline bint _is_from_itself(const Hub* hub, const NatsOp* op, const NatsHeaders* h,
+                                 const char* ref) noexcept nogil:
+    """Whether the receiver, whose name ends before `ref` in the subject, is the sender in the headers as well."""
+    cdef const char* peer = op.subject + hub.prefix_len + 6
+    return h.sender_len == <size_t>(ref - 1 - peer) and memcmp(h.sender, peer, h.sender_len) == 0
+
+
 cdef inline void _inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* h) noexcept nogil:
     """A message on `<prefix>.peer.<node>.<local>[.<ref>]`."""
-    cdef uint32_t skip = loop.hub.prefix_len + 6 + loop.hub.node_len + 1
-    cdef const char* local = op.subject + skip
-    cdef uint32_t n = op.subject_len - skip, ref_n = 0
-    cdef const char* dot = <const char*>memchr(local, c".", n)
+    cdef const char* ref = NULL
+    cdef uint32_t ref_n
     cdef uint64_t id
     cdef Message p
-    cdef uint8_t code = CODE_NO_SUCH_PEER
-    if dot != NULL:
-        ref_n = <uint32_t>(local + n - dot) - 1
-        n = <uint32_t>(dot - local)
-    if ids_parse_local(local, n, &id) > 0 and (dot == NULL or ids_ref_valid(dot + 1, ref_n)):
-        if ref_n and (h.receipt != NULL or h.status):
-            _inbound_answer(loop, id, h, dot + 1, ref_n)
-            return
-        if h.receipt != NULL or h.status:
-            return
-        if op.payload_len > loop.hub.set.max_message:  # its payload may have been skipped
-            ledger_count(loop, CODE_TOO_LARGE)
-            if op.reply_len and op.reply_len <= REPLY_MAX:
-                nats_publish_receipt(loop, op.reply, op.reply_len, CODE_TOO_LARGE)
-            return
+    if not _inbound_target(loop.hub, op, &id, &ref, &ref_n):
+        _inbound_settle(loop, op, CODE_NO_SUCH_PEER)
+    elif h.receipt != NULL or h.status:
+        if ref_n:
+            _inbound_answer(loop, id, h, ref, ref_n)
+    elif op.payload_len > loop.hub.set.max_message:  # its payload may have been skipped
+        _inbound_settle(loop, op, CODE_TOO_LARGE)
+    else:
         _inbound_packet(loop, op, h, &p)
         if ref_n:
-            p.re = dot + 1
+            p.re = ref
             p.re_len = ref_n
-            # NATS clients copy a request's headers to the answer, so the sender may be the asking peer itself.
-            if h.sender_len == loop.hub.node_len + 1 + n and memcmp(h.sender, local - loop.hub.node_len - 1,
-                                                                    h.sender_len) == 0:
+            if _is_from_itself(loop.hub, op, h, ref):  # NATS clients copy a request's headers to the answer
                 p.sender = b"-"
                 p.sender_len = 1
         if op.reply_len and op.reply_len <= REPLY_MAX:
             p.tell = TELL_SUBJECT
             p.tell_text = op.reply
             p.tell_len = op.reply_len
-        code = route_id(loop, id, &p)
-    ledger_count(loop, code)
-    if code != CODE_OK and op.reply_len and op.reply_len <= REPLY_MAX:
-        nats_publish_receipt(loop, op.reply, op.reply_len, code)
+        _inbound_settle(loop, op, route_id(loop, id, &p))
 
 
 cdef inline void inbound_message(Loop* loop, const NatsOp* op) noexcept nogil:

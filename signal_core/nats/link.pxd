@@ -187,14 +187,25 @@ cdef inline void _link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
         errors_take(loop, op.text, op.text_len)
 
 
+cdef inline int64_t _link_next(Loop* loop, NatsOp* op) noexcept nogil:
+    """Parses the next operation in the buffer, or the head of a message that is too large to keep, whose rest is then
+    skipped. As nats_proto_parse: bytes used; -2: more are needed; -1: it violates the protocol."""
+    cdef Link* link = loop.linked
+    cdef const char* at = <const char*>link.input.data + link.input.start
+    cdef uint32_t n = link.input.used - link.input.start
+    cdef size_t need
+    cdef int64_t used = nats_proto_parse(at, n, NATS_MOST, op)
+    if used != -2 or not read_buffer_oversize(loop, at, n, op, &need) or n < need:
+        return used
+    link.input.skip = op.headers_len + op.payload_len + 2 - (0 if op.headers == NULL else op.headers_len)
+    return <int64_t>need
+
+
 cdef inline bint _link_parse(Loop* loop, uint32_t* budget) noexcept nogil:
-    """Handles whole operations, and the head of a message that is too large to keep. False: some are left for the next
-    iteration."""
+    """Handles whole operations. False: some are left for the next iteration."""
     cdef Link* link = loop.linked
     cdef NatsOp op
     cdef int64_t used
-    cdef size_t need
-    cdef uint32_t n
     while link.input.start < link.input.used:
         if link.input.skip:
             read_buffer_skip(link)
@@ -202,13 +213,7 @@ cdef inline bint _link_parse(Loop* loop, uint32_t* budget) noexcept nogil:
         loop.turn.work += 1
         if budget[0] == 0 or turns_step_is_over(loop):
             return False
-        n = link.input.used - link.input.start
-        used = nats_proto_parse(<const char*>link.input.data + link.input.start, n, NATS_MOST, &op)
-        if used == -2 and read_buffer_oversize(loop, <const char*>link.input.data + link.input.start, n, &op, &need):
-            if n < need:
-                return True
-            used = <int64_t>need
-            link.input.skip = op.headers_len + op.payload_len + 2 - (0 if op.headers == NULL else op.headers_len)
+        used = _link_next(loop, &op)
         if used == -2:
             return True
         if used < 0:
@@ -232,6 +237,19 @@ cdef inline void _link_got_none(Loop* loop, ssize_t got) noexcept nogil:
         connect_end(loop, b"the NATS server closed the connection")
 
 
+cdef inline ssize_t _link_recv(Loop* loop, size_t* room) noexcept nogil:
+    """Reads from NATS what fits the buffer, which had `room` bytes free. Returns the bytes, or as tls_recv."""
+    cdef Link* link = loop.linked
+    cdef ssize_t got
+    room[0] = link.input.size - link.input.used
+    got = tls_recv(loop, link.input.data + link.input.used, room[0])
+    if got > 0:
+        loop.n[C_NATS_BYTES_IN] += <uint64_t>got
+        link.heard = loop.tick
+        link.input.used += <uint32_t>got
+    return got
+
+
 cdef inline void link_read(Loop* loop) noexcept nogil:
     cdef Link* link = loop.linked
     cdef uint32_t budget = NATS_OPS_PER_TURN, reads = NATS_READS
@@ -248,14 +266,10 @@ cdef inline void link_read(Loop* loop) noexcept nogil:
             connect_end(loop, b"no memory for input from NATS")
             return
         reads -= 1
-        room = link.input.size - link.input.used
-        got = tls_recv(loop, link.input.data + link.input.used, room)
+        got = _link_recv(loop, &room)
         if got <= 0:
             _link_got_none(loop, got)
             return
-        loop.n[C_NATS_BYTES_IN] += <uint64_t>got
-        link.heard = loop.tick
-        link.input.used += <uint32_t>got
         if link.tls.session == NULL and <size_t>got < room:
             reads = 0
             link.more = not _link_parse(loop, &budget)
@@ -275,26 +289,21 @@ cdef inline void _pongs_write(Loop* loop) noexcept nogil:
         link.owed -= 1
 
 
-cdef inline void link_flush(Loop* loop) noexcept nogil:
-    """At the end of an iteration: writes new SUBs with a PING behind them, then the queue, as far as the socket takes
-    it."""
+cdef inline void _subs_flush(Loop* loop) noexcept nogil:
+    """Queues the SUBs of the iteration, and once no more wait, a PING behind them."""
     cdef Link* link = loop.linked
-    cdef uint32_t before
-    cdef int wrote
-    if link.state <= LINK_DIALING or link.state == LINK_SECURING:
-        return
-    if link.subs.resume < link.subs.used and link.state == LINK_UP:
-        subscriptions_resume(loop)
-    if SE_RARE(link.subs.syncing):
-        if link.limit.fresh_used:
-            sub_limit_write_fresh(loop)
-        if link.limit.fresh_used == 0:
-            link.subs.syncing = False
-            connect_ping(loop)
-    if not link.dirty or link.blocked:
-        return
-    before = link.out.bytes
-    wrote = tls_send_queued(loop, NATS_ROUNDS)
+    if link.limit.fresh_used:
+        sub_limit_write_fresh(loop)
+    if link.limit.fresh_used == 0:
+        link.subs.syncing = False
+        connect_ping(loop)
+
+
+cdef inline void _link_write(Loop* loop) noexcept nogil:
+    """Writes the queue as far as the socket takes it."""
+    cdef Link* link = loop.linked
+    cdef uint32_t before = link.out.bytes
+    cdef int wrote = tls_send_queued(loop, NATS_ROUNDS)
     loop.n[C_NATS_BYTES_OUT] += before - link.out.bytes
     if link.out.bytes <= loop.hub.set.nats_pending // 2:
         se_store_relaxed(&loop.hub.clogged, 0)
@@ -307,6 +316,19 @@ cdef inline void link_flush(Loop* loop) noexcept nogil:
     else:
         link.blocked = True
         connect_watch(loop, EPOLL_CTL_MOD)
+
+
+cdef inline void link_flush(Loop* loop) noexcept nogil:
+    """At the end of an iteration: queues new SUBs with a PING behind them, then writes the queue."""
+    cdef Link* link = loop.linked
+    if link.state <= LINK_DIALING or link.state == LINK_SECURING:
+        return
+    if link.subs.resume < link.subs.used and link.state == LINK_UP:
+        subscriptions_resume(loop)
+    if SE_RARE(link.subs.syncing):
+        _subs_flush(loop)
+    if link.dirty and not link.blocked:
+        _link_write(loop)
 
 
 cdef inline void link_writable(Loop* loop) noexcept nogil:
@@ -347,7 +369,7 @@ cdef inline uint32_t _link_patience_busy(const Loop* loop) noexcept nogil:
 
 
 cdef inline uint32_t link_patience(const Loop* loop) noexcept nogil:
-    """Returns how many ticks the link's loop may sleep: until the next heartbeat, at most NATS_LOOK_TICKS. 0: it has work."""
+    """Returns for how many ticks its loop may sleep: to the next heartbeat, at most NATS_LOOK_TICKS; 0: it has work."""
     cdef const Link* link = loop.linked
     if SE_RARE(link.more | link.blocked | link.presence.again | link.presence.asking | link.presence.walks):
         return _link_patience_busy(loop)
@@ -358,18 +380,24 @@ cdef inline uint32_t link_patience(const Loop* loop) noexcept nogil:
     return cluster_patience(link, loop.tick)
 
 
+cdef inline void _link_timed_out(Loop* loop) noexcept nogil:
+    """The state has lasted too long: no other node has the name, or the connection is given up."""
+    cdef uint32_t state = loop.linked.state
+    if state == LINK_NAMING:
+        _link_up(loop)
+    elif state == LINK_SECURING:
+        connect_end(loop, b"the TLS handshake with the NATS server took too long")
+    elif state == LINK_LOGIN or state == LINK_ASKING:
+        connect_end(loop, b"the login at the NATS server took too long")
+    else:
+        connect_end(loop, b"the NATS server did not answer")
+
+
 cdef inline void link_tick(Loop* loop) noexcept nogil:
     """Each tick: ends a state that lasted too long, keepalive, subscriptions that are tried again."""
     cdef Link* link = loop.linked
     if link.due and link.due <= loop.tick:
-        if link.state == LINK_NAMING:
-            _link_up(loop)
-        elif link.state == LINK_SECURING:
-            connect_end(loop, b"the TLS handshake with the NATS server took too long")
-        elif link.state == LINK_LOGIN or link.state == LINK_ASKING:
-            connect_end(loop, b"the login at the NATS server took too long")
-        else:
-            connect_end(loop, b"the NATS server did not answer")
+        _link_timed_out(loop)
     read_buffer_shrink(loop)
     server_info_tick(loop)
     errors_tick(loop)

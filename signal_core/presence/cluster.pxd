@@ -228,14 +228,29 @@ cdef inline bint _heartbeat_parse(const char* text, size_t n, size_t name, uint6
     return n == at + 17 + size + 2 and text_parse_uint(text + at + 17, size, epoch)
 
 
+cdef inline void _node_beats(Loop* loop, uint16_t index, const char* instance, uint64_t epoch,
+                             bint watches) noexcept nogil:
+    """Notes a heartbeat. A node that is new, or that may have missed presence, is queried about every room."""
+    cdef Node* node = &loop.linked.presence.nodes[index]
+    cdef bint is_new = memcmp(node.instance, instance, INSTANCE_SIZE) != 0
+    cdef bint known = node.epoch == epoch and not is_new and not (node.walks and not node.asks)
+    node.heard = loop.tick
+    node.epoch = epoch
+    memcpy(node.instance, instance, INSTANCE_SIZE)
+    if watches:
+        _heard_abroad(loop, False)
+    node.watches = watches
+    if not known:
+        _node_walk(loop.linked, index, True)
+    if is_new:  # it does not know this node either
+        loop.linked.presence.beat_due = loop.tick
+
+
 cdef inline void _on_heartbeat(Loop* loop, const char* text, size_t n) noexcept nogil:
     """Handles `<node> <instance> <epoch> <1 if it has watchers, else 0>`, or `<node> bye`."""
     cdef size_t name = se_lower_run(text, n if n < NODE_MAX else NODE_MAX)
-    cdef const char* instance = text + name + 1
     cdef uint64_t epoch
     cdef uint16_t index
-    cdef Node* node
-    cdef bint known, is_new
     if name and n == name + 4 and memcmp(text + name, b" bye", 4) == 0:
         _on_bye(loop, text, name)
         return
@@ -243,21 +258,8 @@ cdef inline void _on_heartbeat(Loop* loop, const char* text, size_t n) noexcept 
         loop.n[C_NATS_MALFORMED] += 1
         return
     index = _node_note(loop, text, name)
-    if index == 0:
-        return
-    node = &loop.linked.presence.nodes[index]
-    is_new = memcmp(node.instance, instance, INSTANCE_SIZE) != 0
-    known = node.epoch == epoch and not is_new and not (node.walks and not node.asks)
-    node.heard = loop.tick
-    node.epoch = epoch
-    memcpy(node.instance, instance, INSTANCE_SIZE)
-    if text[n - 1] == c"1":
-        _heard_abroad(loop, False)
-    node.watches = text[n - 1] == c"1"
-    if not known:
-        _node_walk(loop.linked, index, True)
-    if is_new:  # it does not know this node either
-        loop.linked.presence.beat_due = loop.tick
+    if index:
+        _node_beats(loop, index, text + name + 1, epoch, text[n - 1] == c"1")
 
 
 cdef inline bint cluster_is_presence(uint64_t sid) noexcept nogil:

@@ -284,33 +284,46 @@ def bench_slab_find(uint64_t iterations, uint32_t conns=100000):
     return start / <double>iterations
 
 
+cdef Packet* engine_packets(Mem* mem, uint32_t count) except NULL:
+    """A list of empty packets."""
+    cdef Packet* packets = NULL
+    cdef Packet* packet
+    for _ in range(count):
+        packet = packet_new_heap(mem, 0, KIND_TO)
+        if packet == NULL:
+            raise MemoryError
+        packet.next = packets
+        packets = packet
+    return packets
+
+
+cdef Packet* engine_post(Mailbox* mailbox, Chain* held, Packet* packets) noexcept nogil:
+    """Posts a list of packets as one chain. Returns the list that the mailbox then gives."""
+    cdef Packet* after
+    while packets != NULL:
+        after = packets.next
+        chain_add(held, packets, True)
+        packets = after
+    mailbox_push(mailbox, held)
+    return mailbox_take(mailbox)
+
+
 def bench_inbox(uint64_t iterations, uint32_t chain=1):
     """One message through a mailbox, posted in chains of so many; one thread, nobody to wake."""
     cdef Mailbox mailbox
     cdef Chain held
     cdef Mem mem
     cdef Packet* packet
-    cdef Packet* after
-    cdef Packet* taken = NULL
+    cdef Packet* taken
     cdef uint64_t i, start, rounds = iterations // chain + 1, total = 0
     memset(&mailbox, 0, sizeof(mailbox))
     memset(&held, 0, sizeof(held))
     memset(&mem, 0, sizeof(mem))
-    for i in range(chain):
-        packet = packet_new_heap(&mem, 0, KIND_TO)
-        if packet == NULL:
-            raise MemoryError
-        packet.next = taken
-        taken = packet
+    taken = engine_packets(&mem, chain)
     with nogil:
         start = se_now_ns()
         for i in range(rounds):
-            while taken != NULL:
-                after = taken.next
-                chain_add(&held, taken, True)
-                taken = after
-            mailbox_push(&mailbox, &held)
-            taken = mailbox_take(&mailbox)
+            taken = engine_post(&mailbox, &held, taken)
             packet = taken
             while packet != NULL:
                 mailbox_taken(&mailbox, packet)
@@ -318,30 +331,36 @@ def bench_inbox(uint64_t iterations, uint32_t chain=1):
                 packet = packet.next
         start = se_now_ns() - start
     while taken != NULL:
-        after = taken.next
-        packet_free(&mem, taken)
-        taken = after
+        packet = taken
+        taken = packet.next
+        packet_free(&mem, packet)
     assert total == rounds * chain and mailbox.waiting == 0
     return start / <double>total
 
 
-def bench_table_find(uint64_t iterations, uint32_t rooms=10000):
-    """A room of the process by its name, in random order: the hash and the look-up."""
+cdef RoomTable* engine_table(uint32_t rooms, char* names) except NULL:
+    """A table of so many rooms. Their names, of 16 bytes each, are written to `names`."""
     cdef RoomTable* table = <RoomTable*>engine_zeroed(1, sizeof(RoomTable))
-    cdef uint32_t* order = engine_order(rooms)
-    cdef char* names = <char*>engine_zeroed(rooms, 16)
     cdef bint sync
-    cdef const char* name
-    cdef uint32_t at
-    cdef uint64_t i, start, total = 0
+    cdef uint32_t i
     if not room_table_init(table, 1):
         raise MemoryError
-    for at in range(rooms):
-        text = b"room-%011d" % at
-        memcpy(names + 16 * <size_t>at, <const char*>text, 16)
+    for i in range(rooms):
+        text = b"room-%011d" % i
+        memcpy(names + 16 * <size_t>i, <const char*>text, 16)
         if room_table_enter(table, text, 16, room_table_hash(table, text, 16), 0, &sync) == NULL:
             raise MemoryError
-    at = 0
+    return table
+
+
+def bench_table_find(uint64_t iterations, uint32_t rooms=10000):
+    """A room of the process by its name, in random order: the hash and the look-up."""
+    cdef uint32_t* order = engine_order(rooms)
+    cdef char* names = <char*>engine_zeroed(rooms, 16)
+    cdef RoomTable* table = engine_table(rooms, names)
+    cdef const char* name
+    cdef uint32_t at = 0
+    cdef uint64_t i, start, total = 0
     with nogil:
         start = se_now_ns()
         for i in range(iterations):

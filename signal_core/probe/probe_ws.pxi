@@ -136,6 +136,20 @@ def host_valid(bytes text):
     return valid
 
 
+cdef dict upgrade_fields(const Upgrade* upgrade):
+    return {
+        "status": upgrade.status,
+        "path": ws_text(upgrade.path, upgrade.path_len),
+        "key": ws_text(upgrade.key, 24),
+        "protocol": bool(upgrade.protocol),
+        "other_protocol": bool(upgrade.other_protocol),
+        "token": ws_text(upgrade.token, upgrade.token_len),
+        "token_from": upgrade.token_from,
+        "origin": ws_text(upgrade.origin, upgrade.origin_len),
+        "query": ws_text(upgrade.query, upgrade.query_len),
+    }
+
+
 def upgrade_parse(bytes data, size_t last_len=0, bytes path=b"", uint32_t max_line=8192, uint32_t max_head=16384):
     """(verdict, fields or None where more is needed); "accept" and "answer" are what the engine writes."""
     cdef Upgrade upgrade
@@ -150,17 +164,7 @@ def upgrade_parse(bytes data, size_t last_len=0, bytes path=b"", uint32_t max_li
         if verdict == -1:
             size = c_upgrade_answer(&upgrade, out, sizeof(out))
             return verdict, {"status": upgrade.status, "answer": out[:size]}
-        fields = {
-            "status": upgrade.status,
-            "path": ws_text(upgrade.path, upgrade.path_len),
-            "key": ws_text(upgrade.key, 24),
-            "protocol": bool(upgrade.protocol),
-            "other_protocol": bool(upgrade.other_protocol),
-            "token": ws_text(upgrade.token, upgrade.token_len),
-            "token_from": upgrade.token_from,
-            "origin": ws_text(upgrade.origin, upgrade.origin_len),
-            "query": ws_text(upgrade.query, upgrade.query_len),
-        }
+        fields = upgrade_fields(&upgrade)
         if upgrade.status == 0:
             size = c_upgrade_accept(&upgrade, out)
             fields["accept"] = out[:size]

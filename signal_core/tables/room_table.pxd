@@ -251,39 +251,51 @@ cdef inline bint _entry_has_loops(const RoomTable* table, RoomEntry* entry) noex
     return False
 
 
-cdef inline RoomEntry* room_table_enter(RoomTable* table, const char* name, size_t n, uint64_t hash, uint32_t loop,
-                                        bint* sync) noexcept nogil:
-    """Marks that a loop (by its bit) has members. `sync`: the caller posts a KIND_SYNC to the link. NULL without
-    memory."""
-    cdef Stripe* stripe = _stripe_of(table, hash)
+cdef inline RoomEntry* _entry_lock(RoomTable* table, Stripe* stripe, const char* name, size_t n,
+                                   uint64_t hash) noexcept nogil:
+    """Returns the entry of a room, a new one if there was none, with its stripe locked. NULL without memory: then the
+    stripe is not locked."""
     cdef RoomEntry* fresh = NULL
     cdef RoomEntry* entry
     cdef bint full
-    sync[0] = False
     while True:
         se_lock(&stripe.lock)
         entry = _slots_find(<RoomSlots*>stripe.slots, name, n, hash)
         full = 4 * (stripe.filled + 1) > 3 * ((<RoomSlots*>stripe.slots).mask + 1)
-        if entry != NULL or (fresh != NULL and not full):
+        if entry != NULL and fresh == NULL:
+            return entry
+        if entry == NULL and fresh != NULL and not full:
             break
         se_unlock(&stripe.lock)
+        if entry != NULL:  # another thread was faster
+            free(fresh)
+            fresh = NULL
+            continue
         if fresh == NULL:
             fresh = _entry_new(table, name, n, hash)
         if fresh == NULL or (full and not _stripe_grow(table, stripe)):
             free(fresh)
             return NULL
+    _slots_put(<RoomSlots*>stripe.slots, fresh)
+    stripe.filled += 1
+    stripe.live += 1
+    return fresh
+
+
+cdef inline RoomEntry* room_table_enter(RoomTable* table, const char* name, size_t n, uint64_t hash, uint32_t loop,
+                                        bint* sync) noexcept nogil:
+    """Marks that a loop (by its bit) has members. `sync`: the caller posts a KIND_SYNC to the link. NULL without
+    memory."""
+    cdef Stripe* stripe = _stripe_of(table, hash)
+    cdef RoomEntry* entry = _entry_lock(table, stripe, name, n, hash)
+    sync[0] = False
     if entry == NULL:
-        entry = fresh
-        fresh = NULL
-        _slots_put(<RoomSlots*>stripe.slots, entry)
-        stripe.filled += 1
-        stripe.live += 1
+        return NULL
     se_or16_seqcst(&room_entry_loops(entry)[loop >> WORD_SHIFT], <uint16_t>(1 << (loop & (WORD_LOOPS - 1))))
     if not se_load8_acquire(&entry.confirmed) and not entry.dirty:
         entry.dirty = True
         sync[0] = True
     se_unlock(&stripe.lock)
-    free(fresh)
     return entry
 
 

@@ -289,6 +289,15 @@ cdef inline int _upgrade_refused(Upgrade* out, int status, const char* why) noex
     return -1
 
 
+cdef inline int _upgrade_no_head(Upgrade* out, int result, size_t count, bint full) noexcept nogil:
+    """The result for a head that phr_parse_request has not taken: -2 where more may come, and it is not `full`."""
+    if result == -2:
+        return _upgrade_refused(out, 431, NULL) if full else -2
+    if count == UPGRADE_MAX_HEADERS:
+        return _upgrade_refused(out, 431, b"The head has more than 100 headers.")
+    return _upgrade_refused(out, 400, b"A header is malformed: write a name, a colon, a value, and CR LF.")
+
+
 cdef inline int upgrade_parse(const char* buf, size_t n, size_t last_len, const Site* site,
                               Upgrade* out) noexcept nogil:
     """Judges a handshake, from a connection's first byte; `last_len` of the `n` bytes were there a call ago.
@@ -313,12 +322,8 @@ cdef inline int upgrade_parse(const char* buf, size_t n, size_t last_len, const 
         return _upgrade_refused(out, line, request_line_complaint(buf, n) if line == 400 else NULL)
     used = -2 if line == LINE_MORE else phr_parse_request(
         buf, n, &method, &method_len, &target, &target_len, &minor, headers, &count, last_len)
-    if used == -1 and count == UPGRADE_MAX_HEADERS:
-        return _upgrade_refused(out, 431, b"The head has more than 100 headers.")
-    if used == -1:
-        return _upgrade_refused(out, 400, b"A header is malformed: write a name, a colon, a value, and CR LF.")
-    if used == -2:
-        return _upgrade_refused(out, 431, NULL) if n == site.max_head else -2
+    if used < 0:
+        return _upgrade_no_head(out, used, count, n == site.max_head)
     for i in range(count):
         _upgrade_header(&headers[i], &seen, out)
     which = _upgrade_method(method, method_len)
