@@ -1,3 +1,3 @@
-"""What knows nothing of connections: system calls, limits, counters, arrays, packets and their memory, text.
+"""System calls, limits, counters, arrays, text, packets and their memory: nothing that knows a connection.
 
 Every folder may cimport it; it cimports none."""

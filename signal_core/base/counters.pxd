@@ -1,8 +1,8 @@
-"""Counters of a loop (Loop.n). Their loop alone writes them; Python reads snapshots.
+"""Counters of a loop (Loop.n). Only their loop writes them; Python reads snapshots.
 
 Two ledgers, each exact at the end of every iteration:
 accepted = routed + the sum of refused_*; attempted = written + the sum of dropped_* + in_flight.
-Their public names are in signal_core/names.py, in this order.
+The counters' public names are in signal_core/names.py, in this order.
 """
 
 cdef enum:
@@ -18,7 +18,7 @@ cdef enum:
     C_STALLED = 9             # closed with 4008
     C_PROTOCOL_ERRORS = 10    # closed with 1002, 1007 or 1009
     C_ABUSERS = 11            # closed with 1008: malformed messages, STRIKES
-    C_KICKED = 12             # closed with 4009
+    C_KICKED = 12             # closed by an operator or the embedding program
 
     # ledger of messages
     C_ACCEPTED = 13
@@ -46,7 +46,7 @@ cdef enum:
     C_BYTES_OUT = 32
     C_READS = 33              # system calls
     C_WRITES = 34
-    C_WAKES = 35              # times the loop was woken from sleep
+    C_WAKES = 35              # iterations
 
     C_POSTED = 36             # messages posted to other loops
     C_TAKEN = 37              # messages taken from other loops
@@ -57,7 +57,7 @@ cdef enum:
     C_REFS_TIMED_OUT = 42
     C_RECEIPTS_LATE = 43      # arrived after their ref had timed out
     C_ROOMS_REFUSED = 44      # joins over max-rooms
-    C_EVENTS_LOST = 45        # events for the hooks that did not fit the service's mailbox
+    C_EVENTS_LOST = 45        # events and log lines that did not fit Python's mailboxes
 
     C_NATS_IN = 46            # messages from NATS
     C_NATS_OUT = 47           # messages to NATS, receipts included
@@ -66,14 +66,14 @@ cdef enum:
     C_NATS_CONNECTS = 50
     C_NATS_LOST = 51          # connections to NATS that ended
     C_NATS_ERRORS = 52        # -ERR
-    C_NATS_MALFORMED = 53     # messages whose subject or headers name no peer or room
+    C_NATS_MALFORMED = 53     # messages from NATS whose headers or presence are malformed
     C_NATS_SUBS = 54          # gauge: subscriptions held
     C_LISTENERS_PAUSED = 55   # times listeners were ignored for a tick: no descriptor left, not even to answer 503
 
     C_WATCHERS = 56           # gauge: memberships that watch their room
     C_PRESENCE_CHANGES = 57   # joins and leaves on this node that were published
     C_PRESENCE_OUT = 58       # publishes of presence to NATS
-    C_PRESENCE_ASKED = 59     # questions who is in a room
+    C_PRESENCE_ASKED = 59     # presence queries
     C_PRESENCE_LOST = 60      # presence lost: no memory, a full mailbox, or NATS read too slowly
     C_NODES_LOST = 61         # other nodes whose heartbeats stopped
 
@@ -83,30 +83,30 @@ cdef enum:
     C_ACCEPT_PACED = 65       # times a loop made new connections wait: accept-rate, accept-yield
     C_INPUT_BYTES = 66        # gauge: buffers of incomplete heads, frames and messages
     C_INPUT_LIMITED = 67      # connections closed with 1013, or answered 503: input-total
-    C_BACKLOG_LIMITED = 68    # receivers closed: a message begun for them did not fit backlog-total
-    C_GAPS_UNTOLD = 69        # messages that did not fit another loop's mailbox, and that no GAP tells of
+    C_BACKLOG_LIMITED = 68    # receivers closed: the rest of a half-written message did not fit backlog-total
+    C_GAPS_UNTOLD = 69        # messages that did not fit another loop's mailbox, without a GAP to tell of them
 
     C_AUTH_GRANTED = 70       # tokens accepted, renewals included
     C_AUTH_REFUSED = 71       # tokens refused: missing, malformed, invalid, or by the authorizer
-    C_AUTH_FAILED = 72        # tokens without a decision: too many waited, it came too late, or the authorizer failed
+    C_AUTH_FAILED = 72        # tokens without a verdict: too many waited, it came too late, or the authorizer failed
     C_AUTH_EXPIRED = 73       # closed with 1008: the token expired
     C_AUTH_DENIED = 74        # SUB, PUB, TO and rooms of a URL that the token does not allow
     C_ORIGINS_REFUSED = 75    # handshakes whose Origin is not allowed
     C_USER_LIMITED = 76       # handshakes answered 429: max-connections-per-user
-    C_INQUIRIES = 77          # answers to questions of operators, by piece
+    C_INQUIRIES = 77          # operators' queries answered; one that takes several steps counts for each
     C_PRESENCE_DENIED = 78    # presence not published: NATS does not allow the subject
     C_ACCEPT_YIELDED = 79     # times accept-yield slowed new connections down
     C_ACCEPT_LEFT = 80        # sockets closed at once: the client had left while it was parked
-    C_QUESTIONS_HELD = 81     # questions who is in a room that were deferred: QUESTIONS_WAITING
+    C_QUESTIONS_HELD = 81     # presence queries set aside: QUESTIONS_WAITING
     C_RECEIPTS_LOST = 82      # receipts for senders on other nodes: no memory, or NATS read too slowly
-    C_QUESTIONS_FULL = 83     # questions who is in a room not posted to a loop: inbox-messages of them wait there
+    C_QUESTIONS_FULL = 83     # presence queries not posted to a loop: inbox-messages of them wait there
     C_OVERSIZED = 84          # requests answered 414 or 431: max-request-line, max-head
     C_HEALTH_LIMITED = 85     # times HEALTHS_PER_TICK was reached
     C_INPUTS_HELD = 86        # times a connection was not read: TASKS_WAITING
     C_AWAITS_REFUSED = 87     # SUBs answered unavailable: WAITERS_MOST
     C_NATS_SUBS_REFUSED = 88  # SUBs refused by NATS, or not sent since NATS accepts no more
     C_TURNS_DELAYED = 89      # times a connection waited for the work it had caused, or rested
-    C_STEPS_CUT = 90          # steps of an iteration that ran out of time
+    C_STEPS_CUT = 90          # steps of an iteration that reached their time limit
     C_MEMORY_TRIMS = 91       # times a loop returned freed memory to the system
     C_MESSAGES_LATE = 92      # connections closed with 1008: message-timeout
     C_COUNT = 93

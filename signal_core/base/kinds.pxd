@@ -1,13 +1,13 @@
-"""Kinds of packets, and who is told their outcome."""
+"""Kinds of packets, and the receivers of their outcome."""
 
 cdef enum:
     # Packet.kind: what a packet is. docs/architecture/threads-and-ownership.md has the limit of each that is posted.
     KIND_FRAME = 0        # a frame, with its receiver's loop (never in a mailbox)
     KIND_TO = 1           # a frame for the connection `target`
-    KIND_ROOM = 2         # a frame for the members of a room, `target` its serial, `hash` its hash
+    KIND_ROOM = 2         # a frame for the members of the room with serial `target` and hash `hash`
     KIND_RECEIPT = 3      # the answer `code` for a ref of the connection `target`; the text is the ref
     KIND_NATS = 4         # bytes for NATS
-    KIND_SYNC = 5         # loops joined or left the room `pointer`, a RoomEntry: the link checks its subscription
+    KIND_SYNC = 5         # members or watchers of the RoomEntry `pointer` came or went: the link checks its SUBs
     KIND_STOP = 6         # stop the loop; `hash` not 0: drain it, over that many ticks
     KIND_KICK = 7         # close the connection `target` with close code `hash`; `origin` numbers the request
     KIND_SNAPSHOT = 8     # copy the counters for Python; `hash` is the snapshot's number
@@ -16,12 +16,12 @@ cdef enum:
     KIND_EVENT = 11       # an event for Python; `code` is EVENT_*, the text explains it
     # `target` wants the receipt for its SUB. Data: the room; `hash`: its hash; text: the ref; `code` 1: with presence
     KIND_AWAIT = 12
-    KIND_INQUIRY = 13     # a question of an operator (loop/admin_query.pxd)
-    KIND_VERDICT = 14     # the decision on the token of `target` (client/auth.pxd)
-    KIND_NEWS = 15        # frames for the watchers of a room, named as in KIND_ROOM; `origin`: 0 or marks
-    KIND_ASK = 16         # a watcher asks who is in the room in the data; `target` is the question's number
-    KIND_QUESTION = 17    # who is in the room, named as in KIND_ROOM? `origin` is its number, the data the asking node
-    KIND_SERVICE = 18     # the service joined (`code` 1) or left the room in the data
+    KIND_INQUIRY = 13     # an operator's query (loop/admin_query.pxd)
+    KIND_VERDICT = 14     # the verdict on the token of `target` (client/auth.pxd)
+    KIND_NEWS = 15        # frames for watchers of a room, identified as in KIND_ROOM; `origin`: their queries, 0: all
+    KIND_ASK = 16         # a watcher queries the members of the room in the data; `target` is the query's number
+    KIND_QUESTION = 17    # query `origin` for a room's members, identified as in KIND_ROOM; data: the asking node
+    KIND_SERVICE = 18     # the local peer joined (`code` 1) or left the room in the data
 
 cdef enum:
     # Packet.hash of a KIND_DIAL without data
@@ -30,7 +30,7 @@ cdef enum:
     DIAL_LEAVE = 2        # the server is about to stop, and there is another one
 
 cdef enum:
-    # Packet.tell: who is told the outcome
+    # Packet.tell: who gets the outcome
     TELL_NOBODY = 0
     TELL_PEER = 1         # the connection `origin`; the text is its ref
     TELL_SUBJECT = 2      # the text is a NATS subject

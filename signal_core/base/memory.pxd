@@ -1,4 +1,4 @@
-"""Packets, and the memory that they live in.
+"""Packets, queue nodes, and their memory.
 
 A Packet is an encoded unit on its way out (WebSocket frames or NATS protocol bytes), or an item of a mailbox. One
 thread owns it at any time: the one that made it, then the loop that took it from its mailbox. Only the owner frees it.
@@ -31,17 +31,17 @@ cdef struct Region:       # a block that packets are carved from; owned by one l
     uint32_t live         # 4  packets in it that are not freed yet
 
 cdef struct Packet:
-    QueueNode self        # 16 its entry in the queue of its only receiver
+    QueueNode self        # 16 its entry in the queue of its only receiver; unused if shared
     Packet* next          # 8  the next in a mailbox, an outbox or a list
     uint8_t* data         # 8  `size` bytes to write, followed by `text_size` bytes of text
     Region* region        # 8  the region it lies in; NULL: on the heap
     uint32_t size         # 4
-    uint32_t refs         # 4  of a shared one: queues that hold it, plus 1 until packet_let_go
+    uint32_t refs         # 4  if shared: queues that hold it, plus 1 until packet_let_go
     uint32_t expires      # 4  tick after which it is no longer written; 0: never
     uint16_t text_size    # 2
     uint8_t kind          # 1  KIND_*
     uint8_t tell          # 1  TELL_*
-    uint8_t code          # 1  meaning depends on the kind (kinds.pxd), as of the last four
+    uint8_t code          # 1  kinds.pxd says what it means, and the last four fields
     uint8_t flags         # 1  PACKET_*
     uint16_t ttl_end      # 2  KIND_NATS: offset of the end of Signal-Ttl's digits in the data; 0: no such header
     uint16_t more_frames  # 2  frames in the data after the first; only presence puts several into one packet
@@ -127,7 +127,7 @@ cdef inline Packet* packet_new(Mem* mem, size_t room, uint8_t kind) noexcept nog
 
 
 cdef inline void packet_free(Mem* mem, Packet* packet) noexcept nogil:
-    """Called by the owner, when no queue holds the packet."""
+    """Frees a packet that no queue holds. The owner calls it."""
     cdef Region* region = packet.region
     mem.freed += 1
     if region == NULL:
@@ -143,7 +143,7 @@ cdef inline void packet_free(Mem* mem, Packet* packet) noexcept nogil:
 
 
 cdef inline Packet* packet_to_heap(Mem* mem, Packet* packet) noexcept nogil:
-    """Moves a packet to the heap: returns the new one, and frees the old one. NULL without memory: the old one stays.
+    """Copies a packet to the heap, frees the original and returns the copy. NULL without memory: the original stays.
 
     The packet must not be shared. If it is in a queue, the caller replaces its node.
     """
@@ -162,7 +162,8 @@ cdef inline Packet* packet_to_heap(Mem* mem, Packet* packet) noexcept nogil:
 
 
 cdef inline Packet* packet_copy(Mem* mem, const Packet* packet) noexcept nogil:
-    """A copy on the heap, for another thread, without `code`, `pointer`, `ttl_end`, `more_frames`; or NULL."""
+    """Returns a copy on the heap for another thread, without `code`, `pointer`, `ttl_end` and `more_frames`; NULL
+    without memory."""
     cdef size_t bytes = <size_t>packet.size + packet.text_size
     cdef Packet* copy = packet_new_heap(mem, bytes, packet.kind)
     if copy == NULL:
@@ -180,7 +181,7 @@ cdef inline Packet* packet_copy(Mem* mem, const Packet* packet) noexcept nogil:
 
 
 cdef inline Packet* packet_shrunk(Packet* packet) noexcept nogil:
-    """Gives back the unused room of a packet on the heap, which is in no queue or list. Returns its new address."""
+    """Frees the unused room of a packet on the heap that no queue or list holds. Returns its new address."""
     cdef Packet* smaller = <Packet*>realloc(packet, sizeof(Packet) + packet.size + packet.text_size)
     if smaller == NULL:
         return packet
@@ -190,7 +191,7 @@ cdef inline Packet* packet_shrunk(Packet* packet) noexcept nogil:
 
 
 cdef inline void packet_set_text(Packet* packet, const char* text, size_t n) noexcept nogil:
-    """Call it once `size` is final; the packet was made with room for the text."""
+    """Appends the text. `size` must be final, and the packet made with room for the text."""
     if n:
         memcpy(packet.data + packet.size, text, n)
     packet.text_size = <uint16_t>n
@@ -226,7 +227,7 @@ cdef inline void _queue_node_free(Mem* mem, QueueNode* node) noexcept nogil:
 
 
 cdef inline void packet_share(Mem* mem, Packet* packet) noexcept nogil:
-    """Allows a packet in several queues. The caller holds it until packet_let_go."""
+    """Allows several queues to hold a packet. The caller holds it until packet_let_go."""
     packet.flags |= PACKET_SHARED
     packet.refs = 1
     mem.shared += 1
@@ -251,8 +252,8 @@ cdef inline void packet_unref(Mem* mem, QueueNode* node) noexcept nogil:
 
 
 cdef inline bint memory_shrink(Mem* mem, uint32_t most) noexcept nogil:
-    """Frees what a burst has left behind: free regions and, while no packet is shared, up to `most` blocks of
-    queue nodes. False: there are more blocks to free."""
+    """Frees what a burst left behind: free regions and, while no packet is shared, up to `most` blocks of queue nodes.
+    False: more blocks are to be freed."""
     cdef Region* region
     cdef QueueNodeBlock* block
     while mem.regions != NULL:
@@ -272,7 +273,7 @@ cdef inline bint memory_shrink(Mem* mem, uint32_t most) noexcept nogil:
 
 
 cdef inline void memory_end(Mem* mem) noexcept nogil:
-    """Frees the regions and blocks; every packet has been freed before."""
+    """Frees the regions and blocks. Every packet must have been freed."""
     cdef Region* region
     cdef QueueNodeBlock* block
     if mem.current != NULL:

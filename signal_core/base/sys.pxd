@@ -1,4 +1,4 @@
-"""Declarations of what the data path uses of the kernel, the C library and include/."""
+"""Declarations from the kernel, the C library and include/ that the data path uses."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
@@ -158,7 +158,6 @@ cdef extern from "<sys/socket.h>" nogil:
     int getpeername(int fd, sockaddr* address, socklen_t* n)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* n)
     int shutdown(int fd, int how)
-    int getpeername(int fd, sockaddr* address, socklen_t* n)
     ssize_t recv "se_recv"(int fd, void* buffer, size_t n, int flags)
     ssize_t send "se_send"(int fd, const void* buffer, size_t n, int flags)
     ssize_t sendmsg "se_sendmsg"(int fd, const msghdr* message, int flags)

@@ -1,4 +1,4 @@
-"""Comparing, writing and parsing text: numbers, percent-encoding, base64url. Pure."""
+"""Compares, writes and parses text: numbers, percent-encoding, base64url. Pure."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, strlen
@@ -9,7 +9,7 @@ cdef inline bint text_is(const char* p, size_t n, const char* text) noexcept nog
 
 
 cdef inline bint text_starts(const char* p, size_t n, const char* lower) noexcept nogil:
-    """Whether p starts with `lower`, ignoring case; `lower` consists of lower-case letters and '-'."""
+    """Whether p starts with `lower` (lower-case letters and '-'), ignoring case. Not exact: CR equals '-'."""
     cdef size_t i = 0
     while i < n and lower[i] and (p[i] | 0x20) == lower[i]:
         i += 1
@@ -17,7 +17,7 @@ cdef inline bint text_starts(const char* p, size_t n, const char* lower) noexcep
 
 
 cdef inline bint text_matches(const char* p, size_t n, const char* lower) noexcept nogil:
-    """As text_starts, but for all of p."""
+    """Whether all of p is `lower`, as text_starts compares."""
     return n == strlen(lower) and text_starts(p, n, lower)
 
 
@@ -84,7 +84,7 @@ cdef enum:
 # -- decimal numbers --
 
 cdef inline bint text_parse_uint(const char* p, size_t n, uint64_t* value) noexcept nogil:
-    """Whether it is 1 to 19 digits, so less than 2**64; leading zeros are allowed."""
+    """Parses 1 to 19 digits, leading zeros allowed, so that any value fits. False: anything else."""
     cdef size_t i
     cdef uint64_t v = 0
     cdef uint8_t digit
@@ -120,7 +120,7 @@ cdef inline size_t text_put_uint(char* out, uint64_t v) noexcept nogil:
 
 cdef inline void text_uint_lower(char* end, uint64_t v) noexcept nogil:
     """Overwrites the number that ends before `end` with v, padded with zeros, if v is smaller. The number has at most
-    19 digits, and a byte that is no digit in front."""
+    19 digits, and the byte before it is no digit."""
     cdef char* digit = end - 1
     cdef uint64_t present = 0, unit = 1
     while c"0" <= digit[0] <= c"9":

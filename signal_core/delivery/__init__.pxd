@@ -1,3 +1,3 @@
-"""All that leaves a loop: to a socket, to another loop, to NATS; and what becomes of it.
+"""All that leaves a loop, to a socket, another loop or NATS, and its fate.
 
-Write queues, backlog, receipts owed, drop notices, the ledger. Cimports base/, wire/ and tables/."""
+Write queues, backlog, refs, drop notices, the ledger. Cimports base/, wire/ and tables/."""

@@ -1,8 +1,8 @@
-"""What waits for blocked sockets: what it costs in memory, and that all of it stays within backlog-total.
+"""Keeps the memory of messages that wait for blocked sockets within backlog-total.
 
-The gauge `backlog_bytes` is that cost, as an upper bound: a message counts whole until its last byte is written, with
-its struct and its place in malloc, and each blocked connection with its Extra. A message of a room, which all its
-receivers on the loop share, counts for each of them.
+The gauge `backlog_bytes` is an upper bound of that memory. A message counts whole until its last byte is written, with
+its struct and malloc's head; each blocked connection counts with its Extra. A room's message, which its receivers on
+the loop share, counts for each of them.
 """
 
 from libc.stdint cimport uint64_t
@@ -14,31 +14,31 @@ from signal_core.tables.conn_table cimport Queue
 from signal_core.tables.state cimport Loop
 
 cdef enum:
-    MESSAGE_COST = 112        # bytes of a Packet, and of malloc's head
-    BLOCKED_COST = 96         # bytes of an Extra, and of malloc's head
+    MESSAGE_COST = 112        # bytes of a Packet and malloc's head
+    BLOCKED_COST = 96         # bytes of an Extra and malloc's head
 
 
 cdef inline uint64_t backlog_cost(const Queue* q) noexcept nogil:
-    """Of a blocked connection's queue."""
+    """Returns the bytes that a blocked connection's queue counts for."""
     return BLOCKED_COST + <uint64_t>q.bytes + q.offset + <uint64_t>q.count * MESSAGE_COST
 
 
 cdef inline bint backlog_has_room(const Loop* loop, uint64_t more) noexcept nogil:
-    """Whether the loop's share of backlog-total takes so many bytes more."""
+    """Whether the loop's share of backlog-total has `more` bytes left."""
     return loop.n[C_BACKLOG_BYTES] + more <= loop.hub.set.backlog_loop
 
 
 cdef inline bint backlog_has_share(const Loop* loop, uint64_t cost, uint64_t more) noexcept nogil:
-    """Whether a receiver whose backlog costs `cost` may have `more`: each has at most what is left free. So however
-    many do not read, one that blocks later finds as much as they have: of those that have more, some is dropped."""
+    """Whether a receiver whose backlog costs `cost` may have `more` bytes: it may have no more than is still free. So a
+    receiver that blocks later finds as much as any other has, however many do not read."""
     return backlog_has_room(loop, cost + more)
 
 
 cdef inline bint backlog_trim(Loop* loop, Queue* q, uint64_t* dropped) noexcept nogil:
-    """Of a queue whose socket is full, before it is counted: drops the newest deliveries until the rest has room.
+    """Drops the newest deliveries of a queue whose socket is full until the rest is within its share. Called before the
+    queue is counted; adds the dropped frames to `dropped`.
 
-    It keeps its share. The engine's own answers stay, and so does a message that was begun; False where not even that
-    has room.
+    Answers of the engine and a half-written message stay. False: the loop has no room for the half-written message.
     """
     cdef QueueNode** link = &q.head
     cdef QueueNode* last = NULL

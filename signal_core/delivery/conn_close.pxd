@@ -1,15 +1,17 @@
-"""How a WebSocket ends, from the Close frame on.
+"""Closes WebSockets, from the Close frame on.
 
 The order of every end:
-1. One of four closes begins. conn_close: the engine closes (a kick, a token that ended, a drain, a stop), sends Close
-   and goes on reading until the client's Close (CONN_CLOSING). conn_close_failed: the client broke the protocol; Close
-   is sent, and nothing more is read (CONN_LINGER). conn_close_soon: the client's Close is answered (CONN_LINGER).
-   conn_close_stalled: the client takes no bytes; it is killed at once (CONN_DEAD).
+1. One of four closes begins:
+   * conn_close: the engine closes (a kick, an expired token, a drain, a stop). It sends Close and reads on until the
+     client's Close (CONN_CLOSING).
+   * conn_close_failed: the client broke the protocol. Close is sent, and input is discarded (CONN_LINGER).
+   * conn_close_soon: the client's Close is answered (CONN_LINGER).
+   * conn_close_stalled: the client takes no bytes. It is killed at once (CONN_DEAD).
 2. The queue is written, with Close at its end. Then conn_drained (conn.pxd) shuts down our side of the socket, or kills
-   the connection where both Close frames are through.
-3. The timer, armed to the close time, kills what has not ended by then (keepalive.pxd).
-4. conn_kill (conn.pxd) closes the socket and puts the connection on the loop's list of the dead (CONN_DEAD).
-5. At the end of the iteration loop_reap (loop.pxd) ends its memberships, frees what it holds, and frees its slot.
+   the connection if both Close frames are through.
+3. The timer, armed for close-timeout, kills what has not ended by then (keepalive.pxd).
+4. conn_kill (conn.pxd) closes the socket and adds the connection to Loop.dead (CONN_DEAD).
+5. At the end of the iteration loop_reap (loop.pxd) ends its memberships, and frees what it holds and its slot.
 
 A connection that was not upgraded ends with an HTTP answer instead: listener_turn_away (listener.pxd), conn_say_last.
 """
@@ -39,7 +41,7 @@ cdef inline void _conn_say_close(Loop* loop, Conn* c, uint16_t code) noexcept no
 
 
 cdef inline SE_COLD conn_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
-    """Starts the close handshake: bytes go on to be read until the other's Close frame, for a bounded time."""
+    """Starts the close handshake: input is read until the client's Close frame, for at most close-timeout."""
     if c.state == CONN_DEAD or c.state == CONN_LINGER or c.state == CONN_CLOSING:
         return
     c.state = CONN_CLOSING
@@ -50,8 +52,8 @@ cdef inline SE_COLD conn_close(Loop* loop, Conn* c, uint16_t code) noexcept nogi
 
 
 cdef inline SE_COLD conn_close_failed(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
-    """Fails the connection (RFC 6455 §7.1.7): a Close frame, but where ours is said already, which is the last; then
-    our side is shut down and nothing more is read."""
+    """Fails the connection (RFC 6455 §7.1.7): sends a Close frame, unless one was sent; then our side is shut down and
+    input is discarded."""
     cdef bint said = c.state == CONN_CLOSING
     if c.state == CONN_DEAD or c.state == CONN_LINGER:
         return
@@ -65,7 +67,7 @@ cdef inline SE_COLD conn_close_failed(Loop* loop, Conn* c, uint16_t code) noexce
 
 
 cdef inline void conn_close_soon(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
-    """Answers the other end's Close frame; the socket is closed once that is written."""
+    """Answers the client's Close frame; the socket is closed once the answer is written."""
     c.state = CONN_LINGER
     c.flags |= FLAG_LAST | FLAG_DONE
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
@@ -73,8 +75,8 @@ cdef inline void conn_close_soon(Loop* loop, Conn* c, uint16_t code) noexcept no
 
 
 cdef inline SE_COLD conn_close_stalled(Loop* loop, Conn* c) noexcept nogil:
-    """Kills a connection that takes no bytes, with 4008. The Close frame is sent only where no message is half written,
-    and only if the socket takes it now; the queue is dropped."""
+    """Kills a connection that takes no bytes, with 4008. The queue is dropped. The Close frame is sent only if no
+    packet is half written, and only if the socket takes it now."""
     cdef Extra* extra = slab_extra(&loop.slab, c)
     cdef uint8_t head[4]
     if extra != NULL:

@@ -1,14 +1,14 @@
-"""Connections that wait until what they caused is done: whoever floods waits, and its neighbours do not.
+"""Delays connections until the work that they caused is done, so that a flood slows its sender and not its neighbours.
 
-One that has input left over when its turn ends, and in it has published to a room, joined or left one with watchers,
-or posted to a crowded loop, is delayed: it is not read until every such delivery of this loop is written and no loop
-that this one crowded is crowded any more. While that goes on, the one that waited longest has a turn every DELAY_MS.
+A connection is delayed if it has input left over when its turn ends, and in that turn published to a room, joined or
+left a room with watchers, or posted to a crowded loop. It is not read until this loop has written all such deliveries
+and no loop that this one crowded is crowded. Meanwhile the one delayed longest gets a turn every DELAY_MS.
 
-While processors are scarce, delayed connections then rest 1.5 times as long as their turns took; one whose turn was
-cut by its share is delayed whatever it caused. A loop that never sleeps gets its fair share of a processor and no
-more, so the scheduler makes all its clients wait for other threads, for a tick of the kernel (4 ms) or several at a
-time. A loop that sleeps is let in when it wakes. Processors are scarce once a loop has waited for one for more than a
-part of the time, as the kernel counts it in /proc/thread-self/schedstat; where that is missing, nobody rests.
+While processors are scarce, delayed connections then rest 1.5 times as long as their turns took, and one whose turn was
+cut by its share is delayed whatever it caused. The reason: the scheduler makes a loop that never sleeps wait for other
+threads, 4 ms or more each time, and all its clients with it; it runs a loop that sleeps as soon as it wakes. Processors
+are scarce once a loop has waited for one for more than 1/SCARCE_PART of the time (/proc/thread-self/schedstat). Where
+the kernel does not count that, no connection rests.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -24,7 +24,7 @@ from signal_core.tables.turns cimport turns_crowds_remain, turns_line_add, turns
 
 
 cdef inline void _scarce_look(Loop* loop, uint32_t now) noexcept nogil:
-    """Looks how long the loop waited for a processor since the last look; nothing is learned if that is long ago."""
+    """Measures how long the loop waited for a processor since the last measurement, unless that is too long ago."""
     cdef uint64_t waited = loop.cpu.scarce_waited, turns
     cdef uint32_t passed = now - loop.cpu.scarce_looked
     loop.cpu.scarce_looked = now
@@ -35,17 +35,17 @@ cdef inline void _scarce_look(Loop* loop, uint32_t now) noexcept nogil:
 
 
 cdef inline bint delayed_is_scarce(Loop* loop) noexcept nogil:
-    """Whether the loop had to wait for a processor lately. Called only when a turn is cut or a client is delayed."""
+    """Whether processors are scarce. Called only when a turn is cut or a connection is delayed."""
     cdef uint32_t now = loop_ms(loop)
     if now - loop.cpu.scarce_looked >= SCARCE_LOOK_MS:
         _scarce_look(loop, now)
-    if loop.cpu.scarce_by - now > SCARCE_HOLD_MS + 1:  # it is over, however long ago
+    if loop.cpu.scarce_by - now > SCARCE_HOLD_MS + 1:  # the time has passed, however long ago
         loop.cpu.scarce_by = 0
     return loop.cpu.scarce_by != 0
 
 
 cdef inline bint _rest_is_over(Loop* loop) noexcept nogil:
-    """Of those that are delayed, once nothing is left of what they caused."""
+    """Whether the delayed connections have rested enough; the first call, once their work is done, begins the rest."""
     cdef uint64_t now, took
     if not delayed_is_scarce(loop):
         return True
@@ -58,7 +58,7 @@ cdef inline bint _rest_is_over(Loop* loop) noexcept nogil:
 
 
 cdef inline SE_COLD delayed_add(Loop* loop, Conn* c) noexcept nogil:
-    """Its input is left alone, also by epoll, which would report it again and again."""
+    """Delays a connection. epoll does not report its input meanwhile."""
     if loop.turn.delayed.used == 0:
         loop.turn.delayed_ms = loop_ms(loop)
         loop.turn.turns_began = se_now_ns()
@@ -73,14 +73,14 @@ cdef inline SE_COLD delayed_add(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline bint _delayed_are_done(Loop* loop) noexcept nogil:
-    """Whether nothing is left of what they caused; while processors are scarce, also whether each had its turn."""
+    """Whether the work of the delayed connections is done; while processors are scarce, `ready` must be empty, too."""
     return (loop.turn.dirty_head[LANE_SPREAD] == NO_SLOT and not turns_crowds_remain(loop)
             and (loop.turn.ready.used == 0 or not delayed_is_scarce(loop)))
 
 
 cdef inline void delayed_release(Loop* loop) noexcept nogil:
-    """In each iteration: those that are delayed have their turns where nothing is left of what they caused; else the
-    first of them has, each DELAY_MS."""
+    """Called in each iteration. Makes all delayed connections ready if their work is done and they have rested; before
+    that, the oldest one each DELAY_MS."""
     cdef uint32_t i, n = 0
     cdef Conn* c
     if loop.turn.delayed.used == 0:

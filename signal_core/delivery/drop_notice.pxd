@@ -1,4 +1,4 @@
-"""GAP to those for whom this loop's mailbox had no place."""
+"""Drop notices (GAP) for messages that did not fit a loop's mailbox (tables/drop_table.pxd)."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from signal_core.base.counters cimport C_GAPS_UNTOLD
@@ -12,16 +12,17 @@ from signal_core.tables.state cimport Loop
 from signal_core.tables.turns cimport turns_spread_work
 
 cdef enum:
-    NOT_BEGUN = 0xffffffff    # DropNotices.left: every member
+    NOT_BEGUN = 0xffffffff    # DropNotices.left: all members
 
 
 cdef inline uint64_t drop_notice_watchers_key(uint64_t serial) noexcept nogil:
-    """For drop_notice_note: of a room's members only those are meant who hear who comes and goes."""
+    """Returns the key for drop_notice_note that stands for the watchers of a room only."""
     return serial | <uint64_t>1 << 63
 
 
 cdef inline void drop_notice_note(Loop* loop, Loop* target, uint64_t key, uint64_t hash, uint64_t count) noexcept nogil:
-    """Messages for a room (by serial and hash) or a peer (by id, hash 0) of another loop did not fit its mailbox."""
+    """Notes that `count` messages did not fit the mailbox of `target`: for the room with serial `key` and `hash`, or,
+    if `hash` is 0, for the peer with id `key`."""
     if missed_add(&target.missed, key, hash, count):
         mailbox_wake(&target.mailbox)
     else:
@@ -29,14 +30,14 @@ cdef inline void drop_notice_note(Loop* loop, Loop* target, uint64_t key, uint64
 
 
 cdef inline void _tell_one(Loop* loop, Conn* c, uint64_t count) noexcept nogil:
-    """With this iteration's writes, or as soon as its socket takes something."""
+    """Makes a GAP due with the connection's next write."""
     if c != NULL and c.state == CONN_OPEN:
         conn_missed(loop, c, count)
 
 
 cdef inline uint32_t _tell_room(Loop* loop, const Missing* missing, uint32_t left, uint32_t* budget) noexcept nogil:
-    """To a room's first `left` members on this loop, or those of them who listen, from the last on, while the budget
-    lasts. Returns how many are left: a gap in the list is closed with the last, so none that stays is left out."""
+    """Tells a room's first `left` members on this loop, or the watchers among them, from the last on, while the budget
+    lasts. Returns how many are left. A leave moves the last member into the free index, so no member is left out."""
     cdef uint64_t serial = missing.key & ~drop_notice_watchers_key(0)
     cdef uint32_t room = rooms_find_serial(&loop.rooms, missing.hash, serial)
     cdef const Member* members
@@ -54,8 +55,8 @@ cdef inline uint32_t _tell_room(Loop* loop, const Missing* missing, uint32_t lef
 
 
 cdef inline void drop_notice_tell(Loop* loop) noexcept nogil:
-    """To the peers, and to the members of the rooms on this loop, GAPS_PER_TURN an iteration; what was missed meanwhile
-    is taken up when these have been told."""
+    """Tells this loop's clients of their missed messages, GAPS_PER_TURN in an iteration. What is missed meanwhile is
+    taken from the table when all have been told."""
     cdef uint32_t budget = GAPS_PER_TURN
     cdef const Missing* missing
     if loop.notices.used == 0:

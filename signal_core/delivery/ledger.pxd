@@ -1,4 +1,4 @@
-"""The ledger of messages: how each is counted that was taken in."""
+"""The ledger of messages: counts each message from a client as routed or refused."""
 
 from libc.stdint cimport uint8_t
 from signal_core.base.counters cimport (
@@ -26,5 +26,6 @@ cdef inline int _refused_counter(uint8_t code) noexcept nogil:
 
 
 cdef inline void ledger_count(Loop* loop, uint8_t code) noexcept nogil:
+    """Counts a message as accepted, and as routed (CODE_OK) or refused for the reason `code`."""
     loop.n[C_ACCEPTED] += 1
     loop.n[C_ROUTED if code == CODE_OK else _refused_counter(code)] += 1

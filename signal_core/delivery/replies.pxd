@@ -1,4 +1,4 @@
-"""The engine's own answers to a client: HELLO, OK, ERR, PONG, GOAWAY. Source: docs/protocol.md, §3."""
+"""The engine's answers to a client: HELLO, OK, ERR, PONG, GOAWAY. Source: docs/protocol.md, §3."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, strlen
@@ -19,14 +19,16 @@ from signal_core.wire.frame cimport OP_TEXT
 from signal_core.wire.ids cimport LOCAL_TEXT, ids_put_local
 
 cdef enum:
-    REFS_AT_FIRST = 4
+    REFS_AT_FIRST = 4         # capacity of Brief.refs when it is allocated
+
+    # Ref.kind
     REF_TO = 1
     REF_SUB = 2
     REF_AUTH = 3
 
 
 cdef inline const char* replies_code_text(uint8_t code) noexcept nogil:
-    """As it stands on the wire."""
+    """Returns a code as the protocol writes it."""
     if code == CODE_OK:
         return b"ok"
     if code == CODE_BAD_REQUEST:
@@ -51,7 +53,7 @@ cdef inline const char* replies_code_text(uint8_t code) noexcept nogil:
 
 
 cdef inline const char* replies_code_reason(uint8_t code) noexcept nogil:
-    """For people."""
+    """Returns the explanation for people that follows an ERR."""
     if code == CODE_BAD_REQUEST:
         return b"The head of this message is not valid signal.v1."
     if code == CODE_NO_SUCH_PEER:
@@ -74,7 +76,7 @@ cdef inline const char* replies_code_reason(uint8_t code) noexcept nogil:
 
 
 cdef inline uint8_t replies_code_parse(const char* text, size_t n) noexcept nogil:
-    """Of a receipt; what is unknown (a newer node's) is told as `unavailable`."""
+    """Parses the code of a receipt. A code that only a newer node knows counts as CODE_UNAVAILABLE."""
     cdef uint8_t code
     for code in range(CODE_COUNT):
         if strlen(replies_code_text(code)) == n and memcmp(replies_code_text(code), text, n) == 0:
@@ -83,13 +85,14 @@ cdef inline uint8_t replies_code_parse(const char* text, size_t n) noexcept nogi
 
 
 cdef inline uint8_t* replies_put_peer(uint8_t* out, const Hub* hub, uint64_t id) noexcept nogil:
-    """`<node>.<local>` of an id of this node: hub.node_len + 1 + LOCAL_TEXT bytes."""
+    """Writes the address of an id of this node, hub.node_len + 1 + LOCAL_TEXT bytes; returns its end."""
     memcpy(out, hub.node, hub.node_len + 1)
     ids_put_local(id, <char*>out + hub.node_len + 1)
     return out + hub.node_len + 1 + LOCAL_TEXT
 
 
 cdef inline Packet* replies_hello_new(Loop* loop, Conn* c) noexcept nogil:
+    """Returns the HELLO for a connection, with its address and user; NULL without memory."""
     cdef Hub* hub = loop.hub
     cdef uint32_t user_n = 0
     cdef const char* user = conn_acl_user(loop, c, &user_n)
@@ -115,7 +118,7 @@ cdef inline void _say_ok(Loop* loop, Conn* c, const char* ref, size_t n) noexcep
 
 
 cdef inline SE_COLD replies_err(Loop* loop, Conn* c, uint8_t code, const char* ref, size_t n) noexcept nogil:
-    """`n` 0: no ref."""
+    """Sends an ERR; `n` 0: without a ref."""
     cdef const char* text = replies_code_text(code)
     cdef const char* reason = replies_code_reason(code)
     cdef size_t text_n = strlen(text), reason_n = strlen(reason)
@@ -130,7 +133,7 @@ cdef inline SE_COLD replies_err(Loop* loop, Conn* c, uint8_t code, const char* r
 
 
 cdef inline void replies_say(Loop* loop, Conn* c, uint8_t code, const char* ref, size_t n) noexcept nogil:
-    """Answers a ref; without one only what is wrong with the request itself is said."""
+    """Answers a request with OK or ERR. Without a ref only an ERR is sent, and only if the fault is the client's."""
     if code != CODE_OK:
         if n or code in (CODE_BAD_REQUEST, CODE_TOO_LARGE, CODE_DENIED, CODE_RATE, CODE_TOO_MANY_ROOMS):
             replies_err(loop, c, code, ref, n)
@@ -139,6 +142,7 @@ cdef inline void replies_say(Loop* loop, Conn* c, uint8_t code, const char* ref,
 
 
 cdef inline void replies_pong(Loop* loop, Conn* c, const char* token, size_t n) noexcept nogil:
+    """Answers a PING message of signal.v1 with its token, if any (`n` > 0)."""
     cdef uint8_t* p
     cdef Packet* packet = conn_frame(loop, c, OP_TEXT, 4 + (1 + n if n else 0), 0, &p)
     if packet != NULL:
@@ -149,7 +153,7 @@ cdef inline void replies_pong(Loop* loop, Conn* c, const char* token, size_t n) 
 
 
 cdef inline SE_COLD replies_goaway(Loop* loop, Conn* c) noexcept nogil:
-    """That this node drains: whoever stays is closed within the time that is told."""
+    """Sends GOAWAY: this node drains, and closes the connection within the time that GOAWAY gives."""
     cdef Hub* hub = loop.hub
     cdef uint32_t ticks = loop.drain.by - loop.tick if loop.drain.by > loop.tick else 0
     cdef char ms[UINT_TEXT]

@@ -1,9 +1,9 @@
-"""SUBs before they are written: which may be, and in what order. Loop 0 only.
+"""SUBs that are not written yet: whether one may be sent, and in what order. Loop 0 only.
 
-`-ERR 'maximum subscriptions exceeded'` names no subscription. So the SUBs of an iteration are written at its end,
-behind its UNSUBs and before its PING: of those between two PINGs NATS takes the first and refuses the last, as many as
-it has errors for (sub_limit.pxd). Once it refuses some, one more is tried for each that was given up, and some each
-second.
+`-ERR 'maximum subscriptions exceeded'` names no subscription. So the SUBs of an iteration are written at its end, after
+its UNSUBs and before its PING. Of the SUBs between two PINGs NATS accepts the first ones, and refuses as many of the
+last as it sends errors (nats/sub_limit.pxd). Once it refuses some, one is tried for each that is given up, and a few
+more each second.
 """
 
 from libc.stdint cimport uint32_t
@@ -14,26 +14,27 @@ from signal_core.tables.link_state cimport Link
 from signal_core.tables.state cimport Loop
 
 cdef enum:
-    SUB_BYTES = 256               # of a SUB that is not written yet, at most but for the longest prefixes
+    SUB_BYTES = 256               # bytes assumed for a SUB that is not written yet
     SUBS_AT_FIRST = 64            # initial capacity of the lists of SUBs
 
-    # Of a room or an audience
-    SUB_PLAIN = 0                 # the SUB is written, where it has a PING, or was not asked for
-    SUB_FRESH = 1                 # it is written at the end of the iteration
-    SUB_OVER = 2                  # NATS has refused it, or would: it is tried again
+    # RoomEntry.sub_state, Audience.sub_state
+    SUB_PLAIN = 0                 # the SUB is written if `ping` is set, else it is not needed
+    SUB_FRESH = 1                 # the SUB is written at the end of the iteration
+    SUB_OVER = 2                  # NATS has refused the SUB, or would: it is tried again later
 
 
 cdef inline uint32_t sub_queue_size(const Link* link) noexcept nogil:
-    """Bytes that wait for NATS, with those of SUBs not yet written."""
+    """Returns the bytes that wait for NATS, SUBs that are not written yet included."""
     return link.out.bytes + SUB_BYTES * link.limit.fresh_used
 
 
 cdef inline bint sub_queue_has_room(const Link* link) noexcept nogil:
+    """Whether NATS keeps up, so that more SUBs may be sent."""
     return sub_queue_size(link) < RESUME_BYTES
 
 
 cdef inline void sub_queue_probe(Loop* loop) noexcept nogil:
-    """Whether NATS takes more by now is tried with some."""
+    """Allows the next attempt at more subscriptions than NATS accepted last."""
     cdef Link* link = loop.linked
     link.limit.spare = link.limit.burst
     link.limit.probing = True
@@ -41,7 +42,7 @@ cdef inline void sub_queue_probe(Loop* loop) noexcept nogil:
 
 
 cdef inline bint sub_queue_allowed(Loop* loop) noexcept nogil:
-    """Whether another SUB is worth the try. It must be made then."""
+    """Whether another SUB may be sent. If so, the caller must send it."""
     cdef Link* link = loop.linked
     if not link.limit.full:
         return True
@@ -54,18 +55,19 @@ cdef inline bint sub_queue_allowed(Loop* loop) noexcept nogil:
 
 
 cdef inline void sub_queue_given_up(Link* link) noexcept nogil:
-    """NATS has place for another."""
+    """Allows another SUB in place of one that is given up."""
     if link.limit.full:
         link.limit.spare += 1
 
 
 cdef inline void sub_queue_refused(Loop* loop) noexcept nogil:
+    """Counts a room or an audience that is in state SUB_OVER from now on."""
     loop.linked.limit.refused += 1
     loop.n[C_NATS_SUBS_REFUSED] += 1
 
 
 cdef inline bint sub_queue_push(Link* link, uint32_t sid) noexcept nogil:
-    """To be written at the end of the iteration. False without memory."""
+    """Queues a SUB for the end of the iteration. False without memory."""
     if not array_reserve(&link.limit.fresh, &link.limit.fresh_size, link.limit.fresh_used + 1,
                          sizeof(uint32_t), SUBS_AT_FIRST):
         return False

@@ -1,9 +1,9 @@
-"""Write queues: the packets that wait for one socket, written in as few system calls as possible.
+"""Write queues: the packets for one socket, written in as few system calls as possible. The queue's loop only.
 
-A packet is linked into its receiver's queue, and the queue into the loop's list of dirty queues. The list is written at
-the end of the iteration, a bounded number of queues at a time. A queue whose socket is full moves its packets from the
-region to the heap and waits for EPOLLOUT. The fate of every packet is counted here; if a sender wants to know it, the
-packet goes to the loop's `told` list, which receipts.pxd empties.
+A packet is linked into its receiver's queue, and the queue into a lane of dirty queues (tables/turns.pxd), which is
+written at the end of the iteration. A queue whose socket is full moves its packets from the region to the heap and
+waits for EPOLLOUT. The fate of every packet is counted here. If a sender wants to know it, the packet goes to
+Loop.told_head, a list that receipts.pxd empties.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -23,7 +23,7 @@ from signal_core.tables.state cimport Loop
 
 cdef enum:
     WROTE_ALL = 1
-    WROTE_PART = 0            # the socket is full
+    WROTE_PART = 0            # the socket is full, or the rounds are used up
     WROTE_NONE = -1           # the socket is broken
 
 
@@ -53,7 +53,7 @@ cdef inline void write_queue_append(Queue* q, QueueNode* node, uint32_t size) no
 
 
 cdef inline bint write_queue_add(Loop* loop, Queue* q, Packet* packet) noexcept nogil:
-    """Appends a packet; the queue owns it, or one reference of a shared one. False without memory: it does not."""
+    """Appends a packet. The queue then owns it, or one reference if it is shared; not on False, without memory."""
     cdef QueueNode* node = &packet.self
     if packet.flags & PACKET_SHARED:
         node = queue_node_new(&loop.mem)
@@ -94,7 +94,7 @@ cdef inline void _queue_pop(Loop* loop, Queue* q, int counter, uint8_t code) noe
 
 
 cdef inline void write_queue_pop_only(Loop* loop, Queue* q) noexcept nogil:
-    """Removes the only packet of a queue after it was written: _queue_pop without the general case."""
+    """Removes the only packet of a queue after all of it was written."""
     cdef QueueNode* node = q.head
     q.head = q.tail = NULL
     q.bytes = q.count = q.answers = 0
@@ -102,13 +102,14 @@ cdef inline void write_queue_pop_only(Loop* loop, Queue* q) noexcept nogil:
 
 
 cdef inline void write_queue_clear(Loop* loop, Queue* q, int counter, uint8_t code) noexcept nogil:
+    """Removes all packets; see _queue_settle."""
     while q.head != NULL:
         _queue_pop(loop, q, counter, code)
     q.tail = NULL
 
 
 cdef inline SE_COLD write_queue_cut(Loop* loop, Queue* q, QueueNode** link, int counter, uint8_t code) noexcept nogil:
-    """Removes the packet at `link`, of which no byte is written yet; see _queue_settle. The caller sets q.tail."""
+    """Removes the packet at `link`, no byte of which is written yet; see _queue_settle. The caller sets q.tail."""
     cdef QueueNode* node = link[0]
     cdef uint16_t answers = 0 if node.packet.flags & PACKET_COUNTED else 1
     cdef Queue one = Queue(head=node, tail=node, bytes=node.packet.size, offset=0, count=1, answers=answers, next=0)
@@ -137,7 +138,7 @@ cdef inline SE_COLD write_queue_expire(Loop* loop, Queue* q) noexcept nogil:
 
 
 cdef inline void write_queue_advance(Loop* loop, Queue* q, size_t n) noexcept nogil:
-    """The socket took n bytes: removes what is written completely."""
+    """Removes the first n bytes, which the socket took. The caller resets q.tail when the queue is empty."""
     cdef size_t left
     while n:
         left = q.head.packet.size - q.offset
@@ -179,8 +180,8 @@ cdef inline ssize_t _queue_send(Loop* loop, int fd, Queue* q, size_t* want) noex
 
 
 cdef inline int write_queue_write(Loop* loop, int fd, Queue* q, uint32_t rounds) noexcept nogil:
-    """Writes until the queue is empty (WROTE_ALL), or the socket is full or `rounds` system calls are made
-    (WROTE_PART)."""
+    """Writes until the queue is empty (WROTE_ALL), the socket is full or `rounds` system calls are made (WROTE_PART),
+    or the socket is broken (WROTE_NONE). Drops expired packets first."""
     cdef ssize_t sent
     cdef size_t want
     while True:
@@ -205,7 +206,8 @@ cdef inline int write_queue_write(Loop* loop, int fd, Queue* q, uint32_t rounds)
 
 
 cdef inline bint write_queue_to_heap(Loop* loop, Queue* q) noexcept nogil:
-    """Moves packets from the region to the heap, because they will outlive the iteration. False without memory."""
+    """Moves packets from the region to the heap, because they will outlive the iteration. False without memory: those
+    not moved stay in the region."""
     cdef QueueNode** link = &q.head
     cdef QueueNode* node
     cdef Packet* copy

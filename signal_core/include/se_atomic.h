@@ -1,4 +1,4 @@
-/* Atomics that Cython cannot say, over the compiler's C11 builtins. Each function's order is its name's last word. */
+/* Atomics, over the compiler's builtins, and a spin lock. The last word of a name is the memory order. */
 #ifndef SE_ATOMIC_H
 #define SE_ATOMIC_H
 
@@ -22,7 +22,7 @@ static inline uint16_t se_and16_seqcst(uint16_t *p, uint16_t v) { return __atomi
 static inline uint8_t se_load8_acquire(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void se_store8_release(uint8_t *p, uint8_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 
-/* Counts one more where there are fewer than `most`; whether it did. */
+/* Adds 1 if *p is below `most`; returns whether it did. */
 static inline int se_count_below(uint32_t *p, uint32_t most)
 {
     uint32_t count = __atomic_load_n(p, __ATOMIC_RELAXED);
@@ -41,6 +41,7 @@ static inline int se_cas_relaxed(uint64_t *p, uint64_t *expected, uint64_t v)
 static inline void *se_pointer_acquire(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void se_pointer_release(void **p, void *v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline void *se_pointer_swap_acqrel(void **p, void *v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
+/* May fail although *p is *expected: call it in a loop. */
 static inline int se_pointer_cas_seqcst(void **p, void **expected, void *v)
 {
     return __atomic_compare_exchange_n(p, expected, v, 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
@@ -53,7 +54,7 @@ static inline void se_pause(void)
 #endif
 }
 
-/* For short sections only, entered at a room's first join and last leave; nothing in them makes a system call. */
+/* A spin lock, for short sections without a system call. */
 static inline void se_lock(uint64_t *p)
 {
     while (__atomic_exchange_n(p, 1, __ATOMIC_ACQUIRE) != 0)

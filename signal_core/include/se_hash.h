@@ -1,4 +1,4 @@
-/* SipHash-1-3 (Aumasson and Bernstein): a keyed hash of room names, so that nobody outside can make them collide. */
+/* SipHash-1-3 (Aumasson and Bernstein): keyed, so that clients cannot choose names that collide. */
 #ifndef SE_HASH_H
 #define SE_HASH_H
 

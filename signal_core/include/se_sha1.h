@@ -1,4 +1,4 @@
-/* SHA-1 (RFC 3174) and base64 (RFC 4648), as the WebSocket handshake needs them: small, not for secrets. */
+/* SHA-1 (RFC 3174) and base64 (RFC 4648) for the WebSocket handshake; not for secrets. */
 #ifndef SE_SHA1_H
 #define SE_SHA1_H
 
@@ -57,11 +57,11 @@ static inline void se_sha1_block(uint32_t h[5], const uint8_t *p)
     h[4] += e;
 }
 
-/* The digest of n bytes, into out[SE_SHA1_SIZE]. */
+/* Writes the digest of n bytes to out[SE_SHA1_SIZE]. */
 static inline void se_sha1(const uint8_t *p, size_t n, uint8_t *out)
 {
     uint32_t h[5] = {0x67452301U, 0xefcdab89U, 0x98badcfeU, 0x10325476U, 0xc3d2e1f0U};
-    uint8_t end[128] = {0}; /* what is left over, 0x80, zeros, the length in bits: one block or two */
+    uint8_t end[128] = {0}; /* one block or two: the remaining bytes, 0x80, zeros, the length in bits */
     size_t left = n % 64, size = left < 56 ? 64 : 128;
     for (size_t i = 0; i + 64 <= n; i += 64)
         se_sha1_block(h, p + i);
@@ -76,7 +76,7 @@ static inline void se_sha1(const uint8_t *p, size_t n, uint8_t *out)
         se_put32(out + 4 * i, h[i]);
 }
 
-/* Writes (n + 2) / 3 * 4 characters, padded, and returns how many. */
+/* Encodes n bytes with padding; returns the characters written, (n + 2) / 3 * 4. */
 static inline size_t se_base64_put(const uint8_t *p, size_t n, char *out)
 {
     static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

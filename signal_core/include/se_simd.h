@@ -1,5 +1,5 @@
-/* Bytes by the block: unmasking, runs of ASCII, and the UTF-8 automaton. SSE2 where there is, else 8 bytes at a
- * time. Nothing needs alignment; nothing is read or written outside [p, p + n). */
+/* Unmasking, runs of ASCII, and a UTF-8 automaton. SSE2 where the target has it, else 8 bytes at a time. Nothing
+ * needs alignment; nothing is read or written outside [p, p + n). */
 #ifndef SE_SIMD_H
 #define SE_SIMD_H
 
@@ -28,7 +28,7 @@ static inline uint64_t se_load64(const uint8_t *p)
 
 /* -- unmasking (RFC 6455 5.3) -- */
 
-/* The four key bytes as they lie before payload byte `phase`: byte j is key[(phase + j) % 4]. */
+/* The key rotated for payload byte `phase`: byte j of the result is key[(phase + j) % 4]. */
 static inline uint32_t se_turn_key(uint32_t key, size_t phase)
 {
     unsigned bits = (unsigned)(phase & 3) * 8;
@@ -44,7 +44,7 @@ static inline uint64_t se_twice(uint32_t key)
     return (uint64_t)key << 32 | key;
 }
 
-/* Up to 7 bytes: the last 4 overlap the first 4, so they are read before anything is written. */
+/* Up to 7 bytes. The last 4 may overlap the first 4, so both are read before either is written. */
 static inline void se_xor_few(uint8_t *p, size_t n, uint32_t key)
 {
     if (n >= 4) {
@@ -62,7 +62,7 @@ static inline void se_xor_few(uint8_t *p, size_t n, uint32_t key)
     }
 }
 
-/* 8 bytes or more, by words. The last word overlaps those of the loop: read first, written last. */
+/* 8 bytes or more. The last word may overlap one of the loop, so it is read first and written last. */
 static inline void se_xor_words(uint8_t *p, size_t n, uint32_t key)
 {
     size_t end = n - 8;
@@ -75,7 +75,7 @@ static inline void se_xor_words(uint8_t *p, size_t n, uint32_t key)
 }
 
 #ifdef __SSE2__
-/* 16 bytes or more; the last block as in se_xor_words. */
+/* As se_xor_words, for 16 bytes or more. */
 static inline void se_xor_blocks(uint8_t *p, size_t n, uint32_t key)
 {
     size_t end = n - 16;
@@ -114,7 +114,7 @@ static inline unsigned se_high_bits(const uint8_t *p)
     return (unsigned)_mm_movemask_epi8(_mm_loadu_si128((const __m128i *)p));
 }
 
-/* Leading bytes of p, in steps of 64, that are ASCII. */
+/* The length of the run of ASCII that p starts with, rounded down to a multiple of 64. */
 static inline size_t se_ascii_lines(const uint8_t *p, size_t n)
 {
     size_t i = 0;
@@ -140,7 +140,7 @@ static inline size_t se_ascii_prefix(const uint8_t *p, size_t n)
         if (bits)
             return i + (size_t)__builtin_ctz(bits);
     }
-    if (i != 0 && i != n) { /* what is left is in the last 16 bytes, whose first ones are known */
+    if (i != 0 && i != n) { /* the rest lies in the last 16 bytes; the first of these are known to be ASCII */
         unsigned bits = se_high_bits(p + n - 16);
         return bits ? n - 16 + (size_t)__builtin_ctz(bits) : n;
     }
@@ -153,12 +153,12 @@ static inline size_t se_ascii_prefix(const uint8_t *p, size_t n)
 }
 
 /* -- the UTF-8 automaton (Unicode 15, table 3-7) --
- * Nine states, each the shift that brings its successor's six bits down from a byte's entry: one load and one
- * shift a byte, and no branch. A state names what must follow. */
+ * A byte's table entry packs the successors of all nine states, six bits each. A state is the shift that brings its
+ * successor down, so a byte costs one load and one shift, and no branch. A state says what must follow. */
 
 enum {
     SE_UTF8_DONE = 0,   /* nothing: between two characters */
-    SE_UTF8_BAD = 6,    /* stays */
+    SE_UTF8_BAD = 6,    /* malformed: no byte leads out of it */
     SE_UTF8_TAIL1 = 12, /* one byte 80..BF */
     SE_UTF8_TAIL2 = 18, /* two */
     SE_UTF8_TAIL3 = 24, /* three */
@@ -193,7 +193,7 @@ static const uint64_t se_utf8_next[256] = {
     [0xf5 ... 0xff] = SE_LEAD(BAD),
 };
 
-/* The state after p, from a state of the automaton. */
+/* Returns the state after p, starting from `state`. */
 static inline uint32_t se_utf8_step(uint32_t state, const uint8_t *p, size_t n)
 {
     uint64_t next = state;

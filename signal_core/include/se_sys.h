@@ -1,5 +1,4 @@
-/* What Linux offers and Cython has no declaration for: a thread's own descriptor table, a thread without signals, a
- * listener that takes no new connections. */
+/* System calls, compiler attributes, glibc tuning and clocks that Cython cannot declare. */
 #ifndef SE_SYS_H
 #define SE_SYS_H
 
@@ -38,7 +37,7 @@
 #define SE_STATIC_ASSERT(x) _Static_assert(x, #x)
 #define SE_PREFETCH(p) __builtin_prefetch(p)
 
-/* A condition that hardly ever holds: what is done then is compiled apart, and not inlined. */
+/* A condition that hardly ever holds: the compiler moves its branch out of the way and inlines nothing there. */
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_expect_with_probability)
 #define SE_RARE(x) __builtin_expect_with_probability(!!(x), 0, 1.0)
@@ -48,8 +47,8 @@
 #define SE_RARE(x) __builtin_expect(!!(x), 0)
 #endif
 
-/* Return types of functions that return nothing, for GCC, which else inlines by size alone. SE_COLD: hardly ever called,
- * so compiled for size and apart from its callers; a branch that ends in a call of it counts as rare. SE_INLINE: on a hot
+/* Return types in place of void, for GCC, which otherwise inlines by size alone. SE_COLD: hardly ever called, so
+ * compiled for size and apart from its callers; a branch that ends in a call of it counts as rare. SE_INLINE: on a hot
  * path, so inlined whatever its size. */
 #define SE_COLD __attribute__((cold)) void
 #define SE_INLINE __attribute__((always_inline)) void
@@ -71,9 +70,9 @@ static inline int se_compare_int(const void *a, const void *b)
     return (*(const int *)a > *(const int *)b) - (*(const int *)a < *(const int *)b);
 }
 
-/* Gives the calling thread a descriptor table of its own that holds 0 to 2 and the n descriptors of keep (sorted here)
- * and no other. Returns 0, or the errno of the kernel's or a sandbox's refusal: the table is then still the shared one.
- * ThreadSanitizer takes descriptors of one number in two tables for one, so its build keeps the shared table. */
+/* Gives the calling thread a private descriptor table with 0 to 2 and the n descriptors of `keep`, which it sorts.
+ * Returns 0, or an errno if the kernel or a sandbox refuses; the table then stays shared. ThreadSanitizer confuses
+ * equal numbers in two tables, so its build keeps the shared one. */
 static inline int se_own_descriptors(int *keep, size_t n)
 {
 #ifdef __SANITIZE_THREAD__
@@ -95,11 +94,11 @@ static inline int se_own_descriptors(int *keep, size_t n)
     return 0;
 }
 
-/* Has the kernel drop every SYN to a listener from now on, and nothing else: handshakes under way end well. The filter
- * sees a segment from its TCP header on; its flags are byte 13. Returns 0, or an errno where none can be attached. */
+/* Makes the kernel drop every SYN to a listener from now on, and nothing else: handshakes under way complete. The
+ * filter sees a segment from its TCP header on. Returns 0, or an errno if it cannot be attached. */
 static inline int se_refuse_syns(int listener)
 {
-    enum { FLAGS = 13, SYN = 0x02, ACK = 0x10 };
+    enum { FLAGS = 13, SYN = 0x02, ACK = 0x10 }; /* RFC 9293 section 3.1 */
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_B | BPF_ABS, FLAGS),
         BPF_STMT(BPF_ALU | BPF_AND | BPF_K, SYN | ACK),
@@ -111,14 +110,14 @@ static inline int se_refuse_syns(int listener)
     return setsockopt(listener, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0 ? 0 : errno;
 }
 
-/* Whether a client has closed its end, or reset it: also behind bytes that nobody has read yet. */
+/* Whether a client has closed or reset its end, even if bytes before that are unread. */
 static inline int se_peer_left(int fd)
 {
     struct pollfd one = {.fd = fd, .events = POLLRDHUP};
     return poll(&one, 1, 0) == 1;
 }
 
-/* Descriptors that the calling thread's table may have: the soft limit. */
+/* The process's soft limit of descriptors. */
 static inline int se_descriptors(void)
 {
     struct rlimit limit;
@@ -127,8 +126,9 @@ static inline int se_descriptors(void)
     return (int)limit.rlim_cur;
 }
 
-/* How many ms ago the other end acknowledged anything, and how many bytes it has acknowledged in all, modulo 2**32: of
- * the kernel's struct tcp_info (linux/tcp.h), whose later members the C library's lacks. Returns whether it is told. */
+/* Reads how many ms ago the other end last acknowledged anything, and how many bytes it has acknowledged in all, modulo
+ * 2**32. The offsets are those of the kernel's struct tcp_info (linux/tcp.h); the C library's lacks later members.
+ * Returns whether the kernel reports them. */
 static inline int se_acknowledged(int fd, uint32_t *quiet_ms, uint32_t *bytes)
 {
     enum { LAST_ACK_RECV = 56, BYTES_ACKED = 120, KNOWN = 128 };
@@ -143,8 +143,8 @@ static inline int se_acknowledged(int fd, uint32_t *quiet_ms, uint32_t *bytes)
     return 1;
 }
 
-/* The calls of every message. The C library's are cancellation points, which takes each of them two functions and two
- * locked operations where a process has threads; nobody cancels a loop. A sanitizer watches the C library's. */
+/* The system calls of every message. The C library's are cancellation points: in a process with threads each takes two
+ * more functions and two locked operations. Nothing cancels a loop. Sanitizers need the C library's. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define se_recv recv
 #define se_send send
@@ -172,7 +172,7 @@ static inline int se_epoll_wait(int epoll, struct epoll_event *events, int most,
 }
 #endif
 
-/* Starts a named thread with every signal blocked. Returns 0 or an errno. */
+/* Starts a thread with every signal blocked; `name` has at most 15 bytes. Returns 0 or an errno. */
 static inline int se_thread_start(pthread_t *thread, void *(*body)(void *), void *argument, const char *name)
 {
     sigset_t all, before;
@@ -185,8 +185,8 @@ static inline int se_thread_start(pthread_t *thread, void *(*body)(void *), void
     return failed;
 }
 
-/* Of a process with a million small blocks: glibc keeps freed ones aside and merges all of them when a large block is
- * asked for, in one go and for seconds. Without that, each is merged when it is freed. */
+/* Makes glibc merge each small block when it is freed. By default it sets them aside and merges all at the next large
+ * allocation: with millions of blocks that takes seconds. */
 static inline void se_malloc_steadily(void)
 {
 #ifdef M_MXFAST
@@ -194,7 +194,7 @@ static inline void se_malloc_steadily(void)
 #endif
 }
 
-/* glibc's, which musl does not have: gives the free pages of all arenas back to the system. */
+/* Only in glibc: returns the free pages of all arenas to the system. */
 extern int malloc_trim(size_t) __attribute__((weak));
 
 static inline int se_malloc_trims(void)
@@ -202,13 +202,13 @@ static inline int se_malloc_trims(void)
     return malloc_trim != NULL;
 }
 
-/* Where se_malloc_trims. */
+/* Only if se_malloc_trims(). */
 static inline void se_malloc_trim(void)
 {
     malloc_trim(0);
 }
 
-/* Gives the whole pages within a block of the heap back to the system, with what was in them. */
+/* Returns the whole pages within a block of the heap to the system. Their contents are lost. */
 static inline void se_pages_free(void *p, size_t n)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -217,8 +217,8 @@ static inline void se_pages_free(void *p, size_t n)
         madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
-/* A block of `known` bytes made larger, its new bytes zero; NULL without memory. For what is rare: not inlined, so that
- * the way past it is short. */
+/* Grows a block from `known` to `size` bytes and zeroes the new ones; p may be NULL. NULL without memory: the block
+ * then stays. Rarely called, so kept out of its callers. */
 __attribute__((noinline, cold, unused)) static void *se_widened(void *p, size_t known, size_t size)
 {
     char *wide = realloc(p, size);
@@ -234,7 +234,14 @@ static inline uint64_t se_now_ms(void)
     return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
 }
 
-/* How long a thread has waited for a processor in all, and how often it was given one: of its schedstat in /proc
+static inline uint64_t se_now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Reads from an open /proc/…/schedstat how long a thread has waited for a processor in all, and how often it got one
  * (Documentation/scheduler/sched-stats.rst). Returns whether the kernel counts that. */
 static inline int se_waited(int schedstat, uint64_t *ns, uint64_t *turns)
 {
@@ -247,13 +254,6 @@ static inline int se_waited(int schedstat, uint64_t *ns, uint64_t *turns)
     *ns = strtoull(end, &end, 10);
     *turns = strtoull(end, &end, 10);
     return *turns != 0;
-}
-
-static inline uint64_t se_now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 #endif

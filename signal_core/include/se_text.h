@@ -1,5 +1,5 @@
-/* Characters by class, runs of them by the block, and the base32 of addresses. SSE2 where there is, else byte by byte.
- * Nothing needs alignment; nothing is read or written outside [p, p + n). */
+/* Character classes and runs of them, short copies, and the base32 of addresses. SSE2 where the target has it, else
+ * byte by byte. Nothing needs alignment; nothing is read or written outside [p, p + n). */
 #ifndef SE_TEXT_H
 #define SE_TEXT_H
 
@@ -14,13 +14,13 @@
 
 enum {
     SE_LOWER = 1, /* a-z 0-9 */
-    SE_ALNUM = 2, /* A-Z too */
+    SE_ALNUM = 2, /* a-z 0-9 A-Z */
     SE_ROOM = 4   /* 0x21-0x7e but '*' and '>' */
 };
 
-/* Of HTTP. */
+/* for HTTP */
 enum {
-    SE_HOST = 1,   /* a host's name, but for escapes: unreserved and sub-delims (RFC 3986 section 2) */
+    SE_HOST = 1,   /* a host's name without escapes: unreserved and sub-delims (RFC 3986 section 2) */
     SE_METHOD = 2, /* a method: tchar (RFC 9110 section 5.6.2) */
     SE_TARGET = 4, /* 0x21-0x7e but '#' */
     SE_BASE64 = 8  /* a digit of base64 (RFC 4648 section 4) */
@@ -43,7 +43,7 @@ static const uint8_t se_http_class[256] = {
     ['~'] = 7,
 };
 
-/* The length of the run of bytes of a class of HTTP's that p starts with. */
+/* The length of the run of bytes of an HTTP class that p starts with. */
 static inline size_t se_http_run(const char *p, size_t n, uint8_t which)
 {
     size_t i = 0;
@@ -73,10 +73,10 @@ static inline size_t se_base64_run(const char *p, size_t n)
 }
 
 #ifdef __SSE2__
-/* 0xff in each byte of `block` that is first..last. */
+/* 0xff for each byte of `block` that is in first..last, which are ASCII. */
 static inline __m128i se_in_range(__m128i block, char first, char last)
 {
-    /* moved so that the range begins at the lowest signed byte: one compare then does for both ends */
+    /* shifted so that the range begins at the lowest signed byte: one comparison then checks both ends */
     __m128i moved = _mm_add_epi8(block, _mm_set1_epi8((char)(-128 - first)));
     return _mm_cmplt_epi8(moved, _mm_set1_epi8((char)(-128 + last - first + 1)));
 }
@@ -100,7 +100,7 @@ static inline size_t se_lower_run(const char *p, size_t n)
     return i;
 }
 
-/* The length of the run of bytes above the space that p starts with: a word of a head or a control line. */
+/* The length of the run of bytes above 0x20 that p starts with: a word of a head or of a NATS line. */
 static inline size_t se_token_run(const char *p, size_t n)
 {
     size_t i = 0;
@@ -117,8 +117,7 @@ static inline size_t se_token_run(const char *p, size_t n)
     return i;
 }
 
-/* Whether the n bytes, 4 to 8, are `lower`, letters in either case. Not exact for other characters: CR is taken for
- * '-'. */
+/* Whether n bytes, 4 to 8, equal `lower` (lower-case letters and '-') in either case. Not exact: CR equals '-'. */
 static inline int se_same_name(const char *p, const char *lower, size_t n)
 {
     uint32_t first, last, want_first, want_last;
@@ -129,12 +128,12 @@ static inline int se_same_name(const char *p, const char *lower, size_t n)
     return (((first | 0x20202020U) ^ want_first) | ((last | 0x20202020U) ^ want_last)) == 0;
 }
 
-/* memcpy for what is mostly shorter than 32 bytes: names, refs, addresses. */
+/* memcpy for texts that are mostly shorter than 32 bytes: names, refs, addresses. */
 __attribute__((always_inline)) static inline void se_copy_short(char *restrict out, const char *restrict p, size_t n)
 {
     if (n > 32) {
         memcpy(out, p, n);
-    } else if (n >= 16) { /* two blocks that may overlap; so below */
+    } else if (n >= 16) { /* two blocks that may overlap, as below */
         memcpy(out, p, 16);
         memcpy(out + n - 16, p + n - 16, 16);
     } else if (n >= 8) {
@@ -154,8 +153,7 @@ __attribute__((always_inline)) static inline void se_copy_short(char *restrict o
 
 static const char se_base32_text[33] = "0123456789abcdefghjkmnpqrstvwxyz";
 
-/* The value of a character; a high bit where it is none. */
-#define SE_NOT_BASE32 0x80
+#define SE_NOT_BASE32 0x80 /* no value has this bit */
 static const uint8_t se_base32_value[256] = {
     [0 ... '0' - 1] = SE_NOT_BASE32,
     ['0'] = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9,

@@ -1,6 +1,6 @@
-/* TLS of the NATS link, by the system's OpenSSL. It is loaded when first asked for: an engine that speaks no TLS needs
- * none, and building needs none of its headers. Contexts are made by the control thread; a session belongs to the
- * link's loop from then on. Source: OpenSSL's manual, section 3; RFC 8446. */
+/* TLS of the NATS link, by the system's OpenSSL. It is loaded at first use: an engine without TLS needs none, and
+ * the build needs no headers. The control thread makes contexts and sessions; the link's loop then owns the session.
+ * Source: OpenSSL's manual, section 3; RFC 8446. */
 #ifndef SE_TLS_H
 #define SE_TLS_H
 
@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* What a step of a session came to; above 0: bytes, or done. */
+/* Result of a step of a session; above 0: bytes, or done. */
 enum {
     SE_TLS_CLOSED = 0,
     SE_TLS_FAILED = -1,
@@ -17,7 +17,7 @@ enum {
     SE_TLS_WANTS_WRITE = -3,
 };
 
-/* OpenSSL's own constants (ssl.h, tls1.h, x509_vfy.h): part of its ABI. */
+/* OpenSSL's constants (ssl.h, tls1.h): part of its ABI. */
 enum {
     SE_SSL_FILETYPE_PEM = 1,
     SE_SSL_VERIFY_PEER = 1,
@@ -33,7 +33,7 @@ enum {
     SE_TLS1_2_VERSION = 0x0303,
 };
 
-/* The functions that are used; every pointer is set, or none is. */
+/* OpenSSL's functions: all pointers are set, or none. */
 static struct {
     const void *(*TLS_client_method)(void);
     void *(*SSL_CTX_new)(const void *);
@@ -88,7 +88,7 @@ static inline int se_tls_bind(void *library)
     return 1;
 }
 
-/* 1: OpenSSL 1.1 or newer is there. Under the GIL. */
+/* Whether OpenSSL 1.1 or newer is loaded; loads it if not. Call it with the GIL. */
 static inline int se_tls_load(void)
 {
     static const char *const libraries[] = {"libssl.so.3", "libssl.so.1.1", "libssl.so"};
@@ -100,7 +100,7 @@ static inline int se_tls_load(void)
     return se_ssl.SSL_new != NULL;
 }
 
-/* Writes OpenSSL's latest reason, and forgets the rest of what this thread has in its error queue. */
+/* Writes the oldest reason in the thread's OpenSSL error queue, and clears the queue. */
 static inline void se_tls_reason(char *out, size_t room)
 {
     unsigned long code = se_ssl.ERR_get_error();
@@ -109,16 +109,16 @@ static inline void se_tls_reason(char *out, size_t room)
     se_ssl.ERR_clear_error();
 }
 
-/* Asked for a key's passphrase: there is none. OpenSSL would ask whoever sits at the terminal, and wait. */
+/* Answers that a key has no passphrase. OpenSSL's default would prompt on the terminal, and wait. */
 static int se_tls_no_passphrase(char *out, int room, int for_writing, void *argument)
 {
     (void)out, (void)room, (void)for_writing, (void)argument;
     return -1;
 }
 
-/* A client's context that verifies the server: by the certificates in the file `ca`, "" for the system's. `cert` and
- * `key`: files with what this end shows of itself, "" for nothing. NULL: `wrong` names the part (ca, cert, key, or
- * library) and `reason` says why. */
+/* Returns a client context that verifies the server with the certificates in the file `ca`, or the system's if it is
+ * "". `cert` and `key` are the files of a client certificate, or "". NULL on failure: `wrong` is then "ca", "cert",
+ * "key" or "library", and `reason` says why. */
 static inline void *se_tls_context(const char *ca, const char *cert, const char *key, const char **wrong, char *reason,
                                    size_t room)
 {
@@ -129,7 +129,7 @@ static inline void *se_tls_context(const char *ca, const char *cert, const char 
         se_ssl.SSL_CTX_ctrl(context, SE_SSL_CTRL_SET_MIN_PROTO_VERSION, SE_TLS1_2_VERSION, NULL);
         se_ssl.SSL_CTX_ctrl(context, SE_SSL_CTRL_MODE, SE_SSL_MODE_PARTIAL_AND_MOVING, NULL);
         se_ssl.SSL_CTX_ctrl(context, SE_SSL_CTRL_SET_READ_AHEAD, 1, NULL);
-        /* Of TLS 1.2: keys stay those of the handshake, whatever the server asks for; nats-server never does. */
+        /* TLS 1.2: the server cannot start a second handshake; nats-server never does. */
         se_ssl.SSL_CTX_set_options(context, SE_SSL_OP_NO_RENEGOTIATION);
         se_ssl.SSL_CTX_set_verify(context, SE_SSL_VERIFY_PEER, NULL);
         se_ssl.SSL_CTX_set_default_passwd_cb(context, se_tls_no_passphrase);
@@ -152,7 +152,8 @@ static inline void *se_tls_context(const char *ca, const char *cert, const char 
     return NULL;
 }
 
-/* A session that takes a certificate for `name` only, a host's name or its IP address. NULL without memory. */
+/* Returns a session that accepts only a certificate for `name`, a host name or an IP address. NULL without memory, or
+ * if OpenSSL refuses the name. */
 static inline void *se_tls_session(void *context, const char *name, int is_ip)
 {
     void *session = se_ssl.SSL_new(context);
@@ -179,13 +180,13 @@ static inline int se_tls_result(void *session, int got)
     }
 }
 
-/* The socket of a session, before its handshake; it must not block, and is not closed with it. */
+/* Gives a session its non-blocking socket, before the handshake. se_tls_free does not close the socket. */
 static inline void se_tls_attach(void *session, int fd)
 {
     se_ssl.SSL_set_fd(session, fd);
 }
 
-/* A step of the handshake: 1 done, SE_TLS_WANTS_…, else `reason` says why. */
+/* Goes on with the handshake. Returns 1 when done, SE_TLS_WANTS_…, or another SE_TLS_… whose `reason` says why. */
 static inline int se_tls_handshake(void *session, char *reason, size_t room)
 {
     se_ssl.ERR_clear_error();
@@ -202,14 +203,15 @@ static inline int se_tls_handshake(void *session, char *reason, size_t room)
     return result;
 }
 
-/* Bytes read, or SE_TLS_…; read until it wants: what it holds already wakes no epoll. */
+/* Returns the bytes read, or SE_TLS_…. Read until SE_TLS_WANTS_…: epoll does not report what the session holds. */
 static inline int se_tls_read(void *session, void *out, size_t n)
 {
     se_ssl.ERR_clear_error();
     return se_tls_result(session, se_ssl.SSL_read(session, out, (int)n));
 }
 
-/* Bytes taken, or SE_TLS_…; where it wants, the next call begins with the same bytes, at least as many. */
+/* Returns the bytes taken, or SE_TLS_…. After SE_TLS_WANTS_… the next call must begin with the same bytes, at least as
+ * many. */
 static inline int se_tls_write(void *session, const void *bytes, size_t n)
 {
     se_ssl.ERR_clear_error();
@@ -221,7 +223,7 @@ static inline void se_tls_context_free(void *context)
     se_ssl.SSL_CTX_free(context);
 }
 
-/* Says goodbye where that takes no waiting, and frees. */
+/* Sends close_notify if the socket takes it at once, and frees the session. */
 static inline void se_tls_free(void *session)
 {
     se_ssl.ERR_clear_error();

@@ -1,4 +1,4 @@
-# Python wrappers of what is pure about tokens and origins. For probe.pyx, after probe_ws.pxi.
+# Python wrappers of the pure functions for tokens, origins and addresses. For probe.pyx, after probe_ws.pxi.
 
 from signal_core.base.limits cimport ADDRESS_BYTES
 from signal_core.client.origin cimport origin_matches as c_origin_matches
@@ -20,7 +20,7 @@ def rights_are_whole(bytes text):
 
 
 def rights_allow(bytes text, bytes room):
-    """(may join, may publish) by a whole text."""
+    """Returns (may join, may publish) for encoded rights that are whole."""
     cdef uint8_t* p = ws_copy(text)
     cdef uint8_t* name = ws_copy(room)
     cdef Rights* rights = c_rights_new(p, len(text))
@@ -45,7 +45,7 @@ def origin_matches(bytes rule, bytes origin):
 
 
 def token_decode(str source, bytes token):
-    """The token, None where it is malformed. `source`: bearer, protocol or query."""
+    """Returns the token, None if it is malformed. `source`: bearer, protocol or query."""
     cdef uint8_t kind = {"bearer": TOKEN_BEARER, "protocol": TOKEN_PROTOCOL, "query": TOKEN_QUERY}[source]
     cdef uint8_t* p = ws_copy(token)
     cdef uint8_t* out = ws_copy(token)
@@ -57,7 +57,7 @@ def token_decode(str source, bytes token):
 
 
 def address_parse(bytes text):
-    """16 bytes, None where it is no address."""
+    """Returns 16 bytes, None if it is no address."""
     cdef uint8_t address[ADDRESS_BYTES]
     cdef uint8_t* p = ws_copy(text)
     good = c_address_parse(<char*>p, len(text), address)

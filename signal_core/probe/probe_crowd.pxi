@@ -1,5 +1,5 @@
 # A process full of connections without sockets: the real loops, slabs, rooms, room table and wheels, filled and
-# driven from Python, and what each step took. For probe.pyx, after probe_engine.pxi.
+# driven from Python, with the cost of each step. For probe.pyx, after probe_engine.pxi.
 
 from libc.stdint cimport UINT32_MAX, uint16_t
 from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
@@ -26,18 +26,18 @@ from signal_core.tables.turns cimport turns_lane_take
 
 cdef enum:
     CROWD_TICK = 1000         # the tick at which a crowd begins
-    CROWD_NAME = 32           # bytes of a room's name and of an address, with room to spare
-    USER_ROOM = 128           # bytes of the name of a user's room, with room to spare
+    CROWD_NAME = 32           # bytes, more than the longest name of a room has
+    USER_ROOM = 128           # bytes, more than the longest name of a user's room has
 
-cdef struct Cost:             # of one step, done `count` times
+cdef struct Cost:             # of a step, done `count` times
     uint64_t count
     uint64_t total            # ns of processor time
     uint64_t worst            # ns of the longest one; 0: they were not timed one by one
-    uint64_t stalls           # those that took a millisecond or more
+    uint64_t stalls           # how many took a millisecond or more
 
 
 cdef inline uint64_t crowd_cpu() noexcept nogil:
-    """The thread's processor time: what other processes do on this machine is not in it."""
+    """Returns the thread's processor time in ns, which other processes do not add to."""
     cdef timespec now
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now)
     return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
@@ -55,13 +55,13 @@ cdef object cost_of(const Cost* cost):
 
 
 cdef inline size_t crowd_name(char* out, const char* kind, uint64_t number) noexcept nogil:
-    """The name of a room: a letter and a number of nine digits, as long for the first as for the last."""
+    """Writes the name of a room, a letter and nine digits; returns its length."""
     out[0] = kind[0]
     return 1 + c_put_uint(out + 1, 100000000 + number)
 
 
 cdef inline void crowd_unqueue(Loop* loop, bint answered) noexcept nogil:
-    """In place of writing: what is queued for connections is dropped. `answered`: each was heard just now."""
+    """Drops what is queued for connections instead of writing it. `answered`: each has sent something just now."""
     cdef Conn* c
     cdef int lane
     cdef uint32_t slot
@@ -77,11 +77,11 @@ cdef inline void crowd_unqueue(Loop* loop, bint answered) noexcept nogil:
 
 
 cdef class Crowd:
-    """`conns` connections, spread over `loops` loops in turn; none is open yet. Number k is on loop k % loops.
+    """`conns` connections, none of them open yet. Number k is on loop k % loops.
 
     With `nats`, loop 0 keeps the rooms' subscriptions as it does while NATS is away.
-    A step returns how often it was done and the nanoseconds of each, in the thread's processor time. With `each` it is
-    timed one by one, which adds about a microsecond, and tells the longest and how many took 1 ms or more.
+    A step returns how often it was done and its mean ns of processor time. With `each` it is timed one by one, which
+    adds about a microsecond to each, and also returns the longest, and how many took 1 ms or more.
     """
     cdef Hub* hub
     cdef uint32_t conns
@@ -107,7 +107,7 @@ cdef class Crowd:
             if loop == NULL:
                 raise MemoryError
             self.hub.loops[i] = loop
-            # Of no engine's loops yet: it opens neither buffers nor a link.
+            # hub.nloops is still 0, so this allocates neither buffers nor a link
             thread_init(loop, self.hub, i)
             loop.tick = CROWD_TICK
             wheel_init(&loop.wheel, CROWD_TICK)
@@ -150,7 +150,7 @@ cdef class Crowd:
         return 0
 
     def open(self, bint spread=True, bint each=False):
-        """Opens all. Their timers are due within one ping interval, evenly, or, not `spread`, in the same tick."""
+        """Opens all. Their timers are spread evenly over a ping interval or, without `spread`, due in the same tick."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef uint64_t k, start, before = 0
         if self.opened:
@@ -193,7 +193,7 @@ cdef class Crowd:
         return membership_watch(self.loop_at(k), self.at(k), name, n, &room) if listens and code == CODE_OK else code
 
     def join(self, bytes kind, uint64_t size, bint each=False, bint listens=False):
-        """Number k joins the room of its `kind` (a letter) and of number k // size: rooms of `size`, one by one."""
+        """Number k joins the room with letter `kind` and number k // size, so that each room has `size` members."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef uint64_t k, start, before = 0
         cdef const char* letter = kind
@@ -213,8 +213,8 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def identify(self, uint32_t length, uint64_t first, uint64_t count):
-        """`count` of them from number `first`, in no room yet: each gets a user of its own with a name so long, and the
-        end of a token."""
+        """Gives `count` connections from number `first`, which are in no room, a user each, with a name of `length`
+        bytes, and a token that expires."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef char name[USER_ROOM]
         cdef Brief* brief
@@ -242,7 +242,7 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def rejoin(self, bytes kind, uint64_t size, uint32_t times, bint each=False):
-        """Members in random order leave that room by its name, and come back."""
+        """Members, in random order, leave their room by its name and join it again."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef uint64_t k, start, before = 0
         cdef uint32_t i
@@ -264,7 +264,7 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def settle(self):
-        """What the link's loop does with the news of rooms: one for each that came or went, timed one by one."""
+        """Handles the KIND_SYNCs of rooms that came or went, on the link's loop, timed one by one."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef Loop* loop = self.hub.loops[0]
         cdef Packet* packet
@@ -287,7 +287,7 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def reclaim(self):
-        """What the link's loop frees of rooms that went, once nobody can be reading them, a turn after the other."""
+        """Frees retired pieces of the room table, as in iterations of the link's loop, timed one by one."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef uint64_t took
         cdef bint done = False
@@ -302,7 +302,7 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def lose_nats(self):
-        """What the link's loop does about the rooms in the iteration in which NATS goes away."""
+        """Loses the subscriptions, as the link's loop does when NATS goes away."""
         cdef Cost cost = Cost(1, 0, 0, 0)
         if self.hub.loops[0].linked == NULL:
             raise ValueError("it has no link")
@@ -314,7 +314,7 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def allocate(self, size_t size):
-        """One block from malloc, which may have to put much in order first that was freed."""
+        """Allocates one block, for which malloc may have to merge many freed ones first."""
         cdef Cost cost = Cost(1, 0, 0, 0)
         cost.total = crowd_cpu()
         free(engine_zeroed(1, size))
@@ -323,7 +323,7 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def lookup(self, uint32_t times):
-        """The connections of addresses, in random order: reading the text, the loop, the slot, the tag."""
+        """Finds connections by address, in random order: parses the text, and looks up loop, slot and tag."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef uint32_t i
         cdef uint64_t id, found = 0
@@ -347,7 +347,7 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def publish(self, bytes kind, uint64_t number, size_t payload=128):
-        """A message to a room: a place in the queue of each member, no write. (members, nanoseconds of all loops)"""
+        """Queues a message for each member of a room, without writing it. `count` is the members."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef Loop* loop
         cdef Packet* packet
@@ -376,9 +376,9 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def tick(self, uint32_t loop_index=0, uint32_t ms=1):
-        """One tick of a loop's timers, a turn of the loop each `ms` milliseconds until all that is due has fired,
-        without writing the pings; each is answered at once. `count` is the pings, `worst_ns` that of the longest turn,
-        `most` the pings of one turn."""
+        """Runs a loop's timers of one tick, in an iteration each `ms` milliseconds, until all that are due have fired.
+        Pings are not written, but answered at once. `count` is the pings, `worst_ns` the longest iteration, `most` the
+        most pings of an iteration."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef Loop* loop = self.hub.loops[loop_index]
         cdef uint64_t took, pinged, most = 0, before = loop.n[C_PINGS_SENT]
@@ -401,7 +401,7 @@ cdef class Crowd:
         return {**cost_of(&cost), "total_ns": cost.total, "turns": turns, "most": most}
 
     def close(self, uint32_t times, bint each=False):
-        """So many of the connections end, in random order: timer, memberships, rooms, slot."""
+        """Ends `times` connections, in random order: their timers, memberships, rooms and slots."""
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef uint64_t start, before = 0
         cdef uint32_t i
@@ -420,19 +420,19 @@ cdef class Crowd:
         return cost_of(&cost)
 
     def die(self):
-        """All connections die at once. What each loop ends of them, turn by turn: (memberships, connections)"""
+        """All connections die at once. Returns what each loop frees, by iteration: (memberships, connections)."""
         cdef Loop* loop
         cdef uint32_t i, live
-        cdef uint64_t places
+        cdef uint64_t memberships
         cdef list turns = []
         for i in range(<uint32_t>self.opened):
             conn_kill(self.loop_at(i), self.at(i))
         for i in range(self.hub.nloops):
             loop = self.hub.loops[i]
             while loop.slab.live:
-                live, places = loop.slab.live, loop.n[C_MEMBERSHIPS]
+                live, memberships = loop.slab.live, loop.n[C_MEMBERSHIPS]
                 loop_reap(loop, LEAVES_PER_TURN)
-                turns.append((places - loop.n[C_MEMBERSHIPS], live - loop.slab.live))
+                turns.append((memberships - loop.n[C_MEMBERSHIPS], live - loop.slab.live))
         return turns
 
     @property
@@ -441,7 +441,7 @@ cdef class Crowd:
 
     @property
     def rooms(self):
-        """Rooms with members, each counted on every loop that has some."""
+        """Rooms with members, counted on each loop that has some."""
         return sum(self.hub.loops[i].rooms.count for i in range(self.hub.nloops))
 
     @property

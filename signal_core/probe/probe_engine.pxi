@@ -1,4 +1,4 @@
-# Python wrappers and micro benchmarks of what a loop keeps: slabs, mailboxes, rooms, timers. For probe.pyx, after
+# Python wrappers and micro benchmarks of the tables: slabs, mailboxes, rooms, timers. For probe.pyx, after
 # probe_ws.pxi.
 
 from zlib import crc32
@@ -35,7 +35,7 @@ cdef void* engine_zeroed(size_t count, size_t size) except NULL:
 
 
 cdef Slab* engine_slab(uint32_t conns) except NULL:
-    """Open connections in the slots from 0, each with its slot's number + 1 as its tag; slab_end and free end it."""
+    """Returns open connections in the slots from 0, each with slot + 1 as its tag; slab_end and free end it."""
     cdef Slab* slab = <Slab*>engine_zeroed(1, sizeof(Slab))
     cdef Conn* c
     cdef uint32_t i
@@ -52,7 +52,7 @@ cdef Slab* engine_slab(uint32_t conns) except NULL:
 
 
 cdef uint32_t* engine_order(uint32_t count) except NULL:
-    """The numbers below `count` in an order that looks random and is always the same; the caller frees it."""
+    """Returns the numbers below `count` in an order that looks random but is always the same; the caller frees it."""
     cdef uint32_t* order = <uint32_t*>engine_zeroed(count, sizeof(uint32_t))
     cdef uint64_t state = 88172645463325252
     cdef uint32_t i, j
@@ -69,7 +69,7 @@ cdef uint32_t* engine_order(uint32_t count) except NULL:
 # -- timers --
 
 cdef class Wheel:
-    """A wheel whose timers are those of the slots below `slots`."""
+    """A wheel with timers for the slots below `slots`."""
     cdef c_Wheel wheel
     cdef Slab* slab
     cdef uint32_t slots
@@ -98,7 +98,7 @@ cdef class Wheel:
         return self.wheel.armed
 
     def due(self, uint32_t slot):
-        """The tick; 0 where it is not armed."""
+        """Returns the tick; 0: not armed."""
         self.check(slot)
         return slab_cold(self.slab, slot).due
 
@@ -115,8 +115,8 @@ cdef class Wheel:
         wheel_disarm(&self.wheel, self.slab, slot)
 
     def pop(self, uint32_t now, size_t most=1 << 30, uint32_t looks=1 << 30):
-        """The slots that are due by `now`, in the order of firing; after `most` of them, or after having looked at
-        `looks`, it stops halfway."""
+        """Returns the slots that are due by `now`, in the order of firing: at most `most`, and only those found within
+        `looks` visits."""
         cdef uint32_t slot
         found = []
         while most:
@@ -135,12 +135,12 @@ cdef class Wheel:
 
 
 def pace(uint64_t gap, uint64_t wait, uint64_t shortest, uint64_t longest):
-    """The ns between two new connections after a look: accept_pacing_after."""
+    """Returns the ns between two new connections after a measurement: accept_pacing_after."""
     return accept_pacing_after(gap, wait, shortest, longest)
 
 
 def questions_joined(uint32_t one, uint32_t other):
-    """The numbers of two questions answered as one: roster_numbers_joined."""
+    """Returns the numbers of two queries answered as one: roster_numbers_joined."""
     return roster_numbers_joined(one, other)
 
 
@@ -195,7 +195,7 @@ cdef class Rooms:
         return self.rooms.count
 
     def join(self, uint32_t slot, bytes name):
-        """Whether it has become a member; False where it is one."""
+        """Returns whether it became a member; False: it was one."""
         cdef Conn* c = self.conn(slot)
         cdef uint32_t room = self.find(name)
         if room == NO_ROOM:
@@ -207,7 +207,7 @@ cdef class Rooms:
         return True
 
     def leave(self, uint32_t slot, bytes name):
-        """Whether it was a member; a room without members is removed."""
+        """Returns whether it was a member; a room without members is removed."""
         cdef Conn* c = self.conn(slot)
         cdef uint32_t i, room = self.find(name)
         if room == NO_ROOM:
@@ -222,14 +222,14 @@ cdef class Rooms:
         return False
 
     def members(self, bytes name):
-        """The slots, in the room's own order; None where there is no such room."""
+        """Returns the members' slots, in the room's order; None: there is no such room."""
         cdef uint32_t i, room = self.find(name)
         if room == NO_ROOM:
             return None
         return [rooms_members_of(&self.rooms, room)[i].slot for i in range(self.rooms.rooms[room].count)]
 
-    def places(self, uint32_t slot):
-        """The names of its rooms, in its own order."""
+    def rooms_of(self, uint32_t slot):
+        """Returns the names of its rooms, in the order of its memberships."""
         cdef Conn* c = self.conn(slot)
         cdef Membership* memberships = rooms_memberships_of(c, slab_cold(self.slab, slot))
         cdef uint32_t i
@@ -241,7 +241,7 @@ cdef class Rooms:
         return names
 
     def check(self):
-        """Fails where a membership and a member do not name each other."""
+        """Asserts that each membership and its member hold each other's index."""
         cdef uint32_t slot, i, room
         cdef Conn* c
         cdef Membership* membership
@@ -264,7 +264,7 @@ cdef class Rooms:
 # -- micro benchmarks: nanoseconds an operation --
 
 def bench_slab_find(uint64_t iterations, uint32_t conns=100000):
-    """A connection by slot and tag, in random order."""
+    """Finds connections by slot and tag, in random order."""
     cdef Slab* slab = engine_slab(conns)
     cdef uint32_t* order = engine_order(conns)
     cdef uint32_t at = 0
@@ -309,7 +309,7 @@ cdef Packet* engine_post(Mailbox* mailbox, Chain* held, Packet* packets) noexcep
 
 
 def bench_inbox(uint64_t iterations, uint32_t chain=1):
-    """One message through a mailbox, posted in chains of so many; one thread, nobody to wake."""
+    """Posts and takes messages in chains of `chain`, in one thread that never sleeps."""
     cdef Mailbox mailbox
     cdef Chain held
     cdef Mem mem
@@ -339,7 +339,7 @@ def bench_inbox(uint64_t iterations, uint32_t chain=1):
 
 
 cdef RoomTable* engine_table(uint32_t rooms, char* names) except NULL:
-    """A table of so many rooms. Their names, of 16 bytes each, are written to `names`."""
+    """Returns a table of `rooms` rooms. Their names, of 16 bytes each, are written to `names`."""
     cdef RoomTable* table = <RoomTable*>engine_zeroed(1, sizeof(RoomTable))
     cdef bint sync
     cdef uint32_t i
@@ -354,7 +354,7 @@ cdef RoomTable* engine_table(uint32_t rooms, char* names) except NULL:
 
 
 def bench_table_find(uint64_t iterations, uint32_t rooms=10000):
-    """A room of the process by its name, in random order: the hash and the look-up."""
+    """Hashes and finds rooms of the room table by name, in random order."""
     cdef uint32_t* order = engine_order(rooms)
     cdef char* names = <char*>engine_zeroed(rooms, 16)
     cdef RoomTable* table = engine_table(rooms, names)
@@ -379,7 +379,7 @@ def bench_table_find(uint64_t iterations, uint32_t rooms=10000):
 
 
 def bench_wheel(uint64_t iterations, uint32_t conns=100000):
-    """Disarming and arming one of so many armed timers, in random order."""
+    """Disarms and arms one of `conns` armed timers, in random order."""
     cdef Slab* slab = engine_slab(conns)
     cdef uint32_t* order = engine_order(conns)
     cdef uint32_t at

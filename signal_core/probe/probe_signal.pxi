@@ -26,14 +26,14 @@ from signal_core.wire.nats_proto cimport (
 
 cdef extern from *:
     """
-    /* The compiler must take it that p is read and written here: a measured loop is not optimised away. */
+    /* Makes the compiler assume that p is read and written here, so that it keeps a measured loop. */
     #define SIGNAL_KEEP(p) __asm__ volatile("" : : "r"(p) : "memory")
     """
     void SIGNAL_KEEP(const void* p) nogil
 
 
 cdef char* signal_copy(bytes data) except NULL:
-    """The bytes on the heap, in an allocation of that size; the caller frees it."""
+    """Copies bytes to a heap block of exactly their size; the caller frees it."""
     cdef char* copy = <char*>malloc(len(data))
     if copy == NULL:
         raise MemoryError
@@ -42,12 +42,12 @@ cdef char* signal_copy(bytes data) except NULL:
 
 
 cdef bytes signal_bytes(const char* p, size_t n):
-    """None for NULL: `absent` is told from `empty`."""
+    """Returns n bytes; None for NULL, so that absent differs from empty."""
     return None if p == NULL else p[:n]
 
 
 cdef bytes signal_taken(char* out, size_t n):
-    """The first n bytes; frees them."""
+    """Returns the first n bytes, and frees `out`."""
     result = out[:n]
     free(out)
     return result
@@ -72,7 +72,7 @@ def local_put(uint64_t id):
 
 
 def local_parse(bytes data):
-    """The id; None where the text is not canonical."""
+    """Returns the id; None if the text is not canonical."""
     cdef uint64_t id = 0
     cdef char* p = signal_copy(data)
     cdef int verdict = c_local_parse(p, len(data), &id)
@@ -81,7 +81,7 @@ def local_parse(bytes data):
 
 
 def peer_split(bytes data):
-    """The length of the node; None where it is no peer."""
+    """Returns the length of the node; None if it is no peer."""
     cdef size_t node_len = 0
     cdef char* p = signal_copy(data)
     cdef int verdict = c_peer_split(p, len(data), &node_len)
@@ -109,14 +109,14 @@ def put_uint(uint64_t value):
 
 
 def uint_lower(bytes data, uint64_t value):
-    """The bytes after the number at their end was lowered to the value, which is kept in its digits."""
+    """Returns the bytes after text_uint_lower has lowered the number at their end."""
     cdef char* p = signal_copy(data)
     c_uint_lower(p + len(data), value)
     return signal_taken(p, len(data))
 
 
 def uint_parse(bytes data):
-    """The number; None where it is none."""
+    """Returns the number; None if it is none."""
     cdef uint64_t value = 0
     cdef char* p = signal_copy(data)
     cdef bint valid = c_uint_parse(p, len(data), &value)
@@ -145,7 +145,7 @@ def head_parse(bytes data):
 # -- the NATS wire --
 
 def nats_parse(bytes data, size_t max_payload=1 << 20):
-    """(bytes consumed or -1 or -2, fields or None)"""
+    """Returns (bytes consumed, -1 or -2; fields or None)."""
     cdef NatsOp op
     cdef char* p = signal_copy(data)
     cdef int64_t verdict = c_nats_parse(p, len(data), max_payload, &op)
@@ -163,7 +163,7 @@ def nats_parse(bytes data, size_t max_payload=1 << 20):
 
 
 def info_number(bytes text, bytes name):
-    """What the link reads from an INFO by itself; -1: none."""
+    """Returns a number of an INFO as the link reads it; -1: none."""
     return c_info_number(text, len(text), name)
 
 
@@ -193,7 +193,7 @@ def nats_headers_parse(bytes data):
 
 def nats_put_hpub(bytes prefix, bytes kind, bytes target, bytes me, bytes payload, *, bytes suffix_ref=b"",
                   bytes ref=b"", bytes user=b"", bint binary=False, int64_t ttl_ms=-1):
-    """(the whole operation, nats_format_hpub_bound): the head is written into a buffer of the bound's size."""
+    """Returns (the whole HPUB, nats_format_hpub_bound). The head is written to a buffer of the bound's size."""
     cdef NatsPub m
     cdef size_t bound
     cdef char* out

@@ -1,5 +1,5 @@
-# One loop without a thread, and how it treats its connections: lanes of queues, and messages that came in part. For
-# probe.pyx, after probe_crowd.pxi.
+# A loop without a thread, for tests of the lanes of queues and of incomplete messages. For probe.pyx, after
+# probe_crowd.pxi.
 
 from signal_core.client.input_buffer cimport input_buffer_free, input_buffer_grow
 from signal_core.client.partial cimport partial_due
@@ -40,8 +40,8 @@ cdef class OneLoop:
         turns_lane_add(self.loop, slab_conn(&self.loop.slab, slot), lane)
 
     def flush(self, int lane, uint32_t most, set again, set other):
-        """Takes the lane, and the slots of `most` off it, as if written; one in `again` then is added anew, one in
-        `other` to the other lane. The rest is put back."""
+        """Takes the lane, removes up to `most` slots as if they were written, and puts the rest back. Returns those
+        removed. One in `again` is added to the lane again, one in `other` to the other lane."""
         cdef uint32_t* last = self.loop.turn.dirty_tail[lane]
         cdef uint32_t slot = turns_lane_take(self.loop, lane)
         cdef Conn* c
@@ -60,7 +60,7 @@ cdef class OneLoop:
         return written
 
     def lane(self, int lane):
-        """The slots in it, in order."""
+        """Returns the slots in the lane, in order."""
         cdef uint32_t slot = self.loop.turn.dirty_head[lane]
         cdef uint32_t* last = &self.loop.turn.dirty_head[lane]
         slots = []
@@ -73,7 +73,7 @@ cdef class OneLoop:
         return slots
 
     def part(self, uint32_t tick, uint32_t since, uint32_t patience):
-        """The first connection has kept a part of a message since a tick; message-timeout is so many ticks."""
+        """Gives the first connection an incomplete message since tick `since`. message-timeout: `patience` ticks."""
         cdef Conn* c = slab_conn(&self.loop.slab, 0)
         self.loop.tick = tick
         wheel_init(&self.loop.wheel, tick)
@@ -82,7 +82,7 @@ cdef class OneLoop:
         c.pending.since = since
 
     def part_due(self, uint32_t tick, bint waits):
-        """When its timer is to look again; 0: it was closed. `waits`: for a turn."""
+        """Returns the tick of the message's next check; 0: it was closed. `waits`: the connection waits for a turn."""
         cdef Conn* c = slab_conn(&self.loop.slab, 0)
         self.loop.tick = tick
         c.flags = <uint16_t>(c.flags | FLAG_READY if waits else c.flags & ~FLAG_READY)

@@ -23,14 +23,14 @@ from signal_core.wire.utf8 cimport utf8_feed as c_utf8_feed, utf8_valid as c_utf
 
 cdef extern from *:
     """
-    /* The compiler must take it that p is read and written here: a measured loop is not optimised away. */
+    /* Makes the compiler assume that p is read and written here, so that it keeps a measured loop. */
     #define PROBE_KEEP(p) __asm__ volatile("" : : "r"(p) : "memory")
     """
     void PROBE_KEEP(const void* p) nogil
 
 
 cdef uint8_t* ws_copy(bytes data) except NULL:
-    """The bytes on the heap, in an allocation of that size; the caller frees it."""
+    """Copies bytes to a heap block of exactly their size; the caller frees it."""
     cdef uint8_t* copy = <uint8_t*>malloc(len(data))
     if copy == NULL:
         raise MemoryError
@@ -47,7 +47,7 @@ def ws_check_layout() -> None:
 # -- frames --
 
 def frame_parse(bytes data, uint64_t max_payload):
-    """(verdict, fields of the frame or {"close_code"} or None where more is needed)"""
+    """Returns (result, fields); fields are {"close_code"} for a bad frame, None if more is needed."""
     cdef Frame frame
     cdef uint8_t* p = ws_copy(data)
     cdef int verdict = c_frame_parse(p, len(data), max_payload, &frame)
@@ -66,7 +66,7 @@ def frame_parse(bytes data, uint64_t max_payload):
 
 
 def frame_unmask(bytes data, bytes key, size_t offset=0):
-    """The payload unmasked at `offset` bytes past malloc's alignment."""
+    """Returns the payload, unmasked at `offset` bytes past malloc's alignment."""
     cdef size_t n = len(data)
     cdef uint8_t* p = ws_copy(bytes(offset) + data)
     cdef const char* k = key
@@ -119,7 +119,7 @@ cdef object ws_text(const char* p, size_t n):
 
 
 cdef Site ws_site(bytes path=b"", uint32_t max_line=8192, uint32_t max_head=16384):
-    """Where the engine is, and what it takes; the bounds are the settings' defaults."""
+    """Returns a Site with this path; its limits default to those of the settings."""
     cdef Site site
     memset(&site, 0, sizeof(site))
     site.max_line = max_line
@@ -151,7 +151,7 @@ cdef dict upgrade_fields(const Upgrade* upgrade):
 
 
 def upgrade_parse(bytes data, size_t last_len=0, bytes path=b"", uint32_t max_line=8192, uint32_t max_head=16384):
-    """(verdict, fields or None where more is needed); "accept" and "answer" are what the engine writes."""
+    """Returns (result, fields or None if more is needed); "accept" and "answer" are what the engine writes."""
     cdef Upgrade upgrade
     cdef Site site = ws_site(path, max_line, max_head)
     cdef char out[UPGRADE_ANSWER]
@@ -177,7 +177,7 @@ def upgrade_parse(bytes data, size_t last_len=0, bytes path=b"", uint32_t max_li
 
 
 def upgrade_feed(chunks):
-    """upgrade_parse as a reader calls it: after each chunk, with what was there before. Its first verdict."""
+    """Calls upgrade_parse as a reader does, after each chunk, until more is no longer needed."""
     data = b""
     seen = 0
     verdict, fields = -2, None
@@ -191,7 +191,7 @@ def upgrade_feed(chunks):
 
 
 def query_rooms(bytes query, size_t out_size=128):
-    """The rooms that a raw query names, and -1 last where one is bad."""
+    """Returns the rooms of a raw query, with -1 as the last if one is malformed."""
     cdef char* start = <char*>ws_copy(query)
     cdef const char* p = start
     cdef size_t left = len(query), value_len = 0
@@ -235,7 +235,7 @@ def base64(bytes data):
 # -- micro benchmarks: nanoseconds an operation --
 
 def bench_frame_decode(uint64_t iterations, size_t payload=128):
-    """Head and unmasking of a masked text frame."""
+    """Parses the head of a masked text frame, and unmasks its payload."""
     cdef Frame frame
     cdef uint64_t i, start, total = 0
     cdef size_t head = c_frame_head_size(payload)
@@ -302,7 +302,7 @@ def bench_utf8(uint64_t iterations, bytes text):
 
 
 def bench_upgrade(uint64_t iterations, bytes request):
-    """Parsing a handshake and writing its 101."""
+    """Parses a handshake and writes its 101."""
     cdef Upgrade upgrade
     cdef char out[UPGRADE_ACCEPT_MAX]
     cdef uint64_t i, start, total = 0

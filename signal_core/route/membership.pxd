@@ -14,7 +14,7 @@ from signal_core.tables.loop_rooms cimport (
     rooms_members_of, rooms_memberships_of, rooms_remove,
 )
 from signal_core.tables.room_table cimport (
-    RoomEntry, room_table_enter, room_table_exit, room_table_hash, room_table_unmark, room_table_unwatch,
+    RoomEntry, room_table_enter, room_table_exit, room_table_hash, room_table_sync_failed, room_table_unwatch,
     room_table_watch,
 )
 from signal_core.tables.state cimport Loop, loop_bit
@@ -32,7 +32,7 @@ cdef inline void _sync_if_possible(Loop* loop, RoomEntry* entry) noexcept nogil:
     """Tells the link that a room has lost its last member or watcher. Without memory the next change tells it."""
     cdef Packet* sync_packet = outbox_sync_new(loop)
     if sync_packet == NULL:
-        room_table_unmark(&loop.hub.rooms, entry)
+        room_table_sync_failed(&loop.hub.rooms, entry)
     else:
         outbox_sync(loop, entry, sync_packet)
 

@@ -1,8 +1,7 @@
-"""What a token allows: rooms by pattern, sending to peers, how many rooms. Pure.
+"""The acl of a token: rooms by pattern, sending to peers, the number of rooms.
 
-Owned by a loop, which shares one block among its connections that have the same rights; freed with the last of them.
-Python writes rights as a text of its own (signal_py/auth/grants.py): flags, bounds, then the patterns, each after its
-size.
+A loop owns its acls. Its connections with equal rights share one, and the last to release it frees it. Python encodes
+rights (signal_py/auth/grants.py) as a head of RIGHTS_HEAD bytes, then the patterns, each after a byte with its size.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
@@ -18,13 +17,13 @@ cdef enum:
     RIGHTS_HEAD = 9           # bytes before the patterns: flags 1, rooms 4, two counts of 2; big-endian
 
 cdef struct Rights:
-    uint32_t refs             # 4  connections that have them, and the loop's cache
-    uint32_t size             # 4  bytes of the patterns
+    uint32_t refs             # 4  connections that have them, and 1 if the loop's cache does
+    uint32_t size             # 4  bytes of the patterns, sizes included
     uint32_t max_rooms        # 4  UINT32_MAX: as the engine's setting
     uint16_t nsub             # 2  patterns of rooms to join, which come first
     uint16_t npub             # 2  patterns of rooms to publish to
     uint8_t flags             # 1  RIGHT_*
-    uint8_t data[7]           # and on: for each pattern its size in a byte, and its text
+    uint8_t data[7]           # and on: for each pattern its size in a byte, then its text
 
 
 cdef inline void rights_check_layout() noexcept nogil:
@@ -32,7 +31,7 @@ cdef inline void rights_check_layout() noexcept nogil:
 
 
 cdef inline bint _pattern_matches(const char* p, size_t n, const char* name, size_t m) noexcept nogil:
-    """As NATS matches subjects: `*` is any one token, `>` at the end is one token or more."""
+    """Matches as NATS subjects do: `*` is any one token, `>` at the end is one token or more."""
     cdef size_t i = 0, j = 0
     while i < n and j < m:
         if p[i] == c">" and i + 1 == n:
@@ -66,7 +65,7 @@ cdef inline bint _patterns_match(const uint8_t* at, uint32_t count, const char* 
 
 
 cdef inline const uint8_t* _rights_pub(const Rights* rights) noexcept nogil:
-    """The patterns of rooms to publish to."""
+    """Returns the patterns of rooms to publish to."""
     cdef const uint8_t* at = rights.data
     cdef uint32_t _i
     for _i in range(rights.nsub):
@@ -100,7 +99,7 @@ cdef inline void _put_big_endian(uint8_t* p, uint32_t value, int n) noexcept nog
 
 
 cdef inline bint rights_are_whole(const uint8_t* text, size_t n) noexcept nogil:
-    """Whether the patterns are as many as its head says, and end where it ends."""
+    """Whether encoded rights have as many patterns as their head says, and end with the last."""
     cdef size_t at = RIGHTS_HEAD
     cdef uint32_t _i
     if n < RIGHTS_HEAD:
@@ -113,7 +112,7 @@ cdef inline bint rights_are_whole(const uint8_t* text, size_t n) noexcept nogil:
 
 
 cdef inline Rights* rights_new(const uint8_t* text, size_t n) noexcept nogil:
-    """From a whole text, held once; NULL without memory."""
+    """Decodes rights that are whole; the caller holds one reference. NULL without memory."""
     cdef size_t size = n - RIGHTS_HEAD
     cdef Rights* rights = <Rights*>malloc(sizeof(Rights) + size)
     if rights == NULL:
@@ -129,7 +128,7 @@ cdef inline Rights* rights_new(const uint8_t* text, size_t n) noexcept nogil:
 
 
 cdef inline bint rights_are(const Rights* rights, const uint8_t* text, size_t n) noexcept nogil:
-    """Whether they are what the text says."""
+    """Whether the encoding of the rights is `text`."""
     return (rights.size == n - RIGHTS_HEAD and rights.flags == text[0]
             and rights.max_rooms == _big_endian(text + 1, 4) and rights.nsub == _big_endian(text + 5, 2)
             and rights.npub == _big_endian(text + 7, 2)
@@ -137,12 +136,12 @@ cdef inline bint rights_are(const Rights* rights, const uint8_t* text, size_t n)
 
 
 cdef inline size_t rights_size(const Rights* rights) noexcept nogil:
-    """Of their text; NULL: nothing is bounded, and there is none."""
+    """Returns the bytes of their encoding; 0 for NULL, which allows everything."""
     return RIGHTS_HEAD + rights.size if rights != NULL else 0
 
 
 cdef inline void rights_put(const Rights* rights, uint8_t* out) noexcept nogil:
-    """Writes the text that they were made of, rights_size bytes."""
+    """Writes their encoding, rights_size bytes."""
     out[0] = rights.flags
     _put_big_endian(out + 1, rights.max_rooms, 4)
     _put_big_endian(out + 5, rights.nsub, 2)
@@ -151,7 +150,7 @@ cdef inline void rights_put(const Rights* rights, uint8_t* out) noexcept nogil:
 
 
 cdef inline void rights_release(Rights* rights) noexcept nogil:
-    """By one that had them; NULL: it had none."""
+    """Gives up one reference; no effect on NULL."""
     if rights == NULL:
         return
     rights.refs -= 1

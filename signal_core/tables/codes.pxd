@@ -28,7 +28,7 @@ cdef enum:
     CLUSTER_UP = 2
 
 cdef enum:
-    # Packet.code of a KIND_EVENT: what Python is told
+    # Packet.code of a KIND_EVENT for Python
     EVENT_WANT = 1                # the link wants an address to dial
     EVENT_INFO = 2                # INFO from the NATS server, in the data
     EVENT_UP = 3                  # the link is up
@@ -36,8 +36,8 @@ cdef enum:
     EVENT_TAKEN = 5               # another node has this node's name
     EVENT_NATS_ERROR = 6          # -ERR from the NATS server
     EVENT_LOG = 7                 # a line for the log
-    EVENT_CONNECTED = 8           # for the hooks, as the next
-    EVENT_DISCONNECTED = 9
+    EVENT_CONNECTED = 8           # for the hooks
+    EVENT_DISCONNECTED = 9        # for the hooks
     EVENT_FREED = 10              # much memory has become free: malloc_trim is worth a call
     EVENT_LISTED = 11             # answer to a KIND_INQUIRY: `target` is its number, `hash` the cursor for the next
-    EVENT_ASK = 12                # a token to decide on; `hash` 1: it renews another
+    EVENT_ASK = 12                # a token to authenticate; `hash` 1: it renews another

@@ -1,7 +1,7 @@
-"""Who a connection is, and what it may: its user and its rights.
+"""The user and the acl of a connection.
 
-The name of the user is that of its room: place 0 of a connection with FLAG_USER is `@<user>`, from before HELLO to its
-end. So a user costs no text of its own, and connections of one user on a loop share it.
+The first membership of a connection with FLAG_USER is in the room `@<user>`, from before HELLO to its end. The user's
+name is taken from that room, so that connections of one user store it once. On the connection's loop only.
 """
 
 from libc.stdint cimport uint32_t, uint8_t
@@ -14,11 +14,11 @@ from signal_core.tables.room_table cimport RoomEntry
 from signal_core.tables.state cimport Loop
 
 cdef enum:
-    MOST_PLACES = 65535       # memberships that Conn.nrooms can count
+    MOST_MEMBERSHIPS = 65535  # what Conn.nrooms can count
 
 
 cdef inline const char* conn_acl_user(Loop* loop, Conn* c, uint32_t* n) noexcept nogil:
-    """Its user; NULL and 0: it has none."""
+    """Returns the user's name, without a NUL, and its bytes in `n`; NULL and 0: none."""
     cdef RoomEntry* entry
     n[0] = 0
     if not c.flags & FLAG_USER:
@@ -29,13 +29,13 @@ cdef inline const char* conn_acl_user(Loop* loop, Conn* c, uint32_t* n) noexcept
 
 
 cdef inline void conn_acl_uncount_user(Loop* loop, Conn* c) noexcept nogil:
-    """At its end, before it leaves its rooms; no effect where users' connections are not bounded."""
+    """Ends its count against max-connections-per-user, before it leaves its rooms; no effect without that limit."""
     if c.flags & FLAG_USER and loop.hub.set.max_per_user:
         se_uncount(&loop.rooms.rooms[rooms_memberships_of(c, slab_cold(&loop.slab, c.slot))[0].room].entry.users)
 
 
 cdef inline Rights* conn_acl_rights(Loop* loop, const Conn* c) noexcept nogil:
-    """NULL: everything is allowed."""
+    """Returns its acl; NULL: everything is allowed."""
     return slab_cold(&loop.slab, c.slot).brief.rights if c.flags & FLAG_LIMITED else NULL
 
 
@@ -50,24 +50,24 @@ cdef inline bint conn_acl_may_publish(Loop* loop, const Conn* c, const char* roo
 
 
 cdef inline bint conn_acl_may_send(Loop* loop, const Conn* c) noexcept nogil:
-    """To a peer, or to a user's connections."""
+    """Whether it may send to peers and users."""
     cdef Rights* rights = conn_acl_rights(loop, c)
     return rights == NULL or rights.flags & RIGHT_TO
 
 
 cdef inline uint32_t conn_acl_memberships(Loop* loop, const Conn* c) noexcept nogil:
-    """Memberships that it may have; its user's room, which counts against no bound, is one more."""
+    """Returns how many memberships it may have, its user's room included, which no limit counts."""
     cdef Rights* rights = conn_acl_rights(loop, c)
     cdef uint32_t most = loop.hub.set.max_rooms
     if rights != NULL and rights.max_rooms < most:
         most = rights.max_rooms
-    if c.flags & FLAG_USER and most < MOST_PLACES:
+    if c.flags & FLAG_USER and most < MOST_MEMBERSHIPS:
         most += 1
     return most
 
 
 cdef inline size_t conn_acl_json_size(const char* user, uint32_t n) noexcept nogil:
-    """Of `,"user":"…"`; 0 without a user."""
+    """Returns the bytes of `,"user":"…"`; 0 without a user."""
     cdef size_t size = 10 + n
     cdef uint32_t i
     for i in range(n):
@@ -76,7 +76,8 @@ cdef inline size_t conn_acl_json_size(const char* user, uint32_t n) noexcept nog
 
 
 cdef inline uint8_t* conn_acl_json_put(uint8_t* out, const char* user, uint32_t n) noexcept nogil:
-    """A user is printable ASCII, so only these two are escaped."""
+    """Writes `,"user":"…"`, nothing without a user; returns its end. A user is printable ASCII, so only two characters
+    need an escape."""
     cdef uint32_t i
     if n == 0:
         return out

@@ -1,7 +1,7 @@
-"""What a loop's mailbox had no place for, so that the receivers hear of it: by room and by peer.
+"""Counts messages that did not fit a loop's mailbox, by room and by peer, for drop notices to their receivers.
 
-Others write it down in the loop's own table, under a spin lock that is taken on this rare path only; the loop takes all
-of it over once a tick, and tells GAP. The table is bounded: what finds no place in it is counted as `gaps_untold`.
+Each loop has one table. Other threads add to it under a spin lock, on this rare path only; the loop empties it and
+sends the notices (delivery/drop_notice.pxd). Messages that do not fit the table either are counted in `gaps_untold`.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -11,17 +11,17 @@ from signal_core.base.sys cimport se_load_seqcst, se_lock, se_store_seqcst, se_u
 
 cdef struct Missing:
     uint64_t key              # 8  serial of the room, or id of the peer; 0: free
-    uint64_t hash             # 8  of the room; 0: a peer
+    uint64_t hash             # 8  of the room's name; 0: a peer
     uint64_t count            # 8  messages
 
 cdef struct Missed:
     uint64_t lock             # 8
     uint64_t used             # 8  atomic: slots in use
-    Missing slots[MISSED_SLOTS]  # 24576  by key
+    Missing slots[MISSED_SLOTS]  # 24576  open addressing by key
 
 
 cdef inline bint missed_add(Missed* missed, uint64_t key, uint64_t hash, uint64_t count) noexcept nogil:
-    """So many messages for a room or a peer. Any thread. False: the table is full."""
+    """Adds `count` messages for a room or a peer. Any thread. False: the table is full."""
     cdef uint64_t i = (key ^ (key >> 20)) % MISSED_SLOTS
     cdef bint noted = True
     se_lock(&missed.lock)
@@ -43,7 +43,7 @@ cdef inline bint missed_any(const Missed* missed) noexcept nogil:
 
 
 cdef inline uint32_t missed_take(Missed* missed, Missing* out) noexcept nogil:
-    """Empties the table into `out`, MISSED_MOST at most; how many. The loop only."""
+    """Moves all entries to `out`, at most MISSED_MOST; returns how many. The loop only."""
     cdef uint32_t i, n = 0
     se_lock(&missed.lock)
     for i in range(MISSED_SLOTS):

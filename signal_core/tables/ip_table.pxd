@@ -1,9 +1,9 @@
-"""How many connections each address has, where that is bounded.
+"""Counts the connections of each client address, for max-connections-per-address.
 
-One table for the process, written when a connection's address is known and at its end, under a spin lock of one of 256
-stripes. An address is known by 64 bits of a keyed hash, IPv6 by its first 64 bits: whoever has one has all with the
-same. But a translator (NAT64) gives the IPv4 addresses of strangers one prefix: those are known by the IPv4 in them
-(RFC 6052 §2.2).
+The process has one table of 256 stripes, each with a spin lock; it is written when a connection's address is known and
+when the connection ends. The key is 64 bits of a keyed hash. All IPv6 addresses with the same first 64 bits count as
+one, since one client can use them all. But a translator (NAT64) puts unrelated IPv4 addresses under one prefix; there
+the IPv4 address counts (RFC 6052 §2.2).
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -14,7 +14,7 @@ from signal_core.base.sys cimport se_lock, se_siphash13, se_unlock
 
 cdef enum:
     ADDRESS_STRIPES = 256
-    ADDRESS_SHIFT = 56        # of a hash: its upper bits name the stripe
+    ADDRESS_SHIFT = 56        # the bits of a hash above these select the stripe
     ADDRESSES_AT_FIRST = 16
 
 cdef struct AddressSlot:
@@ -32,22 +32,22 @@ cdef struct Addresses:
     AddressStripe stripes[ADDRESS_STRIPES]  # 16384
     uint64_t key[2]           # 16  of the hash
 
-cdef struct AddressBook:      # a loop's: the hash by slot, 8 bytes a connection; 0: not counted
-    uint64_t* chunks[MAX_CHUNKS]  # 32768  made when a slot of theirs is first used
+cdef struct AddressBook:      # the hash of each connection of a loop, by slot; 0: not counted. Owned by the loop
+    uint64_t* chunks[MAX_CHUNKS]  # 32768  allocated at first use
 
 
 cdef inline bint ip_table_is_mapped(const uint8_t* address) noexcept nogil:
-    """Whether 16 bytes are an IPv4 address."""
+    """Whether 16 bytes are an IPv4-mapped address, ::ffff:0:0/96 (RFC 4291 §2.5.5.2)."""
     return memcmp(address, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0
 
 
 cdef inline bint _is_local_nat64(const uint8_t* address) noexcept nogil:
-    """Whether it is in 64:ff9b:1::/48, in which each site chooses the length of its prefix (RFC 8215)."""
+    """Whether it is in 64:ff9b:1::/48, where each site chooses the length of its NAT64 prefix (RFC 8215)."""
     return memcmp(address, b"\0\x64\xff\x9b\0\1", 6) == 0
 
 
 cdef inline bint ip_table_has_ipv4(const uint8_t* address) noexcept nogil:
-    """Whether the last 4 of 16 bytes are the IPv4 address of whom it stands for: it is mapped, or made by a translator
+    """Whether the last 4 of 16 bytes are the client's IPv4 address: the address is IPv4-mapped, or a translator made it
     with 64:ff9b::/96 (RFC 6052), ::ffff:0:0:0/96 (RFC 2765 §2.1) or a /96 of 64:ff9b:1::/48."""
     if memcmp(address, b"\0\x64\xff\x9b", 4) == 0:
         return (memcmp(address + 4, b"\0\0\0\0\0\0\0\0", 8) == 0
@@ -56,7 +56,8 @@ cdef inline bint ip_table_has_ipv4(const uint8_t* address) noexcept nogil:
 
 
 cdef inline uint64_t ip_table_hash(const Addresses* table, const uint8_t* address) noexcept nogil:
-    """Of 16 bytes; never 0. Of a local prefix of less than 96 bits all bytes count: one address is one IPv4 in it."""
+    """Returns the key of 16 bytes of address; never 0. With a local NAT64 prefix shorter than 96 bits all 16 bytes are
+    hashed, since each address then embeds one IPv4 address."""
     cdef uint64_t hash
     if ip_table_has_ipv4(address):
         hash = se_siphash13(table.key, address + 12, 4)
@@ -68,7 +69,7 @@ cdef inline uint64_t ip_table_hash(const Addresses* table, const uint8_t* addres
 
 
 cdef inline AddressSlot* _address_slot(AddressSlot* slots, uint64_t size, uint64_t hash) noexcept nogil:
-    """The address's slot, or the free one that it would take. There is always a free one."""
+    """Returns the slot of `hash`, or the free one to put it in. There is always a free one."""
     cdef uint64_t i = hash & (size - 1)
     while slots[i].hash and slots[i].hash != hash:
         i = (i + 1) & (size - 1)
@@ -76,8 +77,8 @@ cdef inline AddressSlot* _address_slot(AddressSlot* slots, uint64_t size, uint64
 
 
 cdef inline bint _addresses_grow(AddressStripe* stripe, uint64_t size) noexcept nogil:
-    """Beyond `size` slots, unless that has happened. Takes the lock by itself, allocates outside of it. False
-    without memory."""
+    """Doubles the slots, unless another thread has: they are no longer `size`. Takes the lock, allocates without it.
+    False without memory."""
     cdef uint64_t i, want = 2 * size if size else ADDRESSES_AT_FIRST
     cdef AddressSlot* fresh = <AddressSlot*>calloc(want, sizeof(AddressSlot))
     cdef AddressSlot* old = fresh
@@ -97,7 +98,8 @@ cdef inline bint _addresses_grow(AddressStripe* stripe, uint64_t size) noexcept 
 
 
 cdef inline bint addresses_enter(Addresses* table, uint64_t hash, uint64_t most) noexcept nogil:
-    """Counts one more of an address. False (and it is not counted) where it has `most`, or there is no memory."""
+    """Counts a connection of an address. False: not counted, since it has `most` already or there is no memory. Any
+    thread."""
     cdef AddressStripe* stripe = &table.stripes[hash >> ADDRESS_SHIFT]
     cdef AddressSlot* slot
     cdef uint64_t size
@@ -122,7 +124,7 @@ cdef inline bint addresses_enter(Addresses* table, uint64_t hash, uint64_t most)
 
 
 cdef inline void _addresses_take_out(AddressStripe* stripe, uint64_t at) noexcept nogil:
-    """Frees a slot; those behind it that would not be found any more move up. Under the lock."""
+    """Frees a slot and moves later entries of its run back (Knuth 6.4, algorithm R). Under the lock."""
     cdef uint64_t mask = stripe.size - 1, i = at, home
     while True:
         i = (i + 1) & mask
@@ -137,7 +139,7 @@ cdef inline void _addresses_take_out(AddressStripe* stripe, uint64_t at) noexcep
 
 
 cdef inline void addresses_leave(Addresses* table, uint64_t hash) noexcept nogil:
-    """One that was counted has ended."""
+    """Ends the count of a connection. Any thread."""
     cdef AddressStripe* stripe = &table.stripes[hash >> ADDRESS_SHIFT]
     cdef AddressSlot* slot
     se_lock(&stripe.lock)
@@ -149,7 +151,7 @@ cdef inline void addresses_leave(Addresses* table, uint64_t hash) noexcept nogil
 
 
 cdef inline bint address_book_write(AddressBook* book, uint32_t slot, uint64_t hash) noexcept nogil:
-    """False without memory."""
+    """Stores the hash of the connection in a slot. False without memory."""
     cdef uint32_t chunk = slot >> CHUNK_SHIFT
     if book.chunks[chunk] == NULL:
         book.chunks[chunk] = <uint64_t*>calloc(CHUNK_CONNS, sizeof(uint64_t))
@@ -160,14 +162,14 @@ cdef inline bint address_book_write(AddressBook* book, uint32_t slot, uint64_t h
 
 
 cdef inline uint64_t address_book_erase(AddressBook* book, uint32_t slot) noexcept nogil:
-    """The hash that was written for a slot, which is free again; 0: none."""
-    cdef uint64_t* place
+    """Removes and returns the hash stored for a slot; 0: none."""
+    cdef uint64_t* stored
     cdef uint64_t hash
     if book.chunks[slot >> CHUNK_SHIFT] == NULL:
         return 0
-    place = &book.chunks[slot >> CHUNK_SHIFT][slot & (CHUNK_CONNS - 1)]
-    hash = place[0]
-    place[0] = 0
+    stored = &book.chunks[slot >> CHUNK_SHIFT][slot & (CHUNK_CONNS - 1)]
+    hash = stored[0]
+    stored[0] = 0
     return hash
 
 

@@ -42,7 +42,7 @@ cdef struct Node:                 # another node, known by its messages on NATS
     uint8_t size                  # 1  bytes of its name; 0: the entry is free (index 0 stands for all nodes)
     bint watches                  # 4  it has watchers, as its last heartbeat says
     bint walks                    # 4  the cursor has not reached the end
-    bint asks                     # 4  ... and it is asked who is in each room on the way
+    bint asks                     # 4  ... and it is queried for each room on the way
 
 cdef struct LinkInput:            # bytes read and not parsed yet (nats/read_buffer.pxd)
     uint8_t* data
@@ -97,7 +97,7 @@ cdef struct SubLimit:             # SUBs that NATS may still refuse, and its lim
     uint32_t retry_due            # tick of the next try
     uint32_t retry                # index among rooms, then audiences, at which the search for them goes on
     uint32_t refused              # rooms and audiences in state SUB_OVER
-    uint32_t late                 # audiences that were in it and await their SUB
+    uint32_t late                 # audiences that were in that state and await their SUB
     uint32_t over_told            # tick of the last log line that NATS is full; 0: none
 
 cdef struct Waiters:              # SUBs of clients that await a PONG (nats/subscriptions.pxd)
@@ -110,15 +110,15 @@ cdef struct OwedReceipts:         # the latest publishes with a ref, a ring (del
     uint64_t subject[RECEIPTS_OWED]  # hashes of their subjects
     uint64_t id[RECEIPTS_OWED]
     char ref[RECEIPTS_OWED][REF_MAX]  # the ref of a TO
-    uint8_t size[RECEIPTS_OWED]   # bytes of the ref; 0: a PUB, whose ref has its answer already
+    uint8_t size[RECEIPTS_OWED]   # bytes of the ref; 0: a PUB, whose ref is answered already
     uint32_t next
 
 cdef struct LinkPresence:         # presence across nodes (presence/)
-    bint again                    # presence work was put off to the next tick
+    bint again                    # presence work was postponed to the next tick
     bint asking                   # that work is being done
     uint32_t asks_at              # next index of `audiences` to do it for
     uint32_t walks                # nodes whose cursor has not reached the end
-    char instance[INSTANCE_SIZE]  # hex: tells two nodes with one name apart
+    char instance[INSTANCE_SIZE]  # hex; distinguishes two nodes with one name
     Audience** audiences          # rooms with watchers, by index
     uint32_t audiences_used
     uint32_t audiences_size

@@ -1,8 +1,7 @@
 """The rooms that have members on one loop. Owned by the loop.
 
-A room's members are an array of slots, and a first one lies in the room itself. Each membership is stored twice: as a
-Member here and as a Membership with the connection. Each holds the other's index, so that joining and leaving cost the
-same in a room of ten thousand as in a room of two.
+A membership is stored twice: as a Member in its room and as a Membership with its connection. Each holds the other's
+index, so that joining and leaving cost the same in a room of ten thousand as in a room of two.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -16,18 +15,20 @@ from signal_core.tables.room_table cimport RoomEntry
 cdef enum:
     NO_ROOM = 0xffffffff
     ROOMS_AT_FIRST = 16       # initial capacity of Rooms.rooms
-    ROOM_GONE = 0xffffffff    # in a former index: was removed
-    WATCH_NONE = 0            # of a member: hears nothing of who is there
-    WATCH_CHANGES = 0xffff    # hears who comes and goes; between the two: also the answers to the question so numbered
-    INDEX_STEP = 8            # slots of a former index moved at each room that comes or goes
-    INDEX_PAGES = 1 << 14     # slots from which an index has pages of its own, which come zeroed as they are touched
+    ROOM_GONE = 0xffffffff    # in Rooms.former: the room was removed
+    INDEX_STEP = 8            # slots of a former index moved whenever a room is added or removed
+    INDEX_PAGES = 1 << 14     # slots from which an index is mapped: its pages are zeroed when they are first touched
+
+    # Member.watch; between the two: joins and leaves, and it awaits the answer to the query with this number
+    WATCH_NONE = 0            # no watcher
+    WATCH_CHANGES = 0xffff    # joins and leaves
 
 cdef struct Member:
     uint32_t slot             # 4
-    uint16_t membership       # 2  its index among those of the connection
-    uint16_t watch            # 2  WATCH_*: whether it hears who comes and goes, or the question that it awaits
+    uint16_t membership       # 2  its index in the connection's memberships
+    uint16_t watch            # 2  WATCH_*
 
-cdef union Members:           # of a room with a capacity of 1: the member itself; of more: an array
+cdef union Members:           # with a capacity of 1 the member itself, with more an array
     Member one
     Member* many
 
@@ -35,17 +36,17 @@ cdef struct Room:
     RoomEntry* entry          # 8  NULL: free
     Members members           # 8
     uint32_t count            # 4
-    uint32_t size             # 4  capacity; of a free one: the next free
+    uint32_t size             # 4  capacity; of a free one: the next free one
 
 cdef struct Index:            # open addressing by hash
     uint32_t* slots           # 8  room + 1; 0: empty
     uint32_t mask             # 4
-    uint32_t moved            # 4  of a former one: its slots below this are in the present one, too
+    uint32_t moved            # 4  in Rooms.former: the slots below this are in Rooms.index, too
 
 cdef struct Rooms:
     Room* rooms               # 8
     Index index               # 16
-    Index former              # 16 half as large, while its slots are moved a few at a time; no slots: none
+    Index former              # 16 the index before it grew, while slots are moved a few at a time; no slots: none
     uint32_t count            # 4  rooms with members
     uint32_t used             # 4  rooms ever in use
     uint32_t size             # 4  capacity of `rooms`
@@ -59,7 +60,7 @@ cdef inline void rooms_init(Rooms* rooms) noexcept nogil:
 
 cdef inline bint _entry_is(const RoomEntry* entry, uint64_t hash, const char* name, size_t n,
                            uint64_t serial) noexcept nogil:
-    """Without a name, by the serial."""
+    """Whether an entry has this hash, and this name or, if `name` is NULL, this serial."""
     if name == NULL:
         return entry.serial == serial and entry.hash == hash
     return entry.hash == hash and entry.size == n and memcmp(entry.name, name, n) == 0
@@ -80,12 +81,13 @@ cdef inline uint32_t _index_find(const Rooms* rooms, const Index* index, uint64_
 
 
 cdef inline uint32_t rooms_find(const Rooms* rooms, uint64_t hash, const char* name, size_t n) noexcept nogil:
-    """The room of that name; NO_ROOM where it has no member here."""
+    """Returns the room of that name; NO_ROOM: it has no member on this loop."""
     cdef uint32_t found = _index_find(rooms, &rooms.index, hash, name, n, 0)
     return found if found != NO_ROOM else _index_find(rooms, &rooms.former, hash, name, n, 0)
 
 
 cdef inline uint32_t rooms_find_serial(const Rooms* rooms, uint64_t hash, uint64_t serial) noexcept nogil:
+    """As rooms_find, by the room's hash and serial."""
     cdef uint32_t found = _index_find(rooms, &rooms.index, hash, NULL, 0, serial)
     return found if found != NO_ROOM else _index_find(rooms, &rooms.former, hash, NULL, 0, serial)
 
@@ -99,7 +101,7 @@ cdef inline void _index_put(Rooms* rooms, uint32_t room) noexcept nogil:
 
 
 cdef inline bint _former_remove(Rooms* rooms, uint32_t room) noexcept nogil:
-    """Whether the former index had it and the present one has not."""
+    """Removes a room from the former index. True: the present index does not have it."""
     cdef Index* former = &rooms.former
     cdef uint32_t i
     if former.slots == NULL:
@@ -114,7 +116,7 @@ cdef inline bint _former_remove(Rooms* rooms, uint32_t room) noexcept nogil:
 
 
 cdef inline void _index_remove(Rooms* rooms, uint32_t room) noexcept nogil:
-    """Closes the gap by moving later entries of the run back (Knuth 6.4, algorithm R)."""
+    """Removes a room and moves later entries of its run back (Knuth 6.4, algorithm R)."""
     cdef Index* index = &rooms.index
     cdef uint32_t i = <uint32_t>rooms.rooms[room].entry.hash & index.mask
     cdef uint32_t j, home
@@ -145,7 +147,8 @@ cdef inline void _index_free(Index* index) noexcept nogil:
 
 
 cdef inline bint _index_grow(Rooms* rooms) noexcept nogil:
-    """Makes the index twice as large. What was in it is moved later, so that no loop stands still for it."""
+    """Doubles the index. Its entries are moved later, a few at a time, so that the loop does not stand still. False
+    without memory."""
     cdef uint32_t size = 16 if rooms.index.slots == NULL else 2 * (rooms.index.mask + 1)
     cdef uint32_t* fresh
     SE_ASSERT(rooms.former.slots == NULL)
@@ -161,7 +164,7 @@ cdef inline bint _index_grow(Rooms* rooms) noexcept nogil:
 
 
 cdef inline void _index_move(Rooms* rooms) noexcept nogil:
-    """Moves a few slots of the former index. It is done long before the present one is full."""
+    """Moves INDEX_STEP slots of the former index. All are moved long before the present one is full."""
     cdef Index* former = &rooms.former
     cdef uint32_t room
     cdef int _i
@@ -178,7 +181,7 @@ cdef inline void _index_move(Rooms* rooms) noexcept nogil:
 
 
 cdef inline uint32_t rooms_add(Rooms* rooms, RoomEntry* entry) noexcept nogil:
-    """A new empty room; NO_ROOM without memory."""
+    """Adds an empty room; NO_ROOM without memory."""
     cdef uint32_t room
     if rooms.index.slots == NULL or 2 * (rooms.count + 1) > rooms.index.mask:
         if not _index_grow(rooms):
@@ -201,7 +204,7 @@ cdef inline uint32_t rooms_add(Rooms* rooms, RoomEntry* entry) noexcept nogil:
 
 
 cdef inline void rooms_remove(Rooms* rooms, uint32_t room) noexcept nogil:
-    """Of an empty room."""
+    """Removes an empty room."""
     SE_ASSERT(rooms.rooms[room].count == 0)
     _index_remove(rooms, room)
     if rooms.rooms[room].size > 1:
@@ -214,8 +217,8 @@ cdef inline void rooms_remove(Rooms* rooms, uint32_t room) noexcept nogil:
 
 
 cdef inline uint32_t _memberships_size(uint32_t count) noexcept nogil:
-    """Capacity of the array for so many memberships: 3, 7, 15 ..., each a whole malloc size; 1 lies in the pointer
-    itself."""
+    """Returns the capacity for so many memberships: 1 in place of the pointer, or an array of 3, 7, 15 ..., which fill
+    malloc's blocks."""
     cdef uint32_t size = 3
     if count <= 1:
         return 1
@@ -225,11 +228,12 @@ cdef inline uint32_t _memberships_size(uint32_t count) noexcept nogil:
 
 
 cdef inline Membership* rooms_memberships_of(const Conn* c, Cold* cold) noexcept nogil:
+    """Returns the connection's c.nrooms memberships; valid until it joins or leaves."""
     return &cold.memberships.one if c.nrooms <= 1 else cold.memberships.many
 
 
 cdef inline bint _memberships_resize(Conn* c, Cold* cold, uint32_t count) noexcept nogil:
-    """Moves the memberships between the pointer and arrays so that `count` fit; c.nrooms is still the old count."""
+    """Gives the memberships a capacity for `count`; c.nrooms is still the old count. False without memory."""
     cdef uint32_t old = _memberships_size(c.nrooms), size = _memberships_size(count)
     cdef Membership* moved
     cdef Membership only
@@ -250,13 +254,13 @@ cdef inline bint _memberships_resize(Conn* c, Cold* cold, uint32_t count) noexce
 
 
 cdef inline Member* rooms_members_of(Rooms* rooms, uint32_t room) noexcept nogil:
-    """Of a room; valid until one joins or leaves, or a room comes."""
+    """Returns a room's members; valid until one joins or leaves, or a room is added."""
     cdef Room* found = &rooms.rooms[room]
     return &found.members.one if found.size == 1 else found.members.many
 
 
 cdef inline bint _members_grow(Room* room) noexcept nogil:
-    """Makes room for another member: 3, 5, 7, 11 ..., each a whole malloc size. False without memory."""
+    """Makes room for another member: 3, 5, 7, 11 ..., which fill malloc's blocks. False without memory."""
     cdef uint32_t size = 3 if room.size == 1 else (room.size + (room.size >> 1)) | 1
     cdef Member* grown = <Member*>realloc(NULL if room.size == 1 else room.members.many, size * sizeof(Member))
     if grown == NULL:
@@ -269,7 +273,7 @@ cdef inline bint _members_grow(Room* room) noexcept nogil:
 
 
 cdef inline Member* room_member(Rooms* rooms, Slab* slab, const Conn* c, uint32_t room) noexcept nogil:
-    """The connection's membership in a room; NULL where it is no member. Valid until one joins or leaves."""
+    """Returns the Member of a connection in a room, NULL if it is none; valid as rooms_members_of is."""
     cdef Membership* memberships = rooms_memberships_of(c, slab_cold(slab, c.slot))
     cdef uint32_t i
     for i in range(c.nrooms):
@@ -279,7 +283,7 @@ cdef inline Member* room_member(Rooms* rooms, Slab* slab, const Conn* c, uint32_
 
 
 cdef inline bint room_join(Rooms* rooms, Slab* slab, Conn* c, uint32_t index) noexcept nogil:
-    """Of one that is not a member. False without memory."""
+    """Makes a connection that is not a member one. False without memory."""
     cdef Room* room = &rooms.rooms[index]
     cdef Cold* cold = slab_cold(slab, c.slot)
     cdef Member* member
@@ -301,7 +305,7 @@ cdef inline bint room_join(Rooms* rooms, Slab* slab, Conn* c, uint32_t index) no
 
 
 cdef inline void _member_drop(Rooms* rooms, Slab* slab, uint32_t index, uint32_t position) noexcept nogil:
-    """Closes the gap with the last member."""
+    """Removes a member; the last one takes its index."""
     cdef Room* room = &rooms.rooms[index]
     cdef Member* members = rooms_members_of(rooms, index)
     cdef Member moved
@@ -321,7 +325,7 @@ cdef inline void _member_drop(Rooms* rooms, Slab* slab, uint32_t index, uint32_t
 
 
 cdef inline void room_leave(Rooms* rooms, Slab* slab, Conn* c, uint32_t i) noexcept nogil:
-    """Ends the connection's membership number `i`."""
+    """Ends the connection's membership `i`; its last membership takes that index."""
     cdef Cold* cold = slab_cold(slab, c.slot)
     cdef Membership* memberships = rooms_memberships_of(c, cold)
     cdef Membership gone = memberships[i]
@@ -336,6 +340,7 @@ cdef inline void room_leave(Rooms* rooms, Slab* slab, Conn* c, uint32_t i) noexc
 
 
 cdef inline void rooms_end(Rooms* rooms) noexcept nogil:
+    """Frees everything."""
     cdef uint32_t i
     for i in range(rooms.used):
         if rooms.rooms[i].entry != NULL and rooms.rooms[i].size > 1:

@@ -1,11 +1,13 @@
-"""A loop's mailbox: many threads post, one takes.
+"""A loop's mailbox: a lock-free queue of packets with many producers and one consumer.
 
-Producers push whole chains with one compare-and-swap; the consumer takes all with one swap and puts the chains back
-into the order in which they came. Within a chain, and among the chains of one producer, order holds.
-A producer wakes the consumer only where it said that it sleeps, by one write to its eventfd. A loop is told of each
-write (EPOLLET) and never reads the counter, which can't be full within centuries.
-While a chain is in the mailbox, the queue node of its head is unused and holds the links: `self.next` is the chain
-posted before it, `self.packet` the chain's tail.
+A producer posts a chain of packets with one compare-and-swap. The consumer takes all chains with one swap, and restores
+the order in which they were posted. The packets of one producer stay in order.
+
+A producer writes to the consumer's eventfd only if the consumer sleeps. epoll reports each write (EPOLLET), so nobody
+reads the counter, which cannot overflow within centuries.
+
+While a chain is in the mailbox, the unused queue node of its head holds the links: `self.next` is the chain posted
+before it, `self.packet` the chain's tail.
 """
 
 from libc.stdint cimport uint64_t
@@ -20,18 +22,18 @@ cdef struct Mailbox:
     uint64_t waiting      # 8  payload messages posted and not yet taken
     uint64_t bytes        # 8  their bytes
     uint64_t asleep       # 8  1: the consumer is, or is about to be, in epoll_wait
-    uint64_t limit        # 8  payload messages at most
-    uint64_t limit_bytes  # 8  their bytes at most
+    uint64_t limit        # 8  most payload messages
+    uint64_t limit_bytes  # 8  most bytes of them
     int wake              # 4  the consumer's eventfd
     int spare             # 4
-    uint64_t tasks        # 8  messages without payload posted and not yet handled
+    uint64_t tasks        # 8  tasks posted and not yet handled
 
 cdef struct Chain:        # what a producer gathers for one mailbox during an iteration
     Packet* head          # 8
     Packet* tail          # 8
     uint64_t count        # 8  payload messages in it
     uint64_t bytes        # 8  their bytes
-    uint64_t tasks        # 8  messages without payload in it
+    uint64_t tasks        # 8  tasks in it
 
 
 cdef inline void chain_add(Chain* chain, Packet* packet, bint payload) noexcept nogil:
@@ -49,7 +51,7 @@ cdef inline void chain_add(Chain* chain, Packet* packet, bint payload) noexcept 
 
 
 cdef inline bint mailbox_has_room(Mailbox* mailbox, const Chain* held, size_t bytes) noexcept nogil:
-    """Whether a payload message of so many bytes fits, beside those that the producer still holds back."""
+    """Whether a payload message of `bytes` fits, with those that the producer still holds in its chain."""
     return (se_load_relaxed(&mailbox.waiting) + held.count < mailbox.limit
             and se_load_relaxed(&mailbox.bytes) + held.bytes + bytes <= mailbox.limit_bytes)
 
@@ -61,7 +63,7 @@ cdef inline void mailbox_wake(Mailbox* mailbox) noexcept nogil:
 
 
 cdef inline void mailbox_push(Mailbox* mailbox, Chain* chain) noexcept nogil:
-    """Posts a chain and empties it. Any thread; the messages belong to the consumer from here on."""
+    """Posts a chain and empties it. Any thread. The consumer owns the packets from then on."""
     cdef Packet* head = chain.head
     cdef void* before
     if head == NULL:
@@ -86,7 +88,7 @@ cdef inline bint mailbox_is_empty(Mailbox* mailbox) noexcept nogil:
 
 
 cdef inline Packet* mailbox_take(Mailbox* mailbox) noexcept nogil:
-    """All that was posted, oldest first, linked by `next`; NULL where there is nothing. The consumer only."""
+    """Takes all that was posted, oldest first, linked by `next`; NULL: nothing. The consumer only."""
     cdef Packet* chain
     cdef Packet* tail
     cdef Packet* before
@@ -106,18 +108,18 @@ cdef inline Packet* mailbox_take(Mailbox* mailbox) noexcept nogil:
 
 
 cdef inline void mailbox_taken(Mailbox* mailbox, const Packet* packet) noexcept nogil:
-    """The consumer is done with a payload message: there is room for another."""
+    """Makes room for another payload message. The consumer calls it when it is done with `packet`."""
     se_sub_relaxed(&mailbox.waiting, 1)
     se_sub_relaxed(&mailbox.bytes, packet.size)
 
 
 cdef inline void mailbox_tasks_done(Mailbox* mailbox, uint64_t count) noexcept nogil:
-    """The consumer is done with so many tasks."""
+    """Counts `count` tasks as handled. The consumer only."""
     se_sub_relaxed(&mailbox.tasks, count)
 
 
 cdef inline void mailbox_sleep(Mailbox* mailbox) noexcept nogil:
-    """The consumer says that it will sleep; it looks once more whether the mailbox is empty before it does."""
+    """Makes producers wake the consumer. It must check once more that the mailbox is empty before it sleeps."""
     se_store_seqcst(&mailbox.asleep, 1)
 
 

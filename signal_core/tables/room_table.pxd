@@ -1,10 +1,10 @@
-"""The rooms of the process: which loops have members of which room.
+"""The rooms of an engine: which loops have members and watchers of which room.
 
-Written at a loop's first join and last leave, under a spin lock of one of 1024 stripes; read by publishers without any.
-What a reader may still hold is freed later: each thread writes down the epoch that it last began to read in
-(its `seen`),
-and a retired piece goes when every thread has begun anew since, or sleeps.
-An entry is taken out by the link's loop only, which is told by KIND_SYNC whenever a room's interest came or went.
+A loop writes at its first join, its last leave and for each watcher, under the spin lock of one of 1024 stripes.
+Publishers read without a lock. A piece that a reader may still hold is retired: each thread notes the epoch at which it
+last began to read (Loop.seen), and the piece is freed when every thread has begun anew since, or sleeps.
+
+Only the link's loop removes an entry. A KIND_SYNC tells it that members or watchers of a room came or went.
 """
 
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint16_t, uint32_t, uint64_t, uint8_t
@@ -18,59 +18,59 @@ from signal_core.base.sys cimport (
 )
 
 cdef enum:
-    STRIPE_SHIFT = 22         # of a hash: its upper bits name the stripe
-    STRIPES = 1 << 10         # so many that one holds a thousand of a million rooms: it grows under its lock
+    STRIPE_SHIFT = 22         # the bits of a hash above these select the stripe
+    STRIPES = 1 << 10         # of a million rooms one holds a thousand: it grows under its lock
     SLOTS_AT_FIRST = 8
     ENTRY_HEAD = 33           # bytes of a RoomEntry before its name
-    WORD_SHIFT = 4            # loops of a word of its bitmap: so small that `@` and a UUID fit malloc's 72 bytes
+    WORD_SHIFT = 4            # loops in a word of its bitmap: so few that an entry for `@` and a UUID has 72 bytes
     WORD_LOOPS = 1 << 4
 
     # Audience.put_off
-    PUT_OFF_QUESTION = 1      # asked too often in a tick
-    PUT_OFF_SUB = 2           # NATS reads too slowly for the SUB,
-    PUT_OFF_NODES = 4         # ... or did not take the question to other nodes
+    PUT_OFF_QUESTION = 1      # a query, since there were too many in a tick, or a loop has no room for it
+    PUT_OFF_SUB = 2           # the SUB, since NATS reads too slowly
+    PUT_OFF_NODES = 4         # a query to other nodes that was lost, or is due after a late SUB
 
-cdef struct Retired:      # first in whatever is freed late
+cdef struct Retired:      # the head of whatever is freed late
     Retired* next         # 8
     uint64_t epoch        # 8  free it when every reader has seen this
 
-cdef struct Audience:     # who hears of a room's comings and goings; made at need, lives as long as the room's entry
+cdef struct Audience:     # a room's watchers; made for the first, freed with the room's entry
     Retired retired       # 16
     void* entry           # 8  RoomEntry
-    uint64_t generation   # 8  atomic: number of the next question who is there; written by the link's loop
+    uint64_t generation   # 8  atomic: number of the next query; written by the link's loop
     uint64_t asking       # 8  atomic: the number + 1 that a KIND_ASK under way has; 0: none is
-    uint64_t watching     # 8  atomic: loops with watchers, the service among them; written under the stripe's lock
-    uint32_t index        # 4  the link's: its index among those that NATS tells us of + 1; 0: none
-    uint32_t asked        # 4  the link's: tick of the last question
-    uint16_t asks         # 2  the link's: questions within that tick
-    uint16_t put_off      # 2  the link's: PUT_OFF_*, what waits for a tick to come
-    uint32_t nnodes       # 4  the link's: nodes heard to have members
-    uint16_t* nodes       # 8  the link's: their indices in Link.nodes
-    uint32_t linked       # 4  the link's: number of the connection that the next three are of
+    uint64_t watching     # 8  atomic: loops with watchers, and the local peer; written under the stripe's lock
+    uint32_t index        # 4  the link's: its index in LinkPresence.audiences + 1; 0: none
+    uint32_t asked        # 4  the link's: tick of the last query
+    uint16_t asks         # 2  the link's: queries within that tick
+    uint16_t put_off      # 2  the link's: PUT_OFF_*, what is postponed to the next tick
+    uint32_t nnodes       # 4  the link's: nodes known to have members
+    uint16_t* nodes       # 8  the link's: their indices in LinkPresence.nodes
+    uint32_t linked       # 4  the link's: Link.number of the connection to NATS for which the next three hold
     uint32_t ping         # 4  ... the PING whose answer confirms the SUB
     uint8_t sub_state     # 1  ... SUB_* (sub_queue.pxd)
-    uint8_t late          # 1  ... it was SUB_OVER: its watchers ask anew
+    uint8_t late          # 1  ... it was SUB_OVER: its watchers query again after the SUB
     uint8_t spare[2]      # 2
     uint32_t nodes_size   # 4  capacity of `nodes`
-    uint64_t counts[1]    # and on, atomic: watchers of each loop, then 1 where the service watches
+    uint64_t counts[1]    # and on, atomic: watchers of each loop, then 1 if the local peer watches
 
-cdef struct RoomEntry:    # one malloc: a user's room has little else, and millions may have one
-    # A Retired lies over these once it is retired: a reader without the lock looks at none of them.
-    uint32_t sub          # 4  the link's: its index in Link.subs + 1; 0: none
+cdef struct RoomEntry:    # one malloc, and small: each of millions of users may have a room
+    # A Retired overlays these once the entry is retired; readers without the lock use none of them.
+    uint32_t sub          # 4  the link's: its index in LinkSubs.rooms + 1; 0: none
     uint32_t ping         # 4  the link's: the PING whose answer confirms the SUB
-    uint32_t users        # 4  atomic: connections of the user whose room it is, where they are bounded
+    uint32_t users        # 4  atomic: the user's connections, in a user's room with max-connections-per-user
     uint8_t dirty         # 1  a KIND_SYNC for it is under way; under the stripe's lock
     uint8_t denied        # 1  the link's: NATS does not allow the SUB
     uint8_t confirmed     # 1  atomic: NATS has answered a PING after our SUB
     uint8_t sub_state     # 1  the link's: SUB_* (sub_queue.pxd)
     # These stay until it is freed.
     uint32_t hash         # 4
-    uint32_t serial       # 4  never 0; with the hash not given twice within four billion rooms
+    uint32_t serial       # 4  never 0; unique together with the hash for four billion rooms
     void* audience        # 8  Audience; NULL: it never had a watcher. Set once, read without the lock
-    uint8_t size          # 1
-    char name[7]          # and on; from the next even address RoomTable.words words, room_entry_loops
+    uint8_t size          # 1  bytes of the name
+    char name[7]          # and on; from the next even address the bitmap of room_entry_loops
 
-cdef struct RoomSlots:    # open addressing; a removed entry leaves GONE
+cdef struct RoomSlots:    # open addressing; a removed entry leaves _slot_gone
     Retired retired       # 16
     uint64_t mask         # 8
     void* slot[1]         # and on
@@ -78,20 +78,20 @@ cdef struct RoomSlots:    # open addressing; a removed entry leaves GONE
 cdef struct Stripe:       # one cache line
     uint64_t lock         # 8
     void* slots           # 8  RoomSlots; read without the lock
-    uint64_t filled       # 8  slots with an entry or GONE
-    uint64_t live         # 8
+    uint64_t filled       # 8  slots with an entry or _slot_gone
+    uint64_t live         # 8  slots with an entry
     uint64_t line[CACHE_LINE_WORDS - 4]  # 32
 
 cdef struct RoomTable:
     Stripe stripes[STRIPES]  # 65536
     uint64_t key[2]       # 16 of the hash
     uint64_t words        # 8  words of a room's bitmap of loops
-    uint64_t serial       # 8  last one given
+    uint64_t serial       # 8  the last one given
     uint64_t epoch        # 8
     uint64_t lock         # 8  of the list of retired pieces
     Retired* retired      # 8  the piece retired first
-    Retired* newest       # 8  and last
-    uint64_t waiting      # 8  atomic: pieces of the list
+    Retired* newest       # 8  ... and last
+    uint64_t waiting      # 8  atomic: pieces in the list
 
 
 cdef inline void room_table_check_layout() noexcept nogil:
@@ -105,13 +105,14 @@ cdef inline void* _slot_gone() noexcept nogil:
 
 
 cdef inline uint64_t room_table_hash(const RoomTable* table, const char* name, size_t n) noexcept nogil:
-    """32 bits, never 0."""
+    """Returns the hash of a room's name: 32 bits, never 0."""
     cdef uint32_t hash = <uint32_t>se_siphash13(table.key, name, n)
     return hash if hash else 1
 
 
 cdef inline uint16_t* room_entry_loops(RoomEntry* entry) noexcept nogil:
-    """Bit i of words of WORD_LOOPS: loop i has members; after the loops, the service. Atomic."""
+    """Returns the room's bitmap of loops with members, in words of WORD_LOOPS bits: bit i is loop i, the bit after the
+    last loop the local peer (loop_bit). Atomic."""
     return <uint16_t*>((<size_t>entry.name + entry.size + 1) & ~<size_t>1)
 
 
@@ -123,7 +124,7 @@ cdef inline RoomSlots* _slots_new(uint64_t count) noexcept nogil:
 
 
 cdef inline bint room_table_init(RoomTable* table, uint32_t loops) noexcept nogil:
-    """On zeroed memory with the key set, for so many loops and the service. False without memory."""
+    """Initializes zeroed memory, with the key set, for `loops` loops and the local peer. False without memory."""
     cdef int i
     table.epoch = 1
     table.words = loops // WORD_LOOPS + 1
@@ -151,13 +152,14 @@ cdef inline RoomEntry* _slots_find(RoomSlots* slots, const char* name, size_t n,
 
 
 cdef inline RoomEntry* room_table_find(RoomTable* table, const char* name, size_t n, uint64_t hash) noexcept nogil:
-    """Without a lock; valid until the calling thread sees another epoch or sleeps."""
+    """Returns a room's entry, NULL if there is none. Takes no lock. The entry is valid until the calling thread notes
+    another epoch or sleeps."""
     cdef Stripe* stripe = _stripe_of(table, hash)
     return _slots_find(<RoomSlots*>se_pointer_acquire(&stripe.slots), name, n, hash)
 
 
 cdef inline void _table_retire(RoomTable* table, Retired* piece) noexcept nogil:
-    """After the piece can no longer be found."""
+    """Frees a piece later. It must be out of the readers' reach already."""
     piece.next = NULL
     piece.epoch = se_add_seqcst(&table.epoch, 1) + 1
     se_lock(&table.lock)
@@ -171,7 +173,7 @@ cdef inline void _table_retire(RoomTable* table, Retired* piece) noexcept nogil:
 
 
 cdef inline Retired* _table_unretire(RoomTable* table, uint64_t oldest) noexcept nogil:
-    """The piece that was retired first, taken off the list; NULL where a reader may still hold it."""
+    """Takes the piece that was retired first off the list; NULL if there is none, or a reader may still hold it."""
     cdef Retired* piece
     se_lock(&table.lock)
     piece = table.retired
@@ -185,7 +187,7 @@ cdef inline Retired* _table_unretire(RoomTable* table, uint64_t oldest) noexcept
 
 
 cdef inline bint room_table_reclaim(RoomTable* table, uint64_t oldest, uint32_t most) noexcept nogil:
-    """Frees what was retired by the epoch that every reader has seen, `most` pieces of it. Whether that was all."""
+    """Frees at most `most` pieces retired by epoch `oldest`, which every reader has seen. True: all such are freed."""
     cdef Retired* piece
     while most:
         piece = _table_unretire(table, oldest)
@@ -204,7 +206,8 @@ cdef inline void _slots_put(RoomSlots* slots, RoomEntry* entry) noexcept nogil:
 
 
 cdef inline bint _stripe_grow(RoomTable* table, Stripe* stripe) noexcept nogil:
-    """Makes room for one more. Takes the lock by itself, allocates outside of it. False without memory."""
+    """Makes room for one more entry, and drops removed ones. Takes the lock, allocates without it. False without
+    memory."""
     cdef RoomSlots* old
     cdef RoomSlots* fresh
     cdef uint64_t i, want = SLOTS_AT_FIRST
@@ -253,8 +256,8 @@ cdef inline bint _entry_has_loops(const RoomTable* table, RoomEntry* entry) noex
 
 cdef inline RoomEntry* _entry_lock(RoomTable* table, Stripe* stripe, const char* name, size_t n,
                                    uint64_t hash) noexcept nogil:
-    """Returns the entry of a room, a new one if there was none, with its stripe locked. NULL without memory: then the
-    stripe is not locked."""
+    """Locks the stripe and returns the entry of a room, a new one if there was none. NULL without memory, the stripe
+    not locked."""
     cdef RoomEntry* fresh = NULL
     cdef RoomEntry* entry
     cdef bint full
@@ -284,8 +287,8 @@ cdef inline RoomEntry* _entry_lock(RoomTable* table, Stripe* stripe, const char*
 
 cdef inline RoomEntry* room_table_enter(RoomTable* table, const char* name, size_t n, uint64_t hash, uint32_t loop,
                                         bint* sync) noexcept nogil:
-    """Marks that a loop (by its bit) has members. `sync`: the caller posts a KIND_SYNC to the link. NULL without
-    memory."""
+    """Sets the bit of a loop that has members (loop_bit), and makes the entry if need be. If `sync` is set, the caller
+    must post a KIND_SYNC to the link, or call room_table_sync_failed. NULL without memory."""
     cdef Stripe* stripe = _stripe_of(table, hash)
     cdef RoomEntry* entry = _entry_lock(table, stripe, name, n, hash)
     sync[0] = False
@@ -300,7 +303,7 @@ cdef inline RoomEntry* room_table_enter(RoomTable* table, const char* name, size
 
 
 cdef inline bint room_table_exit(RoomTable* table, RoomEntry* entry, uint32_t loop) noexcept nogil:
-    """Marks that a loop (by its bit) has no members any more. True: the caller posts a KIND_SYNC to the link."""
+    """Clears the bit of a loop that has no members any more. True: as `sync` of room_table_enter."""
     cdef Stripe* stripe = _stripe_of(table, entry.hash)
     cdef bint sync = False
     se_lock(&stripe.lock)
@@ -313,15 +316,15 @@ cdef inline bint room_table_exit(RoomTable* table, RoomEntry* entry, uint32_t lo
 
 
 cdef inline Audience* audience_of(RoomEntry* entry) noexcept nogil:
-    """NULL where nobody watches the room; from any thread."""
+    """Returns the room's watchers; NULL if there are none. Any thread."""
     cdef Audience* audience = <Audience*>se_pointer_acquire(&entry.audience)
     return audience if audience != NULL and se_load_seqcst(&audience.watching) else NULL
 
 
 cdef inline bint room_table_watch(RoomTable* table, RoomEntry* entry, uint32_t counts, uint32_t index,
                                   bint* sync) noexcept nogil:
-    """One more watcher on a loop that has members, counted at `index` of `counts`. `sync`: the caller posts a
-    KIND_SYNC to the link. False without memory."""
+    """Counts one more watcher in Audience.counts[index], out of `counts`; the loop must have members. `sync` as in
+    room_table_enter. False without memory."""
     cdef Stripe* stripe = _stripe_of(table, entry.hash)
     cdef Audience* audience = <Audience*>se_pointer_acquire(&entry.audience)
     cdef Audience* fresh = NULL
@@ -347,7 +350,7 @@ cdef inline bint room_table_watch(RoomTable* table, RoomEntry* entry, uint32_t c
 
 
 cdef inline bint room_table_unwatch(RoomTable* table, RoomEntry* entry, uint32_t index) noexcept nogil:
-    """One watcher less. True: the caller posts a KIND_SYNC to the link."""
+    """Counts one watcher less. True: as `sync` of room_table_enter."""
     cdef Stripe* stripe = _stripe_of(table, entry.hash)
     cdef Audience* audience = <Audience*>entry.audience
     cdef bint sync = False
@@ -362,15 +365,15 @@ cdef inline bint room_table_unwatch(RoomTable* table, RoomEntry* entry, uint32_t
 
 
 cdef inline void room_entry_retire(RoomTable* table, RoomEntry* entry) noexcept nogil:
-    """Of one that is out of the table, with what hangs on it."""
+    """Frees an entry that is out of the table later, with its audience."""
     cdef Audience* audience = <Audience*>entry.audience
     if audience != NULL:
         _table_retire(table, &audience.retired)
     _table_retire(table, <Retired*>entry)
 
 
-cdef inline void room_table_unmark(RoomTable* table, RoomEntry* entry) noexcept nogil:
-    """The KIND_SYNC that was due can't be posted: the next change asks for one again."""
+cdef inline void room_table_sync_failed(RoomTable* table, RoomEntry* entry) noexcept nogil:
+    """The KIND_SYNC that was due cannot be posted: makes the next change ask for one."""
     cdef Stripe* stripe = _stripe_of(table, entry.hash)
     se_lock(&stripe.lock)
     entry.dirty = False
@@ -378,10 +381,8 @@ cdef inline void room_table_unmark(RoomTable* table, RoomEntry* entry) noexcept 
 
 
 cdef inline bint room_table_settle(RoomTable* table, RoomEntry* entry) noexcept nogil:
-    """The link's loop, on a KIND_SYNC: True where the room has members; else it is out of the table.
-
-    The caller then ends its subscription and gives the entry to _table_retire.
-    """
+    """Handles a KIND_SYNC on the link's loop. True: the room has members. False: the entry is out of the table, and the
+    caller ends its subscription and calls room_entry_retire."""
     cdef Stripe* stripe = _stripe_of(table, entry.hash)
     cdef RoomSlots* slots
     cdef uint64_t i
@@ -401,7 +402,7 @@ cdef inline bint room_table_settle(RoomTable* table, RoomEntry* entry) noexcept 
 
 
 cdef inline void room_table_end(RoomTable* table) noexcept nogil:
-    """Frees all; no thread reads any more."""
+    """Frees everything, after every thread has ended."""
     cdef RoomSlots* slots
     cdef uint64_t j
     cdef int i

@@ -1,15 +1,14 @@
-"""All state: the Hub that the loops of one engine share, the Loop, the NATS link.
+"""The state of an engine: the Hub that its loops share, and the Loop.
 
-Hub: written before the loops start, then read by all. Fields that change later are atomic and say so; `rooms` and
-`addresses` have locks of their own.
-Loop: only its own thread touches it, but for these fields:
+Hub: written before the loops start, then only read. Fields that change later are atomic and say so; `rooms` and
+`addresses` have locks.
+Loop: only its thread touches it, except for these fields:
 * `mailbox` and `missed`: any thread posts to them;
 * `asked_of`: other loops add to it; `behind` and `seen`: other loops read them;
 * `copied` and `copy` (which `copied` releases), `kicked`, `accept.own_table` and `done`: Python reads them. It writes
   `done` and `thread` when it starts the thread.
-The service and the control thread each have a Loop without sockets (a pseudo-loop), used under the GIL. They make
+The local peer and the control thread each have a Loop without sockets (a pseudo-loop), used under the GIL. They make
 packets, hold them back and post them like any other loop.
-Link: owned by loop 0.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -45,12 +44,12 @@ cdef enum:
 
     # Turn.dirty_head, Turn.dirty_tail
     LANE_DIRECT = 0               # messages to one peer, and the engine's own answers
-    LANE_SPREAD = 1               # what fan-outs and presence queue
+    LANE_SPREAD = 1               # what fan-outs, presence and GAPs queue
     LANES = 2
 
     CROWD_WORDS = LOOP_INDEXES >> 6  # 64-bit words with a bit for each loop index
 
-cdef struct Settings:             # durations are in ticks (TICK_MS) unless they say otherwise
+cdef struct Settings:             # durations are in ticks unless they say otherwise
     Site site                     # limits on a request, and the path of the endpoint
     uint32_t max_message          # bytes of a payload
     uint32_t max_frame            # bytes of a WebSocket message: head and payload
@@ -62,7 +61,7 @@ cdef struct Settings:             # durations are in ticks (TICK_MS) unless they
     uint32_t stall
     uint32_t message              # from the first byte of a message to its last; 0: no limit
     uint32_t close
-    uint32_t ttl_ms               # ms; of a message that gives none
+    uint32_t ttl_ms               # ms; for messages without a ttl
     uint32_t backlog_messages     # messages that may wait for one blocked socket
     uint32_t backlog_bytes        # bytes that may wait for one blocked socket
     uint64_t backlog_loop         # bytes that may wait for all blocked sockets of a loop: backlog-total / loops
@@ -76,16 +75,16 @@ cdef struct Settings:             # durations are in ticks (TICK_MS) unless they
     uint64_t yield_longest        # ns; longest one; 0: new connections do not yield
     uint32_t rate                 # messages a second from one connection; 0: no limit
     uint32_t burst                # messages at once from one connection
-    uint64_t input_loop           # bytes of incomplete input a loop may buffer: input-total / loops
+    uint64_t input_loop           # bytes of incomplete input that a loop may buffer: input-total / loops
     uint32_t nats_pending         # bytes that may wait for NATS
     bint hooks                    # report connects and disconnects to Python
     bint memory_trim              # return freed memory to the system
     char drain_url[DRAIN_URL_SIZE]  # the URL in GOAWAY; empty: none
     uint32_t drain_url_len
     uint32_t auth                 # AUTH_*
-    uint32_t auth_patience        # time for a decision on a token
+    uint32_t auth_patience        # time limit of a verdict
     uint32_t auth_grace           # time between the expiry of a token and the close
-    uint32_t auth_pending         # tokens of one loop that may await a decision
+    uint32_t auth_pending         # tokens of one loop that may await their verdict
 
 cdef struct Network:              # addresses with a common prefix
     uint8_t address[ADDRESS_BYTES]
@@ -111,7 +110,7 @@ cdef struct Hub:
     uint32_t origins_len
     uint32_t nproxies
     Network* proxies              # proxies whose X-Forwarded-For is trusted
-    uint64_t service              # id of the service: the embedding program as a peer
+    uint64_t service              # id of the local peer
     uint64_t boot                 # ms; the time of tick 0
     RoomTable rooms
     uint64_t link                 # atomic: CLUSTER_*
@@ -120,13 +119,13 @@ cdef struct Hub:
     uint64_t denied[DENIED_SUBJECTS]  # atomic: hashes of subjects on which NATS does not let this node publish
     uint64_t ndenied              # atomic
     uint64_t connections          # atomic: open sockets on all loops
-    uint64_t quota_used           # atomic: of those, how many count against max-connections, where it is set
+    uint64_t quota_used           # atomic: how many of them count against max-connections, where it is set
     uint64_t accept_due           # atomic: ns; the time up to which accept-rate has been used
     uint64_t yield_gap            # atomic: ns; interval between new connections that yield to messages; 0: they do not
     uint64_t yield_due            # atomic: ns; when yield_gap is adjusted next
     Addresses* addresses          # NULL: connections are not counted by address
-    uint64_t over[OVER_COUNT]              # atomic: requests over a size limit that the log does not have yet
-    uint64_t over_size[OVER_COUNT]         # atomic: bytes of the latest one
+    uint64_t over[OVER_COUNT]     # atomic: requests over a size limit that are not logged yet
+    uint64_t over_size[OVER_COUNT]  # atomic: bytes of the latest one
     uint64_t over_due             # atomic: ms; the earliest time of the next log line about them
     uint64_t failed               # atomic: errno of a loop that could not start; 0: none
     uint64_t abroad               # atomic: tick until which other nodes are known to have watchers
@@ -147,7 +146,7 @@ cdef struct News:                 # joins and leaves to publish at the end of th
     uint32_t text_used            # 4
     uint32_t text_size            # 4
 
-cdef struct Drain:                # a drain (shutdown.pxd)
+cdef struct Drain:                # a drain (loop/shutdown.pxd)
     bint on
     bint behind                   # the last iteration reached its limit of closes: more are due
     uint32_t begun                # tick at which it began
@@ -162,7 +161,7 @@ cdef struct Parked:               # an accepted socket that waits for the accept
     int asks                      # ASKS_*
 
 cdef struct Lot:                  # parked clients of one listener (client/parking.pxd): a ring
-    Parked* ring                  # PARKED entries; NULL: nobody has waited so far
+    Parked* ring                  # PARKED entries; NULL: no client has waited yet
     uint32_t first                # index of the oldest
     uint32_t used
     uint32_t cursor               # offset from `first` of the one looked at last
@@ -172,11 +171,11 @@ cdef struct Line:                 # connections that wait, oldest first; FLAG_RE
     uint32_t used                 # 4
     uint32_t size                 # 4
 
-cdef struct Accepting:            # its listeners, and the pace of new connections (client/listener.pxd)
+cdef struct Accepting:            # listeners, and the pace of new connections (client/listener.pxd)
     int reserve                   # a spare descriptor: given up to accept and answer 503 when none is left
     int listeners[MAX_LISTENERS]
     uint32_t nlisteners
-    bint own_table                # its thread has a descriptor table of its own
+    bint own_table                # its thread has a private descriptor table
     Lot lots[MAX_LISTENERS]       # by listener
     uint32_t healths              # clients over the limits that were served in this tick
     uint32_t healths_tick
@@ -208,7 +207,7 @@ cdef struct Stopping:             # progress of a stop (loop/shutdown.pxd)
 
 cdef struct Turn:                 # scheduling of an iteration (tables/turns.pxd)
     uint32_t dirty_head[LANES]    # slots of connections with something to write, by lane
-    uint32_t* dirty_tail[LANES]       # where the slot of the next one is written
+    uint32_t* dirty_tail[LANES]   # where the slot of the next one is written
     Line ready                    # connections with unread input in their buffers
     Line delayed                  # connections that wait until the work they caused is done
     uint32_t delayed_ms           # loop_ms of the last turn of a delayed connection
@@ -219,8 +218,8 @@ cdef struct Turn:                 # scheduling of an iteration (tables/turns.pxd
     uint64_t caused               # times in a connection's turn that it caused more work than one message does
     uint64_t crowds[2 * CROWD_WORDS]  # bit sets of crowded loops: by fan-outs and presence, then by the rest
     bint crowding                 # a bit of `crowds` may be set
-    uint64_t turns_began          # ns; when the first of the delayed connections was delayed
-    uint64_t rest_end             # ns; when their rest ends; 0: it has not begun
+    uint64_t turns_began          # ns; when the first delayed connection was delayed
+    uint64_t rest_end             # ns; when the rest of the delayed connections ends; 0: it has not begun
 
 cdef struct Pressure:             # connections that wait for room in other loops' mailboxes (delivery/backpressure.pxd)
     uint64_t* held                # held connections, slot << 32 | tag, oldest first
@@ -232,12 +231,12 @@ cdef struct Pressure:             # connections that wait for room in other loop
     Packet* verdicts_last         # the last of them; undefined if there is none
     uint32_t tasks                # tasks of the mailbox handled in this iteration
 
-cdef struct Roster:               # questions who is in a room (presence/roster.pxd)
+cdef struct Roster:               # presence queries (presence/roster.pxd)
     Packet* list                  # KIND_QUESTIONs; the first is being answered
     uint32_t count
-    Packet* aside                 # deferred questions, oldest first
+    Packet* aside                 # KIND_QUESTIONs set aside, oldest first
     Packet* aside_last            # the last of them; undefined if there is none
-    uint32_t left                 # members of the room of the first question that are not listed yet
+    uint32_t left                 # members of the room of the first query that are not listed yet
     uint32_t due                  # members that may be listed in this iteration
 
 cdef struct DropNotices:          # GAPs under way (delivery/drop_notice.pxd)
@@ -270,7 +269,7 @@ cdef struct Loop:
     uint64_t tick_began           # ms; when the tick began
     uint32_t timers_ms            # loop_ms at which timers were last handled
     int epoll
-    Accepting accept              # its listeners, and the pace of new connections
+    Accepting accept              # listeners, and the pace of new connections
     CpuWait cpu                   # how long the thread waited for a CPU
     Stopping stop                 # progress of a stop
     Drain drain
@@ -282,13 +281,13 @@ cdef struct Loop:
     Packet* told_head             # packets whose sender is still to be told the outcome
     Packet* told_tail
     Packet* taken                 # packets taken from the mailbox and not handled yet
-    Roster roster                 # questions who is in a room
+    Roster roster                 # presence queries
     DropNotices notices           # GAPs under way
     Outboxes post                 # packets for other loops
     Rooms rooms
     News news
     Rights* rights[RIGHTS_SHARED]  # cache by hash, one reference each
-    uint32_t authenticating       # tokens that await a decision
+    uint32_t authenticating       # tokens that await their verdict
     Trimming trim                 # returning freed memory to the system
     Link* linked                  # NULL on every loop but loop 0
     uint8_t* input                # the read buffer, READ_BUFFER bytes
@@ -316,10 +315,10 @@ cdef struct Loop:
 
 
 cdef inline uint32_t loop_ms(const Loop* loop) noexcept nogil:
-    """Time of this iteration: milliseconds since Hub.boot, modulo 2**32."""
+    """Returns the time of this iteration: milliseconds since Hub.boot, modulo 2**32."""
     return loop.tick * TICK_MS + loop.late_ms
 
 
 cdef inline uint32_t loop_bit(const Loop* loop) noexcept nogil:
-    """The bit of a loop, or of the service, in a room's bitmap and watcher counts."""
+    """Returns the bit of a loop, or of the local peer, in a room's bitmap, and its index in Audience.counts."""
     return loop.index if loop.index != SERVICE_LOOP else loop.hub.nloops

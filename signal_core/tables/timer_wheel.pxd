@@ -1,7 +1,7 @@
-"""Timers: one wheel a loop, one timer a connection, linked by slot numbers.
+"""A loop's timer wheel: one timer for each connection, linked by slot numbers. The loop only.
 
-A connection's timer says when to look at it again, not what is due; activity never touches it. Whoever looks finds out
-what is due and arms it anew. So a busy connection costs no timer work a message, and an idle one one visit an interval.
+A connection's timer says when to check it, not what is due; activity never touches it. The check finds out what is due,
+and arms the timer again. So a message costs no timer work, and an idle connection costs one check an interval.
 """
 
 from libc.stdint cimport uint32_t
@@ -14,7 +14,7 @@ cdef struct Wheel:
     uint32_t head[WHEEL_SLOTS]  # 2048  first slot of each list
     uint32_t now              # 4     tick up to which timers have fired
     uint32_t armed            # 4
-    uint32_t walk             # 4     slot to go on with in the list of `now`; NO_SLOT: the list is done
+    uint32_t walk             # 4     next slot of the list of `now`; NO_SLOT: the list is done
     uint32_t empty_to         # 4     the lists of the ticks after `now` up to this one are empty
 
 
@@ -44,11 +44,11 @@ cdef inline void wheel_disarm(Wheel* wheel, Slab* slab, uint32_t slot) noexcept 
 
 
 cdef inline SE_INLINE wheel_arm(Wheel* wheel, Slab* slab, uint32_t slot, uint32_t due) noexcept nogil:
-    """Looks at `slot` at tick `due`, at the next tick if that has passed; instead of any earlier wish."""
+    """Sets the timer of `slot` to tick `due`, or to the next tick if that has passed."""
     cdef Cold* cold = slab_cold(slab, slot)
     cdef uint32_t* head
     cdef uint32_t comes_up
-    SE_ASSERT(slab_conn(slab, slot).state != CONN_DEAD)  # its Cold.next links it to others that are to be freed
+    SE_ASSERT(slab_conn(slab, slot).state != CONN_DEAD)  # its Cold.next belongs to Loop.dead
     wheel_disarm(wheel, slab, slot)
     if due <= wheel.now:
         due = wheel.now + 1
@@ -66,17 +66,17 @@ cdef inline SE_INLINE wheel_arm(Wheel* wheel, Slab* slab, uint32_t slot, uint32_
 
 
 cdef inline void wheel_arm_by(Wheel* wheel, Slab* slab, uint32_t slot, uint32_t due) noexcept nogil:
-    """As wheel_arm, but an earlier wish stays."""
+    """As wheel_arm, unless the timer is armed for an earlier tick."""
     cdef uint32_t armed = slab_cold(slab, slot).due
     if armed == 0 or due < armed:
         wheel_arm(wheel, slab, slot, due)
 
 
 cdef inline uint32_t wheel_pop(Wheel* wheel, Slab* slab, uint32_t now, uint32_t* budget) noexcept nogil:
-    """Disarms and returns the next slot whose timer is due by `now`; NO_SLOT when none is left.
+    """Disarms and returns the next slot whose timer is due by tick `now`; NO_SLOT: none is left, or no budget.
 
-    Each slot looked at, be it due or due in a later turn of the wheel, takes one from the budget; with none left, too,
-    it is NO_SLOT, and the next call goes on there.
+    Each slot visited takes 1 from the budget, also one that is due in a later turn of the wheel. The next call goes on
+    from there.
     """
     cdef uint32_t slot
     while True:
@@ -104,9 +104,9 @@ cdef inline bint wheel_is_late(const Wheel* wheel, uint32_t now) noexcept nogil:
 
 
 cdef inline uint32_t wheel_next(Wheel* wheel) noexcept nogil:
-    """Ticks until a list that is not empty comes up, WHEEL_SLOTS at most; 0 where one is being walked.
+    """Returns the ticks from Wheel.now to the next list that is not empty, at most WHEEL_SLOTS; 0: one is being walked.
 
-    What was found empty is not looked at again: asked in every iteration, it costs a look a tick.
+    Lists found empty are not visited again, so that a call in every iteration costs one visit a tick.
     """
     if wheel.walk != NO_SLOT:
         return 0

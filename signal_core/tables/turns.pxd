@@ -1,15 +1,14 @@
-"""Whose turn it is, and for how long: shares of an iteration, and the lists of connections that wait for theirs.
+"""Divides an iteration among connections: turns, time limits of steps, and the connections that wait for a turn.
 
-Work is counted in units, not in messages: a frame, an event, a write, each 4 KiB more of one that gathers messages,
-an item of a mailbox, and each 64 deliveries that a fan-out attempts are a unit. A connection's turn is over after its
-share of units, a step of the iteration after its time. The clock is looked at every LOOK_UNITS units only, so it
-costs a message nothing.
+Work is counted in units, not in messages: a frame, an event, a write and each further 4 KiB of it, a mailbox item, or
+64 deliveries that a fan-out attempts. A connection's turn ends after its share of units, a step of the iteration after
+its time. The clock is read every LOOK_UNITS units, so a message does not pay for it.
 
-Connections with input left over wait in `ready`, and have their turns in order. One that has caused work which is not
-done yet (deliveries of a fan-out or news not written, more messages than another loop has taken) waits in
-`delayed` instead (delayed.pxd).
+Connections with input left over wait in Turn.ready for their turn, in order. One that has caused work that is not done
+(fan-outs or presence not written yet, or more messages than another loop has taken) waits in Turn.delayed instead
+(delivery/delayed.pxd).
 
-What fan-outs, news and GAPs queue is written in a lane of its own, after the messages to one peer and the answers.
+What fan-outs, presence and GAPs queue is written in a second lane, after messages to one peer and answers.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -26,8 +25,9 @@ from signal_core.tables.conn_table cimport FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY,
 from signal_core.tables.state cimport CROWD_WORDS, LANE_DIRECT, LANE_SPREAD, Line, Loop
 
 cdef enum:
-    STEP_SPENT = 0            # Loop.step_end: the step's time is over
-    STEP_FRESH_BIT = 62       # ... and, with that time in the bits below: the clock was not looked at yet
+    # Turn.step_end, unless it is a time
+    STEP_SPENT = 0            # the step's time is over
+    STEP_FRESH_BIT = 62       # if set, the clock was not read yet, and the bits below are the step's time
 
     LINE_AT_FIRST = 64        # initial capacity of a list of waiting connections
 
@@ -35,13 +35,13 @@ cdef enum:
 # -- the time of a step --
 
 cdef inline void turns_step_begin(Loop* loop, uint64_t ns) noexcept nogil:
-    """A step of the iteration begins, which may take so long, from its first look at the clock on."""
+    """Begins a step of the iteration that may take `ns` from its first reading of the clock."""
     loop.turn.step_end = <uint64_t>1 << STEP_FRESH_BIT | ns
     loop.turn.look = loop.turn.work + LOOK_UNITS
 
 
 cdef inline bint turns_step_look(Loop* loop) noexcept nogil:
-    """Looks at the clock: whether the step's time is over."""
+    """Reads the clock; returns whether the step's time is over."""
     cdef uint64_t now
     if loop.turn.step_end == STEP_SPENT:
         return True
@@ -57,13 +57,14 @@ cdef inline bint turns_step_look(Loop* loop) noexcept nogil:
 
 
 cdef inline bint turns_step_is_over(Loop* loop) noexcept nogil:
+    """Whether the step's time is over; reads the clock every LOOK_UNITS units of work."""
     return SE_RARE(loop.turn.work >= loop.turn.look) and turns_step_look(loop)
 
 
 # -- the lanes of queues to write --
 
 cdef inline SE_INLINE turns_lane_add(Loop* loop, Conn* c, int lane) noexcept nogil:
-    """Puts it into a list of queues to write, unless it is in one or waits for EPOLLOUT."""
+    """Puts a connection into a lane of queues to write, unless it is in one or waits for EPOLLOUT."""
     if c.flags & (FLAG_DIRTY | FLAG_BLOCKED):
         return
     c.flags |= FLAG_DIRTY
@@ -73,7 +74,7 @@ cdef inline SE_INLINE turns_lane_add(Loop* loop, Conn* c, int lane) noexcept nog
 
 
 cdef inline uint32_t turns_lane_take(Loop* loop, int lane) noexcept nogil:
-    """Empties the list, and returns the first slot of what was in it; NO_SLOT: nothing."""
+    """Empties a lane and returns its first slot, linked to the others by Queue.next; NO_SLOT: it was empty."""
     cdef uint32_t first = loop.turn.dirty_head[lane]
     loop.turn.dirty_head[lane] = NO_SLOT
     loop.turn.dirty_tail[lane] = &loop.turn.dirty_head[lane]
@@ -81,7 +82,7 @@ cdef inline uint32_t turns_lane_take(Loop* loop, int lane) noexcept nogil:
 
 
 cdef inline void turns_lane_put_back(Loop* loop, int lane, uint32_t first, uint32_t* last) noexcept nogil:
-    """Puts the rest of what was taken before what was added since; `last` is where the list ended when it was taken."""
+    """Puts the rest of a taken lane back, before what was added since. `last` was the lane's tail when it was taken."""
     last[0] = loop.turn.dirty_head[lane]
     if last[0] == NO_SLOT:
         loop.turn.dirty_tail[lane] = last
@@ -89,11 +90,11 @@ cdef inline void turns_lane_put_back(Loop* loop, int lane, uint32_t first, uint3
 
 
 cdef inline bint turns_lanes_wait(const Loop* loop) noexcept nogil:
-    """Whether there is something to write."""
+    """Whether a queue is to be written."""
     return loop.turn.dirty_head[LANE_DIRECT] & loop.turn.dirty_head[LANE_SPREAD] != NO_SLOT
 
 
-# -- who waits for a turn --
+# -- connections that wait for a turn --
 
 cdef inline bint turns_line_room(Line* line, uint32_t more) noexcept nogil:
     """Makes room for `more` connections. False without memory."""
@@ -101,7 +102,7 @@ cdef inline bint turns_line_room(Line* line, uint32_t more) noexcept nogil:
 
 
 cdef inline bint turns_line_add(Line* line, Conn* c) noexcept nogil:
-    """False without memory."""
+    """Appends a connection. False without memory."""
     if not turns_line_room(line, 1):
         return False
     c.flags |= FLAG_READY
@@ -111,7 +112,7 @@ cdef inline bint turns_line_add(Line* line, Conn* c) noexcept nogil:
 
 
 cdef inline void turns_line_drop(Line* line, uint32_t first) noexcept nogil:
-    """Takes the first ones off. A list that was long is freed once it is empty."""
+    """Removes the `first` oldest. An empty list with more than LINE_KEPT entries is freed."""
     line.used -= first
     memmove(line.slots, line.slots + first, line.used * sizeof(uint32_t))
     if SE_RARE(line.used == 0 and line.size > LINE_KEPT):
@@ -121,7 +122,7 @@ cdef inline void turns_line_drop(Line* line, uint32_t first) noexcept nogil:
 
 
 cdef inline uint32_t turns_share(int waiting) noexcept nogil:
-    """Units of a turn, where so many connections have one in the iteration; -1: none has."""
+    """Returns the units of a turn when `waiting` connections have one in the iteration; -1 (epoll_wait failed) is 0."""
     cdef uint32_t share
     if not SE_RARE(waiting >= SHARE_TOTAL // FRAMES_PER_TURN):
         return FRAMES_PER_TURN
@@ -130,7 +131,7 @@ cdef inline uint32_t turns_share(int waiting) noexcept nogil:
 
 
 cdef inline void turns_spread_work(Loop* loop, uint64_t deliveries) noexcept nogil:
-    """A fan-out has attempted so many deliveries."""
+    """Counts the work of a fan-out that has attempted so many deliveries."""
     loop.turn.work += deliveries >> UNIT_SHIFT
 
 
@@ -141,8 +142,8 @@ cdef inline bint _turns_is_for_many(uint8_t kind) noexcept nogil:
 
 
 cdef inline bint turns_is_crowded(const Loop* target, uint64_t held, uint8_t kind) noexcept nogil:
-    """Whether a loop has got more than it has taken, beside `held` that the producer holds back; of what is for many,
-    whether it has not written that of before."""
+    """Whether a loop is crowded for packets of this kind: too many wait in its mailbox, `held` ones in the caller's
+    outbox included, or it has fan-outs or presence to write and this is more of them."""
     cdef uint64_t waiting = se_load_relaxed(&target.mailbox.waiting) + held
     if _turns_is_for_many(kind):
         return waiting >= CROWD_ROOMS or se_load_relaxed(&target.behind) != 0
@@ -150,7 +151,7 @@ cdef inline bint turns_is_crowded(const Loop* target, uint64_t held, uint8_t kin
 
 
 cdef inline void turns_crowd_note(Loop* loop, uint32_t index, uint8_t kind) noexcept nogil:
-    """Loop `index` is crowded by what this one posts it."""
+    """Notes that loop `index` is crowded and that the connection at hand has posted to it."""
     loop.turn.crowds[(index >> 6) + (0 if _turns_is_for_many(kind) else CROWD_WORDS)] |= <uint64_t>1 << (index & 63)
     loop.turn.crowding = True
     loop.turn.caused += 1
@@ -163,7 +164,7 @@ cdef inline bint _crowd_is_over(const Loop* target, bint for_many) noexcept nogi
 
 
 cdef inline bint turns_crowds_remain(Loop* loop) noexcept nogil:
-    """Whether a loop that was noted still is crowded; forgets those that are not."""
+    """Whether a noted loop is still crowded; forgets those that are not."""
     cdef uint32_t word, bit
     if not loop.turn.crowding:
         return False
@@ -180,7 +181,7 @@ cdef inline bint turns_crowds_remain(Loop* loop) noexcept nogil:
 
 
 cdef inline void turns_behind_note(Loop* loop) noexcept nogil:
-    """At the end of the writes: tells other loops whether what is for many is written."""
+    """Publishes to other loops whether fan-outs and presence are still to be written. Called after the writes."""
     cdef uint64_t behind = loop.turn.dirty_head[LANE_SPREAD] != NO_SLOT
     if SE_RARE(behind != loop.behind):
         se_store_relaxed(&loop.behind, behind)

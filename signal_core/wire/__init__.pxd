@@ -1,3 +1,3 @@
-"""The wire formats: bytes in, a verdict out. No state, no I/O, no allocation.
+"""Wire formats: bytes in, a result out. No state, no I/O, no allocation.
 
 UTF-8, WebSocket frames, HTTP, the head line of signal.v1, the NATS protocol. Cimports base/ only."""

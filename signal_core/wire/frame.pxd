@@ -1,4 +1,4 @@
-"""WebSocket frames (RFC 6455 §5) without I/O: reads the heads of clients, writes those of a server."""
+"""WebSocket frames (RFC 6455 §5): parses the heads of clients' frames, writes those of the engine's. Pure."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
@@ -17,8 +17,8 @@ cdef enum:
     OP_PONG = 10
 
     FRAME_MAX_HEAD = 14      # bytes of the longest head, masking key included
-    FRAME_FIN = 0x80         # first byte: the message ends here
-    FRAME_RESERVED = 0x70    # first byte: extensions, of which there are none
+    FRAME_FIN = 0x80         # first byte: the last frame of its message
+    FRAME_RESERVED = 0x70    # first byte: for extensions, of which none are supported
     FRAME_CONTROL = 0x08     # first byte: close, ping, pong
     FRAME_OPCODES = 0x0707   # a bit for each known opcode
     FRAME_MASKED = 0x80      # second byte
@@ -29,10 +29,10 @@ cdef enum:
     CLOSE_PROTOCOL = 1002
     CLOSE_TOO_BIG = 1009
 
-cdef struct Frame:           # what the head of one received frame says
-    uint64_t length          # 8  bytes of payload, which follow the head
+cdef struct Frame:           # the parsed head of a received frame
+    uint64_t length          # 8  bytes of payload
     uint8_t key[4]           # 4  masking key
-    uint16_t close_code      # 2  why the frame is bad; set with -1 only
+    uint16_t close_code      # 2  why the frame is bad; only set with -1
     uint8_t head             # 1  bytes of the head, masking key included
     uint8_t opcode           # 1  OP_*
     uint8_t fin              # 1  1: the last frame of its message
@@ -49,14 +49,15 @@ cdef inline int _frame_refuse(Frame* out, uint16_t close_code) noexcept nogil:
 
 
 cdef inline bint _frame_first_is_bad(uint8_t first) noexcept nogil:
-    """A reserved bit, an unknown opcode, or a control frame in fragments (RFC 6455 §5.2, §5.5)."""
+    """Whether it has a reserved bit, an unknown opcode, or a fragmented control frame (RFC 6455 §5.2, §5.5)."""
     return (first & FRAME_RESERVED != 0
             or (FRAME_OPCODES >> (first & 15)) & 1 == 0
             or first & (FRAME_FIN | FRAME_CONTROL) == FRAME_CONTROL)
 
 
 cdef inline int _frame_long_length(const uint8_t* p, size_t n, uint64_t* length) noexcept nogil:
-    """Reads a length of 16 or 64 bits. >0: bytes of the head; -1: not the shortest form, or >= 2**63; -2."""
+    """Parses a length of 16 or 64 bits. >0: bytes of the head; -1: not the shortest form, or >= 2**63; -2: more bytes
+    are needed."""
     cdef size_t i
     if p[1] & 127 == FRAME_16:
         if n < 4:
@@ -74,11 +75,10 @@ cdef inline int _frame_long_length(const uint8_t* p, size_t n, uint64_t* length)
 
 
 cdef inline int frame_parse(const uint8_t* p, size_t n, uint64_t max_payload, Frame* out) noexcept nogil:
-    """Reads the head of a frame that a client sent, from at most FRAME_MAX_HEAD bytes.
+    """Parses the head of a client's frame.
 
-    >0: bytes of the head, `out` is filled. -1: bad, out.close_code is 1002, or 1009 for a data frame of more
-    than `max_payload` bytes. -2: not all there, and nothing wrong so far. A verdict comes with the first byte
-    that allows it.
+    >0: bytes of the head, `out` is filled. -1: bad; out.close_code is 1002, or 1009 for a data frame of more than
+    `max_payload` bytes. -2: more bytes are needed; a bad head is refused at the first byte that shows it.
     """
     cdef int head = 6
     cdef uint64_t length
@@ -110,19 +110,19 @@ cdef inline int frame_parse(const uint8_t* p, size_t n, uint64_t max_payload, Fr
 
 
 cdef inline void frame_unmask(uint8_t* p, size_t n, const uint8_t* key) noexcept nogil:
-    """Unmasks in place `n` bytes of payload, the first of them with key[0] (RFC 6455 §5.3)."""
+    """Unmasks `n` bytes in place, the first of them with key[0] (RFC 6455 §5.3)."""
     se_xor_mask(p, n, key)
 
 
 cdef inline size_t frame_head_size(size_t payload) noexcept nogil:
-    """Bytes of a server's head: 2, 4 or 10."""
+    """Returns the bytes of an unmasked head: 2, 4 or 10."""
     if payload < FRAME_16:
         return 2
     return 4 if payload <= 0xffff else 10
 
 
 cdef inline size_t frame_put_head(uint8_t* out, uint8_t opcode, size_t payload) noexcept nogil:
-    """Writes the head of a whole message, unmasked; returns frame_head_size(payload)."""
+    """Writes the unmasked head of a whole message; returns frame_head_size(payload)."""
     cdef size_t i
     out[0] = FRAME_FIN | opcode
     if payload < FRAME_16:
@@ -140,16 +140,17 @@ cdef inline size_t frame_put_head(uint8_t* out, uint8_t opcode, size_t payload) 
 
 
 cdef inline bint frame_close_code_valid(uint32_t code) noexcept nogil:
-    """Whether a peer may send it: defined and registered ones (to 1014), and 3000 to 4999 (RFC 6455 §7.4)."""
+    """Whether a client may send this close code (RFC 6455 §7.4): defined and registered ones up to 1014, and 3000 to
+    4999."""
     if 1000 <= code <= 1014:
         return code < 1004 or code > 1006
     return 3000 <= code <= 4999
 
 
 cdef inline int frame_close_code(const uint8_t* p, size_t n) noexcept nogil:
-    """The code to answer a received close with, 1000 where it has no payload.
+    """Returns the code to answer a Close frame with, from its payload; 1000 if that is empty.
 
-    -1: a protocol error (half a code, or one that may not be sent). -2: its reason is not UTF-8.
+    -1: a protocol error, since the code is cut or may not be sent. -2: its reason is not UTF-8.
     """
     cdef uint32_t code
     if n == 0:

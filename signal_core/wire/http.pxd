@@ -1,12 +1,12 @@
-"""HTTP/1.1 heads: the binding of picohttpparser, and the text of headers and status lines."""
+"""HTTP/1.1: the binding of picohttpparser, comma-separated lists, and reason phrases. Pure."""
 
 from signal_core.base.text cimport text_is_blank, text_matches
 
 cdef extern from "picohttpparser.h" nogil:
     struct phr_header:
-        const char* name       # NULL: the value goes on from the line before (obsolete folding)
+        const char* name       # NULL: the line continues the value before it (obsolete folding)
         size_t name_len
-        const char* value      # without the spaces around it
+        const char* value      # without spaces around it
         size_t value_len
 
     int phr_parse_request(
@@ -16,7 +16,7 @@ cdef extern from "picohttpparser.h" nogil:
 
 
 cdef inline size_t http_list_next(const char** list, size_t* left, const char** item) noexcept nogil:
-    """Takes the next item of a comma-separated list (RFC 9110 §5.6.1); its length, 0 at the end."""
+    """Takes the next item of a comma-separated list (RFC 9110 §5.6.1). Returns its length; 0 at the end."""
     cdef const char* p = list[0]
     cdef const char* end = p + left[0]
     cdef const char* stop
@@ -33,7 +33,7 @@ cdef inline size_t http_list_next(const char** list, size_t* left, const char** 
 
 
 cdef inline bint http_list_has(const char* list, size_t left, const char* lower) noexcept nogil:
-    """Whether an item is `lower`, in either case."""
+    """Whether an item of a list is `lower`, ignoring case (text_matches)."""
     cdef const char* item = NULL
     cdef size_t n = http_list_next(&list, &left, &item)
     while n > 0:
@@ -44,7 +44,7 @@ cdef inline bint http_list_has(const char* list, size_t left, const char* lower)
 
 
 cdef inline const char* http_status_reason(int status) noexcept nogil:
-    """The reason phrase (RFC 9110 §15) of a status that the engine uses."""
+    """Returns the reason phrase (RFC 9110 §15) of a status that the engine uses."""
     if status == 200:
         return b"OK"
     if status == 204:

@@ -1,4 +1,4 @@
-"""HTTP answers: the 101 of a handshake, refusals, health checks. Text into a buffer, without I/O."""
+"""HTTP answers: the 101 of a handshake, refusals, health checks. Pure: text is written to a buffer."""
 
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
@@ -15,13 +15,13 @@ cdef extern from "se_sha1.h" nogil:
 
 cdef enum:
     GUID_SIZE = 36       # characters of the GUID that is hashed with the key
-    UPGRADE_ACCEPT_MAX = 256
-    BODY_MAX = 320       # bytes of a body
-    ROOM_SHOWN = 160     # bytes of a refused room's name that its client is shown, at most
+    UPGRADE_ACCEPT_MAX = 256  # bytes of the longest 101
+    BODY_MAX = 320       # bytes of the longest body
+    ROOM_SHOWN = 160     # most bytes of a refused room's name in the body
 
 
 cdef inline size_t response_accept_key(const Upgrade* upgrade, char* out) noexcept nogil:
-    """Writes the whole 101 (RFC 6455 §4.2.2), at most UPGRADE_ACCEPT_MAX bytes; returns its length."""
+    """Writes the 101 (RFC 6455 §4.2.2), at most UPGRADE_ACCEPT_MAX bytes; returns its length."""
     cdef char text[KEY_SIZE + GUID_SIZE]
     cdef uint8_t digest[SE_SHA1_SIZE]
     cdef char* p = out
@@ -38,7 +38,7 @@ cdef inline size_t response_accept_key(const Upgrade* upgrade, char* out) noexce
 
 
 cdef inline const char* _status_text(int status) noexcept nogil:
-    """What the body tells a person."""
+    """Returns the explanation in the body."""
     if status == 200:
         return b"ok"
     if status == 400:
@@ -73,7 +73,7 @@ cdef inline const char* _status_text(int status) noexcept nogil:
 
 
 cdef inline const char* _status_headers(int status) noexcept nogil:
-    """The headers that belong to one status, Connection included."""
+    """Returns the headers that a status needs, Connection included."""
     if status == 401:
         return b"WWW-Authenticate: Bearer\r\nConnection: close\r\n"
     if status == 405 or status == STATUS_OPTIONS:
@@ -86,8 +86,8 @@ cdef inline const char* _status_headers(int status) noexcept nogil:
 
 
 cdef inline size_t _room_put(const char* p, size_t n, char* out) noexcept nogil:
-    """A room of a query as people read it: decoded, but for what is not printable. At most ROOM_SHOWN bytes; what is
-    more is left out, and dots stand for it."""
+    """Writes a room of the query for people: decoded, except for characters that are not printable, and cut off with
+    dots after ROOM_SHOWN bytes. Returns its length."""
     cdef size_t i = 0, used = 0
     cdef int high, low
     while i < n:
@@ -108,7 +108,7 @@ cdef inline size_t _room_put(const char* p, size_t n, char* out) noexcept nogil:
 
 
 cdef inline size_t _upgrade_body(const Upgrade* upgrade, char* out) noexcept nogil:
-    """What the body tells a person, at most BODY_MAX bytes."""
+    """Writes the body, at most BODY_MAX bytes; returns its length."""
     cdef char* p = out
     if upgrade.room != NULL:
         p += text_put(p, b"The room '")
@@ -120,8 +120,10 @@ cdef inline size_t _upgrade_body(const Upgrade* upgrade, char* out) noexcept nog
 
 
 cdef inline size_t response_upgrade(const Upgrade* upgrade, char* out, size_t size) noexcept nogil:
-    """Writes the whole HTTP answer, a health check's too, and no body where the method was HEAD (RFC 9110 §9.3.2) or
-    there is none (204); its length, 0 where `size` < UPGRADE_ANSWER."""
+    """Writes the HTTP answer to a request that is not upgraded, and returns its length; 0 if `size` < UPGRADE_ANSWER.
+
+    It has no body if the method was HEAD (RFC 9110 §9.3.2) or the status is 204.
+    """
     cdef char text[BODY_MAX]
     cdef size_t n
     cdef char* p = out
@@ -146,7 +148,7 @@ cdef inline size_t response_upgrade(const Upgrade* upgrade, char* out, size_t si
 
 
 cdef inline size_t response_refuse(int status, char* out, size_t size) noexcept nogil:
-    """As response_upgrade, where nothing is known of the request."""
+    """As response_upgrade, for a request that was not parsed: by its status alone."""
     cdef Upgrade upgrade
     memset(&upgrade, 0, sizeof(upgrade))
     upgrade.status = status

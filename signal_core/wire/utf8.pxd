@@ -1,7 +1,7 @@
-"""UTF-8, checked as it comes: any text may be cut anywhere.
+"""Validates UTF-8 piece by piece; a piece may end anywhere, also within a character. Pure.
 
-The automaton and its table are in se_simd.h. A sequence that can't become a character is rejected at its
-first wrong byte (RFC 6455 §8.1): surrogates, overlong forms and what is above U+10FFFF included.
+The automaton and its table are in se_simd.h. A sequence that cannot become a character is rejected at its first wrong
+byte (RFC 6455 §8.1): surrogates, overlong forms and code points above U+10FFFF included.
 """
 
 from libc.stdint cimport uint32_t, uint8_t
@@ -13,13 +13,15 @@ cdef extern from "se_simd.h" nogil:
     uint32_t se_utf8_step(uint32_t state, const uint8_t* p, size_t n)
 
 cdef enum:
+    # states; any other value is inside a character
     UTF8_ACCEPT = 0    # between two characters; also the state to start from
-    UTF8_REJECT = 1    # not UTF-8, whatever follows; any other value: inside a sequence
-    UTF8_STRIDE = 32   # bytes that the automaton takes before it looks for ASCII again
+    UTF8_REJECT = 1    # not UTF-8, whatever follows
+
+    UTF8_STRIDE = 32   # bytes that the automaton takes before ASCII is searched for again
 
 
 cdef inline uint32_t utf8_feed(uint32_t state, const uint8_t* p, size_t n) noexcept nogil:
-    """The state after `n` more bytes."""
+    """Returns the state after `n` more bytes, starting from `state`."""
     cdef size_t step
     if state == UTF8_REJECT:
         return UTF8_REJECT
@@ -39,5 +41,5 @@ cdef inline uint32_t utf8_feed(uint32_t state, const uint8_t* p, size_t n) noexc
 
 
 cdef inline bint utf8_valid(const uint8_t* p, size_t n) noexcept nogil:
-    """Whether the `n` bytes are a whole text."""
+    """Whether the `n` bytes are whole, valid UTF-8."""
     return utf8_feed(UTF8_ACCEPT, p, n) == UTF8_ACCEPT

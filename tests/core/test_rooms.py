@@ -24,7 +24,7 @@ def agree(rooms: probe.Rooms, model: dict[bytes, set[int]]) -> None:
         assert len(members) == len(set(members))
         assert set(members) == model[name]
     for slot in range(CONNS):
-        assert sorted(rooms.places(slot)) == sorted(name for name in model if slot in model[name])
+        assert sorted(rooms.rooms_of(slot)) == sorted(name for name in model if slot in model[name])
 
 
 def play(rooms: probe.Rooms, model: dict[bytes, set[int]], joins: bool, slot: int, name: bytes) -> None:
