@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memmove
 from signal_core.base.sys cimport SE_RARE
 
 cdef enum:
-    CAPACITY_MOST = 0xfffffffe    # items; so one more than the items in use is a number of 32 bits
+    CAPACITY_MOST = 0xfffffffe    # items; their number + 1 fits 32 bits
 
 
 cdef inline bint _array_grow(void* items, uint32_t* size, uint64_t needed, size_t each, uint32_t first) noexcept nogil:
@@ -34,16 +34,16 @@ cdef inline bint array_reserve(
 ) noexcept nogil:
     """Makes room for `needed` items of `each` bytes: doubles the capacity `size`, from `first` on.
 
-    `items` is the address of the pointer to them. False if memory or 32 bits do not suffice: all is as before."""
+    `items` is the address of the pointer to them. False without memory, or beyond CAPACITY_MOST: nothing changes."""
     return not SE_RARE(needed > size[0]) or _array_grow(items, size, needed, each, first)
 
 
 cdef inline bint array_reserve_last(
     void* items, uint32_t* head, uint32_t* used, uint32_t* size, size_t each, uint32_t first,
 ) noexcept nogil:
-    """Makes room for one more item behind the last one of a queue, whose items before `head` are gone.
+    """Makes room for one more item at the end of a queue, whose items before `head` are gone.
 
-    Moves the queue to the front if it is empty, or full and more than half of it is gone; else as array_reserve."""
+    If the queue is empty, or full and more than half of it is gone, moves it to the front; else as array_reserve."""
     cdef uint8_t* start
     if head[0] == used[0]:
         head[0] = used[0] = 0

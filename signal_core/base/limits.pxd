@@ -34,7 +34,7 @@ cdef enum:
 
     # -- one iteration of a loop (fairness) --
     EVENTS = 512                   # epoll events per epoll_wait
-    LISTEN_BACKLOG = 4096          # connections of a listener that the kernel accepts ahead; also bound by somaxconn
+    LISTEN_BACKLOG = 4096          # connections that the kernel queues for a listener; somaxconn may allow fewer
     ACCEPTS = 64                   # connections accepted per listener and iteration
     ACCEPT_BURST_MS = 10           # accept-rate, accept-yield: the burst allowed, as time at that rate
     ACCEPT_WAIT_MS = 2             # ... and how often parked clients are looked at
@@ -94,8 +94,8 @@ cdef enum:
     # -- between threads (docs/architecture/threads-and-ownership.md) --
     TASKS_WAITING = 4096           # tasks in a mailbox at which what would add more is held or refused
     HELD_WAIT_MS = 1               # how often a loop checks whether held connections may go on
-    MISSED_SLOTS = 1024            # slots of a loop's table of receivers to be told GAP, a power of two
-    MISSED_MOST = 768              # ... receivers in it; those of more are counted in gaps_untold
+    MISSED_SLOTS = 1024            # slots of a loop's drop table (tables/drop_table.pxd)
+    MISSED_MOST = 768              # ... slots in use; messages for further receivers are counted in gaps_untold
     WAITERS_MOST = 1 << 18         # SUBs that may await NATS; more get `unavailable`
     MAILS_WAITING = 1024           # events for the control thread beyond auth-pending; then log lines are only counted
 
@@ -156,7 +156,7 @@ cdef enum:
     NATS_LOOK_TICKS = 10           # between two checks of the link, at most: 1 s
 
     # -- behaviour --
-    ANSWERS_PAUSE = 256            # answers of the engine waiting for a client at which it is not read any more
+    ANSWERS_PAUSE = 256            # answers of the engine that wait for a client at which it is no longer read
     STRIKES = 100                  # malformed messages ...
     STRIKE_WINDOW_TICKS = 100      # ... in 10 s close a connection with 1008
     PART_AGAIN_TICKS = 10          # least time left for an incomplete message once its connection is read again: 1 s

@@ -2,7 +2,7 @@
 
 A loop writes at its first join, its last leave and for each watcher, under the spin lock of one of 1024 stripes.
 Publishers read without a lock. A piece that a reader may still hold is retired: each thread notes the epoch at which it
-last began to read (Loop.seen), and the piece is freed when every thread has begun anew since, or sleeps.
+last began to read (Loop.seen), and the piece is freed when every thread has begun again since, or sleeps.
 
 Only the link's loop removes an entry. A KIND_SYNC tells it that members or watchers of a room came or went.
 """
