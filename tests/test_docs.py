@@ -69,8 +69,8 @@ def test_the_library_sample() -> None:
             with connect(url, subprotocols=SIGNAL_V1) as peer:
                 assert str(peer.recv(kit.PATIENCE)).startswith("HELLO ")
                 peer.send(f"TO {address} ref=1\nhi")
-                heard = sorted(str(peer.recv(kit.PATIENCE)) for _ in range(2))
-                assert heard == [f"FROM {address} re=1\nyou said hi", "OK 1"]
+                received = sorted(str(peer.recv(kit.PATIENCE)) for _ in range(2))
+                assert received == [f"FROM {address} re=1\nyou said hi", "OK 1"]
         finally:
             child.kill()
 

@@ -144,7 +144,7 @@ def answers_a_ref(server: Server) -> None:
     with several(server.port, 2) as (ann, bob):
         assert ann.ask(f"TO {bob.address}", "hello") == "ok"
         assert ann.ask(f"TO {ann.address}", "to myself") == "ok"
-        assert ann.hear().payload == b"to myself"
+        assert ann.read().payload == b"to myself"
         assert ann.ask(f"PUB {fresh('room')}", "nobody hears") == "ok"
 
 
@@ -152,7 +152,7 @@ def tells_the_receiver_of_a_ref(server: Server) -> None:
     """All but goproxy."""
     with several(server.port, 2) as (ann, bob):
         ann.say(f"TO {bob.address} ref=one re=two", "hello")
-        assert bob.hear().options == ({} if server.name == "goproxy" else {"ref": "one", "re": "two"})
+        assert bob.read().options == ({} if server.name == "goproxy" else {"ref": "one", "re": "two"})
 
 
 def publishes_to_all_others_in_a_room(server: Server) -> None:
@@ -199,7 +199,7 @@ def refuses_what_is_malformed(server: Server) -> None:
     with several(server.port, 1) as (ann,):
         for head in ("HURRY up", "TO"):
             ann.say(head, "x")
-            assert ann.hear().words == ("bad-request",)
+            assert ann.read().words == ("bad-request",)
         quiet(ann)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections import defaultdict
 
-from peers import Heard, Peer
+from peers import Peer, Received
 from wire import fresh
 
 
@@ -14,7 +14,7 @@ class Crowd:
     def __init__(self, peer: Peer, *rooms: str) -> None:
         self.peer = peer
         self.rooms: dict[str, set[str]] = defaultdict(set)
-        self.heard: list[Heard] = []
+        self.received: list[Received] = []
         for room in rooms:
             self.ask(room)
 
@@ -22,8 +22,8 @@ class Crowd:
     def members(self) -> set[str]:
         return next(iter(self.rooms.values()))
 
-    def take(self, got: Heard) -> None:
-        self.heard.append(got)
+    def take(self, got: Received) -> None:
+        self.received.append(got)
         if got.verb not in ("MEMBERS", "JOIN", "LEAVE"):
             return
         room = self.rooms[got.words[0]]
@@ -50,15 +50,15 @@ class Crowd:
             self.take(got)
         self.peer.early.clear()
 
-    def hears(self, *members: str, room: str = "", limit: float = 10.0) -> None:
+    def expect(self, *members: str, room: str = "", limit: float = 10.0) -> None:
         """Waits until the set is these."""
         room = room or next(iter(self.rooms))
         end = time.monotonic() + limit
         while self.rooms[room] != set(members):
             left = end - time.monotonic()
-            assert left > 0, f"{sorted(self.rooms[room])} are not {sorted(members)}: heard {self.heard[-20:]}"
+            assert left > 0, f"{sorted(self.rooms[room])} are not {sorted(members)}: heard {self.received[-20:]}"
             with contextlib.suppress(TimeoutError):
-                self.take(self.peer.hear(min(left, 0.5)))
+                self.take(self.peer.read(min(left, 0.5)))
 
     def settle(self) -> None:
         """Takes what is there."""

@@ -26,7 +26,7 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
-        self.heard: Queue[bytes] = Queue()  # every line
+        self.received: Queue[bytes] = Queue()  # every line
         self.lines: list[bytes] = []
         self.up = threading.Event()  # it has subscribed to what is for it
         self.ended = threading.Event()
@@ -41,7 +41,7 @@ class Link:
             with self.sock.makefile("rb") as lines:
                 for line in lines:
                     self.lines.append(line)
-                    self.heard.put(line)
+                    self.received.put(line)
                     if not answer(self, line):
                         self.usual(line)
         except OSError:

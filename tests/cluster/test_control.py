@@ -139,7 +139,7 @@ def test_one_node_is_drained(alone: kit.Nats) -> None:
             status, done, _ = ctl(alone, "drain", goes.node)
             assert status == 0
             assert done == [{"node": goes.node, "connections": 1, "drain_time": 1.0}]
-            assert leaver.hear().verb == "GOAWAY"
+            assert leaver.read().verb == "GOAWAY"
             assert leaver.ended() == 1001
             assert goes.wait() == 0
             assert stayer.settle() == []

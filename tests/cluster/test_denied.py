@@ -73,7 +73,7 @@ def test_presence_that_nats_does_not_allow() -> None:
                 for _ in range(200):
                     joins()
                 assert silent.stats()["total"]["presence_out"] - beats < 10 + 2 * (time.monotonic() - begun)
-                crowd.hears(a.address)
+                crowd.expect(a.address)
             told = [line for line in silent.events() if "publish presence" in line["event"]]
             assert len(told) == 1 and told[0]["level"] == "warning"
 
@@ -90,4 +90,4 @@ def test_rooms_of_a_url_that_nats_does_not_allow() -> None:
                 peer.refused("denied")
                 assert peer.settle() == []
                 assert other.ask("PUB secret.a", "no") == other.ask("PUB open", "yes") == "ok"
-                assert peer.hear().payload == b"yes"
+                assert peer.read().payload == b"yes"

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 )
 
 import kit
-from peers import BarePeer, Closed, Heard, ledgers_hold
+from peers import BarePeer, Closed, Received, ledgers_hold
 from wire import until
 
 from .test_faults import BACK, freeze
@@ -111,7 +111,7 @@ class Client:
     lost: bool = False  # its node has died
     ever: set[str] = field(default_factory=set)  # rooms in which it was, or may have been
     sent: list[Sent] = field(default_factory=list)
-    heard: list[Heard] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
     answers: dict[str, list[str]] = field(default_factory=dict)  # by ref
     missed: int = 0  # told in GAPs
 
@@ -119,7 +119,7 @@ class Client:
     def address(self) -> str:
         return self.peer.address
 
-    def note(self, got: Heard) -> None:
+    def note(self, got: Received) -> None:
         if got.verb == "OK":
             self.answers[got.words[0]].append("ok")
         elif got.verb == "ERR":
@@ -128,13 +128,13 @@ class Client:
             self.missed += int(got.words[0])
         else:
             assert got.verb in ("FROM", "MSG"), got
-            self.heard.append(got)
+            self.received.append(got)
 
     def take(self) -> None:
         """What is there; its node may have died."""
         try:
             while not self.lost:
-                self.note(self.peer.hear(0.0005))
+                self.note(self.peer.read(0.0005))
         except TimeoutError:
             return
         except (Closed, OSError):
@@ -321,7 +321,7 @@ class Machine(RuleBasedStateMachine):
 
     def check(self, sender: Client, receiver: Client, answered: bool) -> None:
         """What one heard from the other."""
-        got = [one.payload for one in receiver.heard if one.words[-1] == sender.address]
+        got = [one.payload for one in receiver.received if one.words[-1] == sender.address]
         meant = {
             sent.payload: sent
             for sent in sender.sent

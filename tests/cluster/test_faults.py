@@ -111,7 +111,7 @@ def drained(peer: BarePeer) -> None:
     """Reads until the connection ends."""
     with contextlib.suppress(Closed, TimeoutError, OSError, ValueError):
         while True:
-            peer.hear(60)
+            peer.read(60)
 
 
 def test_pub_while_nats_is_away(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:
@@ -122,7 +122,7 @@ def test_pub_while_nats_is_away(server: kit.Nats, pair: tuple[kit.Engine, kit.En
         until(lambda: members[0].ask("TO nosuchnode.0 ttl=100") == "unavailable")
         assert members[0].ask("PUB room", "x") in ("ok", "unavailable")
         for member in members[1:]:
-            assert member.hear().payload == b"x"
+            assert member.read().payload == b"x"
         assert members[0].settle() == []
 
 
@@ -157,8 +157,8 @@ def test_nats_hangs(server: kit.Nats) -> None:
             until(lambda: a.ask(f"TO {far.address} ttl=500", "x") == "ok", "it goes on", BACK)
             with Bus(server.url) as bus:
                 a.early.clear()
-                bus.publish("signal.room.another", b"heard")
-                assert a.expect("MSG", "another", "-").payload == b"heard"
+                bus.publish("signal.room.another", b"received")
+                assert a.expect("MSG", "another", "-").payload == b"received"
         account()
 
 
@@ -169,7 +169,7 @@ def test_a_slow_nats_server_is_not_given_more_than_it_takes(server: kit.Nats) ->
         BarePeer(engine.port) as a,
         Bus(server.url) as bus,
     ):
-        heard = bus.subscribe("signal.room.slow")
+        received = bus.subscribe("signal.room.slow")
         freeze(server)
         try:
             taken = 0
@@ -182,12 +182,12 @@ def test_a_slow_nats_server_is_not_given_more_than_it_takes(server: kit.Nats) ->
         finally:
             os.kill(server.pid, signal.SIGCONT)
         until(lambda: engine.stats()["total"]["in_flight"] == 0, "all is written")
-        ttls = [str((heard.get(timeout=10).headers or {})["Signal-Ttl"]) for _ in range(taken)]
+        ttls = [str((received.get(timeout=10).headers or {})["Signal-Ttl"]) for _ in range(taken)]
         assert ttls[0] == "30000"
         assert {len(ttl) for ttl in ttls} == {5}
         assert 20000 < int(ttls[-1]) < 29000
         assert a.ask("PUB slow", "") == "ok"
-        assert heard.get(timeout=10).data == b""
+        assert received.get(timeout=10).data == b""
         account()
 
 
@@ -214,8 +214,8 @@ def test_joins_that_a_hung_nats_server_does_not_take_wait_for_it(server: kit.Nat
         finally:
             os.kill(server.pid, signal.SIGCONT)
         assert a.ask("SUB another") == "ok"
-        bus.publish("signal.room.kept", b"heard")
-        assert a.expect("MSG", "kept", "-").payload == b"heard"
+        bus.publish("signal.room.kept", b"received")
+        assert a.expect("MSG", "kept", "-").payload == b"received"
         until(lambda: engine.stats()["total"]["nats_subs"] == 2, "only these two are left")
         assert engine.stats()["total"]["nats_bytes_out"] - before < 16 << 20
 
@@ -233,8 +233,8 @@ def test_nats_dies_while_it_is_waited_for(server: kit.Nats, pair: tuple[kit.Engi
         server.start()
         until(lambda: a.ask(f"TO {b.address} ttl=500", "x") == "ok", "NATS is back", BACK)
         with Bus(server.url) as bus:
-            bus.publish("signal.room.room", b"heard")
-            assert a.expect("MSG", "room", "-").payload == b"heard"
+            bus.publish("signal.room.room", b"received")
+            assert a.expect("MSG", "room", "-").payload == b"received"
         assert a.settle() == []
 
 
@@ -274,10 +274,10 @@ def test_nats_flaps(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> No
             for room in rooms:
                 bus.publish(f"signal.room.{room}", room.encode())
             bus.publish(f"signal.peer.{b.address}", b"end")
-            heard = [b.hear()]
-            while heard[-1].payload != b"end":
-                heard.append(b.hear())
-            assert [one.payload for one in heard if one.verb == "MSG"] == [rooms[3].encode()]
+            received = [b.read()]
+            while received[-1].payload != b"end":
+                received.append(b.read())
+            assert [one.payload for one in received if one.verb == "MSG"] == [rooms[3].encode()]
 
 
 # -- a node --

@@ -28,9 +28,9 @@ def publishing(server: kit.Nats, said: bytes) -> Iterator[None]:
     over = threading.Event()
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(b'CONNECT {"verbose":false,"headers":true}\r\nPING\r\n')
-        heard = b""
-        while b"PONG" not in heard:
-            heard += client.recv(65536)
+        received = b""
+        while b"PONG" not in received:
+            received += client.recv(65536)
         client.settimeout(0.2)
 
         def run() -> None:
@@ -90,7 +90,7 @@ def test_questions_of_other_nodes_are_bounded() -> None:
         with publishing(server, said):
             until(lambda: total(engine, "questions_full") > 100_000, "many are lost", limit=60.0)
             assert (resident(engine.pid) - before) >> 20 < MOST
-        Crowd(listener, room).hears(member.address, listener.address)
+        Crowd(listener, room).expect(member.address, listener.address)
 
 
 def test_presence_for_nats_is_bounded() -> None:
@@ -134,5 +134,5 @@ def test_very_many_that_await_nats_are_refused() -> None:
             assert answer.startswith(b"ERR unavailable ref=r"), answer
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        heard = [wires[0].read_message()[1].partition(b"\n")[0].rpartition(b"r")[2] for _ in range(refs)]
-        assert sorted(map(int, heard)) == list(range(refs))
+        received = [wires[0].read_message()[1].partition(b"\n")[0].rpartition(b"r")[2] for _ in range(refs)]
+        assert sorted(map(int, received)) == list(range(refs))

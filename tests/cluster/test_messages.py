@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kit
-from peers import CLIENTS, BarePeer, Heard, Peer, several
+from peers import CLIENTS, BarePeer, Peer, Received, several
 from wire import fresh
 
 from .bus import Bus
@@ -27,10 +27,10 @@ PAYLOADS: list[str | bytes] = [
 ]
 
 
-def carries(heard: Heard, payload: str | bytes) -> None:
+def carries(received: Received, payload: str | bytes) -> None:
     """Byte for byte, and of the same type."""
-    assert heard.binary == isinstance(payload, bytes)
-    assert heard.payload == (payload if isinstance(payload, bytes) else payload.encode())
+    assert received.binary == isinstance(payload, bytes)
+    assert received.payload == (payload if isinstance(payload, bytes) else payload.encode())
 
 
 # -- 1:1 --
@@ -82,7 +82,7 @@ def test_order(nodes: list[kit.Engine]) -> None:
                 a.say(f"TO {member.address}", f"{i} to")
         due = [f"{i} {kind}".encode() for i in range(100) for kind in ("pub", "to")]
         for member in near + far:
-            assert [one.payload for one in member.hear_all(200)] == due
+            assert [one.payload for one in member.read_all(200)] == due
 
 
 def test_many_refs(nodes: list[kit.Engine]) -> None:
@@ -91,10 +91,10 @@ def test_many_refs(nodes: list[kit.Engine]) -> None:
         for turn in range(4):
             for i in range(64):
                 a.say(f"TO {others[i % 4].address} ref=r{i}", str(turn))
-            assert {one.words[0] for one in a.hear_all(64)} == {f"r{i}" for i in range(64)}
+            assert {one.words[0] for one in a.read_all(64)} == {f"r{i}" for i in range(64)}
         assert a.settle() == []
         for other in others:
-            assert len(other.hear_all(64)) == 64
+            assert len(other.read_all(64)) == 64
 
 
 @settings(max_examples=30, deadline=None)
@@ -131,17 +131,17 @@ def test_a_slow_peer_on_another_node(server: kit.Nats, nodes: list[kit.Engine]) 
         for i in range(20):
             a.say(f"TO {b.address} ref={i} ttl=20000", str(i))
         codes = {"19": a.answer_to("19")}
-        heard: list[bytes | None] = []
+        received: list[bytes | None] = []
         missed = 0
-        while len(heard) + missed < n + 22:
-            got = b.hear()
+        while len(received) + missed < n + 22:
+            got = b.read()
             if got.verb == "GAP":
                 missed += int(got.words[0])
             else:
-                heard.append(got.payload)
+                received.append(got.payload)
         codes |= {str(i): a.answer_to(str(i)) for i in range(19)}
         kept = [i for i in range(20) if codes[str(i)] == "ok"]
-        assert heard[n + 1 :] == [b"%d" % i for i in kept] and kept == list(range(len(kept)))
+        assert received[n + 1 :] == [b"%d" % i for i in kept] and kept == list(range(len(kept)))
         assert missed == 21 - len(kept) and len(kept) in (7, 8)
         assert a.answer_to("full") == "ok" and a.settle() == []
 
@@ -282,7 +282,7 @@ def test_a_room_hears_of_what_its_node_may_not_take() -> None:
         await_cluster([one, two])
         assert a.ask("PUB room", "x" * 1001) == a.ask("PUB room", "y") == "ok"
         for member in members:
-            heard = {(got.verb, got.words[0] if got.verb == "GAP" else got.payload) for got in member.hear_all(2)}
-            assert heard == {("GAP", "1"), ("MSG", b"y")}
+            received = {(got.verb, got.words[0] if got.verb == "GAP" else got.payload) for got in member.read_all(2)}
+            assert received == {("GAP", "1"), ("MSG", b"y")}
             assert member.settle() == []
         assert two.stats()["total"]["refused_too_large"] == 1

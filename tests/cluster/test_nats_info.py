@@ -174,7 +174,7 @@ def test_errors_without_end(text: bytes) -> None:
         before = resident(engine)
         for start in range(0, 300000, 1000):
             link.say(b"".join(b"-ERR '" + text % number + b"'\r\n" for number in range(start, start + 1000)))
-        until(lambda: engine.stats()["total"]["nats_errors"] == 300000, "all are heard")
+        until(lambda: engine.stats()["total"]["nats_errors"] == 300000, "all are received")
         until(lambda: any("further errors" in line["event"] for line in engine.events()), "the rest is counted")
         assert a.ask("PUB room", "x") == "ok"
         assert resident(engine) - before < 32 << 20
@@ -188,7 +188,7 @@ def test_an_error_is_what_all_of_its_text_says() -> None:
     texts = [b"Auth: decision was put off", b"Parse: error in a subject"]
     with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
         liar.link().say(b"".join(b"-ERR '" + text + b"'\r\n" for text in texts))
-        until(lambda: engine.stats()["total"]["nats_errors"] == len(texts), "all are heard")
+        until(lambda: engine.stats()["total"]["nats_errors"] == len(texts), "all are received")
         assert a.ask("PUB room", "x") == "ok"
         stats = engine.stats()
         assert (stats["nats_state"], stats["total"]["nats_lost"]) == ("up", 0)
@@ -312,7 +312,7 @@ def test_a_lame_server_without_another_is_kept() -> None:
     with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
         link = liar.link()
         link.say(info(ldm=True))
-        until(lambda: any("about to stop" in line["event"] for line in engine.events()), "it is heard")
+        until(lambda: any("about to stop" in line["event"] for line in engine.events()), "it is received")
         assert a.ask("PUB room", "x") == "ok"
         assert len(liar.links) == 1 and not link.ended.is_set()
 

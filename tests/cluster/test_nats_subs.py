@@ -33,7 +33,7 @@ def served(config: str) -> str:
     return f"max_subscriptions: {config}\nauthorization {{ user: node, password: node }}"
 
 
-def hears(bus: Bus, peer: BarePeer, room: str) -> None:
+def receives(bus: Bus, peer: BarePeer, room: str) -> None:
     bus.publish(f"signal.room.{room}", room.encode())
     assert peer.expect("MSG", room, "-").payload == room.encode()
 
@@ -62,10 +62,10 @@ def test_subs_over_the_limit(config: object, loops: int) -> None:
         assert a.ask("SUB another") == "unavailable"
         with Bus(server.url, user="node", password="node") as bus:
             for number in range(5):
-                hears(bus, a, f"room{number}")
+                receives(bus, a, f"room{number}")
             for number in range(5, 20):
                 bus.publish(f"signal.room.room{number}", b"x")
-            hears(bus, a, "room0")
+            receives(bus, a, "room0")
         assert engine.stats()["total"]["memberships"] == 5
         assert engine.stats()["total"]["nats_subs_refused"] >= 16
         assert a.ask("PUB elsewhere", "x") == "ok"
@@ -85,13 +85,13 @@ def test_what_is_given_up_is_there_for_others() -> None:
             assert b.ask("SUB late") == "unavailable"
             assert a.ask("UNSUB room1") == "ok"
             until(lambda: b.ask("SUB late") == "ok", "there is place")
-            hears(bus, b, "late")
+            receives(bus, b, "late")
             assert b.ask("SUB later") == "unavailable"
             for number in range(50):  # in one iteration: left and joined
                 a.say(f"UNSUB churn{number}")
                 a.say(f"SUB churn{number + 1} ref=c{number}")
                 assert a.answer_to(f"c{number}") == "unavailable"
-            hears(bus, a, "room0")
+            receives(bus, a, "room0")
         never_lost(engine)
 
 
@@ -109,11 +109,11 @@ def test_who_joined_without_asking_hears_once_there_is_place() -> None:
             assert b.expect("MSG", "waits", a.address).payload == b"near"
             assert a.ask("UNSUB one") == "ok"
 
-            def heard() -> bool:
+            def received() -> bool:
                 bus.publish("signal.room.waits", b"far")
                 return bool(b.settle())
 
-            until(heard, "it is tried again")
+            until(received, "it is tried again")
         never_lost(engine)
 
 
@@ -137,7 +137,7 @@ def test_a_limit_that_is_raised(tmp_path: Path) -> None:
         until(lambda: engine.stats()["total"]["nats_connects"] == 2, "it is back", 25)
         assert [a.ask(f"SUB room{number}") for number in range(4)] == ["ok"] * 4
         with Bus(server.url, user_credentials=str(file)) as bus:
-            hears(bus, a, "silent")
+            receives(bus, a, "silent")
 
 
 def test_a_limit_that_is_lowered(tmp_path: Path) -> None:
@@ -165,10 +165,10 @@ def test_a_limit_that_is_lowered(tmp_path: Path) -> None:
             for number in range(20):
                 bus.publish(f"signal.room.room{number}", b"far")
             bus.publish(f"signal.peer.{a.address}", b"end")
-            heard = []
-            while (got := a.hear()).payload != b"end":
-                heard.append(got.words[0])
-        assert len(heard) == 5
+            received = []
+            while (got := a.read()).payload != b"end":
+                received.append(got.words[0])
+        assert len(received) == 5
 
 
 def test_rooms_of_a_url_over_the_limit() -> None:
@@ -201,7 +201,7 @@ def test_presence_over_the_limit() -> None:
             assert engine.stats()["total"]["presence_listeners"] == 0
             assert a.ask("UNSUB first") == "ok"
             until(lambda: b.ask("SUB third presence") == "ok", "there is place")
-            assert b.hear().verb == "MEMBERS"
+            assert b.read().verb == "MEMBERS"
         never_lost(engine)
 
 
@@ -222,8 +222,8 @@ def test_who_listens_is_told_when_presence_is_back(tmp_path: Path) -> None:
             assert engine.stats()["total"]["nats_connects"] == 2
             b.early.clear()
             assert a.ask("UNSUB one") == "ok"
-            heard = until(lambda: [heard for heard in b.settle() if heard.verb == "MEMBERS"], "it asks anew")
-            assert heard[0].payload == b.address.encode()
+            received = until(lambda: [one for one in b.settle() if one.verb == "MEMBERS"], "it asks anew")
+            assert received[0].payload == b.address.encode()
 
 
 def test_a_limit_below_what_a_node_needs() -> None:

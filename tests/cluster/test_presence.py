@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import kit
-from peers import BarePeer, Heard, several
+from peers import BarePeer, Received, several
 from wire import TEXT, frame, fresh, until
 
 from .bus import Bus
@@ -46,18 +46,18 @@ def test_members_joins_and_leaves_across_nodes(nodes: list[kit.Engine]) -> None:
             peer.join(room)
         listener = stack.enter_context(BarePeer(nodes[1].port))
         crowd = Crowd(listener, room)
-        crowd.hears(listener.address, *(peer.address for peer in there))
-        verbs = {got.verb for got in crowd.heard}
-        assert "MEMBERS" in verbs and verbs <= {"MEMBERS", "JOIN"}, crowd.heard
+        crowd.expect(listener.address, *(peer.address for peer in there))
+        verbs = {got.verb for got in crowd.received}
+        assert "MEMBERS" in verbs and verbs <= {"MEMBERS", "JOIN"}, crowd.received
         late = stack.enter_context(BarePeer(nodes[2].port))
         late.join(room)
-        crowd.hears(listener.address, late.address, *(peer.address for peer in there))
-        assert ("JOIN", (room, late.address)) in [(got.verb, got.words) for got in crowd.heard]
+        crowd.expect(listener.address, late.address, *(peer.address for peer in there))
+        assert ("JOIN", (room, late.address)) in [(got.verb, got.words) for got in crowd.received]
         assert late.ask(f"UNSUB {room}") == "ok"
         there[0].vanish()
         there[4].close()
         left = [peer.address for i, peer in enumerate(there) if i not in (0, 4)]
-        crowd.hears(listener.address, *left)
+        crowd.expect(listener.address, *left)
         for peer in there[1:4]:
             assert peer.settle() == [], "a member without presence hears nothing of it"
 
@@ -68,9 +68,9 @@ def test_members_on_one_node_without_nats() -> None:
         for peer in peers[1:]:
             peer.join(room)
         crowd = Crowd(peers[0], room)
-        crowd.hears(*(peer.address for peer in peers))
+        crowd.expect(*(peer.address for peer in peers))
         peers[3].vanish()
-        crowd.hears(*(peer.address for i, peer in enumerate(peers) if i != 3))
+        crowd.expect(*(peer.address for i, peer in enumerate(peers) if i != 3))
         account()
 
 
@@ -78,9 +78,9 @@ def test_at_least_one_members_comes_after_the_ok(nodes: list[kit.Engine]) -> Non
     room = fresh("room")
     with BarePeer(nodes[0].port) as alone:
         alone.say(f"SUB {room} presence ref=a")
-        seen = [alone.hear()]
+        seen = [alone.read()]
         while seen[-1].verb != "MEMBERS":  # it hears its own JOIN, too, where another node has just listened
-            seen.append(alone.hear())
+            seen.append(alone.read())
         verbs = [got.verb for got in seen if got.verb != "JOIN"]
         assert verbs == ["OK", "MEMBERS"], seen
         assert alone.address.encode() in (seen[-1].payload or b"")
@@ -93,11 +93,11 @@ def test_presence_is_turned_on_by_a_second_sub_and_ends_with_unsub(nodes: list[k
         other.join(room)
         assert peer.settle() == []
         crowd = Crowd(peer, room)
-        crowd.hears(peer.address, other.address)
-        crowd.ask(room).hears(peer.address, other.address)
+        crowd.expect(peer.address, other.address)
+        crowd.ask(room).expect(peer.address, other.address)
         peer.join(room)  # without presence: it goes on
         assert other.ask(f"UNSUB {room}") == "ok"
-        crowd.hears(peer.address)
+        crowd.expect(peer.address)
         assert peer.ask(f"UNSUB {room}") == "ok"
         other.join(room)
         until(lambda: total(nodes[0], "presence_listeners") == 0, "no listener is left")
@@ -112,13 +112,13 @@ def test_a_lost_node_is_told(pair: tuple[kit.Engine, kit.Engine]) -> None:
         near.join(room)
         far.join(room)
         crowd = Crowd(listener, room)
-        crowd.hears(listener.address, near.address, far.address)
+        crowd.expect(listener.address, near.address, far.address)
         begun = time.monotonic()
         two.kill()
         far.vanish()
-        crowd.hears(listener.address, near.address, limit=LOST)
+        crowd.expect(listener.address, near.address, limit=LOST)
         assert time.monotonic() - begun > 4.2, "the last of its heartbeats was up to 2 s ago, three are awaited"
-        assert (crowd.heard[-1].verb, crowd.heard[-1].words) == ("LEAVE", (room, f"{two.node}.*"))
+        assert (crowd.received[-1].verb, crowd.received[-1].words) == ("LEAVE", (room, f"{two.node}.*"))
         assert total(one, "nodes_lost") == 1
 
 
@@ -129,11 +129,11 @@ def test_a_node_that_stops_is_told_at_once(pair: tuple[kit.Engine, kit.Engine]) 
         far = BarePeer(two.port)
         far.join(room)
         crowd = Crowd(listener, room)
-        crowd.hears(listener.address, far.address)
+        crowd.expect(listener.address, far.address)
         two.end()
         two.killed = True
-        crowd.hears(listener.address, limit=3.0)
-        until(lambda: total(one, "nodes_lost") == 1, "its farewell is heard")
+        crowd.expect(listener.address, limit=3.0)
+        until(lambda: total(one, "nodes_lost") == 1, "its farewell is received")
         far.vanish()
 
 
@@ -145,19 +145,19 @@ def test_nats_restarts(pair: tuple[kit.Engine, kit.Engine], lone_server: kit.Nat
         for peer in far[:2]:
             peer.join(room)
         crowd = Crowd(listener, room)
-        crowd.hears(listener.address, far[0].address, far[1].address)
+        crowd.expect(listener.address, far[0].address, far[1].address)
         lone_server.stop()
         until(lambda: one.stats()["link"] == two.stats()["link"] == "away", "NATS is missed")
         with BarePeer(one.port) as near:
             near.join(room)
-            crowd.hears(listener.address, near.address, far[0].address, far[1].address)
+            crowd.expect(listener.address, near.address, far[0].address, far[1].address)
             assert far[0].ask(f"UNSUB {room}") == "ok"
             far[2].join(room)
             lone_server.start()
-            crowd.hears(listener.address, near.address, far[1].address, far[2].address, limit=30.0)
+            crowd.expect(listener.address, near.address, far[1].address, far[2].address, limit=30.0)
             until(lambda: one.stats()["link"] == two.stats()["link"] == "up", "NATS is back", 30.0)
             far[0].join(room)
-            crowd.hears(listener.address, near.address, *(peer.address for peer in far), limit=15.0)
+            crowd.expect(listener.address, near.address, *(peer.address for peer in far), limit=15.0)
 
 
 def test_nothing_is_published_where_nobody_listens(pair: tuple[kit.Engine, kit.Engine]) -> None:
@@ -170,9 +170,9 @@ def test_nothing_is_published_where_nobody_listens(pair: tuple[kit.Engine, kit.E
         assert total(two, "presence_changes") == before == 0
         peers[1].join(other)
         crowd = Crowd(listener, other)
-        crowd.hears(listener.address, peers[1].address)  # so the other node knows of the listener
+        crowd.expect(listener.address, peers[1].address)  # so the other node knows of the listener
         peers[0].join(other)
-        crowd.hears(listener.address, peers[0].address, peers[1].address)
+        crowd.expect(listener.address, peers[0].address, peers[1].address)
         assert total(two, "presence_changes") == 1
 
 
@@ -183,11 +183,11 @@ def test_a_storm_of_joins_is_coalesced(pair: tuple[kit.Engine, kit.Engine]) -> N
     with BarePeer(one.port) as listener, BarePeer(two.port) as peer, BarePeer(two.port) as stays:
         stays.join(room)
         crowd = Crowd(listener, room)
-        crowd.hears(listener.address, stays.address)  # so the other node knows of the listener
+        crowd.expect(listener.address, stays.address)  # so the other node knows of the listener
         before = total(two, "presence_out")
         churn = [f"SUB {room}", f"UNSUB {room}"] * 50 + [f"SUB {room}"]
         peer.wire.send(b"".join(frame(TEXT, head.encode()) for head in churn))
-        told = [listener.hear() for _ in range(101)]
+        told = [listener.read() for _ in range(101)]
         assert [got.verb for got in told] == ["JOIN", "LEAVE"] * 50 + ["JOIN"]
         assert {got.words for got in told} == {(room, peer.address)}
         assert stays.ask(f"TO {listener.address}", ref="t") == "ok"
@@ -204,7 +204,7 @@ def test_a_listener_that_does_not_read_is_bounded_and_told(pair: tuple[kit.Engin
     slow = BarePeer(one.port, receive_buffer=4096)
     with BarePeer(two.port) as peer:
         crowd = Crowd(slow, room)
-        crowd.hears(slow.address)
+        crowd.expect(slow.address)
         churn = b"".join(frame(TEXT, head.encode()) for head in [f"SUB {room}", f"UNSUB {room}"] * 500)
         for _ in range(200):
             peer.wire.send(churn)
@@ -214,12 +214,12 @@ def test_a_listener_that_does_not_read_is_bounded_and_told(pair: tuple[kit.Engin
         assert total(one, "dropped_slow_peer") > 0
         assert total(one, "backlog_bytes") <= 2 * 256 * 1024
         peer.join(room)
-        seen: list[Heard] = []
+        seen: list[Received] = []
         while not seen or seen[-1].verb != "GAP":
-            seen.append(slow.hear())
+            seen.append(slow.read())
         changes = sum(got.verb in ("JOIN", "LEAVE") and got.words[1] == peer.address for got in seen)
         until(lambda: total(two, "presence_changes") == changes + int(seen[-1].words[0]), "told or counted as missed")
-        crowd.ask(room).hears(slow.address, peer.address)
+        crowd.ask(room).expect(slow.address, peer.address)
     slow.vanish()
 
 
@@ -236,8 +236,8 @@ def test_members_are_split(lone_server: kit.Nats) -> None:
             for peer in [*near, *far]:
                 peer.join(room)
             crowd = Crowd(listener, room)
-            crowd.hears(listener.address, *(peer.address for peer in [*near, *far]))
-            members = [got for got in crowd.heard if got.verb == "MEMBERS"]
+            crowd.expect(listener.address, *(peer.address for peer in [*near, *far]))
+            members = [got for got in crowd.received if got.verb == "MEMBERS"]
             assert len(members) > 4 and all(len(got.raw) <= 200 for got in members)
         account()
 
@@ -257,8 +257,8 @@ def test_a_large_room_is_told_in_bounded_pieces(lone_server: kit.Nats) -> None:
         ):
             crowds = [Crowd(peer, room) for peer in asking]
             for crowd in crowds:
-                crowd.hears(*(peer.address for peer in [*there, *asking]))
-                told = [got.payload.count(b"\n") + 1 for got in crowd.heard if got.verb == "MEMBERS" and got.payload]
+                crowd.expect(*(peer.address for peer in [*there, *asking]))
+                told = [got.payload.count(b"\n") + 1 for got in crowd.received if got.verb == "MEMBERS" and got.payload]
                 assert len(told) >= 4 and max(told) <= 1024, "32 KiB hold 2048 of these, an iteration tells 1024"
             for crowd in crowds:
                 crowd.peer.wire.send(frame(TEXT, f"SUB {room} presence".encode()) * 20)
@@ -269,11 +269,11 @@ def test_a_large_room_is_told_in_bounded_pieces(lone_server: kit.Nats) -> None:
             late.join(room)
             stay = [peer.address for i, peer in enumerate(there) if i % 40]
             for crowd in crowds:
-                crowd.hears(*stay, late.address, *(crowd.peer.address for crowd in crowds))
+                crowd.expect(*stay, late.address, *(crowd.peer.address for crowd in crowds))
             late.close()
             asking[0].vanish()
             for crowd in crowds[1:]:
-                crowd.hears(*stay, *(crowd.peer.address for crowd in crowds[1:]))
+                crowd.expect(*stay, *(crowd.peer.address for crowd in crowds[1:]))
         account()
 
 
@@ -297,7 +297,7 @@ def test_what_is_malformed_on_nats_is_counted(nodes: list[kit.Engine], bus: Bus)
     room = fresh("room")
     with BarePeer(nodes[0].port) as listener:
         crowd = Crowd(listener, room)
-        crowd.hears(listener.address)
+        crowd.expect(listener.address)
         before = total(nodes[0], "nats_malformed")
         bus.publish("signal.presence-ask", b"no question")
         bus.publish("signal.presence-alive", b"?")
@@ -306,8 +306,8 @@ def test_what_is_malformed_on_nats_is_counted(nodes: list[kit.Engine], bus: Bus)
         lines = ["JOIN", "ENTER a.b", "LEAVE \xff.*", "LEAVE .*", "JOIN other.peer user=ann", "JOIN a.b user="]
         lines += ["LEAVE bad peer", "LEAVE a b.*"]
         bus.publish(f"signal.presence.{room}", "\n".join(lines).encode("latin-1"))
-        crowd.hears(listener.address, "other.peer")
-        assert crowd.heard[-1].options == {"user": "ann"}
+        crowd.expect(listener.address, "other.peer")
+        assert crowd.received[-1].options == {"user": "ann"}
         until(lambda: total(nodes[0], "nats_malformed") == before + 11, "each is counted")
 
 
@@ -317,12 +317,12 @@ def test_a_hung_node_that_returns_is_known_again(pair: tuple[kit.Engine, kit.Eng
     with BarePeer(one.port) as listener, BarePeer(two.port) as far:
         far.join(room)
         crowd = Crowd(listener, room)
-        crowd.hears(listener.address, far.address)
+        crowd.expect(listener.address, far.address)
         assert two.child is not None
         two.child.send_signal(signal.SIGSTOP)
-        crowd.hears(listener.address, limit=LOST)
+        crowd.expect(listener.address, limit=LOST)
         two.child.send_signal(signal.SIGCONT)
-        crowd.hears(listener.address, far.address)
+        crowd.expect(listener.address, far.address)
 
 
 def test_questions_are_shared(pair: tuple[kit.Engine, kit.Engine]) -> None:
@@ -339,7 +339,7 @@ def test_questions_are_shared(pair: tuple[kit.Engine, kit.Engine]) -> None:
         for peer in peers:
             crowd = Crowd(peer)
             crowd.rooms[room] = set()
-            crowd.hears(*everyone)
+            crowd.expect(*everyone)
         assert 0 < total(one, "presence_asked") - before < 100, "200 were asked for"
         assert total(one, "presence_listeners") == 10
 
@@ -391,7 +391,7 @@ def test_what_nats_does_not_take_is_asked_for_anew(lone_server: kit.Nats) -> Non
         ):
             stays.join(room)
             crowd = Crowd(listener, room)
-            crowd.hears(listener.address, stays.address)
+            crowd.expect(listener.address, stays.address)
             Crowd(overrun, busy)  # its own client: what the churn's listener misses must not cost this answer
             assert lone_server.child is not None
             lone_server.child.send_signal(signal.SIGSTOP)
@@ -406,8 +406,8 @@ def test_what_nats_does_not_take_is_asked_for_anew(lone_server: kit.Nats) -> Non
             stays.close()
             lone_server.child.send_signal(signal.SIGCONT)
             assert total(two, "presence_lost") > 0
-            crowd.hears(listener.address, peer.address, limit=15.0)
-            assert "GAP" not in {got.verb for got in crowd.heard}
+            crowd.expect(listener.address, peer.address, limit=15.0)
+            assert "GAP" not in {got.verb for got in crowd.received}
         account()
 
 
@@ -438,5 +438,5 @@ def test_listeners_that_a_hung_nats_server_does_not_take_wait_for_it(lone_server
             os.kill(lone_server.pid, signal.SIGCONT)
         b.join("kept")
         crowd = Crowd(a)
-        crowd.hears(a.address, b.address, room="kept", limit=LOST)
+        crowd.expect(a.address, b.address, room="kept", limit=LOST)
         assert total(one, "nats_bytes_out") - before < 16 << 20

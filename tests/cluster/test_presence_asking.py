@@ -51,9 +51,9 @@ def test_questions_that_nats_does_not_take_are_asked_again() -> None:
         far.join(*names)
         crowds = [Crowd(early, *names), Crowd(abroad, "busy")]
         for name in names:
-            crowds[0].hears(early.address, far.address, room=name)
+            crowds[0].expect(early.address, far.address, room=name)
         busy.join("busy")
-        crowds[1].hears(busy.address, abroad.address, room="busy")  # so its node has heard that one listens there
+        crowds[1].expect(busy.address, abroad.address, room="busy")  # so its node has heard that one listens there
         kit.freeze(server)
         try:
             until(lambda: busy.ask("PUB nowhere", b"x" * 32768) != "ok", "NATS takes no more")
@@ -65,7 +65,7 @@ def test_questions_that_nats_does_not_take_are_asked_again() -> None:
         finally:
             os.kill(server.pid, signal.SIGCONT)
         for name in names:
-            crowds[2].hears(early.address, late.address, far.address, room=name, limit=LOST)
+            crowds[2].expect(early.address, late.address, far.address, room=name, limit=LOST)
         assert total(one, "nodes_lost") == 0, "that would have made it ask, too"
 
 
@@ -83,16 +83,16 @@ def test_rooms_are_asked_about_anew_as_fast_as_nats_reads() -> None:
         far.join(*names)
         crowd = Crowd(listener, *names)
         for name in names:
-            crowd.hears(listener.address, far.address, room=name)
+            crowd.expect(listener.address, far.address, room=name)
         before = total(one, "presence_lost")
         server.stop()
         until(lambda: one.stats()["link"] == two.stats()["link"] == "away", "NATS is missed")
         server.start()
-        crowd.heard.clear()
-        while {got.words[0] for got in crowd.heard if got.verb == "LEAVE"} != set(names):
-            crowd.take(listener.hear(30.0))
+        crowd.received.clear()
+        while {got.words[0] for got in crowd.received if got.verb == "LEAVE"} != set(names):
+            crowd.take(listener.read(30.0))
         for name in names:
-            crowd.hears(listener.address, far.address, room=name)
+            crowd.expect(listener.address, far.address, room=name)
         assert total(one, "presence_lost") - before <= 2, "a heartbeat, at most"
 
 
@@ -104,19 +104,19 @@ def test_a_full_inbox_of_a_loop_is_told_to_its_listeners() -> None:
         beside.join(*rooms)
         crowd = Crowd(listener, *rooms)
         for room in rooms:
-            crowd.hears(listener.address, beside.address, room=room)
+            crowd.expect(listener.address, beside.address, room=room)
         before = total(engine, "presence_lost")
         a.wire.send(b"".join(frame(TEXT, f"SUB {room}".encode()) for room in rooms))
         joined = missed = 0
         while joined + missed < len(rooms):
-            got = listener.hear()
+            got = listener.read()
             assert got.verb == "GAP" or (got.verb, got.words[1]) == ("JOIN", a.address)
             missed += int(got.words[0]) if got.verb == "GAP" else 0
             joined += got.verb == "JOIN"
         assert missed == total(engine, "presence_lost") - before > 0 == total(engine, "gaps_untold")
         assert beside.settle() == []
         for room in rooms:
-            crowd.ask(room).hears(a.address, listener.address, beside.address, room=room)
+            crowd.ask(room).expect(a.address, listener.address, beside.address, room=room)
 
 
 def test_questions_hold_no_message_up() -> None:
@@ -148,7 +148,7 @@ def test_questions_hold_no_message_up() -> None:
                     before = told
                 else:
                     told += got.data.count(b"\n") - 1
-            assert peers[0].hear().payload == b"x"
+            assert peers[0].read().payload == b"x"
             return before
 
         until(lambda: told_before() < (count - 512) * len(peers), "it overtakes", limit=30.0)
@@ -184,7 +184,7 @@ def test_very_many_questions_hold_no_message_up() -> None:
                     before = told
                 else:
                     told += got.data.count(b"\n") - 1
-            assert peers[0].hear().payload == b"behind"
+            assert peers[0].read().payload == b"behind"
             return before
 
         until(lambda: told_before() < (nodes * len(rooms) - 8192) * len(peers), "it overtakes", limit=60.0)
@@ -204,16 +204,16 @@ def test_very_many_changes_in_one_message_are_counted_one_by_one() -> None:
     ):
         listener.join("room")
         listener.say("SUB room presence")
-        assert listener.hear().verb == "MEMBERS"
+        assert listener.read().verb == "MEMBERS"
         while total(engine, "dropped_slow_peer") < 100:  # its socket is full for good
             sender.say(f"TO {listener.address}", "x" * 1000)
             sender.settle()
         dropped = total(engine, "dropped_slow_peer")
         bus.publish("signal.presence.room", text)
         until(lambda: total(engine, "dropped_slow_peer") > dropped, "they are dropped")
-        missed = heard = 0  # some may come once it reads
-        while missed + heard < lines + dropped:
-            got = listener.hear()
+        missed = received = 0  # some may come once it reads
+        while missed + received < lines + dropped:
+            got = listener.read()
             missed += int(got.words[0]) if got.verb == "GAP" else 0
-            heard += got.verb == "JOIN"
-        assert missed + heard == lines + dropped and missed > 65536 // 2
+            received += got.verb == "JOIN"
+        assert missed + received == lines + dropped and missed > 65536 // 2

@@ -111,13 +111,13 @@ class Machine(RuleBasedStateMachine):
             truth = [client.peer.address for client in self.alive if room in client.rooms]
             for client in self.alive:
                 if room in client.listens:
-                    client.crowd.hears(*truth, room=room)
+                    client.crowd.expect(*truth, room=room)
         until(lambda: self.total("presence_listeners") == sum(len(one.listens) for one in self.alive), "listeners")
         for client in self.alive:
             if not client.listens:
-                heard = len(client.crowd.heard)
+                received = len(client.crowd.received)
                 client.crowd.settle()
-                assert len(client.crowd.heard) == heard, client.crowd.heard[heard:]
+                assert len(client.crowd.received) == received, client.crowd.received[received:]
 
     def teardown(self) -> None:
         try:

@@ -77,7 +77,7 @@ def test_ttl_is_enforced_while_nats_takes_nothing() -> None:
         BarePeer(engine.port) as a,
         Bus(server.url) as bus,
     ):
-        heard = bus.subscribe("signal.peer.elsewhere.>")
+        received = bus.subscribe("signal.peer.elsewhere.>")
         freeze(server)
         try:
             until(lambda: engine.stats()["total"]["in_flight"] > 7 or a.say("PUB big ttl=60000", "x" * 60000))
@@ -90,7 +90,7 @@ def test_ttl_is_enforced_while_nats_takes_nothing() -> None:
         finally:
             os.kill(server.pid, signal.SIGCONT)
         assert a.ask("TO elsewhere.0f3zq8m2v9w1x ttl=500", "fresh") in ("timeout", "ok")
-        assert heard.get(timeout=10).data == b"fresh"
+        assert received.get(timeout=10).data == b"fresh"
 
 
 def test_a_receiver_that_closes_with_messages_queued() -> None:

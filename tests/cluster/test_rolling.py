@@ -159,16 +159,16 @@ def test_messages_to_and_from_a_node_that_drains(server: kit.Nats) -> None:
         await_cluster([goes, stays])
         leaver, stayer = BarePeer(goes.port), BarePeer(stays.port, "last")
         os.kill(goes.pid, signal.SIGTERM)
-        assert leaver.hear().verb == "GOAWAY"
+        assert leaver.read().verb == "GOAWAY"
         for i in range(100):
             assert leaver.ask(f"TO {stayer.address}", f"a{i}") == "ok"
-            assert stayer.hear().payload == b"a%d" % i
+            assert stayer.read().payload == b"a%d" % i
             assert stayer.ask(f"TO {leaver.address}", f"b{i}") == "ok"
-            assert leaver.hear().payload == b"b%d" % i
+            assert leaver.read().payload == b"b%d" % i
         for i in range(500):
             leaver.say("PUB last", str(i))
         leaver.close()
-        assert [stayer.hear().payload for _ in range(500)] == [b"%d" % i for i in range(500)]
+        assert [stayer.read().payload for _ in range(500)] == [b"%d" % i for i in range(500)]
         assert goes.wait() == 0
         until(lambda: stayer.ask(f"TO {leaver.address} ttl=500", "x") == "no-such-peer")
         stayer.close()

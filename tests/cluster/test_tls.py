@@ -156,7 +156,7 @@ class Greeter:
         self._more = more
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._kept: list[socket.socket] = []
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self.url = f"tls://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._greet)
 
@@ -177,13 +177,13 @@ class Greeter:
                 peer, _ = self._listener.accept()
                 self._kept.append(peer)
                 peer.sendall(f"INFO {info}\r\n".encode() + self._more)
-                self.heard.append(peer.recv(100))
+                self.received.append(peer.recv(100))
 
 
 def test_a_server_that_greets_and_then_hangs_is_given_up(certificates: Certificates) -> None:
     with Greeter() as silent, kit.engine(nats=silent.url, nats_tls_ca=certificates.ca) as engine:
         away(engine, "handshake with the NATS server took too long")
-        assert silent.heard[0][:1] == b"\x16"  # a TLS handshake's record
+        assert silent.received[0][:1] == b"\x16"  # a TLS handshake's record
 
 
 def test_what_is_said_in_clear_before_tls_is_refused(certificates: Certificates) -> None:
@@ -193,7 +193,7 @@ def test_what_is_said_in_clear_before_tls_is_refused(certificates: Certificates)
         kit.engine(nats=sly.url, nats_tls_ca=certificates.ca) as engine,
     ):
         away(engine, "violated the protocol")
-        until(lambda: set(sly.heard) == {b""}, "it hears nothing, and that the connection has ended")
+        until(lambda: set(sly.received) == {b""}, "it hears nothing, and that the connection has ended")
 
 
 def test_a_server_comes_back(certificates: Certificates) -> None:

@@ -41,7 +41,7 @@ def test_a_user_on_two_nodes(guarded: list[kit.Engine]) -> None:
                     guest.expect("FROM", sender.address, ref=f"m{i}", user=user)
         other.say(f"TO @{user}", "from another")
         for guest in guests:
-            assert guest.hear().payload == b"from another"
+            assert guest.read().payload == b"from another"
         assert other.settle() == []
     for guest in guests:
         assert guest.settle() == []
@@ -52,7 +52,7 @@ def test_a_user_on_two_nodes(guarded: list[kit.Engine]) -> None:
 
 def test_the_user_crosses_nats(guarded: list[kit.Engine], bus: Bus) -> None:
     user, room = fresh("u"), fresh("r")
-    heard = bus.subscribe(f"signal.room.{room}")
+    received = bus.subscribe(f"signal.room.{room}")
     to_user = bus.subscribe(f"signal.room.@{user}")
     with Guest(guarded[0].port, token=token(user)) as ann, Guest(guarded[1].port, token=token()) as bob:
         bob.join(room)
@@ -61,7 +61,7 @@ def test_the_user_crosses_nats(guarded: list[kit.Engine], bus: Bus) -> None:
         ann.say(f"TO {bob.address}", "y")
         bob.expect("FROM", ann.address, user=user)
         ann.say(f"TO @{user}", "z")
-        for queue in (heard, to_user):
+        for queue in (received, to_user):
             message = queue.get(timeout=10)
             assert message.headers is not None and message.headers["Signal-User"] == user
         bus.publish(f"signal.room.@{user}", b"from a service")
@@ -75,17 +75,17 @@ def test_presence_names_the_user(guarded: list[kit.Engine], bus: Bus) -> None:
     for node in guarded:
         with Guest(guarded[1].port, token=token()) as bob:
             crowd = Crowd(bob, room)
-            crowd.hears(bob.address)
+            crowd.expect(bob.address)
             ann = Guest(node.port, token=token(user))
             ann.join(room)
-            crowd.hears(bob.address, ann.address)
-            crowd.ask(room).hears(bob.address, ann.address)
+            crowd.expect(bob.address, ann.address)
+            crowd.ask(room).expect(bob.address, ann.address)
             ann.vanish()
-            crowd.hears(bob.address)
+            crowd.expect(bob.address)
         who = {"user": user}
-        told = [(got.verb, got.options) for got in crowd.heard if got.words[1:] == (ann.address,)]
+        told = [(got.verb, got.options) for got in crowd.received if got.words[1:] == (ann.address,)]
         assert ("JOIN", who) in told and ("LEAVE", who) in told and len(told) == 2
-        lines = b"\n".join(got.payload or b"" for got in crowd.heard if got.verb == "MEMBERS").decode().split("\n")
+        lines = b"\n".join(got.payload or b"" for got in crowd.received if got.verb == "MEMBERS").decode().split("\n")
         assert f"{ann.address} user={user}" in lines and bob.address in lines
         if node is guarded[0]:  # the other one has no reason to tell NATS
             while f"LEAVE {ann.address} user={user}\n".encode() not in other.get(timeout=10).data:
@@ -99,7 +99,7 @@ def test_hello_waits_for_the_users_room(guarded: list[kit.Engine], bus: Bus) -> 
         user = fresh("u")
         with Guest(guarded[1].port, token=token(user)) as ann:
             bus.publish(f"signal.room.@{user}", b"at once")
-            assert ann.hear().payload == b"at once"
+            assert ann.read().payload == b"at once"
 
 
 def test_a_subscription_a_user(guarded: list[kit.Engine]) -> None:

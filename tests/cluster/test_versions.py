@@ -114,7 +114,7 @@ async def replaced(stays: kit.Engine, goes: kit.Engine) -> None:
     await asyncio.to_thread(goes.stop)
     over.set()
     await talk
-    assert guest.hear().verb == "GOAWAY"
+    assert guest.read().verb == "GOAWAY"
     assert guest.ended() == 1001
     until(lambda: not goes.alive(), "it has ended")
     guest.close()

@@ -1,4 +1,4 @@
-"""The admin server's methods: pages are read by GET and HEAD, and say what they take (RFC 9110 §9, §15.5.6)."""
+"""HTTP methods of the admin server: pages take GET and HEAD, and Allow says so (RFC 9110 §9, §15.5.6)."""
 
 import http.client
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ READ = "GET, HEAD, OPTIONS"
 
 
 def ask(node: kit.Engine, method: str, path: str) -> tuple[int, str | None, bytes]:
-    """Status, Allow, and body; the connection closes at the end of a request that may have a body."""
+    """Status, Allow, and body of an answer."""
     connection = http.client.HTTPConnection(urlsplit(node.admin_url).netloc, timeout=10)
     try:
         connection.request(method, path)
@@ -33,12 +33,12 @@ def test_methods_of_a_page(node: kit.Engine, path: str) -> None:
         assert (status, allow) == (405, READ) and body
 
 
-def test_methods_of_what_is_done(node: kit.Engine) -> None:
+def test_methods_of_an_action(node: kit.Engine) -> None:
     assert ask(node, "OPTIONS", "/drain") == (204, "POST, OPTIONS", b"")
     assert ask(node, "DELETE", "/drain")[:2] == (405, "POST, OPTIONS")
 
 
-def test_what_is_not_there(node: kit.Engine) -> None:
+def test_unknown_pages(node: kit.Engine) -> None:
     for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS"):
         status, allow, _ = ask(node, method, "/nope")
         assert (status, allow) == (404, None)

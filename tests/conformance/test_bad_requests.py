@@ -1,4 +1,4 @@
-"""What is no signal.v1 costs an ERR; to keep on costs the connection."""
+"""A message that is not signal.v1 gets an ERR; too many of them close the connection."""
 
 import pytest
 
@@ -86,11 +86,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD.values(), ids=BAD.keys())
-def test_a_bad_request_costs_an_err(node: kit.Engine, client: type[Peer], message: str) -> None:
-    """And neither the connection nor anything else."""
+def test_a_bad_request_gets_an_err(node: kit.Engine, client: type[Peer], message: str) -> None:
+    """And nothing else happens."""
     with client(node.port) as peer:
         peer.send(message.replace("{me}", peer.address))
-        got = peer.hear()
+        got = peer.read()
         assert (got.verb, got.words) == ("ERR", ("bad-request",))
         assert got.payload
         assert peer.settle() == []
@@ -109,8 +109,8 @@ def test_a_bad_request_costs_an_err(node: kit.Engine, client: type[Peer], messag
         "TO {me} re=",
     ],
 )
-def test_a_bad_request_answers_its_ref(node: kit.Engine, client: type[Peer], head: str) -> None:
-    """Exactly one OK or ERR answers every ref, whatever fails."""
+def test_the_ref_of_a_bad_request_is_answered(node: kit.Engine, client: type[Peer], head: str) -> None:
+    """With exactly one ERR."""
     with client(node.port) as peer:
         peer.say(head.replace("{me}", peer.address) + " ref=7")
         peer.refused("bad-request", "7")
@@ -128,23 +128,23 @@ def test_a_binary_bad_request(node: kit.Engine, client: type[Peer]) -> None:
 @pytest.mark.parametrize(
     "address", ["x", "x.", ".x", "a.b.c", "A.b", "a.B", "a" * 17 + ".b", "a." + "b" * 33, "a.b-", "é.x"]
 )
-def test_what_is_no_address(node: kit.Engine, client: type[Peer], address: str) -> None:
+def test_bad_addresses(node: kit.Engine, client: type[Peer], address: str) -> None:
     with client(node.port) as peer:
         peer.say(f"TO {address} ref=1", "x")
-        got = peer.hear()
+        got = peer.read()
         assert got.verb == "ERR" and got.words[0] in ("bad-request", "no-such-peer")
         assert peer.settle() == []
 
 
 def test_a_head_of_512_bytes(node: kit.Engine, client: type[Peer]) -> None:
-    """The longest that is good."""
+    """The longest good head."""
     with client(node.port) as peer:
         peer.say("PING " + "x" * 507)
         peer.expect("PONG", "x" * 507)
 
 
 def test_100_bad_requests_close_with_1008(node: kit.Engine, client: type[Peer]) -> None:
-    """In 10 s; 99 don't."""
+    """Within 10 s; 99 don't."""
     with client(node.port) as peer:
         for _ in range(99):
             peer.send("NONSENSE")
@@ -153,16 +153,16 @@ def test_100_bad_requests_close_with_1008(node: kit.Engine, client: type[Peer]) 
         assert peer.ended() == 1008
 
 
-def test_good_requests_are_no_abuse(node: kit.Engine) -> None:
-    """Errors that aren't malformed messages don't count."""
+def test_other_errors_do_not_close(node: kit.Engine) -> None:
+    """Errors of well-formed messages don't count."""
     with WebsocketsPeer(node.port) as peer:
         for _ in range(150):
             assert peer.ask(f"TO {node.node}.0", "x") == "no-such-peer"
         assert peer.settle() == []
 
 
-def test_closed_says_so_to_a_library(node: kit.Engine, client: type[Peer]) -> None:
-    """A protocol error ends in a Close that the libraries understand."""
+def test_client_libraries_get_the_close_code(node: kit.Engine, client: type[Peer]) -> None:
+    """A protocol error ends in a Close frame that the libraries can read."""
     with client(node.port) as peer:
         peer.send(b"x" * (65536 + 1))
         with pytest.raises(Closed) as closed:

@@ -1,4 +1,4 @@
-"""Every bound of signal.v1, made to bite: refs, rooms, backlog, ttl, stalling."""
+"""Limits of signal.v1, each reached: refs, rooms, backlog, ttl, stalls."""
 
 import contextlib
 import time
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import kit
-from peers import BarePeer, Heard, Peer, several
+from peers import BarePeer, Peer, Received, several
 from wire import TEXT, frame, fresh, until
 
 REFS, ROOMS, BACKLOG = 40, 3, 8
@@ -15,7 +15,7 @@ REFS, ROOMS, BACKLOG = 40, 3, 8
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["1loop", "3loops"])
 def tight(request: pytest.FixtureRequest) -> Iterator[kit.Engine]:
-    """An engine with small bounds."""
+    """An engine with low limits."""
     with kit.engine(
         nats="off", loops=request.param, max_refs=REFS, max_rooms=ROOMS, backlog_messages=BACKLOG, ttl=20
     ) as engine:
@@ -25,7 +25,7 @@ def tight(request: pytest.FixtureRequest) -> Iterator[kit.Engine]:
 def block(sender: Peer, receiver: BarePeer, size: int = 16000) -> int:
     """Sends to a receiver that doesn't read, until its socket is full; the last message has the ref `full`.
 
-    Returns how many were answered with OK before.
+    Returns the number of messages that were answered with OK before.
     """
     for i in range(4000):
         sender.say(f"TO {receiver.address} ref=full", b"x" * size)
@@ -41,28 +41,28 @@ def pair(engine: kit.Engine) -> tuple[BarePeer, BarePeer]:
     return BarePeer(engine.port), BarePeer(engine.port, receive_buffer=4096)
 
 
-def hear_until(peer: Peer, payload: bytes) -> list[Heard]:
+def read_until(peer: Peer, payload: bytes) -> list[Received]:
     """Reads up to the message with this payload."""
-    got = [peer.hear()]
+    got = [peer.read()]
     while got[-1].payload != payload:
-        got.append(peer.hear())
+        got.append(peer.read())
     return got
 
 
-def hear_rest(sender: Peer, receiver: BarePeer, n: int) -> list[bytes]:
-    """Reads the first n messages, then what else was kept for the receiver: the payloads of the rest."""
+def read_rest(sender: Peer, receiver: BarePeer, n: int) -> list[bytes]:
+    """Reads n messages, and then the rest of the backlog, of which it returns the payloads."""
     while n:
-        n -= receiver.hear().verb != "GAP"
+        n -= receiver.read().verb != "GAP"
     until(lambda: sender.ask(f"TO {receiver.address}", "end") == "ok", "the backlog has room")
-    heard = hear_until(receiver, b"end")[:-1]
-    return [one.payload or b"" for one in heard if one.verb != "GAP"]
+    received = read_until(receiver, b"end")[:-1]
+    return [one.payload or b"" for one in received if one.verb != "GAP"]
 
 
 # -- backlog --
 
 
 def test_slow_peer(tight: kit.Engine) -> None:
-    """What doesn't fit is told to its sender, if it gave a ref; the rest arrives in order."""
+    """A message that doesn't fit is answered with slow-peer; the others arrive in order."""
     a, b = pair(tight)
     refs = [str(i) for i in range(30)]
     with a, b:
@@ -70,11 +70,11 @@ def test_slow_peer(tight: kit.Engine) -> None:
         for ref in refs:
             a.say(f"TO {b.address} ref={ref}", ref)
         codes = {"29": a.answer_to("29")}
-        heard = hear_rest(a, b, n)
+        received = read_rest(a, b, n)
         assert a.answer_to("full") == "ok"
         codes |= {ref: a.answer_to(ref) for ref in refs[:-1]}
         kept = [ref.encode() for ref in refs if codes[ref] == "ok"]
-        assert kept == [b"%d" % i for i in range(len(kept))] == heard
+        assert kept == [b"%d" % i for i in range(len(kept))] == received
         assert len(kept) in (BACKLOG - 1, BACKLOG)
         assert set(codes.values()) == {"ok", "slow-peer"}
         assert a.settle() == []
@@ -89,15 +89,15 @@ def test_backlog_in_bytes() -> None:
             for i in range(20):
                 a.say(f"TO {b.address} ref={i}", b"%02d" % i + b"y" * 4000)
             codes = {19: a.answer_to("19")}
-            heard = hear_rest(a, b, n)
+            received = read_rest(a, b, n)
             codes |= {i: a.answer_to(str(i)) for i in range(19)}
             kept = [i for i in range(20) if codes[i] == "ok"]
-            assert [int(one[:2]) for one in heard] == kept == list(range(len(kept)))
+            assert [int(one[:2]) for one in received] == kept == list(range(len(kept)))
             assert 5 <= len(kept) <= 9
 
 
 def test_a_slow_member_harms_no_other(tight: kit.Engine) -> None:
-    """All others hear everything; the slow one hears the beginning, in order."""
+    """All others get every message; the slow one gets the first ones, in order."""
     room = fresh("room")
     slow = BarePeer(tight.port, room, receive_buffer=4096)
     with slow, BarePeer(tight.port) as sender, several(tight.port, 5, room) as members:
@@ -107,22 +107,22 @@ def test_a_slow_member_harms_no_other(tight: kit.Engine) -> None:
             sender.say(f"PUB {room} ref={i}", str(i))
             sender.expect("OK", str(i))
         for member in members:
-            assert [one.payload for one in member.hear_all(100)] == [b"%d" % i for i in range(100)]
+            assert [one.payload for one in member.read_all(100)] == [b"%d" % i for i in range(100)]
         until(lambda: tight.stats()["total"]["dropped_slow_peer"] >= before + 100 - BACKLOG)
-        heard = hear_rest(sender, slow, n)
-        assert heard == [b"%d" % i for i in range(len(heard))]
-        assert len(heard) in (BACKLOG - 1, BACKLOG)
+        received = read_rest(sender, slow, n)
+        assert received == [b"%d" % i for i in range(len(received))]
+        assert len(received) in (BACKLOG - 1, BACKLOG)
         assert sender.answer_to("full") == "ok"
 
 
-def none_is_underway(engine: kit.Engine) -> bool:
-    """Between loops."""
+def mailboxes_are_empty(engine: kit.Engine) -> bool:
+    """Whether loops have taken all that was posted to them."""
     total = engine.stats()["total"]
     return bool(total["posted"] == total["taken"])
 
 
-def test_gap_tells_the_receiver(tight: kit.Engine) -> None:
-    """How many messages had reached its node, and were too many or too old, since the last notice."""
+def test_gap_counts_the_messages_that_a_receiver_missed(tight: kit.Engine) -> None:
+    """Since the last notice: those that reached its node, and did not fit or were too old."""
     a, b = pair(tight)
     with a, b:
         for more in range(3):
@@ -132,14 +132,14 @@ def test_gap_tells_the_receiver(tight: kit.Engine) -> None:
             for ref in refs:
                 a.say(f"TO {b.address} ref={ref}", ref)
             assert a.ask("UNSUB nothing") == "ok"  # so that all of it has been read
-            until(lambda: none_is_underway(tight), "all have reached the receiver's loop")
-            heard, missed = 0, 0
-            while heard + missed < n + 1 + len(refs):
-                got = b.hear()
-                heard += got.verb != "GAP"
+            until(lambda: mailboxes_are_empty(tight), "all have reached the receiver's loop")
+            received, missed = 0, 0
+            while received + missed < n + 1 + len(refs):
+                got = b.read()
+                received += got.verb != "GAP"
                 missed += int(got.words[0]) if got.verb == "GAP" else 0
             codes = [a.answer_to(ref) for ref in (*refs, "full")]
-            assert (heard, missed) == (n - 1 + codes.count("ok"), 1 + codes.count("slow-peer"))
+            assert (received, missed) == (n - 1 + codes.count("ok"), 1 + codes.count("slow-peer"))
             assert missed > 10 and b.settle() == a.settle() == []
 
 
@@ -147,7 +147,7 @@ def test_gap_tells_the_receiver(tight: kit.Engine) -> None:
 
 
 def test_expired(tight: kit.Engine) -> None:
-    """Told within the ttl and a second, and never written."""
+    """The answer comes within the ttl and a second; the message is never written."""
     a, b = pair(tight)
     with a, b:
         n = block(a, b) + 1
@@ -156,13 +156,13 @@ def test_expired(tight: kit.Engine) -> None:
         a.say(f"TO {b.address} ref=late ttl=19000", "late")
         assert a.answer_to("soon") == "expired"
         assert 0.25 < time.monotonic() - start < 1.8
-        assert hear_rest(a, b, n) == [b"late"]
+        assert read_rest(a, b, n) == [b"late"]
         assert a.answer_to("late") == a.answer_to("full") == "ok"
-        until(lambda: tight.stats()["total"]["backlog_bytes"] == 0, "nothing waits any more, by the gauge, too")
+        until(lambda: tight.stats()["total"]["backlog_bytes"] == 0, "backlog_bytes is 0 again")
 
 
-def test_a_message_begun_is_written_whole(tight: kit.Engine) -> None:
-    """Whose first byte was written before its ttl had passed."""
+def test_a_message_that_is_partly_written_does_not_expire(tight: kit.Engine) -> None:
+    """It is written to its end, also after its ttl."""
     a, b = pair(tight)
     with a, b:
         n, code = 0, "ok"
@@ -170,7 +170,7 @@ def test_a_message_begun_is_written_whole(tight: kit.Engine) -> None:
             a.say(f"TO {b.address} ref=r ttl=500", b"x" * 60000)
             code, n = a.answer_to("r"), n + 1
         whole = n if code == "timeout" else n - 1
-        assert hear_rest(a, b, whole) == []
+        assert read_rest(a, b, whole) == []
 
 
 def test_ttl_is_a_setting() -> None:
@@ -188,24 +188,24 @@ def test_ttl_is_a_setting() -> None:
 
 
 def test_a_ref_that_is_outstanding(tight: kit.Engine) -> None:
-    """Is bad-request for whatever uses it again; the first use keeps its answer, and only it is delivered."""
+    """Another request with it gets bad-request. The first is delivered and answered."""
     a, b = pair(tight)
     with a, b:
         n = block(a, b) + 1
         a.say(f"TO {b.address} ref=dup", "first")
         for head in (f"TO {b.address} ref=dup", "PUB room ref=dup", "SUB room ref=dup", "UNSUB room ref=dup"):
             a.say(head)
-            got = a.hear()
+            got = a.read()
             assert (got.verb, got.words) == ("ERR", ("bad-request",))
             assert got.options in ({}, {"ref": "dup"})
-        assert hear_rest(a, b, n) == [b"first"]
-        assert sorted(one.words for one in a.hear_all(2)) == [("dup",), ("full",)]
+        assert read_rest(a, b, n) == [b"first"]
+        assert sorted(one.words for one in a.read_all(2)) == [("dup",), ("full",)]
         assert a.ask(f"TO {b.address}", "end", ref="dup") == "ok"
         assert b.expect("FROM", a.address, ref="dup").payload == b"end"
 
 
 def test_max_refs() -> None:
-    """One more than may be outstanding is `rate`, at once, and takes nothing from the others."""
+    """One request more gets `rate`, at once. The others are answered."""
     with kit.engine(nats="off", loops=2, max_refs=4) as engine:
         a, b = pair(engine)
         with a, b:
@@ -214,9 +214,9 @@ def test_max_refs() -> None:
                 a.say(f"TO {b.address} ref={i}", str(i))
             assert [a.answer_to(str(i)) for i in (3, 4, 5)] == ["rate"] * 3
             a.say(f"TO {b.address}", "end")
-            heard = hear_until(b, b"end")
+            received = read_until(b, b"end")
             assert [a.answer_to(ref) for ref in ("full", "0", "1", "2")] == ["ok"] * 4
-            assert [one.payload for one in heard[-4:]] == [b"0", b"1", b"2", b"end"]
+            assert [one.payload for one in received[-4:]] == [b"0", b"1", b"2", b"end"]
             assert a.ask(f"TO {b.address}", "x") == "ok"
 
 
@@ -224,7 +224,7 @@ def test_max_refs() -> None:
 
 
 def test_max_rooms(tight: kit.Engine, client: type[Peer]) -> None:
-    """One room too many is refused; to join again what one is in is not; leaving makes place."""
+    """One room too many is refused, joining a room again is not. After leaving one, another can be joined."""
     with client(tight.port) as peer:
         assert peer.hello["max_rooms"] == ROOMS
         rooms = [fresh("room") for _ in range(ROOMS + 1)]
@@ -239,7 +239,7 @@ def test_max_rooms(tight: kit.Engine, client: type[Peer]) -> None:
                 assert peer.expect("MSG", room, sender.address).payload == room.encode()
 
 
-def test_the_urls_rooms_count(tight: kit.Engine) -> None:
+def test_rooms_of_the_url_count(tight: kit.Engine) -> None:
     with BarePeer(tight.port, "a", "b", "c") as peer:
         assert peer.ask("SUB d") == "too-many-rooms"
         assert peer.ask("SUB c") == "ok"
@@ -250,7 +250,7 @@ def test_the_urls_rooms_count(tight: kit.Engine) -> None:
 
 @pytest.mark.parametrize("loops", [1, 3])
 def test_a_stalled_receiver_is_closed(loops: int) -> None:
-    """After stall_timeout without progress; every ref is answered, exactly once."""
+    """After stall_timeout without progress. Every ref is answered exactly once."""
     with kit.engine(nats="off", loops=loops, stall_timeout=1, ping_interval=60, ttl=5) as engine:
         a, b = pair(engine)
         with a, b:
@@ -268,7 +268,7 @@ def test_a_stalled_receiver_is_closed(loops: int) -> None:
 
 
 def test_a_slow_reader_is_not_stalled() -> None:
-    """Who reads a little now and then makes progress."""
+    """A receiver that reads a little now and then makes progress."""
     with kit.engine(nats="off", loops=1, stall_timeout=1.5, backlog_messages=4096, backlog_bytes=1 << 26) as engine:
         a, b = BarePeer(engine.port), BarePeer(engine.port, receive_buffer=65536)
         with a, contextlib.closing(b.wire.socket):
@@ -282,8 +282,8 @@ def test_a_slow_reader_is_not_stalled() -> None:
             assert engine.stats()["total"]["connections"] == 2
 
 
-def test_rooms_that_all_loops_make_at_once() -> None:
-    """Threads meet in the table of rooms while it grows; what is left by all is gone."""
+def test_all_loops_make_rooms_at_once() -> None:
+    """Threads meet in the room table while it grows. A room that all members have left is removed."""
     names = [str(number) for number in range(3000)]
     with kit.engine(nats="off", loops=4, max_rooms=len(names)) as engine, several(engine.port, 8) as peers:
         for verb, members in (("SUB", len(names)), ("UNSUB", 0)):

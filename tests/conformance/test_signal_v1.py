@@ -37,7 +37,7 @@ def test_hello(node: kit.Engine, client: type[Peer]) -> None:
         assert {"version", "ping_interval", "ttl"} <= peer.hello.keys() and "user" not in peer.hello
 
 
-def test_every_connection_has_its_own_address(node: kit.Engine) -> None:
+def test_addresses_are_unique(node: kit.Engine) -> None:
     with several(node.port, 20) as peers:
         first = {peer.address for peer in peers}
     with several(node.port, 20) as peers:
@@ -56,7 +56,7 @@ def test_every_connection_has_its_own_address(node: kit.Engine) -> None:
 def test_subprotocol_as_a_browser_offers_it(
     node: kit.Engine, client: type[Peer], offered: tuple[str, ...], selected: str | None
 ) -> None:
-    """A browser fails where the server selects what was not offered, or none of what was."""
+    """A browser fails if the server selects a subprotocol that was not offered, or none of those offered."""
     with client(node.port, protocols=offered) as peer:
         assert peer.protocol == selected
         peer.say("PING")
@@ -73,7 +73,7 @@ def test_only_foreign_subprotocols_select_none(node: kit.Engine) -> None:
 
 @pytest.mark.parametrize("payload", ODD_PAYLOADS)
 def test_to(node: kit.Engine, client: type[Peer], payload: str | bytes) -> None:
-    """The payload arrives unchanged and of the same type; the sender hears nothing without a ref."""
+    """The payload arrives unchanged and of the same type. Without a ref, the sender gets no answer."""
     with several(node.port, 2, client=client) as (a, b):
         a.say(f"TO {b.address}", payload)
         got = b.expect("FROM", a.address)
@@ -83,19 +83,19 @@ def test_to(node: kit.Engine, client: type[Peer], payload: str | bytes) -> None:
 
 
 def test_to_every_loop(node: kit.Engine) -> None:
-    """Everyone to everyone, oneself included: every pair of loops is among them."""
+    """Each to each, and to itself: every pair of loops is among them."""
     with several(node.port, 8) as peers:
         for sender in peers:
             for receiver in peers:
                 sender.say(f"TO {receiver.address}", f"{sender.address} {receiver.address}")
         for receiver in peers:
-            heard = receiver.hear_all(len(peers))
-            assert {one.words[0] for one in heard} == {sender.address for sender in peers}
-            assert all(one.payload == f"{one.words[0]} {receiver.address}".encode() for one in heard)
+            received = receiver.read_all(len(peers))
+            assert {one.words[0] for one in received} == {sender.address for sender in peers}
+            assert all(one.payload == f"{one.words[0]} {receiver.address}".encode() for one in received)
 
 
 def test_to_with_ref(node: kit.Engine, client: type[Peer]) -> None:
-    """The receiver hears the ref, the sender OK, once."""
+    """The receiver gets the ref, and the sender OK, once."""
     with several(node.port, 2, client=client) as (a, b):
         a.say(f"TO {b.address} ref=Ab9", "x")
         assert b.expect("FROM", a.address, ref="Ab9").payload == b"x"
@@ -115,11 +115,11 @@ def test_a_ref_is_free_again_once_answered(node: kit.Engine, client: type[Peer])
     with several(node.port, 2, client=client) as (a, b):
         for i in range(100):
             assert a.ask(f"TO {b.address}", str(i), ref="same") == "ok"
-        assert [one.payload for one in b.hear_all(100)] == [b"%d" % i for i in range(100)]
+        assert [one.payload for one in b.read_all(100)] == [b"%d" % i for i in range(100)]
 
 
-def test_question_and_answer(node: kit.Engine, client: type[Peer]) -> None:
-    """re= carries the ref of the message that is answered; options come in any order."""
+def test_request_and_reply(node: kit.Engine, client: type[Peer]) -> None:
+    """re= has the ref of the message that is answered. Options come in any order."""
     with several(node.port, 2, client=client) as (a, b):
         a.say(f"TO {b.address} ttl=5000 ref=q1", "what?")
         b.expect("FROM", a.address, ref="q1")
@@ -134,7 +134,7 @@ def test_question_and_answer(node: kit.Engine, client: type[Peer]) -> None:
 
 
 def test_an_altered_address_is_no_such_peer(node: kit.Engine, client: type[Peer]) -> None:
-    """Whatever character is altered, left out or added, and however."""
+    """With any character altered, left out or added."""
     with several(node.port, 2, client=client) as (a, b):
         local = b.address.split(".")[1]
         altered = {local[:i] + c + local[i + 1 :] for i in range(len(local)) for c in "09amz"} - {local}
@@ -146,7 +146,7 @@ def test_an_altered_address_is_no_such_peer(node: kit.Engine, client: type[Peer]
 
 
 def test_a_gone_address_is_no_such_peer(node: kit.Engine, client: type[Peer]) -> None:
-    """Also when its place has been given to others."""
+    """Also when its slot is used by another connection."""
     with client(node.port) as a:
         with client(node.port) as b:
             gone = b.address
@@ -172,13 +172,13 @@ def test_an_unknown_node_is_no_such_peer(node: kit.Engine, client: type[Peer]) -
 
 
 def test_an_unknown_user_is_not_an_error(node: kit.Engine, client: type[Peer]) -> None:
-    """`TO @user` is accepted for routing, to however many connections there are."""
+    """`TO @user` is accepted, for any number of connections, also none."""
     with client(node.port) as a:
         assert a.ask("TO @nobody", "x") == "ok"
 
 
 def test_order_of_one_to_one(node: kit.Engine) -> None:
-    """TO and PUB of one sender reach one receiver in the order in which they were sent."""
+    """TO and PUB from one sender reach a receiver in the order in which they were sent."""
     room = fresh("order")
     with several(node.port, 6) as peers, BarePeer(node.port) as sender:
         for peer in peers:
@@ -188,8 +188,8 @@ def test_order_of_one_to_one(node: kit.Engine) -> None:
                 sender.say(f"TO {peer.address}", f"{i} to")
             sender.say(f"PUB {room}", f"{i} pub")
         for peer in peers:
-            heard = [one.payload for one in peer.hear_all(240)]
-            assert heard == [f"{i} {kind}".encode() for i in range(120) for kind in ("to", "pub")]
+            received = [one.payload for one in peer.read_all(240)]
+            assert received == [f"{i} {kind}".encode() for i in range(120) for kind in ("to", "pub")]
 
 
 @settings(max_examples=50, deadline=None)
@@ -209,7 +209,7 @@ def test_any_payload_arrives_unchanged(node: kit.Engine, payloads: list[str | by
 
 @pytest.mark.parametrize("payload", ODD_PAYLOADS)
 def test_pub(node: kit.Engine, client: type[Peer], payload: str | bytes) -> None:
-    """Every member hears it once and unchanged; the sender, a member too, doesn't."""
+    """Every member gets it once and unchanged, except the sender."""
     room = fresh("room.")
     with several(node.port, 5, client=client) as peers, client(node.port) as outsider:
         for peer in peers:
@@ -223,7 +223,7 @@ def test_pub(node: kit.Engine, client: type[Peer], payload: str | bytes) -> None
 
 
 def test_members_on_very_many_loops() -> None:
-    """A room knows its loops in several words, after a name of any length; who left is not heard of again."""
+    """A room keeps its loops as bits in several machine words, after a name of any length."""
     with kit.engine(nats="off", loops=40) as engine, several(engine.port, 120) as peers:
         for size in (1, 2, 36, 37):
             room = "r" * size
@@ -271,7 +271,7 @@ def test_a_missing_payload_is_an_empty_one(node: kit.Engine, client: type[Peer])
         assert not b.expect("FROM", a.address).payload
 
 
-def test_sub_twice_hears_once(node: kit.Engine, client: type[Peer]) -> None:
+def test_sub_twice_receives_once(node: kit.Engine, client: type[Peer]) -> None:
     room = fresh("room")
     with several(node.port, 2, client=client) as (a, b):
         b.join(room, room)
@@ -285,7 +285,7 @@ def test_sub_twice_hears_once(node: kit.Engine, client: type[Peer]) -> None:
 
 
 def test_unsub(node: kit.Engine, client: type[Peer]) -> None:
-    """After OK nothing more is heard; of a room that one isn't in, it is OK."""
+    """After OK no more messages come. UNSUB of a room that one isn't in is OK, too."""
     room, other = fresh("room"), fresh("room")
     with several(node.port, 7, client=client) as (sender, *members):
         for member in members:
@@ -299,7 +299,7 @@ def test_unsub(node: kit.Engine, client: type[Peer]) -> None:
 
 
 def test_rooms_in_the_url(node: kit.Engine, client: type[Peer]) -> None:
-    """They are joined before HELLO: what is published right after reaches them."""
+    """They are joined before HELLO: messages published right after it arrive."""
     rooms = (fresh("a"), fresh("b.c"))
     with client(node.port) as sender, several(node.port, 6, *rooms, client=client) as members:
         for room in rooms:
@@ -318,7 +318,7 @@ def test_rooms_in_the_url_are_decoded(node: kit.Engine) -> None:
 
 
 def test_hello_comes_before_the_room(node: kit.Engine) -> None:
-    """Also into a room in which messages fly."""
+    """Also if messages are being published in the room."""
     room = fresh("busy")
     with BarePeer(node.port) as sender:
         for _ in range(30):
@@ -326,7 +326,7 @@ def test_hello_comes_before_the_room(node: kit.Engine) -> None:
                 sender.say(f"PUB {room}", "x" * 50)
             with BarePeer(node.port, room) as member:  # fails if HELLO isn't first
                 sender.say(f"PUB {room}", "last")
-                while member.hear().payload != b"last":
+                while member.read().payload != b"last":
                     pass
 
 
@@ -341,7 +341,7 @@ def test_room_names(node: kit.Engine, client: type[Peer], room: str) -> None:
         b.expect("MSG", room, a.address)
 
 
-def test_room_names_are_told_apart(node: kit.Engine) -> None:
+def test_similar_room_names_are_different_rooms(node: kit.Engine) -> None:
     base = fresh("room")
     names = [base, base.upper(), base + ".", base + ".a", base[:-1], base + "0"]
     names.remove(base + ".")

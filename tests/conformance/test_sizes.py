@@ -1,4 +1,4 @@
-"""max-message bounds the payload, and not the head before it: exactly, however the message comes."""
+"""max-message bounds exactly the payload, without the head, in one frame or in fragments."""
 
 from collections.abc import Callable, Iterator
 
@@ -29,7 +29,7 @@ def in_two(opcode: int, data: bytes) -> bytes:
 
 
 def in_many(opcode: int, data: bytes) -> bytes:
-    """The last of them is empty."""
+    """In fragments of 4000 bytes; the last one is empty."""
     pieces = [data[i : i + 4000] for i in range(0, len(data), 4000)]
     return frame(opcode, b"", fin=False) + b"".join(frame(CONT, piece, fin=False) for piece in pieces) + frame(CONT)
 
@@ -37,7 +37,7 @@ def in_many(opcode: int, data: bytes) -> bytes:
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 @pytest.mark.parametrize("send", [whole, in_two, in_many])
 def test_the_payload_counts(bounded: tuple[kit.Engine, int], opcode: int, send: Send) -> None:
-    """So many bytes are delivered, behind the shortest head and the longest; one more closes with 1009."""
+    """max-message bytes are delivered, after a short head and the longest. One more byte closes with 1009."""
     engine, most = bounded
     room = "x" * 128
     with BarePeer(engine.port) as a, BarePeer(engine.port, room) as b:
@@ -48,7 +48,7 @@ def test_the_payload_counts(bounded: tuple[kit.Engine, int], opcode: int, send: 
             (f"PUB {room} ref={REF} ttl=86400000", "MSG"),
         ):
             a.wire.send(send(opcode, head.encode() + b"\n" + b"y" * most))
-            got = b.hear()
+            got = b.read()
             assert (got.verb, got.payload) == (verb, b"y" * most)
             if "ref=" in head:
                 assert a.answer_to(REF) == "ok"
@@ -58,8 +58,8 @@ def test_the_payload_counts(bounded: tuple[kit.Engine, int], opcode: int, send: 
 
 
 @pytest.mark.parametrize("send", [whole, in_two, in_many])
-def test_a_malformed_message_is_bounded_likewise(bounded: tuple[kit.Engine, int], send: Send) -> None:
-    """It costs an ERR where its payload is none too many, else the connection."""
+def test_the_payload_of_a_malformed_message_counts(bounded: tuple[kit.Engine, int], send: Send) -> None:
+    """It gets an ERR if the payload is within the bound; else the connection is closed."""
     engine, most = bounded
     with BarePeer(engine.port) as peer:
         for data in (b"NONSENSE\n" + b"y" * most, b"y" * most):
@@ -72,8 +72,8 @@ def test_a_malformed_message_is_bounded_likewise(bounded: tuple[kit.Engine, int]
         assert peer.wire.read_closed() == 1009
 
 
-def test_a_frame_that_can_hold_no_such_message_is_refused_at_its_head(bounded: tuple[kit.Engine, int]) -> None:
-    """Before the rest of it has come: the payload and the longest head are what a frame may have."""
+def test_a_frame_that_is_too_long_is_refused_at_its_head(bounded: tuple[kit.Engine, int]) -> None:
+    """Before its payload comes. It may have the longest head, and max-message bytes."""
     engine, most = bounded
     for opcode in (TEXT, BINARY):
         with BarePeer(engine.port) as peer:
@@ -86,8 +86,8 @@ def test_a_frame_that_can_hold_no_such_message_is_refused_at_its_head(bounded: t
 
 
 @pytest.mark.parametrize("most", [1000, 65536, 1 << 20, (1 << 20) + 1])
-def test_between_nodes_and_with_the_embedded_server(most: int) -> None:
-    """NATS counts headers, too: the embedded server takes as much as the engine promises."""
+def test_the_longest_message_crosses_nodes(most: int) -> None:
+    """NATS counts headers, too."""
     with kit.nats(f"max_payload: {most + 1000}") as server:
         settings = {"nats": server.url, "max_message": most, "loops": 1, "backlog_bytes": 1 << 23, "control": "off"}
         with kit.engine(**settings) as one, kit.engine(**settings) as other:
@@ -95,12 +95,12 @@ def test_between_nodes_and_with_the_embedded_server(most: int) -> None:
             with BarePeer(one.port) as a, BarePeer(other.port, room) as b:
                 for head in (f"TO {b.address} ref={REF} ttl=60000", f"PUB {room} ref={REF} ttl=60000"):
                     a.say(head, b"y" * most)
-                    assert b.hear().payload == b"y" * most
+                    assert b.read().payload == b"y" * most
                     assert a.answer_to(REF) == "ok"
 
 
 def test_the_embedded_server_takes_the_longest_message() -> None:
-    """With NATS's default of 1 MiB, which counts headers, such a message would be too large for it."""
+    """With NATS's default max_payload of 1 MiB, which counts headers, it would be too large."""
     most = 1 << 20
     with (
         kit.engine(nats="embedded", max_message=most, loops=1, backlog_bytes=1 << 23) as engine,

@@ -1,7 +1,7 @@
-"""Random SUB, UNSUB, PUB, TO, connect and close over several connections, held against a model.
+"""Random SUB, UNSUB, PUB, TO, connect and close over several connections, against a model.
 
-The model knows for each message who must hear it and who may: a join, a leave or a close that no fence
-separates from the message leaves open on which side of it the message arrives. After a fence nothing is open.
+The model knows for each message which clients must get it and which may. If no fence separates a join, a leave or a
+close from a message, the message may arrive before or after it. After a fence, nothing is open.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 import kit
-from peers import BarePeer, Heard, ledgers_hold
+from peers import BarePeer, Received, ledgers_hold
 from wire import until
 
 ROOMS = ("a", "b", "c")
@@ -49,8 +49,8 @@ class Client:
     peer: BarePeer
     rooms: set[str] = field(default_factory=set)
     sent: list[Sent] = field(default_factory=list)  # since the last fence
-    heard: list[Heard] = field(default_factory=list)  # since the last fence
-    late: dict[str, list[Heard]] = field(default_factory=dict)  # from those who are gone, since the beginning
+    received: list[Received] = field(default_factory=list)  # since the last fence
+    late: dict[str, list[Received]] = field(default_factory=dict)  # from senders that are gone, since the beginning
 
     @property
     def address(self) -> str:
@@ -71,10 +71,10 @@ class Machine(RuleBasedStateMachine):
         until(lambda: self.total("connections") == 0, "no connection is left")
         self.accepted = self.total("accepted")
         self.gone: dict[str, Client] = {}
-        self.count = 0  # payloads, so that each is another
+        self.count = 0  # of payloads: each is different
         self.refs = 0
         self.messages = 0  # TO and PUB that the engine must have accepted
-        self.doubtful = 0  # what it may count besides
+        self.doubtful = 0  # further ones that it may count
 
     # -- what clients do --
 
@@ -89,7 +89,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(client=consumes(clients), politely=st.booleans())
     def close(self, client: Client, politely: bool) -> None:
-        """What it sent may arrive after any fence of the others, or be lost where it vanishes."""
+        """Its messages may arrive after any fence of the others, or be lost if it vanishes."""
         if politely:
             client.peer.close()
         else:
@@ -111,7 +111,7 @@ class Machine(RuleBasedStateMachine):
     @rule(client=clients, room=st.sampled_from(ROOMS))
     def unsub(self, client: Client, room: str) -> None:
         self.ask(client, f"UNSUB {room}", "ok")
-        client.heard += client.peer.early  # up to the OK; from now on nothing of this room may come
+        client.received += client.peer.early  # up to the OK; from now on nothing of this room may come
         client.peer.early.clear()
         if room in client.rooms:
             client.rooms.discard(room)
@@ -137,13 +137,13 @@ class Machine(RuleBasedStateMachine):
         self.doubtful += 1
 
     @rule(client=clients)
-    def to_nobody(self, client: Client) -> None:
+    def to_unknown_peer(self, client: Client) -> None:
         self.messages += 1
         self.ask(client, f"TO {self.engine.node}.{'0' * len(client.address.split('.')[1])}", "no-such-peer")
 
     @rule()
     def fence(self) -> None:
-        """Everyone sends everyone a last word, which comes after all that was sent: then all is known."""
+        """Each sends each a last message, which arrives after all that was sent before: then nothing is open."""
         clients = list(self.alive.values())
         for sender in clients:
             for receiver in clients:
@@ -152,20 +152,20 @@ class Machine(RuleBasedStateMachine):
         for receiver in clients:
             missing = len(clients)
             while missing:
-                got = receiver.peer.hear()
+                got = receiver.peer.read()
                 missing -= got.payload == b"fence"
                 assert got.verb == "FROM" or got.words[0] in receiver.rooms, got
-                receiver.heard.append(got)
+                receiver.received.append(got)
         for receiver in clients:
             self.check(receiver)
         for client in clients:
             client.sent.clear()
-            client.heard.clear()
+            client.received.clear()
 
     # -- the model --
 
     def unsure(self, room: str, address: str, joined: bool) -> None:
-        """What was published since the last fence may or may not reach whoever just joined or left."""
+        """Messages since the last fence may or may not reach a client that has just joined or left."""
         for sender in self.alive.values():
             for sent in sender.sent:
                 if sent.room == room and sender.address != address and (joined or address in sent.must):
@@ -173,21 +173,21 @@ class Machine(RuleBasedStateMachine):
                     sent.may.add(address)
 
     def check(self, receiver: Client) -> None:
-        """All that was heard is from someone, and as its sender sent it."""
-        heard = [one for one in receiver.heard if one.payload != b"fence"]
-        assert {one.words[-1] for one in heard} <= self.alive.keys() | self.gone.keys()
+        """Asserts that all received messages are from a known sender, as it sent them."""
+        received = [one for one in receiver.received if one.payload != b"fence"]
+        assert {one.words[-1] for one in received} <= self.alive.keys() | self.gone.keys()
         for address, sender in self.alive.items():
-            got = [one for one in heard if one.words[-1] == address]
+            got = [one for one in received if one.words[-1] == address]
             self.follows(got, sender, receiver)
             must = {sent.payload for sent in sender.sent if receiver.address in sent.must}
             assert must <= {one.payload for one in got}
         for address, sender in self.gone.items():
             late = receiver.late.setdefault(address, [])
-            late += [one for one in heard if one.words[-1] == address]
+            late += [one for one in received if one.words[-1] == address]
             self.follows(late, sender, receiver)
 
-    def follows(self, got: list[Heard], sender: Client, receiver: Client) -> None:
-        """Only what was for the receiver, in the order in which it was sent, once, of the right kind."""
+    def follows(self, got: list[Received], sender: Client, receiver: Client) -> None:
+        """Asserts that they were for the receiver, in the order of sending, once, with the right verb."""
         meant = {one.payload: one for one in sender.sent if receiver.address in one.must | one.may}
         payloads = [one.payload for one in got]
         assert [payload for payload in meant if payload in payloads] == payloads
@@ -207,29 +207,29 @@ class Machine(RuleBasedStateMachine):
             client.peer.say(head, payload)
 
     def ask(self, client: Client, head: str, code: str, payload: bytes | None = None) -> None:
-        """Exactly one answer: a second would be found by `check` among what was heard."""
+        """Sends with a ref. Exactly one answer comes: `check` would find a second among the received messages."""
         self.refs += 1
         assert client.peer.ask(head, payload, ref=f"r{self.refs}") == code
 
     @invariant()
     def ledgers(self) -> None:
-        """At every moment, also while messages fly."""
+        """They hold at every moment, also while messages are on their way."""
         if hasattr(self, "engine"):
             ledgers_hold(self.engine.stats()["total"])
 
     def teardown(self) -> None:
         try:
-            if not sys.exc_info()[0]:  # else a step has failed
+            if not sys.exc_info()[0]:  # no step has failed
                 self.finish()
         finally:
             for client in self.alive.values():
                 client.peer.vanish()
 
     def finish(self) -> None:
-        """All arrive, leave in order, and nothing is left of them."""
+        """All messages arrive, all clients close, and no gauge stays above 0."""
         self.fence()
         rooms = sum(len(client.rooms) for client in self.alive.values())
-        until(lambda: self.total("connections") == len(self.alive), "those who left are gone")
+        until(lambda: self.total("connections") == len(self.alive), "the clients that left are gone")
         until(lambda: self.total("memberships") == rooms, "so are their memberships")
         assert 0 <= self.total("accepted") - self.accepted - self.messages <= self.doubtful
         for client in self.alive.values():

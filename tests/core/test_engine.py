@@ -1,4 +1,4 @@
-"""The engine module: what is made of settings, and what becomes of it without memory."""
+"""Core: settings for which there is no memory."""
 
 import subprocess
 
@@ -6,7 +6,7 @@ import pytest
 
 import kit
 
-# A list of proxies that says that it has two thousand million, where 2 GiB of addresses is all there is.
+# A list of proxies whose length is 2e9, in a process that may map no more than 2 GiB.
 TOO_MANY = """
 import gc, resource
 from signal_core.engine import Core
@@ -28,8 +28,8 @@ print(Core(settings | {"origins": ["https://a"], "proxies": [(bytes(16), 96)]}).
 """
 
 
-@pytest.mark.skipif(kit.SANITIZED, reason="a sanitizer takes more addresses than this by itself")
+@pytest.mark.skipif(kit.SANITIZED, reason="a sanitizer maps more than this")
 def test_settings_for_which_there_is_no_memory() -> None:
-    """MemoryError; what was made before is freed, and another one can be made."""
-    told = subprocess.check_output([*kit.python(), "-c", TOO_MANY], text=True, timeout=kit.PATIENCE, cwd="/")
-    assert told == "no memory for the engine's settings\n1\n"
+    """MemoryError. What was allocated before is freed, and another Core can be made."""
+    output = subprocess.check_output([*kit.python(), "-c", TOO_MANY], text=True, timeout=kit.PATIENCE, cwd="/")
+    assert output == "no memory for the engine's settings\n1\n"

@@ -1,4 +1,4 @@
-"""Framing (RFC 6455 section 5): examples, every bound, any split, and wsproto as a second opinion."""
+"""Frames (RFC 6455 §5): examples, every bound, any split, and wsproto as a second opinion."""
 
 import struct
 
@@ -23,7 +23,7 @@ keys = st.binary(min_size=4, max_size=4)
 
 
 def head_of(opcode: int, length: int, *, fin: bool = True, key: bytes | None = KEY) -> bytes:
-    """A head, written from the RFC's figure and not by the code under test."""
+    """The head of a frame, written from the figure in RFC 6455 §5.2."""
     masked = 0x80 if key is not None else 0
     if length < 126:
         size = struct.pack("!B", masked | length)
@@ -34,12 +34,12 @@ def head_of(opcode: int, length: int, *, fin: bool = True, key: bytes | None = K
     return bytes([(0x80 if fin else 0) | opcode]) + size + (key or b"")
 
 
-def masked_by_the_book(data: bytes, key: bytes) -> bytes:
+def xored(data: bytes, key: bytes) -> bytes:
     return bytes(byte ^ key[i % 4] for i, byte in enumerate(data))
 
 
 def read_all(chunks: list[bytes], max_payload: int) -> list[tuple[int, bool, bytes]]:
-    """What a reader gets that is fed these chunks: (opcode, fin, payload) of each whole frame."""
+    """(opcode, fin, payload) of each frame, read from these chunks."""
     frames, waiting = [], b""
     for chunk in chunks:
         waiting += chunk
@@ -49,9 +49,7 @@ def read_all(chunks: list[bytes], max_payload: int) -> list[tuple[int, bool, byt
             if head == -2 or len(waiting) < head + frame["length"]:
                 break
             end = head + frame["length"]
-            frames.append(
-                (frame["opcode"], frame["fin"], probe.frame_unmask(waiting[head:end], frame["key"]))
-            )
+            frames.append((frame["opcode"], frame["fin"], probe.frame_unmask(waiting[head:end], frame["key"])))
             waiting = waiting[end:]
     assert waiting == b""
     return frames
@@ -115,7 +113,7 @@ def test_max_payload_does_not_bound_control_frames(opcode, length):
     assert (head, frame["opcode"], frame["length"], frame["fin"]) == (6, opcode, length, True)
 
 
-# -- bad heads: the verdict comes with the byte that allows it, and stays --
+# -- bad heads: refused with the first byte that shows it, and ever after --
 
 BAD = [
     *[(f"reserved bit {bit:#x}", bytes([0x80 | bit | TEXT]), 1002, 1) for bit in (0x10, 0x20, 0x40)],
@@ -137,7 +135,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("head", "code", "decided"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-def test_a_bad_head_is_refused_as_early_as_can_be(head, code, decided):
+def test_a_bad_head_is_refused_with_the_first_byte_that_shows_it(head, code, decided):
     for n in range(decided):
         assert probe.frame_parse(head[:n], 100) == (-2, None)
     for more in (head[:decided], head, head + bytes(20)):
@@ -195,7 +193,7 @@ def test_wsproto_reads_what_is_written(payload, opcode):
     st.lists(st.tuples(st.sampled_from([TEXT, BINARY]), st.binary(max_size=200), st.booleans()), max_size=6),
     st.data(),
 )
-def test_what_wsproto_sends_arrives_however_it_is_cut(messages, data):
+def test_what_wsproto_sends_is_read_in_any_pieces(messages, data):
     client = FrameProtocol(client=True, extensions=[])
     stream, expected, opcode = b"", [], None
     for kind, payload, fin in messages:
@@ -237,13 +235,13 @@ def test_unmask_at_every_small_size_and_alignment(offset):
     key = b"\x01\x20\x03\x80"
     data = bytes(range(256))
     for n in range(100):
-        assert probe.frame_unmask(data[:n], key, offset) == masked_by_the_book(data[:n], key)
+        assert probe.frame_unmask(data[:n], key, offset) == xored(data[:n], key)
 
 
 @given(st.binary(max_size=2000), keys, st.integers(0, 15))
-def test_unmask_is_exact_and_its_own_inverse(data, key, offset):
+def test_unmasking_twice_gives_the_original(data, key, offset):
     masked = probe.frame_unmask(data, key, offset)
-    assert masked == masked_by_the_book(data, key)
+    assert masked == xored(data, key)
     assert probe.frame_unmask(masked, key) == data
 
 

@@ -1,4 +1,4 @@
-"""UTF-8 as it comes: Python's decoder is the judge, at every cut and every position."""
+"""UTF-8 in pieces, against Python's decoder, at every cut and every position."""
 
 import codecs
 import itertools
@@ -24,9 +24,9 @@ def is_utf8(data: bytes) -> bool:
 
 
 def python_states(data: bytes) -> list[str]:
-    """What Python's incremental decoder thinks after each byte.
+    """The state of Python's incremental decoder after each byte.
 
-    It rejects at the earliest byte but for surrogates, whose third byte it awaits (for "surrogatepass").
+    It rejects at the first bad byte, but for surrogates: there it waits for the third byte (for "surrogatepass").
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     states = []
@@ -65,7 +65,7 @@ texts = st.lists(pieces, max_size=5).map(b"".join)
 
 @given(texts, st.data())
 @example(b"a" * 64 + "é".encode() + b"b" * 64, None)
-def test_any_split_gives_the_verdict_of_python(data, draw):
+def test_any_split_gives_the_state_of_python(data, draw):
     cuts = draw.draw(st.lists(st.integers(0, len(data)), max_size=6)) if draw else list(range(len(data)))
     expected = python_states(data)
     assert name(feed(data, cuts)) == (expected[-1] if expected else "accept")
@@ -73,7 +73,7 @@ def test_any_split_gives_the_verdict_of_python(data, draw):
 
 
 @given(texts)
-def test_every_prefix_is_judged_at_the_earliest_byte(data):
+def test_every_prefix_is_rejected_at_its_first_bad_byte(data):
     whole = [name(probe.utf8_feed(ACCEPT, data[:n])) for n in range(1, len(data) + 1)]
     assert whole == python_states(data)
 
@@ -121,14 +121,14 @@ def test_every_surrogate_is_rejected_at_its_second_byte():
     ],
     ids=bytes.hex,
 )
-def test_a_wrong_byte_is_found_wherever_it_lies(data):
+def test_a_bad_byte_is_found_at_any_position(data):
     """The blocks of the fast path end at 8, 16 and 64 bytes."""
     for before in range(100):
         for after in (0, 1, 7, 8, 15, 16, 63, 64, 65):
             assert probe.utf8_feed(ACCEPT, b"x" * before + data + b"y" * after) == REJECT
 
 
-def test_a_character_is_found_wherever_it_lies():
+def test_a_character_is_read_at_any_position():
     for before in range(100):
         for after in (0, 1, 7, 8, 15, 16, 63, 64, 65):
             for character in ("é", "€", "😀"):
@@ -143,7 +143,7 @@ def test_rejection_is_final(data):
 
 
 @given(st.text(min_size=1, max_size=40), st.integers(0, 3))
-def test_nothing_changes_no_state(text, cut):
+def test_no_bytes_change_no_state(text, cut):
     data = text.encode()
     state = probe.utf8_feed(ACCEPT, data[: len(data) - min(cut, len(data))])
     assert probe.utf8_feed(state, b"") == state

@@ -1,4 +1,4 @@
-"""Where an engine is used: on its asyncio loop, in its thread, in its process; elsewhere a clear error."""
+"""An engine is used on its asyncio loop, in its thread and its process; elsewhere it raises a clear error."""
 
 import asyncio
 import os
@@ -31,8 +31,8 @@ CALLS: dict[str, Callable[[Engine], Any]] = {
 }
 
 
-def told(call: Callable[[Engine], Any], engine: Engine, loop: bool) -> str:
-    """What it raises on another loop, or without any."""
+def error_of(call: Callable[[Engine], Any], engine: Engine, loop: bool) -> str:
+    """The EngineError of a call on another loop, or without a loop; "" if it raises none."""
 
     async def on_it() -> None:
         made = call(engine)
@@ -51,7 +51,7 @@ def told(call: Callable[[Engine], Any], engine: Engine, loop: bool) -> str:
     return ""
 
 
-def test_each_method_is_for_its_loop() -> None:
+def test_each_method_raises_on_another_loop() -> None:
     methods = {name for name in vars(Engine) if not name.startswith("_") and callable(getattr(Engine, name))}
     assert set(CALLS) == methods - {"stats"}
 
@@ -59,8 +59,8 @@ def test_each_method_is_for_its_loop() -> None:
         async with Engine(loops=1, close_timeout=0.2) as engine:
             for name, call in CALLS.items():
                 for loop in (True, False):
-                    said = await asyncio.to_thread(told, call, engine, loop)
-                    assert "another thread" in said and "run_coroutine_threadsafe" in said, (name, loop, said)
+                    error = await asyncio.to_thread(error_of, call, engine, loop)
+                    assert "another thread" in error and "run_coroutine_threadsafe" in error, (name, loop, error)
             assert (await asyncio.to_thread(engine.stats))["state"] == "running"
             assert await asyncio.to_thread(lambda: engine.url) == engine.url
             await engine.send(engine.address, "unharmed", receipt=True)
@@ -85,8 +85,8 @@ def test_messages_are_read_on_its_loop() -> None:
     asyncio.run(main())
 
 
-def test_a_loop_after_its_own() -> None:
-    """Which was closed: it can be stopped, and nothing else."""
+def test_an_engine_whose_loop_is_closed() -> None:
+    """It can be stopped from another loop, and nothing else."""
 
     async def start() -> Engine:
         engine = Engine(loops=1, close_timeout=0.2)
@@ -105,7 +105,7 @@ def test_a_loop_after_its_own() -> None:
 
 
 def in_child(work: Callable[[], int]) -> int:
-    """The exit status of a child made by fork() that does it; 99 where it raises."""
+    """The exit status of a forked child that returns what `work` returns; 99 if it raises."""
     child = os.fork()
     if not child:
         code = 99
@@ -125,7 +125,7 @@ async def answers(engine: Engine) -> bool:
 
 
 def run_forked(test: Callable[[], None]) -> None:
-    """In a process without threads of its own, as one that forks should be."""
+    """Runs a test in a process with one thread, as one that forks should be."""
     done = []
     thread = threading.Thread(target=lambda: done.append(in_child(lambda: test() or 0)))
     thread.start()
@@ -133,8 +133,8 @@ def run_forked(test: Callable[[], None]) -> None:
     assert done == [0]
 
 
-def test_one_that_was_not_started_starts_in_children() -> None:
-    """In each as a node of its own, and in the parent afterwards."""
+def test_an_engine_made_before_a_fork_starts_in_children() -> None:
+    """In each child as another node, and then in the parent."""
 
     async def use(engine: Engine) -> str:
         async with engine:
@@ -157,13 +157,13 @@ def test_one_that_was_not_started_starts_in_children() -> None:
     run_forked(parent)
 
 
-def test_one_that_was_started_is_told_in_a_child_and_unharmed_in_the_parent() -> None:
+def test_a_running_engine_raises_in_a_child_and_goes_on_in_the_parent() -> None:
     async def main() -> None:
         async with Engine(loops=2, nats="off", close_timeout=0.2) as engine:
 
             def child() -> int:
-                said = [told(call, engine, False) for call in CALLS.values()]
-                return sum("made by fork()" not in text for text in said)
+                errors = [error_of(call, engine, False) for call in CALLS.values()]
+                return sum("made by fork()" not in text for text in errors)
 
             assert await asyncio.to_thread(in_child, child) == 0
             for _ in range(3):
@@ -172,22 +172,21 @@ def test_one_that_was_started_is_told_in_a_child_and_unharmed_in_the_parent() ->
     asyncio.run(main())
 
 
-def test_a_control_is_for_its_loop() -> None:
-    """And for its process, as an engine is."""
+def test_a_control_raises_on_another_loop_and_in_a_child() -> None:
 
     async def main() -> None:
         with kit.nats() as server:
             async with Control(nats=server.url, timeout=0.5) as control:
 
                 def elsewhere() -> str:
-                    with pytest.raises(EngineError) as told:
+                    with pytest.raises(EngineError) as error:
                         asyncio.run(control.nodes())
                     with pytest.raises(EngineError):
                         asyncio.run(control.close())
-                    return str(told.value)
+                    return str(error.value)
 
-                said = await asyncio.to_thread(elsewhere)
-                assert said.startswith("A Control must be used on the asyncio loop") and "another thread" in said
+                error = await asyncio.to_thread(elsewhere)
+                assert error.startswith("A Control must be used on the asyncio loop") and "another thread" in error
 
                 def child() -> int:
                     with pytest.raises(EngineError, match=r"A Control .* fork\(\)"):

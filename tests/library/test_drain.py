@@ -1,4 +1,4 @@
-"""Engine.drain: what the embedding program sees of it."""
+"""Engine.drain, as the embedding program sees it."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ from wire import LIMIT, Wire, request
 
 
 def test_drain_sends_the_clients_away_and_ends() -> None:
-    """The program goes on sending and hearing meanwhile."""
+    """The program can send and receive meanwhile."""
 
     async def main() -> None:
         async with Engine(drain_time=2.0, close_timeout=1.0, drain_url="ws://b.example/") as engine:
@@ -34,7 +34,7 @@ def test_drain_sends_the_clients_away_and_ends() -> None:
                 except ConnectionClosed as closed:
                     assert closed.rcvd is not None and closed.rcvd.code == 1001
                 else:
-                    raise AssertionError("it stays open")
+                    raise AssertionError("the connection stays open")
                 await draining
                 assert 1.0 < time.monotonic() - begun < 5.0
             await engine.ended()
@@ -60,7 +60,7 @@ def test_stop_ends_a_drain() -> None:
 
 
 def test_drain_of_nothing() -> None:
-    """Without clients, without time, and again: it ends at once."""
+    """Without clients, without drain-time, and a second time: it ends at once."""
 
     async def main() -> None:
         for settings in ({"drain_time": 60.0}, {"drain_time": 0.0}):
@@ -75,8 +75,8 @@ def test_drain_of_nothing() -> None:
 
 
 @pytest.mark.parametrize("loops", [1, 3])
-def test_a_drain_answers_those_who_are_judged(loops: int) -> None:
-    """503, at once where the verdict comes, and in time where none does; a renewal is answered as ever."""
+def test_a_drain_answers_clients_that_wait_for_a_verdict(loops: int) -> None:
+    """With 503: at once if the verdict comes, and in time if none does. A renewal is answered as usual."""
     gate, never = asyncio.Event(), asyncio.Event()
     asked: list[str] = []
 
@@ -109,7 +109,7 @@ def test_a_drain_answers_those_who_are_judged(loops: int) -> None:
             while len(asked) < 42:
                 await asyncio.sleep(0.01)
             draining = asyncio.ensure_future(engine.drain())
-            assert (await asyncio.to_thread(guest.hear)).verb == "GOAWAY"
+            assert (await asyncio.to_thread(guest.read)).verb == "GOAWAY"
             gate.set()
             assert await asyncio.to_thread(refused, waits) < 0.7
             assert await asyncio.to_thread(refused, nevers) < 1.5
@@ -120,8 +120,8 @@ def test_a_drain_answers_those_who_are_judged(loops: int) -> None:
     asyncio.run(main())
 
 
-def test_an_order_that_comes_while_it_starts_is_obeyed_afterwards() -> None:
-    """The start ends well, and then the engine drains: an operator may be quicker than it."""
+def test_a_drain_ordered_during_the_start_begins_after_it() -> None:
+    """The start succeeds, and then the engine drains."""
 
     async def main(nats: str) -> None:
         engine = Engine(nats=nats, loops=1, drain_time=0.2, close_timeout=0.2)
@@ -129,8 +129,8 @@ def test_an_order_that_comes_while_it_starts_is_obeyed_afterwards() -> None:
         while engine.stats()["nats_state"] != "connecting" or engine._runtime.control_thread is None:
             assert not starting.done()
             await asyncio.sleep(0.01)
-        told = await asyncio.to_thread(engine._runtime._ask_drain)
-        assert told["connections"] == 0 and not starting.done()
+        answer = await asyncio.to_thread(engine._runtime._ask_drain)
+        assert answer["connections"] == 0 and not starting.done()
         await starting
         await asyncio.wait_for(engine.ended(), LIMIT)
         assert engine.stats()["state"] == "stopped"

@@ -1,5 +1,5 @@
-"""What the embedding program can make one thread post to another, and what it is posted while it is slow: bounded for
-each kind (docs/architecture/threads-and-ownership.md)."""
+"""Packets that the embedding program causes, or gets while it is slow, are bounded for each kind
+(docs/architecture/threads-and-ownership.md)."""
 
 import asyncio
 import ctypes
@@ -15,7 +15,7 @@ from signal_core.engine import Core, CoreError
 from signal_py import Engine
 from wire import opened, until
 
-from .test_engine import come, in_thread, port_of
+from .program import come, in_thread, port_of
 
 COUNTS = 2  # INQUIRE_COUNTS
 TASKS_WAITING = 4096
@@ -32,13 +32,12 @@ def total(engine: Engine, counter: str) -> int:
 
 
 def halt_python(seconds: float) -> None:
-    """Holds the GIL: no thread of Python's runs, loops do."""
+    """Holds the GIL: no Python thread runs, but loops do."""
     ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
 
 def test_orders_of_the_program_are_bounded() -> None:
-    """KIND_INQUIRY, KIND_KICK: where a loop handles nothing any more it is not asked more. EVENT_LISTED: one for
-    each."""
+    """KIND_INQUIRY, KIND_KICK: a loop that handles nothing gets no more of them. EVENT_LISTED: one for each."""
     names = "\n".join(f"room-{number}" for number in range(2000)).encode()
 
     async def main() -> None:
@@ -52,21 +51,21 @@ def test_orders_of_the_program_are_bounded() -> None:
             with pytest.raises(CoreError, match="handles nothing for now"):
                 core.disconnect(engine.address.rpartition(".")[0] + ".0000000000000", 4000)
             await come(lambda: total(engine, "inquiries") >= asked)
-            pages = await asyncio.gather(*(engine.rooms() for _ in range(500)))  # more than are asked at once
+            pages = await asyncio.gather(*(engine.rooms() for _ in range(500)))  # more than are sent at once
             assert all(page.rooms == {} for page in pages)
 
     asyncio.run(main())
 
 
 def test_joins_of_the_program_wait() -> None:
-    """KIND_SERVICE: while clients cause as many tasks as the link's loop takes, or rest so that they do not. Each join
-    is done all the same."""
+    """KIND_SERVICE: while clients cause as many tasks as the link's loop takes, or are delayed so that they do not.
+    Each join is done all the same."""
 
     def pieces(number: int, _: str) -> Iterator[bytes]:
         return many_rooms("SUB {} presence", "UNSUB {}", name=f"f{number}")
 
     async def main() -> None:
-        async with Engine(listen="127.0.0.1:0", nats="off", loops=2, ttl=60, on_presence=lambda told: None) as engine:
+        async with Engine(listen="127.0.0.1:0", nats="off", loops=2, ttl=60, on_presence=lambda event: None) as engine:
             flood = await in_thread(Flood, port_of(engine), 40, pieces)
             with flood:
                 await come(lambda: total(engine, "inputs_held") + total(engine, "turns_delayed"))
@@ -80,17 +79,18 @@ def test_joins_of_the_program_wait() -> None:
 
 
 def test_hooks_that_are_too_slow_lose_events() -> None:
-    """EVENT_CONNECTED and EVENT_DISCONNECTED: what the program's loop does not take is counted, and clients go on."""
+    """EVENT_CONNECTED and EVENT_DISCONNECTED: events that the program's loop does not take in time are counted.
+    Clients go on."""
 
     async def main() -> None:
-        heard: list[object] = []
+        received: list[object] = []
         async with Engine(
-            listen="127.0.0.1:0", nats="off", loops=2, inbox_messages=64, on_connect=heard.append
+            listen="127.0.0.1:0", nats="off", loops=2, inbox_messages=64, on_connect=received.append
         ) as engine:
-            for _ in range(100):  # the program's loop takes nothing meanwhile
+            for _ in range(100):  # the program's loop is blocked meanwhile
                 opened(port_of(engine))[0].socket.close()
             until(lambda: total(engine, "events_lost") > 0, "some are lost")
-            await come(lambda: len(heard) >= 16)
-            assert len(heard) <= 100
+            await come(lambda: len(received) >= 16)
+            assert len(received) <= 100
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""What a program asks its own node: rooms, members, and the end of a user's connections."""
+"""Engine.rooms, members and disconnect_user: a program inspects and steers its node."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from signal_py.control.inspection import Member
 
 @asynccontextmanager
 async def guests(engine: Engine, names: list[str], query: str = "") -> AsyncIterator[list[ClientConnection]]:
-    """A connection for each name, which is its token; HELLO was heard."""
+    """A connection past HELLO for each name, which is its token."""
     made = [await connect(f"{engine.url}?token={name}{query}", compression=None) for name in names]
     for one in made:
         await one.recv()
@@ -30,7 +30,7 @@ async def authorize(request: Request) -> Grant:
 
 
 async def all_of(turn: Any) -> list[Any]:
-    """Pages, one after another."""
+    """All pages, in order."""
     pages = [await turn("")]
     while pages[-1].next:
         pages.append(await turn(pages[-1].next))
@@ -38,7 +38,7 @@ async def all_of(turn: Any) -> list[Any]:
 
 
 def test_rooms_and_members() -> None:
-    """The program is a member like any other, also where it is alone; `@` rooms are not listed."""
+    """The program is a member like any other, also if it is the only one. `@` rooms are not listed."""
 
     async def run() -> None:
         async with Engine(loops=2, authorize=authorize) as engine:
@@ -64,8 +64,8 @@ def test_rooms_and_members() -> None:
     asyncio.run(run())
 
 
-def test_rooms_of_the_program_alone_are_as_many_as_fit() -> None:
-    """An answer bounded in bytes: each room is on one page, and no page is longer."""
+def test_a_page_of_rooms_is_bounded_in_bytes() -> None:
+    """Each room is on one page, and no page is longer."""
 
     async def run() -> None:
         async with Engine(loops=1) as engine:
@@ -80,7 +80,7 @@ def test_rooms_of_the_program_alone_are_as_many_as_fit() -> None:
 
 
 def test_a_user_is_disconnected() -> None:
-    """With the code of the program's choice; and nobody else."""
+    """With the given close code. Others stay connected."""
 
     async def run() -> None:
         async with Engine(loops=1, authorize=authorize) as engine, guests(engine, ["bob"]) as others:
@@ -100,7 +100,7 @@ def test_a_user_is_disconnected() -> None:
 
 
 async def bare(engine: Engine) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection of ann's that costs little."""
+    """A cheap connection of user ann, past the beginning of HELLO."""
     host, port = engine.listening[0]
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(
@@ -111,8 +111,8 @@ async def bare(engine: Engine) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
     return reader, writer
 
 
-def test_more_connections_than_one_step_closes() -> None:
-    """1,024 are; none is left out, and each hears 4009."""
+def test_a_user_with_more_connections_than_one_step_closes() -> None:
+    """One step closes 1,024. None is left out, and each gets 4009."""
 
     async def run() -> None:
         async with Engine(loops=1, authorize=authorize) as engine:
@@ -127,7 +127,7 @@ def test_more_connections_than_one_step_closes() -> None:
 
 
 def test_more_rooms_than_one_step_looks_at() -> None:
-    """4,096 are; each is listed once, also where most have gone meanwhile."""
+    """One step looks at 4,096. Each room is listed once, also after most are gone."""
 
     async def run() -> None:
         async with Engine(loops=1, max_rooms=6000) as engine, guests(engine, ["ann"]) as crowd:
@@ -148,7 +148,7 @@ def test_more_rooms_than_one_step_looks_at() -> None:
     asyncio.run(run())
 
 
-def test_what_can_not_be_asked() -> None:
+def test_bad_arguments_and_a_stopped_engine() -> None:
     async def run() -> None:
         engine = Engine()
         with pytest.raises(EngineError):

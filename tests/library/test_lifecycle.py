@@ -1,4 +1,4 @@
-"""An Engine's start and stop in a program that does other things, too: cancelled, at once, twice, while sends wait."""
+"""An Engine's start and stop in a busy program: cancelled, at once, twice, while sends wait."""
 
 import asyncio
 import concurrent.futures
@@ -19,7 +19,7 @@ from wire import LIMIT
 
 
 async def refuses(engine: Engine) -> None:
-    """It ended, and nothing of it is left to use."""
+    """Asserts that every method of an engine that has ended raises."""
     for call in (engine.publish("room", b"x"), engine.send("a.b", b"x"), engine.join("room"), engine.leave("room")):
         with pytest.raises(EngineError):
             await call
@@ -35,11 +35,11 @@ def is_free(port: int) -> bool:
 
 
 def silent() -> socket.socket:
-    """A NATS server that takes connections and says nothing, so that a start waits for it."""
+    """A NATS server that accepts connections and sends nothing, so that a start waits for it."""
     return socket.create_server(("127.0.0.1", 0))
 
 
-def test_stops_at_once_and_again() -> None:
+def test_several_stops_at_once_and_again() -> None:
     async def main() -> None:
         engine = Engine(close_timeout=0.2, loops=1)
         await engine.start()
@@ -52,7 +52,7 @@ def test_stops_at_once_and_again() -> None:
     asyncio.run(main())
 
 
-def test_one_that_was_stopped_does_not_start() -> None:
+def test_an_engine_that_was_stopped_does_not_start() -> None:
     async def main() -> None:
         engine = Engine()
         await engine.stop()
@@ -63,7 +63,7 @@ def test_one_that_was_stopped_does_not_start() -> None:
 
 @pytest.mark.parametrize("by", ["stop", "cancel", "both"])
 def test_a_start_is_given_up(by: str) -> None:
-    """By a stop from elsewhere, or by being cancelled; it does not run afterwards, and does not wait for NATS."""
+    """By a stop from elsewhere, or by being cancelled. The engine does not run afterwards, nor wait for NATS."""
 
     async def main(nats: str, port: int) -> None:
         engine = Engine(listen=f"127.0.0.1:{port}", nats=nats, loops=1, close_timeout=0.2)
@@ -90,7 +90,7 @@ def test_a_start_is_given_up(by: str) -> None:
 
 
 def test_a_stop_just_after_the_start_began() -> None:
-    """At whatever step the start is."""
+    """At any step of the start."""
 
     async def main() -> None:
         for turns in range(6):
@@ -121,8 +121,8 @@ def test_a_cancelled_stop_goes_on() -> None:
     asyncio.run(main())
 
 
-def test_a_program_that_cancels_everything_stops_it_all_the_same() -> None:
-    """As asyncio.run does at an interrupt. Its NATS server is gone, too, and nothing listens."""
+def test_a_stop_goes_on_if_the_program_cancels_all_tasks() -> None:
+    """As asyncio.run does at an interrupt. Its NATS server ends, too, and nothing listens."""
 
     async def main() -> None:
         for steps in range(8):
@@ -144,8 +144,8 @@ def test_a_program_that_cancels_everything_stops_it_all_the_same() -> None:
     asyncio.run(main())
 
 
-def test_a_program_that_ends_in_the_moment_of_a_stop() -> None:
-    """asyncio.run cancels a stop that has not begun, and waits for who waits for it."""
+def test_a_program_that_ends_while_a_stop_begins() -> None:
+    """asyncio.run cancels a stop that has not begun. The engine stops all the same."""
     ports = []
 
     async def serve(here: asyncio.Event) -> None:
@@ -164,7 +164,7 @@ def test_a_program_that_ends_in_the_moment_of_a_stop() -> None:
     assert is_free(ports[0])
 
 
-def test_a_stop_where_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_when_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     class NoneLeft(threading.Thread):
         def start(self) -> None:
             raise RuntimeError("can't start new thread")
@@ -180,7 +180,7 @@ def test_a_stop_where_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None
     asyncio.run(main())
 
 
-def test_a_drain_that_was_cancelled_may_be_ordered_again() -> None:
+def test_a_drain_can_begin_again_after_it_was_cancelled() -> None:
     async def main() -> None:
         engine = Engine(loops=1, close_timeout=0.2, drain_time=0.2)
         await engine.start()
@@ -198,7 +198,7 @@ def test_a_drain_that_was_cancelled_may_be_ordered_again() -> None:
 
 
 def test_a_program_whose_threads_are_all_busy() -> None:
-    """asyncio's default executor has few; the engine waits for none of them."""
+    """Those of asyncio's default executor: the engine does not need them."""
     busy = threading.Event()
 
     async def main() -> None:
@@ -220,8 +220,8 @@ def test_a_program_whose_threads_are_all_busy() -> None:
 
 
 @pytest.mark.parametrize("first", ["drain", "stop"])
-def test_a_drain_and_a_stop_at_one_moment(first: str) -> None:
-    """Neither raises, in whatever order their threads begin, and nothing goes on."""
+def test_a_drain_and_a_stop_at_once(first: str) -> None:
+    """Neither raises, in whatever order their threads begin, and the engine stops."""
     complaints: list[dict[str, Any]] = []
 
     async def main() -> None:
@@ -235,7 +235,7 @@ def test_a_drain_and_a_stop_at_one_moment(first: str) -> None:
             for _ in range(steps):
                 await asyncio.sleep(0)
             await asyncio.wait_for(asyncio.gather(draining, stopping), LIMIT)
-            await asyncio.to_thread(engine._runtime.drain)  # as where its thread is slow to begin
+            await asyncio.to_thread(engine._runtime.drain)  # as if its thread were slow to begin
             assert engine.stats()["state"] == "stopped"
             await refuses(engine)
 
@@ -243,7 +243,7 @@ def test_a_drain_and_a_stop_at_one_moment(first: str) -> None:
     assert not complaints
 
 
-def test_a_cancelled_start_that_fails_complains_nowhere() -> None:
+def test_a_cancelled_start_that_fails_is_silent() -> None:
     complaints: list[dict[str, Any]] = []
 
     async def main() -> None:
@@ -265,7 +265,7 @@ def test_a_cancelled_start_that_fails_complains_nowhere() -> None:
 
 
 def test_a_cancelled_send_is_cancelled() -> None:
-    """Also in the moment in which its receipt comes, so that whoever waits for its end does not wait for ever."""
+    """Also at the moment at which its receipt comes: nothing waits for it for ever."""
 
     async def main() -> None:
         async with Engine(loops=1) as engine:
@@ -296,7 +296,7 @@ def test_a_start_that_fails_leaves_nothing() -> None:
 
 
 def test_sends_that_wait_fail_at_a_stop() -> None:
-    """And readers of messages end."""
+    """And reading messages ends."""
 
     async def main() -> None:
         engine = Engine(loops=1, close_timeout=0.2, backlog_messages=1000)
@@ -317,18 +317,18 @@ def test_sends_that_wait_fail_at_a_stop() -> None:
     asyncio.run(main())
 
 
-def test_nothing_of_the_process_is_taken() -> None:
-    """Neither its signal handlers nor its limits; and an error in a handler is logged, and costs nothing else."""
+def test_signal_handlers_and_limits_of_the_process_stay() -> None:
+    """An error in a message handler is logged, and the engine goes on."""
     import resource
 
     def handlers() -> list[Any]:
         return [signal.getsignal(number) for number in signal.valid_signals()]
 
     async def main() -> None:
-        heard: list[Any] = []
+        received: list[Any] = []
 
         def fail(message: Any) -> None:
-            heard.append(message.data)
+            received.append(message.data)
             raise ValueError(message.data)
 
         before = handlers(), resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -336,21 +336,21 @@ def test_nothing_of_the_process_is_taken() -> None:
             assert (handlers(), resource.getrlimit(resource.RLIMIT_NOFILE)) == before
             for text in ("1", "2"):
                 await engine.send(engine.address, text, receipt=True)
-            assert heard == ["1", "2"]
+            assert received == ["1", "2"]
         assert handlers() == before[0]
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_a_handler_that_fails_is_told_once(waits: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """With its traceback, however many messages it fails for."""
+def test_a_handler_that_fails_is_logged_once(waits: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """With its traceback, for however many messages it fails."""
 
     async def main() -> None:
-        heard: list[Any] = []
+        received: list[Any] = []
 
         def fail(message: Any) -> Any:
-            heard.append(message.data)
+            received.append(message.data)
             if waits:
                 return fail_later(message)
             raise ValueError(message.data)
@@ -361,15 +361,15 @@ def test_a_handler_that_fails_is_told_once(waits: bool, caplog: pytest.LogCaptur
         async with Engine(loops=1, on_message=fail) as engine:
             for number in range(50):
                 await engine.send(engine.address, f"number {number}", receipt=True)
-            assert len(heard) == 50
-        said = [one.getMessage() for one in caplog.records if "a handler of the embedding program" in one.getMessage()]
-        assert len(said) == 1 and "ValueError: number 0" in said[0] and "Traceback" in said[0], said
+            assert len(received) == 50
+        lines = [one.getMessage() for one in caplog.records if "a handler of the embedding program" in one.getMessage()]
+        assert len(lines) == 1 and "ValueError: number 0" in lines[0] and "Traceback" in lines[0], lines
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize("data", [5, [1, 2], None])
-def test_what_is_no_data_is_a_type_error(data: Any) -> None:
+def test_data_of_another_type_is_a_type_error(data: Any) -> None:
     async def main() -> None:
         async with Engine(loops=1) as engine:
             with pytest.raises(TypeError):

@@ -1,4 +1,4 @@
-"""A service that answers strangers: they may be gone, read nothing, or be no connection at all."""
+"""Message.reply, and the errors of send, publish and join: receivers that are gone or no connections, bad arguments."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ async def peer_of(engine: Engine) -> BarePeer:
     return await asyncio.to_thread(BarePeer, engine.listening[0][1])
 
 
-async def heard(engine: Engine, peer: BarePeer, data: str | bytes, ref: str | None = None) -> Message:
+async def received(engine: Engine, peer: BarePeer, data: str | bytes, ref: str | None = None) -> Message:
     assert await asyncio.to_thread(peer.ask, f"TO {engine.address}", data, ref) == "ok"
     return await asyncio.wait_for(anext(engine.messages()), LIMIT)
 
@@ -33,7 +33,7 @@ async def heard(engine: Engine, peer: BarePeer, data: str | bytes, ref: str | No
 def test_a_reply_reaches_the_sender() -> None:
     async def test(engine: Engine) -> None:
         peer = await peer_of(engine)
-        message = await heard(engine, peer, "hi", "q1")
+        message = await received(engine, peer, "hi", "q1")
         assert await message.reply(b"yes", ref="mine", receipt=True) is None
         got = await asyncio.to_thread(peer.expect, "FROM", engine.address, re="q1", ref="mine")
         assert (got.payload, got.binary) == (b"yes", True)
@@ -43,10 +43,10 @@ def test_a_reply_reaches_the_sender() -> None:
 
 
 @pytest.mark.parametrize("receipt", [False, True])
-def test_what_is_the_receivers_fault_is_told_and_not_raised(receipt: bool) -> None:
+def test_errors_of_the_receiver_are_returned_and_not_raised(receipt: bool) -> None:
     async def test(engine: Engine) -> None:
         peer = await peer_of(engine)
-        message = await heard(engine, peer, b"\xff" * (MAX // 2))
+        message = await received(engine, peer, b"\xff" * (MAX // 2))
         long = await message.reply("you said " + str(message.data), receipt=receipt)
         assert long is not None and long.code == "too-large"
         await asyncio.to_thread(peer.close)
@@ -58,8 +58,8 @@ def test_what_is_the_receivers_fault_is_told_and_not_raised(receipt: bool) -> No
     serve(test)
 
 
-def test_a_sender_that_is_no_connection() -> None:
-    """As NATS clients are: `-`."""
+def test_a_sender_that_is_not_a_connection() -> None:
+    """A NATS client: its address is `-`."""
 
     async def main() -> None:
         with kit.nats() as server:
@@ -71,8 +71,8 @@ def test_a_sender_that_is_no_connection() -> None:
                 await stranger.publish(f"signal.peer.{engine.address}", b"hi")
                 message = await asyncio.wait_for(anext(engine.messages()), LIMIT)
                 assert message.sender == "-"
-                told = await message.reply("who are you?")
-                assert told is not None and (told.code, "can't be answered" in told.reason) == ("no-such-peer", True)
+                error = await message.reply("who are you?")
+                assert error is not None and (error.code, "can't be answered" in error.reason) == ("no-such-peer", True)
                 with pytest.raises(DeliveryError, match=r"bad-request: '-' .* can't be answered"):
                     await engine.send(message.sender, "who are you?")
                 await stranger.close()
@@ -80,11 +80,11 @@ def test_a_sender_that_is_no_connection() -> None:
     asyncio.run(main())
 
 
-def test_what_the_program_does_wrong_is_raised() -> None:
+def test_errors_of_the_program_are_raised() -> None:
     async def main() -> None:
         async with Engine(loops=1, close_timeout=0.2) as engine:
             peer = await peer_of(engine)
-            message = await heard(engine, peer, "hi")
+            message = await received(engine, peer, "hi")
             with pytest.raises(TypeError):
                 await message.reply(5)  # type: ignore[arg-type]
             with pytest.raises(ValueError, match="ttl"):
@@ -99,7 +99,7 @@ def test_what_the_program_does_wrong_is_raised() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda engine: engine.send("nonsense", "x"), "bad-request: 'nonsense' is not a peer"),
         (lambda engine: engine.send("@*", "x"), "bad-request: '@*' is not a user"),
@@ -110,10 +110,10 @@ def test_what_the_program_does_wrong_is_raised() -> None:
         (lambda engine: engine.send("a.b", "x"), "no-such-peer: No connection has this address"),
     ],
 )
-def test_an_error_says_what_is_wrong(call: Callable[[Engine], Awaitable[None]], told: str) -> None:
+def test_an_error_says_what_is_wrong(call: Callable[[Engine], Awaitable[None]], message: str) -> None:
     async def test(engine: Engine) -> None:
         with pytest.raises(DeliveryError) as error:
             await call(engine)
-        assert str(error.value).startswith(told) and error.value.code == told.partition(":")[0]
+        assert str(error.value).startswith(message) and error.value.code == message.partition(":")[0]
 
     serve(test)

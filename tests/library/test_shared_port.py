@@ -1,4 +1,4 @@
-"""Several engines and one port: refused unless they share it; workers of uvicorn and gunicorn that do, for real."""
+"""Several engines on one port: refused unless they share it, as workers of uvicorn and gunicorn do."""
 
 import asyncio
 import contextlib
@@ -34,8 +34,8 @@ def refusal(**settings: object) -> str:
     return str(refused.value)
 
 
-def test_a_port_of_this_very_process_is_told_as_such() -> None:
-    """Another engine's, whose loops have descriptors of their own, a plain server's; and not another program's."""
+def test_the_error_says_whether_this_process_uses_the_port() -> None:
+    """In another engine or a plain server; and not in another program."""
 
     async def main() -> None:
         async with Engine(loops=2, close_timeout=0.2) as engine:
@@ -71,7 +71,7 @@ def test_only_those_that_share_a_port_share_it() -> None:
     asyncio.run(main())
 
 
-def test_a_port_that_its_holder_does_not_share() -> None:
+def test_a_port_that_another_program_does_not_share() -> None:
     code = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1]); sys.stdin.read()"
     command = [*kit.python(), "-u", "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -81,7 +81,7 @@ def test_a_port_that_its_holder_does_not_share() -> None:
 
 
 def test_engines_of_two_processes() -> None:
-    """Which are islands without NATS: the log warns."""
+    """Without NATS, they are two clusters: the log warns."""
     with (
         kit.engine(loops=1, reuse_port="on") as first,
         kit.engine(loops=1, reuse_port="on", listen=f"127.0.0.1:{first.port}") as second,
@@ -94,21 +94,21 @@ def test_engines_of_two_processes() -> None:
 
 
 def program() -> str:
-    """The sample of the page."""
+    """The sample program of docs/library.md."""
     found = re.search(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert found
     return found[1]
 
 
 def commands() -> dict[str, list[str]]:
-    """Those of the page, by server."""
+    """The commands of docs/library.md, by server."""
     lines = re.findall(r"^    ((?:uvicorn|gunicorn) service:app .*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     return {line.split()[0]: line.split() for line in lines}
 
 
 @contextlib.contextmanager
 def served(server: str, folder: Path, listen: str, nats: str) -> Iterator[int]:
-    """The port of its HTTP, while it runs; it ends with status 0."""
+    """Runs the sample program under a server, and yields its HTTP port; the server must exit with status 0."""
     port = kit.free_port()
     name, *more = server.split()
     words = [*commands()[name][1:], *more]
@@ -139,8 +139,8 @@ def ask(port: int) -> str:
 @pytest.mark.skipif("tsan" in Path(sys.executable).parts, reason="the web servers' Python has no ThreadSanitizer")
 @pytest.mark.parametrize("server", ["uvicorn", "gunicorn", "gunicorn --preload"])
 def test_workers_of_a_service(server: str, tmp_path: Path) -> None:
-    """Each is a node; a client of one hears the clients and the programs of all, through one port. With --preload the
-    engine is made before the fork."""
+    """Each worker is a node. Through one port, a client of one gets messages from the clients and programs of all. With
+    --preload the engine is made before the fork."""
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # kept, without listening: workers may share it
     held.bind(("127.0.0.1", 0))
@@ -157,10 +157,10 @@ def test_workers_of_a_service(server: str, tmp_path: Path) -> None:
                     peer.close()
             return len(peers) == WORKERS
 
-        kit.until(meet, "there are clients of every worker", 60)
+        kit.until(meet, "every worker has a client", 60)
         first, *others = peers.values()
         for peer in others:
-            kit.until(functools.partial(reaches, first, peer), "both are with NATS")
+            kit.until(functools.partial(reaches, first, peer), "both workers use NATS")
             assert next_from(peer, first.address) == b"across"
         node = ask(http)
         assert node in peers
@@ -174,8 +174,8 @@ def reaches(sender: BarePeer, receiver: BarePeer) -> bool:
 
 
 def next_from(peer: BarePeer, sender: str) -> bytes | None:
-    """The next payload from a sender whose address begins so."""
+    """The next payload from a sender whose address begins with `sender`."""
     while True:
-        heard = peer.hear()
-        if heard.verb in ("FROM", "MSG") and heard.words[-1].startswith(sender):
-            return heard.payload
+        received = peer.read()
+        if received.verb in ("FROM", "MSG") and received.words[-1].startswith(sender):
+            return received.payload

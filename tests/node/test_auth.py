@@ -170,7 +170,7 @@ def test_the_user_is_stamped(guarded: kit.Engine, user: str) -> None:
 
 def bob_ref(bob: BarePeer, ann: BarePeer) -> str:
     """The ref of the message that is next, without taking it."""
-    got = bob.hear()
+    got = bob.read()
     bob.early.insert(0, got)
     return got.options["ref"]
 
@@ -185,7 +185,7 @@ def test_a_user_reaches_its_other_connections(guarded: kit.Engine) -> None:
         assert guests[0].settle() == []
         other.say(f"TO @{user}", "to you")
         for guest in guests:
-            assert guest.hear().payload == b"to you"
+            assert guest.read().payload == b"to you"
         assert other.settle() == []
     for guest in guests:
         guest.close()
@@ -342,7 +342,7 @@ def test_a_long_token_renews(guarded: kit.Engine, size: int) -> None:
 def test_a_malformed_renewal(guarded: kit.Engine, head: str) -> None:
     with Guest(guarded.port, token=token("ann")) as ann:
         ann.say(head)
-        assert ann.hear().words == ("bad-request",)
+        assert ann.read().words == ("bad-request",)
 
 
 def test_a_renewal_where_no_token_is_asked_for() -> None:
@@ -359,8 +359,8 @@ def test_what_comes_behind_the_handshake_waits(guarded: kit.Engine) -> None:
         said = [f"SUB {room} ref=1", "PING a", f"PUB {room} ref=2\nx"]
         wire.send(request("/", bearer(token("ann"))) + b"".join(frame(TEXT, text.encode()) for text in said))
         assert wire.read_answer().status == 101
-        heard = [wire.read_message()[1].split(b"\n")[0].decode() for _ in range(4)]
-        assert heard[0].startswith("HELLO ") and heard[1:] == ["OK 1", "PONG a", "OK 2"]
+        received = [wire.read_message()[1].split(b"\n")[0].decode() for _ in range(4)]
+        assert received[0].startswith("HELLO ") and received[1:] == ["OK 1", "PONG a", "OK 2"]
 
 
 @pytest.mark.parametrize("cuts", [[10], [60, 61], [200]])

@@ -79,9 +79,9 @@ def test_a_thousand_blocked_receivers(loops: int) -> None:
         ledgers_hold(total)
         for peer in crowd[::20]:
             with contextlib.suppress(Closed):  # one of those that ended
-                got = peer.hear()
+                got = peer.read()
                 while got.verb != "GAP":
-                    got = peer.hear()
+                    got = peer.read()
                 assert int(got.words[0]) > 10
                 ended -= 1
         assert ended < total["backlog_limited"]
@@ -102,14 +102,14 @@ def test_gap_where_the_total_was_full() -> None:
         total = engine.stats()["total"]
         assert total["dropped_slow_peer"] > 0 and total["backlog_limited"] == 0
         for peer in crowd:
-            heard = missed = 0
-            while heard + missed < sent:
-                got = peer.hear()
+            received = missed = 0
+            while received + missed < sent:
+                got = peer.read()
                 if got.verb == "GAP":
                     missed += int(got.words[0])
                 else:
-                    heard += 1
-            assert (heard + missed, missed > 0) == (sent, True)
+                    received += 1
+            assert (received + missed, missed > 0) == (sent, True)
         until(lambda: engine.stats()["total"]["backlog_bytes"] == 0)
 
 
@@ -141,10 +141,10 @@ def test_who_blocks_later_has_a_share() -> None:
         assert share > 50000
         total = engine.stats()["total"]
         assert (total["backlog_limited"], total["connections"]) == (0, 9)
-        heard = 0
-        while (got := late.hear()).verb != "GAP":
-            heard += 1
-        assert heard + int(got.words[0]) == sent
+        received = 0
+        while (got := late.read()).verb != "GAP":
+            received += 1
+        assert received + int(got.words[0]) == sent
 
 
 def test_what_was_begun_and_has_no_room_ends_its_receiver() -> None:
@@ -164,7 +164,7 @@ def test_what_was_begun_and_has_no_room_ends_its_receiver() -> None:
         assert engine.stats()["total"]["backlog_limited"] == 1
         with pytest.raises(Closed):
             while True:
-                assert slow.hear().payload == b"x" * 60000, "those that arrive are whole"
+                assert slow.read().payload == b"x" * 60000, "those that arrive are whole"
         ledgers_hold(engine.stats()["total"])
 
 
@@ -219,14 +219,14 @@ def test_gap_where_a_loops_inbox_was_full(verb: str) -> None:
             codes = [a.answer_to(str(i)) for i in range(refs)]
             refused = codes.count("slow-peer")
             assert refused > 0 and set(codes) == {"ok", "slow-peer"}
-            heard = missed = 0
-            while heard + missed < refs:
-                got = b.hear()
+            received = missed = 0
+            while received + missed < refs:
+                got = b.read()
                 missed += int(got.words[0]) if got.verb == "GAP" else 0
-                heard += got.verb != "GAP"
-            assert (heard, missed) == (refs - refused, refused)
+                received += got.verb != "GAP"
+            assert (received, missed) == (refs - refused, refused)
             assert a.ask(f"{verb} {target}", "x") == "ok"
-            assert b.hear().payload == b"x" and b.settle() == []
+            assert b.read().payload == b"x" and b.settle() == []
             assert engine.stats()["total"]["gaps_untold"] == 0
 
 
@@ -246,12 +246,12 @@ def test_gap_for_a_large_room_is_told_in_steps() -> None:
             refused = [publisher.answer_to(str(i)) for i in range(refs)].count("slow-peer")
         assert refused == refs - 64
         for peer in far:
-            heard = missed = 0
-            while heard + missed < refs:
-                got = peer.hear()
+            received = missed = 0
+            while received + missed < refs:
+                got = peer.read()
                 missed += int(got.words[0]) if got.verb == "GAP" else 0
-                heard += got.verb != "GAP"
-            assert (heard, missed) == (refs - refused, refused)
+                received += got.verb != "GAP"
+            assert (received, missed) == (refs - refused, refused)
         assert far[0].settle() == far[-1].settle() == []
         assert engine.stats()["total"]["gaps_untold"] == 0
 

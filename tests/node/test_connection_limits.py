@@ -44,7 +44,7 @@ def test_one_more_of_a_user(bounded: kit.Engine) -> None:
         assert total(bounded, "memberships") == 2
         other = stack.enter_context(Guest(bounded.port, token=token(fresh("u"))))
         assert other.ask(f"TO @{user}", "both") == "ok"
-        assert [guest.hear().payload for guest in has] == [b"both"] * 2
+        assert [guest.read().payload for guest in has] == [b"both"] * 2
 
 
 @pytest.mark.parametrize("how", ["closed", "lost", "token ends"])

@@ -39,11 +39,11 @@ class Departures:
             readable, _, _ = select.select(list(self.here), [], [], LIMIT)
             assert readable, f"{len(self.here)} are still here"
             for one in readable:
-                self.hear(one, self.here[one])
+                self.read(one, self.here[one])
 
-    def hear(self, place: int, peer: BarePeer) -> None:
+    def read(self, place: int, peer: BarePeer) -> None:
         try:
-            got = peer.hear()
+            got = peer.read()
             assert got.verb == "GOAWAY", got
             self.told.append(int(got.words[0]))
             self.urls |= set(got.options.values())
@@ -55,7 +55,7 @@ class Departures:
 
 
 def goaway(peer: BarePeer) -> int:
-    got = peer.hear()
+    got = peer.read()
     assert got.verb == "GOAWAY", got
     return int(got.words[0])
 
@@ -93,7 +93,7 @@ def test_who_leaves_by_itself_counts() -> None:
         begun = time.monotonic()
         assert stay[0].ask(f"TO {stay[1].address}", "x") == "ok"
         with pytest.raises(Closed):
-            stay[0].hear()
+            stay[0].read()
         assert time.monotonic() - begun > 2, "it had until near the end"
         total = engine.stats()["total"]
         assert total["drained"] - before["drained"] == 1 and total["goaways"] == 20
@@ -114,7 +114,7 @@ def test_messages_go_on_and_nobody_comes() -> None:
         a, b, *_ = crowd
         for i in range(50):
             assert a.ask(f"TO {b.address}", str(i)) == "ok"
-            assert b.hear().payload == str(i).encode()
+            assert b.read().payload == str(i).encode()
             assert b.ask("PUB room", str(i), ref="r") == "ok"
             for peer in (a, *crowd[2:]):
                 assert peer.expect("MSG", "room", b.address, ref="r").payload == str(i).encode()
@@ -154,10 +154,10 @@ def test_rooms_of_the_url_are_still_confirmed() -> None:
             os.kill(engine.pid, signal.SIGTERM)
             until(lambda: engine.stats()["state"] == "draining")
             os.kill(server.pid, signal.SIGCONT)
-            heard = b""
-            while b"GOAWAY" not in heard:
-                heard += waits.recv(4096)
-        assert heard.index(b"HELLO") < heard.index(b"GOAWAY")
+            received = b""
+            while b"GOAWAY" not in received:
+                received += waits.recv(4096)
+        assert received.index(b"HELLO") < received.index(b"GOAWAY")
 
 
 # -- how it ends --

@@ -22,7 +22,7 @@ from wire import CLOSE, LIMIT, Wire, closing, opened, request, until
 HOSTS = ("127.0.0.1", "::1")
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\n"
 PIDFD_GETFD, SO_LOCK_FILTER = 438, 44  # asm-generic/unistd.h, asm-generic/socket.h
-CROWD = 2000  # connections that wait in the listeners' queues: more than are accepted before the stop is heard
+CROWD = 2000  # connections that wait in the listeners' queues: more than are accepted before the stop is received
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -36,14 +36,14 @@ def relays(one: BarePeer, other: BarePeer) -> bool:
     """Whether a message from one peer reaches the other."""
     name = fresh("m")
     one.say(f"TO {other.address}", name.encode())
-    while other.hear().payload != name.encode():
+    while other.read().payload != name.encode():
         pass
     return True
 
 
 def is_told(peer: BarePeer) -> bool:
     """Whether it hears who is in its room."""
-    while peer.hear().verb != "MEMBERS":
+    while peer.read().verb != "MEMBERS":
         pass
     return True
 

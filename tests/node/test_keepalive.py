@@ -1,4 +1,4 @@
-"""Who owes a pong for too long and is not gone: who still takes what was sent before the ping, and who was not read."""
+"""keepalive: when clients are pinged, which are given up, and which only seem to be gone."""
 
 import contextlib
 import ctypes
@@ -11,6 +11,7 @@ import time
 import pytest
 
 import kit
+from framing import alive
 from peers import BarePeer
 from wire import PING, PONG, TEXT, Wire, frame, opened, until
 
@@ -20,8 +21,45 @@ MESSAGES = 20  # of SIZE: the kernel takes all of them for a receiver that reads
 SIZE = 16000
 
 
-def test_who_came_together_is_not_pinged_together() -> None:
-    """First pings come anywhere in the second half of the interval."""
+def test_an_idle_client_is_pinged_and_stays_while_it_answers() -> None:
+    with kit.engine(nats="off", loops=2, ping_interval=0.3, pong_timeout=0.4) as engine:
+        wire, _ = opened(engine.port)
+        with wire:
+            for _ in range(4):
+                got = wire.read_frame()
+                assert (got.fin, got.opcode) == (True, PING)
+                wire.send(frame(PONG, got.payload))
+            alive(wire)
+
+
+def test_any_byte_answers_a_ping() -> None:
+    """For example, a message."""
+    with kit.engine(nats="off", loops=1, ping_interval=0.3, pong_timeout=0.4) as engine:
+        wire, _ = opened(engine.port)
+        with wire:
+            for i in range(3):
+                assert wire.read_frame().opcode == PING
+                wire.send(frame(TEXT, b"PING %d" % i))
+                assert wire.read_frame().payload == b"PONG %d" % i
+
+
+def test_a_client_that_does_not_answer_is_given_up() -> None:
+    with kit.engine(nats="off", loops=2, ping_interval=0.4, pong_timeout=0.4) as engine:
+        wire, address = opened(engine.port)
+        with wire:
+            assert wire.read_frame().opcode == PING
+            asked = time.monotonic()
+            wire.read_end()
+            assert 0.3 < time.monotonic() - asked < 3
+            until(lambda: engine.stats()["total"]["connections"] == 0)
+        other, _ = opened(engine.port)
+        with other:
+            other.send(frame(TEXT, f"TO {address} ref=1\nhello".encode()))
+            assert other.read_message()[1].startswith(b"ERR no-such-peer ref=1\n")
+
+
+def test_clients_that_came_together_are_not_pinged_together() -> None:
+    """The first ping comes at a random time in the second half of the interval."""
     with kit.engine(loops=2, ping_interval=10) as engine, contextlib.ExitStack() as stack:
         for _ in range(300):
             stack.enter_context(opened(engine.port)[0])
@@ -31,7 +69,7 @@ def test_who_came_together_is_not_pinged_together() -> None:
 
 
 def test_the_next_ping_comes_a_whole_interval_later() -> None:
-    """After the last byte, whatever was said before the first one."""
+    """After the last byte from the client."""
     with kit.engine(loops=1, ping_interval=2) as engine, contextlib.ExitStack() as stack:
         wires = [stack.enter_context(opened(engine.port)[0]) for _ in range(8)]
         for wire in wires:
@@ -48,8 +86,8 @@ def test_the_next_ping_comes_a_whole_interval_later() -> None:
 
 
 def sent_much(engine: kit.Engine) -> BarePeer:
-    """A client with a small socket that has read nothing so far of what waits for it in the kernel, whose buffers
-    `send_buffer=0` leaves as large as they get."""
+    """A client with a small receive buffer that has read nothing of MESSAGES messages. They wait in the kernel, whose
+    send buffer `send_buffer=0` leaves to grow."""
     slow = BarePeer(engine.port, receive_buffer=4096)
     with BarePeer(engine.port) as sender:
         for i in range(MESSAGES):
@@ -63,15 +101,15 @@ def lost(engine: kit.Engine) -> int:
     return int(engine.stats()["total"]["peers_lost"])
 
 
-def test_who_reads_slowly_answers_late_and_stays() -> None:
-    """Its ping waits behind what takes it several times the patience to read."""
+def test_a_slow_reader_answers_late_and_stays() -> None:
+    """Reading the messages before its ping takes it several times pong-timeout."""
     with kit.engine(loops=1, ping_interval=0.5, pong_timeout=1, send_buffer=0) as engine:
         slow = sent_much(engine)
         with slow:
             begun = time.monotonic()
             for i in range(MESSAGES):
-                until(lambda i=i: time.monotonic() > begun + i / 4, "the next is to be read")  # type: ignore[misc]
-                assert (slow.hear().payload or b"")[:2] == b"%02d" % i
+                until(lambda i=i: time.monotonic() > begun + i / 4, "it is time for the next message")  # type: ignore[misc]
+                assert (slow.read().payload or b"")[:2] == b"%02d" % i
             assert slow.wire.read_frame().opcode == PING
             assert time.monotonic() - begun > 3
             slow.wire.send(frame(PONG))
@@ -79,8 +117,8 @@ def test_who_reads_slowly_answers_late_and_stays() -> None:
             assert lost(engine) == 0
 
 
-def test_who_reads_nothing_is_gone() -> None:
-    """Though its kernel goes on to say that it lives."""
+def test_a_client_that_reads_nothing_is_given_up() -> None:
+    """Though its kernel still acknowledges."""
     with kit.engine(loops=1, ping_interval=0.5, pong_timeout=0.5, send_buffer=0) as engine:
         slow = sent_much(engine)
         until(lambda: lost(engine) == 1, "it is given up", limit=5)
@@ -88,13 +126,13 @@ def test_who_reads_nothing_is_gone() -> None:
 
 
 def cut_off(client: socket.socket) -> None:
-    """Drops all that comes to it from now on, as a network does that is gone."""
+    """Drops all that comes to the socket from now on, as if its network were gone."""
     code = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
     client.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(code)))
 
 
-def test_whose_network_is_gone_has_one_patience() -> None:
-    """Not a second one for what waits for it, of which nothing was acknowledged since the ping."""
+def test_a_client_whose_network_is_gone_has_one_pong_timeout() -> None:
+    """Messages that wait for it extend nothing: none was acknowledged since the ping."""
     with kit.engine(loops=1, ping_interval=1.5, pong_timeout=2, send_buffer=0) as engine:
         slow = sent_much(engine)
         begun = time.monotonic()
@@ -105,17 +143,17 @@ def test_whose_network_is_gone_has_one_patience() -> None:
 
 
 @pytest.mark.timeout(90)
-def test_who_was_not_read_is_not_gone() -> None:
-    """The process stands still for longer than the patience, and has more answers to read than one iteration takes."""
+def test_clients_whose_pongs_were_not_read_stay() -> None:
+    """The process is stopped for longer than pong-timeout, and then has more pongs to read than one iteration takes."""
     with kit.engine(loops=1, ping_interval=1, pong_timeout=4) as engine, contextlib.ExitStack() as stack:
         wires: list[Wire] = [stack.enter_context(opened(engine.port)[0]) for _ in range(700)]
         for wire in wires:
             assert wire.read_frame().opcode == PING
         kit.freeze(engine)
         asked = time.monotonic()
-        for wire in reversed(wires):  # those that are looked at first are the last to be read
+        for wire in reversed(wires):  # so that the timers that fire first belong to the pongs that are read last
             wire.send(frame(PONG))
-        until(lambda: time.monotonic() > asked + 4.5, "their time is over")
+        until(lambda: time.monotonic() > asked + 4.5, "pong-timeout is over")
         os.kill(engine.pid, signal.SIGCONT)
         total = engine.stats()["total"]
         assert (total["connections"], total["peers_lost"]) == (len(wires), 0)

@@ -111,7 +111,7 @@ def test_an_address_space_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
         assert after["shed"] - before["shed"] >= 20
         ledgers_hold(after)
         for _ in range(kept):
-            assert slow.hear().verb == "FROM"
+            assert slow.read().verb == "FROM"
         until(lambda: engine.stats()["total"]["in_flight"] == 0, "all is written")
         ledgers_hold(engine.stats()["total"])
         talk(a, b)
@@ -186,7 +186,7 @@ def test_all_memory_is_refused(refusal: Refusal) -> None:
         assert after["refused_unavailable"] - before["refused_unavailable"] == 1
         ledgers_hold(after)
         assert a.ask("SUB " + fresh("room")) == a.ask("PUB room", "to all") == "ok"
-        assert b.hear().payload == b"to all"
+        assert b.read().payload == b"to all"
         assert status(engine) == 101
 
 

@@ -93,7 +93,7 @@ def test_a_busy_engine_is_not_trimmed_again_and_again() -> None:
 
         def given_back() -> bool:
             a.say(f"TO {b.address}", b"hello")
-            return b.hear().payload == b"hello" and total(engine, "memory_trims") > 0
+            return b.read().payload == b"hello" and total(engine, "memory_trims") > 0
 
         fill(engine, 20, 1 << 20)
         until(given_back, "the first flood's memory", limit=MINUTE)

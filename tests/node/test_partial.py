@@ -69,29 +69,29 @@ def test_fragments_that_trickle_in(pause: bool) -> None:
 
 def test_messages_in_pieces_take_as_long_as_they_like_together() -> None:
     """Each has a time of its own, also one whose beginning came with the end of another."""
-    with kit.engine(loops=1, message_timeout=3 * LIMIT) as engine, BarePeer(engine.port) as hears:
+    with kit.engine(loops=1, message_timeout=3 * LIMIT) as engine, BarePeer(engine.port) as receiver:
         wire, _ = opened(engine.port)
         with wire:
-            whole = frame(TEXT, f"TO {hears.address}\n".encode() + b"x" * 10000)
+            whole = frame(TEXT, f"TO {receiver.address}\n".encode() + b"x" * 10000)
             begun = time.monotonic()
             wire.send(whole[:5000])
             while time.monotonic() - begun < 8 * LIMIT:
                 wire.wait_read()
                 wire.send(whole[5000:] + whole[:5000])
-                assert hears.hear().payload == b"x" * 10000
+                assert receiver.read().payload == b"x" * 10000
             assert total(engine, "messages_late") == 0
 
 
 def test_without_a_limit_it_waits() -> None:
-    with kit.engine(loops=1, message_timeout=0, ping_interval=0.2) as engine, BarePeer(engine.port) as hears:
+    with kit.engine(loops=1, message_timeout=0, ping_interval=0.2) as engine, BarePeer(engine.port) as receiver:
         wire, _ = opened(engine.port)
         with wire:
-            wire.send(frame(TEXT, f"TO {hears.address}\nhel".encode(), fin=False))
+            wire.send(frame(TEXT, f"TO {receiver.address}\nhel".encode(), fin=False))
             for _ in range(10):
                 assert wire.read_frame().opcode == PING
                 wire.send(frame(PONG))
             wire.send(frame(CONT, b"lo"))
-            assert hears.hear().payload == b"hello"
+            assert receiver.read().payload == b"hello"
 
 
 def test_its_program_hears_the_code() -> None:

@@ -31,8 +31,8 @@ def test_max_rate(verb: str) -> None:
             assert codes[:10] == ["ok"] * 10
             assert codes.count("rate") == 60 - passed
             assert passed <= 10 + 20 * (took + 0.2)
-            heard = [b.hear().payload for _ in range(passed)]
-            assert heard == [b"%d" % i for i, code in enumerate(codes) if code == "ok"]
+            received = [b.read().payload for _ in range(passed)]
+            assert received == [b"%d" % i for i, code in enumerate(codes) if code == "ok"]
             assert b.ask(f"PUB {fresh('other')}", "x") == "ok"
             until(lambda: a.ask("PUB room", "later") == "ok", every=0.2)
             total = engine.stats()["total"]
@@ -185,8 +185,8 @@ def test_accept_rate_and_a_stop() -> None:
 
 def test_input_total() -> None:
     """Who begins a message for which there is no place is closed with 1013; the others finish theirs."""
-    with kit.engine(loops=1, input_total=400000, max_message=65536) as engine, BarePeer(engine.port) as hears:
-        text = f"TO {hears.address}\n".encode() + b"x" * 60000
+    with kit.engine(loops=1, input_total=400000, max_message=65536) as engine, BarePeer(engine.port) as receiver:
+        text = f"TO {receiver.address}\n".encode() + b"x" * 60000
         data = frame(BINARY, text)
         wires: list[Wire] = []
         with contextlib.ExitStack() as stack:
@@ -203,9 +203,9 @@ def test_input_total() -> None:
                 assert wire.read_closed() == 1013
             for wire in wires[:-limited]:
                 wire.send(data[50000:])
-                assert hears.hear().payload == b"x" * 60000
+                assert receiver.read().payload == b"x" * 60000
             assert engine.stats()["total"]["input_bytes"] == 0
-            assert hears.settle() == []
+            assert receiver.settle() == []
 
 
 def test_input_total_of_fragments_and_heads() -> None:
@@ -233,7 +233,7 @@ def test_who_is_over_it_is_gone() -> None:
     with kit.engine(loops=1, input_total=1000) as engine, BarePeer(engine.port) as a:
         a.wire.send(frame(BINARY, b"x" * 5000)[:4000])
         with pytest.raises(Closed) as closed:
-            a.hear()
+            a.read()
         assert closed.value.code == 1013
 
 

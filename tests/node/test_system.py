@@ -61,7 +61,7 @@ def test_without_proc(nats: str) -> None:
     with kit.engine(*in_namespaces("m", "umount -l /proc"), nats=nats) as engine:
         with BarePeer(engine.port, "lobby") as a, BarePeer(engine.port) as b:
             b.say("PUB lobby ref=1", b"x")
-            assert a.hear().payload == b"x"
+            assert a.read().payload == b"x"
         stats = engine.stats()
         assert stats["descriptors"] is None and stats["total"]["accepted"] == 1
         metrics = engine.get("metrics").decode()

@@ -53,7 +53,7 @@ def test_a_flood_into_a_room_waits_for_the_other_loop() -> None:
                 total = engine.stats()["total"]
                 longest = max(longest, total["posted"] - total["taken"])
                 neighbour.say(f"TO {friend.address}", f"{number}")
-                assert friend.hear().payload == f"{number}".encode()
+                assert friend.read().payload == f"{number}".encode()
                 if not flood.is_alive():
                     break
         publisher.settle()
@@ -78,7 +78,7 @@ def test_one_that_is_delayed_loses_nothing(loops: int) -> None:
         with BarePeer(engine.port) as publisher:
             with pouring(publisher, b"".join(frame(TEXT, f"PUB room\n{i}".encode()) for i in range(4000))):
                 for peer in members:
-                    assert [int(peer.hear().payload or b"") for _ in range(4000)] == list(range(4000))
+                    assert [int(peer.read().payload or b"") for _ in range(4000)] == list(range(4000))
             publisher.settle()
         total = engine.stats()["total"]
         assert total["turns_delayed"] > 0
@@ -93,12 +93,12 @@ def test_joins_wait_for_their_listeners() -> None:
         turns = 2000
         with pouring(restless, (frame(TEXT, b"SUB room") + frame(TEXT, b"UNSUB room")) * turns):
             for peer in listeners:
-                heard: list[str] = []
-                while len(heard) < 2 * turns:
-                    got = peer.hear()
+                received: list[str] = []
+                while len(received) < 2 * turns:
+                    got = peer.read()
                     if got.verb in ("JOIN", "LEAVE") and got.words[1] == restless.address:
-                        heard.append(got.verb)
-                assert heard == ["JOIN", "LEAVE"] * turns
+                        received.append(got.verb)
+                assert received == ["JOIN", "LEAVE"] * turns
         assert engine.stats()["total"]["turns_delayed"] > 0
 
 

@@ -1,4 +1,4 @@
-"""What is asked of a token's header and times, against the words of RFC 7515 and 7519."""
+"""Verifying tokens: their headers and times (RFC 7515, RFC 7519), what they grant, and errors without secrets."""
 
 import base64
 import json
@@ -11,9 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from minted import SECRET
+from minted import SECRET, token
 from signal_py.auth.grants import Grant, GrantError, verdict_of
 from signal_py.auth.jwt import TokenError, Verifier, described, verifier_of
+from signal_py.base.errors import ConfigError
 from signal_py.config.load import make_config
 
 LEEWAY = 5.0
@@ -29,7 +30,7 @@ VERIFIER = verifier()
 
 
 def signed(claims: str | dict[str, Any], **header: Any) -> bytes:
-    """A token with these claims, as JSON that need not be good, by our own hand."""
+    """A signed token with these claims, which need not be valid JSON."""
     head = json.dumps({"alg": "HS256", "typ": "JWT"} | header).encode()
     body = (claims if isinstance(claims, str) else json.dumps(claims)).encode()
     text = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in (head, body))
@@ -38,7 +39,7 @@ def signed(claims: str | dict[str, Any], **header: Any) -> bytes:
 
 
 def refusal(token: bytes) -> str:
-    """What is wrong with it, "" where nothing is."""
+    """The claim for which a token is refused; "" if it is valid."""
     try:
         VERIFIER.grant(token)
     except TokenError as wrong:
@@ -99,7 +100,7 @@ def test_times_of_any_form(claims: dict[str, Any]) -> None:
         ('{"sub": null}', "sub"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(claims: str, claim: str) -> None:
+def test_bad_claims_are_named(claims: str, claim: str) -> None:
     assert refusal(signed(claims)) == claim
 
 
@@ -113,17 +114,17 @@ def test_what_is_wrong_is_named(claims: str, claim: str) -> None:
         ({"kid": "x" * 4000}, ""), ({"typ": "at+jwt"}, ""), ({"typ": None}, ""), ({"typ": 5}, ""), ({"jku": "x:y"}, ""),
     ],
 )  # fmt: skip
-def test_headers(header: dict[str, Any], claim: str) -> None:
+def test_bad_headers_are_named(header: dict[str, Any], claim: str) -> None:
     assert refusal(signed({}, **header)) == claim
 
 
-def test_a_float_ends_when_it_says() -> None:
+def test_exp_may_be_a_float() -> None:
     end = time.time() + 100.75
     assert VERIFIER.grant(signed({"exp": end})).expires == end + LEEWAY
 
 
 @given(st.binary(max_size=200) | st.text(max_size=60).map(lambda text: signed({}, kid=text, alg=text)))
-def test_what_is_logged_of_a_token_is_short_and_plain(token: bytes) -> None:
+def test_the_log_of_a_token_is_short_and_printable(token: bytes) -> None:
     for text in described(token).values():
         assert len(text) <= 67 and text.isascii() and text.isprintable()
 
@@ -135,6 +136,67 @@ def test_a_hostile_kid_in_the_log(text: str) -> None:
 
 
 @pytest.mark.parametrize("user", ["", "a b", "x" * 128, 7])
-def test_a_user_without_a_valid_name_is_told_the_bound(user: Any) -> None:
+def test_the_error_for_a_bad_user_names_the_bound(user: Any) -> None:
     with pytest.raises(GrantError, match="at most 127 characters"):
         verdict_of(1, Grant(user=user), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ftp://host/keys?key=secret", "ftp://host/keys can't be used: its scheme is not http, https or file"),
+        (
+            "https://ann:secret@host/keys",
+            "https://host/keys can't be used: it has a user name, which would not be sent",
+        ),
+        (
+            "https://ann:s@secret@host/keys?secret",
+            "https://host/keys can't be used: it has a user name, which would not be sent",
+        ),
+        ("https:/host/keys?key=secret", "https:/host/keys can't be used: No such file or directory"),
+    ],
+)
+def test_secrets_of_a_jwks_url_are_not_in_its_error(url: str, message: str) -> None:
+    with pytest.raises(ConfigError) as wrong:
+        verifier(**{"auth-key": "", "auth-jwks": url})
+    assert message in str(wrong.value)
+    assert "secret" not in str(wrong.value)
+
+
+def test_what_a_token_grants() -> None:
+    now = int(time.time())
+    given_token = token("ann", rooms={"sub": ["a"]}, to=False, max_rooms=3, ttl=None, exp=now + 9)
+    granted = verifier(**{"auth-leeway": 4}).grant(given_token.encode())
+    assert granted == Grant("ann", ["a"], [], False, 3, now + 13)
+    assert verifier().grant(token(ttl=None).encode()) == Grant()
+
+
+@given(st.binary(max_size=60) | st.text(".abAB09-_", max_size=40).map(str.encode))
+def test_no_token_breaks_the_verifier(text: bytes) -> None:
+    with pytest.raises(TokenError):
+        verifier().grant(text)
+
+
+@pytest.mark.parametrize("part", ["[" * 3000, '{"alg":' * 1500])
+def test_a_token_that_is_nested_deeply_is_only_refused(part: str) -> None:
+    """It raises TokenError: the client is at fault, not the node."""
+    head = base64.urlsafe_b64encode(part.encode()).decode().rstrip("=")
+    with pytest.raises(TokenError):
+        verifier().grant(f"{head}.e30.c2ln".encode())
+
+
+def test_a_huge_exp() -> None:
+    assert verifier().grant(token("ann", ttl=None, exp=10**30).encode()).expires == 1e30
+    with pytest.raises(TokenError):
+        verifier().grant(token("ann", ttl=None, exp=10**400).encode())
+
+
+def test_audience_and_issuer_are_only_checked_if_set() -> None:
+    assert verifier().grant(token("ann", aud="x", iss="y").encode()).user == "ann"
+
+
+def test_errors_hold_nothing_of_the_token() -> None:
+    for bad in (token("ann", ttl=-9), token("ann", key="x" * 40), jwt.encode({}, None, "none"), "a.b.c"):
+        with pytest.raises(TokenError) as wrong:
+            verifier().grant(bad.encode())
+        assert not any(part in str(wrong.value) for part in bad.split(".") if len(part) > 3)

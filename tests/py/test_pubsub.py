@@ -74,13 +74,13 @@ def test_sub_prints_payloads_only_where_asked(engine: kit.Engine) -> None:
 
 
 def test_what_a_terminal_obeys_is_not_shown_to_one() -> None:
-    heard = Heard("MSG", ("lobby", "k.1"), {}, "a\x1b[2J\nb\u202e é")
-    assert plain_line(heard, raw=False, terminal=True) == "lobby k.1 a\\x1b[2J\\nb\\u202e é\n".encode()
-    assert plain_line(heard, raw=True, terminal=True) == "a\\x1b[2J\\nb\\u202e é\n".encode()
-    assert plain_line(heard, raw=False, terminal=False) == "lobby k.1 a\x1b[2J\nb\u202e é\n".encode()
-    heard = Heard("FROM", ("-",), {}, b"\xff")
-    assert plain_line(heard, raw=False, terminal=True) == b"@me - \\xff\n"
-    assert plain_line(heard, raw=False, terminal=False) == b"@me - \xff\n"
+    received = Heard("MSG", ("lobby", "k.1"), {}, "a\x1b[2J\nb\u202e é")
+    assert plain_line(received, raw=False, terminal=True) == "lobby k.1 a\\x1b[2J\\nb\\u202e é\n".encode()
+    assert plain_line(received, raw=True, terminal=True) == "a\\x1b[2J\\nb\\u202e é\n".encode()
+    assert plain_line(received, raw=False, terminal=False) == "lobby k.1 a\x1b[2J\nb\u202e é\n".encode()
+    received = Heard("FROM", ("-",), {}, b"\xff")
+    assert plain_line(received, raw=False, terminal=True) == b"@me - \\xff\n"
+    assert plain_line(received, raw=False, terminal=False) == b"@me - \xff\n"
 
 
 def test_sub_prints_presence(engine: kit.Engine) -> None:
@@ -193,8 +193,8 @@ def test_the_session_of_the_readme(engine: kit.Engine) -> None:
                 check=False,
             )
             assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-        heard = [sub.line() for _ in range(4)]
-        assert heard == [("lobby", "hello, all\n"), ("@me", "hello, you\n"), ("lobby", "one\n"), ("lobby", "two\n")]
+        received = [sub.line() for _ in range(4)]
+        assert received == [("lobby", "hello, all\n"), ("@me", "hello, you\n"), ("lobby", "one\n"), ("lobby", "two\n")]
 
 
 @pytest.mark.parametrize(
@@ -245,10 +245,10 @@ def test_whole_payloads(engine: kit.Engine, tmp_path: Path) -> None:
             file.write_bytes(data)
             done = shell(engine, f"cd {tmp_path} && $E {words}")
             assert (done.returncode, done.stderr) == (0, ""), words
-            heard = json.loads(sub.out.readline())
+            received = json.loads(sub.out.readline())
             as_text = "--binary" not in words and b"\xff" not in data
-            assert ("text" in heard) == as_text, words
-            assert (heard["text"].encode() if as_text else base64.b64decode(heard["base64"])) == data, words
+            assert ("text" in received) == as_text, words
+            assert (received["text"].encode() if as_text else base64.b64decode(received["base64"])) == data, words
 
 
 def test_whole_payloads_that_are_not(engine: kit.Engine, tmp_path: Path) -> None:
@@ -283,9 +283,9 @@ def test_what_is_no_text_goes_as_it_is(engine: kit.Engine) -> None:
     with Sub(engine, "--json", "lobby") as sub:
         assert shell(engine, r"$E pub lobby $(printf '\377a')").returncode == 0
         assert shell(engine, r"printf '\376\nb' | $E pub lobby").returncode == 0
-        heard = [json.loads(sub.out.readline()) for _ in range(3)]
-        assert [base64.b64decode(one["base64"]) for one in heard[:2]] == [b"\xffa", b"\xfe"]
-        assert heard[2]["text"] == "b"
+        received = [json.loads(sub.out.readline()) for _ in range(3)]
+        assert [base64.b64decode(one["base64"]) for one in received[:2]] == [b"\xffa", b"\xfe"]
+        assert received[2]["text"] == "b"
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

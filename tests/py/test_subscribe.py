@@ -27,10 +27,10 @@ class Sub:
         self.child = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=kit.clean_environment(**environment), cwd="/"
         )
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self.said: list[str] = []
         assert self.child.stdout is not None and self.child.stderr is not None
-        for stream, lines in ((self.child.stdout, self.heard), (self.child.stderr, self.said)):
+        for stream, lines in ((self.child.stdout, self.received), (self.child.stderr, self.said)):
             threading.Thread(target=self._read, args=(stream, lines), daemon=True).start()
 
     @staticmethod
@@ -45,8 +45,8 @@ class Sub:
         kit.until(lambda: len(found()) >= times, f"it says {pattern}: {self.said}")
         return found()
 
-    def until_heard(self, payload: str) -> None:
-        kit.until(lambda: any(line.endswith(f" {payload}") for line in self.heard), f"{payload}: {self.heard}")
+    def until_received(self, payload: str) -> None:
+        kit.until(lambda: any(line.endswith(f" {payload}") for line in self.received), f"{payload}: {self.received}")
 
     def __enter__(self) -> "Sub":
         return self
@@ -67,12 +67,12 @@ def test_it_connects_again() -> None:
             sub = stack.enter_context(Sub("--url", first.url, "lobby"))
             sub.until_said("joined lobby")
             say(first, "one")
-            sub.until_heard("one")
+            sub.until_received("one")
         sub.until_said("1001.*; reconnecting")
         with kit.engine(loops=1, listen=f"127.0.0.1:{port}") as second:
             sub.until_said("joined lobby", times=2)
             say(second, "two")
-            sub.until_heard("two")
+            sub.until_received("two")
         sub.until_said("reconnecting", times=2)
         assert sub.child.poll() is None and len(sub.said) == 4, sub.said
         sub.child.send_signal(signal.SIGINT)
@@ -96,7 +96,7 @@ def test_it_goes_when_a_node_drains(advised: bool) -> None:
         (moved,) = sub.until_said("because the previous node is draining")
         assert moved.split()[1].startswith(new.node + ".")
         say(new, "here")
-        sub.until_heard("here")
+        sub.until_received("here")
         assert old.wait() == 0
         assert not [line for line in sub.said if "reconnecting" in line]
 
@@ -189,14 +189,14 @@ def test_what_the_old_connection_hears_is_printed_until_the_new_one_stands() -> 
 
     with scripted(act) as url, Sub("--url", url, "lobby") as sub:
         sub.until_said("k.2 joined lobby, because the previous node is draining")
-        sub.until_heard("last of 2")
-        assert [line for line in sub.heard if line.endswith("after")] in ([], ["lobby k.9 after"])
-        assert sum(line.endswith("last of 2") for line in sub.heard) == 1
+        sub.until_received("last of 2")
+        assert [line for line in sub.received if line.endswith("after")] in ([], ["lobby k.9 after"])
+        assert sum(line.endswith("last of 2") for line in sub.received) == 1
         assert sub.child.poll() is None
 
 
 def test_delays_are_jittered_and_bounded() -> None:
-    subscription = Subscription("ws://x/", "", ["a"], False, False, lambda heard: None)
+    subscription = Subscription("ws://x/", "", ["a"], False, False, lambda received: None)
     delays = [subscription._delay() for _ in range(200)]
     for number, delay in enumerate(delays):
         assert 0 <= delay <= min(MOST_DELAY, FIRST_DELAY * 2**number)

@@ -208,7 +208,7 @@ def test_the_session_with_tokens_of_the_docs() -> None:
         assert done.returncode == 0, done.stderr
         assert done.stderr.startswith("signal-engine: denied: ")
         assert done.stdout.startswith("denied, as it should be\n{")
-        assert [ann.hear().payload, ann.hear().payload] == [
+        assert [ann.read().payload, ann.read().payload] == [
             b"hello from ann", b"to all other connections of ann, on every node",
         ]  # fmt: skip
         assert ann.settle() == []

@@ -27,7 +27,7 @@ class Closed(Exception):
 
 
 @dataclass(frozen=True)
-class Heard:
+class Received:
     """A message from the engine."""
 
     verb: str
@@ -52,7 +52,7 @@ WORDS = {
 }
 
 
-def understand(data: str | bytes) -> Heard:
+def parse_message(data: str | bytes) -> Received:
     """Holds a message to the grammar: a known verb with its arguments, single spaces, options once."""
     binary = isinstance(data, bytes)
     raw = data if isinstance(data, bytes) else data.encode()
@@ -63,7 +63,7 @@ def understand(data: str | bytes) -> Heard:
     assert all(words) and len(positional) == n, head
     options = dict(option.split("=", 1) for option in given)
     assert len(options) == len(given), head
-    return Heard(verb, tuple(positional), options, payload if lf else None, binary, raw)
+    return Received(verb, tuple(positional), options, payload if lf else None, binary, raw)
 
 
 class Peer:
@@ -75,9 +75,9 @@ class Peer:
     protocol: str | None
 
     def __init__(self, port: int, *rooms: str, protocols: tuple[str, ...] = (SUBPROTOCOL,)) -> None:
-        self.early: list[Heard] = []
+        self.early: list[Received] = []
         self.connect(port, rooms, protocols)
-        first = self.hear()
+        first = self.read()
         assert first.verb == "HELLO" and not first.binary, first
         self.address = first.words[0]
         self.hello = json.loads(first.payload or b"")
@@ -110,29 +110,29 @@ class Peer:
         else:
             self.send(head if payload is None else f"{head}\n{payload}")
 
-    def hear(self, limit: float = LIMIT) -> Heard:
-        return self.early.pop(0) if self.early else understand(self.receive(limit))
+    def read(self, limit: float = LIMIT) -> Received:
+        return self.early.pop(0) if self.early else parse_message(self.receive(limit))
 
-    def hear_all(self, n: int) -> list[Heard]:
-        return [self.hear() for _ in range(n)]
+    def read_all(self, n: int) -> list[Received]:
+        return [self.read() for _ in range(n)]
 
-    def expect(self, verb: str, *words: str, **options: str) -> Heard:
+    def expect(self, verb: str, *words: str, **options: str) -> Received:
         """The next message, which must have this verb, these arguments and exactly these options."""
-        got = self.hear()
+        got = self.read()
         assert (got.verb, got.words, got.options) == (verb, words, options), got
         return got
 
-    def refused(self, code: str, ref: str | None = None) -> Heard:
+    def refused(self, code: str, ref: str | None = None) -> Received:
         """The next message, which must be this ERR."""
         return self.expect("ERR", code, **({} if ref is None else {"ref": ref}))
 
     def answer_to(self, ref: str, limit: float = LIMIT) -> str:
         """`ok` or the code that answers a ref; what else comes first is kept for `hear`."""
-        kept: list[Heard] = []
+        kept: list[Received] = []
         end = time.monotonic() + limit
         try:
             while True:
-                got = self.hear(max(0.01, end - time.monotonic()))
+                got = self.read(max(0.01, end - time.monotonic()))
                 if got.verb == "OK" and got.words == (ref,):
                     return "ok"
                 if got.verb == "ERR" and got.options.get("ref") == ref:
@@ -151,13 +151,13 @@ class Peer:
         for room in rooms:
             assert self.ask(f"SUB {room}") == "ok"
 
-    def settle(self) -> list[Heard]:
+    def settle(self) -> list[Received]:
         """All that the engine had to say before it answers a PING."""
         token = fresh("p")
         self.say(f"PING {token}")
-        got: list[Heard] = []
+        got: list[Received] = []
         while not got or (got[-1].verb, got[-1].words) != ("PONG", (token,)):
-            got.append(self.hear())
+            got.append(self.read())
         return got[:-1]
 
     def ended(self, limit: float = LIMIT) -> int | None:

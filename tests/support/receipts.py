@@ -161,7 +161,7 @@ class Sender:
 
     async def run(self, refs: int, seconds: float) -> None:
         """Sends so many, evenly over the time, and waits for the last answers."""
-        hears = asyncio.ensure_future(self.listen())
+        listening = asyncio.ensure_future(self.listen())
         begun = time.monotonic()
         while self.last < refs:
             want = min(refs, int(refs * (time.monotonic() - begun) / seconds) + 1)
@@ -172,7 +172,7 @@ class Sender:
         while self.due and time.monotonic() < end:
             await asyncio.sleep(PAUSE)
         self.tally.never += len(self.due)
-        hears.cancel()
+        listening.cancel()
 
 
 class Receivers:

@@ -265,3 +265,34 @@ def opened(port: int, path: str = "/", *extra: str, receive_buffer: int = 0, **c
 def fresh(prefix: str) -> str:
     """A name that no other test uses."""
     return prefix + os.urandom(4).hex()
+
+
+def upgraded(port: int, data: bytes) -> Answer:
+    """The 101 to a handshake, after which HELLO comes and the connection works."""
+    with Wire(port) as wire:
+        wire.send(data)
+        answer = wire.read_answer()
+        assert answer.status == 101, answer
+        assert wire.read_message()[1].startswith(b"HELLO ")
+        wire.send(frame(TEXT, b"PING"))
+        assert wire.read_message() == (TEXT, b"PONG")
+    return answer
+
+
+def refusal(port: int, data: bytes, status: int) -> Answer:
+    """The answer with this status, after which the engine closes the connection and sends nothing more."""
+    with Wire(port) as wire:
+        wire.send(data)
+        answer = wire.read_answer()
+        assert answer.status == status, answer
+        assert wire.read_end() == b""
+    return answer
+
+
+def plain_request(port: int, method: str, target: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers, and body of the answer to a request without an upgrade."""
+    with Wire(port) as wire:
+        wire.send(f"{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        head, _, body = wire.read_end().partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body

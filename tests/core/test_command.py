@@ -1,4 +1,4 @@
-"""Heads of signal.v1, against a model of the grammar in regular expressions."""
+"""Head lines of signal.v1, against a model of the grammar in regular expressions."""
 
 import re
 
@@ -39,14 +39,14 @@ FORMS = [
 
 
 def model_options(text: bytes) -> dict[bytes, bytes] | None:
-    """Name to value; None where one comes twice."""
+    """Options by name; None if one comes twice."""
     pairs = [option.partition(b"=")[::2] for option in text.split(b" ")[1:]]
     options = dict(pairs)
     return options if len(options) == len(pairs) else None
 
 
 def model(message: bytes) -> dict | None:
-    """What a message says; None: bad-request."""
+    """The fields of a message; None: bad-request."""
     head, _, payload = message.partition(b"\n")
     match = next((found for found in (each.fullmatch(head) for each in FORMS) if found), None)
     if len(head) > HEAD_MAX or match is None:
@@ -137,17 +137,13 @@ def test_the_grammar(message):
 
 @given(messages(), st.data())
 def test_the_grammar_with_one_byte_altered(message, data):
-    place = data.draw(st.integers(0, len(message)))
+    at = data.draw(st.integers(0, len(message)))
     byte = data.draw(st.one_of(st.binary(max_size=1), st.sampled_from([b" ", b"\n", b"\t", b"=", b"."])))
-    check(message[:place] + byte + message[place + data.draw(st.integers(0, 1)) :])
+    check(message[:at] + byte + message[at + data.draw(st.integers(0, 1)) :])
 
 
-@given(
-    st.one_of(
-        st.binary(max_size=600), st.text(alphabet="TOPUBSINGref=ttl. \n1@", max_size=80).map(str.encode)
-    )
-)
-def test_anything_at_all(message):
+@given(st.one_of(st.binary(max_size=600), st.text(alphabet="TOPUBSINGref=ttl. \n1@", max_size=80).map(str.encode)))
+def test_any_bytes(message):
     check(message)
 
 
@@ -247,7 +243,7 @@ def test_the_ref_of_a_bad_head(message, ref):
 @pytest.mark.parametrize("size", [HEAD_MAX - 1, HEAD_MAX, HEAD_MAX + 1, HEAD_MAX + 2, 5000])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\npayload"])
 def test_the_bound_of_a_head(size, end):
-    """What is read of a bad one that is near it, or beyond."""
+    """The ref of a bad head is read, whether the head is just within the bound or longer."""
     message = (b"PUB a ref=7 ".ljust(size, b"x"))[:size] + end
     assert check(message) == -1
     assert probe.head_parse(message)[1]["ref"] == b"7"
@@ -256,5 +252,5 @@ def test_the_bound_of_a_head(size, end):
 @pytest.mark.parametrize("size", range(HEAD_MAX - 3, HEAD_MAX + 4))
 @pytest.mark.parametrize("end", [b"", b"\n", b" x", b"9"])
 def test_a_ref_at_the_bound(size, end):
-    """A ref that may go on beyond what is looked at is not read."""
+    """A ref that may go on beyond the bound is not read."""
     check(b"PUB a ".ljust(size - 8, b"x") + b" ref=123" + end)

@@ -1,4 +1,4 @@
-"""A loop's rooms against a dict of sets, and both sides of each membership against each other."""
+"""A loop's rooms against a dict of sets, and the two sides of each membership against each other."""
 
 import random
 
@@ -28,7 +28,7 @@ def agree(rooms: probe.Rooms, model: dict[bytes, set[int]]) -> None:
 
 
 def play(rooms: probe.Rooms, model: dict[bytes, set[int]], joins: bool, slot: int, name: bytes) -> None:
-    """One step on both, with the same answer."""
+    """Joins or leaves in both; they must agree."""
     was_member = slot in model.get(name, ())
     if joins:
         assert rooms.join(slot, name) == (not was_member)
@@ -45,7 +45,7 @@ def play(rooms: probe.Rooms, model: dict[bytes, set[int]], joins: bool, slot: in
 @settings(max_examples=60, deadline=None)
 @given(steps=steps)
 def test_joins_and_leaves(hash_mask: int, steps: list[tuple[bool, int, bytes]]) -> None:
-    """With names that all have one hash, that share four, and that differ."""
+    """With names that all have the same hash, that share four hashes, and that differ."""
     rooms = probe.Rooms(CONNS, hash_mask)
     model: dict[bytes, set[int]] = {}
     for joins, slot, name in steps:
@@ -56,8 +56,8 @@ def test_joins_and_leaves(hash_mask: int, steps: list[tuple[bool, int, bytes]]) 
 @pytest.mark.parametrize("hash_mask", [7, 0xFFFFFFFF])
 @settings(max_examples=20, deadline=None)
 @given(order=st.permutations([(slot, name) for slot in range(CONNS) for name in NAMES]))
-def test_everybody_everywhere_and_out_again(hash_mask: int, order: list[tuple[int, bytes]]) -> None:
-    """Fills every array to its largest and empties it, in unlike orders."""
+def test_all_join_all_rooms_and_leave_them(hash_mask: int, order: list[tuple[int, bytes]]) -> None:
+    """Fills every array to its largest size and empties it, in two orders."""
     rooms = probe.Rooms(CONNS, hash_mask)
     model: dict[bytes, set[int]] = {}
     for joins, pairs in ((True, order), (False, order[::2] + order[1::2])):
@@ -69,7 +69,7 @@ def test_everybody_everywhere_and_out_again(hash_mask: int, order: list[tuple[in
 
 @pytest.mark.parametrize("hash_mask", [255, 0xFFFFFFFF])
 def test_rooms_come_and_go_while_the_index_grows(hash_mask: int) -> None:
-    """Two thousand rooms, every third of which goes again at once, some in the middle of each growth; all are found."""
+    """Joins 2000 rooms, and leaves one after every third, also while the index grows. All that remain are found."""
     rooms = probe.Rooms(1, hash_mask)
     there: dict[int, None] = {}
     order = random.Random(hash_mask)

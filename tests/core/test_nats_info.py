@@ -1,4 +1,4 @@
-"""INFO, as the loop reads it by itself and as Python does: both say the same of whatever Python takes."""
+"""INFO as the loop reads it and as Python reads it: both agree on whatever Python accepts."""
 
 import contextlib
 import json
@@ -20,23 +20,23 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=6), st.sampled_from([None, 1, " "]), st.booleans())
-def test_a_number_in_an_object(said: dict[str, Any], indent: Any, ascii_only: bool) -> None:
-    """Found exactly where it stands in the object itself, however that is written."""
-    text = json.dumps(said, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
-    value = said.get("max_payload")
+def test_a_number_in_an_object(members: dict[str, Any], indent: Any, ascii_only: bool) -> None:
+    """Found only as a member of the object itself, however the JSON is formatted."""
+    text = json.dumps(members, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    value = members.get("max_payload")
     plain = type(value) is int and 0 <= value < 10**10
     assert probe.info_number(text, NAME) == (value if plain else -1)
 
 
 @given(st.binary(max_size=60))
-def test_what_is_no_json(text: bytes) -> None:
+def test_text_that_is_not_json(text: bytes) -> None:
     assert -1 <= probe.info_number(b'{"max_payload":' + text, NAME) < 10**10
     assert -1 <= probe.info_number(text, NAME) < 10**10
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=6), st.integers(256, (1 << 31) - 1))
-def test_what_python_takes_the_loop_reads(said: dict[str, Any], most: int) -> None:
-    text = json.dumps({**said, "max_payload": most}).encode()
+def test_what_python_accepts_the_loop_reads(members: dict[str, Any], most: int) -> None:
+    text = json.dumps({**members, "max_payload": most}).encode()
     try:
         info = parse_info(text)
     except InfoError as error:
@@ -46,15 +46,15 @@ def test_what_python_takes_the_loop_reads(said: dict[str, Any], most: int) -> No
 
 
 @given(st.binary(max_size=200))
-def test_anything(text: bytes) -> None:
+def test_any_bytes(text: bytes) -> None:
     with contextlib.suppress(InfoError):
         parse_info(text)
 
 
-def test_the_last_of_two_counts() -> None:
+def test_the_last_of_two_members_counts() -> None:
     assert probe.info_number(b'{"max_payload":1,"x":{"max_payload":2},"max_payload" : 3 }', NAME) == 3
 
 
-def test_servers_that_are_told_of_are_bounded() -> None:
+def test_the_number_of_announced_servers_is_bounded() -> None:
     urls = [f"10.0.0.1:{port}" for port in range(1, 10001)]
     assert len(parse_info(json.dumps({"max_payload": 1 << 20, "connect_urls": urls}).encode()).connect_urls) == MAX_URLS

@@ -1,4 +1,4 @@
-"""The wheel of timers against a dict: slot to tick."""
+"""The timer wheel against a dict of slot to tick."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ from signal_core import probe
 SLOTS = 24
 WHEEL_SLOTS = 512
 slots = st.integers(0, SLOTS - 1)
-# Around now, around one turn of the wheel, and turns away.
+# Around now, around one turn of the wheel, and several turns ahead.
 delays = st.integers(-3, 3) | st.integers(509, 515) | st.integers(1, 2000)
 
 
@@ -18,24 +18,24 @@ class WheelMachine(RuleBasedStateMachine):
     def start(self, now: int) -> None:
         self.wheel = probe.Wheel(SLOTS, now)
         self.model: dict[int, int] = {}
-        self.halfway = 0  # the tick that a pop was asked for which stopped halfway; 0: none did
+        self.halfway = 0  # the tick of a pop that stopped early; 0: none did
 
-    def wish(self, delay: int) -> int:
+    def target(self, delay: int) -> int:
         return max(self.wheel.now + delay, 0)
 
     def kept(self, due: int) -> int:
-        """What the wheel makes of a wish: what has passed is due at the next tick."""
+        """When a timer armed for `due` fires: one that has passed fires at the next tick."""
         return max(due, self.wheel.now + 1)
 
     @rule(slot=slots, delay=delays)
     def arm(self, slot: int, delay: int) -> None:
-        due = self.wish(delay)
+        due = self.target(delay)
         self.wheel.arm(slot, due)
         self.model[slot] = self.kept(due)
 
     @rule(slot=slots, delay=delays)
     def arm_by(self, slot: int, delay: int) -> None:
-        due = self.wish(delay)
+        due = self.target(delay)
         self.wheel.arm_by(slot, due)
         if slot not in self.model or due < self.model[slot]:
             self.model[slot] = self.kept(due)
@@ -47,7 +47,7 @@ class WheelMachine(RuleBasedStateMachine):
 
     @rule(step=st.integers(0, 3) | st.integers(510, 514) | st.integers(0, 1500))
     def pop(self, step: int) -> None:
-        """All that is due, each once, earlier ticks first; nothing early."""
+        """All due timers, each once, in the order of their ticks, and no others."""
         now = max(self.wheel.now, self.halfway) + step
         found = self.wheel.pop(now)
         due = [slot for slot in self.model if self.model[slot] <= now]
@@ -59,7 +59,7 @@ class WheelMachine(RuleBasedStateMachine):
 
     @rule(step=st.integers(0, 3) | st.integers(0, 1500), most=st.integers(1, 3))
     def pop_some(self, step: int, most: int) -> None:
-        """As pop, in the end; in between, timers come and go."""
+        """Pops at most `most`; other rules run before the rest is popped."""
         now = max(self.wheel.now, self.halfway) + step
         due = [slot for slot in self.model if self.model[slot] <= now]
         found = self.wheel.pop(now, most)
@@ -76,14 +76,14 @@ class WheelMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.halfway == 0)
     @invariant()
     def sleeps_no_longer_than_the_first(self) -> None:
-        """And wakes at least once a turn."""
+        """And never longer than one turn of the wheel."""
         ahead = self.wheel.next()
         assert 0 <= ahead <= WHEEL_SLOTS
         if self.model:
             assert ahead <= max(min(self.model.values()) - self.wheel.now, 0)
 
     @invariant()
-    def says_when_it_is_late(self) -> None:
+    def is_late_if_a_timer_is_overdue(self) -> None:
         for now in (*range(self.wheel.now, self.wheel.now + 4), self.wheel.now + 600):
             if not self.wheel.late(now):
                 assert all(due >= now for due in self.model.values())
@@ -94,7 +94,7 @@ TestWheel.settings = settings(max_examples=150, stateful_step_count=40, deadline
 
 
 def test_a_tick_that_has_just_come_is_not_late() -> None:
-    """Nor is one that comes after ticks without timers, once the wheel has looked at them."""
+    """Not even after ticks without timers, once `next` has looked at them."""
     wheel = probe.Wheel(1, 0)
     wheel.arm(0, 400)
     assert wheel.late(400)
@@ -104,8 +104,8 @@ def test_a_tick_that_has_just_come_is_not_late() -> None:
 
 
 def test_timers_of_a_later_turn_count_as_work() -> None:
-    """All in one list of the wheel, every second one due a turn later: no call looks at more than it may, and what is
-    due fires all the same, while the wheel says that it is not done."""
+    """1000 timers in one list of the wheel, every second one due a turn later. No call looks at more timers than
+    allowed. While the wheel says that it is not done, calls go on, and all due timers fire."""
     count, looks = 1000, 64
     wheel = probe.Wheel(count, 0)
     for slot in range(count):

@@ -1,6 +1,5 @@
-"""The NATS wire: what a server sends, in any pieces (nats-py as a second opinion); what the link sends."""
+"""What a NATS server sends, in any pieces, with nats-py as a second opinion."""
 
-import re
 from collections.abc import Coroutine
 from typing import Any
 
@@ -24,13 +23,13 @@ subjects = st.one_of(
 )
 sids = st.integers(0, 10**19 - 1)
 blanks = st.text(alphabet=" \t", min_size=1, max_size=3).map(str.encode)
-blocks = st.one_of(st.just(b""), st.binary(max_size=80).map(b"NATS/1.0\r\n".__add__))
 payloads = st.one_of(st.binary(max_size=40), st.binary(min_size=100, max_size=300))
+blocks = st.one_of(st.just(b""), st.binary(max_size=80).map(b"NATS/1.0\r\n".__add__))
 
 
 @st.composite
 def messages(draw: st.DrawFn) -> tuple[bytes, dict[str, Any]]:
-    """A MSG or HMSG, and what it says."""
+    """A MSG or HMSG, and its fields."""
     subject, sid, payload = draw(subjects), draw(sids), draw(payloads)
     reply = draw(st.one_of(st.none(), subjects))
     headers = draw(st.one_of(st.none(), blocks))
@@ -39,7 +38,7 @@ def messages(draw: st.DrawFn) -> tuple[bytes, dict[str, Any]]:
     words += [] if headers is None else [b"%d" % len(headers)]
     data = (headers or b"") + payload
     line = b"".join(word + draw(st.one_of(st.just(b" "), blanks)) for word in words) + b"%d" % len(data)
-    said = NOTHING | {
+    fields = NOTHING | {
         "kind": MSG if headers is None else HMSG,
         "subject": subject,
         "sid": sid,
@@ -47,52 +46,47 @@ def messages(draw: st.DrawFn) -> tuple[bytes, dict[str, Any]]:
         "headers": headers or None,
         "payload": payload,
     }
-    return line + b"\r\n" + data + b"\r\n", said
+    return line + b"\r\n" + data + b"\r\n", fields
 
 
 @st.composite
 def lines(draw: st.DrawFn) -> tuple[bytes, dict[str, Any]]:
-    """Any other operation."""
+    """Any other operation, and its fields."""
     kind, verb = draw(
         st.sampled_from([(INFO, b"INFO"), (PING, b"PING"), (PONG, b"PONG"), (OK, b"+OK"), (ERR, b"-ERR")])
     )
     verb = bytes(draw(st.sampled_from([byte, byte | 0x20])) if byte > 0x40 else byte for byte in verb)
-    said: dict[str, Any] = NOTHING | {"kind": kind, "sid": 0}
+    fields: dict[str, Any] = NOTHING | {"kind": kind, "sid": 0}
     blank = draw(st.one_of(st.just(b""), blanks))
     if kind not in (INFO, ERR):
-        return verb + blank + b"\r\n", said | {"text": b""}
-    text = draw(
-        st.from_regex(rb"[!-~]([ -~]{0,60}[!-~])?", fullmatch=True).filter(lambda t: t[0] != ord("'"))
-    )
+        return verb + blank + b"\r\n", fields | {"text": b""}
+    text = draw(st.from_regex(rb"[!-~]([ -~]{0,60}[!-~])?", fullmatch=True).filter(lambda t: t[0] != ord("'")))
     quoted = b"'%s'" % text if kind == ERR and draw(st.booleans()) else text
-    return verb + draw(blanks) + quoted + blank + b"\r\n", said | {"text": text}
+    return verb + draw(blanks) + quoted + blank + b"\r\n", fields | {"text": text}
 
 
 operations = st.one_of(messages(), lines())
 
 
-def said_of(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields, an operation without text like one with an empty text."""
+def normal(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields in which no text and an empty text are the same."""
     return fields | {"text": fields["text"] or (b"" if fields["kind"] in (PING, PONG, OK) else None)}
 
 
-# -- reading operations --
-
-
 @given(operations, st.binary(max_size=40))
-def test_an_operation_is_read_and_no_more(operation, rest):
-    data, said = operation
+def test_an_operation_is_read_to_its_end(operation, rest):
+    data, expected = operation
     consumed, fields = probe.nats_parse(data + rest)
     assert consumed == len(data)
-    assert said_of(fields) == said
+    assert normal(fields) == expected
 
 
 @given(operations, st.data())
-def test_a_part_needs_more_and_knows_how_much(operation, data):
-    whole, said = operation
+def test_a_part_needs_more_and_says_how_much(operation, data):
+    whole, expected = operation
     part = whole[: data.draw(st.integers(0, len(whole) - 1))]
     assert probe.nats_parse(part) == (-2, None)
-    line_ended = b"\r\n" in part and said["kind"] in (MSG, HMSG)
+    line_ended = b"\r\n" in part and expected["kind"] in (MSG, HMSG)
     assert probe.nats_need(part) == (len(whole) if line_ended else 0)
 
 
@@ -103,27 +97,27 @@ def test_every_part_needs_more(operation):
 
 
 @given(st.lists(operations, max_size=6), st.lists(st.integers(1, 50), min_size=1, max_size=20))
-def test_a_stream_in_any_pieces(said, sizes):
-    stream, read, waiting = b"".join(data for data, _ in said), [], b""
+def test_a_stream_in_any_pieces(sent, sizes):
+    stream, read, waiting = b"".join(data for data, _ in sent), [], b""
     while stream:
         for size in sizes:
             waiting, stream = waiting + stream[:size], stream[size:]
             while (verdict := probe.nats_parse(waiting))[0] > 0:
-                read.append(said_of(verdict[1]))
+                read.append(normal(verdict[1]))
                 waiting = waiting[verdict[0] :]
             assert verdict[0] == -2
     assert waiting == b""
-    assert read == [fields for _, fields in said]
+    assert read == [fields for _, fields in sent]
 
 
 def finish(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Runs what awaits nothing that has to wait."""
+    """Runs a coroutine that never waits."""
     with pytest.raises(StopIteration):
         coroutine.send(None)
 
 
-class Heard:
-    """Stands in for nats-py's client and takes down what its parser reads."""
+class Recorder:
+    """Stands in for nats-py's client, and records what its parser reads."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, bytes, bytes, bytes, bytes | None]] = []
@@ -134,23 +128,23 @@ class Heard:
 
 @given(st.lists(messages(), min_size=1, max_size=4))
 def test_nats_py_reads_the_same(operations):
-    operations = [(data, said) for data, said in operations if said["kind"] == MSG or said["headers"]]
+    operations = [(data, fields) for data, fields in operations if fields["kind"] == MSG or fields["headers"]]
     assume(operations)  # nats-py takes no HMSG without headers, which no server sends
-    heard, stream, ours = Heard(), b"".join(data for data, _ in operations), []
-    finish(Parser(heard).parse(stream))
+    recorder, stream, ours = Recorder(), b"".join(data for data, _ in operations), []
+    finish(Parser(recorder).parse(stream))
     while stream:
         consumed, op = probe.nats_parse(stream)
         ours.append((op["sid"], op["subject"], op["reply"] or b"", op["payload"], op["headers"]))
         stream = stream[consumed:]
-    assert ours == heard.messages
+    assert ours == recorder.messages
 
 
 @given(operations, st.data())
-def test_an_altered_operation_is_judged_and_no_byte_is_read_past_it(operation, data):
-    """The verdict on random bytes is any, but what is consumed is there and ends a line."""
+def test_an_altered_operation_is_not_read_past_its_end(operation, data):
+    """Any result is possible, but what is consumed was given, and ends with a line's end."""
     whole, _ = operation
-    place = data.draw(st.integers(0, len(whole) - 1))
-    changed = whole[:place] + data.draw(st.binary(max_size=3)) + whole[place + 1 :]
+    at = data.draw(st.integers(0, len(whole) - 1))
+    changed = whole[:at] + data.draw(st.binary(max_size=3)) + whole[at + 1 :]
     consumed, fields = probe.nats_parse(changed)
     if consumed > 0:
         assert changed[:consumed].endswith(b"\r\n")
@@ -161,9 +155,7 @@ def test_an_altered_operation_is_judged_and_no_byte_is_read_past_it(operation, d
     assert need == 0 or need >= consumed
 
 
-@given(
-    st.one_of(st.binary(max_size=100), st.text(alphabet="HMSG +OKPIN-ER'1\r\n", max_size=60).map(str.encode))
-)
+@given(st.one_of(st.binary(max_size=100), st.text(alphabet="HMSG +OKPIN-ER'1\r\n", max_size=60).map(str.encode)))
 @example(b"")
 def test_random_bytes(data):
     consumed, _ = probe.nats_parse(data)
@@ -216,7 +208,7 @@ def test_random_bytes(data):
         b"HMSG\r\n",
     ],
 )
-def test_what_is_not_the_protocol(data):
+def test_malformed_operations(data):
     assert probe.nats_parse(data)[0] == -1
 
 
@@ -253,7 +245,7 @@ def test_texts(line, text):
         (b"INFO {", b"}", INFO_MAX),
     ],
 )
-def test_the_bound_of_a_control_line(start, end, most):
+def test_the_longest_control_line(start, end, most):
     fill = b" " if start == b"PING " else b"x"
     for size, good in ((most, True), (most + 1, False)):
         line = start + fill * (size - len(start) - len(end)) + end
@@ -267,15 +259,13 @@ def test_the_bound_of_a_control_line(start, end, most):
 
 
 @pytest.mark.parametrize("max_payload", [0, 10, 1024 * 1024, 2**64 - 1])
-def test_the_bound_of_a_message(max_payload):
+def test_the_longest_message(max_payload):
     most = min(max_payload + SLACK, 999999999)
     assert probe.nats_parse(b"MSG a 1 %d\r\n" % most, max_payload)[0] == -2
     assert probe.nats_parse(b"MSG a 1 %d\r\n" % (most + 1), max_payload)[0] == -1
     assert probe.nats_parse(b"HMSG a 1 %d %d\r\n" % (most, most), max_payload)[0] == -2
     assert probe.nats_parse(b"HMSG a 1 12 %d\r\n" % (most + 1), max_payload)[0] == -1
 
-
-# -- reading headers --
 
 ABSENT = {
     "status": 0,
@@ -294,7 +284,7 @@ def block(*lines: bytes, first: bytes = b"NATS/1.0") -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "read"),
     [
         (b"Signal-From: " + PEER, {"sender": PEER}),
         (b"signal-from:" + PEER, {"sender": PEER}),
@@ -335,8 +325,8 @@ def block(*lines: bytes, first: bytes = b"NATS/1.0") -> bytes:
         (b"Traceparent:00-x", {}),
     ],
 )
-def test_each_header(line, said):
-    expected = (1, ABSENT | said)
+def test_each_header(line, read):
+    expected = (1, ABSENT | read)
     assert probe.nats_headers_parse(block(line)) == expected
     assert probe.nats_headers_parse(block(b"A: b", line, b"Content-Type: text/plain")) == expected
 
@@ -380,7 +370,7 @@ def test_malformed_headers(data):
 
 
 def test_no_headers_are_all_absent():
-    """A MSG has none: its caller need not ask first."""
+    """A MSG has no headers; its caller need not check first."""
     assert probe.nats_headers_parse(b"") == (-1, ABSENT)
 
 
@@ -390,86 +380,5 @@ def test_random_headers(data):
     assert verdict == -1 or (verdict == 1 and data.endswith(b"\r\n\r\n"))
 
 
-# -- writing --
-
-names = st.from_regex(rb"[a-z0-9]{1,16}", fullmatch=True)
-ours = st.builds(b"%b.%b".__mod__, st.tuples(names, st.from_regex(rb"[a-z0-9]{1,32}", fullmatch=True)))
-refs = st.one_of(st.just(b""), st.from_regex(rb"[A-Za-z0-9]{1,16}", fullmatch=True))
-rooms = st.text(alphabet="ab-@=1", min_size=1, max_size=128).map(str.encode)
-users = st.one_of(st.just(b""), rooms.filter(lambda room: len(room) < 128))
-ttls = st.one_of(st.just(-1), st.integers(0, 86400000))
-
-
-@given(
-    names, st.sampled_from([b"peer", b"room"]), rooms, ours, payloads, refs, refs, users, st.booleans(), ttls
-)
-def test_a_message_to_publish(prefix, kind, target, me, payload, suffix_ref, ref, user, binary, ttl_ms):
-    written, bound = probe.nats_put_hpub(
-        prefix,
-        kind,
-        target,
-        me,
-        payload,
-        suffix_ref=suffix_ref,
-        ref=ref,
-        user=user,
-        binary=binary,
-        ttl_ms=ttl_ms,
-    )
-    head, _, body = written.partition(b"\r\n\r\n")
-    line, *headers = head.split(b"\r\n")
-    subject = b".".join([prefix, kind, target] + [suffix_ref] * bool(suffix_ref))
-    reply = [b".".join([prefix, b"peer", me, ref])] * bool(ref)
-    size = len(written) - len(line) - 4
-    words = [b"HPUB", subject, *reply, b"%d" % (size - len(payload)), b"%d" % size]
-    assert line.split(b" ") == words
-    assert body == payload + b"\r\n"
-    assert len(written) - len(payload) - 2 <= bound
-    expected = {b"Signal-From": me, b"Signal-User": user, b"Signal-Type": b"binary" if binary else b""}
-    expected[b"Signal-Ttl"] = b"" if ttl_ms < 0 else b"%d" % ttl_ms
-    assert headers[0] == b"NATS/1.0"
-    assert dict(line.split(b": ") for line in headers[1:]) == {k: v for k, v in expected.items() if v}
-
-
-@given(rooms, ours, payloads, refs, users, st.booleans(), ttls)
-def test_what_is_published_is_what_is_heard(room, me, payload, ref, user, binary, ttl_ms):
-    """A server passes `HPUB <rest>` on as `HMSG` with the same sizes and bytes."""
-    written, _ = probe.nats_put_hpub(
-        b"signal", b"room", room, me, payload, ref=ref, user=user, binary=binary, ttl_ms=ttl_ms
-    )
-    subject, rest = written.removeprefix(b"HPUB ").split(b" ", 1)
-    consumed, op = probe.nats_parse(b"HMSG " + subject + b" 7 " + rest)
-    assert consumed == len(written) + 2
-    assert (op["subject"], op["sid"], op["payload"]) == (b"signal.room." + room, 7, payload)
-    assert op["reply"] == (b"signal.peer." + me + b"." + ref if ref else None)
-    said = {"sender": me, "user": user or None, "ttl_ms": ttl_ms, "binary": binary}
-    said["type"] = b"binary" if binary else None
-    assert probe.nats_headers_parse(op["headers"]) == (1, ABSENT | said)
-
-
-@given(st.from_regex(rb"[!-~]{1,200}", fullmatch=True), st.from_regex(rb"[a-z-]{1,20}", fullmatch=True))
-def test_a_receipt(reply, code):
-    headers = block(b"Signal-Receipt: " + code)
-    expected = b"HPUB %b %d %d\r\n%b\r\n" % (reply, len(headers), len(headers), headers)
-    assert probe.nats_put_receipt(reply, code) == expected
-
-
-@given(rooms, st.integers(0, 2**64 - 1))
-def test_subscriptions(room, sid):
-    assert probe.nats_put_sub(b"signal.room.", room, sid) == b"SUB signal.room.%b %d\r\n" % (room, sid)
-    assert probe.nats_put_unsub(sid) == b"UNSUB %d\r\n" % sid
-
-
 def test_struct_layouts_are_asserted():
     probe.signal_check_layout()
-
-
-def test_no_header_of_ours_is_longer_than_the_bound_says():
-    """The longest of each; the address and the user are counted apart."""
-    written, bound = probe.nats_put_hpub(
-        b"p", b"peer", b"t", b"me", b"", ref=b"r", user=b"u", binary=True, ttl_ms=86400000
-    )
-    sizes = re.match(rb"HPUB \S+ \S+ (\d+) ", written)
-    assert sizes is not None
-    assert int(sizes[1]) == 85 + len(b"me") + len(b"u")
-    assert bound >= len(written) - 2
