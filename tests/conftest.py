@@ -1,5 +1,5 @@
-"""Shows the logs of engines and nats-servers where a test fails, clears them away after it, and gives a test that is
-marked `alone` the machine while other processes (pytest-xdist's) run tests. Engines that many tests share."""
+"""Shows the logs of engines and nats-servers if a test fails, and removes them after it. Runs a test that is marked
+`alone` while no other process of pytest-xdist runs one. Has the engines that many tests share."""
 
 import contextlib
 import fcntl
@@ -13,15 +13,16 @@ from hypothesis import settings
 import kit
 from peers import CLIENTS, Peer
 
-# An example may take long on a busy machine: a hang is what a test's timeout is for.
+# An example may take long on a busy machine. The timeout of a test finds a hang.
 settings.register_profile("patient", settings(), deadline=None)
 settings.load_profile("patient")
 
-# A shell ignores it for what it runs in the background, and what is ignored stays so in every child.
+# A shell ignores SIGINT for its background jobs, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Locked files of the checkout. DOOR: by who begins a test, so that none begins while one waits to be alone.
-DOOR, ROOM = Path(__file__), Path(kit.__file__)
+# Files that tests lock. BEGIN: while a test begins, so that none begins while another waits to be alone. RUN: while a
+# test runs, shared by all that are not alone.
+BEGIN, RUN = Path(__file__), Path(kit.__file__)
 
 
 @contextlib.contextmanager
@@ -36,17 +37,17 @@ def is_alone(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that are alone come first: what they wait for then, and hold up, are short tests."""
+    """Tests that are alone come first, while others that they wait for, or that wait for them, are short."""
     items.sort(key=lambda item: not is_alone(item))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """The wait is none of the test's time: its timeout begins within."""
-    with contextlib.ExitStack() as door:
-        door.enter_context(locked(DOOR, fcntl.LOCK_EX))
-        with locked(ROOM, fcntl.LOCK_EX if is_alone(item) else fcntl.LOCK_SH):
-            door.close()
+    """The timeout of the test begins after the wait for the locks."""
+    with contextlib.ExitStack() as begin:
+        begin.enter_context(locked(BEGIN, fcntl.LOCK_EX))
+        with locked(RUN, fcntl.LOCK_EX if is_alone(item) else fcntl.LOCK_SH):
+            begin.close()
             return (yield)
 
 
@@ -71,12 +72,12 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session", params=[1, 3], ids=["1loop", "3loops"])
 def node(request: pytest.FixtureRequest) -> Iterator[kit.Engine]:
-    """An engine with every setting at its default, on one loop and on several."""
+    """An engine with default settings, on one loop and on three."""
     with kit.engine(nats="off", loops=request.param) as engine:
         yield engine
 
 
 @pytest.fixture(params=list(CLIENTS))
 def client(request: pytest.FixtureRequest) -> type[Peer]:
-    """A WebSocket client of the engine's users."""
+    """A WebSocket client that uses a library."""
     return CLIENTS[request.param]

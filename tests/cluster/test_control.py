@@ -123,7 +123,7 @@ def test_a_user_is_disconnected_everywhere(alone: kit.Nats) -> None:
                 three.node: 20,
             }
             assert [guest.ended() for guest in guests] == [4009] * 40
-            assert one.stats()["total"]["kicked"] == three.stats()["total"]["kicked"] == 20
+            assert one.total("kicked") == three.total("kicked") == 20
             assert other.settle() == []
             again = ask(alone, lambda control: control.disconnect(user=user))
             assert again.complete and [node.disconnected for node in again.answers] == [0, 0]
@@ -187,7 +187,7 @@ def test_pages_of_rooms(alone: kit.Nats) -> None:
         with BarePeer(node.port, "both") as one, BarePeer(other.port, *rooms[100:110], "both") as far:
             one.join(*rooms[150:])
             await_control(alone, node, other)
-            before = node.stats()["total"]["inquiries"]
+            before = node.total("inquiries")
 
             async def pages(control: Control) -> tuple[list[str], dict[str, int]]:
                 names: list[str] = []
@@ -205,7 +205,7 @@ def test_pages_of_rooms(alone: kit.Nats) -> None:
             names, counts = ask(alone, pages)
             assert sorted(names) == sorted({*rooms, "both"}) and len(names) == len(set(names))
             assert counts == {"both": 13} | {room: 12 if int(room[5:]) < 150 else 1 for room in rooms}
-            assert node.stats()["total"]["inquiries"] > before
+            assert node.total("inquiries") > before
             few = ask(alone, lambda control: control.rooms(9))
             assert len(few.answers) == 9 and few.more and few.nodes == 2
             for room in few.answers:

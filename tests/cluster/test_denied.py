@@ -31,7 +31,7 @@ def test_a_sub_that_waits_for_nats_while_its_room_is_taken_away() -> None:
         Guest(engine.port, token=token("ann")) as ann,
         Guest(engine.port, token=token("bob")) as bob,
     ):
-        denied = engine.stats()["total"]["auth_denied"]
+        denied = engine.total("auth_denied")
         freeze(server)
         try:
             ann.say("SUB taken presence ref=s1")
@@ -44,7 +44,7 @@ def test_a_sub_that_waits_for_nats_while_its_room_is_taken_away() -> None:
         assert ann.answer_to("s1") == "denied"
         assert ann.answer_to("s2") == "ok"
         assert ann.settle() == []
-        assert engine.stats()["total"]["auth_denied"] == denied + 1
+        assert engine.total("auth_denied") == denied + 1
         assert ann.ask("SUB taken") == "denied"
 
 
@@ -68,11 +68,11 @@ def test_presence_that_nats_does_not_allow() -> None:
 
                 until(joins, "NATS's word has come, and joins are counted")
                 assert asked()[1] == 0
-                beats = silent.stats()["total"]["presence_out"]
+                beats = silent.total("presence_out")
                 begun = time.monotonic()
                 for _ in range(200):
                     joins()
-                assert silent.stats()["total"]["presence_out"] - beats < 10 + 2 * (time.monotonic() - begun)
+                assert silent.total("presence_out") - beats < 10 + 2 * (time.monotonic() - begun)
                 crowd.expect(a.address)
             told = [line for line in silent.events() if "publish presence" in line["event"]]
             assert len(told) == 1 and told[0]["level"] == "warning"

@@ -316,7 +316,7 @@ class Machine(RuleBasedStateMachine):
             client.peer.close()
         for node in self.cluster.nodes:
             for gauge in ("connections", "memberships", "in_flight", "backlog_bytes"):
-                until(lambda node=node, gauge=gauge: node.stats()["total"][gauge] == 0, f"no {gauge} is left")  # type: ignore[misc]
+                until(lambda node=node, gauge=gauge: node.total(gauge) == 0, f"no {gauge} is left")  # type: ignore[misc]
             ledgers_hold(node.stats()["total"])
 
     def check(self, sender: Client, receiver: Client, answered: bool) -> None:

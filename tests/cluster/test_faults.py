@@ -181,7 +181,7 @@ def test_a_slow_nats_server_is_not_given_more_than_it_takes(server: kit.Nats) ->
             until(lambda: a.ask("PUB slow", "") == "unavailable" and time.monotonic() > waited + 1.2, "a wait")
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        until(lambda: engine.stats()["total"]["in_flight"] == 0, "all is written")
+        until(lambda: engine.total("in_flight") == 0, "all is written")
         ttls = [str((received.get(timeout=10).headers or {})["Signal-Ttl"]) for _ in range(taken)]
         assert ttls[0] == "30000"
         assert {len(ttl) for ttl in ttls} == {5}
@@ -194,15 +194,13 @@ def test_a_slow_nats_server_is_not_given_more_than_it_takes(server: kit.Nats) ->
 def test_joins_that_a_hung_nats_server_does_not_take_wait_for_it(server: kit.Nats) -> None:
     """A client that joins and leaves without pause piles nothing up: what is left in the end is subscribed to."""
     names = [f"{number:0>100}" for number in range(250)]
-    joins, leaves = (
-        b"".join(frame(TEXT, f"{verb} {name}".encode()) for name in names) for verb in ("SUB", "UNSUB")
-    )
+    joins, leaves = (b"".join(frame(TEXT, f"{verb} {name}".encode()) for name in names) for verb in ("SUB", "UNSUB"))
     with (
         kit.engine(nats=server.url, loops=1) as engine,
         BarePeer(engine.port) as a,
         Bus(server.url) as bus,
     ):
-        before = engine.stats()["total"]["nats_bytes_out"]
+        before = engine.total("nats_bytes_out")
         freeze(server)
         try:
             for _ in range(2000):
@@ -216,8 +214,8 @@ def test_joins_that_a_hung_nats_server_does_not_take_wait_for_it(server: kit.Nat
         assert a.ask("SUB another") == "ok"
         bus.publish("signal.room.kept", b"received")
         assert a.expect("MSG", "kept", "-").payload == b"received"
-        until(lambda: engine.stats()["total"]["nats_subs"] == 2, "only these two are left")
-        assert engine.stats()["total"]["nats_bytes_out"] - before < 16 << 20
+        until(lambda: engine.total("nats_subs") == 2, "only these two are left")
+        assert engine.total("nats_bytes_out") - before < 16 << 20
 
 
 def test_nats_dies_while_it_is_waited_for(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:

@@ -16,7 +16,6 @@ from wire import LIMIT, TEXT, frame, opened, until
 
 from .conftest import await_cluster
 from .crowd import Crowd
-from .test_presence import total
 from .test_presence_asking import apart
 
 MOST = 4096 if kit.SANITIZED else 64  # MiB
@@ -69,7 +68,7 @@ def test_receipts_from_nats_are_bounded() -> None:
         first, (peer,) = apart(stack, engine, 1)
         before = resident(engine.pid)
         with publishing(server, hpub(f"signal.peer.{peer.address}.r1", "Signal-Receipt: ok") * 1000):
-            until(lambda: total(engine, "receipts_lost") > 100_000, "many are lost", limit=60.0)
+            until(lambda: engine.total("receipts_lost") > 100_000, "many are lost", limit=60.0)
             assert (resident(engine.pid) - before) >> 20 < MOST
         assert peer.ask(f"TO {first.address}", "x") == "ok"
 
@@ -88,7 +87,7 @@ def test_questions_of_other_nodes_are_bounded() -> None:
         said = b"".join(pub("signal.presence-ask", f"w{number} 1 {room}") for number in range(2000))
         before = resident(engine.pid)
         with publishing(server, said):
-            until(lambda: total(engine, "questions_full") > 100_000, "many are lost", limit=60.0)
+            until(lambda: engine.total("questions_full") > 100_000, "many are lost", limit=60.0)
             assert (resident(engine.pid) - before) >> 20 < MOST
         Crowd(listener, room).expect(member.address, listener.address)
 
@@ -109,8 +108,8 @@ def test_presence_for_nats_is_bounded() -> None:
 
         with Flood(one.port, 40, pieces) as flood:
             assert grown(one.pid, flood, 4 if kit.SANITIZED else 128) < MOST
-            until(lambda: total(one, "presence_lost"), "some is lost", limit=60.0)
-        until(lambda: total(one, "rooms") == 0, "all have left", limit=60.0)
+            until(lambda: one.total("presence_lost"), "some is lost", limit=60.0)
+        until(lambda: one.total("rooms") == 0, "all have left", limit=60.0)
 
 
 def test_very_many_that_await_nats_are_refused() -> None:
@@ -128,7 +127,7 @@ def test_very_many_that_await_nats_are_refused() -> None:
         try:
             for wire in wires:
                 wire.send(said)
-            until(lambda: total(engine, "awaits_refused"), "some are refused", limit=60.0)
+            until(lambda: engine.total("awaits_refused"), "some are refused", limit=60.0)
             told = select.select([wire.socket for wire in wires], [], [], LIMIT)[0]
             answer = next(wire for wire in wires if wire.socket in told).read_message()[1]
             assert answer.startswith(b"ERR unavailable ref=r"), answer

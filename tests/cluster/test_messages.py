@@ -285,4 +285,4 @@ def test_a_room_hears_of_what_its_node_may_not_take() -> None:
             received = {(got.verb, got.words[0] if got.verb == "GAP" else got.payload) for got in member.read_all(2)}
             assert received == {("GAP", "1"), ("MSG", b"y")}
             assert member.settle() == []
-        assert two.stats()["total"]["refused_too_large"] == 1
+        assert two.total("refused_too_large") == 1

@@ -33,8 +33,8 @@ def test_credentials_that_are_replaced_in_time(tmp_path: Path) -> None:
             await_cluster([one, two])
             operator.creds(file)
             with BarePeer(one.port, "room") as a, BarePeer(two.port, "room") as b:
-                until(lambda: one.stats()["total"]["nats_connects"] == 2, "it logs in again", 30)
-                until(lambda: two.stats()["total"]["nats_connects"] == 2, "it logs in again", 30)
+                until(lambda: one.total("nats_connects") == 2, "it logs in again", 30)
+                until(lambda: two.total("nats_connects") == 2, "it logs in again", 30)
                 assert states(one, 1) == {"up"}
                 until(lambda: a.ask(f"TO {b.address} ttl=500", "x") == "ok", "they meet again")
                 b.settle()

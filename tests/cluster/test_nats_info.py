@@ -7,11 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import kit
+from flood import resident
 from kit import freeze
 from peers import BarePeer, several
 from wire import TEXT, frame, until
@@ -26,11 +26,6 @@ ACCOUNT = f"""accounts {{
     SMALL {{ users: [ {{ user: node, password: node }} ], limits {{ max_payload: {SMALL} }} }}
 }}"""
 NODE = {"nats_user": "node", "nats_password": "node"}
-
-
-def resident(process: kit.Process) -> int:
-    """Bytes."""
-    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager
@@ -48,7 +43,8 @@ def test_the_max_payload_of_an_account() -> None:
     """NATS tells of it after the login. What is over it is refused, and costs nobody the connection."""
     with (
         kit.nats(config=ACCOUNT) as server,
-        kit.engine(nats=server.url, loops=1, **NODE) as one, kit.engine(nats=server.url, loops=2, **NODE) as two,
+        kit.engine(nats=server.url, loops=1, **NODE) as one,
+        kit.engine(nats=server.url, loops=2, **NODE) as two,
     ):
         await_cluster([one, two])
         with BarePeer(one.port) as a, BarePeer(two.port, "room") as b:
@@ -58,7 +54,7 @@ def test_the_max_payload_of_an_account() -> None:
             a.say("PUB room", b"x" * (SMALL - 300))
             assert len(b.expect("MSG", "room", a.address).payload) == SMALL - 300
         for node in (one, two):
-            assert node.stats()["total"]["nats_lost"] == 0
+            assert node.total("nats_lost") == 0
         account()
 
 
@@ -74,7 +70,7 @@ def test_a_max_payload_that_is_lowered_and_raised() -> None:
         until(lambda: a.ask("PUB room", b"x" * 10000) == "ok", "it is raised")
         assert a.ask("PUB room", b"x" * 30000) == "too-large"
         assert b.settle() == []
-        assert engine.stats()["total"]["nats_lost"] == 0
+        assert engine.total("nats_lost") == 0
 
 
 def test_what_waits_for_nats_when_its_bound_is_lowered() -> None:
@@ -88,7 +84,8 @@ def test_what_waits_for_nats_when_its_bound_is_lowered() -> None:
         return False
 
     with (
-        Liar(answer=answer) as liar, lied_to(liar, nats_pending=1 << 26, max_message=1 << 20) as engine,
+        Liar(answer=answer) as liar,
+        lied_to(liar, nats_pending=1 << 26, max_message=1 << 20) as engine,
         BarePeer(engine.port) as a,
     ):
         link = liar.link()
@@ -99,14 +96,14 @@ def test_what_waits_for_nats_when_its_bound_is_lowered() -> None:
         a.say("TO other.0000000000000 ref=big ttl=20000", b"x" * 5000)
         a.say("PUB room ref=small", b"x" * 500)
         assert a.answer_to("small") == "ok"
-        until(lambda: engine.stats()["total"]["in_flight"] > 10, "they wait")
+        until(lambda: engine.total("in_flight") > 10, "they wait")
         link.say(info(max_payload=2000))
         assert a.answer_to("big") == "too-large"
-        assert engine.stats()["total"]["dropped_nats"] > 10
+        assert engine.total("dropped_nats") > 10
         goes.set()
-        until(lambda: engine.stats()["total"]["in_flight"] == 0, "the rest goes out")
+        until(lambda: engine.total("in_flight") == 0, "the rest goes out")
         until(lambda: any(line == b"x" * 500 + b"\r\n" for line in link.lines), "the small one too")
-        assert engine.stats()["total"]["nats_lost"] == 0
+        assert engine.total("nats_lost") == 0
         account()
 
 
@@ -132,14 +129,14 @@ def test_infos_without_end() -> None:
     """Neither fill the memory nor keep Python busy: of many only the newest matters."""
     with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
         link = liar.link()
-        before = resident(engine)
+        before = resident(engine.pid)
         long = info(connect_urls=[f"127.0.0.1:{port}" for port in range(1, 3000)])
         assert len(long) > 50000
         end = time.monotonic() + 3
         most = 0
         while time.monotonic() < end:
             link.say(long * 20)
-            most = max(most, resident(engine))
+            most = max(most, resident(engine.pid))
         link.say(info(max_payload=2000))
         until(lambda: a.ask("PUB room", b"x" * 3000) == "too-large", "the last one counts")
         assert most - before < 64 << 20
@@ -158,11 +155,11 @@ def test_pings_without_end() -> None:
     with Liar(answer=answer) as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
         link = liar.link()
         a.say("PUB stick", "")
-        before = resident(engine)
+        before = resident(engine.pid)
         for _ in range(200):
             link.say(b"PING\r\n" * 20000)
         assert a.ask(f"TO {a.address}", "still there") == "ok"
-        assert resident(engine) - before < 32 << 20
+        assert resident(engine.pid) - before < 32 << 20
         stuck.set()
 
 
@@ -171,13 +168,13 @@ def test_errors_without_end(text: bytes) -> None:
     """Are counted; the log has few lines of them, and the connection stays."""
     with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
         link = liar.link()
-        before = resident(engine)
+        before = resident(engine.pid)
         for start in range(0, 300000, 1000):
             link.say(b"".join(b"-ERR '" + text % number + b"'\r\n" for number in range(start, start + 1000)))
-        until(lambda: engine.stats()["total"]["nats_errors"] == 300000, "all are received")
+        until(lambda: engine.total("nats_errors") == 300000, "all are received")
         until(lambda: any("further errors" in line["event"] for line in engine.events()), "the rest is counted")
         assert a.ask("PUB room", "x") == "ok"
-        assert resident(engine) - before < 32 << 20
+        assert resident(engine.pid) - before < 32 << 20
         told = [line for line in engine.events() if "NATS reported" in line["event"]]
         assert len(told) < 60
         assert engine.stats()["nats_state"] == "up"
@@ -188,7 +185,7 @@ def test_an_error_is_what_all_of_its_text_says() -> None:
     texts = [b"Auth: decision was put off", b"Parse: error in a subject"]
     with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
         liar.link().say(b"".join(b"-ERR '" + text + b"'\r\n" for text in texts))
-        until(lambda: engine.stats()["total"]["nats_errors"] == len(texts), "all are received")
+        until(lambda: engine.total("nats_errors") == len(texts), "all are received")
         assert a.ask("PUB room", "x") == "ok"
         stats = engine.stats()
         assert (stats["nats_state"], stats["total"]["nats_lost"]) == ("up", 0)
@@ -208,7 +205,7 @@ def test_a_question_for_the_name_with_too_many_headers() -> None:
 
     with Liar(answer=answer) as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
         assert a.ask("PUB room", "x") == "ok"
-        assert engine.stats()["total"]["nats_lost"] == 0
+        assert engine.total("nats_lost") == 0
 
 
 @pytest.mark.parametrize("headers", [b"", b"NATS/1.0\r\nA: b\r\n\r\n", b"NATS/1.0\r\nA: " + b"b" * 70000 + b"\r\n\r\n"])
@@ -218,7 +215,7 @@ def test_huge_messages(headers: bytes) -> None:
         link = liar.link()
         size = 300 << 20
         sid = until(lambda: sid_of(link.lines, b"signal.room.room"), "the room is subscribed to")
-        before = most = resident(engine)
+        before = most = resident(engine.pid)
         for subject, number in ((b"signal.room.room", sid), (b"signal.peer.%s" % a.address.encode(), b"3")):
             if headers:
                 total = len(headers) + size
@@ -227,7 +224,7 @@ def test_huge_messages(headers: bytes) -> None:
                 link.say(b"MSG %s %s back %d\r\n" % (subject, number, size))
             for _ in range(300):
                 link.say(b"x" * (1 << 20))
-                most = max(most, resident(engine))
+                most = max(most, resident(engine.pid))
             link.say(b"\r\n")
         link.say(b"MSG signal.room.room %s 5\r\nafter\r\n" % sid)
         if len(headers) < 60000:
@@ -235,7 +232,7 @@ def test_huge_messages(headers: bytes) -> None:
             until(lambda: any(b"too-large" in line for line in link.lines), "the sender hears")
         assert a.expect("MSG", "room", "-").payload == b"after"
         assert most - before < 16 << 20
-        assert engine.stats()["total"]["nats_lost"] == 0
+        assert engine.total("nats_lost") == 0
 
 
 def sid_of(lines: list[bytes], subject: bytes) -> bytes:
@@ -248,14 +245,15 @@ def sid_of(lines: list[bytes], subject: bytes) -> bytes:
 def test_the_read_buffer_is_small_again() -> None:
     size = 24 << 20
     with (
-        Liar(info(max_payload=1 << 26)) as liar, lied_to(liar, max_message=32 << 20) as engine,
+        Liar(info(max_payload=1 << 26)) as liar,
+        lied_to(liar, max_message=32 << 20) as engine,
         BarePeer(engine.port) as a,
     ):
         link = liar.link()
-        before = resident(engine)
+        before = resident(engine.pid)
         link.say(b"MSG signal.peer.%s 3 %d\r\n" % (a.address.encode(), size) + b"x" * size + b"\r\n")
         assert len(a.expect("FROM", "-").payload) == size
-        until(lambda: resident(engine) - before < 8 << 20, "the buffer is small again")
+        until(lambda: resident(engine.pid) - before < 8 << 20, "the buffer is small again")
         assert a.ask("PUB room", "x") == "ok"
 
 
@@ -328,7 +326,8 @@ def test_a_server_that_greets_with_nonsense_is_told_once() -> None:
 def test_a_frozen_server_is_no_reason_to_forget_its_bound() -> None:
     """As above, with a real server: what it has not taken yet was within its bound."""
     with (
-        kit.nats(config=ACCOUNT) as server, kit.engine(nats=server.url, loops=1, **NODE) as engine,
+        kit.nats(config=ACCOUNT) as server,
+        kit.engine(nats=server.url, loops=1, **NODE) as engine,
         BarePeer(engine.port) as a,
     ):
         until(lambda: a.ask("PUB room", b"x" * 30000) == "too-large", "the bound is known")
@@ -339,5 +338,5 @@ def test_a_frozen_server_is_no_reason_to_forget_its_bound() -> None:
             assert a.settle() == []
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        until(lambda: engine.stats()["total"]["in_flight"] == 0, "all is written")
-        assert engine.stats()["total"]["nats_lost"] == 0
+        until(lambda: engine.total("in_flight") == 0, "all is written")
+        assert engine.total("nats_lost") == 0

@@ -53,7 +53,8 @@ def test_subs_over_the_limit(config: object, loops: int) -> None:
     text = config(OWN + 5)  # type: ignore[operator]
     with (
         kit.nats(config=text) as server,
-        kit.engine(nats=server.url, loops=loops, control="off", **NODE) as engine, BarePeer(engine.port) as a,
+        kit.engine(nats=server.url, loops=loops, control="off", **NODE) as engine,
+        BarePeer(engine.port) as a,
     ):
         for number in range(20):  # in one iteration, or in a few
             a.say(f"SUB room{number} ref=r{number}")
@@ -66,8 +67,8 @@ def test_subs_over_the_limit(config: object, loops: int) -> None:
             for number in range(5, 20):
                 bus.publish(f"signal.room.room{number}", b"x")
             receives(bus, a, "room0")
-        assert engine.stats()["total"]["memberships"] == 5
-        assert engine.stats()["total"]["nats_subs_refused"] >= 16
+        assert engine.total("memberships") == 5
+        assert engine.total("nats_subs_refused") >= 16
         assert a.ask("PUB elsewhere", "x") == "ok"
         assert a.ask("SUB room3") == "ok", "a member already"
         never_lost(engine)
@@ -76,7 +77,8 @@ def test_subs_over_the_limit(config: object, loops: int) -> None:
 
 def test_what_is_given_up_is_there_for_others() -> None:
     with (
-        kit.nats(config=of_account(OWN + 3)) as server, Bus(server.url, user="node", password="node") as bus,
+        kit.nats(config=of_account(OWN + 3)) as server,
+        Bus(server.url, user="node", password="node") as bus,
         kit.engine(nats=server.url, loops=2, control="off", **NODE) as engine,
     ):
         with BarePeer(engine.port) as a, BarePeer(engine.port) as b:
@@ -98,7 +100,8 @@ def test_what_is_given_up_is_there_for_others() -> None:
 def test_who_joined_without_asking_hears_once_there_is_place() -> None:
     """SUBs without a ref: they are members on the node, and of the cluster as soon as NATS takes the room."""
     with (
-        kit.nats(config=of_account(OWN + 2)) as server, Bus(server.url, user="node", password="node") as bus,
+        kit.nats(config=of_account(OWN + 2)) as server,
+        Bus(server.url, user="node", password="node") as bus,
         kit.engine(nats=server.url, loops=1, control="off", **NODE) as engine,
     ):
         with BarePeer(engine.port) as a, BarePeer(engine.port) as b:
@@ -134,7 +137,7 @@ def test_a_limit_that_is_raised(tmp_path: Path) -> None:
         operator.account_limits(subs=-1)
         server.config = operator.config
         server.start()
-        until(lambda: engine.stats()["total"]["nats_connects"] == 2, "it is back", 25)
+        until(lambda: engine.total("nats_connects") == 2, "it is back", 25)
         assert [a.ask(f"SUB room{number}") for number in range(4)] == ["ok"] * 4
         with Bus(server.url, user_credentials=str(file)) as bus:
             receives(bus, a, "silent")
@@ -147,20 +150,21 @@ def test_a_limit_that_is_lowered(tmp_path: Path) -> None:
     with (
         kit.nats(config=operator.config) as server,
         kit.engine(nats=server.url, nats_creds=str(file), loops=2, control="off") as engine,
-        BarePeer(engine.port, *(f"room{number}" for number in range(20))) as a, BarePeer(engine.port) as b,
+        BarePeer(engine.port, *(f"room{number}" for number in range(20))) as a,
+        BarePeer(engine.port) as b,
     ):
         server.stop()
         operator.account_limits(subs=OWN + 5)
         server.config = operator.config
         server.start()
-        until(lambda: engine.stats()["total"]["nats_subs_refused"] >= 15, "some are refused", 25)
+        until(lambda: engine.total("nats_subs_refused") >= 15, "some are refused", 25)
         assert b.ask("SUB new") == "unavailable"
         for number in range(20):
             b.say(f"PUB room{number}", "near")
             assert a.expect("MSG", f"room{number}", b.address).payload == b"near"
-        before = engine.stats()["total"]["nats_subs_refused"]
-        until(lambda: engine.stats()["total"]["nats_subs_refused"] > before, "it is tried again")
-        assert engine.stats()["total"]["nats_connects"] == 2
+        before = engine.total("nats_subs_refused")
+        until(lambda: engine.total("nats_subs_refused") > before, "it is tried again")
+        assert engine.total("nats_connects") == 2
         with Bus(server.url, user_credentials=str(file)) as bus:
             for number in range(20):
                 bus.publish(f"signal.room.room{number}", b"far")
@@ -180,7 +184,7 @@ def test_rooms_of_a_url_over_the_limit() -> None:
             for _ in range(2):
                 a.refused("unavailable")
             assert a.settle() == []
-            assert engine.stats()["total"]["memberships"] == 1
+            assert engine.total("memberships") == 1
         never_lost(engine)
 
 
@@ -194,11 +198,11 @@ def test_presence_over_the_limit() -> None:
             assert a.ask("SUB first") == a.ask("SUB second") == "ok"
             assert b.ask("SUB third presence") == "unavailable"
             assert b.settle() == []
-            until(lambda: engine.stats()["total"]["memberships"] == 2, "it is left")
+            until(lambda: engine.total("memberships") == 2, "it is left")
             assert b.ask("SUB third") == "ok"
             assert b.ask("SUB third presence") == "unavailable"
-            assert engine.stats()["total"]["memberships"] == 3
-            assert engine.stats()["total"]["presence_listeners"] == 0
+            assert engine.total("memberships") == 3
+            assert engine.total("presence_listeners") == 0
             assert a.ask("UNSUB first") == "ok"
             until(lambda: b.ask("SUB third presence") == "ok", "there is place")
             assert b.read().verb == "MEMBERS"
@@ -218,8 +222,8 @@ def test_who_listens_is_told_when_presence_is_back(tmp_path: Path) -> None:
             operator.account_limits(subs=OWN + 2)
             server.config = operator.config
             server.start()
-            until(lambda: engine.stats()["total"]["nats_subs_refused"], "one is refused", 25)
-            assert engine.stats()["total"]["nats_connects"] == 2
+            until(lambda: engine.total("nats_subs_refused"), "one is refused", 25)
+            assert engine.total("nats_connects") == 2
             b.early.clear()
             assert a.ask("UNSUB one") == "ok"
             received = until(lambda: [one for one in b.settle() if one.verb == "MEMBERS"], "it asks anew")
@@ -234,10 +238,10 @@ def test_a_limit_below_what_a_node_needs() -> None:
             kit.engine(nats=server.url, loops=1, control="off", **NODE) as engine,
         ):
             assert engine.ready["nats_state"] == "away"
-            until(lambda: engine.stats()["total"]["nats_errors"] > 3, "it is tried again")
+            until(lambda: engine.total("nats_errors") > 3, "it is tried again")
             told = [line for line in engine.events() if line["level"] in ("warning", "error")]
             assert len(told) == 1 and "max_subscriptions" in told[0]["reason"], told
-            assert engine.stats()["total"]["nats_lost"] < 20
+            assert engine.total("nats_lost") < 20
 
 
 def test_permissions_and_the_limit_together() -> None:
@@ -248,7 +252,8 @@ def test_permissions_and_the_limit_together() -> None:
     }} }}"""
     with (
         kit.nats(config=config) as server,
-        kit.engine(nats=server.url, loops=1, control="off", **NODE) as engine, BarePeer(engine.port) as a,
+        kit.engine(nats=server.url, loops=1, control="off", **NODE) as engine,
+        BarePeer(engine.port) as a,
     ):
         rooms = ["a", "secret.b", "c", "d", "e", "secret.f", "g"]
         for number, room in enumerate(rooms):
@@ -278,4 +283,4 @@ def test_it_is_tried_at_a_bounded_pace() -> None:
             for number in range(300):
                 assert a.ask(f"SUB room{number}") == "unavailable"
             assert sum(line.startswith(b"SUB") for line in list(link.lines)) - asked < 15
-        assert engine.stats()["total"]["nats_lost"] == 0
+        assert engine.total("nats_lost") == 0

@@ -19,10 +19,6 @@ from .crowd import Crowd
 LOST = 15.0  # seconds until the loss of a node is told: three heartbeats of 2 s, and some patience
 
 
-def total(node: kit.Engine, name: str) -> int:
-    return int(node.stats()["total"][name])
-
-
 @pytest.fixture
 def lone_server() -> Iterator[kit.Nats]:
     """For tests that break it, or its nodes."""
@@ -100,7 +96,7 @@ def test_presence_is_turned_on_by_a_second_sub_and_ends_with_unsub(nodes: list[k
         crowd.expect(peer.address)
         assert peer.ask(f"UNSUB {room}") == "ok"
         other.join(room)
-        until(lambda: total(nodes[0], "presence_listeners") == 0, "no listener is left")
+        until(lambda: nodes[0].total("presence_listeners") == 0, "no listener is left")
         assert peer.settle() == []
 
 
@@ -119,7 +115,7 @@ def test_a_lost_node_is_told(pair: tuple[kit.Engine, kit.Engine]) -> None:
         crowd.expect(listener.address, near.address, limit=LOST)
         assert time.monotonic() - begun > 4.2, "the last of its heartbeats was up to 2 s ago, three are awaited"
         assert (crowd.received[-1].verb, crowd.received[-1].words) == ("LEAVE", (room, f"{two.node}.*"))
-        assert total(one, "nodes_lost") == 1
+        assert one.total("nodes_lost") == 1
 
 
 def test_a_node_that_stops_is_told_at_once(pair: tuple[kit.Engine, kit.Engine]) -> None:
@@ -133,7 +129,7 @@ def test_a_node_that_stops_is_told_at_once(pair: tuple[kit.Engine, kit.Engine]) 
         two.end()
         two.killed = True
         crowd.expect(listener.address, limit=3.0)
-        until(lambda: total(one, "nodes_lost") == 1, "its farewell is received")
+        until(lambda: one.total("nodes_lost") == 1, "its farewell is received")
         far.vanish()
 
 
@@ -164,16 +160,16 @@ def test_nothing_is_published_where_nobody_listens(pair: tuple[kit.Engine, kit.E
     one, two = pair
     room, other = fresh("room"), fresh("other")
     with several(two.port, 5) as peers, BarePeer(one.port) as listener:
-        before = total(two, "presence_changes")
+        before = two.total("presence_changes")
         for peer in peers:
             peer.join(room)
-        assert total(two, "presence_changes") == before == 0
+        assert two.total("presence_changes") == before == 0
         peers[1].join(other)
         crowd = Crowd(listener, other)
         crowd.expect(listener.address, peers[1].address)  # so the other node knows of the listener
         peers[0].join(other)
         crowd.expect(listener.address, peers[0].address, peers[1].address)
-        assert total(two, "presence_changes") == 1
+        assert two.total("presence_changes") == 1
 
 
 def test_a_storm_of_joins_is_coalesced(pair: tuple[kit.Engine, kit.Engine]) -> None:
@@ -184,7 +180,7 @@ def test_a_storm_of_joins_is_coalesced(pair: tuple[kit.Engine, kit.Engine]) -> N
         stays.join(room)
         crowd = Crowd(listener, room)
         crowd.expect(listener.address, stays.address)  # so the other node knows of the listener
-        before = total(two, "presence_out")
+        before = two.total("presence_out")
         churn = [f"SUB {room}", f"UNSUB {room}"] * 50 + [f"SUB {room}"]
         peer.wire.send(b"".join(frame(TEXT, head.encode()) for head in churn))
         told = [listener.read() for _ in range(101)]
@@ -192,9 +188,9 @@ def test_a_storm_of_joins_is_coalesced(pair: tuple[kit.Engine, kit.Engine]) -> N
         assert {got.words for got in told} == {(room, peer.address)}
         assert stays.ask(f"TO {listener.address}", ref="t") == "ok"
         assert [got.verb for got in listener.settle()] == ["FROM"], "each is told once"
-        assert total(two, "presence_changes") == 101
+        assert two.total("presence_changes") == 101
         beats = 3
-        assert total(two, "presence_out") - before <= 20 + beats, "a hundred changes are few publishes"
+        assert two.total("presence_out") - before <= 20 + beats, "a hundred changes are few publishes"
 
 
 def test_a_listener_that_does_not_read_is_bounded_and_told(pair: tuple[kit.Engine, kit.Engine]) -> None:
@@ -209,16 +205,16 @@ def test_a_listener_that_does_not_read_is_bounded_and_told(pair: tuple[kit.Engin
         for _ in range(200):
             peer.wire.send(churn)
             peer.settle()
-            if total(one, "dropped_slow_peer"):
+            if one.total("dropped_slow_peer"):
                 break
-        assert total(one, "dropped_slow_peer") > 0
-        assert total(one, "backlog_bytes") <= 2 * 256 * 1024
+        assert one.total("dropped_slow_peer") > 0
+        assert one.total("backlog_bytes") <= 2 * 256 * 1024
         peer.join(room)
         seen: list[Received] = []
         while not seen or seen[-1].verb != "GAP":
             seen.append(slow.read())
         changes = sum(got.verb in ("JOIN", "LEAVE") and got.words[1] == peer.address for got in seen)
-        until(lambda: total(two, "presence_changes") == changes + int(seen[-1].words[0]), "told or counted as missed")
+        until(lambda: two.total("presence_changes") == changes + int(seen[-1].words[0]), "told or counted as missed")
         crowd.ask(room).expect(slow.address, peer.address)
     slow.vanish()
 
@@ -298,7 +294,7 @@ def test_what_is_malformed_on_nats_is_counted(nodes: list[kit.Engine], bus: Bus)
     with BarePeer(nodes[0].port) as listener:
         crowd = Crowd(listener, room)
         crowd.expect(listener.address)
-        before = total(nodes[0], "nats_malformed")
+        before = nodes[0].total("nats_malformed")
         bus.publish("signal.presence-ask", b"no question")
         bus.publish("signal.presence-alive", b"?")
         bus.publish(f"signal.presence-members.{nodes[0].node}", b"watcher 7")
@@ -308,7 +304,7 @@ def test_what_is_malformed_on_nats_is_counted(nodes: list[kit.Engine], bus: Bus)
         bus.publish(f"signal.presence.{room}", "\n".join(lines).encode("latin-1"))
         crowd.expect(listener.address, "other.peer")
         assert crowd.received[-1].options == {"user": "ann"}
-        until(lambda: total(nodes[0], "nats_malformed") == before + 11, "each is counted")
+        until(lambda: nodes[0].total("nats_malformed") == before + 11, "each is counted")
 
 
 def test_a_hung_node_that_returns_is_known_again(pair: tuple[kit.Engine, kit.Engine]) -> None:
@@ -331,7 +327,7 @@ def test_questions_are_shared(pair: tuple[kit.Engine, kit.Engine]) -> None:
     room = fresh("room")
     with BarePeer(two.port) as far, several(one.port, 10) as peers:
         far.join(room)
-        before = total(one, "presence_asked")
+        before = one.total("presence_asked")
         asking = b"".join(frame(TEXT, f"SUB {room} presence".encode()) for _ in range(20))
         for peer in peers:
             peer.wire.send(asking)
@@ -340,8 +336,8 @@ def test_questions_are_shared(pair: tuple[kit.Engine, kit.Engine]) -> None:
             crowd = Crowd(peer)
             crowd.rooms[room] = set()
             crowd.expect(*everyone)
-        assert 0 < total(one, "presence_asked") - before < 100, "200 were asked for"
-        assert total(one, "presence_listeners") == 10
+        assert 0 < one.total("presence_asked") - before < 100, "200 were asked for"
+        assert one.total("presence_listeners") == 10
 
 
 def test_many_questions_are_put_aside(lone_server: kit.Nats) -> None:
@@ -370,7 +366,7 @@ def test_many_questions_are_put_aside(lone_server: kit.Nats) -> None:
                 head, *members = answers.get(timeout=10).data.decode().splitlines()
                 room = head.split(" ")[2]
                 told[room] = told.get(room, 0) + len(members)
-            return bool(total(engine, "questions_held"))
+            return bool(engine.total("questions_held"))
 
         until(held, "questions wait", limit=60.0)
 
@@ -399,13 +395,13 @@ def test_what_nats_does_not_take_is_asked_for_anew(lone_server: kit.Nats) -> Non
             for _ in range(1500):
                 peer.wire.send(churn * 400)
                 peer.settle()
-                if total(two, "presence_lost"):
+                if two.total("presence_lost"):
                     break
             peer.wire.send(frame(TEXT, f"SUB {room}".encode()))
             assert peer.settle() == []
             stays.close()
             lone_server.child.send_signal(signal.SIGCONT)
-            assert total(two, "presence_lost") > 0
+            assert two.total("presence_lost") > 0
             crowd.expect(listener.address, peer.address, limit=15.0)
             assert "GAP" not in {got.verb for got in crowd.received}
         account()
@@ -425,7 +421,7 @@ def test_listeners_that_a_hung_nats_server_does_not_take_wait_for_it(lone_server
         BarePeer(two.port) as b,
     ):
         await_cluster([one, two])
-        before = total(one, "nats_bytes_out")
+        before = one.total("nats_bytes_out")
         os.kill(lone_server.pid, signal.SIGSTOP)
         try:
             for _ in range(500):
@@ -439,4 +435,4 @@ def test_listeners_that_a_hung_nats_server_does_not_take_wait_for_it(lone_server
         b.join("kept")
         crowd = Crowd(a)
         crowd.expect(a.address, b.address, room="kept", limit=LOST)
-        assert total(one, "nats_bytes_out") - before < 16 << 20
+        assert one.total("nats_bytes_out") - before < 16 << 20

@@ -6,17 +6,13 @@ import os
 import signal
 
 import kit
-from peers import BarePeer, several
+from peers import BarePeer, loop_of, several
 from wire import TEXT, frame, until
 
 from .bus import Bus
 from .conftest import await_cluster
 from .crowd import Crowd
-from .test_presence import LOST, total
-
-
-def loop_of(peer: BarePeer) -> str:
-    return peer.address.split(".")[1][:2]
+from .test_presence import LOST
 
 
 def apart(stack: contextlib.ExitStack, engine: kit.Engine, n: int) -> tuple[BarePeer, list[BarePeer]]:
@@ -58,7 +54,7 @@ def test_questions_that_nats_does_not_take_are_asked_again() -> None:
         try:
             until(lambda: busy.ask("PUB nowhere", b"x" * 32768) != "ok", "NATS takes no more")
             churn = b"".join(frame(TEXT, f"{verb} busy".encode()) for verb in ("SUB", "UNSUB")) * 100
-            while total(one, "presence_lost") == 0:
+            while one.total("presence_lost") == 0:
                 busy.wire.send(churn)
                 busy.settle()
             crowds.append(Crowd(late, *names))
@@ -66,7 +62,7 @@ def test_questions_that_nats_does_not_take_are_asked_again() -> None:
             os.kill(server.pid, signal.SIGCONT)
         for name in names:
             crowds[2].expect(early.address, late.address, far.address, room=name, limit=LOST)
-        assert total(one, "nodes_lost") == 0, "that would have made it ask, too"
+        assert one.total("nodes_lost") == 0, "that would have made it ask, too"
 
 
 def test_rooms_are_asked_about_anew_as_fast_as_nats_reads() -> None:
@@ -84,7 +80,7 @@ def test_rooms_are_asked_about_anew_as_fast_as_nats_reads() -> None:
         crowd = Crowd(listener, *names)
         for name in names:
             crowd.expect(listener.address, far.address, room=name)
-        before = total(one, "presence_lost")
+        before = one.total("presence_lost")
         server.stop()
         until(lambda: one.stats()["link"] == two.stats()["link"] == "away", "NATS is missed")
         server.start()
@@ -93,7 +89,7 @@ def test_rooms_are_asked_about_anew_as_fast_as_nats_reads() -> None:
             crowd.take(listener.read(30.0))
         for name in names:
             crowd.expect(listener.address, far.address, room=name)
-        assert total(one, "presence_lost") - before <= 2, "a heartbeat, at most"
+        assert one.total("presence_lost") - before <= 2, "a heartbeat, at most"
 
 
 def test_a_full_inbox_of_a_loop_is_told_to_its_listeners() -> None:
@@ -105,7 +101,7 @@ def test_a_full_inbox_of_a_loop_is_told_to_its_listeners() -> None:
         crowd = Crowd(listener, *rooms)
         for room in rooms:
             crowd.expect(listener.address, beside.address, room=room)
-        before = total(engine, "presence_lost")
+        before = engine.total("presence_lost")
         a.wire.send(b"".join(frame(TEXT, f"SUB {room}".encode()) for room in rooms))
         joined = missed = 0
         while joined + missed < len(rooms):
@@ -113,7 +109,7 @@ def test_a_full_inbox_of_a_loop_is_told_to_its_listeners() -> None:
             assert got.verb == "GAP" or (got.verb, got.words[1]) == ("JOIN", a.address)
             missed += int(got.words[0]) if got.verb == "GAP" else 0
             joined += got.verb == "JOIN"
-        assert missed == total(engine, "presence_lost") - before > 0 == total(engine, "gaps_untold")
+        assert missed == engine.total("presence_lost") - before > 0 == engine.total("gaps_untold")
         assert beside.settle() == []
         for room in rooms:
             crowd.ask(room).expect(a.address, listener.address, beside.address, room=room)
@@ -152,7 +148,7 @@ def test_questions_hold_no_message_up() -> None:
             return before
 
         until(lambda: told_before() < (count - 512) * len(peers), "it overtakes", limit=30.0)
-        assert total(engine, "questions_held") > 0
+        assert engine.total("questions_held") > 0
 
 
 def test_very_many_questions_hold_no_message_up() -> None:
@@ -188,7 +184,7 @@ def test_very_many_questions_hold_no_message_up() -> None:
             return before
 
         until(lambda: told_before() < (nodes * len(rooms) - 8192) * len(peers), "it overtakes", limit=60.0)
-        assert total(engine, "questions_full") == 0
+        assert engine.total("questions_full") == 0
 
 
 def test_very_many_changes_in_one_message_are_counted_one_by_one() -> None:
@@ -205,12 +201,12 @@ def test_very_many_changes_in_one_message_are_counted_one_by_one() -> None:
         listener.join("room")
         listener.say("SUB room presence")
         assert listener.read().verb == "MEMBERS"
-        while total(engine, "dropped_slow_peer") < 100:  # its socket is full for good
+        while engine.total("dropped_slow_peer") < 100:  # its socket is full for good
             sender.say(f"TO {listener.address}", "x" * 1000)
             sender.settle()
-        dropped = total(engine, "dropped_slow_peer")
+        dropped = engine.total("dropped_slow_peer")
         bus.publish("signal.presence.room", text)
-        until(lambda: total(engine, "dropped_slow_peer") > dropped, "they are dropped")
+        until(lambda: engine.total("dropped_slow_peer") > dropped, "they are dropped")
         missed = received = 0  # some may come once it reads
         while missed + received < lines + dropped:
             got = listener.read()

@@ -65,7 +65,7 @@ class Machine(RuleBasedStateMachine):
         return multiple(*made)
 
     def total(self, name: str) -> int:
-        return sum(int(node.stats()["total"][name]) for node in self.nodes)
+        return sum(int(node.total(name)) for node in self.nodes)
 
     @rule(target=clients, node=st.integers(0, 1), rooms=st.sets(st.sampled_from(ROOMS)))
     def comes(self, node: int, rooms: set[str]) -> Client:

@@ -80,13 +80,13 @@ def test_ttl_is_enforced_while_nats_takes_nothing() -> None:
         received = bus.subscribe("signal.peer.elsewhere.>")
         freeze(server)
         try:
-            until(lambda: engine.stats()["total"]["in_flight"] > 7 or a.say("PUB big ttl=60000", "x" * 60000))
-            before = engine.stats()["total"]["dropped_expired"]
+            until(lambda: engine.total("in_flight") > 7 or a.say("PUB big ttl=60000", "x" * 60000))
+            before = engine.total("dropped_expired")
             begun = time.monotonic()
             codes = [a.ask(f"TO elsewhere.0f3zq8m2v9w1x ttl={ttl}", "late") for ttl in (300, 100)]
             assert codes == ["expired", "expired"], codes
             assert time.monotonic() - begun < 3.5
-            assert engine.stats()["total"]["dropped_expired"] == before + 2
+            assert engine.total("dropped_expired") == before + 2
         finally:
             os.kill(server.pid, signal.SIGCONT)
         assert a.ask("TO elsewhere.0f3zq8m2v9w1x ttl=500", "fresh") in ("timeout", "ok")
@@ -105,7 +105,7 @@ def test_a_receiver_that_closes_with_messages_queued() -> None:
         b = BarePeer(two.port, receive_buffer=4096)
         for i in range(400):
             a.say(f"TO {b.address} ref={i}", b"x" * 16000)
-        until(lambda: two.stats()["total"]["backlog_bytes"] > 200000)
+        until(lambda: two.total("backlog_bytes") > 200000)
         begun = time.monotonic()
         b.vanish()
         codes = [a.answer_to(str(i)) for i in range(400)]
@@ -120,7 +120,7 @@ def test_receipts_that_nats_does_not_take_are_counted() -> None:
     with kit.nats() as server, kit.engine(nats=server.url, loops=1, nats_pending=65536) as node, Bus(server.url) as bus:
         gone = BarePeer(node.port)
         gone.vanish()
-        until(lambda: node.stats()["total"]["connections"] == 0, "it is gone")
+        until(lambda: node.total("connections") == 0, "it is gone")
         receipts_heard = bus.subscribe("receipts")
 
         async def send() -> None:
@@ -128,7 +128,7 @@ def test_receipts_that_nats_does_not_take_are_counted() -> None:
                 await bus.client.publish(f"signal.peer.{gone.address}", b"x", reply="receipts")
 
         def lost() -> int:
-            return int(node.stats()["total"]["receipts_lost"])
+            return int(node.total("receipts_lost"))
 
         def all_are_accounted_for() -> bool:
             return receipts_heard.qsize() + lost() == rounds * sent

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import kit
 import presence
 
 JOINS, LISTENERS, SLOW, BACKLOG = 10_000, 20, 4, 65536
@@ -14,12 +15,11 @@ BEATS = 40  # heartbeats of both nodes meanwhile, at most
 
 @pytest.fixture(autouse=True)
 def many_descriptors() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if before[1] < JOINS + 1000:
-        pytest.skip(f"this process may hold no more than {before[1]} descriptors")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard < JOINS + 1000:
+        pytest.skip(f"this process may open no more than {hard} descriptors")
+    with kit.many_descriptors():
+        yield
 
 
 def test_ten_thousand_joins_at_one_moment() -> None:

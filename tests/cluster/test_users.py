@@ -104,12 +104,12 @@ def test_hello_waits_for_the_users_room(guarded: list[kit.Engine], bus: Bus) -> 
 
 def test_a_subscription_a_user(guarded: list[kit.Engine]) -> None:
     node = guarded[0]
-    before = int(node.stats()["total"]["nats_subs"])
+    before = int(node.total("nats_subs"))
     guests = [Guest(node.port, token=token("one")) for _ in range(5)]
-    assert int(node.stats()["total"]["nats_subs"]) == before + 1
+    assert int(node.total("nats_subs")) == before + 1
     for guest in guests:
         guest.close()
-    until(lambda: int(node.stats()["total"]["nats_subs"]) == before, "it is let go of")
+    until(lambda: int(node.total("nats_subs")) == before, "it is let go of")
 
 
 def test_a_users_room_that_nats_denies() -> None:

@@ -102,7 +102,7 @@ def test_a_room_is_decoded_as_a_form_is(node: kit.Engine) -> None:
         for room in ("x+y&~", "z"):
             wire.send(frame(TEXT, f"UNSUB {room} ref=1".encode()))
             assert wire.read_message()[1] == b"OK 1"
-    assert node.stats()["total"]["memberships"] == 0
+    assert node.total("memberships") == 0
 
 
 def test_sizes_are_settings() -> None:

@@ -30,7 +30,7 @@ def test_handshake_timeout(data: bytes, hasty: kit.Engine) -> None:
         assert 0.3 < time.monotonic() - start < 3
     after = hasty.stats()["total"]
     assert after["handshakes_timed_out"] - before["handshakes_timed_out"] == 1
-    until(lambda: hasty.stats()["total"]["input_bytes"] == 0)
+    until(lambda: hasty.total("input_bytes") == 0)
 
 
 def test_handshake_timeout_is_for_the_whole_head(hasty: kit.Engine) -> None:

@@ -181,7 +181,7 @@ def test_503_when_full() -> None:
             wire.send(frame(TEXT, b"PING"))
             assert wire.read_message() == (TEXT, b"PONG")
         wires.pop().socket.close()
-        until(lambda: small.stats()["total"]["connections"] == 2)
+        until(lambda: small.total("connections") == 2)
         upgraded(small.port, GOOD)
         for wire in wires:
             wire.socket.close()
@@ -206,7 +206,7 @@ def test_a_refused_client_does_not_count_as_a_connection() -> None:
             lingers(GOOD, 503)
         for wire in wires:
             wire.socket.close()
-            until(lambda: small.stats()["total"]["connections"] == 2)
+            until(lambda: small.total("connections") == 2)
             stack.enter_context(opened(small.port)[0])
             lingers(GOOD, 503)
 

@@ -102,13 +102,13 @@ def test_a_slow_member_harms_no_other(tight: kit.Engine) -> None:
     slow = BarePeer(tight.port, room, receive_buffer=4096)
     with slow, BarePeer(tight.port) as sender, several(tight.port, 5, room) as members:
         n = block(sender, slow) + 1
-        before = tight.stats()["total"]["dropped_slow_peer"]
+        before = tight.total("dropped_slow_peer")
         for i in range(100):
             sender.say(f"PUB {room} ref={i}", str(i))
             sender.expect("OK", str(i))
         for member in members:
             assert [one.payload for one in member.read_all(100)] == [b"%d" % i for i in range(100)]
-        until(lambda: tight.stats()["total"]["dropped_slow_peer"] >= before + 100 - BACKLOG)
+        until(lambda: tight.total("dropped_slow_peer") >= before + 100 - BACKLOG)
         received = read_rest(sender, slow, n)
         assert received == [b"%d" % i for i in range(len(received))]
         assert len(received) in (BACKLOG - 1, BACKLOG)
@@ -158,7 +158,7 @@ def test_expired(tight: kit.Engine) -> None:
         assert 0.25 < time.monotonic() - start < 1.8
         assert read_rest(a, b, n) == [b"late"]
         assert a.answer_to("late") == a.answer_to("full") == "ok"
-        until(lambda: tight.stats()["total"]["backlog_bytes"] == 0, "backlog_bytes is 0 again")
+        until(lambda: tight.total("backlog_bytes") == 0, "backlog_bytes is 0 again")
 
 
 def test_a_message_that_is_partly_written_does_not_expire(tight: kit.Engine) -> None:
@@ -261,7 +261,7 @@ def test_a_stalled_receiver_is_closed(loops: int) -> None:
             codes = [a.answer_to(ref) for ref in ("full", *map(str, range(10)))]
             assert "ok" not in codes, codes
             assert 0.9 < time.monotonic() - start < 8
-            until(lambda: engine.stats()["total"]["connections"] == 1)
+            until(lambda: engine.total("connections") == 1)
             assert a.ask(f"TO {b.address}", "x") == "no-such-peer"
             assert a.settle() == []
             b.wire.read_end()
@@ -279,7 +279,7 @@ def test_a_slow_reader_is_not_stalled() -> None:
                 due = time.monotonic() + 0.5
                 b.wire.read(64000)
                 until(lambda due=due: time.monotonic() > due, f"turn {turn}")  # type: ignore[misc]
-            assert engine.stats()["total"]["connections"] == 2
+            assert engine.total("connections") == 2
 
 
 def test_all_loops_make_rooms_at_once() -> None:

@@ -66,7 +66,7 @@ def test_the_end_of_the_stream_ends_the_connection(node: kit.Engine) -> None:
     """Without a Close frame, and within a frame."""
 
     def connections() -> int:
-        return int(node.stats()["total"]["connections"])
+        return int(node.total("connections"))
 
     until(lambda: connections() == 0, "the connections of other tests are gone")
     for data in (b"", frame(TEXT, b"PING")[:3], frame(TEXT, b"PI", fin=False)):

@@ -239,7 +239,7 @@ class Machine(RuleBasedStateMachine):
         ledgers_hold(self.engine.stats()["total"])
 
     def total(self, name: str) -> int:
-        return int(self.engine.stats()["total"][name])
+        return int(self.engine.total(name))
 
 
 class ManyLoops(Machine):

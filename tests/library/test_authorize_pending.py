@@ -1,8 +1,6 @@
 """Clients that wait for an authorizer: one that hangs or blocks, clients that go, and bounds on how many wait."""
 
 import asyncio
-import socket
-import struct
 import time
 
 import pytest
@@ -35,8 +33,7 @@ def test_auth_pending_bounds_the_heads_that_are_kept() -> None:
                     await until(lambda number=number: len(heads) > number)
                 else:
                     assert (await asyncio.to_thread(wire.read_answer)).status == 503
-                wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                wire.socket.close()
+                wire.reset()
             assert counted(engine)["auth_failed"] == 42
             gate[0].set()
             while (await asyncio.to_thread(knock, port)).status != 101:
@@ -181,8 +178,7 @@ def test_a_client_that_is_gone_counts_until_its_verdict() -> None:
                 wire.send(request("/", "Authorization: Bearer x"))
             await until(lambda: len(asked) == 4)
             for wire in wires:
-                wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                wire.socket.close()  # it is reset
+                wire.reset()
             assert (await asyncio.to_thread(knock, port)).status == 503
             gate[0].set()
             end = time.monotonic() + LIMIT
@@ -210,8 +206,7 @@ def test_a_client_that_is_gone_before_its_verdict_frees_its_quotas(bound: str) -
                 wires[-1].send(request("/", "Authorization: Bearer x"))
                 await until(lambda number=number: len(gates) > number)
                 if number == 0:
-                    wires[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    wires[0].socket.close()  # it is reset
+                    wires[0].reset()
                     await until(lambda: counted(engine)["input_bytes"] == 0)
             for gate in gates:
                 gate.set()

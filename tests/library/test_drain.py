@@ -1,6 +1,7 @@
 """Engine.drain, as the embedding program sees it."""
 
 import asyncio
+import select
 import socket
 import time
 
@@ -90,16 +91,14 @@ def test_a_drain_answers_clients_that_wait_for_a_verdict(loops: int) -> None:
         wire.send(request("/", bearer(token)))
         return wire
 
-    def refused(wires: list[Wire]) -> float:
-        begun = time.monotonic()
+    def refused(wires: list[Wire]) -> None:
         for wire in wires:
             assert wire.read_answer().status == 503
             assert wire.read_end() == b""
-        return time.monotonic() - begun
 
     async def main() -> None:
         async with Engine(
-            authorize=authorize, drain_time=3.0, close_timeout=2.0, auth_timeout=60, loops=loops
+            authorize=authorize, drain_time=5.0, close_timeout=6.0, auth_timeout=60, loops=loops
         ) as engine:
             port = engine.listening[0][1]
             guest = await asyncio.to_thread(Guest, port, token="good")
@@ -111,8 +110,10 @@ def test_a_drain_answers_clients_that_wait_for_a_verdict(loops: int) -> None:
             draining = asyncio.ensure_future(engine.drain())
             assert (await asyncio.to_thread(guest.read)).verb == "GOAWAY"
             gate.set()
-            assert await asyncio.to_thread(refused, waits) < 0.7
-            assert await asyncio.to_thread(refused, nevers) < 1.5
+            await asyncio.to_thread(refused, waits)
+            assert not select.select([wire.socket for wire in nevers], [], [], 0)[0], "refused without a verdict"
+            await asyncio.to_thread(refused, nevers)
+            assert not draining.done()
             assert await asyncio.to_thread(guest.answer_to, "1") == "ok"
             assert await asyncio.to_thread(guest.ended) == 1001
             await draining

@@ -1,4 +1,4 @@
-"""Tokens: who is let in, as whom, to what, and for how long. Real sockets, PyJWT's tokens."""
+"""Tokens (made by PyJWT) over real sockets: where they come from, what they allow, and for how long."""
 
 import time
 from collections.abc import Iterator
@@ -16,15 +16,11 @@ from wire import TEXT, Wire, frame, fresh, request, until
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["1loop", "3loops"])
 def guarded(request: pytest.FixtureRequest) -> Iterator[kit.Engine]:
-    """An engine that takes tokens with SECRET. It judges clients that leave at once, too, also on a busy machine."""
+    """Takes tokens signed with SECRET. Without accept-yield, it also authenticates clients that leave at once."""
     settings = {"auth_leeway": 0, "auth_grace": 0, "loops": request.param, "accept_yield": "off"}
     with kit.engine(auth="jwt", auth_key=SECRET, **settings) as engine:
         yield engine
         ledgers_hold(engine.stats()["total"])
-
-
-def total(engine: kit.Engine, name: str) -> int:
-    return int(engine.stats()["total"][name])
 
 
 # -- where a token comes from --
@@ -64,7 +60,7 @@ def test_tokens_are_not_logged() -> None:
         assert given.encode() not in engine.log() and b"127.0.0.1" in engine.log()
 
 
-def test_commands_take_a_token_and_do_not_show_it(guarded: kit.Engine) -> None:
+def test_commands_send_a_token_and_do_not_show_it(guarded: kit.Engine) -> None:
     given = token("ann")
     done = kit.run("pub", "--url", guarded.url, "lobby", "hello", SIGNAL_ENGINE_TOKEN=given)
     assert done.returncode == 0, done.stderr
@@ -73,17 +69,17 @@ def test_commands_take_a_token_and_do_not_show_it(guarded: kit.Engine) -> None:
     assert "secret" not in done.stderr and "token=***" in done.stderr
 
 
-def test_a_command_whose_handshake_is_refused_says_the_mend(guarded: kit.Engine) -> None:
+def test_a_command_whose_handshake_is_refused_says_what_to_do(guarded: kit.Engine) -> None:
     long = "x" * 17000
-    told = kit.complaint(kit.run("pub", "--url", guarded.url, "lobby", "hello", SIGNAL_ENGINE_TOKEN=long))
-    assert "HTTP 431: the token or the URL is too long" in told and long not in told
+    error = kit.complaint(kit.run("pub", "--url", guarded.url, "lobby", "hello", SIGNAL_ENGINE_TOKEN=long))
+    assert "HTTP 431: the token or the URL is too long" in error and long not in error
     with kit.engine(max_connections_per_address=1) as engine, Wire(engine.port) as wire:
         assert wire.upgrade().status == 101
-        told = kit.complaint(kit.run("pub", "--url", engine.url, "lobby", "hello"))
-    assert "HTTP 429: this address or user has reached its connection limit" in told
+        error = kit.complaint(kit.run("pub", "--url", engine.url, "lobby", "hello"))
+    assert "HTTP 429: this address or user has reached its connection limit" in error
 
 
-# -- what is refused --
+# -- refused tokens --
 
 
 def test_no_token(guarded: kit.Engine) -> None:
@@ -99,35 +95,35 @@ BAD = {
     "nonsense": lambda: "nonsense",
     "another key": lambda: token("ann", key="another secret of thirty-two bytes or so"),
     "no signature": lambda: jwt.encode({"sub": "ann"}, None, algorithm="none"),
-    "over": lambda: token("ann", ttl=-5),
+    "expired": lambda: token("ann", ttl=-5),
     "not yet": lambda: token("ann", nbf=time.time() + 60),
-    "a beginning as text": lambda: token("ann", nbf=str(time.time() - 60)),
-    "an end as text": lambda: token("ann", ttl=None, exp=str(int(time.time()) + 60)),
-    "made at a text": lambda: token("ann", iat=str(int(time.time()))),
+    "nbf as text": lambda: token("ann", nbf=str(time.time() - 60)),
+    "exp as text": lambda: token("ann", ttl=None, exp=str(int(time.time()) + 60)),
+    "iat as text": lambda: token("ann", iat=str(int(time.time()))),
     "another algorithm": lambda: token("ann", algorithm="HS384"),
     "a user with a space": lambda: token("a b"),
     "a user with a star": lambda: token("a.*"),
     "a user with an empty token": lambda: token("a..b"),
-    "a user of no length": lambda: token(""),
+    "an empty user": lambda: token(""),
     "a long user": lambda: token("a" * 128),
-    "rooms of no form": lambda: token("ann", rooms="lobby"),
-    "a room of no form": lambda: token("ann", rooms=["a b"]),
+    "rooms that are not a list": lambda: token("ann", rooms="lobby"),
+    "a room with a space": lambda: token("ann", rooms=["a b"]),
     "a partial star": lambda: token("ann", rooms=["a*"]),
-    "rooms with more": lambda: token("ann", rooms={"sub": [], "read": []}),
-    "a bound of no number": lambda: token("ann", max_rooms="7"),
-    "to of no truth": lambda: token("ann", to="yes"),
+    "rooms with an unknown key": lambda: token("ann", rooms={"sub": [], "read": []}),
+    "max_rooms as text": lambda: token("ann", max_rooms="7"),
+    "to as text": lambda: token("ann", to="yes"),
 }
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
 def test_bad_tokens(guarded: kit.Engine, bad: Any) -> None:
-    before = total(guarded, "auth_refused")
+    before = guarded.total("auth_refused")
     assert knock(guarded.port, "/", bearer(bad())).status == 401
-    assert total(guarded, "auth_refused") == before + 1
+    assert guarded.total("auth_refused") == before + 1
 
 
 def test_clocks_may_differ_by_five_seconds() -> None:
-    """By default, and when a token was made is no reason to refuse it (RFC 7519 §4.1.6)."""
+    """By default. A future `iat` is no reason to refuse a token (RFC 7519 §4.1.6)."""
     with kit.engine(auth="jwt", auth_key=SECRET) as engine:
 
         def answer(**times: float) -> int:
@@ -151,27 +147,27 @@ def test_audience_and_issuer_and_leeway() -> None:
         assert knock(engine.port, "/", bearer(token("ann", **good | {"iss": "them"}))).status == 401
 
 
-# -- who it is --
+# -- users --
 
 
 @pytest.mark.parametrize("user", ["ann", 'a"b\\c', "a.b@c=d", "u" * 127])
-def test_the_user_is_stamped(guarded: kit.Engine, user: str) -> None:
+def test_messages_name_their_user(guarded: kit.Engine, user: str) -> None:
     room = fresh("r")
     with Guest(guarded.port, token=token(user)) as ann, Guest(guarded.port, token=token()) as bob:
         assert ann.hello["user"] == user and "user" not in bob.hello
         bob.join(room)
         assert ann.ask(f"TO {bob.address}", "hi") == "ok"
-        bob.expect("FROM", ann.address, ref=bob_ref(bob, ann), user=user)
+        bob.expect("FROM", ann.address, ref=next_ref(bob), user=user)
         assert ann.ask(f"PUB {room}", "all", ref="p1") == "ok"
         bob.expect("MSG", room, ann.address, ref="p1", user=user)
         bob.say(f"TO {ann.address}", "anon")
         ann.expect("FROM", bob.address)
 
 
-def bob_ref(bob: BarePeer, ann: BarePeer) -> str:
-    """The ref of the message that is next, without taking it."""
-    got = bob.read()
-    bob.early.insert(0, got)
+def next_ref(peer: BarePeer) -> str:
+    """The ref of the next message, which is kept for `read`."""
+    got = peer.read()
+    peer.early.insert(0, got)
     return got.options["ref"]
 
 
@@ -197,7 +193,7 @@ def test_a_users_room_is_not_joined(guarded: kit.Engine, verb: str) -> None:
         assert ann.ask(f"{verb} @ann") == "bad-request"
 
 
-# -- what it may --
+# -- rights --
 
 
 def test_rooms_of_a_token(guarded: kit.Engine) -> None:
@@ -215,7 +211,7 @@ def test_rooms_of_a_token(guarded: kit.Engine) -> None:
     assert after["refused_denied"] == before["refused_denied"] + 6
 
 
-def test_reading_and_writing_apart(guarded: kit.Engine) -> None:
+def test_separate_rooms_for_sub_and_pub(guarded: kit.Engine) -> None:
     with Guest(guarded.port, token=token("ann", rooms={"sub": ["news.>"], "pub": ["ask"]})) as ann:
         assert [ann.ask("SUB news.x"), ann.ask("SUB ask")] == ["ok", "denied"]
         assert [ann.ask("PUB ask", "x"), ann.ask("PUB news.x", "x")] == ["ok", "denied"]
@@ -232,9 +228,9 @@ def test_no_rooms_and_no_peers(guarded: kit.Engine) -> None:
 def test_rooms_of_the_url(guarded: kit.Engine) -> None:
     given = bearer(token("ann", rooms=["a.*"]))
     assert knock(guarded.port, "/?room=a.x&room=a.y", given).status == 101
-    before = total(guarded, "auth_denied")
+    before = guarded.total("auth_denied")
     assert knock(guarded.port, "/?room=a.x&room=b", given).status == 403
-    assert total(guarded, "auth_denied") == before + 1
+    assert guarded.total("auth_denied") == before + 1
 
 
 def test_how_many_rooms(guarded: kit.Engine) -> None:
@@ -251,7 +247,7 @@ def test_how_many_rooms(guarded: kit.Engine) -> None:
 
 
 def test_the_same_rights_are_shared_and_freed(guarded: kit.Engine) -> None:
-    """Many connections with a few different rights, in and out: each keeps its own."""
+    """Many connections with a few different rights come and go: each keeps its rights."""
     for turn in range(2):
         guests = [Guest(guarded.port, token=token(f"u{i}", rooms=[f"r{i % 5}"])) for i in range(40)]
         for i, guest in enumerate(guests):
@@ -260,21 +256,21 @@ def test_the_same_rights_are_shared_and_freed(guarded: kit.Engine) -> None:
             guest.close()
 
 
-# -- for how long --
+# -- expiry and renewal --
 
 
 def test_an_expired_token_closes() -> None:
-    """After its end and the grace, not before."""
+    """After its `exp` and auth-grace, not before."""
     with kit.engine(auth="jwt", auth_key=SECRET, auth_leeway=0, auth_grace=1.5) as engine:
         end = int(time.time()) + 2
         ann = Guest(engine.port, token=token("ann", ttl=None, exp=end))
         assert ann.ended() == 1008
         assert 1.4 < time.time() - end < 4
-        assert total(engine, "auth_expired") == 1
+        assert engine.total("auth_expired") == 1
 
 
 def test_a_token_that_lasts_longer_than_ticks_count() -> None:
-    """2**32 ticks of 0.1 s are 13.6 years: the end of such a token is not near."""
+    """2**32 ticks of 0.1 s are 13.6 years: such a token does not end now."""
     with kit.engine(auth="jwt", auth_key=SECRET, auth_grace=0) as engine:
         ann = Guest(engine.port, token=token("ann", ttl=None, exp=int(time.time()) + 2**32 // 10 + 2))
         bob = Guest(engine.port, token=token("bob", ttl=None, exp=int(time.time()) + 4))
@@ -299,7 +295,7 @@ def test_a_renewal_shortens(guarded: kit.Engine) -> None:
     assert ann.ended() == 1008
 
 
-def test_a_renewal_by_another_is_denied(guarded: kit.Engine) -> None:
+def test_a_renewal_with_another_user_is_denied(guarded: kit.Engine) -> None:
     with Guest(guarded.port, token=token("ann")) as ann:
         assert ann.ask(f"AUTH {token('bob')}") == "denied"
         assert ann.ask(f"AUTH {token()}") == "denied"
@@ -323,7 +319,7 @@ def test_a_renewal_changes_rights(guarded: kit.Engine) -> None:
         assert ann.ask(f"AUTH {token('ann', rooms=[b])}") == "ok"
         for room in (a, b):
             assert bob.ask(f"PUB {room}", "x") == "ok"
-        ann.expect("MSG", b, bob.address, ref=bob_ref(ann, bob))
+        ann.expect("MSG", b, bob.address, ref=next_ref(ann))
         assert ann.settle() == [] and ann.ask(f"PUB {a}", "x") == "denied"
         assert ann.ask(f"AUTH {token('ann')}") == "ok"
         assert ann.ask(f"SUB {a}") == "ok"
@@ -345,19 +341,19 @@ def test_a_malformed_renewal(guarded: kit.Engine, head: str) -> None:
         assert ann.read().words == ("bad-request",)
 
 
-def test_a_renewal_where_no_token_is_asked_for() -> None:
+def test_a_renewal_without_auth_is_denied() -> None:
     with kit.engine() as engine, BarePeer(engine.port) as peer:
         assert peer.ask(f"AUTH {token('ann')}") == "denied"
 
 
-# -- the handshake waits --
+# -- while a client waits for its verdict --
 
 
-def test_what_comes_behind_the_handshake_waits(guarded: kit.Engine) -> None:
+def test_frames_after_the_handshake_wait_for_the_verdict(guarded: kit.Engine) -> None:
     room = fresh("r")
     with Wire(guarded.port) as wire:
-        said = [f"SUB {room} ref=1", "PING a", f"PUB {room} ref=2\nx"]
-        wire.send(request("/", bearer(token("ann"))) + b"".join(frame(TEXT, text.encode()) for text in said))
+        heads = [f"SUB {room} ref=1", "PING a", f"PUB {room} ref=2\nx"]
+        wire.send(request("/", bearer(token("ann"))) + b"".join(frame(TEXT, text.encode()) for text in heads))
         assert wire.read_answer().status == 101
         received = [wire.read_message()[1].split(b"\n")[0].decode() for _ in range(4)]
         assert received[0].startswith("HELLO ") and received[1:] == ["OK 1", "PONG a", "OK 2"]
@@ -370,17 +366,17 @@ def test_a_handshake_in_pieces(guarded: kit.Engine, cuts: list[int]) -> None:
         assert wire.read_answer().status == 101
 
 
-def test_a_client_that_goes_while_it_is_judged(guarded: kit.Engine) -> None:
-    before = total(guarded, "auth_granted")
+def test_a_client_that_leaves_before_its_verdict(guarded: kit.Engine) -> None:
+    before = guarded.total("auth_granted")
     for _ in range(20):
         with Wire(guarded.port) as wire:
             wire.send(request("/", bearer(token("ann"))))
-    until(lambda: total(guarded, "auth_granted") == before + 20, "all are judged")
-    until(lambda: total(guarded, "connections") == 0, "all are gone")
+    until(lambda: guarded.total("auth_granted") == before + 20, "all get their verdict")
+    until(lambda: guarded.total("connections") == 0, "all are gone")
 
 
-def test_a_refused_client_is_heard_out(guarded: kit.Engine) -> None:
-    """Bytes that come after a refusal do not reset it."""
+def test_a_refused_client_is_read_to_its_end(guarded: kit.Engine) -> None:
+    """Bytes that come after a refusal do not reset the connection."""
     with Wire(guarded.port) as wire:
         wire.send(request("/", bearer("nonsense")) + frame(TEXT, b"PING") * 100)
         assert wire.read_answer().status == 401
@@ -388,7 +384,7 @@ def test_a_refused_client_is_heard_out(guarded: kit.Engine) -> None:
         assert wire.read_end() == b""
 
 
-def test_with_auth_off_no_token_is_looked_at() -> None:
+def test_with_auth_off_tokens_are_ignored() -> None:
     with kit.engine() as engine:
         assert knock(engine.port, "/?token=nonsense", "Sec-WebSocket-Protocol: signal.v1, token.~").status == 101
         counted = engine.stats()["total"]
@@ -397,15 +393,14 @@ def test_with_auth_off_no_token_is_looked_at() -> None:
 
 
 def test_a_user_is_gone_with_its_last_connection(guarded: kit.Engine) -> None:
-    until(lambda: total(guarded, "connections") == 0, "others have gone")
-    before = total(guarded, "rooms")
+    until(lambda: guarded.total("connections") == 0, "others have gone")
+    before = guarded.total("rooms")
     with Guest(guarded.port, token=token("ann")), Guest(guarded.port, token=token("ann")):
-        assert total(guarded, "rooms") > before
-    until(lambda: total(guarded, "rooms") == before, "the user's room is gone")
+        assert guarded.total("rooms") > before
+    until(lambda: guarded.total("rooms") == before, "the user's room is gone")
 
 
-def test_closed_by_both(guarded: kit.Engine) -> None:
-    """A renewal whose connection goes before its verdict."""
+def test_a_client_that_leaves_before_the_verdict_on_its_renewal(guarded: kit.Engine) -> None:
     for _ in range(20):
         ann = Guest(guarded.port, token=token("ann"))
         ann.say(f"AUTH {token('ann')} ref=1")

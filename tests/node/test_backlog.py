@@ -1,16 +1,15 @@
-"""Very many receivers that do not read: memory stays within backlog-total, and all hear what they missed."""
+"""Very many receivers that do not read: memory stays within backlog-total, and GAP tells each what it missed."""
 
 import contextlib
-import resource
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import kit
+from flood import resident
 from halt import halted
-from peers import BarePeer, Closed, ledgers_hold
+from peers import BarePeer, Closed, ledgers_hold, loop_of
 from wire import LIMIT, TEXT, frame, until
 
 TOTAL = 4 << 20
@@ -19,20 +18,13 @@ MEMBERS = 1000
 
 @pytest.fixture(autouse=True)
 def many_descriptors() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def resident(engine: kit.Engine) -> int:
-    """Bytes."""
-    return int(Path(f"/proc/{engine.pid}/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    with kit.many_descriptors():
+        yield
 
 
 @contextlib.contextmanager
 def sleepers(port: int, n: int, *rooms: str) -> Iterator[list[BarePeer]]:
-    """Receivers with small sockets, which do not read."""
+    """Receivers with small receive buffers, which do not read."""
     made: list[BarePeer] = []
     try:
         for _ in range(n):
@@ -46,14 +38,14 @@ def sleepers(port: int, n: int, *rooms: str) -> Iterator[list[BarePeer]]:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("loops", [1, 2])
 def test_a_thousand_blocked_receivers(loops: int) -> None:
-    """They are sent ten times what may wait: the gauge, which is memory at most, and memory never exceed the total."""
+    """They are sent ten times what may wait. Neither the gauge nor the memory exceeds backlog-total."""
     settings = {"backlog_total": TOTAL, "stall_timeout": 600, "ping_interval": 600, "ttl": 600}
     with (
         kit.engine(loops=loops, **settings) as engine,
         sleepers(engine.port, MEMBERS, "room") as crowd,
         BarePeer(engine.port) as sender,
     ):
-        before = resident(engine)
+        before = resident(engine.pid)
 
         def push(head: str, size: int) -> dict[str, int]:
             sender.say(head, b"x" * size)
@@ -71,14 +63,14 @@ def test_a_thousand_blocked_receivers(loops: int) -> None:
                 sender.say(f"TO {peer.address}", b"y" * 1500)
             assert sender.settle() == []
             assert push("PUB room", 10)["backlog_bytes"] > TOTAL // 2
-        assert kit.SANITIZED or resident(engine) - before < TOTAL + (8 << 20)
+        assert kit.SANITIZED or resident(engine.pid) - before < TOTAL + (8 << 20)
         total = engine.stats()["total"]
         ended = total["backlog_limited"]
         assert total["connections"] == MEMBERS + 1 - ended and ended < MEMBERS // 2
         assert total["dropped_slow_peer"] > 10 * (MEMBERS - ended)
         ledgers_hold(total)
         for peer in crowd[::20]:
-            with contextlib.suppress(Closed):  # one of those that ended
+            with contextlib.suppress(Closed):  # one of those that were closed
                 got = peer.read()
                 while got.verb != "GAP":
                     got = peer.read()
@@ -87,8 +79,8 @@ def test_a_thousand_blocked_receivers(loops: int) -> None:
         assert ended < total["backlog_limited"]
 
 
-def test_gap_where_the_total_was_full() -> None:
-    """Who is blocked when there is no room hears how many it missed, as soon as it reads."""
+def test_gap_after_the_total_was_full() -> None:
+    """A receiver that blocks while the total is used up gets GAP with what it missed, as soon as it reads."""
     with (
         kit.engine(loops=1, backlog_total=300000, stall_timeout=600, ttl=600) as engine,
         BarePeer(engine.port) as sender,
@@ -110,11 +102,11 @@ def test_gap_where_the_total_was_full() -> None:
                 else:
                     received += 1
             assert (received + missed, missed > 0) == (sent, True)
-        until(lambda: engine.stats()["total"]["backlog_bytes"] == 0)
+        until(lambda: engine.total("backlog_bytes") == 0)
 
 
-def test_who_blocks_later_has_a_share() -> None:
-    """However much others leave unread, one that blocks then is neither ended nor left without a backlog."""
+def test_a_receiver_that_blocks_later_has_a_share() -> None:
+    """However much others leave unread, it is neither closed nor left without a backlog."""
     with (
         kit.engine(loops=1, backlog_total=1 << 20, stall_timeout=600, ttl=600) as engine,
         BarePeer(engine.port) as sender,
@@ -123,7 +115,7 @@ def test_who_blocks_later_has_a_share() -> None:
     ):
 
         def fill(receiver: BarePeer) -> tuple[int, int]:
-            """Sends it more than may wait: how many messages, and what they take."""
+            """Sends more than may wait; returns the number of messages, and the bytes of backlog that they take."""
             before = total = engine.stats()["total"]
             sent = 0
             while total["dropped_slow_peer"] < before["dropped_slow_peer"] + 5 and not total["backlog_limited"]:
@@ -136,7 +128,7 @@ def test_who_blocks_later_has_a_share() -> None:
 
         for hog in hogs:
             fill(hog)
-        until(lambda: engine.stats()["total"]["backlog_bytes"] <= (7 << 20) // 8)
+        until(lambda: engine.total("backlog_bytes") <= (7 << 20) // 8)
         sent, share = fill(late)
         assert share > 50000
         total = engine.stats()["total"]
@@ -147,8 +139,8 @@ def test_who_blocks_later_has_a_share() -> None:
         assert received + int(got.words[0]) == sent
 
 
-def test_what_was_begun_and_has_no_room_ends_its_receiver() -> None:
-    """No message is cut short, and none is kept beyond the total: the connection is closed, and counted."""
+def test_a_message_that_is_partly_written_and_exceeds_the_total_closes() -> None:
+    """No message is cut short, and none is kept beyond the total: the receiver is closed, and counted."""
     with (
         kit.engine(loops=1, backlog_total=20000, stall_timeout=600, ttl=600) as engine,
         BarePeer(engine.port) as sender,
@@ -161,15 +153,15 @@ def test_what_was_begun_and_has_no_room_ends_its_receiver() -> None:
                 break
         assert code in ("no-such-peer", "slow-peer")
         until(lambda: sender.ask(f"TO {slow.address}", b"x" * 60000) == "no-such-peer")
-        assert engine.stats()["total"]["backlog_limited"] == 1
+        assert engine.total("backlog_limited") == 1
         with pytest.raises(Closed):
             while True:
-                assert slow.read().payload == b"x" * 60000, "those that arrive are whole"
+                assert slow.read().payload == b"x" * 60000, "messages that arrive are complete"
         ledgers_hold(engine.stats()["total"])
 
 
-def test_answers_do_not_grow_beyond_it() -> None:
-    """Who asks and does not read is not read either, once the total is full."""
+def test_answers_do_not_exceed_the_total() -> None:
+    """A client that sends requests and does not read is not read either, once the total is used up."""
     with (
         kit.engine(loops=1, backlog_total=100000, stall_timeout=600, ping_interval=600, max_refs=4096) as engine,
         contextlib.ExitStack() as stack,
@@ -189,16 +181,16 @@ def test_answers_do_not_grow_beyond_it() -> None:
                     except TimeoutError:
                         stuck.add(i)
         assert len(stuck) == len(asking)
-        assert engine.stats()["total"]["backlog_bytes"] < 100000 + 12 * 40000
+        assert engine.total("backlog_bytes") < 100000 + 12 * 40000
 
 
-# -- a full inbox --
+# -- a full mailbox --
 
 
 def pair(engine: kit.Engine) -> tuple[BarePeer, BarePeer]:
     """Two peers on different loops."""
     peers = [BarePeer(engine.port) for _ in range(12)]
-    loops = [peer.address.split(".")[1][:2] for peer in peers]
+    loops = [loop_of(peer) for peer in peers]
     other = next(i for i, loop in enumerate(loops) if loop != loops[0])
     for i, peer in enumerate(peers):
         if i not in (0, other):
@@ -207,8 +199,8 @@ def pair(engine: kit.Engine) -> tuple[BarePeer, BarePeer]:
 
 
 @pytest.mark.parametrize("verb", ["PUB", "TO"])
-def test_gap_where_a_loops_inbox_was_full(verb: str) -> None:
-    """Its sender hears slow-peer, and its receiver, on the other loop, that it missed something: to the message."""
+def test_gap_after_a_mailbox_was_full(verb: str) -> None:
+    """The sender gets slow-peer, and the receiver, on the other loop, GAP with exactly what it missed."""
     with kit.engine(loops=2, inbox_messages=64, max_refs=4096) as engine:
         a, b = pair(engine)
         with a, b:
@@ -227,11 +219,11 @@ def test_gap_where_a_loops_inbox_was_full(verb: str) -> None:
             assert (received, missed) == (refs - refused, refused)
             assert a.ask(f"{verb} {target}", "x") == "ok"
             assert b.read().payload == b"x" and b.settle() == []
-            assert engine.stats()["total"]["gaps_untold"] == 0
+            assert engine.total("gaps_untold") == 0
 
 
-def test_gap_for_a_large_room_is_told_in_steps() -> None:
-    """To each of its members on a loop whose inbox was full, over several iterations, and to each once."""
+def test_gap_for_a_large_room_is_sent_in_steps() -> None:
+    """To each member on a loop whose mailbox was full, over several iterations, and to each once."""
     with (
         kit.engine(loops=2, inbox_messages=64, max_refs=4096, ping_interval=600) as engine,
         contextlib.ExitStack() as stack,
@@ -253,8 +245,4 @@ def test_gap_for_a_large_room_is_told_in_steps() -> None:
                 received += got.verb != "GAP"
             assert (received, missed) == (refs - refused, refused)
         assert far[0].settle() == far[-1].settle() == []
-        assert engine.stats()["total"]["gaps_untold"] == 0
-
-
-def loop_of(peer: BarePeer) -> str:
-    return peer.address.split(".")[1][:2]
+        assert engine.total("gaps_untold") == 0

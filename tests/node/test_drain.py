@@ -1,4 +1,4 @@
-"""A drain as clients and operators see it: all are told, who stays is closed evenly, and messages go on meanwhile."""
+"""A drain as clients and operators see it: all get GOAWAY, those that stay are closed evenly, and messages go on."""
 
 import contextlib
 import http.client
@@ -23,34 +23,34 @@ CROWD, SECONDS = 60, 3.0
 
 
 class Departures:
-    """Reads what a crowd hears until each is closed: who was told what, and when it had to go."""
+    """Reads GOAWAY and the close code of each of a crowd, and the time at which it is closed."""
 
     def __init__(self, crowd: list[BarePeer]) -> None:
         self.here = {peer.wire.socket.fileno(): peer for peer in crowd}
-        self.told: list[int] = []
+        self.announced: list[int] = []  # milliseconds in GOAWAY
         self.urls: set[str] = set()
         self.closed: list[float] = []
         self.codes: set[int | None] = set()
         self.begun = time.monotonic()
 
     def watch(self) -> None:
-        """Until all are gone."""
+        """Reads until all are closed."""
         while self.here:
             readable, _, _ = select.select(list(self.here), [], [], LIMIT)
             assert readable, f"{len(self.here)} are still here"
             for one in readable:
                 self.read(one, self.here[one])
 
-    def read(self, place: int, peer: BarePeer) -> None:
+    def read(self, descriptor: int, peer: BarePeer) -> None:
         try:
             got = peer.read()
             assert got.verb == "GOAWAY", got
-            self.told.append(int(got.words[0]))
+            self.announced.append(int(got.words[0]))
             self.urls |= set(got.options.values())
         except Closed as closed:
             self.codes.add(closed.code)
             self.closed.append(time.monotonic() - self.begun)
-            del self.here[place]
+            del self.here[descriptor]
             peer.close()
 
 
@@ -61,7 +61,7 @@ def goaway(peer: BarePeer) -> int:
 
 
 @pytest.mark.parametrize("loops", [1, 3])
-def test_all_are_told_and_closed_evenly(loops: int) -> None:
+def test_all_get_goaway_and_are_closed_evenly(loops: int) -> None:
     goal = "wss://b.example/?x=y"
     with kit.engine(loops=loops, drain_time=SECONDS, drain_url=goal, close_timeout=1) as engine:
         with several(engine.port, CROWD) as crowd:
@@ -69,17 +69,17 @@ def test_all_are_told_and_closed_evenly(loops: int) -> None:
             os.kill(engine.pid, signal.SIGTERM)
             departures.watch()
         assert engine.wait() == 0
-    assert len(departures.told) == CROWD and departures.urls == {goal}
-    assert all(SECONDS * 1000 - 1000 < ms <= SECONDS * 1000 for ms in departures.told), departures.told
+    assert len(departures.announced) == CROWD and departures.urls == {goal}
+    assert all(SECONDS * 1000 - 1000 < ms <= SECONDS * 1000 for ms in departures.announced), departures.announced
     assert departures.codes == {1001}
     assert SECONDS - 0.7 < departures.closed[-1] < SECONDS + 1
     pace = CROWD / SECONDS
-    for count, moment in enumerate(departures.closed, 1):  # each loop may be one ahead, and time goes by tenths
+    for count, moment in enumerate(departures.closed, 1):  # each loop may be one ahead, and a tick is 0.1 s
         assert count <= pace * (moment + 0.2) + loops, (count, moment, departures.closed)
 
 
-def test_who_leaves_by_itself_counts() -> None:
-    """Where more have left than had to by then, nobody is closed."""
+def test_clients_that_leave_early_count() -> None:
+    """While more have left than had to by then, nobody is closed."""
     with kit.engine(loops=1, drain_time=4) as engine, contextlib.ExitStack() as stack:
         stay = [stack.enter_context(BarePeer(engine.port)) for _ in range(2)]
         leave = [BarePeer(engine.port) for _ in range(18)]
@@ -88,19 +88,19 @@ def test_who_leaves_by_itself_counts() -> None:
             goaway(peer)
         for peer in leave:
             peer.close()
-        until(lambda: engine.stats()["total"]["connections"] <= 2)
+        until(lambda: engine.total("connections") <= 2)
         before = engine.stats()["total"]
         begun = time.monotonic()
         assert stay[0].ask(f"TO {stay[1].address}", "x") == "ok"
         with pytest.raises(Closed):
             stay[0].read()
-        assert time.monotonic() - begun > 2, "it had until near the end"
+        assert time.monotonic() - begun > 2, "it stays until near the end"
         total = engine.stats()["total"]
         assert total["drained"] - before["drained"] == 1 and total["goaways"] == 20
 
 
-def test_messages_go_on_and_nobody_comes() -> None:
-    """Both ways, 1:1 and in rooms, until the connection is closed; the ports are closed at once, readiness fails."""
+def test_messages_go_on_and_ports_are_closed() -> None:
+    """1:1 and in rooms, until the connection is closed. The ports are closed at once, and readiness fails."""
     with kit.engine(loops=2, drain_time=30) as engine, several(engine.port, 4, "room") as crowd:
         assert engine.get("readyz") == b"ready\n"
         os.kill(engine.pid, signal.SIGTERM)
@@ -123,11 +123,11 @@ def test_messages_go_on_and_nobody_comes() -> None:
         os.kill(engine.pid, signal.SIGTERM)
         assert [peer.ended() for peer in crowd] == [1001] * 4
         assert engine.wait() == 0
-        assert time.monotonic() - begun < 5, "a second signal ends it at once"
+        assert time.monotonic() - begun < 5, "a second signal ends the drain at once"
 
 
-def test_who_is_connecting_is_answered() -> None:
-    """Of those that wait in the listener's queue, and those whose head comes later, none is reset."""
+def test_clients_that_are_connecting_are_answered() -> None:
+    """Those that wait in the listener's queue are not reset."""
     with kit.engine(loops=2, drain_time=10, close_timeout=4) as engine, BarePeer(engine.port) as stays:
         os.kill(engine.pid, signal.SIGSTOP)
         queued = [socket.create_connection(("127.0.0.1", engine.port), timeout=LIMIT) for _ in range(200)]
@@ -135,15 +135,15 @@ def test_who_is_connecting_is_answered() -> None:
         os.kill(engine.pid, signal.SIGCONT)
         for one in queued:
             with one:
-                assert one.recv(4096).startswith((b"HTTP/1.1 503 ",))
+                assert one.recv(4096).startswith(b"HTTP/1.1 503 ")
         goaway(stays)
-        until(lambda: engine.stats()["total"]["shed"] == 200)
+        until(lambda: engine.total("shed") == 200)
         stays.vanish()
         assert engine.wait() == 0
 
 
 def test_rooms_of_the_url_are_still_confirmed() -> None:
-    """HELLO comes first, GOAWAY after it, though NATS took its time."""
+    """HELLO comes before GOAWAY, though NATS was slow."""
     with kit.nats() as server, kit.engine(nats=server.url, loops=1, drain_time=20) as engine:
         kit.freeze(server)
         waits = socket.create_connection(("127.0.0.1", engine.port), timeout=LIMIT)
@@ -160,10 +160,10 @@ def test_rooms_of_the_url_are_still_confirmed() -> None:
         assert received.index(b"HELLO") < received.index(b"GOAWAY")
 
 
-# -- how it ends --
+# -- how a drain ends --
 
 
-def test_nobody_is_there() -> None:
+def test_a_drain_without_clients_ends_at_once() -> None:
     with kit.engine(drain_time=60) as engine:
         begun = time.monotonic()
         assert engine.end() == 0
@@ -171,7 +171,7 @@ def test_nobody_is_there() -> None:
         assert [line["event"] for line in engine.events()][-3:] == ["draining", "stopping", "stopped"]
 
 
-def test_it_ends_when_the_last_has_gone() -> None:
+def test_a_drain_ends_when_the_last_client_leaves() -> None:
     with kit.engine(drain_time=60) as engine:
         with BarePeer(engine.port) as peer:
             os.kill(engine.pid, signal.SIGTERM)
@@ -200,7 +200,7 @@ def node() -> Iterator[kit.Engine]:
 
 
 def test_the_command(node: kit.Engine) -> None:
-    """SIGTERM after it (as an orchestrator sends it) is no second word."""
+    """A SIGTERM after it, as an orchestrator sends it, does not end the drain."""
     with BarePeer(node.port) as peer:
         done = kit.run("drain", "--admin", node.admin_url)
         assert (done.returncode, done.stderr) == (0, "")
@@ -221,7 +221,7 @@ def test_the_command_without_an_engine() -> None:
 
 
 def test_the_admin_call(node: kit.Engine) -> None:
-    """A POST, and none that a page in a browser makes."""
+    """A POST without Origin, so not from a web page."""
     host = node.admin_url.split("/")[2]
 
     def ask(method: str, path: str, **headers: str) -> tuple[int, bytes]:

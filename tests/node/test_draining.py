@@ -1,11 +1,10 @@
-"""A stop as clients see it: who is connecting meanwhile is answered, by this engine or by another, and never reset."""
+"""A stop as clients see it: those that are connecting are answered by this engine or another, and never reset."""
 
 import contextlib
 import ctypes
 import json
 import os
 import re
-import resource
 import signal
 import socket
 import stat
@@ -27,10 +26,8 @@ CROWD = 2000  # connections that wait in the listeners' queues: more than are ac
 
 @pytest.fixture(scope="module", autouse=True)
 def many_descriptors() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    with kit.many_descriptors():
+        yield
 
 
 def url(host: str, port: int) -> str:
@@ -47,7 +44,7 @@ def has_host(host: str) -> bool:
 
 
 def read_end(client: socket.socket) -> bytes:
-    """All up to the end of the stream. Raises ConnectionResetError where that is a reset."""
+    """All bytes up to the end of the stream; ConnectionResetError if it is reset."""
     client.settimeout(LIMIT)
     data = b""
     while got := client.recv(1 << 16):
@@ -55,8 +52,8 @@ def read_end(client: socket.socket) -> bytes:
     return data
 
 
-def is_whole(answer: bytes) -> bool:
-    """Whether it is one complete 503 that says when to try again."""
+def is_complete(answer: bytes) -> bool:
+    """Whether it is exactly one complete 503 with Retry-After."""
     head, _, body = answer.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     return (
@@ -68,7 +65,7 @@ def is_whole(answer: bytes) -> bool:
 
 
 def attempt(host: str, port: int) -> str:
-    """Connects and asks for a WebSocket: `refused` (the port is closed), `503`, or `101` (and closes with 1000)."""
+    """Sends a handshake; returns `refused` (the port is closed), `503`, or `101`, after closing with 1000."""
     try:
         client = socket.create_connection((host, port), timeout=LIMIT)
     except ConnectionRefusedError:
@@ -77,8 +74,8 @@ def attempt(host: str, port: int) -> str:
         client.sendall(request())
         answer = client.recv(1 << 16)
         if not answer.startswith(b"HTTP/1.1 101 "):
-            whole = answer + read_end(client)
-            assert is_whole(whole), whole
+            answer += read_end(client)
+            assert is_complete(answer), answer
             return "503"
         client.sendall(closing(1000))
         read_end(client)
@@ -86,7 +83,7 @@ def attempt(host: str, port: int) -> str:
 
 
 class Storm:
-    """Clients that connect again and again until the port is closed, or they are told to end."""
+    """Clients that connect again and again until the port is closed, or `ends` is set."""
 
     def __init__(self, host: str, port: int, clients: int = 12) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -112,7 +109,7 @@ class Storm:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_storm_of_clients_at_a_stop(host: str) -> None:
-    """Also those that the kernel queued while the engine had no time for them."""
+    """Also those that the kernel queues while the engine is stopped."""
     if not has_host(host):
         pytest.skip(f"this machine has no {host}")
     with kit.engine(listen=url(host, 0), loops=2, close_timeout=4) as engine:
@@ -126,7 +123,7 @@ def test_a_storm_of_clients_at_a_stop(host: str) -> None:
                 client.sendall(request())
             os.kill(engine.pid, signal.SIGTERM)
             os.kill(engine.pid, signal.SIGCONT)
-            answers = Counter(drained(client) for client in crowd)
+            answers = Counter(answer_in_queue(client) for client in crowd)
             outcomes = storm.join()
         assert set(answers) <= {"101", "503"}, answers
         assert set(outcomes) == {"101", "503", "refused"} or set(outcomes) == {"101", "refused"}, outcomes
@@ -135,8 +132,8 @@ def test_a_storm_of_clients_at_a_stop(host: str) -> None:
 
 
 @contextlib.contextmanager
-def lent(engine: kit.Engine) -> Iterator[list[socket.socket]]:
-    """The engine's own listeners, held here, too."""
+def listeners_of(engine: kit.Engine) -> Iterator[list[socket.socket]]:
+    """The engine's listeners, also open in this process."""
     libc = ctypes.CDLL(None, use_errno=True)
     found: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack:
@@ -144,9 +141,9 @@ def lent(engine: kit.Engine) -> Iterator[list[socket.socket]]:
             if not re.fullmatch(r"signal-\d+", (task / "comm").read_text(encoding="utf-8").strip()):
                 continue
             try:
-                thread = os.pidfd_open(int(task.name), os.O_EXCL)  # of the thread: it has a table of its own
+                thread = os.pidfd_open(int(task.name), os.O_EXCL)  # of the thread: its descriptor table is its own
             except OSError as error:
-                pytest.skip(f"this kernel does not lend a thread's descriptors: {error}")
+                pytest.skip(f"this kernel gives no access to a thread's descriptors: {error}")
             stack.callback(os.close, thread)
             for name in os.listdir(task / "fd"):
                 fd = libc.syscall(PIDFD_GETFD, thread, int(name), 0)
@@ -159,9 +156,9 @@ def lent(engine: kit.Engine) -> Iterator[list[socket.socket]]:
         yield list(found.values())
 
 
-def test_new_connections_are_not_let_in() -> None:
-    """Of a listener that is being drained: it answers no SYN, as one sees who holds it open."""
-    with kit.engine(loops=1) as engine, lent(engine) as listeners:
+def test_a_drained_listener_answers_no_syn() -> None:
+    """As this process sees, which still has it open."""
+    with kit.engine(loops=1) as engine, listeners_of(engine) as listeners:
         assert len(listeners) == 1
         socket.create_connection(("127.0.0.1", engine.port), timeout=LIMIT).close()
         os.kill(engine.pid, signal.SIGTERM)
@@ -170,10 +167,10 @@ def test_new_connections_are_not_let_in() -> None:
             socket.create_connection(("127.0.0.1", engine.port), timeout=0.5)
 
 
-def test_where_no_filter_can_be_attached() -> None:
-    """As a sandbox may refuse it: what is queued at the stop is answered all the same."""
+def test_a_stop_if_no_filter_can_be_attached() -> None:
+    """A sandbox may forbid it. Queued connections are answered all the same."""
     with kit.engine(loops=2, close_timeout=4) as engine:
-        with lent(engine) as listeners:
+        with listeners_of(engine) as listeners:
             assert len(listeners) == 2
             for one in listeners:
                 one.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
@@ -185,34 +182,34 @@ def test_where_no_filter_can_be_attached() -> None:
                 client.sendall(request())
             os.kill(engine.pid, signal.SIGTERM)
             os.kill(engine.pid, signal.SIGCONT)
-            answers = Counter(drained(client) for client in crowd)
+            answers = Counter(answer_in_queue(client) for client in crowd)
         assert set(answers) <= {"101", "503"}, answers
         assert engine.wait() == 0
 
 
-def drained(client: socket.socket) -> str:
-    """What a client that waited in the queue got."""
+def answer_in_queue(client: socket.socket) -> str:
+    """The answer that a queued client gets: `101` or `503`."""
     answer = client.recv(1 << 16)
     if answer.startswith(b"HTTP/1.1 101 "):
         client.sendall(closing(1000))
         read_end(client)
         return "101"
-    whole = answer + read_end(client)
-    return "503" if is_whole(whole) else repr(whole)
+    answer += read_end(client)
+    return "503" if is_complete(answer) else repr(answer)
 
 
-# -- those whose head has not come --
+# -- clients whose head has not come --
 
 
 @pytest.fixture
 def engine() -> Iterator[kit.Engine]:
-    """One that gives its clients time, and whose clients end it by leaving."""
+    """An engine with enough close-timeout that its clients end it by leaving."""
     with kit.engine(loops=1, close_timeout=3) as made:
         yield made
 
 
 def begin_stop(engine: kit.Engine) -> None:
-    """Returns when connections are being said goodbye to."""
+    """Sends SIGTERM; returns when the engine has begun to close connections."""
     witness, _ = opened(engine.port)
     with witness:
         os.kill(engine.pid, signal.SIGTERM)
@@ -223,7 +220,7 @@ def begin_stop(engine: kit.Engine) -> None:
 
 
 def test_a_head_that_ends_while_stopping_is_answered(engine: kit.Engine) -> None:
-    """With 503 at once, whatever it asks for and whatever follows it; what is malformed is told as that."""
+    """With 503 at once, whatever its target and whatever follows it; a malformed head gets 400."""
     with contextlib.ExitStack() as stack:
         wires = [stack.enter_context(Wire(engine.port)) for _ in range(4)]
         for wire in wires:
@@ -235,28 +232,28 @@ def test_a_head_that_ends_while_stopping_is_answered(engine: kit.Engine) -> None
         wires[2].send(b"/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wires[3].send(b"/ HTTP/1.1\r\nHost : bad\r\n\r\n")
         for wire in wires[:3]:
-            assert is_whole(read_end(wire.socket))
+            assert is_complete(read_end(wire.socket))
         assert read_end(wires[3].socket).startswith(b"HTTP/1.1 400 ")
     assert engine.wait() == 0
 
 
-def test_no_head_at_all(engine: kit.Engine) -> None:
-    """Nobody is waited for without bound: 503 comes unasked, before the close time is over."""
+def test_a_client_without_a_head_gets_503_while_stopping(engine: kit.Engine) -> None:
+    """Before close-timeout is over."""
     with Wire(engine.port) as silent, Wire(engine.port) as half:
         half.send(request()[:50])
         half.wait_read()
         begin_stop(engine)
         for wire in (silent, half):
-            assert is_whole(read_end(wire.socket))
-        assert engine.alive(), "they hear it while there is time"
+            assert is_complete(read_end(wire.socket))
+        assert engine.alive(), "they are answered before the engine ends"
     assert engine.wait() == 0
 
 
-def test_who_never_closes_is_not_waited_for() -> None:
+def test_a_client_that_never_closes_does_not_delay_the_stop() -> None:
     with kit.engine(loops=1, close_timeout=0.4) as engine, Wire(engine.port) as silent:
         begin_stop(engine)
         assert engine.wait() == 0
-        assert is_whole(read_end(silent.socket))
+        assert is_complete(read_end(silent.socket))
 
 
 # -- two engines on a port --
@@ -281,7 +278,7 @@ print(json.dumps(core.stats()["total"]), flush=True)
 
 @contextlib.contextmanager
 def sharing(port: int, node: str) -> Iterator[kit.Process]:
-    """An engine in a process of its own, on a port that others may share."""
+    """An engine in another process, on a port that others may share."""
     made = kit.Process(f"engine {node}")
     made.spawn([*kit.python(), "-c", SHARING, str(port), node], kit.clean_environment())
     try:
@@ -294,7 +291,7 @@ def sharing(port: int, node: str) -> Iterator[kit.Process]:
 
 
 def test_another_engine_on_the_port_takes_over() -> None:
-    """Of two that share a port one stops: every client is answered, by one or by the other, and then by the other."""
+    """Of two that share a port one stops. Every client is answered: by either, and afterwards by the other."""
     port = kit.free_port()
     with sharing(port, "stays") as stays, sharing(port, "goes") as goes:
         storm = Storm("127.0.0.1", port)
@@ -307,7 +304,7 @@ def test_another_engine_on_the_port_takes_over() -> None:
                 client.sendall(request())
             os.kill(goes.pid, signal.SIGTERM)
             os.kill(goes.pid, signal.SIGCONT)
-            answers = Counter(drained(client) for client in crowd)
+            answers = Counter(answer_in_queue(client) for client in crowd)
         assert goes.wait() == 0
         after = storm.outcomes["101"]
         until(lambda: storm.outcomes["101"] > after + 200, "the other goes on")
@@ -317,5 +314,5 @@ def test_another_engine_on_the_port_takes_over() -> None:
         assert set(outcomes) <= {"101", "503"}, outcomes
         assert stays.alive()
     ends = [json.loads(process.log().splitlines()[-1]) for process in (stays, goes)]
-    assert all(end["opened"] > 20 for end in ends), "each had its share"
+    assert all(end["opened"] > 20 for end in ends), "each took some of the clients"
     assert [end["shed"] for end in ends] == [0, answers["503"] + outcomes["503"]]

@@ -1,4 +1,4 @@
-"""Out of descriptors: the engine turns new clients away, keeps the old ones, and takes new ones again."""
+"""Out of descriptors: the engine refuses new clients, keeps the old ones, and later accepts new ones again."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from peers import BarePeer, ledgers_hold
 from wire import PING, PONG, Answer, Wire, frame, opened, request, until
 
 FEW = 48  # descriptors
-CALM = 1500  # iterations that no test here needs; a loop that spins makes more in a fraction of a second
+CALM = 1500  # iterations: more than any test here needs; a loop that spins makes more in a fraction of a second
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def ask(port: int) -> tuple[Wire, Answer]:
 
 
 def shed(port: int) -> None:
-    """One more client, which is turned away in good order: 503, then the end and no reset."""
+    """Asserts that one more client gets 503, and then the end without a reset."""
     wire, answer = ask(port)
     with wire:
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
@@ -53,8 +53,8 @@ def taken(port: int) -> bool:
     return answer.status == 101
 
 
-def talk(peers: list[BarePeer]) -> None:
-    """Each sends its neighbour a message, which arrives and is told to have."""
+def exchange_messages(peers: list[BarePeer]) -> None:
+    """Each sends its neighbour a message; asserts that it arrives and is answered."""
     for sender, receiver in zip(peers, peers[1:] + peers[:1], strict=True):
         assert sender.ask(f"TO {receiver.address}", "still here", ref="r") == "ok"
         assert receiver.expect("FROM", sender.address, ref="r").payload == b"still here"
@@ -62,27 +62,27 @@ def talk(peers: list[BarePeer]) -> None:
 
 @pytest.mark.parametrize("loops", [1, 2])
 def test_out_of_descriptors(loops: int) -> None:
-    """Old clients talk, new ones hear 503 until an old one leaves, and nothing spins."""
+    """Old clients exchange messages, new ones get 503 until an old one leaves, and no loop spins."""
     with kit.engine(loops=loops) as engine, contextlib.ExitStack() as stack:
         peers = [stack.enter_context(BarePeer(engine.port)) for _ in range(3)]
         before = engine.stats()["total"]
         crowd: list[Wire] = []
         with limited(engine, FEW):
-            turned_away = 0
-            while turned_away < 20:
+            refused = 0
+            while refused < 20:
                 wire, answer = ask(engine.port)
                 stack.enter_context(wire)
                 if answer.status == 101:
                     crowd.append(wire)
                 else:
                     assert answer.status == 503
-                    turned_away += 1
+                    refused += 1
                 assert len(crowd) < loops * FEW
-            talk(peers)
+            exchange_messages(peers)
             for wire in crowd:
                 wire.socket.close()
-            until(lambda: taken(engine.port), "a place that is free is given again")
-            talk(peers)
+            until(lambda: taken(engine.port), "a new client is accepted again")
+            exchange_messages(peers)
         after = engine.stats()["total"]
         assert after["shed"] - before["shed"] >= 20
         assert after["opened"] - before["opened"] > FEW / 4
@@ -90,8 +90,8 @@ def test_out_of_descriptors(loops: int) -> None:
         ledgers_hold(after)
 
 
-def test_turned_away_in_good_order() -> None:
-    """The whole 503, and no reset though the client had spoken."""
+def test_refused_without_a_reset() -> None:
+    """A complete 503, and no reset though the client had sent something."""
     with kit.engine(loops=1) as engine, contextlib.ExitStack() as stack:
         with limited(engine, FEW):
             for _ in range(FEW):
@@ -104,8 +104,8 @@ def test_turned_away_in_good_order() -> None:
         assert taken(engine.port)
 
 
-def test_turned_away_while_new_connections_are_paced() -> None:
-    """Who waits for accept-rate hears 503 in turn, too."""
+def test_refused_while_new_connections_are_paced() -> None:
+    """Clients that wait for accept-rate get 503, too, when their turn comes."""
     with kit.engine(loops=1, accept_rate=50) as engine, contextlib.ExitStack() as stack:
         with limited(engine, FEW):
             waiting = [stack.enter_context(Wire(engine.port)) for _ in range(FEW + 8)]
@@ -113,19 +113,19 @@ def test_turned_away_while_new_connections_are_paced() -> None:
                 wire.send(request())
             answers = [wire.read_answer().status for wire in waiting]
         assert set(answers) == {101, 503}
-        until(lambda: taken(engine.port), "it takes clients again")
+        until(lambda: taken(engine.port), "it accepts clients again")
 
 
 def pings(wire: Wire, n: int) -> None:
-    """Returns after so many keepalives."""
+    """Answers n pings."""
     for _ in range(n):
         got = wire.read_frame()
         assert got.opcode == PING, got
         wire.send(frame(PONG, got.payload))
 
 
-def test_not_even_a_descriptor_to_turn_away_with() -> None:
-    """Who comes then waits, the old ones go on, nothing spins, and all are served when there are descriptors."""
+def test_no_descriptor_left_to_refuse_with() -> None:
+    """New clients wait, old ones go on, no loop spins, and all are served when there are descriptors."""
     with kit.engine(loops=1, ping_interval=0.3, pong_timeout=0.3) as engine, contextlib.ExitStack() as stack:
         idle, _ = opened(engine.port)
         stack.enter_context(idle)
@@ -140,11 +140,11 @@ def test_not_even_a_descriptor_to_turn_away_with() -> None:
         after = engine.stats()["total"]
         assert after["listeners_paused"] - before["listeners_paused"] >= 5
         assert after["wakes"] - before["wakes"] < CALM
-        until(lambda: taken(engine.port), "it takes clients again")
+        until(lambda: taken(engine.port), "it accepts clients again")
 
 
 def test_a_stop_without_descriptors() -> None:
-    """Ends all the same; who waits can't be told."""
+    """It ends all the same; a client that waits gets no answer."""
     with kit.engine(loops=2) as engine, Wire(engine.port), limited(engine, 3):
         os.kill(engine.pid, signal.SIGTERM)
         assert engine.wait() == 0

@@ -51,7 +51,7 @@ def test_a_client_that_does_not_answer_is_given_up() -> None:
             asked = time.monotonic()
             wire.read_end()
             assert 0.3 < time.monotonic() - asked < 3
-            until(lambda: engine.stats()["total"]["connections"] == 0)
+            until(lambda: engine.total("connections") == 0)
         other, _ = opened(engine.port)
         with other:
             other.send(frame(TEXT, f"TO {address} ref=1\nhello".encode()))
@@ -63,9 +63,9 @@ def test_clients_that_came_together_are_not_pinged_together() -> None:
     with kit.engine(loops=2, ping_interval=10) as engine, contextlib.ExitStack() as stack:
         for _ in range(300):
             stack.enter_context(opened(engine.port)[0])
-        until(lambda: engine.stats()["total"]["pings_sent"] > 2, "some are pinged", limit=9)
-        assert engine.stats()["total"]["pings_sent"] < 200
-        until(lambda: engine.stats()["total"]["pings_sent"] == 300, "all are pinged", limit=20)
+        until(lambda: engine.total("pings_sent") > 2, "some are pinged", limit=9)
+        assert engine.total("pings_sent") < 200
+        until(lambda: engine.total("pings_sent") == 300, "all are pinged", limit=20)
 
 
 def test_the_next_ping_comes_a_whole_interval_later() -> None:
@@ -93,12 +93,12 @@ def sent_much(engine: kit.Engine) -> BarePeer:
         for i in range(MESSAGES):
             sender.say(f"TO {slow.address}", b"%02d" % i + bytes(SIZE))
         assert sender.settle() == []
-    assert engine.stats()["total"]["blocked"] == 0
+    assert engine.total("blocked") == 0
     return slow
 
 
 def lost(engine: kit.Engine) -> int:
-    return int(engine.stats()["total"]["peers_lost"])
+    return int(engine.total("peers_lost"))
 
 
 def test_a_slow_reader_answers_late_and_stays() -> None:

@@ -1,4 +1,4 @@
-"""A JWKS behind a URL, whose host is strict, slow or away; what an operator is told of that, and of refused tokens."""
+"""A JWKS behind a URL whose host is strict, slow or away; what operators see of that, and of refused tokens."""
 
 import json
 import threading
@@ -18,12 +18,8 @@ from signal_py.base.version import VERSION
 from wire import until
 
 
-def events(engine: kit.Engine, text: str) -> list[dict[str, Any]]:
-    return [line for line in engine.events() if text in str(line.get("event"))]
-
-
 def metric(engine: kit.Engine, name: str) -> float:
-    """Of one without a loop."""
+    """A metric that has no label `loop`."""
     lines = engine.get("metrics").decode().splitlines()
     return float(next(line for line in lines if line.startswith(name)).rpartition(" ")[2])
 
@@ -64,38 +60,38 @@ def test_a_host_that_redirects(host: KeyHost) -> None:
         until(lambda: answer(engine, key, "RS256", kid="k1") == 101, "the keys are fetched")
 
 
-def test_readiness_tells_that_no_key_was_fetched(host: KeyHost) -> None:
-    """A start does not fail for a host that is away: the node says that it is not ready, and why, and tries again by
-    itself. Later it is ready, also while the host is away again."""
+def test_a_node_without_keys_is_not_ready(host: KeyHost) -> None:
+    """A start does not fail if the host is away: readiness says why, and the node tries again. Once it has keys, it
+    stays ready, also while the host is away again."""
     key = KEYS["ES256"]()
     host.body = jwks_of(k1=key, k2=KEYS["RS256"]())
     host.answers["/keys"] = host.answer(503, b"secret")
     with kit.engine(auth="jwt", auth_jwks=host.url + "?secret=1", auth_refresh=1) as engine:
-        until(lambda: readiness(engine) == (503, "no keys for tokens: it answers 503\n"), "it tells why")
+        until(lambda: readiness(engine) == (503, "no keys for tokens: it answers 503\n"), "readiness says why")
         assert engine.get("healthz") == b"ok\n" and metric(engine, "signal_engine_auth_keys ") == 0
         assert metric(engine, 'signal_engine_auth_keys_trouble{reason="status"}') == 1
         del host.answers["/keys"]
-        until(lambda: readiness(engine) == (200, "ready\n"), "it is ready, though nobody has asked for a key")
+        until(lambda: readiness(engine) == (200, "ready\n"), "it is ready, without a client")
         assert metric(engine, "signal_engine_auth_keys ") == 2 and engine.stats()["auth_keys"] == 2
         assert metric(engine, 'signal_engine_auth_keys_trouble{reason="status"}') == 0
         host.answers["/keys"] = host.answer(200, b"<html>secret</html>")
         until(lambda: metric(engine, 'signal_engine_auth_keys_trouble{reason="no-jwks"}') == 1, "it is counted")
         assert readiness(engine) == (200, "ready\n") and answer(engine, key, kid="k1") == 101
         assert engine.stats()["auth_keys_trouble"] == "no-jwks"
-        until(lambda: len(events(engine, "can't be loaded")) == 2, "each fault is told")
-        assert len(events(engine, "are available again")) == 1
+        until(lambda: len(engine.events("can't be loaded")) == 2, "each fault is logged")
+        assert len(engine.events("are available again")) == 1
         assert b"secret" not in engine.log()
 
 
-def test_a_fault_that_lasts_is_told_once(host: KeyHost) -> None:
+def test_a_fault_that_lasts_is_logged_once(host: KeyHost) -> None:
     host.answers["/keys"] = host.answer(404, b"")
     with kit.engine(auth="jwt", auth_jwks=host.url, auth_refresh=1) as engine:
         until(lambda: len(host.asked) >= 4, "it is tried again and again")
-        until(lambda: events(engine, "can't be loaded"), "it is told")
-        assert len(events(engine, "can't be loaded")) == 1
+        until(lambda: engine.events("can't be loaded"), "it is logged")
+        assert len(engine.events("can't be loaded")) == 1
 
 
-def test_without_a_token_to_judge_there_is_nothing_to_wait_for() -> None:
+def test_a_node_without_a_jwks_is_ready() -> None:
     with kit.engine(auth="jwt", auth_key=SECRET) as one, kit.engine() as other:
         assert readiness(one) == readiness(other) == (200, "ready\n")
         assert [metric(each, "signal_engine_auth_keys ") for each in (one, other)] == [1, 0]
@@ -117,7 +113,7 @@ def test_every_key_of_the_right_kind_is_tried(host: KeyHost, count: int, named: 
 
 
 def test_a_key_without_a_name_is_rotated(host: KeyHost) -> None:
-    """A token that no known key has signed has them fetched, where it names none."""
+    """A token without `kid` that no known key has signed causes a fetch."""
     old, new = KEYS["ES256"](), KEYS["ES256"]()
     host.body = jwks_of(_=old)
     with kit.engine(auth="jwt", auth_jwks=host.url, auth_refresh=600) as engine:
@@ -127,7 +123,7 @@ def test_a_key_without_a_name_is_rotated(host: KeyHost) -> None:
         assert answer(engine, old) == 401
 
 
-def test_a_key_for_encryption_is_none_for_signatures(host: KeyHost) -> None:
+def test_a_key_for_encryption_is_not_used_for_signatures(host: KeyHost) -> None:
     """Whether a token names it or not."""
     keys = {use: KEYS["RS256"]() for use in ("enc", "sig")}
     jwks = json.loads(jwks_of(**keys))
@@ -139,11 +135,11 @@ def test_a_key_for_encryption_is_none_for_signatures(host: KeyHost) -> None:
         until(lambda: answer(engine, keys["sig"], "RS256", kid="sig") == 101, "the keys are there")
         assert answer(engine, keys["sig"], "RS256") == 101
         assert [answer(engine, keys["enc"], "RS256", **more) for more in ({"kid": "enc"}, {})] == [401, 401]
-        assert events(engine, "skipped") == []
+        assert engine.events("skipped") == []
 
 
-def test_a_flood_of_unknown_keys_asks_the_host_once_a_second(host: KeyHost) -> None:
-    """And holds up nobody whose key is known."""
+def test_a_flood_of_unknown_keys_fetches_once_a_second(host: KeyHost) -> None:
+    """And delays nobody whose key is known."""
     key = KEYS["ES256"]()
     host.body = jwks_of(k=key)
     with kit.engine(auth="jwt", auth_jwks=host.url, auth_refresh=600) as engine:
@@ -161,7 +157,7 @@ def test_a_flood_of_unknown_keys_asks_the_host_once_a_second(host: KeyHost) -> N
         before, begun = len(host.asked), time.monotonic()
         for thread in threads:
             thread.start()
-        until(lambda: len(host.asked) >= before + 3, "keys are looked for")
+        until(lambda: len(host.asked) >= before + 3, "keys are fetched")
         assert answer(engine, key, kid="k") == 101
         ends.set()
         for thread in threads:
@@ -170,11 +166,11 @@ def test_a_flood_of_unknown_keys_asks_the_host_once_a_second(host: KeyHost) -> N
         assert set(statuses) == {401}
 
 
-# -- what is told of refused tokens --
+# -- refused tokens in the log --
 
 
-def test_why_a_token_is_refused_is_told(host: KeyHost) -> None:
-    """At level info, with the claim, the key and the algorithm, and never the token or what is in it."""
+def test_the_log_says_why_a_token_is_refused(host: KeyHost) -> None:
+    """At level info, with the claim, the key and the algorithm, but never the token or its content."""
     key = KEYS["ES256"]()
     host.body = jwks_of(k=key)
     with kit.engine(auth="jwt", auth_jwks=host.url, auth_audience="us") as engine:
@@ -186,11 +182,11 @@ def test_why_a_token_is_refused_is_told(host: KeyHost) -> None:
         for claim, claims in cases.items():
             given = token(**{"sub": "ann", "aud": "us", "key": key, "algorithm": "ES256", "kid": "k"} | claims)
 
-            def told(given: str = given, claim: str = claim) -> list[dict[str, Any]]:
+            def logged(given: str = given, claim: str = claim) -> list[dict[str, Any]]:
                 assert knock(engine.port, "/", bearer(given)).status == 401
-                return [line for line in events(engine, "refused a connection") if line["claim"] == claim]
+                return [line for line in engine.events("refused a connection") if line["claim"] == claim]
 
-            line = until(told, f"{claim} is told")[0]
+            line = until(logged, f"{claim} is logged")[0]
             assert (line["level"], line["kid"], line["alg"]) == ("info", "k", "ES256"), line
             assert (line["status"], line["remote"]) == (401, "127.0.0.1")
             for part in given.split("."):
@@ -198,28 +194,28 @@ def test_why_a_token_is_refused_is_told(host: KeyHost) -> None:
         assert b"hush" not in engine.log()
 
 
-def test_one_refusal_a_second_is_told() -> None:
-    """With how many were not; all of them at level debug."""
+def test_one_refusal_a_second_is_logged() -> None:
+    """With the number of those that were not. At level debug, all are logged."""
     bad = bearer(token("ann", ttl=-60))
     with kit.engine(auth="jwt", auth_key=SECRET) as engine:
         begun = time.monotonic()
         sent = 0
-        while sent < 100 or not any("untold" in line for line in events(engine, "refused a connection")):
+        while sent < 100 or not any("untold" in line for line in engine.events("refused a connection")):
             assert knock(engine.port, "/", bad).status == 401
             sent += 1
-        told = events(engine, "refused a connection")
-        assert len(told) <= time.monotonic() - begun + 1
-        assert sum(line.get("untold", 0) for line in told) + len(told) <= sent
-        assert told[-1]["untold"] >= 1 and {line["claim"] for line in told} == {"exp"}
+        lines = engine.events("refused a connection")
+        assert len(lines) <= time.monotonic() - begun + 1
+        assert sum(line.get("untold", 0) for line in lines) + len(lines) <= sent
+        assert lines[-1]["untold"] >= 1 and {line["claim"] for line in lines} == {"exp"}
     with kit.engine(auth="jwt", auth_key=SECRET, log_level="debug") as engine:
         for _ in range(5):
             assert knock(engine.port, "/", bad).status == 401
-        until(lambda: len(events(engine, "refused a connection")) == 5, "all are told")
+        until(lambda: len(engine.events("refused a connection")) == 5, "all are logged")
 
 
-def test_a_refused_renewal_is_told_too() -> None:
+def test_a_refused_renewal_is_logged_too() -> None:
     with kit.engine(auth="jwt", auth_key=SECRET) as engine:
         with Guest(engine.port, token=token("ann")) as ann:
             assert ann.ask(f"AUTH {token('ann', ttl=-60)}") == "denied"
-        told = until(lambda: events(engine, "refused a connection"), "it is told")
-        assert [line["claim"] for line in told] == ["exp"]
+        lines = until(lambda: engine.events("refused a connection"), "it is logged")
+        assert [line["claim"] for line in lines] == ["exp"]

@@ -1,15 +1,10 @@
-"""The keys that tokens are judged with: in files, in a JWKS that changes, behind a URL that may not answer."""
+"""The keys that tokens are verified with: in files, in a JWKS that changes, behind a URL that may not answer."""
 
 import base64
-import contextlib
 import hashlib
 import hmac
-import http.server
 import json
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +12,12 @@ import jwt
 import pytest
 
 import kit
+from keyhost import KeyHost, jwks_of
 from minted import KEYS, SECRET, bearer, knock, protocol_of, token, write_pem
 from signal_py.auth.jwks import KEYS_TRIED
 from wire import until
 
 HERE = ("--nats", "off", "--listen", "127.0.0.1:0")
-
-
-def total(engine: kit.Engine, name: str) -> int:
-    return int(engine.stats()["total"][name])
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
@@ -39,8 +31,8 @@ def test_key_files(algorithm: str, tmp_path: Path) -> None:
         assert knock(engine.port, "/", bearer(token("ann"))).status == 401
 
 
-def test_the_public_key_is_no_secret(tmp_path: Path) -> None:
-    """A token signed with the text of the public key as if that were an HMAC's secret."""
+def test_the_public_key_is_not_a_secret(tmp_path: Path) -> None:
+    """A token signed with the text of the public key as if it were the secret of an HMAC is refused."""
     file = write_pem(KEYS["RS256"](), tmp_path / "key.pem")
     head, body = (protocol_of(json.dumps(part))[6:] for part in ({"alg": "HS256", "typ": "JWT"}, {"sub": "ann"}))
     mac = hmac.new(file.read_bytes(), f"{head}.{body}".encode(), hashlib.sha256).digest()
@@ -51,19 +43,19 @@ def test_the_public_key_is_no_secret(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", KEYS)
 def test_a_private_key_is_refused(algorithm: str, tmp_path: Path) -> None:
-    """Whoever verifies needs no key that signs: from a PEM file and in a JWKS, where the public one is wanted."""
+    """In a PEM file and in a JWKS: verifying needs only the public key."""
     key = KEYS[algorithm]()
     file = write_pem(key, tmp_path / "key.pem", private=True)
-    said = kit.complaint(kit.run("serve", *HERE, "--auth", "jwt", "--auth-key-file", str(file)))
-    assert f"--auth-key-file {file} is a private key" in said and f"openssl pkey -in {file} -pubout" in said
+    error = kit.complaint(kit.run("serve", *HERE, "--auth", "jwt", "--auth-key-file", str(file)))
+    assert f"--auth-key-file {file} is a private key" in error and f"openssl pkey -in {file} -pubout" in error
     jwks = tmp_path / "jwks.json"
     jwks.write_text(json.dumps({"keys": [private_jwk(key, algorithm) | {"kid": "k1"}]}))
-    said = kit.complaint(kit.run("serve", *HERE, "--auth", "jwt", "--auth-jwks", str(jwks)))
-    assert f"--auth-jwks {jwks}" in said and "k1 is a private key" in said
+    error = kit.complaint(kit.run("serve", *HERE, "--auth", "jwt", "--auth-jwks", str(jwks)))
+    assert f"--auth-jwks {jwks}" in error and "k1 is a private key" in error
 
 
 def test_a_private_key_that_appears_in_a_jwks(tmp_path: Path) -> None:
-    """The keys that were known stay, and the log tells why."""
+    """The known keys stay, and the log says why."""
     file = tmp_path / "jwks.json"
     key = KEYS["ES256"]()
     write_jwks(file, old=key)
@@ -71,7 +63,7 @@ def test_a_private_key_that_appears_in_a_jwks(tmp_path: Path) -> None:
         new = KEYS["ES256"]()
         file.write_text(json.dumps({"keys": [private_jwk(new, "ES256") | {"kid": "new"}]}))
         assert knock(engine.port, "/", bearer(token("ann", key=new, algorithm="ES256", kid="new"))).status == 401
-        until(lambda: b"new is a private key" in engine.log(), "the log tells it")
+        until(lambda: b"new is a private key" in engine.log(), "the log says so")
         assert knock(engine.port, "/", bearer(token("ann", key=key, algorithm="ES256", kid="old"))).status == 101
 
 
@@ -88,24 +80,19 @@ def test_a_secret_in_a_file(tmp_path: Path) -> None:
 
 
 def write_jwks(path: Path, **keys: Any) -> None:
-    """The public parts, under these names; replaced at once, as a deployment does."""
-    made = []
-    for name, key in keys.items():
-        algorithm = next(each for each in KEYS if isinstance(key, type(KEYS[each]())))
-        made.append(jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True) | {"kid": name})
-    fresh_file = path.with_suffix(".new")
-    fresh_file.write_text(json.dumps({"keys": made}))
-    fresh_file.rename(path)
+    """Replaces a JWKS atomically, as a deployment does."""
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(jwks_of(**keys))
+    fresh.rename(path)
 
 
 def write_nameless(path: Path, *keys: Any) -> None:
-    write_jwks(path, **{str(number): key for number, key in enumerate(keys)})
-    bare = [{k: v for k, v in key.items() if k != "kid"} for key in json.loads(path.read_text())["keys"]]
-    path.write_text(json.dumps({"keys": bare}))
+    """A JWKS whose keys have no `kid`."""
+    write_jwks(path, **{f"_{number}": key for number, key in enumerate(keys)})
 
 
 def test_keys_without_names(tmp_path: Path) -> None:
-    """A JWKS may leave `kid` out: a token is good that one of those for its algorithm has signed."""
+    """A JWKS may leave `kid` out: any key for the algorithm of the token may have signed it."""
     file = tmp_path / "jwks.json"
     keys = [(algorithm, make()) for algorithm, make in KEYS.items() for _ in range(2)]
     write_nameless(file, *(key for _, key in keys))
@@ -120,14 +107,14 @@ def test_keys_without_names(tmp_path: Path) -> None:
         assert answer(keys[0][1], keys[0][0], kid="other") == 401
 
 
-def test_a_token_is_tried_with_so_many_keys(tmp_path: Path) -> None:
-    """More that have the same name, or none, are left out, which the log tells."""
+def test_the_keys_tried_for_a_token_are_bounded(tmp_path: Path) -> None:
+    """Further keys with the same name, or without one, are skipped, and the log says so."""
     file = tmp_path / "jwks.json"
     keys = [KEYS["ES256"]() for _ in range(KEYS_TRIED + 1)]
     other = KEYS["EdDSA"]()
     write_nameless(file, *keys, other)
     with kit.engine(auth="jwt", auth_jwks=file) as engine:
-        until(lambda: b"some keys of the JWKS are skipped" in engine.log(), "the log tells it")
+        until(lambda: b"some keys of the JWKS are skipped" in engine.log(), "the log says so")
         given = [token("ann", key=key, algorithm="ES256") for key in keys]
         given.append(token("ann", key=other, algorithm="EdDSA"))
         answers = [knock(engine.port, "/", bearer(one)).status for one in given]
@@ -157,7 +144,7 @@ def test_a_jwks_file_is_rotated(tmp_path: Path) -> None:
         assert answer("new", new, "ES256") == 101
 
 
-def test_a_jwks_file_is_read_again_in_time(tmp_path: Path) -> None:
+def test_a_jwks_file_is_read_again_after_auth_refresh(tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     old, new = KEYS["EdDSA"](), KEYS["EdDSA"]()
     write_jwks(file, old=old)
@@ -165,78 +152,37 @@ def test_a_jwks_file_is_read_again_in_time(tmp_path: Path) -> None:
         given = bearer(token("ann", key=old, algorithm="EdDSA", kid="old"))
         assert knock(engine.port, "/", given).status == 101
         write_jwks(file, new=new)
-        until(lambda: knock(engine.port, "/", given).status == 401, "the key that went is forgotten")
+        until(lambda: knock(engine.port, "/", given).status == 401, "the removed key is forgotten")
 
 
-@contextmanager
-def serving(answers: dict[str, Any]) -> Iterator[str]:
-    """A web server with a JWKS, whose port is free when it has ended."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = answers["body"]
-            self.send_response(200 if body else 500)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/keys?secret=1"
-        server.shutdown()
-        thread.join()
-
-
-def test_a_jwks_behind_a_url(tmp_path: Path) -> None:
+def test_a_jwks_behind_a_url() -> None:
     key = KEYS["RS256"]()
-    file = tmp_path / "jwks.json"
-    write_jwks(file, k1=key)
-    answers = {"body": b""}
-    with serving(answers) as url, kit.engine(auth="jwt", auth_jwks=url) as engine:
+    with KeyHost() as host, kit.engine(auth="jwt", auth_jwks=host.url + "?secret=1") as engine:
+        host.answers["/keys"] = host.answer(500, b"")
         given = bearer(token("ann", key=key, algorithm="RS256", kid="k1"))
-        before = total(engine, "auth_failed")
+        before = engine.total("auth_failed")
         assert knock(engine.port, "/", given).status == 503
-        assert total(engine, "auth_failed") == before + 1
-        answers["body"] = file.read_bytes()
+        assert engine.total("auth_failed") == before + 1
+        host.answers.clear()
+        host.body = jwks_of(k1=key)
         until(lambda: knock(engine.port, "/", given).status == 101, "the keys are fetched")
         assert b"secret=1" not in engine.log() and b"can't be loaded" in engine.log()
 
 
-def test_a_server_that_never_ends_its_jwks() -> None:
-    """It takes one thread, however many ask, and holds up neither an answer nor the engine's end."""
-    ends = threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                while not ends.wait(0.05):
-                    self.wfile.write(b" ")
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing."""
+def test_a_jwks_without_an_end() -> None:
+    """It takes one thread, however many clients wait for it, and delays neither an answer nor the engine's end."""
 
     def threads() -> int:
         return len(list(Path(f"/proc/{engine.pid}/task").iterdir()))
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
-        try:
-            url = f"http://127.0.0.1:{server.server_port}/keys"
-            with kit.engine(auth="jwt", auth_jwks=url, auth_timeout=0.3, loops=1) as engine:
-                before = 0
-                for _ in range(4):
-                    assert knock(engine.port, "/", bearer(token("ann", kid="k"))).status == 503
-                    before = before or threads()  # those of the start have ended by now
-                until(lambda: threads() <= before, "no look leaves a thread behind")
-                until(lambda: engine.log().count(b"keys for tokens can't be loaded") == 1, "it is told once")
-                begun = time.monotonic()
-                assert engine.end() == 0 and time.monotonic() - begun < 5
-        finally:
-            ends.set()
-            server.shutdown()
+    with KeyHost() as host:
+        host.answers["/keys"] = host.drip(b"HTTP/1.1 200 OK\r\n\r\n", b" ", 0.05)
+        with kit.engine(auth="jwt", auth_jwks=host.url, auth_timeout=0.3, loops=1) as engine:
+            before = 0
+            for _ in range(4):
+                assert knock(engine.port, "/", bearer(token("ann", kid="k"))).status == 503
+                before = before or threads()  # those of the start have ended by now
+            until(lambda: threads() <= before, "no fetch leaves a thread")
+            until(lambda: engine.log().count(b"keys for tokens can't be loaded") == 1, "it is logged once")
+            begun = time.monotonic()
+            assert engine.end() == 0 and time.monotonic() - begun < 5

@@ -1,4 +1,4 @@
-"""A log that nobody reads holds nothing up: neither decisions nor NATS, nor a stop."""
+"""A log that nobody reads blocks nothing: neither verdicts nor NATS nor a stop."""
 
 import contextlib
 import fcntl
@@ -20,8 +20,7 @@ from minted import SECRET, bearer, knock, token
 
 LOOPBACK = "127.0.0.1"
 
-
-# The command line with a smaller bound, so that a test fills it sooner.
+# The command line with a lower bound, so that a test reaches it sooner.
 SMALL = (
     "import sys; from signal_py.base import log; from signal_py.cli.main import main;"
     "log.PENDING = 20000; sys.exit(main(sys.argv[1:]))"
@@ -29,12 +28,12 @@ SMALL = (
 
 
 class Unread:
-    """An engine whose standard error is this descriptor; its ports are known, since it can't tell them."""
+    """An engine whose standard error is this descriptor. Its ports are chosen before, since it can't log them."""
 
     def __init__(self, stderr: int, program: tuple[str, ...], **settings: Any) -> None:
         self.port, self.admin = kit.free_port(), kit.free_port()
-        places = {"listen": f"{LOOPBACK}:{self.port}", "admin": f"{LOOPBACK}:{self.admin}"}
-        given = {"nats": "off", "close_timeout": 0.5, "drain_time": 0, "log_level": "debug"} | places | settings
+        where = {"listen": f"{LOOPBACK}:{self.port}", "admin": f"{LOOPBACK}:{self.admin}"}
+        given = {"nats": "off", "close_timeout": 0.5, "drain_time": 0, "log_level": "debug"} | where | settings
         command = [*kit.python(), *program, "serve", *kit.flags(given)]
         self.child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stderr=stderr, env=kit.clean_environment(), cwd="/"
@@ -64,7 +63,7 @@ class Unread:
 def unread(stderr: int, *program: str, **settings: Any) -> Iterator[Unread]:
     made = Unread(stderr, program or ("-m", "signal_py"), **settings)
     try:
-        until(made.is_ready, "it is ready, though it can't say so")
+        until(made.is_ready, "it is ready, though it can't log it")
         yield made
     finally:
         made.child.kill()
@@ -84,7 +83,7 @@ def full_pipe() -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_tokens_are_judged_nats_comes_and_signals_are_heard(number: int) -> None:
+def test_verdicts_nats_and_signals_work(number: int) -> None:
     with kit.nats() as server, full_pipe() as (ours, theirs):
         with unread(theirs, auth="jwt", auth_key=SECRET, nats=server.url) as engine:
             for _ in range(20):
@@ -102,7 +101,7 @@ def test_tokens_are_judged_nats_comes_and_signals_are_heard(number: int) -> None
         assert os.read(ours, 65536) == b"x" * 4095 + b"\n"
 
 
-def test_what_is_missing_is_told_when_there_is_room() -> None:
+def test_dropped_lines_are_counted_in_the_log() -> None:
     with full_pipe() as (ours, theirs), unread(theirs, "-c", SMALL, auth="jwt", auth_key=SECRET) as engine:
         while not engine.dropped():
             for _ in range(50):
@@ -111,8 +110,8 @@ def test_what_is_missing_is_told_when_there_is_room() -> None:
         while b"log lines were dropped" not in read or not read.endswith(b"\n"):
             read += os.read(ours, 65536)
         lines = [json.loads(line) for line in read.splitlines()[1:]]
-        told = [line for line in lines if line["event"] == "log lines were dropped"]
-        assert told[0]["lines"] >= 1 and told[0]["level"] == "warning"
+        drops = [line for line in lines if line["event"] == "log lines were dropped"]
+        assert drops[0]["lines"] >= 1 and drops[0]["level"] == "warning"
         engine.child.send_signal(signal.SIGTERM)
         assert engine.child.wait(kit.PATIENCE) == 0
 
@@ -126,7 +125,7 @@ def test_a_log_that_can_not_be_written(which: str) -> None:
         theirs = os.open("/dev/full", os.O_WRONLY)
     with unread(theirs) as engine:
         os.close(theirs)
-        until(lambda: engine.dropped() >= 1, "the line that says so is lost")
+        until(lambda: engine.dropped() >= 1, "the line `ready` is lost")
         assert knock(engine.port).status == 101
         engine.child.send_signal(signal.SIGTERM)
         assert engine.child.wait(kit.PATIENCE) == 0
@@ -146,7 +145,7 @@ def test_a_terminal_that_was_stopped() -> None:
         os.close(theirs)
 
 
-def test_a_mistake_is_told_to_a_pipe_that_nobody_reads() -> None:
+def test_an_error_at_the_start_with_a_pipe_that_nobody_reads() -> None:
     with full_pipe() as (_, theirs), kit.engine() as other:
         command = [*kit.python(), "-m", "signal_py", "serve", "--nats=off", f"--listen={LOOPBACK}:{other.port}"]
         done = subprocess.run(

@@ -86,12 +86,12 @@ def test_an_address_space_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"max_refs": 4096, "backlog_messages": 4096, "backlog_bytes": 1 << 28, "ttl": 120}
     settings |= {"max_rooms": 4096, "backlog_total": 1 << 28, "handshake_timeout": 300, "stall_timeout": 300}
     with kit.engine(loops=1, **settings) as engine, contextlib.ExitStack() as stack:
-        stack.enter_context(descriptors(CHUNK + 200))
+        stack.enter_context(kit.many_descriptors(CHUNK + 200))
         a, b, filler = (stack.enter_context(BarePeer(engine.port, "room")) for _ in range(3))
         slow = BarePeer(engine.port, receive_buffer=4096)
         stack.callback(slow.vanish)
         idle = [stack.enter_context(Wire(engine.port)) for _ in range(CHUNK - 4)]
-        until(lambda: engine.stats()["total"]["accepted_sockets"] == CHUNK, "no slot is left")
+        until(lambda: engine.total("accepted_sockets") == CHUNK, "no slot is left")
         talk(a, b)  # so that both have a place for refs: a first one may be refused, too
         before = engine.stats()["total"]
         with short_of_memory(engine):
@@ -112,18 +112,9 @@ def test_an_address_space_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
         ledgers_hold(after)
         for _ in range(kept):
             assert slow.read().verb == "FROM"
-        until(lambda: engine.stats()["total"]["in_flight"] == 0, "all is written")
+        until(lambda: engine.total("in_flight") == 0, "all is written")
         ledgers_hold(engine.stats()["total"])
         talk(a, b)
-
-
-@contextlib.contextmanager
-def descriptors(n: int) -> Iterator[None]:
-    """This process may open so many."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(n, before[0]), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 # -- refused on purpose --
@@ -278,7 +269,7 @@ def test_a_renewal_that_can_not_be_answered(refusal: Refusal) -> None:
 
         def all_are_full() -> bool:
             calm[0].say("PUB room", b"x" * 60000)
-            return bool(engine.stats()["total"]["blocked"] >= len(slow))
+            return bool(engine.total("blocked") >= len(slow))
 
         until(all_are_full, "all sockets are full", every=0, limit=60)
         refusal.one_in(2)
@@ -287,13 +278,13 @@ def test_a_renewal_that_can_not_be_answered(refusal: Refusal) -> None:
             for peer in slow:
                 with contextlib.suppress(OSError):
                     peer.say(f"AUTH {text} ref=r")
-            return bool(engine.stats()["total"]["connections"] < len(calm) + len(slow) * 2 // 3)
+            return bool(engine.total("connections") < len(calm) + len(slow) * 2 // 3)
 
         until(some_have_ended, "some are not answered")
         refusal.one_in(0)
         for peer in calm:
             assert peer.settle() == []
-        assert engine.stats()["total"]["connections"] >= len(calm)
+        assert engine.total("connections") >= len(calm)
 
 
 @pytest.mark.parametrize("n", [3, 7])

@@ -1,7 +1,6 @@
 """What clients have left is given back to the system: within a minute of quiet, and not again and again meanwhile."""
 
 import contextlib
-import resource
 from collections.abc import Iterator
 
 import pytest
@@ -25,19 +24,13 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def many_descriptors() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def total(engine: kit.Engine, counter: str) -> int:
-    return int(engine.stats()["total"][counter])
+    with kit.many_descriptors():
+        yield
 
 
 def is_back(engine: kit.Engine, quiet: int) -> None:
     """In memory there is within a minute what there was before."""
-    until(lambda: total(engine, "connections") == 0, "all have gone")
+    until(lambda: engine.total("connections") == 0, "all have gone")
     until(lambda: resident(engine.pid) <= quiet * ABOVE, f"{quiet} bytes and a tenth", limit=MINUTE, every=0.1)
 
 
@@ -48,7 +41,7 @@ def fill(engine: kit.Engine, clients: int, size: int) -> None:
         first, more = frame(TEXT, b"PUB r\n" + b"x" * PIECE, fin=False), frame(CONT, b"x" * PIECE, fin=False)
         for wire in wires:
             wire.send(first + more * (size // PIECE - 1))
-        until(lambda: total(engine, "input_bytes") >= clients * size, "all of it is kept")
+        until(lambda: engine.total("input_bytes") >= clients * size, "all of it is kept")
 
 
 @pytest.mark.parametrize("size", [1 << 16, 1 << 20, 1 << 22], ids=["small", "medium", "large"])
@@ -58,13 +51,13 @@ def test_fragments_that_nobody_ended(size: int) -> None:
     clients = max(20, FLOOD // size)
     with kit.engine(loops=2, max_message=32 << 20) as engine:
         fill(engine, 20, PIECE)
-        until(lambda: total(engine, "connections") == 0)
+        until(lambda: engine.total("connections") == 0)
         quiet = resident(engine.pid)
         for _ in range(4):
             fill(engine, clients, size)
-            until(lambda: total(engine, "connections") == 0)
+            until(lambda: engine.total("connections") == 0)
         is_back(engine, quiet)
-        until(lambda: total(engine, "memory_trims") >= 1, "that is no chance")
+        until(lambda: engine.total("memory_trims") >= 1, "that is no chance")
 
 
 def test_receivers_that_did_not_read() -> None:
@@ -93,13 +86,13 @@ def test_a_busy_engine_is_not_trimmed_again_and_again() -> None:
 
         def given_back() -> bool:
             a.say(f"TO {b.address}", b"hello")
-            return b.read().payload == b"hello" and total(engine, "memory_trims") > 0
+            return b.read().payload == b"hello" and engine.total("memory_trims") > 0
 
         fill(engine, 20, 1 << 20)
         until(given_back, "the first flood's memory", limit=MINUTE)
         for _ in range(10):
             fill(engine, 20, 1 << 20)
-        assert total(engine, "memory_trims") <= 1 + engine.stats()["uptime"] // APART
+        assert engine.total("memory_trims") <= 1 + engine.stats()["uptime"] // APART
 
 
 def test_it_can_be_turned_off() -> None:
@@ -108,4 +101,4 @@ def test_it_can_be_turned_off() -> None:
         for _ in range(3):
             fill(engine, 20, 1 << 20)
         until(lambda: engine.stats()["uptime"] > 5, "longer than one that is quiet would wait")
-        assert total(engine, "memory_trims") == 0
+        assert engine.total("memory_trims") == 0

@@ -18,10 +18,6 @@ from wire import until
 OTHER = "another secret of thirty-two bytes or so"
 
 
-def events(engine: kit.Engine, text: str) -> list[dict[str, Any]]:
-    return [line for line in engine.events() if text in str(line.get("event"))]
-
-
 def answer(engine: kit.Engine, key: Any, kid: str | None = None) -> int:
     more = {} if kid is None else {"kid": kid}
     algorithm = "HS256" if isinstance(key, str) else "ES256"
@@ -44,7 +40,7 @@ def test_a_jwks_of_a_configmap_is_rotated(form: str, tmp_path: Path) -> None:
             mount.swap(jwks_dot_json=jwks_of(**{name: key}))
             until(partial(good, engine, key, name), "the new key is known")
             assert answer(engine, key, gone) == 401
-        assert events(engine, "can't be loaded") == []
+        assert engine.events("can't be loaded") == []
 
 
 @pytest.mark.parametrize("kind", ["secret", "PEM"])
@@ -61,7 +57,7 @@ def test_a_key_file_of_a_secret_is_rotated(kind: str, tmp_path: Path) -> None:
         mount.swap(key=written(new))
         until(lambda: answer(engine, new) == 101, "the new key is known")
         assert answer(engine, old) == 401
-        until(lambda: len(events(engine, "the key for tokens has changed")) == 1, "it is told")
+        until(lambda: len(engine.events("the key for tokens has changed")) == 1, "it is told")
         third = KEYS["ES256"]() if kind == "secret" else SECRET
         mount.swap(key=written(third))
         until(lambda: answer(engine, third) == 101, "a key of another kind is taken, too")
@@ -74,7 +70,7 @@ def test_a_key_file_is_read_again_in_time(tmp_path: Path) -> None:
         given = bearer(token("ann"))
         assert knock(engine.port, "/", given).status == 101
         mount.swap(key=OTHER)
-        until(lambda: len(events(engine, "the key for tokens has changed")) == 1, "it is read")
+        until(lambda: len(engine.events("the key for tokens has changed")) == 1, "it is read")
         assert knock(engine.port, "/", given).status == 401
 
 
@@ -91,13 +87,13 @@ def test_caught_in_the_middle(setting: str, tmp_path: Path) -> None:
 
         assert welcome()
         mount.empty()
-        until(lambda: events(engine, "can't be loaded"), "it is told")
+        until(lambda: engine.events("can't be loaded"), "it is told")
         until(lambda: b'signal_engine_auth_keys_trouble{reason="file"} 1.0' in engine.get("metrics"), "and counted")
         assert welcome() and engine.get("readyz") == b"ready\n"
         mount.swap(key=good)
-        until(lambda: events(engine, "are available again"), "it is read again")
-        assert welcome() and len(events(engine, "can't be loaded")) == 1
-        assert "No such file" in events(engine, "can't be loaded")[0]["reason"]
+        until(lambda: engine.events("are available again"), "it is read again")
+        assert welcome() and len(engine.events("can't be loaded")) == 1
+        assert "No such file" in engine.events("can't be loaded")[0]["reason"]
         assert b'signal_engine_auth_keys_trouble{reason="file"} 0.0' in engine.get("metrics")
 
 
@@ -107,7 +103,7 @@ def test_a_jwks_that_is_replaced_by_rubbish(bad: bytes, tmp_path: Path) -> None:
     mount = Mount(tmp_path / "keys", key=jwks_of(k=key))
     with kit.engine(auth="jwt", auth_refresh=1, auth_jwks=mount / "key") as engine:
         mount.swap(key=bad)
-        until(lambda: events(engine, "can't be loaded"), "it is told")
+        until(lambda: engine.events("can't be loaded"), "it is told")
         assert answer(engine, key, "k") == 101
 
 
@@ -138,4 +134,4 @@ def test_a_secret_out_of_a_pipe() -> None:
     script = 'exec "$@" --auth jwt --auth-refresh 1 --auth-key-file <(printf %s "$0")'
     with kit.engine("bash", "-c", script, SECRET) as engine:
         assert [answer(engine, SECRET), answer(engine, OTHER), answer(engine, SECRET)] == [101, 401, 101]
-        assert events(engine, "can't be loaded") == []
+        assert engine.events("can't be loaded") == []

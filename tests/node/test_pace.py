@@ -3,7 +3,6 @@
 import contextlib
 import os
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import pytest
 
 import kit
 from peers import BarePeer
-from wire import LIMIT, Wire, opened, request, until
+from wire import Wire, opened, request, until
 
 SPIN = "import time\nend = time.monotonic() + 120\nwhile time.monotonic() < end: pass"
 AT_ONCE = 200  # clients that connect in one round
@@ -74,13 +73,13 @@ def test_there_is_nobody_to_yield_to(setting: str, messages: bool) -> None:
         assert (total["accept_yielded"], total["accept_paced"]) == (0, 0)
 
 
-def leave_at_once(port: int, says: bytes, resets: bool) -> None:
-    client = socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
-    if says:
-        client.sendall(says)
+def leave_at_once(port: int, data: bytes, resets: bool) -> None:
+    """Connects, sends, and closes without reading; with RST if `resets`."""
+    client = Wire(port)
+    client.send(data)
     if resets:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
+        client.reset()
+    client.socket.close()
 
 
 @pytest.mark.parametrize("resets", [True, False])
@@ -96,7 +95,7 @@ def test_who_is_gone_before_his_turn(says: bytes, resets: bool) -> None:
             client.send(request())
             assert client.read_answer().status == 101
         assert time.monotonic() - begun < 20
-        assert engine.stats()["total"]["accept_left"] >= 29
+        assert engine.total("accept_left") >= 29
 
 
 def test_a_probe_that_half_closes() -> None:
@@ -108,7 +107,7 @@ def test_a_probe_that_half_closes() -> None:
                 probe.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 probe.socket.shutdown(socket.SHUT_WR)
                 assert probe.read_answer().status == 200
-        assert engine.stats()["total"]["accept_left"] == 0
+        assert engine.total("accept_left") == 0
 
 
 def test_each_listener_has_its_turn() -> None:
@@ -116,11 +115,11 @@ def test_each_listener_has_its_turn() -> None:
     with kit.engine(loops=1, accept_rate=20, listen=["127.0.0.1:0", "127.0.0.1:0"]) as engine:
         ports = [int(url.rstrip("/").rpartition(":")[2]) for url in engine.ready["listening"]]
         for crowded, other in (ports, ports[::-1]):
-            before = engine.stats()["total"]["opened"]
+            before = engine.total("opened")
             with contextlib.ExitStack() as stack:
                 for _ in range(60):
                     stack.enter_context(Wire(crowded)).send(request())
                 late = stack.enter_context(Wire(other))
                 late.send(request())
                 assert late.read_answer().status == 101
-                assert engine.stats()["total"]["opened"] - before <= 40
+                assert engine.total("opened") - before <= 40

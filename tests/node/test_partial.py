@@ -10,15 +10,11 @@ import pytest
 import kit
 from flood import Flood, many_rooms
 from halt import halted
-from peers import BarePeer
+from peers import BarePeer, loop_of
 from wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, Frame, Wire, frame, opened, request, until
 
 LATE = b"a message did not arrive within message-timeout"
 LIMIT = 1.0  # seconds of message_timeout here
-
-
-def total(engine: kit.Engine, counter: str) -> int:
-    return int(engine.stats()["total"][counter])
 
 
 def trickled(wire: Wire, more: Callable[[], bytes], patience: float = 60.0) -> tuple[Frame, float]:
@@ -43,7 +39,7 @@ def test_a_frame_that_trickles_in(ping_interval: float) -> None:
         wire, _ = opened(engine.port)
         with wire:
             wire.send(frame(TEXT, b"PUB room\n", length=60000) + b"x" * 20000)
-            until(lambda: total(engine, "input_bytes") > 20000, "it is kept")
+            until(lambda: engine.total("input_bytes") > 20000, "it is kept")
             got, took = trickled(wire, lambda: b"x")
             assert (got.code, got.payload[2:]) == (1008, LATE)
             assert took > LIMIT / 2
@@ -59,7 +55,7 @@ def test_fragments_that_trickle_in(pause: bool) -> None:
         wire, _ = opened(engine.port)
         with wire:
             wire.send(frame(BINARY, b"PUB room\n" + b"x" * 20000, fin=False))
-            until(lambda: total(engine, "input_bytes") > 20000, "it is kept")
+            until(lambda: engine.total("input_bytes") > 20000, "it is kept")
             got, took = trickled(wire, lambda: frame(PONG) + (b"" if pause else frame(CONT, b"y", fin=False)))
             assert (got.code, got.payload[2:]) == (1008, LATE)
             assert took > LIMIT / 2
@@ -79,7 +75,7 @@ def test_messages_in_pieces_take_as_long_as_they_like_together() -> None:
                 wire.wait_read()
                 wire.send(whole[5000:] + whole[:5000])
                 assert receiver.read().payload == b"x" * 10000
-            assert total(engine, "messages_late") == 0
+            assert engine.total("messages_late") == 0
 
 
 def test_without_a_limit_it_waits() -> None:
@@ -101,7 +97,7 @@ def test_its_program_hears_the_code() -> None:
         with wire:
             wire.send(frame(TEXT, b"x", fin=False))
             assert wire.read_closed() == 1008
-        until(lambda: total(engine, "closed") == 1, "it is closed")
+        until(lambda: engine.total("closed") == 1, "it is closed")
 
 
 def spread(port: int, count: int) -> dict[str, list[tuple[Wire, str]]]:
@@ -109,7 +105,7 @@ def spread(port: int, count: int) -> dict[str, list[tuple[Wire, str]]]:
     found: dict[str, list[tuple[Wire, str]]] = {}
     for _ in range(count):
         wire, address = opened(port)
-        found.setdefault(address.split(".")[1][:2], []).append((wire, address))
+        found.setdefault(loop_of(address), []).append((wire, address))
     assert len(found) == 2, "all of them on one of two loops is one case in millions"
     return found
 
@@ -141,7 +137,7 @@ def test_a_connection_that_the_node_does_not_read_is_not_late() -> None:
             assert late.read_closed() == 1008
             assert not select.select([patient.socket], [], [], 0)[0]
         assert patient.read_message()[1] == b"OK r1"
-        assert total(engine, "messages_late") == 1
+        assert engine.total("messages_late") == 1
         for wire, _ in itertools.chain(*loops.values()):
             wire.socket.close()
 
@@ -152,7 +148,7 @@ def test_messages_that_wait_for_their_turn_are_not_late() -> None:
         loops = spread(engine.port, 500)
         loops[max(loops)][0][0].send(frame(TEXT, b"SUB room"))
         data = (frame(TEXT, b"PUB room\nx") + frame(TEXT, b"PING")) * 150 + frame(TEXT, b"PING end")
-        until(lambda: total(engine, "memberships") == 1, "it is a member")
+        until(lambda: engine.total("memberships") == 1, "it is a member")
         with halted(engine.pid, "signal-1"):
             for wire, _ in loops["00"]:
                 wire.send(data)

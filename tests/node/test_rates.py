@@ -94,7 +94,7 @@ def test_no_rate_is_the_default() -> None:
         for _ in range(3000):
             a.say("PUB room", "x")
         assert a.settle() == []
-        assert engine.stats()["total"]["refused_rate"] == 0
+        assert engine.total("refused_rate") == 0
 
 
 # -- connections of an address --
@@ -126,7 +126,7 @@ def test_max_connections_per_address() -> None:
         assert (total["address_limited"], total["shed"], total["connections"]) == (3, 0, 5)
         made[0][1].sendall(closing(1000))
         made[1][1].close()  # without a word
-        until(lambda: engine.stats()["total"]["connections"] == 3)
+        until(lambda: engine.total("connections") == 3)
         again = [connect(engine.port, "127.0.0.1") for _ in range(3)]
         for _, client in again:
             stack.enter_context(client)
@@ -147,8 +147,8 @@ def test_many_addresses() -> None:
                     status, client = connect(engine.port, source)
                     stack.enter_context(client)
                     assert status == 429, source
-            until(lambda: engine.stats()["total"]["connections"] == 0)
-        assert engine.stats()["total"]["address_limited"] == 60
+            until(lambda: engine.total("connections") == 0)
+        assert engine.total("address_limited") == 60
 
 
 # -- new connections a second --
@@ -175,7 +175,7 @@ def test_accept_rate_and_a_stop() -> None:
     with ThreadPoolExecutor(8) as pool:
         with kit.engine(loops=1, accept_rate=1) as engine:
             asked = [pool.submit(connect, engine.port, "127.0.0.1") for _ in range(8)]
-            until(lambda: engine.stats()["total"]["opened"] >= 1)
+            until(lambda: engine.total("opened") >= 1)
         statuses = {each.result()[0] for each in asked}
     assert statuses == {101, 503}
 
@@ -196,15 +196,15 @@ def test_input_total() -> None:
                 with contextlib.suppress(OSError):
                     wire.send(data[:50000])
                     wire.wait_read()
-                assert engine.stats()["total"]["input_bytes"] <= 400000
-            limited = engine.stats()["total"]["input_limited"]
+                assert engine.total("input_bytes") <= 400000
+            limited = engine.total("input_limited")
             assert 8 <= limited <= 12
             for wire in wires[-limited:]:
                 assert wire.read_closed() == 1013
             for wire in wires[:-limited]:
                 wire.send(data[50000:])
                 assert receiver.read().payload == b"x" * 60000
-            assert engine.stats()["total"]["input_bytes"] == 0
+            assert engine.total("input_bytes") == 0
             assert receiver.settle() == []
 
 
@@ -214,7 +214,7 @@ def test_input_total_of_fragments_and_heads() -> None:
         stack.enter_context(wire)
         wire.send(frame(BINARY, b"PUB room\n" + b"x" * 40000, fin=False))
         wire.wait_read()
-        assert 40000 < engine.stats()["total"]["input_bytes"] <= 100000
+        assert 40000 < engine.total("input_bytes") <= 100000
         heads = [stack.enter_context(Wire(engine.port)) for _ in range(20)]
         for head in heads:
             head.send(request()[:-2] + b"X-Long: " + b"y" * 7000)
@@ -224,7 +224,7 @@ def test_input_total_of_fragments_and_heads() -> None:
             """Any of them: one that came in two parts may be refused at the second, and make place for a later one."""
             return select.select(list(by_socket), [], [], 0)[0]
 
-        until(lambda: engine.stats()["total"]["input_limited"] >= 5)
+        until(lambda: engine.total("input_limited") >= 5)
         until(lambda: len(answered()) >= 5)
         assert {by_socket[each].read_answer().status for each in answered()} == {503}
 

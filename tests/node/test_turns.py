@@ -40,13 +40,11 @@ def test_a_flood_into_a_room_waits_for_the_other_loop() -> None:
         kit.engine(loops=2, stall_timeout=600, send_buffer=16384, backlog_bytes=4096) as engine,
         ExitStack() as stack,
     ):
-        members = [
-            stack.enter_context(BarePeer(engine.port, "room", receive_buffer=4096)) for _ in range(MEMBERS)
-        ]
+        members = [stack.enter_context(BarePeer(engine.port, "room", receive_buffer=4096)) for _ in range(MEMBERS)]
         publisher, neighbour, friend = stack.enter_context(several(engine.port, 3))
         for _ in range(20):
             publisher.say("PUB room", b"x" * 8000)
-        until(lambda: engine.stats()["total"]["blocked"] >= MEMBERS, "all members are blocked", limit=60)
+        until(lambda: engine.total("blocked") >= MEMBERS, "all members are blocked", limit=60)
         longest = 0
         with pouring(publisher, frame(TEXT, b"PUB room\n1") * FLOOD) as flood:
             for number in itertools.count():
@@ -99,7 +97,7 @@ def test_joins_wait_for_their_listeners() -> None:
                     if got.verb in ("JOIN", "LEAVE") and got.words[1] == restless.address:
                         received.append(got.verb)
                 assert received == ["JOIN", "LEAVE"] * turns
-        assert engine.stats()["total"]["turns_delayed"] > 0
+        assert engine.total("turns_delayed") > 0
 
 
 def test_steps_end_by_their_time() -> None:
@@ -108,7 +106,7 @@ def test_steps_end_by_their_time() -> None:
         data = frame(TEXT, b"PING 1") * 10_000
         for peer in flood:
             peer.wire.socket.settimeout(60)
-        while not engine.stats()["total"]["steps_cut"]:  # the test's own time is over where that never is
+        while not engine.total("steps_cut"):  # the test's own time is over where that never is
             with ExitStack() as stack:
                 for peer in flood:
                     stack.enter_context(pouring(peer, data))
@@ -133,7 +131,7 @@ def test_floods_rest_while_processors_are_scarce() -> None:
     data = frame(TEXT, b"PING 1") * 10_000
     with kit.engine("taskset", "-c", processor, loops=1) as engine, BarePeer(engine.port) as flood, burning(processor):
         flood.wire.socket.settimeout(60)
-        while not engine.stats()["total"]["turns_delayed"]:  # the test's own time is over where that never is
+        while not engine.total("turns_delayed"):  # the test's own time is over where that never is
             with pouring(flood, data):
                 drain(flood.wire.socket, 10_000 * len(b"\x81\x06PONG 1"))
 

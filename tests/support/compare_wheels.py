@@ -1,9 +1,9 @@
-"""Compares a wheel of the checkout with one of the sdist: the same files, of the same content, without
-sources in C and without the extension that is for tests only.
+"""Compares a wheel of the checkout with one of the sdist: the same files with the same content, without
+C sources and without the extension for tests.
 
     python tests/support/compare_wheels.py ONE.whl OTHER.whl
 
-Compiled files are compared by name only: they name the folder in which they were built.
+Compiled files are compared by name only, as they contain the folder in which they were built.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prints what a C compiler needs to build and link a program that contains this Python."""
+"""Prints the flags with which a C compiler builds a program that embeds this Python."""
 
 import sysconfig
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Clients that say the same again and again, as fast as the engine reads, and what its process takes meanwhile."""
+"""Clients that send without pause, as fast as the engine reads, and the memory of its process meanwhile."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from typing_extensions import Self
 
 from wire import TEXT, Wire, frame, opened, until
 
-PIECE = 64 * 1024  # bytes handed to a socket at once
+PIECE = 64 * 1024  # bytes given to a socket at once
 
 
 def resident(pid: int) -> int:
-    """Bytes of a process that are in memory."""
+    """The resident memory of a process, in bytes."""
     found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) * 1024
 
 
 def texts(*lines: str) -> bytes:
-    """Messages, a frame each, as often as they fit a piece."""
+    """A piece full of these messages, one in each frame."""
     once = b"".join(frame(TEXT, line.encode()) for line in lines)
     return once * max(1, PIECE // len(once))
 
 
 def many_rooms(*templates: str, name: str, count: int = 4096) -> Iterator[bytes]:
-    """Pieces for ever in which `{}` is one of so many rooms, in turn: each is long gone when it is named again."""
+    """Endless pieces in which `{}` is one of `count` rooms, in turn: each is long gone when it comes again."""
     rooms = [f"{name}-{number}" for number in range(count)]
     frames = [frame(TEXT, template.format(room).encode()) for room in rooms for template in templates]
     return itertools.cycle(b"".join(frames[i : i + 1024]) for i in range(0, len(frames), 1024))
 
 
 class Flood:
-    """`count` connections, each with pieces of its own to send for ever; whatever they hear is read and thrown away."""
+    """`count` connections that send pieces without end; what they receive is thrown away."""
 
     def __init__(self, port: int, count: int, pieces: Callable[[int, str], Iterator[bytes]], path: str = "/") -> None:
-        """`pieces` are given the number of a connection and its address."""
+        """`pieces` is called with the number of a connection and its address."""
         self.sent = 0  # bytes
         self.wires: list[Wire] = []
         self._pieces: dict[socket.socket, Iterator[bytes]] = {}
@@ -90,7 +90,7 @@ class Flood:
 
 
 def grown(pid: int, flood: Flood, mib: int) -> int:
-    """By how many MiB the process grows at most while it reads so many of a flood."""
+    """By how many MiB the process grows at most while it reads `mib` MiB of a flood."""
     begin, before = flood.sent, resident(pid)
     most = before
 

@@ -1,4 +1,4 @@
-"""Stops one thread of another process, as a processor that is taken away does: by ptrace(2), so as root."""
+"""Stops one thread of another process, as if it had no processor, with ptrace(2): needs root."""
 
 import contextlib
 import ctypes
@@ -28,7 +28,7 @@ def threads(pid: int) -> dict[str, int]:
 
 @contextlib.contextmanager
 def halted(pid: int, name: str) -> Iterator[None]:
-    """The thread of that name does nothing meanwhile; the others go on. From one thread of the test's alone."""
+    """Stops the thread of that name; the others go on. Call it from one thread of the test only."""
     thread = threads(pid)[name]
     _ptrace(PTRACE_SEIZE, thread)
     try:
@@ -40,6 +40,6 @@ def halted(pid: int, name: str) -> Iterator[None]:
 
 
 def sleeps(pid: int, name: str) -> int:
-    """How often a thread has slept so far."""
+    """How often a thread has slept so far (voluntary context switches)."""
     status = Path(f"/proc/{pid}/task/{threads(pid)[name]}/status").read_text()
     return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])

@@ -1,8 +1,8 @@
-"""A web server that has a JWKS, or should have.
+"""A web server with a JWKS, which may misbehave.
 
-    with KeyHost() as host:
-        host.body = jwks_of(k1=key)
-        host.answers["/keys"] = host.redirect("/elsewhere")
+with KeyHost() as host:
+    host.body = jwks_of(k1=key)
+    host.answers["/keys"] = host.redirect("/elsewhere")
 """
 
 import contextlib
@@ -21,7 +21,7 @@ Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
 def jwks_of(**keys: Any) -> bytes:
-    """The public parts, under these names; a name that begins with `_` is left out."""
+    """A JWKS of these keys' public parts; `kid` is the name, unless that begins with `_`."""
     made = []
     for name, key in keys.items():
         algorithm = next(each for each in KEYS if isinstance(key, type(KEYS[each]())))
@@ -31,12 +31,12 @@ def jwks_of(**keys: Any) -> bytes:
 
 
 class KeyHost:
-    """On a free port of loopback. It answers a GET of any path with `body`, unless `answers` has another for it."""
+    """Listens on a free port of loopback. A GET gets `body`, unless `answers` has an answer for its path."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.body = b""
         self.answers: dict[str, Answer] = {}
-        self.asked: list[tuple[str, dict[str, str]]] = []  # path and headers of each
+        self.asked: list[tuple[str, dict[str, str]]] = []  # path and headers of each request
         self.ends = threading.Event()
         host = self
 
@@ -74,7 +74,7 @@ class KeyHost:
         self.answer(200)(handler)
 
     def answer(self, status: int, body: bytes | None = None, **headers: str) -> Answer:
-        """With the body of now, where none is given."""
+        """Answers with `body`, or with the host's body at that time."""
 
         def send(handler: http.server.BaseHTTPRequestHandler) -> None:
             text = self.body if body is None else body
@@ -89,11 +89,11 @@ class KeyHost:
 
         return send
 
-    def redirect(self, place: str, status: int = 302) -> Answer:
-        return self.answer(status, b"", Location=place)
+    def redirect(self, url: str, status: int = 302) -> Answer:
+        return self.answer(status, b"", Location=url)
 
     def drip(self, first: bytes, part: bytes, every: float = 0.02) -> Answer:
-        """Goes on and on after its first bytes."""
+        """Answers with `first`, and then with `part` without end."""
 
         def send(handler: http.server.BaseHTTPRequestHandler) -> None:
             handler.wfile.write(first)

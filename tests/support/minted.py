@@ -1,4 +1,4 @@
-"""Tokens for tests, and a client that has one."""
+"""Tokens for tests, and a client with a token."""
 
 import base64
 import time
@@ -24,7 +24,7 @@ KEYS = {
 def token(
     sub: str | None = None, ttl: float | None = HOUR, key: Any = SECRET, algorithm: str = "HS256", **claims: Any
 ) -> str:
-    """A token; `kid` among the claims names the key."""
+    """A signed token; the claim `kid` goes into its header."""
     headers = {"kid": claims.pop("kid")} if "kid" in claims else None
     if sub is not None:
         claims["sub"] = sub
@@ -34,7 +34,7 @@ def token(
 
 
 def protocol_of(text: str) -> str:
-    """The subprotocol that brings a token."""
+    """The subprotocol that carries a token."""
     return "token." + base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -81,5 +81,5 @@ def knock(port: int, path: str = "/", *extra: str) -> Answer:
 
 
 def bearer(text: str) -> str:
-    """The header line that brings a token."""
+    """The header line that carries a token."""
     return f"Authorization: Bearer {text}"

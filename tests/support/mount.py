@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Mount:
-    """Its files are `folder / name`."""
+    """A mounted folder; its files are `mount / name`."""
 
     def __init__(self, folder: Path, **files: str | bytes) -> None:
         self.folder = folder
@@ -23,7 +23,7 @@ class Mount:
         return self.folder / name
 
     def swap(self, **files: str | bytes) -> None:
-        """Replaces all at once; dots in a name are written as `_dot_`."""
+        """Replaces all files at once; `_dot_` in a name stands for a dot."""
         old = self.data.resolve() if self.data.is_symlink() else None
         new = Path(tempfile.mkdtemp(prefix="..2026_01_31_10_32_25.", dir=self.folder))
         for field, content in files.items():
@@ -38,5 +38,5 @@ class Mount:
             shutil.rmtree(old, ignore_errors=True)
 
     def empty(self) -> None:
-        """As in the middle of a change that is not atomic: the files are there, and lead nowhere."""
+        """Leaves symlinks that lead nowhere, as in the middle of a change that is not atomic."""
         shutil.rmtree(self.data.resolve())

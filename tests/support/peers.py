@@ -1,4 +1,4 @@
-"""signal.v1 as a client speaks it, over three clients: websockets, websocket-client and a bare socket."""
+"""Clients of signal.v1, over websockets, websocket-client and a bare socket."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ class Received:
     verb: str
     words: tuple[str, ...]  # positional arguments
     options: dict[str, str]
-    payload: bytes | None  # None where there was no LF
+    payload: bytes | None  # None without an LF
     binary: bool
     raw: bytes = field(compare=False, default=b"")
 
@@ -53,7 +53,7 @@ WORDS = {
 
 
 def parse_message(data: str | bytes) -> Received:
-    """Holds a message to the grammar: a known verb with its arguments, single spaces, options once."""
+    """Parses a message; asserts a known verb with its arguments, single spaces, and each option once."""
     binary = isinstance(data, bytes)
     raw = data if isinstance(data, bytes) else data.encode()
     head, lf, payload = raw.partition(b"\n")
@@ -67,10 +67,7 @@ def parse_message(data: str | bytes) -> Received:
 
 
 class Peer:
-    """A client past HELLO: `address` is its own, `hello` the object that came with it.
-
-    `protocol` is the subprotocol that the engine selected.
-    """
+    """A client past HELLO: `address` is its address, `hello` the JSON of HELLO, `protocol` the selected subprotocol."""
 
     protocol: str | None
 
@@ -88,7 +85,8 @@ class Peer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # what a client library gives
+    # -- what each client library implements --
+
     def connect(self, port: int, rooms: tuple[str, ...], protocols: tuple[str, ...]) -> None:
         raise NotImplementedError
 
@@ -102,32 +100,34 @@ class Peer:
     def close(self) -> None:
         raise NotImplementedError
 
-    # signal.v1
+    # -- signal.v1 --
+
     def say(self, head: str, payload: str | bytes | None = None) -> None:
-        """A head and its payload: text goes in a text message, bytes in a binary one."""
+        """Sends a head and its payload: str in a text message, bytes in a binary one."""
         if isinstance(payload, bytes):
             self.send(head.encode() + b"\n" + payload)
         else:
             self.send(head if payload is None else f"{head}\n{payload}")
 
     def read(self, limit: float = LIMIT) -> Received:
+        """The next message."""
         return self.early.pop(0) if self.early else parse_message(self.receive(limit))
 
     def read_all(self, n: int) -> list[Received]:
         return [self.read() for _ in range(n)]
 
     def expect(self, verb: str, *words: str, **options: str) -> Received:
-        """The next message, which must have this verb, these arguments and exactly these options."""
+        """The next message; asserts its verb, its arguments and its options."""
         got = self.read()
         assert (got.verb, got.words, got.options) == (verb, words, options), got
         return got
 
     def refused(self, code: str, ref: str | None = None) -> Received:
-        """The next message, which must be this ERR."""
+        """The next message; asserts that it is this ERR."""
         return self.expect("ERR", code, **({} if ref is None else {"ref": ref}))
 
     def answer_to(self, ref: str, limit: float = LIMIT) -> str:
-        """`ok` or the code that answers a ref; what else comes first is kept for `hear`."""
+        """`ok` or the code that answers a ref. Messages that come before are kept for `read`."""
         kept: list[Received] = []
         end = time.monotonic() + limit
         try:
@@ -142,7 +142,7 @@ class Peer:
             self.early = kept + self.early
 
     def ask(self, head: str, payload: str | bytes | None = None, ref: str | None = None) -> str:
-        """Says it with a ref, and waits for the answer."""
+        """Sends with a ref, and returns the answer: `ok` or a code."""
         ref = ref or fresh("q")
         self.say(f"{head} ref={ref}", payload)
         return self.answer_to(ref)
@@ -152,7 +152,7 @@ class Peer:
             assert self.ask(f"SUB {room}") == "ok"
 
     def settle(self) -> list[Received]:
-        """All that the engine had to say before it answers a PING."""
+        """All messages up to the answer to a PING."""
         token = fresh("p")
         self.say(f"PING {token}")
         got: list[Received] = []
@@ -161,7 +161,7 @@ class Peer:
         return got[:-1]
 
     def ended(self, limit: float = LIMIT) -> int | None:
-        """The code with which the engine closes, whatever comes before."""
+        """The code with which the engine closes; messages before that are dropped."""
         end = time.monotonic() + limit
         with contextlib.suppress(TimeoutError):
             while time.monotonic() < end:
@@ -178,7 +178,7 @@ def url_of(port: int, rooms: tuple[str, ...]) -> str:
 
 
 class WebsocketsPeer(Peer):
-    """Over the websockets library."""
+    """Uses the websockets library."""
 
     def connect(self, port: int, rooms: tuple[str, ...], protocols: tuple[str, ...]) -> None:
         self.stack = contextlib.ExitStack()
@@ -207,7 +207,7 @@ class WebsocketsPeer(Peer):
 
 
 class WebSocketClientPeer(Peer):
-    """Over the websocket-client library."""
+    """Uses the websocket-client library."""
 
     def connect(self, port: int, rooms: tuple[str, ...], protocols: tuple[str, ...]) -> None:
         self.socket: Any = websocket.create_connection(
@@ -238,7 +238,7 @@ class WebSocketClientPeer(Peer):
 
 
 class BarePeer(Peer):
-    """Over a bare socket: it reads only when told to, and can be made to read slowly."""
+    """Uses a bare socket: it reads only when told to, so a test can make it slow."""
 
     def __init__(
         self, port: int, *rooms: str, protocols: tuple[str, ...] = (SUBPROTOCOL,), receive_buffer: int = 0
@@ -281,8 +281,13 @@ class BarePeer(Peer):
         self.wire.socket.close()
 
     def vanish(self) -> None:
-        """Goes without a Close frame."""
+        """Closes without a Close frame."""
         self.wire.socket.close()
+
+
+def loop_of(peer: "Peer | str") -> str:
+    """The loop of a peer, or of an address: the first two digits after the dot; loop 0 is `00`."""
+    return (peer if isinstance(peer, str) else peer.address).split(".")[1][:2]
 
 
 CLIENTS: dict[str, type[Peer]] = {"websockets": WebsocketsPeer, "websocket-client": WebSocketClientPeer}
@@ -290,13 +295,13 @@ CLIENTS: dict[str, type[Peer]] = {"websockets": WebsocketsPeer, "websocket-clien
 
 @contextlib.contextmanager
 def several(port: int, n: int, *rooms: str, client: type[Peer] = BarePeer) -> Iterator[list[Any]]:
-    """n clients; with three loops and eight clients, all on one loop is one case in thousands."""
+    """n clients. With three loops, eight clients are on one loop in one of thousands of runs."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(client(port, *rooms)) for _ in range(n)]
 
 
 def ledgers_hold(total: dict[str, int]) -> None:
-    """Messages: accepted = routed + refused. Deliveries: attempted = written + dropped + in flight."""
+    """Asserts of messages: accepted = routed + refused; of deliveries: attempted = written + dropped + in flight."""
     refused = sum(n for name, n in total.items() if name.startswith("refused_"))
     dropped = sum(n for name, n in total.items() if name.startswith("dropped_"))
     assert total["accepted"] == total["routed"] + refused, total

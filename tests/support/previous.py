@@ -1,5 +1,5 @@
-"""The wheel of the commit before this one, for tests of neighbouring versions: built once, kept in build/previous until
-there is another."""
+"""The wheel of the previous commit, for tests of neighbouring versions: built once, and kept in build/previous until
+the commit changes."""
 
 import fcntl
 import shutil
@@ -11,25 +11,22 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "previous"
-INPUTS = ("signal_core", "signal_py", "setup.py", "pyproject.toml")  # what a wheel is made of
+INPUTS = ("signal_core", "signal_py", "setup.py", "pyproject.toml")  # what a wheel is built from
 BUILD_TIMEOUT = 600.0  # seconds
 
 
 def git(*words: str) -> str:
-    """What git prints; pytest.skip where it can't tell."""
+    """The output of git; skips the test if it fails."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("this is no checkout of git: there is no commit before this one")
+        pytest.skip("this is not a git checkout: there is no previous commit")
     done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"git has no commit before this one: {done.stderr.strip()}")
+        pytest.skip(f"git has no previous commit: {done.stderr.strip()}")
     return done.stdout.strip()
 
 
 def previous() -> Path:
-    """A folder to import the package of HEAD~1 from, as its wheel has it.
-
-    Commits whose wheels are made of the same files share one.
-    """
+    """A folder with the unpacked wheel of HEAD~1, to import from. Commits with the same INPUTS share one."""
     trees = [git("rev-parse", f"HEAD~1:{name}")[:12] for name in INPUTS]
     folder = KEPT / f"{'-'.join(trees)}-{sys.implementation.cache_tag}"
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -43,7 +40,7 @@ def previous() -> Path:
 
 
 def build(folder: Path) -> None:
-    """Takes the commit's files, makes their wheel, and unpacks it; leaves nothing else."""
+    """Builds the wheel of HEAD~1, and unpacks it into the folder."""
     work = folder.with_suffix(".work")
     shutil.rmtree(work, ignore_errors=True)
     (work / "source").mkdir(parents=True)

@@ -1,6 +1,6 @@
-"""A WebSocket client on a bare socket, written from RFC 6455 alone: it shares no code with the engine.
+"""A WebSocket client on a bare socket, written from RFC 6455: it shares no code with the engine.
 
-Tests send through it what no library would send, cut where no library would cut.
+With it, tests send what no library would send, and cut it anywhere.
 """
 
 import base64
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], what: str = "the condition", limit: float = LIMIT, every: float = 0.01) -> T:
-    """The first truthy value of `condition`, asked `every` so many seconds; AssertionError after `limit`."""
+    """The first truthy value of `condition`, called every `every` seconds; AssertionError after `limit`."""
     end = time.monotonic() + limit
     while True:
         value = condition()
@@ -72,7 +72,7 @@ def closing(code: int | None, reason: bytes = b"") -> bytes:
 
 
 def request(path: str = "/", *extra: str, drop: str = "", **change: str) -> bytes:
-    """A good handshake, but without `drop`, and with `change` (method, version, headers with _ for -)."""
+    """A good handshake without the header `drop`, and with `change`: method, version, or headers with _ for -."""
     method = change.pop("method", "GET")
     version = change.pop("version", "HTTP/1.1")
     headers = {
@@ -100,7 +100,7 @@ class Frame:
 
     @property
     def code(self) -> int | None:
-        """Of a Close frame; None where it has none."""
+        """The code of a Close frame; None if it has none."""
         return int.from_bytes(self.payload[:2], "big") if self.payload else None
 
 
@@ -133,11 +133,16 @@ class Wire:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
+    def reset(self) -> None:
+        """Closes with RST instead of FIN."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
     def send_cut(self, data: bytes, cuts: list[int]) -> None:
-        """Sends in pieces, each only when the engine has read those before."""
+        """Sends in pieces, each when the engine has read those before."""
         edges = [0, *sorted(cuts), len(data)]
         for start, end in itertools.pairwise(edges):
             if start < end:
@@ -146,7 +151,7 @@ class Wire:
                     self.wait_read()
 
     def wait_read(self) -> None:
-        """Returns when the engine has read all that was sent, or has hung up."""
+        """Returns when the engine has read all that was sent, or has closed the connection."""
         until(lambda: not unread(*self.ports), "the engine reads", every=0.0002)
 
     def _more(self, limit: float) -> None:
@@ -173,7 +178,7 @@ class Wire:
         return data
 
     def read_end(self, limit: float = LIMIT) -> bytes:
-        """All that is left, up to the end of the stream."""
+        """All bytes up to the end of the stream."""
         with contextlib.suppress(EOFError):
             while True:
                 self._more(limit)
@@ -181,7 +186,7 @@ class Wire:
         return data
 
     def read_answer(self) -> Answer:
-        """An HTTP answer; a body only where its length is given."""
+        """An HTTP answer; its body if it has Content-Length."""
         while b"\r\n\r\n" not in self.buffer:
             self._more(LIMIT)
         head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
@@ -193,7 +198,7 @@ class Wire:
         return Answer(int(status), headers, self.read(int(headers.get("content-length", "0"))))
 
     def read_frame(self, limit: float = LIMIT) -> Frame:
-        """One frame, held to what a server must keep: no mask, no reserved bit, the shortest length form."""
+        """One frame; asserts that it has no mask, no reserved bit, and the shortest form of its length."""
         self._fill(2, limit)
         first, second = self.buffer[:2]
         assert first & 0x70 == 0 and second & 0x80 == 0, f"frame head {first:02x}{second:02x}"
@@ -206,7 +211,7 @@ class Wire:
         return Frame(bool(first & 0x80), first & 0x0F, self.read(head + n, limit)[head:])
 
     def read_message(self) -> tuple[int, bytes]:
-        """(opcode, payload) of the next data message; pings are answered on the way."""
+        """(opcode, payload) of the next data message; answers pings."""
         opcode, payload, fin = 0, b"", False
         while not fin:
             got = self.read_frame()
@@ -218,7 +223,7 @@ class Wire:
         return opcode, payload
 
     def read_closed(self) -> int | None:
-        """The code of the engine's Close frame; then nothing follows it and the stream ends."""
+        """The code of the engine's Close frame, after which the stream must end."""
         got = self.read_frame()
         while got.opcode != CLOSE:
             got = self.read_frame()
@@ -227,6 +232,7 @@ class Wire:
         return got.code
 
     def upgrade(self, path: str = "/", *extra: str, **change: str) -> Answer:
+        """The 101 to a handshake."""
         self.send(request(path, *extra, **change))
         answer = self.read_answer()
         assert answer.status == 101, answer
@@ -234,9 +240,9 @@ class Wire:
 
 
 def unread(here: int, there: int) -> int:
-    """Bytes in the receive queue of loopback's socket from port `here` to `there`; 0 where there is none.
+    """Bytes in the receive queue of the loopback socket from port `here` to `there`; 0 if there is none.
 
-    Asked of the kernel by sock_diag(7): one exact inet_diag_req_v2, answered by an inet_diag_msg or an error.
+    From sock_diag(7): one exact inet_diag_req_v2, answered by an inet_diag_msg or an error.
     """
     loopback = socket.inet_aton("127.0.0.1") + bytes(12)
     ask = struct.pack("=BBBxI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0xFFFFFFFF)
