@@ -14,11 +14,11 @@ FRAMED = "each is of one cause that the page names, and that waits for it: nobod
 # The test that floods it, by file and name; or why there is none.
 FLOODED = {
     "KIND_FRAME": "never posted",
-    "KIND_TO": "tests/node/test_floods.py::test_receipts_are_held_to_what_their_loop_takes",
+    "KIND_TO": "tests/node/test_floods.py::test_receipts_wait_for_their_loop",
     "KIND_ROOM": "tests/cluster/test_presence_asking.py::test_a_full_inbox_of_a_loop_is_told_to_its_listeners",
     "KIND_NEWS": "tests/cluster/test_presence_asking.py::test_a_full_inbox_of_a_loop_is_told_to_its_listeners",
     "KIND_NATS": "tests/cluster/test_floods.py::test_presence_for_nats_is_bounded",
-    "KIND_SYNC": "tests/node/test_floods.py::test_rooms_that_come_and_go_are_held_to_what_the_link_takes",
+    "KIND_SYNC": "tests/node/test_floods.py::test_rooms_that_come_and_go_wait_for_the_link",
     "KIND_ASK": "tests/node/test_floods.py::test_questions_of_clients_are_one_for_all",
     "KIND_AWAIT": "tests/cluster/test_floods.py::test_very_many_that_await_nats_are_refused",
     "KIND_SERVICE": "tests/library/test_floods.py::test_joins_of_the_program_wait",

@@ -1,4 +1,4 @@
-"""Out of memory: new clients are turned away, the old ones go on, the ledgers hold, and it ends when there is some."""
+"""Out of memory: new clients are refused, old ones go on, the ledgers hold, and all is well once there is memory."""
 
 import contextlib
 import os
@@ -18,19 +18,19 @@ from minted import SECRET, Guest, token
 from peers import BarePeer, Closed, ledgers_hold
 from wire import CONT, TEXT, Wire, frame, fresh, request, until
 
-CHUNK = 4096  # connections that a loop makes place for at once: the core's CHUNK_CONNS
+CHUNK = 4096  # connections that a loop allocates at once: CHUNK_CONNS of signal_core
 SPARE = 3 << 20  # bytes of address space that the engine may still take
 
 
-def talk(*peers: BarePeer) -> None:
-    """Each sends its neighbour a message, which arrives and is told to have."""
+def exchange_messages(*peers: BarePeer) -> None:
+    """Each sends its neighbour a message; asserts that it arrives and is answered."""
     for sender, receiver in zip(peers, peers[1:] + peers[:1], strict=True):
         assert sender.ask(f"TO {receiver.address}", "still here", ref="r") == "ok"
         assert receiver.expect("FROM", sender.address, ref="r").payload == b"still here"
 
 
 def status(engine: kit.Engine, path: str = "/") -> int:
-    """What one more client is answered; 0 where the engine hangs up without a word."""
+    """The status that one more client gets; 0 if the engine closes without an answer."""
     with Wire(engine.port) as wire:
         wire.send(request(path))
         try:
@@ -51,7 +51,7 @@ def held_bytes(pid: int) -> int:
 
 @contextlib.contextmanager
 def short_of_memory(engine: kit.Engine) -> Iterator[None]:
-    """The running engine gets SPARE bytes more, and no others."""
+    """The running engine can map SPARE bytes more, and no others."""
     before = resource.prlimit(engine.pid, resource.RLIMIT_AS)
     resource.prlimit(engine.pid, resource.RLIMIT_AS, (held_bytes(engine.pid) + SPARE, before[1]))
     try:
@@ -62,7 +62,7 @@ def short_of_memory(engine: kit.Engine) -> Iterator[None]:
 
 
 def fill(sender: BarePeer, slow: BarePeer) -> int:
-    """Sends to one that doesn't read until no message, however small, finds memory; how many did."""
+    """Sends to a client that doesn't read until even the smallest message finds no memory; returns how many did."""
     kept = 0
     for size in (60000, 16000, 4000, 1000, 200, 10, 10):
         code = ""
@@ -76,13 +76,13 @@ def fill(sender: BarePeer, slow: BarePeer) -> int:
     return kept
 
 
-@pytest.mark.skipif(kit.SANITIZED, reason="a sanitizer's own memory can't be bounded so")
-def test_an_address_space_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backlog takes what there is; then slots, rooms and messages are refused, and nothing else."""
+@pytest.mark.skipif(kit.SANITIZED, reason="a sanitizer's memory can't be bounded like this")
+def test_the_address_space_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backlog takes all memory; then slots, rooms and messages are refused, and nothing else."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard < CHUNK + 200:
         pytest.skip(f"this test needs {CHUNK + 200} descriptors, {hard} are allowed")
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # else a loop has 64 MB of address space reserved
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # else malloc reserves 64 MB of address space for a loop
     settings: dict[str, Any] = {"max_refs": 4096, "backlog_messages": 4096, "backlog_bytes": 1 << 28, "ttl": 120}
     settings |= {"max_rooms": 4096, "backlog_total": 1 << 28, "handshake_timeout": 300, "stall_timeout": 300}
     with kit.engine(loops=1, **settings) as engine, contextlib.ExitStack() as stack:
@@ -92,18 +92,18 @@ def test_an_address_space_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
         stack.callback(slow.vanish)
         idle = [stack.enter_context(Wire(engine.port)) for _ in range(CHUNK - 4)]
         until(lambda: engine.total("accepted_sockets") == CHUNK, "no slot is left")
-        talk(a, b)  # so that both have a place for refs: a first one may be refused, too
+        exchange_messages(a, b)  # so that both have memory for refs: it may be refused, too
         before = engine.stats()["total"]
         with short_of_memory(engine):
             kept = fill(filler, slow)
-            talk(a, b)
+            exchange_messages(a, b)
             until(lambda: a.ask("SUB " + fresh("room")) == "unavailable", "no room can be made", every=0)
             assert [status(engine) for _ in range(20)] == [503] * 20
             assert a.ask("PUB room", b"x" * 60000) == "unavailable"
-            talk(b, a)
+            exchange_messages(b, a)
         assert kept > 20
         idle.pop().socket.close()
-        until(lambda: status(engine) == 101, "it takes clients again")
+        until(lambda: status(engine) == 101, "it accepts clients again")
         assert b.ask("SUB " + fresh("room")) == "ok"
         assert a.ask("PUB room", "to all", ref="all") == "ok"
         assert b.expect("MSG", "room", a.address, ref="all").payload == b"to all"
@@ -114,21 +114,21 @@ def test_an_address_space_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
             assert slow.read().verb == "FROM"
         until(lambda: engine.total("in_flight") == 0, "all is written")
         ledgers_hold(engine.stats()["total"])
-        talk(a, b)
+        exchange_messages(a, b)
 
 
-# -- refused on purpose --
+# -- allocations refused by a preloaded library --
 
 
 class Refusal:
-    """Says what the loops of engines that are started under it are refused."""
+    """Controls which allocations of the loops are refused, in engines that start under it."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.one_in(0)
 
     def one_in(self, n: int) -> None:
-        """One wish for memory in n; 1: all, 0: none."""
+        """Refuses one allocation in n; 1: all, 0: none."""
         with self.file.open("r+b" if self.file.exists() else "wb") as mode:  # the engines have it mapped
             mode.write(bytes([n]))
 
@@ -151,11 +151,11 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refusal:
 
 
 def test_all_memory_is_refused(refusal: Refusal) -> None:
-    """What takes none goes on; what takes some is told so, or ends in good order."""
+    """What needs no memory goes on; what needs some is refused, or closed in order."""
     with kit.engine(loops=1) as engine, contextlib.ExitStack() as stack:
         a, b, c, d = (stack.enter_context(BarePeer(engine.port, "room")) for _ in range(4))
         half = stack.enter_context(Wire(engine.port))
-        talk(a, b)
+        exchange_messages(a, b)
         before = engine.stats()["total"]
         refusal.one_in(1)
         for sender, receiver in ((a, b), (b, a)):
@@ -182,7 +182,7 @@ def test_all_memory_is_refused(refusal: Refusal) -> None:
 
 
 class Crowd:
-    """Peers that say all kinds of things, some of whom are closed for it; others come in their place."""
+    """Peers that send messages of all kinds; those that are closed for it are replaced."""
 
     def __init__(self, engine: kit.Engine) -> None:
         self.engine = engine
@@ -191,7 +191,7 @@ class Crowd:
         self.codes: Counter[str] = Counter()
 
     def fill(self) -> None:
-        """As many as there should be, unless memory is refused to them."""
+        """Connects the missing ones, as far as they are accepted."""
         for _ in range(8 - len(self.peers)):
             self.add(self.peers)
         for _ in range(2 - len(self.slow)):
@@ -204,10 +204,10 @@ class Crowd:
             self.codes[type(error).__name__] += 1
 
     def turn(self) -> None:
-        """Everyone says something of each kind; each ref is answered, or its connection has ended."""
+        """Each sends one message of each kind; asserts that each ref is answered, or its connection has ended."""
         self.fill()
-        said = [(peer, self.speak(peer, self.peers[i - 1], i)) for i, peer in enumerate(self.peers)]
-        for peer, refs in said:
+        sent = [(peer, self.speak(peer, self.peers[i - 1], i)) for i, peer in enumerate(self.peers)]
+        for peer, refs in sent:
             try:
                 for ref in refs:
                     self.codes[peer.answer_to(ref)] += 1
@@ -239,7 +239,7 @@ class Crowd:
 @pytest.mark.parametrize("loops", [1, 3])
 @pytest.mark.parametrize("n", [2, 3, 7])
 def test_some_memory_is_refused(refusal: Refusal, loops: int, n: int) -> None:
-    """Whichever wish it is: the engine lives, each ref has its answer, and nothing is left or lost uncounted."""
+    """Whichever allocation fails: the engine lives, each ref is answered, and nothing is left or lost uncounted."""
     with kit.engine(loops=loops) as engine:
         crowd = Crowd(engine)
         crowd.fill()
@@ -257,9 +257,8 @@ def test_some_memory_is_refused(refusal: Refusal, loops: int, n: int) -> None:
 
 
 def test_a_renewal_that_can_not_be_answered(refusal: Refusal) -> None:
-    """Its connection ends, as its backlog has no memory for the answer, and takes none of those with it whose tokens
-    end at the same moment."""
-    text, far = token(), 86400  # so that a timer waits for nothing but the end of the token
+    """Its connection ends, as there is no memory for the answer. Others, whose tokens expire at the same time, stay."""
+    text, far = token(), 86400  # seconds, so that no other timer fires
     settings: dict[str, Any] = {"ping_interval": far, "stall_timeout": 600, "ttl": 600, "auth": "jwt"}
     with kit.engine(loops=1, auth_key=SECRET, **settings) as engine, contextlib.ExitStack() as stack:
         calm = [stack.enter_context(Guest(engine.port, token=text)) for _ in range(20)]
@@ -288,8 +287,8 @@ def test_a_renewal_that_can_not_be_answered(refusal: Refusal) -> None:
 
 
 @pytest.mark.parametrize("n", [3, 7])
-def test_what_was_joined_is_heard_from_afar(refusal: Refusal, n: int) -> None:
-    """A SUB that was answered `ok` holds on NATS, too, though memory for it was refused at first."""
+def test_a_room_that_was_joined_is_subscribed_on_nats(refusal: Refusal, n: int) -> None:
+    """A SUB that was answered `ok` reaches NATS, though memory for it was refused at first."""
     with kit.nats() as server, contextlib.ExitStack() as stack:
         here, there = (stack.enter_context(kit.engine(nats=server.url, loops=loops, ttl=0.5)) for loops in (2, 1))
         peers = [stack.enter_context(BarePeer(here.port)) for _ in range(8)]
@@ -306,7 +305,7 @@ def test_what_was_joined_is_heard_from_afar(refusal: Refusal, n: int) -> None:
 
 
 def join_some(peer: BarePeer) -> list[str]:
-    """Asks for some rooms; those that it was given, none where the engine has hung up."""
+    """Sends SUB for some rooms; returns those that were answered `ok`, none if the engine has closed."""
     rooms = [fresh("room") for _ in range(6)]
     try:
         return [room for room in rooms if peer.ask(f"SUB {room}") == "ok"]

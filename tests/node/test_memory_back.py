@@ -1,4 +1,4 @@
-"""What clients have left is given back to the system: within a minute of quiet, and not again and again meanwhile."""
+"""Memory that clients no longer use is returned to the system: within a minute of quiet, and not too often."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from peers import BarePeer
 from wire import CONT, TEXT, Wire, frame, opened, until
 
 MINUTE = 60.0
-ABOVE = 1.1  # of what it had before
+ABOVE = 1.1  # times the memory before
 FLOOD = 64 << 20  # bytes
-APART = 30  # seconds between two times that a loop gives memory back
+APART = 30  # seconds between two trims of a loop
 PIECE = 32 * 1024
 
 pytestmark = [
@@ -28,14 +28,14 @@ def many_descriptors() -> Iterator[None]:
         yield
 
 
-def is_back(engine: kit.Engine, quiet: int) -> None:
-    """In memory there is within a minute what there was before."""
-    until(lambda: engine.total("connections") == 0, "all have gone")
+def await_return(engine: kit.Engine, quiet: int) -> None:
+    """Waits until the engine takes no more memory than before, and a tenth."""
+    until(lambda: engine.total("connections") == 0, "all have left")
     until(lambda: resident(engine.pid) <= quiet * ABOVE, f"{quiet} bytes and a tenth", limit=MINUTE, every=0.1)
 
 
 def fill(engine: kit.Engine, clients: int, size: int) -> None:
-    """So many send a message of this size in pieces, but for its last, and leave."""
+    """`clients` connections send a message of `size` bytes in fragments, without the last one, and leave."""
     with contextlib.ExitStack() as stack:
         wires: list[Wire] = [stack.enter_context(opened(engine.port)[0]) for _ in range(clients)]
         first, more = frame(TEXT, b"PUB r\n" + b"x" * PIECE, fin=False), frame(CONT, b"x" * PIECE, fin=False)
@@ -45,9 +45,8 @@ def fill(engine: kit.Engine, clients: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1 << 16, 1 << 20, 1 << 22], ids=["small", "medium", "large"])
-def test_fragments_that_nobody_ended(size: int) -> None:
-    """However large their buffers are: small ones are malloc's own, large ones become so when they are freed again and
-    again."""
+def test_memory_of_unfinished_fragments(size: int) -> None:
+    """For buffers of any size: malloc keeps small ones, and later also large ones, as its threshold grows."""
     clients = max(20, FLOOD // size)
     with kit.engine(loops=2, max_message=32 << 20) as engine:
         fill(engine, 20, PIECE)
@@ -56,12 +55,12 @@ def test_fragments_that_nobody_ended(size: int) -> None:
         for _ in range(4):
             fill(engine, clients, size)
             until(lambda: engine.total("connections") == 0)
-        is_back(engine, quiet)
-        until(lambda: engine.total("memory_trims") >= 1, "that is no chance")
+        await_return(engine, quiet)
+        until(lambda: engine.total("memory_trims") >= 1, "memory was trimmed")
 
 
-def test_receivers_that_did_not_read() -> None:
-    """Each has a place in its queue for every message, all of which are shared."""
+def test_memory_of_receivers_that_did_not_read() -> None:
+    """Each has a queue node for every message; the messages are shared."""
     members = 1000
     settings = {"stall_timeout": 600, "ping_interval": 600, "ttl": 600, "backlog_total": 1 << 30}
     with kit.engine(loops=2, **settings) as engine, contextlib.ExitStack() as stack:
@@ -75,13 +74,13 @@ def test_receivers_that_did_not_read() -> None:
         for _ in range(2000):
             sender.say("PUB room", b"x" * 200)
         sender.settle()
-        until(lambda: resident(engine.pid) > quiet * 1.3, "they have memory")
+        until(lambda: resident(engine.pid) > quiet * 1.3, "their queues take memory")
         stack.close()
-        is_back(engine, quiet)
+        await_return(engine, quiet)
 
 
 def test_a_busy_engine_is_not_trimmed_again_and_again() -> None:
-    """Clients come, fill their buffers and go, while others talk."""
+    """Clients come, fill their buffers and leave, while others exchange messages."""
     with kit.engine(loops=1, max_message=32 << 20) as engine, BarePeer(engine.port) as a, BarePeer(engine.port) as b:
 
         def given_back() -> bool:
@@ -96,7 +95,7 @@ def test_a_busy_engine_is_not_trimmed_again_and_again() -> None:
 
 
 def test_it_can_be_turned_off() -> None:
-    """A pause that one which is on would not wait for."""
+    """During a pause in which memory would else be returned."""
     with kit.engine(loops=1, max_message=32 << 20, memory_trim="off") as engine:
         for _ in range(3):
             fill(engine, 20, 1 << 20)

@@ -1,4 +1,4 @@
-"""Keys in a folder that Kubernetes mounts: replaced by a swapped symlink, and caught in the middle of that."""
+"""Keys in a folder that Kubernetes mounts: replaced by swapping a symlink, also read in the middle of that."""
 
 import asyncio
 import os
@@ -30,11 +30,11 @@ def good(engine: kit.Engine, key: Any, kid: str) -> bool:
 
 @pytest.mark.parametrize("form", ["path", "URL"])
 def test_a_jwks_of_a_configmap_is_rotated(form: str, tmp_path: Path) -> None:
-    """The folder that its path led to at the start is gone after each rotation."""
+    """The folder that its path led to before is gone after each rotation."""
     old, new = KEYS["ES256"](), KEYS["ES256"]()
     mount = Mount(tmp_path / "config", jwks_dot_json=jwks_of(old=old))
-    place = mount / "jwks.json"
-    with kit.engine(auth="jwt", auth_jwks=place if form == "path" else place.as_uri(), auth_refresh=600) as engine:
+    file = mount / "jwks.json"
+    with kit.engine(auth="jwt", auth_jwks=file if form == "path" else file.as_uri(), auth_refresh=600) as engine:
         assert answer(engine, old, "old") == 101
         for name, key, gone in (("new", new, "old"), ("newer", old, "new")):
             mount.swap(jwks_dot_json=jwks_of(**{name: key}))
@@ -45,7 +45,7 @@ def test_a_jwks_of_a_configmap_is_rotated(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["secret", "PEM"])
 def test_a_key_file_of_a_secret_is_rotated(kind: str, tmp_path: Path) -> None:
-    """A token that the new key has signed has the file read, and is good; one of the old key no more."""
+    """A token signed with the new key causes a read of the file, and is valid. One signed with the old key is not."""
 
     def written(key: Any) -> bytes:
         return key.encode() if isinstance(key, str) else write_pem(key, tmp_path / "pem").read_bytes()
@@ -60,11 +60,11 @@ def test_a_key_file_of_a_secret_is_rotated(kind: str, tmp_path: Path) -> None:
         until(lambda: len(engine.events("the key for tokens has changed")) == 1, "it is told")
         third = KEYS["ES256"]() if kind == "secret" else SECRET
         mount.swap(key=written(third))
-        until(lambda: answer(engine, third) == 101, "a key of another kind is taken, too")
+        until(lambda: answer(engine, third) == 101, "a key of another kind works, too")
 
 
-def test_a_key_file_is_read_again_in_time(tmp_path: Path) -> None:
-    """Also where nobody has a token that the new key has signed."""
+def test_a_key_file_is_read_again_after_auth_refresh(tmp_path: Path) -> None:
+    """Also if no client has a token signed with the new key."""
     mount = Mount(tmp_path / "secret", key=SECRET)
     with kit.engine(auth="jwt", auth_key_file=mount / "key", auth_refresh=1) as engine:
         given = bearer(token("ann"))
@@ -75,8 +75,8 @@ def test_a_key_file_is_read_again_in_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["auth_jwks", "auth_key_file"])
-def test_caught_in_the_middle(setting: str, tmp_path: Path) -> None:
-    """While the file is away the old keys hold; that is told once, and soon tried again, by itself."""
+def test_a_file_that_is_missing_for_a_moment(setting: str, tmp_path: Path) -> None:
+    """The old keys stay valid. The fault is logged once, and reading is tried again soon."""
     key = KEYS["ES256"]()
     good: Any = jwks_of(k=key) if setting == "auth_jwks" else SECRET
     mount = Mount(tmp_path / "keys", key=good)
@@ -108,7 +108,7 @@ def test_a_jwks_that_is_replaced_by_rubbish(bad: bytes, tmp_path: Path) -> None:
 
 
 def test_a_program_that_changes_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path is from where the settings were given, and its symlinks are followed anew each time."""
+    """A relative path starts where the settings were given, and its symlinks are followed anew each time."""
     old, new = KEYS["ES256"](), KEYS["ES256"]()
     mount = Mount(tmp_path / "config", jwks_dot_json=jwks_of(old=old))
     monkeypatch.chdir(tmp_path)
@@ -129,8 +129,8 @@ def test_a_program_that_changes_its_folder(tmp_path: Path, monkeypatch: pytest.M
     asyncio.run(main())
 
 
-def test_a_secret_out_of_a_pipe() -> None:
-    """Which can be read once only, and is not looked for again."""
+def test_a_secret_from_a_pipe() -> None:
+    """It can be read only once, and is not read again."""
     script = 'exec "$@" --auth jwt --auth-refresh 1 --auth-key-file <(printf %s "$0")'
     with kit.engine("bash", "-c", script, SECRET) as engine:
         assert [answer(engine, SECRET), answer(engine, OTHER), answer(engine, SECRET)] == [101, 401, 101]

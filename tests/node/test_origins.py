@@ -18,7 +18,13 @@ def listed() -> Iterator[kit.Engine]:
 
 @pytest.mark.parametrize(
     "origin",
-    ["https://app.example.org", "https://a.example.com", "https://a.b.example.com", "http://localhost:3000", "HTTPS://APP.example.ORG"],
+    [
+        "https://app.example.org",
+        "https://a.example.com",
+        "https://a.b.example.com",
+        "http://localhost:3000",
+        "HTTPS://APP.example.ORG",
+    ],
 )
 def test_listed(listed: kit.Engine, origin: str) -> None:
     assert knock(listed.port, "/", f"Origin: {origin}").status == 101
@@ -48,17 +54,17 @@ def test_not_listed(listed: kit.Engine, origin: str) -> None:
     assert after["handshakes_refused"] == before["handshakes_refused"] + 1
 
 
-def test_who_is_no_browser_has_none(listed: kit.Engine) -> None:
+def test_clients_without_an_origin_connect(listed: kit.Engine) -> None:
     assert knock(listed.port).status == 101
 
 
-def test_by_default_any() -> None:
+def test_any_origin_by_default() -> None:
     with kit.engine() as engine:
         assert knock(engine.port, "/", "Origin: https://anything.example").status == 101
 
 
-def test_before_the_token() -> None:
-    """A page that may not connect learns nothing about its token, and costs no check."""
+def test_origins_are_checked_before_tokens() -> None:
+    """A page that may not connect learns nothing about its token, which is not verified."""
     with kit.engine(auth="jwt", auth_key=SECRET, origins="https://app.example.org") as engine:
         for given in (token("ann"), "nonsense"):
             assert knock(engine.port, "/", bearer(given), "Origin: https://evil.net").status == 403
@@ -68,6 +74,6 @@ def test_before_the_token() -> None:
 
 
 @pytest.mark.parametrize("origin", ["app.example.org", "https://app.example.org/", "https://a.*.org", "https://", "*"])
-def test_what_is_no_origin(origin: str) -> None:
+def test_bad_origins_in_the_setting(origin: str) -> None:
     done = kit.run("serve", "--origins", origin)
     assert done.returncode == 2 and "is not an origin" in done.stderr

@@ -1,4 +1,4 @@
-"""New connections yield to messages (accept-yield), and who is gone before his turn takes nobody else's."""
+"""New connections yield to messages (accept-yield); clients that leave before their turn cost nobody a turn."""
 
 import contextlib
 import os
@@ -16,29 +16,29 @@ from peers import BarePeer
 from wire import Wire, opened, request, until
 
 SPIN = "import time\nend = time.monotonic() + 120\nwhile time.monotonic() < end: pass"
-AT_ONCE = 200  # clients that connect in one round
+AT_ONCE = 200  # clients in one round
 schedstat = Path("/proc/thread-self/schedstat")
 counts_waits = schedstat.exists() and schedstat.read_text(encoding="ascii").split()[2:] != ["0"]
 
 
 @contextlib.contextmanager
 def one_busy_processor(processes: int) -> Iterator[None]:
-    """What is started in the block runs on one processor, and so do some processes that never rest."""
-    all_of_them = os.sched_getaffinity(0)
+    """Runs what is started in the block on one processor, beside processes that never rest."""
+    allowed = os.sched_getaffinity(0)
     busy: list[subprocess.Popen[bytes]] = []
     try:
-        os.sched_setaffinity(0, {max(all_of_them)})
+        os.sched_setaffinity(0, {max(allowed)})
         busy += [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(processes)]
         yield
     finally:
-        os.sched_setaffinity(0, all_of_them)
+        os.sched_setaffinity(0, allowed)
         for each in busy:
             each.kill()
             each.wait()
 
 
 def come_and_go(port: int) -> None:
-    """A round of clients, all of whom are greeted; then they go."""
+    """AT_ONCE clients connect, get 101, and leave."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Wire(port)) for _ in range(AT_ONCE)]
         for client in clients:
@@ -61,8 +61,8 @@ def test_new_connections_yield_to_messages() -> None:
 
 
 @pytest.mark.parametrize(("setting", "messages"), [("off", True), ("on", False)])
-def test_there_is_nobody_to_yield_to(setting: str, messages: bool) -> None:
-    """Nor do they where that is off."""
+def test_new_connections_do_not_yield(setting: str, messages: bool) -> None:
+    """If there are no messages, or accept-yield is off."""
     with one_busy_processor(4), kit.engine(loops=1, accept_yield=setting) as engine, BarePeer(engine.port) as a:
         for _ in range(10):
             if messages:
@@ -83,13 +83,13 @@ def leave_at_once(port: int, data: bytes, resets: bool) -> None:
 
 
 @pytest.mark.parametrize("resets", [True, False])
-@pytest.mark.parametrize("says", [b"", request()], ids=["silent", "asked"])
-def test_who_is_gone_before_his_turn(says: bytes, resets: bool) -> None:
-    """At one connection a second, thirty of those do not cost the next one half a minute."""
+@pytest.mark.parametrize("data", [b"", request()], ids=["silent", "asked"])
+def test_clients_that_leave_before_their_turn(data: bytes, resets: bool) -> None:
+    """At one connection a second, thirty of them do not delay the next client by half a minute."""
     with kit.engine(loops=1, accept_rate=1) as engine:
         opened(engine.port)[0].socket.close()
         for _ in range(30):
-            leave_at_once(engine.port, says, resets)
+            leave_at_once(engine.port, data, resets)
         begun = time.monotonic()
         with Wire(engine.port) as client:
             client.send(request())
@@ -99,7 +99,7 @@ def test_who_is_gone_before_his_turn(says: bytes, resets: bool) -> None:
 
 
 def test_a_probe_that_half_closes() -> None:
-    """As `nc -N` does: its answer comes all the same, and costs no turn."""
+    """As `nc -N` does. It is answered, and costs no turn."""
     with kit.engine(loops=1, accept_rate=1) as engine:
         opened(engine.port)[0].socket.close()
         for _ in range(3):
@@ -111,7 +111,7 @@ def test_a_probe_that_half_closes() -> None:
 
 
 def test_each_listener_has_its_turn() -> None:
-    """Who comes by another address does not wait until all of the first one's have been taken."""
+    """A client of one listener does not wait until all clients of the other were accepted."""
     with kit.engine(loops=1, accept_rate=20, listen=["127.0.0.1:0", "127.0.0.1:0"]) as engine:
         ports = [int(url.rstrip("/").rpartition(":")[2]) for url in engine.ready["listening"]]
         for crowded, other in (ports, ports[::-1]):

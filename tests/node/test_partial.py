@@ -1,4 +1,4 @@
-"""Messages that come in part: how long each may take, and what is kept of it meanwhile."""
+"""Partial messages: how long each may take, and the memory that it takes meanwhile."""
 
 import itertools
 import select
@@ -14,12 +14,11 @@ from peers import BarePeer, loop_of
 from wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, Frame, Wire, frame, opened, request, until
 
 LATE = b"a message did not arrive within message-timeout"
-LIMIT = 1.0  # seconds of message_timeout here
+LIMIT = 1.0  # seconds: message_timeout in these tests
 
 
 def trickled(wire: Wire, more: Callable[[], bytes], patience: float = 60.0) -> tuple[Frame, float]:
-    """Sends a piece now and then, with an answer to each ping, until a Close frame comes: that, and the seconds that it
-    took."""
+    """Sends a piece now and then until a Close frame comes; returns that, and the seconds that it took."""
     begun = time.monotonic()
     while time.monotonic() - begun < patience:
         wire.send(more())
@@ -34,7 +33,7 @@ def trickled(wire: Wire, more: Callable[[], bytes], patience: float = 60.0) -> t
 
 @pytest.mark.parametrize("ping_interval", [0.2, 600])
 def test_a_frame_that_trickles_in(ping_interval: float) -> None:
-    """Its bytes answer for the pongs, so keepalive alone would wait for ever. What was kept of it is freed at once."""
+    """Its bytes count as pongs, so keepalive alone would never end it. Its memory is freed at once."""
     with kit.engine(loops=1, message_timeout=LIMIT, ping_interval=ping_interval, close_timeout=30) as engine:
         wire, _ = opened(engine.port)
         with wire:
@@ -50,7 +49,7 @@ def test_a_frame_that_trickles_in(ping_interval: float) -> None:
 
 @pytest.mark.parametrize("pause", [False, True], ids=["trickling", "silent"])
 def test_fragments_that_trickle_in(pause: bool) -> None:
-    """Whole frames of a message without an end; pings are answered among them, and other frames change nothing."""
+    """Frames of a message that does not end. Pings between them are answered; other frames change nothing."""
     with kit.engine(loops=1, message_timeout=LIMIT, ping_interval=0.2) as engine:
         wire, _ = opened(engine.port)
         with wire:
@@ -63,8 +62,8 @@ def test_fragments_that_trickle_in(pause: bool) -> None:
             assert (counted["messages_late"], counted["input_bytes"], counted["peers_lost"]) == (1, 0, 0)
 
 
-def test_messages_in_pieces_take_as_long_as_they_like_together() -> None:
-    """Each has a time of its own, also one whose beginning came with the end of another."""
+def test_each_message_has_its_own_message_timeout() -> None:
+    """Also one whose beginning came with the end of another."""
     with kit.engine(loops=1, message_timeout=3 * LIMIT) as engine, BarePeer(engine.port) as receiver:
         wire, _ = opened(engine.port)
         with wire:
@@ -78,7 +77,7 @@ def test_messages_in_pieces_take_as_long_as_they_like_together() -> None:
             assert engine.total("messages_late") == 0
 
 
-def test_without_a_limit_it_waits() -> None:
+def test_without_message_timeout_it_waits() -> None:
     with kit.engine(loops=1, message_timeout=0, ping_interval=0.2) as engine, BarePeer(engine.port) as receiver:
         wire, _ = opened(engine.port)
         with wire:
@@ -90,8 +89,8 @@ def test_without_a_limit_it_waits() -> None:
             assert receiver.read().payload == b"hello"
 
 
-def test_its_program_hears_the_code() -> None:
-    """The node logs nothing of it, and its connection is counted as closed."""
+def test_a_late_message_closes_with_1008() -> None:
+    """Its connection is counted as closed."""
     with kit.engine(loops=1, message_timeout=LIMIT, ping_interval=600, log_level="debug") as engine:
         wire, _ = opened(engine.port)
         with wire:
@@ -101,12 +100,12 @@ def test_its_program_hears_the_code() -> None:
 
 
 def spread(port: int, count: int) -> dict[str, list[tuple[Wire, str]]]:
-    """So many connections by the loop that they are on."""
+    """`count` connections, by their loop."""
     found: dict[str, list[tuple[Wire, str]]] = {}
     for _ in range(count):
         wire, address = opened(port)
         found.setdefault(loop_of(address), []).append((wire, address))
-    assert len(found) == 2, "all of them on one of two loops is one case in millions"
+    assert len(found) == 2, "both loops have connections"
     return found
 
 
@@ -115,18 +114,18 @@ def many_joins(number: int, _: str) -> Iterator[bytes]:
 
 
 def stands_still(flood: Flood) -> Callable[[], bool]:
-    """Whether it has sent nothing since the last time that this was asked."""
+    """A condition: whether the flood has sent nothing since the last call."""
     sent = [-1]
 
-    def ask() -> bool:
+    def is_still() -> bool:
         sent.append(flood.sent)
         return sent[-1] == sent[-2]
 
-    return ask
+    return is_still
 
 
 def test_a_connection_that_the_node_does_not_read_is_not_late() -> None:
-    """Its last fragment waits for the link's loop, which has no processor for longer than the message may take."""
+    """Its last fragment waits for the link's loop, which is halted for longer than message-timeout."""
     with kit.engine(loops=2, message_timeout=LIMIT, ping_interval=600) as engine:
         loops = spread(engine.port, 24)
         (patient, _), (late, _) = loops[max(loops)][:2]
@@ -143,7 +142,7 @@ def test_a_connection_that_the_node_does_not_read_is_not_late() -> None:
 
 
 def test_messages_that_wait_for_their_turn_are_not_late() -> None:
-    """Whole ones of very many clients, of which one has a turn each 2 ms while the other loop has no processor."""
+    """Complete messages of very many clients. One of them has a turn each 2 ms while the other loop is halted."""
     with kit.engine(loops=2, message_timeout=0.1, ping_interval=600) as engine:
         loops = spread(engine.port, 500)
         loops[max(loops)][0][0].send(frame(TEXT, b"SUB room"))
@@ -161,8 +160,8 @@ def test_messages_that_wait_for_their_turn_are_not_late() -> None:
             wire.socket.close()
 
 
-def test_a_handshake_that_the_node_does_not_handle_hears_503() -> None:
-    """It was there in time: 408 would blame the client. One that is late itself hears 408 all the same."""
+def test_a_handshake_that_the_node_does_not_handle_gets_503() -> None:
+    """It came in time: 408 would blame the client. One that comes late gets 408."""
     with kit.engine(loops=2, handshake_timeout=LIMIT, close_timeout=30) as engine:
         with Flood(engine.port, 40, many_joins) as flood, halted(engine.pid, "signal-0"):
             until(stands_still(flood), "joins are held by the halted loop", limit=60.0, every=1.0)

@@ -1,4 +1,4 @@
-"""What one client, one address, or all together may bring: messages, connections, bytes that came in part."""
+"""Limits on what one client, one address, or all clients send: messages, connections, bytes of partial messages."""
 
 import contextlib
 import select
@@ -17,7 +17,7 @@ from wire import BINARY, LIMIT, Wire, closing, frame, fresh, opened, request, un
 
 @pytest.mark.parametrize("verb", ["TO", "PUB"])
 def test_max_rate(verb: str) -> None:
-    """What is over it is `rate`, counted, and delivered to nobody; another client is not concerned."""
+    """A message over it gets `rate`, is counted, and is not delivered. Other clients are not affected."""
     with kit.engine(loops=2, max_rate=20, max_burst=10) as engine:
         a, b = BarePeer(engine.port), BarePeer(engine.port, "room")
         with a, b:
@@ -41,18 +41,18 @@ def test_max_rate(verb: str) -> None:
 
 
 def test_the_mean_rate() -> None:
-    """Of one that never ceases: the burst at first, then so many a second."""
+    """A client that never pauses: first the burst, then max-rate messages a second."""
     with kit.engine(loops=1, max_rate=50, max_burst=1) as engine, BarePeer(engine.port) as a:
         begun = time.monotonic()
         passed = sum(a.ask("PUB room", "x") == "ok" for _ in iter(lambda: time.monotonic() < begun + 2, False))
         assert 60 <= passed <= 5 + 50 * (time.monotonic() - begun + 0.2)
 
 
-def test_who_was_silent_has_no_more_than_the_burst() -> None:
+def test_a_pause_earns_no_more_than_the_burst() -> None:
     with kit.engine(loops=1, max_rate=50, max_burst=5) as engine, BarePeer(engine.port) as a:
         quiet = time.monotonic() + 0.6
         assert a.ask("PUB room", "x") == "ok"
-        until(lambda: time.monotonic() > quiet, "thirty could have been said")
+        until(lambda: time.monotonic() > quiet, "thirty messages would have been allowed")
         begun = time.monotonic()
         for i in range(30):
             a.say(f"PUB room ref={i}", "x")
@@ -61,7 +61,7 @@ def test_who_was_silent_has_no_more_than_the_burst() -> None:
         assert codes.count("ok") <= 5 + 50 * (time.monotonic() - begun + 0.1)
 
 
-def test_every_verb_counts_and_bad_ones_strike() -> None:
+def test_every_verb_counts() -> None:
     with kit.engine(loops=1, max_rate=1, max_burst=3) as engine, BarePeer(engine.port) as a:
         a.say("PING x")
         a.expect("PONG", "x")
@@ -101,7 +101,7 @@ def test_no_rate_is_the_default() -> None:
 
 
 def connect(port: int, source: str) -> tuple[int, socket.socket]:
-    """The status that a handshake from this address is answered with, and its socket."""
+    """The status of a handshake from this address, and its socket."""
     client = socket.create_connection(("127.0.0.1", port), timeout=LIMIT, source_address=(source, 0))
     client.sendall(request())
     answer = b""
@@ -113,7 +113,7 @@ def connect(port: int, source: str) -> tuple[int, socket.socket]:
 
 
 def test_max_connections_per_address() -> None:
-    """One more is answered 429, on whichever loop; another address is not concerned; who leaves makes place."""
+    """One more gets 429, on any loop. Another address is not affected. A connection that ends frees the quota."""
     with kit.engine(loops=3, max_connections_per_address=4) as engine, contextlib.ExitStack() as stack:
         made = [connect(engine.port, "127.0.0.1") for _ in range(7)]
         for _, client in made:
@@ -125,7 +125,7 @@ def test_max_connections_per_address() -> None:
         total = engine.stats()["total"]
         assert (total["address_limited"], total["shed"], total["connections"]) == (3, 0, 5)
         made[0][1].sendall(closing(1000))
-        made[1][1].close()  # without a word
+        made[1][1].close()  # without a Close frame
         until(lambda: engine.total("connections") == 3)
         again = [connect(engine.port, "127.0.0.1") for _ in range(3)]
         for _, client in again:
@@ -134,7 +134,7 @@ def test_max_connections_per_address() -> None:
 
 
 def test_many_addresses() -> None:
-    """The table grows and shrinks, and counts each for itself, also those that were reset."""
+    """The table grows and shrinks, and counts each address."""
     with kit.engine(loops=2, max_connections_per_address=1) as engine:
         for _ in range(2):
             with contextlib.ExitStack() as stack:
@@ -155,14 +155,14 @@ def test_many_addresses() -> None:
 
 
 def test_accept_rate() -> None:
-    """Of the whole process, however many loops; who comes too soon waits, and nobody is turned away."""
+    """It is for all loops together. A client that comes too soon waits; none is refused."""
     with kit.engine(loops=3, accept_rate=20) as engine:
         begun = time.monotonic()
         with ThreadPoolExecutor(40) as pool:
             came = list(pool.map(lambda _: connect(engine.port, "127.0.0.1"), range(40)))
         took = time.monotonic() - begun
         assert [status for status, _ in came] == [101] * 40
-        assert took >= (40 - 2) / 20  # one at once, and one that was due
+        assert took >= (40 - 2) / 20  # one at once, and one that was due already
         total = engine.stats()["total"]
         assert total["opened"] == 40
         assert total["accept_paced"] >= 1
@@ -171,7 +171,7 @@ def test_accept_rate() -> None:
 
 
 def test_accept_rate_and_a_stop() -> None:
-    """Who waits is told 503 when the engine stops, and is not kept waiting."""
+    """Clients that wait get 503 when the engine stops."""
     with ThreadPoolExecutor(8) as pool:
         with kit.engine(loops=1, accept_rate=1) as engine:
             asked = [pool.submit(connect, engine.port, "127.0.0.1") for _ in range(8)]
@@ -180,11 +180,11 @@ def test_accept_rate_and_a_stop() -> None:
     assert statuses == {101, 503}
 
 
-# -- what has come in part --
+# -- partial messages --
 
 
 def test_input_total() -> None:
-    """Who begins a message for which there is no place is closed with 1013; the others finish theirs."""
+    """A client whose message exceeds it is closed with 1013; others finish their messages."""
     with kit.engine(loops=1, input_total=400000, max_message=65536) as engine, BarePeer(engine.port) as receiver:
         text = f"TO {receiver.address}\n".encode() + b"x" * 60000
         data = frame(BINARY, text)
@@ -221,7 +221,7 @@ def test_input_total_of_fragments_and_heads() -> None:
         by_socket = {head.socket: head for head in heads}
 
         def answered() -> list[socket.socket]:
-            """Any of them: one that came in two parts may be refused at the second, and make place for a later one."""
+            """Any of them: a head that came in two parts may be refused at the second."""
             return select.select(list(by_socket), [], [], 0)[0]
 
         until(lambda: engine.total("input_limited") >= 5)
@@ -229,7 +229,7 @@ def test_input_total_of_fragments_and_heads() -> None:
         assert {by_socket[each].read_answer().status for each in answered()} == {503}
 
 
-def test_who_is_over_it_is_gone() -> None:
+def test_a_message_over_input_total_closes() -> None:
     with kit.engine(loops=1, input_total=1000) as engine, BarePeer(engine.port) as a:
         a.wire.send(frame(BINARY, b"x" * 5000)[:4000])
         with pytest.raises(Closed) as closed:
@@ -237,8 +237,8 @@ def test_who_is_over_it_is_gone() -> None:
         assert closed.value.code == 1013
 
 
-def test_who_went_over_it_is_read_on() -> None:
-    """What it goes on to send is thrown away: it neither keeps memory nor wakes the loop again and again."""
+def test_a_client_over_input_total_is_still_read() -> None:
+    """What it sends then is thrown away: it takes no memory, and does not wake the loop again and again."""
     data = frame(BINARY, b"PUB room\n" + b"x" * 60000)
     with kit.engine(loops=1, input_total=20000, close_timeout=30) as engine:
         wire, _ = opened(engine.port)

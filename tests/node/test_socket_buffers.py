@@ -1,4 +1,4 @@
-"""What the kernel holds for one client is bounded by settings: what it does not read, and what is not read of it."""
+"""Settings bound what the kernel keeps for a client: what it does not read, and what is not read from it."""
 
 import socket
 
@@ -8,11 +8,11 @@ from wire import TEXT, frame, until
 
 SEND = 65536
 RECEIVE = 131072
-SLACK = 65536  # the kernel lets what is begun be added in whole
+SLACK = 65536  # the kernel adds a message that it has begun completely
 
 
 def queues(engine: kit.Engine, peer: BarePeer) -> tuple[int, int]:
-    """Bytes in the engine's socket of a client: not acknowledged by it, and not read by the engine (proc(5))."""
+    """Bytes in the engine's socket for a client: not acknowledged by it, and not read by the engine (proc(5))."""
     here, there = f":{engine.port:04X}", f":{peer.wire.socket.getsockname()[1]:04X}"
     with open("/proc/net/tcp", encoding="ascii") as table:
         for line in table:
@@ -23,8 +23,8 @@ def queues(engine: kit.Engine, peer: BarePeer) -> tuple[int, int]:
     return 0, 0
 
 
-def test_one_that_does_not_read_holds_the_send_buffer() -> None:
-    """However much is sent to it, and however large the kernel's own bound is."""
+def test_send_buffer_bounds_a_client_that_does_not_read() -> None:
+    """However much is sent to it."""
     with (
         kit.engine(loops=1, send_buffer=SEND, stall_timeout=600, ttl=600) as engine,
         BarePeer(engine.port) as sender,
@@ -40,8 +40,8 @@ def test_one_that_does_not_read_holds_the_send_buffer() -> None:
         assert SEND // 4 < held < SEND + SLACK
 
 
-def test_one_that_is_not_read_holds_the_receive_buffer() -> None:
-    """Also where it was read fast before, which makes the kernel's own bound larger."""
+def test_receive_buffer_bounds_a_client_that_is_not_read() -> None:
+    """Also if it was read fast before, which would raise the kernel's bound."""
     with kit.engine(loops=1, receive_buffer=RECEIVE, stall_timeout=600) as engine, BarePeer(engine.port) as peer:
         ping = frame(TEXT, b"PING 1") * 1000
         for _ in range(100):
@@ -58,8 +58,8 @@ def test_one_that_is_not_read_holds_the_receive_buffer() -> None:
         assert held <= RECEIVE
 
 
-def test_zero_leaves_them_to_the_kernel() -> None:
-    """Then a receiver that does not read holds more than the default bound."""
+def test_zero_leaves_buffers_to_the_kernel() -> None:
+    """Then a receiver that does not read fills more than the default setting."""
     with (
         kit.engine(loops=1, send_buffer=0, receive_buffer=0, stall_timeout=600, ttl=600) as engine,
         BarePeer(engine.port) as sender,

@@ -1,4 +1,4 @@
-"""What the system may lack, and where it listens: no /proc, no IPv6, names with several addresses, signals."""
+"""Systems that lack something: no /proc, no IPv6, a sandbox; names with several addresses; signals."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ LOCAL = ("127.0.0.1", "::1")
 
 
 def in_namespaces(kinds: str, script: str) -> tuple[str, ...]:
-    """A command that runs a script in namespaces of its own (`m`: mounts, `n`: network), and becomes what follows."""
+    """A command that runs a script in new namespaces (`m`: mounts, `n`: network), and then executes its arguments."""
     command = ("unshare", *(f"-{kind}" for kind in kinds), "sh", "-ec")
     tried = subprocess.run([*command, script], capture_output=True, text=True, check=False)
     if tried.returncode:
@@ -41,7 +41,7 @@ def hosts(folder: Path) -> str:
 
 
 def within(engine: kit.Engine, *command: str) -> str:
-    """What a command says in the engine's network."""
+    """The output of a command in the engine's network namespace."""
     enter = ["nsenter", "-t", str(engine.pid), "-n"]
     return subprocess.check_output([*enter, *command], text=True, timeout=kit.PATIENCE, cwd="/")
 
@@ -57,7 +57,7 @@ def reaches(port: int, host: str) -> bool:
 
 @pytest.mark.parametrize("nats", ["off", "embedded"])
 def test_without_proc(nats: str) -> None:
-    """It tells everything but how many descriptors are open."""
+    """Only the number of open descriptors is missing in statistics."""
     with kit.engine(*in_namespaces("m", "umount -l /proc"), nats=nats) as engine:
         with BarePeer(engine.port, "lobby") as a, BarePeer(engine.port) as b:
             b.say("PUB lobby ref=1", b"x")
@@ -69,7 +69,7 @@ def test_without_proc(nats: str) -> None:
 
 
 def test_without_proc_the_embedded_server_takes_long_messages(tmp_path: Path) -> None:
-    """Its configuration can't come by /dev/stdin then. Nothing is left of the file that it comes in."""
+    """Its configuration can't come from /dev/stdin then. The file that replaces that is removed."""
     outside = in_namespaces("m", f"umount -l /proc; mount --bind {tmp_path} /tmp")
     with kit.engine(*outside, nats="embedded", max_message=2 << 20) as engine:
         assert engine.stats()["nats_state"] == "up"
@@ -98,8 +98,8 @@ def test_a_sandbox_without_descriptor_tables_is_logged() -> None:
         pytest.skip("no system call can be denied here")
     with kit.engine(*before, loops=2) as engine:
         assert reaches(engine.port, "127.0.0.1")
-        told = [line["event"] for line in engine.events() if "descriptor table" in line["event"]]
-        assert told == ["all loops share one descriptor table: this system does not allow one for each thread"]
+        events = [line["event"] for line in engine.events("descriptor table")]
+        assert events == ["all loops share one descriptor table: this system does not allow one for each thread"]
 
 
 # -- names and IPv6 --
@@ -116,7 +116,7 @@ def test_without_ipv6_a_name_with_two_addresses_is_listened_on(tmp_path: Path) -
         within(engine, *kit.python(), "-m", "signal_py", "pub", "--url", engine.url, "lobby", "x")
 
 
-def test_without_ipv6_an_address_of_it_is_a_mistake() -> None:
+def test_without_ipv6_an_ipv6_address_is_an_error() -> None:
     script = f"{LO_UP}; echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
     command = [*in_namespaces("n", script), *kit.python(), "-m", "signal_py"]
     done = subprocess.run(
@@ -133,20 +133,20 @@ def port_of(url: str) -> int:
     return int(url.rstrip("/").rpartition(":")[2])
 
 
-def test_every_address_of_a_name_is_listened_on_at_one_port(tmp_path: Path) -> None:
-    """Of `--admin`, too."""
+def test_all_addresses_of_a_name_get_one_port(tmp_path: Path) -> None:
+    """Also with --admin."""
     with kit.engine(*in_namespaces("m", hosts(tmp_path)), listen="localhost:0", admin="localhost:0") as engine:
         assert sorted(engine.ready["listening"]) == [f"ws://127.0.0.1:{engine.port}/", f"ws://[::1]:{engine.port}/"]
         for host in LOCAL:
             assert reaches(engine.port, host)
-            place = f"[{host}]" if ":" in host else host
-            with urllib.request.urlopen(f"http://{place}:{port_of(engine.admin_url)}/readyz") as answer:
+            name = f"[{host}]" if ":" in host else host
+            with urllib.request.urlopen(f"http://{name}:{port_of(engine.admin_url)}/readyz") as answer:
                 assert answer.read() == b"ready\n"
 
 
 @pytest.mark.parametrize("bound_alone", [0, 1])
 def test_all_of_ipv6_takes_ipv4(bound_alone: int) -> None:
-    """Whatever the system's default is (net.ipv6.bindv6only)."""
+    """With any system default (net.ipv6.bindv6only)."""
     script = f"{LO_UP}; echo {bound_alone} > /proc/sys/net/ipv6/bindv6only"
     with kit.engine(*in_namespaces("n", script), listen="[::]:0", admin="[::]:0") as engine:
         assert engine.url == f"ws://[::]:{engine.port}/"
@@ -157,8 +157,8 @@ def test_all_of_ipv6_takes_ipv4(bound_alone: int) -> None:
             assert within(engine, *kit.python(), "-c", READ, admin) == "ready\n"
 
 
-def test_a_client_of_ipv4_is_one_there() -> None:
-    """Its address counts as itself, not as part of the network that all of IPv4 is in IPv6."""
+def test_an_ipv4_client_of_an_ipv6_listener() -> None:
+    """Its IPv4 address counts, not the IPv6 network of all IPv4 addresses."""
     with kit.engine(listen="[::]:0", max_connections_per_address=1) as engine, contextlib.ExitStack() as stack:
 
         def arrive(source: str) -> int:
@@ -171,15 +171,15 @@ def test_a_client_of_ipv4_is_one_there() -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("ipv4", ["0.0.0.0", "127.0.0.1"])
-def test_both_kinds_at_one_port(first: int, ipv4: str) -> None:
+def test_ipv4_and_ipv6_on_one_port(first: int, ipv4: str) -> None:
     port = kit.free_port()
-    places = [f"{ipv4}:{port}", f"[::]:{port}"]
-    with kit.engine(listen=[places[first], places[not first]]) as engine:
+    listens = [f"{ipv4}:{port}", f"[::]:{port}"]
+    with kit.engine(listen=[listens[first], listens[not first]]) as engine:
         assert {port_of(url) for url in engine.ready["listening"]} == {port}
         assert all(reaches(port, host) for host in LOCAL)
 
 
-def test_a_port_that_is_taken_on_one_address_of_a_name(tmp_path: Path) -> None:
+def test_a_port_that_is_in_use_on_one_address_of_a_name(tmp_path: Path) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         port = taken.getsockname()[1]
         command = [*in_namespaces("m", hosts(tmp_path)), *kit.python(), "-m", "signal_py"]
@@ -190,19 +190,19 @@ def test_a_port_that_is_taken_on_one_address_of_a_name(tmp_path: Path) -> None:
         assert re.search(rf"--listen \[::1\]:{port} is in use", kit.complaint(done))
 
 
-# -- what is told of it --
+# -- addresses in logs and statistics --
 
 
-def test_the_address_that_was_bound_and_the_one_to_reach_it_by() -> None:
+def test_bound_and_advertised_addresses() -> None:
     with kit.nats() as server:
         with kit.engine(listen="0.0.0.0:0", nats=server.url) as engine:
             bound = f"ws://0.0.0.0:{engine.port}/"
             assert engine.ready["listening"] == engine.stats()["listening"] == [bound]
             assert "advertise" not in engine.ready
             assert ctl_nodes(server.url) == f"{engine.node}  {engine.ready['version']}  {bound}\n"
-        for told in ("e1.example:8080", "wss://e1.example/ws"):
-            url = told if "://" in told else f"ws://{told}/"
-            with kit.engine(listen="0.0.0.0:0", nats=server.url, advertise=told) as engine:
+        for advertised in ("e1.example:8080", "wss://e1.example/ws"):
+            url = advertised if "://" in advertised else f"ws://{advertised}/"
+            with kit.engine(listen="0.0.0.0:0", nats=server.url, advertise=advertised) as engine:
                 bound = f"ws://0.0.0.0:{engine.port}/"
                 assert engine.ready["advertise"] == engine.stats()["advertise"] == url
                 assert ctl_nodes(server.url) == f"{engine.node}  {engine.ready['version']}  {url}  bound to {bound}\n"
@@ -211,7 +211,7 @@ def test_the_address_that_was_bound_and_the_one_to_reach_it_by() -> None:
 
 
 def ctl_nodes(nats: str, *more: str) -> str:
-    """Once there is one."""
+    """The output of `ctl nodes`, once a node answers."""
 
     def ask() -> str:
         done = kit.run("ctl", "nodes", "--nats", nats, *more)
@@ -223,7 +223,7 @@ def ctl_nodes(nats: str, *more: str) -> str:
 # -- signals --
 
 
-def test_signals_that_ask_for_nothing_are_told_and_ignored() -> None:
+def test_other_signals_are_logged_and_ignored() -> None:
     with kit.engine() as engine:
         for name in ("SIGHUP", "SIGUSR1", "SIGUSR2"):
             os.kill(engine.pid, signal.Signals[name])
@@ -242,7 +242,7 @@ def under_nohup() -> Iterator[kit.Engine]:
         yield engine
 
 
-def test_what_nohup_ignores_stays_so(under_nohup: kit.Engine) -> None:
+def test_under_nohup_sighup_stays_ignored(under_nohup: kit.Engine) -> None:
     os.kill(under_nohup.pid, signal.SIGHUP)
     os.kill(under_nohup.pid, signal.SIGUSR1)
     until(lambda: logged(under_nohup, "SIGUSR1"), "the second is logged")

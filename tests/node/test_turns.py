@@ -1,4 +1,4 @@
-"""Who floods waits: what one client causes is bounded in every queue that its neighbours wait in, too."""
+"""A client that floods is delayed: what it causes is bounded in every queue that others wait in, too."""
 
 import itertools
 import os
@@ -19,12 +19,12 @@ from wire import TEXT, Wire, frame, until
 
 MEMBERS = 300
 FLOOD = 20_000
-WAITING = 2_000  # messages between loops: what a few turns post, and far from what an inbox holds
+WAITING = 2_000  # messages between loops: a few turns post so many; a mailbox holds far more
 
 
 @contextmanager
 def pouring(peer: BarePeer, data: bytes) -> Iterator[threading.Thread]:
-    """Sends it all on a thread of its own, as fast as the engine reads."""
+    """Sends data on another thread, as fast as the engine reads."""
     thread = threading.Thread(target=peer.wire.send, args=(data,), daemon=True)
     peer.wire.socket.settimeout(60)
     thread.start()
@@ -35,7 +35,7 @@ def pouring(peer: BarePeer, data: bytes) -> Iterator[threading.Thread]:
 
 @pytest.mark.timeout(180)
 def test_a_flood_into_a_room_waits_for_the_other_loop() -> None:
-    """A publisher is not read while another loop has much of what it published: so an inbox stays short."""
+    """A publisher is not read while another loop has much of what it published: its mailbox stays short."""
     with (
         kit.engine(loops=2, stall_timeout=600, send_buffer=16384, backlog_bytes=4096) as engine,
         ExitStack() as stack,
@@ -55,7 +55,7 @@ def test_a_flood_into_a_room_waits_for_the_other_loop() -> None:
                 if not flood.is_alive():
                     break
         publisher.settle()
-        total = until(lambda: quiet(engine), "all is taken", limit=60)
+        total = until(lambda: quiet(engine), "mailboxes are empty", limit=60)
         assert longest < WAITING
         assert total["turns_delayed"] > 0
         assert total["dropped_slow_peer"] >= FLOOD * MEMBERS // 2
@@ -64,14 +64,14 @@ def test_a_flood_into_a_room_waits_for_the_other_loop() -> None:
 
 
 def quiet(engine: kit.Engine) -> dict[str, int]:
-    """The counters once nothing is on its way between loops; nothing before."""
+    """The counters, if no packet is between loops; else {}."""
     total: dict[str, int] = engine.stats()["total"]
     return total if total["posted"] == total["taken"] else {}
 
 
 @pytest.mark.parametrize("loops", [1, 2])
-def test_one_that_is_delayed_loses_nothing(loops: int) -> None:
-    """Members that read hear all of a flood, in order, also where it waited for them."""
+def test_a_delayed_client_loses_nothing(loops: int) -> None:
+    """Members that read get all of a flood, in order, also if it waited for them."""
     with kit.engine(loops=loops, max_refs=4096) as engine, several(engine.port, 8, "room") as members:
         with BarePeer(engine.port) as publisher:
             with pouring(publisher, b"".join(frame(TEXT, f"PUB room\n{i}".encode()) for i in range(4000))):
@@ -83,14 +83,14 @@ def test_one_that_is_delayed_loses_nothing(loops: int) -> None:
         ledgers_hold(total)
 
 
-def test_joins_wait_for_their_listeners() -> None:
-    """Whoever joins and leaves without a pause waits until those who listen have been told of it."""
-    with kit.engine(loops=1) as engine, several(engine.port, 20) as listeners, BarePeer(engine.port) as restless:
-        for peer in listeners:
+def test_joins_wait_for_their_watchers() -> None:
+    """A client that joins and leaves without pause waits until the watchers have been told."""
+    with kit.engine(loops=1) as engine, several(engine.port, 20) as watchers, BarePeer(engine.port) as restless:
+        for peer in watchers:
             peer.say("SUB room presence")
         turns = 2000
         with pouring(restless, (frame(TEXT, b"SUB room") + frame(TEXT, b"UNSUB room")) * turns):
-            for peer in listeners:
+            for peer in watchers:
                 received: list[str] = []
                 while len(received) < 2 * turns:
                     got = peer.read()
@@ -100,13 +100,13 @@ def test_joins_wait_for_their_listeners() -> None:
         assert engine.total("turns_delayed") > 0
 
 
-def test_steps_end_by_their_time() -> None:
+def test_long_steps_are_cut() -> None:
     """A step that has much to do goes on in the next iteration."""
     with kit.engine(loops=1) as engine, several(engine.port, 32) as flood:
         data = frame(TEXT, b"PING 1") * 10_000
         for peer in flood:
             peer.wire.socket.settimeout(60)
-        while not engine.total("steps_cut"):  # the test's own time is over where that never is
+        while not engine.total("steps_cut"):  # the test's timeout ends this if it never happens
             with ExitStack() as stack:
                 for peer in flood:
                     stack.enter_context(pouring(peer, data))
@@ -116,7 +116,7 @@ def test_steps_end_by_their_time() -> None:
 
 @contextmanager
 def burning(processor: str) -> Iterator[None]:
-    """Something else that takes all of a processor that it can get."""
+    """A process that takes all that it can get of a processor."""
     with subprocess.Popen(["taskset", "-c", processor, *kit.python(), "-c", "while True: pass"]) as process:
         try:
             yield
@@ -124,29 +124,31 @@ def burning(processor: str) -> Iterator[None]:
             process.kill()
 
 
-@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel does not tell who waits")
-def test_floods_rest_while_processors_are_scarce() -> None:
-    """A client that floods rests between its turns where the loop has to wait for a processor; nothing is lost."""
+@pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="this kernel does not count waits for a processor"
+)
+def test_floods_are_delayed_while_processors_are_scarce() -> None:
+    """A client that floods is delayed between turns while its loop has to wait for a processor. Nothing is lost."""
     processor = str(min(os.sched_getaffinity(0)))
     data = frame(TEXT, b"PING 1") * 10_000
     with kit.engine("taskset", "-c", processor, loops=1) as engine, BarePeer(engine.port) as flood, burning(processor):
         flood.wire.socket.settimeout(60)
-        while not engine.total("turns_delayed"):  # the test's own time is over where that never is
+        while not engine.total("turns_delayed"):  # the test's timeout ends this if it never happens
             with pouring(flood, data):
                 drain(flood.wire.socket, 10_000 * len(b"\x81\x06PONG 1"))
 
 
 def drain(one: socket.socket, n: int) -> None:
-    """Reads so many bytes."""
+    """Reads n bytes."""
     while n:
         part = one.recv(min(n, 1 << 16))
-        assert part, "the engine hung up"
+        assert part, "the engine closed the connection"
         n -= len(part)
 
 
 def test_a_delayed_connection_that_is_writable_again_is_not_read() -> None:
-    """Those that wait for a crowded loop are left alone by epoll, also when their sockets are full meanwhile, and empty
-    again: it would else report to the loop, again and again, that there is something to read."""
+    """epoll does not watch connections that wait for a crowded loop, also when their sockets fill and drain meanwhile:
+    otherwise it would report input to the loop again and again."""
     data = (frame(TEXT, b"PUB room\nx") + frame(TEXT, b"PING " + b"p" * 200) * 3) * 2000
     with (
         kit.engine(loops=2, send_buffer=4608, stall_timeout=600, ping_interval=600) as engine,
@@ -154,7 +156,7 @@ def test_a_delayed_connection_that_is_writable_again_is_not_read() -> None:
         ExitStack() as stack,
     ):
         wires = [stack.enter_context(Wire(engine.port, receive_buffer=4096)) for _ in range(64)]
-        near = [wire for wire in wires if opening(wire) == "00"]
+        near = [wire for wire in wires if upgraded_on(wire) == "00"]
         assert len(near) > 8
         quiet = readable(engine.pid) - len(near)
         with halted(engine.pid, "signal-1"):
@@ -173,8 +175,8 @@ def test_a_delayed_connection_that_is_writable_again_is_not_read() -> None:
         assert max(watched) <= 2, "at most the one that has its turn is read"
 
 
-def opening(wire: Wire) -> str:
-    """The loop of a connection; its socket does not block afterwards."""
+def upgraded_on(wire: Wire) -> str:
+    """Upgrades a connection, makes its socket non-blocking, and returns its loop."""
     wire.upgrade()
     loop = wire.read_message()[1].split(b".")[1][:2].decode()
     wire.socket.setblocking(False)
@@ -182,7 +184,7 @@ def opening(wire: Wire) -> str:
 
 
 def readable(pid: int) -> int:
-    """How many descriptors epoll watches for input on loop 0 (proc(5), fdinfo)."""
+    """The number of descriptors that epoll watches for input on loop 0 (proc(5), fdinfo)."""
     task = Path(f"/proc/{pid}/task/{threads(pid)['signal-0']}")
     names = [entry.name for entry in (task / "fd").iterdir() if str(os.readlink(entry)) == "anon_inode:[eventpoll]"]
     lines = (task / "fdinfo" / names[0]).read_text().splitlines()
