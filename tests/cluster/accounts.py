@@ -1,4 +1,4 @@
-"""Keys, JWTs and credentials for NATS, made here: an operator, an account, and its users."""
+"""Keys, JWTs and credentials for NATS: an operator, an account, and its users."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ def b64(data: bytes) -> str:
 
 
 def token(issuer: nkeys.KeyPair, subject: str, kind: str, more: dict[str, Any], **claimed: Any) -> str:
-    """A JWT as NATS has them: signed by an nkey, its id a hash of its claims."""
+    """A JWT for NATS: signed with an nkey; its id is a hash of its claims."""
     claims: dict[str, Any] = {"iat": int(time.time()), "iss": public(issuer), "sub": subject, "name": kind}
     claims.update(claimed)
     claims["nats"] = {**more, "type": kind, "version": 2}
@@ -51,7 +51,7 @@ class Operator:
         self.account_limits(**limits)
 
     def account_limits(self, **limits: int) -> None:
-        """Makes the configuration anew, with these limits of the account."""
+        """Makes a new configuration with these limits of the account."""
         name = public(self.account)
         account_jwt = token(self.operator, name, "account", {"limits": {**ACCOUNT_LIMITS, **limits}})
         self.config = (

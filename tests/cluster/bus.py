@@ -1,4 +1,4 @@
-"""nats-py behind plain calls, on a thread of its own, for tests whose WebSocket clients block."""
+"""nats-py with blocking calls, on another thread, for tests with blocking WebSocket clients."""
 
 import asyncio
 import threading
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Bus:
-    """A NATS client that has nothing of the engine's in it."""
+    """A NATS client that uses no code of the engine."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self.loop = asyncio.new_event_loop()
@@ -38,7 +38,7 @@ class Bus:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(LIMIT)
 
     def subscribe(self, subject: str) -> "Queue[Msg]":
-        """What arrives from now on: the server has taken the subscription when this returns."""
+        """A queue of the messages from now on: the server has the subscription when this returns."""
         queue: Queue[Msg] = Queue()
 
         async def keep(msg: Msg) -> None:
@@ -52,9 +52,9 @@ class Bus:
         self.run(self.client.publish(subject, data, reply=reply, headers=headers))
 
     def request(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Msg:
-        """The first answer; nats.errors.NoRespondersError where nobody listens."""
+        """The first answer; nats.errors.NoRespondersError if nobody listens."""
         return self.run(self.client.request(subject, data, timeout=LIMIT, headers=headers))
 
     def flush(self) -> None:
-        """Returns when the server has taken all that was published and subscribed."""
+        """Returns when the server has all that was published and subscribed."""
         self.run(self.client.flush())

@@ -1,4 +1,4 @@
-"""What a client makes of presence, as the protocol says: a set of peers a room, emptied by the OK to its SUB."""
+"""The members of rooms as a watcher knows them: a set for each room, emptied by the OK to its SUB."""
 
 import contextlib
 import time
@@ -9,7 +9,7 @@ from wire import fresh
 
 
 class Crowd:
-    """The peers that a listener believes to be in its rooms; where none is named, the first it asked for is meant."""
+    """The members that a watcher knows. Without a room, methods mean the first that it asked for."""
 
     def __init__(self, peer: Peer, *rooms: str) -> None:
         self.peer = peer
@@ -36,7 +36,7 @@ class Crowd:
             room -= {peer for peer in room if peer == gone or (gone[-1] == "*" and peer.startswith(gone[:-1]))}
 
     def ask(self, room: str) -> "Crowd":
-        """SUB with presence; what came before its OK counts no more."""
+        """Sends SUB with presence; what came before its OK no longer counts."""
         ref = fresh("s")
         self.peer.say(f"SUB {room} presence ref={ref}")
         assert self.peer.answer_to(ref) == "ok"
@@ -45,22 +45,22 @@ class Crowd:
         return self
 
     def take_early(self) -> None:
-        """What came before an answer."""
+        """Takes the messages that came before an answer."""
         for got in self.peer.early:
             self.take(got)
         self.peer.early.clear()
 
     def expect(self, *members: str, room: str = "", limit: float = 10.0) -> None:
-        """Waits until the set is these."""
+        """Waits until the room has exactly these members."""
         room = room or next(iter(self.rooms))
         end = time.monotonic() + limit
         while self.rooms[room] != set(members):
             left = end - time.monotonic()
-            assert left > 0, f"{sorted(self.rooms[room])} are not {sorted(members)}: heard {self.received[-20:]}"
+            assert left > 0, f"{sorted(self.rooms[room])} are not {sorted(members)}: received {self.received[-20:]}"
             with contextlib.suppress(TimeoutError):
                 self.take(self.peer.read(min(left, 0.5)))
 
     def settle(self) -> None:
-        """Takes what is there."""
+        """Takes all messages that have come."""
         for got in self.peer.settle():
             self.take(got)

@@ -1,4 +1,4 @@
-"""What NATS allows: credentials of every kind, permissions, max_payload."""
+"""Access to NATS: credentials of every kind, permissions, max_payload."""
 
 import contextlib
 import os
@@ -12,18 +12,18 @@ import nkeys
 import pytest
 
 import kit
+from kit import freeze
 from peers import BarePeer
 from wire import TEXT, frame, until
 
 from .accounts import make_key, make_operator, public
 from .bus import Bus
 from .conftest import account, await_cluster
-from .test_faults import freeze
 
 
 @contextlib.contextmanager
 def cluster(config: str, **access: Any) -> Iterator[tuple[BarePeer, BarePeer]]:
-    """A peer on each of two nodes, that are let in by a nats-server of this configuration."""
+    """A peer on each of two nodes, which use a nats-server with this configuration."""
     with (
         kit.nats(config=config) as server,
         kit.engine(nats=server.url, loops=1, **access) as one,
@@ -36,7 +36,7 @@ def cluster(config: str, **access: Any) -> Iterator[tuple[BarePeer, BarePeer]]:
 
 
 def reach(a: BarePeer, b: BarePeer) -> None:
-    """Each hears the other, 1:1 and 1:N."""
+    """Asserts that messages arrive, 1:1 and 1:N."""
     b.join("room")
     for payload in ("text", b"\xff" * 60000, "x" * 17000):
         a.say(f"TO {b.address} ref=r", payload)
@@ -82,8 +82,8 @@ def test_creds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("access", [{}, {"nats_token": "wrong"}, {"nats_user": "node", "nats_password": "wrong"}])
-def test_wrong_credentials_are_told_at_the_start(access: dict[str, str]) -> None:
-    """As a mistake of whoever starts it."""
+def test_wrong_credentials_fail_the_start(access: dict[str, str]) -> None:
+    """With exit status 2, as an error in the settings."""
     with kit.nats(config='authorization { token: "s3cr3t" }') as server:
         assert kit.refused(nats=server.url, loops=1, **access) == 2
 
@@ -95,12 +95,12 @@ PERMITTED = """authorization {{ users: [
        permissions: {{ publish: {{ deny: [{publish}] }}, subscribe: {{ deny: [{subscribe}] }} }} }}
     {{ user: free, password: free }}
 ] }}"""
-DENIED_SUBJECTS = 256  # that a node remembers: the core's
+DENIED_SUBJECTS = 256  # subjects that a node remembers, as in signal_core
 NODE = {"nats_user": "node", "nats_password": "node"}
 
 
-def test_a_denied_pub_is_told() -> None:
-    """To whoever asked: NATS's word comes after the first was accepted, and is its answer the second time."""
+def test_a_denied_pub_gets_denied() -> None:
+    """The error of NATS comes after the OK, so an ERR without a ref follows. The second PUB is denied at once."""
     with cluster(PERMITTED.format(publish='"signal.room.secret"', subscribe=""), **NODE) as peers:
         for peer in peers:
             assert peer.ask("PUB secret", "x") == "ok"
@@ -111,10 +111,10 @@ def test_a_denied_pub_is_told() -> None:
 
 
 def test_a_denied_subject_is_remembered_once() -> None:
-    """NATS objects to each message; what it objects to first leaves place for what comes after it."""
+    """NATS reports each message. The first subject is kept once, so there is room for others."""
     config = PERMITTED.format(publish='"signal.room.secret.>"', subscribe="")
     with kit.nats(config=config) as server, kit.engine(nats=server.url, loops=1, **NODE) as engine:
-        until(lambda: engine.stats()["nats_state"] == "up", "NATS is there")
+        until(lambda: engine.stats()["nats_state"] == "up", "NATS is up")
         with BarePeer(engine.port) as a:
             freeze(server)
             try:
@@ -126,8 +126,8 @@ def test_a_denied_subject_is_remembered_once() -> None:
                 until(lambda room=room: a.ask(f"PUB {room}", "x") == "denied", f"{room} is remembered")  # type: ignore[misc]
 
 
-def test_a_denied_to_is_told() -> None:
-    """It awaits a receipt: NATS's word reaches it before its ttl."""
+def test_a_denied_to_gets_denied() -> None:
+    """It waits for a receipt; the error of NATS comes before its ttl."""
     with cluster(PERMITTED.format(publish='"signal.peer.closed.>"', subscribe=""), **NODE) as (a, b):
         for _ in range(3):
             start = time.monotonic()
@@ -136,7 +136,7 @@ def test_a_denied_to_is_told() -> None:
         reach(a, b)
 
 
-def test_a_denied_sub_is_told() -> None:
+def test_a_denied_sub_gets_denied() -> None:
     with cluster(PERMITTED.format(publish="", subscribe='"signal.room.secret"'), **NODE) as (a, b):
         assert a.ask("SUB secret") == "denied"
         assert a.settle() == []
@@ -148,7 +148,7 @@ def test_a_denied_sub_is_told() -> None:
 
 
 def test_over_max_payload() -> None:
-    """Is too-large across nodes, costs no one the connection to NATS, and hinders nothing within a node."""
+    """Across nodes it is too-large, within a node it is delivered, and the link stays."""
     with (
         kit.nats(config="max_payload: 4096") as server,
         kit.engine(nats=server.url, loops=1) as one,
@@ -172,7 +172,7 @@ def test_over_max_payload() -> None:
 
 @pytest.mark.parametrize("size", range(3700, 4140, 20))
 def test_near_max_payload(size: int, small: tuple[BarePeer, BarePeer]) -> None:
-    """Headers count for NATS too: whatever the size, the answer is ok or too-large, and NATS stays."""
+    """NATS counts headers, too: for any size, the answer is ok or too-large, and the link stays."""
     a, b = small
     code = a.ask(f"TO {b.address} ttl=9000", b"x" * size)
     assert code in ("ok", "too-large")

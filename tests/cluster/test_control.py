@@ -1,4 +1,4 @@
-"""Operators' questions and orders, through a real nats-server, to real nodes."""
+"""Operators' queries and orders, through a real nats-server, to real nodes."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def ctl(server: kit.Nats, *words: str) -> tuple[int, list[dict[str, Any]], str]:
-    """Exit status, what was printed, and what was complained of."""
+    """Exit status, lines of JSON, and stderr of `ctl`."""
     done = kit.run("ctl", *words, "--json", SIGNAL_ENGINE_NATS=server.url)
     assert "Traceback" not in done.stderr
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
@@ -39,7 +39,7 @@ def ask(server: kit.Nats, work: Callable[[Control], Awaitable[T]]) -> T:
 
 
 def await_control(server: kit.Nats, *nodes: kit.Engine, **settings: Any) -> None:
-    """Returns when they all answer operators, which is soon after they are ready."""
+    """Returns when all nodes answer operators, which is soon after they are ready."""
 
     async def run() -> None:
         async with Control(nats=server.url, **settings) as control:
@@ -55,15 +55,8 @@ def ready(server: kit.Nats, nodes: list[kit.Engine]) -> None:
 
 
 @pytest.fixture
-def alone() -> Iterator[kit.Nats]:
-    """A nats-server for nodes of the test's own, which orders to all would reach."""
-    with kit.nats() as running:
-        yield running
-
-
-@pytest.fixture
 def peers(nodes: list[kit.Engine]) -> Iterator[Callable[..., BarePeer]]:
-    """Makes a peer on a node, in rooms."""
+    """Makes peers: of a node's number, in rooms."""
     made: list[BarePeer] = []
 
     def make(node: int, *rooms: str) -> BarePeer:
@@ -79,8 +72,8 @@ def peers(nodes: list[kit.Engine]) -> Iterator[Callable[..., BarePeer]]:
 
 
 def test_nodes_and_stats(server: kit.Nats, nodes: list[kit.Engine]) -> None:
-    status, found, said = ctl(server, "nodes")
-    assert (status, said) == (0, "")
+    status, found, stderr = ctl(server, "nodes")
+    assert (status, stderr) == (0, "")
     assert [node["node"] for node in found] == sorted(node.node for node in nodes)
     assert sorted(str(node["listen"]) for node in found) == sorted(str([node.url]) for node in nodes)
     status, found, _ = ctl(server, "stats", "--node", nodes[0].node)
@@ -89,7 +82,7 @@ def test_nodes_and_stats(server: kit.Nats, nodes: list[kit.Engine]) -> None:
 
 
 def test_rooms_members_disconnect(server: kit.Nats, nodes: list[kit.Engine], peers: Callable[..., BarePeer]) -> None:
-    """One after the other, as an operator would."""
+    """One after the other."""
     a, b, c = peers(0, "ctl.here"), peers(1, "ctl.here"), peers(2, "ctl.there")
     status, rooms, _ = ctl(server, "rooms")
     counted = {room["room"]: room for room in rooms}
@@ -100,24 +93,24 @@ def test_rooms_members_disconnect(server: kit.Nats, nodes: list[kit.Engine], pee
     status, done, _ = ctl(server, "disconnect", a.address)
     assert status == 0 and done == [{"node": nodes[0].node, "disconnected": 1}]
     assert a.ended() == 4009
-    status, done, said = ctl(server, "disconnect", a.address)
-    assert status == 1 and "has no connection" in said
+    status, done, stderr = ctl(server, "disconnect", a.address)
+    assert status == 1 and "has no connection" in stderr
     assert b.settle() == c.settle() == []
 
 
-def test_a_user_is_disconnected_everywhere(alone: kit.Nats) -> None:
-    """All connections on all nodes and loops, and nobody else's."""
-    settings = {"nats": alone.url, "auth": "jwt", "auth_key": SECRET}
+def test_a_user_is_disconnected_everywhere(lone_server: kit.Nats) -> None:
+    """All its connections on all nodes and loops, and no others."""
+    settings = {"nats": lone_server.url, "auth": "jwt", "auth_key": SECRET}
     with kit.engine(loops=1, **settings) as one, kit.engine(loops=3, **settings) as three:
         user = fresh("u")
         guests = [Guest(node.port, token=token(user)) for node in (one, three) for _ in range(20)]
         with Guest(three.port, token=token(fresh("u"))) as other:
-            await_control(alone, one, three)
-            members = ask(alone, lambda control: control.members(f"@{user}")).answers
+            await_control(lone_server, one, three)
+            members = ask(lone_server, lambda control: control.members(f"@{user}")).answers
             assert {member.peer for member in members} == {guest.address for guest in guests}
             assert {member.user for member in members} == {user}
-            assert ask(alone, lambda control: control.rooms()).answers == ()
-            status, done, _ = ctl(alone, "disconnect", f"@{user}")
+            assert ask(lone_server, lambda control: control.rooms()).answers == ()
+            status, done, _ = ctl(lone_server, "disconnect", f"@{user}")
             assert status == 0 and {line["node"]: line["disconnected"] for line in done} == {
                 one.node: 20,
                 three.node: 20,
@@ -125,35 +118,36 @@ def test_a_user_is_disconnected_everywhere(alone: kit.Nats) -> None:
             assert [guest.ended() for guest in guests] == [4009] * 40
             assert one.total("kicked") == three.total("kicked") == 20
             assert other.settle() == []
-            again = ask(alone, lambda control: control.disconnect(user=user))
+            again = ask(lone_server, lambda control: control.disconnect(user=user))
             assert again.complete and [node.disconnected for node in again.answers] == [0, 0]
         for guest in guests:
             guest.close()
 
 
-def test_one_node_is_drained(alone: kit.Nats) -> None:
-    with kit.engine(nats=alone.url, drain_time=1) as stays, kit.engine(nats=alone.url, drain_time=1) as goes:
+def test_one_node_is_drained(lone_server: kit.Nats) -> None:
+    settings = {"nats": lone_server.url, "drain_time": 1}
+    with kit.engine(**settings) as stays, kit.engine(**settings) as goes:
         await_cluster([stays, goes])
         with BarePeer(goes.port) as leaver, BarePeer(stays.port) as stayer:
-            await_control(alone, stays, goes)
-            status, done, _ = ctl(alone, "drain", goes.node)
+            await_control(lone_server, stays, goes)
+            status, done, _ = ctl(lone_server, "drain", goes.node)
             assert status == 0
             assert done == [{"node": goes.node, "connections": 1, "drain_time": 1.0}]
             assert leaver.read().verb == "GOAWAY"
             assert leaver.ended() == 1001
             assert goes.wait() == 0
             assert stayer.settle() == []
-        await_control(alone, stays)
-        status, _, said = ctl(alone, "drain", goes.node)
-        assert (status, said) == (1, f"signal-engine: {goes.node} did not answer\n")
+        await_control(lone_server, stays)
+        status, _, stderr = ctl(lone_server, "drain", goes.node)
+        assert (status, stderr) == (1, f"signal-engine: {goes.node} did not answer\n")
 
 
-def test_a_node_that_hangs_is_silent(alone: kit.Nats) -> None:
-    """It is known by PING, and misses the deadline; the others are told."""
-    with kit.engine(nats=alone.url, loops=1) as one, kit.engine(nats=alone.url, loops=1) as two:
+def test_a_node_that_hangs_is_silent(lone_server: kit.Nats) -> None:
+    """It answered PING, and misses the deadline. The answers of others are returned."""
+    with kit.engine(nats=lone_server.url, loops=1) as one, kit.engine(nats=lone_server.url, loops=1) as two:
 
         async def run() -> None:
-            async with Control(nats=alone.url, timeout=1) as control:
+            async with Control(nats=lone_server.url, timeout=1) as control:
                 discover = control.discover
 
                 async def both() -> Gathered[Node]:
@@ -167,7 +161,7 @@ def test_a_node_that_hangs_is_silent(alone: kit.Nats) -> None:
                 control.discover = discover  # type: ignore[method-assign]
                 assert [node.node for node in await control.nodes()] == [one.node]
 
-        await_control(alone, one, two)
+        await_control(lone_server, one, two)
         try:
             asyncio.run(run())
         finally:
@@ -177,16 +171,17 @@ def test_a_node_that_hangs_is_silent(alone: kit.Nats) -> None:
 # -- pages --
 
 
-def test_pages_of_rooms(alone: kit.Nats) -> None:
-    """Each room once, with its true count, however many pages it takes and loops it is on; what is asked is counted."""
+def test_pages_of_rooms(lone_server: kit.Nats) -> None:
+    """Each room once, with its number of members, on several pages and loops. Queries are counted."""
     rooms = [f"page.{i}" for i in range(300)]
-    with kit.engine(nats=alone.url, loops=3, max_rooms=400) as node, kit.engine(nats=alone.url, loops=1) as other:
+    settings = {"nats": lone_server.url, "max_rooms": 400}
+    with kit.engine(loops=3, **settings) as node, kit.engine(loops=1, **settings) as other:
         peers = [BarePeer(node.port, "both") for _ in range(12)]
         for peer in peers:
             peer.join(*rooms[:150])
         with BarePeer(node.port, "both") as one, BarePeer(other.port, *rooms[100:110], "both") as far:
             one.join(*rooms[150:])
-            await_control(alone, node, other)
+            await_control(lone_server, node, other)
             before = node.total("inquiries")
 
             async def pages(control: Control) -> tuple[list[str], dict[str, int]]:
@@ -202,11 +197,11 @@ def test_pages_of_rooms(alone: kit.Nats) -> None:
                     if not after:
                         return names, counts
 
-            names, counts = ask(alone, pages)
+            names, counts = ask(lone_server, pages)
             assert sorted(names) == sorted({*rooms, "both"}) and len(names) == len(set(names))
             assert counts == {"both": 13} | {room: 12 if int(room[5:]) < 150 else 1 for room in rooms}
             assert node.total("inquiries") > before
-            few = ask(alone, lambda control: control.rooms(9))
+            few = ask(lone_server, lambda control: control.rooms(9))
             assert len(few.answers) == 9 and few.more and few.nodes == 2
             for room in few.answers:
                 assert room.nodes.get(node.node, 0) == counts[room.room]
@@ -218,7 +213,7 @@ def test_pages_of_rooms(alone: kit.Nats) -> None:
 
 
 def test_pages_of_members(server: kit.Nats, nodes: list[kit.Engine], peers: Callable[..., BarePeer]) -> None:
-    """On several loops, and more than one answer may have."""
+    """On several loops, more than one answer may have."""
     room = fresh("r")
     here = [peers(2, room) for _ in range(70)]
 
@@ -268,8 +263,8 @@ def answer_of(bus: Bus, subject: str, data: bytes) -> tuple[dict[str, Any], dict
     return json.loads(message.data), message.headers or {}
 
 
-def test_micro_services_know_it(bus: Bus, nodes: list[kit.Engine]) -> None:
-    """Whatever lists NATS's services lists the nodes, with all that they answer."""
+def test_nodes_are_nats_micro_services(bus: Bus, nodes: list[kit.Engine]) -> None:
+    """Tools that list NATS services list the nodes and their endpoints."""
     ping = json.loads(bus.request("$SRV.PING.signal-engine", b"").data)
     assert ping["type"] == "io.nats.micro.v1.ping_response"
     assert ping["metadata"]["node"] in {node.node for node in nodes} and ping["metadata"]["control"] == "1"
@@ -283,7 +278,7 @@ def test_micro_services_know_it(bus: Bus, nodes: list[kit.Engine]) -> None:
 
 
 def test_neighbouring_versions(bus: Bus, nodes: list[kit.Engine]) -> None:
-    """What a newer operator adds is ignored; what needs a newer node, or is no command, is told."""
+    """Unknown fields are ignored; a higher version and an unknown command get an error."""
     subject = f"signal.ctl.stats.{nodes[0].node}"
     answer, _ = answer_of(bus, subject, request("stats", added="later", limit=None))
     assert answer["v"] == 1 and answer["node"] == nodes[0].node and "error" not in answer
@@ -312,8 +307,8 @@ def test_neighbouring_versions(bus: Bus, nodes: list[kit.Engine]) -> None:
         b'{"v": 1, "command": "drain", "x": "' + b"x" * 65536 + b'"}',
     ],
 )
-def test_what_is_no_request(bus: Bus, nodes: list[kit.Engine], data: bytes) -> None:
-    """So is every answer of a node: it names no command."""
+def test_malformed_requests(bus: Bus, nodes: list[kit.Engine], data: bytes) -> None:
+    """So is an answer of a node, as it names no command."""
     answer, headers = answer_of(bus, f"signal.ctl.drain.{nodes[0].node}", data)
     assert answer["error"] == "bad-request" and headers["Nats-Service-Error-Code"] == "400"
     assert nodes[0].get("readyz") == b"ready\n"
@@ -343,14 +338,14 @@ def test_bad_fields(bus: Bus, nodes: list[kit.Engine], command: str, fields: dic
     assert answer["error"] == "bad-request"
 
 
-def test_a_cursor_from_elsewhere_leads_nowhere(bus: Bus, nodes: list[kit.Engine]) -> None:
+def test_a_cursor_that_does_not_exist_ends_the_list(bus: Bus, nodes: list[kit.Engine]) -> None:
     for after in ("999.0", "0.99999999999999999999", "1.4096"):
         answer, _ = answer_of(bus, f"signal.ctl.rooms.{nodes[2].node}", request("rooms", after=after))
         assert answer["next"] == "" and isinstance(answer["rooms"], dict)
 
 
-def test_receipts_and_answers_are_no_orders(bus: Bus, nodes: list[kit.Engine], peers: Callable[..., BarePeer]) -> None:
-    """A node publishes them to whatever reply subject the one who asks has chosen."""
+def test_receipts_and_answers_are_not_orders(bus: Bus, nodes: list[kit.Engine], peers: Callable[..., BarePeer]) -> None:
+    """A node publishes them to any reply subject, also to that of an order."""
     peer = peers(0)
     errors = bus.subscribe("_INBOX.errors")
     bus.publish(f"signal.peer.{peer.address}", b"x", reply="signal.ctl.drain")
@@ -359,22 +354,22 @@ def test_receipts_and_answers_are_no_orders(bus: Bus, nodes: list[kit.Engine], p
         bus.publish(subject, request("stats"), reply="signal.ctl.drain")
     bus.publish(f"signal.ctl.drain.{nodes[0].node}", b"{}", reply="_INBOX.errors")
     assert b"bad-request" in errors.get(timeout=10).data
-    assert ask_all_ready(nodes)
+    assert all_are_ready(nodes)
 
 
-def ask_all_ready(nodes: list[kit.Engine]) -> bool:
+def all_are_ready(nodes: list[kit.Engine]) -> bool:
     return all(node.get("readyz") == b"ready\n" and node.stats()["state"] == "running" for node in nodes)
 
 
-# -- its connection --
+# -- the connection of the control plane --
 
 
 def test_off() -> None:
     with kit.nats() as own, kit.engine(nats=own.url, control="off", loops=1) as node, Bus(own.url) as bus:
         with pytest.raises(nats.errors.NoRespondersError):
             bus.request("$SRV.PING.signal-engine", b"")
-        status, found, said = ctl(own, "nodes")
-        assert (status, found) == (1, []) and "--control on" in said
+        status, found, stderr = ctl(own, "nodes")
+        assert (status, found) == (1, []) and "--control on" in stderr
         assert node.stats()["nats_state"] == "up"
 
 
@@ -392,8 +387,8 @@ def test_a_password_in_the_url_and_one_that_is_refused() -> None:
         with kit.engine(nats=url, loops=1) as node:
             await_control(server, node, nats_user="node", nats_password="p@ss")
             done = kit.run("ctl", "nodes", "--nats", server.url, "--nats-user", "node", "--nats-password", "x")
-            said = kit.complaint(done)
-            assert "--nats nats://" in said and "refuses the credentials" in said and "--nats-creds" in said
+            stderr = kit.complaint(done)
+            assert "--nats nats://" in stderr and "refuses the credentials" in stderr and "--nats-creds" in stderr
             assert ctl_ok(kit.run("ctl", "nodes", SIGNAL_ENGINE_NATS=url))
 
 
@@ -408,8 +403,8 @@ PERMITTED = """authorization {{ users: [
 ] }}"""
 
 
-def test_what_nats_does_not_allow_is_told() -> None:
-    """To the operator at once; of a node, by its log, and the rest works."""
+def test_what_nats_denies_is_reported() -> None:
+    """To the operator at once; on a node, in its log. The rest works."""
     seer = {"nats_user": "seer", "nats_password": "seer"}
     with (
         kit.nats(config=PERMITTED.format(subscribe='"signal.ctl.drain"')) as server,
@@ -421,6 +416,6 @@ def test_what_nats_does_not_allow_is_told() -> None:
         done = kit.run("ctl", "drain", "--all", *flags)
         assert done.returncode == 1 and 'to "signal.ctl.drain"' in done.stderr and "docs/control.md" in done.stderr
         assert "Traceback" not in done.stderr
-        objections = [line for line in node.events() if "reported an error to the control plane" in line["event"]]
-        assert len(objections) == 1 and "signal.ctl.drain" in objections[0]["error"]
-        assert ask_all_ready([node])
+        errors = [line for line in node.events() if "reported an error to the control plane" in line["event"]]
+        assert len(errors) == 1 and "signal.ctl.drain" in errors[0]["error"]
+        assert all_are_ready([node])

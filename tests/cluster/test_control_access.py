@@ -16,7 +16,7 @@ __all__ = ["certificates"]  # a fixture
 
 
 def connections(monitor: int) -> list[dict[str, object]]:
-    """What nats-server knows of each."""
+    """The connections that a nats-server lists."""
     with urllib.request.urlopen(f"http://127.0.0.1:{monitor}/connz", timeout=kit.PATIENCE) as answer:
         found: list[dict[str, object]] = json.loads(answer.read())["connections"]
     return found
@@ -31,12 +31,12 @@ def test_tls_with_certificates_on_both_sides(certificates: Certificates) -> None
     ):
         await_control(server, node, **files)
         flags = kit.flags({"nats": tls_url(server), "nats_tls_ca": certificates.ca})
-        said = kit.complaint(kit.run("ctl", "nodes", *flags))
-        assert f"--nats tls://127.0.0.1:{server.port} can't be reached" in said
+        error = kit.complaint(kit.run("ctl", "nodes", *flags))
+        assert f"--nats tls://127.0.0.1:{server.port} can't be reached" in error
 
 
-def test_tls_is_spoken_where_the_url_asks_for_it(certificates: Certificates) -> None:
-    """Also with a server that would take clear text; and else not a word."""
+def test_tls_is_used_if_the_url_asks_for_it(certificates: Certificates) -> None:
+    """Also with a server that allows clear text."""
     monitor = kit.free_port()
     config = certificates.server() + f'\nallow_non_tls: true\nhttp: "127.0.0.1:{monitor}"'
     ca = {"nats_tls_ca": str(certificates.ca)}
@@ -47,18 +47,18 @@ def test_tls_is_spoken_where_the_url_asks_for_it(certificates: Certificates) -> 
         await_control(server, node)
 
         def are_two() -> bool:
-            """The node's; the operators' that awaited it may still be on their way out."""
+            """Whether the node has two, both with TLS. Those of operators may not have ended yet."""
             ours = [one for one in connections(monitor) if str(one.get("name", "")).startswith("signal-engine ")]
             return len(ours) == 2 and all(one.get("tls_version") for one in ours)
 
-        kit.until(are_two, "the node has two connections, and speaks TLS on both")
+        kit.until(are_two, "the node has two connections, and uses TLS on both")
 
 
-def test_no_tls_no_word() -> None:
+def test_a_tls_url_and_a_server_without_tls() -> None:
     with kit.nats(config='authorization { user: "ann", password: "s3cr3t" }') as server:
         url = f"tls://ann:s3cr3t@127.0.0.1:{server.port}"
-        said = kit.complaint(kit.run("ctl", "nodes", "--nats", url))
-        assert "it offers no TLS, but its URL requires it" in said and "s3cr3t" not in said
+        error = kit.complaint(kit.run("ctl", "nodes", "--nats", url))
+        assert "it offers no TLS, but its URL requires it" in error and "s3cr3t" not in error
 
 
 def test_a_foreign_certificate(certificates: Certificates, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_an_nkey(tmp_path: Path) -> None:
 
 
 def test_credentials_are_read_again(tmp_path: Path) -> None:
-    """A node whose NATS begins to trust others comes back with the file that replaced the old one."""
+    """When NATS trusts other credentials, a node reconnects with the file that replaced the old one."""
     config, creds = make_operator(tmp_path)
     with kit.nats(config=config) as server, kit.engine(nats=server.url, loops=1, nats_creds=creds) as node:
         await_control(server, node, nats_creds=str(creds))
@@ -90,8 +90,8 @@ def test_credentials_are_read_again(tmp_path: Path) -> None:
         await_control(server, node, nats_creds=str(creds))
 
 
-def test_a_file_that_was_spoilt_is_told(tmp_path: Path) -> None:
-    """In the log, while the engine goes on; once it is mended the node answers again. That NATS went is told once."""
+def test_a_broken_credentials_file_is_logged(tmp_path: Path) -> None:
+    """The engine goes on. Once the file is repaired, the node answers again. The loss of NATS is logged once."""
     config, creds = make_operator(tmp_path)
     settings = {"loops": 1, "nats_creds": creds, "log_level": "debug"}
     with kit.nats(config=config) as server, kit.engine(nats=server.url, **settings) as node:
@@ -100,21 +100,21 @@ def test_a_file_that_was_spoilt_is_told(tmp_path: Path) -> None:
         server.stop()
         creds.write_text("nothing of use")
         server.start()
-        kit.until(lambda: any("the credentials can't be read" in str(line) for line in node.events()), "it is told")
+        kit.until(lambda: any("the credentials can't be read" in str(line) for line in node.events()), "it is logged")
         creds.write_text(good)
         await_control(server, node, nats_creds=str(creds))
         warned = [line["event"] for line in node.events() if line["level"] == "warning"]
         assert warned == ["NATS is away; local delivery continues"]
 
 
-def test_a_connection_that_can_not_be_had_is_told_once() -> None:
-    """The node goes on without, and tries again."""
+def test_a_control_connection_that_fails_is_logged_once() -> None:
+    """The node goes on without it, and tries again."""
     settings = {"loops": 1, "log_level": "debug"}
     with kit.nats(config="max_connections: 1") as server, kit.engine(nats=server.url, **settings) as node:
 
-        def told() -> list[str]:
+        def levels() -> list[str]:
             return [line["level"] for line in node.events() if line["event"] == "the control plane is away"]
 
-        kit.until(lambda: len(told()) > 3, "it tries again")
-        assert told()[:4] == ["debug", "debug", "warning", "debug"]
+        kit.until(lambda: len(levels()) > 3, "it tries again")
+        assert levels()[:4] == ["debug", "debug", "warning", "debug"]
         assert node.stats()["nats_state"] == "up"

@@ -1,4 +1,4 @@
-"""docs/control.md is true: its configuration of NATS, its commands and its program, with real nodes."""
+"""What docs/control.md shows works with real nodes: the configuration of NATS, the commands, the program."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ def sample(name: str, page: str = PAGE) -> str:
 
 @contextlib.contextmanager
 def permitted(config: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[kit.Nats]:
-    """A nats-server with the configuration of a page, and its passwords."""
+    """A nats-server with the configuration of a page, and passwords."""
     for name, value in PASSWORDS.items():
         monkeypatch.setenv(name, value)
     with kit.nats(config=config.replace("4222", "-1")) as server:
@@ -40,7 +40,7 @@ def permitted(config: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[kit.Nats
 @contextlib.contextmanager
 def cluster(server: kit.Nats) -> Iterator[list[kit.Engine]]:
     node = {"nats": server.url, "nats_user": "node", "nats_password": "node", "loops": 1, "drain_time": 1}
-    node["ping_interval"] = 600  # a peer of the test answers no ping while commands run, which may take long
+    node["ping_interval"] = 600  # the tests' peers answer no pings while commands run
     with kit.engine(node="k7m2", **node) as one, kit.engine(node="other", **node) as other:
         await_cluster([one, other])
         await_control(server, one, other, nats_user="operator", nats_password="operator")
@@ -53,7 +53,7 @@ def command(server: kit.Nats, user: str, *words: str) -> "subprocess.CompletedPr
 
 
 def test_the_commands_and_permissions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each line of the page in turn, as the operator that the page's configuration has; a viewer only sees."""
+    """Each command of the page, as its operator. A viewer may only read."""
     with permitted(sample("control.conf"), monkeypatch) as server, cluster(server) as nodes:
         with BarePeer(nodes[0].port, "lobby") as peer, BarePeer(nodes[1].port, "lobby") as other:
             for words in ("stats", "rooms"):
@@ -76,8 +76,8 @@ def test_the_commands_and_permissions(monkeypatch: pytest.MonkeyPatch) -> None:
         assert nodes[1].stats()["state"] == "running"
 
 
-def test_nodes_and_services_give_no_orders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of nats.md: a node's own credentials, and a service's."""
+def test_nodes_and_services_can_not_give_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the credentials of nodes and services in nats.md and control.md."""
     page = (DOCS / "nats.md").read_text(encoding="utf-8")
     services = sample("nats.conf", page)
     for config, users in ((services, ("node", "time", "monitor")), (sample("control.conf"), ("node",))):
@@ -88,7 +88,7 @@ def test_nodes_and_services_give_no_orders(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Runs as it is printed."""
+    """It runs unchanged."""
     file = tmp_path / "operator.py"
     file.write_text(sample("operator.py"), encoding="utf-8")
     with permitted(sample("control.conf"), monkeypatch) as server, cluster(server) as nodes:
@@ -102,6 +102,6 @@ def test_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         assert lines[2] == "lobby 2 {'k7m2': 1, 'other': 1}" and lines[3] == "0 connections closed"
 
 
-def test_each_method_is_told() -> None:
-    told = set(re.findall(r"control\.(\w+)\(|`(room_page|member_page)`", PAGE))
-    assert {one or other for one, other in told} <= set(dir(Control))
+def test_each_method_on_the_page_exists() -> None:
+    named = set(re.findall(r"control\.(\w+)\(|`(room_page|member_page)`", PAGE))
+    assert {one or other for one, other in named} <= set(dir(Control))

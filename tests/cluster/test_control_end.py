@@ -1,4 +1,4 @@
-"""The control plane of a node ends in whatever step of its connection's life it is told to."""
+"""The control plane of a node ends at any step of its connection."""
 
 import asyncio
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ async def answer(fields: Fields, most: int) -> Mapping[str, object]:
 
 
 async def end_after(url: str, steps: int) -> bool:
-    """Ends it after so many steps of the asyncio loop; whether it was offered by then."""
+    """Ends it after so many steps of the asyncio loop; returns whether it was offered by then."""
     server = parse_url(url)
     config = make_config({"nats": [url]}, {"nats": "nats"})
     made = ControlServer(
@@ -44,8 +44,8 @@ async def end_after(url: str, steps: int) -> bool:
 
 
 def test_it_ends_at_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """nats-py, and asyncio.wait_for before Python 3.12, swallow a cancellation in some of them. Of many, on a machine
-    that has other things to do, not each is tried."""
+    """nats-py, and asyncio.wait_for before Python 3.12, swallow a cancellation at some steps. Not each of many steps is
+    tried."""
     monkeypatch.setattr(aio, "CANCEL_AGAIN", 0.05)
 
     async def main() -> None:

@@ -1,8 +1,8 @@
 """Random joins, leaves and sends on two nodes while clients stall and vanish, nodes and the nats-server hang and die.
 
-Once all is mended the model asks: had every ref its one answer; did what was answered `ok` arrive, and what was refused
-not; did each receiver hear from each sender only what was meant for it, in order and once; was it told of what was
-dropped. The ledgers hold at every moment.
+At the end everything is repaired. Then each ref must have one answer; what was answered `ok` must have arrived, and
+what was refused must not; each receiver must have got from each sender only what was for it, in order and once; and GAP
+must have counted what was dropped. The ledgers hold at every moment.
 """
 
 import contextlib
@@ -28,22 +28,23 @@ from hypothesis.stateful import (
 )
 
 import kit
+from kit import freeze
 from peers import BarePeer, Closed, Received, ledgers_hold
 from wire import until
 
-from .test_faults import BACK, freeze
+from .test_faults import BACK
 
 ROOMS = ("a", "b")
 SETTINGS: dict[str, Any] = {
     "ttl": 1, "max_refs": 4096, "backlog_bytes": 65536, "stall_timeout": 300, "ping_interval": 300,
 }  # fmt: skip
-IN_TIME = 3.5  # seconds: a ttl of 1, a second, and what this machine may be late by
+IN_TIME = 3.5  # seconds: a ttl of 1, a second, and delays of the machine
 FLOOD, LARGE = 100, 8000  # messages, and bytes of each: more than a socket and a backlog hold
 STACK = contextlib.ExitStack()
 
 
 class Cluster:
-    """A nats-server and two nodes, on one loop and on three; what is broken of it is mended."""
+    """A nats-server and two nodes, on one loop and on three; `mend` repairs what was broken."""
 
     def __init__(self) -> None:
         self.nats = STACK.enter_context(kit.nats())
@@ -73,7 +74,7 @@ class Cluster:
         self.settle()
 
     def settle(self) -> None:
-        """Each node reaches itself and the other."""
+        """Returns when each node reaches itself and the other."""
         with contextlib.ExitStack() as stack:
             peers = [stack.enter_context(BarePeer(node.port)) for node in self.nodes]
             for a in peers:
@@ -109,11 +110,11 @@ class Client:
     node: kit.Engine
     stalls: bool = False
     lost: bool = False  # its node has died
-    ever: set[str] = field(default_factory=set)  # rooms in which it was, or may have been
+    ever: set[str] = field(default_factory=set)  # rooms of which it was, or may have been, a member
     sent: list[Sent] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
     answers: dict[str, list[str]] = field(default_factory=dict)  # by ref
-    missed: int = 0  # told in GAPs
+    missed: int = 0  # as counted by GAPs
 
     @property
     def address(self) -> str:
@@ -131,7 +132,7 @@ class Client:
             self.received.append(got)
 
     def take(self) -> None:
-        """What is there; its node may have died."""
+        """Takes all messages that have come; its node may have died."""
         try:
             while not self.lost:
                 self.note(self.peer.read(0.0005))
@@ -145,7 +146,7 @@ class Client:
             self.note(got)
 
     def say(self, head: str, payload: bytes | None, ref: str) -> None:
-        """With a ref, which is owed one answer from here on."""
+        """Sends with a ref, which must get one answer."""
         self.answers[ref] = []
         try:
             self.peer.say(f"{head} ref={ref}", payload)
@@ -164,7 +165,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(target=clients)
     def begin(self) -> Any:
-        """Two clients on each node, of which one has a small socket."""
+        """Two clients on each node, one of them with a small receive buffer."""
         self.cluster = cluster()
         return multiple(*(self.connected(i % 2, i < 2) for i in range(4)))
 
@@ -204,13 +205,13 @@ class Machine(RuleBasedStateMachine):
 
     @rule(client=clients)
     def stall_or_go_on(self, client: Client) -> None:
-        """Reads nothing until it goes on, or all is asked for."""
+        """It reads nothing until it goes on, or the run ends."""
         if client is not None:
             client.stalls = not client.stalls
 
     @rule(client=consumes(clients))
     def vanish(self, client: Client) -> None:
-        """Perhaps with messages that wait for it."""
+        """Closes without a Close frame, perhaps while messages wait for it."""
         if client in self.alive:
             self.alive.remove(client)
             self.gone.append(client)
@@ -264,7 +265,7 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if hasattr(self, "cluster"):
-                if not sys.exc_info()[0]:  # else a step has failed
+                if not sys.exc_info()[0]:  # no step has failed
                     self.last_fault()
                     self.answered()
                 self.cluster.mend()
@@ -275,7 +276,7 @@ class Machine(RuleBasedStateMachine):
                 client.peer.vanish()
 
     def last_fault(self) -> None:
-        """A node hangs that everybody on the other one has something to say to."""
+        """Freezes a node, and has all clients of the other send to its clients."""
         here, there = self.cluster.nodes
         if self.cluster.healthy(there):
             self.cluster.freeze(there)
@@ -285,22 +286,22 @@ class Machine(RuleBasedStateMachine):
                         self.send_one(client, other, b"", 200)
 
     def answered(self) -> None:
-        """While what is broken still is: a ref is answered within its ttl and a second."""
+        """Before the repair: each ref is answered within its ttl and a second."""
         for client in self.alive:
             if self.usable(client) and not client.stalls:
                 until(lambda client=client: client.take() or all(client.answers.values()), "each is answered", IN_TIME)  # type: ignore[misc, func-returns-value]
 
     def finish(self) -> None:
-        """All is mended: every answer comes, and all that is still under way."""
+        """After the repair: every answer comes, and every message that is on its way."""
         for client in self.alive:
             client.take()
-            assert client.lost == (client.node not in self.cluster.nodes), "none is lost but with its node"
+            assert client.lost == (client.node not in self.cluster.nodes), "clients are lost only with their node"
         here = [client for client in self.alive if not client.lost]
         for client in here:
             client.take_all()
         for client in here:
             until(lambda client=client: client.take() or all(client.answers.values()), "each ref is answered", 5)  # type: ignore[misc, func-returns-value]
-        for sender in here:  # what comes last
+        for sender in here:  # last messages
             for receiver in here:
                 self.send_one(sender, receiver, b"", 5000)
         for client in here:
@@ -320,7 +321,7 @@ class Machine(RuleBasedStateMachine):
             ledgers_hold(node.stats()["total"])
 
     def check(self, sender: Client, receiver: Client, answered: bool) -> None:
-        """What one heard from the other."""
+        """Compares what the receiver got with what the sender sent."""
         got = [one.payload for one in receiver.received if one.words[-1] == sender.address]
         meant = {
             sent.payload: sent
@@ -334,7 +335,7 @@ class Machine(RuleBasedStateMachine):
                 assert (payload in got) == (code == "ok"), (code, sent.ref, payload[:20])
 
     def check_gaps(self, here: list[Client], receiver: Client) -> None:
-        """What was dropped on its node was told to it, too."""
+        """Asserts that GAP counted what was dropped on its node."""
         codes = Counter(
             sender.answers[sent.ref][0]
             for sender in here
@@ -349,6 +350,6 @@ TestFaults.settings = settings(
     max_examples=8,
     stateful_step_count=40,
     deadline=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to make one smaller takes too long
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking takes too long
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

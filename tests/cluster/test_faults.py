@@ -1,4 +1,4 @@
-"""What breaks under traffic: the nats-server, a node, a node that hangs. Each test has servers of its own."""
+"""Faults under traffic: the nats-server or a node dies or hangs. Each test has its own servers."""
 
 import contextlib
 import os
@@ -19,10 +19,10 @@ from peers import BarePeer, Closed, several
 from wire import TEXT, frame, fresh, until
 
 from .bus import Bus
-from .conftest import account, await_cluster
+from .conftest import account, await_cluster, nats_pair
 
 T = TypeVar("T")
-BACK = 25.0  # seconds until a node has found NATS again: its dials are up to 5 s apart, at random
+BACK = 25.0  # seconds until a node has found NATS again: it dials at random intervals of up to 5 s
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def pair(server: kit.Nats) -> Iterator[tuple[kit.Engine, kit.Engine]]:
 
 
 class Traffic:
-    """A sender that asks `TO` again and again, on a thread, and keeps count of the answers by ref."""
+    """A sender that sends `TO` with refs without pause, on a thread, and counts the answers by code."""
 
     def __init__(self, port: int, target: str, ttl: int = 500) -> None:
         self.peer = BarePeer(port)
@@ -68,8 +68,8 @@ class Traffic:
             self.pool.shutdown()
             self.peer.close()
 
-    def sees(self, code: str, limit: float = 10) -> None:
-        """Waits for one more answer of this kind."""
+    def await_code(self, code: str, limit: float = 10) -> None:
+        """Waits for one more answer with this code."""
         before = self.codes[code]
         until(lambda: self.codes[code] > before or self.running.done(), f"an answer {code}", limit)
 
@@ -78,16 +78,16 @@ class Traffic:
 
 
 def test_nats_dies_and_comes_back_under_traffic(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:
-    """Local delivery goes on; what needs NATS is `unavailable`; afterwards all is as it was."""
+    """Local delivery goes on; what needs NATS is `unavailable`; afterwards all works as before."""
     one, two = pair
     room = fresh("room")
     with several(one.port, 3, room) as near, several(two.port, 3, room) as far, BarePeer(two.port) as target:
-        drain = threading.Thread(target=drained, args=(target,), daemon=True)
+        drain = threading.Thread(target=read_to_end, args=(target,), daemon=True)
         drain.start()
         with Traffic(one.port, target.address) as traffic:
-            traffic.sees("ok")
+            traffic.await_code("ok")
             server.stop()
-            traffic.sees("unavailable")
+            traffic.await_code("unavailable")
             for members in (near, far):
                 assert members[0].ask(f"TO {members[1].address}", "local", ref="r") == "ok"
                 assert members[1].expect("FROM", members[0].address, ref="r").payload == b"local"
@@ -96,7 +96,7 @@ def test_nats_dies_and_comes_back_under_traffic(server: kit.Nats, pair: tuple[ki
                     assert member.expect("MSG", room, members[0].address).payload == b"here"
                 assert members[2].ask("SUB while.away") == "ok"
             server.start()
-            traffic.sees("ok", BACK)
+            traffic.await_code("ok", BACK)
         await_cluster([two, one])
         near[0].say(f"PUB {room}", "again")
         near[0].say("PUB while.away", "joined")
@@ -107,7 +107,7 @@ def test_nats_dies_and_comes_back_under_traffic(server: kit.Nats, pair: tuple[ki
         assert set(traffic.codes) <= {"ok", "unavailable", "timeout", "no-such-peer"}
 
 
-def drained(peer: BarePeer) -> None:
+def read_to_end(peer: BarePeer) -> None:
     """Reads until the connection ends."""
     with contextlib.suppress(Closed, TimeoutError, OSError, ValueError):
         while True:
@@ -115,7 +115,7 @@ def drained(peer: BarePeer) -> None:
 
 
 def test_pub_while_nats_is_away(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:
-    """One answer; who is here hears it."""
+    """It gets one answer, and reaches the members on its node."""
     one, _ = pair
     with several(one.port, 4, "room") as members:
         server.stop()
@@ -127,7 +127,7 @@ def test_pub_while_nats_is_away(server: kit.Nats, pair: tuple[kit.Engine, kit.En
 
 
 def test_nats_hangs(server: kit.Nats) -> None:
-    """Nothing that waits for it waits longer than a ttl and a second, and what needs it not goes on."""
+    """What waits for it waits no longer than a ttl and a second; what does not need it goes on."""
     with (
         kit.engine(nats=server.url, loops=2, ttl=1, handshake_timeout=1) as one,
         kit.engine(nats=server.url, loops=1) as two,
@@ -154,7 +154,7 @@ def test_nats_hangs(server: kit.Nats) -> None:
                     assert late.ask(f"TO {a.address}", "I am here") == "ok"
             finally:
                 os.kill(server.pid, signal.SIGCONT)
-            until(lambda: a.ask(f"TO {far.address} ttl=500", "x") == "ok", "it goes on", BACK)
+            until(lambda: a.ask(f"TO {far.address} ttl=500", "x") == "ok", "it works again", BACK)
             with Bus(server.url) as bus:
                 a.early.clear()
                 bus.publish("signal.room.another", b"received")
@@ -162,8 +162,8 @@ def test_nats_hangs(server: kit.Nats) -> None:
         account()
 
 
-def test_a_slow_nats_server_is_not_given_more_than_it_takes(server: kit.Nats) -> None:
-    """What was taken reaches it, and tells how long it may still live; the rest is refused at once."""
+def test_nats_pending_bounds_what_waits_for_a_slow_server(server: kit.Nats) -> None:
+    """What was accepted reaches it, with the rest of its ttl; the rest is refused at once."""
     with (
         kit.engine(nats=server.url, loops=1, nats_pending=1 << 20) as engine,
         BarePeer(engine.port) as a,
@@ -191,8 +191,8 @@ def test_a_slow_nats_server_is_not_given_more_than_it_takes(server: kit.Nats) ->
         account()
 
 
-def test_joins_that_a_hung_nats_server_does_not_take_wait_for_it(server: kit.Nats) -> None:
-    """A client that joins and leaves without pause piles nothing up: what is left in the end is subscribed to."""
+def test_joins_wait_for_a_hung_nats_server(server: kit.Nats) -> None:
+    """Joins and leaves without pause do not fill memory. The rooms that remain are subscribed to."""
     names = [f"{number:0>100}" for number in range(250)]
     joins, leaves = (b"".join(frame(TEXT, f"{verb} {name}".encode()) for name in names) for verb in ("SUB", "UNSUB"))
     with (
@@ -218,8 +218,8 @@ def test_joins_that_a_hung_nats_server_does_not_take_wait_for_it(server: kit.Nat
         assert engine.total("nats_bytes_out") - before < 16 << 20
 
 
-def test_nats_dies_while_it_is_waited_for(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:
-    """A SUB and a TO that it has not answered yet get their one answer, and the room is joined afterwards."""
+def test_nats_dies_while_requests_wait_for_it(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:
+    """A SUB and a TO each get one answer, and the room is subscribed to afterwards."""
     one, two = pair
     with BarePeer(one.port) as a, BarePeer(two.port) as b:
         freeze(server)
@@ -237,7 +237,7 @@ def test_nats_dies_while_it_is_waited_for(server: kit.Nats, pair: tuple[kit.Engi
 
 
 def test_nats_is_absent_at_the_start(server: kit.Nats) -> None:
-    """The nodes serve their own clients at once, and find each other when it comes."""
+    """The nodes serve their clients at once, and reach each other when NATS comes."""
     server.stop()
     with (
         kit.engine(nats=server.url, loops=1) as one,
@@ -249,15 +249,15 @@ def test_nats_is_absent_at_the_start(server: kit.Nats) -> None:
         assert a.ask(f"TO {b.address}", "x") == "ok"
         assert a.ask(f"TO {c.address}", "x") == "unavailable"
         server.start()
-        until(lambda: a.ask(f"TO {c.address}", "hello") == "ok", "NATS is found", BACK)
-        until(lambda: c.ask(f"TO {a.address}", "hello") == "ok", "NATS is found", BACK)
+        until(lambda: a.ask(f"TO {c.address}", "hello") == "ok", "NATS is up", BACK)
+        until(lambda: c.ask(f"TO {a.address}", "hello") == "ok", "NATS is up", BACK)
         c.settle()
         b.say("PUB room", "x")
         assert c.expect("MSG", "room", b.address).payload == b"x"
 
 
-def test_nats_flaps(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:
-    """Rooms that come and go meanwhile are all subscribed in the end, and the left ones aren't."""
+def test_nats_dies_again_and_again(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> None:
+    """Rooms that were joined meanwhile are subscribed to in the end, and those that were left are not."""
     one, two = pair
     rooms = [fresh("flap") for _ in range(6)]
     with BarePeer(one.port) as a, BarePeer(two.port, rooms[0]) as b:
@@ -282,14 +282,14 @@ def test_nats_flaps(server: kit.Nats, pair: tuple[kit.Engine, kit.Engine]) -> No
 
 
 def test_a_node_dies_under_traffic(pair: tuple[kit.Engine, kit.Engine]) -> None:
-    """Every ref has its one answer; soon that is no-such-peer, at once; its rooms live on elsewhere."""
+    """Every ref gets one answer, soon no-such-peer at once. Its rooms go on on the other node."""
     one, two = pair
     target = BarePeer(two.port, "room")
-    threading.Thread(target=drained, args=(target,), daemon=True).start()
+    threading.Thread(target=read_to_end, args=(target,), daemon=True).start()
     with Traffic(one.port, target.address) as traffic, several(one.port, 3, "room") as members:
-        traffic.sees("ok")
+        traffic.await_code("ok")
         two.kill()
-        traffic.sees("no-such-peer")
+        traffic.await_code("no-such-peer")
         members[0].say("PUB room", "still here")
         for member in members[1:]:
             assert member.expect("MSG", "room", members[0].address).payload == b"still here"
@@ -301,7 +301,7 @@ def test_a_node_dies_under_traffic(pair: tuple[kit.Engine, kit.Engine]) -> None:
 
 
 def test_a_node_that_hangs(pair: tuple[kit.Engine, kit.Engine]) -> None:
-    """`timeout` by the ttl and a second; what comes later is not a second answer."""
+    """`timeout` comes after the ttl and a second at most; a later receipt is no second answer."""
     one, two = pair
     with BarePeer(one.port) as a, BarePeer(two.port) as b:
         assert a.ask(f"TO {b.address}", "awake") == "ok"
@@ -313,12 +313,12 @@ def test_a_node_that_hangs(pair: tuple[kit.Engine, kit.Engine]) -> None:
             assert 1.0 < time.monotonic() - start < 2.5
         finally:
             os.kill(two.pid, signal.SIGCONT)
-        until(lambda: a.ask(f"TO {b.address}", "awake") == "ok", "it goes on")
+        until(lambda: a.ask(f"TO {b.address}", "awake") == "ok", "it works again")
         assert a.settle() == []
 
 
 def test_a_stopped_node_is_no_such_peer(pair: tuple[kit.Engine, kit.Engine]) -> None:
-    """It left in order: its subscriptions are gone with it."""
+    """It stopped in order, so its subscriptions are gone."""
     one, two = pair
     with BarePeer(one.port) as a, BarePeer(two.port) as b:
         os.kill(two.pid, signal.SIGTERM)
@@ -327,7 +327,7 @@ def test_a_stopped_node_is_no_such_peer(pair: tuple[kit.Engine, kit.Engine]) -> 
         until(lambda: not two.alive(), "it ends")
 
 
-def test_two_nodes_of_one_name(server: kit.Nats) -> None:
+def test_two_nodes_with_one_name(server: kit.Nats) -> None:
     """The second is refused, with exit status 2, and the first goes on. Its name is free when it ends."""
     with kit.engine(nats=server.url, loops=1, node="twin") as first, BarePeer(first.port) as a:
         assert a.address.startswith("twin.")
@@ -341,14 +341,9 @@ def test_two_nodes_of_one_name(server: kit.Nats) -> None:
 # -- a cluster of nats-servers --
 
 
-def test_failover_to_a_server_that_the_cluster_told_of() -> None:
-    """The nodes know one server only; when it dies they go on over the other."""
-    routes = [kit.free_port(), kit.free_port()]
-    config = "cluster {{ name: pair, listen: 127.0.0.1:{0}, routes: [nats://127.0.0.1:{1}] }}"
-    with (
-        kit.nats(config=config.format(*routes)) as named,
-        kit.nats(config=config.format(*reversed(routes))) as other,
-    ):
+def test_failover_to_an_announced_server() -> None:
+    """The nodes know one server of a cluster; when it dies, they use the other."""
+    with nats_pair() as (named, other):
         with Bus(named.url) as bus:
             until(lambda: bus.client.discovered_servers, "the servers know each other")
         with kit.engine(nats=named.url, loops=1) as one, kit.engine(nats=named.url, loops=2) as two:
@@ -364,18 +359,15 @@ def test_failover_to_a_server_that_the_cluster_told_of() -> None:
 
 
 def test_nodes_on_two_servers_of_a_cluster() -> None:
-    routes = [kit.free_port(), kit.free_port()]
-    config = "cluster {{ name: pair, listen: 127.0.0.1:{0}, routes: [nats://127.0.0.1:{1}] }}"
     with (
-        kit.nats(config=config.format(*routes)) as left,
-        kit.nats(config=config.format(*reversed(routes))) as right,
+        nats_pair() as (left, right),
         kit.engine(nats=left.url, loops=1) as one,
         kit.engine(nats=right.url, loops=2) as two,
         BarePeer(one.port) as a,
         BarePeer(two.port, "room") as b,
     ):
-        until(lambda: a.ask(f"TO {b.address} ttl=500", "x") == "ok", "interest spreads")
-        until(lambda: b.ask(f"TO {a.address} ttl=500", "x") == "ok", "interest spreads")
+        until(lambda: a.ask(f"TO {b.address} ttl=500", "x") == "ok", "subscriptions spread")
+        until(lambda: b.ask(f"TO {a.address} ttl=500", "x") == "ok", "subscriptions spread")
         b.settle()
         a.say("PUB room", "x")
         b.expect("MSG", "room", a.address)

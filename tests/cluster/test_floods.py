@@ -1,4 +1,4 @@
-"""What NATS, and clients that wait for it, can make one thread post to another: bounded for each kind
+"""Packets that NATS, and clients that wait for it, cause between threads are bounded for each kind
 (docs/architecture/threads-and-ownership.md)."""
 
 import contextlib
@@ -16,14 +16,14 @@ from wire import LIMIT, TEXT, frame, opened, until
 
 from .conftest import await_cluster
 from .crowd import Crowd
-from .test_presence_asking import apart
+from .test_presence_queries import apart
 
 MOST = 4096 if kit.SANITIZED else 64  # MiB
 
 
 @contextlib.contextmanager
-def publishing(server: kit.Nats, said: bytes) -> Iterator[None]:
-    """A NATS client that says this again and again, as fast as the server reads."""
+def publishing(server: kit.Nats, data: bytes) -> Iterator[None]:
+    """A NATS client that publishes without pause, as fast as the server reads."""
     over = threading.Event()
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(b'CONNECT {"verbose":false,"headers":true}\r\nPING\r\n')
@@ -33,10 +33,10 @@ def publishing(server: kit.Nats, said: bytes) -> Iterator[None]:
         client.settimeout(0.2)
 
         def run() -> None:
-            left = memoryview(said)
+            left = memoryview(data)
             while not over.is_set():
                 with contextlib.suppress(TimeoutError):
-                    left = left[client.send(left) :] or memoryview(said)
+                    left = left[client.send(left) :] or memoryview(data)
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -58,7 +58,7 @@ def pub(subject: str, payload: str) -> bytes:
 
 
 def test_receipts_from_nats_are_bounded() -> None:
-    """KIND_RECEIPT: of anybody, for refs that nobody waits for. A message behind them comes; a ref has its answer."""
+    """KIND_RECEIPT: receipts for unknown refs. Messages still arrive, and refs are answered."""
     with (
         kit.nats() as server,
         kit.engine(nats=server.url, loops=2, inbox_messages=64) as engine,
@@ -73,8 +73,8 @@ def test_receipts_from_nats_are_bounded() -> None:
         assert peer.ask(f"TO {first.address}", "x") == "ok"
 
 
-def test_questions_of_other_nodes_are_bounded() -> None:
-    """KIND_QUESTION: of very many nodes that there are not. Listeners here are told all the same."""
+def test_remote_queries_are_bounded() -> None:
+    """KIND_QUESTION: from very many nodes that do not exist. Watchers here get their answers."""
     room = "room"
     with (
         kit.nats() as server,
@@ -82,18 +82,18 @@ def test_questions_of_other_nodes_are_bounded() -> None:
         contextlib.ExitStack() as stack,
     ):
         await_cluster([engine])
-        _, (member, listener) = apart(stack, engine, 2)
+        _, (member, watcher) = apart(stack, engine, 2)
         member.join(room)
-        said = b"".join(pub("signal.presence-ask", f"w{number} 1 {room}") for number in range(2000))
+        data = b"".join(pub("signal.presence-ask", f"w{number} 1 {room}") for number in range(2000))
         before = resident(engine.pid)
-        with publishing(server, said):
+        with publishing(server, data):
             until(lambda: engine.total("questions_full") > 100_000, "many are lost", limit=60.0)
             assert (resident(engine.pid) - before) >> 20 < MOST
-        Crowd(listener, room).expect(member.address, listener.address)
+        Crowd(watcher, room).expect(member.address, watcher.address)
 
 
 def test_presence_for_nats_is_bounded() -> None:
-    """KIND_NATS: joins and leaves that another node listens to, from a loop that the link's can't keep up with."""
+    """KIND_NATS: joins and leaves for another node, from a loop that is faster than the link's."""
     with (
         kit.nats() as server,
         kit.engine(nats=server.url, loops=2, inbox_messages=64, nats_pending=65536) as one,
@@ -113,9 +113,9 @@ def test_presence_for_nats_is_bounded() -> None:
 
 
 def test_very_many_that_await_nats_are_refused() -> None:
-    """KIND_AWAIT: SUBs while NATS is silent. Each has its one answer."""
+    """KIND_AWAIT: SUBs while NATS is silent. Each gets one answer."""
     refs, most = 4096, 262_144
-    said = b"".join(frame(TEXT, f"SUB room-{number} ref=r{number}".encode()) for number in range(refs))
+    data = b"".join(frame(TEXT, f"SUB room-{number} ref=r{number}".encode()) for number in range(refs))
     with (
         kit.nats() as server,
         kit.engine(nats=server.url, loops=1, max_refs=refs, max_rooms=refs, ttl=60) as engine,
@@ -126,10 +126,10 @@ def test_very_many_that_await_nats_are_refused() -> None:
         kit.freeze(server)
         try:
             for wire in wires:
-                wire.send(said)
+                wire.send(data)
             until(lambda: engine.total("awaits_refused"), "some are refused", limit=60.0)
-            told = select.select([wire.socket for wire in wires], [], [], LIMIT)[0]
-            answer = next(wire for wire in wires if wire.socket in told).read_message()[1]
+            readable = select.select([wire.socket for wire in wires], [], [], LIMIT)[0]
+            answer = next(wire for wire in wires if wire.socket in readable).read_message()[1]
             assert answer.startswith(b"ERR unavailable ref=r"), answer
         finally:
             os.kill(server.pid, signal.SIGCONT)

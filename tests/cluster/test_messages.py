@@ -27,8 +27,8 @@ PAYLOADS: list[str | bytes] = [
 ]
 
 
-def carries(received: Received, payload: str | bytes) -> None:
-    """Byte for byte, and of the same type."""
+def assert_payload(received: Received, payload: str | bytes) -> None:
+    """Asserts the payload and its type."""
     assert received.binary == isinstance(payload, bytes)
     assert received.payload == (payload if isinstance(payload, bytes) else payload.encode())
 
@@ -43,33 +43,33 @@ def test_to(nodes: list[kit.Engine], client: type[Peer]) -> None:
             assert a.address.split(".")[0] != b.address.split(".")[0]
             for payload in PAYLOADS:
                 a.say(f"TO {b.address}", payload)
-                carries(b.expect("FROM", a.address), payload)
+                assert_payload(b.expect("FROM", a.address), payload)
                 a.say(f"TO {b.address} ref=r1", payload)
-                carries(b.expect("FROM", a.address, ref="r1"), payload)
+                assert_payload(b.expect("FROM", a.address, ref="r1"), payload)
                 a.expect("OK", "r1")
 
 
-def test_question_and_answer(nodes: list[kit.Engine]) -> None:
+def test_request_and_reply(nodes: list[kit.Engine]) -> None:
     with BarePeer(nodes[0].port) as a, BarePeer(nodes[2].port) as b:
         a.say(f"TO {b.address} ref=q1 ttl=9000", "what?")
         b.expect("FROM", a.address, ref="q1")
         a.expect("OK", "q1")
         b.say(f"TO {a.address} re=q1 ref=w", b"\x2a")
-        carries(a.expect("FROM", b.address, re="q1", ref="w"), b"\x2a")
+        assert_payload(a.expect("FROM", b.address, re="q1", ref="w"), b"\x2a")
         b.expect("OK", "w")
         b.say(f"TO {a.address} re=q1", "more")
-        carries(a.expect("FROM", b.address, re="q1"), "more")
+        assert_payload(a.expect("FROM", b.address, re="q1"), "more")
 
 
 def test_the_largest_message(nodes: list[kit.Engine]) -> None:
     with BarePeer(nodes[0].port) as a, BarePeer(nodes[1].port) as b:
         payload = b"\xff" * (65536 - len(f"TO {b.address}\n"))
         a.say(f"TO {b.address}", payload)
-        carries(b.expect("FROM", a.address), payload)
+        assert_payload(b.expect("FROM", a.address), payload)
 
 
 def test_order(nodes: list[kit.Engine]) -> None:
-    """TO and PUB of one sender, to members on every node and loop."""
+    """TO and PUB from one sender, to members on several nodes and loops."""
     room = fresh("order")
     with (
         several(nodes[1].port, 4, room) as near,
@@ -86,7 +86,7 @@ def test_order(nodes: list[kit.Engine]) -> None:
 
 
 def test_many_refs(nodes: list[kit.Engine]) -> None:
-    """64 outstanding, each answered exactly once."""
+    """64 outstanding refs, each answered exactly once."""
     with BarePeer(nodes[1].port) as a, several(nodes[2].port, 4) as others:
         for turn in range(4):
             for i in range(64):
@@ -105,15 +105,15 @@ def test_any_payload_arrives_unchanged(nodes: list[kit.Engine], payloads: list[s
             a.say(f"TO {b.address}", payload)
             a.say("PUB any", payload)
         for payload in payloads:
-            carries(b.expect("FROM", a.address), payload)
-            carries(b.expect("MSG", "any", a.address), payload)
+            assert_payload(b.expect("FROM", a.address), payload)
+            assert_payload(b.expect("MSG", "any", a.address), payload)
 
 
 # -- a receiver that doesn't read --
 
 
 def test_a_slow_peer_on_another_node(server: kit.Nats, nodes: list[kit.Engine]) -> None:
-    """Its node tells, by receipt: what was too much, and what grew too old; the rest arrives in order."""
+    """Its node sends receipts for messages that did not fit or were too old; the rest arrives in order."""
     with (
         kit.engine(nats=server.url, loops=2, backlog_messages=8, ttl=20) as tight,
         BarePeer(nodes[0].port) as a,
@@ -149,8 +149,8 @@ def test_a_slow_peer_on_another_node(server: kit.Nats, nodes: list[kit.Engine]) 
 # -- no such peer --
 
 
-def test_a_dead_node_is_told_at_once(nodes: list[kit.Engine]) -> None:
-    """NATS knows that nobody listens: no waiting for a ttl."""
+def test_a_dead_node_is_no_such_peer_at_once(nodes: list[kit.Engine]) -> None:
+    """NATS knows that nobody listens, so the sender does not wait for the ttl."""
     for node in nodes:
         with BarePeer(node.port) as a:
             start = time.monotonic()
@@ -178,8 +178,8 @@ def test_an_altered_address(nodes: list[kit.Engine]) -> None:
         assert b.settle() == []
 
 
-def test_a_watcher_hides_it(nodes: list[kit.Engine], bus: Bus) -> None:
-    """Then the answer is `timeout`, by the ttl and a second."""
+def test_a_wildcard_subscriber_hides_a_dead_node(nodes: list[kit.Engine], bus: Bus) -> None:
+    """Then the answer is `timeout`, after the ttl and a second at most."""
     bus.subscribe("signal.>")
     with BarePeer(nodes[1].port) as a:
         start = time.monotonic()
@@ -192,7 +192,7 @@ def test_a_watcher_hides_it(nodes: list[kit.Engine], bus: Bus) -> None:
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_pub(nodes: list[kit.Engine], payload: str | bytes) -> None:
-    """Every member on every node hears it once, the sender doesn't, and others don't."""
+    """Every member on every node gets it once, except the sender."""
     room = fresh("room.")
     groups = [several(node.port, 3) for node in nodes]
     with groups[0] as one, groups[1] as two, groups[2] as three, BarePeer(nodes[0].port) as outsider:
@@ -204,12 +204,12 @@ def test_pub(nodes: list[kit.Engine], payload: str | bytes) -> None:
             sender.expect("OK", "r")
             for member in members:
                 if member is not sender:
-                    carries(member.expect("MSG", room, sender.address, ref="r"), payload)
+                    assert_payload(member.expect("MSG", room, sender.address, ref="r"), payload)
         assert all(peer.settle() == [] for peer in [*members, outsider])
 
 
 def test_unsub(nodes: list[kit.Engine]) -> None:
-    """Of the last member and of one among others."""
+    """One of several members, and the last one."""
     room, other = fresh("room"), fresh("room")
     with BarePeer(nodes[0].port) as sender, several(nodes[1].port, 3, room, other) as members:
         for gone in range(4):
@@ -224,7 +224,7 @@ def test_unsub(nodes: list[kit.Engine]) -> None:
 
 
 def test_pub_to_nobody_is_ok(nodes: list[kit.Engine]) -> None:
-    """NATS's no-responders status concerns TO alone: the one answer is OK."""
+    """The no-responders status of NATS matters only for TO: the answer is OK."""
     with BarePeer(nodes[1].port) as a, BarePeer(nodes[0].port) as b:
         for _ in range(10):
             assert a.ask(f"PUB {fresh('empty')}", "x") == "ok"
@@ -232,8 +232,8 @@ def test_pub_to_nobody_is_ok(nodes: list[kit.Engine]) -> None:
         assert [one.verb for one in a.settle()] == ["FROM"]
 
 
-def test_sub_is_certain(nodes: list[kit.Engine], bus: Bus) -> None:
-    """After OK, what is published through the same nats-server arrives: on a first join and on a second."""
+def test_a_sub_is_effective_when_it_is_answered(nodes: list[kit.Engine], bus: Bus) -> None:
+    """After OK, messages published through the same nats-server arrive: after a first join and a second."""
     with several(nodes[2].port, 4) as peers:
         for i in range(60):
             room = fresh("sure")
@@ -244,7 +244,7 @@ def test_sub_is_certain(nodes: list[kit.Engine], bus: Bus) -> None:
             peers[i % 4].expect("MSG", room, "-")
 
 
-def test_joined_by_url_is_certain(nodes: list[kit.Engine], bus: Bus) -> None:
+def test_a_room_of_the_url_is_effective_with_hello(nodes: list[kit.Engine], bus: Bus) -> None:
     for _ in range(20):
         room = fresh("sure")
         with BarePeer(nodes[1].port, room) as member:
@@ -253,7 +253,7 @@ def test_joined_by_url_is_certain(nodes: list[kit.Engine], bus: Bus) -> None:
 
 
 def test_join_and_leave_again_and_again(nodes: list[kit.Engine]) -> None:
-    """SUB and UNSUB on NATS stay in step with the members."""
+    """Subscriptions on NATS follow the members."""
     room = fresh("flap")
     with BarePeer(nodes[0].port) as sender, several(nodes[2].port, 3) as peers:
         for turn in range(40):
@@ -270,8 +270,8 @@ def test_join_and_leave_again_and_again(nodes: list[kit.Engine]) -> None:
             assert peer.settle() == []
 
 
-def test_a_room_hears_of_what_its_node_may_not_take() -> None:
-    """A message over the own max_message that comes from another node is missed by all members, on each loop."""
+def test_a_message_too_large_for_a_node_is_counted_as_missed() -> None:
+    """If one from another node exceeds max_message, all members on each loop get GAP."""
     with (
         kit.nats() as server,
         kit.engine(nats=server.url, loops=1) as one,

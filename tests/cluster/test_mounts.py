@@ -26,7 +26,7 @@ def trusting(pair: nkeys.KeyPair) -> str:
 
 @pytest.mark.parametrize("kind", ["nats_nkey", "nats_creds"])
 def test_credentials_of_a_secret_are_rotated(kind: str, tmp_path: Path) -> None:
-    """NATS trusts others from its next start on. In between the file is away."""
+    """From its next start on, NATS trusts other credentials. In between the file is missing."""
 
     def make() -> tuple[str, bytes]:
         if kind == "nats_creds":
@@ -39,22 +39,22 @@ def test_credentials_of_a_secret_are_rotated(kind: str, tmp_path: Path) -> None:
     mount = Mount(tmp_path / "secret", node=content)
     settings = {"loops": 1, kind: mount / "node", "log_level": "debug"}
     with kit.nats(config=config) as server, kit.engine(nats=server.url, **settings) as engine:
-        until(lambda: is_up(engine), "NATS lets it in")
+        until(lambda: is_up(engine), "the node is connected")
         server.stop()
         server.config, content = make()
         mount.empty()
         server.start()
-        until(lambda: b"the credentials can't be read" in engine.log(), "the file is missed")
+        until(lambda: b"the credentials can't be read" in engine.log(), "the missing file is logged")
         mount.swap(node=content)
-        until(lambda: is_up(engine), "NATS lets it in again")
+        until(lambda: is_up(engine), "the node is connected again")
         flags = ["--nats", server.url, f"--{kind.replace('_', '-')}", str(mount / "node")]
-        until(lambda: engine.node in kit.run("ctl", "nodes", *flags).stdout, "the control plane is let in again, too")
+        until(lambda: engine.node in kit.run("ctl", "nodes", *flags).stdout, "the control plane is connected again")
         warned = [line["event"] for line in engine.events() if line["level"] == "warning"]
         assert warned == ["NATS is away; local delivery continues"]
 
 
 def test_certificates_of_a_secret_are_rotated(tmp_path: Path) -> None:
-    """All of them: NATS has another authority from its next start on, and wants a certificate of it."""
+    """From its next start on, NATS has another authority, and requires a certificate from it."""
 
     def make(name: str) -> tuple[str, dict[str, bytes]]:
         folder = tmp_path / name
@@ -69,14 +69,14 @@ def test_certificates_of_a_secret_are_rotated(tmp_path: Path) -> None:
     mount = Mount(tmp_path / "secret", **files)
     settings = {f"nats_tls_{name}": mount / name for name in files}
     with kit.nats(config=config) as server, kit.engine(nats=tls_url(server), log_level="debug", **settings) as engine:
-        until(lambda: is_up(engine), "NATS lets it in")
+        until(lambda: is_up(engine), "the node is connected")
         server.stop()
         server.config, files = make("new")
         mount.empty()
         server.start()
-        until(lambda: b"a file for TLS can't be read" in engine.log(), "the files are missed")
+        until(lambda: b"a file for TLS can't be read" in engine.log(), "the missing files are logged")
         mount.swap(**files)
-        until(lambda: is_up(engine), "NATS lets it in again")
+        until(lambda: is_up(engine), "the node is connected again")
 
 
 def test_a_program_that_changes_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_a_program_that_changes_its_folder(tmp_path: Path, monkeypatch: pytest.M
             server.config = trusting(other)
             mount.swap(node=seed)
             server.start()
-            await asyncio.to_thread(until, lambda: engine.stats()["nats_state"] == "up", "NATS lets it in again")
+            await asyncio.to_thread(until, lambda: engine.stats()["nats_state"] == "up", "the node is connected again")
 
     with kit.nats(config=trusting(pair)) as server:
         asyncio.run(main(server))

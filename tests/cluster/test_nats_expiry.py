@@ -1,4 +1,4 @@
-"""Credentials that end while NATS is connected."""
+"""Credentials that expire while NATS is connected."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from .conftest import await_cluster
 
 
 def states(engine: kit.Engine, seconds: float) -> set[str]:
-    """Those that it is in during this time."""
+    """All values of nats_state during this time."""
     seen: set[str] = set()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -24,7 +24,7 @@ def states(engine: kit.Engine, seconds: float) -> set[str]:
 
 
 def test_credentials_that_are_replaced_in_time(tmp_path: Path) -> None:
-    """Their end is no refusal: the node logs in at once with what the file says now."""
+    """The node logs in again at once with the new content of the file, and is not refused."""
     operator = Operator()
     file = operator.creds(tmp_path / "node.creds", life=12)
     with kit.nats(config=operator.config) as server:
@@ -45,7 +45,7 @@ def test_credentials_that_are_replaced_in_time(tmp_path: Path) -> None:
 
 
 def test_credentials_that_are_not_replaced(tmp_path: Path) -> None:
-    """The second refusal of the same is believed, and told once; fresh ones are taken when they come."""
+    """The state is refused when the same ones failed twice, which is logged once. New ones are used when they come."""
     operator = Operator()
     file = operator.creds(tmp_path / "node.creds", life=3)
     with (
@@ -53,14 +53,14 @@ def test_credentials_that_are_not_replaced(tmp_path: Path) -> None:
         kit.engine(nats=server.url, nats_creds=str(file), loops=1, control="off") as engine,
     ):
         until(lambda: engine.stats()["nats_state"] == "refused", "they have expired", 15)
-        told = [line for line in engine.events() if line["level"] in ("warning", "error")]
-        assert [line["event"] for line in told] == ["NATS refuses this node"]
+        lines = [line for line in engine.events() if line["level"] in ("warning", "error")]
+        assert [line["event"] for line in lines] == ["NATS refuses this node"]
         operator.creds(file)
-        until(lambda: engine.stats()["nats_state"] == "up", "fresh ones are taken", 15)
+        until(lambda: engine.stats()["nats_state"] == "up", "new ones are used", 15)
 
 
-def test_a_user_that_is_taken_away(tmp_path: Path) -> None:
-    """By a reload of the server, which then says so: what the settings say is tried once more, and refused."""
+def test_a_user_that_is_removed(tmp_path: Path) -> None:
+    """By a reload of the server, which reports it. The same credentials are tried once more, and refused."""
     users = "authorization { users: [ { user: node, password: %s } ] }"
     with (
         kit.nats(config=users % "node") as server,

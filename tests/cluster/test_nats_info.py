@@ -1,4 +1,4 @@
-"""What a NATS server says of itself after it greeted, and what one says that lies: INFO, PING, -ERR, huge messages."""
+"""INFO, PING, -ERR and huge messages from NATS servers, real and fake."""
 
 import contextlib
 import os
@@ -17,10 +17,10 @@ from peers import BarePeer, several
 from wire import TEXT, frame, until
 
 from .bus import Bus
-from .conftest import account, await_cluster
-from .liar import Liar, Link, info
+from .conftest import account, await_cluster, nats_pair
+from .fake_nats import FakeNats, Link, info
 
-SMALL = 8192  # bytes that the account takes
+SMALL = 8192  # bytes: max_payload of the account
 
 ACCOUNT = f"""accounts {{
     SMALL {{ users: [ {{ user: node, password: node }} ], limits {{ max_payload: {SMALL} }} }}
@@ -29,10 +29,10 @@ NODE = {"nats_user": "node", "nats_password": "node"}
 
 
 @contextlib.contextmanager
-def lied_to(liar: Liar, **settings: object) -> Iterator[kit.Engine]:
-    with kit.engine(nats=liar.url, control="off", **{"loops": 1, **settings}) as engine:
-        liar.link()
-        until(lambda: engine.stats()["nats_state"] == "up", "the liar is believed")
+def engine_on(fake: FakeNats, **settings: object) -> Iterator[kit.Engine]:
+    with kit.engine(nats=fake.url, control="off", **{"loops": 1, **settings}) as engine:
+        fake.link()
+        until(lambda: engine.stats()["nats_state"] == "up", "NATS is up")
         yield engine
 
 
@@ -40,7 +40,7 @@ def lied_to(liar: Liar, **settings: object) -> Iterator[kit.Engine]:
 
 
 def test_the_max_payload_of_an_account() -> None:
-    """NATS tells of it after the login. What is over it is refused, and costs nobody the connection."""
+    """NATS announces it after the login. Larger messages are refused, and the link stays."""
     with (
         kit.nats(config=ACCOUNT) as server,
         kit.engine(nats=server.url, loops=1, **NODE) as one,
@@ -59,9 +59,9 @@ def test_the_max_payload_of_an_account() -> None:
 
 
 def test_a_max_payload_that_is_lowered_and_raised() -> None:
-    """What is published from then on is judged by it, and so is what waited for NATS."""
-    with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port) as a, BarePeer(engine.port) as b:
-        link = liar.link()
+    """It holds for messages published from then on."""
+    with FakeNats() as fake, engine_on(fake) as engine, BarePeer(engine.port) as a, BarePeer(engine.port) as b:
+        link = fake.link()
         assert a.ask("PUB room", b"x" * 30000) == "ok"
         link.say(info(max_payload=2000))
         until(lambda: a.ask("PUB room", b"x" * 30000) == "too-large", "it is lowered")
@@ -73,8 +73,8 @@ def test_a_max_payload_that_is_lowered_and_raised() -> None:
         assert engine.total("nats_lost") == 0
 
 
-def test_what_waits_for_nats_when_its_bound_is_lowered() -> None:
-    """Is dropped where it is over it, and whoever asked is told; the rest goes out."""
+def test_messages_that_wait_when_max_payload_is_lowered() -> None:
+    """Those over it are dropped, and answered too-large; the rest is sent."""
     holds, goes = threading.Event(), threading.Event()
 
     def answer(_: object, line: bytes) -> bool:
@@ -84,11 +84,11 @@ def test_what_waits_for_nats_when_its_bound_is_lowered() -> None:
         return False
 
     with (
-        Liar(answer=answer) as liar,
-        lied_to(liar, nats_pending=1 << 26, max_message=1 << 20) as engine,
+        FakeNats(answer=answer) as fake,
+        engine_on(fake, nats_pending=1 << 26, max_message=1 << 20) as engine,
         BarePeer(engine.port) as a,
     ):
-        link = liar.link()
+        link = fake.link()
         a.say("PUB hold", "")
         assert holds.wait(10)
         for _ in range(40):  # more than the sockets take
@@ -102,33 +102,33 @@ def test_what_waits_for_nats_when_its_bound_is_lowered() -> None:
         assert engine.total("dropped_nats") > 10
         goes.set()
         until(lambda: engine.total("in_flight") == 0, "the rest goes out")
-        until(lambda: any(line == b"x" * 500 + b"\r\n" for line in link.lines), "the small one too")
+        until(lambda: any(line == b"x" * 500 + b"\r\n" for line in link.lines), "also the small one")
         assert engine.total("nats_lost") == 0
         account()
 
 
-# -- what grows with what a server says --
+# -- memory that a server could fill --
 
 
-def test_what_is_on_its_way_when_nats_ends() -> None:
-    """Hears that NATS is away, and not that it was too large for what is no more."""
-    with Liar() as liar, lied_to(liar, ttl=0.2, loops=2) as engine, several(engine.port, 60) as peers:
+def test_messages_on_their_way_when_nats_ends() -> None:
+    """They get unavailable, and not too-large for the lost connection."""
+    with FakeNats() as fake, engine_on(fake, ttl=0.2, loops=2) as engine, several(engine.port, 60) as peers:
         for turn in range(4):
             until(lambda: engine.stats()["nats_state"] == "up", "it is up, again")
             refs = [f"{turn}x{number}" for number in range(16)]
-            said = b"".join(frame(TEXT, f"TO other.0000000000000 ref={ref}\n".encode() + b"x" * 1000) for ref in refs)
+            data = b"".join(frame(TEXT, f"TO other.0000000000000 ref={ref}\n".encode() + b"x" * 1000) for ref in refs)
             for number, peer in enumerate(peers):
-                peer.wire.send(said)
+                peer.wire.send(data)
                 if number == 20:
-                    liar.links[-1].sock.shutdown(socket.SHUT_RDWR)
-            told = {peer.answer_to(ref) for peer in peers for ref in refs}
-            assert told <= {"unavailable", "timeout"}
+                    fake.links[-1].sock.shutdown(socket.SHUT_RDWR)
+            codes = {peer.answer_to(ref) for peer in peers for ref in refs}
+            assert codes <= {"unavailable", "timeout"}
 
 
-def test_infos_without_end() -> None:
-    """Neither fill the memory nor keep Python busy: of many only the newest matters."""
-    with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
-        link = liar.link()
+def test_endless_infos() -> None:
+    """They neither fill memory nor keep Python busy: only the newest matters."""
+    with FakeNats() as fake, engine_on(fake) as engine, BarePeer(engine.port) as a:
+        link = fake.link()
         before = resident(engine.pid)
         long = info(connect_urls=[f"127.0.0.1:{port}" for port in range(1, 3000)])
         assert len(long) > 50000
@@ -143,8 +143,8 @@ def test_infos_without_end() -> None:
         assert engine.stats()["nats_state"] == "up"
 
 
-def test_pings_without_end() -> None:
-    """Of a server that reads no answer: what is owed to it is bounded."""
+def test_endless_pings() -> None:
+    """From a server that reads no answers: the answers that wait are bounded."""
     stuck = threading.Event()
 
     def answer(_: object, line: bytes) -> bool:
@@ -152,8 +152,8 @@ def test_pings_without_end() -> None:
             stuck.wait(30)
         return False
 
-    with Liar(answer=answer) as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
-        link = liar.link()
+    with FakeNats(answer=answer) as fake, engine_on(fake) as engine, BarePeer(engine.port) as a:
+        link = fake.link()
         a.say("PUB stick", "")
         before = resident(engine.pid)
         for _ in range(200):
@@ -164,35 +164,34 @@ def test_pings_without_end() -> None:
 
 
 @pytest.mark.parametrize("text", [b"strange %d", b'Permissions Violation for Publish to "signal.room.%d"'])
-def test_errors_without_end(text: bytes) -> None:
-    """Are counted; the log has few lines of them, and the connection stays."""
-    with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
-        link = liar.link()
+def test_endless_errors(text: bytes) -> None:
+    """They are counted; few are logged, and the link stays."""
+    with FakeNats() as fake, engine_on(fake) as engine, BarePeer(engine.port) as a:
+        link = fake.link()
         before = resident(engine.pid)
         for start in range(0, 300000, 1000):
             link.say(b"".join(b"-ERR '" + text % number + b"'\r\n" for number in range(start, start + 1000)))
         until(lambda: engine.total("nats_errors") == 300000, "all are received")
-        until(lambda: any("further errors" in line["event"] for line in engine.events()), "the rest is counted")
+        until(lambda: engine.events("further errors"), "the rest is counted")
         assert a.ask("PUB room", "x") == "ok"
         assert resident(engine.pid) - before < 32 << 20
-        told = [line for line in engine.events() if "NATS reported" in line["event"]]
-        assert len(told) < 60
+        assert len(engine.events("NATS reported")) < 60
         assert engine.stats()["nats_state"] == "up"
 
 
-def test_an_error_is_what_all_of_its_text_says() -> None:
-    """One that is only like an error that ends a connection does not end it."""
+def test_similar_errors_do_not_end_the_link() -> None:
+    """Only the exact text of an error that ends a connection ends it."""
     texts = [b"Auth: decision was put off", b"Parse: error in a subject"]
-    with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
-        liar.link().say(b"".join(b"-ERR '" + text + b"'\r\n" for text in texts))
+    with FakeNats() as fake, engine_on(fake) as engine, BarePeer(engine.port) as a:
+        fake.link().say(b"".join(b"-ERR '" + text + b"'\r\n" for text in texts))
         until(lambda: engine.total("nats_errors") == len(texts), "all are received")
         assert a.ask("PUB room", "x") == "ok"
         stats = engine.stats()
         assert (stats["nats_state"], stats["total"]["nats_lost"]) == ("up", 0)
 
 
-def test_a_question_for_the_name_with_too_many_headers() -> None:
-    """Such a message has no payload that could be looked at, whatever its size: it is no question."""
+def test_a_query_for_the_nodes_name_with_too_long_headers() -> None:
+    """Its payload is not read, so it is no query."""
 
     def answer(link: Link, line: bytes) -> bool:
         if not line.startswith(b"PUB ") or b".node." not in line:
@@ -203,16 +202,16 @@ def test_a_question_for_the_name_with_too_many_headers() -> None:
         link.say(b"HMSG %s 1 back %d %d\r\n" % (subject, size, size + 16) + headers + b"x" * 16 + b"\r\n")
         return False
 
-    with Liar(answer=answer) as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
+    with FakeNats(answer=answer) as fake, engine_on(fake) as engine, BarePeer(engine.port) as a:
         assert a.ask("PUB room", "x") == "ok"
         assert engine.total("nats_lost") == 0
 
 
 @pytest.mark.parametrize("headers", [b"", b"NATS/1.0\r\nA: b\r\n\r\n", b"NATS/1.0\r\nA: " + b"b" * 70000 + b"\r\n\r\n"])
 def test_huge_messages(headers: bytes) -> None:
-    """Are not kept: a room's members hear that they missed one, and a sender that it was too large."""
-    with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port, "room") as a:
-        link = liar.link()
+    """They are not kept: a room's members get GAP, and a sender gets too-large."""
+    with FakeNats() as fake, engine_on(fake) as engine, BarePeer(engine.port, "room") as a:
+        link = fake.link()
         size = 300 << 20
         sid = until(lambda: sid_of(link.lines, b"signal.room.room"), "the room is subscribed to")
         before = most = resident(engine.pid)
@@ -229,7 +228,7 @@ def test_huge_messages(headers: bytes) -> None:
         link.say(b"MSG signal.room.room %s 5\r\nafter\r\n" % sid)
         if len(headers) < 60000:
             a.expect("GAP", "1")
-            until(lambda: any(b"too-large" in line for line in link.lines), "the sender hears")
+            until(lambda: any(b"too-large" in line for line in link.lines), "the sender gets an answer")
         assert a.expect("MSG", "room", "-").payload == b"after"
         assert most - before < 16 << 20
         assert engine.total("nats_lost") == 0
@@ -242,14 +241,14 @@ def sid_of(lines: list[bytes], subject: bytes) -> bytes:
     return b""
 
 
-def test_the_read_buffer_is_small_again() -> None:
+def test_the_read_buffer_shrinks_again() -> None:
     size = 24 << 20
     with (
-        Liar(info(max_payload=1 << 26)) as liar,
-        lied_to(liar, max_message=32 << 20) as engine,
+        FakeNats(info(max_payload=1 << 26)) as fake,
+        engine_on(fake, max_message=32 << 20) as engine,
         BarePeer(engine.port) as a,
     ):
-        link = liar.link()
+        link = fake.link()
         before = resident(engine.pid)
         link.say(b"MSG signal.peer.%s 3 %d\r\n" % (a.address.encode(), size) + b"x" * size + b"\r\n")
         assert len(a.expect("FROM", "-").payload) == size
@@ -258,35 +257,30 @@ def test_the_read_buffer_is_small_again() -> None:
 
 
 @pytest.mark.parametrize("pong", [1, 100])
-def test_pongs_to_nothing(pong: int) -> None:
-    """Confirm nothing: a SUB waits for its own."""
+def test_unsolicited_pongs(pong: int) -> None:
+    """They confirm nothing: a SUB waits for its PONG."""
     waits = threading.Event()
 
     def answer(link: object, line: bytes) -> bool:
         return waits.is_set() and line.startswith(b"PING")
 
-    with Liar(answer=answer) as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
-        link = liar.link()
+    with FakeNats(answer=answer) as fake, engine_on(fake) as engine, BarePeer(engine.port) as a:
+        link = fake.link()
         link.say(b"PONG\r\n" * pong)
         waits.set()
         a.say("SUB room ref=s")
-        until(lambda: sid_of(link.lines, b"signal.room.room"), "it is asked for")
+        until(lambda: sid_of(link.lines, b"signal.room.room"), "the SUB is sent")
         assert a.settle() == []
         link.say(b"PONG\r\n")
         assert a.answer_to("s") == "ok"
 
 
-# -- a server that is about to end --
+# -- lame duck mode --
 
 
 def test_lame_duck() -> None:
-    """A node goes to another server before it is cut, and its rooms with it."""
-    routes = [kit.free_port(), kit.free_port()]
-    config = "cluster {{ name: pair, listen: 127.0.0.1:{0}, routes: [nats://127.0.0.1:{1}] }}"
-    with (
-        kit.nats(config=config.format(*routes)) as named,
-        kit.nats(config=config.format(*reversed(routes))) as other,
-    ):
+    """A node moves to another server, with its rooms, before this one ends."""
+    with nats_pair() as (named, other):
         with Bus(named.url) as bus:
             until(lambda: bus.client.discovered_servers, "the servers know each other")
         settings = {"nats": named.url, "control": "off"}
@@ -306,25 +300,25 @@ def test_lame_duck() -> None:
                 assert not [line for line in node.events() if line["level"] in ("warning", "error")]
 
 
-def test_a_lame_server_without_another_is_kept() -> None:
-    with Liar() as liar, lied_to(liar) as engine, BarePeer(engine.port) as a:
-        link = liar.link()
+def test_a_lame_duck_without_another_server_is_kept() -> None:
+    with FakeNats() as fake, engine_on(fake) as engine, BarePeer(engine.port) as a:
+        link = fake.link()
         link.say(info(ldm=True))
-        until(lambda: any("about to stop" in line["event"] for line in engine.events()), "it is received")
+        until(lambda: engine.events("about to stop"), "it is received")
         assert a.ask("PUB room", "x") == "ok"
-        assert len(liar.links) == 1 and not link.ended.is_set()
+        assert len(fake.links) == 1 and not link.ended.is_set()
 
 
-def test_a_server_that_greets_with_nonsense_is_told_once() -> None:
+def test_a_malformed_greeting_is_logged_once() -> None:
     greeting = b'INFO {"headers":true,"max_payload":null,"x":' + b"[" * 20000 + b"]" * 20000 + b"}\r\n"
-    with Liar(greeting) as liar, kit.engine(nats=liar.url, loops=1) as engine:
-        until(lambda: len(liar.links) > 3, "it is tried again")
-        told = [line for line in engine.events() if line["level"] in ("warning", "error")]
-        assert len(told) == 1 and "INFO" in told[0]["reason"]
+    with FakeNats(greeting) as fake, kit.engine(nats=fake.url, loops=1) as engine:
+        until(lambda: len(fake.links) > 3, "it is tried again")
+        lines = [line for line in engine.events() if line["level"] in ("warning", "error")]
+        assert len(lines) == 1 and "INFO" in lines[0]["reason"]
 
 
-def test_a_frozen_server_is_no_reason_to_forget_its_bound() -> None:
-    """As above, with a real server: what it has not taken yet was within its bound."""
+def test_the_bound_of_a_frozen_server_stays() -> None:
+    """With a real server: messages within the bound wait for it."""
     with (
         kit.nats(config=ACCOUNT) as server,
         kit.engine(nats=server.url, loops=1, **NODE) as engine,

@@ -1,4 +1,4 @@
-"""Any NATS client is a peer: what it sees, what it sends, how it answers, to the byte."""
+"""NATS clients as peers: exactly what they receive, send and answer."""
 
 from queue import Empty
 
@@ -11,7 +11,7 @@ from wire import LIMIT, fresh
 
 from .bus import Bus
 
-# -- what a NATS client sees --
+# -- what a NATS client receives --
 
 
 @pytest.mark.parametrize("payload", ["", "12:00", "κόσμε\n\r\n", bytes(range(256)), b""])
@@ -39,7 +39,7 @@ def test_the_reply_subject_is_set_exactly_with_a_ref(nodes: list[kit.Engine], bu
             assert queue.get(timeout=LIMIT).reply == ""
 
 
-def test_the_ttl_is_told_where_the_client_gave_one(nodes: list[kit.Engine], bus: Bus) -> None:
+def test_the_ttl_header_is_set_if_the_client_gave_one(nodes: list[kit.Engine], bus: Bus) -> None:
     queue = bus.subscribe("signal.room.hurry")
     with BarePeer(nodes[2].port) as peer:
         peer.say("PUB hurry ttl=4000", "x")
@@ -48,7 +48,7 @@ def test_the_ttl_is_told_where_the_client_gave_one(nodes: list[kit.Engine], bus:
 
 
 def test_to_as_nats_sees_it(nodes: list[kit.Engine], bus: Bus) -> None:
-    """On the peer's own subject, and the receipt on the reply subject."""
+    """The message comes on the peer's subject, the receipt on the reply subject."""
     with BarePeer(nodes[0].port) as a, BarePeer(nodes[1].port) as b:
         there, back = bus.subscribe(f"signal.peer.{b.address}"), bus.subscribe(f"signal.peer.{a.address}.>")
         a.say(f"TO {b.address} ref=q", b"\x00\xff")
@@ -66,7 +66,7 @@ def test_to_as_nats_sees_it(nodes: list[kit.Engine], bus: Bus) -> None:
 
 
 def test_local_messages_to_a_peer_stay_local(nodes: list[kit.Engine], bus: Bus) -> None:
-    """TO within a node needs no NATS; a room's message goes out once, whoever listens."""
+    """TO within a node does not use NATS. A room's message is published once."""
     queue, direct = bus.subscribe("signal.room.>"), bus.subscribe("signal.peer.>")
     with several(nodes[2].port, 5, "home") as peers:
         for peer in peers[1:]:
@@ -96,7 +96,7 @@ def test_a_service_answers_a_browser(nodes: list[kit.Engine], bus: Bus) -> None:
 
 
 def test_services_may_answer_more_than_once(nodes: list[kit.Engine], bus: Bus) -> None:
-    """Answers are messages, not receipts: all come, with their sender where it says who it is."""
+    """Answers are messages, not receipts: all arrive, with the sender if it is named."""
     queue = bus.subscribe("signal.room.time")
     with BarePeer(nodes[2].port) as browser:
         browser.say("PUB time ref=a", "?")
@@ -110,7 +110,7 @@ def test_services_may_answer_more_than_once(nodes: list[kit.Engine], bus: Bus) -
 
 
 def test_a_peer_answers_a_room(nodes: list[kit.Engine]) -> None:
-    """`TO <peer> re=7` from whoever heard the room's message."""
+    """Members that got the room's message answer with `TO <peer> re=7`."""
     with (
         BarePeer(nodes[0].port) as asker,
         BarePeer(nodes[1].port, "who") as near,
@@ -143,7 +143,7 @@ def test_a_peer_answers_a_room(nodes: list[kit.Engine]) -> None:
 def test_published_by_nats(
     nodes: list[kit.Engine], bus: Bus, data: bytes, headers: dict[str, str] | None, binary: bool
 ) -> None:
-    """Text where it is UTF-8, else binary; the sender is `-`."""
+    """Text if it is UTF-8, else binary. The sender is `-`."""
     for node in nodes:
         with several(node.port, 4, "news") as members:
             bus.publish("signal.room.news", data, headers=headers)
@@ -165,7 +165,7 @@ def test_a_sender_that_names_itself(nodes: list[kit.Engine], bus: Bus) -> None:
 
 
 def test_a_named_sender_is_answered(nodes: list[kit.Engine], bus: Bus) -> None:
-    """`TO <peer> re=R` goes to the subject that it gave as the reply subject."""
+    """`TO <peer> re=R` goes to the reply subject of its message."""
     desk = bus.subscribe("signal.peer.svc.>")
     with BarePeer(nodes[1].port) as peer:
         reply = "signal.peer.svc.desk1.r9"
@@ -178,7 +178,7 @@ def test_a_named_sender_is_answered(nodes: list[kit.Engine], bus: Bus) -> None:
 
 
 def test_request_gets_a_receipt(nodes: list[kit.Engine], bus: Bus) -> None:
-    """Also where the reply subject is outside `signal.`."""
+    """Also if the reply subject does not begin with `signal.`."""
     for node in nodes:
         with BarePeer(node.port) as peer:
             receipt = bus.request(f"signal.peer.{peer.address}", b"hello")
@@ -195,7 +195,7 @@ def test_request_to_a_dead_node(bus: Bus) -> None:
 
 
 def test_a_room_gives_no_receipt(nodes: list[kit.Engine], bus: Bus) -> None:
-    """Receipts are for TO: many members, no answer of the engine's."""
+    """Receipts are only for TO."""
     with BarePeer(nodes[0].port, "quiet") as member:
         inbox = bus.subscribe("answers.1")
         bus.publish("signal.room.quiet", b"x", reply="answers.1")
@@ -206,7 +206,7 @@ def test_a_room_gives_no_receipt(nodes: list[kit.Engine], bus: Bus) -> None:
 
 
 def test_a_ttl_from_nats(nodes: list[kit.Engine], bus: Bus) -> None:
-    """A malformed one is none; a good one doesn't hinder what is in time."""
+    """A malformed one is ignored; with a good one, a message in time arrives."""
     with BarePeer(nodes[1].port) as peer:
         for ttl in ("5000", "soon", "-1", "", "99999999999999999999"):
             receipt = bus.request(f"signal.peer.{peer.address}", b"x", headers={"Signal-Ttl": ttl})
@@ -214,8 +214,8 @@ def test_a_ttl_from_nats(nodes: list[kit.Engine], bus: Bus) -> None:
             peer.expect("FROM", "-")
 
 
-def test_what_makes_no_sense_harms_nothing(nodes: list[kit.Engine], bus: Bus) -> None:
-    """Subjects of no peer, receipts that nobody awaits, senders that are no peers."""
+def test_nonsense_from_nats_is_ignored(nodes: list[kit.Engine], bus: Bus) -> None:
+    """Subjects of no peer, receipts that nobody waits for, senders that are not addresses."""
     with BarePeer(nodes[2].port, "news") as peer:
         node = peer.address.split(".")[0]
         for tail in ("x", "x.y.z", f"{peer.address.split('.')[1]}.r.s", f"{peer.address.split('.')[1]}.r-s"):
@@ -229,7 +229,7 @@ def test_what_makes_no_sense_harms_nothing(nodes: list[kit.Engine], bus: Bus) ->
 
 
 def test_headers_that_come_back(nodes: list[kit.Engine], bus: Bus) -> None:
-    """Clients of NATS may answer with the request's headers: the answer is still not the peer's own word."""
+    """NATS clients may answer with the headers of the request: the answer is still not from the peer."""
     with BarePeer(nodes[0].port) as peer:
         bus.publish(f"signal.peer.{peer.address}.7", b"now", headers={"Signal-From": peer.address})
         assert peer.expect("FROM", "-", re="7").payload == b"now"

@@ -1,4 +1,4 @@
-"""More subscriptions than NATS takes of a node: of its account, of its user, or of every connection."""
+"""More subscriptions than NATS allows: for an account, a user, or a connection."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from .accounts import Operator
 from .bus import Bus
 from .conftest import account
 from .crowd import Crowd
-from .liar import Liar, Link
+from .fake_nats import FakeNats, Link
 
-OWN = 6  # subscriptions that a node has for itself
+OWN = 6  # subscriptions that a node needs
 NODE = {"nats_user": "node", "nats_password": "node"}
 ACCOUNT = """accounts {{
     A {{
@@ -28,8 +28,8 @@ def of_account(limit: int, users: str = "") -> str:
     return ACCOUNT.format(limit=limit, users=users)
 
 
-def served(config: str) -> str:
-    """What every connection of a server may have."""
+def of_server(config: str) -> str:
+    """A configuration that limits every connection."""
     return f"max_subscriptions: {config}\nauthorization {{ user: node, password: node }}"
 
 
@@ -39,17 +39,17 @@ def receives(bus: Bus, peer: BarePeer, room: str) -> None:
 
 
 def never_lost(engine: kit.Engine) -> None:
-    """It kept its one connection, and its log has one line."""
+    """Asserts that the node kept its link, and logged one warning."""
     total = engine.stats()["total"]
     assert (total["nats_connects"], total["nats_lost"]) == (1, 0)
-    told = [line for line in engine.events() if line["level"] in ("warning", "error")]
-    assert len(told) == 1 and "no more subscriptions" in told[0]["event"], told
+    lines = [line for line in engine.events() if line["level"] in ("warning", "error")]
+    assert len(lines) == 1 and "no more subscriptions" in lines[0]["event"], lines
 
 
-@pytest.mark.parametrize("config", [of_account, lambda limit: served(str(limit))], ids=["account", "server"])
+@pytest.mark.parametrize("config", [of_account, lambda limit: of_server(str(limit))], ids=["account", "server"])
 @pytest.mark.parametrize("loops", [1, 2])
 def test_subs_over_the_limit(config: object, loops: int) -> None:
-    """Are answered ERR, each exactly; the connection stays, and those within it hear."""
+    """Exactly those get ERR. The link stays, and the other rooms work."""
     text = config(OWN + 5)  # type: ignore[operator]
     with (
         kit.nats(config=text) as server,
@@ -70,12 +70,12 @@ def test_subs_over_the_limit(config: object, loops: int) -> None:
         assert engine.total("memberships") == 5
         assert engine.total("nats_subs_refused") >= 16
         assert a.ask("PUB elsewhere", "x") == "ok"
-        assert a.ask("SUB room3") == "ok", "a member already"
+        assert a.ask("SUB room3") == "ok", "it is a member already"
         never_lost(engine)
         account()
 
 
-def test_what_is_given_up_is_there_for_others() -> None:
+def test_a_subscription_that_ends_is_free_for_others() -> None:
     with (
         kit.nats(config=of_account(OWN + 3)) as server,
         Bus(server.url, user="node", password="node") as bus,
@@ -86,7 +86,7 @@ def test_what_is_given_up_is_there_for_others() -> None:
                 assert a.ask(f"SUB room{number}") == "ok"
             assert b.ask("SUB late") == "unavailable"
             assert a.ask("UNSUB room1") == "ok"
-            until(lambda: b.ask("SUB late") == "ok", "there is place")
+            until(lambda: b.ask("SUB late") == "ok", "a subscription is free")
             receives(bus, b, "late")
             assert b.ask("SUB later") == "unavailable"
             for number in range(50):  # in one iteration: left and joined
@@ -97,8 +97,8 @@ def test_what_is_given_up_is_there_for_others() -> None:
         never_lost(engine)
 
 
-def test_who_joined_without_asking_hears_once_there_is_place() -> None:
-    """SUBs without a ref: they are members on the node, and of the cluster as soon as NATS takes the room."""
+def test_a_sub_without_ref_is_subscribed_later() -> None:
+    """The client is a member on the node at once, and in the cluster as soon as NATS takes the subscription."""
     with (
         kit.nats(config=of_account(OWN + 2)) as server,
         Bus(server.url, user="node", password="node") as bus,
@@ -121,7 +121,7 @@ def test_who_joined_without_asking_hears_once_there_is_place() -> None:
 
 
 def test_a_limit_that_is_raised(tmp_path: Path) -> None:
-    """By a restart of the server with another configuration, and by one of the account while it runs."""
+    """By a restart of the server with another account."""
     operator = Operator(subs=OWN + 2)
     file = operator.creds(tmp_path / "node.creds")
     with (
@@ -144,7 +144,7 @@ def test_a_limit_that_is_raised(tmp_path: Path) -> None:
 
 
 def test_a_limit_that_is_lowered(tmp_path: Path) -> None:
-    """Who was a member before stays one on the node; nothing flaps."""
+    """Members stay members on the node, and nothing flaps."""
     operator = Operator()
     file = operator.creds(tmp_path / "node.creds")
     with (
@@ -189,7 +189,7 @@ def test_rooms_of_a_url_over_the_limit() -> None:
 
 
 def test_presence_over_the_limit() -> None:
-    """A SUB with presence needs two. One that is a member already stays one."""
+    """A SUB with presence needs two subscriptions. A member stays a member."""
     with (
         kit.nats(config=of_account(OWN + 3)) as server,
         kit.engine(nats=server.url, loops=2, control="off", **NODE) as engine,
@@ -204,13 +204,13 @@ def test_presence_over_the_limit() -> None:
             assert engine.total("memberships") == 3
             assert engine.total("presence_listeners") == 0
             assert a.ask("UNSUB first") == "ok"
-            until(lambda: b.ask("SUB third presence") == "ok", "there is place")
+            until(lambda: b.ask("SUB third presence") == "ok", "a subscription is free")
             assert b.read().verb == "MEMBERS"
         never_lost(engine)
 
 
-def test_who_listens_is_told_when_presence_is_back(tmp_path: Path) -> None:
-    """Who listened before NATS lowered its limit hears who is there once it is subscribed to again."""
+def test_watchers_get_members_when_presence_is_subscribed_again(tmp_path: Path) -> None:
+    """A client that watched before NATS lowered its limit gets MEMBERS once presence is subscribed to again."""
     operator = Operator()
     file = operator.creds(tmp_path / "node.creds")
     with kit.nats(config=operator.config) as server:
@@ -226,12 +226,12 @@ def test_who_listens_is_told_when_presence_is_back(tmp_path: Path) -> None:
             assert engine.total("nats_connects") == 2
             b.early.clear()
             assert a.ask("UNSUB one") == "ok"
-            received = until(lambda: [one for one in b.settle() if one.verb == "MEMBERS"], "it asks anew")
+            received = until(lambda: [one for one in b.settle() if one.verb == "MEMBERS"], "it queries again")
             assert received[0].payload == b.address.encode()
 
 
 def test_a_limit_below_what_a_node_needs() -> None:
-    """Is no reason to dial without pause: the log says once what to raise."""
+    """The node does not dial without pause, and logs once which limit to raise."""
     for limit in (1, OWN - 1):
         with (
             kit.nats(config=of_account(limit)) as server,
@@ -239,13 +239,13 @@ def test_a_limit_below_what_a_node_needs() -> None:
         ):
             assert engine.ready["nats_state"] == "away"
             until(lambda: engine.total("nats_errors") > 3, "it is tried again")
-            told = [line for line in engine.events() if line["level"] in ("warning", "error")]
-            assert len(told) == 1 and "max_subscriptions" in told[0]["reason"], told
+            lines = [line for line in engine.events() if line["level"] in ("warning", "error")]
+            assert len(lines) == 1 and "max_subscriptions" in lines[0]["reason"], lines
             assert engine.total("nats_lost") < 20
 
 
 def test_permissions_and_the_limit_together() -> None:
-    """Each SUB has its own answer, though one is refused by name and others are only counted."""
+    """Each SUB gets the right answer, though NATS names only denied subjects."""
     config = f"""accounts {{ A {{
         users: [ {{ user: node, password: node, permissions: {{ subscribe: {{ deny: ["signal.room.secret.>"] }} }} }} ]
         limits {{ max_subscriptions: {OWN + 3} }}
@@ -262,8 +262,8 @@ def test_permissions_and_the_limit_together() -> None:
         assert codes == ["ok", "denied", "ok", "ok", "unavailable", "denied", "unavailable"]
 
 
-def test_it_is_tried_at_a_bounded_pace() -> None:
-    """However many clients ask: NATS is asked about once a second, and the answer is given at once."""
+def test_refused_subscriptions_are_tried_at_a_bounded_pace() -> None:
+    """With any number of SUBs, NATS is tried about once a second. Clients are answered at once."""
     limit = OWN + 1
 
     def answer(link: Link, line: bytes) -> bool:
@@ -274,8 +274,8 @@ def test_it_is_tried_at_a_bounded_pace() -> None:
                 link.say(b"-ERR 'maximum subscriptions exceeded'\r\n")
         return False
 
-    with Liar(answer=answer) as liar, kit.engine(nats=liar.url, loops=1, control="off") as engine:
-        link = liar.link()
+    with FakeNats(answer=answer) as fake, kit.engine(nats=fake.url, loops=1, control="off") as engine:
+        link = fake.link()
         with BarePeer(engine.port) as a:
             assert a.ask("SUB first") == "ok"
             assert a.ask("SUB second") == "unavailable"

@@ -1,5 +1,5 @@
-"""Random joins, leaves and deaths on two nodes, while random members listen: once it is quiet, each listener's set is
-the truth, and none who does not listen has heard of it."""
+"""Random joins, leaves and lost connections on two nodes, while random members watch. Once it is quiet, each watcher
+knows the true members, and other members have got no events."""
 
 import contextlib
 import sys
@@ -40,7 +40,7 @@ def teardown_module() -> None:
 class Client:
     crowd: Crowd
     rooms: set[str] = field(default_factory=set)
-    listens: set[str] = field(default_factory=set)
+    watches: set[str] = field(default_factory=set)
 
     @property
     def peer(self) -> Any:
@@ -56,19 +56,19 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(target=clients)
     def begin(self) -> Any:
-        """A listener on each node, and one more member of each room."""
+        """A watcher on each node, and one more member in each room."""
         self.nodes = nodes()
         until(lambda: self.total("connections") == 0, "no connection is left")
         made = [self.connect(i % 2, {ROOMS[i // 2]}) for i in range(4)]
         for i, client in enumerate(made[:2]):
-            self.listen(client, ROOMS[i])
+            self.watch(client, ROOMS[i])
         return multiple(*made)
 
     def total(self, name: str) -> int:
         return sum(int(node.total(name)) for node in self.nodes)
 
     @rule(target=clients, node=st.integers(0, 1), rooms=st.sets(st.sampled_from(ROOMS)))
-    def comes(self, node: int, rooms: set[str]) -> Client:
+    def come(self, node: int, rooms: set[str]) -> Client:
         return self.connect(node, rooms)
 
     def connect(self, node: int, rooms: set[str]) -> Client:
@@ -77,21 +77,21 @@ class Machine(RuleBasedStateMachine):
         return client
 
     @rule(client=clients, room=st.sampled_from(ROOMS))
-    def listens(self, client: Client, room: str) -> None:
+    def watches(self, client: Client, room: str) -> None:
         """For the first time, or anew."""
-        self.listen(client, room)
+        self.watch(client, room)
 
-    def listen(self, client: Client, room: str) -> None:
+    def watch(self, client: Client, room: str) -> None:
         client.crowd.ask(room)
         client.rooms.add(room)
-        client.listens.add(room)
+        client.watches.add(room)
 
     @rule(client=clients, rooms=st.lists(st.sampled_from(ROOMS), min_size=1, max_size=6))
     def churn(self, client: Client, rooms: list[str]) -> None:
-        """Joins rooms that it is not in, leaves those that it is in, without waiting for answers."""
+        """Joins rooms that it is not in, and leaves those that it is in, without waiting for answers."""
         for room in rooms:
             client.peer.say(f"{'UNSUB' if room in client.rooms else 'SUB'} {room}")
-            client.listens.discard(room)
+            client.watches.discard(room)
             client.rooms ^= {room}
 
     @rule(client=consumes(clients), politely=st.booleans())
@@ -104,24 +104,24 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def quiet(self) -> None:
-        """Sooner or later all is known."""
+        """Waits until every watcher knows the true members."""
         for client in self.alive:
             client.crowd.settle()
         for room in ROOMS:
             truth = [client.peer.address for client in self.alive if room in client.rooms]
             for client in self.alive:
-                if room in client.listens:
+                if room in client.watches:
                     client.crowd.expect(*truth, room=room)
-        until(lambda: self.total("presence_listeners") == sum(len(one.listens) for one in self.alive), "listeners")
+        until(lambda: self.total("presence_listeners") == sum(len(one.watches) for one in self.alive), "watchers")
         for client in self.alive:
-            if not client.listens:
+            if not client.watches:
                 received = len(client.crowd.received)
                 client.crowd.settle()
                 assert len(client.crowd.received) == received, client.crowd.received[received:]
 
     def teardown(self) -> None:
         try:
-            if not sys.exc_info()[0]:  # else a step has failed
+            if not sys.exc_info()[0]:  # no step has failed
                 self.quiet()
                 for client in self.alive:
                     client.peer.close()
@@ -140,6 +140,6 @@ TestPresence.settings = settings(
     max_examples=40,
     stateful_step_count=40,
     deadline=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to make one smaller takes too long
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking takes too long
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -1,4 +1,4 @@
-"""Every ref has its one answer, within its ttl and a second, whatever fails between the peers."""
+"""Every ref gets exactly one answer, within its ttl and a second, whatever fails between the peers."""
 
 import asyncio
 import os
@@ -10,16 +10,16 @@ import pytest
 
 import kit
 import receipts
+from kit import freeze
 from peers import BarePeer
 from wire import until
 
 from .bus import Bus
 from .conftest import await_cluster
-from .test_faults import freeze
 
 
-def kept_waiting(node: kit.Engine) -> float:
-    """Seconds that a node's loop, and this thread, could have run since their start and had no processor."""
+def waited_for_processor(node: kit.Engine) -> float:
+    """Seconds that a node's loop and this thread have waited for a processor since their start."""
     waits = receipts.Waits()
     waits.pid = node.pid
     own = int(Path("/proc/thread-self/schedstat").read_text().split()[1])
@@ -28,8 +28,8 @@ def kept_waiting(node: kit.Engine) -> float:
 
 @pytest.mark.alone
 @pytest.mark.timeout(120)
-def test_one_answer_a_ref_under_faults() -> None:
-    """tests/support/receipts.py in small: nodes, NATS and receivers are killed and stopped meanwhile."""
+def test_one_answer_for_each_ref_under_faults() -> None:
+    """A short run of tests/support/receipts.py: nodes, NATS and receivers are killed and stopped meanwhile."""
     tally = asyncio.run(receipts.measure(6000, 24.0))
     report = tally.report()
     assert tally.sent == 6000 and not tally.never and not tally.twice, report
@@ -41,8 +41,8 @@ def test_one_answer_a_ref_under_faults() -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("ttl", [100, 250, 730])
 def test_a_timeout_comes_in_time(ttl: int) -> None:
-    """Of a node that hangs: never later than the ttl and a second, whenever in a tick it was sent. What the machine
-    kept the sender's node, or this program, from running meanwhile is allowed for."""
+    """For a node that hangs: within the ttl and a second, whenever in a tick it was sent. Time for which the sender's
+    node or this program waited for a processor is allowed for."""
     with (
         kit.nats() as server,
         kit.engine(nats=server.url, loops=1) as one,
@@ -54,7 +54,7 @@ def test_a_timeout_comes_in_time(ttl: int) -> None:
         freeze(two)
         try:
             due: dict[str, float] = {}
-            kept = kept_waiting(one)
+            kept = waited_for_processor(one)
             begun = time.monotonic()
             for i in range(20):
                 until(lambda i=i: time.monotonic() > begun + i * 0.013, every=0.001)  # type: ignore[misc]
@@ -62,7 +62,7 @@ def test_a_timeout_comes_in_time(ttl: int) -> None:
                 due[str(i)] = time.monotonic() + ttl / 1000 + 1
             for ref, moment in due.items():
                 assert a.answer_to(ref) == "timeout"
-                over, waited = time.monotonic() - moment, kept_waiting(one) - kept
+                over, waited = time.monotonic() - moment, waited_for_processor(one) - kept
                 assert -0.25 - waited < over < 0.05 + waited
         finally:
             os.kill(two.pid, signal.SIGCONT)
@@ -70,7 +70,7 @@ def test_a_timeout_comes_in_time(ttl: int) -> None:
 
 
 def test_ttl_is_enforced_while_nats_takes_nothing() -> None:
-    """What waits for NATS longer than its ttl is told so, leaves its place to others, and is never published."""
+    """What waits for NATS longer than its ttl gets expired, frees its space, and is never published."""
     with (
         kit.nats() as server,
         kit.engine(nats=server.url, loops=2, nats_pending=1 << 20) as engine,
@@ -94,7 +94,7 @@ def test_ttl_is_enforced_while_nats_takes_nothing() -> None:
 
 
 def test_a_receiver_that_closes_with_messages_queued() -> None:
-    """On the other node: those that wait for it are told, each once, and at once."""
+    """On the other node: each message that waits for it is answered once, and at once."""
     with (
         kit.nats() as server,
         kit.engine(nats=server.url, loops=1, ttl=20, max_refs=1000) as one,
@@ -115,13 +115,13 @@ def test_a_receiver_that_closes_with_messages_queued() -> None:
 
 
 def test_receipts_that_nats_does_not_take_are_counted() -> None:
-    """More at one moment than may wait for NATS: each comes, or is counted."""
+    """More at once than may wait for NATS: each comes, or is counted."""
     sent = 4000
     with kit.nats() as server, kit.engine(nats=server.url, loops=1, nats_pending=65536) as node, Bus(server.url) as bus:
         gone = BarePeer(node.port)
         gone.vanish()
         until(lambda: node.total("connections") == 0, "it is gone")
-        receipts_heard = bus.subscribe("receipts")
+        receipts_received = bus.subscribe("receipts")
 
         async def send() -> None:
             for _ in range(sent):
@@ -131,7 +131,7 @@ def test_receipts_that_nats_does_not_take_are_counted() -> None:
             return int(node.total("receipts_lost"))
 
         def all_are_accounted_for() -> bool:
-            return receipts_heard.qsize() + lost() == rounds * sent
+            return receipts_received.qsize() + lost() == rounds * sent
 
         rounds = 0
         while lost() == 0:

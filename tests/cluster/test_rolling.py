@@ -1,5 +1,5 @@
-"""A rolling restart of a two-node cluster whose clients come back: no message is lost between those that stay, and
-the node that stays is not overrun."""
+"""A rolling restart of two nodes whose clients reconnect: no message between clients of the node that stays is lost, and
+it is not overrun."""
 
 import asyncio
 import contextlib
@@ -25,10 +25,10 @@ from .conftest import await_cluster
 CLIENTS = 240
 SECONDS = 6.0  # of a drain
 LOOPS = 2
-WINDOW = 1.0  # seconds over which the rate of handshakes is held to the pace
-TICK = 0.1  # seconds: who is to be closed by then is closed at once
-RECONNECT = 0.1  # seconds that one client may take longer for it than another
-CHANCE = 10  # who leaves by itself, and leaves when those do whom the pace allows: more than these, once in a thousand
+WINDOW = 1.0  # seconds over which the rate of handshakes is compared with the pace
+TICK = 0.1  # seconds: the clients due in a tick are closed at once
+RECONNECT = 0.1  # seconds by which the times to reconnect may differ
+CHANCE = 10  # obedient clients that happen to leave in the same window: more in one of a thousand runs
 
 
 @pytest.fixture
@@ -38,11 +38,11 @@ def server() -> Iterator[kit.Nats]:
 
 
 class Crowd:
-    """Clients of a node that reconnect: some of them within the time that GOAWAY tells, as they should, the others
-    only when they are closed, and at once."""
+    """Clients of a node that reconnect to another: some within the time in GOAWAY, as they should, others at once when
+    they are closed."""
 
     def __init__(self, port: int, elsewhere: int, obedient: int) -> None:
-        """`obedient`: how many of them leave by themselves."""
+        """`obedient`: how many of them leave within the time in GOAWAY."""
         self.port, self.elsewhere, self.obedient = port, elsewhere, obedient
         self.arrived: list[float] = []
         self.ready = 0
@@ -75,18 +75,18 @@ class Crowd:
 
 
 class Talk:
-    """Two clients of nodes that stay, who send to each other and to a room of both, one message after another."""
+    """Two clients of nodes that stay. They send to each other and to a room, one message after another."""
 
     def __init__(self, left: int, right: int) -> None:
         self.a, self.b = BarePeer(left, "talk"), BarePeer(right, "talk")
-        self.said = 0
+        self.sent = 0
 
-    def go_on(self, until_: "asyncio.Event") -> None:
-        """Each is answered OK and heard, whole and in order."""
-        while not until_.is_set() or self.said < 20:
+    def go_on(self, over: "asyncio.Event") -> None:
+        """Asserts that each message is answered OK, and arrives complete and in order."""
+        while not over.is_set() or self.sent < 20:
             for one, other in ((self.a, self.b), (self.b, self.a)):
-                self.said += 1
-                text = str(self.said)
+                self.sent += 1
+                text = str(self.sent)
                 one.say(f"TO {other.address} ref=t", text)
                 one.say("PUB talk ref=p", text)
                 assert one.answer_to("t") == one.answer_to("p") == "ok"
@@ -98,7 +98,7 @@ class Talk:
 
 
 def most_at_once(moments: list[float]) -> int:
-    """The most of them within any WINDOW."""
+    """The largest number of moments within any WINDOW."""
     moments = sorted(moments)
     return max(
         sum(1 for one in itertools.islice(moments, i, None) if one < start + WINDOW) for i, start in enumerate(moments)
@@ -106,19 +106,19 @@ def most_at_once(moments: list[float]) -> int:
 
 
 def lasted(engine: kit.Engine) -> float:
-    """Seconds from the drain's beginning to the engine's end, by its log."""
+    """Seconds from the beginning of the drain to the end of the engine, by its log."""
     moments = {line["event"]: datetime.fromisoformat(line["time"].rstrip("Z")) for line in engine.events()}
     return (moments["stopped"] - moments["draining"]).total_seconds()
 
 
 async def watch(waits: Waits, pid: int) -> None:
-    """To the end of the process."""
+    """Watches until the process ends."""
     with contextlib.suppress(OSError, ValueError):
         await waits.watch(pid)
 
 
 async def drain(goes: kit.Engine, stays: kit.Engine, obedient: int) -> None:
-    """Drains one of two nodes under traffic; returns when it has ended."""
+    """Drains one of two nodes under traffic; returns when that node has ended."""
     crowd, waits = Crowd(goes.port, stays.port, obedient), Waits()
     tasks = await crowd.all()
     watching = asyncio.ensure_future(watch(waits, goes.pid))
@@ -135,14 +135,14 @@ async def drain(goes: kit.Engine, stays: kit.Engine, obedient: int) -> None:
     await asyncio.gather(*tasks)
     await watching
     assert lasted(goes) < SECONDS + 2
-    late = TICK + RECONNECT + waits.most  # what the machine kept from running came all at once afterwards
+    late = TICK + RECONNECT + waits.most  # clients that were due while the node waited for a processor come at once
     pace = CLIENTS / SECONDS * (WINDOW + late) + LOOPS
     assert most_at_once(crowd.arrived) <= pace + (CHANCE if obedient else 0), (crowd.arrived, late)
     assert crowd.arrived[-1] - begun > 0.8 * SECONDS
 
 
 def test_a_rolling_restart(server: kit.Nats) -> None:
-    """First of a node whose clients all wait until they are closed, then of one half of whose clients obey."""
+    """First of a node whose clients all wait to be closed, then of one half of whose clients leave in time."""
     settings = {"nats": server.url, "loops": LOOPS, "drain_time": SECONDS, "close_timeout": 2}
     with kit.engine(node="one", **settings) as one, kit.engine(node="two", **settings) as two:
         await_cluster([one, two])
@@ -153,7 +153,7 @@ def test_a_rolling_restart(server: kit.Nats) -> None:
 
 
 def test_messages_to_and_from_a_node_that_drains(server: kit.Nats) -> None:
-    """Until its client is closed all goes through, both ways; what was said last reaches the other node."""
+    """Until its client is closed, all arrive, both ways. The last ones reach the other node."""
     settings = {"nats": server.url, "loops": 2}
     with kit.engine(drain_time=4, **settings) as goes, kit.engine(**settings) as stays:
         await_cluster([goes, stays])

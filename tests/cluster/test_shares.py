@@ -1,4 +1,4 @@
-"""One loop, and a crowd on it that is costly to speak to: whoever is beside it has a share of the loop."""
+"""One loop with a large room that is costly to deliver to: other clients get their share of the loop."""
 
 import contextlib
 import socket
@@ -21,7 +21,7 @@ def server() -> Iterator[kit.Nats]:
 
 @pytest.fixture
 def crowd(server: kit.Nats) -> Iterator[tuple[kit.Engine, BarePeer, BarePeer]]:
-    """A loop with a room whose 500 members read nothing, and two peers beside it."""
+    """A loop with a room whose 500 members read nothing, and two other peers."""
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(kit.engine(nats=server.url, loops=1))
         for _ in range(500):
@@ -32,7 +32,7 @@ def crowd(server: kit.Nats) -> Iterator[tuple[kit.Engine, BarePeer, BarePeer]]:
 def test_a_flood_from_nats_leaves_the_clients_their_share(
     server: kit.Nats, crowd: tuple[kit.Engine, BarePeer, BarePeer]
 ) -> None:
-    """More than a loop can deliver comes in for a large room: all else on that loop goes on."""
+    """More messages for a large room than a loop can deliver: other clients of the loop go on."""
     engine, a, b = crowd
     total = 400_000
     with socket.create_connection(("127.0.0.1", server.port)) as flood:
@@ -45,12 +45,12 @@ def test_a_flood_from_nats_leaves_the_clients_their_share(
 
 
 def test_a_publisher_to_a_crowd_leaves_others_their_turn(crowd: tuple[kit.Engine, BarePeer, BarePeer]) -> None:
-    """Of two that sent more than a turn's worth, one whose messages cost much and one whose cost little."""
+    """Two clients send more than fits a turn: one with costly messages, one with cheap ones."""
     engine, a, b = crowd
     costly = frame(TEXT, b"PUB crowd\nx") * 5000 + frame(TEXT, b"PING end")
     cheap = frame(TEXT, b"PING") * 400
     a.wire.send(costly)
     b.wire.send(cheap)
     assert b.wire.read(400 * 6) == b"\x81\x04PONG" * 400
-    assert engine.total("accepted") < 2000, "most of the costly ones are still to come"
+    assert engine.total("accepted") < 2000, "most of the costly ones still wait"
     a.expect("PONG", "end")

@@ -1,4 +1,4 @@
-"""A storm of joins to a room with listeners, of bench/presence.py, which holds what each heard to what happened."""
+"""A storm of joins to a room with watchers: bench/presence.py compares what each watcher got with the joins."""
 
 import resource
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import pytest
 import kit
 import presence
 
-JOINS, LISTENERS, SLOW, BACKLOG = 10_000, 20, 4, 65536
-OVERHEAD = 16384  # bytes of what is about the messages of one listener
+JOINS, WATCHERS, SLOW, BACKLOG = 10_000, 20, 4, 65536
+OVERHEAD = 16384  # bytes around the messages of one watcher
 BEATS = 40  # heartbeats of both nodes meanwhile, at most
 
 
@@ -22,10 +22,10 @@ def many_descriptors() -> Iterator[None]:
         yield
 
 
-def test_ten_thousand_joins_at_one_moment() -> None:
-    """Each is told once or counted in a GAP, to every listener; NATS hears many in one piece; what waits is bounded."""
-    found = presence.storm(LISTENERS, SLOW, JOINS, at_once=True, backlog_bytes=BACKLOG)
+def test_ten_thousand_joins_at_once() -> None:
+    """Each watcher gets each join, or a GAP that counts it. NATS gets many in one message. Backlogs are bounded."""
+    found = presence.storm(WATCHERS, SLOW, JOINS, at_once=True, backlog_bytes=BACKLOG)
     assert found.changes == JOINS
     assert found.publishes <= JOINS // 20 + BEATS, found
-    assert min(found.missed[:SLOW]) > JOINS // 4, "who does not read misses most, and is told"
-    assert found.backlog <= SLOW * (BACKLOG + presence.FILL_SIZE + OVERHEAD), "one that was begun counts whole"
+    assert min(found.missed[:SLOW]) > JOINS // 4, "watchers that do not read miss most, and get GAP"
+    assert found.backlog <= SLOW * (BACKLOG + presence.FILL_SIZE + OVERHEAD), "a partly written message counts whole"

@@ -1,4 +1,4 @@
-"""TLS between the engine and NATS, with a real nats-server and certificates made here."""
+"""TLS between the engine and NATS, with a real nats-server and test certificates."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ from .test_access import reach
 
 
 class Certificates:
-    """An authority, and the files of what it signed."""
+    """A certificate authority, and the files of its certificates."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,7 +46,7 @@ class Certificates:
         return cert, key
 
     def server(self, host: str = "127.0.0.1", more: str = "") -> str:
-        """A nats-server's configuration that requires TLS."""
+        """The configuration of a nats-server that requires TLS."""
         cert, key = self.issue("server", host)
         return f'tls {{ cert_file: "{cert}", key_file: "{key}", ca_file: "{self.ca}"{more} }}'
 
@@ -62,7 +62,7 @@ def tls_url(server: kit.Nats, host: str = "127.0.0.1") -> str:
 
 @contextlib.contextmanager
 def cluster(server: kit.Nats, **access: object) -> Iterator[tuple[BarePeer, BarePeer]]:
-    """A peer on each of two nodes, the second with loops to spare."""
+    """A peer on each of two nodes, with one loop and with two."""
     with kit.engine(loops=1, **access) as one, kit.engine(loops=2, **access) as two:
         await_cluster([one, two])
         with BarePeer(one.port) as a, BarePeer(two.port) as b:
@@ -78,7 +78,7 @@ def test_messages_cross(certificates: Certificates) -> None:
         reach(a, b)
 
 
-def test_a_server_that_requires_it_gets_it_without_asking(certificates: Certificates) -> None:
+def test_a_server_that_requires_tls_gets_it_with_any_url(certificates: Certificates) -> None:
     with (
         kit.nats(config=certificates.server()) as server,
         cluster(server, nats=server.url, nats_tls_ca=certificates.ca) as (a, b),
@@ -86,7 +86,7 @@ def test_a_server_that_requires_it_gets_it_without_asking(certificates: Certific
         reach(a, b)
 
 
-def test_a_server_that_would_rather_begin_with_tls(certificates: Certificates) -> None:
+def test_a_server_that_may_begin_with_tls(certificates: Certificates) -> None:
     config = certificates.server(more=', handshake_first: "auto"')
     with (
         kit.nats(config=config) as server,
@@ -110,18 +110,16 @@ def test_both_ends_show_certificates(certificates: Certificates) -> None:
         with cluster(server, nats=tls_url(server), **files) as (a, b):
             reach(a, b)
         with kit.engine(nats=tls_url(server), nats_tls_ca=certificates.ca) as alone:
-            away(alone, "")  # OpenSSL's text of the alert differs from version to version
+            await_away(alone, "")  # OpenSSL's text of the alert differs from version to version
 
 
-def away(engine: kit.Engine, reason: str) -> None:
-    """It says that NATS is away, and why."""
+def await_away(engine: kit.Engine, reason: str) -> None:
+    """Waits until the log says that NATS is away, with this reason."""
 
-    def told() -> bool:
-        return any(
-            line["event"].startswith("NATS is away") and reason in line["reason"] for line in engine.events()
-        )
+    def logged() -> bool:
+        return any(line["event"].startswith("NATS is away") and reason in line["reason"] for line in engine.events())
 
-    until(told, f"the log says that NATS is away because of '{reason}'")
+    until(logged, f"the log says that NATS is away because of '{reason}'")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "nats.example"])
@@ -130,7 +128,7 @@ def test_a_certificate_for_another_host_is_refused(certificates: Certificates, h
         kit.nats(config=certificates.server(host)) as server,
         kit.engine(nats=tls_url(server), nats_tls_ca=certificates.ca) as engine,
     ):
-        away(engine, "IP address mismatch")
+        await_away(engine, "IP address mismatch")
 
 
 def test_an_authority_that_is_not_ours_is_refused(certificates: Certificates) -> None:
@@ -140,17 +138,17 @@ def test_an_authority_that_is_not_ours_is_refused(certificates: Certificates) ->
         BarePeer(engine.port) as a,
         BarePeer(engine.port) as b,
     ):
-        away(engine, "certificate")
+        await_away(engine, "certificate")
         assert a.ask(f"TO {b.address}", "here") == "ok"  # local delivery goes on
 
 
-def test_a_server_without_tls_is_not_spoken_to_in_clear() -> None:
+def test_a_server_without_tls_is_not_used() -> None:
     with kit.nats() as server, kit.engine(nats=tls_url(server)) as engine:
-        away(engine, "offers no TLS")
+        await_away(engine, "offers no TLS")
 
 
 class Greeter:
-    """Greets as a nats-server does that requires TLS, says `more` in clear, and then nothing; `heard`: the answers."""
+    """Sends the INFO of a nats-server that requires TLS, `more` in clear, and then nothing; `received`: the answers."""
 
     def __init__(self, more: bytes = b"") -> None:
         self._more = more
@@ -182,18 +180,18 @@ class Greeter:
 
 def test_a_server_that_greets_and_then_hangs_is_given_up(certificates: Certificates) -> None:
     with Greeter() as silent, kit.engine(nats=silent.url, nats_tls_ca=certificates.ca) as engine:
-        away(engine, "handshake with the NATS server took too long")
-        assert silent.received[0][:1] == b"\x16"  # a TLS handshake's record
+        await_away(engine, "handshake with the NATS server took too long")
+        assert silent.received[0][:1] == b"\x16"  # a record of a TLS handshake
 
 
-def test_what_is_said_in_clear_before_tls_is_refused(certificates: Certificates) -> None:
-    """Bytes behind INFO that are not TLS's could be anybody's."""
+def test_bytes_in_clear_before_tls_are_refused(certificates: Certificates) -> None:
+    """Bytes after INFO that are not TLS could come from anybody."""
     with (
         Greeter(b"MSG signal.room.x 16 5\r\nhel") as sly,
         kit.engine(nats=sly.url, nats_tls_ca=certificates.ca) as engine,
     ):
-        away(engine, "violated the protocol")
-        until(lambda: set(sly.received) == {b""}, "it hears nothing, and that the connection has ended")
+        await_away(engine, "violated the protocol")
+        until(lambda: set(sly.received) == {b""}, "it gets nothing but the end of the connection")
 
 
 def test_a_server_comes_back(certificates: Certificates) -> None:
@@ -205,7 +203,7 @@ def test_a_server_comes_back(certificates: Certificates) -> None:
         await_cluster([one, two])
         server.stop()
         for engine in (one, two):
-            until(lambda e=engine: e.stats()["nats_state"] == "away", "it is missed")  # type: ignore[misc]
+            until(lambda e=engine: e.stats()["nats_state"] == "away", "NATS is away")  # type: ignore[misc]
         server.start()
         await_cluster([one, two])
         with BarePeer(one.port) as a, BarePeer(two.port) as b:
@@ -213,7 +211,7 @@ def test_a_server_comes_back(certificates: Certificates) -> None:
 
 
 def test_a_server_that_reads_slowly_loses_nothing(certificates: Certificates) -> None:
-    """More than its socket takes at once goes through in order: what OpenSSL left half done is gone on with."""
+    """More than its socket takes at once arrives in order: partial writes of OpenSSL are continued."""
     messages, size = 400, 40000
     with (
         kit.nats(config=certificates.server()) as server,
@@ -226,7 +224,7 @@ def test_a_server_that_reads_slowly_loses_nothing(certificates: Certificates) ->
 
 
 def test_many_small_messages_both_ways(certificates: Certificates) -> None:
-    """A record holds many messages, and a message may lie in two records."""
+    """A record holds many messages, and a message may span two records."""
     messages = 3000
     with (
         kit.nats(config=certificates.server()) as server,
@@ -241,24 +239,24 @@ def test_many_small_messages_both_ways(certificates: Certificates) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "flag"),
     [
         ("nats_tls_ca", "--nats-tls-ca"),
         ("nats_tls_cert", "--nats-tls-cert"),
         ("nats_tls_key", "--nats-tls-key"),
     ],
 )
-def test_a_bad_file_is_told_in_a_sentence(certificates: Certificates, setting: str, told: str) -> None:
+def test_a_bad_file_is_an_error_in_one_line(certificates: Certificates, setting: str, flag: str) -> None:
     cert, key = certificates.issue("node", "node.example")
     files = {"nats_tls_ca": certificates.ca, "nats_tls_cert": cert, "nats_tls_key": key}
     for bad in (Path(__file__), certificates.folder / "missing.pem"):
         done = kit.run("serve", *kit.flags({"nats": "tls://127.0.0.1:1", **files, setting: bad}))
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
-        assert told in done.stderr and str(bad) in done.stderr and "name a file" in done.stderr
+        assert flag in done.stderr and str(bad) in done.stderr and "name a file" in done.stderr
 
 
-def test_a_key_of_another_certificate_is_told(certificates: Certificates) -> None:
+def test_a_key_of_another_certificate_is_an_error(certificates: Certificates) -> None:
     cert, _ = certificates.issue("one", "one.example")
     _, key = certificates.issue("two", "two.example")
     settings = {"nats": "tls://127.0.0.1:1", "nats_tls_cert": cert, "nats_tls_key": key}
@@ -269,8 +267,8 @@ def test_a_key_of_another_certificate_is_told(certificates: Certificates) -> Non
 TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 
 
-def test_nobody_at_a_terminal_is_asked_for_a_passphrase(certificates: Certificates) -> None:
-    """A key that has one can't be used."""
+def test_a_key_with_a_passphrase_does_not_prompt(certificates: Certificates) -> None:
+    """It is an error, also at a terminal."""
     cert, key = certificates.issue("node", "node.example")
     plain = load_pem_private_key(key.read_bytes(), None)
     locked = BestAvailableEncryption(b"a secret")
@@ -291,7 +289,7 @@ def test_nobody_at_a_terminal_is_asked_for_a_passphrase(certificates: Certificat
 
 
 def test_the_server_really_speaks_tls(certificates: Certificates) -> None:
-    """So that the tests above are about something."""
+    """So that the other tests really test TLS."""
     with kit.nats(config=certificates.server()) as server:
         context = ssl.create_default_context(cafile=str(certificates.ca))
         with socket.create_connection(("127.0.0.1", server.port)) as plain:

@@ -1,4 +1,4 @@
-"""Users on several nodes: `@user` reaches all connections of one, wherever they are."""
+"""Users on several nodes: `@user` reaches all connections of a user."""
 
 from collections.abc import Iterator
 
@@ -69,7 +69,7 @@ def test_the_user_crosses_nats(guarded: list[kit.Engine], bus: Bus) -> None:
 
 
 def test_presence_names_the_user(guarded: list[kit.Engine], bus: Bus) -> None:
-    """MEMBERS, JOIN and LEAVE, on every node; a user's own room has no presence."""
+    """In MEMBERS, JOIN and LEAVE, on every node. A user's own room has no presence."""
     user, room = fresh("u"), fresh("r")
     own, other = bus.subscribe(f"signal.presence.@{user}"), bus.subscribe(f"signal.presence.{room}")
     for node in guarded:
@@ -82,19 +82,19 @@ def test_presence_names_the_user(guarded: list[kit.Engine], bus: Bus) -> None:
             crowd.ask(room).expect(bob.address, ann.address)
             ann.vanish()
             crowd.expect(bob.address)
-        who = {"user": user}
-        told = [(got.verb, got.options) for got in crowd.received if got.words[1:] == (ann.address,)]
-        assert ("JOIN", who) in told and ("LEAVE", who) in told and len(told) == 2
+        named = {"user": user}
+        events = [(got.verb, got.options) for got in crowd.received if got.words[1:] == (ann.address,)]
+        assert ("JOIN", named) in events and ("LEAVE", named) in events and len(events) == 2
         lines = b"\n".join(got.payload or b"" for got in crowd.received if got.verb == "MEMBERS").decode().split("\n")
         assert f"{ann.address} user={user}" in lines and bob.address in lines
-        if node is guarded[0]:  # the other one has no reason to tell NATS
+        if node is guarded[0]:  # the other node has no reason to publish
             while f"LEAVE {ann.address} user={user}\n".encode() not in other.get(timeout=10).data:
                 pass
     assert own.empty()
 
 
 def test_hello_waits_for_the_users_room(guarded: list[kit.Engine], bus: Bus) -> None:
-    """A user that has heard HELLO hears what is sent to it: no message is lost in between."""
+    """A user that has HELLO gets messages: none is lost in between."""
     for _ in range(20):
         user = fresh("u")
         with Guest(guarded[1].port, token=token(user)) as ann:
@@ -102,18 +102,18 @@ def test_hello_waits_for_the_users_room(guarded: list[kit.Engine], bus: Bus) -> 
             assert ann.read().payload == b"at once"
 
 
-def test_a_subscription_a_user(guarded: list[kit.Engine]) -> None:
+def test_one_subscription_for_each_user(guarded: list[kit.Engine]) -> None:
     node = guarded[0]
     before = int(node.total("nats_subs"))
     guests = [Guest(node.port, token=token("one")) for _ in range(5)]
     assert int(node.total("nats_subs")) == before + 1
     for guest in guests:
         guest.close()
-    until(lambda: int(node.total("nats_subs")) == before, "it is let go of")
+    until(lambda: int(node.total("nats_subs")) == before, "the subscription ends")
 
 
 def test_a_users_room_that_nats_denies() -> None:
-    """The user is in its room on this node all the same, and is who it is."""
+    """Messages to the user still arrive on this node."""
     rules = 'authorization { users [ {user: node, password: p, permissions: {publish: ">", subscribe: '
     rules += '{deny: "signal.room.@>"}}} ] }'
     with kit.nats(rules) as server:

@@ -1,5 +1,5 @@
-"""Nodes of neighbouring versions in one cluster, and its upgrade node by node: a node that runs the wheel of the commit
-before this one, beside one of this."""
+"""Nodes of neighbouring versions in one cluster, and a rolling upgrade: one node runs the wheel of the previous commit,
+the other this commit."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ SECONDS = 2.0  # of a drain
 @pytest.fixture(scope="module")
 def wheel() -> Path:
     if ROOT / "build" in Path(str(signal_core.__file__)).parents:
-        pytest.skip("the wheel of the last commit runs beside a release build only: it has no sanitizers")
+        pytest.skip("the wheel of the previous commit runs only beside a release build: it has no sanitizers")
     return previous()
 
 
@@ -37,7 +37,7 @@ def server() -> Iterator[kit.Nats]:
 
 @contextlib.contextmanager
 def old_engine(wheel: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> Iterator[kit.Engine]:
-    """A node of the last commit."""
+    """A node of the previous commit."""
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", str(wheel))
         running = kit.engine(**settings)
@@ -51,7 +51,7 @@ def old_engine(wheel: Path, monkeypatch: pytest.MonkeyPatch, **settings: object)
 
 
 def messages_cross(old: BarePeer, new: BarePeer) -> None:
-    """Of each kind, both ways; receipts, answers and presence too."""
+    """Asserts that all kinds of messages arrive both ways, with receipts, answers and presence."""
     for one, other in ((old, new), (new, old)):
         assert one.ask("SUB crossing presence") == "ok"
         members: set[str] = set()
@@ -69,8 +69,8 @@ def messages_cross(old: BarePeer, new: BarePeer) -> None:
         one.expect("FROM", other.address, re="q")
 
 
-async def controlled(server: kit.Nats, nodes: list[kit.Engine], peers: list[BarePeer]) -> None:
-    """These nodes answer operators: each its part of a question to all, and a question of its own."""
+async def assert_controlled(server: kit.Nats, nodes: list[kit.Engine], peers: list[BarePeer]) -> None:
+    """Asserts that these nodes answer operators: queries to all nodes, and queries to one."""
     names = {node.node for node in nodes}
     async with Control(nats=server.url, timeout=10) as control:
         while {node.node for node in await control.nodes()} != names:
@@ -89,25 +89,25 @@ async def controlled(server: kit.Nats, nodes: list[kit.Engine], peers: list[Bare
 
 
 def test_a_rolling_upgrade(wheel: Path, server: kit.Nats, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What two versions say to each other is understood; nothing is lost between clients of the node that stays, while
-    the old one drains, is replaced, and the new one joins."""
+    """Two versions understand each other. Nothing is lost between clients of the node that stays, while the old node
+    drains and is replaced."""
     settings = {"nats": server.url, "loops": 2, "drain_time": SECONDS}
     with kit.engine(node="stays", **settings) as stays:
         with old_engine(wheel, monkeypatch, node="turns", **settings) as old:
             await_cluster([stays, old])
             with BarePeer(old.port, "crossing") as there, BarePeer(stays.port, "crossing") as here:
                 messages_cross(there, here)
-                asyncio.run(controlled(server, [old, stays], [there, here]))
-            asyncio.run(replaced(stays, old))
+                asyncio.run(assert_controlled(server, [old, stays], [there, here]))
+            asyncio.run(drain_under_traffic(stays, old))
         with kit.engine(node="turns", **settings) as new:
             await_cluster([stays, new])
             with BarePeer(new.port, "crossing") as there, BarePeer(stays.port, "crossing") as here:
                 messages_cross(there, here)
-                asyncio.run(controlled(server, [new, stays], [there, here]))
+                asyncio.run(assert_controlled(server, [new, stays], [there, here]))
 
 
-async def replaced(stays: kit.Engine, goes: kit.Engine) -> None:
-    """A drain of the one, while two clients of the other talk."""
+async def drain_under_traffic(stays: kit.Engine, goes: kit.Engine) -> None:
+    """Drains one node, while two clients of the other exchange messages."""
     over = asyncio.Event()
     talk = asyncio.ensure_future(asyncio.to_thread(Talk(stays.port, stays.port).go_on, over))
     guest = BarePeer(goes.port)

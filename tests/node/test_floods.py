@@ -40,7 +40,7 @@ def gets_members(peer: BarePeer) -> bool:
     return True
 
 
-def test_questions_of_clients_are_one_for_all() -> None:
+def test_queries_of_clients_are_one_for_all() -> None:
     """KIND_ASK: forty clients ask for a room's presence, without a ref, again and again."""
     with kit.engine(loops=1) as engine:
         with Flood(engine.port, 40, lambda *_: itertools.repeat(texts("SUB r presence"))) as flood:

@@ -124,9 +124,7 @@ def burning(processor: str) -> Iterator[None]:
             process.kill()
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/schedstat").exists(), reason="this kernel does not count waits for a processor"
-)
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel counts no waits for processors")
 def test_floods_are_delayed_while_processors_are_scarce() -> None:
     """A client that floods is delayed between turns while its loop has to wait for a processor. Nothing is lost."""
     processor = str(min(os.sched_getaffinity(0)))

@@ -1,4 +1,4 @@
-"""What an operator sees of nodes that say strange things, and what a question leaves behind."""
+"""What an operator sees of nodes with malformed answers, and what a query leaves behind."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from .bus import Bus
 
 
 def answer(bus: Bus, subject: str, text: str) -> None:
-    """From now on this is what is answered there."""
+    """Answers requests to a subject with this text from now on."""
 
     async def reply(message: Msg) -> None:
         await message.respond(text.encode())
@@ -41,7 +41,7 @@ def test_nothing_of_a_node_reaches_the_terminal_raw() -> None:
     "text",
     ["[" * 60000, '{"node": "odd", "rooms": []}', '{"node": "odd", "rooms": {"a": 1e999}}', '{"node": "odd"}', "\x00"],
 )
-def test_a_node_that_breaks_its_word_is_silent(text: str) -> None:
+def test_a_malformed_answer_is_no_answer(text: str) -> None:
     with kit.nats() as server, Bus(server.url) as bus:
         answer(bus, "$SRV.PING.signal-engine", ping())
         answer(bus, "signal.ctl.rooms", text)
@@ -52,7 +52,7 @@ def test_a_node_that_breaks_its_word_is_silent(text: str) -> None:
 NOBODY_MAY = 'authorization { users: [ { user: a, password: b, permissions: { publish: { deny: ">" } } } ] }'
 
 
-def test_a_question_that_fails_leaves_no_subscription() -> None:
+def test_a_query_that_fails_leaves_no_subscription() -> None:
     async def ask(url: str) -> None:
         async with Control(nats=url, nats_user="a", nats_password="b") as control:
             for _ in range(3):

@@ -1,4 +1,4 @@
-"""A server that speaks NATS as far as a test has it, and says whatever the test wants: what no real one says."""
+"""A fake NATS server, which sends whatever a test wants, also what no real server sends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 import kit
 
-INFO = {"server_id": "liar", "version": "2.10.0", "headers": True, "max_payload": 1 << 20, "proto": 1}
+INFO = {"server_id": "fake", "version": "2.10.0", "headers": True, "max_payload": 1 << 20, "proto": 1}
 
 
 def info(**more: object) -> bytes:
@@ -21,21 +21,21 @@ def info(**more: object) -> bytes:
 
 
 class Link:
-    """One connection of a node."""
+    """A connection of a node."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self.received: Queue[bytes] = Queue()  # every line
         self.lines: list[bytes] = []
-        self.up = threading.Event()  # it has subscribed to what is for it
+        self.up = threading.Event()  # the node has subscribed to its own subjects
         self.ended = threading.Event()
 
     def say(self, data: bytes) -> None:
         self.sock.sendall(data)
 
     def run(self, greeting: bytes, answer: Callable[[Link, bytes], bool]) -> None:
-        """Until the node ends it. `answer` says whether it has dealt with a line."""
+        """Answers lines until the node closes. `answer` is called first, and says whether it has handled a line."""
         try:
             self.say(greeting)
             with self.sock.makefile("rb") as lines:
@@ -51,6 +51,7 @@ class Link:
             self.sock.close()
 
     def usual(self, line: bytes) -> None:
+        """Answers as a real server does."""
         if line.startswith(b"PING"):
             self.say(b"PONG\r\n")
         elif found := re.match(rb"PUB \S+\.node\.\S+ (\S+) 16\r", line):
@@ -59,8 +60,8 @@ class Link:
             self.up.set()
 
 
-class Liar:
-    """Listens on a port of loopback, and keeps every connection."""
+class FakeNats:
+    """Listens on a port of loopback, and keeps its connections in `links`."""
 
     def __init__(self, greeting: bytes = info(), answer: Callable[[Link, bytes], bool] = lambda *_: False) -> None:
         self.greeting = greeting
@@ -81,14 +82,14 @@ class Liar:
             threading.Thread(target=link.run, args=(self.greeting, self.answer), daemon=True).start()
 
     def link(self) -> Link:
-        """One that a node uses."""
+        """A connection that a node uses."""
         return kit.until(lambda: next((link for link in self.links if link.up.is_set()), None), "a node is up")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)  # which ends its accept
+        self.listener.shutdown(socket.SHUT_RDWR)  # ends its accept
         self.listener.close()
         for link in self.links:
             link.sock.close()
