@@ -1,5 +1,5 @@
-"""A rolling restart of two nodes whose clients reconnect: no message between clients of the node that stays is lost, and
-it is not overrun."""
+"""A rolling restart of two nodes whose clients reconnect: no message between clients of the node that stays is lost,
+and that node is not overrun."""
 
 import asyncio
 import contextlib
