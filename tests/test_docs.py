@@ -1,4 +1,4 @@
-"""What the README and the docs tell people to type works, and what they list is all there is."""
+"""Commands and samples in the README and the docs work, and their lists are complete."""
 
 import argparse
 import re
@@ -26,21 +26,21 @@ BENCH = ROOT / "bench" / "README.md"
 GUIDES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), BENCH, *GUIDES]
 GENERATED = {"build", "dist", "bin", "results", "node_modules", "__pycache__"}
-PLACES = {"port": "8080", "node": "bench", "nats": "off"}  # that the benchmarks fill in
+FILLED_IN = {"port": "8080", "node": "bench", "nats": "off"}  # by the benchmarks
 ALL = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 README = PAGES[0].read_text(encoding="utf-8")
 SIGNAL_V1 = [Subprotocol("signal.v1")]
 
 
 def section(title: str, page: str = README) -> str:
-    """Of a page, up to the next title."""
+    """The section of a page with this title."""
     found = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     assert found, title
     return found
 
 
 def indented(text: str, begin: str) -> str:
-    """The first indented block of code in a text that begins with these words."""
+    """The first indented code block that begins with this text."""
     found = re.search(rf"^ {{4}}{re.escape(begin)}.*\n(?: {{4}}.*\n|\n)*", text, re.MULTILINE)
     assert found, begin
     return textwrap.dedent(found[0]).strip() + "\n"
@@ -53,8 +53,8 @@ def engine() -> Iterator[kit.Engine]:
 
 
 def test_the_library_sample() -> None:
-    """Runs as it is printed, but for `asyncio.run`; a client gets its answer, after others that did not wait for theirs
-    or made it too large."""
+    """It runs unchanged, in `asyncio.run`. A client gets its answer, after others that did not wait for theirs, or
+    whose answer was too large."""
     imports, _, body = indented(section("Three ways to use it"), "from signal_py import Engine").partition("\n")
     program = f"import asyncio\n{imports}\n\nasync def main():\n{textwrap.indent(body, '    ')}\nasyncio.run(main())\n"
     with subprocess.Popen([*kit.python(), "-u", "-c", program], stdout=subprocess.PIPE, text=True, cwd="/") as child:
@@ -76,7 +76,7 @@ def test_the_library_sample() -> None:
 
 
 def test_the_samples_of_an_authorizer() -> None:
-    """Those of auth.md and library.md, with sessions of the test's: one is let in, the other not."""
+    """Those of auth.md and library.md, with the test's sessions: one token is granted, the other refused."""
     for page, begin, sessions in (
         ("auth.md", "from signal_py import Engine, Grant", "my_sessions"),
         ("library.md", "async def authorize", "sessions"),
@@ -96,7 +96,7 @@ def test_the_samples_of_an_authorizer() -> None:
 
 
 def test_the_browser_sample(engine: kit.Engine) -> None:
-    """What the script sends is answered as the lines below it say."""
+    """The answers to what the script sends are as in the lines below it."""
     sample = section("Quick start")
     opened = re.search(r'new WebSocket\("ws://127\.0\.0\.1:8080/(.*?)", "(.*?)"\)', sample)
     said = re.search(r'socket\.send\("(.*?)"\)', sample)
@@ -112,14 +112,14 @@ def test_the_browser_sample(engine: kit.Engine) -> None:
 
 
 def settings_of(line: str) -> Config:
-    for name, value in PLACES.items():
+    for name, value in FILLED_IN.items():
         line = line.replace("{" + name + "}", value)
     options: argparse.Namespace = cli._parser().parse_args(["serve", *shlex.split(line.removesuffix(" &"))])
     environ = {"SIGNAL_ENGINE_AUTH_KEY": "secret"} if "--auth jwt" in line else {}  # the line before exports it
     return load({name[4:]: value for name, value in vars(options).items() if name.startswith("set.")}, environ)
 
 
-def test_each_serve_line_is_understood() -> None:
+def test_each_serve_line_is_valid() -> None:
     lines = re.findall(r"^ {4}signal-engine serve (.*)$", ALL, re.MULTILINE)
     configs = [settings_of(line) for line in lines]
     assert len(configs) >= 4 and configs[0] == settings_of(lines[0])
@@ -136,8 +136,8 @@ def test_the_sample_of_a_file(tmp_path: Path) -> None:
     assert config.max_message == 16384 and len(config.listen) == len(config.nats) == 2
 
 
-def test_make_has_what_is_told() -> None:
-    """In the pages, and at the head of the Makefile."""
+def test_make_has_the_targets_in_the_pages() -> None:
+    """And those at the head of the Makefile."""
     for folder, pattern in ((ROOT, r"\bmake ([a-z][a-z-]+)"), (ROOT / "bench", r"\bmake -C bench ([a-z][a-z/-]*)")):
         makefile = (folder / "Makefile").read_text(encoding="utf-8")
         head = makefile.partition("\n\n")[0] if folder == ROOT else ""
@@ -149,12 +149,12 @@ def test_make_has_what_is_told() -> None:
             assert made.returncode == 0, (name, made.stderr)
 
 
-def test_benchmarks_have_the_options_that_are_told() -> None:
-    told = re.findall(r"python (bench/\w+\.py|bench/\w+ \w+)([^#`\n|]*)", ALL)
-    assert {script for script, _ in told} > {"bench/macro.py", "bench/capacity structures"}
-    flags: dict[str, set[str]] = {script: set() for script, _ in told}
-    for script, rest in told:
-        own = re.sub(r"'[^']*'|\"[^\"]*\"", "", rest)  # what is quoted is another command's
+def test_benchmarks_have_the_options_in_the_pages() -> None:
+    shown = re.findall(r"python (bench/\w+\.py|bench/\w+ \w+)([^#`\n|]*)", ALL)
+    assert {script for script, _ in shown} > {"bench/macro.py", "bench/capacity structures"}
+    flags: dict[str, set[str]] = {script: set() for script, _ in shown}
+    for script, rest in shown:
+        own = re.sub(r"'[^']*'|\"[^\"]*\"", "", rest)  # quoted text belongs to another command
         flags[script] |= set(re.findall(r"--[a-z-]+", own))
     for script, wanted in flags.items():
         file, *tool = script.split()
@@ -173,13 +173,13 @@ def test_each_scenario_is_described() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of a page's titles, as GitHub makes them."""
+    """The anchors of a page's titles, as GitHub makes them."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_no_page_names_what_is_not_there() -> None:
-    """Links within the repository lead to a file, and to a title of it."""
+def test_links_lead_somewhere() -> None:
+    """Links within the repository lead to a file and, with an anchor, to a title."""
     for page in PAGES:
         for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
             file = page.parent / link if link else page
@@ -188,23 +188,23 @@ def test_no_page_names_what_is_not_there() -> None:
 
 
 def test_no_advice_replaces_an_editable_install() -> None:
-    """`pip install '.[…]'` in a checkout puts a copy in its place, which an edit or a build does not reach."""
+    """`pip install '.[…]'` in a checkout replaces it by a copy, which edits and builds do not change."""
     sources = [path for folder in ("bench", "signal_py") for path in sorted((ROOT / folder).rglob("*.py"))]
     texts = {
         str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in [*PAGES, *sources, ROOT / "Makefile"]
     }
     for page, title in (("README.md", "Quick start"), ("docs/operations.md", "Install and run")):
-        where = section(title, texts[page])  # of an engine to run, not of a checkout to work in
+        where = section(title, texts[page])  # about installing an engine, not about working in a checkout
         assert "pip install" in where
         texts[page] = texts[page].replace(where, "")
-    told = [(name, advice) for name, text in texts.items() for advice in re.findall(r"pip install [^`\n]*", text)]
-    assert any(name.endswith("contenders.py") and advice == "pip install -e '.[bench]'\"" for name, advice in told)
-    for name, advice in told:
+    shown = [(name, advice) for name, text in texts.items() for advice in re.findall(r"pip install [^`\n]*", text)]
+    assert any(name.endswith("contenders.py") and advice == "pip install -e '.[bench]'\"" for name, advice in shown)
+    for name, advice in shown:
         assert not re.search(r"install '?\.", advice), (name, advice)
 
 
 def texts_of(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Every text of the repository, with its path; not what was built, installed or measured."""
+    """Every text file of the repository, except what was built, installed or measured."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             if path.name not in GENERATED and (path.name[0] != "." or path.name == ".ci"):
@@ -213,24 +213,24 @@ def texts_of(folder: Path) -> Iterator[tuple[Path, str]]:
             yield path, path.read_text(encoding="utf-8")
 
 
-def others_package(text: str) -> list[str]:
-    """Every place that has pip fetch the package of PyPI that has our command's name; pip takes -, _ and . for one."""
+def foreign_package(text: str) -> list[str]:
+    """Text with which pip would fetch the PyPI package that has our command's name; pip takes -, _ and . as equal."""
     name = r"\bsignal[-_.]engine\b(?![-_.]ws\b)"
     return re.findall(rf"pip3? (?:install|download)\b[^`\n]*{name}(?!/)[^`\n]*|{name}\[[^`\n]*", text, re.IGNORECASE)
 
 
-def test_no_text_advises_the_package_of_somebody_else() -> None:
+def test_no_text_advises_the_foreign_package() -> None:
     for advice in ("pip install {}", "pip3 install -U {}", "python -m pip install '{}'", "needs '{}[jwt]'"):
         for name in ("signal-engine", "signal_engine", "Signal.Engine"):
-            assert others_package(advice.format(name))
-        assert not others_package(advice.format("signal-engine-ws"))
+            assert foreign_package(advice.format(name))
+        assert not foreign_package(advice.format("signal-engine-ws"))
     seen = dict(texts_of(ROOT))
     assert {ROOT / "README.md", ROOT / "Makefile", ROOT / "signal_py" / "base" / "version.py"} <= seen.keys()
-    assert {str(path): found for path, text in seen.items() if (found := others_package(text))} == {}
+    assert {str(path): found for path, text in seen.items() if (found := foreign_package(text))} == {}
     assert any("pip install 'signal-engine-ws[jwt]'" in text for text in seen.values())
 
 
-def test_the_page_of_metrics_is_what_is_exported() -> None:
+def test_the_page_of_metrics_is_up_to_date() -> None:
     command = [sys.executable, str(ROOT / "docs" / "metrics_doc.py")]
     made = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     assert (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8") == made, "run 'make docs'"
@@ -248,7 +248,7 @@ def test_the_overview_lists_each_file_in_its_folder() -> None:
     assert sorted(listed) == sorted(f"{file.parent.name}/{file.stem}" for file in sources if file.stem != "__init__")
 
 
-def test_each_term_of_the_glossary_is_there_once() -> None:
+def test_terms_of_the_glossary_are_unique_and_sorted() -> None:
     text = (ROOT / "docs" / "architecture" / "overview.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|`]+) \| ([^|]+) \| `([\w/.]+)` \|$", section("Glossary", text), re.MULTILINE)
     terms = [term for term, _, _ in rows]
@@ -263,9 +263,9 @@ FILE = re.compile(r"(?<![\w./*<-])(?:[\w.-]+/)*(?:\w+\.(?:pyx|pyi|py|pxd|pxi|md)
 
 
 def files_named(path: Path, text: str) -> set[str]:
-    """In a page, without the samples that it has; in the comments and docstrings of a source."""
+    """The files that a page names outside of samples, or a source in comments and docstrings."""
     if path.suffix == ".md":
-        text = re.sub(r"<!-- sample: .*? -->|\[[^\]]*\](?=\()", "", text)  # nor what a link is called
+        text = re.sub(r"<!-- sample: .*? -->|\[[^\]]*\](?=\()", "", text)  # nor the text of a link
     else:
         text = "\n".join(PROSE.findall(text))
     return set(FILE.findall(text))
@@ -279,7 +279,7 @@ def test_files_that_are_named_are_found() -> None:
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_each_file_that_is_named_exists(path: Path) -> None:
-    """By its path from the file that names it, from the root or from a package; a source also by its bare name."""
+    """By its path from the file that names it, from the root or a package; a source also by its name alone."""
     folders = (path.parent, ROOT, ROOT / "signal_core", ROOT / "signal_py")
     bare = {source.name for source in [*SOURCES, *(ROOT / "bench").rglob("*.py")]}
     named = files_named(path, path.read_text(encoding="utf-8")) - bare

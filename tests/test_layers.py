@@ -1,4 +1,4 @@
-"""The order of the source: what imports what, how it is named, and that the loops' code knows nothing of Python."""
+"""The structure of the source: imports, names, sizes, and that the loops' code calls nothing of Python."""
 
 import ast
 import re
@@ -16,7 +16,8 @@ CORE, PY = ROOT / "signal_core", ROOT / "signal_py"
 # Each folder imports from itself and from those before it. The name "" stands for the files of signal_py itself.
 CORE_ORDER = ["base", "wire", "tables", "delivery", "presence", "route", "nats", "client", "loop"]
 PY_ORDER = ["base", "config", "auth", "nats", "control", "", "cli"]
-APART = {("client", "nats"), ("auth", "nats"), ("nats", "auth"), ("control", "auth")}  # nor do these
+# The first of a pair imports nothing from the second, either.
+APART = {("client", "nats"), ("auth", "nats"), ("nats", "auth"), ("control", "auth")}
 SOURCES = {
     f"{source.parent.name}/{source.stem}": source.read_text(encoding="utf-8")
     for source in sorted(CORE.glob("*/*.pxd"))
@@ -34,7 +35,7 @@ PYTHON = re.compile(r"PyGILState_Ensure|__Pyx_WriteUnraisable|PyErr_\w+")
 
 
 def cimports(text: str) -> Iterator[tuple[str, str]]:
-    """Each name that it cimports from signal_core, with its file as folder/file."""
+    """Each (file, name) that a source cimports from signal_core; the file as folder/file."""
     for module, names in CIMPORT.findall(text):
         for name in re.findall(r"(\w+)(?: as \w+)?", re.sub(r"#.*", "", names)):
             yield module.replace(".", "/"), name
@@ -45,7 +46,7 @@ def cimported(name: str) -> set[str]:
 
 
 def users() -> set[tuple[str, str]]:
-    """Each (file, name) that some other file cimports."""
+    """Each (file, name) that another file cimports."""
     engine = [path.read_text(encoding="utf-8") for path in CORE.rglob("*") if path.suffix in (".pyx", ".pxi")]
     return {use for text in (*SOURCES.values(), *engine) for use in cimports(text)}
 
@@ -58,20 +59,20 @@ def is_above(order: list[str], folder: str, other: str) -> bool:
 
 
 def test_there_are_sources() -> None:
-    """So that the tests below are about something."""
+    """So that the other tests really test sources."""
     assert {"base/limits", "wire/frame", "delivery/conn", "route/route", "loop/loop"} <= set(SOURCES)
     assert cimported("route/route") > {"delivery/conn", "tables/loop_rooms"}
     assert {name.split("/")[0] for name in SOURCES} == set(CORE_ORDER)
 
 
 @pytest.mark.parametrize("folder", CORE_ORDER)
-def test_a_folder_says_what_belongs_in_it(folder: str) -> None:
+def test_each_folder_has_a_docstring(folder: str) -> None:
     text = (CORE / folder / "__init__.pxd").read_text(encoding="utf-8")
     assert re.fullmatch(r'"""\w.*?\.\n?"""\n', text, re.DOTALL)
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_it_says_what_it_is(name: str) -> None:
+def test_each_file_has_a_docstring(name: str) -> None:
     assert re.match(r'"""[^\n]+\.', SOURCES[name])
 
 
@@ -82,14 +83,14 @@ def test_it_cimports_from_folders_below(name: str) -> None:
 
 
 def test_there_is_no_cycle() -> None:
-    """Raises graphlib.CycleError, which names one."""
+    """graphlib.CycleError names one."""
     order = list(TopologicalSorter({name: cimported(name) for name in SOURCES}).static_order())
     assert set(order) == set(SOURCES)
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_function_has_the_name_of_its_file_or_struct(name: str) -> None:
-    """But for one that only its file uses: that begins with an underscore."""
+    """One that only its file uses begins with an underscore."""
     used = {function for other, function in users() if other == name}
     structs = [re.sub(r"(?<!^)(?=[A-Z])", "_", struct).lower() for struct in STRUCT.findall(SOURCES[name])]
     prefixes = [name.split("/")[1], *structs]
@@ -106,14 +107,14 @@ LITERAL_AND_SIZE = re.compile(rf"({LITERAL}(?:\s+{LITERAL})*), *(\d+)\b(?! if )"
 
 
 @pytest.mark.parametrize("path", sorted(CORE.rglob("*.p[xy][dxi]")), ids=lambda path: path.name)
-def test_a_literal_stands_with_its_own_size(path: Path) -> None:
-    """One too few cuts a line of the log or of the protocol short, one too many sends what lies behind it."""
+def test_a_literal_and_its_size_agree(path: Path) -> None:
+    """A size too small cuts a line of the log or the protocol, one too large sends the bytes after it."""
     pairs = LITERAL_AND_SIZE.findall(path.read_text(encoding="utf-8"))
     assert not [literal for literal, size in pairs if len(ast.literal_eval(f"({literal})")) != int(size)]
 
 
 def test_the_engine_asserts_every_layout() -> None:
-    """An inline function that nobody calls is not compiled, and its static assertions are not either."""
+    """An inline function that nobody calls is not compiled, nor are its static assertions."""
     defined = {name for text in SOURCES.values() for name in FUNCTION.findall(text) if name.endswith("_check_layout")}
     called = set(re.findall(r"^    (\w+_check_layout)\(\)$", (CORE / "engine.pyx").read_text(), re.MULTILINE))
     assert defined == called
@@ -127,7 +128,7 @@ def folder_of(module: Path) -> str:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The modules of signal_py that it imports, at its head or later."""
+    """The modules of signal_py that a file imports, anywhere."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "signal_py":
             for alias in node.names:
@@ -138,7 +139,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("folder", [folder for folder in PY_ORDER if folder])
-def test_a_package_says_what_belongs_in_it(folder: str) -> None:
+def test_each_package_has_a_docstring(folder: str) -> None:
     assert re.match(r'"""\w.*?\.\n?"""\n', (PY / folder / "__init__.py").read_text(encoding="utf-8"), re.DOTALL)
 
 
@@ -161,12 +162,12 @@ def test_a_module_and_its_functions_are_short(module: Path) -> None:
     assert not [node.name for node in functions if (node.end_lineno or 0) - node.lineno + 1 >= 50]
 
 
-# -- what Cython makes of it --
+# -- generated C --
 
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The C of engine.pyx: that of the last build where it is not older than the sources, else made here."""
+    """The C code of engine.pyx: from the last build if it is not older than the sources, else made here."""
     sources = [path for path in CORE.rglob("*") if path.suffix in (".pxd", ".pyx", ".pxi")]
     made = ROOT / "build" / "cython-release" / "signal_core" / "engine.c"
     # A build with line tracing has Python's calls in every function, by intent.
@@ -182,7 +183,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (folder / "engine.c").read_text(encoding="utf-8")
 
 
-def taken_apart(name: str) -> list[str]:
+def split_name(name: str) -> list[str]:
     """The parts of a name in which Cython writes the length before each part but the last."""
     parts = []
     while found := re.match(r"(\d+)", name):
@@ -197,7 +198,7 @@ def test_the_loops_code_has_no_python(generated: str) -> None:
     seen = set()
     guilty = []
     for name, body in GENERATED.findall(generated):
-        parts = taken_apart(name)
+        parts = split_name(name)
         if parts[0] == "engine":
             continue
         seen.add("/".join(parts[:-1]))

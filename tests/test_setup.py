@@ -1,4 +1,4 @@
-"""setup.py builds what is asked for, and for a wheel the engine alone."""
+"""setup.py builds the extensions asked for, and for a wheel only the engine. What make installs."""
 
 import runpy
 import subprocess
@@ -28,7 +28,7 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return run
 
 
-def test_a_wheel_has_the_engine_alone(built: Any) -> None:
+def test_a_wheel_has_only_the_engine(built: Any) -> None:
     assert list(built()) == ["signal_core.engine"]
 
 
@@ -36,7 +36,7 @@ def test_a_wheel_has_the_engine_alone(built: Any) -> None:
     ("asked", "names"),
     [("probe", ["probe"]), ("engine,probe", ["engine", "probe"]), ("none", [])],
 )
-def test_what_is_asked_for(asked: str, names: list[str], built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chosen_extensions(asked: str, names: list[str], built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNAL_EXTENSIONS", asked)
     assert list(built()) == [f"signal_core.{name}" for name in names]
 
@@ -44,30 +44,30 @@ def test_what_is_asked_for(asked: str, names: list[str], built: Any, monkeypatch
 def test_both_can_be_compiled_at_once(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNAL_EXTENSIONS", "engine,probe")
     engine, probe = built().values()
-    assert not set(engine.sources) & set(probe.sources)  # each source is an object file of its own
+    assert not set(engine.sources) & set(probe.sources)  # so that their object files differ
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "message"),
     [
         ("SIGNAL_EXTENSIONS", "probes", "SIGNAL_EXTENSIONS=probes is unknown: use one of engine, probe, none."),
         ("SIGNAL_BUILD", "fast", "SIGNAL_BUILD=fast is unknown: use one of release, debug, asan, tsan."),
     ],
 )
-def test_a_mistake(variable: str, value: str, told: str, built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_values(variable: str, value: str, message: str, built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(SystemExit, match=told):
+    with pytest.raises(SystemExit, match=message):
         built()
 
 
 def steps(target: str, venv: Path) -> str:
-    """What make would do for a target, with this environment."""
+    """The commands that make would run for a target, with this environment."""
     env = {name: value for name, value in bench_tools.environment().items() if not name.startswith("MAKE")}
     command = ["make", "-n", "-C", str(SETUP.parent), target, f"VENV={venv}"]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
 
 
-def test_running_installs_what_running_needs(tmp_path: Path) -> None:
+def test_run_installs_only_what_running_needs(tmp_path: Path) -> None:
     fresh = steps("run", tmp_path)
     assert "--editable '.[embedded]'" in fresh and "signal-engine serve" in fresh
     assert "probe" not in fresh and "lint" not in fresh and "--no-build-isolation" not in fresh
@@ -82,7 +82,7 @@ def test_running_installs_what_running_needs(tmp_path: Path) -> None:
     assert "SIGNAL_EXTENSIONS=engine" not in developing
 
 
-def test_what_is_installed_for_development_runs(tmp_path: Path) -> None:
+def test_run_uses_a_development_environment(tmp_path: Path) -> None:
     for stamp in (".made", ".tools", ".packages", ".engine", ".probe", ".installed"):
         (tmp_path / stamp).touch()
     assert "pip" not in steps("run", tmp_path)

@@ -1,5 +1,5 @@
-"""Whatever one thread may post to another has its row in docs/architecture/threads-and-ownership.md, and a test that
-floods it, or a reason."""
+"""Every kind of packet between threads has a row in docs/architecture/threads-and-ownership.md, and a test that floods
+it, or a reason why there is none."""
 
 import re
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture" / "threads-and-ownership.md").read_text(encoding="utf-8")
 NAME = re.compile(r"^ {4}((?:KIND|EVENT)_\w+) = \d+", re.MULTILINE)
-FRAMED = "each is of one cause that the page names, and that waits for it: nobody can cause another meanwhile"
+FRAMED = "its cause, which the page names, waits for it: there is never a second one"
 
-# The test that floods it, by file and name; or why there is none.
+# The test that floods a kind, by file and name; or why there is none.
 FLOODED = {
     "KIND_FRAME": "never posted",
     "KIND_TO": "tests/node/test_floods.py::test_receipts_wait_for_their_loop",
@@ -51,13 +51,13 @@ KINDS = ("base/kinds.pxd", "tables/codes.pxd")
 
 
 def names() -> list[str]:
-    """Of the source, in order."""
+    """The kinds in the sources, in order."""
     sources = [(ROOT / "signal_core" / name).read_text(encoding="utf-8") for name in KINDS]
     return [name for source in sources for name in NAME.findall(source)]
 
 
 def rows() -> list[list[str]]:
-    """Cells of each kind's row, of its name first."""
+    """The cells of each row for a kind; the first is its name."""
     return [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in PAGE.splitlines()
@@ -86,17 +86,17 @@ def test_each_kind_is_flooded() -> None:
     assert sorted(FLOODED) == sorted(names())
 
 
-@pytest.mark.parametrize("place", sorted({place for place in FLOODED.values() if "::" in place}))
-def test_the_flood_is_there(place: str) -> None:
-    file, _, name = place.partition("::")
+@pytest.mark.parametrize("test", sorted({test for test in FLOODED.values() if "::" in test}))
+def test_the_flood_is_there(test: str) -> None:
+    file, _, name = test.partition("::")
     assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def test_limits_of_the_page_are_those_of_the_source() -> None:
     source = (ROOT / "signal_core" / "base" / "limits.pxd").read_text(encoding="utf-8")
-    told = re.findall(r"(\d[\d,]*)[^(|.;`\d]*\(`([A-Z_]+)`\)", PAGE)
-    assert len(told) >= 3
-    for number, name in told:
+    shown = re.findall(r"(\d[\d,]*)[^(|.;`\d]*\(`([A-Z_]+)`\)", PAGE)
+    assert len(shown) >= 3
+    for number, name in shown:
         found = re.search(rf"^ {{4}}{name} = (\d+)(?: << (\d+))?", source, re.MULTILINE)
         if found:
             assert int(found[1]) << int(found[2] or 0) == int(number.replace(",", "")), name

@@ -1,4 +1,4 @@
-"""Work beside an asyncio loop: it ends when it is told to, in whatever moment that is."""
+"""Tasks and threads beside an asyncio loop: they end when they are cancelled, at any moment."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from signal_py.base import aio
 from signal_py.base.aio import DAEMON_THREADS, cancel_and_wait, in_joined_thread, uninterrupted, with_timeout
 from wire import LIMIT
 
-STEPS = 10  # of an asyncio loop, more than those from having keys to waiting
+STEPS = 10  # of an asyncio loop: more than there are between having keys and waiting
 T = TypeVar("T")
 
 
@@ -49,7 +49,7 @@ def test_a_cancellation_that_is_swallowed_is_repeated(swallowed: int) -> None:
     asyncio.run(main())
 
 
-def test_what_is_over_already_is_left_alone() -> None:
+def test_a_task_that_is_done_is_left_alone() -> None:
     async def main() -> None:
         async def fails() -> None:
             raise ValueError
@@ -62,15 +62,15 @@ def test_what_is_over_already_is_left_alone() -> None:
     asyncio.run(main())
 
 
-def test_a_judge_closes_though_a_key_is_asked_for_at_that_moment(tmp_path: Path) -> None:
-    """Before Python 3.12 the cancellation is lost where the task that fetches keys was just woken."""
-    place = tmp_path / "keys"
+def test_an_authenticator_closes_while_keys_are_fetched(tmp_path: Path) -> None:
+    """Before Python 3.12, the cancellation is lost if the task that fetches keys was just woken."""
+    file = tmp_path / "keys"
     key = {"kty": "oct", "k": "A" * 43, "alg": "HS256", "kid": "one"}
-    place.write_text(json.dumps({"keys": [key]}), encoding="utf-8")
+    file.write_text(json.dumps({"keys": [key]}), encoding="utf-8")
     unknown = jwt.encode({}, "k" * 32, headers={"kid": "other"}).encode()
 
     async def closed_after(steps: int) -> None:
-        keys = KeySet(str(place), 3600.0)
+        keys = KeySet(str(file), 3600.0)
         authenticator = JwtAuthenticator(Verifier(keys, ("HS256",), "", "", 0.0), lambda verdicts: None, 1.0)
         authenticator.start()
         while not keys.count:
@@ -78,7 +78,7 @@ def test_a_judge_closes_though_a_key_is_asked_for_at_that_moment(tmp_path: Path)
         for _ in range(steps):
             await asyncio.sleep(0)
         authenticator.take([(1, False, b"\n\n\n\n\n" + unknown)])
-        assert authenticator._waiting, "the key is not known, and fetched"
+        assert authenticator._waiting, "the key is unknown, so keys are fetched"
         await asyncio.wait_for(authenticator.close(), LIMIT)
 
     async def main() -> None:
@@ -88,14 +88,14 @@ def test_a_judge_closes_though_a_key_is_asked_for_at_that_moment(tmp_path: Path)
     asyncio.run(main())
 
 
-# -- within --
+# -- with_timeout --
 
 
 def test_no_cancellation_is_lost() -> None:
-    """Whenever it comes: before what is waited for, in the same moment, or so many steps after."""
+    """It may come before the awaited result, at the same moment, or some steps after."""
 
     async def ended(steps: int) -> tuple[bool, bool]:
-        """Whether the cancellation was taken, and whether it ended what it was for."""
+        """Whether `cancel` returned true, and whether the task was cancelled."""
         comes: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(with_timeout(comes, LIMIT))
         for _ in range(3):
@@ -115,7 +115,7 @@ def test_no_cancellation_is_lost() -> None:
     asyncio.run(main())
 
 
-def test_within_gives_up_in_time() -> None:
+def test_with_timeout_gives_up_in_time() -> None:
     async def main() -> None:
         inner = asyncio.create_task(asyncio.Event().wait())
         with pytest.raises(asyncio.TimeoutError):
@@ -126,7 +126,7 @@ def test_within_gives_up_in_time() -> None:
     asyncio.run(main())
 
 
-def test_within_hands_on() -> None:
+def test_with_timeout_passes_results_and_errors_on() -> None:
     async def fails() -> None:
         raise ValueError("x")
 
@@ -155,8 +155,8 @@ def test_a_step_is_waited_for_through_cancellations() -> None:
     asyncio.run(main())
 
 
-def in_time(work: Callable[[], T]) -> T:
-    """Its result; a failure where it takes too long, however it hangs."""
+def result_in_time(work: Callable[[], T]) -> T:
+    """The result of `work`; AssertionError if it takes too long."""
     results: list[T] = []
     thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
     thread.start()
@@ -165,8 +165,8 @@ def in_time(work: Callable[[], T]) -> T:
     return results[0]
 
 
-def test_threads_hold_no_end_up() -> None:
-    """A loop's, though a call is under way."""
+def test_daemon_threads_do_not_delay_the_end() -> None:
+    """Those of a loop, also during a call."""
     goes_on, ended = threading.Event(), threading.Event()
 
     def blocks() -> None:
@@ -181,12 +181,12 @@ def test_threads_hold_no_end_up() -> None:
             await loop.run_in_executor(None, lambda: 1 // 0)
         return await loop.run_in_executor(None, threading.current_thread) is not threading.current_thread()
 
-    assert in_time(lambda: asyncio.run(main()))
+    assert result_in_time(lambda: asyncio.run(main()))
     goes_on.set()
     assert ended.wait(LIMIT)
 
 
-def test_python_waits_for_steps_only() -> None:
+def test_python_waits_only_for_joined_threads() -> None:
     async def main() -> None:
         assert (await aio.in_thread(threading.current_thread)).daemon
         assert not (await in_joined_thread(threading.current_thread)).daemon
@@ -194,8 +194,8 @@ def test_python_waits_for_steps_only() -> None:
     asyncio.run(main())
 
 
-def test_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who asked is told as of any failure, and may ask again."""
+def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller gets the error, and may try again."""
 
     def none_left(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

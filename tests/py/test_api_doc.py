@@ -1,4 +1,4 @@
-"""docs/api.md has every public class, field, argument and exception, and is what the docstrings make."""
+"""docs/api.md has every public class, field, argument and exception, and agrees with the docstrings."""
 
 import importlib.util
 import inspect
@@ -37,7 +37,7 @@ CALLS = {
 }
 
 
-def test_the_page_is_what_the_docstrings_make() -> None:
+def test_the_page_is_up_to_date() -> None:
     assert (DOCS / "api.md").read_text(encoding="utf-8") == API.document(), "run 'make docs'"
 
 
@@ -48,13 +48,13 @@ def test_every_exported_class_is_documented() -> None:
 
 
 def classes_in(kind: Any) -> set[type]:
-    """Those of an annotation, and of what is in its brackets."""
+    """The classes of signal_py in an annotation, also within brackets."""
     found = {kind} if inspect.isclass(kind) and kind.__module__.startswith("signal_py.") else set()
     return found.union(*(classes_in(part) for part in get_args(kind)))
 
 
 @pytest.mark.parametrize("name", sorted({name for name in CALLS if not name.endswith("__init__")}))
-def test_what_a_method_returns_is_documented(name: str) -> None:
+def test_every_returned_class_is_documented(name: str) -> None:
     returned = get_type_hints(CALLS[name]).get("return")
     assert classes_in(returned) <= set(CLASSES.values())
 
@@ -62,8 +62,8 @@ def test_what_a_method_returns_is_documented(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CLASSES))
 def test_every_field_is_explained(name: str) -> None:
     kind = CLASSES[name]
-    told = API.items(inspect.getdoc(kind) or "")
-    assert kind.__doc__ and {field.name for field in API.fields(kind)} <= told
+    explained = API.items(inspect.getdoc(kind) or "")
+    assert kind.__doc__ and {field.name for field in API.fields(kind)} <= explained
     for member, each in API.members(kind):
         assert each.__doc__ or (API.fields(kind) and member == "__init__"), member
 
@@ -72,5 +72,5 @@ def test_every_field_is_explained(name: str) -> None:
 def test_every_argument_is_explained(name: str) -> None:
     call = CALLS[name]
     arguments = set(inspect.signature(call).parameters) - {"self"}
-    told = API.items(inspect.getdoc(call) or "")
-    assert arguments <= told
+    explained = API.items(inspect.getdoc(call) or "")
+    assert arguments <= explained

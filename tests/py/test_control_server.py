@@ -1,4 +1,4 @@
-"""How long the control plane waits before it dials again."""
+"""The delay before the control plane dials again."""
 
 import asyncio
 from typing import Any
@@ -12,16 +12,16 @@ from signal_py.nats.servers import FIRST_DELAY, LAST_DELAY
 
 
 class Enough(Exception):
-    """So many waits were seen."""
+    """Raised after enough waits."""
 
 
 @pytest.mark.parametrize("lasts, begins_anew", [(0.0, False), (LAST_DELAY + 1, True), (None, False)])
 def test_the_delay_doubles_up_to_its_bound(
     monkeypatch: pytest.MonkeyPatch, lasts: float | None, begins_anew: bool
 ) -> None:
-    """Drawn from 0 up to it; it begins anew only after a connection that lasted, not one that was ended at once.
+    """Delays are random up to the bound, which begins anew only after a connection that lasted.
 
-    It goes on after whatever goes wrong."""
+    Dialling goes on after any error."""
     bounds: list[float] = []
     now = 0.0
 
@@ -35,7 +35,7 @@ def test_the_delay_doubles_up_to_its_bound(
     async def serve(server: Server) -> bool:
         nonlocal now
         if lasts is None:
-            raise LookupError("nobody has thought of this")
+            raise LookupError("unexpected")
         now += lasts
         return True
 

@@ -1,4 +1,4 @@
-"""Requests and answers of the control plane: whatever comes, it is understood or refused, and nothing else happens."""
+"""Requests and answers of the control plane: any bytes are parsed or refused with WireError."""
 
 import json
 import re
@@ -43,8 +43,8 @@ FIELDS = st.dictionaries(
 ROOM_NAMES = st.from_regex(r"[!-)+-=?-~]{1,6}(\.[!-)+-=?-~]{1,6})*", fullmatch=True)
 
 
-def taken(parse: Any, *words: object) -> Any:
-    """What a parser makes of it; None where it refuses. Anything but a WireError fails."""
+def parsed(parse: Any, *words: object) -> Any:
+    """The result of a parser; None if it raises WireError. Any other exception fails the test."""
     try:
         return parse(*words)
     except WireError as error:
@@ -53,15 +53,15 @@ def taken(parse: Any, *words: object) -> Any:
 
 
 @given(st.binary() | JSON.map(lambda found: json.dumps(found).encode()) | FIELDS.map(lambda f: json.dumps(f).encode()))
-def test_whatever_comes(data: bytes) -> None:
+def test_any_bytes(data: bytes) -> None:
     for command in (*COMMANDS, "dance"):
-        fields = taken(parse_request, command, data)
+        fields = parsed(parse_request, command, data)
         assert fields is None or (fields["command"] == command and fields["v"] == 1)
-    told = taken(parse_answer, data)
-    assert told is None or re.fullmatch("[a-z0-9]{1,16}", told["node"])
+    found = parsed(parse_answer, data)
+    assert found is None or re.fullmatch("[a-z0-9]{1,16}", found["node"])
     node = node_of(data, "signal")
     assert node is None or re.fullmatch("[a-z0-9]{1,16}", node.node)
-    about = taken(parse_ping, data)
+    about = parsed(parse_ping, data)
     assert about is None or all(isinstance(value, str) for value in about.values())
 
 
@@ -71,39 +71,39 @@ def test_whatever_comes(data: bytes) -> None:
         st.text() | st.sampled_from(["signal", "k7", "1", "9" * 5000, "²", "ws://x,,"]) | st.none(),
     )
 )
-def test_whatever_a_service_says_of_itself(about: dict[str, Any]) -> None:
+def test_any_metadata_of_a_service(about: dict[str, Any]) -> None:
     node = node_of(json.dumps({"metadata": about}).encode(), "signal")
     if node is not None:
         assert node.node == about["node"] and about["prefix"] == "signal" and 0 <= node.control < 10**9
 
 
 @given(FIELDS)
-def test_whatever_fields(fields: dict[str, Any]) -> None:
-    limit = taken(limit_of, fields)
+def test_any_fields(fields: dict[str, Any]) -> None:
+    limit = parsed(limit_of, fields)
     assert limit is None or 1 <= limit <= wire.MAX_PAGE
-    names = taken(names_of, fields)
+    names = parsed(names_of, fields)
     assert names is None or all(NAME.fullmatch(name) for name in names)
-    whom = taken(whom_of, fields)
+    whom = parsed(whom_of, fields)
     assert whom is None or sum(map(bool, whom)) == 1
     for name, pattern in (("after", CURSOR), ("room", NAME), ("peer", PEER)):
-        text = taken(text_of, fields, name, pattern)
+        text = parsed(text_of, fields, name, pattern)
         assert not text or pattern.fullmatch(text)
 
 
 @given(st.sampled_from(COMMANDS), st.dictionaries(st.text().filter(lambda name: name not in ("v", "command")), JSON))
-def test_a_request_arrives(command: str, fields: dict[str, Any]) -> None:
-    """As it was sent, but for what is None; also with fields that nobody knows."""
+def test_a_request_is_parsed(command: str, fields: dict[str, Any]) -> None:
+    """Also with unknown fields. Fields that are None are not sent."""
     sent = json.loads(json.dumps({name: value for name, value in fields.items() if value is not None}))
     data = json.dumps({"v": 1, "command": command, **sent}).encode()
-    assert taken(parse_request, command, data) is not None
+    assert parsed(parse_request, command, data) is not None
     assert json.loads(request(command, room="a", after=None)) == {"v": 1, "command": command, "room": "a"}
 
 
 @given(st.from_regex(r"[a-z0-9]{1,16}", fullmatch=True), st.sampled_from(COMMANDS))
 def test_no_answer_is_a_request(node: str, command: str) -> None:
-    """Whatever a node answers: it would obey nothing that a node says."""
-    for said in (answer(node, rooms={}, next=""), answer(node, error="unavailable", text="x"), b""):
-        assert taken(parse_request, command, said) is None
+    """A node obeys no answer of a node."""
+    for data in (answer(node, rooms={}, next=""), answer(node, error="unavailable", text="x"), b""):
+        assert parsed(parse_request, command, data) is None
     assert parse_answer(answer(node, connections=1))["node"] == node
 
 

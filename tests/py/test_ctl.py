@@ -1,4 +1,4 @@
-"""`signal-engine ctl` as a person meets it before anything is asked: what is said of a mistake."""
+"""Errors of `signal-engine ctl` before it queries a node."""
 
 import asyncio
 import re
@@ -26,15 +26,15 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """What is said, in one sentence, with status 2."""
+    """The error, in one line, with exit status 2."""
     try:
         status = cli.main(["ctl", *words])
     except SystemExit as end:
         status = int(end.code or 0)
-    said = capsys.readouterr()
-    assert (status, said.out) == (2, "")
-    assert said.err.startswith("signal-engine: ") and said.err.count("\n") == 1, said.err
-    return said.err
+    output = capsys.readouterr()
+    assert (status, output.out) == (2, "")
+    assert output.err.startswith("signal-engine: ") and output.err.count("\n") == 1, output.err
+    return output.err
 
 
 @pytest.mark.parametrize(
@@ -68,15 +68,15 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     ],
 )
 def test_mistakes(capsys: pytest.CaptureFixture[str], words: list[str], parts: list[str]) -> None:
-    said = complaint(capsys, *words)
+    text = complaint(capsys, *words)
     for part in parts:
-        assert part in said
+        assert part in text
 
 
-def test_variables_are_named_and_those_of_nodes_left_alone(
+def test_variables_are_named_and_those_of_nodes_ignored(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A shell that has what a node needs can call an operator's command."""
+    """Operators' commands work in a shell that has a node's variables."""
     monkeypatch.setenv("SIGNAL_ENGINE_AUTH_KEY", "without --auth")
     monkeypatch.setenv("SIGNAL_ENGINE_NATS", "nats://127.0.0.1:1")
     assert "SIGNAL_ENGINE_NATS nats://127.0.0.1:1 can't be reached" in complaint(capsys, "nodes")
@@ -86,7 +86,7 @@ def test_secrets_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "s3cr3t" not in complaint(capsys, "nodes", "--nats", "nats://node:s3cr3t@127.0.0.1:1")
 
 
-def test_the_library_says_it_too() -> None:
+def test_errors_of_the_library() -> None:
     with pytest.raises(ConfigError, match="Control's nats names no NATS server"):
         Control()
     with pytest.raises(ConfigError, match="Control's loops is not one of its settings"):
@@ -95,7 +95,7 @@ def test_the_library_says_it_too() -> None:
         Control(nats="nats://x", nats_user="x")
 
 
-def test_what_the_library_refuses_before_it_asks() -> None:
+def test_arguments_that_the_library_refuses() -> None:
     control = Control(nats="nats://127.0.0.1:1")
     for ask in (
         control.disconnect,
@@ -114,8 +114,8 @@ def test_what_the_library_refuses_before_it_asks() -> None:
             asyncio.run(ask())  # type: ignore[arg-type]
 
 
-def test_a_question_fails_by_what_nats_says_of_it() -> None:
-    """Several are asked at a time: NATS names the subject that it does not allow."""
+def test_a_query_fails_with_the_error_of_nats_for_it() -> None:
+    """Several queries may be open: NATS names the subject that it denies."""
 
     mine, other = Query("signal.ctl.stats", "_INBOX.aBc"), Query("signal.ctl.rooms", "_INBOX.dEf")
     for one in (mine, other):
@@ -123,9 +123,9 @@ def test_a_question_fails_by_what_nats_says_of_it() -> None:
     assert "signal.ctl.stats" in mine.problem and mine.stir.is_set()
     assert other.problem == "" and not other.stir.is_set()
     for text, meant in (('Permissions Violation for Subscription to "_INBOX.aBc"', True), ("stale", True)):
-        question = Query("signal.ctl.stats", "_INBOX.aBc")
-        question.objects(text)
-        assert bool(question.problem) is meant
+        query = Query("signal.ctl.stats", "_INBOX.aBc")
+        query.objects(text)
+        assert bool(query.problem) is meant
 
 
 def test_each_line_of_the_pages_is_understood() -> None:
@@ -139,12 +139,12 @@ def test_each_line_of_the_pages_is_understood() -> None:
         ctl._check(options, config)
 
 
-def test_its_help_offers_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    """A server's URL; the other words of --nats are for nodes."""
+def test_its_help_offers_only_valid_values(capsys: pytest.CaptureFixture[str]) -> None:
+    """A server's URL; other values of --nats are only for nodes."""
     assert cli.main(["ctl", "nodes", "--help"]) == 0
-    said = capsys.readouterr().out
-    assert "--nats URL" in said
-    assert "embedded" not in said and "auto" not in said
+    text = capsys.readouterr().out
+    assert "--nats URL" in text
+    assert "embedded" not in text and "auto" not in text
 
 
 def test_its_settings() -> None:

@@ -1,4 +1,4 @@
-"""`signal-engine drain` with an admin server that is none."""
+"""Errors of `signal-engine drain`: another web server, bad addresses."""
 
 import threading
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import kit
 
 @contextmanager
 def accepting(body: bytes) -> Iterator[str]:
-    """HOST:PORT of a web server that accepts each POST with these words."""
+    """HOST:PORT of a web server that answers each POST with 202 and this body."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -38,14 +38,14 @@ def accepting(body: bytes) -> Iterator[str]:
 )
 def test_another_server(body: bytes) -> None:
     with accepting(body) as where:
-        said = kit.complaint(kit.run("drain", "--admin", where))
-        assert f"--admin {where} did not answer like an engine: give the engine's --admin address" in said
+        error = kit.complaint(kit.run("drain", "--admin", where))
+        assert f"--admin {where} did not answer like an engine: give the engine's --admin address" in error
 
 
-def test_the_variable_is_named_where_it_came_from_there() -> None:
+def test_errors_name_the_variable_or_the_flag() -> None:
     with accepting(b"thanks") as where:
-        said = kit.complaint(kit.run("drain", SIGNAL_ENGINE_ADMIN=where))
-        assert said.startswith(f"signal-engine: SIGNAL_ENGINE_ADMIN {where} did not answer like an engine")
+        error = kit.complaint(kit.run("drain", SIGNAL_ENGINE_ADMIN=where))
+        assert error.startswith(f"signal-engine: SIGNAL_ENGINE_ADMIN {where} did not answer like an engine")
     assert "SIGNAL_ENGINE_ADMIN 'x' is not an admin server" in kit.complaint(kit.run("drain", SIGNAL_ENGINE_ADMIN="x"))
     assert "--admin 'y' is not an admin server" in kit.complaint(
         kit.run("drain", "--admin", "y", SIGNAL_ENGINE_ADMIN="x")
@@ -54,5 +54,5 @@ def test_the_variable_is_named_where_it_came_from_there() -> None:
 
 
 @pytest.mark.parametrize("where", ["ä..b:80", "http://a b:80"])
-def test_a_name_that_can_not_be_one(where: str) -> None:
+def test_impossible_host_names(where: str) -> None:
     assert f"--admin {where} can't be reached" in kit.complaint(kit.run("drain", "--admin", where))

@@ -1,4 +1,4 @@
-"""Files that settings name: opened anew by their path, and read within bounds, whatever they are."""
+"""Files that settings name: opened anew by their path, and read within bounds."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ FILES = ("nats-nkey", "nats-creds", "nats-tls-ca", "nats-tls-cert", "nats-tls-ke
 
 @settings(max_examples=30)
 @given(st.binary(max_size=300_000))
-def test_a_file_is_read_whole(data: bytes) -> None:
+def test_a_file_is_read_completely(data: bytes) -> None:
     path = f"/tmp/signal-test-files-{os.getpid()}"
     try:
         Path(path).write_bytes(data)
@@ -41,8 +41,8 @@ def test_a_swapped_file_is_followed(tmp_path: Path) -> None:
     assert files.read(path) == b"new"
 
 
-def test_all_that_name_a_file_are_known() -> None:
-    """A new one is to be opened as these are."""
+def test_the_settings_that_name_files() -> None:
+    """A new one must be opened as these are."""
     assert tuple(name for name, setting in SETTINGS.items() if setting.is_file) == FILES
 
 
@@ -50,7 +50,7 @@ def test_all_that_name_a_file_are_known() -> None:
 def test_a_relative_path_outlives_a_change_of_the_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And symlinks on it stay: whoever swaps them later is followed. `..` is the file system's, not the text's."""
+    """Symlinks are kept, so that a later swap is followed. `..` is resolved by the file system, not in the text."""
     (tmp_path / "real" / "below").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real/below")
     monkeypatch.chdir(tmp_path)
@@ -66,7 +66,7 @@ def test_a_relative_path_outlives_a_change_of_the_folder(
     assert files.read(found) == b"here"
 
 
-def test_a_url_is_no_path() -> None:
+def test_a_url_is_not_a_path() -> None:
     given = {"auth": "jwt", "auth-jwks": "https://host/keys"}
     assert make_config(given, {each: each for each in given}).auth_jwks == "https://host/keys"
 
@@ -84,7 +84,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_pipe_is_read_to_its_end() -> None:
-    """As of `--auth-key-file <(…)`."""
+    """As with `--auth-key-file <(…)`."""
     out, into = os.pipe()
 
     def write() -> None:
@@ -114,8 +114,8 @@ def test_a_pipe_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def odd(tmp_path: Path) -> dict[str, str]:
-    """Files that are none."""
+def bad_files(tmp_path: Path) -> dict[str, str]:
+    """Paths that are not usable files, by kind."""
     made = {"missing": tmp_path / "missing", "folder": tmp_path / "folder", "pipe": tmp_path / "pipe"}
     made |= {"empty": tmp_path / "empty", "bytes": tmp_path / "bytes", "huge": tmp_path / "huge"}
     made["folder"].mkdir()
@@ -133,28 +133,28 @@ SERVE = ("serve", "--listen", "127.0.0.1:0")
 
 @pytest.mark.parametrize("what", WRONG)
 @pytest.mark.parametrize("name", ["nats-nkey", "nats-creds", "nats-tls-ca", "auth-jwks", "config"])
-def test_a_file_that_can_not_be_used_is_told_in_one_sentence(name: str, what: str, odd: dict[str, str]) -> None:
-    """By the daemon, within the time of a command, without reading more than it should."""
+def test_a_bad_file_is_an_error_in_one_line(name: str, what: str, bad_files: dict[str, str]) -> None:
+    """In serve, at once, and without reading more than the bound."""
     if (name, what) == ("config", "empty"):
         pytest.skip("an empty file of settings is good")
     more = {"auth-jwks": ("--auth", "jwt", "--nats", "off"), "config": ("--nats", "off")}
     arguments = more.get(name, ("--nats", "tls://127.0.0.1:1" if "tls" in name else "nats://127.0.0.1:1"))
-    said = kit.complaint(kit.run(*SERVE, *arguments, f"--{name}", odd[what]))
-    assert f"--{name} {odd[what]}" in said
+    error = kit.complaint(kit.run(*SERVE, *arguments, f"--{name}", bad_files[what]))
+    assert f"--{name} {bad_files[what]}" in error
 
 
 @pytest.mark.parametrize("what", ["missing", "folder", "pipe", "empty", "huge", "endless"])
 @pytest.mark.parametrize("command", ["serve", "token"])
-def test_a_key_file_that_can_not_be_used(command: str, what: str, odd: dict[str, str]) -> None:
+def test_a_bad_key_file(command: str, what: str, bad_files: dict[str, str]) -> None:
     flag = {"serve": "--auth-key-file", "token": "--key-file"}[command]
     more = (*SERVE[1:], "--nats", "off", "--auth", "jwt") if command == "serve" else ()
-    said = kit.complaint(kit.run(command, *more, flag, odd[what]))
-    assert f"{flag} {odd[what]}" in said
+    error = kit.complaint(kit.run(command, *more, flag, bad_files[what]))
+    assert f"{flag} {bad_files[what]}" in error
 
 
 @pytest.mark.parametrize("what", WRONG)
 @pytest.mark.parametrize("name", ["nats-nkey", "nats-creds", "nats-tls-ca"])
-def test_an_operators_file_that_can_not_be_used(name: str, what: str, odd: dict[str, str]) -> None:
+def test_a_bad_file_of_an_operator(name: str, what: str, bad_files: dict[str, str]) -> None:
     url = "tls://127.0.0.1:1" if "tls" in name else "nats://127.0.0.1:1"
-    said = kit.complaint(kit.run("ctl", "nodes", "--nats", url, f"--{name}", odd[what]))
-    assert f"--{name} {odd[what]}" in said
+    error = kit.complaint(kit.run("ctl", "nodes", "--nats", url, f"--{name}", bad_files[what]))
+    assert f"--{name} {bad_files[what]}" in error

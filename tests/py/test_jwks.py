@@ -1,4 +1,4 @@
-"""What is taken from a JWKS, and what is left out. Keys by PyJWT and cryptography."""
+"""Which keys of a JWKS are used, and which are skipped. Keys are made with PyJWT and cryptography."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ PRIVATE = {algorithm: make() for algorithm, make in KEYS.items()}
 
 
 def jwk(algorithm: str = "ES256", key: Any = None, **more: Any) -> dict[str, Any]:
-    """A public key; None takes a member away."""
+    """A public key; a member that is None is left out."""
     public = (key or PRIVATE[algorithm]).public_key()
     made: dict[str, Any] = jwt.get_algorithm_by_name(algorithm).to_jwk(public, as_dict=True) | more
     return {name: value for name, value in made.items() if value is not None}
@@ -33,7 +33,7 @@ def okp(key: Any, crv: str) -> dict[str, Any]:
 
 
 GOOD = {"kid": "good", "use": "sig", "alg": "ES256"}
-FOR_SOMETHING_ELSE = [
+FOR_ANOTHER_USE = [
     jwk("RS256", use="enc", kid="bad"),
     jwk("RS256", use="enc", alg="RSA-OAEP", key_ops=None, kid="bad"),
     jwk("ES256", key_ops=["deriveKey"], kid="bad"),
@@ -69,9 +69,9 @@ UNUSABLE = [
 ]
 
 
-@pytest.mark.parametrize("bad", FOR_SOMETHING_ELSE)
-def test_a_key_for_something_else_is_left_alone(bad: dict[str, Any]) -> None:
-    """And is nothing to tell of: providers list keys for encryption, too."""
+@pytest.mark.parametrize("bad", FOR_ANOTHER_USE)
+def test_a_key_for_another_use_is_skipped(bad: dict[str, Any]) -> None:
+    """Without a remark: providers list keys for encryption, too."""
     found = parsed(bad, jwk(**GOOD))
     assert (found.count, found.remarks) == (1, [])
     assert found.find("bad", "RS256") == [] and len(found.find("good", "ES256")) == 1
@@ -83,13 +83,13 @@ def test_a_member_that_is_null_is_absent() -> None:
 
 
 @pytest.mark.parametrize("bad", UNUSABLE)
-def test_a_key_that_can_not_be_used_costs_no_other(bad: Any) -> None:
+def test_a_bad_key_does_not_affect_others(bad: Any) -> None:
     found = parsed(bad, jwk(**GOOD))
     assert found.count == 1 and len(found.remarks) == 1
     assert len(found.find("good", "ES256")) == 1 and list(found.by_name) == ["good"]
 
 
-def test_what_is_told_holds_nothing_of_a_key() -> None:
+def test_remarks_hold_nothing_of_a_key() -> None:
     secret = jwt.utils.base64url_encode(b"a secret of some bytes").decode()
     found = parsed({"kty": "oct", "k": secret, "alg": "RS256"}, {"kty": "oct", "k": secret}, jwk("ES256", x="!"))
     assert len(found.remarks) == 3 and secret not in "".join(found.remarks)
@@ -111,7 +111,7 @@ def test_a_secret_is_for_its_algorithm_only() -> None:
     assert [key.key for key in found.find("k", "HS256")] == [b"s" * 32]
 
 
-def test_weak_keys_are_told() -> None:
+def test_weak_keys_get_a_remark() -> None:
     weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
     short = {"kty": "oct", "k": jwt.utils.base64url_encode(b"s" * 8).decode(), "kid": "s"}
     found = parsed(jwk("RS256", weak, kid="w"), short, jwk("RS256", kid="r"))
@@ -119,8 +119,8 @@ def test_weak_keys_are_told() -> None:
     assert [remark.split(":")[0] for remark in found.remarks] == ["key w", "key s"]
 
 
-def test_keys_of_one_name() -> None:
-    """Of different algorithms, and more than are tried."""
+def test_keys_with_the_same_name() -> None:
+    """For different algorithms, and more than are tried."""
     same = [jwk("ES256", ec.generate_private_key(ec.SECP256R1()), kid="k") for _ in range(KEYS_TRIED + 1)]
     found = parsed(*same, jwk("RS256", kid="k"))
     assert len(found.find("k", "ES256")) == KEYS_TRIED and len(found.find("k", "RS256")) == 1
@@ -135,13 +135,13 @@ def test_keys_without_a_name_are_tried_first() -> None:
     assert found.find(None, "ES256")[0].key == PRIVATE["ES256"].public_key()
 
 
-def test_so_many_keys_are_looked_at() -> None:
+def test_the_number_of_keys_is_bounded() -> None:
     found = parsed(*[jwk("EdDSA", kid=str(i)) for i in range(KEYS_MAX + 1)])
     assert found.count == KEYS_MAX and found.remarks == [f"only the first {KEYS_MAX} keys are used"]
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "é" * 500, "x" * 5000, "\ud800"])
-def test_a_hostile_kid_is_told_in_a_short_line(name: str) -> None:
+def test_the_remark_on_a_hostile_kid_is_short(name: str) -> None:
     found = parsed(jwk("ES256", alg="RS256", kid=name), jwk(**GOOD))
     (remark,) = found.remarks
     assert len(remark) < 200 and remark.isascii() and remark.isprintable()
@@ -164,7 +164,7 @@ def test_a_hostile_kid_is_told_in_a_short_line(name: str) -> None:
         (json.dumps({"keys": [jwk(), jwk() | {"d": "x"}]}).encode(), "no-jwks"),
     ],
 )
-def test_what_is_no_jwks(data: bytes, reason: str) -> None:
+def test_malformed_jwks(data: bytes, reason: str) -> None:
     with pytest.raises(LookError) as error:
         parse(data)
     assert error.value.reason == reason and reason in REASONS
@@ -180,7 +180,7 @@ MEMBERS = ("kty", "crv", "x", "y", "n", "e", "k", "kid", "use", "key_ops", "alg"
 
 @given(st.sampled_from(list(KEYS)), st.dictionaries(st.sampled_from(MEMBERS), JSON, max_size=3))
 def test_no_key_breaks_the_parser(algorithm: str, changed: dict[str, Any]) -> None:
-    """Whatever is in its members, it is used, left out, or refuses the set for being private; the good one stays."""
+    """With any members it is used or skipped, or the set is refused as it is private; the good key stays."""
     try:
         found = parsed(jwk(algorithm) | changed, jwk(**GOOD))
     except LookError as error:

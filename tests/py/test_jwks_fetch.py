@@ -1,4 +1,4 @@
-"""A JWKS over HTTP: from hosts that are strict, slow, wrong or hostile. Real sockets."""
+"""Fetching a JWKS over real sockets, from hosts that are strict, slow, wrong or hostile."""
 
 import gzip
 import socket
@@ -33,7 +33,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def secure(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyHost]:
-    """Over TLS, by an authority that is trusted."""
+    """A host with TLS and a trusted certificate."""
     with KeyHost(context_of(authority)) as made, authority.cert_pem.tempfile() as file:
         monkeypatch.setenv("SSL_CERT_FILE", file)
         made.body = BODY
@@ -53,8 +53,8 @@ def reason_of(url: str) -> str:
     return error.value.reason
 
 
-def test_it_says_who_asks(host: KeyHost) -> None:
-    """Some hosts refuse Python's own User-Agent."""
+def test_the_user_agent(host: KeyHost) -> None:
+    """Some hosts refuse Python's User-Agent."""
 
     def strict(handler: object) -> None:
         agent = host.asked[-1][1]["user-agent"]
@@ -67,12 +67,12 @@ def test_it_says_who_asks(host: KeyHost) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("place", ["/elsewhere", "elsewhere?x=1", "whole", "//host"])
-def test_a_redirect_is_followed(secure: KeyHost, status: int, place: str) -> None:
+@pytest.mark.parametrize("location", ["/elsewhere", "elsewhere?x=1", "whole", "//host"])
+def test_a_redirect_is_followed(secure: KeyHost, status: int, location: str) -> None:
     """Within https, in every form of a URL."""
     there = secure.url.replace("/keys", "/elsewhere")
-    place = {"whole": there, "//host": there.removeprefix("https:")}.get(place, place)
-    secure.answers["/keys"] = secure.redirect(place, status)
+    location = {"whole": there, "//host": there.removeprefix("https:")}.get(location, location)
+    secure.answers["/keys"] = secure.redirect(location, status)
     assert fetch(secure.url) == BODY
     assert [path.partition("?")[0] for path, _ in secure.asked] == ["/keys", "/elsewhere"]
 
@@ -97,11 +97,11 @@ def test_a_redirect_into_https_is_followed(secure: KeyHost, host: KeyHost) -> No
 
 
 @pytest.mark.parametrize(
-    "place",
+    "location",
     ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,{}", "http://ann:secret@127.0.0.1/", "http://", "http://[x"],
 )
-def test_a_redirect_to_something_else_is_not_followed(host: KeyHost, place: str) -> None:
-    host.answers["/keys"] = host.redirect(place)
+def test_a_redirect_to_something_else_is_not_followed(host: KeyHost, location: str) -> None:
+    host.answers["/keys"] = host.redirect(location)
     assert reason_of(host.url) == "redirect"
 
 
@@ -115,20 +115,20 @@ def test_redirects_are_bounded(host: KeyHost) -> None:
 
 
 @pytest.mark.parametrize("status", [204, 206, 304, 400, 401, 403, 404, 410, 429, 500, 503])
-def test_another_status_is_told(host: KeyHost, status: int) -> None:
+def test_another_status_is_an_error(host: KeyHost, status: int) -> None:
     host.answers["/keys"] = host.answer(status, b"secret" if status not in (204, 304) else b"")
     with pytest.raises(LookError, match=f"it answers {status}") as error:
         fetch(host.url + "?secret=1")
     assert error.value.reason == "status"
 
 
-def test_a_redirect_without_a_place(host: KeyHost) -> None:
+def test_a_redirect_without_location(host: KeyHost) -> None:
     host.answers["/keys"] = host.answer(302, b"")
     assert reason_of(host.url) == "status"
 
 
 @pytest.mark.parametrize("coding", ["gzip", "GZIP", "x-gzip"])
-def test_what_was_compressed_unasked_is_unpacked(host: KeyHost, coding: str) -> None:
+def test_an_unsolicited_compression_is_undone(host: KeyHost, coding: str) -> None:
     host.answers["/keys"] = host.answer(200, gzip.compress(BODY), Content_Encoding=coding)
     assert fetch(host.url) == BODY
     assert host.asked[0][1]["accept-encoding"] == "identity"
@@ -141,7 +141,7 @@ def test_what_was_compressed_unasked_is_unpacked(host: KeyHost, coding: str) -> 
         (gzip.compress(b" " * (BODY_MAX + 1)), "gzip", "too-large"), (b" " * (BODY_MAX + 1), "identity", "too-large"),
     ],
 )  # fmt: skip
-def test_bodies_that_are_not_taken(host: KeyHost, body: bytes, coding: str, reason: str) -> None:
+def test_bad_bodies(host: KeyHost, body: bytes, coding: str, reason: str) -> None:
     host.answers["/keys"] = host.answer(200, body, Content_Encoding=coding)
     assert reason_of(host.url) == reason
 
@@ -164,7 +164,7 @@ def test_the_longest_body(host: KeyHost) -> None:
     ids=["body", "chunks", "header", "status line", "headers", "size of a chunk", "trailers"],
 )  # fmt: skip
 def test_an_answer_that_never_ends(host: KeyHost, drip: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes a bounded time, wherever in the answer the bytes come one by one."""
+    """It takes a bounded time, in whichever part the bytes come one by one."""
     monkeypatch.setattr(jwks_fetch, "TIMEOUT", 0.5)
     host.answers["/keys"] = host.drip(*drip)
     begun = time.monotonic()
@@ -184,23 +184,23 @@ def test_a_host_that_hangs(host: KeyHost, monkeypatch: pytest.MonkeyPatch) -> No
     assert reason_of(host.url) == "timeout"
 
 
-@pytest.mark.parametrize("said", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 OK\r\n\r\n", b"HTTP/1.1 200 " + b"x" * 100_000])
-def test_what_is_no_web_server(said: bytes) -> None:
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 OK\r\n\r\n", b"HTTP/1.1 200 " + b"x" * 100_000])
+def test_a_server_that_is_not_a_web_server(answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def answer() -> None:
+        def serve() -> None:
             peer, _ = server.accept()
             with peer:
                 peer.recv(65536)
-                peer.sendall(said)
+                peer.sendall(answer)
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=serve)
         thread.start()
         assert reason_of(f"http://127.0.0.1:{server.getsockname()[1]}/keys?secret") == "connection"
         thread.join()
 
 
-def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_can_not_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         with pytest.raises(LookError, match="it can't be reached: Connection refused") as error:
@@ -215,22 +215,22 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
         fetch("http://host.example/keys?secret")
 
 
-def test_a_certificate_that_is_not_good(secure: KeyHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_certificate(secure: KeyHost, monkeypatch: pytest.MonkeyPatch) -> None:
     with trustme.CA().cert_pem.tempfile() as other:
         monkeypatch.setenv("SSL_CERT_FILE", other)
         assert reason_of(secure.url + "?secret") == "tls"
 
 
-def test_tls_with_who_speaks_none(host: KeyHost) -> None:
+def test_tls_with_a_server_without_tls(host: KeyHost) -> None:
     assert reason_of(host.url.replace("http:", "https:")) in ("tls", "connection")
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("url", "text"),
     [
         ("https://h/a?b=c#d", "https://h/a"), ("https://h/a#d?x", "https://h/a"), ("https://u:p@h/a", "https://h/a"),
         ("/a/b@c", "/a/b@c"), ("http://h/a@b", "http://h/a@b"),
     ],
 )  # fmt: skip
-def test_what_is_shown_of_a_place(place: str, told: str) -> None:
-    assert shown(place) == told
+def test_urls_are_shown_without_secrets(url: str, text: str) -> None:
+    assert shown(url) == text

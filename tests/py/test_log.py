@@ -1,4 +1,4 @@
-"""What a line of the log looks like, whatever is in it."""
+"""The form of a log line, with any content."""
 
 import json
 import logging
@@ -11,8 +11,8 @@ HOSTILE = "a\x1b[2Jb\r\nc\x9bd\u2028e\x7f\tf ü"
 PLAIN = "a\\x1b[2Jb\\r\\nc\\x9bd\\u2028e\\x7f\tf ü"
 
 
-def test_what_a_terminal_obeys_is_not_in_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Such as what a program says of a stranger when it refuses it. A trace keeps its lines."""
+def test_control_characters_are_escaped(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as those in the reason of a Refusal. A traceback keeps its lines."""
     logger = logging.getLogger("signal_py.test")
     event(logger, "warning", "it happened", reason=HOSTILE, trace="one\ntwo \x1b[2J")
     (record,) = caplog.records

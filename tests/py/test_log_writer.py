@@ -1,4 +1,4 @@
-"""The log's thread: nobody waits for a descriptor that takes nothing, and what is missing is told."""
+"""The log's thread: nobody waits for a descriptor that takes nothing, and dropped lines are counted in the log."""
 
 import contextlib
 import errno
@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 import kit
 from signal_py.base.log_writer import LINE_MOST, LineStream, LineWriter, write_within
 
-PIPE = 16384  # bytes that the pipes of these tests hold: poll() looks for a free page
+PIPE = 16384  # bytes that the pipes of these tests hold: more than a page, since poll() looks for a free one
 
 
 @contextlib.contextmanager
 def pipe() -> Iterator[tuple[int, int]]:
-    """A small one: the end to read, and the end to write."""
+    """A small pipe: its read end and its write end."""
     ends = os.pipe()
     fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE)
     try:
@@ -32,7 +32,7 @@ def pipe() -> Iterator[tuple[int, int]]:
                 os.close(end)
 
 
-def told(lines: int) -> bytes:
+def missing(lines: int) -> bytes:
     return b"missing %d\n" % lines
 
 
@@ -44,8 +44,7 @@ def read_all(descriptor: int) -> bytes:
 
 
 def accounted(lines: list[bytes], most: int) -> list[int]:
-    """Numbers of lines as they were read, -n for `missing n`; AssertionError where any of 0 to most is not in it once,
-    in order."""
+    """The numbers of the lines, -n for `missing n`; asserts that each of 0 to `most` is there once, in order."""
     at, found = 0, []
     for line in lines:
         number = int(line.rpartition(b" ")[2])
@@ -59,9 +58,9 @@ def accounted(lines: list[bytes], most: int) -> list[int]:
     return found
 
 
-def test_lines_that_nobody_reads_are_dropped_and_told_in_their_place() -> None:
+def test_dropped_lines_are_counted_where_they_are_missing() -> None:
     with pipe() as (ours, theirs):
-        writer = LineWriter(theirs, told, pending=20000)
+        writer = LineWriter(theirs, missing, pending=20000)
         start = time.monotonic()
         for number in range(5000):
             writer.put(b"%s %d\n" % (b"x" * 40, number))
@@ -69,7 +68,7 @@ def test_lines_that_nobody_reads_are_dropped_and_told_in_their_place() -> None:
         read: list[bytes] = []
         reader = threading.Thread(target=lambda: read.append(read_all(ours)))
         reader.start()
-        kit.until(lambda: writer._untold == 0, "they are told")
+        kit.until(lambda: writer._untold == 0, "they are counted")
         assert writer.dropped < 5000
         writer.put(b"y 5000\n")
         writer.close(kit.PATIENCE)
@@ -82,8 +81,8 @@ def test_lines_that_nobody_reads_are_dropped_and_told_in_their_place() -> None:
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(1, 9000), max_size=60), st.integers(2000, 30000), st.integers(0, 1000))
-def test_every_line_is_written_or_told(sizes: list[int], pending: int, seed: int) -> None:
-    """Whatever the sizes, and however the reader reads."""
+def test_every_line_is_written_or_counted(sizes: list[int], pending: int, seed: int) -> None:
+    """With lines of any size, and any reader."""
     chance = random.Random(seed)
     with pipe() as (ours, theirs):
         read: list[bytes] = []
@@ -93,7 +92,7 @@ def test_every_line_is_written_or_told(sizes: list[int], pending: int, seed: int
                 read.append(chunk)
 
         reader = threading.Thread(target=slowly)
-        writer = LineWriter(theirs, told, pending)
+        writer = LineWriter(theirs, missing, pending)
         for number, size in enumerate(sizes):
             if number == len(sizes) // 2:
                 reader.start()
@@ -106,21 +105,21 @@ def test_every_line_is_written_or_told(sizes: list[int], pending: int, seed: int
         accounted(b"".join(read).splitlines(), len(sizes))
 
 
-def test_what_is_dropped_while_missing_lines_are_told_is_told_in_its_place() -> None:
+def test_lines_dropped_while_others_are_counted() -> None:
     with pipe() as (ours, theirs):
 
-        def telling(lines: int) -> bytes:
-            if not telling_now.is_set():  # another is dropped meanwhile
-                telling_now.set()
+        def slow_missing(lines: int) -> bytes:
+            if not counting.is_set():  # another line is dropped meanwhile
+                counting.set()
                 writer.put(b"c 2\n")
-            return told(lines)
+            return missing(lines)
 
-        telling_now = threading.Event()
-        writer = LineWriter(theirs, telling, pending=100)
-        with writer._stirred:  # all at one moment
+        counting = threading.Event()
+        writer = LineWriter(theirs, slow_missing, pending=100)
+        with writer._stirred:  # all at once
             writer.put(b"a 0\n")
             writer.put(b"b" * 100 + b" 1\n")
-        assert telling_now.wait(kit.PATIENCE)
+        assert counting.wait(kit.PATIENCE)
         kit.until(lambda: not writer._full, "it takes lines again")
         with writer._stirred:
             writer.put(b"d 3\n")
@@ -130,20 +129,20 @@ def test_what_is_dropped_while_missing_lines_are_told_is_told_in_its_place() -> 
         assert accounted(read_all(ours).splitlines(), 5)[-2:] == [3, -1]
 
 
-def test_what_is_dropped_last_is_told_at_the_end() -> None:
+def test_lines_dropped_last_are_counted_at_the_end() -> None:
     with pipe() as (ours, theirs):
-        telling_now, closing = threading.Event(), threading.Event()
+        counting, closing = threading.Event(), threading.Event()
 
-        def telling(lines: int) -> bytes:
-            if not telling_now.is_set():
+        def slow_missing(lines: int) -> bytes:
+            if not counting.is_set():
                 writer.put(b"b" * 100 + b" 1\n")
-                telling_now.set()
+                counting.set()
                 assert closing.wait(kit.PATIENCE)
-            return told(lines)
+            return missing(lines)
 
-        writer = LineWriter(theirs, telling, pending=100)
+        writer = LineWriter(theirs, slow_missing, pending=100)
         writer.put(b"a" * 100 + b" 0\n")
-        assert telling_now.wait(kit.PATIENCE)
+        assert counting.wait(kit.PATIENCE)
         ended = threading.Thread(target=writer.close, args=(kit.PATIENCE,))
         ended.start()
         kit.until(lambda: writer._end is not None, "it is being closed")
@@ -153,9 +152,9 @@ def test_what_is_dropped_last_is_told_at_the_end() -> None:
         assert accounted(read_all(ours).splitlines(), 2) == [-1, -1]
 
 
-def test_the_end_waits_no_longer_than_it_is_given() -> None:
+def test_close_waits_no_longer_than_its_timeout() -> None:
     with pipe() as (_, theirs):
-        writer = LineWriter(theirs, told)
+        writer = LineWriter(theirs, missing)
         for _ in range(100):
             writer.put(b"x" * 1000 + b"\n")
         writer.close(0.2)
@@ -167,11 +166,11 @@ def test_the_end_waits_no_longer_than_it_is_given() -> None:
 
 
 def test_a_full_disk() -> None:
-    """What could not be written is told with the next line that can."""
+    """Lines that could not be written are counted before the next one that can."""
     with pipe() as (ours, theirs):
         held = os.open("/dev/full", os.O_WRONLY)
         assert refuses(held) == errno.ENOSPC
-        writer = LineWriter(held, told)
+        writer = LineWriter(held, missing)
         for number in range(3):
             writer.put(b"x %d\n" % number)
         kit.until(lambda: writer.dropped == 3, "they are dropped")
@@ -183,15 +182,15 @@ def test_a_full_disk() -> None:
         assert read_all(ours) == b"missing 3\nx 3\n"
 
 
-def test_a_reader_that_has_gone_and_a_descriptor_that_is_closed() -> None:
+def test_a_reader_that_is_gone_and_a_descriptor_that_is_closed() -> None:
     with pipe() as (ours, theirs):
-        writer = LineWriter(theirs, told)
+        writer = LineWriter(theirs, missing)
         os.close(ours)
         writer.put(b"x\n")
         kit.until(lambda: writer.dropped == 1, "nobody can read it")
         held = os.dup(theirs)
         writer.close(kit.PATIENCE)
-        writer = LineWriter(held, told)
+        writer = LineWriter(held, missing)
         os.close(held)
         writer.put(b"x\n")
         kit.until(lambda: writer.dropped == 1, "it can't be written")
@@ -210,7 +209,7 @@ def test_a_pipe_that_does_not_block() -> None:
     with pipe() as (ours, theirs):
         os.set_blocking(theirs, False)
         os.write(theirs, b"x" * (PIPE - 100) + b"\n")
-        writer = LineWriter(theirs, told)
+        writer = LineWriter(theirs, missing)
         writer.put(b"y" * 2000 + b"\n")
         read: list[bytes] = []
         reader = threading.Thread(target=lambda: read.append(read_all(ours)))
@@ -221,9 +220,9 @@ def test_a_pipe_that_does_not_block() -> None:
         assert read[0].splitlines()[1] == b"y" * 2000 and writer.dropped == 0
 
 
-def test_what_is_printed_goes_in_whole_lines() -> None:
+def test_printed_text_is_written_in_whole_lines() -> None:
     with pipe() as (ours, theirs):
-        writer = LineWriter(theirs, told)
+        writer = LineWriter(theirs, missing)
         stream = LineStream(writer, theirs)
         print("one", "two", sep="\n", end="", file=stream)
         print(" and half", file=stream)
@@ -235,10 +234,10 @@ def test_what_is_printed_goes_in_whole_lines() -> None:
         assert read_all(ours) == b"one\ntwo and half\n\\udc80 no end\n"
 
 
-def test_a_line_without_an_end_is_ended() -> None:
-    """It would else be kept, and copied with each piece that is printed."""
+def test_an_endless_line_is_cut() -> None:
+    """Otherwise it would be kept, and copied with each printed piece."""
     with pipe() as (ours, theirs):
-        writer = LineWriter(theirs, told)
+        writer = LineWriter(theirs, missing)
         stream = LineStream(writer, theirs)
         for _ in range(40):
             assert stream.write("x" * 4000) == 4000
@@ -251,7 +250,7 @@ def test_a_line_without_an_end_is_ended() -> None:
         assert read[0] == (b"x" * LINE_MOST + b"\n") * 2
 
 
-def test_a_last_sentence_waits_for_nobody_for_long() -> None:
+def test_write_within_gives_up_in_time() -> None:
     with pipe() as (ours, theirs):
         write_within(theirs, b"x" * PIPE, kit.PATIENCE)
         write_within(theirs, b"lost", 0.1)

@@ -1,4 +1,4 @@
-"""A connection for operators that can't even begin."""
+"""Operators' connections that can't begin."""
 
 import asyncio
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_a_file_that_is_replaced_just_now(tmp_path: Path, what: str) -> None:
     asyncio.run(main())
 
 
-def test_what_never_began_can_be_closed() -> None:
+def test_a_connection_that_never_began_can_be_closed() -> None:
     async def main() -> None:
         await close(_Client(Server("127.0.0.1", 1)))
 

@@ -1,4 +1,4 @@
-"""Several servers tried side by side: the first that answers counts."""
+"""Several servers tried in parallel: the first that answers wins."""
 
 import asyncio
 import gc
@@ -10,10 +10,10 @@ from signal_py.nats import dial
 from signal_py.nats.dial import race
 
 
-def test_whoever_fails_beside_the_first_is_nothing_to_log(
+def test_failures_beside_the_winner_are_not_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also where it fails as it is ended."""
+    """Also if a try fails as it is cancelled."""
     monkeypatch.setattr(dial, "STAGGER", 0.001)
 
     async def main() -> None:
@@ -41,7 +41,7 @@ def test_whoever_fails_beside_the_first_is_nothing_to_log(
     assert not caplog.records
 
 
-def test_what_all_failed_for_is_raised() -> None:
+def test_the_common_error_is_raised() -> None:
     async def bad() -> str:
         raise OSError("no route")
 

@@ -1,5 +1,5 @@
-"""What is typed wrong is named with what was meant: commands, flags, variables, keys; help and version in all their
-forms; and what shells complete."""
+"""Errors for mistyped commands, flags, variables and keys suggest the right one; help and version in all forms;
+completion in shells."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ def test_help(words: list[str]) -> None:
     assert asked.stdout.startswith(f"usage: {' '.join(['signal-engine', *words])} ") and asked.stderr == ""
 
 
-def test_help_of_what_is_not_there() -> None:
+def test_help_of_an_unknown_command() -> None:
     assert "'serv' is not a command: write serve" in complaint(kit.run("help", "serv"))
 
 
@@ -53,7 +53,7 @@ def test_help_that_can_not_be_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["serv"], "'serv' is not a command: write serve: see 'signal-engine --help'"),
         (["zzz"], "'zzz' is not a command: use one of serve, sub, pub"),
@@ -75,12 +75,12 @@ def test_help_that_can_not_be_written() -> None:
         (["--versoin"], "the following arguments are required: COMMAND: see 'signal-engine --help'"),
     ],
 )
-def test_a_mistyped_word(words: list[str], told: str) -> None:
-    assert complaint(kit.run(*words)).startswith(f"signal-engine: {told}")
+def test_a_mistyped_word(words: list[str], message: str) -> None:
+    assert complaint(kit.run(*words)).startswith(f"signal-engine: {message}")
 
 
 @pytest.mark.parametrize("words", [["serv"], ["pub"], ["serve", "--node=A"], ["drain", "--admin=x"]])
-def test_a_mistake_that_nobody_reads_is_one_nevertheless(words: list[str]) -> None:
+def test_the_exit_status_of_an_error_that_nobody_reads(words: list[str]) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
     try:
@@ -104,12 +104,12 @@ def test_a_mistake_that_nobody_reads_is_one_nevertheless(words: list[str]) -> No
         ["drain", "--admin=ws://u:s3cret@127.0.0.1:1/"],
     ],
 )
-def test_a_password_is_not_told(words: list[str]) -> None:
+def test_passwords_are_not_shown(words: list[str]) -> None:
     assert "s3cret" not in complaint(kit.run(*words))
 
 
 @pytest.mark.parametrize(
-    ("words", "name", "told"),
+    ("words", "name", "meant"),
     [
         (["serve"], "SIGNAL_ENGINE_MAX_MESAGE", "SIGNAL_ENGINE_MAX_MESSAGE"),
         (["serve"], "SIGNAL_ENGINE_ATUH", "SIGNAL_ENGINE_AUTH"),
@@ -120,13 +120,13 @@ def test_a_password_is_not_told(words: list[str]) -> None:
         (["ctl", "nodes"], "SIGNAL_ENGINE_NAST", "SIGNAL_ENGINE_NATS"),
     ],
 )
-def test_a_mistyped_variable(words: list[str], name: str, told: str) -> None:
-    said = complaint(kit.run(*words, **{name: "x"}))
-    assert said == f"signal-engine: {name} is not a variable of signal-engine: write {told}, or unset it.\n"
+def test_a_mistyped_variable(words: list[str], name: str, meant: str) -> None:
+    error = complaint(kit.run(*words, **{name: "x"}))
+    assert error == f"signal-engine: {name} is not a variable of signal-engine: write {meant}, or unset it.\n"
 
 
-def test_variables_that_are_somebody_elses() -> None:
-    """Kubernetes's for a service of this name, those of other commands, and what is like nothing."""
+def test_foreign_variables_are_ignored() -> None:
+    """Those of Kubernetes for a service with this name, those of other commands, and unsimilar ones."""
     known = [setting.variable for setting in SETTINGS.values()]
     for name in known:
         check_variables({name: "x"}, known, known)
@@ -172,7 +172,7 @@ ZSH = "PS1=; fpath=({folder} $fpath); autoload -U compinit; compinit -u -d {fold
 
 
 def offered(shell: str, folder: Path, words: list[str]) -> str:
-    """What the shell makes of a line whose last word is unfinished."""
+    """The completions that a shell offers for the last word."""
     line = " ".join(["signal-engine", *words])
     quoted = " ".join(f"'{word}'" for word in line.split())
     code = (BASH if shell == "bash" else FISH).format(script=folder / "_signal-engine", words=quoted, line=line)
@@ -183,7 +183,7 @@ def offered(shell: str, folder: Path, words: list[str]) -> str:
 
 
 def typed_into_zsh(folder: Path, words: list[str], wanted: str) -> None:
-    """Its completion works in its line editor only, so on a terminal; the word must be completed there."""
+    """Asserts that zsh completes the word; it does so only in its line editor, on a terminal."""
     ours, theirs = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "TERM": "dumb", "HOME": str(folder), "LC_ALL": "C.UTF-8"}
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
@@ -222,8 +222,8 @@ def test_completion(shell: str, tmp_path: Path) -> None:
         if shell == "zsh":
             typed_into_zsh(tmp_path, words, wanted)
         else:
-            told = [line.split("\t")[0].rstrip() for line in offered(shell, tmp_path, words).splitlines()]
-            assert told == [wanted], words
+            words_offered = [line.split("\t")[0].rstrip() for line in offered(shell, tmp_path, words).splitlines()]
+            assert words_offered == [wanted], words
 
 
 def test_completion_knows_all_commands_and_flags() -> None:

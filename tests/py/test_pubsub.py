@@ -1,4 +1,4 @@
-"""`pub`, `sub` and `send` as a person meets them: what they say, where, and with which exit status."""
+"""`pub`, `sub` and `send`: output, messages and exit statuses."""
 
 import asyncio
 import base64
@@ -30,7 +30,7 @@ def engine() -> Iterator[kit.Engine]:
 
 
 class Sub:
-    """A `signal-engine sub` that hears its rooms."""
+    """A `signal-engine sub` that has joined its rooms."""
 
     def __init__(self, engine: kit.Engine, *words: str) -> None:
         command = [*kit.python(), "-m", "signal_py", "sub", "--url", engine.url, *words]
@@ -39,10 +39,10 @@ class Sub:
         )
         assert self.child.stdout is not None and self.child.stderr is not None
         self.out, self.err = self.child.stdout, self.child.stderr
-        self.said = self.err.readline().decode()
+        self.joined = self.err.readline().decode()
 
     def line(self) -> tuple[str, str]:
-        """Room and payload of the next that it prints; what is between is an address."""
+        """Room and payload of the next printed message; asserts that an address is between."""
         room, sender, payload = self.out.readline().decode().split(" ", 2)
         assert re.fullmatch(r"[a-z0-9]+\.[a-z0-9]+", sender), sender
         return room, payload
@@ -55,9 +55,9 @@ class Sub:
         self.child.communicate()
 
 
-def test_sub_prints_what_pub_says(engine: kit.Engine) -> None:
+def test_sub_prints_what_pub_publishes(engine: kit.Engine) -> None:
     with Sub(engine, "lobby", "b=c") as sub:
-        assert "joined lobby, b=c" in sub.said
+        assert "joined lobby, b=c" in sub.joined
         assert kit.run("pub", "--url", engine.url, "lobby", "héllo").returncode == 0
         assert sub.line() == ("lobby", "héllo\n")
         assert kit.run("pub", "lobby", "", SIGNAL_ENGINE_URL=engine.url).returncode == 0
@@ -66,14 +66,14 @@ def test_sub_prints_what_pub_says(engine: kit.Engine) -> None:
         assert [sub.line() for _ in range(4)] == [("b=c", text) for text in ("one\n", "two\n", "\n", "last\n")]
 
 
-def test_sub_prints_payloads_only_where_asked(engine: kit.Engine) -> None:
+def test_raw_prints_only_payloads(engine: kit.Engine) -> None:
     with Sub(engine, "--raw", "lobby") as sub:
         assert shell(engine, r"printf 'a\377\033[2J' | $E pub lobby -").returncode == 0
         assert sub.out.readline() == b"a\xff\x1b[2J\n"
     assert "--raw" in complaint(kit.run("sub", "--raw", "--json", "lobby"))
 
 
-def test_what_a_terminal_obeys_is_not_shown_to_one() -> None:
+def test_control_characters_are_escaped_on_a_terminal() -> None:
     received = Heard("MSG", ("lobby", "k.1"), {}, "a\x1b[2J\nb\u202e é")
     assert plain_line(received, raw=False, terminal=True) == "lobby k.1 a\\x1b[2J\\nb\\u202e é\n".encode()
     assert plain_line(received, raw=True, terminal=True) == "a\\x1b[2J\\nb\\u202e é\n".encode()
@@ -85,18 +85,19 @@ def test_what_a_terminal_obeys_is_not_shown_to_one() -> None:
 
 def test_sub_prints_presence(engine: kit.Engine) -> None:
     with Sub(engine, "hall") as quiet, Sub(engine, "--presence", "hall") as sub:
-        first, me = (one.said.removeprefix("signal-engine: ").split(" ")[0] for one in (quiet, sub))
+        first, me = (one.joined.removeprefix("signal-engine: ").split(" ")[0] for one in (quiet, sub))
         there = {sub.out.readline().decode(), sub.out.readline().decode()}
         with Sub(engine, "--presence", "--json", "hall") as third:
-            late = third.said.removeprefix("signal-engine: ").split(" ")[0]
+            late = third.joined.removeprefix("signal-engine: ").split(" ")[0]
             events = [json.loads(third.out.readline()) for _ in range(4)]
             peers = {event.pop("peer"): event for event in events if event["event"] == "member"}
             assert peers == {peer: {"room": "hall", "event": "member"} for peer in (first, me, late)}
         lines = [sub.out.readline().decode() for _ in range(2)]
-        said = there | set(lines)
-        assert {f"member hall {me}\n", f"member hall {first}\n", f"join hall {late}\n", f"leave hall {late}\n"} == said
+        events = there | set(lines)
+        members = {f"member hall {me}\n", f"member hall {first}\n"}
+        assert events == members | {f"join hall {late}\n", f"leave hall {late}\n"}
         assert kit.run("pub", "--url", engine.url, "hall", "still").returncode == 0
-        assert quiet.line() == ("hall", "still\n"), "nothing of it is printed unasked"
+        assert quiet.line() == ("hall", "still\n"), "presence is printed only with --presence"
 
 
 def test_sub_as_json(engine: kit.Engine) -> None:
@@ -117,7 +118,7 @@ def test_sub_as_json(engine: kit.Engine) -> None:
         assert last == {"room": "lobby", "peer": address}
 
 
-def test_sub_ends_with_the_engine_where_asked() -> None:
+def test_sub_once_ends_with_the_engine() -> None:
     with kit.engine() as engine, Sub(engine, "--once", "lobby") as sub:
         assert engine.stop() == 0
         assert sub.child.wait(kit.PATIENCE) == 1
@@ -131,7 +132,7 @@ def test_sub_ends_quietly_by_a_signal(engine: kit.Engine) -> None:
         assert sub.err.read() == b""
 
 
-def test_sub_ends_quietly_where_nobody_reads(engine: kit.Engine) -> None:
+def test_sub_ends_quietly_if_nobody_reads(engine: kit.Engine) -> None:
     with Sub(engine, "lobby") as sub:
         sub.out.close()
         assert kit.run("pub", "--url", engine.url, "lobby", "x").returncode == 0
@@ -150,7 +151,7 @@ def test_send(engine: kit.Engine) -> None:
         assert head.startswith("FROM ") and payload == "hi"
 
 
-def test_what_is_refused(engine: kit.Engine) -> None:
+def test_errors_of_the_engine(engine: kit.Engine) -> None:
     for words, code in (
         (("send", f"{engine.node}.0000000000000", "x"), "no-such-peer"),
         (("send", "nonsense", "x"), "bad-request"),
@@ -168,21 +169,21 @@ def test_what_is_refused(engine: kit.Engine) -> None:
 
 def test_sub_prints_what_is_sent_to_it(engine: kit.Engine) -> None:
     with Sub(engine, "--json", "lobby") as sub:
-        address = sub.said.split()[1]
+        address = sub.joined.split()[1]
         assert kit.run("send", "--url", engine.url, address, "hi").returncode == 0
         line = json.loads(sub.out.readline())
         assert line.pop("text") == "hi" and set(line) == {"peer", "ref"}
 
 
 def test_the_session_of_the_readme(engine: kit.Engine) -> None:
-    """Each command of it, in its order, does what the text says."""
+    """Each command, in order, does what the text says."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     commands = re.findall(r"^\$ (.*\.venv/bin/signal-engine .*)$", readme, re.MULTILINE)
     assert commands.pop(0) == ".venv/bin/signal-engine sub lobby"
     program = f"{shlex.join(kit.python())} -m signal_py"
     with Sub(engine, "lobby") as sub:
         for command in commands:
-            to_it = re.sub(r"send \S+", f"send {sub.said.split()[1]}", command)
+            to_it = re.sub(r"send \S+", f"send {sub.joined.split()[1]}", command)
             done = subprocess.run(
                 to_it.replace(".venv/bin/signal-engine", program),
                 shell=True,
@@ -204,19 +205,19 @@ def test_the_session_of_the_readme(engine: kit.Engine) -> None:
         *("ws://[::1/", "ws://a..b/", f"ws://{'x' * 64}.example/"),
     ],
 )
-def test_urls_that_are_not(url: str) -> None:
+def test_bad_urls(url: str) -> None:
     assert "--url" in complaint(kit.run("pub", "--url", url, "room", "x"))
 
 
 def test_nothing_listens() -> None:
-    said = complaint(kit.run("pub", "--url", f"ws://127.0.0.1:{kit.free_port()}/", "room", "x"))
-    assert "nothing listens there" in said and "signal-engine serve" in said
+    error = complaint(kit.run("pub", "--url", f"ws://127.0.0.1:{kit.free_port()}/", "room", "x"))
+    assert "nothing listens there" in error and "signal-engine serve" in error
 
 
-def test_what_is_no_engine(engine: kit.Engine) -> None:
+def test_a_server_that_is_not_an_engine(engine: kit.Engine) -> None:
     url = engine.admin_url.replace("http", "ws")
-    said = complaint(kit.run("pub", "--url", url, "room", "x"))
-    assert "404" in said and "listening=" in said
+    error = complaint(kit.run("pub", "--url", url, "room", "x"))
+    assert "404" in error and "listening=" in error
 
 
 def test_words_with_spaces(engine: kit.Engine) -> None:
@@ -228,11 +229,11 @@ def test_words_with_spaces(engine: kit.Engine) -> None:
 
 
 def test_whole_payloads(engine: kit.Engine, tmp_path: Path) -> None:
-    """From a file or standard input, with their lines and their last newline, text and binary."""
+    """From a file or standard input, with all lines and the last newline, as text and binary."""
     file = tmp_path / "payload"
     address = "$(cat address)"
     with Sub(engine, "--json", "lobby") as sub:
-        (tmp_path / "address").write_text(sub.said.split()[1])
+        (tmp_path / "address").write_text(sub.joined.split()[1])
         lines, binary = b"one\ntwo\r\n\n", b"\x00\xff\n"
         for data, words in (
             (lines, "pub lobby --file payload"),
@@ -251,13 +252,13 @@ def test_whole_payloads(engine: kit.Engine, tmp_path: Path) -> None:
             assert (received["text"].encode() if as_text else base64.b64decode(received["base64"])) == data, words
 
 
-def test_whole_payloads_that_are_not(engine: kit.Engine, tmp_path: Path) -> None:
+def test_bad_whole_payloads(engine: kit.Engine, tmp_path: Path) -> None:
     big = tmp_path / "big"
     big.write_bytes(b"x" * 70_000)
-    said = complaint(kit.run("pub", "--url", engine.url, "lobby", "--file", str(big)), status=1)
-    assert "too-large: The payload is larger than the engine's limit of 65536 bytes" in said
-    said = complaint(kit.run("pub", "--url", engine.url, "lobby", "--file", str(tmp_path / "none")))
-    assert f"--file {tmp_path / 'none'} can't be read: No such file" in said
+    error = complaint(kit.run("pub", "--url", engine.url, "lobby", "--file", str(big)), status=1)
+    assert "too-large: The payload is larger than the engine's limit of 65536 bytes" in error
+    error = complaint(kit.run("pub", "--url", engine.url, "lobby", "--file", str(tmp_path / "none")))
+    assert f"--file {tmp_path / 'none'} can't be read: No such file" in error
     assert "give one of them" in complaint(kit.run("pub", "--url", engine.url, "lobby", "x", "--file", str(big)))
 
 
@@ -278,8 +279,8 @@ def shell(engine: kit.Engine, line: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_what_is_no_text_goes_as_it_is(engine: kit.Engine) -> None:
-    """Bytes that are not UTF-8 arrive unchanged, as binary, from an argument and from standard input."""
+def test_bytes_that_are_not_text(engine: kit.Engine) -> None:
+    """They arrive unchanged, as binary, from an argument and from standard input."""
     with Sub(engine, "--json", "lobby") as sub:
         assert shell(engine, r"$E pub lobby $(printf '\377a')").returncode == 0
         assert shell(engine, r"printf '\376\nb' | $E pub lobby").returncode == 0
@@ -290,17 +291,17 @@ def test_what_is_no_text_goes_as_it_is(engine: kit.Engine) -> None:
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(engine: kit.Engine, closed: str) -> None:
-    """Are as /dev/null: no socket is taken for one of them."""
+    """They are as /dev/null: no socket gets their descriptor."""
     done = shell(engine, f"$E pub lobby x --json {closed}; $E pub lobby {closed}; $E version {closed}")
     assert done.returncode == 0 and done.stderr == ""
     done = shell(engine, f"$E send nobody.0 x {closed}")
     assert done.returncode == 1 and done.stdout == ""
-    told = "signal-engine: no-such-peer: No connection has this address, or its node is gone.\n"
-    assert done.stderr == ("" if "2>" in closed else told)
+    message = "signal-engine: no-such-peer: No connection has this address, or its node is gone.\n"
+    assert done.stderr == ("" if "2>" in closed else message)
 
 
-def test_what_is_refused_where_nobody_reads(engine: kit.Engine) -> None:
-    """The exit status tells."""
+def test_an_error_that_nobody_reads(engine: kit.Engine) -> None:
+    """The exit status is 1."""
     ours, theirs = os.pipe()
     os.close(ours)
     try:
@@ -311,7 +312,7 @@ def test_what_is_refused_where_nobody_reads(engine: kit.Engine) -> None:
 
 
 @pytest.mark.parametrize("payload", ["", "{}", "[]", '{"max_message": "x"}', "[" * 100_000])
-def test_a_hello_that_tells_nothing(payload: str) -> None:
+def test_a_malformed_hello(payload: str) -> None:
     async def serve(connection: ServerConnection) -> None:
         await connection.send(f"HELLO n.1\n{payload}")
         await connection.wait_closed()
@@ -332,7 +333,7 @@ def test_a_full_disk(engine: kit.Engine) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_what_waits_for_standard_input(engine: kit.Engine, number: int) -> None:
-    """Though a read can't be interrupted."""
+    """Though the read can't be interrupted."""
     command = [*kit.python(), "-m", "signal_py", "pub", "--json", "--url", engine.url, "lobby"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdin is not None and child.stdout is not None and child.stderr is not None
@@ -345,10 +346,12 @@ def test_a_signal_ends_what_waits_for_standard_input(engine: kit.Engine, number:
 
 
 @pytest.mark.parametrize("words", [("sub", "lobby"), ("pub", "lobby", "x"), ("send", "@ann", "x")])
-def test_the_variable_is_named_where_the_url_came_from_there(words: tuple[str, ...]) -> None:
+def test_errors_name_the_variable_with_the_url(words: tuple[str, ...]) -> None:
     wrong, free = "http://x", f"ws://127.0.0.1:{kit.free_port()}/"
-    told = f"SIGNAL_ENGINE_URL '{wrong}' is not a WebSocket URL"
-    assert kit.complaint(kit.run(*words, SIGNAL_ENGINE_URL=wrong)) == f"signal-engine: {told}: write ws://HOST:PORT/.\n"
+    message = f"SIGNAL_ENGINE_URL '{wrong}' is not a WebSocket URL"
+    assert (
+        kit.complaint(kit.run(*words, SIGNAL_ENGINE_URL=wrong)) == f"signal-engine: {message}: write ws://HOST:PORT/.\n"
+    )
     assert f"--url '{wrong}' is" in kit.complaint(kit.run(*words, "--url", wrong, SIGNAL_ENGINE_URL=free))
     once = ("--once",) if words[0] == "sub" else ()
     assert f"SIGNAL_ENGINE_URL {free} can't be reached" in kit.run(*words, *once, SIGNAL_ENGINE_URL=free).stderr

@@ -1,4 +1,4 @@
-"""What the process may use: control groups of both versions, in real ones and in trees of files."""
+"""The memory and processors that the process may use: control groups of both versions, real ones and trees of files."""
 
 import contextlib
 import math
@@ -61,7 +61,7 @@ def v1_mount(controllers: str, root: str = "/") -> str:
     return f"31 23 0:28 {root} /sys/fs/cgroup/{controllers} rw shared:9 - cgroup cgroup rw,{controllers}\n"
 
 
-def test_the_smallest_on_the_way_counts(tree: Tree) -> None:
+def test_the_lowest_limit_on_the_path_counts(tree: Tree) -> None:
     root = tree("0::/node.slice/engine.service\n", [v2_mount()])
     fill(root, "node.slice", memory__max=str(256 * MIB), cpu__max="300000 100000")
     fill(root, "node.slice/engine.service", memory__max="max", memory__high="max", cpu__max="50000 100000")
@@ -79,7 +79,7 @@ def test_a_container_sees_its_own_group_at_the_root(tree: Tree) -> None:
 
 
 def test_version_1(tree: Tree) -> None:
-    """The mount may show the container's group, or all of the machine's; one hierarchy may have two controllers."""
+    """The mount may show the container's group, or all groups; one hierarchy may have two controllers."""
     root = tree(
         "5:memory:/docker/abc/deep\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n",
         [v1_mount("memory", "/docker/abc"), v1_mount("cpu,cpuacct")],
@@ -92,9 +92,7 @@ def test_version_1(tree: Tree) -> None:
 
 
 def test_both_versions_at_once(tree: Tree) -> None:
-    root = tree(
-        "4:memory:/a\n0::/b\n", [v1_mount("memory"), v2_mount(point="/sys/fs/cgroup/unified")]
-    )
+    root = tree("4:memory:/a\n0::/b\n", [v1_mount("memory"), v2_mount(point="/sys/fs/cgroup/unified")])
     fill(root, "memory/a", memory__limit_in_bytes=str(10 * MIB))
     fill(root, "unified/b", cpu__max="20000 10000")
     assert limits_of_groups(root) == Group(10 * MIB, 2.0)
@@ -111,7 +109,7 @@ def test_no_limit_and_nothing_to_read(tree: Tree, tmp_path: Path) -> None:
     assert limits_of_groups(tmp_path / "nothing") == Group()
 
 
-def test_without_proc_the_usual_places_are_read(tmp_path: Path) -> None:
+def test_without_proc_the_usual_folders_are_read(tmp_path: Path) -> None:
     fill(tmp_path, "", memory__max=str(90 * MIB), cpu__max="100000 100000")
     assert limits_of_groups(tmp_path) == Group(90 * MIB, 1.0)
     fill(tmp_path, "memory", memory__limit_in_bytes=str(80 * MIB))
@@ -140,14 +138,14 @@ def test_spaces_and_colons_in_names(tree: Tree) -> None:
         ("/a/b", "/a/b", []),
         ("/a", "/ab", None),
         ("/a/b", "/a", None),
-        ("/..", "/", []),  # mounted before the namespace was made: what is between is not named
+        ("/..", "/", []),  # mounted before the namespace was made: the folders between have no names
         ("/../..", "/a", []),
         ("/..", "/../x", ["x"]),
         ("/", "/../x", None),  # the process is outside of its namespace
         ("/../y", "/../x", None),
     ],
 )
-def test_where_a_group_is_below_a_mount(root: str, path: str, names: list[str] | None) -> None:
+def test_the_path_of_a_group_below_a_mount(root: str, path: str, names: list[str] | None) -> None:
     assert names_below(root, path) == names
 
 
@@ -159,7 +157,7 @@ def test_quotas(text: str, processors: float) -> None:
     assert parse_quota(text) == processors
 
 
-def test_a_number_that_stands_for_no_limit() -> None:
+def test_values_for_no_limit() -> None:
     assert parse_bytes(NO_LIMIT) == parse_bytes("max") == parse_bytes("") == parse_bytes("-1") == math.inf
     assert parse_bytes("268435456\n") == 256 * MIB and parse_bytes("0") == 0
 
@@ -177,8 +175,8 @@ def test_names_lead_from_the_mount_to_the_group(root: list[str], path: list[str]
 
 
 @given(st.text(), st.text(), st.text())
-def test_no_file_is_too_strange(own: str, mounts: str, limit: str) -> None:
-    """Whatever the files hold, there is an answer."""
+def test_any_files(own: str, mounts: str, limit: str) -> None:
+    """With any content of the files there is a result."""
     parse_groups(own), parse_mounts(mounts)
     assert parse_bytes(limit) >= 0 and parse_quota(limit) > 0
     with tempfile.TemporaryDirectory() as folder:
@@ -204,8 +202,8 @@ def test_ulimits_count() -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (900 * MIB, resource.RLIM_INFINITY))
 
-    told = subprocess.check_output([*kit.python(), "-c", code], preexec_fn=limit, cwd="/", text=True)
-    assert kit.SANITIZED or int(told) == 900 * MIB
+    output = subprocess.check_output([*kit.python(), "-c", code], preexec_fn=limit, cwd="/", text=True)
+    assert kit.SANITIZED or int(output) == 900 * MIB
 
 
 # -- real groups --
@@ -213,7 +211,7 @@ def test_ulimits_count() -> None:
 
 @contextlib.contextmanager
 def groups(controller: str, **files: str) -> Iterator[Path]:
-    """A group of version 1 with these limits, and one within that has none: that one."""
+    """A group of version 1 without limits, in a group with these limits."""
     top = V1_ROOT / controller / f"signal-test-{os.getpid()}"
     inner = top / "inner"
     try:
@@ -234,27 +232,27 @@ def groups(controller: str, **files: str) -> Iterator[Path]:
 
 
 def within(*folders: Path) -> tuple[str, ...]:
-    """A command that enters these groups, and becomes what follows."""
+    """A command that enters these groups, and then executes its arguments."""
     enter = "".join(f"echo $$ > {folder}/cgroup.procs; " for folder in folders)
     return ("sh", "-ec", f'{enter}exec "$@"', "sh")
 
 
 def test_an_engine_in_a_real_group() -> None:
-    """With the affinity of this machine, a quota of half a processor, and 256 MiB in the group above its own."""
+    """With a quota of half a processor, and 256 MiB in the group above."""
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(groups("memory", memory__limit_in_bytes=str(256 * MIB)))
         cpu = stack.enter_context(groups("cpu", cpu__cfs_quota_us="50000", cpu__cfs_period_us="100000"))
         code = "from signal_py.base.resources import resources; print(resources())"
-        told = subprocess.check_output([*within(memory, cpu), *kit.python(), "-c", code], cwd="/", text=True)
-        assert told == f"Resources(memory={256 * MIB}, processors=1)\n"
+        output = subprocess.check_output([*within(memory, cpu), *kit.python(), "-c", code], cwd="/", text=True)
+        assert output == f"Resources(memory={256 * MIB}, processors=1)\n"
         with kit.engine(*within(memory, cpu), nats="off") as engine:
             assert len(engine.stats()["loops"]) == 1
             [line] = [line for line in engine.events() if line["event"].startswith("limited by control groups")]
             assert line["memory"] == 256 * MIB and line["processors"] == 0.5
 
 
-def test_parts_of_messages_do_not_outgrow_a_real_group() -> None:
-    """150 MiB of them, where 96 MiB is all there is, in a group above the engine's."""
+def test_partial_messages_stay_within_a_real_group() -> None:
+    """150 MiB of them, with a limit of 96 MiB in the group above the engine's."""
     begun = frame(BINARY, bytes(MIB))[: MIB - 1000]
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(groups("memory", memory__limit_in_bytes=str(96 * MIB)))
@@ -263,5 +261,5 @@ def test_parts_of_messages_do_not_outgrow_a_real_group() -> None:
             wire = stack.enter_context(opened(engine.port)[0])
             with contextlib.suppress(OSError):  # it is closed with 1013
                 wire.send(begun)
-        kit.until(lambda: engine.stats()["total"]["input_limited"] > 0, "the bound bites")
+        kit.until(lambda: engine.stats()["total"]["input_limited"] > 0, "input-total is reached")
         assert engine.alive()

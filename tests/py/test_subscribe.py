@@ -1,4 +1,4 @@
-"""`sub` over connections that end: it connects again, goes where a draining node sends it, and ends where it must."""
+"""`sub` when connections end: it reconnects, moves when a node drains, and ends with some close codes."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from signal_py.cli.subscribe import FIRST_DELAY, MOST_DELAY, Subscription
 
 
 class Sub:
-    """A `signal-engine sub`, whose lines are read by condition."""
+    """A `signal-engine sub`; `received` has its output, `messages` its stderr."""
 
     def __init__(self, *words: str, **environment: str) -> None:
         command = [*kit.python(), "-m", "signal_py", "sub", *words]
@@ -28,9 +28,9 @@ class Sub:
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=kit.clean_environment(**environment), cwd="/"
         )
         self.received: list[str] = []
-        self.said: list[str] = []
+        self.messages: list[str] = []
         assert self.child.stdout is not None and self.child.stderr is not None
-        for stream, lines in ((self.child.stdout, self.received), (self.child.stderr, self.said)):
+        for stream, lines in ((self.child.stdout, self.received), (self.child.stderr, self.messages)):
             threading.Thread(target=self._read, args=(stream, lines), daemon=True).start()
 
     @staticmethod
@@ -38,11 +38,11 @@ class Sub:
         for line in stream:
             lines.append(line.decode().rstrip("\n"))
 
-    def until_said(self, pattern: str, times: int = 1) -> list[str]:
+    def until_message(self, pattern: str, times: int = 1) -> list[str]:
         def found() -> list[str]:
-            return [line for line in self.said if re.search(pattern, line)]
+            return [line for line in self.messages if re.search(pattern, line)]
 
-        kit.until(lambda: len(found()) >= times, f"it says {pattern}: {self.said}")
+        kit.until(lambda: len(found()) >= times, f"it prints {pattern}: {self.messages}")
         return found()
 
     def until_received(self, payload: str) -> None:
@@ -56,76 +56,76 @@ class Sub:
         self.child.wait()
 
 
-def say(engine: kit.Engine, text: str) -> None:
+def publish(engine: kit.Engine, text: str) -> None:
     assert kit.run("pub", "--url", engine.url, "lobby", text).returncode == 0
 
 
-def test_it_connects_again() -> None:
+def test_it_reconnects() -> None:
     port = kit.free_port()
     with contextlib.ExitStack() as stack:
         with kit.engine(loops=1, listen=f"127.0.0.1:{port}") as first:
             sub = stack.enter_context(Sub("--url", first.url, "lobby"))
-            sub.until_said("joined lobby")
-            say(first, "one")
+            sub.until_message("joined lobby")
+            publish(first, "one")
             sub.until_received("one")
-        sub.until_said("1001.*; reconnecting")
+        sub.until_message("1001.*; reconnecting")
         with kit.engine(loops=1, listen=f"127.0.0.1:{port}") as second:
-            sub.until_said("joined lobby", times=2)
-            say(second, "two")
+            sub.until_message("joined lobby", times=2)
+            publish(second, "two")
             sub.until_received("two")
-        sub.until_said("reconnecting", times=2)
-        assert sub.child.poll() is None and len(sub.said) == 4, sub.said
+        sub.until_message("reconnecting", times=2)
+        assert sub.child.poll() is None and len(sub.messages) == 4, sub.messages
         sub.child.send_signal(signal.SIGINT)
         assert sub.child.wait(kit.PATIENCE) == 130
 
 
 @pytest.mark.parametrize("advised", [False, True])
-def test_it_goes_when_a_node_drains(advised: bool) -> None:
-    """To the place that is named, else to where it was, which another node listens on, too; before the old one ends."""
+def test_it_moves_when_a_node_drains(advised: bool) -> None:
+    """To the URL in GOAWAY, else to the same URL, where another node listens. It moves before the old node ends."""
     with kit.nats() as nats, contextlib.ExitStack() as stack:
         settings = {"loops": 1, "nats": nats.url, "reuse_port": "on"}
         new = stack.enter_context(kit.engine(**settings)) if advised else None
         url = {"drain_url": new.url} if new else {}
         old = stack.enter_context(kit.engine(**settings, drain_time=6, **url))
         where = old.url
-        # The kernel may have either take it where both listen: so the other comes later.
+        # The kernel may give it to either node while both listen, so the other starts later.
         sub = stack.enter_context(Sub("--url", where, "lobby"))
-        sub.until_said("joined lobby")
+        sub.until_message("joined lobby")
         new = new or stack.enter_context(kit.engine(**settings, listen=f"127.0.0.1:{old.port}"))
         assert kit.run("drain", "--admin", old.admin_url).returncode == 0
-        (moved,) = sub.until_said("because the previous node is draining")
+        (moved,) = sub.until_message("because the previous node is draining")
         assert moved.split()[1].startswith(new.node + ".")
-        say(new, "here")
+        publish(new, "here")
         sub.until_received("here")
         assert old.wait() == 0
-        assert not [line for line in sub.said if "reconnecting" in line]
+        assert not [line for line in sub.messages if "reconnecting" in line]
 
 
-def test_a_place_that_is_full_is_tried_again() -> None:
-    """429 and 503 may pass; with --once it is an end."""
+def test_a_full_node_is_tried_again() -> None:
+    """429 and 503 may pass; with --once they end it."""
     with kit.engine(loops=1, max_connections=1) as engine, socket.create_connection(("127.0.0.1", engine.port)) as held:
         held.sendall(b"GET / HTTP/1.1\r\n")
-        kit.until(lambda: engine.stats()["total"]["accepted_sockets"] >= 1, "the place is taken")
+        kit.until(lambda: engine.stats()["total"]["accepted_sockets"] >= 1, "the only connection is in use")
         done = kit.run("sub", "--once", "--url", engine.url, "lobby")
         assert done.returncode == 2 and "HTTP 503" in done.stderr
         with Sub("--url", engine.url, "lobby") as sub:
-            sub.until_said(r"HTTP 503.*\(trying again\)")
+            sub.until_message(r"HTTP 503.*\(trying again\)")
             held.close()
-            sub.until_said("joined lobby")
-            assert len(sub.said) == 2
+            sub.until_message("joined lobby")
+            assert len(sub.messages) == 2
 
 
-def test_a_token_that_is_refused_later() -> None:
-    """When it connects again: no other try would end otherwise."""
+def test_a_token_that_is_refused_at_a_reconnect() -> None:
+    """It ends: another try would fail, too."""
     port = kit.free_port()
     settings = {"loops": 1, "listen": f"127.0.0.1:{port}", "auth": "jwt"}
     with contextlib.ExitStack() as stack:
         with kit.engine(auth_key=SECRET, **settings) as first:
             sub = stack.enter_context(Sub("--url", first.url, "lobby", SIGNAL_ENGINE_TOKEN=token("ann")))
-            sub.until_said("joined lobby")
+            sub.until_message("joined lobby")
         with kit.engine(auth_key=SECRET[::-1], **settings):
             assert sub.child.wait(kit.PATIENCE) == 1
-            sub.until_said("HTTP 401")
+            sub.until_message("HTTP 401")
 
 
 def test_a_room_that_is_refused() -> None:
@@ -136,7 +136,7 @@ def test_a_room_that_is_refused() -> None:
 
 @contextlib.contextmanager
 def scripted(act: Callable[[ServerConnection, int], None]) -> Iterator[str]:
-    """The URL of a server that says HELLO, takes one SUB, and does what the script says with each connection."""
+    """The URL of a server that sends HELLO, answers one SUB, and calls `act` with each connection and its number."""
     count = 0
 
     def handle(connection: ServerConnection) -> None:
@@ -157,7 +157,7 @@ def scripted(act: Callable[[ServerConnection, int], None]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("code", "ends"), [(1008, True), (4001, True), (1001, False), (1013, False), (4009, False)])
-def test_which_closes_end_it(code: int, ends: bool) -> None:
+def test_close_codes_that_end_it(code: int, ends: bool) -> None:
     def act(connection: ServerConnection, count: int) -> None:
         if count == 1:
             connection.close(code)
@@ -165,15 +165,15 @@ def test_which_closes_end_it(code: int, ends: bool) -> None:
             connection.recv()
 
     with scripted(act) as url, Sub("--url", url, "lobby") as sub:
-        sub.until_said(f"closed the connection with {code}")
+        sub.until_message(f"closed the connection with {code}")
         if ends:
             assert sub.child.wait(kit.PATIENCE) == 1
         else:
-            sub.until_said("k.2 joined lobby")
+            sub.until_message("k.2 joined lobby")
 
 
-def test_what_the_old_connection_hears_is_printed_until_the_new_one_stands() -> None:
-    """And nothing twice: what a room hears while the new one joins it is the old one's to print."""
+def test_the_old_connection_prints_until_the_new_one_has_joined() -> None:
+    """And nothing twice: messages that come while the new one joins are printed by the old one."""
     joined = threading.Event()
 
     def act(connection: ServerConnection, count: int) -> None:
@@ -188,7 +188,7 @@ def test_what_the_old_connection_hears_is_printed_until_the_new_one_stands() -> 
             connection.recv()
 
     with scripted(act) as url, Sub("--url", url, "lobby") as sub:
-        sub.until_said("k.2 joined lobby, because the previous node is draining")
+        sub.until_message("k.2 joined lobby, because the previous node is draining")
         sub.until_received("last of 2")
         assert [line for line in sub.received if line.endswith("after")] in ([], ["lobby k.9 after"])
         assert sum(line.endswith("last of 2") for line in sub.received) == 1
@@ -203,7 +203,7 @@ def test_delays_are_jittered_and_bounded() -> None:
     assert len(set(delays)) == len(delays) and max(delays) > MOST_DELAY / 2
 
 
-def test_nobody_reads_what_it_prints() -> None:
+def test_it_ends_if_nobody_reads_its_output() -> None:
     with kit.engine(loops=1) as engine:
         reads, writes = os.pipe()
         command = [*kit.python(), "-m", "signal_py", "sub", "--url", engine.url, "lobby"]
@@ -211,5 +211,5 @@ def test_nobody_reads_what_it_prints() -> None:
         os.close(writes)
         assert child.stderr is not None and b"joined lobby" in child.stderr.readline()
         os.close(reads)
-        say(engine, "x")
+        publish(engine, "x")
         assert child.wait(kit.PATIENCE) == 0 and child.stderr.read() == b""

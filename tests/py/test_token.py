@@ -1,4 +1,4 @@
-"""`signal-engine token`, and the session with tokens of docs/auth.md."""
+"""`signal-engine token`, and the session with tokens in docs/auth.md."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ def complaint(*words: str) -> str:
     return done.stderr
 
 
-def test_what_is_asked_for_is_in_it() -> None:
+def test_flags_become_claims() -> None:
     flags = ["--sub=ann", "--rooms=a.*", "--rooms=b", "--max-rooms=3", "--no-to", "--ttl=60"]
     flags += ["--audience=x", "--issuer=y"]
     made = mint(*flags, SIGNAL_ENGINE_AUTH_KEY=SECRET)
@@ -52,7 +52,7 @@ def test_what_is_asked_for_is_in_it() -> None:
     assert shown["header"] == {"alg": "HS256", "typ": "JWT"} and shown["claims"]["sub"] == "ann"
 
 
-def test_rooms_apart_and_no_end() -> None:
+def test_separate_rooms_and_no_exp() -> None:
     made = mint("--rooms-sub", "a", "--ttl", "0", "--kid", "k", "--key", SECRET)
     claims = jwt.decode(made, SECRET, algorithms=["HS256"])
     assert claims["rooms"] == {"sub": ["a"], "pub": []} and "exp" not in claims and "sub" not in claims
@@ -71,7 +71,7 @@ def test_private_keys(algorithm: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", [b"ann's key\n", b"\xef\xbb\xbf", b"Bag Attributes\n    x: y\n\n"])
 def test_text_before_a_key(before: bytes, tmp_path: Path) -> None:
-    """Is for people (RFC 7468 §2), and makes no secret of a key."""
+    """It is ignored (RFC 7468 §2): the key is not taken for a secret."""
     key = KEYS["ES256"]()
     private, public = write_pem(key, tmp_path / "private.pem", private=True), write_pem(key, tmp_path / "public.pem")
     for file in (private, public):
@@ -81,7 +81,7 @@ def test_text_before_a_key(before: bytes, tmp_path: Path) -> None:
         assert knock(engine.port, "/", bearer(made)).status == 101
 
 
-def test_a_key_behind_its_curve(tmp_path: Path) -> None:
+def test_a_key_after_its_curve(tmp_path: Path) -> None:
     """As `openssl ecparam -name prime256v1 -genkey` writes it."""
     private = write_pem(KEYS["ES256"](), tmp_path / "private.pem", private=True)
     curve = b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
@@ -89,7 +89,7 @@ def test_a_key_behind_its_curve(tmp_path: Path) -> None:
     assert jwt.get_unverified_header(mint("--sub", "ann", "--key-file", str(private)))["alg"] == "ES256"
 
 
-def test_a_certificate_is_no_key(tmp_path: Path) -> None:
+def test_a_certificate_is_not_a_key(tmp_path: Path) -> None:
     file = tmp_path / "cert.pem"
     file.write_bytes(trustme.CA().cert_pem.bytes())
     done = kit.run("serve", "--auth=jwt", f"--auth-key-file={file}")
@@ -109,7 +109,7 @@ def test_misuse(tmp_path: Path) -> None:
     assert "empty" in complaint("--key-file", str(tmp_path / "empty"))
 
 
-def test_keys_that_are_not(tmp_path: Path) -> None:
+def test_bad_keys(tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     bad.write_text("-----BEGIN PUBLIC KEY-----\nnonsense\n-----END PUBLIC KEY-----\n")
     for flag, file, wanted in (
@@ -126,32 +126,33 @@ def test_keys_that_are_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ttl", ["nan", "inf", "-5", "1e300"])
-def test_a_life_that_can_not_be(ttl: str) -> None:
+def test_bad_ttls(ttl: str) -> None:
     assert f"--ttl is {float(ttl):g}: use 0 to 1e+10" in complaint("--key", SECRET, "--ttl", ttl)
 
 
-def test_a_life_shorter_than_a_second() -> None:
+def test_a_ttl_below_a_second() -> None:
     claims = json.loads(kit.run("token", "inspect", mint("--key", SECRET, "--ttl", "0.5")).stdout)["claims"]
     assert claims["exp"] == claims["iat"] + 1
 
 
-def test_a_public_key_is_no_secret(tmp_path: Path) -> None:
-    """Neither one of ssh, nor a PEM with text before it: nothing could be signed or verified with them."""
+def test_a_public_key_is_not_a_secret(tmp_path: Path) -> None:
+    """Neither an ssh key, nor a PEM with text before it."""
     file = tmp_path / "key"
     for text in (
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFoo ann@h",
         "x\n-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----",
     ):
         file.write_text(text)
-        told = complaint("--key-file", str(file))
-        assert "--key-file is a key or certificate, not a secret" in told or "is a public key" in told
+        error = complaint("--key-file", str(file))
+        assert "--key-file is a key or certificate, not a secret" in error or "is a public key" in error
         assert "--key is a key or certificate, not a secret" in complaint("--key", text)
         for flag, value in (("--auth-key-file", str(file)), ("--auth-key", text)):
-            said = kit.complaint(kit.run("serve", "--auth", "jwt", flag, value, "--listen", "127.0.0.1:0"))
-            assert flag in said and ("is a key or certificate, not a secret" in said or "holds no usable key" in said)
+            error = kit.complaint(kit.run("serve", "--auth", "jwt", flag, value, "--listen", "127.0.0.1:0"))
+            assert flag in error
+            assert "is a key or certificate, not a secret" in error or "holds no usable key" in error
 
 
-def test_a_curve_that_is_not_known(tmp_path: Path) -> None:
+def test_an_unknown_curve(tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_text(PRIME239)
     assert "--key-file" in complaint("--key-file", str(file))
@@ -163,28 +164,28 @@ def test_a_token_that_is_nested_too_deeply() -> None:
     assert "not a JSON Web Token" in complaint("inspect", f"{head}.{claims}.c2ln")
 
 
-def test_a_token_that_is_no_text() -> None:
+def test_a_token_that_is_not_text() -> None:
     assert "not a JSON Web Token" in complaint("inspect", "a.\udcff.c")
 
 
 def test_a_short_secret() -> None:
-    """The engine takes it, and says once which setting it is in; PyJWT, which knows no settings, is silent."""
+    """The engine accepts it, and logs the setting once; PyJWT's warning is not shown."""
     with kit.engine(auth="jwt", auth_key="k") as engine:
         assert knock(engine.port, "/", bearer(mint("--key", "k"))).status == 101
         lines = engine.log().splitlines()
         assert len(engine.events()) == len(lines), lines
-        said = [line for line in engine.events() if line["level"] == "warning"]
-        assert [(line["setting"], line["bytes"]) for line in said] == [("--auth-key", 1)]
-        assert "use 32 random bytes or more" in said[0]["event"]
+        warnings = [line for line in engine.events() if line["level"] == "warning"]
+        assert [(line["setting"], line["bytes"]) for line in warnings] == [("--auth-key", 1)]
+        assert "use 32 random bytes or more" in warnings[0]["event"]
 
 
-def test_callback_is_for_programs() -> None:
+def test_callback_is_only_for_programs() -> None:
     done = kit.run("serve", "--auth", "callback")
     assert done.returncode == 2 and "embed" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_session_with_tokens_of_the_docs() -> None:
-    """Each command of it, in its order; the engine is one of the test's."""
+    """Each command, in order; the engine is one of the test."""
     text = PAGE.read_text(encoding="utf-8")
     block = re.search(r"((?:    (?:export|signal-engine) .*\n)+)", text[text.index("## Try it") :])
     assert block

@@ -1,12 +1,12 @@
-"""Whether every ref has its one answer, in time, while what is between the peers is killed.
+"""Whether every ref gets exactly one answer, in time, while nodes, NATS and peers are killed and stopped.
 
     python tests/support/receipts.py
 
-Two nodes over a nats-server. Senders on the one that stays send TO peers on both, PUB and SUB, all with refs; meanwhile
-the other node is killed and started again, or stopped for a while, so is the nats-server, and receivers close over
-messages that wait for them. Prints what the refs were answered with as JSON; exits with 1 where one was not answered,
-or twice, or later than its ttl and a second. What the machine kept this program, and the loops of the node that stays,
-from running meanwhile is no lateness of the engine's: it is measured, allowed for, and told (`kept_waiting_s`).
+Two nodes use a nats-server. Senders on the node that stays send TO to peers on both, PUB and SUB, all with refs.
+Meanwhile the other node and the nats-server are killed and started again, or stopped for a while, and receivers close
+while messages wait for them. Prints the numbers of answers as JSON; exits with 1 if a ref got no answer or two, or one
+later than its ttl and a second. Time for which this program, and the loops of the node that stays, waited for a
+processor is measured, allowed for, and printed (`kept_waiting_s`).
 """
 
 from __future__ import annotations
@@ -32,31 +32,32 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 import kit
 
 SENDERS = 25
-MOST_OUTSTANDING = 60  # of a sender: below max-refs
+MOST_OUTSTANDING = 60  # refs of a sender: below max-refs
 TTLS = (200, 500, 1000)  # ms
 ROOMS = [f"receipts.{i}" for i in range(8)]
 SUB_TTL = 2.0  # seconds: the engines' ttl, which is a SUB's
-LATE = 0.25  # seconds that this program may hear an answer after it was sent to it
-LOOK = 0.02  # seconds between looks at what runs and what has to wait
+LATE = 0.25  # seconds by which this program may read an answer late
+LOOK = 0.02  # seconds between looks at the waits
 PAUSE = 0.02  # seconds between a sender's turns
-DOWN = 1.5  # seconds that something is gone or stopped
+DOWN = 1.5  # seconds for which something is killed or stopped
 
 
 class Waits:
-    """How long this program, and a node's loops, had to wait for a processor while refs were outstanding."""
+    """How long this program and a node's loops have waited for a processor while refs were outstanding."""
 
     def __init__(self) -> None:
         self.pid = 0  # of the node
-        self.moment = 0.0  # of the last look
-        self.before: list[int] = []  # what the loops had waited then
-        self.looks: deque[tuple[float, float, float]] = deque()  # when; how late it was; how long a loop waited since
+        self.moment = 0.0  # time of the last look
+        self.before: list[int] = []  # waits of the loops at that time
+        # Of each look: its time, how late it was, and the longest wait of a loop since the last one.
+        self.looks: deque[tuple[float, float, float]] = deque()
         self.most = 0.0
 
     def loops(self) -> list[int]:
-        """Nanoseconds that each loop could have run and did not, as the kernel counts them."""
+        """Nanoseconds for which each loop has waited for a processor, as the kernel counts them."""
         found = []
         for task in sorted(Path(f"/proc/{self.pid}/task").iterdir()):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends, which is no loop
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread has ended, which is not a loop
                 if (task / "comm").read_text().startswith("signal-"):
                     found.append(int((task / "schedstat").read_text().split()[1]))
         return found
@@ -78,12 +79,12 @@ class Waits:
         self.most = max(self.most, self.lately())
 
     def lately(self) -> float:
-        """Seconds, while what is outstanding now was."""
+        """Seconds of waiting during the life of the refs that are outstanding now."""
         return sum(waited for _, _, waited in self.looks) + max((late for _, late, _ in self.looks), default=0.0)
 
 
 class Tally:
-    """What became of the refs."""
+    """Counts of the answers to refs."""
 
     def __init__(self) -> None:
         self.waits = Waits()
@@ -120,7 +121,7 @@ class Tally:
 
 
 class Sender:
-    """One connection to the node that stays."""
+    """A connection to the node that stays."""
 
     def __init__(self, connection: ClientConnection, targets: Callable[[], str], tally: Tally) -> None:
         self.connection = connection
@@ -142,7 +143,7 @@ class Sender:
                 self.tally.answered("ok" if verb == "OK" else words[0], due)
 
     def message(self) -> tuple[str, float]:
-        """A head without its ref, and its ttl in seconds."""
+        """A random head without a ref, and its ttl in seconds."""
         kind = random.random()
         if kind < 0.1:
             return f"{random.choice(('SUB', 'UNSUB'))} {random.choice(ROOMS)}", SUB_TTL
@@ -160,7 +161,7 @@ class Sender:
         await self.connection.send(f"{head} ref={ref}{payload}")
 
     async def run(self, refs: int, seconds: float) -> None:
-        """Sends so many, evenly over the time, and waits for the last answers."""
+        """Sends `refs` messages, evenly over the time, and waits for the last answers."""
         listening = asyncio.ensure_future(self.listen())
         begun = time.monotonic()
         while self.last < refs:
@@ -176,10 +177,10 @@ class Sender:
 
 
 class Receivers:
-    """Clients of both nodes; those that are lost come again. Some never read, and close over what waits for them."""
+    """Clients of both nodes, which reconnect. Some never read, and close while messages wait for them."""
 
     def __init__(self) -> None:
-        self.addresses: dict[object, str] = {}  # of those that are here, and of some that were
+        self.addresses: dict[object, str] = {}  # of present and former connections
 
     def any(self) -> str:
         return random.choice(list(self.addresses.values()))
@@ -214,7 +215,7 @@ async def address_of(connection: ClientConnection) -> str:
 
 
 class Cluster:
-    """A nats-server, the node that stays, and the one that does not."""
+    """A nats-server, a node that stays, and one that is killed and stopped."""
 
     def __init__(self) -> None:
         self.nats = kit.Nats("", ())
@@ -255,7 +256,7 @@ class Cluster:
         os.kill(process.pid, signal.SIGCONT)
 
     async def break_things(self, tally: Tally) -> None:
-        """One fault after another, with as much time between them as lets NATS be found again."""
+        """Causes one fault after another, with time between them in which nodes reconnect to NATS."""
         faults = {
             "the other node is killed": self.kill_node,
             "NATS is killed": self.kill_nats,
@@ -271,7 +272,7 @@ class Cluster:
 
 @contextlib.asynccontextmanager
 async def running(*work: Any) -> AsyncIterator[None]:
-    """These coroutines, until the end of the block."""
+    """Runs these coroutines until the end of the block."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         yield
@@ -285,7 +286,7 @@ async def running(*work: Any) -> AsyncIterator[None]:
 
 
 async def measure(refs: int, seconds: float) -> Tally:
-    """Sends so many refs in so much time under faults."""
+    """Sends `refs` messages with refs in `seconds` under faults."""
     cluster, receivers, tally = Cluster(), Receivers(), Tally()
     random.seed(4)
 
