@@ -403,7 +403,7 @@ PERMITTED = """authorization {{ users: [
 ] }}"""
 
 
-def test_what_nats_denies_is_reported() -> None:
+def test_denials_of_nats_are_reported() -> None:
     """To the operator at once; on a node, in its log. The rest works."""
     seer = {"nats_user": "seer", "nats_password": "seer"}
     with (

@@ -162,7 +162,7 @@ def test_nats_hangs(server: kit.Nats) -> None:
         account()
 
 
-def test_nats_pending_bounds_what_waits_for_a_slow_server(server: kit.Nats) -> None:
+def test_nats_pending_bounds_messages_for_a_slow_server(server: kit.Nats) -> None:
     """What was accepted reaches it, with the rest of its ttl; the rest is refused at once."""
     with (
         kit.engine(nats=server.url, loops=1, nats_pending=1 << 20) as engine,

@@ -96,7 +96,7 @@ def test_backlog_in_bytes() -> None:
             assert 5 <= len(kept) <= 9
 
 
-def test_a_slow_member_harms_no_other(tight: kit.Engine) -> None:
+def test_a_slow_member_does_not_affect_others(tight: kit.Engine) -> None:
     """All others get every message; the slow one gets the first ones, in order."""
     room = fresh("room")
     slow = BarePeer(tight.port, room, receive_buffer=4096)

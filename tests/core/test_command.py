@@ -151,7 +151,7 @@ def test_any_bytes(message):
 @example(b"")
 @example(b"\n")
 @example(b"SUB a\n")
-def test_a_payload_is_what_follows_the_first_lf(payload):
+def test_the_payload_follows_the_first_lf(payload):
     _, fields = probe.head_parse(b"TO " + PEER_TEXT + b"\n" + payload)
     assert (fields["arg"], fields["node_len"], fields["payload"]) == (PEER_TEXT, 4, payload)
 

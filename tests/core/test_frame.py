@@ -177,7 +177,7 @@ def test_wsproto_agrees_about_any_head(data):
 @given(st.binary(max_size=300), st.sampled_from([TEXT, BINARY]))
 @example(bytes(65535), BINARY)
 @example(bytes(65536), BINARY)
-def test_wsproto_reads_what_is_written(payload, opcode):
+def test_wsproto_reads_written_frames(payload, opcode):
     if opcode == TEXT:
         payload = payload.hex().encode()
     client = FrameProtocol(client=True, extensions=[])
@@ -193,7 +193,7 @@ def test_wsproto_reads_what_is_written(payload, opcode):
     st.lists(st.tuples(st.sampled_from([TEXT, BINARY]), st.binary(max_size=200), st.booleans()), max_size=6),
     st.data(),
 )
-def test_what_wsproto_sends_is_read_in_any_pieces(messages, data):
+def test_frames_of_wsproto_are_read_in_any_pieces(messages, data):
     client = FrameProtocol(client=True, extensions=[])
     stream, expected, opcode = b"", [], None
     for kind, payload, fin in messages:

@@ -47,7 +47,7 @@ def test_a_message_to_publish(prefix, kind, target, me, payload, suffix_ref, ref
 
 
 @given(rooms, ours, payloads, refs, users, st.booleans(), ttls)
-def test_what_is_published_is_read_back(room, me, payload, ref, user, binary, ttl_ms):
+def test_published_messages_are_read_back(room, me, payload, ref, user, binary, ttl_ms):
     """A server passes `HPUB <rest>` on as `HMSG`, with the same sizes and bytes."""
     written, _ = probe.nats_put_hpub(
         b"signal", b"room", room, me, payload, ref=ref, user=user, binary=binary, ttl_ms=ttl_ms

@@ -35,7 +35,7 @@ def test_text_that_is_not_json(text: bytes) -> None:
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=6), st.integers(256, (1 << 31) - 1))
-def test_what_python_accepts_the_loop_reads(members: dict[str, Any], most: int) -> None:
+def test_the_loop_reads_what_python_accepts(members: dict[str, Any], most: int) -> None:
     text = json.dumps({**members, "max_payload": most}).encode()
     try:
         info = parse_info(text)

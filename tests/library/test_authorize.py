@@ -1,4 +1,4 @@
-"""The embedding program decides who may connect: what it is asked, and what it grants or refuses."""
+"""The embedding program authorizes clients: the Request that it gets, the Grant or Refusal that it returns."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""What Engine's methods answer at once or after a while: refs that are taken, close codes, joins that NATS delays."""
+"""Results of Engine's methods: refs in use, close codes, joins that NATS delays."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from peers import BarePeer
 from signal_py import DeliveryError, Engine
 from wire import LIMIT
 
-LATE = ("expired", "timeout")  # what becomes of a message to a peer that does not read
+LATE = ("expired", "timeout")  # answers to a message for a peer that does not read
 
 
 async def peer_of(engine: Engine, **more: Any) -> BarePeer:
@@ -20,7 +20,7 @@ async def peer_of(engine: Engine, **more: Any) -> BarePeer:
 
 
 async def code_of(call: Any) -> str:
-    """ "" or the code that it was refused with."""
+    """ "" or the code of the DeliveryError."""
     try:
         await asyncio.wait_for(call, LIMIT)
     except DeliveryError as refused:
@@ -31,8 +31,8 @@ async def code_of(call: Any) -> str:
 # -- refs --
 
 
-class Deaf:
-    """A client that does not read; and sends to it, which nobody answers before they expire."""
+class SlowPeer:
+    """A client that does not read, and sends to it, which are answered when they expire."""
 
     def __init__(self, engine: Engine, peer: BarePeer) -> None:
         self.engine = engine
@@ -45,31 +45,31 @@ class Deaf:
         return await code_of(self.engine.send(self.peer.address, data, ref=ref, receipt=receipt, ttl=0.3))
 
 
-async def deaf_of(engine: Engine) -> Deaf:
-    deaf = Deaf(engine, await peer_of(engine, receive_buffer=4096))
-    while await deaf.send() == "":
+async def slow_peer_of(engine: Engine) -> SlowPeer:
+    slow = SlowPeer(engine, await peer_of(engine, receive_buffer=4096))
+    while await slow.send() == "":
         pass
-    return deaf
+    return slow
 
 
-def test_a_ref_that_is_outstanding_is_refused() -> None:
-    """Nothing of it is sent, and the first has its own answer. Afterwards it is a ref as any other."""
+def test_an_outstanding_ref_is_refused() -> None:
+    """Nothing is sent, and the first send gets its answer. Afterwards the ref is free again."""
 
     async def main() -> None:
         async with Engine(nats="off", loops=2) as engine:
-            deaf = await deaf_of(engine)
+            slow = await slow_peer_of(engine)
             before = engine.stats()["total"]["accepted"]
-            first = asyncio.ensure_future(deaf.send("a"))
+            first = asyncio.ensure_future(slow.send("a"))
             while (accepted := engine.stats()["total"]["accepted"]) == before:
                 await asyncio.sleep(0)
-            assert await deaf.send("a") == "bad-request"
-            assert await deaf.send("a", receipt=False) == "bad-request"
+            assert await slow.send("a") == "bad-request"
+            assert await slow.send("a", receipt=False) == "bad-request"
             assert await code_of(engine.publish("room", b"x", ref="a")) == "bad-request"
             assert engine.stats()["total"]["accepted"] == accepted
             assert not first.done()
             assert await first in LATE
-            assert await deaf.send("a") in LATE
-            deaf.peer.vanish()
+            assert await slow.send("a") in LATE
+            slow.peer.vanish()
 
     asyncio.run(main())
 
@@ -77,12 +77,12 @@ def test_a_ref_that_is_outstanding_is_refused() -> None:
 def test_the_library_chooses_refs_that_are_free() -> None:
     async def main() -> None:
         async with Engine(nats="off", loops=2) as engine:
-            deaf = await deaf_of(engine)
-            taken = [f"s{number:x}" for number in range(deaf.sent + 1, deaf.sent + 4)]
-            sends = [deaf.send(ref) for ref in taken] + [deaf.send(), deaf.send()]
+            slow = await slow_peer_of(engine)
+            taken = [f"s{number:x}" for number in range(slow.sent + 1, slow.sent + 4)]
+            sends = [slow.send(ref) for ref in taken] + [slow.send(), slow.send()]
             codes = await asyncio.gather(*sends)
             assert all(code in LATE for code in codes), codes
-            deaf.peer.vanish()
+            slow.peer.vanish()
 
     asyncio.run(main())
 
@@ -116,8 +116,8 @@ def test_close_codes() -> None:
 # -- joins --
 
 
-def test_who_joins_again_waits_for_nats_as_well() -> None:
-    """Also where the first, who waits, gives up."""
+def test_a_second_join_waits_for_nats_as_well() -> None:
+    """Also if the first one is cancelled while it waits."""
 
     async def main(server: kit.Nats) -> None:
         async with Engine(nats=server.url, loops=2) as engine:
@@ -132,7 +132,7 @@ def test_who_joins_again_waits_for_nats_as_well() -> None:
                 with pytest.raises(asyncio.CancelledError):
                     await first
                 third = asyncio.ensure_future(engine.join("room"))
-                await engine.members("room")  # what the loops had to say to it has come
+                await engine.members("room")  # so that the answers of the loops would have come
                 assert not second.done() and not third.done()
             finally:
                 os.kill(server.pid, signal.SIGCONT)

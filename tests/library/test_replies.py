@@ -110,7 +110,7 @@ def test_errors_of_the_program_are_raised() -> None:
         (lambda engine: engine.send("a.b", "x"), "no-such-peer: No connection has this address"),
     ],
 )
-def test_an_error_says_what_is_wrong(call: Callable[[Engine], Awaitable[None]], message: str) -> None:
+def test_errors_name_the_bad_argument(call: Callable[[Engine], Awaitable[None]], message: str) -> None:
     async def test(engine: Engine) -> None:
         with pytest.raises(DeliveryError) as error:
             await call(engine)

@@ -121,7 +121,7 @@ def test_a_user_is_not_bounded_by_default() -> None:
         assert engine.total("user_limited") == 0
 
 
-def test_each_node_counts_for_itself() -> None:
+def test_the_limit_is_for_each_node() -> None:
     """The limit is for one node: on two nodes, a user may have twice as many connections."""
     with kit.nats() as server, contextlib.ExitStack() as stack:
         settings = {"nats": server.url, "max_connections_per_user": 1, **AUTH}

@@ -125,7 +125,7 @@ def test_a_handshake_with_rooms_is_held() -> None:
                     assert wire.read_message()[1] == b"OK 1"
 
 
-def test_verdicts_wait_for_what_they_cause() -> None:
+def test_verdicts_wait_for_their_tasks() -> None:
     """KIND_VERDICT, EVENT_ASK: clients with tokens join rooms, and renew their tokens again and again."""
     with kit.engine(loops=2, auth="jwt", auth_key=SECRET) as engine:
         path = f"/?token={token('ann')}"

@@ -57,7 +57,7 @@ def test_a_key_file_of_a_secret_is_rotated(kind: str, tmp_path: Path) -> None:
         mount.swap(key=written(new))
         until(lambda: answer(engine, new) == 101, "the new key is known")
         assert answer(engine, old) == 401
-        until(lambda: len(engine.events("the key for tokens has changed")) == 1, "it is told")
+        until(lambda: len(engine.events("the key for tokens has changed")) == 1, "it is logged")
         third = KEYS["ES256"]() if kind == "secret" else SECRET
         mount.swap(key=written(third))
         until(lambda: answer(engine, third) == 101, "a key of another kind works, too")
@@ -87,7 +87,7 @@ def test_a_file_that_is_missing_for_a_moment(setting: str, tmp_path: Path) -> No
 
         assert welcome()
         mount.empty()
-        until(lambda: engine.events("can't be loaded"), "it is told")
+        until(lambda: engine.events("can't be loaded"), "it is logged")
         until(lambda: b'signal_engine_auth_keys_trouble{reason="file"} 1.0' in engine.get("metrics"), "and counted")
         assert welcome() and engine.get("readyz") == b"ready\n"
         mount.swap(key=good)
@@ -103,7 +103,7 @@ def test_a_jwks_that_is_replaced_by_rubbish(bad: bytes, tmp_path: Path) -> None:
     mount = Mount(tmp_path / "keys", key=jwks_of(k=key))
     with kit.engine(auth="jwt", auth_refresh=1, auth_jwks=mount / "key") as engine:
         mount.swap(key=bad)
-        until(lambda: engine.events("can't be loaded"), "it is told")
+        until(lambda: engine.events("can't be loaded"), "it is logged")
         assert answer(engine, key, "k") == 101
 
 

@@ -163,7 +163,7 @@ def test_secrets_of_a_jwks_url_are_not_in_its_error(url: str, message: str) -> N
     assert "secret" not in str(wrong.value)
 
 
-def test_what_a_token_grants() -> None:
+def test_grants_of_a_token() -> None:
     now = int(time.time())
     given_token = token("ann", rooms={"sub": ["a"]}, to=False, max_rooms=3, ttl=None, exp=now + 9)
     granted = verifier(**{"auth-leeway": 4}).grant(given_token.encode())

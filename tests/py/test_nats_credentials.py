@@ -15,7 +15,7 @@ from signal_py.nats.credentials import Credentials, connect_line
 
 
 def proof(url: str, nonce: str = "", **access: str) -> dict[str, Any]:
-    """The members of a CONNECT that prove who the user is."""
+    """The members of a CONNECT that authenticate the user."""
     line = connect_line(Credentials(**access).proof(nonce, parse_url(url)), "n1", "1", False)
     found: dict[str, Any] = json.loads(line.removeprefix(b"CONNECT "))
     return {name: found[name] for name in ("user", "pass", "auth_token", "jwt", "nkey", "sig") if name in found}

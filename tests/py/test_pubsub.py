@@ -55,7 +55,7 @@ class Sub:
         self.child.communicate()
 
 
-def test_sub_prints_what_pub_publishes(engine: kit.Engine) -> None:
+def test_sub_prints_published_messages(engine: kit.Engine) -> None:
     with Sub(engine, "lobby", "b=c") as sub:
         assert "joined lobby, b=c" in sub.joined
         assert kit.run("pub", "--url", engine.url, "lobby", "héllo").returncode == 0
@@ -167,7 +167,7 @@ def test_errors_of_the_engine(engine: kit.Engine) -> None:
     assert (done.returncode, json.loads(done.stdout)) == (1, {"code": "bad-request"})
 
 
-def test_sub_prints_what_is_sent_to_it(engine: kit.Engine) -> None:
+def test_sub_prints_messages_to_itself(engine: kit.Engine) -> None:
     with Sub(engine, "--json", "lobby") as sub:
         address = sub.joined.split()[1]
         assert kit.run("send", "--url", engine.url, address, "hi").returncode == 0
@@ -332,7 +332,7 @@ def test_a_full_disk(engine: kit.Engine) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_what_waits_for_standard_input(engine: kit.Engine, number: int) -> None:
+def test_a_signal_ends_a_wait_for_standard_input(engine: kit.Engine, number: int) -> None:
     """Though the read can't be interrupted."""
     command = [*kit.python(), "-m", "signal_py", "pub", "--json", "--url", engine.url, "lobby"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
