@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,9 +129,7 @@ def test_a_denied_to_gets_denied() -> None:
     """It waits for a receipt; the error of NATS comes before its ttl."""
     with cluster(PERMITTED.format(publish='"signal.peer.closed.>"', subscribe=""), **NODE) as (a, b):
         for _ in range(3):
-            start = time.monotonic()
-            assert a.ask("TO closed.0123456789abc ttl=5000", "x") == "denied"
-            assert time.monotonic() - start < 3
+            assert a.ask("TO closed.0123456789abc ttl=60000", "x") == "denied"
         reach(a, b)
 
 

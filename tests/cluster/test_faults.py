@@ -142,8 +142,8 @@ def test_nats_hangs(server: kit.Nats) -> None:
                 a.say("SUB another ref=sub")
                 b.say(f"TO {a.address} ref=near", "local")
                 assert b.answer_to("near") == "ok"
-                assert time.monotonic() - start < 1
-                assert a.expect("FROM", b.address, ref="near").payload == b"local"
+                (got,) = a.settle()  # before the others time out
+                assert (got.verb, got.payload) == ("FROM", b"local")
                 assert a.answer_to("to") == "timeout"
                 assert a.answer_to("sub") in ("ok", "timeout")
                 assert time.monotonic() - start < 4
@@ -293,9 +293,7 @@ def test_a_node_dies_under_traffic(pair: tuple[kit.Engine, kit.Engine]) -> None:
         members[0].say("PUB room", "still here")
         for member in members[1:]:
             assert member.expect("MSG", "room", members[0].address).payload == b"still here"
-        start = time.monotonic()
-        assert members[0].ask(f"TO {target.address}", "x") == "no-such-peer"
-        assert time.monotonic() - start < 1.5
+        assert members[0].ask(f"TO {target.address} ttl=60000", "x") == "no-such-peer", "long before its ttl"
     assert set(traffic.codes) <= {"ok", "no-such-peer", "timeout"}
     target.vanish()
 

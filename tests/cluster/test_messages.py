@@ -153,9 +153,7 @@ def test_a_dead_node_is_no_such_peer_at_once(nodes: list[kit.Engine]) -> None:
     """NATS knows that nobody listens, so the sender does not wait for the ttl."""
     for node in nodes:
         with BarePeer(node.port) as a:
-            start = time.monotonic()
-            assert a.ask("TO nosuchnode.0123456789abc", "x") == "no-such-peer"
-            assert time.monotonic() - start < 2
+            assert a.ask("TO nosuchnode.0123456789abc ttl=60000", "x") == "no-such-peer"
             assert a.settle() == []
 
 

@@ -146,6 +146,7 @@ def test_gap_counts_the_messages_that_a_receiver_missed(tight: kit.Engine) -> No
 # -- ttl --
 
 
+@pytest.mark.alone
 def test_expired(tight: kit.Engine) -> None:
     """The answer comes within the ttl and a second; the message is never written."""
     a, b = pair(tight)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import kit
-from peers import BarePeer, ledgers_hold
+from peers import BarePeer, exchange_messages, ledgers_hold
 from wire import PING, PONG, Answer, Wire, frame, opened, request, until
 
 FEW = 48  # descriptors
@@ -53,13 +53,6 @@ def taken(port: int) -> bool:
     return answer.status == 101
 
 
-def exchange_messages(peers: list[BarePeer]) -> None:
-    """Each sends its neighbour a message; asserts that it arrives and is answered."""
-    for sender, receiver in zip(peers, peers[1:] + peers[:1], strict=True):
-        assert sender.ask(f"TO {receiver.address}", "still here", ref="r") == "ok"
-        assert receiver.expect("FROM", sender.address, ref="r").payload == b"still here"
-
-
 @pytest.mark.parametrize("loops", [1, 2])
 def test_out_of_descriptors(loops: int) -> None:
     """Old clients exchange messages, new ones get 503 until an old one leaves, and no loop spins."""
@@ -78,11 +71,11 @@ def test_out_of_descriptors(loops: int) -> None:
                     assert answer.status == 503
                     refused += 1
                 assert len(crowd) < loops * FEW
-            exchange_messages(peers)
+            exchange_messages(*peers)
             for wire in crowd:
                 wire.socket.close()
             until(lambda: taken(engine.port), "a new client is accepted again")
-            exchange_messages(peers)
+            exchange_messages(*peers)
         after = engine.stats()["total"]
         assert after["shed"] - before["shed"] >= 20
         assert after["opened"] - before["opened"] > FEW / 4

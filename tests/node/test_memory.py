@@ -15,18 +15,11 @@ import pytest
 
 import kit
 from minted import SECRET, Guest, token
-from peers import BarePeer, Closed, ledgers_hold
+from peers import BarePeer, Closed, exchange_messages, ledgers_hold
 from wire import CONT, TEXT, Wire, frame, fresh, request, until
 
 CHUNK = 4096  # connections that a loop allocates at once: CHUNK_CONNS of signal_core
 SPARE = 3 << 20  # bytes of address space that the engine may still take
-
-
-def exchange_messages(*peers: BarePeer) -> None:
-    """Each sends its neighbour a message; asserts that it arrives and is answered."""
-    for sender, receiver in zip(peers, peers[1:] + peers[:1], strict=True):
-        assert sender.ask(f"TO {receiver.address}", "still here", ref="r") == "ok"
-        assert receiver.expect("FROM", sender.address, ref="r").payload == b"still here"
 
 
 def status(engine: kit.Engine, path: str = "/") -> int:

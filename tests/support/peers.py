@@ -300,6 +300,13 @@ def several(port: int, n: int, *rooms: str, client: type[Peer] = BarePeer) -> It
         yield [stack.enter_context(client(port, *rooms)) for _ in range(n)]
 
 
+def exchange_messages(*peers: BarePeer) -> None:
+    """Each sends its neighbour a message; asserts that it arrives and is answered."""
+    for sender, receiver in zip(peers, peers[1:] + peers[:1], strict=True):
+        assert sender.ask(f"TO {receiver.address}", "still here", ref="r") == "ok"
+        assert receiver.expect("FROM", sender.address, ref="r").payload == b"still here"
+
+
 def ledgers_hold(total: dict[str, int]) -> None:
     """Asserts of messages: accepted = routed + refused; of deliveries: attempted = written + dropped + in flight."""
     refused = sum(n for name, n in total.items() if name.startswith("refused_"))
