@@ -1,4 +1,4 @@
-"""asyncio: blocking calls on threads of their own, timeouts and cancellations that are never lost.
+"""Helpers for asyncio: blocking calls on separate threads, and timeouts and cancellations that are never lost.
 
 Before Python 3.12, `asyncio.wait_for` loses a cancellation that comes in the same iteration as its result. Parts of
 nats-py still do. The canceller would then wait for ever; `with_timeout` and `cancel_and_wait` prevent that.
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-CANCEL_AGAIN = 0.3  # seconds; nats.client.close takes milliseconds; a second cancellation would cut it short
+CANCEL_AGAIN = 0.3  # seconds; nats.client.close takes milliseconds, and a second cancellation would cut it short
 
 
 class NoThreadError(RuntimeError):
@@ -33,6 +33,7 @@ class Threads(ThreadPoolExecutor):
         self._daemon = daemon
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Starts a call. If the system gives no thread, the future fails with NoThreadError."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -76,8 +77,8 @@ def in_joined_thread(call: Callable[[], T]) -> asyncio.Future[T]:
     return asyncio.wrap_future(JOINED_THREADS.submit(call))
 
 
-async def with_timeout(work: Awaitable[T], seconds: float) -> T:
-    """Returns the result of `work`. After `seconds`, cancels it and raises asyncio.TimeoutError.
+async def with_timeout(work: Awaitable[T], seconds: float | None) -> T:
+    """Returns the result of `work`. After `seconds` (None: never), cancels it and raises asyncio.TimeoutError.
 
     Unlike `asyncio.wait_for`, it loses no cancellation, and does not wait for work that ignores its cancellation.
     """
@@ -116,7 +117,7 @@ async def cancel_and_wait(task: asyncio.Future[Any]) -> None:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """As asyncio.run, but an interrupt does not wait for a name lookup."""
+    """As asyncio.run, but Ctrl-C does not wait for a name lookup."""
 
     async def main() -> T:
         asyncio.get_running_loop().set_default_executor(DAEMON_THREADS)

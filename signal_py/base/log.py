@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from functools import partial
 from typing import TextIO
 
 from signal_py.base.log_writer import PENDING, LineStream, LineWriter, write_within
@@ -66,6 +67,7 @@ class TextFormatter(logging.Formatter):
     """`10:32:25.018 info    NATS is back  server=127.0.0.1:4222`"""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Returns the line, and below it the lines of a trace."""
         when = datetime.fromtimestamp(record.created)
         stamp = f"{when:%H:%M:%S}.{int(record.msecs):03} {record.levelname.lower():7}"
         trace = _trace(self, record)
@@ -77,6 +79,7 @@ class JsonFormatter(logging.Formatter):
     """`{"time": "2026-01-31T10:32:25.018Z", "level": "info", "event": "NATS is back", "server": …}`"""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Returns the object on one line, with a trace as `trace`."""
         when = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
         line: dict[str, object] = {
             "time": when.replace("+00:00", "Z"),
@@ -112,6 +115,7 @@ class LineHandler(logging.Handler):
         self.writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Queues a record. Never waits for a write."""
         try:
             self.writer.put(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
         except Exception:
@@ -124,14 +128,27 @@ def dropped() -> int:
     return sum(handler.writer.dropped for handler in handlers if isinstance(handler, LineHandler))
 
 
-def say(line: str) -> None:
-    """Prints a line to sys.stderr, within LAST_LINES seconds."""
+def printable(text: str) -> str:
+    """Escapes what is not printable, since a terminal may obey it."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def say(text: str) -> None:
+    """Prints a line of a command to sys.stderr, within LAST_LINES seconds: the reader may be slow or gone."""
+    line = f"signal-engine: {text}\n"
     try:
         descriptor = sys.stderr.fileno()
     except (OSError, ValueError):  # not a file, such as io.StringIO
-        print(line, file=sys.stderr)
+        sys.stderr.write(line)
     else:
-        write_within(descriptor, f"{line}\n".encode("utf-8", "backslashreplace"), LAST_LINES)
+        write_within(descriptor, line.encode("utf-8", "backslashreplace"), LAST_LINES)
+
+
+def _dropped_line(formatter: logging.Formatter, lines: int) -> bytes:
+    """Returns the line that says how many lines were dropped."""
+    record = logging.LogRecord(ROOT, logging.WARNING, "", 0, "log lines were dropped", None, None)
+    record.fields = {"lines": lines}
+    return formatter.format(record).encode() + b"\n"
 
 
 @contextlib.contextmanager
@@ -139,18 +156,16 @@ def logging_to(stream: TextIO, form: str, level: str) -> Iterator[None]:
     """Sends the log, and what is printed to sys.stderr, to a stream and nowhere else. No thread waits for a write.
 
     At the end, the remaining lines are written within LAST_LINES seconds. For programs, not for libraries.
+
+    stream  a file, such as sys.stderr
+    form    "text", "json", or "auto": text if the stream is a terminal
+    level   one of LEVELS
     """
     formatter = TextFormatter() if is_text(form, stream) else JsonFormatter()
-
-    def told(lines: int) -> bytes:
-        record = logging.LogRecord(ROOT, logging.WARNING, "", 0, "log lines were dropped", None, None)
-        record.fields = {"lines": lines}
-        return formatter.format(record).encode() + b"\n"
-
-    writer = LineWriter(stream.fileno(), told, PENDING)
+    writer = LineWriter(stream.fileno(), partial(_dropped_line, formatter), PENDING)
     handler = LineHandler(writer)
     handler.setFormatter(formatter)
-    logger, others = logging.getLogger(ROOT), logging.getLogger()  # others: those of other packages
+    logger, others = logging.getLogger(ROOT), logging.getLogger()  # others: the loggers of other packages
     logger.handlers[:] = others.handlers[:] = [handler]
     logger.setLevel(LEVELS[level])
     logger.propagate = False

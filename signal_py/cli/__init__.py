@@ -1,3 +1,3 @@
 """The command line, `signal-engine`.
 
-Imports everything; nothing imports it."""
+Imports from every folder. Nothing imports from it."""

@@ -1,4 +1,4 @@
-"""What `signal-engine ctl` does: a question or an order to the nodes of a cluster, and what they answer."""
+"""The command `ctl`: inspects and controls the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from signal_py.base import aio
 from signal_py.base.errors import ConfigError
-from signal_py.base.log import say
+from signal_py.base.log import printable, say
+from signal_py.config.parsing import FAILED
 from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS, Config, control_settings
 from signal_py.config.sources import CONFIG_VARIABLE
-from signal_py.config.types import Setting
+from signal_py.config.types import NATS_WORDS, Setting
 from signal_py.control.wire import MAX_PAGE, NAME, NODE, PEER
 
 if TYPE_CHECKING:
     from signal_py.control import Control, Gathered
 
-FAILED = 1  # exit status where a node was silent or refused, or there was nothing to do it to
-MAX_TIMEOUT = 600.0
+MAX_TIMEOUT = 600.0  # seconds
 
 DESCRIPTION = """\
 Inspects and controls the nodes of a cluster through the NATS server that they use. The exit status is 1 if a node did
@@ -38,9 +38,9 @@ COMMANDS = {
 def add_arguments(
     control: argparse.ArgumentParser, add_settings: Callable[[argparse.ArgumentParser, Iterable[Setting]], None]
 ) -> None:
-    """The commands and their flags."""
+    """Adds the commands of `ctl`. `add_settings` is that of cli/main.py."""
     control.description = DESCRIPTION
-    commands = control.add_subparsers(title="commands", metavar="COMMAND", dest="order", required=True)
+    commands = control.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=DESCRIPTION, allow_abbrev=False)
         add_settings(command, control_settings())
@@ -48,11 +48,11 @@ def add_arguments(
             "--timeout", metavar="SECONDS", type=float, default=2.0, help="time to wait for answers (default 2)"
         )
         command.add_argument("--json", action="store_true", help="print one JSON object per line")
-        _add_words(command, name)
+        _add_own_arguments(command, name)
 
 
-def _add_words(command: argparse.ArgumentParser, name: str) -> None:
-    """What only some of them take."""
+def _add_own_arguments(command: argparse.ArgumentParser, name: str) -> None:
+    """Adds the arguments that only some commands have."""
     if name == "stats":
         command.add_argument("--node", metavar="NAME", default="", help="ask only this node")
     elif name == "drain":
@@ -70,22 +70,26 @@ def _add_words(command: argparse.ArgumentParser, name: str) -> None:
 
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Those that this command reads: others may be a node's, and not whole."""
+    """Returns the variables that `ctl` reads. Others may belong to a node, and not be valid together with these."""
     names = {CONFIG_VARIABLE, *(SETTINGS[name].variable for name in CONTROL_SETTINGS)}
     return {name: value for name, value in environ.items() if name in names}
 
 
 def run(options: argparse.Namespace, config: Config) -> int:
-    """Does it; the exit status. Raises ConfigError."""
+    """Runs a command of `ctl`. Returns the exit status. Raises ConfigError.
+
+    options  the arguments, as `add_arguments` defines them
+    config   the settings that `variables` and the flags give
+    """
     _check(options, config)
     return aio.run(_run(options, config))
 
 
 def _check(options: argparse.Namespace, config: Config) -> None:
-    if set(config.nats) & {"auto", "embedded", "off"}:
+    if set(config.nats) & set(NATS_WORDS):
         raise ConfigError(
             f"{config.named('nats')} names no NATS server: give the URL of one that the nodes use, "
-            "which they log as nats=… at their start."
+            "which each logs as nats=… when it is ready."
         )
     if not 0 < options.timeout <= MAX_TIMEOUT:
         raise ConfigError(f"--timeout is {options.timeout:g}: use more than 0, up to {MAX_TIMEOUT:g} seconds.")
@@ -93,15 +97,15 @@ def _check(options: argparse.Namespace, config: Config) -> None:
         raise ConfigError(f"'{options.node}' is not a node name: 'signal-engine ctl nodes' lists them.")
     if not 1 <= getattr(options, "limit", 1) <= MAX_PAGE:
         raise ConfigError(f"--limit is {options.limit}: use 1 to {MAX_PAGE}.")
-    if options.order == "members" and not NAME.fullmatch(options.target):
+    if options.command == "members" and not NAME.fullmatch(options.target):
         raise ConfigError(f"'{options.target}' is not a room: write one such as lobby, or @USER.")
-    if options.order == "disconnect" and not _is_somebody(options.target):
+    if options.command == "disconnect" and not _is_peer_or_user(options.target):
         raise ConfigError(f"'{options.target}' is neither a peer nor a user: write the address of a peer, or @USER.")
-    if options.order == "drain" and bool(options.node) == options.all:
+    if options.command == "drain" and bool(options.node) == options.all:
         raise ConfigError("drain takes the name of a node, or --all for every node: give one of them.")
 
 
-def _is_somebody(target: str) -> bool:
+def _is_peer_or_user(target: str) -> bool:
     return bool(PEER.fullmatch(target) or (target[:1] == "@" and len(target) > 1 and NAME.fullmatch(target)))
 
 
@@ -110,7 +114,7 @@ async def _run(options: argparse.Namespace, config: Config) -> int:
 
     try:
         async with Control(config=config, timeout=options.timeout) as control:
-            return await ORDERS[options.order](control, options)
+            return await HANDLERS[options.command](control, options)
     except ControlError as error:
         _say(str(error))
         return FAILED
@@ -122,9 +126,9 @@ async def _run(options: argparse.Namespace, config: Config) -> int:
 async def _nodes(control: Control, options: argparse.Namespace) -> int:
     gathered = await control.discover()
     for node in gathered.answers:
-        places = " ".join(node.listen)
-        places = f"{node.advertise}  bound to {places}" if node.advertise else places
-        _show(node, options.json, f"{node.node}  {node.version}  {places}")
+        addresses = " ".join(node.listen)
+        addresses = f"{node.advertise}  bound to {addresses}" if node.advertise else addresses
+        _show(node, options.json, f"{node.node}  {node.version}  {addresses}")
     return _end(gathered)
 
 
@@ -178,7 +182,7 @@ async def _drain(control: Control, options: argparse.Namespace) -> int:
     return _end(gathered)
 
 
-ORDERS: Mapping[str, Callable[[Control, argparse.Namespace], Awaitable[int]]] = {
+HANDLERS: Mapping[str, Callable[[Control, argparse.Namespace], Awaitable[int]]] = {
     "nodes": _nodes,
     "stats": _stats,
     "rooms": _rooms,
@@ -192,11 +196,11 @@ ORDERS: Mapping[str, Callable[[Control, argparse.Namespace], Awaitable[int]]] = 
 
 
 def _show(found: Any, as_json: bool, text: str) -> None:
-    print(json.dumps(dataclasses.asdict(found)) if as_json else _printable(text), flush=True)
+    print(json.dumps(dataclasses.asdict(found)) if as_json else printable(text), flush=True)
 
 
 def _end(gathered: Gathered[Any]) -> int:
-    """Tells which nodes did not do it; the exit status."""
+    """Prints which nodes did not answer or refused. Returns the exit status."""
     if gathered.more:
         _say("there are more: raise --limit, or page through them with signal_py.control.Control")
     for node in gathered.silent:
@@ -215,9 +219,5 @@ def _end(gathered: Gathered[Any]) -> int:
 
 
 def _say(text: str) -> None:
-    say(f"signal-engine: {_printable(text)}")
-
-
-def _printable(text: str) -> str:
-    """What a node tells may hold anything, and goes to a terminal."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    """Prints a line to standard error. A node may answer anything, and the reader may be a terminal."""
+    say(printable(text))

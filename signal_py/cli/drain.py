@@ -1,7 +1,8 @@
-"""What `drain` does: a word to a node's admin server."""
+"""The command `drain`: asks a node's admin server for a drain."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 from urllib.parse import urlsplit
@@ -9,32 +10,28 @@ from urllib.parse import urlsplit
 from signal_py.base.errors import ConfigError
 from signal_py.base.hostport import redacted
 from signal_py.base.log import say
+from signal_py.config.parsing import FAILED
 
 TIMEOUT = 10.0  # seconds for the admin server to answer
 MAX_ANSWER = 65536  # bytes
-FAILED = 1
 
 
 def drain(admin: str, named: str) -> int:
-    """Has a node begin to drain, and says what that leads to; the exit status. `named`: how its place was given.
-    Raises ConfigError."""
-    host, port = _place(admin, named)
-    connection: http.client.HTTPConnection | None = None
+    """Makes a node begin a drain, and prints what it will do. Returns the exit status. Raises ConfigError.
+
+    admin  the address of the admin server: HOST:PORT, or http://HOST:PORT/
+    named  how it was given, for errors
+    """
+    host, port = _host_and_port(admin, named)
     try:
-        connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
-        connection.request("POST", "/drain")
-        answer = connection.getresponse()
-        body = answer.read(MAX_ANSWER)
+        status, body = _post(host, port)
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         raise ConfigError(
             f"{named} {redacted(admin)} can't be reached ({getattr(error, 'strerror', None) or error}): "
             "give the engine's --admin address."
         ) from None
-    finally:
-        if connection is not None:
-            connection.close()
-    if answer.status != http.client.ACCEPTED:
-        say(f"signal-engine: {redacted(admin)} answered HTTP {answer.status}")
+    if status != http.client.ACCEPTED:
+        say(f"{redacted(admin)} answered HTTP {status}")
         return FAILED
     try:
         found = json.loads(body)
@@ -47,8 +44,15 @@ def drain(admin: str, named: str) -> int:
     return 0
 
 
-def _place(admin: str, named: str) -> tuple[str, int]:
-    """Host and port. Raises ConfigError."""
+def _post(host: str, port: int) -> tuple[int, bytes]:
+    """Asks for the drain. Returns the status and the body of the answer."""
+    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT)) as connection:
+        connection.request("POST", "/drain")
+        answer = connection.getresponse()
+        return answer.status, answer.read(MAX_ANSWER)
+
+
+def _host_and_port(admin: str, named: str) -> tuple[str, int]:
     url = admin if "://" in admin else f"http://{admin}"
     try:
         parts = urlsplit(url)

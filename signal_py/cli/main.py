@@ -8,26 +8,26 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from signal_py.base.errors import ConfigError
+from signal_py.base.log import say
 from signal_py.base.version import VERSION
-from signal_py.config.parsing import MISUSE, Parser, check_variables, command_of, parse
+from signal_py.config.parsing import FAILED, MISUSE, Parser, check_variables, command_of, parse
 from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS
 from signal_py.config.sources import CONFIG_VARIABLE
 from signal_py.config.types import Setting
 
 DEFAULT_URL = "ws://127.0.0.1:8080/"
 URL_VARIABLE = "SIGNAL_ENGINE_URL"
-FAILED = 1  # where standard input or output fails
-TOKEN_VARIABLE = "SIGNAL_ENGINE_TOKEN"  # no flag: others can see flags
-INTERRUPTED = 130
+TOKEN_VARIABLE = "SIGNAL_ENGINE_TOKEN"  # no flag: other users can see flags
+INTERRUPTED = 130  # exit status after Ctrl-C, as a shell reports it
 
 EPILOG = """\
 Each setting is also an environment variable (--max-message: SIGNAL_ENGINE_MAX_MESSAGE) and a key of the TOML file
 (max-message = 4096). Flags override variables, and variables override the file."""
 
 SUB = """\
-Joins rooms and prints one line for each message, until Ctrl-C: ROOM SENDER PAYLOAD, or @me SENDER PAYLOAD if it was
-sent to this connection itself. SENDER is - if the sender has no address. It reconnects when the connection ends,
-and moves where a draining engine sends it. The exit status is 1 if the engine refuses the token or a room, and with
+Joins rooms and prints one line for each message, until Ctrl-C: ROOM SENDER PAYLOAD, or @me SENDER PAYLOAD for a message
+to this connection alone. SENDER is - if the sender has no address. The command reconnects when the connection ends, and
+moves to another engine when its engine drains. The exit status is 1 if the engine refuses the token or a room, and with
 --once when the connection ends."""
 PUB = """\
 Publishes to a room and waits until the engine has accepted the message. If the engine refuses it, the error goes to
@@ -49,15 +49,17 @@ CLIENTS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns its exit status: 0, 1 refused or lost, 2 misused, 130 interrupted."""
+    """Runs a command. Returns its exit status: 0, FAILED, MISUSE or INTERRUPTED.
+
+    arguments  those of the command line; None: sys.argv
+    """
     _open_streams()
     try:
         status = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return status
     except ConfigError as error:
-        sentence = str(error).replace("\r", "\\r").replace("\n", "\\n")
-        _complain(sentence)
+        say(str(error).replace("\r", "\\r").replace("\n", "\\n"))
         return MISUSE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -65,30 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _close_stdout()
         return 0
     except OSError as error:
-        _complain(str(error.strerror or error))
+        say(str(error.strerror or error))
         _close_stdout()
         return FAILED
 
 
-def _run(words: Sequence[str]) -> int:
+def _run(arguments: Sequence[str]) -> int:
     try:
-        options = parse(_parser(), words)
-    except SystemExit as ended:  # argparse has said all there is to say
+        options = parse(_parser(), arguments)
+    except SystemExit as ended:  # after --help, --version or an error, which is printed
         return int(ended.code or 0)
-    every = [CONFIG_VARIABLE, URL_VARIABLE, TOKEN_VARIABLE, *(setting.variable for setting in SETTINGS.values())]
-    check_variables(os.environ, every, options.reads)
+    known = [CONFIG_VARIABLE, URL_VARIABLE, TOKEN_VARIABLE, *(setting.variable for setting in SETTINGS.values())]
+    check_variables(os.environ, known, options.reads)
     return int(options.run(options))
 
 
-def _complain(sentence: str) -> None:
-    """On standard error, which may be a pipe that nobody reads."""
-    from signal_py.base.log import say
-
-    say(f"signal-engine: {sentence}")
-
-
 def _open_streams() -> None:
-    """What the caller closed is /dev/null: else the next socket would be taken for it."""
+    """Opens /dev/null for each standard stream that the caller closed. Otherwise a socket would get its descriptor."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)
@@ -99,7 +94,7 @@ def _open_streams() -> None:
 
 
 def _close_stdout() -> None:
-    """What could not be written is dropped: else the flush at exit would fail again."""
+    """Drops what could not be written. Otherwise the flush at exit would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -122,7 +117,7 @@ def _parser() -> Parser:
     version = commands.add_parser("version", help="print the version", allow_abbrev=False)
     version.set_defaults(run=_version)
     helped = commands.add_parser("help", help="print help, for all commands or for one", allow_abbrev=False)
-    helped.add_argument("words", metavar="COMMAND", nargs="*", help="such as serve, or ctl nodes")
+    helped.add_argument("command", metavar="COMMAND", nargs="*", help="such as serve, or ctl nodes")
     helped.set_defaults(run=_help)
     return parser
 
@@ -140,7 +135,7 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def add_settings(command: argparse.ArgumentParser, settings: Iterable[Setting]) -> None:
-    """Flags of these settings, which `given` finds, and the file with them."""
+    """Adds `--config`, and a flag for each setting, which `given` finds."""
     command.add_argument("--config", metavar="FILE", default="", help="TOML file with settings")
     for setting in settings:
         repeat = "append" if setting.kind is tuple else "store"
@@ -155,7 +150,7 @@ def add_settings(command: argparse.ArgumentParser, settings: Iterable[Setting]) 
 
 
 def given(options: argparse.Namespace) -> dict[str, object]:
-    """The settings whose flags were given, by name."""
+    """Returns the values of the flags that were given, by the name of their setting."""
     return {name[4:]: value for name, value in vars(options).items() if name.startswith("set.")}
 
 
@@ -207,7 +202,7 @@ def _metavar(setting: Setting) -> str:
 
 
 def describe(setting: Setting) -> str:
-    """What a setting is, with its unit, bounds and default, on one line."""
+    """Returns what a setting means, its bounds and its default with the unit, on one line."""
     more = [] if setting.choices or setting.kind in (str, tuple) else [f"{setting.low:.15g} to {setting.high:.15g}"]
     if setting.kind is tuple:
         more.append("may be repeated, or a list separated by commas")
@@ -217,6 +212,7 @@ def describe(setting: Setting) -> str:
 
 
 def shown_default(setting: Setting) -> str:
+    """Returns the default of a setting with its unit; "" if it is empty."""
     value = setting.default
     text = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
     return f"{text} {setting.unit}".rstrip()
@@ -239,22 +235,23 @@ def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: ob
         command.add_argument("--presence", action="store_true", help="also print members, joins and leaves")
         command.add_argument("--raw", action="store_true", help="print only the payloads, one per line")
         command.add_argument("--once", action="store_true", help="exit when the connection ends, without reconnecting")
+    elif name == "pub":
+        _add_message(command, "ROOM", "a room, such as lobby")
     else:
-        command.add_argument("--file", metavar="FILE", help="send a whole file, or standard input (-), unchanged")
-        command.add_argument("--binary", action="store_true", help="send as binary even if it is valid UTF-8")
-        command.add_argument(
-            "target",
-            metavar="ROOM" if name == "pub" else "PEER",
-            help="a room, such as lobby"
-            if name == "pub"
-            else "an address that sub prints, such as k7m2.0f3zq8m2v9w1x, or @USER",
-        )
-        text = (
-            "the payload; - reads all of standard input; without TEXT and --file, "
-            "each line of standard input is one message"
-        )
-        command.add_argument("text", metavar="TEXT", nargs="?", help=text)
+        _add_message(command, "PEER", "an address that sub prints, such as k7m2.0f3zq8m2v9w1x, or @USER")
     command.set_defaults(run=run, reads=(URL_VARIABLE, TOKEN_VARIABLE))
+
+
+def _add_message(command: argparse.ArgumentParser, target: str, target_help: str) -> None:
+    """Adds the arguments for the target and the payload of a message."""
+    command.add_argument("--file", metavar="FILE", help="send a whole file, or standard input (-), unchanged")
+    command.add_argument("--binary", action="store_true", help="send as binary even if it is valid UTF-8")
+    command.add_argument("target", metavar=target, help=target_help)
+    text = (
+        "the payload; - reads all of standard input; without TEXT and --file, "
+        "each line of standard input is one message"
+    )
+    command.add_argument("text", metavar="TEXT", nargs="?", help=text)
 
 
 def _add_drain(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -309,13 +306,13 @@ def _deliver(options: argparse.Namespace, head: str) -> int:
     from signal_py.base.aio import run
     from signal_py.cli.pubsub import deliver, payloads
 
-    what = payloads(options.text, options.file)
+    messages = payloads(options.text, options.file)
     url, named = _url(options)
-    return run(deliver(url, _token(), head, what, options.json, options.binary, named))
+    return run(deliver(url, _token(), head, messages, options.json, options.binary, named))
 
 
 def _url(options: argparse.Namespace) -> tuple[str, str]:
-    """Where an engine is, and how that was given."""
+    """Returns the URL of the engine, and how it was given."""
     if options.url is None:
         url = os.environ.get(URL_VARIABLE, "")
         return (url, URL_VARIABLE) if url else (DEFAULT_URL, "--url")
@@ -323,7 +320,7 @@ def _url(options: argparse.Namespace) -> tuple[str, str]:
 
 
 def _token() -> str:
-    """The token to connect with, "" for none. Raises ConfigError for what no header can hold."""
+    """Returns the token to connect with; "" for none. Raises ConfigError for a text that no header can contain."""
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not (token.isascii() and token.isprintable()) or " " in token:
         raise ConfigError(
@@ -339,7 +336,7 @@ def _mint(options: argparse.Namespace) -> int:
 
 
 def _help(options: argparse.Namespace) -> int:
-    command_of(_parser(), options.words).print_help()
+    command_of(_parser(), options.command).print_help()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What `pub` and `send` do."""
+"""The commands `pub` and `send`."""
 
 from __future__ import annotations
 
@@ -11,35 +11,39 @@ from typing import BinaryIO
 from signal_py.arguments import why_not_room, why_not_sent
 from signal_py.base.aio import in_thread
 from signal_py.base.errors import ConfigError, DeliveryError
-from signal_py.cli.output import say
-from signal_py.cli.ws_client import URL_FLAG, LostError, open_client
+from signal_py.base.log import say
+from signal_py.cli.ws_client import URL_FLAG, Client, LostError, open_client
+from signal_py.config.parsing import FAILED
 from signal_py.config.settings import SETTINGS
 
-FAILED = 1  # exit status of what was refused, or of a connection that was lost
 NAME_MAX = 128  # characters of a room or @USER; addresses are shorter
-WHOLE = "-"  # in place of a text or a file: standard input
+STDIN = "-"  # as TEXT or --file: all of standard input
 
 
 async def deliver(
     url: str,
     token: str,
     head: str,
-    what: AsyncIterator[bytes],
+    messages: AsyncIterator[bytes],
     as_json: bool,
     binary: bool = False,
     named: str = URL_FLAG,
 ) -> int:
-    """Sends payloads, waits for each answer, and stops at the first ERR. `binary`: also those that are UTF-8; `named`:
-    how the URL was given."""
-    check_words([head.partition(" ")[2]], "ROOM" if head.startswith("PUB") else "PEER")
-    refused: DeliveryError | None = None
+    """Sends payloads one by one, and waits for each answer. Stops at the first ERR. Returns the exit status.
+
+    head      the head without a ref: `PUB <room>` or `TO <peer>`
+    messages  the payloads
+    as_json   print the code of each answer, as JSON
+    binary    send as binary even if a payload is UTF-8
+    named     how the URL was given, for errors
+
+    Raises ConfigError if the target is malformed or the engine can't be connected to.
+    """
+    check_names([head.partition(" ")[2]], "ROOM" if head.startswith("PUB") else "PEER")
     try:
         async with open_client(url, token=token, named=named) as client:
-            async for payload in what:
-                try:
-                    await client.request(head, payload, binary)
-                except DeliveryError as error:
-                    refused = explained(error, head)
+            async for payload in messages:
+                refused = await _deliver(client, head, payload, binary)
                 if as_json:
                     print(json.dumps({"code": refused.code if refused else "ok"}), flush=True)
                 if refused:
@@ -51,18 +55,30 @@ async def deliver(
     return 0
 
 
+async def _deliver(client: Client, head: str, payload: bytes, binary: bool) -> DeliveryError | None:
+    """Sends a payload. Returns the error that it is answered with; None for OK."""
+    try:
+        await client.request(head, payload, binary)
+    except DeliveryError as error:
+        return explained(error, head)
+    return None
+
+
 def explained(error: DeliveryError, head: str) -> DeliveryError:
-    """Says what is wrong with the peer or room of a head that the engine calls a bad request."""
+    """Returns an error with a sentence about the target of its head if that is the cause of a `bad-request`."""
     verb, target = head.split(" ")[:2]
     why = why_not_sent(target) if verb == "TO" else why_not_room(target)
     return DeliveryError(error.code, why) if error.code == "bad-request" and why else error
 
 
 def payloads(text: str | None, file: str | None) -> AsyncIterator[bytes]:
-    """A text; all of a file, or of standard input; or without either each line of that. Raises ConfigError."""
+    """Yields the payloads to send: a text, a whole file, or without both each line of standard input.
+
+    Raises ConfigError.
+    """
     if text is not None and file is not None:
         raise ConfigError("TEXT is given together with --file: give one of them.")
-    if text == WHOLE or file == WHOLE:
+    if STDIN in (text, file):
         return _whole(lambda: _standard_input().read(_most()))
     if file is not None:
         return _whole(lambda: _read(file))
@@ -80,7 +96,10 @@ async def _lines() -> AsyncIterator[bytes]:
 
 
 def _standard_input() -> BinaryIO:
-    """One of its own, and never closed: closing waits for a read under way, as the end of Python does of sys.stdin."""
+    """Returns a second file object for standard input, which is never closed.
+
+    Closing waits for a read that is under way, and Python closes sys.stdin at exit.
+    """
     return os.fdopen(sys.stdin.fileno(), "rb", closefd=False)
 
 
@@ -93,13 +112,14 @@ def _read(path: str) -> bytes:
 
 
 def _most() -> int:
-    """One byte more than any engine takes, so that it is refused."""
+    """Returns how many bytes to read: one more than any engine accepts, so that a longer payload is refused."""
     return int(SETTINGS["max-message"].high) + 1
 
 
-def check_words(words: Sequence[str], what: str) -> None:
-    for word in words:
-        if not word or " " in word or not word.isprintable():  # a space or a line's end would end the word that it is
-            raise ConfigError(f"{what} '{word}' is empty, or has a space or an unprintable character: remove it.")
-        if len(word) > NAME_MAX:  # a head beyond its bound has no ref, so nothing would answer
-            raise ConfigError(f"{what} has {len(word)} characters: use at most {NAME_MAX}.")
+def check_names(names: Sequence[str], what: str) -> None:
+    """Raises ConfigError for the name of a room or peer that would break the head, or get no answer."""
+    for name in names:
+        if not name or " " in name or not name.isprintable():
+            raise ConfigError(f"{what} '{name}' is empty, or has a space or an unprintable character: remove it.")
+        if len(name) > NAME_MAX:  # the engine finds no ref in a head that is too long, so it can't answer
+            raise ConfigError(f"{what} has {len(name)} characters: use at most {NAME_MAX}.")

@@ -1,4 +1,4 @@
-"""What `serve` does: an Engine until a signal comes."""
+"""The command `serve`: runs an engine until a signal ends it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ from signal_py.config.settings import Config
 from signal_py.engine import Engine
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-# Nothing answers to these yet; who sends one, such as a tool that rotates logs, does not mean the end.
+# These have no effect, but would end the process by default: a tool that rotates logs may send them.
 IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-LAST_THREADS = 1.0  # seconds at the end that threads have to leave
+LAST_THREADS = 1.0  # maximum seconds to wait at the end for threads that Python has joined
 
 logger = logging.getLogger(__name__)
 
 
 def serve(config: Config) -> int:
-    """Runs an engine until SIGINT (it stops) or SIGTERM (it drains first); the exit status. Raises ConfigError."""
+    """Runs an engine until SIGINT (stops it) or SIGTERM (drains it first). Returns the exit status.
+
+    Raises ConfigError.
+    """
     from signal_core.engine import malloc_steadily
     from signal_py.auth.jwt import hush_pyjwt
 
@@ -43,14 +46,17 @@ def serve(config: Config) -> int:
     try:
         with logging_to(sys.stderr, config.log_format, config.log_level):
             return asyncio.run(_serve(config))
-    finally:  # what is repeated now waits until the process is gone
+    finally:  # a repeated signal must not kill the process in its last moments
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         await_threads()
 
 
 def await_threads() -> None:
-    """Until this thread is the only one, or for LAST_THREADS: one that was joined has yet to leave the kernel, and
-    hears signals until then, also once Python has given up handling them."""
+    """Waits until this thread is the only one, at most LAST_THREADS seconds.
+
+    The kernel may deliver a signal to a thread that Python has joined until it is gone, even after Python has stopped
+    handling signals.
+    """
     end = time.monotonic() + LAST_THREADS
     with contextlib.suppress(OSError):  # no /proc
         while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < end:
@@ -58,45 +64,47 @@ def await_threads() -> None:
 
 
 def raise_descriptors() -> None:
-    """Lets this process open as many descriptors as it may."""
+    """Raises the soft limit of open descriptors to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with contextlib.suppress(OSError, ValueError):  # then it is what it is, and the core sheds
+        with contextlib.suppress(OSError, ValueError):  # the core refuses clients when descriptors run out
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Signals:
-    """What the person, or the system, that started it wants: `stop` it, or `drain` it first.
+    """Handles the signals of the process, on the running asyncio loop.
 
-    Without asyncio's handlers: those make way for the defaults before the process has ended, which a signal that is
-    repeated at the end would then kill.
+    asyncio's own handlers are removed before the process has ended, so that a repeated signal would then kill it.
+
+    any   set by the first SIGINT or SIGTERM
+    stop  set by SIGINT, or by the second of any of them: the engine is to stop without a drain
     """
 
     def __init__(self) -> None:
         self.any = asyncio.Event()
         self.stop = asyncio.Event()
-        self._heard, self._told = socket.socketpair()
-        for end in (self._heard, self._told):
+        self._reader, self._writer = socket.socketpair()
+        for end in (self._reader, self._writer):
             end.setblocking(False)
-        signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         kept = [number for number in IGNORED if signal.getsignal(number) is signal.SIG_IGN]  # nohup
         for number in {*STOPPING, *IGNORED}.difference(kept):
             signal.signal(number, lambda *_: None)
-        asyncio.get_running_loop().add_reader(self._heard, self._hear)
+        asyncio.get_running_loop().add_reader(self._reader, self._handle)
 
     def close(self) -> None:
-        """What comes from now on changes nothing."""
+        """Ignores signals from now on."""
         signal.set_wakeup_fd(-1)
-        asyncio.get_running_loop().remove_reader(self._heard)
-        self._heard.close()
-        self._told.close()
+        asyncio.get_running_loop().remove_reader(self._reader)
+        self._reader.close()
+        self._writer.close()
 
-    def _hear(self) -> None:
-        for number in self._heard.recv(4096):
+    def _handle(self) -> None:
+        for number in self._reader.recv(4096):
             if number in IGNORED:
                 event(logger, "info", f"{signal.Signals(number).name} ignored: nothing to reload")
                 continue
-            if number == signal.SIGINT or self.any.is_set():  # whoever repeats it has no more patience
+            if number == signal.SIGINT or self.any.is_set():
                 self.stop.set()
             self.any.set()
 
@@ -121,7 +129,7 @@ async def _serve(config: Config) -> int:
 
 
 async def _first(*waits: Awaitable[object]) -> None:
-    """Returns when one of them is over; the others but tasks of their own are cancelled."""
+    """Returns when one of them has ended. Cancels the others, except those that are tasks already."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task, wait in zip(tasks, waits, strict=True):
@@ -144,7 +152,7 @@ def _say_ready(engine: Engine, config: Config) -> None:
 
 
 def _say_next(url: str) -> None:
-    """What to try, for a person who watches."""
+    """Prints what to try next, for a user at a terminal."""
     where = "" if url == "ws://127.0.0.1:8080/" else f" --url {url}"
     print(
         f"\nTry, in a second terminal:  signal-engine sub{where} lobby\n"

@@ -1,4 +1,4 @@
-"""What `sub` does: stays in its rooms, over connections that end and nodes that drain, until it is told to end."""
+"""The command `sub`: stays in its rooms until it is interrupted, although connections end and nodes drain."""
 
 from __future__ import annotations
 
@@ -6,41 +6,47 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
+from signal_py.base.aio import with_timeout
 from signal_py.base.errors import ConfigError, DeliveryError
-from signal_py.cli.output import PRESENCE, Show, say
-from signal_py.cli.pubsub import FAILED, check_words, explained
-from signal_py.cli.ws_client import URL_FLAG, Client, ConnectError, Heard, LostError, open_client
+from signal_py.base.log import say
+from signal_py.cli.output import PRESENCE, Show
+from signal_py.cli.pubsub import check_names, explained
+from signal_py.cli.ws_client import URL_FLAG, Client, ConnectError, LostError, Received, open_client
+from signal_py.config.parsing import FAILED
 
-FIRST_DELAY, MOST_DELAY = 0.25, 30.0  # seconds; a delay is a random part of a bound that doubles from one to the other
-GOAWAY_URL = "the url of GOAWAY,"  # how that one is named
-SETTLED = 10.0  # seconds that a connection stands until the next delay is short again
-PATIENCE_MOST = 600.0  # seconds of GOAWAY that are heeded
-EARLY = 0.9  # of that: to come elsewhere takes time, too
-BUSY = 429
-HOPELESS_STATUS = {*range(400, 500)} - {BUSY}  # of HTTP: another try would end the same
-HOPELESS_CLOSE = (1008, 4001)  # the token has ended or is refused, or the client misbehaved
-PASSING = ("unavailable", "timeout", "rate")  # codes of a SUB that is worth another try
+FIRST_DELAY, MOST_DELAY = 0.25, 30.0  # seconds; the bound of the random delay between tries doubles up to MOST_DELAY
+GOAWAY_URL = "the url of GOAWAY,"  # its name in errors
+SETTLED = 10.0  # seconds; once a connection has lasted that long, the next delay is short again
+PATIENCE_MOST = 600.0  # maximum seconds to wait because GOAWAY says so
+EARLY = 0.9  # the part of GOAWAY's time within which to move, since connecting takes time, too
+TOO_MANY = 429
+HOPELESS_STATUS = {*range(400, 500)} - {TOO_MANY}  # HTTP statuses after which no other try would succeed
+HOPELESS_CLOSE = (1008, 4001)  # close codes: the token has expired or is refused, or the client broke a rule
+PASSING = ("unavailable", "timeout", "rate")  # codes of a SUB after which another try may succeed
 
 
 class Session:
-    """One connection that is in its rooms."""
+    """One connection and its membership in the rooms. For one use."""
 
     def __init__(self, show: Show, live: bool) -> None:
-        """`live`: what is said in rooms is shown from the start, and not only from when that is set."""
+        """`live`: whether messages of rooms are shown. If not, they are shown once the attribute is set."""
         self._show = show
         self.live = live
-        self.goaway: Heard | None = None
+        self.goaway: Received | None = None
         self.lost: LostError | None = None
-        self.room = ""  # that is being joined
+        self.room = ""  # the room that is being joined
         self.since = time.monotonic()
         self._stack = AsyncExitStack()
-        self._told = asyncio.Event()
+        self._changed = asyncio.Event()  # GOAWAY has come, or the connection has ended
         self._listening: asyncio.Future[None] | None = None
 
     async def open(self, url: str, token: str, rooms: Sequence[str], presence: bool, named: str = URL_FLAG) -> Client:
-        """`named`: how the URL was given. Raises ConnectError, DeliveryError, LostError."""
+        """Connects and joins the rooms. `named`: how the URL was given. After an error, the session is closed.
+
+        Raises ConfigError, ConnectError, DeliveryError, LostError.
+        """
         try:
             client = await self._stack.enter_async_context(open_client(url, self._take, token, named))
             for self.room in rooms:
@@ -50,31 +56,33 @@ class Session:
             await self.close()
             raise
         self._listening = asyncio.ensure_future(client.listen())
-        self._listening.add_done_callback(lambda _: self._told.set())
+        self._listening.add_done_callback(lambda _: self._changed.set())
         return client
 
-    def _take(self, heard: Heard) -> None:
-        if heard.verb == "GOAWAY":
-            self.goaway = heard
-            self._told.set()
-        elif self.live or heard.verb in PRESENCE or heard.verb == "FROM":
-            self._show(heard)
+    def _take(self, message: Received) -> None:
+        if message.verb == "GOAWAY":
+            self.goaway = message
+            self._changed.set()
+        elif self.live or message.verb in PRESENCE or message.verb == "FROM":
+            self._show(message)
 
-    async def wait(self, seconds: float | None = None) -> None:
-        """Until it is lost or told to go, or so many seconds. Raises what printing raised."""
-        self._told.clear()
-        if self.goaway is None and not self._ended():
-            await _wait(self._told, seconds)
-        self._ended()
+    async def wait(self) -> None:
+        """Returns when GOAWAY has come or the connection has ended. Raises what `show` raised."""
+        if self.goaway is None:
+            await self.linger(None)
+        else:
+            self._ended()
 
-    async def linger(self, seconds: float) -> None:
-        """As `wait`, for one that was told to go."""
-        self._told.clear()
+    async def linger(self, seconds: float | None) -> None:
+        """Returns when the connection has ended, or GOAWAY comes, or after `seconds`. Raises what `show` raised."""
+        self._changed.clear()
         if not self._ended():
-            await _wait(self._told, seconds)
+            with suppress(asyncio.TimeoutError):
+                await with_timeout(self._changed.wait(), seconds)
         self._ended()
 
     def _ended(self) -> bool:
+        """Whether the connection has ended; `lost` is then set. Raises what `show` raised."""
         if self._listening is None or not self._listening.done():
             return False
         error = self._listening.exception()
@@ -84,6 +92,7 @@ class Session:
         return True
 
     async def close(self) -> None:
+        """Closes the connection, and shows no more messages of rooms."""
         self.live = False
         if self._listening is not None:
             self._listening.cancel()
@@ -94,7 +103,7 @@ class Session:
 
 
 class Subscription:
-    """`sub`: its rooms, and the connection by which it is in them."""
+    """Stays in rooms, over one connection after the other."""
 
     def __init__(
         self,
@@ -106,8 +115,8 @@ class Subscription:
         show: Show,
         named: str = URL_FLAG,
     ) -> None:
-        """`once`: it ends with its connection. `named`: how the URL was given. Raises ConfigError."""
-        check_words(rooms, "ROOM")
+        """`once`: end with the first connection. `named`: how the URL was given. Raises ConfigError."""
+        check_names(rooms, "ROOM")
         self._urls = [url]  # tried in turn; the last is the one that was given
         self._named = named
         self._token = token
@@ -115,10 +124,13 @@ class Subscription:
         self._presence = presence
         self._once = once
         self._show = show
-        self._tries = 0  # since a connection stood for a while
+        self._tries = 0  # since a connection last settled
 
     async def run(self) -> int:
-        """The exit status. Raises ConfigError where nothing is there to connect to at first."""
+        """Runs until no other try would succeed. Returns the exit status.
+
+        Raises ConfigError if the first connection can't be made, and may not be possible later.
+        """
         session = await self._connect(first=True)
         try:
             while session is not None:
@@ -126,17 +138,17 @@ class Subscription:
                 if session.lost is None and not self._once:
                     session = await self._move(session)
                 else:
-                    session = await self._again(session)
+                    session = await self._reconnect(session)
         finally:
             if session is not None:
                 await session.close()
         return FAILED
 
-    async def _again(self, session: Session) -> Session | None:
-        """The connection after one that is lost; None where there is to be none."""
-        if session.lost is None:  # it is told to go, and goes with its connection
+    async def _reconnect(self, session: Session) -> Session | None:
+        """Returns the session after one that is lost; None if there is to be none."""
+        if session.lost is None:  # GOAWAY, and `once`
             await session.linger(PATIENCE_MOST)
-            return session if session.lost is None else await self._again(session)
+            return session if session.lost is None else await self._reconnect(session)
         await session.close()
         if self._once or session.lost.code in HOPELESS_CLOSE:
             say(str(session.lost))
@@ -147,24 +159,22 @@ class Subscription:
         return await self._connect()
 
     async def _connect(self, first: bool = False) -> Session | None:
-        """Tries until it is in its rooms, or has no reason to hope. `first`: raises ConnectError where nothing is
-        there, and says what is tried again."""
+        """Tries until a session is in its rooms. Returns None if no other try would succeed, or with `once`.
+
+        first  raise ConnectError unless the engine is only busy, and print why the first try failed
+        """
         wait = 0.0 if first else self._delay()
         while True:
             await asyncio.sleep(wait)
             session = Session(self._show, live=True)
             url = self._urls[self._tries % len(self._urls)]
+            named = self._named if url == self._urls[-1] else GOAWAY_URL
             try:
-                named = self._named if url == self._urls[-1] else GOAWAY_URL
                 client = await session.open(url, self._token, self._rooms, self._presence, named)
-            except ConnectError as error:
-                if first and (self._once or not _is_busy(error)):
+            except (ConnectError, DeliveryError, LostError) as error:
+                if first and isinstance(error, ConnectError) and (self._once or not _is_busy(error)):
                     raise
-                hopeless, reason, wait = error.status in HOPELESS_STATUS, str(error), error.retry_after
-            except DeliveryError as error:
-                hopeless, reason, wait = error.code not in PASSING, _not_joined(session.room, error), 0.0
-            except LostError as error:
-                hopeless, reason, wait = error.code in HOPELESS_CLOSE, str(error), 0.0
+                hopeless, reason, wait = _failure_of(error, session.room)
             else:
                 say(f"{client.address} joined {', '.join(self._rooms)}")
                 return session
@@ -177,9 +187,9 @@ class Subscription:
             wait += self._delay()
 
     async def _move(self, old: Session) -> Session | None:
-        """To the node that takes over from one that drains: the new connection stands before the old one goes."""
+        """Moves from a node that drains to another one. The new session is open before the old one is closed."""
         assert old.goaway is not None
-        within, url = _advice(old.goaway, self._urls[0])
+        within, url = _advice_of(old.goaway, self._urls[0])
         await old.linger(random.uniform(0, EARLY * within))
         self._tries = 0
         while old.lost is None:
@@ -194,34 +204,32 @@ class Subscription:
             await old.close()
             self._urls = [url, self._urls[-1]] if url != self._urls[-1] else [url]
             return new
-        return await self._again(old)
+        return await self._reconnect(old)
 
     def _delay(self) -> float:
-        """Full jitter: any part of a bound that doubles each time, so that those who were lost together come apart."""
+        """Returns a random delay, whose bound doubles each time (full jitter): clients that a node loses at the same
+        time don't reconnect at the same time."""
         bound = min(MOST_DELAY, FIRST_DELAY * 2 ** min(self._tries, 20))
         self._tries += 1
         return random.uniform(0, bound)
 
 
-def _not_joined(room: str, error: DeliveryError) -> str:
-    return f"{room} can't be joined: {explained(error, f'SUB {room}')}"
+def _failure_of(error: ConnectError | DeliveryError | LostError, room: str) -> tuple[bool, str, float]:
+    """Returns whether no other try would succeed, why this one failed, and the minimum seconds until the next."""
+    if isinstance(error, ConnectError):
+        return error.status in HOPELESS_STATUS, str(error), error.retry_after
+    if isinstance(error, DeliveryError):
+        return error.code not in PASSING, f"{room} can't be joined: {explained(error, f'SUB {room}')}", 0.0
+    return error.code in HOPELESS_CLOSE, str(error), 0.0
 
 
 def _is_busy(error: ConnectError) -> bool:
-    """Whether it may be another time."""
-    return error.status == BUSY or error.status >= 500
+    """Whether the engine may accept the client later."""
+    return error.status == TOO_MANY or error.status >= 500
 
 
-def _advice(goaway: Heard, url: str) -> tuple[float, str]:
-    """Seconds within which to go, and where to."""
+def _advice_of(goaway: Received, url: str) -> tuple[float, str]:
+    """Returns the seconds within which to move, and the URL to move to: that of GOAWAY, or else `url`."""
     ms = goaway.arguments[0] if goaway.arguments else ""
     within = min(int(ms) / 1000, PATIENCE_MOST) if ms.isdecimal() else 0.0
     return within, goaway.options.get("url", url)
-
-
-async def _wait(event: asyncio.Event, seconds: float | None) -> None:
-    waiting = asyncio.ensure_future(event.wait())
-    try:
-        await asyncio.wait({waiting}, timeout=seconds)
-    finally:
-        waiting.cancel()

@@ -1,4 +1,4 @@
-"""What `signal-engine token` does: tokens for trying out, and what is in one."""
+"""The command `token`: makes tokens for trials, and shows the contents of one."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ shows the contents of a token instead."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Adds the arguments of the command."""
     command.description = DESCRIPTION
     command.add_argument(
-        "words", metavar="inspect TOKEN", nargs="*", help="show the contents of a token without verifying it"
+        "arguments", metavar="inspect TOKEN", nargs="*", help="show the contents of a token without verifying it"
     )
     command.add_argument("--sub", metavar="USER", help="user of the token")
     command.add_argument(
@@ -54,13 +54,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, environ: dict[str, str]) -> int:
-    """Prints a token, or what is in one; the exit status. Raises ConfigError."""
+    """Prints a token, or the contents of one. Returns the exit status. Raises ConfigError."""
     require_jwt("token")
     hush_pyjwt()
-    if options.words:
-        if options.words[0] != "inspect" or len(options.words) != 2:
+    if options.arguments:
+        if options.arguments[0] != "inspect" or len(options.arguments) != 2:
             raise ConfigError("token takes flags, or 'inspect' and one token: see 'signal-engine token --help'.")
-        print(json.dumps(inspect(options.words[1]), indent=2))
+        print(json.dumps(inspect(options.arguments[1]), indent=2))
         return 0
     key, algorithm = _key(options, environ)
     print(mint(_claims(options), key, algorithm, options.kid))
@@ -68,6 +68,7 @@ def run(options: argparse.Namespace, environ: dict[str, str]) -> int:
 
 
 def _key(options: argparse.Namespace, environ: dict[str, str]) -> tuple[Any, str]:
+    """Returns the key to sign with, and its algorithm. Raises ConfigError."""
     variable = SETTINGS["auth-key"].variable
     if options.key_file:
         data = read_key(options.key_file, "--key-file")
@@ -87,7 +88,7 @@ def _key(options: argparse.Namespace, environ: dict[str, str]) -> tuple[Any, str
 
 
 def _claims(options: argparse.Namespace) -> dict[str, Any]:
-    """Those that were asked for, held to what the engine takes. Raises ConfigError."""
+    """Returns the claims of the flags. Raises ConfigError, also for claims that the engine would refuse."""
     if not 0 <= options.ttl <= LONGEST_TTL:
         raise ConfigError(f"--ttl is {options.ttl:g}: use 0 to {LONGEST_TTL:g} seconds.")
     now = int(time.time())

@@ -50,7 +50,7 @@ class ConnectError(ConfigError):
 
 
 @dataclass(frozen=True)
-class Heard:
+class Received:
     """A message from the engine: the parts of its head, and its payload."""
 
     verb: str
@@ -59,7 +59,7 @@ class Heard:
     payload: str | bytes
 
 
-def parse(data: str | bytes) -> Heard:
+def parse(data: str | bytes) -> Received:
     """Parses a message. The payload follows the first LF."""
     payload: str | bytes
     if isinstance(data, str):
@@ -67,16 +67,16 @@ def parse(data: str | bytes) -> Heard:
     else:
         first, _, payload = data.partition(b"\n")
         head = first.decode("ascii", "replace")
-    verb, *words = head.split(" ")
+    verb, *parts = head.split(" ")
     count = POSITIONAL.get(verb, 1)
-    options = dict(word.partition("=")[::2] for word in words[count:])
-    return Heard(verb, tuple(words[:count]), options, payload)
+    options = dict(part.partition("=")[::2] for part in parts[count:])
+    return Received(verb, tuple(parts[:count]), options, payload)
 
 
 class Client:
     """A connection that has received HELLO. Messages that are not answers go to `on_message`."""
 
-    def __init__(self, connection: ClientConnection, hello: Heard, on_message: Callable[[Heard], None]) -> None:
+    def __init__(self, connection: ClientConnection, hello: Received, on_message: Callable[[Received], None]) -> None:
         self._connection = connection
         self._on_message = on_message
         self._last_ref = 0
@@ -105,15 +105,15 @@ class Client:
 
     async def _answer(self, ref: str) -> None:
         while True:
-            heard = parse(await self._connection.recv())
-            if heard.verb == "OK" and heard.arguments == (ref,):
+            message = parse(await self._connection.recv())
+            if message.verb == "OK" and message.arguments == (ref,):
                 return
-            if heard.verb == "ERR" and heard.options.get("ref") == ref:
-                raise DeliveryError(heard.arguments[0], str(heard.payload))
-            self._on_message(heard)
+            if message.verb == "ERR" and message.options.get("ref") == ref:
+                raise DeliveryError(message.arguments[0], str(message.payload))
+            self._on_message(message)
 
     async def listen(self) -> None:
-        """Passes messages to `on_message` until the connection ends. Raises LostError then."""
+        """Passes messages to `on_message` until the connection ends, and then raises LostError."""
         try:
             while True:
                 self._on_message(parse(await self._connection.recv()))
@@ -147,11 +147,11 @@ def check_url(url: str, named: str = URL_FLAG) -> None:
         raise ConfigError(f"{named} '{redacted(url)}' is not a WebSocket URL: write ws://HOST:PORT/.")
 
 
-MEND = "give the URL of an engine that accepts clients."
-TOKEN_MEND = "set the variable SIGNAL_ENGINE_TOKEN to a valid token."
-MENDS = {  # by the status that refuses a handshake
-    401: TOKEN_MEND,
-    403: TOKEN_MEND,
+FIX = "give the URL of an engine that accepts clients."
+TOKEN_FIX = "set the variable SIGNAL_ENGINE_TOKEN to a valid token."
+FIXES = {  # by the status that refuses a handshake
+    401: TOKEN_FIX,
+    403: TOKEN_FIX,
     404: "there is no WebSocket endpoint at this path; give the URL that an engine logs as listening=….",
     429: "this address or user has reached its connection limit; close some connections, or raise the limit.",
     431: "the token or the URL is too long; give a shorter one.",
@@ -161,15 +161,21 @@ MENDS = {  # by the status that refuses a handshake
 
 @asynccontextmanager
 async def open_client(
-    url: str, on_message: Callable[[Heard], None] = lambda heard: None, token: str = "", named: str = URL_FLAG
+    url: str, on_message: Callable[[Received], None] = lambda message: None, token: str = "", named: str = URL_FLAG
 ) -> AsyncIterator[Client]:
     """Connects to an engine, and closes the connection at the end. `named`: how the URL was given.
 
     Raises ConnectError if that fails, ConfigError for a text that is not a URL.
     """
     check_url(url, named)
+    async with await _connect(url, token, named) as connection:
+        yield Client(connection, await _hello(connection, url, named), on_message)
+
+
+async def _connect(url: str, token: str, named: str) -> ClientConnection:
+    """Opens a WebSocket. Raises ConnectError."""
     try:
-        connection = await connect(
+        return await connect(
             url,
             additional_headers={"Authorization": f"Bearer {token}"} if token else None,
             subprotocols=[SUBPROTOCOL],
@@ -181,19 +187,17 @@ async def open_client(
         )
     except InvalidStatus as refused:
         status = refused.response.status_code
-        text = f"{named} {redacted(url)} answered HTTP {status}: {MENDS.get(status, MEND)}"
+        text = f"{named} {redacted(url)} answered HTTP {status}: {FIXES.get(status, FIX)}"
         raise ConnectError(text, status, _retry_after(refused.response.headers.get("Retry-After", ""))) from None
     except (OSError, InvalidHandshake, UnicodeError, asyncio.TimeoutError) as error:
         raise ConnectError(
             f"{named} {redacted(url)} can't be reached ({_reason(error)}): "
             "start one there with 'signal-engine serve', or give another address."
         ) from None
-    async with connection:
-        yield Client(connection, await _hello(connection, url, named), on_message)
 
 
 def _retry_after(value: str) -> float:
-    """Returns seconds; 0 for a date, which the engine does not send."""
+    """Returns the seconds of Retry-After; 0 for a date, which the engine does not send."""
     return min(float(value), RETRY_AFTER_MOST) if value.isdecimal() else 0.0
 
 
@@ -207,11 +211,12 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-async def _hello(connection: ClientConnection, url: str, named: str) -> Heard:
+async def _hello(connection: ClientConnection, url: str, named: str) -> Received:
+    """Waits for HELLO. Raises ConnectError for anything else."""
     try:
         hello = parse(await with_timeout(connection.recv(), OPEN_TIMEOUT))
     except (ConnectionClosed, asyncio.TimeoutError):
-        hello = Heard("", (), {}, "")
+        hello = Received("", (), {}, "")
     if hello.verb != "HELLO" or not hello.arguments or not _is_hello(hello.payload):
         raise ConnectError(f"{named} {redacted(url)} doesn't speak signal.v1: give the address of a signal-engine.")
     return hello

@@ -1,3 +1,3 @@
-"""Settings: the table of them, where they come from, how they are checked.
+"""Settings: their table, where they come from, and how they are checked.
 
 Imports base/ only."""

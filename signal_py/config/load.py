@@ -1,4 +1,4 @@
-"""Makes a Config: checks each value, then all together."""
+"""Makes a Config: checks each value, and then which settings fit together."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 from signal_py.base.errors import ConfigError
 from signal_py.config.settings import SETTINGS, Config
+from signal_py.config.types import NATS_WORDS
 
 
 def make_config(given: Mapping[str, object], sources: Mapping[str, str]) -> Config:
-    """Makes a Config of values by setting name. Raises ConfigError.
+    """Returns the checked settings. Raises ConfigError.
 
+    given    values by setting name
     sources  how each setting was given, for errors
     """
     values = {name: SETTINGS[name].parse(value, sources[name]) for name, value in given.items()}
@@ -51,8 +53,10 @@ def _check_together(config: Config) -> None:
         raise ConfigError(f"{config.named('path')} is empty: leave it out, or name a path, such as /ws.")
     if not config.prefix:
         raise ConfigError(f"{config.named('prefix')} is empty: leave it out, or name a NATS subject.")
-    if len(config.nats) > 1 and {"auto", "embedded", "off"} & set(config.nats):
-        raise ConfigError(f"{config.named('nats')} mixes a word with other servers: use one word, or URLs only.")
+    if len(config.nats) > 1 and set(NATS_WORDS) & set(config.nats):
+        raise ConfigError(
+            f"{config.named('nats')} combines auto, embedded or off with other servers: use one of them alone, or URLs."
+        )
     _check_pair(config, "nats-user", "nats-password")
     _check_pair(config, "nats-tls-cert", "nats-tls-key")
     _check_auth(config)

@@ -13,7 +13,7 @@ NO_URL = "is not the URL of a NATS server: write nats://HOST:PORT or tls://HOST:
 
 @dataclass(frozen=True)
 class Server:
-    """A NATS server, and the credentials of its URL."""
+    """A NATS server, and the credentials in its URL."""
 
     host: str
     port: int

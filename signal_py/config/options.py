@@ -1,4 +1,4 @@
-"""The settings as keywords of Engine, for type checkers. A test holds them to the table of settings."""
+"""The settings as keywords of Engine and Control, for type checkers. A test compares them with the table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypedDict
 
 
 class Options(TypedDict, total=False):
-    """What each means, its bounds, its default: signal_py.config.settings.Config. Times in seconds, sizes in bytes."""
+    """The keywords of Engine. Config in config/settings.py says what they mean, with bounds and defaults."""
 
     listen: str | Sequence[str]
     reuse_port: bool | str
@@ -77,7 +77,7 @@ class Options(TypedDict, total=False):
 
 
 class ControlOptions(TypedDict, total=False):
-    """Those that say where NATS is, and who we are there: keywords of Control."""
+    """The keywords of Control: CONTROL_SETTINGS of config/settings.py."""
 
     nats: str | Sequence[str]
     nats_token: str

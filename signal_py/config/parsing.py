@@ -12,64 +12,66 @@ from typing import Any, NoReturn
 from signal_py.base.errors import ConfigError
 from signal_py.base.log import say
 
+FAILED = 1  # exit status if something was refused or lost, or could not be printed
 MISUSE = 2  # exit status for a mistake of the user
-ALIKE = 0.6  # similarity of two words, from 0 to 1, above which one may be a misspelling of the other
+ALIKE = 0.6  # similarity of two names, from 0 to 1, above which one may be a misspelling of the other
 PREFIX = "SIGNAL_ENGINE_"
 # Kubernetes sets these for a service that is called signal-engine.
 FOREIGN = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports an error in one sentence."""
+    """An argument parser that reports an error in one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        say(f"signal-engine: {message}: see '{self.prog} --help'.")
+        """Prints the sentence, and exits with MISUSE."""
+        say(f"{message}: see '{self.prog} --help'.")
         sys.exit(MISUSE)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Unlike argparse's, it raises errors of writing."""
+        """Unlike argparse's, raises an OSError if the message can't be written."""
         if message:
             (file or sys.stderr).write(message)
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """Returns the most similar name; "" if none is similar. One with the same letters is preferred: atuh is auth."""
+    """Returns the most similar name; "" if none is similar. Prefers one with the same letters: for atuh, auth."""
     near = difflib.get_close_matches(word, list(names), 5, ALIKE)
     return max(near, key=lambda name: sorted(name) == sorted(word), default="")
 
 
-def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
-    """Parses a command line. For a mistake, ends the process with MISUSE and one sentence."""
-    command = command_of(parser, words)
-    options, left = parser.parse_known_args(words)
+def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parses a command line. For a mistake, prints one sentence and exits with MISUSE."""
+    command = command_of(parser, arguments)
+    options, left = parser.parse_known_args(arguments)
     if left:
-        word = next((word for word in left if word.startswith("-") and word != "-"), left[0])
-        if word.startswith("--"):
-            flag = word.partition("=")[0]
+        wrong = next((each for each in left if each.startswith("-") and each != "-"), left[0])
+        if wrong.startswith("--"):
+            flag = wrong.partition("=")[0]
             near = nearest(flag, (name for name in flags_of(command) if name.startswith("--")))
             command.error(f"{flag} is not an option of '{command.prog}'" + (f": write {near}" if near else ""))
-        if word.startswith("-"):
-            command.error(f"{word} is not an option of '{command.prog}': write -- before it if it is an argument")
-        command.error(f"'{word}' is an extra argument for '{command.prog}'")
+        if wrong.startswith("-"):
+            command.error(f"{wrong} is not an option of '{command.prog}': write -- before it if it is an argument")
+        command.error(f"'{wrong}' is an extra argument for '{command.prog}'")
     return options
 
 
-def command_of(parser: Parser, words: Sequence[str]) -> Parser:
-    """Returns the command that the first words name. Ends the process as `parse` if there is none."""
-    for word in words:
+def command_of(parser: Parser, arguments: Sequence[str]) -> Parser:
+    """Returns the parser of the command that the first arguments name. Exits as `parse` for an unknown one."""
+    for argument in arguments:
         commands = commands_of(parser)
-        if not commands or word.startswith("-"):
+        if not commands or argument.startswith("-"):
             break
-        if word not in commands:
-            near = nearest(word, commands)
-            wanted = f"write {near}" if near else f"use one of {', '.join(commands)}"
-            parser.error(f"'{word}' is not a command: {wanted}")
-        parser = commands[word]
+        if argument not in commands:
+            near = nearest(argument, commands)
+            fix = f"write {near}" if near else f"use one of {', '.join(commands)}"
+            parser.error(f"'{argument}' is not a command: {fix}")
+        parser = commands[argument]
     return parser
 
 
 def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, Parser]:
-    """Returns the commands of a parser by name."""
+    """Returns the parsers of the commands by name; none for a command without commands."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             found: Mapping[str, Parser] = action.choices
@@ -78,13 +80,18 @@ def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, Parser]:
 
 
 def flags_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Returns the flags of a command, short and long."""
     return [flag for action in parser._actions for flag in action.option_strings]
 
 
 def check_variables(environ: Mapping[str, str], known: Iterable[str], read: Iterable[str]) -> None:
-    """Raises ConfigError for an unknown variable that is most similar to one that is `read` here.
+    """Raises ConfigError for an unknown variable that is probably a misspelling of one that the command reads.
 
     Other unknown variables are ignored, since they may belong to other programs.
+
+    environ  the environment
+    known    the variables of all commands
+    read     the variables of this command
     """
     short = {name.removeprefix(PREFIX): name for name in known}
     wanted = set(read)

@@ -1,4 +1,4 @@
-"""Every setting, in one table: it drives flags, variables, file, the keywords of Engine, and the docs.
+"""The table of settings. Flags, variables, keys of the file, keywords of Engine and docs/settings.md are made from it.
 
 A field of Config is a setting: `max_message` in Python is `--max-message`, `SIGNAL_ENGINE_MAX_MESSAGE`, and
 `max-message` in the file.
@@ -19,13 +19,13 @@ from signal_py.config.types import (
     check_address,
     check_advertise,
     check_algorithm,
-    check_goal,
     check_nats,
     check_network,
     check_node,
     check_origin,
     check_path,
     check_prefix,
+    check_ws_url,
 )
 
 MIB = 1 << 20
@@ -48,14 +48,14 @@ class Config:
     )
     reuse_port: str = _setting(
         "off",
-        "allow other processes of the same user to listen on the same port, each as a node of its own: for several "
-        "workers of one service, which NATS joins to a cluster",
+        "allow other processes of the same user to listen on the same port, each as a separate node: for several "
+        "workers of one service, which form a cluster over NATS",
         choices=("on", "off"),
     )
     advertise: str = _setting(
         "",
         "URL or address by which clients reach this node, shown by 'signal-engine ctl nodes' and in the log; "
-        "empty: only the addresses it listens on",
+        "empty: only the addresses that it listens on are shown",
         check=check_advertise,
         metavar="URL|HOST:PORT",
     )
@@ -68,8 +68,8 @@ class Config:
     )
     loops: int = _setting(
         0,
-        "number of event loops, one thread each; 0: one for each processor that the engine may use, by its CPU "
-        "affinity and the CPU quota of its control groups, rounded up",
+        "number of event loops, one thread each; 0: one for each processor that the engine may use, according to its "
+        "CPU affinity and the CPU quota of its control groups, rounded up",
         high=250,
         metavar="N",
     )
@@ -200,7 +200,7 @@ class Config:
     )
     stall_timeout: float = _setting(
         30.0,
-        "time without progress on its socket after which a receiver is closed with 4008",
+        "time after which a receiver whose socket takes no data is closed with 4008",
         unit="seconds",
         low=0.1,
         high=86400,
@@ -240,7 +240,7 @@ class Config:
     )
     input_total: int = _setting(
         0,
-        "maximum memory for handshakes, frames and messages that have arrived in part, of all clients; 0: 25 % of "
+        "maximum memory for handshakes, frames and messages of all clients that have arrived in part; 0: 25 % of "
         "the memory that the engine may use",
         unit="bytes",
         high=1 << 44,
@@ -252,9 +252,9 @@ class Config:
     )
     inbox_messages: int = _setting(
         0,
-        "maximum number of messages waiting from other loops for one loop, or for the embedding program, at least 64; "
-        "0: 65,536, or fewer if those of all loops, at 1 KiB each, would exceed an eighth of the memory that the "
-        "engine may use",
+        "maximum number of messages from other threads that wait for one loop, or for the embedding program; at least "
+        "64; 0: 65,536, or fewer if all of them, at 1 KiB each, would exceed an eighth of the memory that the engine "
+        "may use",
         unit="messages",
         high=1 << 24,
     )
@@ -274,7 +274,7 @@ class Config:
     drain_url: str = _setting(
         "",
         "URL that a draining node sends its clients to (GOAWAY url=…); empty: none",
-        check=check_goal,
+        check=check_ws_url,
         metavar="URL",
     )
     auth: str = _setting(
@@ -355,14 +355,14 @@ class Config:
         choices=("auto", "text", "json"),
     )
     log_level: str = _setting("info", "lowest level that is logged", choices=("debug", "info", "warning", "error"))
-    sources: Mapping[str, str] = field(default_factory=dict)  # how each setting was named where it was given
+    sources: Mapping[str, str] = field(default_factory=dict)  # by setting: how it was given, for errors
 
     def named(self, name: str) -> str:
-        """How to call a setting to the person who gave it: `--listen`, `SIGNAL_ENGINE_LISTEN`, …"""
+        """Returns how a setting was given, for errors and the log: `--listen`, `SIGNAL_ENGINE_LISTEN`, …"""
         return self.sources.get(name, f"--{name}")
 
     def written(self, name: str, value: str = "") -> str:
-        """How to give a setting, where others are given: `--auth jwt`, or as a keyword `auth='jwt'`."""
+        """Returns how to give a setting: `--auth jwt`, or for a program that embeds the engine `auth='jwt'`."""
         keyword = self.sources.get(name, "").endswith(f"'s {SETTINGS[name].field}")
         if keyword:
             return f"{SETTINGS[name].field}={value!r}" if value else SETTINGS[name].field
@@ -379,7 +379,7 @@ def _table() -> dict[str, Setting]:
 
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType(_table())
-# Those that say where NATS is, and who we are there, for whoever is no node.
+# The settings of an operator's connection to NATS.
 CONTROL_SETTINGS = (
     "nats",
     "nats-token",
@@ -395,6 +395,6 @@ CONTROL_SETTINGS = (
 
 
 def control_settings() -> list[Setting]:
-    """Those of CONTROL_SETTINGS as an operator's command takes them: NATS is a server's URL, and nothing else."""
+    """Returns CONTROL_SETTINGS for an operator's command, where `nats` can only be the URLs of servers."""
     nats = replace(SETTINGS["nats"], default=(), help="a NATS server that the nodes use", metavar="URL")
     return [nats if name == "nats" else SETTINGS[name] for name in CONTROL_SETTINGS]

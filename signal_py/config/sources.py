@@ -22,8 +22,9 @@ CONFIG_VARIABLE = "SIGNAL_ENGINE_CONFIG"
 def load(flags: Mapping[str, object], environ: Mapping[str, str], path: str = "") -> Config:
     """Returns the settings of a command line. Raises ConfigError.
 
-    flags  values by setting name
-    path   the file that `--config` names
+    flags    values by setting name
+    environ  the environment, whose empty variables are ignored
+    path     the file that `--config` names; "": the one that CONFIG_VARIABLE names, if any
     """
     given: dict[str, object] = {}
     sources: dict[str, str] = {}
@@ -54,6 +55,6 @@ def read_file(path: str, named: str) -> dict[str, object]:
     for key in found:
         if key not in SETTINGS:
             near = nearest(key.replace("_", "-"), SETTINGS)
-            mend = f"write '{near}'" if near else "leave it out; 'signal-engine serve --help' lists them all"
-            raise ConfigError(f"'{key}' in {path} is not a setting: {mend}.")
+            fix = f"write '{near}'" if near else "leave it out; 'signal-engine serve --help' lists all settings"
+            raise ConfigError(f"'{key}' in {path} is not a setting: {fix}.")
     return found

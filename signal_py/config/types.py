@@ -15,14 +15,15 @@ from signal_py.config.nats_url import check_url
 
 USERINFO = re.compile(r"(?<=://).*@|^(?!\w+://).*@")
 NODE = re.compile(r"[a-z0-9]{1,16}")
+NATS_WORDS = ("auto", "embedded", "off")  # each in place of the URLs of NATS servers
 ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
 PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 MAX_PREFIX = 63  # bytes; the core's buffer
-GOAL = re.compile(r"wss?://[!-~]+")
+WS_URL = re.compile(r"wss?://[!-~]+")
+MAX_WS_URL = 255  # bytes; the core's buffer
 PATH = re.compile(r"/|(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+/?")
 MAX_PATH = 127  # bytes; the core's buffer
-MAX_GOAL = 255  # bytes; the core's buffer
 
 Value = int | float | str | tuple[str, ...]
 
@@ -32,7 +33,7 @@ class Setting:
     """The description of one setting."""
 
     name: str  # the flag without its dashes, and the key of the file
-    default: Value  # its type is the setting's
+    default: Value  # has the type of every value of the setting
     help: str
     unit: str = ""
     low: float = 0
@@ -44,26 +45,31 @@ class Setting:
 
     @property
     def flag(self) -> str:
+        """Such as `--max-message`."""
         return f"--{self.name}"
 
     @property
     def variable(self) -> str:
+        """Such as `SIGNAL_ENGINE_MAX_MESSAGE`."""
         return "SIGNAL_ENGINE_" + self.name.upper().replace("-", "_")
 
     @property
     def field(self) -> str:
+        """The field of Config, such as `max_message`."""
         return self.name.replace("-", "_")
 
     @property
     def is_file(self) -> bool:
+        """Whether the value is the path of a file."""
         return self.metavar.startswith("FILE")
 
     @property
     def kind(self) -> type:
+        """The type of every value."""
         return type(self.default)
 
     def parse(self, given: object, named: str) -> Value:
-        """Returns the value of what was given as `named`. Raises ConfigError."""
+        """Converts and checks a value. Raises ConfigError. `named`: how it was given, for errors."""
         value = self._convert(given, named)
         for item in value if isinstance(value, tuple) else (value,):
             self._validate(item, named)
@@ -84,7 +90,7 @@ class Setting:
         return self._number(given, named)
 
     def _path(self, given: str, named: str) -> str:
-        """Makes a path absolute, since the program may change its working directory before the file is opened again."""
+        """Makes a path absolute, since the working directory may change before the file is opened again."""
         if "://" in given:
             return given
         try:
@@ -109,7 +115,7 @@ class Setting:
         return number
 
     def _shown(self, given: object) -> str:
-        """Formats a value for an error: nothing of a secret, and no user or password of a URL."""
+        """Formats a value for an error, without secrets: only the type of a secret, a URL without its user."""
         if self.secret:
             return type(given).__name__
         return f"'{USERINFO.sub('***@', given)}'" if isinstance(given, str) else f"{given!r}"
@@ -126,7 +132,11 @@ class Setting:
             raise ConfigError(f"{named} is {item:.15g}: use {self.low:.15g} to {self.high:.15g}{unit}.")
 
 
+# -- checks: each returns what is wrong with a text, as the end of an error, or "" if nothing is --
+
+
 def check_address(text: str) -> str:
+    """Checks HOST:PORT."""
     try:
         split_address(text)
     except ValueError as wrong:
@@ -135,10 +145,12 @@ def check_address(text: str) -> str:
 
 
 def check_node(text: str) -> str:
+    """Checks the name of a node."""
     return "" if NODE.fullmatch(text) else "is not a node name: use 1 to 16 of a-z and 0-9"
 
 
 def check_prefix(text: str) -> str:
+    """Checks the beginning of a NATS subject."""
     if PREFIX.fullmatch(text) and len(text) <= MAX_PREFIX:
         return ""
     return (
@@ -148,48 +160,53 @@ def check_prefix(text: str) -> str:
 
 
 def check_nats(text: str) -> str:
-    return "" if text in ("auto", "embedded", "off") else check_url(text)
+    """Checks the URL of a NATS server, or one of the words in place of it."""
+    return "" if text in NATS_WORDS else check_url(text)
 
 
-def check_goal(text: str) -> str:
-    """Checks a URL that is sent in a head."""
-    if GOAL.fullmatch(text) and len(text) <= MAX_GOAL:
+def check_ws_url(text: str) -> str:
+    """Checks a WebSocket URL that fits into a head."""
+    if WS_URL.fullmatch(text) and len(text) <= MAX_WS_URL:
         return ""
-    return f"is not a WebSocket URL: write ws://… or wss://…, at most {MAX_GOAL} characters, without space"
+    return f"is not a WebSocket URL: write ws://… or wss://…, at most {MAX_WS_URL} characters, without spaces"
 
 
 def check_path(text: str) -> str:
+    """Checks the path of the WebSocket endpoint."""
     if not PATH.fullmatch(text) or len(text) > MAX_PATH:
         return f"is not a path: write / or /NAME, at most {MAX_PATH} characters, without a query"
-    return "is the path of health checks: choose another one" if text.rstrip("/") == "/healthz" else ""
+    return "is the path of health checks: choose another" if text.rstrip("/") == "/healthz" else ""
 
 
 def check_advertise(text: str) -> str:
-    """Checks a URL, or HOST:PORT with a host that others can reach."""
+    """Checks a WebSocket URL, or HOST:PORT with a host that others can reach."""
     if "://" in text:
-        return check_goal(text)
+        return check_ws_url(text)
     try:
         host, port = split_address(text)
     except ValueError as wrong:
         return str(wrong)
     if host in ("0.0.0.0", "::") or not port:
         return "is not an address that others can reach: give a host and a port, or a URL"
-    return check_goal(f"ws://{text}/")
+    return check_ws_url(f"ws://{text}/")
 
 
 def check_algorithm(text: str) -> str:
-    return "" if text in ALGORITHMS else f"is not an algorithm: use {', '.join(ALGORITHMS)}"
+    """Checks the algorithm of a token (RFC 7518 §3.1)."""
+    return "" if text in ALGORITHMS else f"is not a supported algorithm: use {', '.join(ALGORITHMS)}"
 
 
 def check_origin(text: str) -> str:
+    """Checks the origin of a web page (RFC 6454 §6.2), whose host may begin with `*.`."""
     if ORIGIN.fullmatch(text.lower()):
         return ""
     return "is not an origin: write SCHEME://HOST or SCHEME://HOST:PORT, without a path; the host may begin with *."
 
 
 def check_network(text: str) -> str:
+    """Checks an IP address, or a network in CIDR notation."""
     try:
         ipaddress.ip_network(text, strict=False)
     except ValueError:
-        return "is not a network: write an address or a prefix such as 10.0.0.0/8"
+        return "is not a network: write an address, or a network such as 10.0.0.0/8"
     return ""

@@ -119,12 +119,12 @@ def test_a_query_fails_with_the_error_of_nats_for_it() -> None:
 
     mine, other = Query("signal.ctl.stats", "_INBOX.aBc"), Query("signal.ctl.rooms", "_INBOX.dEf")
     for one in (mine, other):
-        one.objects('permissions violation for publish to "signal.ctl.stats"')
-    assert "signal.ctl.stats" in mine.problem and mine.stir.is_set()
-    assert other.problem == "" and not other.stir.is_set()
+        one.report('permissions violation for publish to "signal.ctl.stats"')
+    assert "signal.ctl.stats" in mine.problem and mine.changed.is_set()
+    assert other.problem == "" and not other.changed.is_set()
     for text, meant in (('Permissions Violation for Subscription to "_INBOX.aBc"', True), ("stale", True)):
         query = Query("signal.ctl.stats", "_INBOX.aBc")
-        query.objects(text)
+        query.report(text)
         assert bool(query.problem) is meant
 
 

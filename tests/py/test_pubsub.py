@@ -20,7 +20,7 @@ from kit import complaint
 from signal_py import ConfigError
 from signal_py.cli.output import plain_line
 from signal_py.cli.pubsub import deliver, payloads
-from signal_py.cli.ws_client import SUBPROTOCOL, Heard
+from signal_py.cli.ws_client import SUBPROTOCOL, Received
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +74,11 @@ def test_raw_prints_only_payloads(engine: kit.Engine) -> None:
 
 
 def test_control_characters_are_escaped_on_a_terminal() -> None:
-    received = Heard("MSG", ("lobby", "k.1"), {}, "a\x1b[2J\nb\u202e é")
+    received = Received("MSG", ("lobby", "k.1"), {}, "a\x1b[2J\nb\u202e é")
     assert plain_line(received, raw=False, terminal=True) == "lobby k.1 a\\x1b[2J\\nb\\u202e é\n".encode()
     assert plain_line(received, raw=True, terminal=True) == "a\\x1b[2J\\nb\\u202e é\n".encode()
     assert plain_line(received, raw=False, terminal=False) == "lobby k.1 a\x1b[2J\nb\u202e é\n".encode()
-    received = Heard("FROM", ("-",), {}, b"\xff")
+    received = Received("FROM", ("-",), {}, b"\xff")
     assert plain_line(received, raw=False, terminal=True) == b"@me - \\xff\n"
     assert plain_line(received, raw=False, terminal=False) == b"@me - \xff\n"
 
