@@ -24,7 +24,7 @@ from signal_py.base.memory_return import MemoryReturn
 from signal_py.config.nats_url import Server
 from signal_py.control.inspection import Inspection
 from signal_py.control.server import ControlServer
-from signal_py.nats.credentials import Credentials, connect_line, mark_of
+from signal_py.nats.credentials import Credentials, connect_line, fingerprint_of
 from signal_py.nats.dial import Endpoint, endpoints_of, race, reach
 from signal_py.nats.info import InfoError, ServerInfo, parse_info
 from signal_py.nats.servers import LAST_DELAY, Pool
@@ -95,8 +95,8 @@ class ControlThread:
         self._problem = ""  # the last error of this connection
         self._reason = ""  # why the last dial failed or the last connection ended
         self._errors: set[str] = set()  # logged for this connection
-        self._mark = ""  # of the credentials that were sent last,
-        self._refused_mark = ""  # ... and of those that NATS refused since it last accepted any
+        self._fingerprint = ""  # fingerprint of the credentials that were sent last,
+        self._refused_fingerprint = ""  # ... and of those that NATS refused since it last accepted any
         self._returns = False  # the connection will end, and another server is known
         self._dialling: asyncio.Task[None] | None = None
         self._moving: asyncio.Task[None] | None = None
@@ -259,12 +259,12 @@ class ControlThread:
             raise InfoError(f"TLS is not available: {error}") from None
         except (OSError, ValueError) as error:
             raise InfoError(f"the credentials can't be read: {error}") from None
-        self._mark = mark_of(proof)
+        self._fingerprint = fingerprint_of(proof)
 
     def _on_up(self) -> None:
         back = self.state in ("away", "refused")
         self.state, self._problem, self._was_up, self._up_since = "up", "", True, time.monotonic()
-        self._refused_mark, self._returns = "", False
+        self._refused_fingerprint, self._returns = "", False
         event(logger, "info", "NATS is back" if back else "connected to NATS", server=self.where)
         self._tell_control(self._endpoint.server if self._endpoint else None)
         self.decide("up")
@@ -284,10 +284,10 @@ class ControlThread:
         self._problem = text
         if text.strip("' ").lower() not in REFUSALS:
             self._report_error(text)
-        elif self._mark == self._refused_mark:
+        elif self._fingerprint == self._refused_fingerprint:
             self._refused("nats", f"NATS at {self.where} refuses the credentials ({text})")
         else:
-            self._refused_mark, self._returns = self._mark, True
+            self._refused_fingerprint, self._returns = self._fingerprint, True
             event(logger, "info", "NATS no longer accepts the credentials: reading them again", reason=text)
 
     def _report_error(self, text: str) -> None:

@@ -1,3 +1,3 @@
-"""Who may connect: tokens, keys, grants, and the callback of an embedding program.
+"""Authentication of clients: tokens, keys, grants, and the authorizer of an embedding program.
 
 Imports base/ and config/."""

@@ -1,4 +1,4 @@
-"""Authenticates connections: the core asks in batches, an authenticator answers each question once, in batches.
+"""Authenticates connections. The core asks in batches; an authenticator answers each question once, in batches.
 
 JwtAuthenticator works on the control thread. CallbackAuthenticator calls the program, on its own asyncio loop.
 """
@@ -27,7 +27,7 @@ from signal_py.base.throttled_log import ThrottledLog
 SLICE = 128  # tokens that are checked before the thread handles other events
 AT_ONCE = 256  # calls of an authorizer at a time
 QUIET = 1.0  # seconds between two refusals that are logged at level info
-UNREFUSED, FAILED = 0, 503
+FAILED = 503  # status of a client whose question could not be decided
 
 Question = tuple[int, bool, bytes]
 """From the core: connection, whether it is a renewal, lines (signal_core/client/auth.pxd)."""
@@ -72,9 +72,10 @@ def secrets_of(question: Question) -> list[str]:
 
 
 class Refusals:
-    """Makes refusals and logs them: one a second at level info, the others at level debug.
+    """Makes refusals and logs them.
 
-    So strangers can't fill the log.
+    One per second is logged at level info, with the number of those before it that were not (`untold`). So strangers
+    can't fill the log. The others are logged at level debug.
     """
 
     def __init__(self) -> None:
@@ -82,6 +83,10 @@ class Refusals:
         self._untold = 0
 
     def refuse(self, question: Question, status: int, reason: str, claim: str = "") -> Verdict:
+        """Returns the verdict that refuses a client with an HTTP status. `claim`: the part of the token that is wrong.
+
+        Only refusals with a status of REFUSALS are logged at level info.
+        """
         now = time.monotonic()
         due = status in REFUSALS and now - self._last >= QUIET
         if due or logger.isEnabledFor(logging.DEBUG):
@@ -110,23 +115,25 @@ class JwtAuthenticator:
         self._questions: deque[tuple[Question, bool]] = deque()  # with whether it has waited for keys
         self._waiting: list[Question] = []  # for keys
         self._planned = False
-        self._tasks: set[asyncio.Future[None]] = set()
-        self._wanted = asyncio.Event()
+        self._refreshing: asyncio.Future[None] | None = None
+        self._wanted = asyncio.Event()  # a token waits for keys
         self._failures = ThrottledLog(logger)
         self._refusals = Refusals()
-        self._told: set[str] = set()  # reasons that were logged since keys were last available
+        self._logged: set[str] = set()  # reasons of trouble since keys were last available
 
     def start(self) -> None:
+        """Begins to refresh the keys, if they may change."""
         if self._verifier.keys.changing:
-            task = asyncio.ensure_future(self._refresh())
-            self._tasks.add(task)
+            self._refreshing = asyncio.ensure_future(self._refresh())
 
     def take(self, questions: Sequence[Question]) -> None:
+        """Takes questions, each of which gets one answer: at once, or when its keys have been looked up."""
         self._put((question, False) for question in questions)
 
     async def close(self) -> None:
-        for task in self._tasks:
-            await cancel_and_wait(task)
+        """Ends the refreshing of keys."""
+        if self._refreshing is not None:
+            await cancel_and_wait(self._refreshing)
 
     def _put(self, questions: Iterable[tuple[Question, bool]]) -> None:
         self._questions.extend(questions)
@@ -186,28 +193,28 @@ class JwtAuthenticator:
             elif error := looking.exception():
                 keys.trouble = Trouble("system", str(error))
             looking = None if done else looking
-            self._tell(keys.trouble)
-            self._settle()
+            self._log_trouble(keys.trouble)
+            self._authenticate_waiting()
             self._wanted.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await with_timeout(self._wanted.wait(), min(retry, keys.refresh) if keys.trouble else keys.refresh)
             retry = min(2 * retry, RETRY_MAX) if keys.trouble else LOOK_PAUSE
             await asyncio.sleep(keys.pause())
 
-    def _tell(self, trouble: Trouble | None) -> None:
-        """Logs each kind of trouble once, and the end of it."""
+    def _log_trouble(self, trouble: Trouble | None) -> None:
+        """Logs each kind of trouble once, and its end."""
         keys = self._verifier.keys
         if trouble is None:
-            if self._told:
+            if self._logged:
                 event(logger, "info", "keys for tokens are available again", source=keys.source, keys=keys.count)
-            self._told.clear()
-        elif trouble.reason not in self._told:
-            self._told.add(trouble.reason)
+            self._logged.clear()
+        elif trouble.reason not in self._logged:
+            self._logged.add(trouble.reason)
             text = "keys for tokens can't be loaded"
             event(logger, "warning", text, source=keys.source, reason=trouble.text, keys=keys.count)
 
-    def _settle(self) -> None:
-        """Authenticates the tokens that waited, with the keys that are known now."""
+    def _authenticate_waiting(self) -> None:
+        """Authenticates the tokens that waited for keys, with the keys that are known now."""
         waiting, self._waiting = self._waiting, []
         self._put([(question, True) for question in waiting])
 
@@ -230,6 +237,7 @@ class CallbackAuthenticator:
         """Does nothing: the calls run on the program's loop."""
 
     def take(self, questions: Sequence[Question]) -> None:
+        """Hands questions to the program's loop. Each gets one answer, within the timeout."""
         try:
             self._loop.call_soon_threadsafe(self._accept, list(questions))
         except RuntimeError:  # the program's loop is closed
@@ -248,7 +256,7 @@ class CallbackAuthenticator:
         while self._queue and len(self._running) < AT_ONCE:
             end, question = self._queue.popleft()
             if end <= self._loop.time():
-                self._fail(question, "it was not called in time")
+                self._fail(question, "too many calls were running to call it in time")
                 continue
             try:
                 answer = self._authorize(request_of(question))

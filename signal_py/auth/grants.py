@@ -24,7 +24,7 @@ REFUSALS = (401, 403)
 RIGHT_TO, RIGHT_SUB_ALL, RIGHT_PUB_ALL = 1, 2, 4
 
 Verdict = tuple[int, int, bytes, bytes, int]
-"""For the core: connection, 0 or the HTTP status of a refusal, user, rights, milliseconds to live (0: for ever)."""
+"""For the core: connection, 0 or the HTTP status of a refusal, user, rights, milliseconds until expiry (0: never)."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,30 @@ class Jwks:
 
 
 def parse(data: bytes) -> Jwks:
-    """Raises LookError if this is not a JWKS, has no key for signatures, or contains a private key."""
+    """Parses a JWKS. Raises LookError if it is none, has no key for signatures, or contains a private key."""
+    keys = _members(data)
+    usable: list[tuple[str | None, Key]] = []
+    remarks: list[str] = []
+    for each in keys[:KEYS_MAX]:
+        jwk = _without_nulls(each)
+        name = jwk.get("kid") if isinstance(jwk, dict) else None
+        called = _called(name)
+        found = _usable(jwk, called)
+        if isinstance(found, Key):
+            usable.append((name, found))
+        remark = weakness(found) if isinstance(found, Key) else found
+        if remark:
+            remarks.append(f"{called}: {remark}")
+    if len(keys) > KEYS_MAX:
+        remarks.append(f"only the first {KEYS_MAX} keys are used")
+    if not usable:
+        why = f" ({remarks[0]})" if remarks else ""
+        raise LookError("no-key", f"it has no key for verifying signatures{why}")
+    return _indexed(usable, remarks)
+
+
+def _members(data: bytes) -> list[object]:
+    """Returns the list `keys`. Raises LookError if there is none."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -55,24 +78,7 @@ def parse(data: bytes) -> Jwks:
     keys = found.get("keys") if isinstance(found, dict) else None
     if not isinstance(keys, list):
         raise LookError("no-jwks", "it is not a JWKS: it has no list 'keys'")
-    usable: list[tuple[str | None, Key]] = []
-    remarks: list[str] = []
-    for each in keys[:KEYS_MAX]:
-        jwk = _without_nulls(each)
-        name = jwk.get("kid") if isinstance(jwk, dict) else None
-        called = _called(name)
-        key = _usable(jwk, called)
-        if isinstance(key, Key):
-            usable.append((name, key))
-            key = weakness(key)
-        if key:
-            remarks.append(f"{called}: {key}")
-    if len(keys) > KEYS_MAX:
-        remarks.append(f"only the first {KEYS_MAX} keys are used")
-    if not usable:
-        why = f" ({remarks[0]})" if remarks else ""
-        raise LookError("no-key", f"it has no key for verifying signatures{why}")
-    return _indexed(usable, remarks)
+    return keys
 
 
 def _indexed(usable: list[tuple[str | None, Key]], remarks: list[str]) -> Jwks:
@@ -106,7 +112,7 @@ def weakness(key: Key) -> str:
 
 
 def _put(alike: list[Key], key: Key) -> bool:
-    """Returns whether there was room."""
+    """Adds a key. Returns False if KEYS_TRIED keys of its algorithm are there already."""
     room = sum(other.algorithm == key.algorithm for other in alike) < KEYS_TRIED
     if room:
         alike.append(key)
@@ -114,12 +120,7 @@ def _put(alike: list[Key], key: Key) -> bool:
 
 
 def _usable(jwk: object, called: str) -> Key | str:
-    """Returns the key, or why it can't be used; "" if it has another purpose. Raises LookError for a private key.
-
-    PyJWT's error about a bad key is not repeated, since it may contain the key.
-    """
-    import jwt
-
+    """Returns the key, or why it can't be used; "" if it has another purpose. Raises LookError for a private key."""
     if not isinstance(jwk, dict):
         return "it is not an object"
     if "d" in jwk:
@@ -132,9 +133,18 @@ def _usable(jwk: object, called: str) -> Key | str:
     algorithm = jwk.get("alg")
     if algorithm is not None and algorithm not in ALGORITHMS:
         return f"its alg is none of {', '.join(ALGORITHMS)}"
+    return _loaded(jwk, algorithm, called)
+
+
+def _loaded(jwk: dict[str, Any], algorithm: str | None, called: str) -> Key | str:
+    """Loads a key. Returns and raises as `_usable`.
+
+    PyJWT's error about a bad key is not repeated, since it may contain the key.
+    """
+    import jwt
+
     try:
-        found = jwt.PyJWK(jwk)
-        key = found.key
+        key = jwt.PyJWK(jwk).key
         meant = "HS256" if jwk.get("kty") == "oct" else algorithm_of(key, "it")
     except ConfigError:
         return "it is none of RSA, P-256 and Ed25519"

@@ -38,9 +38,9 @@ class LookError(Exception):
         self.reason = reason
 
 
-def shown(place: str) -> str:
+def shown(source: str) -> str:
     """Returns a path, or a URL without its user and query, which may be secret."""
-    return re.sub(r"(?<=://)[^/]*@", "", re.split(r"[?#]", place, maxsplit=1)[0])
+    return re.sub(r"(?<=://)[^/]*@", "", re.split(r"[?#]", source, maxsplit=1)[0])
 
 
 def fetch(url: str) -> bytes:
@@ -57,8 +57,8 @@ def fetch(url: str) -> bytes:
         except LookError:
             raise
         except Exception as error:  # many kinds of urllib and below
-            raise _told(error, end) from None
-        url = _followed(url, answer)
+            raise _look_error(error, end) from None
+        url = _redirected(url, answer)
     raise LookError("redirect", f"it redirects more than {REDIRECTS_MAX} times, last to {shown(url)}")
 
 
@@ -72,44 +72,44 @@ def _get(url: str, end: float) -> bytes | str:
         with _opener(sockets).open(urllib.request.Request(url, headers=HEADERS), timeout=STEP_TIMEOUT) as answer:
             if answer.status != 200:
                 raise LookError("status", f"it answers {answer.status}")
-            return _unpacked(_body(answer, end), answer.headers.get("Content-Encoding", ""))
+            return _decompressed(_body(answer, end), answer.headers.get("Content-Encoding", ""))
     except urllib.error.HTTPError as answer:
         with answer:
-            place = answer.headers.get("Location")
-            if answer.code in REDIRECTS and place:
-                return str(place)
+            location = answer.headers.get("Location")
+            if answer.code in REDIRECTS and location:
+                return str(location)
             raise LookError("status", f"it answers {answer.code}") from None
     finally:
         cut.cancel()
 
 
-def _followed(url: str, place: str) -> str:
-    """Returns the URL of a redirect. Raises LookError for one that must not be followed."""
+def _redirected(url: str, location: str) -> str:
+    """Returns the URL that a redirect leads to. Raises LookError for one that must not be followed."""
     try:
-        there = urljoin(url, place)
-        parts = urlsplit(there)
+        target = urljoin(url, location)
+        parts = urlsplit(target)
     except ValueError:
         raise LookError("redirect", "it redirects to something that is not a URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        raise LookError("redirect", f"it redirects to {shown(there)}, which is not a plain HTTP URL")
+        raise LookError("redirect", f"it redirects to {shown(target)}, which is not a plain HTTP URL")
     if urlsplit(url).scheme == "https" and parts.scheme != "https":
         raise LookError(
-            "redirect", f"it redirects from https to {shown(there)}, where anyone could substitute other keys"
+            "redirect", f"it redirects from https to {shown(target)}, where anyone could substitute other keys"
         )
-    return there
+    return target
 
 
 class _Unfollowed(urllib.request.HTTPRedirectHandler):
     """Does not follow redirects, since `fetch` does."""
 
     def http_error_302(self, *_: Any) -> None:
-        return None
+        """Leaves the answer to the next handler, which raises HTTPError."""
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
 
 
 class _Noted:
-    """A connection that adds its sockets to a list, since urllib detaches them before the body is read."""
+    """A connection that adds its sockets to a list, so that `_cut` finds them: urllib detaches them before the body."""
 
     sockets: list[socket.socket]
 
@@ -128,7 +128,7 @@ class _SecureConnection(_Noted, http.client.HTTPSConnection):
 
 
 def _opener(sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
-    """Makes an opener with the system's proxies and authorities, which adds its sockets to the list."""
+    """Returns an opener with the system's proxies and certificate authorities, which adds its sockets to the list."""
 
     def noted(kind: type[_PlainConnection | _SecureConnection], host: str, **more: Any) -> http.client.HTTPConnection:
         connection = kind(host, **more)
@@ -147,13 +147,14 @@ def _opener(sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
 
 
 def _cut(sockets: list[socket.socket]) -> None:
-    """Ends reads that no step's timeout ends: of a head or a chunk size that comes byte by byte."""
+    """Ends reads that no timeout of a step ends, such as of a head that arrives byte by byte."""
     for each in sockets:
         with contextlib.suppress(OSError):  # already closed
             socket.socket.shutdown(each, socket.SHUT_RDWR)
 
 
 def _body(answer: http.client.HTTPResponse, end: float) -> bytes:
+    """Reads the body. Raises LookError if it is too large or late."""
     parts: list[bytes] = []
     size = 0
     while time.monotonic() < end:
@@ -167,22 +168,22 @@ def _body(answer: http.client.HTTPResponse, end: float) -> bytes:
     raise LookError("timeout", f"its answer was not complete within {TIMEOUT:g} s")
 
 
-def _unpacked(body: bytes, coding: str) -> bytes:
-    """Decompresses a body, since some servers compress without being asked."""
+def _decompressed(body: bytes, coding: str) -> bytes:
+    """Decompresses a body, since some servers compress it although that was not requested."""
     coding = coding.strip().lower()
     if coding in ("", "identity"):
         return body
     if coding not in ("gzip", "x-gzip"):
         raise LookError("no-jwks", "its answer has a content coding that was not requested")
-    unpacking = zlib.decompressobj(wbits=31)
-    text = unpacking.decompress(body, BODY_MAX)
-    if unpacking.unconsumed_tail:
+    gzip = zlib.decompressobj(wbits=31)
+    text = gzip.decompress(body, BODY_MAX)
+    if gzip.unconsumed_tail:
         raise LookError("too-large", f"its answer is longer than {BODY_MAX} bytes")
     return text
 
 
-def _told(error: Exception, end: float) -> LookError:
-    """Converts an error, whose own text may contain the URL."""
+def _look_error(error: Exception, end: float) -> LookError:
+    """Converts an error, whose text may contain secrets of the URL."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError) or time.monotonic() >= end:
         return LookError("timeout", "it does not answer in time")

@@ -88,7 +88,7 @@ class Verifier:
                 raise KeyUnknownError("signature", "none of the known keys has signed it") from None
             raise TokenError("signature", "its key has not signed it") from None
         except self._errors.InvalidTokenError as wrong:
-            raise self._told(wrong) from None
+            raise self._token_error(wrong) from None
         if (end := self._end(claims)) is not None:
             claims["exp"] = end
         return grant_of(claims)
@@ -122,8 +122,8 @@ class Verifier:
         )
         return claims
 
-    def _told(self, wrong: Exception) -> TokenError:
-        """Converts an error of PyJWT, whose own text may contain parts of the token."""
+    def _token_error(self, wrong: Exception) -> TokenError:
+        """Converts an error of PyJWT, whose text may contain parts of the token."""
         errors = self._errors
         if isinstance(wrong, errors.InvalidAlgorithmError):
             return TokenError("alg", "its algorithm does not fit its key")
@@ -158,7 +158,7 @@ class Verifier:
         except OverflowError:
             raise TokenError("exp", "its expiry time is too large") from None
         if end <= now:
-            raise TokenError("exp", "it has ended")
+            raise TokenError("exp", "it has expired")
         return end
 
 
@@ -182,7 +182,7 @@ def verifier_of(config: Config) -> Verifier:
 
 
 def hush_pyjwt() -> None:
-    """Hides PyJWT's warning about short keys, for our commands: ours is in the log, and names the setting."""
+    """Hides PyJWT's warning about short keys in our commands. Our own warning names the setting."""
     warnings.filterwarnings("ignore", message="The (HMAC|RSA) key is ")
 
 

@@ -79,12 +79,14 @@ class FixedKey:
         self.trouble: Trouble | None = None
 
     def find(self, name: str | None, algorithm: str) -> list[Key]:
+        """Returns the key, for any token."""
         return [self.key]
 
     def look(self) -> None:
         """Does nothing."""
 
     def pause(self) -> float:
+        """Returns 0."""
         return 0.0
 
 
@@ -100,6 +102,7 @@ class _Changing:
         self._looked = -LOOK_PAUSE
 
     def look(self) -> None:
+        """Loads the keys, as Keys.look."""
         self._looked = time.monotonic()
         try:
             self.load()
@@ -111,10 +114,11 @@ class _Changing:
             self.trouble = None
 
     def load(self) -> None:
-        """Raises LookError, OSError, ValueError."""
+        """Loads the keys, or leaves the known ones. Raises LookError, OSError, ValueError."""
         raise NotImplementedError
 
     def pause(self) -> float:
+        """Returns the seconds until the next lookup is allowed: LOOK_PAUSE after the last one began."""
         return max(0.0, self._looked + LOOK_PAUSE - time.monotonic())
 
 
@@ -131,11 +135,13 @@ class KeyFile(_Changing):
         _warn_of_weak(self.key, named)
 
     def find(self, name: str | None, algorithm: str) -> list[Key]:
+        """Returns the key, for a token with its algorithm. Raises KeyUnknownError."""
         if algorithm != self.key.algorithm:
             raise KeyUnknownError("alg", "its algorithm does not fit the key")
         return [self.key]
 
     def load(self) -> None:
+        """Reads the file again. Logs a change of the key."""
         key = _key_of_file(self.source, self._named)
         if key.algorithm != self.key.algorithm or key.key != self.key.key:
             _warn_of_weak(key, self._named)
@@ -146,17 +152,17 @@ class KeyFile(_Changing):
 class KeySet(_Changing):
     """A JWKS in a file or at a URL, loaded periodically."""
 
-    def __init__(self, place: str, refresh: float) -> None:
-        """`place`: a path, or a URL (http, https, file). Raises ValueError for another URL, or one with a user."""
-        super().__init__(shown(place), refresh)
+    def __init__(self, source: str, refresh: float) -> None:
+        """`source`: a path, or a URL (http, https, file). Raises ValueError for another URL, or one with a user."""
+        super().__init__(shown(source), refresh)
         self._jwks: Jwks | None = None
-        self._told: list[str] = []
-        self._place = place
-        self._path = place if "://" not in place else ""
+        self._logged: list[str] = []  # the remarks of the last line
+        self._url = source
+        self._path = source if "://" not in source else ""
         if self._path:
             return
         try:
-            parts = urlsplit(place)
+            parts = urlsplit(source)
             _ = parts.port
         except ValueError:  # whose text may contain a password
             raise ValueError("it is not a URL") from None
@@ -171,13 +177,16 @@ class KeySet(_Changing):
 
     @property
     def is_file(self) -> bool:
+        """Whether the JWKS is in a file."""
         return bool(self._path)
 
     @property
     def count(self) -> int:
+        """The number of keys that are known now."""
         return self._jwks.count if self._jwks is not None else 0
 
     def find(self, name: str | None, algorithm: str) -> list[Key]:
+        """Returns the keys for a token, as Keys.find."""
         if self._jwks is None:
             raise KeysMissingError("there are no keys yet")
         found = self._jwks.find(name, algorithm)
@@ -186,12 +195,13 @@ class KeySet(_Changing):
         return found
 
     def load(self) -> None:
-        jwks = parse(files.read(self._path) if self._path else fetch(self._place))
-        if jwks.remarks and jwks.remarks != self._told:
+        """Reads or fetches the JWKS. Logs remarks about its keys, if they have changed."""
+        jwks = parse(files.read(self._path) if self._path else fetch(self._url))
+        if jwks.remarks and jwks.remarks != self._logged:
             reason = "; ".join(jwks.remarks[:REMARKS_TOLD])
             text = "some keys of the JWKS are skipped or weak"
             event(logger, "warning", text, source=self.source, keys=jwks.count, found=len(jwks.remarks), reason=reason)
-        self._told = jwks.remarks
+        self._logged = jwks.remarks
         self._jwks = jwks
 
 
@@ -234,18 +244,16 @@ def _keys_of_file(path: str, named: str, refresh: float) -> Keys:
     return fixed
 
 
-def _keys_of_set(place: str, named: str, refresh: float) -> Keys:
+def _keys_of_set(source: str, named: str, refresh: float) -> Keys:
     """Loads a file at once. A URL may be out of reach for a while, so it is loaded later."""
     try:
-        keys = KeySet(place, refresh)
+        keys = KeySet(source, refresh)
+        if keys.is_file:
+            keys.look()
+            if keys.trouble is not None:
+                raise ValueError(keys.trouble.text)
     except ValueError as error:
-        raise ConfigError(f"{named} {shown(place)} can't be used: {error}. Name a JWKS file or its URL.") from None
-    if keys.is_file:
-        keys.look()
-        if keys.trouble is not None:
-            raise ConfigError(
-                f"{named} {shown(place)} can't be used: {keys.trouble.text}. Name a JWKS file or its URL."
-            )
+        raise ConfigError(f"{named} {shown(source)} can't be used: {error}. Name a JWKS file or its URL.") from None
     return keys
 
 

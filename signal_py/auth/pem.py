@@ -24,18 +24,18 @@ def pem_of(data: bytes) -> tuple[str, bytes]:
 
 
 def read_key(path: str, named: str) -> bytes:
-    """Reads a file, and strips white space. Raises ConfigError."""
+    """Reads a file, and strips white space. Raises ConfigError. `named`: how the setting was given."""
     try:
         data = files.read(path).strip()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{named} {path} can't be read: {files.reason(error)}. Name a readable file.") from None
     if not data:
-        raise ConfigError(f"{named} {path} is empty: name a file with a key.")
+        raise ConfigError(f"{named} {path} is empty: name a file with a key or a secret.")
     return data
 
 
 def check_secret(secret: bytes | str, named: str) -> None:
-    """Raises ConfigError for a public key or a certificate, with which PyJWT would refuse each token."""
+    """Raises ConfigError for a public key or certificate, since PyJWT would refuse every token with it."""
     import jwt
 
     try:
@@ -60,7 +60,9 @@ def load_pem(label: str, data: bytes, named: str, path: str) -> Any:
         return load_pem_private_key(data, None) if "PRIVATE" in label else load_pem_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{named} {path} holds no usable key: {reason}.") from None
+        raise ConfigError(
+            f"{named} {path} holds no usable key ({reason}): name a PEM file with a key, without a passphrase."
+        ) from None
 
 
 def is_private(key: object) -> bool:

@@ -1,3 +1,3 @@
-"""NATS as Python sees it: which server, with which credentials, over TLS; and a server of its own.
+"""NATS servers: which one is dialled, with which credentials and TLS files; and the embedded server.
 
 Imports base/ and config/."""

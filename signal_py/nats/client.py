@@ -64,7 +64,7 @@ async def connect(
     client = _Client(server)
     problems: list[str] = []
 
-    async def told(error: Exception) -> None:
+    async def report(error: Exception) -> None:
         problems.append(reason(error))
         if client.is_connected and not isinstance(error, ENDS):
             on_error(problems[-1])
@@ -82,7 +82,7 @@ async def connect(
             connect_timeout=CONNECT_TIMEOUT,
             ping_interval=PING_INTERVAL,
             max_outstanding_pings=1,
-            error_cb=told,
+            error_cb=report,
             closed_cb=closed,
             tls=context,
             tls_hostname=server.tls_name or server.host,
@@ -125,6 +125,7 @@ def reason(error: Exception) -> str:
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
+    """Loads the files for TLS. Raises OSError (ssl.SSLError is one) or ValueError."""
     tls.check()
     context = ssl.create_default_context(cafile=tls.ca or None)
     if tls.cert:
@@ -134,13 +135,13 @@ def _context(tls: Tls) -> ssl.SSLContext:
 
 def _proof(credentials: Credentials, server: Server) -> dict[str, Any]:
     """Returns the credentials as arguments of nats-py. Raises OSError or ValueError for a file that can't be used."""
-    now = credentials.proof("", server)
+    fields = credentials.proof("", server)
     if credentials.creds_file:
         return {
-            "user_jwt_cb": now["jwt"].encode,
+            "user_jwt_cb": fields["jwt"].encode,
             "signature_cb": lambda nonce: credentials.proof(nonce, server)["sig"].encode(),
         }
     if credentials.seed_file:
         return {"nkeys_seed_str": read_text(credentials.seed_file).strip()}
     names = {"user": "user", "pass": "password", "auth_token": "token"}
-    return {names[name]: value for name, value in now.items()}
+    return {names[name]: value for name, value in fields.items()}

@@ -65,6 +65,7 @@ def _try_file(credentials: Credentials, named: str, what: str) -> None:
 
 
 def _block(text: str, name: str) -> str:
+    """Returns what is between the BEGIN and END lines of a name. Raises ValueError if there are none."""
     found = re.search(BLOCK.format(name), text)
     if found is None:
         raise ValueError(f"no {name}")
@@ -72,7 +73,7 @@ def _block(text: str, name: str) -> str:
 
 
 def _sign(seed: str, nonce: str, with_key: bool = False) -> dict[str, str]:
-    """Signs the nonce of INFO as nats-py does. Returns no signature if it is ""."""
+    """Signs the nonce of INFO with the seed of an nkey. Returns no signature if the nonce is ""."""
     try:
         pair = nkeys.from_seed(bytearray(seed.encode("ascii")))
         signature = base64.b64encode(pair.sign(nonce.encode())).decode()
@@ -84,14 +85,14 @@ def _sign(seed: str, nonce: str, with_key: bool = False) -> dict[str, str]:
     return {**fields, "sig": signature} if nonce else fields
 
 
-def mark_of(proof: Mapping[str, str]) -> str:
+def fingerprint_of(proof: Mapping[str, str]) -> str:
     """Returns a hash that identifies credentials, without the signature, which differs each time."""
-    said = json.dumps({name: value for name, value in proof.items() if name != "sig"}, sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()
+    fields = json.dumps({name: value for name, value in proof.items() if name != "sig"}, sort_keys=True)
+    return hashlib.sha256(fields.encode()).hexdigest()
 
 
 def connect_line(proof: Mapping[str, str], node: str, version: str, tls: bool) -> bytes:
-    """Returns CONNECT with the fields of `Credentials.proof`."""
+    """Returns the line CONNECT, with the fields of `Credentials.proof`."""
     options = {
         "echo": False,
         "headers": True,

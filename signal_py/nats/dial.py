@@ -35,7 +35,7 @@ class Endpoint(NamedTuple):
 async def endpoints_of(server: Server) -> list[Endpoint]:
     """Resolves a server's name. Raises OSError if that fails or takes longer than RESOLVE_TIMEOUT."""
     try:
-        # asyncio's own resolver would delay the end of the engine.
+        # Not asyncio's resolver, whose threads the end of the loop waits for.
         look_up = partial(socket.getaddrinfo, server.host, server.port, type=socket.SOCK_STREAM)
         found = await with_timeout(in_thread(look_up), RESOLVE_TIMEOUT)
     except (OSError, RuntimeError, UnicodeError, asyncio.TimeoutError) as error:

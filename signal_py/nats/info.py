@@ -33,19 +33,19 @@ class ServerInfo:
 def parse_info(text: bytes) -> ServerInfo:
     """Parses an INFO. Raises InfoError, and nothing else, for malformed text."""
     try:
-        said = json.loads(text)
+        fields = json.loads(text)
     except (ValueError, RecursionError):
         raise InfoError("its INFO is not JSON or is nested too deeply: it is not a NATS server") from None
-    if not isinstance(said, dict):
+    if not isinstance(fields, dict):
         raise InfoError("its INFO is not a JSON object: it is not a NATS server")
     return ServerInfo(
-        max_payload=_payload(said),
-        headers=_flag(said, "headers"),
-        tls_required=_flag(said, "tls_required"),
-        tls_available=_flag(said, "tls_available"),
-        nonce=_nonce(said),
-        connect_urls=_urls(said),
-        lame_duck=_flag(said, "ldm"),
+        max_payload=_payload(fields),
+        headers=_flag(fields, "headers"),
+        tls_required=_flag(fields, "tls_required"),
+        tls_available=_flag(fields, "tls_available"),
+        nonce=_nonce(fields),
+        connect_urls=_urls(fields),
+        lame_duck=_flag(fields, "ldm"),
     )
 
 
@@ -53,29 +53,29 @@ def _wrong(name: str, what: str) -> InfoError:
     return InfoError(f"the {name} in its INFO is {what}")
 
 
-def _payload(said: dict[str, Any]) -> int:
-    value = said.get("max_payload")
+def _payload(fields: dict[str, Any]) -> int:
+    value = fields.get("max_payload")
     if isinstance(value, bool) or not isinstance(value, int) or not LEAST_PAYLOAD <= value <= MOST_PAYLOAD:
         raise _wrong("max_payload", f"not a whole number from {LEAST_PAYLOAD} to {MOST_PAYLOAD}")
     return value
 
 
-def _flag(said: dict[str, Any], name: str) -> bool:
-    value = said.get(name, False)
+def _flag(fields: dict[str, Any], name: str) -> bool:
+    value = fields.get(name, False)
     if not isinstance(value, bool):
         raise _wrong(name, "neither true nor false")
     return value
 
 
-def _nonce(said: dict[str, Any]) -> str:
-    value = said.get("nonce", "")
+def _nonce(fields: dict[str, Any]) -> str:
+    value = fields.get("nonce", "")
     if not isinstance(value, str) or len(value) > MAX_NONCE:
         raise _wrong("nonce", f"not a string of at most {MAX_NONCE} characters")
     return value
 
 
-def _urls(said: dict[str, Any]) -> tuple[str, ...]:
-    value = said.get("connect_urls", [])
+def _urls(fields: dict[str, Any]) -> tuple[str, ...]:
+    value = fields.get("connect_urls", [])
     if not isinstance(value, list) or not all(isinstance(url, str) for url in value[:MAX_URLS]):
         raise _wrong("connect_urls", "not a list of strings")
     return tuple(url for url in value[:MAX_URLS] if len(url) <= MAX_URL)

@@ -30,10 +30,10 @@ STDIN = "/dev/stdin"
 HEADERS = 512  # bytes of headers, which max_payload includes; the engine's are shorter
 
 LISTENS = re.compile(r"Listening for client connections on \S+:(\d+)")
-GRAVE = re.compile(r"\[(ERR|FTL)\] (.*)")
+ERROR = re.compile(r"\[(ERR|FTL)\] (.*)")
 
-# Run in the child: has the kernel kill it when the thread that started it ends (PR_SET_PDEATHSIG), then executes
-# nats-server. getppid tells whether the parent died before that.
+# Run in the child: tells the kernel to kill it when the thread that started it ends (PR_SET_PDEATHSIG), then executes
+# nats-server. getppid tells whether the parent has died before that.
 WRAPPER = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -58,7 +58,7 @@ def installed_server() -> str | None:
 
 
 def find_server(named: str) -> str:
-    """Returns the path of nats-server. Raises ConfigError. `named`: how the setting was given."""
+    """Returns the path of nats-server. Raises ConfigError if there is none. `named`: how the setting was given."""
     path = installed_server() or shutil.which(PROGRAM)
     if path is None:
         raise ConfigError(
@@ -71,12 +71,17 @@ def find_server(named: str) -> str:
 class EmbeddedNats:
     """Runs nats-server on a free port of 127.0.0.1, and again on that port if it dies.
 
-    A thread starts it, reads its log and waits for its end. The kernel kills the child when that thread ends, and so
-    when the engine's process ends in any way.
+    A thread starts it, reads its log and waits for its end. The kernel kills the child when that thread ends, and
+    therefore also when the engine's process ends in any way.
     """
 
     def __init__(self, program: str, max_message: int, named: str = "nats") -> None:
-        """`named` is how the setting was given."""
+        """Starts nothing yet.
+
+        program      the path of nats-server
+        max_message  the maximum bytes of a payload
+        named        how the setting was given, for errors
+        """
         self._program = program
         self._named = named
         self._payload = max_message + HEADERS
@@ -86,12 +91,13 @@ class EmbeddedNats:
         self._stopping = threading.Event()
         self._child: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()  # guards _child; no child is started after close()
-        self._last_words = ""
+        self._last_error = ""  # from the child's log
         self._file = ""  # path of the configuration; "" for none
         self.port = 0
 
     @property
     def url(self) -> str:
+        """The URL of the server, once it listens."""
         return f"nats://{HOST}:{self.port}"
 
     @property
@@ -107,7 +113,7 @@ class EmbeddedNats:
         if not self._listening.is_set():
             self.close()
             raise ConfigError(
-                f"{self._named} embedded: {self._program} did not start ({self._last_words or 'it said nothing'}): "
+                f"{self._named} embedded: {self._program} did not start ({self._last_error or 'it logged nothing'}): "
                 "fix that, or set it to off or to the URL of a server."
             )
 
@@ -149,7 +155,7 @@ class EmbeddedNats:
             try:
                 self._child = child = self._spawn()
             except OSError as error:
-                self._last_words = str(error)
+                self._last_error = str(error)
                 return -1, False
         listened = False
         for line in child.stderr or ():
@@ -161,18 +167,10 @@ class EmbeddedNats:
         return code, listened
 
     def _spawn(self) -> subprocess.Popen[str]:
+        python = [sys.executable or "python3", "-I", "-S", "-c"]
         server = [self._program, "--addr", HOST, "--port", str(self.port or -1), "--logtime=false"]
         child = subprocess.Popen(
-            [
-                sys.executable or "python3",
-                "-I",
-                "-S",
-                "-c",
-                WRAPPER,
-                str(os.getpid()),
-                *server,
-                *self._config(),
-            ],
+            [*python, WRAPPER, str(os.getpid()), *server, *self._config_flags()],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -182,13 +180,13 @@ class EmbeddedNats:
         )
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError), child.stdin as stdin:  # if the child is dead, its log says why
-            stdin.write(self._said())
+            stdin.write(self._config_text())
         return child
 
-    def _said(self) -> str:
+    def _config_text(self) -> str:
         return f"max_payload: {self._payload}\n"
 
-    def _config(self) -> list[str]:
+    def _config_flags(self) -> list[str]:
         """Returns flags for a configuration, which only a max_payload above the default needs. Raises OSError.
 
         It is passed on standard input. Without /proc there is no /dev/stdin, and it is written to a file.
@@ -199,7 +197,7 @@ class EmbeddedNats:
             return ["--config", STDIN]
         with tempfile.NamedTemporaryFile("w", prefix="signal-engine-nats-", suffix=".conf", delete=False) as file:
             self._file = file.name
-            file.write(self._said())
+            file.write(self._config_text())
         return ["--config", self._file]
 
     def _forget_config(self) -> None:
@@ -211,11 +209,11 @@ class EmbeddedNats:
 
     def _read(self, line: str) -> bool:
         """Reads a line of the child's log. Returns whether it says that the server listens."""
-        grave = GRAVE.search(line)
-        if grave or "[" not in line:
-            self._last_words = grave[2] if grave else line.strip()
+        error = ERROR.search(line)
+        if error or "[" not in line:
+            self._last_error = error[2] if error else line.strip()
             if self._listening.is_set():
-                event(logger, "error", "the embedded NATS server reported an error", error=self._last_words)
+                event(logger, "error", "the embedded NATS server reported an error", error=self._last_error)
         found = LISTENS.search(line)
         if found:
             self.port = int(found[1])

@@ -23,14 +23,15 @@ class Pool:
 
     def __init__(self, named: Sequence[Server], rng: random.Random | None = None) -> None:
         self._named = tuple(named)
-        self._told: tuple[Server, ...] = ()
+        self._reported: tuple[Server, ...] = ()
         self._left: list[Server] | None = None  # in this round; None: no round has begun
         self._failed_rounds = 0
         self._random = rng or random.Random()
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        return self._named + self._told
+        """All servers: those that are configured, and then those that the cluster reported."""
+        return self._named + self._reported
 
     @property
     def failed_rounds(self) -> int:
@@ -50,7 +51,7 @@ class Pool:
             self._left.remove(server)
 
     def failed(self) -> None:
-        """Ends a round in which no server was reached, or the connection did not last."""
+        """Ends a round in which no server was reached, or whose connection did not last."""
         self._left = None
         self._failed_rounds += 1
 
@@ -67,22 +68,21 @@ class Pool:
     def learn(self, connect_urls: Iterable[str]) -> int:
         """Takes the `connect_urls` of an INFO, which replace the previous ones. Returns how many are new.
 
-        They have neither credentials nor TLS, so those of the first configured server are used. For a server given by
-        address, its certificate must be for that server's name.
+        They have neither credentials nor TLS, so those of the first configured server are used. The certificate of a
+        server that is reported by address must be for the name of that first server.
         """
         first = self._named[0]
-        places = {(server.host, server.port) for server in self._named}
-        told: list[Server] = []
+        known = {(server.host, server.port) for server in self._named}
+        reported: list[Server] = []
         for text in connect_urls:
             try:
                 server = parse_url(text)
             except ValueError:
                 continue
-            if (server.host, server.port) not in places:
-                places.add((server.host, server.port))
-                name = first.tls_name or first.host
-                name = name if is_ip(server.host) else ""
-                told.append(replace(first, host=server.host, port=server.port, tls_name=name))
-        new = len(set(told) - set(self._told))
-        self._told = tuple(told)
+            if (server.host, server.port) not in known:
+                known.add((server.host, server.port))
+                name = (first.tls_name or first.host) if is_ip(server.host) else ""
+                reported.append(replace(first, host=server.host, port=server.port, tls_name=name))
+        new = len(set(reported) - set(self._reported))
+        self._reported = tuple(reported)
         return new

@@ -21,9 +21,11 @@ WANTED = {
 
 @dataclass(frozen=True)
 class Tls:
-    """The files for TLS. "" for the system's authorities, and for no client certificate.
+    """The paths of the files for TLS. They are opened for each connection, so that they may be replaced.
 
-    They are opened for each connection, so that they may be replaced.
+    ca    certificates of authorities; "": those of the system
+    cert  the client certificate and its chain; "": none
+    key   the private key of `cert`
     """
 
     ca: str = ""
@@ -32,7 +34,7 @@ class Tls:
 
     @classmethod
     def of(cls, config: Config, servers: Sequence[Server]) -> Tls:
-        """Returns the files of the settings. If TLS is used, loads them once to find errors. Raises ConfigError."""
+        """Returns the files of the settings. If TLS may be used, loads them once to find errors. Raises ConfigError."""
         from signal_core.engine import TlsError, tls_try
 
         found = cls(config.nats_tls_ca, config.nats_tls_cert, config.nats_tls_key)
@@ -56,7 +58,7 @@ class Tls:
         return found
 
     def path(self, part: str) -> str:
-        """Returns the path of one of PARTS."""
+        """Returns the path for one of PARTS; "" if it is not given."""
         return {"ca": self.ca, "cert": self.cert, "key": self.key}[part]
 
     def check(self) -> None:
@@ -66,9 +68,9 @@ class Tls:
                 check_certificates(path)
 
     def handshake(self, server: Server) -> tuple[str, bool, str, str, str]:
-        """Returns the server's name in its certificate, whether that is an address, and the files.
+        """Returns the arguments of the core for a TLS connection. Raises the errors of `check`.
 
-        Raises the errors of `check`.
+        They are the name in the server's certificate, whether it is an IP address, and the three paths.
         """
         self.check()
         name = server.tls_name or server.host
@@ -80,5 +82,5 @@ def _unusable(config: Config, part: str, path: str, why: str) -> ConfigError:
 
 
 def wants_tls(required: bool, server: Server) -> bool:
-    """Returns whether to use TLS: the URL or the server's INFO requires it."""
+    """Returns whether to use TLS: the URL requires it, or the server's INFO does (`required`)."""
     return server.tls or required
