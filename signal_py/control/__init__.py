@@ -1,7 +1,7 @@
-"""Operators and nodes on NATS: what is asked, by whom, and what a node answers.
+"""The control plane: operators inspect and control the nodes of a cluster through NATS (docs/control.md).
 
-Imports base/, config/ and nats/. `from signal_py.control import Control` is the public way to ask. The client is
-imported when it is first used, since a node needs none: nats-py takes 40 ms.
+Imports base/, config/ and nats/. Programs use `from signal_py.control import Control`. The client is imported when it
+is first used, since a node needs none, and nats-py takes 40 ms to import.
 """
 
 from __future__ import annotations

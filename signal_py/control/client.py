@@ -17,7 +17,8 @@ from signal_py.base.errors import ConfigError, EngineError
 from signal_py.config.load import make_config
 from signal_py.config.nats_url import Server, parse_url
 from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS, Config
-from signal_py.control.answers import count_of, members_page_of, node_of, rooms_page_of
+from signal_py.config.types import NATS_WORDS
+from signal_py.control.answers import Answers, count_of, members_page_of, node_of, rooms_page_of
 from signal_py.control.gathered import (
     Disconnected,
     Drained,
@@ -25,7 +26,6 @@ from signal_py.control.gathered import (
     Member,
     MembersPage,
     Node,
-    Refused,
     Room,
     RoomsPage,
     Stats,
@@ -40,8 +40,6 @@ from signal_py.control.wire import (
     PEER,
     SERVICE,
     Fields,
-    WireError,
-    parse_answer,
     request,
     subject,
 )
@@ -56,7 +54,6 @@ if TYPE_CHECKING:
 
 TIMEOUT = 2.0  # seconds for answers
 QUIET = 0.3  # seconds without a further answer until discovery ends, once all known nodes have answered
-WORDS = ("auto", "embedded", "off")
 T = TypeVar("T")
 
 
@@ -90,7 +87,7 @@ class Control:
         if config is not None and settings:
             raise ConfigError("Control's config is given together with settings: give one or the other.")
         self._config = config or _config(settings)
-        if set(self._config.nats) & set(WORDS):
+        if set(self._config.nats) & set(NATS_WORDS):
             raise ConfigError(
                 f"{self._config.named('nats')} names no NATS server: give the URL of one, such as nats://HOST:PORT."
             )
@@ -107,9 +104,9 @@ class Control:
         await self.close()
 
     async def connect(self) -> None:
-        """Connects to the first server, in random order, that accepts. A second call connects again.
+        """Connects to the first server that accepts, in random order. A second call connects again.
 
-        Raises ConfigError if none does.
+        Raises ConfigError if none accepts.
         """
         self._affinity.enter()
         await self.close()
@@ -119,7 +116,7 @@ class Control:
         reason = ""
         for server in servers:
             try:
-                self._client = await connect(server, credentials, tls, f"{SERVICE} ctl", self._objects, self._ends)
+                self._client = await connect(server, credentials, tls, f"{SERVICE} ctl", self._report, self._wake)
                 return
             except NatsError as error:
                 reason = str(error)
@@ -131,7 +128,7 @@ class Control:
         if self._client is not None:
             await close(self._client)
 
-    # -- what may be asked --
+    # -- commands --
 
     async def nodes(self) -> list[Node]:
         """Returns the nodes that answer, sorted by name. `discover` also tells whether these are all."""
@@ -144,8 +141,8 @@ class Control:
         def unheard() -> int:
             return max([0, *(node.nodes for node in found.values())]) - len(found)
 
-        def take(message: Msg) -> bool:
-            node = node_of(message.data, self._config.prefix)
+        def take(data: bytes) -> bool:
+            node = node_of(data, self._config.prefix)
             if node is not None:
                 found[node.node] = node
             return False
@@ -187,8 +184,8 @@ class Control:
     async def _recount(self, counts: dict[str, dict[str, int]], names: list[str]) -> None:
         """Adds the counts that nodes left out because other rooms filled their page."""
         for begin in range(0, len(names), MAX_NAMES):
-            told = await self._ask("rooms", "", rooms_page_of, names=names[begin : begin + MAX_NAMES])
-            for page in told.answers:
+            pages = await self._ask("rooms", "", rooms_page_of, names=names[begin : begin + MAX_NAMES])
+            for page in pages.answers:
                 for name, members in page.rooms.items():
                     if members and name in counts:
                         counts[name][page.node] = members
@@ -266,10 +263,10 @@ class Control:
             lambda name, fields: Drained(name, count_of(fields, "connections"), float(fields.get("drain_time", 0))),
         )
 
-    # -- how --
+    # -- requests --
 
     async def _ask(self, command: str, node: str, read: Callable[[str, Fields], T], **fields: object) -> Gathered[T]:
-        """Sends a command, and reads each node's answer."""
+        """Sends a command to one node, or without `node` to all. `read` makes a result from each answer's fields."""
         if node and not NODE.fullmatch(node):
             raise ValueError(f"'{node}' is not a node name: use 1 to 16 of a-z and 0-9")
         known, expected = {node}, 1
@@ -277,66 +274,51 @@ class Control:
             discovered = await self.discover()
             known = {one.node for one in discovered.answers}
             expected = len(known) + discovered.unheard
-        answers: dict[str, T] = {}
-        refused: dict[str, Refused] = {}
-
-        def take(message: Msg) -> bool:
-            try:
-                found = parse_answer(message.data)
-                name = found["node"]
-                if "error" in found:
-                    refused[name] = Refused(name, str(found["error"]), str(found.get("text", "")))
-                else:
-                    answers[name] = read(name, found)
-            except (WireError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-                return False  # not an answer of a node, or a malformed one
-            return known <= {*answers, *refused}
-
-        await self._gather(subject(self._config.prefix, command, node), request(command, **fields), take)
-        silent = sorted(known - {*answers, *refused})
-        return Gathered(
-            tuple(answers[name] for name in sorted(answers)),
-            tuple(silent),
-            tuple(refused[name] for name in sorted(refused)),
-            len(answers),
-            unheard=max(0, expected - len(known | {*answers, *refused})),
-        )
+        answers = Answers(known, expected, read)
+        data = request(command, **fields)
+        await self._gather(subject(self._config.prefix, command, node), data, answers.take)
+        return answers.gathered()
 
     async def _gather(
-        self, where: str, data: bytes, take: Callable[[Msg], bool], enough: Callable[[], bool] = lambda: False
+        self, where: str, data: bytes, take: Callable[[bytes], bool], enough: Callable[[], bool] = lambda: False
     ) -> None:
-        """Publishes a request, and passes each answer to `take`.
-
-        Ends when `take` returns true, when nobody is subscribed, after `timeout`, or, while `enough` is true, QUIET
-        seconds after the last answer.
-        """
+        """Publishes a request, and passes each answer to `take`, until `_await_answers` returns."""
         client = self._connected()
-        loop = asyncio.get_running_loop()
         inbox = client.new_inbox()
         query = Query(where, inbox)
         self._queries.add(query)
-        listening = None
+        subscription = None
         try:
-            listening = await client.subscribe(inbox, cb=query.hear)
+            subscription = await client.subscribe(inbox, cb=query.take)
             await client.publish(where, data, reply=inbox)
-            end = last = loop.time() + self._timeout
-            while True:
-                while query.heard:
-                    message = query.heard.popleft()
-                    if _is_nobody(message) or take(message):
-                        end = 0.0
-                    else:
-                        end = min(last, loop.time() + QUIET) if enough() else last
-                self._check(client, query.problem)
-                if not await query.stirred(end - loop.time()):
-                    break
+            await self._await_answers(client, query, take, enough)
         except nats.errors.Error as error:
             raise ControlError(f"NATS closed the connection ({error}): try again.") from None
         finally:
             self._queries.discard(query)
-            if listening is not None:
+            if subscription is not None:
                 with contextlib.suppress(nats.errors.Error):  # the connection has ended
-                    await listening.unsubscribe()
+                    await subscription.unsubscribe()
+
+    async def _await_answers(
+        self, client: Client, query: Query, take: Callable[[bytes], bool], enough: Callable[[], bool]
+    ) -> None:
+        """Returns when `take` returns true, when nobody is subscribed, or after `timeout`.
+
+        While `enough` returns true, returns QUIET seconds after the last answer.
+        """
+        loop = asyncio.get_running_loop()
+        end = last = loop.time() + self._timeout
+        while True:
+            while query.answers:
+                message = query.answers.popleft()
+                if _is_nobody(message) or take(message.data):
+                    end = 0.0
+                else:
+                    end = min(last, loop.time() + QUIET) if enough() else last
+            self._check(client, query.problem)
+            if not await query.wait(end - loop.time()):
+                break
 
     def _connected(self) -> Client:
         self._affinity.check()
@@ -346,6 +328,7 @@ class Control:
         return self._client
 
     def _check(self, client: Client, problem: str = "") -> None:
+        """Raises ControlError for a problem that NATS reported, or if the connection has ended."""
         if problem:
             raise ControlError(
                 f"NATS does not allow it ({problem}): give this user the permissions of docs/control.md."
@@ -353,13 +336,13 @@ class Control:
         if not client.is_connected:
             raise ControlError("NATS closed the connection: connect again.")
 
-    def _objects(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         for query in self._queries:
-            query.objects(problem)
+            query.report(problem)
 
-    def _ends(self) -> None:
+    def _wake(self) -> None:
         for query in self._queries:
-            query.stir.set()
+            query.wake()
 
     def _unreachable(self, server: Server, reason: str) -> str:
         named = f"{self._config.named('nats')} {server.url}"

@@ -1,4 +1,4 @@
-"""The answers of nodes to an operator, as Python objects (signal_py.control)."""
+"""The answers of nodes to an operator: classes of the public API of signal_py.control."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class Drained:
 
 @dataclass(frozen=True)
 class Disconnected:
-    """The connections that a node closed with 4009.
+    """How many connections a node has closed with 4009.
 
-    node          its name
-    disconnected  how many there were
+    node          the name of the node
+    disconnected  the number of connections
     """
 
     node: str
@@ -167,10 +167,10 @@ class Gathered(Generic[T]):
         return not self.silent and not self.refused and not self.unheard
 
     def first(self, limit: int, answers: Iterable[U], more: bool) -> Gathered[U]:
-        """The same with other answers, at most `limit` of them.
+        """Returns a copy with other answers.
 
-        limit    how many are kept
-        answers  what replaces the answers
+        limit    the maximum number of answers that are kept
+        answers  the other answers
         more     whether the nodes have more than these
         """
         found = tuple(answers)

@@ -1,4 +1,4 @@
-"""The commands of the control plane: each makes the fields of an answer from those of a request."""
+"""The commands of the control plane, on a node: each makes the fields of an answer from those of a request."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
 
 
 class CommandHandlers:
-    """Handlers for the control thread; blocking work runs on other threads.
+    """The handlers of commands, for the control thread. Blocking work runs on other threads.
 
-    Each takes a request's fields and the maximum bytes of names in the answer, and raises WireError.
+    Each takes the fields of a request and the maximum bytes of names in the answer. Each raises WireError.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class CommandHandlers:
         return {name: found[name] for name in GENERAL if name in found}
 
     async def drain(self, fields: Fields, most: int) -> dict[str, object]:
+        """Begins a drain. Returns how many connections it will end, and within how many seconds."""
         found = await asyncio.to_thread(self._drain)
         return {name: found[name] for name in ("connections", "drain_time")}
 
@@ -72,6 +73,7 @@ class CommandHandlers:
         return {"rooms": page.rooms, "next": page.next}
 
     async def members(self, fields: Fields, most: int) -> dict[str, object]:
+        """Returns a page of the members of a room."""
         room = text_of(fields, "room", NAME)
         if not room:
             raise WireError("bad-request", "give a 'room'")
@@ -80,7 +82,7 @@ class CommandHandlers:
         return {"members": members, "count": page.count, "next": page.next}
 
     async def disconnect(self, fields: Fields, most: int) -> dict[str, object]:
-        """Closes a peer's connection, or all of a user's, with 4009. Returns how many there were."""
+        """Closes the connection of a peer, or all connections of a user, with 4009. Returns how many there were."""
         peer, user = whom_of(fields)
         if user:
             return {"disconnected": await self._inspection.disconnect_user(user, OPERATOR_CLOSE)}

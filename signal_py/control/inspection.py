@@ -1,7 +1,7 @@
-"""Queries that operators make of a node's loops: its rooms, a room's members, ending a user's connections.
+"""Queries to the loops of a node, for operators: list its rooms or a room's members, close a user's connections.
 
-Each query to a loop is a bounded step (signal_core/loop/admin_query.pxd). This module combines the steps. All of it
-runs on the control thread, which receives the answers.
+A query to a loop is a bounded step (signal_core/loop/admin_query.pxd). This module combines the steps. All of it runs
+on the control thread, which receives the answers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AT_ONCE = 64  # queries to loops at a time; further ones wait
 ROOMS, COUNTS, MEMBERS, CLOSE = 1, 2, 3, 4  # signal_core/loop/admin_query.pxd
 ALL = (1 << 64) - 1  # a cursor before the last member, where a list begins
 TEXT = 32 * 1024  # maximum bytes of a loop's answer
-LONGEST = 256  # bytes of the longest line; a loop may always answer with one
+LONGEST = 256  # bytes of the longest line; a loop answers with one line even if it exceeds the limit
 MAX_LINES = 65535  # maximum lines of a loop's answer
 ENDED = "The engine is not running."
 NAMES_AT_ONCE = 200  # rooms counted by one query
@@ -77,13 +77,18 @@ class Inspection:
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     def listed(self, number: int, next_: int, text: str) -> None:
-        """Takes the answer of a loop."""
+        """Takes the answer of a loop.
+
+        number  the number of the query
+        next_   the cursor to go on from; 0: the loop has no more
+        text    the lines of the answer
+        """
         waiting = self._waiting.get(number)
         if waiting is not None and not waiting.done():
             waiting.set_result((next_, text))
 
     async def close(self) -> None:
-        """Fails the queries that wait, and all later ones: the loops have ended."""
+        """Fails the queries that wait, and all later ones, with EngineError. Call once the loops have ended."""
         self._open = False
         for waiting in self._waiting.values():
             if not waiting.done():
@@ -174,8 +179,8 @@ class Inspection:
         for loop in range(self._core.nloops):
             cursor = ALL
             while cursor:
-                cursor, told = await self._ask(loop, CLOSE, cursor, code, f"@{user}")
-                closed += int(told[0])
+                cursor, lines = await self._ask(loop, CLOSE, cursor, code, f"@{user}")
+                closed += int(lines[0])
         return closed
 
 

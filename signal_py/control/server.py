@@ -1,6 +1,6 @@
 """A node as a micro service on NATS: answers PING, INFO, STATS and the commands of operators (docs/control.md).
 
-It runs on the control thread. While the engine's link is up, it has a connection of its own to the same server. The
+It runs on the control thread. While the engine's link is up, it has a second connection to the same server. The
 requests on a subject are handled one after another; blocking work runs on other threads.
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.micro.request import Request
 
-FAILURES = 3  # in a row until a warning; the link may not have noticed yet that NATS is away
+FAILURES = 3  # in a row until a warning, since the link may not have noticed yet that NATS is away
 MAX_ERRORS = 100  # different ones that are logged for one connection
 STATUS = {"bad-request": "400", "unknown-command": "404", "unsupported-version": "505", "unavailable": "503"}
 
@@ -53,14 +53,15 @@ logger = logging.getLogger(__name__)
 
 
 class _Metadata(dict[str, str]):
-    """Metadata of a micro service, computed each time that json encodes it."""
+    """The metadata of a micro service, computed anew whenever it is encoded as JSON."""
 
-    def __init__(self, tell: Callable[[], Mapping[str, str]]) -> None:
-        super().__init__(tell())
-        self._tell = tell
+    def __init__(self, compute: Callable[[], Mapping[str, str]]) -> None:
+        super().__init__(compute())
+        self._compute = compute
 
     def items(self) -> Any:
-        return self._tell().items()
+        """Is what json.dumps calls."""
+        return self._compute().items()
 
 
 class ControlServer:
@@ -90,20 +91,21 @@ class ControlServer:
         self._credentials = credentials
         self._tls = tls
         self._server: Server | None = None
-        self._stir = asyncio.Event()
+        self._changed = asyncio.Event()  # another server, or the connection has ended
         self._most = 0  # maximum bytes of names in an answer
         self._failed = 0  # connection attempts that failed in a row
         self._reported: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, server: Server | None) -> None:
-        """Takes the server that the link is now connected to, or None."""
+        """Takes the server that the link is now connected to; None if it is not connected."""
         self._server = server
-        self._stir.set()
+        self._changed.set()
         if server is not None and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
+        """Closes the connection, and connects no more."""
         if self._task is not None:
             await cancel_and_wait(self._task)
 
@@ -122,8 +124,8 @@ class ControlServer:
             delay = min(2 * delay, LAST_DELAY)
 
     async def _wait(self) -> None:
-        self._stir.clear()
-        await self._stir.wait()
+        self._changed.clear()
+        await self._changed.wait()
 
     async def _serve(self, server: Server) -> bool:
         """Answers through one server until the connection ends. Returns False if it could not connect."""
@@ -133,7 +135,7 @@ class ControlServer:
         self._reported.clear()
         name = f"{SERVICE} {self._node} control"
         try:
-            client = await connect(server, self._credentials, self._tls, name, self._report_error, self._stir.set)
+            client = await connect(server, self._credentials, self._tls, name, self._report_error, self._changed.set)
         except NatsError as error:
             self._failed += 1
             level = "warning" if self._failed == FAILURES else "debug"
@@ -162,7 +164,7 @@ class ControlServer:
             version=semver(self._version),
             description="a signal-engine node",
             queue_group=self._node,
-            metadata=_Metadata(self._tell),
+            metadata=_Metadata(self._metadata),
         )
         for command in COMMANDS:
             for node in ("", self._node):
@@ -175,26 +177,26 @@ class ControlServer:
             await client.subscribe(subject(self._prefix, "*", node), cb=self._refuse_unknown)
         await client.flush()
 
-    def _tell(self) -> Mapping[str, str]:
-        """Returns the metadata that a PING is answered with."""
+    def _metadata(self) -> Mapping[str, str]:
+        """Returns the metadata in the answer to PING."""
         own = {"node": self._node, "prefix": self._prefix, "version": self._version, "control": str(VERSION)}
         return own | dict(self._about())
 
     async def _handle(self, command: str, request: Request) -> None:
         try:
             fields = parse_request(command, request.data)
-            said, error = answer(self._node, **await self._commands[command](fields, self._most)), None
+            data, error = answer(self._node, **await self._commands[command](fields, self._most)), None
         except WireError as wrong:
-            said, error = answer(self._node, error=wrong.code, text=str(wrong)), wrong
+            data, error = answer(self._node, error=wrong.code, text=str(wrong)), wrong
         except Exception:
             logger.exception("a request of the control plane failed")
             error = WireError("unavailable", "the node failed to do this: see its log")
-            said = answer(self._node, error=error.code, text=str(error))
+            data = answer(self._node, error=error.code, text=str(error))
         with contextlib.suppress(ValueError):  # the request has no reply subject
             if error is None:
-                await request.respond(said)
+                await request.respond(data)
             else:
-                await request.respond_error(STATUS[error.code], str(error), said)
+                await request.respond_error(STATUS[error.code], str(error), data)
 
     async def _refuse_unknown(self, message: Msg) -> None:
         """Answers a command that has no endpoint; the client may be newer than this node."""

@@ -1,7 +1,7 @@
 """The messages between operators and nodes on NATS (docs/control.md): subjects, requests, answers. No I/O.
 
-A request is `{"v": 1, "command": "rooms", …}`, an answer `{"v": 1, "node": "k7m2", …}`. `v` of a request is the oldest
-version that understands it. Fields that are not known are ignored on both sides.
+A request is `{"v": 1, "command": "rooms", …}`, an answer `{"v": 1, "node": "k7m2", …}`. The `v` of a request is the
+oldest version that understands it. Both sides ignore fields that they don't know.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Fields = dict[str, Any]
 class WireError(ValueError):
     """A request or answer that can't be used. `code` is for programs, the text for people.
 
-    bad-request, unknown-command, unsupported-version, unavailable (the node can't do it now), no-answer.
+    The codes are bad-request, unknown-command, unsupported-version, and unavailable (the node can't do it now).
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -135,6 +135,7 @@ def whom_of(fields: Mapping[str, object]) -> tuple[str, str]:
 
 
 def answer(node: str, **fields: object) -> bytes:
+    """Encodes an answer."""
     return json.dumps({"v": VERSION, "node": node, **fields}, separators=(",", ":")).encode()
 
 
