@@ -1,4 +1,4 @@
-"""signal-engine for Python programs: embed a node with Engine. signal_py.control inspects and controls a cluster.
+"""signal-engine for Python programs. Engine embeds a node; signal_py.control inspects and controls a cluster.
 
 from signal_py import Engine
 

@@ -1,6 +1,6 @@
 """The admin server: /metrics for Prometheus, /stats as JSON, /healthz, /readyz, and POST /drain.
 
-It runs on threads of its own. A request takes the GIL, but touches the loops only to read their counters.
+It runs on separate threads. A request takes the GIL, but touches the loops only to read their counters.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ Counters = Iterable[tuple[str, str, str]]  # name, kind, help
 
 
 class EngineCollector(Collector):
-    """Every counter by loop (`service`: the embedding program), the state of the NATS link, and the version."""
+    """Makes the metrics: every counter by loop (`service`: the embedding program), and the state of the node."""
 
     def __init__(self, counters: Counters, stats: Callable[[], Stats]) -> None:
         self._counters = tuple(counters)
         self._stats = stats
 
     def collect(self) -> Iterable[Metric]:
+        """Yields the metrics, from one snapshot of the statistics."""
         stats = self._stats()
         counted = {str(index): counts for index, counts in enumerate(stats.get("loops", ()))}
         if "service" in stats:
@@ -53,6 +54,7 @@ class EngineCollector(Collector):
 
 
 def _general(stats: Stats) -> Iterable[Metric]:
+    """Yields the metrics that are not counters of the core."""
     info = {name: str(stats.get(name, "")) for name in ("node", "version")}
     yield InfoMetricFamily("signal_engine", "The node and its version.", value=info)
     link = GaugeMetricFamily("signal_engine_nats_state", "1 for the present state of the NATS link.", labels=["state"])
@@ -103,8 +105,11 @@ class Admin:
     ) -> None:
         """Binds the address. Raises ConfigError.
 
+        address  HOST:PORT
+        named    how the setting was given, for errors
+        stats    returns the statistics
         unready  returns why the engine accepts no clients; "" if it does
-        drain    begins a drain
+        drain    begins a drain, and returns what it will do
         """
         self._stats = stats
         self._unready = unready
@@ -122,6 +127,7 @@ class Admin:
                 raise
 
     def start(self) -> None:
+        """Starts to answer, on one thread per address and one per connection."""
         for server in self._servers:
             server.thread.start()
 
@@ -175,8 +181,9 @@ class _Server(ThreadingHTTPServer):
         self.thread = threading.Thread(target=self.serve_forever, name="admin", daemon=True)
         self.address_family = socket.AddressFamily(address.family)
         super().__init__(cast(Any, where(address)), _Handler, bind_and_activate=False)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the probe that holds the port has, ...
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # ... after checking that nobody listens
+        # The probe, which holds the port and has checked that nobody listens there, may have set both options.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             prepare(self.socket, address, admin.addresses)
             self.socket.bind(cast(Any, self.server_address))
@@ -189,6 +196,7 @@ class _Server(ThreadingHTTPServer):
             ) from None
 
     def stop(self) -> None:
+        """Closes the listener, and waits for its thread."""
         if self.thread.ident is not None:
             self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which polls only twice a second
             self.shutdown()

@@ -14,26 +14,26 @@ from signal_py.control.wire import CURSOR, NAME, PEER
 if TYPE_CHECKING:
     from signal_py.config.options import Options
 
-DEFAULTS: dict[str, object] = {"listen": "127.0.0.1:0", "nats": "off"}  # where they differ from the daemon's
-NO_TTL = -1  # tells the core that the message has none
+DEFAULTS: dict[str, object] = {"listen": "127.0.0.1:0", "nats": "off"}  # that differ from the daemon's
+NO_TTL = -1  # for the core: the setting `ttl` applies
 REF = re.compile(r"[A-Za-z0-9]{1,16}")
 
 
 def config_of(settings: Options) -> Config:
-    """Returns the settings of keywords. Raises ConfigError, which names the keyword."""
+    """Returns the settings that Engine's keywords give. Raises ConfigError, which names the keyword."""
     fields = {setting.field: name for name, setting in SETTINGS.items()}
     given: dict[str, object] = {**DEFAULTS, **settings}
     for field in given:
         if field not in fields:
             near = nearest(field.lower().replace("-", "_"), fields)
-            mend = f"write {near}=…" if near else "signal_py.config.settings.Config lists them"
-            raise ConfigError(f"Engine's {field} is not a setting: {mend}.")
+            fix = f"write {near}=…" if near else "signal_py.config.settings.Config lists them"
+            raise ConfigError(f"Engine's {field} is not a setting: {fix}.")
     by_name = {fields[field]: value for field, value in given.items()}
     return make_config(by_name, {name: f"Engine's {field}" for field, name in fields.items()})
 
 
 def check_authorize(config: Config, given: bool) -> None:
-    """Raises ConfigError unless an authorizer is given just where the settings ask for one."""
+    """Raises ConfigError if there is an authorizer without `auth='callback'`, or the other way round."""
     if config.auth == "callback" and not given:
         raise ConfigError(f"{config.named('auth')} is callback, but authorize is missing: give Engine both or neither.")
     if given and config.auth != "callback":
@@ -41,6 +41,7 @@ def check_authorize(config: Config, given: bool) -> None:
 
 
 def check_name(what: str, name: str) -> None:
+    """Raises ValueError for the name of a room or user (`what`) that is not valid."""
     if not NAME.fullmatch(name):
         raise ValueError(
             f"'{name}' is not a valid {what} name: use 1 to 128 printable characters, without space, * and >"
@@ -48,6 +49,7 @@ def check_name(what: str, name: str) -> None:
 
 
 def check_close(code: int) -> None:
+    """Raises ValueError for a close code that an endpoint may not send (RFC 6455 §7.4)."""
     from signal_core.engine import may_close_with
 
     if not may_close_with(code):
@@ -55,17 +57,18 @@ def check_close(code: int) -> None:
 
 
 def check_page(limit: int, after: str) -> None:
+    """Raises ValueError for arguments of a page that are not valid."""
     if limit < 1 or (after and not CURSOR.fullmatch(after)):
         raise ValueError("give a limit of 1 or more, and as 'after' the 'next' of the last page")
 
 
 def payload_of(data: bytes | str) -> tuple[bytes, bool]:
-    """Returns bytes, and whether they are binary. Raises TypeError, or ValueError for text that can't be encoded."""
+    """Returns a payload, and whether it is binary. Raises TypeError, or ValueError for text that can't be encoded."""
     return (data.encode(), False) if isinstance(data, str) else (bytes(memoryview(data)), True)
 
 
 def milliseconds(ttl: float | None) -> int:
-    """Converts a ttl in seconds. Raises ValueError if it is out of bounds."""
+    """Converts a ttl in seconds for the core. Raises ValueError if it is out of bounds."""
     if ttl is None:
         return NO_TTL
     if not SETTINGS["ttl"].low <= ttl <= SETTINGS["ttl"].high:
@@ -74,7 +77,7 @@ def milliseconds(ttl: float | None) -> int:
 
 
 def why_not_sent(target: str, *refs: str | None) -> str:
-    """Returns what makes a message to a peer or a user a bad request; "" if nothing does."""
+    """Returns why a message to a peer or a user is a bad request; "" if neither target nor refs are the cause."""
     if wrong := _wrong_ref(refs):
         return wrong
     if target.startswith("@"):
@@ -85,7 +88,7 @@ def why_not_sent(target: str, *refs: str | None) -> str:
 
 
 def why_not_room(room: str, *refs: str | None) -> str:
-    """Returns what makes a message to a room, or a join, a bad request."""
+    """Returns why a message to a room, or a join, is a bad request: a ref, or else the room."""
     rule = "1 to 128 printable characters, without space, * and >, and not $ or @ first"
     return _wrong_ref(refs) or f"'{room}' is not a room: write {rule}."
 

@@ -23,7 +23,7 @@ def call_core(call: Callable[..., T], *arguments: object) -> T:
 
 
 def raise_code(code: str, wrong: Callable[[], str]) -> None:
-    """Raises DeliveryError for any code but "". `wrong` explains a bad request."""
+    """Raises DeliveryError for any code but "". `wrong` returns the reason for `bad-request`; "" for the usual one."""
     if code:
         from signal_core.engine import code_sentence
 

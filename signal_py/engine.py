@@ -88,7 +88,7 @@ class Engine:
         self._step: asyncio.Future[None] | None = None  # the present step of the start
         self._stopping: asyncio.Future[None] | None = None
         self._draining: asyncio.Future[None] | None = None
-        self._come = asyncio.Event()  # the start has succeeded or failed
+        self._start_over = asyncio.Event()  # the start has succeeded or failed
         self._ended = asyncio.Event()
 
     def _new_runtime(self) -> Runtime:
@@ -109,7 +109,7 @@ class Engine:
         credentials; EngineError if the engine was started or stopped before, or is stopped meanwhile; OSError if the
         system has no descriptors left.
         """
-        self._settle()
+        self._bind()
         if self._started or self._stopping is not None:
             raise EngineError("An engine can be started only once: make a new Engine.")
         self._started = True
@@ -124,7 +124,7 @@ class Engine:
             await self.stop()
             raise
         finally:
-            self._come.set()
+            self._start_over.set()
 
     async def stop(self) -> None:
         """Closes every connection with 1001. Returns when everything has ended, little more than `close_timeout` later.
@@ -133,7 +133,7 @@ class Engine:
         with `unavailable`. `messages()` ends. A drain ends at once. A second call waits for the first. If the asyncio
         loop that started the engine is closed, call this on any other loop.
         """
-        self._settle(last=True)
+        self._bind(last=True)
         if self._stopping is None or self._stopping.cancelled():
             self._stopping = asyncio.ensure_future(self._stop())
         try:
@@ -151,12 +151,12 @@ class Engine:
         over `drain_time`. Messages are delivered meanwhile, including those of this program. A second call waits for
         the first.
         """
-        self._settle()
+        self._bind()
         await asyncio.shield(self._begin_drain())
 
     async def ended(self) -> None:
         """Returns when the engine has stopped: by `stop`, by `drain`, or by the command of an operator."""
-        self._settle()
+        self._bind()
         await self._ended.wait()
 
     def _asked_to_drain(self) -> None:
@@ -173,7 +173,7 @@ class Engine:
     async def _drain(self) -> None:
         """A drain that is requested during the start begins after it."""
         if self._started:
-            await self._come.wait()
+            await self._start_over.wait()
         try:
             if self._stopping is None and self._runtime.state == "running" and self._config.drain_time:
                 await in_joined_thread(self._runtime.drain)
@@ -210,7 +210,7 @@ class Engine:
     @property
     def node(self) -> str:
         """The name of the node. A random name is a new one in a child made by fork()."""
-        self._settle_process()
+        self._follow_fork()
         return self._runtime.node
 
     @property
@@ -245,7 +245,7 @@ class Engine:
 
         The result can be converted to JSON. May be called from any thread.
         """
-        self._settle_process()
+        self._follow_fork()
         return self._runtime.stats()
 
     # -- operations --
@@ -328,7 +328,7 @@ class Engine:
         assert self._local_peer is not None
         ref = self._local_peer.new_ref()
         end = asyncio.get_running_loop().time() + self._config.ttl
-        # Another join may take the room that a turn promises.
+        # Another join may come first, although turn_to_join found room.
         while (code := call_core(core.join_room, room, ref, presence)) == "later":
             if not await self._local_peer.turn_to_join(end):
                 code = "unavailable"
@@ -411,39 +411,39 @@ class Engine:
 
     async def _deliver(
         self,
-        hand_on: Callable[[str | None], str],
+        post: Callable[[str | None], str],
         ref: str | None,
         receipt: bool,
         ttl: float | None,
         wrong: Callable[[], str],
     ) -> None:
-        """Hands a message to the core and awaits its receipt. `wrong` says what makes it a bad request."""
+        """Passes a message to the core, and awaits its receipt. `wrong` returns why it is a bad request."""
         assert self._local_peer is not None
         ref = self._local_peer.claim_ref(ref, receipt)
-        raise_code(call_core(hand_on, ref), wrong)
+        raise_code(call_core(post, ref), wrong)
         if receipt and ref is not None:
             seconds = self._config.ttl if ttl is None else ttl
             raise_code(await self._local_peer.receipt(ref, seconds), wrong)
 
-    def _settle_process(self) -> None:
-        """Makes new parts for an engine that was never used, in a child made by fork()."""
+    def _follow_fork(self) -> None:
+        """Makes new parts in a child made by fork(), for an engine that was not used before. Raises EngineError."""
         if self._affinity.moves():
             self._runtime = self._new_runtime()
 
-    def _settle(self, last: bool = False) -> None:
+    def _bind(self, last: bool = False) -> None:
         """Binds the engine to the running loop, for a coroutine that may be the first one."""
-        self._settle_process()
+        self._follow_fork()
         self._affinity.enter(last)
 
     def _core_here(self) -> Core:
         """As `_core`, for what may only be used on the engine's loop."""
-        self._settle_process()
+        self._follow_fork()
         self._affinity.check()
         return self._core()
 
     def _core(self) -> Core:
         """Returns the core. Raises EngineError unless it runs."""
-        self._settle_process()
+        self._follow_fork()
         if self._runtime.state not in ("running", "draining") or self._runtime.core is None:
             raise EngineError(f"The engine is {self._runtime.state if self._started else 'not started'}.")
         return self._runtime.core

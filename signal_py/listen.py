@@ -75,7 +75,7 @@ def _resolve_one(text: str, named: str) -> Resolved:
 
 
 class Probes:
-    """Sockets that are bound but don't listen, so that no other program takes the ports meanwhile.
+    """Sockets that are bound but don't listen, so that no other program takes the ports before the loops listen.
 
     The loops bind with SO_REUSEPORT, so a second engine of the same user could share a port unnoticed. A probe first
     binds without that option, which fails if the port is in use, and then sets it for the loops.
@@ -109,11 +109,13 @@ class Probes:
         self.close()
 
     def close(self) -> None:
+        """Gives the ports up. Call once the loops listen."""
         for held in self._sockets:
             held.close()
         self._sockets.clear()
 
     def _hold_resolved(self, one: Resolved) -> None:
+        """Binds the addresses of one text; for port 0 with another free port if one of them has it in use."""
         tries = PORT_TRIES if one.addresses[0].port == 0 else 1
         while True:
             held = len(self._sockets)
@@ -128,6 +130,7 @@ class Probes:
             del self._sockets[held:], self.addresses[held:]
 
     def _hold_all(self, wanted: Resolved) -> None:
+        """Binds the addresses of one text, all with the same port. Skips those of a name that the machine has not."""
         missing: list[_UnusableError] = []
         port = 0
         for address in wanted.addresses:
@@ -141,8 +144,7 @@ class Probes:
             raise missing[0]
         text = "skipped an address of a host name: this machine does not have it"
         for one in missing:
-            place = host_port(one.address.host, one.address.port)
-            event(logger, "warning", text, setting=self._named, address=place)
+            event(logger, "warning", text, setting=self._named, address=host_port(one.address.host, one.address.port))
 
     def _hold(self, address: Address) -> int:
         """Binds a probe, and returns its port."""
@@ -199,6 +201,7 @@ def _bind(probe: socket.socket, where: tuple[object, ...]) -> None:
 
 
 def _in_use(address: Address, named: str, share: str) -> str:
+    """Returns the error about a port that is in use."""
     where = host_port(address.host, address.port)
     if held_here(address.port):
         return (
@@ -207,8 +210,8 @@ def _in_use(address: Address, named: str, share: str) -> str:
         )
     if share:
         return (
-            f"{named} {where} is in use by a program that doesn't share it, or is another user's: "
-            f"have all that listen there set {share}, or choose another port."
+            f"{named} {where} is in use by a program that does not share it, or that another user runs: "
+            f"set {share} in all programs that listen there, or choose another port."
         )
     return (
         f"{named} {where} is in use by another program: stop that program, or choose another port (0 picks a free one)."
@@ -240,6 +243,7 @@ def _entries(folder: str) -> list[str]:
 
 
 def _problem(error: OSError, address: Address, named: str, share: str) -> str:
+    """Returns the error about an address that can't be bound."""
     if error.errno == errno.EADDRINUSE:
         return _in_use(address, named, share)
     where = host_port(address.host, address.port)

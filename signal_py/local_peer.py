@@ -1,4 +1,4 @@
-"""The embedding program as a peer: its messages, its presence, its receipts, and clients that come and go."""
+"""The embedding program as a peer of the clients: messages, presence, receipts, and clients that come and go."""
 
 from __future__ import annotations
 
@@ -140,7 +140,11 @@ class LocalPeer:
         handlers: Handlers,
         send: Send | None = None,
     ) -> None:
-        """`limit`: messages kept for `messages()`; further ones are dropped and counted. `send` is used by replies."""
+        """Begins to read the core's events.
+
+        limit  messages that are kept for `messages()`; further ones are dropped and counted
+        send   sends the replies to messages
+        """
         self._core = core
         self._send = send
         self._limit = limit
@@ -257,6 +261,7 @@ class LocalPeer:
         logger.error("a child made by fork() can't use the engine of its parent: make a new one there")
 
     def _take(self, message: Message) -> None:
+        """Passes a message to the handler, or keeps it for `messages()`."""
         if self._on_message is not None:
             self._call(self._on_message, message)
         elif len(self._queue) < self._limit:
@@ -265,11 +270,13 @@ class LocalPeer:
             self.dropped += 1
 
     def _tell_presence(self, texts: Any) -> None:
+        """Passes presence events, each the text of MEMBERS, JOIN or LEAVE, to the handler."""
         for text in texts:
             for presence in _presence(text):
                 self._call(self._on_presence, presence)
 
     def _settle(self, ref: Any, code: Any) -> None:
+        """Takes the receipt of a ref. No effect if nothing waits for it."""
         waiting = self._receipts.get(ref)
         if waiting is not None and not waiting.done():
             waiting.set_result(code)
@@ -295,14 +302,14 @@ class LocalPeer:
 
 
 def _presence(text: str) -> list[Presence]:
-    """Reads MEMBERS, JOIN or LEAVE."""
+    """Parses MEMBERS, JOIN or LEAVE."""
     head, _, lines = text.partition("\n")
-    verb, room, *who = head.split(" ")
-    told = [line.split(" ") for line in lines.split("\n") if line] if verb == "MEMBERS" else [who]
+    verb, room, *rest = head.split(" ")
+    peers = [line.split(" ") for line in lines.split("\n") if line] if verb == "MEMBERS" else [rest]
     event = "member" if verb == "MEMBERS" else verb.lower()
     return [
         Presence(room, event, peer, next((o[5:] for o in options if o.startswith("user=")), None))
-        for peer, *options in told
+        for peer, *options in peers
     ]
 
 

@@ -178,7 +178,7 @@ class Runtime:
 
         config = self.config
         credentials = Credentials.of(config)
-        if limits := limits_of_groups().told():
+        if limits := limits_of_groups().finite():
             event(logger, "info", "limited by control groups", **limits)
         if config.admin:
             self._admin = Admin(config.admin, config.named("admin"), self.stats, self.unready, self._ask_drain)

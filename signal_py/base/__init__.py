@@ -1,3 +1,3 @@
-"""What knows nothing of signaling: errors, the log, addresses, threads, files, what the machine has.
+"""Modules that know nothing of signaling: errors, the log, addresses, threads, files, the machine's resources.
 
-Every folder may import it; it imports none."""
+Every folder may import from it. It imports from none."""

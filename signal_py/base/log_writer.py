@@ -46,15 +46,19 @@ def write_within(descriptor: int, data: bytes, seconds: float) -> None:
 
 
 class LineWriter:
-    """Writes lines on a thread of its own.
+    """Writes lines on a separate thread.
 
-    Once a line is dropped, so are all further ones, until those that wait are written and then `told`, the line that
-    says how many are missing. So that line is where the missing ones would be. The descriptor's mode is not changed,
-    since other processes may share it: it may block, so poll() is called before each write.
+    Once a line is dropped, so are all further ones, until those that wait are written, and then `told`, the line that
+    says how many are missing: it stands where the missing ones would be. The descriptor's mode is not changed, since
+    other processes may share it: it may block, so poll() is called before each write.
     """
 
     def __init__(self, descriptor: int, told: Callable[[int], bytes], pending: int = PENDING) -> None:
-        """Starts the thread, a daemon. `pending`: bytes that may wait."""
+        """Starts the thread, a daemon.
+
+        told     makes the line that says how many are missing
+        pending  the maximum bytes that may wait
+        """
         self._descriptor = descriptor
         self._told = told
         self._most = pending
@@ -137,14 +141,18 @@ class LineWriter:
 
 
 class LineStream(io.TextIOBase):
-    """What is printed, in whole lines, to a LineWriter: in place of sys.stderr. A line of LINE_MOST characters that has
-    no end yet is ended there."""
+    """A stream in place of sys.stderr, which passes whole lines to a LineWriter.
+
+    A line that reaches LINE_MOST characters without an end is ended there.
+    """
 
     def __init__(self, writer: LineWriter, descriptor: int) -> None:
         self._writer = writer
         self._descriptor = descriptor
         self._lock = threading.RLock()
         self._begun = ""
+
+    # -- io.TextIOBase --
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -160,6 +168,7 @@ class LineStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
+        """Passes the lines on that are complete. Never waits for a write."""
         with self._lock:
             *lines, begun = (self._begun + text).split("\n")
             whole = len(begun) // LINE_MOST * LINE_MOST
@@ -170,6 +179,7 @@ class LineStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
+        """Passes an incomplete line on, as a line."""
         with self._lock:
             rest, self._begun = self._begun, ""
         if rest:

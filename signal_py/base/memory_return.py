@@ -1,4 +1,4 @@
-"""Returns the memory of closed connections to the system: malloc_trim, on a thread of its own, without the GIL.
+"""Returns the memory of closed connections to the system: malloc_trim, on a separate thread, without the GIL.
 
 All engines of a process share its malloc, so they also share the minimum time between two calls.
 """
@@ -32,12 +32,12 @@ class MemoryReturn:
     """Schedules malloc_trim for one engine. For its control thread."""
 
     def __init__(self) -> None:
-        self._told = 0.0  # time of the last report
+        self._reported = 0.0  # time of the last report
         self._waits = False
 
     def freed(self) -> None:
         """Takes a loop's report of free memory. Calls malloc_trim in SETTLE seconds, or PAUSE after the last call."""
-        self._told = time.monotonic()
+        self._reported = time.monotonic()
         if not self._waits:
             self._wait(SETTLE)
 
@@ -49,7 +49,7 @@ class MemoryReturn:
     def _begin(self) -> None:
         self._waits = False
         with _LastTrim.lock:
-            if self._told <= _LastTrim.last:  # another engine's call did it
+            if self._reported <= _LastTrim.last:  # another engine's call has done it
                 return
             if _LastTrim.last + PAUSE <= time.monotonic():
                 _LastTrim.last = time.monotonic()

@@ -38,8 +38,8 @@ class Group:
     def __and__(self, other: Group) -> Group:
         return Group(min(self.memory, other.memory), min(self.processors, other.processors))
 
-    def told(self) -> dict[str, object]:
-        """Returns the finite limits, for the log."""
+    def finite(self) -> dict[str, object]:
+        """Returns the limits that are set, for the log."""
         return {name: value for name, value in vars(self).items() if math.isfinite(value)}
 
 

@@ -26,7 +26,7 @@ class ThrottledLog:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._kinds: dict[tuple[object, ...], tuple[float, int, float]] = {}  # told at, since then, seen at
+        self._kinds: dict[tuple[object, ...], tuple[float, int, float]] = {}  # logged at, count since, seen at
 
     def add(self, text: str, reason: str, error: BaseException | None = None, secrets: Secrets = _nothing) -> None:
         """Counts a failure, and logs it unless its kind was logged less than QUIET seconds ago.
@@ -37,17 +37,17 @@ class ThrottledLog:
         """
         now = time.monotonic()
         kind = (text, reason) if error is None else (text, type(error), *_raised_at(error))
-        told, count, seen = self._kinds.pop(kind, (-QUIET, 0, -QUIET))
+        logged, count, seen = self._kinds.pop(kind, (-QUIET, 0, -QUIET))
         count += 1
-        if now - told >= QUIET:
+        if now - logged >= QUIET:
             trace = ""
             if error is not None:
                 reason = _without(secrets(), f"{type(error).__name__}: {error}")
                 if now - seen >= QUIET:
                     trace = _without(secrets(), "".join(traceback.format_exception(error)).rstrip())
             event(self._logger, "error", text, reason=reason, times=count, trace=trace)
-            told, count = now, 0
-        self._kinds[kind] = told, count, now
+            logged, count = now, 0
+        self._kinds[kind] = logged, count, now
         if len(self._kinds) > KINDS:
             del self._kinds[next(iter(self._kinds))]
 

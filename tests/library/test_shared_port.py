@@ -77,7 +77,7 @@ def test_a_port_that_another_program_does_not_share() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         said = refusal(listen=f"127.0.0.1:{int(other.stdout.readline())}", reuse_port=True)
-        assert "doesn't share it" in said and "set reuse_port='on'" in said
+        assert "does not share it" in said and "set reuse_port='on'" in said
 
 
 def test_engines_of_two_processes() -> None:
