@@ -174,7 +174,7 @@ class Runtime:
 
     def prepare(self) -> None:
         """Starts everything but the loops. Raises ConfigError."""
-        from signal_core.engine import COUNTERS, Core
+        from signal_core.engine import COUNTERS
 
         config = self.config
         credentials = Credentials.of(config)
@@ -190,7 +190,15 @@ class Runtime:
         if config.reuse_port == "on" and (self.embedded or not servers):
             text = "workers that share a port have no common NATS server: their clients can't reach each other"
             event(logger, "warning", text, setting=config.named("nats"))
-        tls = Tls.of(config, servers)
+        self._make_core(servers, credentials, Tls.of(config, servers))
+        if self._admin:
+            self._admin.count(COUNTERS)
+
+    def _make_core(self, servers: list[Server], credentials: Credentials, tls: Tls) -> None:
+        """Makes the core and its control thread. Raises ConfigError."""
+        from signal_core.engine import Core
+
+        config = self.config
         verifier = verifier_of(config) if config.auth == "jwt" else None
         self._keys = verifier.keys if verifier else None
         settings = core_settings(config, self.node, bool(servers), self._hooks)
@@ -209,8 +217,6 @@ class Runtime:
         if servers and config.control == "on":
             server = self._control_server(self.core, self.control_thread.inspection, credentials, tls)
             self.control_thread.use_control_server(server)
-        if self._admin:
-            self._admin.count(COUNTERS)
 
     def run(self) -> None:
         """Starts the loops and the link. Returns when clients can connect. Raises ConfigError."""

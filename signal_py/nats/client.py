@@ -24,6 +24,14 @@ from signal_py.nats.tls import Tls, wants_tls
 CONNECT_TIMEOUT = 5  # seconds for each step of connecting
 CLOSE_TIMEOUT = 1.0
 PING_INTERVAL = 30  # seconds; the connection is closed at the second PING without an answer
+OPTIONS: dict[str, Any] = {
+    "allow_reconnect": False,
+    "max_reconnect_attempts": 1,
+    "reconnect_time_wait": 0,
+    "connect_timeout": CONNECT_TIMEOUT,
+    "ping_interval": PING_INTERVAL,
+    "max_outstanding_pings": 1,
+}
 ENDS = (OSError, nats.errors.StaleConnectionError)  # the connection ended, which `on_closed` reports
 NO_TLS = "it offers no TLS, but its URL requires it"
 
@@ -76,16 +84,11 @@ async def connect(
         await client.connect(
             servers=[server.url],
             name=name,
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
-            connect_timeout=CONNECT_TIMEOUT,
-            ping_interval=PING_INTERVAL,
-            max_outstanding_pings=1,
             error_cb=report,
             closed_cb=closed,
             tls=context,
             tls_hostname=server.tls_name or server.host,
+            **OPTIONS,
             **proof,
         )
     except Exception as error:  # nats-py raises many kinds
