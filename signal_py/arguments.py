@@ -19,8 +19,22 @@ NO_TTL = -1  # for the core: the setting `ttl` applies
 REF = re.compile(r"[A-Za-z0-9]{1,16}")
 
 
-def config_of(settings: Options) -> Config:
-    """Returns the settings that Engine's keywords give. Raises ConfigError, which names the keyword."""
+def config_of(config: Config | None, settings: Options, authorize: bool) -> Config:
+    """Returns the settings of an Engine. Raises ConfigError, which names the keyword.
+
+    config     ready-made settings, in place of keywords
+    settings   the keywords
+    authorize  whether there is an authorizer
+    """
+    if config is not None and settings:
+        raise ConfigError("Engine's config is given together with settings: give one or the other.")
+    if config is None:
+        config = _config_of_keywords({"auth": "callback", **settings} if authorize else settings)
+    _check_authorize(config, authorize)
+    return config
+
+
+def _config_of_keywords(settings: Options) -> Config:
     fields = {setting.field: name for name, setting in SETTINGS.items()}
     given: dict[str, object] = {**DEFAULTS, **settings}
     for field in given:
@@ -32,7 +46,7 @@ def config_of(settings: Options) -> Config:
     return make_config(by_name, {name: f"Engine's {field}" for field, name in fields.items()})
 
 
-def check_authorize(config: Config, given: bool) -> None:
+def _check_authorize(config: Config, given: bool) -> None:
     """Raises ConfigError if there is an authorizer without `auth='callback'`, or the other way round."""
     if config.auth == "callback" and not given:
         raise ConfigError(f"{config.named('auth')} is callback, but authorize is missing: give Engine both or neither.")

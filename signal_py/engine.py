@@ -11,7 +11,7 @@ from signal_py import arguments
 from signal_py.auth.authenticators import Authorizer
 from signal_py.base.affinity import Affinity
 from signal_py.base.aio import in_joined_thread, run_in_joined_thread, uninterrupted
-from signal_py.base.errors import ConfigError, EngineError
+from signal_py.base.errors import EngineError
 from signal_py.base.hostport import url_of
 from signal_py.config.settings import Config
 from signal_py.control.inspection import Inspection, MemberPage, RoomPage
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Engine:
-    """A node in this process, on threads of its own. The program is a peer of the node's clients.
+    """A node in this process, on separate threads. The program is a peer of the node's clients.
 
         async with Engine(listen="127.0.0.1:0", nats="off") as engine:
             await engine.publish("lobby", b"hello")
@@ -39,9 +39,12 @@ class Engine:
     the loopback address and joins no cluster.
 
     An engine belongs to the asyncio loop that started it: methods raise EngineError on another loop and in other
-    threads. `stats` and the properties may be used from any thread. The engine sets no signal handlers and changes no
-    global state, so several engines may run in one process. One that was not started may be started in a child made
-    by fork(). One that was started can't be used there: every method raises EngineError.
+    threads. `stats` and the properties may be used from any thread. All but `start`, `stop`, `drain`, `ended`, `stats`,
+    `node`, `nats_url` and `admin_address` raise EngineError unless the engine is running.
+
+    The engine sets no signal handlers and changes no global state, so several engines may run in one process. One that
+    has not been started can be started in a child made by fork(). One that has been started can't be used there: every
+    method raises EngineError.
     """
 
     def __init__(
@@ -73,13 +76,8 @@ class Engine:
 
         Raises ConfigError for a setting that can't be used.
         """
-        if config is not None and settings:
-            raise ConfigError("Engine's config is given together with settings: give one or the other.")
-        if authorize is not None and config is None:
-            settings.setdefault("auth", "callback")
-        self._config = config or arguments.config_of(settings)
+        self._config = arguments.config_of(config, settings, authorize is not None)
         self._handlers = Handlers(on_message, on_connect, on_disconnect, on_presence)
-        arguments.check_authorize(self._config, authorize is not None)
         self._authorize = authorize
         self._affinity = Affinity()
         self._runtime = self._new_runtime()
@@ -209,7 +207,7 @@ class Engine:
 
     @property
     def node(self) -> str:
-        """The name of the node. A random name is a new one in a child made by fork()."""
+        """The name of the node. If it is random, a child made by fork() has another one."""
         self._follow_fork()
         return self._runtime.node
 
@@ -275,7 +273,7 @@ class Engine:
         its way: its receipt would be taken for that of the second.
 
         Raises DeliveryError if the message was refused; without `receipt`, only if this node knows that at once.
-        Raises ValueError for a ttl out of bounds or text that can't be encoded.
+        Raises ValueError for a ttl out of bounds or text that can't be encoded, TypeError for data of another type.
         """
         core = self._core_here()
         payload, binary = arguments.payload_of(data)
@@ -304,7 +302,7 @@ class Engine:
         receipt  has no effect: whether the message is accepted for routing is known at once
         ttl      as in `send`
 
-        Raises DeliveryError and ValueError as `send` does.
+        Raises DeliveryError, ValueError and TypeError as `send` does.
         """
         core = self._core_here()
         payload, binary = arguments.payload_of(data)
@@ -322,7 +320,8 @@ class Engine:
         room      the name of the room
         presence  also call `on_presence` for members, joins and leaves. A further call reports the members again
 
-        Returns once NATS, if it is connected, has the subscription to the room. Raises DeliveryError.
+        Returns once NATS, if it is connected, has the subscription to the room. Raises DeliveryError if the room can't
+        be joined.
         """
         core = self._core_here()
         assert self._local_peer is not None
@@ -338,13 +337,11 @@ class Engine:
         raise_code(code, lambda: arguments.why_not_room(room))
 
     async def leave(self, room: str) -> None:
-        """Ends the membership in a room.
+        """Ends the membership in a room. No effect if this program is not a member.
 
         room  the name of the room
-
-        Raises DeliveryError.
         """
-        raise_code(call_core(self._core_here().leave_room, room), lambda: arguments.why_not_room(room))
+        call_core(self._core_here().leave_room, room)
 
     def disconnect(self, peer: str, code: int = OPERATOR_CLOSE) -> bool:
         """Closes a client's connection to this node. Returns whether there was one.
@@ -352,7 +349,7 @@ class Engine:
         peer  the address of the client
         code  the close code: 1000 to 1003, 1007 to 1014 or 3000 to 4999 (RFC 6455 §7.4)
 
-        Raises ValueError for any other code.
+        Raises ValueError for any other code, EngineError if a loop does not answer in time.
         """
         arguments.check_close(code)
         return call_core(self._core_here().disconnect, peer, code)
