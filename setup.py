@@ -1,8 +1,10 @@
 """Builds the C extensions; everything else about the package is in pyproject.toml.
 
-SIGNAL_BUILD chooses the flavour: release (default), debug, asan or tsan.
-SIGNAL_EXTENSIONS chooses what is built: "engine" (default), "probe", "engine,probe" or "none". Tests and micro
-benchmarks reach the core through the probe, which no wheel has.
+Two environment variables control the build:
+
+SIGNAL_BUILD       the flavour: release (default), debug, asan or tsan
+SIGNAL_EXTENSIONS  what is built: "engine" (default), "probe", "engine,probe" or "none". Tests and microbenchmarks reach
+                   the core through the probe, which no wheel contains
 """
 
 import importlib.util
@@ -16,12 +18,12 @@ from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-# The data path is one C unit, of which GCC would inline less the more there is of it.
+# The data path is one C unit. By default, GCC inlines less the larger a unit is.
 INLINE = ["inline-unit-growth=1000", "large-function-growth=4000", "large-stack-frame-growth=4000"]
 INLINE = [part for each in [*INLINE, "max-inline-insns-single=500"] for part in ("--param", each)]
 SOURCES = {"engine": "signal_core/engine.pyx", "probe": "signal_core/probe/probe.pyx"}
 FLAVOURS = {
-    # -w: what there is to warn of in generated C, the debug build shows. -g1 is for profiles, and costs no time.
+    # -w: only the debug build shows warnings about generated C. -g1 is for profilers, and costs no time.
     "release": (["-O3", "-g1", "-w", "-fno-plt", *INLINE], [], {}),
     "debug": (
         ["-O0", "-g3", "-DSE_DEBUG=1", "-UNDEBUG", "-DCYTHON_TRACE=1"],
@@ -45,11 +47,11 @@ DIRECTIVES = {
 }
 
 
-def known(variable: str, word: str, words: Collection[str]) -> str:
-    """The word, which a variable of the environment holds, if it is one of the words."""
-    if word not in words:
-        sys.exit(f"setup.py: {variable}={word} is unknown: use one of {', '.join(words)}.")
-    return word
+def known(variable: str, value: str, choices: Collection[str]) -> str:
+    """Returns the value of an environment variable. Exits if it is not one of the choices."""
+    if value not in choices:
+        sys.exit(f"setup.py: {variable}={value} is unknown: use one of {', '.join(choices)}.")
+    return value
 
 
 FLAVOUR = known("SIGNAL_BUILD", os.environ.get("SIGNAL_BUILD", "release"), FLAVOURS)
@@ -57,7 +59,7 @@ BUILD = Path("build") / f"cython-{FLAVOUR}"
 
 
 def picohttpparser(build: Path) -> Path:
-    """A folder with picohttpparser's two files, copied from the build requirement gunicorn-h1c."""
+    """Copies picohttpparser's two files from the build requirement gunicorn-h1c to a folder. Returns the folder."""
     spec = importlib.util.find_spec("gunicorn_h1c")
     folder = Path(spec.origin).parent / "picohttpparser" if spec and spec.origin else None
     if folder is None or not (folder / "picohttpparser.c").is_file():
@@ -72,6 +74,7 @@ def picohttpparser(build: Path) -> Path:
 
 
 def extension(name: str) -> Extension:
+    """Returns the extension "engine" or "probe", in the chosen flavour."""
     compile_args, link_args, _ = FLAVOURS[FLAVOUR]
     pico = picohttpparser(BUILD / name)  # a copy for each, since they may be compiled at the same time
     return Extension(
@@ -84,13 +87,14 @@ def extension(name: str) -> Extension:
 
 
 def extensions() -> list[Extension]:
-    words = os.environ.get("SIGNAL_EXTENSIONS", "engine").split(",")
-    names = [known("SIGNAL_EXTENSIONS", word, ("engine", "probe", "none")) for word in words]
+    """Returns the extensions that SIGNAL_EXTENSIONS names."""
+    chosen = os.environ.get("SIGNAL_EXTENSIONS", "engine").split(",")
+    names = [known("SIGNAL_EXTENSIONS", name, ("engine", "probe", "none")) for name in chosen]
     return [extension(name) for name in names if name != "none"]
 
 
 class Build(build_ext):
-    """Runs Cython only where something is built, and not in each step of pip: its look at the sources takes seconds."""
+    """Runs Cython only when something is built. Not in every step of pip, since it scans the sources for seconds."""
 
     def build_extensions(self) -> None:
         directives = {**DIRECTIVES, **FLAVOURS[FLAVOUR][2]}
