@@ -34,7 +34,7 @@ def document() -> str:
 def metrics() -> Iterator[tuple[str, str, str]]:
     """Name, type and meaning of each. The engine's own need no engine; a descriptor count is only there with one."""
     for metric in EngineCollector(COUNTERS, lambda: {"descriptors": 0}).collect():
-        yield _name(metric), metric.type, metric.documentation.rstrip(".")
+        yield _name(metric), metric.type, metric.documentation
 
 
 def _name(metric: Metric) -> str:

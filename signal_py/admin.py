@@ -56,8 +56,8 @@ class EngineCollector(Collector):
 def _general(stats: Stats) -> Iterable[Metric]:
     """Yields the metrics that are not counters of the core."""
     info = {name: str(stats.get(name, "")) for name in ("node", "version")}
-    yield InfoMetricFamily("signal_engine", "The node and its version.", value=info)
-    link = GaugeMetricFamily("signal_engine_nats_state", "1 for the present state of the NATS link.", labels=["state"])
+    yield InfoMetricFamily("signal_engine", "the node and its version", value=info)
+    link = GaugeMetricFamily("signal_engine_nats_state", "1 for the current state of the NATS link", labels=["state"])
     for state in LINK_STATES:
         link.add_metric([state], int(stats.get("nats_state") == state))
     yield link
@@ -65,27 +65,27 @@ def _general(stats: Stats) -> Iterable[Metric]:
     dropped = stats.get("service_dropped", 0)
     yield CounterMetricFamily(
         "signal_engine_service_dropped",
-        "Messages to the embedding program that were dropped because it did not read them in time.",
+        "messages to the embedding program dropped because it did not read them in time",
         value=dropped,
     )
     yield CounterMetricFamily(
         "signal_engine_log_dropped",
-        "Log lines that were dropped because they could not be written in time.",
+        "log lines dropped because they could not be written in time",
         value=stats.get("log_dropped", 0),
     )
     if stats.get("descriptors") is not None:
         yield GaugeMetricFamily(
             "signal_engine_descriptors",
-            "Open descriptors in all descriptor tables of the process.",
+            "open descriptors in all descriptor tables of the process",
             value=stats["descriptors"],
         )
 
 
 def _keys(stats: Stats) -> Iterable[Metric]:
     """Yields the metrics of keys for tokens."""
-    text = "Keys that verify tokens; 0 with --auth jwt: none could be loaded yet."
+    text = "keys that verify tokens; with --auth jwt, 0 means that none could be loaded yet"
     yield GaugeMetricFamily("signal_engine_auth_keys", text, value=stats.get("auth_keys", 0))
-    text = "1 for the reason why the keys could not be loaded the last time."
+    text = "1 for the reason why keys could not be loaded the last time"
     trouble = GaugeMetricFamily("signal_engine_auth_keys_trouble", text, labels=["reason"])
     for reason in REASONS:
         trouble.add_metric([reason], int(stats.get("auth_keys_trouble") == reason))

@@ -14,8 +14,8 @@ FILES = {
     "zsh": "_signal-engine in a folder of $fpath",
     "fish": "~/.config/fish/completions/signal-engine.fish",
 }
-DESCRIPTION = "Prints a completion script. Save it as " + ", ".join(
-    f"{path} ({shell})" for shell, path in FILES.items()
+DESCRIPTION = (
+    "Prints a completion script. Save it as " + ", ".join(f"{path} ({shell})" for shell, path in FILES.items()) + "."
 )
 
 

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 MAX_TIMEOUT = 600.0  # seconds
 
 DESCRIPTION = """\
-Inspects and controls the nodes of a cluster through the NATS server that they use. The exit status is 1 if a node did
-not answer or refused, or if there was nothing to disconnect. The answers of the other nodes are printed anyway."""
+Inspects and controls the nodes of a cluster through the NATS server that they use. The exit status is 1 if a node does
+not answer or refuses, or if there is nothing to disconnect. The answers of the other nodes are printed anyway."""
 COMMANDS = {
     "nodes": "list the nodes: name, version, addresses",
     "stats": "print counters of the nodes",
     "rooms": "list the rooms of the cluster, with their number of members",
-    "members": "list the members of a room, or with @USER the connections of a user",
-    "disconnect": "close the connection of a peer, or with @USER all connections of a user, with 4009",
+    "members": "list the members of a room, or the connections of a user (@USER)",
+    "disconnect": "close the connection of a peer, or all connections of a user (@USER), with 4009",
     "drain": "make one node, or all, send its clients away and exit",
 }
 

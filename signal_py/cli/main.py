@@ -30,17 +30,17 @@ to this connection alone. SENDER is - if the sender has no address. The command 
 moves to another engine when its engine drains. The exit status is 1 if the engine refuses the token or a room, and with
 --once when the connection ends."""
 PUB = """\
-Publishes to a room and waits until the engine has accepted the message. If the engine refuses it, the error goes to
-standard error and the exit status is 1."""
+Publishes to a room and waits until the engine has accepted the message. If the engine refuses it, the command prints
+the error and exits with 1."""
 SEND = """\
 Sends to a peer on any node and waits until the message is written to the peer's socket. If it is not delivered, the
-error goes to standard error and the exit status is 1."""
+command prints the error and exits with 1."""
 TOKEN = f"""\
 If the engine requires a token, set the environment variable {TOKEN_VARIABLE}."""
 DRAIN = """\
-Starts a drain: the engine tells its clients to reconnect elsewhere, closes those that stay, evenly over drain-time, and
-exits. This command does not wait for that. The exit status is 0 if the drain has begun, 1 if the engine refuses, and 2
-if it can't be reached."""
+Starts a drain: the engine tells its clients to reconnect elsewhere, closes those that stay evenly over drain-time, and
+exits. The command does not wait for the end. The exit status is 0 if the drain has begun, 1 if the engine refuses, and
+2 if it can't be reached."""
 CLIENTS = {
     "sub": ("print what is published to rooms", SUB),
     "pub": ("publish to a room", PUB),
