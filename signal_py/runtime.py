@@ -164,8 +164,8 @@ class Runtime:
     @property
     def advertised(self) -> str:
         """The URL by which clients reach it; "" if the setting is not given."""
-        told = self.config.advertise
-        return told if not told or "://" in told else f"ws://{told}{self.config.path}"
+        given = self.config.advertise
+        return given if not given or "://" in given else f"ws://{given}{self.config.path}"
 
     @property
     def admin_address(self) -> tuple[str, int] | None:
@@ -321,7 +321,7 @@ class Runtime:
         return "NATS refuses this node" if self.control_thread and self.control_thread.state == "refused" else ""
 
     def _control_server(self, core: Core, inspection: Inspection, credentials: Credentials, tls: Tls) -> ControlServer:
-        """Makes what answers operators on NATS."""
+        """Returns the server that answers operators on NATS."""
         handlers = CommandHandlers(core, inspection, self.stats, self._ask_drain)
         return ControlServer(
             self.node,
@@ -334,7 +334,7 @@ class Runtime:
         )
 
     def _authenticator(self, verifier: Verifier | None) -> Authenticator | None:
-        """Makes what decides who may connect; None admits all."""
+        """Returns the authenticator that the settings require; None: all clients are admitted."""
         if verifier is not None:
             return JwtAuthenticator(verifier, self._answer, self.config.auth_timeout)
         if self._authorize is not None and self.program is not None:

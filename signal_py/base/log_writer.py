@@ -48,19 +48,19 @@ def write_within(descriptor: int, data: bytes, seconds: float) -> None:
 class LineWriter:
     """Writes lines on a separate thread.
 
-    Once a line is dropped, so are all further ones, until those that wait are written, and then `told`, the line that
+    Once a line is dropped, so are all further ones, until those that wait are written, and then a notice, the line that
     says how many are missing: it stands where the missing ones would be. The descriptor's mode is not changed, since
     other processes may share it: it may block, so poll() is called before each write.
     """
 
-    def __init__(self, descriptor: int, told: Callable[[int], bytes], pending: int = PENDING) -> None:
+    def __init__(self, descriptor: int, notice: Callable[[int], bytes], pending: int = PENDING) -> None:
         """Starts the thread, a daemon.
 
-        told     makes the line that says how many are missing
+        notice   makes the line that says how many lines are missing
         pending  the maximum bytes that may wait
         """
         self._descriptor = descriptor
-        self._told = told
+        self._notice = notice
         self._most = pending
         self._stirred = threading.Condition()  # reentrant: a destructor may log while a line is put
         self._lines: deque[bytes] = deque()
@@ -116,7 +116,7 @@ class LineWriter:
 
     def _tell(self, missing: int) -> None:
         """Writes how many lines are missing. If that fails, it is tried again with the next line."""
-        told = missing > 0 and self._write(self._told(missing))
+        told = missing > 0 and self._write(self._notice(missing))
         with self._stirred:
             self._untold -= missing if told else 0
             more = told and self._untold > 0  # dropped meanwhile, so before lines that come now

@@ -160,7 +160,7 @@ def check_prefix(text: str) -> str:
 
 
 def check_nats(text: str) -> str:
-    """Checks the URL of a NATS server, or one of the words in place of it."""
+    """Checks the URL of a NATS server, or one of NATS_WORDS."""
     return "" if text in NATS_WORDS else check_url(text)
 
 

@@ -60,7 +60,7 @@ class _Metadata(dict[str, str]):
         self._compute = compute
 
     def items(self) -> Any:
-        """Is what json.dumps calls."""
+        """Called by json.dumps."""
         return self._compute().items()
 
 

@@ -116,7 +116,7 @@ async def close(client: Client) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Returns what an error of nats-py means, in a few words."""
+    """Returns what an error of nats-py means, briefly."""
     if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
         return "nothing listens there"
     if isinstance(error, asyncio.TimeoutError | nats.errors.TimeoutError):
