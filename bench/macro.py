@@ -3,20 +3,17 @@
     python bench/macro.py                                 # every scenario, every peer that can run here
     python bench/macro.py --scenarios relay,idle --only engine,picows
     make bench-performance                                # keeps what docs/performance.md is made of
-    make bench-performance ARGS="--peer 'uws=/path/to/server {port}' --peer-version 'uws=as it was built'"
+    make bench-performance ARGS="--peer 'uws=/path/to/server {port}' --peer-version 'uws=how it was built'"
 
 For each scenario every contender is started afresh, loaded by bin/load and stopped, `--runs` times in turn, so that
-noise of the machine falls on all alike. A ratio is that of two contenders in the same turn. See README.md beside this
+noise of the machine affects all alike. A ratio is that of two contenders in the same turn. See README.md beside this
 file.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -36,11 +33,12 @@ from contenders import (
     parse_peer_version,
     told,
 )
+from load import LOAD, LoadError, Run, incomplete, load, trouble
 from machine import description, first_field
 from results import BUILD, RESULTS, Figures, columns, ratios, spread, write
-from servers import LOAD, BenchError, free_port, many_descriptors, nats, running
+from servers import BenchError, Server, free_port, many_descriptors, nats, running
 
-# Figures of a run, by the keys that lead to them in the load generator's JSON.
+# Figures of a run, by the keys that lead to them in what load.py returns.
 PATHS = {
     "user_us": ("all_servers", "user_us_per_delivery"),
     "cpu_us": ("all_servers", "cpu_us_per_delivery"),
@@ -48,7 +46,7 @@ PATHS = {
     "bytes": ("all_servers", "bytes_per_connection"),
     "per_second": ("per_second",),
     "delivered": ("delivered",),
-    "busiest": ("load_cpu", "busiest_thread"),
+    "busiest": ("busiest_thread",),
     "p50_us": ("latency_us", "p50"),
     "p99_us": ("latency_us", "p99"),
     "p999_us": ("latency_us", "p999"),
@@ -66,13 +64,10 @@ CPU = ("user_us", "cpu_us", "per_second", "busiest")
 LATENCY = ("p50_us", "p99_us")
 CURVE_LEAST = 5  # messages above a point of a curve: fewer are chance
 
-
 MEMORY_SIZES = (1_000, 10_000, 100_000)
 ROOM_SIZES = (10, 100, 1_000, 10_000, 100_000)
 BYTES_A_CONNECTION = 80_000  # of the greediest peer's and both ends' kernel memory
 PARTS = ("macro", "memory", "rooms")  # the files of docs/performance.md
-OPENING_S = 4e-4  # a connection's opening, closing and last message, to estimate how long all takes
-AROUND_S = 2.0  # a run's start, warm-up and stop
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ class Scenario:
     nodes: int = 1
     longest: float = 3600.0
     part: str = ""  # the file in results/ that has it
-    connections: int = 0  # where there are many, so that not every server can hold them
+    connections: int = 0  # if there are so many that not every server can hold them
     two_loops: bool = False  # kept with two loops of the engine, too
 
 
@@ -97,7 +92,7 @@ def large(name: str, load: str, n: int, **more: Any) -> Scenario:
 SCENARIOS = (
     Scenario("relay", "relay --connections 500 --payload 128", part="macro"),
     Scenario("random", "random --connections 500 --payload 128", part="macro"),
-    Scenario("echo", "self --connections 500 --payload 128"),
+    Scenario("echo", "echo --connections 500 --payload 128"),
     Scenario("pair", "pair", LATENCY, longest=5, part="macro"),
     Scenario("pair-spin", "pair --spin", LATENCY, longest=5),
     Scenario("idle", "idle --connections 10000 --verify", ("bytes",), longest=3),
@@ -123,26 +118,20 @@ class Step:
     contenders: tuple[Contender, ...]
     seconds: float
 
-    def lasts(self, runs: int) -> float:
-        """About so many seconds."""
-        fit = sum(c.fits(self.scenario.nodes) for c in self.contenders)
-        return fit * runs * (self.seconds + AROUND_S + self.scenario.connections * OPENING_S)
-
 
 def able(contenders: list[Contender], connections: int) -> list[Contender]:
-    """Those that can hold so many connections, with as many loops as it takes; a line names the others."""
+    """Those that can hold so many connections, with as many loops as it takes; prints the others."""
     available = int(first_field("/proc/meminfo", "MemAvailable").split()[0]) * 1024
     held = {c.name: c.holding(connections) for c in contenders}
-    for name in held:
-        if name != ENGINE.name and connections * BYTES_A_CONNECTION > available:
-            held[name] = None
+    if connections * BYTES_A_CONNECTION > available:
+        held = {name: contender if name == ENGINE.name else None for name, contender in held.items()}
     if missing := [name for name, contender in held.items() if contender is None]:
         print(f"too few descriptors or too little memory for {connections:,} connections: {', '.join(missing)}")
     return [contender for contender in held.values() if contender is not None]
 
 
 def on_two_loops(contenders: list[Contender]) -> list[Contender]:
-    """The engine also with two loops, right after itself, where its command says how many loops it has."""
+    """The engine also with two loops, right after itself, if its command says how many loops it has."""
     everyone = []
     for contender in contenders:
         everyone.append(contender)
@@ -164,42 +153,41 @@ def steps_of(options: argparse.Namespace, contenders: list[Contender]) -> Iterat
         yield Step(scenario, tuple(some), min(seconds, scenario.longest))
 
 
-def start(contender: Contender, nodes: int, stack: ExitStack) -> tuple[list[str], list[int]]:
-    """Start a contender, and a nats-server if it needs one; the URLs and the process ids."""
-    url, pids, urls = "off", [], []
-    if nodes > 1 or contender.needs_nats:
-        url, pid = stack.enter_context(nats())
-        pids.append(pid)
+def start(contender: Contender, nodes: int, stack: ExitStack) -> tuple[list[Server], list[int]]:
+    """Starts a contender, and a nats-server if it needs one; returns the nodes, and the process ids of all."""
+    bus = [stack.enter_context(nats())] if nodes > 1 or contender.needs_nats else []
+    url, servers = f"nats://127.0.0.1:{bus[0].port}" if bus else "off", []
     for number in range(nodes):
         port = free_port()
         command = contender.filled(port=port, nats=url, node=f"bench{number}")
-        pids.append(stack.enter_context(running(command, port)))
-        urls.append(f"ws://127.0.0.1:{port}/")
-    return urls, pids
+        servers.append(stack.enter_context(running(command, port)))
+    return servers, [server.pid for server in (*bus, *servers)]
 
 
-def measure(load: Path, contender: Contender, scenario: Scenario, seconds: float) -> Figures:
+def measure(contender: Contender, scenario: Scenario, seconds: float) -> Figures:
     """The figures of one run."""
     with ExitStack() as stack:
-        urls, pids = start(contender, scenario.nodes, stack)
-        command = [str(load), *scenario.load.split(), *contender.load_options]
-        command += ["--seconds", str(seconds), *(f"--pid={pid}" for pid in pids)]
-        done = subprocess.run([*command, *urls], stdout=subprocess.PIPE, check=False)
-        if done.returncode != 0:
-            raise BenchError(f"{contender.name}: {shlex.join(command)} ended with {done.returncode}")
-        return summary(json.loads(done.stdout))
+        servers, pids = start(contender, scenario.nodes, stack)
+        words = f"{scenario.load} {contender.load_options} --seconds {seconds}"
+        try:
+            run = load(words, [server.url for server in servers], pids)
+        except LoadError as error:
+            raise BenchError(f"{contender.name}: load {words}: {error}") from None
+        if incomplete(run):
+            raise BenchError(f"{contender.name}: load {words}: a connection received nothing at the end")
+        return summary(run)
 
 
-def figure(run: Figures, *path: str) -> float | None:
-    """What the keys lead to in the load generator's JSON, or None where it has none."""
+def figure(run: Run, *path: str) -> float | None:
+    """The figure of a run that these keys lead to, or None."""
     value: Any = run
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return float(value) if value is not None else None
 
 
-def summary(run: Figures) -> Figures:
-    """The figures of a run, from the load generator's JSON; `wrong` where something went wrong."""
+def summary(run: Run) -> Figures:
+    """The figures of a run; `wrong` if something went wrong."""
     found: Figures = {name: value for name, path in PATHS.items() if (value := figure(run, *path)) is not None}
     if run.get("mode") == "room" and (last := to_last_member(run)) is not None:
         found["room_ms"] = last
@@ -208,46 +196,38 @@ def summary(run: Figures) -> Figures:
     return found | ({"wrong": wrong} if (wrong := trouble(run)) else {})
 
 
-def to_last_member(run: Figures) -> float | None:
-    """Milliseconds from a publish until the last member of its room heard it: the mean of a run's publishes.
+def to_last_member(run: Run) -> float | None:
+    """Milliseconds from a publish until the last member of its room received it: the mean of a run's publishes.
 
-    The next publish goes when all members have heard, so it is the measured time divided by the publishes.
+    The next publish goes when all members have received, so it is the measured time divided by the publishes.
     """
     heard = run["delivered"] / (run["members"] - 1)
     return round(run["seconds"] * 1e3 / heard, 6) if heard >= 1 else None
 
 
-def curve(run: Figures) -> list[list[float]]:
+def curve(run: Run) -> list[list[float]]:
     """The latency curve of a run as [share of messages above, µs]."""
     latency = run["latency_us"]
     points = [[round(1 - percent / 100, 10), us] for percent, us in latency.get("curve", [])]
     return [point for point in points if point[0] * latency["count"] >= CURVE_LEAST]
 
 
-def trouble(run: Figures) -> str:
-    """What went wrong in a run, or nothing."""
-    faults = {**run.get("errors", {}), **run.get("err", {}), **{name: run.get(name, 0) for name in ("lost", "gap")}}
-    return ", ".join(f"{name} {count}" for name, count in faults.items() if count)
-
-
 Results = dict[str, list[Figures]]
 
 
-def run_step(step: Step, runs: int, load: Path) -> Results:
+def run_step(step: Step, runs: int) -> Results:
     """All runs of a scenario, in turn; a contender that fails keeps its runs and is left out of later turns."""
     scenario = step.scenario
     results: Results = {c.name: [] for c in step.contenders if c.fits(scenario.nodes)}
-    failed: set[str] = set()
+    left = [c for c in step.contenders if c.name in results]
     for turn in range(runs):
-        for contender in step.contenders:
-            if contender.name not in results or contender.name in failed:
-                continue
+        for contender in list(left):
             print(f"{scenario.name} {turn + 1}/{runs} {contender.name}", file=sys.stderr, flush=True)
             try:
-                result = measure(load, contender, scenario, step.seconds)
+                result = measure(contender, scenario, step.seconds)
             except BenchError as error:
                 print(f"{contender.name} is left out of the rest of {scenario.name}: {error}", file=sys.stderr)
-                failed.add(contender.name)
+                left.remove(contender)
                 continue
             if wrong := result.get("wrong"):
                 print(f"{contender.name} in {scenario.name}: {wrong}", file=sys.stderr)
@@ -264,7 +244,7 @@ def kept_columns(runs: list[Figures]) -> Figures:
 
 
 def print_scenario(scenario: Scenario, results: Results) -> None:
-    """A line a contender for each figure, each with the first contender's ratio to it, where the first has runs."""
+    """A line a contender for each figure, with the first contender's ratio to it, if the first has runs."""
     print(f"\n{scenario.name}: load {scenario.load}, {scenario.nodes} node{'s'[: scenario.nodes > 1]}")
     by = {name: columns(runs) for name, runs in results.items()}
     first = next(iter(by), "")
@@ -279,15 +259,12 @@ def print_scenario(scenario: Scenario, results: Results) -> None:
 
 
 def everyone(options: argparse.Namespace) -> list[Contender]:
-    """The engine first: ratios are to it. Then those of --peer: what is near in time has the same machine."""
-    first, *others = BUILT_IN
-    if options.engine:
-        first = replace(first, command=options.engine, absent=lambda: "", local=True)
-    return told([first, *options.peer, *others], options.peer_version)
+    """The engine first, because ratios are to it; then those of --peer, so that they run close to it."""
+    return told([ENGINE, *options.peer, *BUILT_IN[1:]], options.peer_version)
 
 
 def present(contenders: list[Contender]) -> list[Contender]:
-    """Those that can run here; a line tells of each that can't."""
+    """Those that can run here; prints why others can't."""
     found = []
     for contender in contenders:
         if why := contender.absent():
@@ -298,8 +275,8 @@ def present(contenders: list[Contender]) -> list[Contender]:
 
 
 def command_shown(options: argparse.Namespace, contenders: list[Contender]) -> str:
-    """The command that makes these results, without this machine's paths."""
-    peers = [c for c in contenders if c.local and c.name != ENGINE.name]
+    """The command that makes these results, without paths of this machine."""
+    peers = [c for c in contenders if c.local]
     words = [f"--peer '{c.name}=… {{port}}'" for c in peers]
     words += [f"--peer-version '{c.name}={c.version}'" for c in peers if c.version]
     words += [f"--parts {','.join(options.parts)}"] if len(options.parts) < len(PARTS) else []
@@ -309,23 +286,21 @@ def command_shown(options: argparse.Namespace, contenders: list[Contender]) -> s
 
 
 def head(options: argparse.Namespace, contenders: list[Contender]) -> Figures:
-    """What goes before the results in a file."""
+    """What precedes the results in a file."""
     command = {"command": command_shown(options, contenders)} if options.parts else {}
     return {**description(), **command, "contenders": {c.name: c.shown() for c in on_two_loops(contenders)}}
 
 
 def make(options: argparse.Namespace, contenders: list[Contender]) -> bool:
-    """Take every step, and write its file after each; whether anything was measured."""
+    """Takes every step, and writes its file after each; returns whether anything was measured."""
     about, steps = head(options, contenders), list(steps_of(options, contenders))
-    left = sum(step.lasts(options.runs) for step in steps)
     files: dict[Path, Figures] = {}
     for number, step in enumerate(steps):
         scenario = step.scenario
-        print(f"== step {number + 1} of {len(steps)}: {scenario.name}; about {left / 60:.0f} min left", flush=True)
-        left -= step.lasts(options.runs)
-        results = run_step(step, options.runs, options.load)
+        print(f"== step {number + 1} of {len(steps)}: {scenario.name}", flush=True)
+        results = run_step(step, options.runs)
         print_scenario(scenario, results)
-        file = options.json or BUILD / f"{about['date'][:19].replace(':', '')}.json"
+        file = BUILD / f"{about['date'][:19].replace(':', '')}.json"
         if options.parts:
             file = options.results / f"{scenario.part}.json"
         kept = {"load": f"{scenario.load} --seconds {step.seconds:g}", "nodes": scenario.nodes}
@@ -346,13 +321,10 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--only", default="", help=f"contenders, comma-separated, of {built_in} and those of --peer")
     add("--runs", type=int, default=3, help="turns (default 3)")
     add("--seconds", type=float, default=15.0, help="measured in each run (default 15); a third in rooms of a part")
-    add("--engine", help="the engine's command, instead of the one installed beside this Python")
     add("--peer", type=parse_peer, action="append", default=[], metavar="NAME=COMMAND",
-        help="another server; {port}, and {nats} where it needs a nats-server")
+        help="another server; {port}, and {nats} if it needs a nats-server")
     add("--peer-version", type=parse_peer_version, action="append", default=[], metavar="NAME=TEXT",
-        help="what is told of it beside its results: versions, how it was built")
-    add("--load", type=Path, default=LOAD, help="the load generator")
-    add("--json", type=Path, help="write every run's figures here (default: a file in build/bench/)")
+        help="shown beside its results: versions, how it was built")
     add("--results", type=Path, default=RESULTS, help="folder of the parts (default: bench/results)")
     options = parser.parse_args(arguments)
     try:
@@ -365,15 +337,15 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """0, or 1 where nothing could be measured."""
+    """0, or 1 if nothing could be measured."""
     options = parse_options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers and the load generator are ended
-    if not options.load.exists():
-        print(f"{options.load} is not built: make -C {HERE.name} load", file=sys.stderr)
+    if not LOAD.exists():
+        print(f"{LOAD} is not built: make -C {HERE.name} load", file=sys.stderr)
         return 1
     many_descriptors()
     if not (contenders := present(options.contenders)):
-        print("nobody is left to measure", file=sys.stderr)
+        print("no contender is left to measure", file=sys.stderr)
         return 1
     return 0 if make(options, contenders) else 1
 

@@ -1,25 +1,25 @@
 """Times the parts of the data path, each alone in a loop: nanoseconds an operation.
 
     python bench/micro.py                    # all, some seconds
-    python bench/micro.py inbox wheel        # those whose name has one of these words
-    python bench/micro.py --json FILE        # keeps every round
+    python bench/micro.py --only wheel,inbox # those whose name has one of these words
+    python bench/micro.py --json FILE        # keeps every turn
 
-Every `bench_*` function of signal_core.probe is one, with the arguments of CASES or its defaults. The rounds go through
-all benchmarks in turn, so that noise of the machine spreads over all; min is what the code takes, the distance to the
-median tells how quiet the machine was.
+Every `bench_*` function of signal_core.probe is one, with the arguments of CASES or its defaults. The turns go through
+all benchmarks, so that noise of the machine spreads over all. The smallest figure is what the code takes; the distance
+to the median shows how quiet the machine was.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import signal_core.probe as probe
-from results import add_json, keep
+from results import Figures
+from turns import Turn, run
 
 REQUEST = (
     b"GET /?room=lobby HTTP/1.1\r\nHost: example.org\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -41,61 +41,34 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 FIRST_ITERATIONS = 1000
 
 
-@dataclass
-class Bench:
-    name: str
-    run: Callable[..., float]
-    arguments: dict[str, Any]
-    iterations: int = FIRST_ITERATIONS
-    rounds: list[float] = field(default_factory=list)
-
-    def calibrate(self, seconds: float) -> None:
-        """Iterations for a round of about so long."""
-        while self.run(self.iterations, **self.arguments) * self.iterations < seconds * 1e8:
-            self.iterations *= 10
-        each = self.run(self.iterations, **self.arguments)
-        self.iterations = max(FIRST_ITERATIONS, int(seconds * 1e9 / each))
-
-
-def find(words: list[str]) -> list[Bench]:
-    """All benchmarks, or those whose name has one of the words."""
-    found = []
+def find(words: list[str]) -> dict[str, partial[float]]:
+    """All benchmarks by name, or those whose name has one of the words."""
+    found = {}
     for function in [name.removeprefix("bench_") for name in dir(probe) if name.startswith("bench_")]:
         for case, arguments in CASES.get(function, [("", {})]):
             name = f"{function}, {case}" if case else function
             if not words or any(word in name for word in words):
-                found.append(Bench(name, getattr(probe, f"bench_{function}"), arguments))
+                found[name] = partial(getattr(probe, f"bench_{function}"), **arguments)
     return found
 
 
-def positive(text: str) -> float:
-    if not (value := float(text)) > 0:
-        raise ValueError
-    return value
+def calibrated(bench: partial[float], seconds: float) -> int:
+    """Iterations for a turn of about so long."""
+    iterations = FIRST_ITERATIONS
+    while bench(iterations) * iterations < seconds * 1e8:
+        iterations *= 10
+    return max(FIRST_ITERATIONS, int(seconds * 1e9 / bench(iterations)))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("words", metavar="WORD", nargs="*", help="only benchmarks whose name has one of these")
-    parser.add_argument("--rounds", type=int, default=7, help="of all benchmarks in turn (default 7)")
-    parser.add_argument("--seconds", type=positive, default=0.02, help="of one round of one benchmark (default 0.02)")
-    add_json(parser)
-    options = parser.parse_args()
-    benches = find(options.words)
-    if not benches or options.rounds < 1:
-        parser.error("no benchmark has such a name" if not benches else "--rounds: at least 1")
-    for bench in benches:
-        bench.calibrate(options.seconds)
-    for _ in range(options.rounds):
-        for bench in benches:
-            bench.rounds.append(bench.run(bench.iterations, **bench.arguments))
-    width = max(len(bench.name) for bench in benches)
-    print(f"{'':{width}}  {'min ns':>9}  {'median ns':>9}")
-    for bench in benches:
-        print(f"{bench.name:{width}}  {min(bench.rounds):9.2f}  {statistics.median(bench.rounds):9.2f}")
-    keep(options.json, {bench.name: [{"ns": ns} for ns in bench.rounds] for bench in benches})
-    return 0
+def forms(options: argparse.Namespace, _stack: ExitStack) -> dict[str, Turn]:
+    def turn(bench: partial[float], iterations: int, _turn: int) -> Figures:
+        return {"ns": bench(iterations)}
 
+    found = find(options.only.split(",") if options.only else [])
+    return {name: partial(turn, bench, calibrated(bench, options.seconds)) for name, bench in found.items()}
+
+
+OPTIONS = {"only": ("", "those whose name has one of these words, comma-separated"), "seconds": (0.02, "of each turn")}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, OPTIONS, forms, turns=7))

@@ -1,34 +1,34 @@
-"""How long it takes until all of a room's listeners, on two nodes, have heard of a storm of joins, and what that costs.
+"""How long until all watchers of a room, on two nodes, have received a storm of joins, and what that costs.
 
-    python bench/presence.py                                    # 1,000 listeners, 1,000 joins
+    python bench/presence.py                                    # 1,000 watchers, 1,000 joins
     python bench/presence.py --listeners 20 --slow 4 --joins 10000 --at-once
     python bench/presence.py --json bench/results/presence.json
 
-Half of the listeners and half of those who join are on each node. While it is measured the clients only count, in this
-process; then all that each of them heard is looked at: every join, by its address, is told once, or counted in a GAP.
-It ends with 1 where a listener heard GAP, but for those that do not read meanwhile (`--slow`). The time is from the
-first SUB sent to the last JOIN that a listener took, the processor time that of both engines and of nats-server. With
-`--at-once` the engines are stopped while the SUBs are sent, and so find all of them at one moment.
+Half of the watchers and half of those that join are on each node. During the measurement the watchers only count, in
+this process; then everything that each of them received is checked: every join, by its address, comes once, or is
+counted in a GAP. The time is from the first SUB sent to the last JOIN received; the processor time is that of both
+engines and of nats-server. With `--slow` some watchers do not read meanwhile. With `--at-once` the engines are stopped
+while the SUBs are sent, and so find all of them at one moment. The exit status is 1 if a watcher that reads got a GAP.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import selectors
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from client import BINARY, PING, Peer, frame, opened, request, text
-from results import Figures, add_json, columns, keep, spread
-from servers import many_descriptors, processor
+from results import Figures
+from servers import processor
+from turns import Turn, run
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -38,12 +38,12 @@ ROOM = "storm"
 JOIN = f"JOIN {ROOM} ".encode()
 FILL = 80  # messages of FILL_SIZE bytes: more than a socket that is not read, and its backlog, hold
 FILL_SIZE = 64000
-STILL = 0.5  # seconds without a word, after which all is heard
-QUIET = 5.0  # seconds without a word, after which the rest must have been missed
+STILL = 0.5  # seconds without input, after which all is received
+QUIET = 5.0  # seconds without input, after which the rest must have been dropped
 
 
 def messages(data: bytearray) -> Iterator[bytearray]:
-    """The whole messages of what an engine sent; a client that listens briefly need not answer its pings."""
+    """The complete messages in what an engine sent; a client that is here briefly need not answer pings."""
     at = 0
     while at + 2 <= len(data):
         size, head = data[at + 1], 2
@@ -58,35 +58,35 @@ def messages(data: bytearray) -> Iterator[bytearray]:
 
 
 def fill(peer: Peer, address: bytes) -> None:
-    """Sends so much to one that does not read that its socket takes no more."""
+    """Sends so much to a client that does not read that its socket takes no more."""
     message = frame(BINARY, b"TO " + address + b"\n" + bytes(FILL_SIZE))
     peer.send(message * FILL + text("PING full"))
     peer.await_message(b"PONG full")
 
 
-class Ears:
-    """Hears what listeners are told, and counts the joins in it."""
+class Watchers:
+    """Receives for all watchers, and counts the joins of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, peers: list[Peer]) -> None:
+        self.peers = peers
         self.selector = selectors.DefaultSelector()
-        self.sockets: list[socket.socket] = []
-        self.joins: list[int] = []
-        self.heard: list[bytearray] = []
-        self.last = 0.0  # when something was heard
+        self.last = 0.0  # when something was received
+        for i, peer in enumerate(peers):
+            peer.socket.setblocking(False)
+            self.selector.register(peer.socket, selectors.EVENT_READ, i)
+        self.forget()
 
-    def add(self, one: socket.socket) -> None:
-        one.setblocking(False)
-        self.selector.register(one, selectors.EVENT_READ, len(self.sockets))
-        self.sockets.append(one)
-        self.joins.append(0)
-        self.heard.append(bytearray())
+    def forget(self) -> None:
+        """Forgets what was received so far."""
+        self.joins = [0] * len(self.peers)
+        self.heard = [bytearray() for _ in self.peers]
 
     def take(self, seconds: float) -> bool:
-        """Reads what comes within the time; whether there was something."""
+        """Reads what comes within this time; returns whether something came."""
         events = self.selector.select(seconds)
         for key, _ in events:
             data = os.read(key.fd, 1 << 18)
-            assert data, "the engine hung up"
+            assert data, "the engine closed a connection"
             cut = self.heard[key.data][-(len(JOIN) - 1) :]
             self.joins[key.data] += (cut + data).count(JOIN)
             self.heard[key.data] += data
@@ -97,41 +97,39 @@ class Ears:
         while self.take(STILL):
             pass
 
-    def forget(self) -> None:
-        """What was heard so far."""
-        self.joins = [0] * len(self.sockets)
-        self.heard = [bytearray() for _ in self.sockets]
-
-    def told(self, listener: int) -> tuple[list[str], int, int]:
-        """The addresses of the joins that it was told of, how many messages it is told to have missed, and how many
-        others it heard."""
-        addresses, missed, others = [], 0, 0
-        for message in messages(self.heard[listener]):
+    def checked(self, watcher: int, comers: set[str], filled: int) -> int:
+        """Holds what a watcher received to what happened; returns how many messages it missed."""
+        joined, missed, others = [], 0, 0
+        for message in messages(self.heard[watcher]):
             if message.startswith(JOIN):
-                addresses.append(message[len(JOIN) :].decode())
+                joined.append(message[len(JOIN) :].decode())
             elif message.startswith(b"GAP "):
                 missed += int(message[4:])
             else:
-                assert message.startswith(b"FROM "), f"a listener heard {message[:100]!r}"
+                assert message.startswith(b"FROM "), f"a watcher received {message[:100]!r}"
                 others += 1
-        return addresses, missed, others
+        who = f"watcher {watcher} received"
+        assert len(joined) == len(set(joined)), f"{who} a join twice"
+        assert set(joined) <= comers, f"{who} the join of somebody else"
+        assert len(joined) + missed + others == len(comers) + filled, f"{who} {len(joined)}, {others}, GAP {missed}"
+        return missed
 
 
 @dataclass
 class Storm:
     """What was measured."""
 
-    seconds: float  # until all is heard
+    seconds: float  # until all is received
     engines: float  # processor seconds of both
     nats: float  # processor seconds
     client: float  # processor seconds of this process
     publishes: int  # of presence, to NATS, by both engines
-    changes: int  # joins that the engines had to tell of
-    missed: list[int]  # messages, by each listener, as its GAPs count them
-    backlog: int  # bytes that waited for listeners, after the storm
+    changes: int  # joins that the engines had to report
+    missed: list[int]  # messages, by each watcher, as its GAPs count them
+    backlog: int  # bytes that waited for watchers, after the storm
 
-    def figures(self) -> Figures:
-        """What is told of it."""
+    def figures(self, slow: int) -> Figures:
+        """As they are kept."""
         return {
             "seconds until all is heard": self.seconds,
             "processor s of both engines": self.engines,
@@ -140,92 +138,79 @@ class Storm:
             "of this client": self.client,
             "publishes": self.publishes,
             "messages missed by a listener": max(self.missed),
+            "missed by those that read": sum(self.missed[slow:]),
         }
 
 
+def join_all(comers: list[Peer], nodes: list[kit.Engine], watchers: Watchers, at_once: bool) -> None:
+    """Sends every SUB; with `at_once` while the engines are stopped."""
+    for node in nodes if at_once else []:
+        os.kill(node.pid, signal.SIGSTOP)
+    for i, one in enumerate(comers):
+        one.send(text(f"SUB {ROOM}"))
+        if i % 100 == 99:
+            watchers.take(0)
+    for node in nodes if at_once else []:
+        os.kill(node.pid, signal.SIGCONT)
+
+
 def storm(listeners: int, slow: int, joins: int, at_once: bool = False, **settings: Any) -> Storm:
-    """One of them, on a cluster of its own; AssertionError where a listener was not told what it should."""
-    with contextlib.ExitStack() as stack:
+    """One storm, on a new cluster; AssertionError if a watcher did not receive what it should."""
+    with ExitStack() as stack:
         server = stack.enter_context(kit.nats())
         nodes = [stack.enter_context(kit.engine(nats=server.url, loops=1, **settings)) for _ in range(2)]
         ports, hello = [node.port for node in nodes], request()
-        clients = [
-            stack.enter_context(opened(ports[i % 2], hello, 4096 if i < slow else 0)) for i in range(listeners)
-        ]
+        clients = [stack.enter_context(opened(ports[i % 2], hello, 4096 * (i < slow))) for i in range(listeners)]
         for one in clients:
             one.send(text(f"SUB {ROOM} presence ref=a"))
             one.await_message(b"OK a")
         comers = [stack.enter_context(opened(ports[i % 2])) for i in range(joins)]
-        ears = Ears()
-        for one in clients:
-            ears.add(one.socket)
-        ears.until_still()
-        ears.forget()
+        addresses = {comer.address.decode() for comer in comers}
+        assert len({address.partition(".")[0] for address in addresses}) == 2, "they are not on two nodes"
+        watchers = Watchers(clients)
+        watchers.until_still()
+        watchers.forget()
         for i in range(slow):
-            ears.selector.unregister(clients[i].socket)
+            watchers.selector.unregister(clients[i].socket)
             fill(comers[i % 2], clients[i].address)
         before = [node.stats()["total"] for node in nodes]
-        engines, served = sum(processor(node.pid) for node in nodes), processor(server.pid)
-        own, begun = time.process_time(), time.monotonic()
-        for node in nodes if at_once else []:
-            os.kill(node.pid, signal.SIGSTOP)
-        for i, one in enumerate(comers):
-            one.send(text(f"SUB {ROOM}"))
-            if i % 100 == 99:
-                ears.take(0)
-        for node in nodes if at_once else []:
-            os.kill(node.pid, signal.SIGCONT)
-        while min(ears.joins[slow:]) < joins and time.monotonic() - max(begun, ears.last) < QUIET:
-            ears.take(QUIET)
-        took = ears.last - begun
-        engines = sum(processor(node.pid) for node in nodes) - engines
-        served, own = processor(server.pid) - served, time.process_time() - own
+        pids = [*(node.pid for node in nodes), server.pid]
+        used, own, begun = [processor(pid) for pid in pids], time.process_time(), time.monotonic()
+        join_all(comers, nodes, watchers, at_once)
+        while min(watchers.joins[slow:]) < joins and time.monotonic() - max(begun, watchers.last) < QUIET:
+            watchers.take(QUIET)
+        *engines, nats = (processor(pid) - start for pid, start in zip(pids, used, strict=True))
+        took, own = watchers.last - begun, time.process_time() - own
         after = [node.stats()["total"] for node in nodes]
         for i in range(slow):
-            ears.selector.register(clients[i].socket, selectors.EVENT_READ, i)
-        ears.until_still()
-        missed = check(ears, [comer.address.decode() for comer in comers], slow)
+            watchers.selector.register(clients[i].socket, selectors.EVENT_READ, i)
+        watchers.until_still()
+        missed = [watchers.checked(i, addresses, FILL if i < slow else 0) for i in range(listeners)]
         publishes, changes = (
             sum(new[name] - old[name] for new, old in zip(after, before, strict=True))
             for name in ("presence_out", "presence_changes")
         )
-        waits = sum(total["backlog_bytes"] for total in after)
-        return Storm(took, engines, served, own, publishes, changes, missed, waits)
+        return Storm(took, sum(engines), nats, own, publishes, changes, missed, sum(x["backlog_bytes"] for x in after))
 
 
-def check(ears: Ears, comers: list[str], slow: int) -> list[int]:
-    """Holds what was heard to what happened; how many messages each listener missed."""
-    assert len({address.partition(".")[0] for address in comers}) == 2, "they are not on two nodes"
-    missed = []
-    for i in range(len(ears.sockets)):
-        addresses, gone, others = ears.told(i)
-        said = len(comers) + (FILL if i < slow else 0)
-        assert len(addresses) == len(set(addresses)), f"listener {i} heard a join twice"
-        assert set(addresses) <= set(comers), f"listener {i} heard of somebody else"
-        assert len(addresses) + gone + others == said, f"listener {i} heard {len(addresses)}, {others}, and GAP {gone}"
-        missed.append(gone)
-    return missed
+def forms(options: argparse.Namespace, _stack: ExitStack) -> dict[str, Turn]:
+    words = (options.listeners, options.slow, options.joins, options.at_once)
+    return {"presence": lambda _turn: storm(*words).figures(options.slow)}
 
 
-def main() -> int:
-    """0; 1 where a listener that reads missed a message."""
-    parser = argparse.ArgumentParser(description="A storm of joins in a room whose members all listen.")
-    parser.add_argument("--listeners", type=int, default=1000)
-    parser.add_argument("--slow", type=int, default=0, help="how many of them do not read meanwhile")
-    parser.add_argument("--joins", type=int, default=1000)
-    parser.add_argument("--at-once", action="store_true", help="all SUBs are there before the engines read one")
-    parser.add_argument("--turns", type=int, default=3)
-    add_json(parser)
-    options = parser.parse_args()
-    many_descriptors()
-    storms = [storm(options.listeners, options.slow, options.joins, options.at_once) for _ in range(options.turns)]
-    turns = [one.figures() for one in storms]
-    print(f"{options.listeners} listeners hear {options.joins} joins")
-    for name, figures in columns(turns).items():
-        print(f"{name}: {spread(figures)}")
-    keep(options.json, {"presence": turns}, listeners=options.listeners, joins=options.joins)
-    return 1 if any(sum(one.missed[options.slow :]) for one in storms) else 0
+def judge(_name: str, found: Figures) -> str:
+    """Whether a watcher that reads missed a message."""
+    return "a watcher that reads missed messages" if any(found["missed by those that read"]) else ""
 
+
+OPTIONS = {
+    "listeners": (1000, "watchers"),
+    "slow": (0, "how many of them do not read meanwhile"),
+    "joins": (1000, "clients that join"),
+    "at_once": (False, "all SUBs are there before the engines read one"),
+}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(
+        __doc__, OPTIONS, forms, judge=judge, about=lambda o: {"listeners": o.listeners, "joins": o.joins}
+    ))

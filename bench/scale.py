@@ -3,18 +3,16 @@
     make bench-scale N=1000000
     make bench-scale N=1000000 ARGS="--ping-interval 3600"
 
-One engine process, whose loops and the load generator's threads each have a descriptor table of their own, so that
-the limit of descriptors does not bound the process. All connections are opened, left quiet but for pings, and then
-messages are relayed between random ones and published into rooms spread over them. The same load with 1,000
-connections over as many loops, before and after, tells what the number of connections does to a message: without
-pings, which are work of their own. So a run for that has a --ping-interval of more than two runs.
+One engine process, whose loops and the load generator's threads each have a descriptor table, so that the limit of
+descriptors does not bound the process. All connections are opened, left quiet but for pings, and then messages are
+relayed between random ones and published into rooms spread over them. The same load with 1,000 connections over as many
+loops, before and after, shows what the number of connections does to a message. That takes a run without pings, which
+are extra work: with a --ping-interval of more than two runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import signal
 import statistics
 import subprocess
@@ -25,19 +23,21 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-import macro
 from contenders import ENGINE, HERE, Contender, loops_for, no_engine
+from load import LOAD, LoadError, Run, incomplete, parse
+from load import trouble as trouble_of
 from machine import description
 from results import RESULTS, Figures, write
-from servers import LOAD, BenchError, free_port, many_descriptors, running, stop
+from servers import BenchError, free_port, many_descriptors, running, stop
 from signal_py.config.settings import Config
 
 FEW = 1000  # connections of the load that is compared with
 FEW_SECONDS = 60.0
-BOUND = 1.3  # a delivery's CPU among many, by that among few, where no pings are answered meanwhile
+BOUND = 1.3  # a delivery's CPU among many, divided by that among few, if no pings are answered meanwhile
 BYTES_A_CONNECTION = 8_600  # of memory, user's and the kernel's, both ends: more than was ever measured
 LOOPS_MAX = 250  # the engine's bound
 SAMPLE_S = 0.5
+ROOMS, MEMBERS, RATE, ROOM_RATE = 10, 100, 10_000, 10  # the load among all: messages and publishes a second
 
 KB = dict[str, float]
 ALONE = {
@@ -70,7 +70,7 @@ def fields_kb(meminfo: str) -> KB:
 
 
 def kernel_kb(meminfo: str) -> KB:
-    """The kernel's memory: what it counts as its own, and all that is neither free, a file's, nor a process's."""
+    """The kernel's memory: what it counts as such, and all that is neither free nor belongs to a file or a process."""
     kb = fields_kb(meminfo)
     files = kb["Buffers"] + kb["Cached"] + kb.get("SwapCached", 0.0)
     counted = kb["Slab"] + kb["KernelStack"] + kb["PageTables"]
@@ -85,16 +85,15 @@ def meminfo() -> str:
 # -- a run, and its figures --
 
 
-def load_command(options: argparse.Namespace, connections: int, seconds: float) -> list[str]:
-    """What the load generator is to do with so many connections, but for the server."""
-    command = ["mix", "--connections", str(connections), "--threads", str(options.loops), "--rate", f"{options.rate:g}"]
-    command += ["--rooms", str(options.rooms), "--members", str(options.members)]
-    command += ["--room-rate", f"{options.room_rate:g}", "--quiet", f"{options.quiet:g}", "--seconds", f"{seconds:g}"]
-    return [*command, "--setup", str(min(3600, 60 + connections // 500))]
+def load_command(options: argparse.Namespace, connections: int, seconds: float) -> str:
+    """The arguments of the load generator with so many connections, without the server's."""
+    load = f"mix --connections {connections} --threads {options.loops} --rate {RATE} --rooms {ROOMS}"
+    load += f" --members {MEMBERS} --room-rate {ROOM_RATE} --quiet {options.quiet:g} --seconds {seconds:g}"
+    return f"{load} --setup {min(3600, 60 + connections // 500)}"
 
 
 def engine(options: argparse.Namespace) -> Contender:
-    """The engine as it is started: with so many loops, and its own pings unless others are asked for."""
+    """The engine with so many loops, and its default ping interval unless another is given."""
     plain = ENGINE.with_loops(options.loops)
     if options.ping_interval is None:
         return plain
@@ -103,12 +102,13 @@ def engine(options: argparse.Namespace) -> Contender:
 
 def measure(options: argparse.Namespace, connections: int, seconds: float) -> Figures:
     """The figures of one engine under the load."""
+    print(f"{connections:,} connections on {options.loops} loops", file=sys.stderr, flush=True)
     port = free_port()
     command = engine(options).filled(port=port, nats="off", node="bench0")
-    load = [str(options.load), *load_command(options, connections, seconds)]
     samples = {time.monotonic(): kernel_kb(meminfo())}  # by time, on the load generator's clock
-    with running(command, port) as pid, TemporaryFile() as out:
-        loading = subprocess.Popen([*load, "--pid", str(pid), f"ws://127.0.0.1:{port}/"], stdout=out)
+    with running(command, port) as server, TemporaryFile("w+") as out:
+        words = [str(LOAD), *load_command(options, connections, seconds).split(), f"--pid={server.pid}", server.url]
+        loading = subprocess.Popen(words, stdout=out)
         try:
             while loading.poll() is None:
                 time.sleep(SAMPLE_S)
@@ -116,16 +116,14 @@ def measure(options: argparse.Namespace, connections: int, seconds: float) -> Fi
         finally:
             stop(loading)
         out.seek(0)
-        if not (said := out.read()):
-            raise BenchError(f"{shlex.join(load)} ended with {loading.returncode}")
-    run = json.loads(said)
+        run = parse(out.read())
     opened = samples[min(samples, key=lambda when: abs(when - run["quiet"]["to"]))]
     found = summary(run, samples[min(samples)], opened)
-    return found if loading.returncode == 0 else {"wrong": "a connection is not open", **found}
+    return {"wrong": "a connection is not open", **found} if incomplete(run) else found
 
 
-def summary(run: Figures, before: KB, opened: KB) -> Figures:
-    """The figures of a run. The kernel's bytes are halved: both ends are on this machine.
+def summary(run: Run, before: KB, opened: KB) -> Figures:
+    """The figures of a run. The kernel's bytes are halved, because both ends are on this machine.
 
     `cpu_us_less_pings` takes off the CPU of the pings under load, each as much as one in the quiet time. That is too
     much: loops that are awake for messages need not be woken for pings. Without pings in the quiet time it takes off
@@ -144,7 +142,7 @@ def summary(run: Figures, before: KB, opened: KB) -> Figures:
         "gap": run["gap"],
         "opened_per_s": run["opened"]["per_second"],
         "user_bytes": servers["bytes_per_connection"],
-        "base_bytes": sum(server["pss_before_kb"] for server in run["servers"]) * 1024,
+        "base_bytes": servers["pss_before_kb"] * 1024,
         "kernel_bytes": kernel["counted"],
         "not_user_bytes": kernel["all_but_user"],
         "idle_user_ms": quiet["user_s"] / took * 1e3,
@@ -159,7 +157,7 @@ def summary(run: Figures, before: KB, opened: KB) -> Figures:
         **{f"room_{name}_us": run["room_latency_us"][name] for name in ("p50", "p99")},
     }
     rounded = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in found.items()}
-    return rounded | ({"wrong": wrong} if (wrong := macro.trouble(run)) else {})
+    return rounded | ({"wrong": wrong} if (wrong := trouble_of(run)) else {})
 
 
 def few(scale: Figures) -> Figures:
@@ -169,7 +167,7 @@ def few(scale: Figures) -> Figures:
 
 
 def without_pings(scale: Figures) -> bool:
-    """Whether no ping was answered while messages were measured: then a delivery's CPU is that of deliveries alone."""
+    """Whether no ping was answered while messages were measured: then the CPU is that of deliveries alone."""
     return not any(run["loaded_pings_per_s"] for run in (scale["many"], *scale["few"]))
 
 
@@ -191,12 +189,12 @@ def shown(scale: Figures) -> str:
         cells += [f"{beside:,.1f}", f"{many / beside:.2f}"] if beside else []
         lines.append(f"{title:48}" + "".join(f" {cell:>12}" for cell in cells))
     if not without_pings(scale):
-        lines.append("CPU is not judged: with pings neither figure is a delivery's alone. Use --ping-interval.")
+        lines.append("CPU has no bar: with pings neither figure is a delivery's alone. Use --ping-interval.")
     return "\n".join(lines)
 
 
 def trouble(scale: Figures) -> list[str]:
-    """What did not hold. CPU is judged without pings only: else neither figure is what a delivery alone costs."""
+    """What went wrong, and a delivery's CPU over its bound, which holds without pings only."""
     runs = (("all", scale["many"]), *((f"{FEW:,}", run) for run in scale["few"]))
     told = [f"among {name}: not everything was delivered: {run['wrong']}" for name, run in runs if run.get("wrong")]
     by = scale["many"]["cpu_us"] / few(scale)["cpu_us"]
@@ -209,7 +207,7 @@ def trouble(scale: Figures) -> list[str]:
 
 
 def short_of_memory(connections: int, available_kb: float) -> str:
-    """Why so many connections are not tried, or nothing."""
+    """Why the memory is too small for so many connections, or nothing."""
     needed, have = connections * BYTES_A_CONNECTION / 1e9, available_kb * 1024 / 1e9
     if needed <= have:
         return ""
@@ -218,14 +216,12 @@ def short_of_memory(connections: int, available_kb: float) -> str:
 
 def cannot(options: argparse.Namespace) -> str:
     """Why it can't run here, or nothing."""
-    if not options.load.exists():
-        return f"{options.load} is not built: make -C {HERE.name} load"
+    if not LOAD.exists():
+        return f"{LOAD} is not built: make -C {HERE.name} load"
     if told := no_engine():
         return f"the engine is {told}"
     if options.loops > LOOPS_MAX:
         return f"{options.connections:,} connections need {options.loops} loops, and an engine has at most {LOOPS_MAX}"
-    if options.rooms * options.members > FEW:
-        return f"--rooms x --members must be at most {FEW}: the same rooms are made among {FEW} connections"
     return short_of_memory(options.connections, fields_kb(meminfo())["MemAvailable"])
 
 
@@ -233,49 +229,42 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--connections", type=int, default=1_000_000, help="how many (default 1000000)")
+    add("--connections", type=int, default=1_000_000, help="(default 1000000)")
     add("--seconds", type=float, default=600.0, help="under load (default 600)")
     add("--quiet", type=float, default=60.0, help="of pings only, before it (default 60)")
-    add("--loops", type=int, default=0, help="of the engine (default: as descriptors demand, or 2)")
-    add("--rate", type=float, default=10_000.0, help="messages a second between random ones")
-    add("--rooms", type=int, default=10, help="(default 10)")
-    add("--members", type=int, default=100, help="of each room (default 100)")
-    add("--room-rate", type=float, default=10.0, help="publishes a second (default 10)")
-    add("--ping-interval", type=float, metavar="S", help="the engine's (default: its own default)")
-    add("--load", type=Path, default=LOAD, help="the load generator")
-    add("--json", type=Path, help="file of results (default: bench/results/scale-N[-ping-S].json)")
+    add("--ping-interval", type=float, metavar="S", help="the engine's (default: its default)")
+    add("--results", type=Path, default=RESULTS, help="folder of the file (default: bench/results)")
     options = parser.parse_args(arguments)
     if options.connections < FEW:
         parser.error(f"--connections: at least {FEW}")
-    options.loops = options.loops or max(2, loops_for(options.connections))
+    options.loops = max(2, loops_for(options.connections))
     suffix = "" if options.ping_interval is None else f"-ping-{options.ping_interval:g}"
-    options.json = options.json or RESULTS / f"scale-{options.connections}{suffix}.json"
+    options.file = options.results / f"scale-{options.connections}{suffix}.json"
     return options
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Few, many, few again."""
-
-    def measured(connections: int, seconds: float) -> Figures:
-        print(f"{connections:,} connections on {options.loops} loops", file=sys.stderr, flush=True)
-        return measure(options, connections, seconds)
-
-    before = measured(FEW, min(FEW_SECONDS, options.seconds))
-    many = measured(options.connections, options.seconds)
-    after = measured(FEW, min(FEW_SECONDS, options.seconds))
-    interval = Config().ping_interval if options.ping_interval is None else options.ping_interval
+    few_seconds = min(FEW_SECONDS, options.seconds)
+    before = measure(options, FEW, few_seconds)
+    many = measure(options, options.connections, options.seconds)
+    after = measure(options, FEW, few_seconds)
     return {
-        **{name: getattr(options, name) for name in ("connections", "loops", "rooms", "members", "room_rate")},
+        "connections": options.connections,
+        "loops": options.loops,
+        "rooms": ROOMS,
+        "members": MEMBERS,
+        "room_rate": ROOM_RATE,
         "engine": engine(options).shown(),
-        "ping_interval": interval,
-        "load": shlex.join(load_command(options, options.connections, options.seconds)),
+        "ping_interval": Config().ping_interval if options.ping_interval is None else options.ping_interval,
+        "load": load_command(options, options.connections, options.seconds),
         "many": many,
         "few": [before, after],
     }
 
 
 def main() -> int:
-    """0; 1 where it can't run, or something did not hold."""
+    """0; 1 if it can't run, or something went wrong."""
     options = parse_options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the engine and the load generator are ended
     many_descriptors()
@@ -285,13 +274,13 @@ def main() -> int:
     head = description()
     try:
         scale = run(options)
-    except BenchError as error:
+    except (BenchError, LoadError) as error:
         print(error, file=sys.stderr)
         return 1
     command = f"make bench-scale N={options.connections} SECONDS={options.seconds:g} QUIET={options.quiet:g}"
     if options.ping_interval is not None:
         command += f' ARGS="--ping-interval {options.ping_interval:g}"'
-    write(options.json, {**head, "command": command, "scale": scale})
+    write(options.file, {**head, "command": command, "scale": scale})
     print(shown(scale))
     faults = trouble(scale)
     for fault in faults:

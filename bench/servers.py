@@ -12,18 +12,31 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from contenders import HERE, VENV_BIN, nats_server, no_nats_server
+from contenders import VENV_BIN, nats_server, no_nats_server
 
-LOAD = HERE / "bin" / "load"
 START_TIMEOUT = 15.0
 STOP_TIMEOUT = 10.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class BenchError(Exception):
-    """A server or the load generator did not do its part; the text is for people."""
+    """A server or the load generator failed; the text is for people."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running one."""
+
+    port: int
+    pid: int
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/"
 
 
 def free_port() -> int:
@@ -34,7 +47,7 @@ def free_port() -> int:
 
 
 def wait_listening(process: subprocess.Popen[bytes], port: int) -> None:
-    """Return when the port accepts a connection; raise BenchError if the process ends or takes too long."""
+    """Returns when the port accepts a connection; BenchError if the process ends or takes too long."""
     end = time.monotonic() + START_TIMEOUT
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -47,8 +60,8 @@ def wait_listening(process: subprocess.Popen[bytes], port: int) -> None:
     raise BenchError(f"does not listen on port {port} after {START_TIMEOUT:.0f} s")
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process to end, and kill it if it does not."""
+def stop(process: subprocess.Popen[Any]) -> None:
+    """Asks the process to end, and kills it if it does not."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_TIMEOUT)
@@ -57,49 +70,51 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def serving(port: int, options: str) -> str:
-    """The command of an engine that listens on the port."""
-    return f"{VENV_BIN}/signal-engine serve --listen 127.0.0.1:{port} {options}"
-
-
 @contextmanager
-def running(command: str, port: int) -> Iterator[int]:
-    """Run a server until the block ends; yields its process id once it listens."""
+def running(command: str, port: int) -> Iterator[Server]:
+    """Runs a server until the block ends; yields once it listens."""
     with tempfile.TemporaryFile() as log:
         try:
             process = subprocess.Popen(shlex.split(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         except OSError as error:
             raise BenchError(f"{command}: {error}") from None
         try:
-            try:
-                wait_listening(process, port)
-            except BenchError as error:
-                log.seek(0)
-                said = log.read().decode(errors="replace")[-2000:]
-                raise BenchError(f"{command}: {error}\n{said}") from None
-            yield process.pid
+            wait_listening(process, port)
+            yield Server(port, process.pid)
+        except BenchError as error:
+            log.seek(0)
+            raise BenchError(f"{command}: {error}\n{log.read().decode(errors='replace')[-2000:]}") from None
         finally:
             stop(process)
 
 
 @contextmanager
-def nats() -> Iterator[tuple[str, int]]:
-    """Run a nats-server until the block ends; yields its URL and its process id."""
+def engine(options: str) -> Iterator[Server]:
+    """Runs an engine with these options, without NATS."""
+    port = free_port()
+    command = f"{VENV_BIN}/signal-engine serve --listen 127.0.0.1:{port} --nats off {options}"
+    with running(command, port) as server:
+        yield server
+
+
+@contextmanager
+def nats() -> Iterator[Server]:
+    """Runs a nats-server."""
     if missing := no_nats_server():
         raise BenchError(missing)
     port = free_port()
-    with running(f"{nats_server()} -a 127.0.0.1 -p {port}", port) as pid:
-        yield f"nats://127.0.0.1:{port}", pid
+    with running(f"{nats_server()} -a 127.0.0.1 -p {port}", port) as server:
+        yield server
 
 
 def many_descriptors() -> None:
-    """Let every server hold as many connections as the system allows: most take the soft limit as it is."""
+    """Lets every server hold as many connections as the system allows: most take the soft limit as it is."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def private(pid: int | str = "self") -> int:
-    """Bytes of memory that the process alone has written to."""
+    """Bytes of memory that only this process has written to."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
         if line.startswith("Private_Dirty:"):
             return int(line.split()[1]) * 1024

@@ -1,23 +1,23 @@
-"""What relays hear of a storm: 200,000 other connections that are cut and opened again, in turn with quiet.
+"""How relays fare in a storm: 200,000 other connections are cut and opened again, in turn with quiet.
 
     python bench/storm.py                              # all cut at one moment
-    python bench/storm.py --rate 3000                  # ... so many a second
-    python bench/storm.py --away 4096                  # ... one after another, so many at a time
-    python bench/storm.py --own-processor              # ... by clients that have a processor of their own
-    python bench/storm.py --server "--accept-yield off"    # ... at an engine that accepts them as fast as it can
+    python bench/storm.py --rate 3000                  # so many a second
+    python bench/storm.py --away 4096                  # one after another, so many at a time
+    python bench/storm.py --own-processor              # by clients that have a processor to themselves
+    python bench/storm.py --server "--accept-yield off"    # at an engine without accept pacing
     python bench/storm.py --apart --server "--accept-rate 8000"    # relays at another engine than the storm
     python bench/storm.py --json bench/results/storm.json  # keeps the turns, beside those of other forms
 
-It ends with 1 where a message was lost or anything else went wrong. From bin/load storm. With --apart the relays and
-their engine, of as many loops, share nothing with the storm but the processors: what is left of their delay is the
-machine's. With --own-processor the clients of the storm have one processor, and the engine and the relays' clients the
-others: as near as one machine comes to clients elsewhere.
+One load generator relays, another one is the storm. The figures are the relays' latency in the quiet before, and from
+the cut until the last connection of the storm has its HELLO again. With --apart the relays and their engine share
+nothing with the storm but the processors: their delay is the machine's. With --own-processor the storm's clients run on
+one processor, and the engine and the relays' clients on the others, almost as if the clients were elsewhere. The exit
+status is 1 if a message was lost or anything else went wrong.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
@@ -25,51 +25,80 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
-from macro import trouble
-from results import Figures, add_json, keep
-from servers import LOAD, free_port, many_descriptors, running, serving
+from load import LOAD, Run, incomplete, parse, trouble
+from results import Figures
+from servers import BenchError, engine, stop
+from turns import Turn, run
 
 ROOM = 15_000  # connections a loop, within the usual hard limit of 20,000 descriptors a table
 PERCENTILES = ("p50", "p90", "p99", "p999", "max")
 AT_ONCE = "all at one moment"  # the form without options
-
-
-def last_processor() -> int:
-    """The one that the clients of the storm may have for themselves."""
-    return max(os.sched_getaffinity(0))
+RELAYS = "relay --connections 500 --rate 1000 --seconds 8 --second"
+PAUSE = 2.0  # seconds between turns
 
 
 @contextmanager
-def without_processor(cpu: int | None) -> Iterator[None]:
-    """What is started in the block runs on the other processors."""
-    all_of_them = os.sched_getaffinity(0)
-    if cpu is not None and len(all_of_them) < 2:
+def processors(own: bool, storm: bool) -> Iterator[None]:
+    """With --own-processor, what starts in the block runs on the storm's processor or on the others."""
+    everywhere = os.sched_getaffinity(0)
+    apart = {max(everywhere)}
+    if own and len(everywhere) < 2:
         raise SystemExit("storm: --own-processor needs two processors")
-    os.sched_setaffinity(0, all_of_them - {cpu})
+    if own:
+        os.sched_setaffinity(0, apart if storm else everywhere - apart)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, all_of_them)
+        os.sched_setaffinity(0, everywhere)
 
 
-def understood(status: int, out: str, err: str) -> Figures:
-    """The load generator's JSON, which it writes where messages were lost, too; ends the program without."""
-    if not out:
-        raise SystemExit(f"storm: load ended with {status}: {err[-400:]}")
-    return dict(json.loads(out))
+class Loading:
+    """A load generator that waits for us at certain moments."""
+
+    def __init__(self, words: str, url: str) -> None:
+        command = [str(LOAD), *words.split(), url]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.said = ""
+
+    def wait(self, now: str) -> None:
+        """Returns when it waits for us; BenchError if it ends instead."""
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.said += line
+            if line == f"now {now}\n":
+                return
+        raise BenchError(f"load ended with {self.process.wait()} before '{now}'")
+
+    def go_on(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def end(self) -> Run:
+        """Lets it go on to its end; its figures."""
+        self.go_on()
+        assert self.process.stdout
+        self.said += self.process.stdout.read()
+        return parse(self.said)
+
+    def close(self) -> None:
+        stop(self.process)
 
 
-def turn_of(run: Figures) -> Figures:
+def turn_of(relays: Run, storm: Run) -> Figures:
     """A turn as it is kept: latencies in microseconds, p99 in the storm by that of the quiet, and what went wrong."""
-    latencies = {"quiet": run["latency_us"], "storm": run["storm"]["latency_us"]}
+    latencies = {"quiet": relays["latency_us"], "storm": relays["second_latency_us"]}
     found = {f"{when}_{name}_us": us[name] for when, us in latencies.items() for name in PERCENTILES}
-    found |= {"ratio": round(found["storm_p99_us"] / found["quiet_p99_us"], 2), "lost": run["lost"]}
-    return found | ({"wrong": wrong} if (wrong := trouble(run)) else {})
+    found |= {"ratio": round(found["storm_p99_us"] / found["quiet_p99_us"], 2), "lost": relays["lost"]}
+    wrong = [*filter(None, (trouble(relays), trouble(storm)))]
+    wrong += ["a connection is not open"] if incomplete(storm) else []
+    return found | ({"wrong": ", ".join(wrong)} if wrong else {})
 
 
 def form_of(options: argparse.Namespace) -> str:
-    """What tells one form of the storm from another, as it is typed."""
+    """The name of a form of the storm: its options, as they are typed."""
     words = [f"--rate {options.rate:g}"] if options.rate else []
     words += [f"--away {options.away}"] if options.away else []
     words += ["--own-processor"] if options.own_processor else []
@@ -78,61 +107,55 @@ def form_of(options: argparse.Namespace) -> str:
     return " ".join(words) or AT_ONCE
 
 
-def measured_turn(options: argparse.Namespace, storm: int, relays: int) -> Figures:
-    """500 connections' 1,000 relays a second at one port, before the storm at the other, or the same, and in it."""
-    words = f"storm --connections 500 --rate 1000 --storm {options.storm} --setup 300 --seconds 8"
-    words += f" --storm-rate {options.rate}" if options.rate else ""
-    words += f" --storm-away {options.away}" if options.away else ""
-    words += f" --storm-cpu {last_processor()}" if options.own_processor else ""
-    words += f" --storm-url ws://127.0.0.1:{storm}/" if storm != relays else ""
-    command = [str(LOAD), *words.split(), f"ws://127.0.0.1:{relays}/"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return turn_of(understood(done.returncode, done.stdout, done.stderr))
+def stormed(storm_words: str, relay_words: str, stormed_url: str, relayed_url: str, own: bool) -> tuple[Run, Run]:
+    """The runs of a storm at one URL, and of relays at the other, or the same, before it and in it."""
+    with ExitStack() as stack:
+        with processors(own, storm=True):
+            storm = Loading(storm_words, stormed_url)
+        stack.callback(storm.close)
+        storm.wait("open")
+        with processors(own, storm=False):
+            relays = Loading(relay_words, relayed_url)
+        stack.callback(relays.close)
+        relays.wait("second")
+        storm.go_on()
+        storm.wait("reopened")
+        calm = relays.end()
+        return storm.end(), calm
 
 
-def shown(turn: Figures) -> str:
-    """A turn for people, and what went wrong in it."""
-    parts = []
-    for when in ("quiet", "storm"):
-        p50, p90, p99 = (turn[f"{when}_{point}_us"] for point in ("p50", "p90", "p99"))
-        parts.append(f"{when} p50 {p50:,.0f} µs, p90 {p90:,.0f}, p99 {p99:,.0f}")
-    return f"{'; '.join(parts)}: {turn['ratio']:.1f}" + (f"; {turn['wrong']}" if "wrong" in turn else "")
+def measured(options: argparse.Namespace, stormed_url: str, relayed_url: str, turn: int) -> Figures:
+    """500 connections' 1,000 relays a second, before the storm and in it."""
+    time.sleep(PAUSE if turn else 0)
+    words = f"storm --connections {options.storm} --setup 300"
+    words += f" --cut-rate {options.rate}" if options.rate else ""
+    words += f" --away {options.away}" if options.away else ""
+    storm, relays = stormed(words, RELAYS, stormed_url, relayed_url, options.own_processor)
+    return turn_of(relays, storm)
 
 
-def measured(options: argparse.Namespace) -> list[Figures]:
-    """All turns, at one engine; each is printed."""
-    turns = []
-    with ExitStack() as servers:
-        flags = f"--nats off --loops {-(-options.storm // ROOM)}"
-        ports = [free_port() for _ in range(1 + options.apart)]
-        with without_processor(last_processor() if options.own_processor else None):
-            for port, more in zip(ports, (options.server, ""), strict=False):
-                servers.enter_context(running(serving(port, f"{flags} {more}"), port))
-        for number in range(options.turns):
-            if number:
-                time.sleep(2)
-            turns.append(measured_turn(options, ports[0], ports[-1]))
-            print(shown(turns[-1]), flush=True)
-    return turns
+def forms(options: argparse.Namespace, stack: ExitStack) -> dict[str, Turn]:
+    """One, at one engine for all turns; with --apart a second one for the relays."""
+    flags = f"--loops {-(-options.storm // ROOM)}"
+    with processors(options.own_processor, storm=False):
+        urls = [stack.enter_context(engine(f"{flags} {options.server}")).url]
+        urls += [stack.enter_context(engine(flags)).url] if options.apart else []
+    return {form_of(options): partial(measured, options, urls[0], urls[-1])}
 
 
-def main() -> int:
-    """0; 1 where a message was lost or anything else went wrong."""
-    parser = argparse.ArgumentParser(description="What relays hear of a storm of reconnects.")
-    parser.add_argument("--storm", type=int, default=200_000, help="connections that are cut and opened again")
-    parser.add_argument("--rate", type=float, default=0, help="cut a second; 0, the default: all at one moment")
-    parser.add_argument("--away", type=int, default=0, help="that are away at a time at most; 0, the default: all")
-    parser.add_argument("--server", default="", help="more options of the engine; with --apart of the storm's")
-    parser.add_argument("--apart", action="store_true", help="the relays go through another engine")
-    parser.add_argument("--own-processor", action="store_true", help="the storm has one, the rest the others")
-    parser.add_argument("--turns", type=int, default=2)
-    add_json(parser)
-    options = parser.parse_args()
-    many_descriptors()
-    turns = measured(options)
-    keep(options.json, {form_of(options): turns}, connections=options.storm)
-    return 1 if any("wrong" in turn for turn in turns) else 0
+def judge(_name: str, found: Figures) -> str:
+    """What went wrong, or nothing."""
+    return "; ".join(filter(None, found.get("wrong", [])))
 
+
+OPTIONS = {
+    "storm": (200_000, "connections that are cut and opened again"),
+    "rate": (0.0, "cut a second, instead of all at one moment"),
+    "away": (0, "cut one after another, with so many away at a time"),
+    "server": ("", "more options of the engine; with --apart of the storm's"),
+    "apart": (False, "the relays go through another engine"),
+    "own_processor": (False, "the storm's clients have a processor to themselves"),
+}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, OPTIONS, forms, turns=2, about=lambda o: {"connections": o.storm}, judge=judge))

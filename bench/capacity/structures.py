@@ -1,9 +1,9 @@
-"""The engine's own structures with up to ten million connections, filled without a socket.
+"""The engine's structures with up to ten million connections, filled without a socket.
 
 signal_core.probe.Crowd fills real loops: slabs, timers, rooms, the room table. Every part, with every number of
-connections, has a fresh process, in turn, `--turns` times; the table shows medians. Memory is what the process alone
-has written to (Private_Dirty of smaps_rollup). Times are the thread's processor time. `longest` is the longest of
-single steps: for so long a loop would stand still. System calls are not here, and with them the writing of messages.
+connections, has a new process. Memory is Private_Dirty of smaps_rollup. Times are the thread's processor time.
+`longest` is the longest of single steps: for so long a loop would do nothing else. System calls, and so the writing of
+messages, are not included.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import signal_core.probe as probe
-from results import Figures, columns, keep, middle
+from results import Figures
 from servers import private
+from turns import Turn, run
 
 ROOM = 10
 BIG = 10_000
@@ -131,19 +133,15 @@ PARTS: dict[str, Callable[[int, int], Figures]] = {
 
 
 def part(name: str, conns: int, loops: int) -> Figures:
-    """In a process of its own, so that no part finds memory that another has left."""
-    command = [sys.executable, sys.argv[0], "structures", "--part", name, "--conns", str(conns), "--loops", str(loops)]
+    """Runs a part in a new process, so that it finds no memory that another part has left."""
+    command = [sys.executable, sys.argv[0], "structures", "part", name, str(conns), str(loops)]
     figures: Figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return {figure: float(f"{value:.6g}") for figure, value in figures.items()}
 
 
-def report(turns: dict[int, list[Figures]]) -> None:
-    """Prints the medians, a column for each number of connections."""
-    by = [columns(runs) for runs in turns.values()]
-    print(f"{'':46}" + "".join(f" {conns:>12,}" for conns in turns))
-    for name in by[0]:
-        medians = [middle(found, name) for found in by]
-        print(f"{name:46}" + "".join(f" {median:12,.{3 if median < 10 else 1}f}" for median in medians))
+def turn(conns: int, loops: int, _turn: int) -> Figures:
+    """All parts."""
+    return {name: value for each in PARTS for name, value in part(each, conns, loops).items()}
 
 
 def form_of(conns: int, loops: int) -> str:
@@ -151,22 +149,20 @@ def form_of(conns: int, loops: int) -> str:
     return f"--conns {conns} --loops {loops}"
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those of this tool."""
-    parser.add_argument("--conns", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--loops", type=int, default=1, help="they are spread over (default 1)")
-    parser.add_argument("--turns", type=int, default=3, help="through all numbers of connections (default 3)")
-    parser.add_argument("--part", choices=PARTS, help="only this, once, as JSON")
+def forms(options: argparse.Namespace, _stack: ExitStack) -> dict[str, Turn]:
+    return {form_of(conns, options.loops): partial(turn, conns, options.loops) for conns in options.conns}
 
 
-def measure(options: argparse.Namespace) -> None:
-    """All parts, or one of them in this process."""
-    if options.part:
-        print(json.dumps(PARTS[options.part](options.conns[0], options.loops)))
-        return
-    turns: dict[int, list[Figures]] = {conns: [] for conns in options.conns}
-    for _ in range(options.turns):
-        for conns, runs in turns.items():
-            runs.append({name: value for each in PARTS for name, value in part(each, conns, options.loops).items()})
-    report(turns)
-    keep(options.json, {form_of(conns, options.loops): runs for conns, runs in turns.items()})
+OPTIONS = {
+    "conns": ([10_000, 100_000, 1_000_000, 10_000_000], "(default: ten thousand to ten million)"),
+    "loops": (1, "that they are spread over"),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Measures all parts, or one of them in this process."""
+    if arguments[:1] == ["part"]:
+        name, conns, loops = arguments[1:]
+        print(json.dumps(PARTS[name](int(conns), int(loops))))
+        return 0
+    return run(__doc__, OPTIONS, forms, arguments=arguments)

@@ -211,7 +211,7 @@ def start(group: str, stack: ExitStack) -> list[Watched]:
     if group == "pinging":
         settings |= {"ping_interval": 4, "pong_timeout": 3}  # each ping has one more look at its timer
     if group == "pair":
-        settings["nats"], _ = stack.enter_context(nats())
+        settings["nats"] = f"nats://127.0.0.1:{stack.enter_context(nats()).port}"
     nodes = []
     for _ in range(2 if group == "pair" else 1):
         nodes.append(Watched(**settings))

@@ -9,10 +9,10 @@
 
 enum { RETRY_NS = 20 * 1000 * 1000 };  /* nothing is opened for this long after a failure */
 
-/* Whether a connection that is closed now is opened again; one of the storm not before that, open_some() says. */
+/* Whether a connection that is closed now is opened again; open_some() decides when. */
 static bool opens_again(const struct worker *w)
 {
-    return w->opt->mode == MODE_CHURN || w->phase == PHASE_OPEN || w->storm;
+    return w->opt->mode == MODE_CHURN || w->opt->mode == MODE_STORM || w->phase == PHASE_OPEN;
 }
 
 void conn_close(struct worker *w, struct conn *c, int why)
@@ -42,7 +42,7 @@ void conn_close(struct worker *w, struct conn *c, int why)
 void conn_cut(struct worker *w, struct conn *c)
 {
     struct linger none = {.l_onoff = 1, .l_linger = 0};
-    if (c->fd < 0)  /* the server closed it: it is to be opened again already */
+    if (c->fd < 0)  /* the server closed it: it is opened again already */
         return;
     setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
     conn_close(w, c, -1);
@@ -54,7 +54,7 @@ void conn_listen(struct worker *w, struct conn *c, uint32_t events)
     epoll_ctl(w->epoll, EPOLL_CTL_MOD, c->fd, &event);
 }
 
-/* Keep what the socket did not take, to be sent when it is writable. */
+/* Keeps what the socket did not take, to be sent when it is writable. */
 static void queue(struct worker *w, struct conn *c, const uint8_t *data, size_t length)
 {
     uint8_t *out = c->out_length + length <= OUT_MAX ? realloc(c->out, c->out_length + length) : NULL;
@@ -69,7 +69,7 @@ static void queue(struct worker *w, struct conn *c, const uint8_t *data, size_t 
     c->out_length += (uint32_t)length;
 }
 
-/* send(): how much the socket took, or -1 on a dead one. */
+/* Returns how much the socket took, or -1 if it is dead. */
 static ssize_t offer(const struct conn *c, const uint8_t *data, size_t length)
 {
     ssize_t n = send(c->fd, data, length, MSG_NOSIGNAL);
@@ -91,14 +91,6 @@ void conn_flush(struct worker *w)
         queue(w, c, w->cork + n, length - (size_t)n);
 }
 
-uint8_t *conn_reserve(struct worker *w, struct conn *c, size_t size)
-{
-    if (w->corked != c || w->cork_length + size > CORK_FLUSH)
-        conn_flush(w);
-    w->corked = c;
-    return w->cork + w->cork_length;
-}
-
 static void write_queued(struct worker *w, struct conn *c)
 {
     ssize_t n = offer(c, c->out, c->out_length);
@@ -115,20 +107,28 @@ static void write_queued(struct worker *w, struct conn *c)
     }
 }
 
-void conn_frame(struct worker *w, struct conn *c, uint8_t opcode, const void *body, size_t length)
+uint8_t *conn_frame(struct worker *w, struct conn *c, uint8_t opcode, size_t length)
 {
-    uint32_t mask = worker_random(w);
-    uint8_t *frame = conn_reserve(w, c, WS_HEADER_MAX + length + 8);
-    size_t header = ws_header(frame, opcode, length, mask);
-    memcpy(frame + header, body, length);
-    ws_mask(frame + header, length, mask);
+    if (w->corked != c || w->cork_length + WS_HEADER_MAX + length + 8 > CORK_FLUSH)
+        conn_flush(w);
+    w->corked = c;
+    uint8_t *frame = w->cork + w->cork_length;
+    size_t header = ws_header(frame, opcode, length, worker_random(w));
     w->cork_length += header + length;
+    return frame + header;
+}
+
+void conn_send(struct worker *w, struct conn *c, uint8_t opcode, const void *body, size_t length)
+{
+    uint8_t *out = conn_frame(w, c, opcode, length);
+    memcpy(out, body, length);
+    ws_mask(out, length);
 }
 
 void conn_control(struct worker *w, struct conn *c, const struct ws_frame *frame)
 {
     if (frame->opcode == WS_PING && frame->length <= WS_CONTROL_MAX) {
-        conn_frame(w, c, WS_PONG, frame->body, frame->length);
+        conn_send(w, c, WS_PONG, frame->body, frame->length);
         count_add(w, COUNT_PINGS, 1);
     } else if (frame->opcode == WS_CLOSE)
         conn_close(w, c, c->state == CONN_CLOSING ? -1 : COUNT_CLOSED);
@@ -147,13 +147,13 @@ void conn_keep(struct worker *w, struct conn *c, const uint8_t *rest, size_t len
         memcpy(c->in, rest, length);
 }
 
-/* Why a connection that the server ended was ended. */
+/* Returns which counter tells why the server ended a connection; -1: it was asked to. */
 static int ended(const struct conn *c)
 {
     return c->state == CONN_CLOSING ? -1 : c->state == CONN_UPGRADING ? COUNT_HANDSHAKE : COUNT_CLOSED;
 }
 
-/* Handle what is in the inbox: the answer to the upgrade, then the protocol's. */
+/* Handles the inbox: the answer to the upgrade, then the protocol's. */
 static void handle(struct worker *w, struct conn *c, size_t length)
 {
     size_t done = 0;

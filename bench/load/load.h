@@ -1,5 +1,4 @@
-/* The load generator's types, and what each of its files offers; measure.h has the rest. The reading order is
- * that of this file. */
+/* The types of the load generator, and what each file offers, in reading order. */
 #ifndef LOAD_LOAD_H
 #define LOAD_LOAD_H
 
@@ -25,12 +24,12 @@ enum {
     ROOM_MAX = 48,
     STAMP_SIZE = 16,          /* every payload starts with the time it was sent, a letter for 4 bits */
     PAYLOAD_MAX = 512 * 1024,
-    CORK_FLUSH = 64 * 1024,   /* what is gathered for one connection before it is sent anyway */
+    CORK_FLUSH = 64 * 1024,   /* frames gathered for one connection before they are sent */
     READ_SIZE = 256 * 1024,
     OUT_MAX = 4 << 20,        /* unsent bytes at which a connection is given up */
 };
 
-/* ---- options.c: what to do ----------------------------------------------------------------------------- */
+/* ---- options.c ----------------------------------------------------------------------------------------- */
 
 enum mode {
     MODE_IDLE, MODE_RELAY, MODE_RANDOM, MODE_PAIR, MODE_ECHO, MODE_ROOM, MODE_CHURN, MODE_MIX, MODE_STORM,
@@ -49,18 +48,10 @@ struct options {
     struct target target[MAX_TARGETS];
     pid_t server[MAX_SERVERS];    /* processes whose CPU and memory are sampled */
     uint32_t targets, servers;
-    uint32_t connections;     /* in all steady threads; in churn, how many are under way at a time */
-    uint32_t threads;         /* that hold them */
-    uint32_t storm;           /* connections that are closed and opened again, */
-    double storm_rate;        /* so many a second; 0: all at one moment */
-    uint32_t storm_away;      /* so many not open at a time at most; 0: any number */
-    uint32_t storm_threads;   /* and the threads of their own that hold those, */
-    int storm_cpu;            /* on a processor of their own; -1: on any */
-    struct target storm_target;   /* where they go; no path: where all go */
-    uint32_t opening;         /* handshakes under way in all threads; 0: as many as suit them */
+    uint32_t connections;     /* in all threads; in churn, how many are under way at a time */
+    uint32_t threads;
     uint32_t unit;            /* how many connections stay in one thread: a pair, a small room */
-    struct rooms rooms;       /* none but in room and mix */
-    uint32_t window;          /* messages in flight for a pair, a connection (echo) or a room */
+    struct rooms rooms;       /* in room and mix only */
     uint32_t payload;         /* bytes of each */
     double seconds;           /* the measured window */
     double warmup;            /* load before it */
@@ -68,16 +59,18 @@ struct options {
     double setup;             /* at most for opening and joining, and for a storm */
     double rate;              /* sends a second in all, on a schedule; 0: answer each delivery with a send */
     double room_rate;         /* mix: publishes a second in all */
-    bool binary, spin, verify;
+    double cut_rate;          /* storm: connections cut a second; 0: all at one moment */
+    uint32_t away;            /* storm: connections that are not open at a time, at most; 0: any number */
+    bool spin, verify, second;
 };
 
-/* Parse the command line; exits with a sentence and 2 on a mistake, and with 0 after --help. */
+/* Parses the command line; exits with a message and 2 on a mistake, and with 0 after --help. */
 void options_parse(struct options *opt, int argc, char **argv);
 
-/* Whether sends follow a schedule, and not what was heard. */
+/* Whether sends follow a schedule rather than deliveries. */
 static inline bool options_timed(const struct options *opt)
 {
-    return opt->rate > 0 || opt->mode == MODE_MIX || opt->mode == MODE_STORM;
+    return opt->rate > 0 || opt->mode == MODE_MIX;
 }
 
 /* ---- counters ------------------------------------------------------------------------------------------ */
@@ -86,38 +79,42 @@ enum count {
     COUNT_READY,              /* connections greeted, joined and open now */
     COUNT_SENT,               /* TO and PUB written; in churn, connections begun */
     COUNT_EXPECTED,           /* deliveries that these should make */
-    COUNT_DELIVERED,          /* FROM and MSG heard; in churn, connections greeted */
-    COUNT_VERIFIED,           /* idle: connections that heard the final TO */
+    COUNT_DELIVERED,          /* FROM and MSG received; in churn, connections greeted */
+    COUNT_VERIFIED,           /* --verify: connections that received the final TO */
     COUNT_PINGS,              /* of the server's, answered */
     COUNT_REOPENED,           /* storm: connections greeted again */
-    COUNT_GAP,                /* messages that a GAP told of */
+    COUNT_GAP,                /* messages that a GAP reported as dropped */
     COUNT_CORRUPT,            /* payloads of another length or without a time */
     COUNT_DISORDER,           /* overtaken by a later message of the same sender */
     COUNT_CONNECT,            /* connects that failed */
     COUNT_HANDSHAKE,          /* upgrades refused or wrong */
-    COUNT_CLOSED,             /* connections the server closed unasked */
+    COUNT_CLOSED,             /* connections that the server closed unasked */
     COUNT_PROTOCOL,           /* what is not the protocol's, or too long an address */
     COUNT_BLOCKED,            /* given up for OUT_MAX */
-    COUNT_ERR,                /* the first of the ERR codes, in the order of err_codes */
+    COUNT_ERR,                /* ERR, by its code; the last is any other code */
     COUNT_ERR_OTHER = COUNT_ERR + 10,
     COUNTS
 };
 
+/* Names of the counters; those of ERR are "err." and the code. */
+extern const char *const count_names[COUNTS];
+
+/* PHASE_SECOND is the second window of --second, or the time of a storm. */
 enum phase {
-    PHASE_OPEN, PHASE_RUN, PHASE_MEASURE, PHASE_STORM, PHASE_DRAIN, PHASE_VERIFY, PHASE_STOP, PHASES,
+    PHASE_OPEN, PHASE_RUN, PHASE_MEASURE, PHASE_SECOND, PHASE_DRAIN, PHASE_VERIFY, PHASE_STOP, PHASES,
 };
 
 /* What a message was sent to. */
 enum kind { KIND_TO, KIND_ROOM, KINDS };
 
-/* Latencies that are reported apart: the second is of rooms in mix, and of the storm's time in storm. */
+/* Latencies that are reported apart: the second series is of rooms in mix, and of the second window with --second. */
 enum series { SERIES_MAIN, SERIES_OTHER, SERIES };
 
 /* ---- what all threads share ----------------------------------------------------------------------------- */
 
-/* A peer's address. The thread that holds the connection writes it, and any thread sends to it: the length is stored
- * after the text, and whoever loads a length that is not 0 sees the text that goes with it. A text is replaced only
- * where nobody sends: while connections are opened, and of those of churn and storm. */
+/* A peer's address. The connection's thread writes it, and any thread sends to it: the length is stored after the text,
+ * so a thread that loads a length other than 0 sees the text. A text is replaced only while nothing is sent to it: while
+ * connections are opened, and in churn and storm. */
 struct address {
     _Atomic uint8_t length;   /* 0: not open */
     char text[ADDRESS_MAX];
@@ -144,8 +141,8 @@ struct worker;
 struct shared {
     const struct options *opt;
     _Atomic int command;              /* the phase that main is in */
-    _Atomic uint64_t began[PHASES];   /* when each did, ns; UINT64_MAX: not yet */
-    struct address *addresses;        /* of all connections, the storm's last */
+    _Atomic uint64_t began[PHASES];   /* when each began, ns; UINT64_MAX: not yet */
+    struct address *addresses;        /* of all connections */
     struct room *rooms;
     struct worker *workers;
 };
@@ -156,14 +153,14 @@ enum conn_state {
     CONN_CLOSED, CONN_CONNECTING, CONN_UPGRADING, CONN_GREETING, CONN_JOINING, CONN_READY, CONN_CLOSING,
 };
 
-/* Owned by one worker; freed with its array. There are millions: nothing is allocated for one at rest. */
+/* Owned by one worker; freed with its array. There are millions: an idle one owns no other memory. */
 struct conn {
     int fd;                   /* -1 while CONN_CLOSED */
     uint8_t state;            /* enum conn_state */
     uint32_t in_length, out_length;
-    uint8_t *in;              /* malloc: the start of what is not whole yet, or NULL */
+    uint8_t *in;              /* malloc: the start of an incomplete frame, or NULL */
     uint8_t *out;             /* malloc: what the socket did not take, or NULL */
-    uint64_t stamp;           /* of the last message heard in order; before, when its connect began */
+    uint64_t stamp;           /* of the last message received in order; before, when its connect began */
     struct nats_stream stream;
 };
 
@@ -172,7 +169,7 @@ _Static_assert(sizeof(struct conn) + sizeof(struct address) <= 80, "there are mi
 /* Sends at a rate. */
 struct schedule {
     double due, interval;     /* ns of the next send, and between two; interval 0: none */
-    uint32_t turn;            /* whose turn it is */
+    uint32_t turn;            /* which connection or room sends next */
 };
 
 /* One thread with its epoll, its descriptor table and its share of the connections. */
@@ -181,13 +178,12 @@ struct worker {
     struct shared *shared;
     pthread_t thread;
     uint32_t index;
-    bool storm;                       /* its connections are the storm's, */
-    uint32_t cut;                     /* ... so many of which it has cut */
+    uint32_t cut;                     /* storm: connections that it has cut */
     enum phase phase;                 /* the phase that this thread is in, */
     _Atomic int entered;              /* and for main to see */
     int epoll;
     uint32_t first, count;            /* connections of all that are this thread's, */
-    struct conn *conns;               /* and where they are */
+    struct conn *conns;               /* and the array of them */
     uint32_t room_first, room_count;  /* rooms whose publisher is one of them */
     uint32_t *closed;                 /* indices of those to open, a stack */
     uint32_t closed_count;
@@ -202,10 +198,9 @@ struct worker {
     uint64_t retry;                   /* opens nothing before this time */
     uint64_t random;                  /* xorshift state: masks and targets */
     struct schedule schedule[KINDS];
-    uint32_t turn;                    /* --verify: whose turn it is */
-    bool shared_table;                /* close_range was refused: descriptors count for the process */
+    uint32_t turn;                    /* --verify: which connection sends next */
     _Atomic uint64_t counts[COUNTS];  /* written by this thread only, read by main */
-    struct hist latency[SERIES];      /* of the measured window; main reads it after PHASE_STOP */
+    struct hist latency[SERIES];      /* main reads it after PHASE_STOP */
 };
 
 static inline void count_add(struct worker *w, int which, uint64_t n)
@@ -232,84 +227,80 @@ static inline uint32_t worker_random(struct worker *w)
     return (uint32_t)(w->random >> 32);
 }
 
-/* Handle what epoll says of a connection; it may be closed afterwards. */
+/* Handles what epoll reports of a connection; it may be closed afterwards. */
 void conn_event(struct worker *w, struct conn *c, uint32_t events);
 
-/* Close at once; counts `why` unless it is -1. In churn, storm and while opening, it is opened again. */
+/* Closes at once; counts `why` unless it is -1. In churn, storm and while opening, it is opened again. */
 void conn_close(struct worker *w, struct conn *c, int why);
 
-/* Close with a reset and no close frame, as what fails does; it is opened again, also if it was closed. */
+/* Closes with a reset and no close frame, as a failing client does. */
 void conn_cut(struct worker *w, struct conn *c);
 
-/* Have epoll tell of these events from now on. */
+/* Sets the events that epoll reports. */
 void conn_listen(struct worker *w, struct conn *c, uint32_t events);
 
-/* Room for `size` bytes of frames to `c`, which conn_flush sends; add what was used to cork_length. */
-uint8_t *conn_reserve(struct worker *w, struct conn *c, size_t size);
+/* Corks the header of a frame; returns where its body of `length` bytes goes, which ws_mask has to mask. */
+uint8_t *conn_frame(struct worker *w, struct conn *c, uint8_t opcode, size_t length);
 
-/* Cork one frame that holds `body`. */
-void conn_frame(struct worker *w, struct conn *c, uint8_t opcode, const void *body, size_t length);
+/* Corks one frame with this body. */
+void conn_send(struct worker *w, struct conn *c, uint8_t opcode, const void *body, size_t length);
 
-/* Send what is corked, to whomever. */
+/* Sends what is corked, for any connection. */
 void conn_flush(struct worker *w);
 
-/* Handle a ping, a pong or a close. */
+/* Handles a ping, a pong or a close. */
 void conn_control(struct worker *w, struct conn *c, const struct ws_frame *frame);
 
-/* Keep the start of what is not whole until the rest comes. */
+/* Keeps the start of an incomplete frame until the rest comes. */
 void conn_keep(struct worker *w, struct conn *c, const uint8_t *rest, size_t length);
 
 /* ---- open.c: from connect to ready --------------------------------------------------------------------- */
 
-/* Begin a connect; a failure is counted, and tried again later. */
+/* Begins a connect; a failure is counted, and tried again later. */
 void open_begin(struct worker *w, uint32_t index);
 
-/* The connect ended: ask for the upgrade. */
+/* Asks for the upgrade, once the connect has ended. */
 void open_upgrade(struct worker *w, struct conn *c);
 
 /* Whether a handshake is under way. */
 bool open_pending(const struct conn *c);
 
-/* `c` is told of its address; false if that is too long, and `c` is closed. */
+/* Stores the address of `c`; false if it is too long, and `c` is closed. */
 bool open_address(struct worker *w, struct conn *c, const void *text, size_t length);
 
-/* All that precedes messages is done. */
+/* Makes `c` ready: all that precedes messages is done. */
 void open_done(struct worker *w, struct conn *c);
 
-/* ---- message.c: signal.v1; nats.c: NATS ----------------------------------------------------------------- */
+/* ---- message.c: signal.v1 and payloads; nats.c: NATS ---------------------------------------------------- */
 
 struct protocol {
     const char *name;
     const char *offer;        /* the WebSocket subprotocol to ask for, or "" */
     void (*to)(struct worker *w, struct conn *c, const char *receiver, uint8_t length, uint64_t stamp);
     void (*pub)(struct worker *w, struct conn *c, uint32_t room, uint64_t stamp);
-    /* Handle what came after the upgrade: data[0..length), what was kept first. May write into it. */
+    /* Handles what came after the upgrade: data[0..length), what was kept first. May write into it. */
     void (*read)(struct worker *w, struct conn *c, uint8_t *data, size_t length);
 };
 
 extern const struct protocol protocol_signal, protocol_nats;
 
-/* ---- payload.c: what every payload carries -------------------------------------------------------------- */
-
-extern const char *const err_codes[COUNTS - COUNT_ERR];
-
-/* Write --payload bytes that carry the stamp. */
+/* Writes --payload bytes that carry the stamp. */
 void payload_write(const struct worker *w, uint8_t *out, uint64_t stamp);
 
-/* `c` heard a payload: check it, and tell mode.c. */
+/* Checks a payload that `c` received, and calls mode_delivered. */
 void payload_heard(struct worker *w, struct conn *c, enum kind kind, const uint8_t *payload, size_t length);
 
 /* ---- mode.c: who sends when ---------------------------------------------------------------------------- */
 
-/* A new phase began in this thread. */
+/* Begins a phase in this thread. */
 void mode_enter(struct worker *w, enum phase phase);
 
-/* `c` heard a delivery; or it heard that `n` were lost to it, or that what it sent was refused. */
+/* `c` received a delivery; or it learned that `n` messages to it were dropped, or that what it sent was refused. */
 void mode_delivered(struct worker *w, struct conn *c, enum kind kind, uint64_t stamp);
 void mode_gap(struct worker *w, struct conn *c, uint64_t n);
 void mode_refused(struct worker *w, struct conn *c);
 
-/* Send what is due by now: on schedule, or because other threads heard the last of a room's message. */
+/* Sends what is due by now: on schedule, or because other threads received the last of a room's message. */
 void mode_tick(struct worker *w);
 
 /* ---- worker.c ------------------------------------------------------------------------------------------ */
@@ -321,5 +312,19 @@ enum { WORKER_WAKE = SIGUSR1 };  /* interrupts a worker's wait, and is blocked a
 
 /* The thread's main; `arg` is its struct worker, which phases_start filled in. */
 void *worker_main(void *arg);
+
+/* ---- phases.c: open, warm up, measure, drain; what bench/load.py reads, on stdout ------------------------- */
+
+/* Shares the connections out, and starts the threads; they begin to open them at once. */
+void phases_start(struct shared *shared);
+
+/* Waits until all connections are open; false if they are not within --setup seconds. */
+bool phases_open(struct shared *shared);
+
+/* Runs the phases from the first message to the last. */
+void phases_measure(struct shared *shared);
+
+/* Ends the threads, and prints their latencies. */
+void phases_stop(struct shared *shared);
 
 #endif

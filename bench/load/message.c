@@ -7,21 +7,59 @@
 
 static const char JOINED[] = "OK j";
 
-/* Cork one message: a head, and a payload unless the stamp is 0. */
+/* Writes a time as STAMP_SIZE letters, 'a' to 'p', so that it is valid text. */
+static void stamp_write(uint8_t *out, uint64_t stamp)
+{
+    for (int i = 0; i < STAMP_SIZE; i++)
+        out[i] = (uint8_t)('a' + (stamp >> (60 - 4 * i) & 15));
+}
+
+/* Returns the time in a payload, 0 if there is none. */
+static uint64_t stamp_read(const uint8_t *in)
+{
+    uint64_t stamp = 0;
+    uint8_t bad = 0;
+    for (int i = 0; i < STAMP_SIZE; i++) {
+        uint8_t digit = (uint8_t)(in[i] - 'a');
+        bad |= digit;
+        stamp = stamp << 4 | digit;
+    }
+    return bad > 15 ? 0 : stamp;
+}
+
+void payload_write(const struct worker *w, uint8_t *out, uint64_t stamp)
+{
+    stamp_write(out, stamp);
+    memcpy(out + STAMP_SIZE, w->filler, w->opt->payload - STAMP_SIZE);
+}
+
+void payload_heard(struct worker *w, struct conn *c, enum kind kind, const uint8_t *payload, size_t length)
+{
+    uint64_t stamp = length == w->opt->payload ? stamp_read(payload) : 0;
+    bool one_sender = w->opt->mode != MODE_RANDOM && (w->opt->mode != MODE_MIX || kind == KIND_ROOM);
+    if (!stamp) {
+        count_add(w, COUNT_CORRUPT, 1);
+        return;
+    }
+    if (one_sender) {
+        if (stamp < c->stamp)
+            count_add(w, COUNT_DISORDER, 1);
+        c->stamp = stamp;
+    }
+    mode_delivered(w, c, kind, stamp);
+}
+
+/* Corks one message: a head, and a payload unless the stamp is 0. */
 static void compose(struct worker *w, struct conn *c, const char *head, size_t head_length, uint64_t stamp)
 {
     size_t length = head_length + (stamp ? 1 + w->opt->payload : 0);
-    uint32_t mask = worker_random(w);
-    uint8_t *frame = conn_reserve(w, c, WS_HEADER_MAX + length + 8);
-    size_t header = ws_header(frame, w->opt->binary ? WS_BINARY : WS_TEXT, length, mask);
-    uint8_t *body = frame + header;
+    uint8_t *body = conn_frame(w, c, WS_TEXT, length);
     memcpy(body, head, head_length);
     if (stamp) {
         body[head_length] = '\n';
         payload_write(w, body + head_length + 1, stamp);
     }
-    ws_mask(body, length, mask);
-    w->cork_length += header + length;
+    ws_mask(body, length);
 }
 
 static void send_to(struct worker *w, struct conn *c, const char *receiver, uint8_t length, uint64_t stamp)
@@ -32,7 +70,7 @@ static void send_to(struct worker *w, struct conn *c, const char *receiver, uint
     compose(w, c, head, 3U + length, stamp);
 }
 
-/* The rooms of one run are its own: the process is in their names. */
+/* Writes a head with a room's name, which has this process in it: no other run uses the room. */
 static size_t room_head(char *out, const char *verb, uint32_t room, const char *more)
 {
     return (size_t)snprintf(out, ROOM_MAX, "%s load%x.%u%s", verb, (unsigned)getpid(), room, more);
@@ -50,7 +88,7 @@ static bool starts(const uint8_t *head, size_t length, const char *verb)
     return length >= n && memcmp(head, verb, n) == 0;
 }
 
-/* HELLO <peer>: the connection has its address; a room's member joins first. */
+/* HELLO <peer>: the connection has its address; a member of a room joins it first. */
 static void on_hello(struct worker *w, struct conn *c, const uint8_t *head, size_t length)
 {
     const uint8_t *peer = head + 6, *end = memchr(peer, ' ', length - 6);
@@ -68,11 +106,11 @@ static void on_hello(struct worker *w, struct conn *c, const uint8_t *head, size
     }
 }
 
-/* ERR <code> [ref=R]: count it by its code. */
+/* ERR <code> [ref=R]: counted by its code. */
 static void on_err(struct worker *w, struct conn *c, const uint8_t *head, size_t length)
 {
     int which = COUNT_ERR;
-    while (which < COUNT_ERR_OTHER && !starts(head + 4, length - 4, err_codes[which - COUNT_ERR]))
+    while (which < COUNT_ERR_OTHER && !starts(head + 4, length - 4, count_names[which] + strlen("err.")))
         which++;
     count_add(w, which, 1);
     mode_refused(w, c);
@@ -88,7 +126,7 @@ static void on_gap(struct worker *w, struct conn *c, const uint8_t *head, size_t
     mode_gap(w, c, n);
 }
 
-/* One message of the server's. */
+/* Handles one message of the server's. */
 static void heard(struct worker *w, struct conn *c, const uint8_t *body, size_t length)
 {
     const uint8_t *lf = memchr(body, '\n', length);
@@ -109,7 +147,7 @@ static void heard(struct worker *w, struct conn *c, const uint8_t *body, size_t 
         count_add(w, COUNT_PROTOCOL, 1);
 }
 
-/* Handle the frames that are whole, and keep the rest. */
+/* Handles the complete frames, and keeps the rest. */
 static void read_frames(struct worker *w, struct conn *c, uint8_t *data, size_t length)
 {
     size_t done = 0;

@@ -4,10 +4,10 @@ enum { VERIFY_WINDOW = 256 };  /* --verify: messages in flight in one thread */
 
 static bool is_running(const struct worker *w)
 {
-    return w->phase == PHASE_RUN || w->phase == PHASE_MEASURE || w->phase == PHASE_STORM;
+    return w->phase == PHASE_RUN || w->phase == PHASE_MEASURE || w->phase == PHASE_SECOND;
 }
 
-/* To a connection of any thread, by its number among all. */
+/* Sends to a connection of any thread, by its number among all. */
 static void send_to(struct worker *w, struct conn *c, uint32_t receiver, uint64_t stamp)
 {
     const struct address *to = &w->shared->addresses[receiver];
@@ -19,7 +19,7 @@ static void send_to(struct worker *w, struct conn *c, uint32_t receiver, uint64_
     count_add(w, COUNT_EXPECTED, 1);
 }
 
-/* Publish into a room whose publisher this thread holds. */
+/* Publishes into a room whose publisher this thread holds. */
 static void send_pub(struct worker *w, uint32_t room, uint64_t stamp)
 {
     struct conn *c = &w->conns[layout_publisher(&w->opt->rooms, room) - w->first];
@@ -30,31 +30,31 @@ static void send_pub(struct worker *w, uint32_t room, uint64_t stamp)
     count_add(w, COUNT_EXPECTED, w->opt->rooms.members - 1);
 }
 
-/* Any connection of all threads but this one, unless there is no other. */
+/* Returns a random connection other than this one, unless there is no other. */
 static uint32_t another(struct worker *w, uint32_t own)
 {
     uint32_t all = w->opt->connections, other = all > 1 ? worker_random(w) % (all - 1) : 0;
     return other + (all > 1 && other >= own);
 }
 
-/* One TO of connection `index`, to whom the mode says. */
+/* Sends one TO of connection `index`, to the receiver that the mode chooses. */
 static void send_one(struct worker *w, uint32_t index, uint64_t stamp)
 {
     struct conn *c = &w->conns[index];
     switch (w->opt->mode) {
     case MODE_RELAY:
-    case MODE_STORM:
     case MODE_PAIR: send_to(w, c, w->first + (index ^ 1), stamp); break;
     case MODE_MIX:
     case MODE_RANDOM: send_to(w, c, another(w, w->first + index), stamp); break;
     case MODE_ECHO: send_to(w, c, w->first + index, stamp); break;
     case MODE_IDLE:
     case MODE_ROOM:
-    case MODE_CHURN: break;
+    case MODE_CHURN:
+    case MODE_STORM: break;
     }
 }
 
-/* --verify: the connection whose turn it is sends to its neighbour; that one is on the next URL. */
+/* --verify: the next connection sends to its neighbour, which is on the next URL. */
 static void verify_next(struct worker *w)
 {
     if (w->turn < w->count) {
@@ -63,17 +63,14 @@ static void verify_next(struct worker *w)
     }
 }
 
-/* Put each pair's, connection's or room's window in flight; a pair's ends begin in turn. */
+/* Puts one message of each pair, echoing connection or room in flight. */
 static void begin(struct worker *w)
 {
-    bool paired = w->opt->mode != MODE_ECHO;
-    uint32_t step = paired ? 2 : 1;
-    for (uint32_t n = 0; n < w->opt->window; n++)
-        for (uint32_t i = 0; w->opt->mode == MODE_ROOM && i < w->room_count; i++)
-            send_pub(w, w->room_first + i, clock_ns());
+    uint32_t step = w->opt->mode == MODE_ECHO ? 1 : 2;
+    for (uint32_t i = 0; w->opt->mode == MODE_ROOM && i < w->room_count; i++)
+        send_pub(w, w->room_first + i, clock_ns());
     for (uint32_t i = 0; i + step <= w->count; i += step)
-        for (uint32_t n = 0; n < w->opt->window; n++)
-            send_one(w, paired ? i + (n & 1) : i, clock_ns());
+        send_one(w, i, clock_ns());
 }
 
 void mode_enter(struct worker *w, enum phase phase)
@@ -93,7 +90,7 @@ void mode_enter(struct worker *w, enum phase phase)
     atomic_store(&w->entered, (int)phase);
 }
 
-/* `n` of a room's deliveries are over: publish again when that makes a whole PUB. */
+/* `n` of a room's deliveries are over: publishes again when that makes a whole PUB. */
 static void room_heard(struct worker *w, uint32_t number, uint64_t n)
 {
     const struct rooms *rooms = &w->opt->rooms;
@@ -114,7 +111,7 @@ static void room_heard(struct worker *w, uint32_t number, uint64_t n)
     pthread_kill(other->thread, WORKER_WAKE);
 }
 
-/* `n` deliveries are over: send again. Other threads may have begun to send before this one has seen that. */
+/* `n` deliveries are over: sends again. Other threads may have begun to send before this one sees the phase. */
 static void go_on(struct worker *w, struct conn *c, uint64_t n)
 {
     uint32_t index = conn_index(w, c);
@@ -133,12 +130,12 @@ static bool after(const struct worker *w, enum phase phase, uint64_t stamp)
     return stamp >= atomic_load_explicit(&w->shared->began[phase], memory_order_relaxed);
 }
 
-/* A message's latency counts for the phase that it was sent in, however late it is heard. */
+/* A message's latency counts for the phase in which it was sent, however late it is received. */
 static void measure(struct worker *w, enum kind kind, uint64_t stamp)
 {
     if (!after(w, PHASE_MEASURE, stamp) || after(w, PHASE_DRAIN, stamp) || w->now <= stamp)
         return;
-    bool other = w->opt->mode == MODE_MIX ? kind == KIND_ROOM : after(w, PHASE_STORM, stamp);
+    bool other = w->opt->mode == MODE_MIX ? kind == KIND_ROOM : after(w, PHASE_SECOND, stamp);
     hist_add(&w->latency[other ? SERIES_OTHER : SERIES_MAIN], w->now - stamp);
 }
 
@@ -154,17 +151,11 @@ void mode_delivered(struct worker *w, struct conn *c, enum kind kind, uint64_t s
     go_on(w, c, 1);
 }
 
-/* Lost messages are made up for, so that one loss does not stop a pair or a room for good. */
+/* Replaces lost messages, so that one loss does not stop a pair or a room for good. */
 void mode_gap(struct worker *w, struct conn *c, uint64_t n)
 {
-    uint64_t bound = (uint64_t)w->opt->window * (w->opt->mode == MODE_ROOM ? w->opt->rooms.members : 1);
-    if (n > bound)
-        n = bound;
-    if (w->opt->mode == MODE_ROOM)
-        go_on(w, c, n);
-    else
-        for (uint64_t i = 0; i < n; i++)
-            go_on(w, c, 1);
+    uint64_t most = w->opt->mode == MODE_ROOM ? w->opt->rooms.members : 1;
+    go_on(w, c, n < most ? n : most);
 }
 
 void mode_refused(struct worker *w, struct conn *c)
@@ -175,7 +166,7 @@ void mode_refused(struct worker *w, struct conn *c)
         go_on(w, c, w->opt->mode == MODE_ROOM ? w->opt->rooms.members - 1 : 1);
 }
 
-/* Whose turn it is sends; in mix the other kind has a schedule of its own. */
+/* Sends what is due of one kind; each kind has a schedule. */
 static void on_schedule(struct worker *w, enum kind kind)
 {
     struct schedule *s = &w->schedule[kind];
@@ -190,7 +181,7 @@ static void on_schedule(struct worker *w, enum kind kind)
     }
 }
 
-/* Publishes that other threads' members made due. */
+/* Publishes what other threads' members made due. */
 static void on_wake(struct worker *w)
 {
     for (uint32_t i = w->room_first; i < w->room_first + w->room_count; i++)

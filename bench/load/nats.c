@@ -7,29 +7,20 @@
 /* Numbers of a connection's subscriptions. */
 enum { SID_INBOX = 1, SID_ROOM = 2, HEAD_MAX = 512 };
 
-/* Cork PUB <subject> <size>, with its payload. */
+/* Corks PUB <subject> <size>, with its payload. */
 static void publish(struct worker *w, struct conn *c, const char *subject, uint8_t length, uint64_t stamp)
 {
     char head[HEAD_MAX];
     int n = snprintf(head, sizeof head, "PUB %.*s %u\r\n", length, subject, w->opt->payload);
     size_t size = (size_t)n + w->opt->payload + 2;
-    uint32_t mask = worker_random(w);
-    uint8_t *frame = conn_reserve(w, c, WS_HEADER_MAX + size + 8);
-    size_t header = ws_header(frame, WS_BINARY, size, mask);
-    uint8_t *body = frame + header;
+    uint8_t *body = conn_frame(w, c, WS_BINARY, size);
     memcpy(body, head, (size_t)n);
     payload_write(w, body + n, stamp);
     memcpy(body + n + w->opt->payload, "\r\n", 2);
-    ws_mask(body, size, mask);
-    w->cork_length += header + size;
+    ws_mask(body, size);
 }
 
-static void send_to(struct worker *w, struct conn *c, const char *receiver, uint8_t length, uint64_t stamp)
-{
-    publish(w, c, receiver, length, stamp);
-}
-
-/* The subjects of one run are its own: the process is in their names. */
+/* Writes a room's subject, which has this process in it: no other run uses it. */
 static int room_subject(char *out, uint32_t room)
 {
     return snprintf(out, ROOM_MAX, "load.%x.room.%u", (unsigned)getpid(), room);
@@ -41,8 +32,8 @@ static void send_pub(struct worker *w, struct conn *c, uint32_t room, uint64_t s
     publish(w, c, subject, (uint8_t)room_subject(subject, room), stamp);
 }
 
-/* INFO, the first that a server says: subscribe, to a subject that is the connection's address, and to a room.
- * The PONG tells that the server has done so. */
+/* INFO, the server's first word: subscribes to the connection's address, which is a subject, and to its room. The PONG
+ * means that the server has done so. */
 static void on_info(struct worker *w, struct conn *c)
 {
     char text[HEAD_MAX], subject[ADDRESS_MAX + 1], room_name[ROOM_MAX];
@@ -61,7 +52,7 @@ static void on_info(struct worker *w, struct conn *c)
     }
     n += snprintf(text + n, sizeof text - (size_t)n, "PING\r\n");
     c->state = CONN_JOINING;
-    conn_frame(w, c, WS_BINARY, text, (size_t)n);
+    conn_send(w, c, WS_BINARY, text, (size_t)n);
 }
 
 static void on_op(struct worker *w, struct conn *c, const struct nats_op *op)
@@ -79,7 +70,7 @@ static void on_op(struct worker *w, struct conn *c, const struct nats_op *op)
             open_done(w, c);
         break;
     case NATS_PING:
-        conn_frame(w, c, WS_BINARY, "PONG\r\n", 6);
+        conn_send(w, c, WS_BINARY, "PONG\r\n", 6);
         count_add(w, COUNT_PINGS, 1);
         break;
     case NATS_OK: break;
@@ -87,7 +78,7 @@ static void on_op(struct worker *w, struct conn *c, const struct nats_op *op)
     }
 }
 
-/* Handle the operations that are whole; how many bytes those were. Stops where the connection is closed. */
+/* Handles the complete operations; returns how many bytes they were. Stops when the connection is closed. */
 static size_t handle_ops(struct worker *w, struct conn *c, const uint8_t *data)
 {
     size_t done = 0;
@@ -128,5 +119,5 @@ static void read_stream(struct worker *w, struct conn *c, uint8_t *data, size_t 
 }
 
 const struct protocol protocol_nats = {
-    .name = "nats", .offer = "", .to = send_to, .pub = send_pub, .read = read_stream,
+    .name = "nats", .offer = "", .to = publish, .pub = send_pub, .read = read_stream,
 };

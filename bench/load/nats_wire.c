@@ -3,8 +3,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-int nats_deframe(struct nats_stream *stream, uint8_t *data, size_t length, size_t *at,
-                 struct ws_frame *control)
+int nats_deframe(struct nats_stream *stream, uint8_t *data, size_t length, size_t *at, struct ws_frame *control)
 {
     for (;;) {
         size_t there = length - *at, n = stream->left < there ? stream->left : there;
@@ -40,7 +39,7 @@ size_t nats_keep(struct nats_stream *stream, uint8_t *data, size_t used, size_t 
     return stream->part + (length - at);
 }
 
-/* A decimal number that ends the line at `end`, after a space; -1 where there is none, or it is too large. */
+/* Returns the decimal number at the end of a line, after a space; -1 if there is none, or it is too large. */
 static long last_number(const uint8_t *line, const uint8_t *end)
 {
     long value = 0, scale = 1;

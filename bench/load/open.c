@@ -7,7 +7,7 @@
 
 #include "load.h"
 
-enum { NO_SOCKET_NS = 20 * 1000 * 1000 };  /* opens nothing for this long where no socket was to be had */
+enum { NO_SOCKET_NS = 20 * 1000 * 1000 };  /* opens nothing for this long after socket() failed */
 
 bool open_pending(const struct conn *c)
 {
@@ -16,12 +16,10 @@ bool open_pending(const struct conn *c)
 
 static const struct target *target_of(const struct worker *w, uint32_t index)
 {
-    if (w->storm && w->opt->storm_target.path)
-        return &w->opt->storm_target;
     return &w->opt->target[index % w->opt->targets];
 }
 
-/* On loopback, choose the source; layout_source says why. */
+/* Chooses the source address on loopback; layout_source says why. */
 static int bind_source(struct worker *w, int fd, const struct sockaddr_in *to)
 {
     if (ntohl(to->sin_addr.s_addr) >> 24 != 127)
@@ -100,13 +98,13 @@ void open_done(struct worker *w, struct conn *c)
     w->opening--;
     if (w->opt->mode == MODE_CHURN) {
         c->state = CONN_CLOSING;
-        conn_frame(w, c, WS_CLOSE, NORMAL, sizeof NORMAL);
+        conn_send(w, c, WS_CLOSE, NORMAL, sizeof NORMAL);
         mode_delivered(w, c, KIND_TO, c->stamp);
         return;
     }
     c->state = CONN_READY;
     c->stamp = 0;
     count_add(w, COUNT_READY, 1);
-    if (w->phase == PHASE_STORM)
+    if (w->phase == PHASE_SECOND)
         count_add(w, COUNT_REOPENED, 1);
 }

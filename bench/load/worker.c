@@ -1,7 +1,6 @@
 #include <errno.h>
 #include <linux/close_range.h>
 #include <math.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,10 +12,10 @@
 
 enum {
     EVENTS = 512,
-    OPEN_NS = 10 * 1000 * 1000,   /* the longest wait where something is to be opened, */
-    POLL_NS = 500 * 1000 * 1000,  /* and else: WORKER_WAKE tells of all that is not an event or on schedule */
+    OPEN_NS = 10 * 1000 * 1000,   /* the longest wait while connections are to be opened, */
+    POLL_NS = 500 * 1000 * 1000,  /* and otherwise: WORKER_WAKE interrupts it */
     OPENING_MAX = 256,            /* handshakes under way in one thread, */
-    OPENING_ALL = 4096,           /* and in all: about what waits to be accepted at most */
+    OPENING_ALL = 4096,           /* and in all: about what a listener lets wait */
 };
 
 uint64_t clock_ns(void)
@@ -36,44 +35,19 @@ static void *allocate(size_t count, size_t size)
     return memory;
 }
 
-/* How many handshakes this thread has under way at most. */
+/* Returns how many handshakes this thread has under way at most. */
 static uint32_t opening_max(const struct worker *w)
 {
-    const struct options *opt = w->opt;
-    uint32_t threads = w->storm ? opt->storm_threads : opt->threads;
-    uint32_t suited = OPENING_ALL / threads < OPENING_MAX ? OPENING_ALL / threads : OPENING_MAX;
-    if (opt->mode == MODE_CHURN)
+    uint32_t share = OPENING_ALL / w->opt->threads;
+    if (w->opt->mode == MODE_CHURN)
         return w->count;
-    return opt->opening ? (opt->opening + threads - 1) / threads : suited;
-}
-
-/* With --storm-cpu: clients of the storm, which would be on other machines, take no processor time from the rest. */
-static void keep_apart(const struct worker *w)
-{
-    cpu_set_t set;
-    if (w->opt->storm_cpu < 0)
-        return;
-    size_t cpu = (size_t)w->opt->storm_cpu;
-    if (sched_getaffinity(0, sizeof set, &set) != 0 || !CPU_ISSET(cpu, &set) || CPU_COUNT(&set) < 2) {
-        fprintf(stderr, "load: --storm-cpu: this process can't use processor %zu and another\n", cpu);
-        exit(1);
-    }
-    if (w->storm) {
-        CPU_ZERO(&set);
-        CPU_SET(cpu, &set);
-    } else {
-        CPU_CLR(cpu, &set);
-    }
-    if (sched_setaffinity(0, sizeof set, &set) != 0) {
-        perror("load: --storm-cpu");
-        exit(1);
-    }
+    return share < OPENING_MAX ? share : OPENING_MAX;
 }
 
 static void prepare(struct worker *w)
 {
-    keep_apart(w);
-    w->shared_table = close_range(3, ~0U, CLOSE_RANGE_UNSHARE) < 0;
+    if (close_range(3, ~0U, CLOSE_RANGE_UNSHARE) < 0)
+        perror("load: the threads share one table of descriptors: close_range");
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (w->epoll < 0) {
         perror("load: epoll");
@@ -105,44 +79,44 @@ static void release(struct worker *w)
     free(w->filler);
 }
 
-/* Begin connects while there are some to open and not too many are under way. */
+/* Begins connects while there are some to open and not too many are under way. */
 static void open_some(struct worker *w)
 {
-    bool wanted = w->phase == PHASE_OPEN || (w->storm && w->phase == PHASE_STORM);
+    bool wanted = w->phase == PHASE_OPEN || (w->opt->mode == MODE_STORM && w->phase == PHASE_SECOND);
     if (w->opt->mode == MODE_CHURN)
-        wanted = w->phase == PHASE_RUN || w->phase == PHASE_MEASURE;
+        wanted = w->phase == PHASE_RUN || w->phase == PHASE_MEASURE || w->phase == PHASE_SECOND;
     while (wanted && w->closed_count && w->opening < w->opening_max && w->now >= w->retry)
         open_begin(w, w->closed[--w->closed_count]);
 }
 
-/* How many of this thread's connections may be away; one at least. */
+/* Returns how many connections of this thread may be away; at least one. */
 static uint32_t away_max(const struct worker *w)
 {
     const struct options *opt = w->opt;
-    uint32_t most = opt->storm_away / opt->storm_threads;
-    return !opt->storm_away ? w->count : most ? most : 1;
+    uint32_t most = opt->away / opt->threads;
+    return !opt->away ? w->count : most ? most : 1;
 }
 
-/* When the next of the storm's connections is to be cut, on clock_ns()'s clock: evenly at --storm-rate, threads one
- * after another, and else at once. HUGE_VAL where one has to come back first, or none is to be cut. */
+/* Returns when the storm's next connection is cut, on the clock of clock_ns: evenly at --cut-rate, threads in turn, or
+ * at once. HUGE_VAL if one has to come back first, or none is left. */
 static double cut_due(const struct worker *w)
 {
     const struct options *opt = w->opt;
-    bool storming = w->storm && w->phase == PHASE_STORM && w->cut < w->count;
+    bool storming = opt->mode == MODE_STORM && w->phase == PHASE_SECOND && w->cut < w->count;
     if (!storming || w->closed_count + w->opening >= away_max(w))
         return HUGE_VAL;
-    if (opt->storm_rate <= 0)
+    if (opt->cut_rate <= 0)
         return 0;
-    double interval = 1e9 / opt->storm_rate * opt->storm / w->count;
-    double offset = (double)(w->index - opt->threads) / opt->storm_threads;
-    double began = (double)atomic_load_explicit(&w->shared->began[PHASE_STORM], memory_order_relaxed);
+    double interval = 1e9 / opt->cut_rate * opt->connections / w->count;
+    double offset = (double)w->index / opt->threads;
+    double began = (double)atomic_load_explicit(&w->shared->began[PHASE_SECOND], memory_order_relaxed);
     return began + (w->cut + offset) * interval;
 }
 
-/* How long to wait for events: until the next send or cut is due. */
+/* Returns how long to wait for events: until the next send or cut is due. */
 static struct timespec patience(const struct worker *w)
 {
-    bool running = w->phase == PHASE_RUN || w->phase == PHASE_MEASURE || w->phase == PHASE_STORM;
+    bool running = w->phase == PHASE_RUN || w->phase == PHASE_MEASURE || w->phase == PHASE_SECOND;
     double ns = w->opt->spin ? 0 : w->closed_count ? OPEN_NS : POLL_NS;
     double cut = cut_due(w) - (double)w->now;
     if (cut < ns)

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The key of RFC 6455 §1.3 and what a server must make of it: checking costs a search, no SHA-1. */
+/* The key of RFC 6455 §1.3 and its answer: checking needs no SHA-1. */
 #define KEY "dGhlIHNhbXBsZSBub25jZQ=="
 #define ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
@@ -63,8 +63,10 @@ size_t ws_header(uint8_t *out, uint8_t opcode, size_t length, uint32_t mask)
     return size + 4;
 }
 
-void ws_mask(uint8_t *body, size_t length, uint32_t mask)
+void ws_mask(uint8_t *body, size_t length)
 {
+    uint32_t mask;
+    memcpy(&mask, body - sizeof mask, sizeof mask);
     uint64_t wide = (uint64_t)mask << 32 | mask;
     for (size_t i = 0; i < length; i += 8) {
         uint64_t word;

@@ -1,1 +1,1 @@
-"""Tables and plots of what is kept in bench/results: `python bench/report` fills them into docs/."""
+"""Tables and plots of docs/performance.md and docs/sizing.md, from bench/results: `python bench/report`."""

@@ -1,4 +1,4 @@
-"""The model of docs/sizing.md: what a node of so many connections takes, computed from the results that are kept.
+"""The model of docs/sizing.md: what a node of so many connections takes, computed from the kept results.
 
 No figure is typed here but the system's defaults: each comes from a file in bench/results. The formulas are those of
 the page.
@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capacity import structures
-from report.bars import by_of
 from report.tables import Missing
-from results import RESULTS, Figures, middle, read, read_scales
+from results import RESULTS, Figures, by_of, middle, read, read_scales
 
 INTERVAL = 25.0  # seconds between pings: the engine's default
 TABLE = 1_048_576  # descriptors that a table may have: fs.nr_open's default
-FILLED = 7 / 8  # of a table: as loops' shares differ
-LOOPS = 8  # of a node, where the descriptors need no more
-LINK_THREADS = 3  # through which all passes that a node's link carries: its loop, nats-server's reader and writer
+FILLED = 7 / 8  # of a table, because loops' shares differ
+LOOPS = 8  # of a node, if the descriptors need no more
+LINK_THREADS = 3  # that carry a node's link: its loop, nats-server's reader and writer
 MILLION = "scale-1000000"
 LARGE = 100_000  # connections of a crowd in which malloc's reserve is small
 MAKES = {
@@ -41,22 +40,16 @@ class Span:
         return Span(self.low + other.low, self.high + other.high)
 
     def times(self, by: float) -> Span:
-        """Both by the same."""
         return Span(self.low * by, self.high * by)
 
     def at_most(self, bound: float) -> Span:
-        """The upper one no higher than that, unless the lower one is."""
+        """The upper end no higher than that, unless the lower end is."""
         return Span(self.low, max(self.low, min(self.high, bound)))
 
     def shown(self, digits: int) -> str:
-        """Both, or one where they look alike."""
+        """Both ends, or one if they look alike."""
         low, high = (f"{value:,.{digits}f}" for value in (self.low, self.high))
         return low if low == high else f"{low} to {high}"
-
-
-def between(one: float, other: float) -> Span:
-    """From the lesser to the greater."""
-    return Span(min(one, other), max(one, other))
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class Costs:
     """What was measured: memory in bytes, processor time in seconds."""
 
     connection: float  # of the engine, for an open one
-    member: float  # for the membership in a room
+    member: float  # for a membership
     room: float  # for a room
     room_on_loop: float  # for each loop that has members of it
     kernel: float  # of the kernel, for a connection's end
@@ -76,7 +69,7 @@ class Costs:
 
 
 def needed(name: str, folder: Path) -> Figures:
-    """A kept file; Missing where there is none."""
+    """A kept file; Missing if there is none."""
     if not (found := read(name, folder)):
         raise Missing(f"bench/results/{name}.json is not there: `{MAKES[name]}` makes it")
     return found
@@ -84,11 +77,8 @@ def needed(name: str, folder: Path) -> Figures:
 
 def crowds(kept: Figures, one_loop: bool) -> dict[int, Figures]:
     """Of structures.json: the columns of each crowd by its connections, of those on one loop or of the others."""
-    found = {}
-    for form, figures in kept["forms"].items():
-        conns, loops = (int(word) for word in form.split()[1::2])
-        if (loops == 1) == one_loop:
-            found[conns] = figures
+    sizes = {form: [int(word) for word in form.split()[1::2]] for form in kept["forms"]}
+    found = {conns: kept["forms"][form] for form, (conns, loops) in sizes.items() if (loops == 1) == one_loop}
     return dict(sorted(found.items()))
 
 
@@ -101,16 +91,9 @@ def room_bytes(kept: Figures, one_loop: bool) -> float:
     return max(found) * structures.ROOM
 
 
-def us_of(macro: Figures, scenario: str) -> float:
-    """Median microseconds of the engine's CPU a delivery, nats-server's included."""
-    if not (found := by_of(macro, scenario).get("engine")):
-        raise Missing(f"bench/results/macro.json has no `{scenario}`: `{MAKES['macro']}` makes it")
-    return middle(found, "cpu_us")
-
-
-def touched(places: int, members: int) -> float:
-    """How many of so many places have one of the members, who are anywhere."""
-    return float(places * (1 - (1 - 1 / places) ** members))
+def touched(parts: int, members: int) -> float:
+    """How many of so many nodes or loops have one of the members, each of which is on any."""
+    return float(parts * (1 - (1 - 1 / parts) ** members))
 
 
 def wakes(scale: Figures, run: Figures) -> float:
@@ -122,7 +105,7 @@ def wakes(scale: Figures, run: Figures) -> float:
 def wake_us(scales: list[Figures], busy_us: float) -> float:
     """Microseconds of a wake-up, among few connections over many loops, which sleep before each: the most of the runs.
 
-    It is what a delivery takes there more than on a busy loop, by how many loops a delivery wakes.
+    It is what a delivery takes there more than on a busy loop, divided by how many loops a delivery wakes.
     """
     found: list[float] = []
     for scale in (kept["scale"] for kept in scales):
@@ -133,29 +116,35 @@ def wake_us(scales: list[Figures], busy_us: float) -> float:
 
 
 def costs(folder: Path = RESULTS) -> Costs:
-    """What the kept results say; Missing where one of them is not there."""
-    filled, million, macro = needed("structures", folder), needed(MILLION, folder)["scale"], needed("macro", folder)
-    pinged = needed("keepalive", folder)["forms"]["keepalive"]
-    nats = sorted(needed("nats", folder)["forms"].items(), key=lambda item: int(item[0].split()[1]))
-    if million["many"]["ping_us"] is None:
+    """What the kept results say; Missing if one of them is not there."""
+    filled, macro = needed("structures", folder), needed("macro", folder)
+    million = needed(MILLION, folder)["scale"]["many"]
+    pinged, nats = (needed(name, folder)["forms"] for name in ("keepalive", "nats"))
+    if million["ping_us"] is None:
         raise Missing(f"bench/results/{MILLION}.json has no pings: `{MAKES[MILLION]}` makes it")
-    largest = list(crowds(filled, True).values())[-1]
+
+    def us(scenario: str) -> float:
+        if not (found := by_of(macro, scenario).get("engine")):
+            raise Missing(f"bench/results/macro.json has no `{scenario}`: `{MAKES['macro']}` makes it")
+        return middle(found, "cpu_us")
+
+    largest, most = list(crowds(filled, True).values())[-1], max(nats, key=lambda form: int(form.split()[1]))
     member = middle(largest, "join one room of all, as the only one: bytes")
     one_loop, apart = room_bytes(filled, True), room_bytes(filled, False)
     room_on_loop = (apart - one_loop) / (structures.ROOM - 1)
-    busy = us_of(macro, "fanout")
-    crossing = [us_of(macro, far) - us_of(macro, near) for far, near in (("cross", "relay"), ("cross-pair", "pair"))]
+    pings = sorted((middle(pinged["keepalive"], "us"), million["ping_us"]))
+    crossing = sorted((us("cross") - us("relay"), us("cross-pair") - us("pair")))
     return Costs(
         connection=middle(largest, "open: bytes"),
         member=member,
         room=one_loop - room_on_loop - structures.ROOM * member,
         room_on_loop=room_on_loop,
-        kernel=million["many"]["kernel_bytes"],
-        subscription=middle(nats[-1][1], "bytes"),
-        ping=between(middle(pinged, "us"), million["many"]["ping_us"]).times(1e-6),
-        delivery=busy * 1e-6,
-        wake=wake_us(read_scales(folder), busy) * 1e-6,
-        crossing=between(*crossing).times(1e-6),
+        kernel=million["kernel_bytes"],
+        subscription=middle(nats[most], "bytes"),
+        ping=Span(*pings).times(1e-6),
+        delivery=us("fanout") * 1e-6,
+        wake=wake_us(read_scales(folder), us("fanout")) * 1e-6,
+        crossing=Span(*crossing).times(1e-6),
     )
 
 
@@ -163,7 +152,7 @@ def costs(folder: Path = RESULTS) -> Costs:
 class Case:
     """Connections on nodes, in rooms of `members` that are anywhere; `rate` messages a second are published in all.
 
-    Each connection is in one room, unless `some_rooms` says that there are only so many.
+    Each connection is in one room, unless `some_rooms` says that there are only so many. The figures are of one node.
     """
 
     connections: int
@@ -185,48 +174,51 @@ class Case:
 
     @property
     def loops(self) -> int:
-        """Of a node: as many as its tables of descriptors demand, and no less than LOOPS."""
+        """As many as the tables of descriptors need, and no fewer than LOOPS."""
         return self.some_loops or max(LOOPS, -(-int(self.each) // int(TABLE * FILLED)))
 
-    def share(self, places: int) -> float:
-        """Of rooms that have a member in one of so many places, members being anywhere."""
-        return touched(places, self.members) / places
+    def share(self, parts: int) -> float:
+        """Of rooms that have a member in one of so many nodes or loops."""
+        return touched(parts, self.members) / parts
 
     def subscriptions(self) -> float:
-        """Of a node: one for each room that has members on it."""
+        """One for each room that has members on the node."""
         return self.rooms * self.share(self.nodes)
 
+    def bus(self, cost: Costs) -> float:
+        """Bytes of NATS for all nodes' subscriptions."""
+        return self.subscriptions() * self.nodes * cost.subscription
+
     def engine(self, cost: Costs) -> float:
-        """Bytes of a node's engine, besides what it takes without connections."""
+        """Bytes of the engine, besides what it takes without connections."""
         memberships = self.rooms * self.members / self.nodes
         on_loops = self.rooms * self.loops * self.share(self.nodes * self.loops)
         own = self.each * cost.connection + memberships * cost.member
         return own + self.subscriptions() * cost.room + on_loops * cost.room_on_loop
 
     def kernel(self, cost: Costs) -> float:
-        """Bytes of a node's kernel."""
+        """Bytes of the kernel."""
         return self.each * cost.kernel
 
     def link(self) -> float:
-        """Messages a second over a node's connection to NATS, out and in."""
-        if self.nodes == 1:
-            return self.rate
-        return self.rate / self.nodes + self.rate * (1 - 1 / self.nodes) * self.share(self.nodes)
+        """Messages a second over the connection to NATS, out and in."""
+        others = self.rate * (1 - 1 / self.nodes) * self.share(self.nodes)
+        return self.rate if self.nodes == 1 else self.rate / self.nodes + others
 
     def deliveries(self) -> float:
-        """A second, on a node."""
+        """A second."""
         return self.rate * (self.members - 1) / self.nodes
 
     def wakes(self) -> float:
-        """Loops of a node that are woken a second, where all sleep until a message comes."""
+        """Loops that are woken a second, if all sleep until a message comes."""
         return self.rate * touched(self.nodes * self.loops, self.members - 1) / self.nodes
 
     def pings(self) -> float:
-        """A second, on a node, where all are idle."""
+        """A second, if all are idle."""
         return self.each / INTERVAL
 
     def messages(self, cost: Costs) -> Span:
-        """Cores of a node for messages, and of nats-server for those that cross its link."""
+        """Cores for messages, and of nats-server for those that cross the link."""
         crossing = cost.crossing.times(self.link()).at_most(LINK_THREADS)
         return delivering(cost, self.deliveries(), self.wakes(), self.loops) + crossing
 

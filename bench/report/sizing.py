@@ -1,4 +1,4 @@
-"""The tables of docs/sizing.md, from what is kept in bench/results."""
+"""The tables of docs/sizing.md, from bench/results."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 import scale
 from capacity import structures
 from report import model
-from report.bars import by_of
 from report.model import Case, Costs, Span, crowds
 from report.tables import machines, table
-from results import RESULTS, Figures, digits_of, middle, read, read_scales, spread
+from results import RESULTS, Figures, by_of, digits_of, middle, read, read_scales, spread
 
 CASES = (
     Case(100_000, 1, 10, 1_000),
@@ -23,23 +22,6 @@ CASES = (
     Case(10_000_000, 5, 1000, 1_000),
     Case(10_000_000, 20, 10, 100_000),
 )
-COLUMNS: dict[str, Callable[[Case, Costs], str]] = {
-    "connections": lambda case, cost: f"{case.connections:,}",
-    "rooms × members": lambda case, cost: f"{case.rooms:,.0f} × {case.members:,}",
-    "published a second": lambda case, cost: f"{case.rate:,}",
-    "nodes": lambda case, cost: f"{case.nodes}",
-    "loops of a node": lambda case, cost: f"{case.loops}",
-    "descriptors of a loop": lambda case, cost: f"{case.each / case.loops:,.0f}",
-    "engine, GB": lambda case, cost: f"{case.engine(cost) / 1e9:.2f}",
-    "kernel, GB": lambda case, cost: f"{case.kernel(cost) / 1e9:.1f}",
-    "cores, pings": lambda case, cost: cost.ping.times(case.pings()).shown(2),
-    "cores, messages": lambda case, cost: case.messages(cost).shown(2),
-    "subscriptions": lambda case, cost: f"{case.subscriptions():,.0f}",
-    "NATS messages a second": lambda case, cost: f"{case.link():,.0f}",
-    "all nodes' subscriptions in NATS, GB": lambda case, cost: (
-        f"{case.subscriptions() * case.nodes * cost.subscription / 1e9:.2f}"
-    ),
-}
 STEPS = {
     "open: ns": "open",
     "look up an address: ns": "look up an address, in random order",
@@ -68,13 +50,14 @@ DELIVERIES = {
     "pair": "engine, a delivery between two that have one message under way",
     "cross-pair": "... of two nodes, with both and the nats-server",
 }
+MAKES = {
+    "auth": "python bench/auth.py --json bench/results/auth.json",
+    "kernel": "python bench/capacity kernel --json bench/results/kernel.json",
+    "presence": "python bench/presence.py --json bench/results/presence.json",
+    **model.MAKES,
+}
 
 Row = tuple[str, str, list[Figures]]  # a figure, its value, and the calls that measured it
-
-
-def whole(kept: Figures) -> list[Figures]:
-    """The call that made a file without forms."""
-    return [{"date": kept["date"], "commit": kept["versions"].get("commit", ""), "command": kept["command"]}]
 
 
 def sizes(by: dict[int, Figures], name: str, digits: int = 0, factor: float = 1.0, unit: str = "bytes") -> str:
@@ -85,31 +68,25 @@ def sizes(by: dict[int, Figures], name: str, digits: int = 0, factor: float = 1.
 
 
 def structure_rows(kept: Figures) -> Iterator[Row]:
-    """What the engine's own structures take."""
     one, many = crowds(kept, True), crowds(kept, False)
-    on_one = [crowd for conns, crowd in one.items() if conns >= model.LARGE]
-    room, big = structures.ROOM, f"{structures.BIG:,}"
-    yield "engine, an open idle connection", sizes(one, "open: bytes", 1), on_one
-    only = sizes(one, "join one room of all, as the only one: bytes", 1)
-    yield "... its membership in a large room, if it is its only one", only, on_one
-    yield f"... a further membership in a room of {big}", sizes(one, f"join a second, of {big}: bytes"), on_one
-    name = f"join a room of {room}: bytes"
-    yield f"engine, a room of {room} with all members on one loop", sizes(one, name, 0, room), on_one
-    apart = sizes(many, name, 0, room)
-    yield f"engine, a room of {room} with each member on another loop", apart, list(many.values())
-    for length in (12, 36):
-        user = sizes(one, f"a user of its own, {length} bytes: bytes")
-        yield f"engine, `--auth jwt`, a user of its own for each, named by {length} bytes", user, on_one
+    room, big, user = structures.ROOM, f"{structures.BIG:,}", "engine, `--auth jwt`, a user of its own for each"
+    for text, by, name, digits, factor in (
+        ("engine, an open idle connection", one, "open: bytes", 1, 1),
+        ("... its membership in a large room, if it is its only one", one,
+         "join one room of all, as the only one: bytes", 1, 1),
+        (f"... a further membership in a room of {big}", one, f"join a second, of {big}: bytes", 0, 1),
+        (f"engine, a room of {room} with all members on one loop", one, f"join a room of {room}: bytes", 0, room),
+        (f"engine, a room of {room} with each member on another loop", many, f"join a room of {room}: bytes", 0, room),
+        (f"{user}, named by 12 bytes", one, "a user of its own, 12 bytes: bytes", 0, 1),
+        (f"{user}, named by 36 bytes", one, "a user of its own, 36 bytes: bytes", 0, 1),
+    ):
+        yield text, sizes(by, name, digits, factor), [found for n, found in by.items() if n >= model.LARGE]
 
 
 def auth_rows(kept: Figures) -> Iterator[Row]:
-    """What tokens take."""
     if memory := kept["forms"].get("memory"):
-        off = middle(memory, "auth off")
-        one, each, nats = (
-            f"{middle(memory, name) - off:,.0f}"
-            for name in ("one user", "distinct users", "distinct users, with NATS")
-        )
+        names = ("one user", "distinct users", "distinct users, with NATS")
+        one, each, nats = (f"{middle(memory, name) - middle(memory, 'auth off'):,.0f}" for name in names)
         yield "engine, `--auth jwt`, an expiry, and rights that others have, too", f"{one} bytes more", [memory]
         yield "... each of another user, with a room of its own", f"{each} bytes more; {nats} with NATS", [memory]
     if connecting := kept["forms"].get("connecting"):
@@ -118,7 +95,6 @@ def auth_rows(kept: Figures) -> Iterator[Row]:
 
 
 def kernel_rows(kept: Figures) -> Iterator[Row]:
-    """What sockets take."""
     found = kept["forms"]["kernel"]
     entry = f", and {middle(found, 'engine dentry') / 2:,.0f} of a dentry" if "engine dentry" in found else ""
     value = f"{middle(found, 'bare ' + found['by']) / 2:,.0f} bytes{entry}"
@@ -127,51 +103,49 @@ def kernel_rows(kept: Figures) -> Iterator[Row]:
 
 
 def nats_rows(kept: Figures) -> Iterator[Row]:
-    """What subscriptions take."""
     found = dict(sorted((int(form.split()[1]), columns) for form, columns in kept["forms"].items()))
     yield "nats-server, a subscription", sizes(found, "bytes"), list(found.values())
     yield "nats-server, taking one", sizes(found, "us", 1, unit="µs"), list(found.values())
 
 
 def keepalive_rows(kept: Figures) -> Iterator[Row]:
-    """What pings take."""
     found = kept["forms"]["keepalive"]
-    words = f"engine, a ping and its pong, of {found['connections']:,} on two loops"
-    yield words, f"{spread(found['us'])} µs", [found]
+    text = f"engine, a ping and its pong, of {found['connections']:,} on two loops"
+    yield text, f"{spread(found['us'])} µs", [found]
 
 
 def macro_rows(kept: Figures) -> Iterator[Row]:
-    """What messages take."""
     for name, text in DELIVERIES.items():
         each = spread(by_of(kept, name).get("engine", {}).get("cpu_us", []))
-        yield f"{text} (`{name}`)", f"{each} µs", whole(kept)
+        yield f"{text} (`{name}`)", f"{each} µs", [kept]
 
 
 def presence_rows(kept: Figures) -> Iterator[Row]:
-    """What a storm of joins takes."""
     found = kept["forms"]["presence"]
     used, sent = (middle(found, name) for name in ("processor s of both engines", "publishes"))
     took = spread(found["seconds until all is heard"])
     value = f"{took} s, with {used:.2f} s of both engines' processor time, and {sent:.0f} publishes"
-    what = f"{found['joins']:,} joins received by {found['listeners']:,} watchers of a room, on two nodes"
-    yield what, value, [found]
+    text = f"{found['joins']:,} joins received by {found['listeners']:,} watchers of a room, on two nodes"
+    yield text, value, [found]
 
 
 def scale_rows(kept: Figures) -> Iterator[Row]:
-    """What very many take, on one machine with their clients."""
-    found, call = kept["scale"], whole(kept)
-    many = found["many"]
+    found, many, few = kept["scale"], kept["scale"]["many"], scale.few(kept["scale"])
     user = "" if many["user_bytes"] is None else f"{many['user_bytes']:,.0f} bytes, and "
-    who = f"{found['connections']:,} on {found['loops']} loops"
-    yield f"engine, an idle connection of {who}", f"{user}{many['kernel_bytes']:,.0f} in the kernel", call
-    yield "... opened a second", f"{many['opened_per_s']:,.0f}", call
-    if many["ping_us"] is not None:
-        yield "... a ping and its pong, before the messages", f"{many['ping_us']:.1f} µs", call
-    few = f"{scale.few(found)['cpu_us_less_pings']:.1f} µs"
-    yield f"... a delivery among {scale.FEW:,} connections on as many loops", few, call
-    yield "... a delivery among all", f"{many['cpu_us']:.1f} µs; {many['cpu_us_less_pings']:.1f} less the pings", call
+    ping = f"{many['ping_us']:.1f} µs" if many["ping_us"] is not None else ""
+    cpu = f"{many['cpu_us']:.1f} µs; {many['cpu_us_less_pings']:.1f} less the pings"
     heard = f"{many['relay_p50_us'] / 1e3:,.2f} ms at the median, {many['relay_p99_us'] / 1e3:,.1f} ms at p99"
-    yield "... a relay among all", f"{heard}; {many['lost'] + many['gap'] or 'none'} lost", call
+    who = f"engine, an idle connection of {found['connections']:,} on {found['loops']} loops"
+    for text, value in (
+        (who, f"{user}{many['kernel_bytes']:,.0f} in the kernel"),
+        ("... opened a second", f"{many['opened_per_s']:,.0f}"),
+        ("... a ping and its pong, before the messages", ping),
+        (f"... a delivery among {scale.FEW:,} connections on as many loops", f"{few['cpu_us_less_pings']:.1f} µs"),
+        ("... a delivery among all", cpu),
+        ("... a relay among all", f"{heard}; {many['lost'] + many['gap'] or 'none'} lost"),
+    ):
+        if value:
+            yield text, value, [kept]
 
 
 ROWS: dict[str, Callable[[Figures], Iterator[Row]]] = {
@@ -183,31 +157,26 @@ ROWS: dict[str, Callable[[Figures], Iterator[Row]]] = {
     "macro": macro_rows,
     "presence": presence_rows,
 }
-MAKES = {
-    "auth": "python bench/auth.py --json bench/results/auth.json",
-    "kernel": "python bench/capacity kernel --json bench/results/kernel.json",
-    "presence": "python bench/presence.py --json bench/results/presence.json",
-    **model.MAKES,
-}
+
+
+def called(calls: list[Figures]) -> list[str]:
+    """The commands of these calls, and the dates and commits."""
+    commands = dict.fromkeys(f"`{call['command']}`" for call in calls)
+    commits = [call.get("commit") or call.get("versions", {}).get("commit", "") for call in calls]
+    made = [f"{c['date'][:10]}, `{commit}`" for c, commit in zip(calls, commits, strict=True) if "date" in c]
+    return [", ".join(commands), "; ".join(dict.fromkeys(made))]
 
 
 def measured(folder: Path) -> str:
     """The table of what was measured; a tool whose results are not kept has a row that says how to make them."""
-    rows: list[list[str]] = []
-    for name, make in ROWS.items():
+    found: list[Row] = []
+    for name, rows in ROWS.items():
         kept = read(name, folder)
-        found = make(kept) if kept else iter([(name, "no results are kept", [{"command": MAKES[name]}])])
-        rows += [[what, value, *said(calls)] for what, value, calls in found]
+        found += rows(kept) if kept else [(name, "no results are kept", [{"command": MAKES[name]}])]
     for kept in read_scales(folder):
-        rows += [[what, value, *said(calls)] for what, value, calls in scale_rows(kept)]
-    return table(["figure", "value", "command", "measured"], rows, 4)
-
-
-def said(calls: list[Figures]) -> tuple[str, str]:
-    """The commands of these calls, and when and of which commits they were."""
-    commands = dict.fromkeys(f"`{call['command']}`" for call in calls)
-    made = dict.fromkeys(f"{call['date'][:10]}, `{call['commit']}`" for call in calls if "date" in call)
-    return ", ".join(commands), "; ".join(made)
+        found += scale_rows(kept)
+    cells = [[text, value, *called(calls)] for text, value, calls in found]
+    return table(["figure", "value", "command", "measured"], cells, 4)
 
 
 def by_crowd(kept: Figures, rows: dict[str, str], digits: int | None) -> str:
@@ -224,7 +193,7 @@ def by_crowd(kept: Figures, rows: dict[str, str], digits: int | None) -> str:
 
 
 def constants(cost: Costs, kept: Figures, million: Figures) -> str:
-    """What the formulas of the page stand for, and what follows for ten million."""
+    """The names in the formulas of the page, and what follows for ten million."""
     ten, own = 10_000_000, cost.connection + cost.member
     rows = [
         ("`base`", f"{million['many']['base_bytes'] / 1e6:.0f} MB", "an engine without connections"),
@@ -245,12 +214,30 @@ def constants(cost: Costs, kept: Figures, million: Figures) -> str:
         ("", cost.ping.times(ten / model.INTERVAL).shown(1), "cores for their pings, every 25 s"),
         ("", cost.ping.times(ten / 100).shown(1), "cores for their pings, every 100 s"),
     ]
-    return table(["name", "value", "what it is"], [list(row) for row in rows], 3)
+    return table(["name", "value", "what it is"], rows, 3)
 
 
 def computed(cost: Costs) -> str:
     """The table of cases, each row that of one node."""
-    return table(list(COLUMNS), [[cell(case, cost) for cell in COLUMNS.values()] for case in CASES], 0)
+    rows = [
+        {
+            "connections": f"{case.connections:,}",
+            "rooms × members": f"{case.rooms:,.0f} × {case.members:,}",
+            "published a second": f"{case.rate:,}",
+            "nodes": f"{case.nodes}",
+            "loops of a node": f"{case.loops}",
+            "descriptors of a loop": f"{case.each / case.loops:,.0f}",
+            "engine, GB": f"{case.engine(cost) / 1e9:.2f}",
+            "kernel, GB": f"{case.kernel(cost) / 1e9:.1f}",
+            "cores, pings": cost.ping.times(case.pings()).shown(2),
+            "cores, messages": case.messages(cost).shown(2),
+            "subscriptions": f"{case.subscriptions():,.0f}",
+            "NATS messages a second": f"{case.link():,.0f}",
+            "all nodes' subscriptions in NATS, GB": f"{case.bus(cost) / 1e9:.2f}",
+        }
+        for case in CASES
+    ]
+    return table(rows[0], (row.values() for row in rows), 0)
 
 
 @dataclass(frozen=True)
@@ -264,13 +251,12 @@ class Check:
 
     def row(self) -> list[str]:
         """Its cells: the ratios are the measured figure's to both ends of the model's."""
-        digits = digits_of(self.measured)
-        ends = (self.model.low, self.model.high)
+        digits, ends = digits_of(self.measured), [self.model.low, self.model.high]
         low, high = (f"{value:,.{digits}f}" for value in ends)
         ratios = [f"{self.measured / value:.2f}" for value in ends]
-        same = self.model.low == self.model.high
-        return [self.run, self.name, low, "" if same else high, f"{self.measured:,.{digits}f}",
-                ratios[0], "" if same else ratios[1]]
+        if self.model.low == self.model.high:
+            high = ratios[1] = ""
+        return [self.run, self.name, low, high, f"{self.measured:,.{digits}f}", *ratios]
 
 
 def checks(cost: Costs, kept: Figures) -> list[Check]:
@@ -278,13 +264,12 @@ def checks(cost: Costs, kept: Figures) -> list[Check]:
     found, many = kept["scale"], kept["scale"]["many"]
     loops, n = found["loops"], found["connections"]
     pings, deliveries = many["loaded_pings_per_s"], many["delivered"] / many["seconds"]
-    case = Case(n, 1, found["members"], 0, some_rooms=found["rooms"], some_loops=loops)
+    memory = Case(n, 1, found["members"], 0, some_rooms=found["rooms"], some_loops=loops).engine(cost)
     run = f"{n:,}, {loops} loops"
     cores = cost.ping.times(pings) + model.delivering(cost, deliveries, model.wakes(found, many), loops)
     rates = f"{pings:,.0f} pings and {deliveries:,.0f} deliveries a second"
     rows = [Check(run, f"cores, {rates}", cores, many["cores"])]
     if many["user_bytes"] is not None:
-        memory = case.engine(cost)
         rows.append(Check(run, "engine, GB", Span(memory, memory).times(1e-9), many["user_bytes"] * n / 1e9))
     if many["kernel_bytes"] != cost.kernel:  # which the model has from that run
         kernel = Span(cost.kernel, cost.kernel).times(n / 1e9)
@@ -293,9 +278,8 @@ def checks(cost: Costs, kept: Figures) -> list[Check]:
 
 
 def tables(folder: Path = RESULTS) -> dict[str, str]:
-    """Every table of the page, by name; Missing where a result that the model needs is not kept."""
+    """Every table of the page, by name; Missing if a result that the model needs is not kept."""
     cost, filled, scales = model.costs(folder), read("structures", folder), read_scales(folder)
-    checked = [check.row() for kept in scales for check in checks(cost, kept)]
     heads = ["run", "figure", "model, from", "to", "measured", "by from", "by to"]
     return {
         "machine": machines({f"{scales[-1]['scale']['connections']:,} connections": scales[-1]}),
@@ -304,5 +288,5 @@ def tables(folder: Path = RESULTS) -> dict[str, str]:
         "longest": by_crowd(filled, LONGEST, None),
         "constants": constants(cost, filled, read(model.MILLION, folder)["scale"]),
         "cases": computed(cost),
-        "checks": table(heads, checked, 2),
+        "checks": table(heads, (check.row() for kept in scales for check in checks(cost, kept)), 2),
     }

@@ -6,13 +6,16 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 import kit
+import load
 import macro
 import scale
+import storm
 from bench_tools import BUILT, built, environment, loaded
 from peers import BarePeer, ledgers_hold
 from wire import until
@@ -27,18 +30,20 @@ LATENCY = ("count", "mean", "p50", "p90", "p99", "p999", "max", "curve")
 # Each mode, some of them twice: within a thread and across threads.
 MODES = {
     "idle": "idle --connections 20 --verify",
-    "relay": "relay --connections 20 --threads 2 --binary",
+    "relay": "relay --connections 20 --threads 2",
     "random": "random --connections 20 --threads 2 --payload 4000",
     "pair": "pair",
     "pair-spin": "pair --spin",
     "echo": "echo --connections 10",
-    "self": "self --connections 10 --window 3",
     "room": "room --rooms 2 --members 5",
     "room-over-threads": "room --rooms 1 --members 10 --threads 3",
     "churn": "churn --connections 5",
     "mix": f"mix --connections 40 --threads 2 --rate 500 --rooms 2 --members 5 --room-rate 50 --quiet {QUIET} --verify",
-    "storm": "storm --connections 10 --rate 500 --storm 20 --storm-rate 50 --threads 2",
-    "storm-away": "storm --connections 10 --rate 500 --storm 20 --storm-away 5",
+}
+STORMS = {  # with what each takes at least, in seconds
+    "storm --connections 20 --cut-rate 50 --threads 2": 0.3,
+    "storm --connections 20 --away 5": 0.0,
+    "storm --connections 20": 0.0,
 }
 CROSSING = ("relay", "pair", "room", "mix")  # that are run over two nodes, too
 
@@ -82,7 +87,7 @@ def sound(run: Run, words: str) -> None:
     """Something was measured, nothing was lost, and every figure of this mode that macro.py shows is there."""
     mode = mode_of(words)
     assert run["mode"] == mode
-    assert macro.trouble(run) == "" and run["lost"] == 0
+    assert load.trouble(run) == "" and run["lost"] == 0
     assert run["seconds"] > 0
     assert (run["verified"] if mode == "idle" else run["delivered"]) > 0
     assert mode == "idle" or run["per_second"] > 0
@@ -109,8 +114,9 @@ def test_it_builds_without_a_warning_and_its_own_tests_pass() -> None:
 def test_every_mode_is_run_here(tool: str) -> None:
     told = subprocess.run([BUILT / tool, "--help"], capture_output=True, text=True, env=environment(), check=True)
     modes = told.stdout.partition("\nmodes\n")[2].partition("\noptions")[0]
-    names = set(re.findall(r"^  ([a-z]+) ", modes, re.MULTILINE)) | {"self"}
-    assert names == {mode_of(words) for words in MODES.values()} >= {mode_of(s.load) for s in macro.SCENARIOS}
+    names = set(re.findall(r"^  ([a-z]+) ", modes, re.MULTILINE))
+    run = {mode_of(words) for words in (*MODES.values(), *STORMS)}
+    assert names == run >= {mode_of(s.load) for s in macro.SCENARIOS}
 
 
 def timed_room(run: Run) -> None:
@@ -120,7 +126,7 @@ def timed_room(run: Run) -> None:
 
 def scalable(run: Run) -> None:
     """A mix has what the script of very many connections reads."""
-    assert run["quiet"]["to"] - run["quiet"]["from"] > QUIET - 0.002  # both are told in whole milliseconds
+    assert run["quiet"]["to"] - run["quiet"]["from"] > QUIET
     assert run["quiet"]["pings"] > 0 and run["pings"] >= run["quiet"]["pings"] + run["pings_measured"]
     assert run["room_latency_us"]["count"] > 0 and all(name in run["room_latency_us"] for name in LATENCY)
     assert run["verified"] == run["connections"] == 40
@@ -131,26 +137,10 @@ def scalable(run: Run) -> None:
     assert {*scale.ALONE, *scale.BESIDE} <= set(figures) and "wrong" not in figures
 
 
-def stormy(run: Run) -> None:
-    """A storm has what its script reads."""
-    storm = run["storm"]
-    assert storm["connections"] == 20 and storm["reopened"] >= 20 and storm["per_second"] > 0
-    for latency in (run["latency_us"], storm["latency_us"]):
-        assert all(name in latency for name in LATENCY)
-
-
-def lasting_storm(run: Run) -> None:
-    """The others say something meanwhile."""
-    stormy(run)
-    assert run["storm"]["seconds"] > 0.3 and run["storm"]["delivered"] > 0 and run["storm"]["latency_us"]["count"] > 0
-
-
 MORE = {
     "room": timed_room,
     "room-over-threads": timed_room,
     "mix": scalable,
-    "storm": lasting_storm,
-    "storm-away": stormy,
 }
 
 
@@ -178,16 +168,68 @@ def test_modes_across_two_nodes(tool: str, nodes: list[kit.Engine]) -> None:
         assert all(node.stats()["total"]["nats_in"] > n for node, n in zip(nodes, before, strict=True)), name
 
 
-def test_a_storm_elsewhere_leaves_the_pairs_engine_alone(tool: str, engine: kit.Engine) -> None:
+@pytest.mark.parametrize("words", STORMS)
+def test_a_storm_beside_relays(tool: str, engine: kit.Engine, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At another engine, which the relays' does not notice; the relays have a latency of the time before and in it."""
+    monkeypatch.setattr(storm, "LOAD", BUILT / tool)
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
     with kit.engine(loops=1) as stormed:
         before = engine.stats()["total"]["opened"]
-        run = loaded(tool, f"{MODES['storm']} --storm-url {stormed.url}", [engine.url], [engine.pid])
-        lasting_storm(run)
-        assert engine.stats()["total"]["opened"] - before == run["connections"] == 10
-        assert stormed.stats()["total"]["opened"] == 20 + run["storm"]["reopened"]
+        found, relays = storm.stormed(words, "relay --connections 10 --rate 500 --seconds 0.2 --second",
+                                      stormed.url, engine.url, own=False)
+        assert engine.stats()["total"]["opened"] - before == relays["connections"] == 10
+        assert stormed.stats()["total"]["opened"] == 40
+    assert found["ready"] == found["connections"] == found["reopened"] == 20 and found["seconds"] > STORMS[words]
+    assert load.trouble(relays) == load.trouble(found) == "" and not load.incomplete(found)
+    assert relays["latency_us"]["count"] > 50 and (relays["second_latency_us"]["count"] > 0 or not STORMS[words])
+    for latency in (relays["latency_us"], relays["second_latency_us"]):
+        assert all(name in latency for name in LATENCY)
 
 
 def test_as_it_is_without_sanitizers(tool: str, engine: kit.Engine) -> None:
     plain, sanitized = (loaded(name, MODES["relay"], [engine.url], [engine.pid]) for name in ("load", tool))
     sound(plain, MODES["relay"])
     assert plain.keys() == sanitized.keys()
+
+
+def test_percentiles_are_of_the_values() -> None:
+    hundred = " ".join(f"{i}:1" for i in range(1, 101))
+    found = load.Latencies(f"sum=5050 max=100 {hundred}")
+    assert [found.percentile(share) for share in (0.5, 0.01, 1)] == [50, 1, 100]
+    found = load.Latencies(f"sum=1005050 max=1000000 {hundred} 1003520:1")
+    assert found.count == 101 and found.percentile(1) == 1000000
+    none = load.Latencies("sum=0 max=0")
+    assert none.percentile(0.5) == 0 and none.curve() == [] and none.figures()["mean"] == 0
+
+
+def test_a_curve_is_ascending_and_each_point_is_its_percentile() -> None:
+    found = load.Latencies(f"sum=1 max={100000**2} " + " ".join(f"{i * i}:1" for i in range(1, 100001)))
+    curve = found.curve()
+    assert 60 < len(curve) < 160
+    assert curve[0] == (0, 1) and curve[4] == (0.5, 50000**2)
+    assert curve[-1] == (1, 100000**2) and 0.99998 < curve[-2][0] < 1
+    for one, other in pairwise(curve):
+        assert other[0] > one[0] and other[1] >= one[1]
+
+
+def test_lost_is_what_was_neither_received_nor_refused_nor_reported(tool: str, engine: kit.Engine) -> None:
+    command = [BUILT / tool, "relay", "--connections", "2", "--seconds", "0.1", "--warmup", "0", engine.url]
+    text = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True).stdout
+    counts = {"expected": 100, "delivered": 80, "verified": 4, "gap": 3, "err.bad-request": 2, "err.other": 1}
+    begin, final, rest = text.partition("sample final ")
+    for name, count in counts.items():
+        rest = re.sub(rf"\b{re.escape(name)}=\d+", f"{name}={count}", rest, count=1)
+    run = load.parse(begin + final + rest)
+    assert run["lost"] == 10
+    assert load.trouble(run) == "bad-request 2, other 1, lost 10, gap 3"
+    with pytest.raises(load.LoadError, match="nothing was measured"):
+        load.parse(begin)
+    quiet = load.parse(re.sub(r"expected=\d+", "expected=0", text))
+    assert quiet["lost"] == 0
+
+
+def test_a_server_that_is_gone_has_no_figures(tool: str, engine: kit.Engine) -> None:
+    run = loaded(tool, MODES["relay"], [engine.url], [engine.pid, 1 << 30])
+    of_engine, of_none = run["servers"]
+    assert of_engine["user_s"] is not None and of_none["user_s"] is None
+    assert run["all_servers"]["cpu_us_per_delivery"] is None and run["all_servers"]["bytes_per_connection"] is None

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 import contenders
+import load
 import machine
 import macro
 from contenders import BUILT_IN, Contender, chosen, parse_names, parse_peer
@@ -74,7 +75,7 @@ def test_every_contender_runs_all_on_one_node_and_those_that_join_over_nats_on_t
 
 def test_who_is_absent_is_told_of_and_left_out(capsys):
     here, away = named("here", "away")
-    away = replace(away, absent=contenders.no_module("no_such_module_anywhere"))
+    away = replace(away, modules="no_such_module_anywhere")
     assert macro.present([here, away]) == [here]
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
@@ -82,7 +83,7 @@ def test_who_is_absent_is_told_of_and_left_out(capsys):
 
 
 def test_what_can_be_imported_is_present():
-    assert contenders.no_module("json", "socket")() == ""
+    assert contenders.no_module("json, socket") == ""
 
 
 def test_a_figure_is_found_by_its_path_or_there_is_none():
@@ -97,8 +98,8 @@ def test_every_figure_that_is_printed_has_a_title():
 
 def test_only_what_went_wrong_is_trouble():
     clean = {"errors": {"corrupt": 0}, "err": {}, "lost": 0, "gap": 0}
-    assert macro.trouble(clean) == ""
-    assert macro.trouble({**clean, "err": {"rate": 3}, "lost": 2}) == "rate 3, lost 2"
+    assert load.trouble(clean) == ""
+    assert load.trouble({**clean, "err": {"rate": 3}, "lost": 2}) == "rate 3, lost 2"
 
 
 def test_ratios_are_printed_to_the_first_contender(capsys):
@@ -132,7 +133,7 @@ def test_nobody_takes_the_place_of_the_engine_where_it_has_no_runs(capsys):
 def test_who_fails_keeps_the_runs_that_it_had_and_is_left_out_of_the_turns_that_follow(monkeypatch, capsys):
     asked = []
 
-    def measured(_load: object, contender: Contender, _scenario: object, _seconds: float) -> dict:
+    def measured(contender: Contender, _scenario: object, _seconds: float) -> dict:
         asked.append(contender.name)
         if asked.count("engine") == 2 and contender.name == "engine":
             raise macro.BenchError("it ended")
@@ -140,7 +141,7 @@ def test_who_fails_keeps_the_runs_that_it_had_and_is_left_out_of_the_turns_that_
 
     monkeypatch.setattr(macro, "measure", measured)
     step = macro.Step(macro.Scenario("s", "relay", ()), tuple(named("engine", "other")), 1.0)
-    found = macro.run_step(step, 3, contenders.HERE)
+    found = macro.run_step(step, 3)
     assert asked == ["engine", "other", "engine", "other", "other"]
     assert {name: [run["number"] for run in runs] for name, runs in found.items()} == {
         "engine": [1],
@@ -193,7 +194,7 @@ def test_how_often_the_kernel_looks_is_read_where_it_tells(tmp_path):
 
 
 def test_who_is_named_has_his_turn_right_after_the_engine():
-    given = argparse.Namespace(engine=None, peer=[parse_peer("other=server {port}")], peer_version=[])
+    given = argparse.Namespace(peer=[parse_peer("other=server {port}")], peer_version=[])
     assert [c.name for c in macro.everyone(given)][:3] == ["engine", "other", BUILT_IN[1].name]
 
 

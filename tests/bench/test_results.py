@@ -124,12 +124,11 @@ def test_who_lacks_descriptors_does_not_hold_and_the_engine_gets_loops(monkeypat
     assert "--loops 6 " in engine.command
 
 
-def test_every_part_has_steps_and_a_guess_of_how_long_they_take(monkeypatch):
+def test_every_part_has_steps(monkeypatch):
     monkeypatch.setattr(contenders.resource, "getrlimit", lambda _which: (1024, 20_000))
     everyone = [*BUILT_IN, parse_peer("uws=/somewhere/relay {port}")]
     steps = list(macro.steps_of(macro.parse_options(PARTS), everyone))
     assert {s.scenario.part for s in steps} == set(macro.PARTS)
-    assert 40 < sum(s.lasts(3) for s in steps) / 60 < 60
     for scenario in ("room-10", "room-10000"):
         (step,) = [s for s in steps if s.scenario.name == scenario]
         assert [c.name for c in step.contenders] == [c.name for c in everyone]
@@ -174,7 +173,7 @@ def test_what_was_measured_is_described_before_the_first_file_is_written(monkeyp
         return {"date": "now"}
 
     monkeypatch.setattr(macro, "description", described)
-    monkeypatch.setattr(macro, "run_step", lambda _step, _runs, _load: {"engine": [{"cpu_us": 1.0}]})
+    monkeypatch.setattr(macro, "run_step", lambda _step, _runs: {"engine": [{"cpu_us": 1.0}]})
     options = macro.parse_options([*PARTS, "--results", str(tmp_path), "--runs", "1"])
     assert macro.make(options, options.contenders)
     assert told == [[]]

@@ -6,20 +6,25 @@ import sys
 
 import pytest
 
+import fairness
 import hop
 import machine
 import micro
-import results
+import presence
+import servers
 import storm
+import turns
 from capacity import keepalive, kernel, structures
 
 QUIET = {"p50": 100.0, "p90": 200.0, "p99": 400.0, "p999": 500.0, "max": 900.0, "count": 8, "curve": [[0, 1.0]]}
 STORM = {**QUIET, "p99": 3000.0}
 RUN = {
+    "mode": "relay", "connections": 500, "verify": 0,
     "latency_us": QUIET,
-    "storm": {"latency_us": STORM},
+    "second_latency_us": STORM,
     "lost": 0, "gap": 0, "errors": {"corrupt": 0, "closed": 0}, "err": {},
 }
+STORMED = {**RUN, "mode": "storm", "ready": 500, "reopened": 500}
 
 
 @pytest.fixture
@@ -31,7 +36,7 @@ def described(monkeypatch):
         day = next(told)
         return {"date": f"2031-02-{day:02}T00:00:00+00:00", "versions": {"commit": f"c{day}"}}
 
-    monkeypatch.setattr(results, "description", description)
+    monkeypatch.setattr(turns, "description", description)
     return monkeypatch
 
 
@@ -46,25 +51,25 @@ def described(monkeypatch):
 )
 def test_a_command_is_kept_without_this_machines_places(monkeypatch, typed, shown):
     monkeypatch.setattr(sys, "argv", ["/some/where/bench/storm.py", *typed])
-    assert results.command(typed) == shown
+    assert turns.command() == shown
 
 
 def test_a_kept_file_has_what_it_was_measured_on_and_with(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bench/hop.py", "--turns", "1", "--json", "x"])
-    results.keep(tmp_path / "results" / "hop.json", {"hop": [hop.compared(20.0, 26.0, 4.0), {"ratio": 2.0}]}, of=5)
+    turns.keep(tmp_path / "results" / "hop.json", {"hop": [hop.compared(20.0, 26.0, 4.0), {"ratio": 2.0}]}, of=5)
     found = json.loads((tmp_path / "results" / "hop.json").read_text(encoding="utf-8"))
     assert set(found) == {*machine.description(), "command", "forms"}
     kept = found["forms"]["hop"]
     assert found["command"] == kept["command"] == "python bench/hop.py --turns 1"
     assert (kept["of"], kept["ratio"], kept["across_us"]) == (5, [1.5, 2.0], [26.0, None])
-    results.keep(None, {"hop": []})
+    turns.keep(None, {"hop": []})
 
 
 def test_forms_are_kept_beside_each_other_each_with_its_call(tmp_path, described):
     file = tmp_path / "storm.json"
     for command, form, ratio in (("a", "one", 1), ("b", "other", 2), ("c", "one", 3)):
         described.setattr(sys, "argv", ["bench/storm.py", f"--{command}"])
-        results.keep(file, {form: [{"ratio": ratio}]}, connections=5)
+        turns.keep(file, {form: [{"ratio": ratio}]}, connections=5)
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["command"] == "python bench/storm.py --c"
     calls = {form: (kept["date"][:10], kept["commit"], kept["ratio"]) for form, kept in found["forms"].items()}
@@ -85,12 +90,11 @@ def test_forms_of_the_storm_are_what_is_typed():
 
 
 def test_a_storm_has_p99_by_the_quiets_and_no_curves():
-    turn = storm.turn_of(RUN)
+    turn = storm.turn_of(RUN, STORMED)
     assert turn["ratio"] == 7.5
     assert [turn[f"quiet_{name}_us"] for name in storm.PERCENTILES] == [100.0, 200.0, 400.0, 500.0, 900.0]
     assert turn["storm_p99_us"] == 3000.0
     assert turn["lost"] == 0 and "wrong" not in turn
-    assert storm.shown(turn).endswith("p99 3,000: 7.5")
 
 
 @pytest.mark.parametrize(
@@ -103,30 +107,41 @@ def test_a_storm_has_p99_by_the_quiets_and_no_curves():
     ],
 )
 def test_whatever_went_wrong_in_a_storm_is_told(fault, told):
-    turn = storm.turn_of({**RUN, **fault})
+    turn = storm.turn_of({**RUN, **fault}, STORMED)
     assert turn["wrong"] == told
     assert turn["lost"] == fault.get("lost", 0)
 
 
-def test_a_load_generator_that_says_what_it_lost_is_heard():
-    assert storm.understood(1, '{"lost": 3}', "") == {"lost": 3}
-    with pytest.raises(SystemExit, match="load ended with 2: no such host"):
-        storm.understood(2, "", "no such host")
+def test_a_storm_that_is_not_over_is_told():
+    assert storm.turn_of(RUN, {**STORMED, "reopened": 499})["wrong"] == "a connection is not open"
+    closed = {**STORMED, "ready": 499, "errors": {"closed": 1}}
+    assert storm.turn_of(RUN, closed)["wrong"] == "closed 1, a connection is not open"
 
 
-def main_of_storm(monkeypatch, turns: list, *typed: str) -> int:
+def test_a_load_generator_that_ends_early_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(storm, "LOAD", tmp_path / "load")
+    storm.LOAD.write_text("#!/bin/sh\necho options; exit 2\n")
+    storm.LOAD.chmod(0o755)
+    with pytest.raises(servers.BenchError, match="load ended with 2 before 'open'"):
+        storm.Loading("storm", "ws://127.0.0.1:1/").wait("open")
+
+
+def ran(monkeypatch, tool, found: list, *typed: str, **more) -> int:
+    """What a tool's command returns, where its one form has these turns."""
     monkeypatch.setattr(sys, "argv", ["bench/storm.py", *typed])
-    monkeypatch.setattr(storm, "many_descriptors", lambda: None)
-    monkeypatch.setattr(storm, "measured", lambda options: turns)
-    return storm.main()
+    monkeypatch.setattr(turns, "many_descriptors", lambda: None)
+    form = {"form": lambda number: found[number]}
+    return turns.run("doc", tool.OPTIONS, lambda options, _: form, turns=len(found), judge=tool.judge, **more)
 
 
-def test_a_storm_in_which_a_relay_was_lost_ends_with_1_and_is_kept(monkeypatch, tmp_path):
-    fine, bad = storm.turn_of(RUN), storm.turn_of({**RUN, "lost": 1})
+def test_a_storm_in_which_a_relay_was_lost_ends_with_1_and_is_kept(monkeypatch, tmp_path, capsys):
+    fine, bad = storm.turn_of(RUN, STORMED), storm.turn_of({**RUN, "lost": 1}, STORMED)
     file = tmp_path / "storm.json"
-    assert main_of_storm(monkeypatch, [fine, fine], "--away", "16") == 0
-    assert main_of_storm(monkeypatch, [fine, bad], "--away", "16", "--json", str(file)) == 1
-    found = json.loads(file.read_text(encoding="utf-8"))["forms"]["--away 16"]
+    assert ran(monkeypatch, storm, [fine, fine], "--away", "16") == 0
+    about = {"about": lambda options: {"connections": options.storm}}
+    assert ran(monkeypatch, storm, [fine, bad], "--away", "16", "--json", str(file), **about) == 1
+    assert "form: lost 1" in capsys.readouterr().err
+    found = json.loads(file.read_text(encoding="utf-8"))["forms"]["form"]
     assert (found["connections"], found["lost"]) == (200_000, [0, 1])
 
 
@@ -151,17 +166,15 @@ def kernel_turn(bare: float, engine: float, **more: float) -> dict:
 
 
 def test_the_kernels_memory_is_compared_by_what_sockets_alone_fill():
-    turns = [kernel_turn(7000.0, 7070.0), kernel_turn(7000.0, 7000.0)]
-    assert [turn["ratio"] for turn in kernel.kept_turns(turns)] == [1.01, 1.0]
-    assert kernel.kept_turns(turns)[0] == {
+    assert kernel.compared(kernel_turn(7000.0, 7000.0), "sockets")["ratio"] == 1.0
+    assert kernel.compared(kernel_turn(7000.0, 7070.0), "sockets") == {
         "bare sockets": 7000.0, "bare slab": 100.0, "engine sockets": 7070.0, "engine slab": 150.0, "ratio": 1.01,
     }
 
 
 def test_without_the_caches_it_is_compared_by_the_whole_slab():
-    turns = [{who: {"slab": each["slab"]} for who, each in kernel_turn(1.0, 1.0).items()}]
-    assert kernel.key_of(turns) == "slab"
-    assert kernel.kept_turns(turns)[0]["ratio"] == 1.5
+    found = {who: {"slab": each["slab"]} for who, each in kernel_turn(1.0, 1.0).items()}
+    assert kernel.compared(found, "slab")["ratio"] == 1.5
 
 
 def test_crowds_are_told_by_connections_and_loops():
@@ -169,6 +182,40 @@ def test_crowds_are_told_by_connections_and_loops():
 
 
 def test_every_case_of_the_micro_benchmarks_is_one_of_the_probe():
-    found = micro.find([])
-    assert {name.partition(", ")[0] for name in (bench.name for bench in found)} >= set(micro.CASES)
-    assert [bench.name for bench in micro.find(["unmask"])] == ["unmask, 128 bytes", "unmask, 64 KiB"]
+    assert {name.partition(", ")[0] for name in micro.find([])} >= set(micro.CASES)
+    assert list(micro.find(["unmask"])) == ["unmask, 128 bytes", "unmask, 64 KiB"]
+
+
+def test_forms_are_measured_in_turn_and_may_be_chosen(monkeypatch, capsys):
+    monkeypatch.setattr(turns, "many_descriptors", lambda: None)
+    asked = []
+
+    def forms(options, _stack):
+        return {name: lambda n, name=name: asked.append((name, n)) or {"x": options.size} for name in ("a", "b")}
+
+    def ran(*typed: str) -> int:
+        return turns.run("doc", {"size": (7, "")}, forms, turns=2, choice=("kinds", ("a", "b")), arguments=list(typed))
+
+    assert ran() == 0
+    assert asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert ran("--kinds", "b", "--turns", "1", "--size", "9") == 0
+    assert asked[4:] == [("b", 0)]
+    assert capsys.readouterr().out.splitlines()[-1] == "b: x 9.00"
+    with pytest.raises(SystemExit):
+        ran("--kinds", "c")
+
+
+def test_a_flood_has_its_bar_by_its_p99_or_by_the_other_engines():
+    def fault(p99: float, ratio: float, lost: int = 0) -> str:
+        return fairness.judge("room", {"flood near p99": [p99, 1.0, 1e6], "ratio": [ratio, 0.0, 99.0], "lost": [lost]})
+
+    assert fault(3000.0, 9.0) == fault(9000.0, 1.5) == ""
+    assert fault(3001.0, 1.6) == "missed: median p99 3,001 µs, 1.60 times the other engine's, 0 lost"
+    assert fault(1.0, 1.0, lost=2).endswith("2 lost")
+
+
+def test_only_a_watcher_that_reads_must_not_miss_anything():
+    found = presence.Storm(1.0, 0.5, 0.1, 0.2, 3, 4, [7, 0, 0], 9).figures(slow=1)
+    assert (found["missed by those that read"], found["messages missed by a listener"]) == (0, 7)
+    assert presence.judge("presence", {"missed by those that read": [0, 0]}) == ""
+    assert presence.judge("presence", {"missed by those that read": [0, 7]}) != ""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import kit
+import load
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "bench-tools"
@@ -47,13 +46,14 @@ def built(*targets: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def loaded(tool: str, words: str, urls: Sequence[str], pids: Sequence[int], *more: str) -> dict[str, Any]:
-    """What the load generator found in a fraction of a second; it must have found all as it should be."""
+def loaded(tool: str, words: str, urls: Sequence[str], pids: Sequence[int], *more: str) -> load.Run:
+    """What the load generator found in a fraction of a second; all connections must be open at the end."""
     command = [str(BUILT / tool), *words.split(), "--setup", "20", *more, *(f"--pid={pid}" for pid in pids), *urls]
     command += ["--seconds", "0.2", "--warmup", "0.05"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=2 * kit.PATIENCE, env=environment(), check=False
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    run = load.parse(done.stdout)
+    assert not load.incomplete(run)
+    return run

@@ -52,8 +52,7 @@ def mixed(user: float = 1.0, delivered: int = 100_000, connections: int = 2000, 
         "quiet": {"from": 5.0, "to": 15.0, "pings": pings, "user_s": 0.15, "system_s": 0.05},
         "latency_us": {"p50": 20.0, "p99": 30.0, "p999": 40.0},
         "room_latency_us": {"p50": 50.0, "p99": 60.0},
-        "servers": [{"pss_before_kb": 1000}],
-        "all_servers": {"user_s": user, "system_s": 0.0, "bytes_per_connection": 160.0},
+        "all_servers": {"user_s": user, "system_s": 0.0, "bytes_per_connection": 160.0, "pss_before_kb": 1000},
         **more,
     }
 

@@ -1,16 +1,15 @@
-// A proxy between WebSocket clients and NATS: a goroutine that reads and one that writes for each client, one
-// NATS subscription for each client and for each room it joined. It speaks as much of signal.v1 as the
-// benchmarks need: HELLO, TO, FROM, SUB, UNSUB, PUB, MSG, OK, ERR.
+// A proxy between WebSocket clients and NATS: for each client a goroutine that reads and one that writes, and one NATS
+// subscription for the client and for each room that it joined. It speaks as much of signal.v1 as the benchmarks need:
+// HELLO, TO, FROM, SUB with OK, PUB, MSG, ERR.
 //
-// On NATS a message is its payload, unchanged, with the headers of signal.v1 that say who sent it and whether it is
-// binary. Nothing is allocated for a message but its subject, and by nats.go and gorilla; what a message is read
-// into, composed in and sent from is taken from pools, so that a client at rest holds none of it.
+// On NATS a message is its payload, with the headers of signal.v1 for the sender and for binary. Nothing is allocated
+// for a message but its subject, and by nats.go and gorilla. Buffers come from pools, so an idle client holds none.
 package main
 
 import (
 	"bytes"
 	"crypto/rand"
-	"encoding/base32"
+	"encoding/hex"
 	"flag"
 	"log"
 	"net/http"
@@ -27,13 +26,12 @@ import (
 const (
 	peerPrefix = "signal.peer."
 	roomPrefix = "signal.room."
-	backlog    = 64               // messages waiting for one client; NATS drops what does not fit
-	answers    = 4                // of the reader's waiting; then it reads no more
-	pingEvery  = 25 * time.Second // and a client is gone that is silent for pongWait
+	backlog    = 64               // messages waiting for one client; NATS drops more
+	answers    = 4                // waiting for one client; then it is not read
+	pingEvery  = 25 * time.Second // and a client that is silent for pongWait is closed
 	pongWait   = 35 * time.Second
 	writeWait  = 10 * time.Second
-	maxMessage = 64 * 1024
-	maxHead    = 512
+	maxMessage = 64*1024 + 512 // with the head
 )
 
 type server struct {
@@ -48,8 +46,8 @@ type client struct {
 	peer  string                        // its address
 	text  nats.Header                   // of what it publishes
 	bin   nats.Header                   // the same of binary messages
-	inbox chan *nats.Msg                // what NATS has for it
-	reply chan string                   // what the reader answers
+	inbox chan *nats.Msg                // from NATS
+	reply chan string                   // from the reader
 	done  chan struct{}                 // closed when the reader ends
 	gone  chan struct{}                 // closed when the writer ends
 	rooms map[string]*nats.Subscription // the reader's; nil until it joins one
@@ -58,8 +56,7 @@ type client struct {
 var (
 	space, newline = []byte{' '}, []byte{'\n'}
 
-	// One message each, of a reader or a writer.
-	buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+	buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }} // a message each
 
 	upgrader = websocket.Upgrader{
 		ReadBufferSize:  1024,
@@ -94,7 +91,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	go c.read(own)
 }
 
-// read handles what the client says until it goes away, then cleans up.
+// read handles what the client sends until it is closed, then cleans up.
 func (c *client) read(own *nats.Subscription) {
 	defer func() {
 		own.Unsubscribe()
@@ -104,7 +101,7 @@ func (c *client) read(own *nats.Subscription) {
 		close(c.done)
 		c.ws.Close()
 	}()
-	c.ws.SetReadLimit(maxMessage + maxHead)
+	c.ws.SetReadLimit(maxMessage)
 	c.ws.SetReadDeadline(time.Now().Add(pongWait))
 	c.ws.SetPongHandler(func(string) error { return c.ws.SetReadDeadline(time.Now().Add(pongWait)) })
 	c.reply <- "HELLO " + c.peer + "\n" + `{"node":"` + c.node + `","version":"go"}`
@@ -124,7 +121,7 @@ func (c *client) read(own *nats.Subscription) {
 	}
 }
 
-// next waits for one message, does what it asks for, and returns the answer if there is one.
+// next reads and handles one message, and returns the answer if there is one.
 func (c *client) next() (string, error) {
 	kind, r, err := c.ws.NextReader()
 	if err != nil {
@@ -148,6 +145,7 @@ func (c *client) handle(kind int, data []byte) string {
 		return "ERR bad-request"
 	}
 	var err error
+	answer := ""
 	switch string(verb) {
 	case "TO":
 		err = c.publish(peerPrefix+string(name), kind, payload)
@@ -155,21 +153,19 @@ func (c *client) handle(kind int, data []byte) string {
 		err = c.publish(roomPrefix+string(name), kind, payload)
 	case "SUB":
 		err = c.join(string(name))
-	case "UNSUB":
-		err = c.leave(string(name))
+		if bytes.HasPrefix(options, []byte("ref=")) {
+			answer = "OK " + string(options[len("ref="):])
+		}
 	default:
 		return "ERR bad-request"
 	}
 	if err != nil {
 		return "ERR unavailable"
 	}
-	if ref := refOf(options); len(ref) > 0 {
-		return "OK " + string(ref)
-	}
-	return ""
+	return answer
 }
 
-// isName tells whether a name may be part of a subject: nothing that NATS takes for a separator or a wildcard.
+// isName tells whether a name may be part of a subject: it has no separator or wildcard of NATS.
 func isName(name []byte) bool {
 	for _, b := range name {
 		if b <= ' ' || b > '~' || b == '*' || b == '>' {
@@ -177,17 +173,6 @@ func isName(name []byte) bool {
 		}
 	}
 	return len(name) > 0
-}
-
-func refOf(options []byte) []byte {
-	for len(options) > 0 {
-		var option []byte
-		option, options, _ = bytes.Cut(options, space)
-		if bytes.HasPrefix(option, []byte("ref=")) {
-			return option[len("ref="):]
-		}
-	}
-	return nil
 }
 
 // publish copies the payload: nats.go gathers what is published and sends it together.
@@ -214,16 +199,7 @@ func (c *client) join(room string) error {
 	return c.nc.Flush()
 }
 
-func (c *client) leave(room string) error {
-	sub := c.rooms[room]
-	delete(c.rooms, room)
-	if sub == nil {
-		return nil
-	}
-	return sub.Unsubscribe()
-}
-
-// write sends the client what NATS and the reader have for it, and pings.
+// write sends what comes from NATS and from the reader, and pings. No write has less than writeWait until the next ping.
 func (c *client) write() {
 	ticker := time.NewTicker(pingEvery)
 	defer func() {
@@ -231,19 +207,19 @@ func (c *client) write() {
 		close(c.gone)
 		c.ws.Close()
 	}()
-	c.patience(time.Now())
+	c.ws.SetWriteDeadline(time.Now().Add(pingEvery + writeWait))
 	for {
 		var err error
 		select {
 		case msg := <-c.inbox:
 			err = c.deliver(msg)
-			for n := len(c.inbox); n > 0 && err == nil; n-- { // nobody else takes from it
+			for n := len(c.inbox); n > 0 && err == nil; n-- { // only this goroutine takes from it
 				err = c.deliver(<-c.inbox)
 			}
 		case text := <-c.reply:
 			err = c.ws.WriteMessage(websocket.TextMessage, []byte(text))
 		case now := <-ticker.C:
-			c.patience(now)
+			c.ws.SetWriteDeadline(now.Add(pingEvery + writeWait))
 			err = c.ws.WriteControl(websocket.PingMessage, nil, now.Add(writeWait))
 		case <-c.done:
 			return
@@ -254,12 +230,7 @@ func (c *client) write() {
 	}
 }
 
-// patience renews the deadline of writes: none has less than writeWait until the next ping.
-func (c *client) patience(now time.Time) {
-	c.ws.SetWriteDeadline(now.Add(pingEvery + writeWait))
-}
-
-// deliver writes one message of NATS's: FROM from a peer, MSG from a room unless it is the client's own.
+// deliver writes one message from NATS: FROM from a peer, MSG from a room unless the client sent it.
 func (c *client) deliver(msg *nats.Msg) error {
 	kind, from, inRoom := websocket.TextMessage, "-", strings.HasPrefix(msg.Subject, roomPrefix)
 	if sender := msg.Header.Get("Signal-From"); sender != "" {
@@ -287,14 +258,6 @@ func (c *client) deliver(msg *nats.Msg) error {
 	return c.ws.WriteMessage(kind, buf.Bytes()) // one frame, whatever its size
 }
 
-func randomNode() string {
-	var bits [5]byte
-	if _, err := rand.Read(bits[:]); err != nil {
-		log.Fatal(err)
-	}
-	return strings.ToLower(base32.StdEncoding.EncodeToString(bits[:]))
-}
-
 func main() {
 	listen := flag.String("listen", "127.0.0.1:9002", "host:port")
 	url := flag.String("nats", nats.DefaultURL, "the NATS server")
@@ -303,6 +266,11 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	web := http.Server{Addr: *listen, Handler: &server{nc: nc, node: randomNode()}, ReadHeaderTimeout: writeWait}
+	var node [4]byte
+	if _, err := rand.Read(node[:]); err != nil {
+		log.Fatal(err)
+	}
+	handler := &server{nc: nc, node: hex.EncodeToString(node[:])}
+	web := http.Server{Addr: *listen, Handler: handler, ReadHeaderTimeout: writeWait}
 	log.Fatal(web.ListenAndServe())
 }

@@ -1,13 +1,11 @@
 """signal.v1 on picows: one process, asyncio on uvloop, and a router in front of the transports.
 
-It speaks as much of signal.v1 as the benchmarks need: HELLO, TO, FROM, SUB, UNSUB, PUB, MSG, OK, ERR. A peer is
-found in a dictionary of addresses, a room is a set of clients.
+It speaks as much of signal.v1 as the benchmarks need: HELLO, TO, FROM, SUB with OK, PUB, MSG, ERR. A peer is found in a
+dictionary of addresses, a room is a set of clients.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import secrets
 import sys
 
@@ -16,43 +14,25 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
 from picows import WSUpgradeResponseWithListener as Accepted
 
 SUBPROTOCOL = "signal.v1"
-MAX_MESSAGE = 64 * 1024
-MAX_HEAD = 512
-BACKLOG = 256 * 1024  # bytes that wait for one client; what does not fit is dropped
+MAX_MESSAGE = 64 * 1024 + 512  # with the head
+BACKLOG = 256 * 1024  # bytes that wait for one client; more is dropped
 FRAME_SPACE = 14  # picows writes the frame's header there
 PING_AFTER, GONE_AFTER = 25.0, 10.0  # seconds without input; then without an answer
-READ_BUFFER = 2048  # to begin with, the least that picows takes: most connections are idle, and it grows by itself
-
+READ_BUFFER = 2048  # the least that picows takes; it grows on demand, and most connections are idle
 NODE = secrets.token_hex(4)
-INFO = json.dumps({"node": NODE, "version": "picows", "max_message": MAX_MESSAGE}).encode()
 
 clients: dict[bytes, Client] = {}
 rooms: dict[bytes, set[Client]] = {}
 
 
-def option(words: list[bytes], name: bytes) -> bytes:
-    """The value of an option among a head's words, or nothing."""
-    for word in words[2:]:
-        if word.startswith(name):
-            return word[len(name) :]
-    return b""
-
-
-def passed_on(words: list[bytes]) -> bytes:
-    """The options that the receiver hears, too."""
-    return b"".join([b" " + word for word in words[2:] if word.startswith((b"ref=", b"re="))])
-
-
 class Client(WSListener):
     """One connection: picows calls it with each frame."""
 
-    __slots__ = ("full", "joined", "kind", "parts", "peer", "transport")
+    __slots__ = ("full", "joined", "peer", "transport")
     transport: WSTransport
     peer: bytes
     joined: set[bytes]
     full: bool
-    parts: list[bytes]
-    kind: WSMsgType
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         transport.underlying_transport.set_write_buffer_limits(high=BACKLOG)
@@ -60,14 +40,16 @@ class Client(WSListener):
         self.peer = f"{NODE}.{secrets.token_hex(8)}".encode()
         self.joined = set()
         self.full = False
-        self.parts = []
         clients[self.peer] = self
-        transport.send(WSMsgType.TEXT, b"HELLO " + self.peer + b"\n" + INFO)
+        info = f'{{"node":"{NODE}","version":"picows"}}'.encode()
+        transport.send(WSMsgType.TEXT, b"HELLO " + self.peer + b"\n" + info)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         del clients[self.peer]
         for room in self.joined:
-            leave(self, room)
+            rooms[room].discard(self)
+            if not rooms[room]:
+                del rooms[room]
 
     def pause_writing(self) -> None:
         self.full = True
@@ -76,6 +58,7 @@ class Client(WSListener):
         self.full = False
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Handles a frame; a message in fragments, which clients hardly ever send, ends the connection."""
         kind = frame.msg_type
         if kind == WSMsgType.CLOSE:
             transport.send_close(frame.get_close_code())
@@ -83,82 +66,44 @@ class Client(WSListener):
         elif frame.fin and (kind == WSMsgType.TEXT or kind == WSMsgType.BINARY):
             self.handle(kind, frame.get_payload_as_bytes())
         elif kind != WSMsgType.PING and kind != WSMsgType.PONG:
-            self.gather(kind, frame)
-
-    def gather(self, kind: WSMsgType, frame: WSFrame) -> None:
-        """A message in fragments, which clients hardly ever send."""
-        if kind != WSMsgType.CONTINUATION:
-            self.kind = kind
-        self.parts.append(frame.get_payload_as_bytes())
-        if sum(map(len, self.parts)) > MAX_MESSAGE + MAX_HEAD:
-            self.transport.disconnect()
-        elif frame.fin:
-            message = b"".join(self.parts)
-            self.parts = []
-            self.handle(self.kind, message)
+            transport.disconnect()
 
     def handle(self, kind: WSMsgType, message: bytes) -> None:
-        """Do what one message asks for."""
+        """Handles one message."""
         head, _, payload = message.partition(b"\n")
         words = head.split(b" ")
         verb = words[0]
-        if len(words) < 2 or len(head) > MAX_HEAD:
-            self.refuse(b"bad-request", b"")
+        if len(words) < 2 or verb not in (b"TO", b"PUB", b"SUB"):
+            self.transport.send(WSMsgType.TEXT, b"ERR bad-request")
         elif verb == b"TO":
-            self.send_to(words, kind, payload)
+            self.send_to(words[1], kind, payload)
         elif verb == b"PUB":
-            self.publish(words, kind, payload)
-        elif verb == b"SUB":
+            self.publish(words[1], kind, payload)
+        else:
             rooms.setdefault(words[1], set()).add(self)
             self.joined.add(words[1])
-            self.accept(option(words, b"ref="))
-        elif verb == b"UNSUB":
-            if words[1] in self.joined:
-                self.joined.remove(words[1])
-                leave(self, words[1])
-            self.accept(option(words, b"ref="))
-        else:
-            self.refuse(b"bad-request", option(words, b"ref="))
+            if len(words) > 2:
+                self.transport.send(WSMsgType.TEXT, b"OK " + words[2].removeprefix(b"ref="))
 
-    def send_to(self, words: list[bytes], kind: WSMsgType, payload: bytes) -> None:
-        receiver = clients.get(words[1])
-        ref, more = (option(words, b"ref="), passed_on(words)) if len(words) > 2 else (b"", b"")
+    def send_to(self, peer: bytes, kind: WSMsgType, payload: bytes) -> None:
+        receiver = clients.get(peer)
         if receiver is None:
-            self.refuse(b"no-such-peer", ref)
+            self.transport.send(WSMsgType.TEXT, b"ERR no-such-peer")
         elif receiver.full:
-            self.refuse(b"slow-peer", ref)
+            self.transport.send(WSMsgType.TEXT, b"ERR slow-peer")
         else:
-            receiver.transport.send(kind, b"FROM " + self.peer + more + b"\n" + payload)
-            self.accept(ref)
+            receiver.transport.send(kind, b"FROM " + self.peer + b"\n" + payload)
 
-    def publish(self, words: list[bytes], kind: WSMsgType, payload: bytes) -> None:
-        """The message is composed once; each member's frame is written in the same place."""
-        ref = option(words, b"ref=")
-        head = b"MSG " + words[1] + b" " + self.peer + (b" ref=" + ref if ref else b"") + b"\n"
-        frame = bytearray(FRAME_SPACE) + head + payload
-        for member in rooms.get(words[1], ()):
+    def publish(self, room: bytes, kind: WSMsgType, payload: bytes) -> None:
+        """Composes the message once; each member's frame is written in the same memory."""
+        frame = bytearray(FRAME_SPACE) + b"MSG " + room + b" " + self.peer + b"\n" + payload
+        for member in rooms.get(room, ()):
             if member is not self and not member.full:
                 member.transport.send_reuse_external_bytearray(kind, frame, FRAME_SPACE)
-        self.accept(ref)
-
-    def accept(self, ref: bytes) -> None:
-        if ref:
-            self.transport.send(WSMsgType.TEXT, b"OK " + ref)
-
-    def refuse(self, code: bytes, ref: bytes) -> None:
-        self.transport.send(WSMsgType.TEXT, b"ERR " + code + (b" ref=" + ref if ref else b""))
-
-
-def leave(client: Client, room: bytes) -> None:
-    """The last one out takes the room away."""
-    members = rooms[room]
-    members.discard(client)
-    if not members:
-        del rooms[room]
 
 
 def greet(request: WSUpgradeRequest) -> Client | Accepted:
-    """Select signal.v1 where the client offers it."""
+    """Selects signal.v1 if the client offers it."""
     if SUBPROTOCOL in request.headers.get("Sec-WebSocket-Protocol", ""):
         headers = {"Sec-WebSocket-Protocol": SUBPROTOCOL}
         return Accepted(WSUpgradeResponse.create_101_response(headers), Client())
@@ -173,7 +118,7 @@ async def main(port: int) -> None:
         enable_auto_ping=True,
         auto_ping_idle_timeout=PING_AFTER,
         auto_ping_reply_timeout=GONE_AFTER,
-        max_frame_size=MAX_MESSAGE + MAX_HEAD,
+        max_frame_size=MAX_MESSAGE,
         read_buffer_init_size=READ_BUFFER,
         backlog=1024,
     )
@@ -181,9 +126,4 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.version_info >= (3, 11):
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main(int(sys.argv[1])))
-    else:
-        uvloop.install()
-        asyncio.run(main(int(sys.argv[1])))
+    uvloop.run(main(int(sys.argv[1])))

@@ -1,12 +1,12 @@
-/* Options, payloads, what is read of /proc, and what counts as lost. */
+/* Options and payloads. */
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "measure.h"
+#include "load.h"
 #include "selftest.h"
 
-enum { ARGUMENTS_MAX = 24, NO_PID = 1 << 30 };
+enum { ARGUMENTS_MAX = 24 };
 
 /* Parse a command line whose words are set apart by single spaces; `line` must outlive `opt`. */
 static void parse(struct options *opt, char *line)
@@ -15,7 +15,6 @@ static void parse(struct options *opt, char *line)
     int argc = 1;
     for (char *word = strtok(line, " "); word && argc < ARGUMENTS_MAX; word = strtok(NULL, " "))
         argv[argc++] = word;
-    optind = 0;  /* from the start again */
     options_parse(opt, argc, argv);
 }
 
@@ -27,20 +26,20 @@ static void test_options_fit(void)
     CHECK(opt.mode == MODE_RELAY && opt.connections == 8 && opt.unit == 2 && opt.threads == 4 && !opt.rooms.count);
     CHECK(opt.targets == 2 && strcmp(opt.target[0].path, "/x?y") == 0 && strcmp(opt.target[1].path, "/") == 0);
     CHECK(strcmp(opt.target[1].host, "127.0.0.1:82") == 0 && ntohs(opt.target[0].address.sin_port) == 81);
-    CHECK(!options_timed(&opt) && !opt.storm && opt.protocol == &protocol_signal);
+    CHECK(!options_timed(&opt) && opt.protocol == &protocol_signal);
     char room[] = "room --rooms 3 --members 5 --protocol nats 127.0.0.1:81";
     parse(&opt, room);
     CHECK(opt.connections == 15 && opt.unit == 5 && opt.rooms.count == 3 && opt.protocol == &protocol_nats);
     char mix[] = "mix --connections 100 --rooms 2 --members 5 --room-rate 1 127.0.0.1:81 127.0.0.1:82";
     parse(&opt, mix);
     CHECK(opt.connections == 100 && opt.rooms.count == 2 && opt.rooms.stride == 9 && options_timed(&opt));
-    char storm[] = "storm --connections 3 --storm 2 --threads 4 127.0.0.1:81";
+    char storm[] = "storm --connections 3 --threads 4 --cut-rate=50 --away 2 --pid 7 --pid=8 127.0.0.1:81";
     parse(&opt, storm);
-    CHECK(opt.connections == 4 && opt.threads == 2 && opt.storm == 2 && opt.storm_threads == 2 && opt.rate == 1000);
-    CHECK(!opt.storm_target.path);
-    char apart[] = "storm --storm-url ws://127.0.0.1:82/z 127.0.0.1:81";
-    parse(&opt, apart);
-    CHECK(strcmp(opt.storm_target.path, "/z") == 0 && strcmp(opt.target[0].path, "/") == 0);
+    CHECK(opt.mode == MODE_STORM && opt.connections == 3 && opt.threads == 3 && opt.away == 2);
+    CHECK(opt.cut_rate >= 50 && opt.cut_rate <= 50 && opt.servers == 2 && opt.server[1] == 8 && !options_timed(&opt));
+    char second[] = "relay --second --seconds 0.5 127.0.0.1:81";
+    parse(&opt, second);
+    CHECK(opt.second && opt.targets == 1 && opt.seconds < 1 && opt.connections == 500);
 }
 
 /* Each mistake ends a process of its own with 2. */
@@ -50,7 +49,7 @@ static void test_options_bad(void)
         "", "relay", "dance 127.0.0.1:81", "relay example:81", "relay 127.0.0.1", "relay 127.0.0.1:0",
         "relay --connections 1.5 127.0.0.1:81", "relay --connections 0 127.0.0.1:81", "relay --what 127.0.0.1:81",
         "relay --verify 127.0.0.1:81", "relay --room-rate 1 127.0.0.1:81", "relay --protocol x 127.0.0.1:81",
-        "mix --connections 9 --room-rate 1 127.0.0.1:81", "storm --storm-url x 127.0.0.1:81",
+        "mix --connections 9 --room-rate 1 127.0.0.1:81", "idle --second 127.0.0.1:81", "idle 127.0.0.1:81 --away",
     };
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
         int status;
@@ -100,37 +99,9 @@ static void test_payload(void)
     CHECK(w.counts[COUNT_DELIVERED] == 3 && w.counts[COUNT_CORRUPT] == 2);
 }
 
-static void test_proc(void)
-{
-    char name[64];
-    struct usage own = proc_cpu(getpid()), none = proc_cpu(NO_PID);
-    CHECK(own.user >= 0 && own.system >= 0 && none.user == -1 && none.system == -1);
-    CHECK(proc_pss(getpid()) > 100 && proc_pss(NO_PID) == -1);
-    proc_name(getpid(), name, sizeof name);
-    CHECK(strcmp(name, "selftest") == 0);
-    proc_name(NO_PID, name, sizeof name);
-    CHECK(strcmp(name, "_") == 0);
-}
-
-/* Lost is what was neither heard, nor refused, nor told of. */
-static void test_lost(void)
-{
-    static struct result r;
-    CHECK(report_lost(&r) == 0);
-    r.final[COUNT_EXPECTED] = 100;
-    r.final[COUNT_DELIVERED] = 80;
-    r.final[COUNT_VERIFIED] = 4;
-    r.final[COUNT_GAP] = 3;
-    r.final[COUNT_ERR] = 2;
-    r.final[COUNT_ERR_OTHER] = 1;
-    CHECK(report_lost(&r) == 10);
-}
-
 void test_run(void)
 {
     test_options_fit();
     test_options_bad();
     test_payload();
-    test_proc();
-    test_lost();
 }
