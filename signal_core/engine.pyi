@@ -1,4 +1,4 @@
-"""The core, as Python sees it. Any thread may call its methods. In a child made by fork() each raises CoreError."""
+"""The core's interface for Python. Any thread may call its methods. In a child made by fork() each raises CoreError."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def malloc_trim() -> None:
     """Returns the process's free memory to the system. Only after a "freed" mail. Blocks, with the GIL released."""
 
 def code_sentence(code: str) -> str:
-    """The sentence for people that a client gets with an ERR of this code."""
+    """The explanation that a client gets with an ERR of this code."""
 
 def may_close_with(code: int) -> bool:
     """Whether a Close frame may carry this code: 1000 to 1003, 1007 to 1014, 3000 to 4999 (RFC 6455 §7.4)."""

@@ -1,4 +1,4 @@
-"""Class Core: the loops, as Python starts, asks and stops them. This module is the only part that holds the GIL."""
+"""Class Core: starts, controls and stops the loops for Python. The only part of the core that holds the GIL."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from signal_core.base.kinds cimport (
     KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, TELL_PEER,
 )
 from signal_core.base.limits cimport (
-    ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, MAILS_WAITING, MAX_LISTENERS, MAX_LOOPS, SERVICE_LOOP,
-    TASKS_WAITING, TICK_MS, TLS_REASON_SIZE, YIELD_LEAST, YIELD_MOST,
+    ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, LOOP_INDEXES, MAILS_WAITING, MAX_LISTENERS, MAX_LOOPS,
+    SERVICE_LOOP, TASKS_WAITING, TICK_MS, TLS_REASON_SIZE, YIELD_LEAST, YIELD_MOST,
 )
 from signal_core.base.memory cimport Packet, memory_check_layout, packet_free, packet_new_heap, packet_text
 from signal_core.base.sys cimport (
@@ -98,6 +98,7 @@ cdef inline void check_layouts() noexcept nogil:
 
 
 cdef str text_of(const char* p, size_t n):
+    """A str of n bytes of Latin-1, so that no byte is invalid."""
     return PyBytes_FromStringAndSize(p, <Py_ssize_t>n).decode("latin-1")
 
 
@@ -112,6 +113,7 @@ cdef uint32_t ticks(object ms):
 
 
 cdef void* tls_context(str ca, str cert, str key) except NULL:
+    """An OpenSSL context with these files, for the caller to free. Raises TlsError."""
     cdef const char* wrong = NULL
     cdef char reason[TLS_REASON_SIZE]
     cdef void* context
@@ -135,14 +137,14 @@ def malloc_steadily():
 
 
 def malloc_trim():
-    """Returns the process's free memory to the system. Releases the GIL, because it takes a while, and holds an arena's
-    lock. To be called only after a "freed" mail: musl has no malloc_trim."""
+    """Returns the process's free memory to the system. Blocks, with the GIL released. To be called only after a "freed"
+    mail: musl has no malloc_trim."""
     with nogil:
         se_malloc_trim()
 
 
 def code_sentence(str code):
-    """The sentence for people that a client gets with an ERR of this code."""
+    """The explanation that a client gets with an ERR of this code."""
     cdef bytes text = code.encode()
     return (<bytes>replies_code_reason(replies_code_parse(text, len(text)))).decode()
 
@@ -186,12 +188,12 @@ cdef class Core(Mailboxes):
         self.tell_loop(0, KIND_DIAL, 0, 0, address)
 
     def link_fail(self):
-        """Rejects the server that sent INFO: the link closes the connection and asks for another address."""
+        """Rejects the server that sent INFO: the link closes the connection, and wants another address."""
         self.check()
         self.tell_loop(0, KIND_DIAL, 0, DIAL_GIVE_UP, b"")
 
     def link_leave(self):
-        """The server is about to shut down: the link writes its queue, then asks for another address."""
+        """Leaves a server that is about to shut down: the link writes its queue, then wants another address."""
         self.check()
         self.tell_loop(0, KIND_DIAL, 0, DIAL_LEAVE, b"")
 
@@ -203,8 +205,8 @@ cdef class Core(Mailboxes):
     def link_connect(self, bytes line, uint64_t max_payload, tls):
         """Answers "link-info" with the CONNECT line, CRLF included.
 
-        `tls`: None, or (name, is_ip, ca, cert, key): send it through TLS to a server with a certificate for this name.
-        Raises TlsError, MemoryError.
+        `tls`: None, or (name, is_ip, ca, cert, key): use TLS, and expect a certificate for this name. Raises TlsError,
+        MemoryError.
         """
         self.check()
         cdef void* context
@@ -215,7 +217,7 @@ cdef class Core(Mailboxes):
             session = se_tls_session(context, name.encode(), is_ip)
             se_tls_context_free(context)
             if session == NULL:
-                raise TlsError("library", f"no session can be made for {name}")
+                raise TlsError("library", f"OpenSSL can't create a session for {name}")
         try:
             self.tell_loop(0, KIND_CONNECT, 0, max_payload, line, 0, session)
         except MemoryError:
@@ -226,12 +228,13 @@ cdef class Core(Mailboxes):
     # -- counters --
 
     cdef list counters_of(self, Loop* loop, bint copied):
+        """A loop's counters: its last copy, or the counters themselves, which only their own thread may read."""
         cdef int i
         return [loop.copy[i] if copied else loop.n[i] for i in range(C_COUNT)]
 
     cdef snapshot_all(self):
-        """Asks every loop to copy its counters between two iterations. Waits at most SNAPSHOT_PATIENCE_MS; without an
-        answer, a loop's copy stays as old as it is."""
+        """Has every loop copy its counters between two iterations. Waits at most SNAPSHOT_PATIENCE_MS: a loop that has
+        not answered by then keeps its old copy."""
         cdef uint32_t i
         cdef uint64_t number, by
         cdef Hub* hub = self.hub
@@ -247,12 +250,13 @@ cdef class Core(Mailboxes):
                     usleep(50)
 
     def stats(self):
-        """Counters per loop and in total. Those of one loop are from one moment between two iterations."""
+        """Counters of each loop and in total. Those of one loop are from one moment between two iterations."""
         self.check(False)
-        with self.counting:  # a loop has only one copy
+        with self.counting:
             return self.count()
 
     cdef dict count(self):
+        """`stats`; the caller holds self.counting."""
         cdef uint32_t i
         names = [name for name, _, _ in COUNTERS]
         if self.started and not self.joined:

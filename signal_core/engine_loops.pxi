@@ -1,7 +1,7 @@
-# Included by engine.pyx.
+# Included by engine.pyx: loops made from settings, started and stopped.
 
 cdef void* memory_for(size_t n) except NULL:
-    """n bytes, for the caller to free. Raises MemoryError."""
+    """Allocates n bytes, for the caller to free. Raises MemoryError."""
     cdef void* memory = malloc(n)
     if memory == NULL:
         raise MemoryError("no memory for the engine's settings")
@@ -9,14 +9,14 @@ cdef void* memory_for(size_t n) except NULL:
 
 
 cdef char* text_kept(bytes text) except NULL:
-    """A copy, for the caller to free. Raises MemoryError."""
+    """Copies a text, without a NUL, for the caller to free. Raises MemoryError."""
     cdef char* copy = <char*>memory_for(len(text))
     memcpy(copy, <char*>text, len(text))
     return copy
 
 
 cdef class Loops:
-    """The loops of one engine: made from settings, started, told what to do, stopped."""
+    """The loops of one engine: made from settings, started, given tasks, stopped."""
 
     cdef Hub* hub
     cdef Loop* control
@@ -24,10 +24,10 @@ cdef class Loops:
     cdef bint started, joined
     cdef int pid
     cdef uint64_t snapshot
-    cdef object counting        # lock
-    cdef dict rooms             # hash and serial: name, of the service
-    cdef dict entries           # name: address of the entry, while the service is in the room
-    cdef set watched            # names of those in which it hears who comes and goes
+    cdef object counting        # lock: one call of `stats` at a time, because a loop has only one copy
+    cdef dict rooms             # names of the program's rooms, by (hash, serial)
+    cdef dict entries           # addresses of their RoomEntries, by name
+    cdef set watched            # names of those that it watches
     cdef readonly str address
     cdef readonly int control_fd
     cdef readonly int service_fd
@@ -110,7 +110,7 @@ cdef class Loops:
         hub.set.max_connections = s["max_connections"]
         hub.set.max_per_address = s["max_connections_per_address"]
         hub.set.max_per_user = s["max_connections_per_user"]
-        hub.set.accept_gap = 1000000000 // s["accept_rate"] if s["accept_rate"] else 0
+        hub.set.accept_interval = 1000000000 // s["accept_rate"] if s["accept_rate"] else 0
         if s["accept_yield"]:
             hub.set.yield_shortest = 1000000000 // (YIELD_MOST * s["processors"])
             hub.set.yield_longest = 1000000000 // (YIELD_LEAST * s["processors"])
@@ -194,11 +194,13 @@ cdef class Loops:
         self.address = self.peer_text(hub.service)
 
     cdef str peer_text(self, uint64_t id):
+        """The address of a peer of this node."""
         cdef char text[PEER_TEXT]
         replies_put_peer(<uint8_t*>text, self.hub, id)
         return text_of(text, self.hub.node_len + 1 + LOCAL_TEXT)
 
     cdef int check(self, bint running=True) except -1:
+        """Raises CoreError in a child made by fork() and, with `running`, unless the engine runs."""
         if getpid() != self.pid:
             raise CoreError("this engine was started before fork(): make another one in the child")
         if running and (not self.started or self.joined):
@@ -269,7 +271,7 @@ cdef class Loops:
 
     cdef tell_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data, uint64_t origin=0,
                    void* pointer=NULL):
-        """Posts one task to a loop."""
+        """Posts one task to a loop. Raises MemoryError."""
         cdef Packet* packet = packet_new_heap(&self.control.mem, len(data), kind)
         if packet == NULL:
             raise MemoryError("no memory for a message to a loop")
@@ -284,10 +286,10 @@ cdef class Loops:
 
     cdef int ask_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data,
                       uint64_t origin=0) except -1:
-        """As tell_loop, what operators and the program may ask as often as they like. Raises CoreError where very many
-        tasks wait: the loop handles nothing."""
+        """tell_loop, for requests whose number nothing else limits. Raises CoreError if TASKS_WAITING tasks wait
+        already."""
         if backpressure_tasks_full(self.control, self.hub.loops[index]):
-            raise CoreError(f"loop {index} handles nothing for now: {TASKS_WAITING} tasks wait for it")
+            raise CoreError(f"loop {index} does not respond: {TASKS_WAITING} tasks wait for it")
         self.tell_loop(index, kind, target, value, data, origin)
         return 0
 
@@ -340,14 +342,14 @@ cdef class Loops:
                 self.join()
             except Exception:
                 return
-        for i in range(256):
+        for i in range(LOOP_INDEXES):
             if self.hub.loops[i] != NULL:
                 thread_end(self.hub.loops[i])
                 close(self.hub.loops[i].mailbox.wake)
         room_table_end(&self.hub.rooms)
         if self.hub.addresses != NULL:
             addresses_end(self.hub.addresses)
-        for i in range(256):
+        for i in range(LOOP_INDEXES):
             if self.hub.loops[i] != NULL:
                 munmap(self.hub.loops[i], sizeof(Loop))
         free(self.hub.hello)

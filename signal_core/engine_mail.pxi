@@ -1,17 +1,18 @@
-# Included by engine.pyx.
+# Included by engine.pyx: what loops post to Python.
 
 cdef tuple identity_of(Packet* packet):
-    """User and rights in an event that hooks.pxd made."""
+    """User and rights (acl.pxd) of an event from hooks.pxd."""
     cdef size_t n = 1 + packet.data[0]
     cdef bytes rights = PyBytes_FromStringAndSize(<char*>packet.data + n, <Py_ssize_t>(packet.size - n))
     return text_of(<char*>packet.data + 1, n - 1), rights
 
 
 cdef class Mailboxes(Peer):
-    """The mails from the loops to the control thread, and to the embedding program."""
+    """The mails from the loops to the control thread and to the embedding program (engine.pyi)."""
 
     cdef bint refill(self, Loop* loop) noexcept:
-        """Takes what was posted to a pseudo-loop. What is posted later makes its descriptor readable again."""
+        """Takes what was posted to a pseudo-loop, unless some is left over. Returns whether there are packets. What is
+        posted later makes the descriptor readable again."""
         cdef uint64_t count
         read(loop.mailbox.wake, &count, 8)
         mailbox_sleep(&loop.mailbox)
@@ -44,6 +45,7 @@ cdef class Mailboxes(Peer):
         return mails
 
     cdef tuple control_mail(self, Packet* packet):
+        """Makes a mail of a packet, which the caller frees. None: it is not for Python."""
         cdef bytes text = PyBytes_FromStringAndSize(<char*>packet.data, packet.size)
         if packet.kind != KIND_EVENT:
             return None
@@ -65,8 +67,8 @@ cdef class Mailboxes(Peer):
         return (names[packet.code], text.decode("utf-8", "replace"))
 
     def inquire(self, uint32_t loop, uint64_t what, uint64_t number, uint64_t cursor, uint32_t value, bytes data):
-        """Sends a query of admin_query.pxd to a loop. A mail ("listed", number, …) answers it. Raises CoreError if the
-        loop is stuck, ValueError if there is no such loop."""
+        """Sends a query to a loop; admin_query.pxd defines its fields. A mail ("listed", number, …) answers it. Raises
+        CoreError if the loop is stuck, ValueError if there is no such loop."""
         self.check()
         if loop >= self.hub.nloops:
             raise ValueError(f"there is no loop {loop}")
@@ -119,7 +121,7 @@ cdef class Mailboxes(Peer):
         return mails
 
     cdef tuple service_mail(self, Packet* packet):
-        """Makes a mail of a packet, and frees the packet. None: the program is not meant any more."""
+        """Makes a mail of a packet, and frees the packet. None: it is late, or the program has left the room."""
         cdef Loop* loop = self.service
         if outbox_is_payload(packet):
             mailbox_taken(&loop.mailbox, packet)
@@ -159,7 +161,7 @@ cdef class Mailboxes(Peer):
         return mail
 
     cdef tuple news_mail(self, Packet* packet):
-        """The texts of MEMBERS, JOIN and LEAVE frames. None: the program does not watch the room any more."""
+        """Makes a mail of MEMBERS, JOIN and LEAVE frames. None: the program does not watch the room any more."""
         cdef size_t at = 0, skip, size
         cdef list texts = []
         if self.rooms.get((packet.hash, packet.target)) not in self.watched:
@@ -175,10 +177,10 @@ cdef class Mailboxes(Peer):
         """Makes a mail of FROM <peer> [options] or MSG <room> <peer> [options]."""
         cdef LocalFrame f
         local_frame_split(packet, &f)
-        words = text_of(f.head, f.head_len).split(" ")
-        room = words[1] if words[0] == "MSG" else None
+        parts = text_of(f.head, f.head_len).split(" ")
+        room = parts[1] if parts[0] == "MSG" else None
         at = 2 if room is None else 3
-        options = dict(word.split("=", 1) for word in words[at:])
+        options = dict(part.split("=", 1) for part in parts[at:])
         payload = PyBytes_FromStringAndSize(f.payload, <Py_ssize_t>f.payload_len)
-        return ("message", room, words[at - 1], options.get("ref"), options.get("re"), options.get("user"), payload,
+        return ("message", room, parts[at - 1], options.get("ref"), options.get("re"), options.get("user"), payload,
                 bool(f.binary))

@@ -1,11 +1,12 @@
-"""How fast new connections are taken: accept-rate, and less while loops have to wait for a processor.
+"""The pace of new connections: accept-rate, and with accept-yield slower while loops wait for a processor.
 
-Who is connected comes first. With accept-yield, a loop that passes messages looks now and then, while it accepts, at
-how long it waited for a processor each time that it had something to do: the kernel counts that for each thread
-(Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat). Where that is more than YIELD_WAIT_NS, the whole
-process takes new connections more slowly, where it is less, faster again; its pace is never below YIELD_LEAST a second
-for each processor that its loops can use, so that those who wait have their turn too. Where no messages pass there is
-nobody to yield to.
+Connected clients come first. With accept-yield, a loop that passes messages checks, while it accepts, how long it
+waited for a processor each time that it had something to do. The kernel counts that for each thread
+(Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat). If it is more than YIELD_WAIT_NS, the whole process
+accepts more slowly, otherwise faster again. The pace never falls below YIELD_LEAST a second for each processor that the
+loops can use, so waiting clients get their turn. While no messages pass there is nothing to yield to.
+
+Any loop calls this; what loops share is atomic in the Hub.
 """
 
 from libc.stdint cimport UINT64_MAX, uint64_t
@@ -20,29 +21,30 @@ from signal_core.tables.state cimport Hub, Loop
 # -- the pace --
 
 cdef inline uint64_t accept_pacing_after(
-    uint64_t gap, uint64_t wait, uint64_t shortest, uint64_t longest,
+    uint64_t interval, uint64_t wait, uint64_t shortest, uint64_t longest,
 ) noexcept nogil:
-    """ns from one new connection to the next from now on, in the mean: 0, no bound, or from shortest to longest.
+    """Returns the next mean interval between new connections in ns: 0 (no limit), or `shortest` to `longest`.
 
-    It was `gap`, and a loop waited `wait` ns for a processor.
+    `interval` is the present one; `wait` is how many ns a loop waited for a processor.
     """
     if wait > YIELD_WAIT_NS:
-        gap = shortest if gap == 0 else gap + gap // 4
-        return gap if gap < longest else longest
-    gap -= gap // 64
-    return gap if gap > shortest else 0
+        interval = shortest if interval == 0 else interval + interval // 4
+        return interval if interval < longest else longest
+    interval -= interval // 64
+    return interval if interval > shortest else 0
 
 
-cdef inline uint64_t _pace_gap(Hub* hub) noexcept nogil:
-    """Mean ns from one new connection to the next that is in force; 0: no bound."""
-    cdef uint64_t gap = se_load_relaxed(&hub.yield_gap)
-    return gap if gap > hub.set.accept_gap else hub.set.accept_gap
+cdef inline uint64_t _pace_interval(Hub* hub) noexcept nogil:
+    """Returns the mean interval between new connections that is in force, in ns; 0: no limit."""
+    cdef uint64_t interval = se_load_relaxed(&hub.yield_interval)
+    return interval if interval > hub.set.accept_interval else hub.set.accept_interval
 
 
-# -- its feedback --
+# -- accept-yield --
 
 cdef inline uint64_t _pace_waited(Loop* loop, uint64_t now) noexcept nogil:
-    """ns that the loop waited for a processor, in the mean since it last looked; UINT64_MAX where that says nothing."""
+    """Returns how many ns the loop waited for a processor, on average since its last check. UINT64_MAX: not known, or
+    no messages pass."""
     cdef uint64_t waited = loop.cpu.waited, turns = loop.cpu.turns, looked = loop.cpu.looked
     cdef uint64_t attempted = loop.n[C_ATTEMPTED]
     loop.cpu.looked = now
@@ -60,9 +62,9 @@ cdef inline uint64_t _pace_waited(Loop* loop, uint64_t now) noexcept nogil:
 
 
 cdef inline void accept_pacing_look(Loop* loop) noexcept nogil:
-    """While it accepts: takes part in setting the pace."""
+    """Adjusts the pace, at most once per YIELD_LOOK_NS of all loops. Each loop calls it while it accepts."""
     cdef Hub* hub = loop.hub
-    cdef uint64_t now, due, wait, after, gap = se_load_relaxed(&hub.yield_gap)
+    cdef uint64_t now, due, wait, after, interval = se_load_relaxed(&hub.yield_interval)
     if hub.set.yield_longest == 0:
         return
     now = se_now_ns()
@@ -71,27 +73,27 @@ cdef inline void accept_pacing_look(Loop* loop) noexcept nogil:
     wait = _pace_waited(loop, now)
     due = se_load_relaxed(&hub.yield_due)
     if wait == UINT64_MAX:
-        if gap and now > due + YIELD_FORGET_NS:
-            se_store_relaxed(&hub.yield_gap, 0)
+        if interval and now > due + YIELD_FORGET_NS:
+            se_store_relaxed(&hub.yield_interval, 0)
         return
     if now < due or not se_cas_relaxed(&hub.yield_due, &due, now + YIELD_LOOK_NS):
         return
-    after = accept_pacing_after(gap, wait, hub.set.yield_shortest, hub.set.yield_longest)
-    if after > gap:
+    after = accept_pacing_after(interval, wait, hub.set.yield_shortest, hub.set.yield_longest)
+    if after > interval:
         loop.n[C_ACCEPT_YIELDED] += 1
-    se_store_relaxed(&hub.yield_gap, after)
+    se_store_relaxed(&hub.yield_interval, after)
 
 
-# -- who may come --
+# -- accepting --
 
-cdef inline bint _pace_is_due(Hub* hub, uint64_t gap) noexcept nogil:
-    """Whether one more connection is within the pace, which then counts it; accept_pacing_refund takes that back."""
+cdef inline bint _pace_is_due(Hub* hub, uint64_t interval) noexcept nogil:
+    """Whether one more connection is within the pace; if so it is counted, until accept_pacing_refund."""
     cdef uint64_t now = se_now_ns(), due = se_load_relaxed(&hub.accept_due), after
     cdef uint64_t burst = ACCEPT_BURST_MS * 1000000
-    if burst < gap:
-        burst = gap
+    if burst < interval:
+        burst = interval
     while True:
-        after = (due if due > now else now) + gap
+        after = (due if due > now else now) + interval
         if after > now + burst:
             return False
         if se_cas_relaxed(&hub.accept_due, &due, after):
@@ -99,13 +101,14 @@ cdef inline bint _pace_is_due(Hub* hub, uint64_t gap) noexcept nogil:
 
 
 cdef inline bint accept_pacing_allows(Loop* loop, uint64_t* paid) noexcept nogil:
-    """Whether one more may be accepted, and what was paid for it. If not, who is queued waits, but for a stop."""
-    cdef uint64_t gap = _pace_gap(loop.hub)
+    """Whether the loop may accept one more connection. `paid` is what it cost, for accept_pacing_refund. A loop that
+    shuts down is not paced."""
+    cdef uint64_t interval = _pace_interval(loop.hub)
     paid[0] = 0
-    if gap == 0 or loop.accept.shut:
+    if interval == 0 or loop.accept.shut:
         return True
-    if _pace_is_due(loop.hub, gap):
-        paid[0] = gap
+    if _pace_is_due(loop.hub, interval):
+        paid[0] = interval
         return True
     loop.accept.paced = True
     loop.n[C_ACCEPT_PACED] += 1
@@ -113,6 +116,6 @@ cdef inline bint accept_pacing_allows(Loop* loop, uint64_t* paid) noexcept nogil
 
 
 cdef inline void accept_pacing_refund(Hub* hub, uint64_t paid) noexcept nogil:
-    """Of what was paid for a connection that was not there, or whose client had left."""
+    """Gives back what was paid for a connection that did not come, or whose client had left."""
     if paid:
         se_sub_relaxed(&hub.accept_due, paid)

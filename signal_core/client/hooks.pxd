@@ -1,7 +1,7 @@
-"""Who comes and goes, as the embedding program hears it, where it has a handler for that.
+"""Reports connects and disconnects to the embedding program, if it has a handler for them.
 
-The data of EVENT_CONNECTED and EVENT_DISCONNECTED: the length of the user's name in a byte, the name, and the text of
-the rights (acl.pxd), which is absent where nothing is bounded.
+The data of EVENT_CONNECTED and EVENT_DISCONNECTED: one byte with the length of the user's name, the name, and the text
+of the rights (acl.pxd), which is empty if everything is allowed.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -19,7 +19,8 @@ from signal_core.tables.state cimport Loop
 
 
 cdef inline void hooks_tell(Loop* loop, Conn* c, uint8_t code, uint64_t value) noexcept nogil:
-    """While there is room. Before the connection leaves its rooms, among which is its user's."""
+    """Posts EVENT_CONNECTED or EVENT_DISCONNECTED (`code`); `value` is the close code. Counts it as lost if the mailbox
+    is full. To be called while the connection is in its rooms: one of them has its user's name."""
     cdef uint32_t user_n = 0
     cdef const char* user = conn_acl_user(loop, c, &user_n)
     cdef Rights* rights = conn_acl_rights(loop, c)

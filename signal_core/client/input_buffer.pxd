@@ -1,4 +1,4 @@
-"""How much a client may bring: messages a second, and bytes of what has come in part only."""
+"""Buffers for incomplete input, limited per loop by input-total. A buffer belongs to one connection of its loop."""
 
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, realloc
@@ -6,13 +6,12 @@ from signal_core.base.counters cimport C_INPUT_BYTES, C_INPUT_LIMITED
 from signal_core.tables.conn_table cimport Buffer, Conn
 from signal_core.tables.state cimport Loop
 
-cdef enum:
-    TOKEN = 10                # a message, in tokens: so one a second is a token a tick
-
 
 cdef inline Buffer* input_buffer_grow(Loop* loop, Buffer* buffer, size_t need, size_t most) noexcept nogil:
-    """With room for `need` bytes, doubled up to `most`. NULL, and the old one kept, without memory or over
-    input-total: Loop.input_code says with which close code."""
+    """Returns the buffer (a new one for NULL) with a capacity of at least `need` bytes; it is doubled, up to `most`.
+
+    NULL without memory or over input-total: the old buffer stays valid, and Loop.input_code is the close code.
+    """
     cdef size_t before = 0 if buffer == NULL else buffer.size
     cdef size_t size = 64 if buffer == NULL else before
     cdef Buffer* grown
@@ -35,20 +34,19 @@ cdef inline Buffer* input_buffer_grow(Loop* loop, Buffer* buffer, size_t need, s
         grown.since = loop.tick
     grown.size = <uint32_t>size
     loop.n[C_INPUT_BYTES] += size - before
-    if loop.n[C_INPUT_BYTES] > loop.trim.kept:  # it may be gone within a tick
+    if loop.n[C_INPUT_BYTES] > loop.trim.kept:  # memory_return checks once a tick: too late for a short peak
         loop.trim.kept = loop.n[C_INPUT_BYTES]
     return grown
 
 
 cdef inline void input_buffer_free(Loop* loop, Buffer* buffer) noexcept nogil:
-    """NULL is no harm."""
+    """Frees a buffer; no effect on NULL."""
     if buffer != NULL:
         loop.n[C_INPUT_BYTES] -= buffer.size
         free(buffer)
 
 
 cdef inline void input_buffer_drop(Loop* loop, Conn* c) noexcept nogil:
-    """Frees the input left over of a connection that has failed: its socket is read on, and what comes is thrown
-    away."""
+    """Frees the leftover input of a connection that has failed. Its further input is discarded."""
     input_buffer_free(loop, c.pending)
     c.pending = NULL

@@ -1,4 +1,4 @@
-"""What a connection's timer does: keepalive, a look at a blocked socket, timeouts.
+"""Handles a connection's timer: keepalive, timeouts, checks of a blocked socket. Runs on the connection's loop.
 
 The timers of a tick are spread over the tick. Many pings at one moment would delay the messages of their loop, and of
 other loops on the same processor.
@@ -37,8 +37,8 @@ cdef inline SE_INLINE _ping(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline bint _may_answer(Loop* loop, Conn* c, uint32_t ticks) noexcept nogil:
-    """Whether a client that was pinged this many ticks ago has answered, but was not read, or may still answer: it has
-    not received everything yet, but has acknowledged some of it since the ping and since the last such look."""
+    """Whether a client that was pinged this many ticks ago has sent something that was not read, or may still answer:
+    it has not received everything yet, but has acknowledged some of it since the ping and since the last such check."""
     cdef Extra* extra
     cdef int waits = 0
     cdef uint32_t quiet_ms = 0, acked = 0
@@ -57,13 +57,13 @@ cdef inline bint _may_answer(Loop* loop, Conn* c, uint32_t ticks) noexcept nogil
 
 
 cdef inline uint32_t _asked(const Loop* loop, const Cold* cold, uint32_t patience) noexcept nogil:
-    """Returns the tick of the next look at a client that owes a pong: when it is late, or a ping could be due."""
+    """Returns the tick of the next check of a client that owes a pong: when it is late, or a ping could be due."""
     cdef uint32_t late = cold.asked + patience, due = loop.tick + loop.hub.set.ping
     return late if late < due else due
 
 
 cdef inline uint32_t _keepalive(Loop* loop, Conn* c) noexcept nogil:
-    """Pings a silent client, and kills one that stays silent. Returns the tick of the next look; 0: it is dead."""
+    """Pings a silent client, and kills one that stays silent. Returns the tick of the next check; 0: it is dead."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
     cdef Hub* hub = loop.hub
     cdef uint32_t patience = hub.set.pong + 1  # its ping may have left at the end of a tick
@@ -88,7 +88,7 @@ cdef inline uint32_t _keepalive(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_COLD _share(Loop* loop, Conn* c) noexcept nogil:
-    """Drops the newest messages of a blocked connection that has more than its share of backlog-total by now."""
+    """Drops the newest messages of a blocked connection that exceeds its present share of backlog-total."""
     cdef uint64_t cost = backlog_cost(&c.out), dropped = 0
     if backlog_has_share(loop, cost, 0):
         return
@@ -99,14 +99,14 @@ cdef inline SE_COLD _share(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline bint _blocked(Loop* loop, Conn* c) noexcept nogil:
-    """Looks at a blocked connection: drops what expired and what is over its share, and closes one that takes nothing.
-    False: it is closed."""
+    """Drops a blocked connection's messages that expired or exceed its share, and closes it if its client takes
+    nothing. False: it is closed."""
     cdef Extra* extra = slab_extra(&loop.slab, c)
     cdef int unsent = 0
     conn_expire(loop, c)
     _share(loop, c)
-    # The kernel reports a socket as writable only when a third of its buffer is free. So a slow reader is recognized by
-    # what it has acknowledged.
+    # The kernel reports a socket as writable only when a third of its buffer is free. So progress is measured by what
+    # the client has acknowledged.
     ioctl(c.fd, SIOCOUTQ, &unsent)
     if unsent != extra.unsent:
         extra.unsent = unsent
@@ -119,6 +119,7 @@ cdef inline bint _blocked(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_INLINE _open(Loop* loop, Conn* c) noexcept nogil:
+    """Checks everything that an open connection may be late with, and arms its timer for the next check."""
     cdef uint32_t next_look, refs, end, late
     next_look = _keepalive(loop, c)
     if next_look == 0:
@@ -142,8 +143,8 @@ cdef inline SE_INLINE _open(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_COLD _handshake(Loop* loop, Conn* c) noexcept nogil:
-    """A handshake timed out: the head is late, or was not handled in time. A client that has sent nothing, such as a
-    browser that connects in advance, gets no 408 (RFC 9110 §15.5.9): it is just closed."""
+    """Ends a handshake that timed out: the head is late, or was not handled in time. A client that has sent nothing,
+    such as a browser that connects in advance, gets no 408 (RFC 9110 §15.5.9): its connection is just closed."""
     if c.phase.arriving.refusal:
         listener_turn_away(loop, c, 400 + c.phase.arriving.refusal)
         return
@@ -158,7 +159,7 @@ cdef inline SE_COLD _handshake(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void _fire(Loop* loop, Conn* c) noexcept nogil:
-    """A connection's timer has fired: does what is due, and arms it again."""
+    """Does what is due when a connection's timer fires; that arms it again."""
     if c.state == CONN_OPEN:
         _open(loop, c)
     elif c.state == CONN_JOINING:
@@ -198,7 +199,7 @@ cdef inline uint32_t _timers_turn(const Loop* loop) noexcept nogil:
 
 
 cdef inline void keepalive_run(Loop* loop) noexcept nogil:
-    """Fires timers that are due, spread over their tick. In each iteration."""
+    """Runs in each iteration: fires due timers, spread over their tick."""
     cdef uint32_t slot, budget = TIMERS_PER_TURN
     if not keepalive_hurry(loop):
         if loop.timers_ms == loop_ms(loop):

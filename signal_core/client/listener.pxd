@@ -1,7 +1,7 @@
-"""Listeners: accepting connections, and refusing those for which there is no quota, memory or descriptor.
+"""Accepts connections, and refuses those for which there is no quota, memory or descriptor. Runs on each loop.
 
-A client that can be given a reason is never just reset. Over a limit, without memory or descriptors, and while the
-engine stops, it gets 503; then our side is shut down, and its input is read before the socket is closed.
+A client that can be given a reason is never just reset. Over a limit, without memory or descriptors, and during a
+shutdown, it gets 503 or 429. Then our side is shut down, and its input is read before the socket is closed.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -41,7 +41,7 @@ cdef enum:
 
 
 cdef inline uint32_t _tag(Loop* loop) noexcept nogil:
-    """32 random bits."""
+    """Returns 32 random bits."""
     if loop.ntags == 0:
         while getrandom(loop.tags, sizeof(loop.tags), 0) != sizeof(loop.tags):
             pass
@@ -50,11 +50,11 @@ cdef inline uint32_t _tag(Loop* loop) noexcept nogil:
     return loop.tags[loop.ntags]
 
 
-# -- turning away --
+# -- refusing --
 
 cdef inline void _shed(Loop* loop, int fd) noexcept nogil:
-    """Answers a socket that can't be kept, with 503 or to its health check, and closes it. Its input is read first:
-    closing a socket with unread input resets the answer."""
+    """Answers a socket that can't be kept, with 503 or to its health check, and closes it. Reads its input before,
+    because closing a socket with unread input resets the connection, and the answer is lost."""
     cdef char text[UPGRADE_ANSWER]
     cdef Upgrade u
     cdef ssize_t n = recv(fd, loop.input, READ_BUFFER, MSG_DONTWAIT)
@@ -71,7 +71,7 @@ cdef inline void _shed(Loop* loop, int fd) noexcept nogil:
 
 
 cdef inline SE_COLD listener_turn_away(Loop* loop, Conn* c, int status) noexcept nogil:
-    """Refuses a connection during its handshake with this status, and lets it linger until the client has closed."""
+    """Refuses a handshake with this status, UNHANDLED or UNDECIDED. The connection lingers until the client closes."""
     cdef char text[UPGRADE_ANSWER]
     cdef size_t n = response_refuse(status, text, UPGRADE_ANSWER)
     if status % STATUS_MOST == 503:
@@ -89,8 +89,8 @@ cdef inline SE_COLD listener_turn_away(Loop* loop, Conn* c, int status) noexcept
 # -- out of descriptors --
 
 cdef inline void _mask(Loop* loop, bint mask) noexcept nogil:
-    """Switches the listeners' epoll events off or on. They are off while clients wait in the accept backlog, because
-    level-triggered epoll would report them in every iteration."""
+    """Switches the listeners' epoll events off or on. They are off while clients must wait in the accept backlog,
+    because level-triggered epoll would report them in every iteration."""
     cdef epoll_event event
     cdef uint32_t i
     if loop.accept.masked == mask:
@@ -103,7 +103,7 @@ cdef inline void _mask(Loop* loop, bint mask) noexcept nogil:
 
 
 cdef inline void _look_away(Loop* loop) noexcept nogil:
-    """Ignores the listeners until the next tick: without a descriptor, clients can't even be refused."""
+    """Ignores the listeners until the next tick, because without a descriptor clients can't even be refused."""
     if not loop.accept.looks_away:
         loop.accept.looks_away = True
         loop.n[C_LISTENERS_PAUSED] += 1
@@ -111,7 +111,7 @@ cdef inline void _look_away(Loop* loop) noexcept nogil:
 
 
 cdef inline void listener_look_again(Loop* loop) noexcept nogil:
-    """Listens again, in the next tick. Opens the reserve first: without it the next client could not be refused."""
+    """Undoes _look_away, in the next tick. Opens the reserve first: without it the next client could not be refused."""
     listener_open_reserve(loop)
     loop.accept.looks_away = False
     _mask(loop, loop.accept.paced)
@@ -125,7 +125,7 @@ cdef inline bint listener_open_reserve(Loop* loop) noexcept nogil:
 
 
 cdef inline int _shed_with_reserve(Loop* loop, int listener) noexcept nogil:
-    """Out of descriptors: lends the reserve to refuse one socket. Returns ACCEPT_*."""
+    """Refuses one client with the reserve descriptor, because no other is free. Returns ACCEPT_*."""
     cdef int fd, failed
     if not listener_open_reserve(loop):
         return ACCEPT_CANNOT
@@ -144,7 +144,7 @@ cdef inline int _shed_with_reserve(Loop* loop, int listener) noexcept nogil:
 # -- limits --
 
 cdef inline bint _take_quota(Hub* hub) noexcept nogil:
-    """Whether there is a place of max-connections, which is taken then. Who is turned away never has one."""
+    """Counts one more connection against max-connections. False: the limit is reached."""
     cdef uint64_t taken = se_load_relaxed(&hub.quota_used)
     while taken < hub.set.max_connections:
         if se_cas_relaxed(&hub.quota_used, &taken, taken + 1):
@@ -169,8 +169,9 @@ cdef inline int _admit(Loop* loop, Conn* c) noexcept nogil:
 # -- accepting --
 
 cdef inline void _hesitate(Loop* loop, Conn* c, int status) noexcept nogil:
-    """Turns a new connection away for a limit, once its head is there and asks for no health check: HEALTHS_PER_TICK
-    have HEALTH_TICKS for their head where it is not there yet. It has no place of max-connections meanwhile."""
+    """Refuses a new connection over a limit with this status, unless its head asks for a health check. If the head has
+    not arrived, it may arrive within HEALTH_TICKS, for HEALTHS_PER_TICK connections per tick. Meanwhile the connection
+    does not count against max-connections."""
     conn_release_quota(loop, c)
     c.phase.arriving.refusal = <uint8_t>(status - 400)
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + HEALTH_TICKS)
@@ -180,7 +181,7 @@ cdef inline void _hesitate(Loop* loop, Conn* c, int status) noexcept nogil:
 
 
 cdef inline void _adopt(Loop* loop, int fd) noexcept nogil:
-    """Makes a connection of an accepted socket, and reads at once, because the handshake has usually arrived."""
+    """Makes a connection of an accepted socket, and reads it at once, because the handshake has usually arrived."""
     cdef Hub* hub = loop.hub
     cdef Conn* c
     cdef epoll_event event
@@ -210,9 +211,9 @@ cdef inline void _adopt(Loop* loop, int fd) noexcept nogil:
 
 
 cdef inline int _starved(Loop* loop, int listener) noexcept nogil:
-    """Something is queued on a listener, and there is no descriptor for it. ACCEPT_*.
+    """Handles a listener with clients waiting and no descriptor for them. Returns ACCEPT_*.
 
-    The first to find that waits for ACCEPT_WAIT_MS: what a client wants is to be read before it is turned away.
+    The first time it only waits ACCEPT_WAIT_MS: then the requests have arrived, and health checks can be answered.
     """
     cdef int found
     if not loop.accept.sheds and not loop.accept.shut:
@@ -227,7 +228,8 @@ cdef inline int _starved(Loop* loop, int listener) noexcept nogil:
 
 
 cdef inline int _take(Loop* loop, uint32_t which, uint64_t paid) noexcept nogil:
-    """Accepts the connection that has waited longest at a listener; `paid` is from accept_pacing_allows. ACCEPT_*."""
+    """Accepts the connection that has waited longest at a listener; `paid` is from accept_pacing_allows. Returns
+    ACCEPT_*."""
     cdef int fd = parking_pop(&loop.accept.lots[which]), failed = 0
     if fd < 0:
         fd = accept4(loop.accept.listeners[which], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
@@ -250,8 +252,8 @@ cdef inline int _take(Loop* loop, uint32_t which, uint64_t paid) noexcept nogil:
 
 
 cdef inline void _park(Loop* loop, uint32_t which) noexcept nogil:
-    """Of one listener, while the pace lets nobody in: answers health checks of those who wait, and parks those who are
-    in the kernel's queue, ACCEPTS of them."""
+    """While the pace allows no connection: answers health checks of a listener's parked clients, and parks up to
+    ACCEPTS clients from the kernel's queue."""
     cdef uint32_t budget = PARK_LOOKS, _i
     cdef Lot* lot = &loop.accept.lots[which]
     cdef int fd = parking_next(loop, lot, &budget)
@@ -267,7 +269,7 @@ cdef inline void _park(Loop* loop, uint32_t which) noexcept nogil:
 
 
 cdef inline int listener_accept(Loop* loop, uint32_t which) noexcept nogil:
-    """Takes those who wait at a listener, ACCEPTS of them in this iteration. ACCEPT_*."""
+    """Accepts waiting clients of a listener, at most ACCEPTS. Returns ACCEPT_*."""
     cdef uint64_t paid
     cdef int found, _i
     accept_pacing_look(loop)
@@ -285,12 +287,13 @@ cdef inline int listener_accept(Loop* loop, uint32_t which) noexcept nogil:
 
 
 cdef inline void listener_accept_paced(Loop* loop) noexcept nogil:
-    """While it is paced: takes those who waited, as many as the pace allows by now; each listener is the first in turn.
+    """While accepting is paced: accepts as many waiting clients as the pace allows. Another listener is the first each
+    time.
 
-    Not more often than a loop that sleeps would wake for it: a busy one would take all that is allowed.
+    At most every ACCEPT_WAIT_MS, as often as a sleeping loop wakes for it: otherwise a busy loop would use up the pace.
     """
     cdef uint32_t i, ms = loop_ms(loop)
-    cdef bint _shed = loop.accept.sheds
+    cdef bint sheds = loop.accept.sheds
     if ms - loop.accept.paced_ms < ACCEPT_WAIT_MS and not loop.accept.shut:
         return
     loop.accept.paced = False
@@ -298,6 +301,6 @@ cdef inline void listener_accept_paced(Loop* loop) noexcept nogil:
     loop.accept.paced_first += 1
     for i in range(loop.accept.nlisteners):
         listener_accept(loop, (loop.accept.paced_first + i) % loop.accept.nlisteners)
-    if _shed:  # who found that there is no descriptor just now has yet to wait
+    if sheds:  # not if descriptors ran out during this call: those clients still have their ACCEPT_WAIT_MS
         loop.accept.sheds = False
     _mask(loop, loop.accept.paced or loop.accept.looks_away)

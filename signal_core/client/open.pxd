@@ -1,4 +1,4 @@
-"""The end of a handshake: the rooms that it asks for, 101, HELLO; or a refusal."""
+"""Ends a handshake: joins its rooms and sends 101 and HELLO, or refuses it. Runs on the connection's loop."""
 
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcpy
@@ -28,7 +28,7 @@ from signal_core.wire.response cimport response_accept_key, response_upgrade
 
 
 cdef inline void open_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
-    """A health check, or a refusal: the answer is the last that it hears."""
+    """Sends the answer to a health check or OPTIONS, or a refusal; the connection then lingers until it is closed."""
     cdef char text[UPGRADE_ANSWER]
     cdef size_t n = response_upgrade(u, text, UPGRADE_ANSWER)
     if u.status % STATUS_MOST == 503:
@@ -39,7 +39,8 @@ cdef inline void open_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcep
 
 
 cdef inline int open_origin(Loop* loop, const Conn* c, const Upgrade* u) noexcept nogil:
-    """The HTTP status for where it comes from, a browser's page and a proxy's client; 0 is good."""
+    """Checks a handshake's Origin, and the client's address behind a proxy. Returns 0, or the HTTP status to refuse it
+    with."""
     if not origin_allowed(loop.hub, u):
         loop.n[C_ORIGINS_REFUSED] += 1
         return 403
@@ -50,7 +51,8 @@ cdef inline int open_origin(Loop* loop, const Conn* c, const Upgrade* u) noexcep
 
 
 cdef inline int open_user(Loop* loop, Conn* c, const uint8_t* user, uint32_t n) noexcept nogil:
-    """Puts a connection that is in no room yet into that of its user. An HTTP status where it can't: 0 is good."""
+    """Joins a connection that is in no room yet to the room of its user, a name of `n` bytes; 0: it has no user.
+    Returns 0, or the HTTP status to refuse it with."""
     cdef char name[ROOM_MAX]
     cdef RoomEntry* entry
     cdef int waits
@@ -76,14 +78,15 @@ cdef inline int open_user(Loop* loop, Conn* c, const uint8_t* user, uint32_t n) 
 
 
 cdef inline int _room_denied(Loop* loop, Upgrade* u) noexcept nogil:
+    """Counts a room that the token does not allow. Returns the HTTP status."""
     loop.n[C_AUTH_DENIED] += 1
     u.why = b"the token does not allow it."
     return 403
 
 
 cdef inline int _rooms(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
-    """Joins the rooms of the URL; c.phase.joining.waiting is how many NATS has yet to confirm. An HTTP status where it
-    can't, and `u` says which room and why: 0 is good."""
+    """Joins the rooms of the URL; c.phase.joining.waiting counts those that NATS has yet to confirm. Returns 0, or the
+    HTTP status to refuse it with; then `u` has the room and the reason."""
     cdef char name[ROOM_MAX + 1]
     cdef const char* query = u.query
     cdef size_t left = u.query_len
@@ -115,7 +118,7 @@ cdef inline int _rooms(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
 
 
 cdef inline void _open(Loop* loop, Conn* c, const Upgrade* u, Packet* packet) noexcept nogil:
-    """Switches to WebSocket: 101, in `msg`, and HELLO once its rooms are confirmed."""
+    """Switches to WebSocket: queues 101, in `packet`, and HELLO once the rooms are confirmed."""
     packet.size = <uint32_t>response_accept_key(u, <char*>packet.data)
     c.flags |= FLAG_WEBSOCKET
     loop.n[C_CONNECTIONS] += 1
@@ -134,7 +137,8 @@ cdef inline void _open(Loop* loop, Conn* c, const Upgrade* u, Packet* packet) no
 
 
 cdef inline bint open_finish(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
-    """Opens a connection of which all but the rooms is judged, or refuses it; whether it is open."""
+    """Opens a connection, or refuses it with u.status. Everything but the rooms of the URL has been checked. Returns
+    whether it was upgraded."""
     cdef Packet* packet = NULL
     if u.status == 0:
         u.status = _rooms(loop, c, u)

@@ -1,14 +1,12 @@
-"""Where a handshake comes from: its Origin against the list, its address behind trusted proxies, bounded or not.
+"""Whether the Origin of a handshake is allowed (RFC 6454).
 
-The lists are the Hub's: written before the loops start, freed after they have ended.
+The list is the Hub's: written before the loops start, freed after they have ended.
 """
 
 from libc.string cimport memchr
 from signal_core.tables.state cimport Hub
 from signal_core.wire.handshake cimport Upgrade
 
-
-# -- Origin --
 
 cdef inline char _lower(char c) noexcept nogil:
     return c | 0x20 if c'A' <= c <= c'Z' else c
@@ -23,7 +21,7 @@ cdef inline bint _same_lower(const char* p, const char* rule, size_t n) noexcept
 
 
 cdef inline bint _host_run(const char* p, size_t n) noexcept nogil:
-    """Whether all of it may stand in a host's name."""
+    """Whether the text is not empty and has only characters of a host's name."""
     cdef size_t i
     cdef char c
     for i in range(n):
@@ -34,7 +32,7 @@ cdef inline bint _host_run(const char* p, size_t n) noexcept nogil:
 
 
 cdef inline bint origin_matches(const char* rule, size_t rule_n, const char* p, size_t n) noexcept nogil:
-    """A rule is in lower case; its `*` stands for one label of a host or more."""
+    """Whether an origin matches a rule, which is in lower case. A `*` in it stands for one or more labels of a host."""
     cdef const char* star = <const char*>memchr(rule, c'*', rule_n)
     cdef size_t before, after
     if star == NULL:
@@ -46,7 +44,8 @@ cdef inline bint origin_matches(const char* rule, size_t rule_n, const char* p, 
 
 
 cdef inline bint origin_allowed(const Hub* hub, const Upgrade* u) noexcept nogil:
-    """Without a list anything is. Who sends no Origin is no browser, and could claim any: it is let in."""
+    """Whether the list allows this Origin. Without a list any is allowed. So is a request without Origin: only browsers
+    have to send it, and other clients could send any."""
     cdef const char* rule = hub.origins
     cdef const char* end = rule + hub.origins_len
     cdef const char* stop

@@ -1,9 +1,9 @@
-"""Parking: connections that wait for the accept pace are accepted, so that health checks are answered meanwhile.
+"""Parks connections that wait for the accept pace: accepts them, so that health checks are answered meanwhile.
 
 A health check is recognized by its request, which can only be read from an accepted socket. So while accepting is
-paced, connections are taken from the accept backlog, at most PARKED, and their first bytes are peeked at, but left in
-the socket. A health check is answered at once. The others wait, the oldest first, until the pace allows them. A parked
-socket takes a descriptor and 8 bytes; it has no Conn, and is not in epoll.
+paced, up to PARKED connections per listener are taken from the accept backlog, and their first bytes are peeked at, but
+left in the socket. A health check is answered at once. The others wait until the pace allows them, the oldest first. A
+parked socket takes a descriptor and 8 bytes; it has no Conn, and is not in epoll. Each loop parks those it accepted.
 """
 
 from libc.stdint cimport uint32_t
@@ -28,7 +28,8 @@ cdef enum:
 
 
 cdef inline bint parking_health_allowed(Loop* loop) noexcept nogil:
-    """Counts a health check of a client beyond a limit or the pace. False: this tick has had HEALTHS_PER_TICK."""
+    """Counts a client over a limit or the pace that is served for its health check. False: this tick has had
+    HEALTHS_PER_TICK of them."""
     if loop.accept.healths_tick != loop.tick:
         loop.accept.healths_tick = loop.tick
         loop.accept.healths = 0

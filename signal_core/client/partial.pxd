@@ -1,8 +1,8 @@
-"""Input that has come in part: what is kept of it, and for how long.
+"""Keeps input that is incomplete, and limits the time for the rest of it. Runs on the connection's loop.
 
-Frames and messages in part are kept in memory that all clients share (input-total), so each has a time limit:
-message-timeout, from the first byte of a message to its last. The connection's one timer looks at it, and is armed for
-it only while something is kept.
+Incomplete frames and messages take memory that all clients share (input-total), so message-timeout limits the time from
+the first byte of a message to its last. The connection's timer checks it, and is armed for it only while something is
+kept.
 """
 
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
@@ -29,7 +29,7 @@ from signal_core.wire.handshake cimport Upgrade
 # -- what is kept --
 
 cdef inline SE_COLD partial_no_memory(Loop* loop, Conn* c) noexcept nogil:
-    """What it said can't be kept."""
+    """Ends a connection whose input can't be kept: 503 before the upgrade, then a close with Loop.input_code."""
     cdef Upgrade u
     if c.state == CONN_AUTHENTICATING:
         auth_refuse(loop, c, 503)
@@ -43,14 +43,14 @@ cdef inline SE_COLD partial_no_memory(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void partial_arm(Loop* loop, Conn* c, const Buffer* part) noexcept nogil:
-    """Has the timer look at an open connection by the end of the time of what it said in part."""
+    """Arms an open connection's timer for the deadline of its incomplete input."""
     if loop.hub.set.message and c.state == CONN_OPEN:
         wheel_arm_by(&loop.wheel, &loop.slab, c.slot, part.since + loop.hub.set.message)
 
 
 cdef inline void _part_store(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need,
                              bint fresh) noexcept nogil:
-    """partial_keep, where there is something to keep."""
+    """partial_keep, if there is something to keep."""
     cdef Buffer* kept = c.pending
     if kept != NULL and p >= kept.data and p < kept.data + kept.size:
         memmove(kept.data, p, n)
@@ -70,8 +70,8 @@ cdef inline void _part_store(Loop* loop, Conn* c, const uint8_t* p, size_t n, ui
 cdef inline void partial_keep(
     Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need, bint fresh,
 ) noexcept nogil:
-    """Keeps the input left over, which may lie in c.pending itself; the buffer goes when there is none. `fresh`: what
-    came before is done with."""
+    """Keeps the `n` bytes left over at `p`, which may lie in c.pending; frees the buffer if `n` is 0. `need`: bytes of
+    the whole frame, 0 if not known. `fresh`: input before them was handled, so their time begins now."""
     if n != 0 and c.state < CONN_LINGER:
         _part_store(loop, c, p, n, need, fresh)
         return
@@ -82,7 +82,7 @@ cdef inline void partial_keep(
 # -- for how long --
 
 cdef inline SE_COLD _conn_fail_late(Loop* loop, Conn* c) noexcept nogil:
-    """As conn_close_failed with 1008, and a Close frame that says why (RFC 6455 §5.5.1)."""
+    """conn_close_failed with 1008, and a reason in the Close frame (RFC 6455 §5.5.1)."""
     cdef const char* reason = b"a message did not arrive within message-timeout"
     cdef size_t n = strlen(reason)
     cdef uint8_t* body
@@ -96,19 +96,19 @@ cdef inline SE_COLD _conn_fail_late(Loop* loop, Conn* c) noexcept nogil:
         extra.close_code = 1008
     conn_answer(loop, c, packet)
     if c.state != CONN_DEAD:
-        c.state = CONN_CLOSING  # our Close frame is said
+        c.state = CONN_CLOSING  # our Close frame is queued: conn_close_failed queues no other
         conn_close_failed(loop, c, 1008)
 
 
 cdef inline bint _part_waits(const Conn* c) noexcept nogil:
-    """Whether what is kept of a connection's input waits for the loop, and not for the client."""
+    """Whether the rest of incomplete input waits for the loop, not for the client."""
     if c.flags & FLAG_PAUSED:
         return not c.flags & FLAG_BLOCKED
     return c.flags & (FLAG_READY | FLAG_PARTS) == FLAG_READY
 
 
 cdef inline bint partial_unread(const Conn* c) noexcept nogil:
-    """Whether some of its input has reached this machine, and was not read yet."""
+    """Whether some of the connection's input is on this machine and was not handled yet."""
     cdef int waits = 0
     if c.flags & FLAG_READY:
         return True
@@ -117,12 +117,11 @@ cdef inline bint partial_unread(const Conn* c) noexcept nogil:
 
 
 cdef inline uint32_t _part_due(Loop* loop, Conn* c, Buffer* part) noexcept nogil:
-    """Fails an open connection whose message is late. The tick to look again; 0: never.
+    """Fails an open connection whose message is late. Returns the tick of the next check; 0: none is needed.
 
-    While the loop does not read a connection for reasons of its own, its time stands still, with PART_AGAIN_TICKS left
-    at least. One that does not take its answers is not read either, but that is its own doing. A loop that is late at
-    reading may find the rest in its socket, so there is as much time again for that, and no more: a client can keep
-    itself waiting for its turn by pings amid a message.
+    While the loop leaves the connection unread, at least PART_AGAIN_TICKS of its time remain. This does not apply to a
+    client that is not read because it does not take its answers. If unread input waits, which may be the rest, the time
+    is doubled, but no more: a client that sends pings within a message would always have unread input.
     """
     cdef int32_t patience = <int32_t>loop.hub.set.message, passed
     if patience == 0 or c.state != CONN_OPEN:
@@ -146,7 +145,7 @@ cdef inline uint32_t _part_due(Loop* loop, Conn* c, Buffer* part) noexcept nogil
 
 
 cdef inline uint32_t partial_due(Loop* loop, Conn* c) noexcept nogil:
-    """_part_due of one that has input in part; 0 for any other."""
+    """Fails a connection whose incomplete message is late. Returns the tick of the next check; 0: none is needed."""
     if c.flags & FLAG_PARTS:
         return _part_due(loop, c, slab_whole(&loop.slab, c).message)
     return _part_due(loop, c, c.pending) if c.pending != NULL else 0

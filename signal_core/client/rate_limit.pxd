@@ -1,19 +1,21 @@
-"""Messages a second: a token bucket for each connection."""
+"""Limits a connection's messages per second (max-rate), by a token bucket in its Extra. Runs on its loop."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from signal_core.client.input_buffer cimport TOKEN
 from signal_core.delivery.conn cimport conn_extra
 from signal_core.tables.conn_table cimport FLAG_WHOLE, Conn, Extra, slab_whole
 from signal_core.tables.state cimport Loop
 
+cdef enum:
+    TOKEN = 10                # units of the bucket that a message takes: max-rate units are added each tick
+
 
 cdef inline bint rate_limit_take(Loop* loop, Conn* c) noexcept nogil:
-    """Whether one message more is within max-rate; takes its tokens. Where no rate is set there is no bucket."""
+    """Whether one more message is within max-rate, which then counts it. Always true without a max-rate."""
     return loop.hub.set.rate == 0 or _bucket_pay(loop, c)
 
 
 cdef inline bint _bucket_pay(Loop* loop, Conn* c) noexcept nogil:
-    """As rate_limit_take, where a rate is set."""
+    """rate_limit_take, if a max-rate is set. True without memory for the bucket."""
     cdef uint64_t most = <uint64_t>loop.hub.set.burst * TOKEN, tokens = most
     cdef Extra* extra = conn_extra(loop, c)
     if extra == NULL:
@@ -28,6 +30,6 @@ cdef inline bint _bucket_pay(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void rate_limit_give(Loop* loop, Conn* c) noexcept nogil:
-    """What its last message took: that one will be taken again."""
+    """Gives back what the connection's last message took, because it will be handled again."""
     if loop.hub.set.rate and c.flags & FLAG_WHOLE:
         slab_whole(&loop.slab, c).tokens += TOKEN

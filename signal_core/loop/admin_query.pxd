@@ -1,8 +1,8 @@
-"""Operators' queries about a loop's rooms: part of a list, or closing a user's connections.
+"""Answers operators' queries about a loop's rooms: a part of a list, or closing a user's connections. On its thread.
 
 A query (KIND_INQUIRY) is one bounded step. Its answer (EVENT_LISTED) has the cursor of the next query, so the asking
 thread sets the pace and the loop keeps no state. Fields of a query: `target` is its number, `hash` the cursor, `origin`
-what is asked and a value; the data is a room's name, or several, one per line. Without memory there is no answer.
+INQUIRE_* and a value; the data is a room's name, or several, one per line. Without memory there is no answer.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -22,8 +22,8 @@ from signal_core.tables.room_table cimport WORD_LOOPS, WORD_SHIFT, RoomEntry, ro
 from signal_core.tables.state cimport Loop
 
 cdef enum:
-    # The upper half of `origin`. The lower half is a close code, or for lists the most items (upper 16 bits) and the
-    # most bytes (lower 16 bits).
+    # The upper half of `origin`. The lower half is a close code, or for lists the maximum of items (upper 16 bits) and
+    # of bytes (lower 16 bits).
     INQUIRE_ROOMS = 1         # list rooms of which this is the first loop with members; `hash`: index of the next room
     INQUIRE_COUNTS = 2        # count the members on this loop of each room in the data
     INQUIRE_MEMBERS = 3       # list members of the room in the data; `hash`: how many, from the first, are left
@@ -45,7 +45,7 @@ cdef inline bint _is_first_loop(RoomEntry* entry, uint32_t index) noexcept nogil
 cdef inline void _list_rooms(
     Loop* loop, const Packet* asked, uint32_t count, uint32_t most, Packet* told,
 ) noexcept nogil:
-    """Lists names of rooms, but not users' rooms: at most `count`, in at most `most` bytes."""
+    """Lists names of rooms other than users' rooms: at most `count`, in at most `most` bytes."""
     cdef uint64_t at = asked.hash, end = asked.hash + INQUIRY_ROOMS
     cdef uint64_t used = loop.rooms.used
     cdef RoomEntry* entry
@@ -62,7 +62,7 @@ cdef inline void _list_rooms(
 
 
 cdef inline void _count_members(Loop* loop, const Packet* asked, Packet* told) noexcept nogil:
-    """Counts members, of as many rooms as the answer has space for."""
+    """Counts the members of each room in the data, for as many rooms as fit into the answer."""
     cdef const char* name = <const char*>asked.data
     cdef size_t left = asked.size, n
     cdef uint32_t room
@@ -80,7 +80,8 @@ cdef inline void _count_members(Loop* loop, const Packet* asked, Packet* told) n
 
 
 cdef inline uint64_t _members_left(Loop* loop, const Packet* asked, Member** members) noexcept nogil:
-    """Sets `members` to those of the room in the data. Returns how many of them, from the first, are left."""
+    """Sets `members` to those of the room in the data. Returns how many of them, counted from the first, are left to
+    handle."""
     cdef const char* name = <const char*>asked.data
     cdef uint32_t room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, asked.size), name, asked.size)
     cdef uint64_t count
@@ -94,8 +95,8 @@ cdef inline uint64_t _members_left(Loop* loop, const Packet* asked, Member** mem
 cdef inline void _list_members(
     Loop* loop, const Packet* asked, uint32_t count, uint32_t most, Packet* told,
 ) noexcept nogil:
-    """Lists members from the last to the first. The last member replaces one that leaves, so a member that stays is not
-    missed between two steps."""
+    """Lists members from the last to the first. When one leaves, the last takes its index, so a member that stays is
+    not missed between two steps."""
     cdef Member* members = NULL
     cdef uint64_t left = _members_left(loop, asked, &members)
     while left and count and told.size + WHO_MAX + 1 <= most:
@@ -128,7 +129,7 @@ cdef inline void _close_members(Loop* loop, const Packet* asked, uint32_t code, 
 
 
 cdef inline void admin_query_answer(Loop* loop, const Packet* asked) noexcept nogil:
-    """Answers a KIND_INQUIRY, which the caller frees."""
+    """Answers a KIND_INQUIRY, which the caller frees. The answer has at most INQUIRY_TEXT bytes."""
     cdef uint32_t what = <uint32_t>(asked.origin >> 32), value = <uint32_t>asked.origin
     cdef uint32_t most = value & 0xffff, count = value >> 16
     cdef Packet* told = packet_new_heap(&loop.mem, INQUIRY_TEXT, KIND_EVENT)

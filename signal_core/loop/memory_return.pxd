@@ -1,12 +1,13 @@
-"""Memory that clients have left, on its way back to the system.
+"""Returns memory that clients no longer use to the system. Each loop returns its own, on its thread.
 
-malloc keeps what is freed, in the arena of the loop's thread. Once a tick a loop compares what its clients have, as the
-gauges count it, with the most that they had. Where that is TRIM_BYTES less, it waits until it is quiet, and frees what
-it keeps for messages itself. Then it takes as much as they had from malloc, in pieces, a few each tick, tells the
-kernel that their pages are free, and frees them again. malloc_trim would do that in one go, with the arena locked (up
-to half a second for 500 MB), and passes over the end of an arena. It is called afterwards, when little is left for it:
-free pages between blocks that are in use. For that the loop posts EVENT_FREED where TRIM_ALL_BYTES were left: the
-control thread has a thread of its own do it (signal_py/base/memory_return.py).
+malloc keeps freed memory in the arena of the loop's thread. Once a tick a loop compares the memory in use for its
+clients, as the gauges count it, with its peak. If it is TRIM_BYTES below that, the loop waits until it is quiet, and
+shrinks its own pools of packets. Then it allocates the difference again, in pieces over many ticks, tells the kernel
+that their pages are free, and frees them.
+
+malloc_trim would do that in one go, with the arena locked (up to half a second for 500 MB), and would skip the end of
+an arena. It is called only afterwards, for free pages between blocks in use: if TRIM_ALL_BYTES were freed, the loop
+posts EVENT_FREED, and the control thread starts a thread for it (signal_py/base/memory_return.py).
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -23,19 +24,20 @@ from signal_core.tables.codes cimport EVENT_FREED
 from signal_core.tables.state cimport Loop
 
 
-cdef inline uint64_t _leftover_had(const Loop* loop) noexcept nogil:
-    """Bytes of the heap that the loop's clients have now, about."""
+cdef inline uint64_t _memory_in_use(const Loop* loop) noexcept nogil:
+    """Estimates how many bytes of the heap are in use for the loop's clients."""
     return (loop.n[C_BACKLOG_BYTES] + loop.n[C_INPUT_BYTES] + loop.n[C_CONNECTIONS] * TRIM_CONNECTION
             + loop.n[C_MEMBERSHIPS] * TRIM_MEMBERSHIP)
 
 
-cdef inline bint _leftover_is_due(const Loop* loop) noexcept nogil:
-    """Whether memory is being given back, or is to be when it is quiet."""
-    return loop.trim.on or (loop.hub.set.memory_trim and _leftover_had(loop) + TRIM_BYTES <= loop.trim.kept)
+cdef inline bint _trim_is_due(const Loop* loop) noexcept nogil:
+    """Whether memory is being returned, or will be when the loop is quiet."""
+    return loop.trim.on or (loop.hub.set.memory_trim and _memory_in_use(loop) + TRIM_BYTES <= loop.trim.kept)
 
 
-cdef inline bint _leftover_take(Loop* loop) noexcept nogil:
-    """Takes some free memory of this thread's arena, and tells the kernel that it may have it. False: there is more."""
+cdef inline bint _trim_take(Loop* loop) noexcept nogil:
+    """Allocates a tick's share of pieces from the free memory of this thread's arena, and tells the kernel that their
+    pages are free. False: more are due."""
     cdef uint64_t share = TRIM_PIECES + loop.trim.pieces_due // TRIM_SHARE
     cdef void** piece
     while loop.trim.pieces_due and share:
@@ -52,7 +54,7 @@ cdef inline bint _leftover_take(Loop* loop) noexcept nogil:
 
 
 cdef inline bint memory_return_free(Loop* loop, uint64_t most) noexcept nogil:
-    """Hands so many of those pieces back to malloc. False: there are more."""
+    """Frees at most `most` of the allocated pieces. False: there are more."""
     cdef void** piece
     while loop.trim.pieces != NULL and most:
         piece = <void**>loop.trim.pieces
@@ -62,8 +64,9 @@ cdef inline bint memory_return_free(Loop* loop, uint64_t most) noexcept nogil:
     return loop.trim.pieces == NULL
 
 
-cdef inline bint _leftover_waits(Loop* loop) noexcept nogil:
-    """Whether it is too early: the loop is busy, and not for TRIM_LATEST_TICKS yet, or it was done just now."""
+cdef inline bint _trim_waits(Loop* loop) noexcept nogil:
+    """Whether it is too early to return memory: the loop is busy and TRIM_LATEST_TICKS have not passed, or memory was
+    returned less than TRIM_EVERY_TICKS ago."""
     cdef uint64_t done = loop.turn.work - loop.trim.quiet_work
     if loop.trim.fell == 0:
         loop.trim.fell = loop.trim.looked_quiet = loop.tick
@@ -76,28 +79,28 @@ cdef inline bint _leftover_waits(Loop* loop) noexcept nogil:
     return loop.tick < loop.trim.next or (done > TRIM_QUIET and loop.tick - loop.trim.fell < TRIM_LATEST_TICKS)
 
 
-cdef inline void _leftover_give(Loop* loop, uint64_t had) noexcept nogil:
-    """Where much was left, and it is time, begins to give it back."""
-    if had + TRIM_BYTES > loop.trim.kept:
+cdef inline void _trim_begin(Loop* loop, uint64_t used) noexcept nogil:
+    """Begins to return memory if enough of it is free and it is time. `used` is _memory_in_use."""
+    if used + TRIM_BYTES > loop.trim.kept:
         loop.trim.fell = 0
         return
-    if loop.mem.old == NULL and _leftover_waits(loop):
+    if loop.mem.old == NULL and _trim_waits(loop):
         return
     if not memory_shrink(&loop.mem, TRIM_BLOCKS):
         return
-    loop.trim.pieces_due = (loop.trim.kept - had) // TRIM_PIECE
+    loop.trim.pieces_due = (loop.trim.kept - used) // TRIM_PIECE
     loop.trim.on = True
-    loop.trim.all = loop.trim.kept - had >= TRIM_ALL_BYTES
+    loop.trim.all = loop.trim.kept - used >= TRIM_ALL_BYTES
     loop.trim.fell = 0
     loop.trim.next = loop.tick + TRIM_EVERY_TICKS
 
 
-cdef inline void _leftover_go_on(Loop* loop) noexcept nogil:
-    """A tick's part of what is being given back; at its end the control thread is told, where it was much."""
-    cdef uint64_t had = _leftover_had(loop)
-    if not _leftover_take(loop) or not memory_return_free(loop, TRIM_PIECES * 1000):
+cdef inline void _trim_continue(Loop* loop) noexcept nogil:
+    """Does one tick's part of returning memory. At the end, notifies the control thread if it was much."""
+    cdef uint64_t used = _memory_in_use(loop)
+    if not _trim_take(loop) or not memory_return_free(loop, TRIM_PIECES * 1000):
         return
-    loop.trim.kept = TRIM_BYTES if had < TRIM_BYTES else had
+    loop.trim.kept = TRIM_BYTES if used < TRIM_BYTES else used
     loop.trim.on = False
     loop.n[C_MEMORY_TRIMS] += 1
     if loop.trim.all:
@@ -105,19 +108,19 @@ cdef inline void _leftover_go_on(Loop* loop) noexcept nogil:
 
 
 cdef inline void memory_return_look(Loop* loop) noexcept nogil:
-    """Once a tick."""
-    cdef uint64_t had = _leftover_had(loop)
-    if had > loop.trim.kept:
-        loop.trim.kept = had
+    """Runs once a tick: updates the peak, and begins or continues to return memory."""
+    cdef uint64_t used = _memory_in_use(loop)
+    if used > loop.trim.kept:
+        loop.trim.kept = used
     if SE_RARE(loop.trim.on):
-        _leftover_go_on(loop)
+        _trim_continue(loop)
     elif SE_RARE(loop.trim.kept > TRIM_BYTES) and loop.hub.set.memory_trim:
-        _leftover_give(loop, had)
+        _trim_begin(loop, used)
 
 
 cdef inline uint32_t memory_return_patience(const Loop* loop, uint32_t ticks) noexcept nogil:
-    """Ticks to sleep at most, where it would be so many. Looked at anew before each sleep, so that a loop that has
-    nothing to give back is not woken for it."""
-    if SE_RARE(loop.trim.kept > TRIM_BYTES) and ticks > 1 and _leftover_is_due(loop):
+    """Returns how many ticks the loop may sleep, at most `ticks`: 1 while memory is to be returned. Called before each
+    sleep, so that a loop with nothing to return is not woken for it."""
+    if SE_RARE(loop.trim.kept > TRIM_BYTES) and ticks > 1 and _trim_is_due(loop):
         return 1
     return ticks

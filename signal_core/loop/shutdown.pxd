@@ -1,9 +1,9 @@
 """How a loop shuts down: a drain, then a stop, then its end. Runs on the loop's thread.
 
 A drain (KIND_STOP with a time) stops accepting, sends GOAWAY to every client, and closes those that stay, evenly over
-the drain time. The pace counts every client that leaves, by itself or not: at each moment no more are left than the
-remaining time allows. A client that leaves when it likes is not hurried, and clients that are closed arrive at other
-nodes at a bounded rate. Messages flow throughout.
+the drain time. Clients that leave on GOAWAY count as well: at each moment no more are left than the remaining time
+allows. So clients are not closed earlier than necessary, and arrive at other nodes at a bounded rate. Messages flow
+throughout.
 
 A stop (KIND_STOP without a time) ends a drain, stops accepting, and closes every client with 1001. Handshakes in
 progress get 503 after half of the close time.
@@ -99,7 +99,7 @@ cdef inline uint64_t _drain_excess(const Loop* loop) noexcept nogil:
 
 
 cdef inline void _drain_close(Loop* loop) noexcept nogil:
-    """Closes the excess with 1001, slot by slot, only clients that have got GOAWAY; looks at most at GOODBYES_PER_TURN
+    """Closes the excess with 1001, slot by slot, only clients that have got GOAWAY. Visits at most GOODBYES_PER_TURN
     slots."""
     cdef uint64_t excess = _drain_excess(loop)
     cdef int budget = GOODBYES_PER_TURN
@@ -122,7 +122,7 @@ cdef inline void _drain_close(Loop* loop) noexcept nogil:
 # -- a stop --
 
 cdef inline void shutdown_begin_stop(Loop* loop) noexcept nogil:
-    """Begins a stop, which ends a drain. Every client is told within the close time. No effect the second time."""
+    """Begins a stop, which ends a drain. It takes at most the close time. No effect the second time."""
     cdef uint32_t close_ticks = loop.hub.set.close
     if loop.stop.on:
         return
@@ -168,7 +168,7 @@ cdef inline bint shutdown_has_work(const Loop* loop) noexcept nogil:
 
 
 cdef inline void shutdown_step(Loop* loop) noexcept nogil:
-    """The step of an iteration, from the begin of a drain or a stop on."""
+    """Runs in each iteration once a drain or a stop has begun."""
     if loop.drain.on:
         _drain_tell(loop)
         _drain_close(loop)

@@ -1,3 +1,3 @@
-"""The NATS link, which loop 0 owns: connect, TLS, subscriptions, what comes in.
+"""The NATS link, which loop 0 owns: connection, TLS, subscriptions, incoming messages.
 
 Cimports the folders up to route/."""

@@ -1,14 +1,14 @@
-"""What -ERR can say, and what each does. Loop 0 only. Source: nats-server (server/client.go, errors.go, parser.go).
+"""Handles -ERR from NATS. Loop 0 only. Source: nats-server (server/client.go, errors.go, parser.go).
 
-docs/nats.md has the table. What the server ends the connection with is its reason; what it goes on after is told to
-whoever asked for it. Of what is neither, nothing is believed but that NATS said it.
+docs/nats.md has the table. An error that ends the connection becomes the link's reason. One that concerns a message or
+subscription is reported to the client that caused it. Any other is only logged.
 """
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memcpy, strlen
 from posix.strings cimport strncasecmp
 from signal_core.base.counters cimport C_NATS_ERRORS
-from signal_core.base.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_ERRORS_TOLD, PREFIX_SIZE
+from signal_core.base.limits cimport CONTROL_LOOP, DENIED_SUBJECTS, NATS_ERRORS_TOLD, PREFIX_SIZE, RECEIPTS_OWED
 from signal_core.base.sys cimport se_load_relaxed, se_siphash13, se_store_relaxed, se_store_release
 from signal_core.delivery.nats_publish cimport nats_publish_denied
 from signal_core.delivery.outbox cimport outbox_event
@@ -20,11 +20,11 @@ from signal_core.tables.link_state cimport LINK_UP, Link
 from signal_core.tables.state cimport Hub, Loop
 
 cdef enum:
-    ERRORS_TICKS = 10             # of a second, in which NATS_ERRORS_TOLD are told
+    ERRORS_TICKS = 10             # 1 s, in which NATS_ERRORS_TOLD are reported
 
 
 cdef inline void _presence_refused(Loop* loop, const char* subject, size_t n) noexcept nogil:
-    """NATS does not allow a subject: the log says once what that means where it is one of presence."""
+    """Logs what it means that NATS denies a subject of presence. Only once; no effect for other subjects."""
     cdef Hub* hub = loop.hub
     cdef const char* text = (b"NATS does not allow this node to publish presence: presence on other nodes "
                              b"lacks its clients until its NATS user may publish on the presence subjects")
@@ -37,7 +37,8 @@ cdef inline void _presence_refused(Loop* loop, const char* subject, size_t n) no
 
 
 cdef inline void _denied(Loop* loop, const char* text, size_t n) noexcept nogil:
-    """`Permissions Violation for Publish to "<subject>"`: tells whoever asked, and remembers it while connected."""
+    """Handles `Permissions Violation for Publish to "<subject>"`: answers the senders, and refuses the subject until
+    the next connection."""
     cdef Link* link = loop.linked
     cdef Hub* hub = loop.hub
     cdef uint64_t hash, i, count
@@ -52,23 +53,23 @@ cdef inline void _denied(Loop* loop, const char* text, size_t n) noexcept nogil:
     _presence_refused(loop, text + at + 1, end - at - 1)
     hash = se_siphash13(hub.rooms.key, text + at + 1, end - at - 1)
     count = se_load_relaxed(&hub.ndenied)
-    if count < DENIED_SUBJECTS and not nats_publish_denied(hub, hash):  # it objects to each message
+    if count < DENIED_SUBJECTS and not nats_publish_denied(hub, hash):  # NATS reports each message
         se_store_relaxed(&hub.denied[count], hash)
         se_store_release(&hub.ndenied, count + 1)
-    for i in range(256):
+    for i in range(RECEIPTS_OWED):
         if link.receipts.subject[i] == hash and link.receipts.id[i]:
             receipts_tell_peer(loop, link.receipts.id[i], CODE_DENIED, link.receipts.ref[i], link.receipts.size[i])
             link.receipts.id[i] = 0
 
 
 cdef inline bint _says(const char* text, size_t n, const char* lower) noexcept nogil:
-    """Whether a text begins so, in whatever case: that differs between versions of the server."""
+    """Whether a text begins with `lower`, in any case, because versions of the server differ."""
     cdef size_t size = strlen(lower)
     return n >= size and strncasecmp(text, lower, size) == 0
 
 
 cdef inline bint _is_last_word(const char* text, size_t n) noexcept nogil:
-    """Whether the server ends the connection with it, or leaves one that is of no use."""
+    """Whether the server closes the connection after this error, or leaves one that is of no use."""
     return (_says(text, n, b"authorization violation") or _says(text, n, b"authentication ")
             or _says(text, n, b"authorization timeout") or _says(text, n, b"slow consumer")
             or _says(text, n, b"user authentication ") or _says(text, n, b"account authentication ")
@@ -83,14 +84,14 @@ cdef inline bint _is_last_word(const char* text, size_t n) noexcept nogil:
 
 
 cdef inline void _errors_tell(Loop* loop, const char* text, size_t n) noexcept nogil:
-    """To Python, with how many it was not told since the last."""
+    """Reports an error to Python, and how many were only counted since the last report."""
     cdef Link* link = loop.linked
     outbox_event(loop, CONTROL_LOOP, EVENT_NATS_ERROR, 0, link.errors.untold, text, n)
     link.errors.untold = 0
 
 
-cdef inline void _errors_anew(Loop* loop) noexcept nogil:
-    """A second later as many may be told again."""
+cdef inline void _errors_new_second(Loop* loop) noexcept nogil:
+    """Allows NATS_ERRORS_TOLD reports again once a second is over."""
     cdef Link* link = loop.linked
     if loop.tick - link.errors.since >= ERRORS_TICKS:
         link.errors.since = loop.tick
@@ -98,17 +99,17 @@ cdef inline void _errors_anew(Loop* loop) noexcept nogil:
 
 
 cdef inline void errors_tick(Loop* loop) noexcept nogil:
-    """Each tick: how many could not be told within the last second."""
+    """Each tick: reports how many errors of the last second were only counted."""
     cdef Link* link = loop.linked
     if link.errors.untold:
-        _errors_anew(loop)
+        _errors_new_second(loop)
         if link.errors.told == 0:
             link.errors.told = 1
             _errors_tell(loop, b"", 0)
 
 
 cdef inline void errors_take(Loop* loop, const char* text, size_t n) noexcept nogil:
-    """An -ERR."""
+    """Handles an -ERR with a text of `n` bytes."""
     cdef Link* link = loop.linked
     cdef size_t size = n if n < sizeof(link.reason) - 1 else sizeof(link.reason) - 1
     loop.n[C_NATS_ERRORS] += 1
@@ -120,11 +121,11 @@ cdef inline void errors_take(Loop* loop, const char* text, size_t n) noexcept no
         return
     if _says(text, n, b"maximum subscriptions exceeded"):
         if link.state == LINK_UP:
-            link.limit.over += 1  # which, its PONG tells: sub_limit.pxd
+            link.limit.over += 1  # the next PONG tells for which SUB: sub_limit.pxd
         else:
             connect_end(loop, connect_too_few_subs())
         return
-    _errors_anew(loop)
+    _errors_new_second(loop)
     if link.errors.told < NATS_ERRORS_TOLD:
         link.errors.told += 1
         _errors_tell(loop, text, n)

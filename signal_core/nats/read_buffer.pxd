@@ -1,4 +1,4 @@
-"""The link's read buffer: bounded, whatever a server sends, and small again afterwards. Loop 0 only."""
+"""The link's read buffer. Its size is limited whatever the server sends, and shrinks afterwards. Loop 0 only."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport realloc
@@ -9,11 +9,11 @@ from signal_core.tables.state cimport Loop
 from signal_core.wire.nats_proto cimport NATS_HMSG, NATS_MSG, NatsOp, nats_proto_control_line, nats_proto_need
 
 cdef enum:
-    BUFFER_SPARE = 4096           # bytes that there is room for beside what is needed
+    BUFFER_SPARE = 4096           # bytes of room for a read, beside what is needed
 
 
 cdef inline bint _is_oversize(const Loop* loop, const NatsOp* op) noexcept nogil:
-    """Whether a message is not kept: no member may have it, and presence has none so large."""
+    """Whether a message is too large to keep: it is over max-message, and larger than any message of presence."""
     cdef uint64_t most = loop.hub.set.max_message if loop.hub.set.max_message > NATS_KEPT else NATS_KEPT
     return op.payload_len > most or op.headers_len > NATS_HEADERS_KEPT
 
@@ -21,7 +21,8 @@ cdef inline bint _is_oversize(const Loop* loop, const NatsOp* op) noexcept nogil
 cdef inline bint read_buffer_oversize(
     const Loop* loop, const char* p, size_t n, NatsOp* op, size_t* need,
 ) noexcept nogil:
-    """Whether p starts with a message that is not kept. `need`: its control line, and headers where those are."""
+    """Whether the `n` bytes at `p` start with a message that is too large to keep. Then `need` is the size of its
+    control line and of its headers, unless these are too large as well."""
     cdef int64_t line = nats_proto_control_line(p, n, op)
     if line < 0 or (op.kind != NATS_MSG and op.kind != NATS_HMSG) or not _is_oversize(loop, op):
         return False
@@ -34,7 +35,7 @@ cdef inline bint read_buffer_oversize(
 
 
 cdef inline void read_buffer_skip(Link* link) noexcept nogil:
-    """Passes over what is in the buffer of a message that is not kept."""
+    """Skips what the buffer has of a message that is too large to keep."""
     cdef uint32_t here = link.input.used - link.input.start
     if link.input.skip < here:
         here = <uint32_t>link.input.skip
@@ -43,7 +44,7 @@ cdef inline void read_buffer_skip(Link* link) noexcept nogil:
 
 
 cdef inline size_t _buffer_need(const Loop* loop) noexcept nogil:
-    """Bytes of the operation at the buffer's beginning that must be there; 0 where that is not known."""
+    """Returns how many bytes of the operation at the buffer's start are needed to handle it; 0: not known."""
     cdef const Link* link = loop.linked
     cdef NatsOp op
     cdef size_t need
@@ -53,8 +54,8 @@ cdef inline size_t _buffer_need(const Loop* loop) noexcept nogil:
 
 
 cdef inline bint read_buffer_room(Loop* loop) noexcept nogil:
-    """Moves what is left over to the front, and grows the buffer where the next operation needs it. False without
-    memory."""
+    """Makes room for a read: moves leftover bytes to the front, and grows the buffer if the next operation needs it.
+    False: no memory."""
     cdef Link* link = loop.linked
     cdef uint32_t left = link.input.used - link.input.start
     cdef size_t need
@@ -79,7 +80,7 @@ cdef inline bint read_buffer_room(Loop* loop) noexcept nogil:
 
 
 cdef inline void read_buffer_shrink(Loop* loop) noexcept nogil:
-    """Each tick: a buffer that was large for a message is small again soon after it."""
+    """Each tick: shrinks a buffer that had grown for a large message."""
     cdef Link* link = loop.linked
     cdef uint8_t* shrunk
     if (link.input.size <= NATS_READ_BUFFER or link.input.used > NATS_READ_BUFFER

@@ -1,4 +1,4 @@
-"""SUBs as they are written, and those that NATS refuses because there are too many. Loop 0 only."""
+"""Writes SUBs, and handles those that NATS refuses for its limit on subscriptions (sub_queue.pxd). Loop 0 only."""
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memmove, strlen
@@ -18,25 +18,25 @@ from signal_core.tables.state cimport Loop
 # -- writing --
 
 cdef inline bint sub_limit_reserve_sent(Link* link) noexcept nogil:
-    """Makes room for one more SUB that awaits its PONG. False without memory."""
+    """Makes room for one more SUB that awaits its PONG. False: no memory."""
     return array_reserve_last(&link.limit.sent, &link.limit.sent_head, &link.limit.sent_used, &link.limit.sent_size,
                               sizeof(SentSub), SUBS_AT_FIRST)
 
 
 cdef inline void sub_limit_note_sent(Link* link, uint32_t sid) noexcept nogil:
-    """It goes out before the next PING. There is place for it."""
+    """Notes a SUB written before the next PING, which NATS may refuse until the PONG. After sub_limit_reserve_sent."""
     link.limit.sent[link.limit.sent_used].sid = sid
     link.limit.sent[link.limit.sent_used].ping = link.pinged + 1
     link.limit.sent_used += 1
 
 
 cdef inline RoomEntry* _sid_entry(const Link* link, uint32_t sid) noexcept nogil:
-    """The room of a subscription; NULL: none, or no room's."""
+    """Returns the room with this sid; NULL: there is none."""
     return link.subs.rooms[sid - FIRST_SID] if FIRST_SID <= sid < FIRST_SID + link.subs.used else NULL
 
 
 cdef inline Audience* _sid_audience(const Link* link, uint32_t sid) noexcept nogil:
-    """The room with listeners of a subscription; NULL: none."""
+    """Returns the audience with this sid on the present connection; NULL: there is none."""
     cdef Audience* audience
     if not SID_AUDIENCE <= sid < SID_AUDIENCE + link.presence.audiences_used:
         return NULL
@@ -45,7 +45,7 @@ cdef inline Audience* _sid_audience(const Link* link, uint32_t sid) noexcept nog
 
 
 cdef inline bint _fresh_one(Loop* loop, uint32_t sid) noexcept nogil:
-    """Writes a SUB, unless nobody wants it any more. False without memory."""
+    """Writes a SUB unless it is no longer wanted. False: no memory."""
     cdef Link* link = loop.linked
     cdef RoomEntry* entry = _sid_entry(link, sid)
     cdef Audience* audience = _sid_audience(link, sid)
@@ -63,7 +63,8 @@ cdef inline bint _fresh_one(Loop* loop, uint32_t sid) noexcept nogil:
 
 
 cdef inline void sub_limit_write_fresh(Loop* loop) noexcept nogil:
-    """At the end of the iteration. What there is no memory for is written in a later one, and the PING with it."""
+    """Writes the queued SUBs, at the end of the iteration. Without memory the rest, and the PING behind them, wait for
+    a later one."""
     cdef Link* link = loop.linked
     cdef uint32_t i = 0
     while i < link.limit.fresh_used and _fresh_one(loop, link.limit.fresh[i]):
@@ -75,7 +76,7 @@ cdef inline void sub_limit_write_fresh(Loop* loop) noexcept nogil:
 # -- what NATS refused --
 
 cdef inline void _over_tell(Loop* loop) noexcept nogil:
-    """The log says it when it begins, and not again soon."""
+    """Logs that NATS accepts no more subscriptions, once in OVER_TOLD_TICKS."""
     cdef Link* link = loop.linked
     cdef const char* text = (b"NATS accepts no more subscriptions of this node: joins are answered 'unavailable', and "
                              b"rooms without a subscription are local to this node, until its limit "
@@ -86,8 +87,8 @@ cdef inline void _over_tell(Loop* loop) noexcept nogil:
 
 
 cdef inline bint _over_one(Loop* loop, const SentSub* sent, bint unsure) noexcept nogil:
-    """Takes note that a SUB was refused; False for one that was refused by its name, and so is none of these.
-    `unsure`: it may have been taken, and is given up."""
+    """Notes that a SUB was refused for the limit. False: NATS has denied it by name, so no error about the limit was
+    for it. `unsure`: NATS may have accepted it, so it is unsubscribed."""
     cdef Link* link = loop.linked
     cdef RoomEntry* entry = _sid_entry(link, sent.sid)
     cdef Audience* audience = _sid_audience(link, sent.sid)
@@ -101,10 +102,11 @@ cdef inline bint _over_one(Loop* loop, const SentSub* sent, bint unsure) noexcep
 
 
 cdef inline bint _subs_over(Loop* loop, uint32_t end) noexcept nogil:
-    """NATS had errors for some of the SUBs up to `end`: the last ones. Where a violation of permissions named none that
-    is known, so many more are given up. False where the node's own are among them."""
+    """Gives up the last of the SUBs before index `end` of limit.sent, one for each error about the limit, to be tried
+    again later. For each permission violation that names no known room, one more. False: the node's own SUBs are among
+    those refused."""
     cdef Link* link = loop.linked
-    cdef uint32_t left = link.limit.over + link.limit.unplaced, i = end
+    cdef uint32_t left = link.limit.over + link.limit.unidentified, i = end
     link.limit.full = True
     link.limit.probing = False
     link.limit.spare = 0
@@ -113,17 +115,18 @@ cdef inline bint _subs_over(Loop* loop, uint32_t end) noexcept nogil:
     while i > link.limit.sent_head and left:
         i -= 1
         if link.limit.sent[i].sid < FIRST_SID:
-            if left > link.limit.unplaced:
+            if left > link.limit.unidentified:
                 return False
             left = 0
-        elif _over_one(loop, &link.limit.sent[i], link.limit.unplaced):
+        elif _over_one(loop, &link.limit.sent[i], link.limit.unidentified):
             left -= 1
     _over_tell(loop)
     return True
 
 
 cdef inline void _subs_taken(Loop* loop, uint32_t end) noexcept nogil:
-    """NATS took what was tried up to `end`: more are tried, and who listens where it was late asks who is there."""
+    """NATS accepted the SUBs before index `end` of limit.sent: more are tried, and watchers whose SUB was late query
+    the members on other nodes."""
     cdef Link* link = loop.linked
     cdef Audience* audience
     cdef uint32_t i
@@ -142,8 +145,7 @@ cdef inline void _subs_taken(Loop* loop, uint32_t end) noexcept nogil:
 
 
 cdef inline bint sub_limit_pong(Loop* loop) noexcept nogil:
-    """On a PONG: what NATS took and what it refused of the SUBs before its PING. False where it refuses what the node
-    needs for itself."""
+    """On a PONG: finds out which SUBs before its PING NATS accepted and refused. False: it refused the node's own."""
     cdef Link* link = loop.linked
     cdef uint32_t end = link.limit.sent_head
     cdef bint good = True
@@ -153,13 +155,13 @@ cdef inline bint sub_limit_pong(Loop* loop) noexcept nogil:
         good = _subs_over(loop, end)
     elif SE_RARE(link.limit.full):
         _subs_taken(loop, end)
-    link.limit.over = link.limit.unplaced = 0
+    link.limit.over = link.limit.unidentified = 0
     link.limit.sent_head = end
     return good
 
 
 cdef inline void sub_limit_again(Loop* loop) noexcept nogil:
-    """Each tick: what NATS refused is tried again, as far as it has place, and some of it each second."""
+    """Each tick: tries refused SUBs again, one for each that was given up since, and some each second."""
     cdef Link* link = loop.linked
     cdef uint32_t looks = RESUMES_PER_TURN, at
     cdef RoomEntry* entry

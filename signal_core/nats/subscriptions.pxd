@@ -275,7 +275,7 @@ cdef inline void subscriptions_lost(Loop* loop) noexcept nogil:
     link.subs.resume = 0
     link.subs.syncing = link.limit.full = link.limit.probing = False
     link.limit.fresh_used = link.limit.sent_head = link.limit.sent_used = 0
-    link.limit.over = link.limit.unplaced = link.limit.refused = link.limit.late = 0
+    link.limit.over = link.limit.unidentified = link.limit.refused = link.limit.late = 0
     link.limit.burst = 1
 
 
@@ -358,7 +358,7 @@ cdef inline void subscriptions_denied(Loop* loop, const char* text, size_t n) no
     cdef RoomEntry* entry = _subject_entry(loop, text, n)
     cdef uint32_t i
     if entry == NULL or entry.sub == 0:
-        link.limit.unplaced += 1
+        link.limit.unidentified += 1
         return
     entry.denied = True
     se_store8_release(&entry.confirmed, 0)  # it may have been allowed before

@@ -1,7 +1,7 @@
-"""The NATS link's socket, read and written as it is or through TLS. Loop 0 only.
+"""Reads and writes the NATS link's socket, with or without TLS. Loop 0 only.
 
-With TLS, plaintext is gathered from the queue into one record's worth of bytes and handed to OpenSSL, which may take it
-in several steps. What is in that record counts as written, as what is in the kernel's buffer does.
+With TLS, up to one record of plaintext is gathered from the queue and handed to OpenSSL, which may take it in several
+steps. Bytes in that record count as written, like those in the kernel's buffer.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -41,7 +41,7 @@ cdef enum:
 
 
 cdef inline bint tls_begin(Link* link, void* session) noexcept nogil:
-    """Takes the session over. False without memory (it is freed)."""
+    """Takes over a session, and attaches it to the link's socket. False: no memory, and the session is freed."""
     link.tls.record = <uint8_t*>malloc(TLS_RECORD)
     if link.tls.record == NULL:
         se_tls_free(session)
@@ -53,7 +53,7 @@ cdef inline bint tls_begin(Link* link, void* session) noexcept nogil:
 
 
 cdef inline void tls_end(Link* link) noexcept nogil:
-    """Before the socket is closed; no effect without TLS."""
+    """Frees the session, before the socket is closed. No effect without TLS."""
     if link.tls.session == NULL:
         return
     se_tls_free(link.tls.session)
@@ -62,14 +62,15 @@ cdef inline void tls_end(Link* link) noexcept nogil:
 
 
 cdef inline void tls_free_connect(Loop* loop, Packet* packet) noexcept nogil:
-    """Of a KIND_CONNECT that was not used: with its session."""
+    """Frees a packet that was not handled, and the session of a KIND_CONNECT."""
     if packet.kind == KIND_CONNECT and packet.pointer != NULL:
         se_tls_free(packet.pointer)
     packet_free(&loop.mem, packet)
 
 
 cdef inline ssize_t tls_recv(Loop* loop, void* out, size_t n) noexcept nogil:
-    """Bytes read, 0 or GOT_*. With TLS only GOT_NOTHING says that epoll will tell of more."""
+    """Reads at most `n` bytes. Returns their number, 0 (closed) or GOT_*. With TLS, epoll reports more input only after
+    GOT_NOTHING."""
     cdef Link* link = loop.linked
     cdef ssize_t got
     if link.tls.session == NULL:
@@ -102,7 +103,7 @@ cdef inline void _record_fill(Loop* loop) noexcept nogil:
 
 
 cdef inline int _record_write(Loop* loop) noexcept nogil:
-    """Hands the record to OpenSSL: WROTE_ALL, WROTE_PART (the socket is full) or WROTE_NONE (it is broken)."""
+    """Hands the record to OpenSSL. Returns WROTE_ALL, WROTE_PART (the socket is full) or WROTE_NONE (it is broken)."""
     cdef Link* link = loop.linked
     cdef int took
     while link.tls.record_start < link.tls.record_used:

@@ -89,7 +89,7 @@ cdef struct SubLimit:             # SUBs that NATS may still refuse, and its lim
     uint32_t sent_used
     uint32_t sent_size
     uint32_t over                 # -ERRs about too many subscriptions since the last PONG
-    uint32_t unplaced             # -ERRs since then about a subscription that could not be identified
+    uint32_t unidentified         # -ERRs since then about a subscription that could not be identified
     bint full                     # NATS accepts no more subscriptions, as far as is known
     uint32_t spare                # subscriptions that may be tried all the same
     bint probing                  # more subscriptions are tried than were given up
@@ -142,7 +142,7 @@ cdef struct Link:
     bint more                     # operations are left over from the last iteration
     bint blocked                  # EPOLLOUT is armed
     LinkPresence presence         # presence across nodes
-    uint32_t looked               # tick of the last check for timeouts
+    uint32_t looked               # tick of the last check for expired messages while blocked
     bint dirty                    # something waits to be written
     LinkSubs subs                 # a subscription for each room
     bint asked                    # a keepalive PING is unanswered

@@ -70,7 +70,7 @@ cdef struct Settings:             # durations are in ticks unless they say other
     uint64_t max_connections      # 0: no limit
     uint64_t max_per_address      # connections; 0: no limit
     uint32_t max_per_user         # connections; 0: no limit
-    uint64_t accept_gap           # ns; mean interval between new connections; 0: no limit
+    uint64_t accept_interval      # ns; mean interval between new connections; 0: no limit
     uint64_t yield_shortest       # ns; shortest such interval while new connections yield to messages
     uint64_t yield_longest        # ns; longest one; 0: new connections do not yield
     uint32_t rate                 # messages a second from one connection; 0: no limit
@@ -121,8 +121,8 @@ cdef struct Hub:
     uint64_t connections          # atomic: open sockets on all loops
     uint64_t quota_used           # atomic: how many of them count against max-connections, where it is set
     uint64_t accept_due           # atomic: ns; the time up to which accept-rate has been used
-    uint64_t yield_gap            # atomic: ns; interval between new connections that yield to messages; 0: they do not
-    uint64_t yield_due            # atomic: ns; when yield_gap is adjusted next
+    uint64_t yield_interval       # atomic: ns; interval between new connections that yield to messages; 0: they do not
+    uint64_t yield_due            # atomic: ns; when yield_interval is adjusted next
     Addresses* addresses          # NULL: connections are not counted by address
     uint64_t over[OVER_COUNT]     # atomic: requests over a size limit that are not logged yet
     uint64_t over_size[OVER_COUNT]  # atomic: bytes of the latest one
