@@ -1,4 +1,4 @@
-"""What each packet of a loop's mailbox does, by its kind. Runs on the loop's thread, which owns the packet."""
+"""Handles each packet of a loop's mailbox, by its kind. Runs on the loop's thread, which owns the packet."""
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
@@ -49,8 +49,8 @@ cdef inline void _unwatch(Loop* loop, Conn* c, const char* name, uint32_t n) noe
 
 
 cdef inline void _sub_undo(Loop* loop, Conn* c, Packet* packet) noexcept nogil:
-    """NATS did not take the SUB of a room: the connection leaves it, unless it was a member before and only asked to
-    watch it. No connection leaves its user's room."""
+    """Undoes a SUB that NATS refused: the connection leaves the room, or only stops watching it if it was a member
+    before. No connection leaves its user's room."""
     cdef Ref* ref = refs_find(loop, c, packet_text(packet), packet.text_size) if packet.text_size else NULL
     if packet.data[0] == c"@":
         return
@@ -67,7 +67,7 @@ cdef inline void _sub_undo(Loop* loop, Conn* c, Packet* packet) noexcept nogil:
 
 
 cdef inline void _receipt(Loop* loop, Packet* packet) noexcept nogil:
-    """A KIND_RECEIPT. Its data is the room of a SUB that NATS refused, or empty."""
+    """Handles a KIND_RECEIPT. Its data is the room of a SUB that NATS refused, or empty."""
     cdef Conn* c
     if packet.size:
         c = slab_find(&loop.slab, <uint32_t>(packet.target >> 32) & 0xffffff, <uint32_t>packet.target)
@@ -77,7 +77,7 @@ cdef inline void _receipt(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline void _kick(Loop* loop, const Packet* packet) noexcept nogil:
-    """A KIND_KICK: closes a client, and tells the waiting thread (Loop.kicked) whether it was here."""
+    """Handles a KIND_KICK: closes a client, and reports to the waiting thread (Loop.kicked) whether it was here."""
     cdef Conn* c = conn_of(loop, packet.target)
     if c != NULL:
         loop.n[C_KICKED] += 1
@@ -92,7 +92,7 @@ cdef inline void dispatch_verdict(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline void _dial(Loop* loop, const Packet* packet) noexcept nogil:
-    """Dials an address; without one, does what DIAL_* says."""
+    """Handles a KIND_DIAL: dials the address in its data, or does what DIAL_* says."""
     if packet.size:
         connect_dial(loop, packet.data, packet.size)
     elif packet.hash == DIAL_INFO_TAKEN:
@@ -104,7 +104,7 @@ cdef inline void _dial(Loop* loop, const Packet* packet) noexcept nogil:
 
 
 cdef inline void _task(Loop* loop, Packet* packet) noexcept nogil:
-    """Handles a task that is done with its packet afterwards."""
+    """Handles a task whose packet the caller frees afterwards."""
     if packet.kind == KIND_RECEIPT:
         _receipt(loop, packet)
     elif packet.kind == KIND_AWAIT:

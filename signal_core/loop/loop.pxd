@@ -71,7 +71,7 @@ from signal_core.tables.turns cimport (
 )
 
 
-cdef inline void _loop_inbox(Loop* loop) noexcept nogil:
+cdef inline void _loop_mailbox(Loop* loop) noexcept nogil:
     """Handles packets of the mailbox, at most MAILBOX_PER_TURN."""
     cdef Packet* packet
     cdef int budget = MAILBOX_PER_TURN
@@ -90,8 +90,6 @@ cdef inline void _loop_inbox(Loop* loop) noexcept nogil:
         mailbox_tasks_done(&loop.mailbox, loop.pressure.tasks)
         loop.pressure.tasks = 0
 
-
-# -- the iteration --
 
 cdef inline void _loop_ready(Loop* loop) noexcept nogil:
     """Handles leftover input. A connection that has some left again queues behind those that had no turn."""
@@ -122,6 +120,7 @@ cdef inline void _loop_held(Loop* loop) noexcept nogil:
 
 
 cdef inline void _loop_event(Loop* loop, const epoll_event* event) noexcept nogil:
+    """Handles an epoll event of a listener, the link or a connection."""
     cdef uint32_t slot = <uint32_t>(event.data.u64 >> 32)
     cdef Conn* c
     if slot >= TAG_LISTENER:
@@ -171,9 +170,9 @@ cdef inline void _loop_free(Loop* loop, Conn* c) noexcept nogil:
     slab_free(&loop.slab, c)
 
 
-cdef inline bint _loop_is_left(Loop* loop, Conn* c, uint64_t last) noexcept nogil:
-    """Ends the memberships of a dead connection, except the first (its user's room), until the loop's work reaches
-    `last`. Returns whether the connection can be freed, which is one more unit. False: the units are used up."""
+cdef inline bint _loop_leave_rooms(Loop* loop, Conn* c, uint64_t last) noexcept nogil:
+    """Ends the memberships of a dead connection, except the first, which may be its user's room, until the loop's work
+    reaches `last`. Returns whether the connection can be freed, which is one more unit."""
     while loop.turn.work < last and c.nrooms > 1:
         loop.turn.work += 1
         membership_leave_last(loop, c)
@@ -192,7 +191,7 @@ cdef inline void loop_reap(Loop* loop, uint32_t units) noexcept nogil:
     cdef Conn* c
     while link[0] != NO_SLOT and loop.turn.work < last:
         c = slab_conn(&loop.slab, link[0])
-        if c.flags & (FLAG_DIRTY | FLAG_READY) or not _loop_is_left(loop, c, last):
+        if c.flags & (FLAG_DIRTY | FLAG_READY) or not _loop_leave_rooms(loop, c, last):
             link = &slab_cold(&loop.slab, c.slot).next
             continue
         link[0] = slab_cold(&loop.slab, c.slot).next
@@ -200,7 +199,7 @@ cdef inline void loop_reap(Loop* loop, uint32_t units) noexcept nogil:
 
 
 cdef inline bint _loop_has_work(const Loop* loop) noexcept nogil:
-    """Whether the next iteration has work already, so that it must not sleep; link_patience tells that of the link."""
+    """Whether the next iteration has work already, so that it must not sleep. The link's work is in link_patience."""
     return (loop.taken != NULL or loop.roster.list != NULL or loop.roster.aside != NULL or loop.notices.used
             or loop.turn.ready.used or turns_lanes_wait(loop) or loop.told_head != NULL or loop.dead != NO_SLOT
             or loop.overdue or (loop.accept.shut and shutdown_has_work(loop)))
@@ -353,7 +352,7 @@ cdef inline void _loop_left_over(Loop* loop) noexcept nogil:
     loop.roster.due = MEMBERS_PER_TURN
     if SE_RARE(loop.roster.list != NULL or loop.roster.aside != NULL):
         roster_walk(loop)
-    _loop_inbox(loop)
+    _loop_mailbox(loop)
     if SE_RARE(loop.pressure.waits):
         delayed_release(loop)
         _loop_held(loop)
@@ -362,7 +361,7 @@ cdef inline void _loop_left_over(Loop* loop) noexcept nogil:
 
 
 cdef inline void _loop_tick(Loop* loop) noexcept nogil:
-    """In the first iteration of each tick: what is looked at that often."""
+    """Runs once a tick, in its first iteration: listeners, drop notices, log lines, free memory."""
     if loop.accept.looks_away:
         listener_look_again(loop)
     if missed_any(&loop.missed) and loop.notices.used == 0:

@@ -1,4 +1,4 @@
-"""A loop's thread: what it opens, its main function, and how its memory is freed."""
+"""A loop's thread: its main function, the descriptors that it opens, the memory that it allocates and frees."""
 
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -50,7 +50,7 @@ cdef enum:
 
 
 cdef inline bint _allocate(Loop* loop) noexcept nogil:
-    """Allocates what a loop has and a pseudo-loop has not. False: no memory; thread_end frees."""
+    """Allocates what a loop needs and a pseudo-loop does not. False: no memory; thread_end frees."""
     if loop.index == 0:
         loop.linked = <Link*>calloc(1, sizeof(Link))
         if loop.linked == NULL:
@@ -102,8 +102,8 @@ cdef inline int _listen_v6only(const Hub* hub, uint32_t which) noexcept nogil:
 
 
 cdef inline void _listen_buffer(int fd, int option, uint32_t size) noexcept nogil:
-    """Bounds the kernel's buffer of every socket that this listener accepts: sockets inherit the option. The kernel
-    doubles the value (socket(7)). `size` 0: no bound."""
+    """Limits the kernel's buffer of every socket that this listener accepts: sockets inherit the option. The kernel
+    doubles the value (socket(7)). `size` 0: no limit."""
     cdef int half = <int>(size // 2)
     if size:
         setsockopt(fd, SOL_SOCKET, option, &half, sizeof(half))
@@ -228,7 +228,7 @@ cdef inline void* thread_main(void* argument) noexcept nogil:
 
 
 cdef inline void _free_all(Loop* loop, Packet* packet) noexcept nogil:
-    """Frees a list of packets that no one will handle."""
+    """Frees a list of packets that were not handled."""
     cdef Packet* after
     while packet != NULL:
         after = packet.next
@@ -237,6 +237,7 @@ cdef inline void _free_all(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline void _free_link(Loop* loop) noexcept nogil:
+    """Frees the NATS link and what it owns."""
     _free_all(loop, loop.linked.subs.unsettled)
     free(loop.linked.input.data)
     free(loop.linked.subs.rooms)
