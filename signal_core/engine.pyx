@@ -15,12 +15,12 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid, usleep
 from signal_core.base.counters cimport C_COUNT, C_TAKEN
 from signal_core.base.kinds cimport (
-    DIAL_GIVE_UP, DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK, KIND_NEWS,
-    KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, TELL_PEER,
+    DIAL_GIVE_UP, DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK,
+    KIND_LOCAL_PEER, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, TELL_PEER,
 )
 from signal_core.base.limits cimport (
-    ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, LOOP_INDEXES, MAILS_WAITING, MAX_LISTENERS, MAX_LOOPS,
-    SERVICE_LOOP, TASKS_WAITING, TICK_MS, TLS_REASON_SIZE, YIELD_LEAST, YIELD_MOST,
+    ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, LOCAL_PEER_LOOP, LOOP_INDEXES, MAILS_WAITING, MAX_LISTENERS,
+    MAX_LOOPS, TASKS_WAITING, TICK_MS, TLS_REASON_SIZE, YIELD_LEAST, YIELD_MOST,
 )
 from signal_core.base.memory cimport Packet, memory_check_layout, packet_free, packet_new_heap, packet_text
 from signal_core.base.sys cimport (
@@ -262,7 +262,7 @@ cdef class Core(Mailboxes):
         if self.started and not self.joined:
             self.snapshot_all()
         columns = [self.counters_of(self.hub.loops[i], True) for i in range(self.hub.nloops)]
-        columns.append(self.counters_of(self.service, False))
+        columns.append(self.counters_of(self.local_peer, False))
         state = se_load_relaxed(&self.hub.link)
         return {
             "node": self.hub.node[:self.hub.node_len].decode(),

@@ -20,7 +20,7 @@ cdef class Loops:
 
     cdef Hub* hub
     cdef Loop* control
-    cdef Loop* service
+    cdef Loop* local_peer
     cdef bint started, joined
     cdef int pid
     cdef uint64_t snapshot
@@ -30,7 +30,7 @@ cdef class Loops:
     cdef set watched            # names of those that it watches
     cdef readonly str address
     cdef readonly int control_fd
-    cdef readonly int service_fd
+    cdef readonly int local_peer_fd
 
     def __cinit__(self, dict settings):
         self.pid = getpid()
@@ -45,9 +45,9 @@ cdef class Loops:
         self.fill(settings)
         self.make_loops(settings)
         self.control = self.hub.loops[CONTROL_LOOP]
-        self.service = self.hub.loops[SERVICE_LOOP]
+        self.local_peer = self.hub.loops[LOCAL_PEER_LOOP]
         self.control_fd = self.control.mailbox.wake
-        self.service_fd = self.service.mailbox.wake
+        self.local_peer_fd = self.local_peer.mailbox.wake
 
     cdef fill(self, dict s):
         """Copies the settings into the hub, and makes the tables that the loops share."""
@@ -171,7 +171,7 @@ cdef class Loops:
         cdef uint32_t i, tag
         cdef uint64_t instance
         cdef bytes name
-        for i in list(range(hub.nloops)) + [CONTROL_LOOP, SERVICE_LOOP]:
+        for i in list(range(hub.nloops)) + [CONTROL_LOOP, LOCAL_PEER_LOOP]:
             loop = <Loop*>slab_pages_new(sizeof(Loop))
             if loop == NULL:
                 raise MemoryError("no memory for a loop")
@@ -190,8 +190,8 @@ cdef class Loops:
         getrandom(&instance, sizeof(instance), 0)
         name = b"%016x" % instance
         memcpy(hub.loops[0].linked.presence.instance, <char*>name, INSTANCE_SIZE)
-        hub.service = ids_make(SERVICE_LOOP, 0, tag)
-        self.address = self.peer_text(hub.service)
+        hub.local_peer = ids_make(LOCAL_PEER_LOOP, 0, tag)
+        self.address = self.peer_text(hub.local_peer)
 
     cdef str peer_text(self, uint64_t id):
         """The address of a peer of this node."""

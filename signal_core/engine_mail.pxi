@@ -101,28 +101,28 @@ cdef class Mailboxes(Peer):
             outbox_post(self.control, <uint32_t>(id >> 56), packet)
         outbox_post_all(self.control)
 
-    def service_drain(self, int limit):
+    def local_peer_drain(self, int limit):
         """Takes at most `limit` mails to the embedding program, oldest first. Works after a stop, too."""
         self.check(False)
         cdef list mails = []
         cdef Packet* packet
-        cdef Loop* loop = self.service
+        cdef Loop* loop = self.local_peer
         local_peer_begin(loop)
         self.refill(loop)
         while loop.taken != NULL and limit > 0:
             packet = loop.taken
             loop.taken = packet.next
             limit -= 1
-            mail = self.service_mail(packet)
+            mail = self.local_peer_mail(packet)
             if mail is not None:
                 mails.append(mail)
         local_peer_finish(loop)
         self.again(loop)
         return mails
 
-    cdef tuple service_mail(self, Packet* packet):
+    cdef tuple local_peer_mail(self, Packet* packet):
         """Makes a mail of a packet, and frees the packet. None: it is late, or the program has left the room."""
-        cdef Loop* loop = self.service
+        cdef Loop* loop = self.local_peer
         if outbox_is_payload(packet):
             mailbox_taken(&loop.mailbox, packet)
         else:
@@ -132,32 +132,32 @@ cdef class Mailboxes(Peer):
         return self.task_mail(packet)
 
     cdef tuple delivery_mail(self, Packet* packet):
-        """service_mail of a message or of presence: counts it, and settles its fate."""
-        cdef Loop* loop = self.service
+        """local_peer_mail of a message or of presence: counts it, and settles its fate."""
+        cdef Loop* loop = self.local_peer
         cdef tuple mail = None
         cdef bint late = packet.kind != KIND_NEWS and 0 < packet.expires < loop.tick
         loop.n[C_TAKEN] += 1
         if packet.kind == KIND_NEWS:
             mail = self.news_mail(packet)
-        elif not late and (packet.target == self.hub.service if packet.kind == KIND_TO
+        elif not late and (packet.target == self.hub.local_peer if packet.kind == KIND_TO
                            else (packet.hash, packet.target) in self.rooms):
             mail = self.message_mail(packet)
         local_peer_fate(loop, packet, CODE_EXPIRED if late else CODE_OK if mail is not None else CODE_NO_SUCH_PEER)
         return mail
 
     cdef tuple task_mail(self, Packet* packet):
-        """service_mail of a receipt, or of a client that came or went."""
+        """local_peer_mail of a receipt, or of a client that came or went."""
         cdef tuple mail = None
         if packet.kind == KIND_RECEIPT:
             if packet.size and not self.joined:
                 self.leave_room(text_of(<char*>packet.data, packet.size))
-                local_peer_begin(self.service)
+                local_peer_begin(self.local_peer)
             mail = ("receipt", text_of(packet_text(packet), packet.text_size), code_name(packet.code))
         elif packet.kind == KIND_EVENT and packet.code == EVENT_CONNECTED:
             mail = ("connect", self.peer_text(packet.target), *identity_of(packet))
         elif packet.kind == KIND_EVENT and packet.code == EVENT_DISCONNECTED:
             mail = ("disconnect", self.peer_text(packet.target), *identity_of(packet), packet.hash)
-        packet_free(&self.service.mem, packet)
+        packet_free(&self.local_peer.mem, packet)
         return mail
 
     cdef tuple news_mail(self, Packet* packet):

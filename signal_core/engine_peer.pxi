@@ -1,43 +1,44 @@
-# Included by engine.pyx.
+# Included by engine.pyx: the local peer.
 
 cdef class Peer(Loops):
     """The embedding program as a peer."""
 
     def send(self, str target, bytes payload, bint binary, str ref, str re, int64_t ttl_ms):
-        """Sends to a peer, or to a user's connections (`@user`). Returns "" or an ERR code."""
+        """Sends to a peer, or to a user's connections (`@user`); `re` is for a peer only. Returns "" or an ERR code."""
         self.check()
-        cdef bytes to = target.encode(), mark = (ref or "").encode(), answers = (re or "").encode()
+        cdef bytes to = target.encode(), ref_bytes = (ref or "").encode(), re_bytes = (re or "").encode()
         cdef bytes me = self.address.encode()
         cdef size_t node_len = 0
         cdef Message p
         cdef uint8_t code
-        if (mark and not ids_ref_valid(mark, len(mark))) or (answers and not ids_ref_valid(answers, len(answers))):
+        if ref_bytes and not ids_ref_valid(ref_bytes, len(ref_bytes)):
+            return code_name(CODE_BAD_REQUEST)
+        if re_bytes and not ids_ref_valid(re_bytes, len(re_bytes)):
             return code_name(CODE_BAD_REQUEST)
         if to[:1] == b"@":
-            return self.route_to_room(to, payload, binary, mark, ttl_ms, True)
+            return self.route_to_room(to, payload, binary, ref_bytes, ttl_ms, True)
         if ids_split_peer(to, len(to), &node_len) < 0:
             return code_name(CODE_BAD_REQUEST)
         if <size_t>len(payload) > self.hub.set.max_message:
             return code_name(CODE_TOO_LARGE)
-        local_peer_begin(self.service)
-        local_peer_message(self.service, me, <uint32_t>len(me), mark, <uint32_t>len(mark), payload,
-                           len(payload), binary,
-                           ttl_ms, &p)
-        p.re = answers
-        p.re_len = <uint32_t>len(answers)
-        if mark:
+        local_peer_begin(self.local_peer)
+        local_peer_message(self.local_peer, me, <uint32_t>len(me), ref_bytes, <uint32_t>len(ref_bytes), payload,
+                           len(payload), binary, ttl_ms, &p)
+        p.re = re_bytes
+        p.re_len = <uint32_t>len(re_bytes)
+        if ref_bytes:
             p.tell = TELL_PEER
-            p.tell_text = mark
-            p.tell_len = <uint32_t>len(mark)
+            p.tell_text = ref_bytes
+            p.tell_len = <uint32_t>len(ref_bytes)
         code = self.route_one(to, node_len, &p)
-        ledger_count(self.service, code)
-        local_peer_finish(self.service)
+        ledger_count(self.local_peer, code)
+        local_peer_finish(self.local_peer)
         return code_name(code)
 
     cdef uint8_t route_one(self, bytes to, size_t node_len, Message* p):
-        return route_peer(self.service, to, <uint32_t>len(to), <uint32_t>node_len, p)
+        return route_peer(self.local_peer, to, <uint32_t>len(to), <uint32_t>node_len, p)
 
-    cdef str route_to_room(self, bytes room, bytes payload, bint binary, bytes mark, int64_t ttl_ms, bint as_from):
+    cdef str route_to_room(self, bytes room, bytes payload, bint binary, bytes ref_bytes, int64_t ttl_ms, bint as_from):
         cdef bytes me = self.address.encode()
         cdef Message p
         cdef uint8_t code
@@ -45,22 +46,21 @@ cdef class Peer(Loops):
             return code_name(CODE_BAD_REQUEST)
         if <size_t>len(payload) > self.hub.set.max_message:
             return code_name(CODE_TOO_LARGE)
-        local_peer_begin(self.service)
-        local_peer_message(self.service, me, <uint32_t>len(me), mark, <uint32_t>len(mark), payload,
-                           len(payload), binary,
-                           ttl_ms, &p)
-        code = route_room(self.service, room, <uint32_t>len(room), &p, as_from)
-        ledger_count(self.service, code)
-        local_peer_finish(self.service)
+        local_peer_begin(self.local_peer)
+        local_peer_message(self.local_peer, me, <uint32_t>len(me), ref_bytes, <uint32_t>len(ref_bytes), payload,
+                           len(payload), binary, ttl_ms, &p)
+        code = route_room(self.local_peer, room, <uint32_t>len(room), &p, as_from)
+        ledger_count(self.local_peer, code)
+        local_peer_finish(self.local_peer)
         return code_name(code)
 
     def publish(self, str room, bytes payload, bint binary, str ref, int64_t ttl_ms):
-        """Sends to every member of a room except this program. Returns "" or an ERR code."""
+        """Sends to every member of a room except the program. Returns "" or an ERR code."""
         self.check()
-        cdef bytes mark = (ref or "").encode()
-        if mark and not ids_ref_valid(mark, len(mark)):
+        cdef bytes ref_bytes = (ref or "").encode()
+        if ref_bytes and not ids_ref_valid(ref_bytes, len(ref_bytes)):
             return code_name(CODE_BAD_REQUEST)
-        return self.route_to_room(room.encode(), payload, binary, mark, ttl_ms, False)
+        return self.route_to_room(room.encode(), payload, binary, ref_bytes, ttl_ms, False)
 
     def join_room(self, str room, str ref, bint presence):
         """Joins a room, and with `presence` watches it.
@@ -71,32 +71,33 @@ cdef class Peer(Loops):
         self.check()
         cdef bytes name = room.encode()
         cdef RoomEntry* entry
-        cdef bytes mark = ref.encode()
+        cdef bytes ref_bytes = ref.encode()
         cdef int waits = AWAIT_FAILED
-        cdef bint comes = room not in self.entries
-        if not ids_ref_valid(mark, len(mark)) or not ids_room_valid(name, len(name)) or name[:1] in (b"$", b"@"):
+        cdef bint joins = room not in self.entries
+        if (not ids_ref_valid(ref_bytes, len(ref_bytes)) or not ids_room_valid(name, len(name))
+                or name[:1] in (b"$", b"@")):
             return code_name(CODE_BAD_REQUEST)
-        if comes and len(self.entries) >= self.hub.set.max_rooms:
+        if joins and len(self.entries) >= self.hub.set.max_rooms:
             return code_name(CODE_TOO_MANY_ROOMS)
-        if backpressure_joins_wait(self.service):
+        if backpressure_joins_wait(self.local_peer):
             return "later"
-        local_peer_begin(self.service)
-        entry = self.enter_room(room, name) if comes else <RoomEntry*><uint64_t>self.entries[room]
+        local_peer_begin(self.local_peer)
+        entry = self.enter_room(room, name) if joins else <RoomEntry*><uint64_t>self.entries[room]
         if entry != NULL:
-            waits = await_nats(self.service, self.hub.service, entry, mark, <uint32_t>len(mark), False)
-        local_peer_finish(self.service)
+            waits = await_nats(self.local_peer, self.hub.local_peer, entry, ref_bytes, <uint32_t>len(ref_bytes), False)
+        local_peer_finish(self.local_peer)
         if waits == AWAIT_FAILED:
-            if comes:
+            if joins:
                 self.leave_room(room)
             return code_name(CODE_UNAVAILABLE)
-        if presence and (heard := self.watch_room(room)):
-            return heard
+        if presence and (failed := self.watch_room(room)):
+            return failed
         return None if waits == AWAIT_IT else ""
 
     cdef RoomEntry* enter_room(self, str room, bytes name):
         """Joins the program to a room. NULL: no memory."""
         cdef uint64_t hash = room_table_hash(&self.hub.rooms, name, len(name))
-        cdef RoomEntry* entry = membership_enter(self.service, name, len(name), hash)
+        cdef RoomEntry* entry = membership_enter(self.local_peer, name, len(name), hash)
         if entry != NULL:
             self.tell_came(name, True)
             self.rooms[entry.hash, entry.serial] = room
@@ -105,45 +106,45 @@ cdef class Peer(Loops):
 
     @property
     def nodes(self):
-        """How many other nodes are known on NATS."""
+        """Number of other nodes that are known on NATS."""
         return se_load_relaxed(&self.hub.nodes)
 
     @property
     def joins_wait(self):
         """Whether so many tasks wait for the link's loop that a join must wait, too."""
-        return backpressure_joins_wait(self.service)
+        return backpressure_joins_wait(self.local_peer)
 
     @property
-    def service_rooms(self):
+    def local_peer_rooms(self):
         """The rooms that the embedding program is in."""
         return tuple(self.entries)
 
     cdef str watch_room(self, str room):
-        """Watches presence in a room that the program is in. Its members are told, also if it watched already. "" or an
-        ERR code."""
+        """Watches a room that the program is in. A mail with its members follows, even if it was watched. Returns "" or
+        an ERR code."""
         cdef bytes name = room.encode()
         cdef RoomEntry* entry = <RoomEntry*><uint64_t>self.entries[room]
         cdef bint good = True
-        local_peer_begin(self.service)
+        local_peer_begin(self.local_peer)
         if room not in self.watched:
-            good = membership_room_watch(self.service, entry)
+            good = membership_room_watch(self.local_peer, entry)
         if good:
             self.watched.add(room)
-            good = roster_ask(self.service, entry) != WATCH_NONE
-        local_peer_finish(self.service)
+            good = roster_ask(self.local_peer, entry) != WATCH_NONE
+        local_peer_finish(self.local_peer)
         return "" if good else code_name(CODE_UNAVAILABLE)
 
     cdef tell_came(self, bytes name, bint joins):
-        """Reports the program's join or leave to the link's loop, which tells watchers."""
-        cdef Packet* packet = packet_new_heap(&self.service.mem, len(name), KIND_SERVICE)
+        """Reports the program's join or leave to the link's loop, which sends it to watchers."""
+        cdef Packet* packet = packet_new_heap(&self.local_peer.mem, len(name), KIND_LOCAL_PEER)
         if packet == NULL:
-            events_lost(self.service)
+            events_lost(self.local_peer)
             return
         packet.code = joins
         packet.hash = room_table_hash(&self.hub.rooms, name, len(name))
         packet.size = <uint32_t>len(name)
         memcpy(packet.data, <char*>name, len(name))
-        outbox_post(self.service, 0, packet)
+        outbox_post(self.local_peer, 0, packet)
 
     def leave_room(self, str room):
         """Leaves a room. No effect if the program is not a member. Always returns ""."""
@@ -152,13 +153,13 @@ cdef class Peer(Loops):
             return ""
         cdef RoomEntry* entry = <RoomEntry*><uint64_t>self.entries.pop(room)
         del self.rooms[entry.hash, entry.serial]
-        local_peer_begin(self.service)
+        local_peer_begin(self.local_peer)
         self.tell_came(room.encode(), False)
         if room in self.watched:
             self.watched.discard(room)
-            membership_room_unwatch(self.service, entry)
-        membership_exit(self.service, entry)
-        local_peer_finish(self.service)
+            membership_room_unwatch(self.local_peer, entry)
+        membership_exit(self.local_peer, entry)
+        local_peer_finish(self.local_peer)
         return ""
 
     def disconnect(self, str peer, int code):

@@ -161,14 +161,14 @@ class LocalPeer:
         self._open = True
         self._pid = os.getpid()
         self.dropped = 0
-        self._loop.add_reader(core.service_fd, self._drain)
+        self._loop.add_reader(core.local_peer_fd, self._drain)
 
     def close(self) -> None:
         """Handles the remaining events, and ends every wait."""
         if not self._open:
             return
         with contextlib.suppress(RuntimeError):  # the program's loop is closed
-            self._loop.remove_reader(self._core.service_fd)
+            self._loop.remove_reader(self._core.local_peer_fd)
         while self._drain():
             pass
         self._open = False
@@ -236,7 +236,7 @@ class LocalPeer:
         if os.getpid() != self._pid:
             self._disown()
             return False
-        events = self._core.service_drain(BATCH)
+        events = self._core.local_peer_drain(BATCH)
         for kind, *rest in events:
             if kind == "message":
                 self._take(_message(self._send, *rest))

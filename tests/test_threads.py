@@ -21,7 +21,7 @@ FLOODED = {
     "KIND_SYNC": "tests/node/test_floods.py::test_rooms_that_come_and_go_wait_for_the_link",
     "KIND_ASK": "tests/node/test_floods.py::test_queries_of_clients_are_one_for_all",
     "KIND_AWAIT": "tests/cluster/test_floods.py::test_very_many_that_await_nats_are_refused",
-    "KIND_SERVICE": "tests/library/test_floods.py::test_joins_of_the_program_wait",
+    "KIND_LOCAL_PEER": "tests/library/test_floods.py::test_joins_of_the_program_wait",
     "KIND_RECEIPT": "tests/cluster/test_floods.py::test_receipts_from_nats_are_bounded",
     "KIND_QUESTION": "tests/cluster/test_floods.py::test_remote_queries_are_bounded",
     "KIND_VERDICT": "tests/node/test_floods.py::test_verdicts_wait_for_their_tasks",

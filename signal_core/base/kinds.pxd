@@ -21,7 +21,7 @@ cdef enum:
     KIND_NEWS = 15        # frames for watchers of a room, identified as in KIND_ROOM; `origin`: their queries, 0: all
     KIND_ASK = 16         # a watcher queries the members of the room in the data; `target` is the query's number
     KIND_QUESTION = 17    # query `origin` for a room's members, identified as in KIND_ROOM; data: the asking node
-    KIND_SERVICE = 18     # the local peer joined (`code` 1) or left the room in the data
+    KIND_LOCAL_PEER = 18  # the local peer joined (`code` 1) or left the room in the data
 
 cdef enum:
     # Packet.hash of a KIND_DIAL without data

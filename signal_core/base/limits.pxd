@@ -13,7 +13,7 @@ cdef enum:
     MAX_LOOPS = 250                # loops of a process: an id has 8 bits for them, and two are pseudo-loops
     LOOP_INDEXES = 256             # of arrays by loop index, pseudo-loops included
     CONTROL_LOOP = 254             # pseudo-loop: the control thread
-    SERVICE_LOOP = 255             # pseudo-loop: the local peer
+    LOCAL_PEER_LOOP = 255          # pseudo-loop: the local peer
     CHUNK_SHIFT = 12               # a slab chunk holds 4096 connections
     CHUNK_CONNS = 1 << 12
     MAX_CHUNKS = 4096              # 24 bits of slot: 16.7 million connections a loop

@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 from signal_core.base.counters cimport C_EVENTS_LOST
 from signal_core.base.kinds cimport KIND_EVENT
-from signal_core.base.limits cimport SERVICE_LOOP
+from signal_core.base.limits cimport LOCAL_PEER_LOOP
 from signal_core.base.memory cimport Packet, packet_new_heap
 from signal_core.delivery.conn cimport conn_id
 from signal_core.delivery.outbox cimport outbox_has_room, outbox_post
@@ -26,7 +26,7 @@ cdef inline void hooks_tell(Loop* loop, Conn* c, uint8_t code, uint64_t value) n
     cdef Rights* rights = conn_acl_rights(loop, c)
     cdef size_t size = 1 + user_n + rights_size(rights)
     cdef Packet* packet = NULL
-    if outbox_has_room(loop, loop.hub.loops[SERVICE_LOOP], size):
+    if outbox_has_room(loop, loop.hub.loops[LOCAL_PEER_LOOP], size):
         packet = packet_new_heap(&loop.mem, size, KIND_EVENT)
     if packet == NULL:
         loop.n[C_EVENTS_LOST] += 1
@@ -40,4 +40,4 @@ cdef inline void hooks_tell(Loop* loop, Conn* c, uint8_t code, uint64_t value) n
         memcpy(packet.data + 1, user, user_n)
     if rights != NULL:
         rights_put(rights, packet.data + 1 + user_n)
-    outbox_post(loop, SERVICE_LOOP, packet)
+    outbox_post(loop, LOCAL_PEER_LOOP, packet)

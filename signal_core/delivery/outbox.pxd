@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 from signal_core.base.counters cimport C_EVENTS_LOST, C_POSTED
 from signal_core.base.kinds cimport KIND_EVENT, KIND_NATS, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SYNC, KIND_TO
-from signal_core.base.limits cimport SERVICE_LOOP
+from signal_core.base.limits cimport LOCAL_PEER_LOOP
 from signal_core.base.memory cimport Packet, packet_new_heap, packet_set_text
 from signal_core.base.sys cimport SE_RARE
 from signal_core.tables.mailbox cimport chain_add, mailbox_has_room, mailbox_push
@@ -15,7 +15,7 @@ from signal_core.tables.turns cimport turns_crowd_note, turns_is_crowded
 cdef inline Loop* outbox_loop_of(Hub* hub, uint64_t id) noexcept nogil:
     """The loop, or the local peer's pseudo-loop, that an id names; NULL if there is none."""
     cdef uint32_t index = <uint32_t>(id >> 56)
-    return hub.loops[index] if index < hub.nloops or index == SERVICE_LOOP else NULL
+    return hub.loops[index] if index < hub.nloops or index == LOCAL_PEER_LOOP else NULL
 
 
 cdef inline bint outbox_is_payload(const Packet* packet) noexcept nogil:

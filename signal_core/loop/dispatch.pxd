@@ -4,9 +4,9 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 from signal_core.base.counters cimport C_KICKED, C_WATCHERS
 from signal_core.base.kinds cimport (
-    DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_INQUIRY, KIND_KICK, KIND_NATS,
-    KIND_NEWS, KIND_QUESTION, KIND_RECEIPT, KIND_ROOM, KIND_SERVICE, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC, KIND_TO,
-    KIND_VERDICT,
+    DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_INQUIRY, KIND_KICK,
+    KIND_LOCAL_PEER, KIND_NATS, KIND_NEWS, KIND_QUESTION, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC,
+    KIND_TO, KIND_VERDICT,
 )
 from signal_core.base.limits cimport KICKS_KEPT
 from signal_core.base.memory cimport Packet, packet_free, packet_text
@@ -23,7 +23,7 @@ from signal_core.loop.shutdown cimport shutdown_begin_drain, shutdown_begin_stop
 from signal_core.nats.connect cimport connect_dial, connect_end, connect_hello, connect_leave
 from signal_core.nats.server_info cimport server_info_taken
 from signal_core.nats.subscriptions cimport subscriptions_await, subscriptions_settle
-from signal_core.presence.cluster cimport cluster_service_came
+from signal_core.presence.cluster cimport cluster_local_peer_came
 from signal_core.presence.events cimport events_take
 from signal_core.presence.remote_query cimport remote_query_ask
 from signal_core.presence.roster cimport roster_take
@@ -111,8 +111,8 @@ cdef inline void _task(Loop* loop, Packet* packet) noexcept nogil:
         subscriptions_await(loop, packet)
     elif packet.kind == KIND_ASK:
         remote_query_ask(loop, packet)
-    elif packet.kind == KIND_SERVICE:
-        cluster_service_came(loop, packet)
+    elif packet.kind == KIND_LOCAL_PEER:
+        cluster_local_peer_came(loop, packet)
     elif packet.kind == KIND_STOP:
         if packet.hash:
             shutdown_begin_drain(loop, <uint32_t>packet.hash)

@@ -40,8 +40,8 @@ cdef inline void local_peer_message(Loop* loop, const char* me, uint32_t me_len,
                                     Message* p) noexcept nogil:
     """Fills a message of the local peer. `me`, `ref` and `payload` are borrowed and must outlive it."""
     p[0] = Message(
-        origin=loop.hub.service, sender=me, sender_len=me_len, ref=ref, ref_len=ref_len, re=NULL, re_len=0, user=NULL,
-        user_len=0, payload=<const uint8_t*>payload, size=size, binary=binary, remote=False,
+        origin=loop.hub.local_peer, sender=me, sender_len=me_len, ref=ref, ref_len=ref_len, re=NULL, re_len=0,
+        user=NULL, user_len=0, payload=<const uint8_t*>payload, size=size, binary=binary, remote=False,
         expires=message_expiry(loop, ttl_ms), ttl_ms=ttl_ms, tell=TELL_NOBODY, tell_text=NULL, tell_len=0)
 
 

@@ -17,8 +17,8 @@ from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from signal_core.base.counters cimport C_DROPPED_GONE, C_WAKES
 from signal_core.base.limits cimport (
-    ACCEPT_WAIT_MS, EVENTS, EVENTS_NS, HELD_WAIT_MS, MAILBOX_PER_TURN, LEAVES_PER_TURN, LOOK_UNITS, MEMBERS_PER_TURN,
-    RECLAIMS_PER_TURN, RECLAIMS_SHARE, SERVICE_LOOP, SPREAD_NS, STEP_NS, TICK_MS, WRITE_NS,
+    ACCEPT_WAIT_MS, EVENTS, EVENTS_NS, HELD_WAIT_MS, LEAVES_PER_TURN, LOCAL_PEER_LOOP, LOOK_UNITS, MAILBOX_PER_TURN,
+    MEMBERS_PER_TURN, RECLAIMS_PER_TURN, RECLAIMS_SHARE, SPREAD_NS, STEP_NS, TICK_MS, WRITE_NS,
 )
 from signal_core.base.memory cimport Packet
 from signal_core.base.sys cimport (
@@ -315,7 +315,7 @@ cdef inline void _loop_reclaim(Loop* loop) noexcept nogil:
         seen = se_load_seqcst(&hub.loops[i].seen)
         if seen < oldest:
             oldest = seen
-    seen = se_load_seqcst(&hub.loops[SERVICE_LOOP].seen)
+    seen = se_load_seqcst(&hub.loops[LOCAL_PEER_LOOP].seen)
     most = RECLAIMS_PER_TURN + se_load_relaxed(&hub.rooms.waiting) // RECLAIMS_SHARE
     loop.overdue = not room_table_reclaim(&hub.rooms, seen if seen < oldest else oldest, <uint32_t>most)
 

@@ -4,7 +4,7 @@ from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, strlen
 from signal_core.base.limits cimport (
-    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, LISTEN_BACKLOG, LOOP_INDEXES, READ_BUFFER, RIGHTS_SHARED, SERVICE_LOOP,
+    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, LISTEN_BACKLOG, LOCAL_PEER_LOOP, LOOP_INDEXES, READ_BUFFER, RIGHTS_SHARED,
     TICK_MS, TRIM_BYTES,
 )
 from signal_core.base.memory cimport Packet, memory_end
@@ -143,7 +143,7 @@ cdef inline int _isolate(Loop* loop) noexcept nogil:
     for i in range(hub.nloops):
         keep[i] = hub.loops[i].mailbox.wake
     keep[hub.nloops] = hub.loops[CONTROL_LOOP].mailbox.wake
-    keep[hub.nloops + 1] = hub.loops[SERVICE_LOOP].mailbox.wake
+    keep[hub.nloops + 1] = hub.loops[LOCAL_PEER_LOOP].mailbox.wake
     return se_own_descriptors(keep, hub.nloops + 2)
 
 

@@ -412,9 +412,9 @@ cdef inline void cluster_bye(Loop* loop) noexcept nogil:
 
 # -- the local peer --
 
-cdef inline void cluster_service_came(Loop* loop, const Packet* packet) noexcept nogil:
-    """Handles a KIND_SERVICE: the local peer has joined or left a room. If it was the last member, the room's entry may
-    be gone; other nodes still get the LEAVE."""
+cdef inline void cluster_local_peer_came(Loop* loop, const Packet* packet) noexcept nogil:
+    """Handles a KIND_LOCAL_PEER: the local peer has joined or left a room. If it was the last member, the room's entry
+    may be gone; other nodes still get the LEAVE."""
     cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
     cdef char line[LINE_MAX]
     cdef size_t n

@@ -17,7 +17,7 @@ from signal_core.base.counters cimport (
     C_NATS_MALFORMED, C_PRESENCE_CHANGES, C_PRESENCE_DENIED, C_PRESENCE_LOST, C_PRESENCE_OUT, C_TAKEN,
 )
 from signal_core.base.kinds cimport KIND_FRAME, KIND_NATS, KIND_NEWS
-from signal_core.base.limits cimport MEMBERS_TEXT, NEWS_KEEP, NEWS_TEXT, PREFIX_SIZE, SERVICE_LOOP, UNIT_SHIFT
+from signal_core.base.limits cimport LOCAL_PEER_LOOP, MEMBERS_TEXT, NEWS_KEEP, NEWS_TEXT, PREFIX_SIZE, UNIT_SHIFT
 from signal_core.base.memory cimport (
     PACKET_COUNTED, PACKET_PRESENCE, Packet, packet_copy, packet_free, packet_let_go, packet_new_heap, packet_share,
 )
@@ -150,7 +150,7 @@ cdef inline void _news_post(Loop* loop, RoomEntry* entry, const Packet* packet, 
         copy = packet_copy(&loop.mem, packet)
     if copy == NULL:
         loop.n[C_PRESENCE_LOST] += 1
-        if index != SERVICE_LOOP:
+        if index != LOCAL_PEER_LOOP:
             drop_notice_note(loop, loop.hub.loops[index], drop_notice_watchers_key(entry.serial), entry.hash,
                              packet.more_frames + 1)
         return
@@ -170,7 +170,7 @@ cdef inline void _news_distribute(Loop* loop, RoomEntry* entry, Packet* packet, 
         packet_free(&loop.mem, packet)
         return
     for i in range(loop.hub.nloops + 1):
-        index = i if i < loop.hub.nloops else SERVICE_LOOP
+        index = i if i < loop.hub.nloops else LOCAL_PEER_LOOP
         if index != loop.index and se_load_seqcst(&audience.counts[i]):
             _news_post(loop, entry, packet, index)
     _news_fan_out(loop, packet)
@@ -315,7 +315,7 @@ cdef inline size_t events_put_who(Loop* loop, Conn* c, char* out) noexcept nogil
     """Writes a member of this loop, or the local peer (NULL), as presence names it. At most WHO_MAX bytes."""
     cdef uint32_t user_n = 0
     cdef const char* user = NULL if c == NULL else conn_acl_user(loop, c, &user_n)
-    cdef uint8_t* at = replies_put_peer(<uint8_t*>out, loop.hub, loop.hub.service if c == NULL else conn_id(loop, c))
+    cdef uint8_t* at = replies_put_peer(<uint8_t*>out, loop.hub, loop.hub.local_peer if c == NULL else conn_id(loop, c))
     if user_n:
         at = text_put_bytes(text_put_bytes(at, b" user=", 6), user, user_n)
     return <size_t>(<char*>at - out)

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from signal_core.base.kinds cimport KIND_NATS, TELL_SUBJECT
-from signal_core.base.limits cimport SERVICE_LOOP
+from signal_core.base.limits cimport LOCAL_PEER_LOOP
 from signal_core.base.memory cimport Packet, packet_free, packet_text
 from signal_core.base.sys cimport SE_RARE
 from signal_core.delivery.conn cimport conn_of
@@ -38,7 +38,7 @@ cdef inline void receipts_take(Loop* loop, uint64_t id, uint8_t code, const char
 
 cdef inline void receipts_tell_peer(Loop* loop, uint64_t id, uint8_t code, const char* ref, size_t n) noexcept nogil:
     """A receipt to a connection of any loop, or to the service."""
-    if id >> 56 == loop.index and loop.index != SERVICE_LOOP:
+    if id >> 56 == loop.index and loop.index != LOCAL_PEER_LOOP:
         receipts_take(loop, id, code, ref, n)
     elif outbox_loop_of(loop.hub, id) != NULL:
         outbox_receipt(loop, id, code, ref, n)

@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp
 from signal_core.base.counters cimport C_ATTEMPTED, C_DROPPED_INBOX, C_IN_FLIGHT, C_TAKEN
 from signal_core.base.kinds cimport KIND_FRAME, KIND_ROOM, KIND_TO
-from signal_core.base.limits cimport SERVICE_LOOP, UNIT_SHIFT
+from signal_core.base.limits cimport LOCAL_PEER_LOOP, UNIT_SHIFT
 from signal_core.base.memory cimport Packet, QueueNode, packet_copy, packet_let_go, packet_share, queue_node_new
 from signal_core.base.sys cimport SE_PREFETCH, SE_RARE, se_load16_seqcst, se_load_relaxed
 from signal_core.delivery.conn cimport conn_deliver, conn_is_late, conn_of, conn_queued
@@ -41,7 +41,7 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Message* p) noexcept
     cdef Loop* target = outbox_loop_of(loop.hub, id)
     cdef Conn* c
     cdef Packet* packet
-    if target == loop and loop.index != SERVICE_LOOP:
+    if target == loop and loop.index != LOCAL_PEER_LOOP:
         c = conn_of(loop, id)
         if c == NULL:
             return CODE_NO_SUCH_PEER
@@ -153,7 +153,7 @@ cdef inline uint8_t _post_room(Loop* loop, RoomEntry* entry, const Packet* packe
         bits = se_load16_seqcst(&room_entry_loops(entry)[word])
         bit = word * WORD_LOOPS
         while bits:
-            index = bit if bit < loop.hub.nloops else SERVICE_LOOP
+            index = bit if bit < loop.hub.nloops else LOCAL_PEER_LOOP
             if bits & 1 and index != loop.index and _post_room_to(loop, entry, packet, index) != CODE_OK:
                 code = CODE_SLOW_PEER
             bits >>= 1

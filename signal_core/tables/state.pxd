@@ -14,8 +14,8 @@ packets, hold them back and post them like any other loop.
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from signal_core.base.counters cimport C_COUNT
 from signal_core.base.limits cimport (
-    ADDRESS_BYTES, CACHE_LINE_WORDS, DENIED_SUBJECTS, DRAIN_URL_SIZE, KICKS_KEPT, LOOP_INDEXES, MAX_LISTENERS,
-    MISSED_MOST, PREFIX_SIZE, RIGHTS_SHARED, SERVICE_LOOP, TAGS_KEPT, TICK_MS,
+    ADDRESS_BYTES, CACHE_LINE_WORDS, DENIED_SUBJECTS, DRAIN_URL_SIZE, KICKS_KEPT, LOCAL_PEER_LOOP, LOOP_INDEXES,
+    MAX_LISTENERS, MISSED_MOST, PREFIX_SIZE, RIGHTS_SHARED, TAGS_KEPT, TICK_MS,
 )
 from signal_core.base.memory cimport Mem, Packet
 from signal_core.base.sys cimport epoll_event, iovec, pthread_t, sockaddr_storage
@@ -96,7 +96,7 @@ cdef struct Listen:               # an address to listen on
 
 cdef struct Hub:
     Settings set
-    Loop* loops[LOOP_INDEXES]     # by index; CONTROL_LOOP and SERVICE_LOOP are pseudo-loops
+    Loop* loops[LOOP_INDEXES]     # by index; CONTROL_LOOP and LOCAL_PEER_LOOP are pseudo-loops
     uint32_t nloops
     uint32_t nlisten
     Listen listen[MAX_LISTENERS]
@@ -110,7 +110,7 @@ cdef struct Hub:
     uint32_t origins_len
     uint32_t nproxies
     Network* proxies              # proxies whose X-Forwarded-For is trusted
-    uint64_t service              # id of the local peer
+    uint64_t local_peer           # id of the local peer
     uint64_t boot                 # ms; the time of tick 0
     RoomTable rooms
     uint64_t link                 # atomic: CLUSTER_*
@@ -321,4 +321,4 @@ cdef inline uint32_t loop_ms(const Loop* loop) noexcept nogil:
 
 cdef inline uint32_t loop_bit(const Loop* loop) noexcept nogil:
     """Returns the bit of a loop, or of the local peer, in a room's bitmap, and its index in Audience.counts."""
-    return loop.index if loop.index != SERVICE_LOOP else loop.hub.nloops
+    return loop.index if loop.index != LOCAL_PEER_LOOP else loop.hub.nloops

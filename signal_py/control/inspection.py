@@ -137,7 +137,7 @@ class Inspection:
 
     async def _alone(self, counts: dict[str, int], begin: int, limit: int, most: int) -> RoomPage:
         """Adds, to the last page, rooms that only the embedding program is in, with at most `most` bytes of names."""
-        rooms = self._core.service_rooms
+        rooms = self._core.local_peer_rooms
         end, last = begin, min(len(rooms), begin + limit - len(counts))
         while end < last and most > LONGEST:
             most -= len(rooms[end]) + 1
@@ -155,7 +155,7 @@ class Inspection:
                 _, found = await self._ask(loop, COUNTS, 0, 0, "\n".join(some))
                 for name, count in zip(some, found, strict=True):
                     counts[name] += int(count)
-        for name in self._core.service_rooms:
+        for name in self._core.local_peer_rooms:
             if name in counts:
                 counts[name] += 1
         return counts
@@ -164,7 +164,7 @@ class Inspection:
         """Returns members of a room. The arguments are those of `rooms`."""
         loop, cursor = _position(after, ALL)
         count = (await self.counts([room]))[room]
-        found = [Member(self._core.address)] if not after and room in self._core.service_rooms else []
+        found = [Member(self._core.address)] if not after and room in self._core.local_peer_rooms else []
         while loop < self._core.nloops and len(found) < limit and most > LONGEST:
             cursor, lines = await self._ask(loop, MEMBERS, cursor, _limits(limit - len(found), most), room)
             found += [_member(line) for line in lines]

@@ -58,7 +58,7 @@ def test_orders_of_the_program_are_bounded() -> None:
 
 
 def test_joins_of_the_program_wait() -> None:
-    """KIND_SERVICE: while clients cause as many tasks as the link's loop takes, or are delayed so that they do not.
+    """KIND_LOCAL_PEER: while clients cause as many tasks as the link's loop takes, or are delayed so that they do not.
     Each join is done all the same."""
 
     def pieces(number: int, _: str) -> Iterator[bytes]:

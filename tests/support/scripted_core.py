@@ -27,7 +27,7 @@ class ScriptedCore:
     def __init__(self) -> None:
         self.control_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.nloops = 1
-        self.service_rooms: list[str] = []
+        self.local_peer_rooms: list[str] = []
         self.events: deque[tuple[object, ...]] = deque()
         self.calls: queue.Queue[tuple[Any, ...]] = queue.Queue()
         self.taken = 0  # INFOs that the control thread has read
