@@ -93,8 +93,7 @@ COUNTERS = (
     (
         "health_limited",
         "counter",
-        "times that a client over a limit, or waiting for the accept pace, was not served for a health check because "
-        "too many others were",
+        "times that a client over a limit or the accept pace was not served for a health check: too many others",
     ),
     ("inputs_held", "counter", "times that a client was not read for a moment because many tasks waited for a loop"),
     ("awaits_refused", "counter", "SUBs answered unavailable because too many awaited NATS"),
