@@ -163,8 +163,8 @@ cdef class Peer(Loops):
         return ""
 
     def disconnect(self, str peer, int code):
-        """Closes a client of this node, and waits for the loop's answer. False: no client here has this address. Raises
-        CoreError if the loop is stuck."""
+        """Closes a client of this node, and waits for the loop's answer. False: no client here has this address, or the
+        loop has not answered within SNAPSHOT_PATIENCE_MS. Raises CoreError if too many tasks wait for the loop."""
         self.check()
         cdef bytes text = peer.encode()
         cdef size_t node_len = 0
