@@ -1,10 +1,10 @@
-"""Authentication: the loop asks, Python decides, the loop continues.
+"""Authenticates tokens: the loop asks, Python decides, the loop continues. Runs on the connection's loop.
 
-While its token is checked, a connection is CONN_AUTHENTICATING: its head stays in `pending`, nothing more is read, and
-the timer bounds the wait. The question goes to the control thread (EVENT_ASK); the answer is a KIND_VERDICT: `target`
-the connection, `origin` 0 or the HTTP status to refuse with, `hash` the milliseconds until the token ends (0: never)
-and `code` the size of the user's name; the data is that name and then the rights (acl.pxd), which may be absent. Each
-question is answered exactly once, so `authenticating` bounds how many wait, however slow Python is.
+Meanwhile a connection is CONN_AUTHENTICATING: its head stays in `pending`, nothing more is read, and the timer limits
+the wait. An EVENT_ASK goes to the control thread. The answer is a KIND_VERDICT: `target` is the connection, `origin` 0
+or the HTTP status to refuse it with, `hash` the milliseconds until the token expires (0: never), `code` the size of the
+user's name. The data is that name, then the rights (acl.pxd), if any. Each EVENT_ASK gets exactly one verdict, so
+`authenticating` limits how many wait, however slow Python is.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -160,7 +160,7 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
     replies_say(loop, c, code, head.ref, head.ref_len)
 
 
-# -- the answer --
+# -- the verdict --
 
 cdef inline Rights* _rights_shared(Loop* loop, const uint8_t* text, size_t n) noexcept nogil:
     """Returns a reference to these rights: shared with other connections of this loop where the cache still has them.
@@ -200,7 +200,7 @@ cdef inline bint _auth_apply(Loop* loop, Conn* c, const Packet* packet) noexcept
 
 
 cdef inline void _auth_take_back(Loop* loop, Conn* c) noexcept nogil:
-    """Ends the wait of a refused connection: its input is freed, and what follows is read and discarded."""
+    """Ends the wait of a refused connection: frees its input, and lets what follows be read and discarded."""
     input_buffer_free(loop, c.pending)
     c.pending = NULL
     c.flags &= <uint16_t>~FLAG_PAUSED
@@ -209,7 +209,7 @@ cdef inline void _auth_take_back(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_COLD auth_refuse(Loop* loop, Conn* c, int status) noexcept nogil:
-    """Refuses a connection that is being authenticated."""
+    """Refuses a connection that is being authenticated, with this HTTP status or UNDECIDED."""
     cdef Upgrade u
     memset(&u, 0, sizeof(u))
     u.status = _auth_refused(loop, status)
@@ -218,7 +218,7 @@ cdef inline SE_COLD auth_refuse(Loop* loop, Conn* c, int status) noexcept nogil:
 
 
 cdef inline void _auth_open(Loop* loop, Conn* c, const Packet* packet) noexcept nogil:
-    """A verdict grants a token: the handshake continues where it stopped."""
+    """Continues a handshake whose token was granted."""
     cdef Buffer* kept = c.pending
     cdef Upgrade u
     cdef int head = upgrade_parse(<const char*>kept.data, kept.used, 0, &loop.hub.set.site, &u)
@@ -256,8 +256,8 @@ cdef inline uint8_t _renewal_code(Loop* loop, Conn* c, const Packet* packet) noe
 
 
 cdef inline void _refs_taken(Loop* loop, Conn* c, uint32_t room) noexcept nogil:
-    """A new token does not allow a room: its SUBs that wait for NATS will be denied when NATS answers. Not sooner,
-    because their refs stay outstanding until then."""
+    """Notes that a new token does not allow a room: SUBs of it that wait for NATS are denied when NATS answers, because
+    their refs stay outstanding until then."""
     cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
     cdef uint32_t i
     for i in range(brief.nrefs if brief != NULL else 0):
@@ -322,10 +322,10 @@ cdef inline void auth_verdict(Loop* loop, const Packet* packet) noexcept nogil:
         _auth_renew(loop, c, packet)
 
 
-# -- time --
+# -- expiry --
 
 cdef inline uint32_t auth_due(Loop* loop, Conn* c) noexcept nogil:
-    """Closes an open connection whose token has expired. Returns the tick at which it will; 0: never, or it has."""
+    """Closes an open connection whose token has expired. Returns the tick at which it expires; 0: never, or it has."""
     cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
     if brief == NULL or brief.expires == 0:
         return 0

@@ -1,4 +1,4 @@
-"""A handshake's head, as its bytes come: what becomes of the connection."""
+"""Handles the head of a handshake as its bytes arrive. Runs on the connection's loop."""
 
 from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy, strlen
@@ -18,10 +18,10 @@ from signal_core.tables.state cimport OVER_COUNT, OVER_HEAD, OVER_LINE, Hub, Loo
 from signal_core.wire.handshake cimport STATUS_HEALTH, Upgrade, upgrade_parse
 
 cdef enum:
-    OVER_TEXT = 256           # more bytes than a line of the log about requests over a bound has
+    OVER_TEXT = 256           # bytes of the buffer for a log line about requests over a size limit
 
 
-# -- requests over their bounds, in the log --
+# -- logging requests over a size limit --
 
 cdef inline char* _over_put(char* out, const char* text) noexcept nogil:
     cdef size_t n = strlen(text)
@@ -30,7 +30,7 @@ cdef inline char* _over_put(char* out, const char* text) noexcept nogil:
 
 
 cdef inline void _over_say(Loop* loop, int which, uint64_t count) noexcept nogil:
-    """One line of the log, at most 200 bytes, for so many requests."""
+    """Logs one line, at most 200 bytes, about `count` requests."""
     cdef char text[OVER_TEXT]
     cdef char* p = text
     cdef Hub* hub = loop.hub
@@ -46,7 +46,8 @@ cdef inline void _over_say(Loop* loop, int which, uint64_t count) noexcept nogil
 
 
 cdef inline void handshake_input_tell_over(Loop* loop) noexcept nogil:
-    """Says in the log what was refused for its size since it was last said, once a second by all loops together."""
+    """Logs the requests refused for their size since the last such lines, once in OVER_LOG_MS for all loops
+    together."""
     cdef Hub* hub = loop.hub
     cdef uint64_t count, now = se_now_ms(), due = se_load_relaxed(&hub.over_due)
     cdef int i
@@ -60,12 +61,12 @@ cdef inline void handshake_input_tell_over(Loop* loop) noexcept nogil:
 
 
 cdef inline bint handshake_input_any_over(const Hub* hub) noexcept nogil:
-    """Whether something is to be said that could not be said at once."""
+    """Whether some refused requests are not in the log yet."""
     return (se_load_relaxed(&hub.over[OVER_LINE]) | se_load_relaxed(&hub.over[OVER_HEAD])) != 0
 
 
 cdef inline void _over_note(Loop* loop, const Upgrade* u) noexcept nogil:
-    """A request over a bound that is a setting."""
+    """Counts a request over max-request-line or max-head, and has it logged."""
     cdef int which = OVER_LINE if u.status == 414 else OVER_HEAD
     loop.n[C_OVERSIZED] += 1
     se_store_relaxed(&loop.hub.over_size[which], u.over)
@@ -75,8 +76,8 @@ cdef inline void _over_note(Loop* loop, const Upgrade* u) noexcept nogil:
 
 # -- the head --
 
-cdef inline void _handshake_turned(const Conn* c, Upgrade* u) noexcept nogil:
-    """Of one that is over a limit (Arriving.refusal): its head is there, and asks for no health check."""
+cdef inline void _handshake_refuse(const Conn* c, Upgrade* u) noexcept nogil:
+    """Sets the refusal of a connection over a limit (Arriving.refusal), whose head asks for no health check."""
     u.status = 400 + c.phase.arriving.refusal
     u.why = NULL
 
@@ -93,7 +94,7 @@ cdef inline size_t handshake_input(Loop* loop, Conn* c, uint8_t* p, size_t n, si
     if head > 0 and loop.accept.shut:
         u.status = 503
     elif SE_RARE(c.phase.arriving.refusal) and u.status != STATUS_HEALTH:
-        _handshake_turned(c, &u)
+        _handshake_refuse(c, &u)
     if u.status == 0 and u.query_len and backpressure_joins_wait(loop):
         backpressure_hold(loop, c)
         return 0

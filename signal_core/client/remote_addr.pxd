@@ -1,4 +1,7 @@
-"""The address of a client, behind trusted proxies too, and how many connections it has."""
+"""The address of a client, also behind trusted proxies, and its count of connections (max-connections-per-address).
+
+The list of proxies is the Hub's, and does not change. Any loop may count: tables/ip_table.pxd has locks.
+"""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
@@ -50,7 +53,7 @@ cdef inline bint _network_has(const Network* network, const uint8_t* address) no
 
 
 cdef inline bint _is_proxy(const Hub* hub, const uint8_t* address) noexcept nogil:
-    """By its own address, or by the IPv4 in it, where a translator made it."""
+    """Whether an address, or the IPv4 address in one that a translator made, is a trusted proxy's."""
     cdef uint8_t v4[ADDRESS_BYTES]
     cdef uint32_t i
     memset(v4, 0, 10)
@@ -91,7 +94,7 @@ cdef inline bint _walk_line(const Hub* hub, const char* p, size_t n, uint8_t* ad
 
 
 cdef inline bint _peer_address(int fd, uint8_t* out) noexcept nogil:
-    """Of a socket's other end, as 16 bytes; False, and zeros, where it is gone."""
+    """Gets the address of a socket's other end, as 16 bytes. False, and zeros: it is gone."""
     cdef sockaddr_storage storage
     cdef socklen_t size = sizeof(storage)
     cdef sockaddr_in* v4 = <sockaddr_in*>&storage
@@ -109,8 +112,8 @@ cdef inline bint _peer_address(int fd, uint8_t* out) noexcept nogil:
 
 
 cdef inline bint remote_addr_of(const Hub* hub, int fd, const Upgrade* u, uint8_t* out) noexcept nogil:
-    """The client's address as 16 bytes: the socket's, or what trusted proxies say. `u` NULL: the socket's. Whether it
-    is one that a trusted proxy told."""
+    """Gets the client's address, as 16 bytes: the one that trusted proxies report, else the socket's. `u` may be NULL.
+    Returns whether a proxy reported it."""
     cdef uint32_t i = 0
     cdef uint32_t lines
     cdef bint told = False
@@ -124,10 +127,10 @@ cdef inline bint remote_addr_of(const Hub* hub, int fd, const Upgrade* u, uint8_
     return told
 
 
-# -- how many have it --
+# -- connections per address --
 
 cdef inline bint _address_enter(Loop* loop, const Conn* c, const uint8_t* address) noexcept nogil:
-    """Whether an address may have one more connection, which is counted then."""
+    """Counts one more connection of an address. False: it has max-connections-per-address, or no memory."""
     cdef uint64_t hash = ip_table_hash(loop.hub.addresses, address)
     if not addresses_enter(loop.hub.addresses, hash, loop.hub.set.max_per_address):
         return False
@@ -138,20 +141,20 @@ cdef inline bint _address_enter(Loop* loop, const Conn* c, const uint8_t* addres
 
 
 cdef inline bint remote_addr_count_peer(Loop* loop, const Conn* c) noexcept nogil:
-    """At its accept: whether its socket's address may have one more. A trusted proxy's is not counted."""
+    """Counts a new connection for its socket's address, unless that is a trusted proxy's. False: over the limit."""
     cdef uint8_t address[ADDRESS_BYTES]
     return not _peer_address(c.fd, address) or _is_proxy(loop.hub, address) or _address_enter(loop, c, address)
 
 
 cdef inline bint remote_addr_count_forwarded(Loop* loop, const Conn* c, const Upgrade* u) noexcept nogil:
-    """With its head: whether the address that a trusted proxy tells may have one more. What such a proxy asks for
-    nobody is its own, and not counted."""
+    """Counts a connection, whose head has arrived, for the address that a trusted proxy reports. A proxy's own requests
+    are not counted. False: over the limit."""
     cdef uint8_t address[ADDRESS_BYTES]
     return not remote_addr_of(loop.hub, c.fd, u, address) or _address_enter(loop, c, address)
 
 
 cdef inline void remote_addr_uncount(Loop* loop, const Conn* c) noexcept nogil:
-    """At its end; no effect where it was not counted."""
+    """Ends the counting of a connection that has ended. No effect if it was not counted."""
     cdef uint64_t hash = address_book_erase(loop.book, c.slot) if loop.book != NULL else 0
     if hash:
         addresses_leave(loop.hub.addresses, hash)

@@ -1,4 +1,4 @@
-"""A client's input: bytes become frames, frames become messages, messages become verbs."""
+"""Handles a client's input: bytes become frames, frames messages, messages verbs. Runs on the connection's loop."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcmp, memcpy
@@ -34,11 +34,11 @@ from signal_core.wire.frame cimport (
 from signal_core.wire.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 
 cdef enum:
-    SMALL_PENDING = 8192 + 1024   # leftover input up to this is copied before the next read; to more, it is appended
+    SMALL_PENDING = 8192 + 1024   # bytes: up to this, leftover input is copied to the loop's buffer for the next read
 
 
 cdef inline SE_COLD _session_rate(Loop* loop, Conn* c, const Head* head) noexcept nogil:
-    """Refuses a message over max-rate. If its ref is outstanding, the answer must not be taken for that ref's."""
+    """Refuses a message over max-rate. If its ref is outstanding, the code is bad-request: `rate` would answer that."""
     cdef bint again = head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL
     cdef uint8_t code = CODE_BAD_REQUEST if again else CODE_RATE
     ledger_count(loop, code)
@@ -80,7 +80,7 @@ cdef inline void _session_message(Loop* loop, Conn* c, const uint8_t* p, size_t 
 
 
 cdef inline SE_COLD _session_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
-    """The client broke the protocol."""
+    """Fails a connection whose client broke the protocol, with this close code (RFC 6455 §7.4.1)."""
     loop.n[C_PROTOCOL_ERRORS] += 1
     conn_close_failed(loop, c, code)
 
@@ -190,7 +190,7 @@ cdef inline uint64_t _session_allowance(Loop* loop, const Conn* c) noexcept nogi
 
 
 cdef inline SE_COLD _session_hold(Loop* loop, Conn* c, const Frame* f, uint8_t* p) noexcept nogil:
-    """Puts a frame back, masked as it came, until there is room for what it causes."""
+    """Holds a frame: masks it again, so that it can be handled anew when the tasks that it causes have room."""
     frame_unmask(p, <size_t>f.length, f.key)
     backpressure_hold(loop, c)
 
@@ -242,7 +242,8 @@ cdef inline size_t _session_feed(Loop* loop, Conn* c, uint8_t* p, size_t n, uint
 
 
 cdef inline void _session_turn_over(Loop* loop, Conn* c, uint64_t last) noexcept nogil:
-    """Queues a connection with leftover input for its next turn. Its share of this one ended at `last`."""
+    """Queues a connection with leftover input for its next turn, or delays it. Its share of this turn ended at
+    `last`."""
     if loop.turn.caused == 0 and (loop.turn.work < last or not delayed_is_scarce(loop)):
         conn_ready(loop, c)
     elif c.state != CONN_DEAD:
@@ -307,7 +308,7 @@ cdef inline SE_COLD _session_read_more(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void session_read(Loop* loop, Conn* c) noexcept nogil:
-    """Reads from a socket that is readable or closed, and handles what it gets."""
+    """Reads from a socket that is readable or closed, and handles the input."""
     cdef size_t before = 0
     cdef ssize_t got
     if c.state == CONN_DEAD or c.flags & (FLAG_READY | FLAG_PAUSED):

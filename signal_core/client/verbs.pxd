@@ -1,4 +1,5 @@
-"""What each verb of a client does. Each answers the message's ref exactly once, now or later, and counts it."""
+"""Handles each verb of a client, on its loop. Each message is counted, and its ref answered exactly once, now or
+later."""
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint8_t
 from signal_core.base.counters cimport C_AUTH_DENIED
@@ -52,7 +53,7 @@ cdef inline uint32_t _ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept no
 
 
 cdef inline SE_COLD _message_hold(Loop* loop, Conn* c) noexcept nogil:
-    """Holds a message that needs a task of a loop for which many wait, as if it had not arrived yet."""
+    """Holds a message that would post a task to a loop for which too many wait, as if it had not arrived yet."""
     loop.pressure.holds = True
     rate_limit_give(loop, c)
 
@@ -100,7 +101,7 @@ cdef inline void verbs_pub(Loop* loop, Conn* c, const Head* head, bint binary) n
 
 
 cdef inline uint8_t _sub_join(Loop* loop, Conn* c, const Head* head, RoomEntry** entry, uint32_t* room) noexcept nogil:
-    """Makes the client a member, and a watcher with `presence`: then `room` is set. A CODE_*."""
+    """Joins the room, and with `presence` watches it: then `room` is its index on this loop. Returns a CODE_*."""
     cdef uint8_t code
     if not conn_acl_may_sub(loop, c, head.arg, head.arg_len):
         return _not_allowed(loop)
@@ -111,14 +112,14 @@ cdef inline uint8_t _sub_join(Loop* loop, Conn* c, const Head* head, RoomEntry**
 
 
 cdef inline void _sub_postpone(Loop* loop, Conn* c, const Head* head, RoomEntry* entry, bint is_new) noexcept nogil:
-    """Notes with its ref what a SUB is for that is answered once NATS has confirmed the subscription."""
+    """Notes with the ref what its SUB has changed. It is answered once NATS has confirmed the subscription."""
     cdef Ref* ref = refs_find(loop, c, head.ref, head.ref_len)
     ref.room = rooms_find(&loop.rooms, entry.hash, entry.name, entry.size) + 1
     ref.watches = 0 if not head.presence else WATCHES_NEW if is_new else WATCHES_MEMBER
 
 
 cdef inline void _sub_answer(Loop* loop, Conn* c, const Head* head, uint8_t code, bint is_new) noexcept nogil:
-    """Answers a SUB now. One that failed leaves no new membership behind; a member before it stays one."""
+    """Answers a SUB. If it failed, a membership that it began ends; an earlier one stays."""
     if code != CODE_OK and is_new:
         membership_leave(loop, c, head.arg, head.arg_len)
     if head.ref_len:

@@ -1,4 +1,4 @@
-"""The embedding program as a peer: its pseudo-loop's side of routing. Runs under the GIL, on one thread at a time."""
+"""The embedding program as a peer: routing on its pseudo-loop. Runs under the GIL, on one thread at a time."""
 
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint8_t
 from libc.string cimport memchr
@@ -29,7 +29,7 @@ cdef inline void local_peer_begin(Loop* loop) noexcept nogil:
 
 
 cdef inline void local_peer_finish(Loop* loop) noexcept nogil:
-    """Ends what local_peer_begin began, and posts what was made to the loops."""
+    """Ends what local_peer_begin began, and posts to the loops what was made."""
     receipts_tell_all(loop)
     outbox_post_all(loop)
     se_store_seqcst(&loop.seen, UINT64_MAX)

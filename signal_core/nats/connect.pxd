@@ -1,4 +1,4 @@
-"""Connecting the link to a NATS server, from an address to the login, and giving a connection up. Loop 0 only."""
+"""Connects the link to a NATS server, from an address to the login, and gives connections up. Loop 0 only."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
@@ -25,7 +25,7 @@ from signal_core.tables.state cimport TAG_LINK, Loop
 
 
 cdef inline const char* connect_too_few_subs() noexcept nogil:
-    """The reason to give up a server that refuses the subscriptions of the node itself."""
+    """Returns the reason to give up a server that refuses the node's own subscriptions."""
     return (b"it allows fewer than the 6 subscriptions that a node needs for itself: raise "
             b"max_subscriptions of the server, account or user")
 
@@ -58,7 +58,7 @@ cdef inline void connect_watch(Loop* loop, int operation) noexcept nogil:
 
 
 cdef inline void connect_enter(Loop* loop, uint32_t state, uint32_t patience) noexcept nogil:
-    """Enters a state, which may last `patience` ticks (link_tick); 0: without bound."""
+    """Enters a state, which may last `patience` ticks (link_tick); 0: no limit."""
     loop.linked.state = state
     loop.linked.due = loop.tick + patience if patience else 0
 
@@ -77,7 +77,7 @@ cdef inline void _link_close(Loop* loop) noexcept nogil:
 
 
 cdef inline void _link_forget(Loop* loop) noexcept nogil:
-    """Drops what is queued, and forgets all that was true of the connection only."""
+    """Drops what is queued, and resets everything that belongs to one connection."""
     cdef Link* link = loop.linked
     write_queue_clear(loop, &link.out, C_DROPPED_NATS, CODE_UNAVAILABLE)
     link.blocked = link.dirty = link.asked = link.more = link.announced = False
@@ -109,7 +109,7 @@ cdef inline SE_COLD connect_end(Loop* loop, const char* reason) noexcept nogil:
 
 
 cdef inline void connect_ping(Loop* loop) noexcept nogil:
-    """Queues a PING, and counts it, so that PONGs can be matched. Without memory a later iteration does it."""
+    """Queues a PING, and counts it, so that PONGs can be matched. Without memory the next iteration tries again."""
     if nats_publish_write(loop, b"PING\r\n", 6):
         loop.linked.pinged += 1
     else:
@@ -117,7 +117,7 @@ cdef inline void connect_ping(Loop* loop) noexcept nogil:
 
 
 cdef inline void connect_dial(Loop* loop, const void* address, size_t n) noexcept nogil:
-    """A KIND_DIAL: begins to connect to the sockaddr that Python has chosen."""
+    """Begins to connect to the sockaddr that Python has chosen (KIND_DIAL). No effect unless the link is idle."""
     cdef Link* link = loop.linked
     cdef int one = 1
     if link.state != LINK_IDLE:
@@ -135,7 +135,7 @@ cdef inline void connect_dial(Loop* loop, const void* address, size_t n) noexcep
 
 
 cdef inline void connect_dialed(Loop* loop) noexcept nogil:
-    """connect() has completed, or failed: waits for INFO, or gives up."""
+    """Handles the end of connect(): waits for INFO, or gives up."""
     cdef int error = 0
     cdef socklen_t n = sizeof(error)
     getsockopt(loop.linked.fd, SOL_SOCKET, SO_ERROR, &error, &n)
@@ -148,8 +148,8 @@ cdef inline void connect_dialed(Loop* loop) noexcept nogil:
 
 
 cdef inline void connect_leave(Loop* loop) noexcept nogil:
-    """The server is about to shut down: the queue is written, and confirmed by a PONG, before the connection is given
-    up. Nothing is published meanwhile."""
+    """Leaves a server that is about to shut down: the connection ends when a PONG confirms what is queued. Nothing more
+    is published meanwhile."""
     cdef Link* link = loop.linked
     if link.state != LINK_UP or link.leaving:
         return
@@ -160,8 +160,8 @@ cdef inline void connect_leave(Loop* loop) noexcept nogil:
 
 
 cdef inline void connect_hello(Loop* loop, Packet* packet) noexcept nogil:
-    """A KIND_CONNECT, which it takes over: sends the CONNECT line that Python has made from INFO. With a TLS session in
-    the packet, the TLS handshake comes first."""
+    """Sends the CONNECT line that Python has made from INFO (KIND_CONNECT); takes over the packet. If it has a TLS
+    session, the TLS handshake comes first."""
     cdef Link* link = loop.linked
     cdef void* session = packet.pointer
     if link.state != LINK_ASKING:
@@ -185,6 +185,7 @@ cdef inline void connect_hello(Loop* loop, Packet* packet) noexcept nogil:
 
 
 cdef inline void _login(Loop* loop) noexcept nogil:
+    """Sends CONNECT and PING."""
     cdef Link* link = loop.linked
     connect_enter(loop, LINK_LOGIN, NATS_DIAL_TICKS)
     if not nats_publish_write(loop, link.tls.line.data, link.tls.line.size):
@@ -196,7 +197,7 @@ cdef inline void _login(Loop* loop) noexcept nogil:
 
 
 cdef inline void connect_secure(Loop* loop) noexcept nogil:
-    """Does the next step of the TLS handshake."""
+    """Continues the TLS handshake."""
     cdef Link* link = loop.linked
     cdef char why[TLS_REASON_SIZE]
     cdef size_t n

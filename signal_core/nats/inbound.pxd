@@ -1,4 +1,4 @@
-"""Messages from NATS to rooms and peers of this node (docs/protocol.md §6). Loop 0 only."""
+"""Routes messages from NATS to rooms and peers of this node (docs/protocol.md §6). Loop 0 only."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcmp
@@ -57,6 +57,7 @@ cdef inline void _room_missed(Loop* loop, RoomEntry* entry) noexcept nogil:
 
 
 cdef inline void _inbound_room(Loop* loop, const NatsOp* op, const NatsHeaders* h) noexcept nogil:
+    """Routes a message on `<prefix>.room.<room>`. One over max-message is a drop on every loop with members."""
     cdef Link* link = loop.linked
     cdef uint64_t index = op.sid - FIRST_SID
     cdef RoomEntry* entry = link.subs.rooms[index] if index < link.subs.used else NULL
@@ -95,7 +96,7 @@ cdef inline void _inbound_answer(Loop* loop, uint64_t id, const NatsHeaders* h, 
 
 
 cdef inline void _inbound_settle(Loop* loop, const NatsOp* op, uint8_t code) noexcept nogil:
-    """Counts a message to a peer. A receipt follows now if it went nowhere and one is wanted."""
+    """Counts a message to a peer. If it was not routed and the sender wants a receipt, sends it."""
     ledger_count(loop, code)
     if code != CODE_OK and op.reply_len and op.reply_len <= REPLY_MAX:
         nats_publish_receipt(loop, op.reply, op.reply_len, code)
@@ -124,7 +125,7 @@ cdef inline bint _is_from_itself(const Hub* hub, const NatsOp* op, const NatsHea
 
 
 cdef inline void _inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* h) noexcept nogil:
-    """A message on `<prefix>.peer.<node>.<local>[.<ref>]`."""
+    """Routes a message on `<prefix>.peer.<node>.<local>[.<ref>]`."""
     cdef const char* ref = NULL
     cdef uint32_t ref_n
     cdef uint64_t id
@@ -152,7 +153,7 @@ cdef inline void _inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* 
 
 
 cdef inline void inbound_message(Loop* loop, const NatsOp* op) noexcept nogil:
-    """A MSG or HMSG on the subscription of this node's peers, or of a room."""
+    """Handles a MSG or HMSG on the subscription for this node's peers, or for a room."""
     cdef NatsHeaders h
     loop.n[C_NATS_IN] += 1
     if op.headers_len and op.headers == NULL:  # too large, so skipped

@@ -45,8 +45,8 @@ from signal_core.wire.nats_proto cimport (
 )
 
 cdef enum:
-    NAMING_TEXT = 512             # more bytes than the question about the node's name has
-    REPLY_MAX = 128               # bytes of the longest subject to which that question is answered
+    NAMING_TEXT = 512             # bytes of the buffer for the request about the node's name
+    REPLY_MAX = 128               # bytes of the longest subject to which such a request is answered
     NATS_MOST = 1 << 30           # bytes of a message: more than the parser takes digits for
 
 
@@ -90,7 +90,7 @@ cdef inline size_t _put_instance_subject(char* out, size_t at, const Loop* loop)
 
 
 cdef inline void _link_up(Loop* loop) noexcept nogil:
-    """No other node has the name: subscribes to the subjects of this node, and of the rooms with members."""
+    """Subscribes to the subjects of this node and of the rooms with members, once no other node has its name."""
     cdef Hub* hub = loop.hub
     cdef Link* link = loop.linked
     cdef char text[PREFIX_SIZE + 8 + NODE_MAX + NATS_SUB_SIZE]
@@ -135,7 +135,7 @@ cdef inline void _link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
         return
     if op.payload == NULL or op.payload_len != INSTANCE_SIZE or op.reply_len == 0 or op.reply_len > REPLY_MAX:
         return
-    if link.out.bytes > loop.hub.set.nats_pending:  # a flood of questions
+    if link.out.bytes > loop.hub.set.nats_pending:  # a flood of requests
         return
     # Of two nodes that ask at the same time, the one with the smaller instance keeps the name.
     if link.state == LINK_UP or memcmp(link.presence.instance, op.payload, INSTANCE_SIZE) < 0:
@@ -146,6 +146,7 @@ cdef inline void _link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
 
 
 cdef inline void _link_pong(Loop* loop) noexcept nogil:
+    """Handles a PONG: it ends the login, or confirms the SUBs before its PING."""
     cdef Link* link = loop.linked
     if link.ponged == link.pinged:
         return  # answers no PING
@@ -189,7 +190,7 @@ cdef inline void _link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
 
 cdef inline int64_t _link_next(Loop* loop, NatsOp* op) noexcept nogil:
     """Parses the next operation in the buffer, or the head of a message that is too large to keep, whose rest is then
-    skipped. As nats_proto_parse: bytes used; -2: more are needed; -1: it violates the protocol."""
+    skipped. Returns the bytes used; -2: more are needed; -1: a violation of the protocol."""
     cdef Link* link = loop.linked
     cdef const char* at = <const char*>link.input.data + link.input.start
     cdef uint32_t n = link.input.used - link.input.start
@@ -202,7 +203,7 @@ cdef inline int64_t _link_next(Loop* loop, NatsOp* op) noexcept nogil:
 
 
 cdef inline bint _link_parse(Loop* loop, uint32_t* budget) noexcept nogil:
-    """Handles whole operations. False: some are left for the next iteration."""
+    """Handles whole operations, at most `budget`. False: some are left for the next iteration."""
     cdef Link* link = loop.linked
     cdef NatsOp op
     cdef int64_t used
@@ -229,6 +230,7 @@ cdef inline bint _link_parse(Loop* loop, uint32_t* budget) noexcept nogil:
 
 
 cdef inline void _link_got_none(Loop* loop, ssize_t got) noexcept nogil:
+    """Handles a result of tls_recv that is no bytes."""
     cdef Link* link = loop.linked
     if got == GOT_BLOCKED:
         link.blocked = True
@@ -238,7 +240,7 @@ cdef inline void _link_got_none(Loop* loop, ssize_t got) noexcept nogil:
 
 
 cdef inline ssize_t _link_recv(Loop* loop, size_t* room) noexcept nogil:
-    """Reads from NATS what fits the buffer, which had `room` bytes free. Returns the bytes, or as tls_recv."""
+    """Reads what fits into the buffer, and sets `room` to the bytes that were free in it. Returns as tls_recv."""
     cdef Link* link = loop.linked
     cdef ssize_t got
     room[0] = link.input.size - link.input.used
@@ -251,6 +253,7 @@ cdef inline ssize_t _link_recv(Loop* loop, size_t* room) noexcept nogil:
 
 
 cdef inline void link_read(Loop* loop) noexcept nogil:
+    """Reads from a readable socket, at most NATS_READS times, and handles at most NATS_OPS_PER_TURN operations."""
     cdef Link* link = loop.linked
     cdef uint32_t budget = NATS_OPS_PER_TURN, reads = NATS_READS
     cdef ssize_t got
@@ -332,6 +335,7 @@ cdef inline void link_flush(Loop* loop) noexcept nogil:
 
 
 cdef inline void link_writable(Loop* loop) noexcept nogil:
+    """Handles a writable or broken socket: continues the connect, the TLS handshake, or the queue."""
     cdef Link* link = loop.linked
     if link.state == LINK_DIALING:
         connect_dialed(loop)
@@ -350,8 +354,8 @@ cdef inline void link_writable(Loop* loop) noexcept nogil:
 
 
 cdef inline uint32_t _link_patience_busy(const Loop* loop) noexcept nogil:
-    """link_patience while operations are left over, presence is at work, or the link is blocked. A blocked link sleeps
-    at most until the next look for expired messages."""
+    """link_patience while operations are left over, presence has work, or the link is blocked. A blocked link sleeps
+    at most until the next check for expired messages."""
     cdef const Link* link = loop.linked
     cdef uint32_t gone = loop.tick - link.looked
     cdef uint32_t ticks = NATS_LOOK_TICKS

@@ -1,7 +1,7 @@
-"""What a NATS server says of itself while it is connected: INFO. Loop 0 only.
+"""Handles INFO, what a NATS server says of itself. Loop 0 only.
 
-The bound of a payload holds at once; the rest is Python's. Of many INFOs only the newest matters: one is with Python,
-one waits, and Python is given at most one a tick.
+Its max_payload takes effect at once; Python handles the rest. Only the newest INFO matters: Python has at most one, one
+more waits, and Python gets at most one a tick.
 """
 
 from libc.stdint cimport int64_t, uint64_t
@@ -23,8 +23,8 @@ from signal_core.wire.nats_proto cimport NatsOp
 
 
 cdef inline void _queue_cut_over(Loop* loop) noexcept nogil:
-    """Drops what waits for NATS and is over its present bound, which would cost the connection. A head that is partly
-    written stays: NATS has judged it by the bound that was."""
+    """Drops queued messages over the present max_payload, for which NATS would close the connection. One that is partly
+    written stays: NATS has accepted its size already."""
     cdef Link* link = loop.linked
     cdef QueueNode** at = &link.out.head
     cdef QueueNode* last = NULL
@@ -43,7 +43,7 @@ cdef inline void _queue_cut_over(Loop* loop) noexcept nogil:
 
 
 cdef inline void _limit(Loop* loop, uint64_t most) noexcept nogil:
-    """The server, or this node's account, takes payloads up to `most` bytes from now on."""
+    """Sets the size of the largest payload that the server, or the node's account, accepts from now on."""
     cdef Link* link = loop.linked
     cdef bint lowered = most < link.max_payload
     link.max_payload = most
@@ -64,7 +64,7 @@ cdef inline void _info_tell(Loop* loop) noexcept nogil:
 
 
 cdef inline void server_info_take(Loop* loop, const NatsOp* op) noexcept nogil:
-    """An INFO. Without memory the one before stays the newest; a server that greets waits until its patience ends."""
+    """Handles an INFO. Without memory it is skipped; if it is a greeting, LINK_ASKING times out."""
     cdef Link* link = loop.linked
     cdef int64_t most = nats_info_number(op.text, op.text_len, b"max_payload")
     cdef Packet* packet = packet_new_heap(&loop.mem, op.text_len, KIND_EVENT)
@@ -84,7 +84,7 @@ cdef inline void server_info_take(Loop* loop, const NatsOp* op) noexcept nogil:
 
 
 cdef inline void server_info_taken(Loop* loop) noexcept nogil:
-    """Python has handled one. What waits for it waits for the next tick, but for a greeting."""
+    """Notes that Python has handled an INFO. One that waits follows with the next tick, a greeting at once."""
     cdef Link* link = loop.linked
     link.info.out = False
     if link.info.newest != NULL and link.state == LINK_ASKING:
@@ -92,7 +92,7 @@ cdef inline void server_info_taken(Loop* loop) noexcept nogil:
 
 
 cdef inline void server_info_tick(Loop* loop) noexcept nogil:
-    """Each tick."""
+    """Each tick: hands the waiting INFO to Python if it has handled the last one."""
     cdef Link* link = loop.linked
     if link.info.newest != NULL and not link.info.out:
         _info_tell(loop)

@@ -1,4 +1,4 @@
-"""The link's subscriptions to rooms, and the clients whose SUB waits until NATS has confirmed one. Loop 0 only."""
+"""The link's subscriptions to rooms, and the clients whose SUB waits until NATS confirms one. Loop 0 only."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
@@ -27,7 +27,7 @@ from signal_core.wire.nats_proto cimport NATS_TO_ROOM
 
 cdef enum:
     SID_NAME = 1              # `<prefix>.node.<node>`: other nodes ask for our name
-    SID_PROBE = 2             # `<prefix>.node.<node>.<instance>`: the answer to our own question
+    SID_PROBE = 2             # `<prefix>.node.<node>.<instance>`: the answer to our own request
     SID_PEER = 3              # `<prefix>.peer.<node>.>`
     FIRST_SID = 16            # rooms have sids from here on; cluster.pxd has those between
 
@@ -50,14 +50,15 @@ cdef inline bint subscriptions_write(Loop* loop, RoomEntry* entry) noexcept nogi
 
 
 cdef inline void _sub_over(Loop* loop, RoomEntry* entry) noexcept nogil:
-    """NATS refuses the SUB for its limit: it is tried again later."""
+    """Notes that NATS refuses a SUB for its limit, so that it is tried again later."""
     entry.sub_state = SUB_OVER
     entry.ping = 0
     sub_queue_refused(loop)
 
 
 cdef inline void subscriptions_lapse(Loop* loop, RoomEntry* entry, bint unsure) noexcept nogil:
-    """NATS has refused the SUB of a room for its limit. `unsure`: it may also have taken it, so it is unsubscribed."""
+    """Notes that NATS has refused the SUB of a room for its limit. `unsure`: it may have accepted it, so the room is
+    unsubscribed."""
     if unsure:
         watches_unsub_write(loop, FIRST_SID + entry.sub - 1)
     se_store8_release(&entry.confirmed, 0)
@@ -137,7 +138,7 @@ cdef inline void _sub_remove(Loop* loop, RoomEntry* entry) noexcept nogil:
 
 
 cdef inline void subscriptions_settle(Loop* loop, Packet* packet) noexcept nogil:
-    """A KIND_SYNC, which it takes over: subscribes to a room that has members, else unsubscribes and retires the entry.
+    """Handles and takes over a KIND_SYNC: subscribes to a room with members; else unsubscribes, and retires its entry.
 
     Without memory it keeps the packet until the next tick. Until the room is settled its entry stays, and no thread
     posts another KIND_SYNC for it.
@@ -190,7 +191,7 @@ cdef inline uint32_t _sub_ping(const Link* link, RoomEntry* entry, bint presence
 
 
 cdef inline void _waiter_fill(Waiter* waiter, Packet* packet, const RoomEntry* entry) noexcept nogil:
-    """From a KIND_AWAIT and its room; all but `ping`."""
+    """Fills a waiter from a KIND_AWAIT and its room, except `ping`."""
     waiter.id = packet.target
     waiter.index = entry.sub - 1
     waiter.serial = entry.serial
@@ -200,7 +201,7 @@ cdef inline void _waiter_fill(Waiter* waiter, Packet* packet, const RoomEntry* e
 
 
 cdef inline void subscriptions_await(Loop* loop, Packet* packet) noexcept nogil:
-    """A KIND_AWAIT: sends its receipt once NATS has answered the PING behind the room's SUB, or is away."""
+    """Handles a KIND_AWAIT: sends its receipt once NATS has answered the PING behind the room's SUB, or is away."""
     cdef Link* link = loop.linked
     cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
     cdef bint presence = packet.code
@@ -252,7 +253,7 @@ cdef inline void subscriptions_confirm(Loop* loop) noexcept nogil:
 
 
 cdef inline void subscriptions_release_waiters(Loop* loop) noexcept nogil:
-    """NATS is away: sends OK to every waiter, since its room is joined on this node."""
+    """Sends OK to every waiter when NATS is away, since its room is joined on this node."""
     cdef Link* link = loop.linked
     cdef Waiter* waiter
     while link.waiters.head < link.waiters.used:
@@ -263,7 +264,7 @@ cdef inline void subscriptions_release_waiters(Loop* loop) noexcept nogil:
 
 
 cdef inline void subscriptions_lost(Loop* loop) noexcept nogil:
-    """The connection has ended, and its subscriptions with it: no room is confirmed any more."""
+    """Forgets the subscriptions of a connection that has ended: no room is confirmed any more."""
     cdef Link* link = loop.linked
     cdef uint32_t i
     for i in range(link.subs.used):
