@@ -72,7 +72,7 @@ cdef inline const char* replies_code_reason(uint8_t code) noexcept nogil:
         return b"Too many messages in a short time, or too many refs outstanding."
     if code == CODE_TOO_MANY_ROOMS:
         return b"This connection is in the maximum number of rooms."
-    return b"The cluster is out of reach; local delivery continues."
+    return b"The cluster or the authenticator is out of reach, or the node is short of memory."
 
 
 cdef inline uint8_t replies_code_parse(const char* text, size_t n) noexcept nogil:

@@ -49,7 +49,7 @@ cdef inline void _unwatch(Loop* loop, Conn* c, const char* name, uint32_t n) noe
 
 
 cdef inline void _sub_undo(Loop* loop, Conn* c, Packet* packet) noexcept nogil:
-    """Undoes a SUB that NATS refused: the connection leaves the room, or only stops watching it if it was a member
+    """Undoes a SUB that was refused: the connection leaves the room, or only stops watching it if it was a member
     before. No connection leaves its user's room."""
     cdef Ref* ref = refs_find(loop, c, packet_text(packet), packet.text_size) if packet.text_size else NULL
     if packet.data[0] == c"@":
@@ -67,7 +67,7 @@ cdef inline void _sub_undo(Loop* loop, Conn* c, Packet* packet) noexcept nogil:
 
 
 cdef inline void _receipt(Loop* loop, Packet* packet) noexcept nogil:
-    """Handles a KIND_RECEIPT. Its data is the room of a SUB that NATS refused, or empty."""
+    """Handles a KIND_RECEIPT. Its data is the room of a SUB that was refused, or empty."""
     cdef Conn* c
     if packet.size:
         c = slab_find(&loop.slab, <uint32_t>(packet.target >> 32) & 0xffffff, <uint32_t>packet.target)

@@ -201,12 +201,12 @@ cdef inline void _waiter_fill(Waiter* waiter, Packet* packet, const RoomEntry* e
 
 
 cdef inline void subscriptions_await(Loop* loop, Packet* packet) noexcept nogil:
-    """Handles a KIND_AWAIT: sends its receipt once NATS has answered the PING behind the room's SUB, or is away."""
+    """Handles a KIND_AWAIT: sends its receipt once NATS has answered the PING behind the room's SUB, or is away.
+    Refuses the SUB without memory, or if WAITERS_MOST wait already."""
     cdef Link* link = loop.linked
     cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
     cdef bint presence = packet.code
     cdef Waiter waiter
-    cdef uint8_t code = CODE_OK
     if entry != NULL and link.state == LINK_UP:
         _sub_add(loop, entry)
         if presence:
@@ -219,12 +219,11 @@ cdef inline void subscriptions_await(Loop* loop, Packet* packet) noexcept nogil:
         waiter.ping = _sub_ping(link, entry, presence)
         if waiter.ping == 0 or waiter.ping > link.ponged:
             _waiter_fill(&waiter, packet, entry)
-            if entry.sub and _waiter_add(loop, &waiter):
-                return
-            code = CODE_UNAVAILABLE
-        else:
-            se_store8_release(&entry.confirmed, 1)
-    receipts_tell_peer(loop, packet.target, code, packet_text(packet), packet.text_size)
+            if entry.sub == 0 or not _waiter_add(loop, &waiter):
+                _sub_refuse(loop, packet.target, entry, CODE_UNAVAILABLE, packet_text(packet), packet.text_size)
+            return
+        se_store8_release(&entry.confirmed, 1)
+    receipts_tell_peer(loop, packet.target, CODE_OK, packet_text(packet), packet.text_size)
 
 
 cdef inline RoomEntry* _waiter_entry(const Link* link, const Waiter* waiter) noexcept nogil:
@@ -318,7 +317,7 @@ cdef inline void subscriptions_retry(Loop* loop) noexcept nogil:
 
 cdef inline void _sub_refuse(Loop* loop, uint64_t id, RoomEntry* entry, uint8_t code, const char* ref,
                              size_t n) noexcept nogil:
-    """Tells a client's loop that NATS refused the SUB: CODE_DENIED, CODE_UNAVAILABLE. The loop undoes what the SUB has
+    """Tells a client's loop that its SUB is refused: CODE_DENIED or CODE_UNAVAILABLE. The loop undoes what the SUB has
     changed: the membership, or only its watching of presence."""
     cdef Packet* packet
     if outbox_loop_of(loop.hub, id) == NULL:

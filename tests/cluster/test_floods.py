@@ -113,7 +113,7 @@ def test_presence_for_nats_is_bounded() -> None:
 
 
 def test_very_many_that_await_nats_are_refused() -> None:
-    """KIND_AWAIT: SUBs while NATS is silent. Each gets one answer."""
+    """KIND_AWAIT: SUBs while NATS is silent. Each gets one answer, and one that is refused leaves no member behind."""
     refs, most = 4096, 262_144
     data = b"".join(frame(TEXT, f"SUB room-{number} ref=r{number}".encode()) for number in range(refs))
     with (
@@ -122,16 +122,26 @@ def test_very_many_that_await_nats_are_refused() -> None:
         contextlib.ExitStack() as stack,
     ):
         await_cluster([engine])
-        wires = [stack.enter_context(opened(engine.port)[0]) for _ in range(most // refs + 1)]
+        wires, addresses = zip(*(opened(engine.port) for _ in range(most // refs + 1)), strict=True)
+        for wire in wires:
+            stack.enter_context(wire)
         kit.freeze(server)
         try:
             for wire in wires:
                 wire.send(data)
             until(lambda: engine.total("awaits_refused"), "some are refused", limit=60.0)
             readable = select.select([wire.socket for wire in wires], [], [], LIMIT)[0]
-            answer = next(wire for wire in wires if wire.socket in readable).read_message()[1]
+            refused = next(wire for wire in wires if wire.socket in readable)
+            answer = refused.read_message()[1]
             assert answer.startswith(b"ERR unavailable ref=r"), answer
         finally:
             os.kill(server.pid, signal.SIGCONT)
         received = [wires[0].read_message()[1].partition(b"\n")[0].rpartition(b"r")[2] for _ in range(refs)]
         assert sorted(map(int, received)) == list(range(refs))
+        number = answer.partition(b"\n")[0].rpartition(b"r")[2]
+        rest = [refused.read_message()[1] for _ in range(refs - 1)]
+        assert all(text.startswith((b"OK ", b"ERR unavailable ")) for text in rest)
+        sender, address = wires[0], addresses[wires.index(refused)]
+        sender.send(frame(TEXT, b"PUB room-%b\nnot for one that was refused" % number))
+        sender.send(frame(TEXT, f"TO {address}\nlast".encode()))
+        assert refused.read_message()[1].endswith(b"\nlast")
