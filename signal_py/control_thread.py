@@ -33,8 +33,8 @@ from signal_py.nats.tls import Tls, wants_tls
 if TYPE_CHECKING:
     from signal_core.engine import Core
 
-MAX_ERRORS = 20  # different ones that are logged for one connection; further ones are counted
-REFUSALS = (  # of credentials, whose files may have changed: only a second refusal of the same ones is final
+MAX_ERRORS = 20  # different errors that are logged for one connection; further ones are counted
+REFUSALS = (  # errors about credentials; since their files may have changed, only a second refusal is final
     "authorization violation",
     "user authentication expired",
     "user authentication revoked",
@@ -86,8 +86,8 @@ class ControlThread:
         self._authenticator = authenticator
         self._discovered = discovered  # use servers that NATS reports
         self._control: ControlServer | None = None
-        self._endpoint: Endpoint | None = None  # that was dialled last
-        self._failed: set[Endpoint] = set()  # in this round of dialling
+        self._endpoint: Endpoint | None = None  # the one that was dialled last
+        self._failed: set[Endpoint] = set()  # those that failed in this round of dialling
         self._leaving = False
         self._was_up = False  # the link's connection reached `up`,
         self._up_since = 0.0  # ... at this time

@@ -137,7 +137,7 @@ class Engine:
         try:
             await asyncio.shield(self._stopping)
         except asyncio.CancelledError:
-            if self._stopping.cancelled():  # with all of the program's tasks, before it began
+            if self._stopping.cancelled():  # together with all tasks of the program, before it began
                 self._stopping = asyncio.ensure_future(self._stop())
                 await uninterrupted(self._stopping)
             raise
@@ -182,7 +182,7 @@ class Engine:
         """Stops completely, even if the program cancels all its tasks."""
         self._runtime.hurry()
         try:
-            if self._step is not None and not self._step.done():  # of a start that is under way
+            if self._step is not None and not self._step.done():  # a start is under way
                 await uninterrupted(asyncio.gather(self._step, return_exceptions=True))
             await run_in_joined_thread(self._runtime.stop)
             if self._local_peer is not None:

@@ -18,10 +18,11 @@ from signal_py.base.log import event
 
 logger = logging.getLogger(__name__)
 
-MAX_ADDRESSES = 16  # of one engine; the core's limit
+MAX_ADDRESSES = 16  # of one engine (the core's limit)
 LISTENS = "0A"  # TCP_LISTEN, as in /proc/net/tcp
 PORT_TRIES = 20  # free ports tried until all addresses of a name can have the same one
-ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)  # not of this machine, or disabled
+# Errors of an address that this machine does not have, or whose family is disabled.
+ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
 class Address(NamedTuple):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 JOIN_PAUSE = 0.001  # seconds between checks whether a join may go on
 BATCH = 1024  # events that are taken from the core before other callbacks of the loop run
 RECEIPT_MARGIN = 1.0  # seconds after a message's ttl until its receipt counts as lost
-REF_PREFIX = "s"  # of the refs made here; the program may choose any
+REF_PREFIX = "s"  # of the refs that are made here; the program may choose any other
 
 Handler = Callable[..., Awaitable[None] | None]
 

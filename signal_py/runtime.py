@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIRST_TIMEOUT = 5.0  # seconds that a start waits for NATS
-NODE_LENGTH = 8  # of a random name; the chance that two of 10,000 nodes share one is 0.002 %
+NODE_LENGTH = 8  # characters of a random name; the chance that two of 10,000 nodes share one is 0.002 %
 NODE_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 MEMORY_SHARE = 4  # the default of backlog-total and input-total is memory divided by this
 INBOX_SHARE = 8  # by default, all mailboxes together may use memory divided by this,
 INBOX_MESSAGES, INBOX_LEAST = 65536, 64  # ... each between these numbers of messages
 INBOX_MESSAGE = 1024  # bytes that a mailbox has for each message (engine_loops.pxi)
 DRAIN_LOOK = 0.05  # seconds between checks whether a drain is over
-LAST_WORDS = 0.1  # seconds for the last client's messages to reach the link's loop
+LAST_WORDS = 0.1  # seconds for the last messages of clients to reach the link's loop
 
 CORE_SIZES = (
     "prefix",

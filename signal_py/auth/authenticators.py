@@ -92,7 +92,7 @@ class Refusals:
         if due or logger.isEnabledFor(logging.DEBUG):
             fields: dict[str, object] = {"claim": claim} if claim else {}
             remote, _, rest = question[2].partition(b"\n")
-            if claim:  # of the token, which is the last line
+            if claim:  # the token is the last line
                 fields |= described(rest.rpartition(b"\n")[2])
             if due:
                 fields |= {"untold": self._untold} if self._untold else {}
@@ -112,7 +112,7 @@ class JwtAuthenticator:
         self._verifier = verifier
         self._answer = answer
         self._timeout = timeout
-        self._questions: deque[tuple[Question, bool]] = deque()  # with whether it has waited for keys
+        self._questions: deque[tuple[Question, bool]] = deque()  # each with whether it has waited for keys
         self._waiting: list[Question] = []  # for keys
         self._planned = False
         self._refreshing: asyncio.Future[None] | None = None
@@ -227,7 +227,7 @@ class CallbackAuthenticator:
         self._answer = answer
         self._timeout = timeout
         self._loop = loop  # the program's
-        self._queue: deque[tuple[float, Question]] = deque()  # with its deadline
+        self._queue: deque[tuple[float, Question]] = deque()  # each with its deadline
         self._running: dict[int, asyncio.Future[Grant | Refusal]] = {}  # by connection
         self._verdicts: list[Verdict] = []
         self._failures = ThrottledLog(logger)

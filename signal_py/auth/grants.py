@@ -10,13 +10,13 @@ from typing import Any
 
 from signal_py.auth.headers import Headers, cookies_of
 
-TOKEN = r"[!-)+-\-/-=?-~]+"  # of a room's name: visible ASCII except `*`, `>` and the dot
+TOKEN = r"[!-)+-\-/-=?-~]+"  # one token of a room's name: visible ASCII except `*`, `>` and the dot
 USER = re.compile(rf"{TOKEN}(?:\.{TOKEN})*")
 PATTERN = re.compile(rf"(?:(?:{TOKEN}|\*)\.)*(?:{TOKEN}|\*|>)")
 USER_MAX = 127  # bytes; with its `@` it is the name of a room
 PATTERN_MAX = 128  # bytes
 RIGHTS_MAX = 16384  # bytes of all patterns of one connection
-COUNT_MAX = 65535  # patterns, and rooms
+COUNT_MAX = 65535  # maximum number of patterns, and of rooms
 NO_BOUND = 0xFFFFFFFF
 LIFE_MAX = 1 << 47  # milliseconds, thousands of years; a longer grant never expires
 REFUSALS = (401, 403)

@@ -12,8 +12,8 @@ from signal_py.base.errors import ConfigError
 from signal_py.base.log import clipped
 from signal_py.config.types import ALGORITHMS
 
-KEYS_MAX = 1024  # that are read of one set
-KEYS_TRIED = 8  # for one token, if its `kid` and algorithm fit several
+KEYS_MAX = 1024  # keys that are read from one set
+KEYS_TRIED = 8  # keys that are tried for one token, if its `kid` and algorithm fit several
 SECRET_MIN = 32  # bytes
 RSA_MIN = 2048  # bits
 
@@ -29,10 +29,10 @@ class Key(NamedTuple):
 class Jwks:
     """The keys of a set. Immutable once parsed."""
 
-    by_name: dict[str, list[Key]] = field(default_factory=dict)  # of `kid`, up to KEYS_TRIED for an algorithm
-    by_algorithm: dict[str, list[Key]] = field(default_factory=dict)  # the first KEYS_TRIED of all
+    by_name: dict[str, list[Key]] = field(default_factory=dict)  # `kid`: at most KEYS_TRIED keys for each algorithm
+    by_algorithm: dict[str, list[Key]] = field(default_factory=dict)  # the first KEYS_TRIED keys for each
     remarks: list[str] = field(default_factory=list)  # about keys that are skipped or weak
-    count: int = 0  # of usable keys
+    count: int = 0  # number of usable keys
 
     def find(self, name: str | None, algorithm: str) -> list[Key]:
         """Returns the keys that may have signed a token with this `kid`, or without one.
@@ -148,7 +148,7 @@ def _loaded(jwk: dict[str, Any], algorithm: str | None, called: str) -> Key | st
         meant = "HS256" if jwk.get("kty") == "oct" else algorithm_of(key, "it")
     except ConfigError:
         return "it is none of RSA, P-256 and Ed25519"
-    except Exception:  # of PyJWT and cryptography: many kinds
+    except Exception:  # PyJWT and cryptography raise many kinds
         return "it is malformed or of an unknown type"
     if is_private(key):
         raise LookError("no-jwks", f"{called} is a private key: list public keys only")

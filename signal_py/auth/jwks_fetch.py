@@ -56,7 +56,7 @@ def fetch(url: str) -> bytes:
                 return answer
         except LookError:
             raise
-        except Exception as error:  # many kinds of urllib and below
+        except Exception as error:  # urllib, and what it calls, raise many kinds
             raise _look_error(error, end) from None
         url = _redirected(url, answer)
     raise LookError("redirect", f"it redirects more than {REDIRECTS_MAX} times, last to {shown(url)}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from signal_py.base.log import event
 
 QUIET = 60.0  # seconds between two lines of one kind; a kind not seen for as long counts as new
-KINDS = 64  # that are remembered; the least recently seen one is forgotten
+KINDS = 64  # kinds that are remembered; the least recently seen one is forgotten
 SECRET_MIN = 4  # characters; a shorter text is not hidden, since it would be cut out of every word
 HIDDEN = "(hidden)"
 

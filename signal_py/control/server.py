@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from nats.micro.request import Request
 
 FAILURES = 3  # in a row until a warning, since the link may not have noticed yet that NATS is away
-MAX_ERRORS = 100  # different ones that are logged for one connection
+MAX_ERRORS = 100  # different errors that are logged for one connection
 STATUS = {"bad-request": "400", "unknown-command": "404", "unsupported-version": "505", "unavailable": "503"}
 
 NAMES = 64 * 1024  # maximum bytes of names in an answer
@@ -147,7 +147,7 @@ class ControlServer:
             event(logger, "debug", "the control plane is connected", server=server.where)
             while client.is_connected and self._server is server:
                 await self._wait()
-        except Exception as error:  # of nats-py: the connection ended meanwhile
+        except Exception as error:  # nats-py raises many kinds when the connection ends
             event(logger, "debug", "the control plane is interrupted", server=server.where, reason=str(error))
         finally:
             await close(client)
