@@ -14,8 +14,8 @@ from signal_py.base.log import printable, say
 from signal_py.config.parsing import FAILED
 from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS, Config, control_settings
 from signal_py.config.sources import CONFIG_VARIABLE
-from signal_py.config.types import NATS_WORDS, Setting
-from signal_py.control.wire import MAX_PAGE, NAME, NODE, PEER
+from signal_py.config.types import NATS_WORDS, NODE, Setting
+from signal_py.control.wire import MAX_PAGE, NAME, PEER
 
 if TYPE_CHECKING:
     from signal_py.control import Control, Gathered

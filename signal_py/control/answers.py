@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
+from signal_py.config.types import NODE
 from signal_py.control.gathered import Gathered, Member, MembersPage, Node, Refused, RoomsPage
-from signal_py.control.wire import NODE, NUMBER_TEXT, Fields, WireError, parse_answer, parse_ping
+from signal_py.control.wire import NUMBER_TEXT, Fields, WireError, parse_answer, parse_ping
 
 T = TypeVar("T")
 

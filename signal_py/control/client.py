@@ -17,7 +17,7 @@ from signal_py.base.errors import ConfigError, EngineError
 from signal_py.config.load import make_config
 from signal_py.config.nats_url import Server, parse_url
 from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS, Config
-from signal_py.config.types import NATS_WORDS
+from signal_py.config.types import NATS_WORDS, check_node
 from signal_py.control.answers import Answers, count_of, members_page_of, node_of, rooms_page_of
 from signal_py.control.gathered import (
     Disconnected,
@@ -36,7 +36,6 @@ from signal_py.control.wire import (
     MAX_NAMES,
     MAX_PAGE,
     NAME,
-    NODE,
     PEER,
     SERVICE,
     Fields,
@@ -267,8 +266,8 @@ class Control:
 
     async def _ask(self, command: str, node: str, read: Callable[[str, Fields], T], **fields: object) -> Gathered[T]:
         """Sends a command to one node, or without `node` to all. `read` makes a result from each answer's fields."""
-        if node and not NODE.fullmatch(node):
-            raise ValueError(f"'{node}' is not a node name: use 1 to 16 of a-z and 0-9")
+        if node and (wrong := check_node(node)):
+            raise ValueError(f"'{node}' {wrong}")
         known, expected = {node}, 1
         if not node:
             discovered = await self.discover()

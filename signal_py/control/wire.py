@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from signal_py.config.types import NODE
+
 VERSION = 1  # of the control protocol
 SERVICE = "signal-engine"  # name of each node as a NATS micro service
 COMMANDS = ("disconnect", "drain", "members", "rooms", "stats")
@@ -19,7 +21,6 @@ MAX_PAGE = 1000  # rooms or members in one answer
 MAX_NAMES = 200  # rooms that one request may name
 
 PEER = re.compile(r"([a-z0-9]{1,16})\.[a-z0-9]{1,32}")
-NODE = re.compile(r"[a-z0-9]{1,16}")
 OPERATOR_CLOSE = 4009  # close code: disconnected by an operator or the embedding program
 NAME = re.compile(r"(?!.*\.\.)(?!\.)[!-)+-=?-~]{1,128}(?<!\.)")
 NUMBER_TEXT = re.compile(r"[0-9]{1,9}")
