@@ -99,14 +99,14 @@ def test_the_browser_sample(engine: kit.Engine) -> None:
     """The answers to what the script sends are as in the lines below it."""
     sample = section("Quick start")
     opened = re.search(r'new WebSocket\("ws://127\.0\.0\.1:8080/(.*?)", "(.*?)"\)', sample)
-    said = re.search(r'socket\.send\("(.*?)"\)', sample)
+    sends = re.search(r'socket\.send\("(.*?)"\)', sample)
     answers = re.findall(r"^(HELLO|OK \w+|MSG \w+) ", sample, re.MULTILINE)
-    assert opened and said and answers == ["HELLO", "OK 1", "MSG lobby"]
+    assert opened and sends and answers == ["HELLO", "OK 1", "MSG lobby"]
     url = engine.url + opened[1]
     with connect(url, subprotocols=[Subprotocol(opened[2])]) as one, connect(url, subprotocols=SIGNAL_V1) as other:
         address = str(one.recv(kit.PATIENCE)).splitlines()[0].removeprefix("HELLO ")
         assert str(other.recv(kit.PATIENCE)).startswith("HELLO ")
-        one.send(said[1].replace("\\n", "\n"))
+        one.send(sends[1].replace("\\n", "\n"))
         assert one.recv(kit.PATIENCE) == answers[1]
         assert other.recv(kit.PATIENCE) == f"{answers[2]} {address} ref=1\nhello from a browser"
 

@@ -71,7 +71,7 @@ class Machine(RuleBasedStateMachine):
         until(lambda: self.total("connections") == 0, "no connection is left")
         self.accepted = self.total("accepted")
         self.gone: dict[str, Client] = {}
-        self.count = 0  # of payloads: each is different
+        self.count = 0  # number of the last payload: each is different
         self.refs = 0
         self.messages = 0  # TO and PUB that the engine must have accepted
         self.doubtful = 0  # further ones that it may count

@@ -14,7 +14,7 @@ rooms = st.text(alphabet="ab-@=1", min_size=1, max_size=128).map(str.encode)
 users = st.one_of(st.just(b""), rooms.filter(lambda room: len(room) < 128))
 ttls = st.one_of(st.just(-1), st.integers(0, 86400000))
 payloads = st.one_of(st.binary(max_size=40), st.binary(min_size=100, max_size=300))
-ABSENT = probe.nats_headers_parse(b"")[1]  # what a message without headers says
+ABSENT = probe.nats_headers_parse(b"")[1]  # the fields of a message without headers
 
 
 @given(names, st.sampled_from([b"peer", b"room"]), rooms, ours, payloads, refs, refs, users, st.booleans(), ttls)

@@ -41,15 +41,16 @@ def test_the_error_says_whether_this_process_uses_the_port() -> None:
         async with Engine(loops=2, close_timeout=0.2) as engine:
             where = f"127.0.0.1:{engine.listening[0][1]}"
             for settings in ({"listen": where}, {"admin": where}, {"listen": f"0.0.0.0:{where[10:]}"}):
-                said = await asyncio.to_thread(refusal, **settings)
-                assert "is in use by another engine or server of this process" in said and "choose another port" in said
+                error = await asyncio.to_thread(refusal, **settings)
+                assert "is in use by another engine or server of this process" in error
+                assert "choose another port" in error
 
     asyncio.run(main())
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
         assert "by another engine or server of this process" in refusal(listen=f"[::1]:{server.getsockname()[1]}")
     with kit.engine(loops=1) as other:
-        said = refusal(listen=f"127.0.0.1:{other.port}")
-        assert "is in use by another program" in said
+        error = refusal(listen=f"127.0.0.1:{other.port}")
+        assert "is in use by another program" in error
 
 
 def test_only_those_that_share_a_port_share_it() -> None:
@@ -76,8 +77,8 @@ def test_a_port_that_another_program_does_not_share() -> None:
     command = [*kit.python(), "-u", "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
-        said = refusal(listen=f"127.0.0.1:{int(other.stdout.readline())}", reuse_port=True)
-        assert "does not share it" in said and "set reuse_port='on'" in said
+        error = refusal(listen=f"127.0.0.1:{int(other.stdout.readline())}", reuse_port=True)
+        assert "does not share it" in error and "set reuse_port='on'" in error
 
 
 def test_engines_of_two_processes() -> None:

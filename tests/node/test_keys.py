@@ -181,7 +181,7 @@ def test_a_jwks_without_an_end() -> None:
             before = 0
             for _ in range(4):
                 assert knock(engine.port, "/", bearer(token("ann", kid="k"))).status == 503
-                before = before or threads()  # those of the start have ended by now
+                before = before or threads()  # without those of the start, which have ended by now
             until(lambda: threads() <= before, "no fetch leaves a thread")
             until(lambda: engine.log().count(b"keys for tokens can't be loaded") == 1, "it is logged once")
             begun = time.monotonic()

@@ -75,7 +75,7 @@ def test_the_address_space_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard < CHUNK + 200:
         pytest.skip(f"this test needs {CHUNK + 200} descriptors, {hard} are allowed")
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # else malloc reserves 64 MB of address space for a loop
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # otherwise malloc reserves 64 MB of address space for a loop
     settings: dict[str, Any] = {"max_refs": 4096, "backlog_messages": 4096, "backlog_bytes": 1 << 28, "ttl": 120}
     settings |= {"max_rooms": 4096, "backlog_total": 1 << 28, "handshake_timeout": 300, "stall_timeout": 300}
     with kit.engine(loops=1, **settings) as engine, contextlib.ExitStack() as stack:

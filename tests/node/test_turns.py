@@ -84,7 +84,7 @@ def test_a_delayed_client_loses_nothing(loops: int) -> None:
 
 
 def test_joins_wait_for_their_watchers() -> None:
-    """A client that joins and leaves without pause waits until the watchers have been told."""
+    """A client that joins and leaves without pause waits until the watchers have its joins and leaves."""
     with kit.engine(loops=1) as engine, several(engine.port, 20) as watchers, BarePeer(engine.port) as restless:
         for peer in watchers:
             peer.say("SUB room presence")

@@ -1,4 +1,4 @@
-"""What bench/Makefile builds, built in a folder that all of pytest's processes share, by one of them at a time."""
+"""Builds targets of bench/Makefile in a folder that all processes of pytest share, in one process at a time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import load
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "bench-tools"
-LONGEST = 240.0  # seconds that a build may take: Go's first one compiles its library, too
+LONGEST = 240.0  # seconds that a build may take: the first build with Go compiles its library, too
 
 
 def environment() -> dict[str, str]:
-    """Without the sanitizer that tests of the engine may be run with, which is not for what is built here."""
+    """The environment without the sanitizer that tests of the engine may run with."""
     return {name: value for name, value in kit.clean_environment().items() if name != "LD_PRELOAD"}
 
 
@@ -31,7 +31,7 @@ def one_at_a_time() -> Iterator[None]:
 
 
 def make(*targets: str, into: Path = BUILT, **variables: str) -> subprocess.CompletedProcess[str]:
-    """What make says of targets of bench/Makefile; a warning of the C compiler is an error."""
+    """Runs make for targets of bench/Makefile; warnings of the C compiler are errors."""
     settings = {"BIN": str(into), "CC": f"{os.environ.get('CC', 'cc')} -Werror", **variables}
     command = ["make", "-s", "-C", str(ROOT / "bench"), *targets, *(f"{k}={v}" for k, v in settings.items())]
     with one_at_a_time():
@@ -41,7 +41,7 @@ def make(*targets: str, into: Path = BUILT, **variables: str) -> subprocess.Comp
 
 
 def built(*targets: str) -> None:
-    """AssertionError with what make said where it did not build them."""
+    """Builds targets; AssertionError with the output of make if that fails."""
     done = make(*targets)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,4 +1,4 @@
-"""Runs as the load generator prints them, made up and cut down to what the benchmarks' scripts read."""
+"""Made-up results of the load generator, with the fields that the benchmarks' scripts read."""
 
 import macro
 import scale
@@ -23,12 +23,12 @@ def idle(each: float | None) -> dict:
 
 
 def columns(*runs: dict) -> dict:
-    """As they are kept."""
+    """Runs in the form in which they are kept."""
     return macro.kept_columns([macro.summary(run) for run in runs])
 
 
 def scenarios(**by: dict[str, list[dict]]) -> dict:
-    """A file of such scenarios: the runs of each contender."""
+    """A result file with these scenarios: the runs of each contender."""
     return {
         "scenarios": {
             name.replace("_", "-"): {"load": name, "nodes": 1, "by": {c: columns(*runs) for c, runs in who.items()}}
@@ -38,7 +38,7 @@ def scenarios(**by: dict[str, list[dict]]) -> dict:
 
 
 def mixed(user: float = 1.0, delivered: int = 100_000, connections: int = 2000, pings: int = 800, **more) -> dict:
-    """A run of 10 s with 10 µs a delivery, of which 2 are idle CPU."""
+    """A run of 10 s with 10 µs for each delivery, 2 of them idle CPU."""
     return {
         "connections": connections,
         "seconds": 10.0,
@@ -58,7 +58,7 @@ def mixed(user: float = 1.0, delivered: int = 100_000, connections: int = 2000, 
 
 
 def summed(run: dict) -> dict:
-    """Its figures, with 8 MB more of the kernel's memory."""
+    """The summary of a run, with 8 MB more of kernel memory."""
     before = {"counted": 1000.0, "all_but_user": 2000.0}
     return scale.summary(run, before, {"counted": 9000.0, "all_but_user": 18000.0})
 
