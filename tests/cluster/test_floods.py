@@ -9,6 +9,8 @@ import socket
 import threading
 from collections.abc import Iterator
 
+import pytest
+
 import kit
 from flood import Flood, grown, many_rooms, resident
 from peers import BarePeer
@@ -17,6 +19,8 @@ from wire import LIMIT, TEXT, frame, opened, until
 from .conftest import await_cluster
 from .crowd import Crowd
 from .test_presence_queries import apart
+
+pytestmark = pytest.mark.timeout(180)  # some waits may take a minute
 
 MOST = 4096 if kit.SANITIZED else 64  # MiB
 

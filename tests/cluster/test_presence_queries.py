@@ -5,6 +5,8 @@ import contextlib
 import os
 import signal
 
+import pytest
+
 import kit
 from peers import BarePeer, loop_of, several
 from wire import TEXT, frame, until
@@ -13,6 +15,8 @@ from .bus import Bus
 from .conftest import await_cluster
 from .crowd import Crowd
 from .test_presence import LOST
+
+pytestmark = pytest.mark.timeout(180)  # some waits may take a minute
 
 
 def apart(stack: contextlib.ExitStack, engine: kit.Engine, n: int) -> tuple[BarePeer, list[BarePeer]]:

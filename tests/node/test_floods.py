@@ -4,11 +4,15 @@
 import itertools
 from collections.abc import Iterator
 
+import pytest
+
 import kit
 from flood import Flood, grown, many_rooms, texts
 from minted import SECRET, token
 from peers import BarePeer, loop_of
 from wire import TEXT, frame, fresh, opened, until
+
+pytestmark = pytest.mark.timeout(180)  # some waits may take a minute
 
 READ = 8 if kit.SANITIZED else 192  # MiB of a flood: without bounds, the process would grow by at least as much
 MOST = 4096 if kit.SANITIZED else 48  # MiB: the sum of the bounds, the partial messages of 40 clients, and some heap

@@ -13,6 +13,8 @@ from halt import halted
 from peers import BarePeer, loop_of
 from wire import BINARY, CLOSE, CONT, PING, PONG, TEXT, Frame, Wire, frame, opened, request, until
 
+pytestmark = pytest.mark.timeout(180)  # some waits may take a minute
+
 LATE = b"a message did not arrive within message-timeout"
 LIMIT = 1.0  # seconds: message_timeout in these tests
 
