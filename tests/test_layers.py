@@ -102,6 +102,16 @@ def test_a_function_has_the_name_of_its_file_or_struct(name: str) -> None:
     assert not wrong
 
 
+def test_every_verb_is_dispatched() -> None:
+    """A verb that head_parse knows has a case where messages are handled."""
+    verbs = set(re.findall(r"^    (VERB_\w+) = ", SOURCES["wire/command"], re.MULTILINE)) - {"VERB_NONE"}
+    body = re.search(
+        r"^cdef [^\n]*\b_session_message\(.*?(?=^cdef )", SOURCES["client/session"], re.MULTILINE | re.DOTALL
+    )
+    assert body and verbs
+    assert set(re.findall(r"head\.verb == (VERB_\w+)", body.group())) == verbs
+
+
 LITERAL = r'b"(?:[^"\\]|\\.)*"'
 LITERAL_AND_SIZE = re.compile(rf"({LITERAL}(?:\s+{LITERAL})*), *(\d+)\b(?! if )")
 

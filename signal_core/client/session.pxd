@@ -5,7 +5,7 @@ from libc.string cimport memchr, memcmp, memcpy
 from signal_core.base.counters cimport C_BYTES_IN, C_PROTOCOL_ERRORS, C_READS
 from signal_core.base.limits cimport READ_BUFFER
 from signal_core.base.memory cimport Packet
-from signal_core.base.sys cimport EAGAIN, EINTR, SE_COLD, SE_RARE, errno, recv
+from signal_core.base.sys cimport EAGAIN, EINTR, SE_ASSERT, SE_COLD, SE_RARE, errno, recv
 from signal_core.client.auth cimport auth_verb
 from signal_core.client.handshake_input cimport handshake_input
 from signal_core.client.input_buffer cimport input_buffer_free, input_buffer_grow
@@ -26,7 +26,9 @@ from signal_core.tables.conn_table cimport (
 )
 from signal_core.tables.state cimport Loop
 from signal_core.tables.turns cimport turns_step_is_over
-from signal_core.wire.command cimport HEAD_MAX, VERB_AUTH, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse
+from signal_core.wire.command cimport (
+    HEAD_MAX, VERB_AUTH, VERB_PING, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse,
+)
 from signal_core.wire.frame cimport (
     CLOSE_TOO_BIG, FRAME_CONTROL, OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, Frame, frame_close_code, frame_parse,
     frame_unmask,
@@ -75,8 +77,10 @@ cdef inline void _session_message(Loop* loop, Conn* c, const uint8_t* p, size_t 
         verbs_unsub(loop, c, &head)
     elif head.verb == VERB_AUTH:
         auth_verb(loop, c, &head)
-    else:
+    elif head.verb == VERB_PING:
         replies_pong(loop, c, head.arg, head.arg_len)
+    else:
+        SE_ASSERT(False)  # a verb that head_parse knows has its case here (tests/test_layers.py)
 
 
 cdef inline SE_COLD _session_fail(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
@@ -250,8 +254,9 @@ cdef inline void _session_turn_over(Loop* loop, Conn* c, uint64_t last) noexcept
         delayed_add(loop, c)
 
 
-cdef inline void _session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
-    """Handles n bytes of input, of which the first `before` were left over from an earlier read."""
+cdef inline size_t _session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
+    """Handles n bytes of input, of which the first `before` were left over from an earlier read. Returns how many it
+    has handled; what is left is kept."""
     cdef uint64_t need = 0
     cdef size_t done = 0
     if c.state == CONN_HANDSHAKE:
@@ -261,18 +266,19 @@ cdef inline void _session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_
     if c.state >= CONN_LINGER:
         done = n
     partial_keep(loop, c, p + done, n - done, need, done != 0)
+    return done
 
 
 cdef inline void session_continue(Loop* loop, Conn* c) noexcept nogil:
-    """Gives a connection with leftover input its next turn."""
+    """Gives a connection with leftover input its next turn. It is read if there is no whole frame among that: its event
+    may have been postponed (_loop_event), and be postponed each time."""
     c.flags &= <uint16_t>~FLAG_READY
-    if c.flags & FLAG_BLOCKED:  # its event may have been postponed (_loop_event)
+    if c.flags & FLAG_BLOCKED:
         conn_flush(loop, c)
     if c.state == CONN_DEAD or c.flags & (FLAG_PAUSED | FLAG_READY):
         return
-    if c.pending != NULL:
-        _session_input(loop, c, c.pending.data, c.pending.used, 0 if c.state == CONN_HANDSHAKE else c.pending.used)
-    else:
+    if c.pending == NULL or _session_input(loop, c, c.pending.data, c.pending.used,
+                                           0 if c.state == CONN_HANDSHAKE else c.pending.used) == 0:
         session_read(loop, c)
 
 
@@ -290,7 +296,7 @@ cdef inline ssize_t _session_recv(Loop* loop, Conn* c, void* p, size_t n) noexce
     return -1
 
 
-cdef inline SE_COLD _session_read_more(Loop* loop, Conn* c) noexcept nogil:
+cdef inline void _session_read_more(Loop* loop, Conn* c) noexcept nogil:
     """Reads more of a large frame, directly behind its first bytes."""
     cdef size_t most = <size_t>loop.hub.set.max_frame + READ_BUFFER
     cdef Buffer* grown = input_buffer_grow(loop, c.pending, c.pending.used + READ_BUFFER // 16, most)
