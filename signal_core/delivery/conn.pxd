@@ -89,9 +89,15 @@ cdef inline void conn_watch(Loop* loop, Conn* c) noexcept nogil:
     epoll_ctl(loop.epoll, EPOLL_CTL_MOD, c.fd, &event)
 
 
+cdef inline void conn_bury(Loop* loop, Conn* c) noexcept nogil:
+    """Has loop_reap free a dead connection. One that is delayed waits for the end of that, or it would keep the loop
+    awake all the while."""
+    slab_cold(&loop.slab, c.slot).next = loop.dead
+    loop.dead = c.slot
+
+
 cdef inline SE_COLD conn_kill(Loop* loop, Conn* c) noexcept nogil:
     """Closes the socket at once. The connection is CONN_DEAD until it is freed at the end of the iteration."""
-    cdef Cold* cold
     if c.state == CONN_DEAD:
         return
     if c.flags & FLAG_BLOCKED:
@@ -106,9 +112,8 @@ cdef inline SE_COLD conn_kill(Loop* loop, Conn* c) noexcept nogil:
     close(c.fd)
     c.fd = -1
     wheel_disarm(&loop.wheel, &loop.slab, c.slot)
-    cold = slab_cold(&loop.slab, c.slot)
-    cold.next = loop.dead
-    loop.dead = c.slot
+    if not c.flags & FLAG_DELAYED:
+        conn_bury(loop, c)
 
 
 cdef inline SE_COLD _conn_block(Loop* loop, Conn* c) noexcept nogil:

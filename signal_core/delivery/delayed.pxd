@@ -17,7 +17,7 @@ from signal_core.base.limits cimport (
     DELAY_MS, REST_HALVES, REST_LEAST_NS, REST_MOST_NS, SCARCE_HOLD_MS, SCARCE_LOOK_MS, SCARCE_PART, SCARCE_STALE_MS,
 )
 from signal_core.base.sys cimport SE_COLD, se_now_ns, se_waited
-from signal_core.delivery.conn cimport conn_kill, conn_ready, conn_watch
+from signal_core.delivery.conn cimport conn_bury, conn_kill, conn_ready, conn_watch
 from signal_core.tables.conn_table cimport CONN_DEAD, FLAG_DELAYED, FLAG_READY, NO_SLOT, Conn, slab_conn
 from signal_core.tables.state cimport LANE_SPREAD, Loop, loop_ms
 from signal_core.tables.turns cimport turns_crowds_remain, turns_line_add, turns_line_drop, turns_line_room
@@ -94,6 +94,9 @@ cdef inline void delayed_release(Loop* loop) noexcept nogil:
     for i in range(n):
         c = slab_conn(&loop.slab, loop.turn.delayed.slots[i])
         c.flags &= <uint16_t>~(FLAG_READY | FLAG_DELAYED)
+        if c.state == CONN_DEAD:
+            conn_bury(loop, c)
+            continue
         conn_ready(loop, c)
         if c.state != CONN_DEAD:
             conn_watch(loop, c)

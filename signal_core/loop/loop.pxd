@@ -185,13 +185,14 @@ cdef inline bint _loop_leave_rooms(Loop* loop, Conn* c, uint64_t last) noexcept 
 cdef inline void loop_reap(Loop* loop, uint32_t units) noexcept nogil:
     """Frees dead connections, for at most `units` of work: a membership is one, and telling watchers of its end costs
     more (events_add). Thousands of connections may die at one moment, each in hundreds of rooms. The rest waits for the
-    next iteration, as does a connection that is still in a list."""
+    next iteration, as does a connection that is still in a list: to look at one is a unit, too."""
     cdef uint64_t last = loop.turn.work + units
     cdef uint32_t* link = &loop.dead
     cdef Conn* c
     while link[0] != NO_SLOT and loop.turn.work < last:
         c = slab_conn(&loop.slab, link[0])
         if c.flags & (FLAG_DIRTY | FLAG_READY) or not _loop_leave_rooms(loop, c, last):
+            loop.turn.work += 1
             link = &slab_cold(&loop.slab, c.slot).next
             continue
         link[0] = slab_cold(&loop.slab, c.slot).next

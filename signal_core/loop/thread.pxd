@@ -17,7 +17,7 @@ from signal_core.base.sys cimport (
 )
 from signal_core.client.listener cimport listener_open_reserve
 from signal_core.client.parking cimport parking_close
-from signal_core.delivery.conn cimport conn_kill
+from signal_core.delivery.conn cimport conn_bury, conn_kill
 from signal_core.delivery.outbox cimport outbox_event, outbox_post_all
 from signal_core.loop.loop cimport loop_clock, loop_iterate, loop_reap
 from signal_core.loop.memory_return cimport memory_return_free
@@ -33,7 +33,7 @@ from signal_core.route.receipts cimport receipts_tell_all
 from signal_core.tables.acl cimport rights_release
 from signal_core.tables.codes cimport CLUSTER_OFF, EVENT_LOG
 from signal_core.tables.conn_table cimport (
-    CONN_DEAD, CONN_FREE, FLAG_DIRTY, FLAG_READY, NO_SLOT, Conn, slab_conn, slab_end, slab_init,
+    CONN_DEAD, CONN_FREE, FLAG_DELAYED, FLAG_DIRTY, FLAG_READY, NO_SLOT, Conn, slab_conn, slab_end, slab_init,
 )
 from signal_core.tables.ip_table cimport AddressBook, address_book_end
 from signal_core.tables.link_state cimport Link
@@ -180,7 +180,9 @@ cdef inline SE_COLD _close(Loop* loop) noexcept nogil:
     loop.turn.ready.used = loop.turn.delayed.used = loop.pressure.held_used = loop.pressure.waits = 0
     for i in range(loop.slab.used):
         c = slab_conn(&loop.slab, i)
-        c.flags &= <unsigned short>~(FLAG_DIRTY | FLAG_READY)
+        if c.state == CONN_DEAD and c.flags & FLAG_DELAYED:
+            conn_bury(loop, c)
+        c.flags &= <unsigned short>~(FLAG_DIRTY | FLAG_READY | FLAG_DELAYED)
         if c.state != CONN_FREE and c.state != CONN_DEAD:
             conn_kill(loop, c)
     turns_lane_take(loop, LANE_DIRECT)

@@ -1,8 +1,13 @@
-# A loop without a thread, for tests of the lanes of queues and of incomplete messages. For probe.pyx, after
-# probe_crowd.pxi.
+# A loop without a thread, for tests of the lanes of queues, delayed connections and incomplete messages. For probe.pyx,
+# after probe_crowd.pxi.
 
+from signal_core.base.limits cimport FRAMES_PER_TURN
 from signal_core.client.input_buffer cimport input_buffer_free, input_buffer_grow
 from signal_core.client.partial cimport partial_due
+from signal_core.client.session cimport session_continue
+from signal_core.delivery.conn cimport conn_kill, conn_ready
+from signal_core.delivery.delayed cimport delayed_add, delayed_release
+from signal_core.loop.loop cimport loop_reap
 from signal_core.tables.conn_table cimport FLAG_READY
 from signal_core.tables.turns cimport turns_lane_add, turns_lane_put_back
 
@@ -16,9 +21,14 @@ cdef class OneLoop:
         cdef Conn* c
         self.hub = <Hub*>slab_pages_new(sizeof(Hub))
         self.loop = <Loop*>slab_pages_new(sizeof(Loop))
-        if self.hub == NULL or self.loop == NULL or not thread_init(self.loop, self.hub, 0):
+        if self.hub == NULL or self.loop == NULL:
+            raise MemoryError
+        self.hub.nloops = 1
+        self.hub.loops[0] = self.loop
+        if not thread_init(self.loop, self.hub, 0):
             raise MemoryError
         self.hub.set.input_loop = 1 << 20
+        self.hub.set.max_frame = 1 << 16
         for _ in range(conns):
             c = slab_take(&self.loop.slab)
             c.state = CONN_OPEN
@@ -87,3 +97,41 @@ cdef class OneLoop:
         self.loop.tick = tick
         c.flags = <uint16_t>(c.flags | FLAG_READY if waits else c.flags & ~FLAG_READY)
         return partial_due(self.loop, c)
+
+    def turn(self, int fd, bytes kept):
+        """The first connection has this socket and a part of a message, and gets a turn. Returns what it then keeps."""
+        cdef Conn* c = slab_conn(&self.loop.slab, 0)
+        c.fd = fd
+        c.pending = input_buffer_grow(self.loop, c.pending, len(kept), len(kept))
+        memcpy(c.pending.data, <char*>kept, len(kept))
+        c.pending.used = <uint32_t>len(kept)
+        self.loop.turn.share = FRAMES_PER_TURN
+        conn_ready(self.loop, c)
+        session_continue(self.loop, c)
+        c.fd = -1
+        return (<char*>c.pending.data)[:c.pending.used]
+
+    def delay(self, uint32_t slot):
+        delayed_add(self.loop, slab_conn(&self.loop.slab, slot))
+
+    def release(self):
+        """Ends the wait of those that are delayed, as nothing is left of what they caused."""
+        delayed_release(self.loop)
+
+    def kill(self, uint32_t slot):
+        conn_kill(self.loop, slab_conn(&self.loop.slab, slot))
+
+    def dead(self):
+        """The slots to free, which keep the loop awake."""
+        cdef uint32_t slot = self.loop.dead
+        slots = []
+        while slot != NO_SLOT:
+            slots.append(slot)
+            slot = slab_cold(&self.loop.slab, slot).next
+        return slots
+
+    def reap(self, uint32_t units):
+        """Returns the units of work that it took."""
+        cdef uint64_t before = self.loop.turn.work
+        loop_reap(self.loop, units)
+        return self.loop.turn.work - before
