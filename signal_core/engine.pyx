@@ -13,7 +13,7 @@ from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint6
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid, usleep
-from signal_core.base.counters cimport C_COUNT, C_TAKEN
+from signal_core.base.counters cimport C_COUNT, C_TAKEN, C_TASKS_REFUSED
 from signal_core.base.kinds cimport (
     DIAL_GIVE_UP, DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK,
     KIND_LOCAL_PEER, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, TELL_PEER,
@@ -241,7 +241,7 @@ cdef class Core(Mailboxes):
         self.snapshot += 1
         number = self.snapshot
         for i in range(hub.nloops):
-            if not backpressure_tasks_full(self.control, hub.loops[i]):
+            if not self.tasks_full(i):
                 self.tell_loop(i, KIND_SNAPSHOT, 0, number, b"")
         by = se_now_ms() + SNAPSHOT_PATIENCE_MS
         with nogil:

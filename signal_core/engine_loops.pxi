@@ -138,7 +138,7 @@ cdef class Loops:
         """Copies the settings about requests: their sizes and path."""
         cdef bytes path = s["path"].rstrip("/").encode()
         cdef Hub* hub = self.hub
-        if len(path) >= sizeof(hub.set.site.path):
+        if <size_t>len(path) >= sizeof(hub.set.site.path):
             raise ValueError(f"path has {len(path)} bytes: {sizeof(hub.set.site.path) - 1} at most")
         hub.set.site.max_line = s["max_request_line"]
         hub.set.site.max_head = s["max_head"]
@@ -284,11 +284,18 @@ cdef class Loops:
         outbox_post(self.control, index, packet)
         outbox_post_all(self.control)
 
+    cdef bint tasks_full(self, uint32_t index):
+        """Whether very many tasks wait for a loop, so that the program and operators add none. Counts it."""
+        cdef bint full = backpressure_tasks_full(self.control, self.hub.loops[index])
+        if full:
+            self.local_peer.n[C_TASKS_REFUSED] += 1
+        return full
+
     cdef int ask_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data,
                       uint64_t origin=0) except -1:
         """tell_loop, for requests whose number nothing else limits. Raises CoreError if TASKS_WAITING tasks wait
         already."""
-        if backpressure_tasks_full(self.control, self.hub.loops[index]):
+        if self.tasks_full(index):
             raise CoreError(f"loop {index} does not respond: {TASKS_WAITING} tasks wait for it")
         self.tell_loop(index, kind, target, value, data, origin)
         return 0

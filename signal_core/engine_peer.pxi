@@ -80,6 +80,7 @@ cdef class Peer(Loops):
         if joins and len(self.entries) >= self.hub.set.max_rooms:
             return code_name(CODE_TOO_MANY_ROOMS)
         if backpressure_joins_wait(self.local_peer):
+            self.local_peer.n[C_TASKS_REFUSED] += 1
             return "later"
         local_peer_begin(self.local_peer)
         entry = self.enter_room(room, name) if joins else <RoomEntry*><uint64_t>self.entries[room]

@@ -102,4 +102,9 @@ COUNTERS = (
     ("steps_cut", "counter", "steps of an iteration that ran out of time, and continued in the next"),
     ("memory_trims", "counter", "times that a loop returned freed memory to the system"),
     ("messages_late", "counter", "connections closed with 1008: a message did not arrive within message-timeout"),
+    (
+        "tasks_refused",
+        "counter",
+        "requests of operators and of the embedding program put off or refused because many tasks waited for a loop",
+    ),
 )

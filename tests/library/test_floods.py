@@ -51,6 +51,7 @@ def test_orders_of_the_program_are_bounded() -> None:
             with pytest.raises(CoreError, match="does not respond"):
                 core.disconnect(engine.address.rpartition(".")[0] + ".0000000000000", 4000)
             await come(lambda: total(engine, "inquiries") >= asked)
+            assert total(engine, "tasks_refused") >= 2
             pages = await asyncio.gather(*(engine.rooms() for _ in range(500)))  # more than are sent at once
             assert all(page.rooms == {} for page in pages)
 
