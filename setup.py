@@ -23,8 +23,8 @@ INLINE = ["inline-unit-growth=1000", "large-function-growth=4000", "large-stack-
 INLINE = [part for each in [*INLINE, "max-inline-insns-single=500"] for part in ("--param", each)]
 SOURCES = {"engine": "signal_core/engine.pyx", "probe": "signal_core/probe/probe.pyx"}
 FLAVOURS = {
-    # -w: only the debug build shows warnings about generated C. -g1 is for profilers, and costs no time.
-    "release": (["-O3", "-g1", "-w", "-fno-plt", *INLINE], [], {}),
+    # Cython compares the index of a loop over an enum's numbers with an int. -g1 is for profilers, and costs no time.
+    "release": (["-O3", "-g1", "-Wall", "-Wno-sign-compare", "-fno-plt", *INLINE], [], {}),
     "debug": (
         ["-O0", "-g3", "-DSE_DEBUG=1", "-UNDEBUG", "-DCYTHON_TRACE=1"],
         [],

@@ -254,7 +254,8 @@ cdef inline int _take(Loop* loop, uint32_t which, uint64_t paid) noexcept nogil:
 cdef inline void _park(Loop* loop, uint32_t which) noexcept nogil:
     """While the pace allows no connection: answers health checks of a listener's parked clients, and parks up to
     ACCEPTS clients from the kernel's queue."""
-    cdef uint32_t budget = PARK_LOOKS, _i
+    cdef uint32_t budget = PARK_LOOKS
+    cdef int _i
     cdef Lot* lot = &loop.accept.lots[which]
     cdef int fd = parking_next(loop, lot, &budget)
     while fd >= 0:

@@ -121,8 +121,7 @@ cdef inline int parking_accept(Loop* loop, Lot* lot, int listener) noexcept nogi
 
 cdef inline void parking_close(Loop* loop) noexcept nogil:
     """Closes all parked sockets, at the end of the loop's thread."""
-    cdef uint32_t i
-    cdef int fd
+    cdef int fd, i
     for i in range(MAX_LISTENERS):
         fd = parking_pop(&loop.accept.lots[i])
         while fd >= 0:

@@ -314,8 +314,10 @@ cdef inline void events_tell_members(
 cdef inline size_t events_put_who(Loop* loop, Conn* c, char* out) noexcept nogil:
     """Writes a member of this loop, or the local peer (NULL), as presence names it. At most WHO_MAX bytes."""
     cdef uint32_t user_n = 0
-    cdef const char* user = NULL if c == NULL else conn_acl_user(loop, c, &user_n)
+    cdef const char* user = NULL
     cdef uint8_t* at = replies_put_peer(<uint8_t*>out, loop.hub, loop.hub.local_peer if c == NULL else conn_id(loop, c))
+    if c != NULL:
+        user = conn_acl_user(loop, c, &user_n)
     if user_n:
         at = text_put_bytes(text_put_bytes(at, b" user=", 6), user, user_n)
     return <size_t>(<char*>at - out)

@@ -66,7 +66,7 @@ cdef inline bint _patterns_match(const uint8_t* at, uint32_t count, const char* 
 
 cdef inline const uint8_t* _rights_pub(const Rights* rights) noexcept nogil:
     """Returns the patterns of rooms to publish to."""
-    cdef const uint8_t* at = rights.data
+    cdef const uint8_t* at = &rights.data[0]
     cdef uint32_t _i
     for _i in range(rights.nsub):
         at += 1 + at[0]

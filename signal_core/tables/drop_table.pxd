@@ -44,7 +44,8 @@ cdef inline bint missed_any(const Missed* missed) noexcept nogil:
 
 cdef inline uint32_t missed_take(Missed* missed, Missing* out) noexcept nogil:
     """Moves all entries to `out`, at most MISSED_MOST; returns how many. The loop only."""
-    cdef uint32_t i, n = 0
+    cdef uint32_t n = 0
+    cdef int i
     se_lock(&missed.lock)
     for i in range(MISSED_SLOTS):
         if missed.slots[i].key:
