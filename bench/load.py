@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from contenders import HERE
@@ -30,21 +31,17 @@ class LoadError(Exception):
     """The load generator measured nothing."""
 
 
+@dataclass
 class Sample:
-    """All counters at one moment, and CPU seconds (user, system) and Pss in kB by process."""
+    """All counters at one moment; CPU seconds (user, system) and Pss in kB by process; CPU seconds by thread."""
 
-    def __init__(self, counts: dict[str, int]) -> None:
-        self.counts = counts
-        self.cpu: dict[str, tuple[float, float]] = {}
-        self.pss: dict[str, int] = {}
-        self.threads: list[float] = []
+    counts: dict[str, int] = field(default_factory=dict)
+    cpu: dict[str, tuple[float, float]] = field(default_factory=dict)
+    pss: dict[str, int] = field(default_factory=dict)
+    threads: list[float] = field(default_factory=list)
 
-    def add(self, kind: str, text: str) -> None:
-        """Takes a line about a process or the threads."""
-        if kind == "threads":
-            self.threads = [float(word) for word in text.split()]
-            return
-        pid, file, line = text.split(" ", 2)
+    def add_proc(self, pid: str, file: str, line: str) -> None:
+        """Takes a line of /proc/PID/stat or /proc/PID/smaps_rollup."""
         if file == "stat":
             fields = line.rpartition(")")[2].split()
             self.cpu[pid] = (int(fields[11]) / TICKS, int(fields[12]) / TICKS)
@@ -52,53 +49,10 @@ class Sample:
             self.pss[pid] = int(line.split()[1])
 
 
-class Output:
-    """What the load generator printed."""
+class Latencies:
+    """A histogram, printed as `sum=NS max=NS NS:COUNT…`."""
 
     def __init__(self, text: str) -> None:
-        self.options: dict[str, str] = {}
-        self.samples: dict[str, Sample] = {}
-        self.latency: dict[str, str] = {}
-        self.opened = 0.0
-        start = last = Sample({})
-        for line in text.splitlines():
-            kind, _, rest = line.partition(" ")
-            if kind == "options":
-                self.options = dict(word.split("=") for word in rest.split())
-            elif kind == "opened":
-                self.opened = int(rest) / 1e9
-            elif kind == "sample":
-                name, *words = rest.split()
-                last = self.samples[name] = Sample({k: int(v) for k, v in (word.split("=") for word in words)})
-            elif kind == "latency":
-                name, _, buckets = rest.partition(" ")
-                self.latency[name] = buckets
-            elif kind in ("proc", "threads"):
-                last.add(kind, rest)
-        self.start = start
-
-    def grown(self, name: str, first: str = "before", then: str = "after") -> int:
-        """By how much a counter grew between two samples."""
-        return self.samples[then].counts[name] - self.samples[first].counts[name]
-
-    def seconds(self, first: str = "before", then: str = "after") -> float:
-        return self.grown("ns", first, then) / 1e9
-
-    def cpu(self, pids: list[str], first: str = "before", then: str = "after") -> list[float] | None:
-        """User and system seconds of these processes between two samples; None if one was not there all the time."""
-        a, b = self.samples[first].cpu, self.samples[then].cpu
-        if not all(pid in a and pid in b for pid in pids):
-            return None
-        return [sum(b[pid][i] - a[pid][i] for pid in pids) for i in (0, 1)]
-
-
-# -- latencies --
-
-
-class Latencies:
-    """A histogram: how many messages took so many nanoseconds."""
-
-    def __init__(self, text: str = "sum=0 max=0") -> None:
         total, most, *buckets = text.split()
         self.sum, self.max = int(total[4:]), int(most[4:])
         self.buckets = [(int(value), int(n)) for value, n in (bucket.split(":") for bucket in buckets)]
@@ -129,73 +83,97 @@ class Latencies:
         return {**found, "max": round(self.max / 1e3, 2), "curve": curve}
 
 
-# -- figures --
+def read(text: str) -> tuple[dict[str, str], dict[str, Sample], dict[str, Latencies]]:
+    """The options, the samples (`start` is before the first connection) and the latencies that were printed."""
+    options: dict[str, str] = {}
+    samples = {"start": Sample()}
+    latencies = {}
+    last = samples["start"]
+    for line in text.splitlines():
+        kind, _, rest = line.partition(" ")
+        if kind == "options":
+            options = {name: value for name, _, value in (word.partition("=") for word in rest.split())}
+        elif kind == "opened":
+            options["opened_ns"] = rest
+        elif kind == "sample":
+            name, *words = rest.split()
+            counts = {name: int(value) for name, value in (word.split("=") for word in words)}
+            last = samples[name] = Sample(counts)
+        elif kind == "threads":
+            last.threads = [float(word) for word in rest.split()]
+        elif kind == "proc":
+            last.add_proc(*rest.split(" ", 2))
+        elif kind == "latency":
+            name, _, buckets = rest.partition(" ")
+            latencies[name] = Latencies(buckets)
+    return options, samples, latencies
 
 
-def each(amount: float | None, n: int) -> float | None:
-    """An amount divided by n; None if either is missing."""
-    return round(amount / n, 4) if n and amount is not None and amount >= 0 else None
-
-
-def usage(out: Output, pids: list[str]) -> Run:
-    """CPU and growth of memory of these processes in the measured window; None where a figure is unknown."""
-    used, delivered = out.cpu(pids) if pids else None, out.grown("delivered")
-    user, system = used or (None, None)
-    before, after = out.start.pss, out.samples["after"].pss
-    grew = [after[pid] - before[pid] if pid in after and pid in before else -1 for pid in pids]
-    growth = sum(grew) * 1024 if pids and min(grew) >= 0 else None
+def usage(pids: list[str], before: Sample, after: Sample) -> Run:
+    """User and system seconds of these processes between two samples; None if one was not there all the time."""
+    known = pids and all(pid in before.cpu and pid in after.cpu for pid in pids)
+    names = ("user_s", "system_s")
     return {
-        "user_s": user,
-        "system_s": system,
-        "user_us_per_delivery": each(user * 1e6 if user is not None else None, delivered),
-        "cpu_us_per_delivery": each(sum(used) * 1e6 if used else None, delivered),
-        "pss_before_kb": sum(before.get(pid, 0) for pid in pids),
-        "bytes_per_connection": each(growth, out.samples["after"].counts["ready"]),
+        name: round(sum(after.cpu[pid][i] - before.cpu[pid][i] for pid in pids), 4) if known else None
+        for i, name in enumerate(names)
     }
 
 
-def counted(out: Output) -> Run:
-    """The messages: of the measured window, and what went wrong in all."""
-    final, seconds = out.samples["final"].counts, out.seconds()
-    err = {name[4:]: n for name, n in final.items() if name.startswith("err.") and n}
-    told = final["delivered"] + final["verified"] + final["gap"] + sum(err.values())
-    return {
-        "sent": out.grown("sent"),
-        "delivered": out.grown("delivered"),
-        "per_second": round(out.grown("delivered") / seconds, 1),
-        "lost": final["expected"] - told if final["expected"] else 0,
-        **{name: final[name] for name in ("gap", "verified", "pings", "ready", "reopened")},
-        "pings_measured": out.grown("pings"),
-        "errors": {name: final[name] for name in ERRORS},
-        "err": err,
+def servers(pids: list[str], samples: dict[str, Sample]) -> Run:
+    """CPU and growth of memory of these processes in the measured window; None if a figure is unknown."""
+    start, before, after = (samples[name] for name in ("start", "before", "after"))
+    delivered, ready = after.counts["delivered"] - before.counts["delivered"], after.counts["ready"]
+    found = usage(pids, before, after)
+    known = delivered and found["user_s"] is not None
+    grew = [after.pss[pid] - start.pss[pid] if pid in after.pss and pid in start.pss else -1 for pid in pids]
+    return found | {
+        "user_us_per_delivery": round(found["user_s"] * 1e6 / delivered, 4) if known else None,
+        "cpu_us_per_delivery": round((found["user_s"] + found["system_s"]) * 1e6 / delivered, 4) if known else None,
+        "pss_before_kb": sum(start.pss.get(pid, 0) for pid in pids),
+        "bytes_per_connection": round(sum(grew) * 1024 / ready, 4) if ready and min(grew, default=-1) >= 0 else None,
     }
 
 
 def parse(text: str) -> Run:
-    """The figures of a run; LoadError if nothing was measured."""
-    out = Output(text)
-    if "final" not in out.samples:
+    """The figures of a run, of which those of messages and CPU are of its measured window; what went wrong is of all.
+
+    LoadError if nothing was measured.
+    """
+    options, samples, latencies = read(text)
+    if "final" not in samples:
         raise LoadError(f"nothing was measured: {text[-300:]!r}")
-    options, seconds = out.options, out.seconds()
-    numbers = ("connections", "threads", "targets", "payload", "rooms", "members", "verify")
+    before, after, final = samples["before"], samples["after"], samples["final"].counts
+    grown = {name: count - before.counts[name] for name, count in after.counts.items()}
+    seconds = grown["ns"] / 1e9
+    err = {name[4:]: n for name, n in final.items() if name.startswith("err.") and n}
+    told = final["delivered"] + final["verified"] + final["gap"] + sum(err.values())
     pids = [pid for pid in options["servers"].split(",") if pid]
-    run: Run = {"mode": options["mode"], "protocol": options["protocol"], "room_rate": float(options["room_rate"])}
-    run |= {name: int(options[name]) for name in numbers}
-    run |= {"seconds": round(seconds, 3), **counted(out)}
-    if out.opened:
-        run["opened"] = {"seconds": round(out.opened, 3), "per_second": round(run["connections"] / out.opened, 1)}
-    other = {"mix": "room_latency_us", "relay": "second_latency_us"}.get(run["mode"])
-    run["latency_us"] = Latencies(out.latency["main"]).figures()
-    run |= {other: Latencies(out.latency["other"]).figures()} if other else {}
-    if "quiet" in out.samples:
-        window = ("quiet", "quiet-end")
-        user, system = out.cpu(pids, *window) or (None, None)
-        begin, end = (out.samples[name].counts["ns"] / 1e9 for name in window)
-        pings = out.grown("pings", *window)
-        run["quiet"] = {"from": begin, "to": end, "pings": pings, "user_s": user, "system_s": system}
-    before, after = out.samples["before"].threads, out.samples["after"].threads
-    run["busiest_thread"] = round(max(b - a for a, b in zip(before, after, strict=True)) / seconds, 3)
-    return {**run, "servers": [{"pid": int(pid), **usage(out, [pid])} for pid in pids], "all_servers": usage(out, pids)}
+    run: Run = {name: options[name] for name in ("mode", "protocol")}
+    run |= {name: int(options[name]) for name in ("connections", "threads", "targets", "rooms", "members", "verify")}
+    run |= {name: final[name] for name in ("gap", "verified", "pings", "ready", "reopened")}
+    run |= {name: grown[name] for name in ("sent", "delivered")}
+    run |= {
+        "seconds": round(seconds, 3),
+        "per_second": round(grown["delivered"] / seconds, 1),
+        "pings_measured": grown["pings"],
+        "lost": final["expected"] - told if final["expected"] else 0,
+        "errors": {name: final[name] for name in ERRORS},
+        "err": err,
+        "latency_us": latencies["main"].figures(),
+        "busiest_thread": max(b - a for a, b in zip(before.threads, after.threads, strict=True)) / seconds,
+        "servers": [{"pid": int(pid), **servers([pid], samples)} for pid in pids],
+        "all_servers": servers(pids, samples),
+    }
+    if other := {"mix": "room_latency_us", "relay": "second_latency_us"}.get(run["mode"]):
+        run[other] = latencies["other"].figures()
+    if "opened_ns" in options:
+        took = int(options["opened_ns"]) / 1e9
+        run["opened"] = {"seconds": round(took, 3), "per_second": round(run["connections"] / took, 1)}
+    if "quiet" in samples:
+        begin, end = samples["quiet"], samples["quiet-end"]
+        run["quiet"] = {"from": begin.counts["ns"] / 1e9, "to": end.counts["ns"] / 1e9, **usage(pids, begin, end)}
+        run["quiet"]["pings"] = end.counts["pings"] - begin.counts["pings"]
+    return run
 
 
 def trouble(run: Run) -> str:
@@ -211,7 +189,7 @@ def incomplete(run: Run) -> bool:
     return bool(fallen or (mode == "storm" and run["reopened"] < most) or (run["verify"] and run["verified"] < most))
 
 
-def load(words: str, urls: list[str], pids: Sequence[int] = ()) -> Run:
+def load(words: str, urls: Sequence[str], pids: Sequence[int] = ()) -> Run:
     """Runs the load generator, which samples these processes; LoadError if it measured nothing."""
     command = [str(LOAD), *words.split(), *(f"--pid={pid}" for pid in pids), *urls]
     return parse(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout)
@@ -222,12 +200,10 @@ def main() -> int:
     if "--help" in sys.argv:
         print(__doc__)
         return 0
-    if not LOAD.exists():
-        sys.exit(f"{LOAD} is not built: make -C {HERE.name} load")
-    done = subprocess.run([str(LOAD), *sys.argv[1:]], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        return done.returncode
-    run = parse(done.stdout)
+    try:
+        run = load(" ".join(sys.argv[1:]), [])
+    except (OSError, LoadError) as error:
+        sys.exit(f"load.py: {error}")
     print(json.dumps(run))
     return 1 if trouble(run) or incomplete(run) else 0
 

@@ -13,7 +13,6 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +109,14 @@ def columns(turns: list[Figures]) -> Figures:
 
 
 def written(value: Any, depth: int = 1) -> str:
-    """JSON with a line for each innermost object, so that a diff shows what changed."""
-    if not (isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values())):
+    """JSON with a line for each of several objects in an object, so that a diff shows what changed."""
+    if not isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
-    lines = []
-    for nested, items in groupby(value.items(), lambda item: isinstance(item[1], dict)):
-        texts = [f"{json.dumps(key)}: {written(inner, depth + 1)}" for key, inner in items]
-        lines += texts if nested else [", ".join(texts)]
-    return "{\n" + ",\n".join(" " * depth + line for line in lines) + f"\n{' ' * (depth - 1)}}}"
+    several = sum(isinstance(inner, dict) for inner in value.values()) > 1 or depth == 1
+    items = [f"{json.dumps(key)}: {written(inner, depth + several)}" for key, inner in value.items()]
+    if not several:
+        return "{" + ", ".join(items) + "}"
+    return "{\n" + ",\n".join(" " * depth + item for item in items) + f"\n{' ' * (depth - 1)}}}"
 
 
 def write(file: Path, value: Figures) -> None:

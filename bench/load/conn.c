@@ -24,7 +24,7 @@ void conn_close(struct worker *w, struct conn *c, int why)
     free(c->out);
     if (why >= 0)
         count_add(w, why, 1);
-    if (open_pending(c)) {
+    if (c->state >= CONN_CONNECTING && c->state <= CONN_JOINING) {
         w->opening--;
         if (why >= 0)
             w->retry = w->now + RETRY_NS;
@@ -70,7 +70,7 @@ static void queue(struct worker *w, struct conn *c, const uint8_t *data, size_t 
 }
 
 /* Returns how much the socket took, or -1 if it is dead. */
-static ssize_t offer(const struct conn *c, const uint8_t *data, size_t length)
+static ssize_t send_some(const struct conn *c, const uint8_t *data, size_t length)
 {
     ssize_t n = send(c->fd, data, length, MSG_NOSIGNAL);
     return n < 0 && errno == EAGAIN ? 0 : n;
@@ -84,7 +84,7 @@ void conn_flush(struct worker *w)
     w->cork_length = 0;
     if (!c || !length)
         return;
-    ssize_t n = c->out_length ? 0 : offer(c, w->cork, length);
+    ssize_t n = c->out_length ? 0 : send_some(c, w->cork, length);
     if (n < 0)
         conn_close(w, c, COUNT_CLOSED);
     else if ((size_t)n < length)
@@ -93,7 +93,7 @@ void conn_flush(struct worker *w)
 
 static void write_queued(struct worker *w, struct conn *c)
 {
-    ssize_t n = offer(c, c->out, c->out_length);
+    ssize_t n = send_some(c, c->out, c->out_length);
     if (n < 0) {
         conn_close(w, c, COUNT_CLOSED);
         return;
@@ -147,30 +147,19 @@ void conn_keep(struct worker *w, struct conn *c, const uint8_t *rest, size_t len
         memcpy(c->in, rest, length);
 }
 
-/* Returns which counter tells why the server ended a connection; -1: it was asked to. */
-static int ended(const struct conn *c)
-{
-    return c->state == CONN_CLOSING ? -1 : c->state == CONN_UPGRADING ? COUNT_HANDSHAKE : COUNT_CLOSED;
-}
-
 /* Handles the inbox: the answer to the upgrade, then the protocol's. */
 static void handle(struct worker *w, struct conn *c, size_t length)
 {
-    size_t done = 0;
-    if (c->state == CONN_UPGRADING) {
-        long n = ws_response(w->inbox, length);
-        if (n == -1) {
-            conn_close(w, c, COUNT_HANDSHAKE);
-            return;
-        }
-        if (n == -2) {
-            conn_keep(w, c, w->inbox, length);
-            return;
-        }
-        c->state = CONN_GREETING;
-        done = (size_t)n;
+    long done = c->state == CONN_UPGRADING ? ws_response(w->inbox, length) : 0;
+    if (done == -1) {
+        conn_close(w, c, COUNT_HANDSHAKE);
+    } else if (done == -2) {
+        conn_keep(w, c, w->inbox, length);
+    } else {
+        if (c->state == CONN_UPGRADING)
+            c->state = CONN_GREETING;
+        w->opt->protocol->read(w, c, w->inbox + done, length - (size_t)done);
     }
-    w->opt->protocol->read(w, c, w->inbox + done, length - done);
 }
 
 static void read_some(struct worker *w, struct conn *c)
@@ -178,8 +167,9 @@ static void read_some(struct worker *w, struct conn *c)
     size_t kept = c->in_length;
     ssize_t n = recv(c->fd, w->inbox + kept, READ_SIZE, 0);
     if (n <= 0) {
+        int why = c->state == CONN_CLOSING ? -1 : c->state == CONN_UPGRADING ? COUNT_HANDSHAKE : COUNT_CLOSED;
         if (n == 0 || errno != EAGAIN)
-            conn_close(w, c, ended(c));
+            conn_close(w, c, why);
         return;
     }
     if (kept)

@@ -1,5 +1,5 @@
-/* Which thread holds which connections, from which address, and which of them are in which room. Without I/O.
- * Connections are numbered through all threads. */
+/* Which thread holds which connections, from which address, and in which rooms they are. Connections are numbered
+ * through all threads. */
 #ifndef LOAD_LAYOUT_H
 #define LOAD_LAYOUT_H
 
@@ -14,7 +14,7 @@ struct share {
     uint32_t first, count;
 };
 
-/* Part `part` of `parts`: units stay whole, and a part has at most one more than another. */
+/* Returns one of `parts` shares: units stay whole, and a share has at most one more than another. */
 static inline struct share layout_share(uint32_t units, uint32_t unit, uint32_t parts, uint32_t part)
 {
     uint32_t each = units / parts, more = units % parts;
@@ -22,7 +22,7 @@ static inline struct share layout_share(uint32_t units, uint32_t unit, uint32_t 
     return (struct share){before * unit, (each + (part < more)) * unit};
 }
 
-/* Every `stride`th connection is in a room, until all rooms have their members; a room's first publishes. */
+/* Every `stride`th connection is in a room, until all rooms have their members; the first member publishes. */
 struct rooms {
     uint32_t count, members, stride;
 };
@@ -40,7 +40,7 @@ static inline uint32_t layout_publisher(const struct rooms *rooms, uint32_t room
     return room * rooms->members * rooms->stride;
 }
 
-/* The rooms whose publisher is one of a share's connections. */
+/* Returns the rooms whose publisher is one of these connections. */
 static inline struct share layout_published(const struct rooms *rooms, struct share of)
 {
     uint32_t each = rooms->members * rooms->stride;
@@ -52,24 +52,8 @@ static inline struct share layout_published(const struct rooms *rooms, struct sh
     return (struct share){first, end - first};
 }
 
-/* The widest stride that leaves a room members on each of `targets` URLs; connections take these in turn. */
-static inline uint32_t layout_stride(uint32_t connections, uint32_t in_rooms, uint32_t targets)
-{
-    uint32_t stride = connections / in_rooms;
-    for (;; stride--) {
-        uint32_t a = stride, b = targets;
-        while (b) {
-            uint32_t rest = a % b;
-            a = b;
-            b = rest;
-        }
-        if (a == 1)
-            return stride;
-    }
-}
-
-/* On loopback a thread's `turn`th connect is from here, so that no two threads share a source address: one
- * has too few ports for a test. 127.64.0.0/10 has room for 256 threads of 60 million connects each. */
+/* Returns the source address of a thread's `turn`th connect on loopback. Threads share none, because an address has too
+ * few ports. 127.64.0.0/10 has addresses for 256 threads of 60 million connects each. */
 static inline uint32_t layout_source(uint32_t thread, uint32_t turn)
 {
     uint32_t number = turn / PORTS_AN_ADDRESS;

@@ -262,9 +262,6 @@ void open_begin(struct worker *w, uint32_t index);
 /* Asks for the upgrade, once the connect has ended. */
 void open_upgrade(struct worker *w, struct conn *c);
 
-/* Whether a handshake is under way. */
-bool open_pending(const struct conn *c);
-
 /* Stores the address of `c`; false if it is too long, and `c` is closed. */
 bool open_address(struct worker *w, struct conn *c, const void *text, size_t length);
 
@@ -295,10 +292,11 @@ void payload_heard(struct worker *w, struct conn *c, enum kind kind, const uint8
 /* Begins a phase in this thread. */
 void mode_enter(struct worker *w, enum phase phase);
 
-/* `c` received a delivery; or it learned that `n` messages to it were dropped, or that what it sent was refused. */
+/* Counts and measures a delivery to `c`, and sends the next message. */
 void mode_delivered(struct worker *w, struct conn *c, enum kind kind, uint64_t stamp);
-void mode_gap(struct worker *w, struct conn *c, uint64_t n);
-void mode_refused(struct worker *w, struct conn *c);
+
+/* Replaces `n` messages that were dropped or refused, so that a loss does not stop a pair or a room for good. */
+void mode_lost(struct worker *w, struct conn *c, uint64_t n);
 
 /* Sends what is due by now: on schedule, or because other threads received the last of a room's message. */
 void mode_tick(struct worker *w);

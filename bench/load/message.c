@@ -113,7 +113,7 @@ static void on_err(struct worker *w, struct conn *c, const uint8_t *head, size_t
     while (which < COUNT_ERR_OTHER && !starts(head + 4, length - 4, count_names[which] + strlen("err.")))
         which++;
     count_add(w, which, 1);
-    mode_refused(w, c);
+    mode_lost(w, c, UINT64_MAX);
 }
 
 /* GAP <n>, copied because the head is not terminated. */
@@ -123,7 +123,7 @@ static void on_gap(struct worker *w, struct conn *c, const uint8_t *head, size_t
     memcpy(text, head + 4, length - 4 < sizeof text - 1 ? length - 4 : sizeof text - 1);
     uint64_t n = strtoull(text, NULL, 10);
     count_add(w, COUNT_GAP, n);
-    mode_gap(w, c, n);
+    mode_lost(w, c, n);
 }
 
 /* Handles one message of the server's. */

@@ -151,19 +151,13 @@ void mode_delivered(struct worker *w, struct conn *c, enum kind kind, uint64_t s
     go_on(w, c, 1);
 }
 
-/* Replaces lost messages, so that one loss does not stop a pair or a room for good. */
-void mode_gap(struct worker *w, struct conn *c, uint64_t n)
+void mode_lost(struct worker *w, struct conn *c, uint64_t n)
 {
-    uint64_t most = w->opt->mode == MODE_ROOM ? w->opt->rooms.members : 1;
-    go_on(w, c, n < most ? n : most);
-}
-
-void mode_refused(struct worker *w, struct conn *c)
-{
+    uint64_t most = w->opt->mode == MODE_ROOM ? w->opt->rooms.members - 1 : 1;
     if (w->phase == PHASE_VERIFY)
         verify_next(w);
     else
-        go_on(w, c, w->opt->mode == MODE_ROOM ? w->opt->rooms.members - 1 : 1);
+        go_on(w, c, n < most ? n : most);
 }
 
 /* Sends what is due of one kind; each kind has a schedule. */

@@ -9,11 +9,6 @@
 
 enum { NO_SOCKET_NS = 20 * 1000 * 1000 };  /* opens nothing for this long after socket() failed */
 
-bool open_pending(const struct conn *c)
-{
-    return c->state >= CONN_CONNECTING && c->state <= CONN_JOINING;
-}
-
 static const struct target *target_of(const struct worker *w, uint32_t index)
 {
     return &w->opt->target[index % w->opt->targets];

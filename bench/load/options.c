@@ -93,7 +93,7 @@ static uint32_t whole(const char *text, const char *name, double low, double hig
     return (uint32_t)value;
 }
 
-/* ws://A.B.C.D:PORT[/path]; "localhost" is 127.0.0.1. */
+/* ws://A.B.C.D:PORT[/path] */
 static void parse_url(struct target *target, const char *url)
 {
     char host[64];
@@ -108,12 +108,11 @@ static void parse_url(struct target *target, const char *url)
     if (!port)
         fail("a URL needs a port", url);
     *port++ = 0;
-    const char *numeric = strcmp(host, "localhost") == 0 ? "127.0.0.1" : host;
     target->address.sin_family = AF_INET;
     target->address.sin_port = htons((uint16_t)whole(port, "port", 1, 65535));
-    if (inet_pton(AF_INET, numeric, &target->address.sin_addr) != 1)
+    if (inet_pton(AF_INET, host, &target->address.sin_addr) != 1)
         fail("not a numeric IPv4 address", url);
-    snprintf(target->host, sizeof target->host, "%.15s:%.5s", numeric, port);
+    snprintf(target->host, sizeof target->host, "%.15s:%.5s", host, port);
     target->path = path ? path : "/";
 }
 
@@ -230,7 +229,7 @@ static void fit_mode(struct options *opt)
     else if (in_rooms > opt->connections)
         fail("more members than --connections", "--rooms x --members");
     else
-        opt->rooms.stride = layout_stride(opt->connections, (uint32_t)in_rooms, opt->targets);
+        opt->rooms.stride = opt->connections / (uint32_t)in_rooms;
 }
 
 /* Fails if options do not go together. */

@@ -99,17 +99,6 @@ static void print_latency(const struct shared *shared, enum series series)
 
 /* ---- starting ---- */
 
-/* Sets this thread's part of the sends: the rate is divided among those that send. */
-static void set_schedules(struct worker *w)
-{
-    const struct options *opt = w->opt;
-    double rooms_rate = opt->mode == MODE_ROOM ? opt->rate : opt->room_rate;
-    if (opt->rate > 0 && opt->mode != MODE_ROOM)
-        w->schedule[KIND_TO].interval = 1e9 / opt->rate * opt->connections / w->count;
-    if (rooms_rate > 0 && w->room_count)
-        w->schedule[KIND_ROOM].interval = 1e9 / rooms_rate * opt->rooms.count / w->room_count;
-}
-
 static void set_worker(struct shared *shared, uint32_t index)
 {
     const struct options *opt = shared->opt;
@@ -123,7 +112,10 @@ static void set_worker(struct shared *shared, uint32_t index)
     w->count = share.count;
     w->room_first = rooms.first;
     w->room_count = rooms.count;
-    set_schedules(w);
+    if (opt->rate > 0)  /* the rates are divided among those that send */
+        w->schedule[KIND_TO].interval = 1e9 / opt->rate * opt->connections / w->count;
+    if (opt->room_rate > 0 && w->room_count)
+        w->schedule[KIND_ROOM].interval = 1e9 / opt->room_rate * opt->rooms.count / w->room_count;
 }
 
 static void woken(int number)

@@ -25,13 +25,17 @@ uint64_t clock_ns(void)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
+static _Noreturn void fail(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
 static void *allocate(size_t count, size_t size)
 {
     void *memory = calloc(count ? count : 1, size);
-    if (!memory) {
-        perror("load: memory");
-        exit(1);
-    }
+    if (!memory)
+        fail("load: memory");
     return memory;
 }
 
@@ -49,10 +53,8 @@ static void prepare(struct worker *w)
     if (close_range(3, ~0U, CLOSE_RANGE_UNSHARE) < 0)
         perror("load: the threads share one table of descriptors: close_range");
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (w->epoll < 0) {
-        perror("load: epoll");
-        exit(1);
-    }
+    if (w->epoll < 0)
+        fail("load: epoll");
     w->conns = allocate(w->count, sizeof *w->conns);
     w->closed = allocate(w->count, sizeof *w->closed);
     w->cork = allocate(1, CORK_FLUSH + PAYLOAD_MAX + 1024);
@@ -89,21 +91,14 @@ static void open_some(struct worker *w)
         open_begin(w, w->closed[--w->closed_count]);
 }
 
-/* Returns how many connections of this thread may be away; at least one. */
-static uint32_t away_max(const struct worker *w)
-{
-    const struct options *opt = w->opt;
-    uint32_t most = opt->away / opt->threads;
-    return !opt->away ? w->count : most ? most : 1;
-}
-
 /* Returns when the storm's next connection is cut, on the clock of clock_ns: evenly at --cut-rate, threads in turn, or
  * at once. HUGE_VAL if one has to come back first, or none is left. */
 static double cut_due(const struct worker *w)
 {
     const struct options *opt = w->opt;
+    uint32_t away = opt->away / opt->threads, most = !opt->away ? w->count : away ? away : 1;
     bool storming = opt->mode == MODE_STORM && w->phase == PHASE_SECOND && w->cut < w->count;
-    if (!storming || w->closed_count + w->opening >= away_max(w))
+    if (!storming || w->closed_count + w->opening >= most)
         return HUGE_VAL;
     if (opt->cut_rate <= 0)
         return 0;
@@ -134,10 +129,8 @@ static void turn(struct worker *w, const sigset_t *wakeable)
     struct epoll_event events[EVENTS];
     struct timespec wait = patience(w);
     int n = epoll_pwait2(w->epoll, events, EVENTS, &wait, wakeable);
-    if (n < 0 && errno != EINTR) {
-        perror("load: epoll_pwait2");
-        exit(1);
-    }
+    if (n < 0 && errno != EINTR)
+        fail("load: epoll_pwait2");
     w->now = clock_ns();
     for (int i = 0; i < n; i++) {
         conn_event(w, &w->conns[events[i].data.u32], events[i].events);

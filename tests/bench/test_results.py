@@ -20,7 +20,7 @@ def test_what_is_written_is_read_again_with_a_line_for_each_contender(tmp_path):
     results.write(tmp_path / "deep" / "macro.json", value)
     text = (tmp_path / "deep" / "macro.json").read_text(encoding="utf-8")
     assert json.loads(text) == value == results.read("macro", tmp_path / "deep")
-    assert '    "engine": {"x": [1, null], "y": ["µ"]},\n' in text
+    assert '\n  "engine": {"x": [1, null], "y": ["µ"]},\n' in text
     assert results.read("rooms", tmp_path) == {}
 
 

@@ -76,16 +76,6 @@ static void test_rooms(void)
     }
 }
 
-/* A room's members are on all URLs, and there are enough connections for them. */
-static void test_stride(void)
-{
-    CHECK(layout_stride(1000, 1000, 2) == 1);
-    CHECK(layout_stride(1000, 100, 1) == 10);
-    CHECK(layout_stride(1000, 100, 2) == 9);
-    CHECK(layout_stride(1000, 100, 6) == 7);
-    CHECK(layout_stride(1000, 300, 3) == 2);
-}
-
 /* No two threads share an address, all are in 127.64.0.0/10, and 20,000 connects take five. */
 static void test_source(void)
 {
@@ -187,7 +177,6 @@ int main(void)
     test_hist_merge();
     test_share();
     test_rooms();
-    test_stride();
     test_source();
     test_parse();
     test_parse_bad();

@@ -21,7 +21,7 @@ static void parse(struct options *opt, char *line)
 static void test_options_fit(void)
 {
     struct options opt;
-    char relay[] = "relay --connections 7 --threads 9 ws://127.0.0.1:81/x?y ws://localhost:82";
+    char relay[] = "relay --connections 7 --threads 9 ws://127.0.0.1:81/x?y ws://127.0.0.1:82";
     parse(&opt, relay);
     CHECK(opt.mode == MODE_RELAY && opt.connections == 8 && opt.unit == 2 && opt.threads == 4 && !opt.rooms.count);
     CHECK(opt.targets == 2 && strcmp(opt.target[0].path, "/x?y") == 0 && strcmp(opt.target[1].path, "/") == 0);
@@ -32,7 +32,7 @@ static void test_options_fit(void)
     CHECK(opt.connections == 15 && opt.unit == 5 && opt.rooms.count == 3 && opt.protocol == &protocol_nats);
     char mix[] = "mix --connections 100 --rooms 2 --members 5 --room-rate 1 127.0.0.1:81 127.0.0.1:82";
     parse(&opt, mix);
-    CHECK(opt.connections == 100 && opt.rooms.count == 2 && opt.rooms.stride == 9 && options_timed(&opt));
+    CHECK(opt.connections == 100 && opt.rooms.count == 2 && opt.rooms.stride == 10 && options_timed(&opt));
     char storm[] = "storm --connections 3 --threads 4 --cut-rate=50 --away 2 --pid 7 --pid=8 127.0.0.1:81";
     parse(&opt, storm);
     CHECK(opt.mode == MODE_STORM && opt.connections == 3 && opt.threads == 3 && opt.away == 2);
