@@ -73,7 +73,7 @@ def connecting(connects: int, **settings: object) -> float:
             for peer, handshake in zip(peers, heads[i : i + 50], strict=True):
                 peer.send(handshake)
             for peer in peers:
-                peer.hear_hello()
+                peer.read_hello()
                 peer.close()
         return round((python_ns(engine.pid) - start) / connects / 1000, 2)
 

@@ -1,6 +1,6 @@
-"""A WebSocket client for measurements: blocking, one connection, each step its own call.
+"""A WebSocket client for measurements: blocking, one connection, a call for each step.
 
-The masking key is zero, which a server has to unmask like any other, so what is sent is made once and sent as it is.
+The masking key is zero, which a server has to unmask like any other, so a frame can be made once and sent again.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
 
 class Unexpected(Exception):
-    """The server said something else, or nothing."""
+    """The server sent something else, or nothing."""
 
 
 def request(path: str = "/", headers: str = "") -> bytes:
-    """An upgrade; headers end with CRLF each."""
+    """An upgrade; each header ends with CRLF."""
     return (
         f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
@@ -32,7 +32,7 @@ def frame(first: int, payload: bytes) -> bytes:
 
 
 def text(message: str) -> bytes:
-    """A text message's frame."""
+    """The frame of a text message."""
     return frame(TEXT, message.encode())
 
 
@@ -73,37 +73,37 @@ class Peer:
         data, self.buffer = self.buffer[:n], self.buffer[n:]
         return data
 
-    def hear_frame(self) -> tuple[int, bytes]:
+    def read_frame(self) -> tuple[int, bytes]:
         """The first byte and the payload of the next frame."""
         first, n = self._take(2)
         if n == 126:
             n = int.from_bytes(self._take(2), "big")
         return first, self._take(n)
 
-    def hear(self, start: bytes) -> bytes:
-        """The next message; Unexpected where it starts otherwise."""
-        first, payload = self.hear_frame()
+    def read(self, start: bytes) -> bytes:
+        """The next message; Unexpected if it starts otherwise."""
+        first, payload = self.read_frame()
         if first != TEXT or not payload.startswith(start):
             raise Unexpected(f"{payload[:200]!r} instead of {start!r}")
         return payload
 
     def await_message(self, message: bytes) -> None:
-        """Returns when this was heard, whatever comes before."""
-        while self.hear_frame() != (TEXT, message):
+        """Returns when this was received, whatever comes before."""
+        while self.read_frame() != (TEXT, message):
             pass
 
-    def hear_hello(self) -> None:
-        """The answer to a request, and HELLO with the connection's address."""
+    def read_hello(self) -> None:
+        """Receives the answer to a request, and HELLO with the connection's address."""
         while b"\r\n\r\n" not in self.buffer:
             self._fill(len(self.buffer) + 1)
         head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
         if not head.startswith(b"HTTP/1.1 101 "):
             raise Unexpected(repr(head))
-        self.address = self.hear(b"HELLO ").split(b"\n")[0].removeprefix(b"HELLO ")
+        self.address = self.read(b"HELLO ").split(b"\n")[0].removeprefix(b"HELLO ")
 
-    def hear_end(self) -> None:
-        """The server's Close frame, and the end of the stream."""
-        first, payload = self.hear_frame()
+    def read_end(self) -> None:
+        """Receives the server's Close frame, and the end of the stream."""
+        first, payload = self.read_frame()
         if first != CLOSE or self.socket.recv(1):
             raise Unexpected(f"{payload[:200]!r} instead of Close")
 
@@ -112,11 +112,11 @@ class Peer:
 
 
 def opened(port: int, asking: bytes = request(), receive_buffer: int = 0) -> Peer:
-    """A connection that has heard HELLO."""
+    """A connection that has received HELLO."""
     peer = Peer(port, receive_buffer)
     try:
         peer.send(asking)
-        peer.hear_hello()
+        peer.read_hello()
     except BaseException:
         peer.close()
         raise

@@ -39,7 +39,7 @@ def one_way_us(sender: Peer, receiver: Peer, messages: int) -> float:
     for _ in range(messages):
         begin = time.perf_counter_ns()
         sender.say(b"TO " + receiver.address + b"\n" + PAYLOAD)
-        receiver.hear(b"FROM ")
+        receiver.read(b"FROM ")
         took.append(time.perf_counter_ns() - begin)
     return statistics.median(took) / 1000
 

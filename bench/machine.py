@@ -1,4 +1,4 @@
-"""What a result was measured on and with: machine, kernel, versions, date."""
+"""The machine, kernel, versions and date of a result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from contenders import HERE, nats_server
 
 PACKAGES = ("signal-engine-ws", "socketify", "picows", "uvloop")
-WRITTEN = ("bench/results", "docs")  # what is made of measurements: a change there is none of what is measured
+WRITTEN = ("bench/results", "docs")  # made of measurements: a change there does not change what is measured
 
 
 def first_field(path: str, name: str) -> str:
@@ -28,7 +28,7 @@ def first_field(path: str, name: str) -> str:
 
 
 def said(*command: str) -> str:
-    """The first line that a command writes, or nothing where it can't be run."""
+    """The first line that a command writes, or nothing if it can't be run."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False)
     except OSError:
@@ -37,7 +37,7 @@ def said(*command: str) -> str:
 
 
 def commit(folder: Path = HERE) -> str:
-    """What is checked out, `-dirty` where a file of it was changed that may take part in a measurement."""
+    """The commit that is checked out, `-dirty` if a file was changed that may take part in a measurement."""
     found = said("git", "-C", str(folder), "describe", "--always")
     outside = [f":(top,exclude){name}" for name in WRITTEN]
     changed = said("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no", "--", ":(top)", *outside)
@@ -45,7 +45,7 @@ def commit(folder: Path = HERE) -> str:
 
 
 def ticks(config: Path = Path("/proc/config.gz")) -> int | None:
-    """How often a second the kernel looks whether a thread is in user mode; None where it does not tell."""
+    """How often a second the kernel samples whether a thread is in user mode; None if unknown."""
     try:
         found = re.search(rb"^CONFIG_HZ=(\d+)$", gzip.decompress(config.read_bytes()), re.MULTILINE)
     except (OSError, EOFError):
@@ -54,7 +54,7 @@ def ticks(config: Path = Path("/proc/config.gz")) -> int | None:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that takes part and is installed."""
+    """Versions of everything that takes part and is installed."""
     found = {"python": platform.python_version(), "commit": commit()}
     for package in PACKAGES:
         try:
@@ -69,7 +69,7 @@ def versions() -> dict[str, str]:
 
 
 def description() -> dict[str, Any]:
-    """What goes to the head of a file of results."""
+    """The head of a file of results."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {

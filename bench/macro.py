@@ -201,8 +201,8 @@ def to_last_member(run: Run) -> float | None:
 
     The next publish goes when all members have received, so it is the measured time divided by the publishes.
     """
-    heard = run["delivered"] / (run["members"] - 1)
-    return round(run["seconds"] * 1e3 / heard, 6) if heard >= 1 else None
+    publishes = run["delivered"] / (run["members"] - 1)
+    return round(run["seconds"] * 1e3 / publishes, 6) if publishes >= 1 else None
 
 
 def curve(run: Run) -> list[list[float]]:

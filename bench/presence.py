@@ -79,7 +79,7 @@ class Watchers:
     def forget(self) -> None:
         """Forgets what was received so far."""
         self.joins = [0] * len(self.peers)
-        self.heard = [bytearray() for _ in self.peers]
+        self.received = [bytearray() for _ in self.peers]
 
     def take(self, seconds: float) -> bool:
         """Reads what comes within this time; returns whether something came."""
@@ -87,9 +87,9 @@ class Watchers:
         for key, _ in events:
             data = os.read(key.fd, 1 << 18)
             assert data, "the engine closed a connection"
-            cut = self.heard[key.data][-(len(JOIN) - 1) :]
+            cut = self.received[key.data][-(len(JOIN) - 1) :]
             self.joins[key.data] += (cut + data).count(JOIN)
-            self.heard[key.data] += data
+            self.received[key.data] += data
             self.last = time.monotonic()
         return bool(events)
 
@@ -100,7 +100,7 @@ class Watchers:
     def checked(self, watcher: int, comers: set[str], filled: int) -> int:
         """Holds what a watcher received to what happened; returns how many messages it missed."""
         joined, missed, others = [], 0, 0
-        for message in messages(self.heard[watcher]):
+        for message in messages(self.received[watcher]):
             if message.startswith(JOIN):
                 joined.append(message[len(JOIN) :].decode())
             elif message.startswith(b"GAP "):

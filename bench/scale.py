@@ -269,22 +269,19 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the engine and the load generator are ended
     many_descriptors()
     if told := cannot(options):
-        print(told, file=sys.stderr)
-        return 1
+        sys.exit(f"scale.py: {told}")
     head = description()
     try:
         scale = run(options)
     except (BenchError, LoadError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        sys.exit(f"scale.py: {error}")
     command = f"make bench-scale N={options.connections} SECONDS={options.seconds:g} QUIET={options.quiet:g}"
     if options.ping_interval is not None:
         command += f' ARGS="--ping-interval {options.ping_interval:g}"'
     write(options.file, {**head, "command": command, "scale": scale})
     print(shown(scale))
     faults = trouble(scale)
-    for fault in faults:
-        print(fault, file=sys.stderr)
+    print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
     return 1 if faults else 0
 
 

@@ -46,9 +46,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_listening(process: subprocess.Popen[bytes], port: int) -> None:
+def wait_listening(process: subprocess.Popen[bytes], port: int, patience: float) -> None:
     """Returns when the port accepts a connection; BenchError if the process ends or takes too long."""
-    end = time.monotonic() + START_TIMEOUT
+    end = time.monotonic() + patience
     while time.monotonic() < end:
         if process.poll() is not None:
             raise BenchError(f"ended with {process.returncode}")
@@ -57,7 +57,7 @@ def wait_listening(process: subprocess.Popen[bytes], port: int) -> None:
             return
         except OSError:
             time.sleep(0.02)
-    raise BenchError(f"does not listen on port {port} after {START_TIMEOUT:.0f} s")
+    raise BenchError(f"does not listen on port {port} after {patience:.0f} s")
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
@@ -71,7 +71,7 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 
 @contextmanager
-def running(command: str, port: int) -> Iterator[Server]:
+def running(command: str, port: int, patience: float = START_TIMEOUT) -> Iterator[Server]:
     """Runs a server until the block ends; yields once it listens."""
     with tempfile.TemporaryFile() as log:
         try:
@@ -79,7 +79,7 @@ def running(command: str, port: int) -> Iterator[Server]:
         except OSError as error:
             raise BenchError(f"{command}: {error}") from None
         try:
-            wait_listening(process, port)
+            wait_listening(process, port, patience)
             yield Server(port, process.pid)
         except BenchError as error:
             log.seek(0)

@@ -20,12 +20,12 @@ BATCH = 1000
 
 def until(connection: socket.socket, word: bytes) -> None:
     """Reads until the word came."""
-    heard = b""
-    while word not in heard:
+    seen = b""
+    while word not in seen:
         part = connection.recv(4096)
         if not part:
-            raise SystemExit(f"nats: nats-server closed the connection: {heard!r}")
-        heard = heard[-16:] + part
+            raise SystemExit(f"nats: nats-server closed the connection: {seen!r}")
+        seen = seen[-16:] + part
 
 
 def measure(count: int) -> Figures:

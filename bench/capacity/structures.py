@@ -92,7 +92,7 @@ def work(conns: int, loops: int) -> Figures:
 
 
 def bunched(conns: int, loops: int) -> Figures:
-    """The timers when all were last heard in the same tick, and then all in one room."""
+    """The timers if all connections last sent in the same tick, and then all in one room."""
     crowd = probe.Crowd(conns, loops)
     crowd.open(spread=False)
     costs = [crowd.tick() for _ in range(INTERVAL)]

@@ -2,10 +2,10 @@
 
     python bench/instructions                 # compares with bench/results/instructions.json; 1 where one rose
     python bench/instructions --save          # writes that table
-    python bench/instructions --parts         # also where they are spent
-    python bench/instructions relay fan-out   # those whose name has one of these words
+    python bench/instructions --parts         # also prints where they are spent
+    python bench/instructions relay fan-out   # only cases whose name has one of these words
 
-Unlike a time, a count does not depend on what else the machine does. See bench/README.md.
+A count does not depend on what else the machine does. See bench/README.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GENERATED = HERE.parent / "build" / "cython-release" / "signal_core" / "engine.c
 
 
 def print_parts(rows: dict[str, Row]) -> None:
-    """Where each row's instructions are spent: by part, then by line of the source."""
+    """Prints where each row's instructions are spent: by part, then by line of the source."""
     marks = Marks(GENERATED.read_text(encoding="utf-8"))
     for name, row in rows.items():
         print(f"\n{name}: {row.profile.total / row.times:.1f}")
@@ -41,7 +41,7 @@ def print_parts(rows: dict[str, Row]) -> None:
 
 
 def main() -> int:
-    """0, or 1 where a count rose or nothing could be counted."""
+    """0, or 1 if a count rose or nothing could be counted."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("words", metavar="WORD", nargs="*", help="only cases whose name has one of these")
     parser.add_argument("--save", action="store_true", help="keep the table, instead of comparing with the kept one")

@@ -1,13 +1,12 @@
 """An engine under valgrind's callgrind: what its loop's thread executed between two moments, by source line.
 
-Counted are instructions in user space. callgrind dumps a file a thread whenever vgdb asks it to, and starts again from
-nothing; --separate-threads=yes keeps the loop's thread apart from Python's, so what Python does besides is not seen.
+It counts instructions in user space. callgrind dumps a file for each thread whenever vgdb asks it to, and starts again
+from 0; --separate-threads=yes keeps the loop's thread apart from Python's.
 """
 
 from __future__ import annotations
 
 import bisect
-import json
 import os
 import re
 import resource
@@ -16,28 +15,28 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from servers import Server, free_port, running
 
 START_PATIENCE = 120.0  # seconds; alone on a machine it takes 6
-STOP_PATIENCE = 60.0
 DUMP_PATIENCE = 60.0
 LOOP = "thread_thread_main"  # the end of the name in C of a loop's first function
-VALGRIND = ["--tool=callgrind", "--separate-threads=yes"]
-VALGRIND += ["--compress-strings=no", "--compress-pos=no"]  # names and numbers in full in every place
+VALGRIND = "valgrind --tool=callgrind --separate-threads=yes --compress-strings=no --compress-pos=no"
 MARK = re.compile(r'^\s*/\* "signal_core/(?:\w+/)*(\w+)\.(?:pxd|pyx)":(\d+)$')
 
 
 class CallgrindError(Exception):
-    """valgrind or the engine did not do its part; the text is for people."""
+    """valgrind or the engine failed; the text is for people."""
 
 
 @dataclass
 class Profile:
-    """Of one thread: instructions in all, and by (file, function, line), each for what it did itself."""
+    """Of one thread: instructions in all, and by (file, function, line), without callees."""
 
     total: int = 0
     lines: Counter[tuple[str, str, int]] = field(default_factory=Counter)
@@ -52,7 +51,7 @@ class Profile:
 
 
 def parse(text: str) -> Profile:
-    """What callgrind dumped of one thread. The cost behind a `calls=` line is the callee's, and counted there."""
+    """Parses a dump of one thread. The cost behind a `calls=` line is the callee's, and counted there."""
     profile = Profile()
     file = function = ""
     callee = False
@@ -75,7 +74,7 @@ def parse(text: str) -> Profile:
 
 
 class Marks:
-    """Which source a line of the generated C comes from: Cython says so in a comment before each statement."""
+    """The source of each line of the generated C: Cython names it in a comment before each statement."""
 
     def __init__(self, text: str) -> None:
         self.at: list[int] = []
@@ -120,50 +119,20 @@ def missing() -> str:
 
 
 class Watched:
-    """A `signal-engine serve` with one loop, under callgrind."""
+    """A running `signal-engine serve` with one loop, under callgrind, which writes to a folder."""
 
-    def __init__(self, **settings: str | float) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="signal-callgrind-")
-        self.log = Path(self.folder.name, "log")
-        self.ready: dict[str, Any] = {}
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
-        command = ["valgrind", *VALGRIND, f"--callgrind-out-file={self.folder.name}/out"]
-        command += [sys.executable, "-m", "signal_py", "serve", "--listen=127.0.0.1:0", "--loops=1", *flags]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SIGNAL_ENGINE_")}
-        with self.log.open("wb") as log:
-            self.child = subprocess.Popen(
-                [*command, "--log-format=json"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-            )
-
-    def _said(self, word: str) -> dict[str, Any]:
-        """The log's line of that event, or nothing."""
-        lines = self.log.read_text(errors="replace").splitlines()
-        found = [json.loads(line) for line in lines if line.startswith("{") and f'"event": "{word}"' in line]
-        return found[-1] if found else {}
-
-    def wait_ready(self) -> None:
-        end = time.monotonic() + START_PATIENCE
-        while not self.ready:
-            if self.child.poll() is not None or time.monotonic() > end:
-                raise CallgrindError(f"the engine is not ready:\n{self.log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.05)
-            self.ready = self._said("ready")
-
-    @property
-    def port(self) -> int:
-        return int(self.ready["listening"][0].rstrip("/").rpartition(":")[2])
+    def __init__(self, server: Server, folder: Path) -> None:
+        self.port, self.pid, self.folder = server.port, server.pid, folder
 
     def dump(self) -> Profile:
         """What the loop has done since the last dump, or since its start."""
-        command = ["vgdb", f"--pid={self.child.pid}", "dump"]
+        command = ["vgdb", f"--pid={self.pid}", "dump"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=DUMP_PATIENCE, check=False)
         except subprocess.TimeoutExpired:
             raise CallgrindError("vgdb had no answer: may this user trace processes (ptrace)?") from None
         found = None
-        for file in Path(self.folder.name).glob("out.*-*"):
+        for file in self.folder.glob("out.*-*"):
             profile = parse(file.read_text())
             file.unlink()
             if profile.is_loop:
@@ -173,19 +142,22 @@ class Watched:
         return found
 
     def hold(self) -> None:
-        """Stops the process: what happens until `resume` it will find all at once."""
-        self.child.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.child.pid, os.WSTOPPED)
+        """Stops the process: it finds what happens until `resume` all at once."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 
     def resume(self) -> None:
-        self.child.send_signal(signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
 
-    def stop(self) -> None:
-        self.child.send_signal(signal.SIGCONT)
-        self.child.terminate()
-        try:
-            self.child.wait(STOP_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
-        self.folder.cleanup()
+
+@contextmanager
+def watched(**settings: str | float) -> Iterator[Watched]:
+    """Runs an engine under callgrind until the block ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    port = free_port()
+    flags = " ".join(f"--{name.replace('_', '-')}={value}" for name, value in settings.items())
+    with tempfile.TemporaryDirectory(prefix="signal-callgrind-") as folder:
+        command = f"{VALGRIND} --callgrind-out-file={folder}/out {sys.executable} -m signal_py serve"
+        with running(f"{command} --listen=127.0.0.1:{port} --loops=1 {flags}", port, START_PATIENCE) as server:
+            yield Watched(server, Path(folder))

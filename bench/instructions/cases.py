@@ -1,4 +1,4 @@
-"""What is counted, and the counting: each case does its steps between two dumps."""
+"""What is counted, and the counting: the steps of each case run between two dumps."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 
 from client import CLOSE, PING, PONG, TEXT, Peer, Unexpected, frame, opened, request
-from instructions.callgrind import Profile, Watched
+from instructions.callgrind import Profile, Watched, watched
 from servers import nats
 
-RUNS = 3  # of each case; the least counts: what comes between only adds
+RUNS = 3  # of each case, of which the least counts: interruptions only add
 LIVES = 32  # connections that come and go at once
 SILENT = 256  # connections that are pinged at once
 PAYLOAD = b"x" * 128
@@ -22,7 +23,7 @@ Steps = Iterator[None]  # does a step each time
 
 @dataclass(frozen=True)
 class Case:
-    """What is counted: `rows` name it, one for each node; a step does it `each` times."""
+    """A step does `each` times what `rows` name, one for each node."""
 
     rows: tuple[str, ...]
     run: Callable[[ExitStack, list[Watched]], Steps]
@@ -47,22 +48,22 @@ def echo(stack: ExitStack, nodes: list[Watched]) -> Steps:
     said = frame(TEXT, to(one))
     while True:
         one.send(said)
-        one.hear(b"FROM ")
+        one.read(b"FROM ")
         yield
 
 
 def relay(count: int, stack: ExitStack, nodes: list[Watched]) -> Steps:
-    """`count` messages in one packet. The receiver is on the last node."""
+    """`count` messages in one packet, to a receiver on the last node."""
     (sender,), (receiver,) = peers(stack, nodes[0], 1), peers(stack, nodes[-1], 1)
     said = frame(TEXT, to(receiver)) * count
     sender.say(to(receiver, b" ref=1"))
-    while sender.hear(b"")[:2] != b"OK":  # ERR unavailable, while NATS is not connected
+    while sender.read(b"")[:2] != b"OK":  # ERR unavailable, while NATS is not connected
         sender.say(to(receiver, b" ref=1"))
-    receiver.hear(b"FROM ")
+    receiver.read(b"FROM ")
     while True:
         sender.send(said)
         for _ in range(count):
-            receiver.hear(b"FROM ")
+            receiver.read(b"FROM ")
         yield
 
 
@@ -71,8 +72,8 @@ def relay_ref(stack: ExitStack, nodes: list[Watched]) -> Steps:
     said = frame(TEXT, to(receiver, b" ref=abc"))
     while True:
         sender.send(said)
-        receiver.hear(b"FROM ")
-        sender.hear(b"OK abc")
+        receiver.read(b"FROM ")
+        sender.read(b"OK abc")
         yield
 
 
@@ -82,30 +83,30 @@ def fan_out(members: int, stack: ExitStack, nodes: list[Watched]) -> Steps:
     said = frame(TEXT, b"PUB " + room + b"\n" + PAYLOAD)
     for hearer in hearers:
         hearer.say(b"SUB " + room + b" ref=1")
-        hearer.hear(b"OK 1")
+        hearer.read(b"OK 1")
     while True:
         sender.send(said)
         for hearer in hearers:
-            hearer.hear(b"MSG ")
+            hearer.read(b"MSG ")
         yield
 
 
 def join_leave(stack: ExitStack, nodes: list[Watched]) -> Steps:
-    """Of a room that another connection is in, too."""
+    """A room that another connection is in, too."""
     one, other = peers(stack, nodes[0], 2)
     join, leave = frame(TEXT, b"SUB hall ref=1"), frame(TEXT, b"UNSUB hall ref=2")
     other.send(join)
-    other.hear(b"OK 1")
+    other.read(b"OK 1")
     while True:
         one.send(join)
-        one.hear(b"OK 1")
+        one.read(b"OK 1")
         one.send(leave)
-        one.hear(b"OK 2")
+        one.read(b"OK 2")
         yield
 
 
 def lives(_stack: ExitStack, nodes: list[Watched]) -> Steps:
-    """The engine is held meanwhile, so that it always finds all of them, and each one's request already there."""
+    """The engine is held meanwhile, so that it always finds all connections with their requests."""
     node, bye = nodes[0], frame(CLOSE, b"\x03\xe8")
     while True:
         node.hold()
@@ -114,20 +115,20 @@ def lives(_stack: ExitStack, nodes: list[Watched]) -> Steps:
             peer.send(REQUEST)
         node.resume()
         for peer in came:
-            peer.hear_hello()
+            peer.read_hello()
         node.hold()
         for peer in came:
             peer.send(bye)
         node.resume()
         for peer in came:
-            peer.hear_end()
+            peer.read_end()
             peer.close()
         yield
 
 
 def keepalive(stack: ExitStack, nodes: list[Watched]) -> Steps:
-    """They answer at once, so that their timers stay together; another one's PONG ends the step. The first pings, which
-    come one after another, are in the first of at least two steps that warm up."""
+    """All answer together, so that their timers stay together; the PONG of another connection ends the step. The first
+    pings, which come one after another, are in the first of at least two steps that warm up."""
     node = nodes[0]
     (witness,) = peers(stack, node, 1)
     pong = frame(PONG, b"")
@@ -137,10 +138,10 @@ def keepalive(stack: ExitStack, nodes: list[Watched]) -> Steps:
         peer.send(REQUEST)
     node.resume()
     for peer in silent:
-        peer.hear_hello()
+        peer.read_hello()
     while True:
         for peer in silent:
-            if peer.hear_frame() != (PING, b""):
+            if peer.read_frame() != (PING, b""):
                 raise Unexpected("no ping")
         node.hold()
         for peer in silent:
@@ -171,7 +172,7 @@ CASES = (
 
 @dataclass
 class Row:
-    """Instructions for one, in each run; and the sum of the runs' profiles."""
+    """Instructions for one, in each run; and the sum of the profiles."""
 
     runs: list[float] = field(default_factory=list)
     profile: Profile = field(default_factory=Profile)
@@ -206,26 +207,20 @@ def count(case: Case, nodes: list[Watched]) -> dict[str, Row]:
 
 
 def start(group: str, stack: ExitStack) -> list[Watched]:
-    """The engines of a group of cases, not yet ready."""
+    """Starts the engines of a group of cases."""
     settings: dict[str, str | float] = {"nats": "off", "ping_interval": 86400}
     if group == "pinging":
         settings |= {"ping_interval": 4, "pong_timeout": 3}  # each ping has one more look at its timer
     if group == "pair":
         settings["nats"] = f"nats://127.0.0.1:{stack.enter_context(nats()).port}"
-    nodes = []
-    for _ in range(2 if group == "pair" else 1):
-        nodes.append(Watched(**settings))
-        stack.callback(nodes[-1].stop)
-    return nodes
+    return [stack.enter_context(watched(**settings)) for _ in range(2 if group == "pair" else 1)]
 
 
 def count_all(cases: Iterable[Case]) -> dict[str, Row]:
     rows: dict[str, Row] = {}
-    with ExitStack() as stack:
-        groups = {group: start(group, stack) for group in dict.fromkeys(case.group for case in cases)}
-        for nodes in groups.values():
-            for node in nodes:
-                node.wait_ready()
-        for case in cases:
-            rows |= count(case, groups[case.group])
+    for group, some in groupby(cases, lambda case: case.group):
+        with ExitStack() as stack:
+            nodes = start(group, stack)
+            for case in some:
+                rows |= count(case, nodes)
     return rows

@@ -130,9 +130,9 @@ static inline uint8_t address_load(const struct address *a)
     return atomic_load_explicit(&a->length, memory_order_acquire);
 }
 
-/* A room's progress: whenever `heard` deliveries make up one PUB, the next is sent. */
+/* A room's progress: whenever the deliveries make up one PUB, the next is sent. */
 struct room {
-    _Atomic uint64_t heard;
+    _Atomic uint64_t delivered;
     _Atomic uint32_t due;     /* publishes that the publisher's thread has yet to send */
 };
 
@@ -285,7 +285,7 @@ extern const struct protocol protocol_signal, protocol_nats;
 void payload_write(const struct worker *w, uint8_t *out, uint64_t stamp);
 
 /* Checks a payload that `c` received, and calls mode_delivered. */
-void payload_heard(struct worker *w, struct conn *c, enum kind kind, const uint8_t *payload, size_t length);
+void payload_received(struct worker *w, struct conn *c, enum kind kind, const uint8_t *payload, size_t length);
 
 /* ---- mode.c: who sends when ---------------------------------------------------------------------------- */
 

@@ -33,7 +33,7 @@ void payload_write(const struct worker *w, uint8_t *out, uint64_t stamp)
     memcpy(out + STAMP_SIZE, w->filler, w->opt->payload - STAMP_SIZE);
 }
 
-void payload_heard(struct worker *w, struct conn *c, enum kind kind, const uint8_t *payload, size_t length)
+void payload_received(struct worker *w, struct conn *c, enum kind kind, const uint8_t *payload, size_t length)
 {
     uint64_t stamp = length == w->opt->payload ? stamp_read(payload) : 0;
     bool one_sender = w->opt->mode != MODE_RANDOM && (w->opt->mode != MODE_MIX || kind == KIND_ROOM);
@@ -127,14 +127,14 @@ static void on_gap(struct worker *w, struct conn *c, const uint8_t *head, size_t
 }
 
 /* Handles one message of the server's. */
-static void heard(struct worker *w, struct conn *c, const uint8_t *body, size_t length)
+static void received(struct worker *w, struct conn *c, const uint8_t *body, size_t length)
 {
     const uint8_t *lf = memchr(body, '\n', length);
     size_t head = lf ? (size_t)(lf - body) : length;
     if (starts(body, head, "FROM "))
-        payload_heard(w, c, KIND_TO, body + head + 1, lf ? length - head - 1 : 0);
+        payload_received(w, c, KIND_TO, body + head + 1, lf ? length - head - 1 : 0);
     else if (starts(body, head, "MSG "))
-        payload_heard(w, c, KIND_ROOM, body + head + 1, lf ? length - head - 1 : 0);
+        payload_received(w, c, KIND_ROOM, body + head + 1, lf ? length - head - 1 : 0);
     else if (starts(body, head, "HELLO "))
         on_hello(w, c, body, head);
     else if (starts(body, head, JOINED) && c->state == CONN_JOINING)
@@ -163,7 +163,7 @@ static void read_frames(struct worker *w, struct conn *c, uint8_t *data, size_t 
         }
         done += (size_t)n;
         if (frame.opcode == WS_TEXT || frame.opcode == WS_BINARY)
-            heard(w, c, frame.body, frame.length);
+            received(w, c, frame.body, frame.length);
         else
             conn_control(w, c, &frame);
     }

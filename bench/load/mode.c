@@ -91,12 +91,12 @@ void mode_enter(struct worker *w, enum phase phase)
 }
 
 /* `n` of a room's deliveries are over: publishes again when that makes a whole PUB. */
-static void room_heard(struct worker *w, uint32_t number, uint64_t n)
+static void room_delivered(struct worker *w, uint32_t number, uint64_t n)
 {
     const struct rooms *rooms = &w->opt->rooms;
     struct room *room = &w->shared->rooms[number];
-    uint64_t each = rooms->members - 1, heard = atomic_fetch_add(&room->heard, n);
-    uint32_t whole = (uint32_t)((heard + n) / each - heard / each);
+    uint64_t each = rooms->members - 1, before = atomic_fetch_add(&room->delivered, n);
+    uint32_t whole = (uint32_t)((before + n) / each - before / each);
     if (!whole)
         return;
     if (number - w->room_first < w->room_count) {
@@ -119,7 +119,7 @@ static void go_on(struct worker *w, struct conn *c, uint64_t n)
     if (phase < PHASE_RUN || phase >= PHASE_DRAIN || options_timed(w->opt))
         return;
     if (w->opt->mode == MODE_ROOM)
-        room_heard(w, (uint32_t)layout_room(&w->opt->rooms, w->first + index), n);
+        room_delivered(w, (uint32_t)layout_room(&w->opt->rooms, w->first + index), n);
     else
         send_one(w, index, w->now);
 }

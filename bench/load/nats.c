@@ -59,7 +59,7 @@ static void on_op(struct worker *w, struct conn *c, const struct nats_op *op)
 {
     switch (op->verb) {
     case NATS_MSG:
-        payload_heard(w, c, op->sid == SID_ROOM ? KIND_ROOM : KIND_TO, op->payload, op->length);
+        payload_received(w, c, op->sid == SID_ROOM ? KIND_ROOM : KIND_TO, op->payload, op->length);
         break;
     case NATS_INFO:  /* again whenever the cluster changes */
         if (c->state == CONN_GREETING)

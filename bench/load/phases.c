@@ -223,13 +223,13 @@ static void drain(struct shared *shared)
 /* Lets the final messages of --verify run as long as some arrive. */
 static void verify(struct shared *shared)
 {
-    uint64_t heard, before, all = shared->opt->connections;
+    uint64_t done, before, all = shared->opt->connections;
     enter(shared, PHASE_VERIFY);
     do {
         before = total(shared, COUNT_VERIFIED);
         wait_for(shared, "verified", COUNT_VERIFIED, all, VERIFY_STALL_MS / 1e3);
-        heard = total(shared, COUNT_VERIFIED);
-    } while (heard < all && heard > before);
+        done = total(shared, COUNT_VERIFIED);
+    } while (done < all && done > before);
 }
 
 bool phases_open(struct shared *shared)

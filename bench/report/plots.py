@@ -1,4 +1,4 @@
-"""The plots of docs/performance.md, from what is kept in bench/results: the same bytes for the same input."""
+"""The plots of docs/performance.md, from bench/results: the same bytes for the same results."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ MARGIN = 1.5  # by this factor, above and below all lines
 FEW_DECADES = 200  # up to this ratio an axis has more marks than powers of ten
 PALER = 0.6  # of white, in the colour of system time
 
+Format = Callable[[float, object], str]
+
 
 def colour(contender: str) -> str:
-    """Each contender's own."""
     return COLOURS.get(contender, OTHER)
 
 
 def weight(contender: str) -> str:
-    """The engine stands out."""
     return "bold" if contender == "engine" else "normal"
 
 
@@ -74,7 +74,7 @@ def nines(share: float, _position: object = None) -> str:
 
 
 def end_labels(axes: Axes, lines: Lines, texts: dict[str, str], height: float) -> None:
-    """Name each line beside axes of so many inches, with a thin line from its last point, so that no names touch."""
+    """Names each line beside axes of so many inches, with a thin line from its last point, so that no names touch."""
     low, high = (math.log10(value) for value in axes.get_ylim())
     names = list(lines)
     places = [(math.log10(lines[name][-1][1]) - low) / (high - low) for name in names]
@@ -87,10 +87,9 @@ def end_labels(axes: Axes, lines: Lines, texts: dict[str, str], height: float) -
 
 
 def draw_lines(
-    axes: Axes, lines: Lines, texts: dict[str, str], height: float, marker: str = "o",
-    y_format: Callable[[float, object], str] = plain,
+    axes: Axes, lines: Lines, texts: dict[str, str], height: float, marker: str = "o", y_format: Format = plain
 ) -> None:
-    """A line each on logarithmic axes, the engine's above the others, with its name at its end."""
+    """Draws lines on logarithmic axes, the engine's above the others, each with its name at its end."""
     ys = [y for points in lines.values() for _, y in points]
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -106,38 +105,39 @@ def draw_lines(
     end_labels(axes, lines, texts, height)
 
 
-def memory_plot(folder: Path) -> Figure | None:
-    """User memory against connections."""
-    each = memory_lines(read("memory", folder), read_scales(folder))
-    lines: Lines = {name: [(n, n * bytes_each) for n, bytes_each in points] for name, points in each.items()}
+def lines_plot(
+    lines: Lines, texts: dict[str, str], title: str, labels: tuple[str, str], y_format: Format = plain
+) -> Figure | None:
+    """One plot of lines; None without lines."""
     if not lines:
         return None
     figure = Figure(figsize=(WIDTH, LINES_INCHES), layout="constrained")
     axes = figure.subplots()
-    texts = {name: f"{label(name)}, {points[-1][1]:,.0f} B each" for name, points in each.items()}
-    draw_lines(axes, lines, texts, LINES_INCHES, y_format=size)
-    axes.set_title("User memory of idle connections, and of each at the last point")
-    axes.set_xlabel("connections")
-    axes.set_ylabel("memory of all server processes, less that before")
+    draw_lines(axes, lines, texts, LINES_INCHES, y_format=y_format)
+    axes.set_title(title)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
     return figure
+
+
+def memory_plot(folder: Path) -> Figure | None:
+    """User memory against connections."""
+    each = memory_lines(read("memory", folder), read_scales(folder))
+    lines: Lines = {name: [(n, n * bytes_each) for n, bytes_each in points] for name, points in each.items()}
+    texts = {name: f"{label(name)}, {points[-1][1]:,.0f} B each" for name, points in each.items()}
+    labels = ("connections", "memory of all server processes, less that before")
+    return lines_plot(lines, texts, "User memory of idle connections, and of each at the last point", labels, size)
 
 
 def rooms_plot(folder: Path) -> Figure | None:
     """Room size against the time to its last member."""
     lines = size_lines(read("rooms", folder), "room", "room_ms")
-    if not lines:
-        return None
-    figure = Figure(figsize=(WIDTH, LINES_INCHES), layout="constrained")
-    axes = figure.subplots()
-    draw_lines(axes, lines, {name: label(name) for name in lines}, LINES_INCHES)
-    axes.set_title("Mean time from a publish until the room's last member has heard it")
-    axes.set_xlabel("members of the room")
-    axes.set_ylabel("milliseconds")
-    return figure
+    title = "Mean time from a publish until the room's last member has received it"
+    return lines_plot(lines, {name: label(name) for name in lines}, title, ("members of the room", "milliseconds"))
 
 
 def bars(axes: Axes, found: list[tuple[str, float, float]], title: str) -> None:
-    """A stacked bar for each contender, the least at the top."""
+    """Draws a stacked bar for each contender, the least at the top."""
     rows = list(range(len(found)))[::-1]
     longest = max(user + system for _, user, system in found)
     for row, (name, user, system) in zip(rows, found, strict=True):
@@ -179,7 +179,7 @@ def cpu_plot(folder: Path) -> Figure | None:
 
 
 def latency_plot(folder: Path) -> Figure | None:
-    """Latency percentiles, on an axis that gives each nine the same room."""
+    """Latency percentiles, on an axis with the same width for each nine."""
     kept = read("macro", folder)
     titles = {"pair": "Latency between two clients of one node", "cross-pair": "Between two clients of two nodes"}
     found = {title: got for name, title in titles.items() if (got := curves(kept, name))}
@@ -201,7 +201,7 @@ MAKERS = {"memory": memory_plot, "cpu": cpu_plot, "latency": latency_plot, "room
 
 
 def draw(results: Path = RESULTS, to: Path = PLOTS) -> None:
-    """Write each plot in both formats, without anything that differs from run to run; without results there is none."""
+    """Writes each plot in both formats, without anything that differs from run to run; removes one without results."""
     to.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         for name, make in MAKERS.items():

@@ -134,7 +134,7 @@ def scale_rows(kept: Figures) -> Iterator[Row]:
     user = "" if many["user_bytes"] is None else f"{many['user_bytes']:,.0f} bytes, and "
     ping = f"{many['ping_us']:.1f} µs" if many["ping_us"] is not None else ""
     cpu = f"{many['cpu_us']:.1f} µs; {many['cpu_us_less_pings']:.1f} less the pings"
-    heard = f"{many['relay_p50_us'] / 1e3:,.2f} ms at the median, {many['relay_p99_us'] / 1e3:,.1f} ms at p99"
+    latency = f"{many['relay_p50_us'] / 1e3:,.2f} ms at the median, {many['relay_p99_us'] / 1e3:,.1f} ms at p99"
     who = f"engine, an idle connection of {found['connections']:,} on {found['loops']} loops"
     for text, value in (
         (who, f"{user}{many['kernel_bytes']:,.0f} in the kernel"),
@@ -142,7 +142,7 @@ def scale_rows(kept: Figures) -> Iterator[Row]:
         ("... a ping and its pong, before the messages", ping),
         (f"... a delivery among {scale.FEW:,} connections on as many loops", f"{few['cpu_us_less_pings']:.1f} µs"),
         ("... a delivery among all", cpu),
-        ("... a relay among all", f"{heard}; {many['lost'] + many['gap'] or 'none'} lost"),
+        ("... a relay among all", f"{latency}; {many['lost'] + many['gap'] or 'none'} lost"),
     ):
         if value:
             yield text, value, [kept]

@@ -83,19 +83,19 @@ static void test_payload(void)
         shared.began[i] = UINT64_MAX;
     payload_write(&w, out, 0xFEDCBA9876543210);
     CHECK(memcmp(out, "ponmlkjihgfedcbaxxxxxxxx", sizeof out) == 0);
-    payload_heard(&w, &c, KIND_TO, out, sizeof out);
+    payload_received(&w, &c, KIND_TO, out, sizeof out);
     CHECK(w.counts[COUNT_DELIVERED] == 1 && c.stamp == 0xFEDCBA9876543210);
-    payload_heard(&w, &c, KIND_TO, out, sizeof out - 1);
+    payload_received(&w, &c, KIND_TO, out, sizeof out - 1);
     CHECK(w.counts[COUNT_DELIVERED] == 1 && w.counts[COUNT_CORRUPT] == 1);
     payload_write(&w, out, 5);
-    payload_heard(&w, &c, KIND_TO, out, sizeof out);
+    payload_received(&w, &c, KIND_TO, out, sizeof out);
     CHECK(w.counts[COUNT_DELIVERED] == 2 && w.counts[COUNT_DISORDER] == 1);
     opt.mode = MODE_RANDOM;
     c.stamp = 6;
-    payload_heard(&w, &c, KIND_TO, out, sizeof out);
+    payload_received(&w, &c, KIND_TO, out, sizeof out);
     CHECK(w.counts[COUNT_DELIVERED] == 3 && w.counts[COUNT_DISORDER] == 1);
     out[0] = 'q';
-    payload_heard(&w, &c, KIND_TO, out, sizeof out);
+    payload_received(&w, &c, KIND_TO, out, sizeof out);
     CHECK(w.counts[COUNT_DELIVERED] == 3 && w.counts[COUNT_CORRUPT] == 2);
 }
 
