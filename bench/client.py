@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import socket
 
+from servers import BenchError
+
 PATIENCE = 60.0  # seconds for any answer; a server under an instrument is slow
 TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
 
-class Unexpected(Exception):
+class Unexpected(BenchError):
     """The server sent something else, or nothing."""
 
 

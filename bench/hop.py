@@ -16,7 +16,7 @@ import sys
 import time
 from contextlib import ExitStack
 
-from client import Peer, Unexpected, opened
+from client import Peer, opened
 from contenders import HERE
 from results import Figures
 from servers import engine
@@ -70,7 +70,4 @@ def forms(options: argparse.Namespace, _stack: ExitStack) -> dict[str, Turn]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(run(__doc__, {"messages": (5000, "of each pair")}, forms, turns=5))
-    except (OSError, Unexpected) as error:
-        sys.exit(f"hop.py: {error}: build it with 'make -C bench hop'")
+    sys.exit(run(__doc__, {"messages": (5000, "of each pair")}, forms, turns=5))

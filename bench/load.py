@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from contenders import HERE
+from servers import BenchError
 
 LOAD = HERE / "bin" / "load"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -25,10 +26,6 @@ POINTS = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 ERRORS = ("corrupt", "disorder", "connect", "handshake", "closed", "protocol", "blocked")
 
 Run = dict[str, Any]
-
-
-class LoadError(Exception):
-    """The load generator measured nothing."""
 
 
 @dataclass
@@ -137,11 +134,11 @@ def servers(pids: list[str], samples: dict[str, Sample]) -> Run:
 def parse(text: str) -> Run:
     """The figures of a run, of which those of messages and CPU are of its measured window; what went wrong is of all.
 
-    LoadError if nothing was measured.
+    BenchError if nothing was measured.
     """
     options, samples, latencies = read(text)
     if "final" not in samples:
-        raise LoadError(f"nothing was measured: {text[-300:]!r}")
+        raise BenchError(f"nothing was measured: {text[-300:]!r}")
     before, after, final = samples["before"], samples["after"], samples["final"].counts
     grown = {name: count - before.counts[name] for name, count in after.counts.items()}
     seconds = grown["ns"] / 1e9
@@ -190,7 +187,7 @@ def incomplete(run: Run) -> bool:
 
 
 def load(words: str, urls: Sequence[str], pids: Sequence[int] = ()) -> Run:
-    """Runs the load generator, which samples these processes; LoadError if it measured nothing."""
+    """Runs the load generator, which samples these processes; BenchError if it measured nothing."""
     command = [str(LOAD), *words.split(), *(f"--pid={pid}" for pid in pids), *urls]
     return parse(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout)
 
@@ -202,7 +199,7 @@ def main() -> int:
         return 0
     try:
         run = load(" ".join(sys.argv[1:]), [])
-    except (OSError, LoadError) as error:
+    except (OSError, BenchError) as error:
         sys.exit(f"load.py: {error}")
     print(json.dumps(run))
     return 1 if trouble(run) or incomplete(run) else 0

@@ -24,7 +24,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from contenders import ENGINE, HERE, Contender, loops_for, no_engine
-from load import LOAD, LoadError, Run, incomplete, parse
+from load import LOAD, Run, incomplete, parse
 from load import trouble as trouble_of
 from machine import description
 from results import RESULTS, Figures, write
@@ -273,7 +273,7 @@ def main() -> int:
     head = description()
     try:
         scale = run(options)
-    except (BenchError, LoadError) as error:
+    except BenchError as error:
         sys.exit(f"scale.py: {error}")
     command = f"make bench-scale N={options.connections} SECONDS={options.seconds:g} QUIET={options.quiet:g}"
     if options.ping_interval is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from contenders import parse_names
 from machine import description
 from results import Figures, columns, digits_of, spread, write
-from servers import many_descriptors
+from servers import BenchError, many_descriptors
 
 Turn = Callable[[int], Figures]  # measures turn n, counted from 0
 
@@ -95,17 +95,20 @@ def run(
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures in this file")
     chosen = parser.parse_args(arguments)
     many_descriptors()
+    try:
+        only = parse_names(getattr(chosen, option), names, option.rstrip("s")) if option else []
+    except ValueError as error:
+        parser.error(str(error))
     found: dict[str, list[Figures]] = {}
-    with ExitStack() as stack:
-        try:
-            only = parse_names(getattr(chosen, option), names, option.rstrip("s")) if option else []
-        except ValueError as error:
-            parser.error(str(error))
-        measured = {name: turn for name, turn in forms(chosen, stack).items() if not option or name in only}
-        for number in range(chosen.turns):
-            for name, turn in measured.items():
-                found.setdefault(name, []).append(turn(number))
-                print(f"{name} {number + 1}/{chosen.turns}: {shown(found[name][-1])}", file=sys.stderr, flush=True)
+    try:
+        with ExitStack() as stack:
+            measured = {name: turn for name, turn in forms(chosen, stack).items() if not option or name in only}
+            for number in range(chosen.turns):
+                for name, turn in measured.items():
+                    found.setdefault(name, []).append(turn(number))
+                    print(f"{name} {number + 1}/{chosen.turns}: {shown(found[name][-1])}", file=sys.stderr, flush=True)
+    except (BenchError, OSError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error} (to build it: make -C bench load hop)")
     faults = []
     for name, runs in found.items():
         table = columns(runs)

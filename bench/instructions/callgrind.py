@@ -21,17 +21,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from servers import Server, free_port, running
+from servers import BenchError, Server, free_port, running
 
 START_PATIENCE = 120.0  # seconds; alone on a machine it takes 6
 DUMP_PATIENCE = 60.0
 LOOP = "thread_thread_main"  # the end of the name in C of a loop's first function
 VALGRIND = "valgrind --tool=callgrind --separate-threads=yes --compress-strings=no --compress-pos=no"
 MARK = re.compile(r'^\s*/\* "signal_core/(?:\w+/)*(\w+)\.(?:pxd|pyx)":(\d+)$')
-
-
-class CallgrindError(Exception):
-    """valgrind or the engine failed; the text is for people."""
 
 
 @dataclass
@@ -130,7 +126,7 @@ class Watched:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=DUMP_PATIENCE, check=False)
         except subprocess.TimeoutExpired:
-            raise CallgrindError("vgdb had no answer: may this user trace processes (ptrace)?") from None
+            raise BenchError("vgdb had no answer: may this user trace processes (ptrace)?") from None
         found = None
         for file in self.folder.glob("out.*-*"):
             profile = parse(file.read_text())
@@ -138,7 +134,7 @@ class Watched:
             if profile.is_loop:
                 found = profile
         if found is None:
-            raise CallgrindError(f"no dump of the loop's thread; vgdb said: {done.stderr[-1000:]}")
+            raise BenchError(f"no dump of the loop's thread; vgdb said: {done.stderr[-1000:]}")
         return found
 
     def hold(self) -> None:

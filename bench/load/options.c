@@ -76,21 +76,13 @@ static _Noreturn void fail(const char *what, const char *value)
     exit(2);
 }
 
-static double number(const char *text, const char *name, double low, double high)
+static double number(const char *text, const char *name, double low, double high, bool whole)
 {
     char *end;
     double value = strtod(text, &end);
-    if (end == text || *end || !(value >= low && value <= high))
+    if (end == text || *end || !(value >= low && value <= high) || (whole && value != (double)(uint32_t)value))
         fail(name, text);
     return value;
-}
-
-static uint32_t whole(const char *text, const char *name, double low, double high)
-{
-    double value = number(text, name, low, high);
-    if (value != (double)(uint32_t)value)
-        fail(name, text);
-    return (uint32_t)value;
 }
 
 /* ws://A.B.C.D:PORT[/path] */
@@ -109,7 +101,7 @@ static void parse_url(struct target *target, const char *url)
         fail("a URL needs a port", url);
     *port++ = 0;
     target->address.sin_family = AF_INET;
-    target->address.sin_port = htons((uint16_t)whole(port, "port", 1, 65535));
+    target->address.sin_port = htons((uint16_t)number(port, "port", 1, 65535, true));
     if (inet_pton(AF_INET, host, &target->address.sin_addr) != 1)
         fail("not a numeric IPv4 address", url);
     snprintf(target->host, sizeof target->host, "%.15s:%.5s", host, port);
@@ -119,10 +111,11 @@ static void parse_url(struct target *target, const char *url)
 static void set_number(struct options *opt, const struct number *n, const char *text)
 {
     void *at = (char *)opt + n->at;
+    double value = n->type == FLAG ? 1 : number(text, n->name, n->low, n->high, n->type == WHOLE);
     if (n->type == REAL)
-        *(double *)at = number(text, n->name, n->low, n->high);
+        *(double *)at = value;
     else if (n->type == WHOLE)
-        *(uint32_t *)at = whole(text, n->name, n->low, n->high);
+        *(uint32_t *)at = (uint32_t)value;
     else
         *(bool *)at = true;
 }
@@ -133,7 +126,7 @@ static void set_other(struct options *opt, const char *name, const char *text)
     if (strcmp(name, "protocol") == 0 && strcmp(text, "nats") == 0)
         opt->protocol = &protocol_nats;
     else if (strcmp(name, "pid") == 0 && opt->servers < MAX_SERVERS)
-        opt->server[opt->servers++] = (pid_t)whole(text, name, 1, 1 << 30);
+        opt->server[opt->servers++] = (pid_t)number(text, name, 1, 1 << 30, true);
     else if (strcmp(name, "protocol") != 0 || strcmp(text, "signal") != 0)
         fail(name, text);
 }

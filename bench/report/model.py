@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from capacity import structures
 from report.tables import Missing
@@ -152,7 +153,7 @@ def costs(folder: Path = RESULTS) -> Costs:
 class Case:
     """Connections on nodes, in rooms of `members` that are anywhere; `rate` messages a second are published in all.
 
-    Each connection is in one room, unless `some_rooms` says that there are only so many. The figures are of one node.
+    Each connection is in one room, unless `some_rooms` says that there are only so many.
     """
 
     connections: int
@@ -162,68 +163,34 @@ class Case:
     some_rooms: int = 0
     some_loops: int = 0
 
-    @property
-    def each(self) -> float:
-        """Connections of a node."""
-        return self.connections / self.nodes
-
-    @property
-    def rooms(self) -> float:
-        """Of all nodes together."""
-        return self.some_rooms or self.connections / self.members
-
-    @property
-    def loops(self) -> int:
-        """As many as the tables of descriptors need, and no fewer than LOOPS."""
-        return self.some_loops or max(LOOPS, -(-int(self.each) // int(TABLE * FILLED)))
-
-    def share(self, parts: int) -> float:
-        """Of rooms that have a member in one of so many nodes or loops."""
-        return touched(parts, self.members) / parts
-
-    def subscriptions(self) -> float:
-        """One for each room that has members on the node."""
-        return self.rooms * self.share(self.nodes)
-
-    def bus(self, cost: Costs) -> float:
-        """Bytes of NATS for all nodes' subscriptions."""
-        return self.subscriptions() * self.nodes * cost.subscription
-
-    def engine(self, cost: Costs) -> float:
-        """Bytes of the engine, besides what it takes without connections."""
-        memberships = self.rooms * self.members / self.nodes
-        on_loops = self.rooms * self.loops * self.share(self.nodes * self.loops)
-        own = self.each * cost.connection + memberships * cost.member
-        return own + self.subscriptions() * cost.room + on_loops * cost.room_on_loop
-
-    def kernel(self, cost: Costs) -> float:
-        """Bytes of the kernel."""
-        return self.each * cost.kernel
-
-    def link(self) -> float:
-        """Messages a second over the connection to NATS, out and in."""
-        others = self.rate * (1 - 1 / self.nodes) * self.share(self.nodes)
-        return self.rate if self.nodes == 1 else self.rate / self.nodes + others
-
-    def deliveries(self) -> float:
-        """A second."""
-        return self.rate * (self.members - 1) / self.nodes
-
-    def wakes(self) -> float:
-        """Loops that are woken a second, if all sleep until a message comes."""
-        return self.rate * touched(self.nodes * self.loops, self.members - 1) / self.nodes
-
-    def pings(self) -> float:
-        """A second, if all are idle."""
-        return self.each / INTERVAL
-
-    def messages(self, cost: Costs) -> Span:
-        """Cores for messages, and of nats-server for those that cross the link."""
-        crossing = cost.crossing.times(self.link()).at_most(LINK_THREADS)
-        return delivering(cost, self.deliveries(), self.wakes(), self.loops) + crossing
-
 
 def delivering(cost: Costs, deliveries: float, woken: float, loops: int) -> Span:
     """Cores for so many deliveries a second, of which none or so many wake a loop; at most the loops, as threads."""
     busy = deliveries * cost.delivery
     return Span(busy, busy + woken * cost.wake).at_most(loops)
+
+
+def node(case: Case, cost: Costs) -> dict[str, Any]:
+    """What one node takes, with rates a second, memory in bytes and cores; the formulas are those of docs/sizing.md."""
+    each, rooms = case.connections / case.nodes, case.some_rooms or case.connections / case.members
+    loops = case.some_loops or max(LOOPS, -(-int(each) // int(TABLE * FILLED)))  # as many as their tables need
+    share, other = touched(case.nodes, case.members) / case.nodes, case.rate * (1 - 1 / case.nodes)
+    subscriptions = rooms * share  # one for each room that has members on the node
+    on_loops = rooms / case.nodes * touched(case.nodes * loops, case.members)
+    memory = each * cost.connection + rooms * case.members / case.nodes * cost.member
+    deliveries = case.rate * (case.members - 1) / case.nodes
+    wakes = case.rate / case.nodes * touched(case.nodes * loops, case.members - 1)  # if loops sleep between messages
+    link = case.rate if case.nodes == 1 else case.rate / case.nodes + other * share  # over NATS, out and in
+    return {
+        "each": each,
+        "rooms": rooms,
+        "loops": loops,
+        "engine": memory + subscriptions * cost.room + on_loops * cost.room_on_loop,
+        "kernel": each * cost.kernel,
+        "pings": cost.ping.times(each / INTERVAL),  # if all are idle
+        "wakes": wakes,
+        "messages": delivering(cost, deliveries, wakes, loops) + cost.crossing.times(link).at_most(LINK_THREADS),
+        "subscriptions": subscriptions,
+        "link": link,
+        "bus": subscriptions * case.nodes * cost.subscription,  # of NATS, for all nodes
+    }

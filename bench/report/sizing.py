@@ -219,24 +219,24 @@ def constants(cost: Costs, kept: Figures, million: Figures) -> str:
 
 def computed(cost: Costs) -> str:
     """The table of cases, each row that of one node."""
-    rows = [
-        {
+    rows = []
+    for case in CASES:
+        node = model.node(case, cost)
+        rows.append({
             "connections": f"{case.connections:,}",
-            "rooms × members": f"{case.rooms:,.0f} × {case.members:,}",
+            "rooms × members": f"{node['rooms']:,.0f} × {case.members:,}",
             "published a second": f"{case.rate:,}",
             "nodes": f"{case.nodes}",
-            "loops of a node": f"{case.loops}",
-            "descriptors of a loop": f"{case.each / case.loops:,.0f}",
-            "engine, GB": f"{case.engine(cost) / 1e9:.2f}",
-            "kernel, GB": f"{case.kernel(cost) / 1e9:.1f}",
-            "cores, pings": cost.ping.times(case.pings()).shown(2),
-            "cores, messages": case.messages(cost).shown(2),
-            "subscriptions": f"{case.subscriptions():,.0f}",
-            "NATS messages a second": f"{case.link():,.0f}",
-            "all nodes' subscriptions in NATS, GB": f"{case.bus(cost) / 1e9:.2f}",
-        }
-        for case in CASES
-    ]
+            "loops of a node": f"{node['loops']}",
+            "descriptors of a loop": f"{node['each'] / node['loops']:,.0f}",
+            "engine, GB": f"{node['engine'] / 1e9:.2f}",
+            "kernel, GB": f"{node['kernel'] / 1e9:.1f}",
+            "cores, pings": node["pings"].shown(2),
+            "cores, messages": node["messages"].shown(2),
+            "subscriptions": f"{node['subscriptions']:,.0f}",
+            "NATS messages a second": f"{node['link']:,.0f}",
+            "all nodes' subscriptions in NATS, GB": f"{node['bus'] / 1e9:.2f}",
+        })
     return table(rows[0], (row.values() for row in rows), 0)
 
 
@@ -264,7 +264,7 @@ def checks(cost: Costs, kept: Figures) -> list[Check]:
     found, many = kept["scale"], kept["scale"]["many"]
     loops, n = found["loops"], found["connections"]
     pings, deliveries = many["loaded_pings_per_s"], many["delivered"] / many["seconds"]
-    memory = Case(n, 1, found["members"], 0, some_rooms=found["rooms"], some_loops=loops).engine(cost)
+    memory = model.node(Case(n, 1, found["members"], 0, some_rooms=found["rooms"], some_loops=loops), cost)["engine"]
     run = f"{n:,}, {loops} loops"
     cores = cost.ping.times(pings) + model.delivering(cost, deliveries, model.wakes(found, many), loops)
     rates = f"{pings:,.0f} pings and {deliveries:,.0f} deliveries a second"

@@ -15,6 +15,7 @@ import kit
 import load
 import macro
 import scale
+import servers
 import storm
 from bench_tools import BUILT, built, environment, loaded
 from peers import BarePeer, ledgers_hold
@@ -222,7 +223,7 @@ def test_lost_is_what_was_neither_received_nor_refused_nor_reported(tool: str, e
     run = load.parse(begin + final + rest)
     assert run["lost"] == 10
     assert load.trouble(run) == "bad-request 2, other 1, lost 10, gap 3"
-    with pytest.raises(load.LoadError, match="nothing was measured"):
+    with pytest.raises(servers.BenchError, match="nothing was measured"):
         load.parse(begin)
     quiet = load.parse(re.sub(r"expected=\d+", "expected=0", text))
     assert quiet["lost"] == 0

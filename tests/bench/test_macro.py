@@ -92,8 +92,8 @@ def test_a_figure_is_found_by_its_path_or_there_is_none():
     assert columns([macro.summary(run), {}])["user_us"] == [1.5, None]
 
 
-def test_every_figure_that_is_printed_has_a_title():
-    assert {name for scenario in macro.SCENARIOS for name in scenario.shown} <= set(macro.TITLES)
+def test_every_figure_that_is_printed_is_one_of_a_run():
+    assert {name for scenario in macro.SCENARIOS for name in scenario.shown} <= set(macro.PATHS)
 
 
 def test_only_what_went_wrong_is_trouble():
@@ -127,7 +127,7 @@ def test_nobody_takes_the_place_of_the_engine_where_it_has_no_runs(capsys):
     scenario = macro.Scenario("s", "relay", ("per_second",))
     macro.print_scenario(scenario, {"engine": [], "a": [{"per_second": 2}], "b": [{"per_second": 4}]})
     said = capsys.readouterr().out
-    assert "a            2.00" in said and "/" not in said.partition("deliveries/s")[2]
+    assert "a            2.00" in said and "/" not in said.partition("  per_second\n")[2]
 
 
 def test_who_fails_keeps_the_runs_that_it_had_and_is_left_out_of_the_turns_that_follow(monkeypatch, capsys):

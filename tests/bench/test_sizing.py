@@ -10,7 +10,7 @@ import pytest
 import results
 import scale
 from report import model, sizing
-from report.model import Case, Costs, Span
+from report.model import Case, Costs, Span, node
 from report.tables import Missing
 from runs import scaled
 
@@ -32,50 +32,51 @@ ONE = Case(1_000_000, 1, 10, 1000)
 def test_every_row_has_loops_and_descriptors_that_there_can_be():
     assert max(case.connections for case in sizing.CASES) == 10_000_000
     for case in sizing.CASES:
-        assert case.each / case.loops <= model.TABLE * model.FILLED
-        assert model.LOOPS <= case.loops <= scale.LOOPS_MAX
-    assert Case(10_000_000, 1, 10, 1).loops == 11
-    assert Case(10_000_000, 2, 10, 1).loops == 8
+        found = node(case, COSTS)
+        assert found["each"] / found["loops"] <= model.TABLE * model.FILLED
+        assert model.LOOPS <= found["loops"] <= scale.LOOPS_MAX
+    assert node(Case(10_000_000, 1, 10, 1), COSTS)["loops"] == 11
+    assert node(Case(10_000_000, 2, 10, 1), COSTS)["loops"] == 8
 
 
 def test_memory_on_one_node():
     # 100,000 rooms of 10, of which a loop of eight has a member with 1 - (7/8)^10 = 0.7369
     on_loops = 100_000 * 8 * (1 - (7 / 8) ** 10)
-    assert ONE.engine(COSTS) == pytest.approx(1_000_000 * 104 + 100_000 * 200 + on_loops * 40)
-    assert ONE.kernel(COSTS) == 4e9
-    assert ONE.subscriptions() == 100_000
+    assert node(ONE, COSTS)["engine"] == pytest.approx(1_000_000 * 104 + 100_000 * 200 + on_loops * 40)
+    assert node(ONE, COSTS)["kernel"] == 4e9
+    assert node(ONE, COSTS)["subscriptions"] == 100_000
 
 
 def test_only_some_connections_may_be_in_rooms():
     few = replace(ONE, some_rooms=10, some_loops=1)
-    assert few.engine(COSTS) == pytest.approx(1_000_000 * 96 + 100 * 8 + 10 * 200 + 10 * 40)
+    assert node(few, COSTS)["engine"] == pytest.approx(1_000_000 * 96 + 100 * 8 + 10 * 200 + 10 * 40)
 
 
 def test_two_nodes_halve_what_is_a_connections_and_not_the_rooms():
     two = replace(ONE, nodes=2)
-    assert two.kernel(COSTS) == 2e9
-    assert two.subscriptions() == pytest.approx(100_000 * (1 - 0.5**10))
-    assert two.link() == pytest.approx(500 + 500 * (1 - 0.5**10))
+    assert node(two, COSTS)["kernel"] == 2e9
+    assert node(two, COSTS)["subscriptions"] == pytest.approx(100_000 * (1 - 0.5**10))
+    assert node(two, COSTS)["link"] == pytest.approx(500 + 500 * (1 - 0.5**10))
 
 
 def test_a_message_costs_from_what_it_does_on_busy_loops_to_a_wake_of_each_loop_that_has_members():
-    found = ONE.messages(COSTS)
+    found = node(ONE, COSTS)["messages"]
     woken = 8 * (1 - (7 / 8) ** 9)
     assert found.low == pytest.approx(9000 * 5e-6 + 1000 * 6e-6)
     assert found.high == pytest.approx(9000 * 5e-6 + 1000 * woken * 45e-6 + 1000 * 60e-6)
 
 
 def test_members_of_one_loop_share_a_wake():
-    assert replace(ONE, members=1000).wakes() == pytest.approx(1000 * 8)
-    assert replace(ONE, members=2).wakes() == pytest.approx(1000)
-    assert replace(ONE, members=2, nodes=5).wakes() == pytest.approx(200)
+    assert node(replace(ONE, members=1000), COSTS)["wakes"] == pytest.approx(1000 * 8)
+    assert node(replace(ONE, members=2), COSTS)["wakes"] == pytest.approx(1000)
+    assert node(replace(ONE, members=2, nodes=5), COSTS)["wakes"] == pytest.approx(200)
 
 
 def test_deliveries_take_no_more_cores_than_there_are_loops_unless_they_must():
     assert model.delivering(COSTS, 1_000_000, 1_000_000, 8) == Span(5, 8)
     assert model.delivering(COSTS, 2_000_000, 1_000_000, 8) == Span(10, 10)
     crowded = replace(ONE, rate=100_000)
-    assert crowded.messages(COSTS).high == pytest.approx(8 + model.LINK_THREADS)
+    assert node(crowded, COSTS)["messages"].high == pytest.approx(8 + model.LINK_THREADS)
 
 
 def test_a_span_is_shown_once_where_its_ends_look_alike():
