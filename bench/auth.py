@@ -150,4 +150,4 @@ OPTIONS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run(__doc__, OPTIONS, forms, choice=("parts", ("connecting", "relay", "memory"))))
+    sys.exit(run(__doc__, OPTIONS, forms, choice="parts"))

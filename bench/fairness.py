@@ -169,7 +169,7 @@ def measured(name: str, options: argparse.Namespace, _turn: int) -> Figures:
     }
 
 
-def judge(_name: str, found: Figures) -> str:
+def fault(found: Figures) -> str:
     """Why a flood misses the bar, or nothing."""
     p99, ratio, lost = middle(found, "flood near p99"), middle(found, "ratio"), sum(found["lost"])
     if not lost and (p99 <= BAR_US or ratio <= BAR_RATIO):
@@ -188,4 +188,4 @@ OPTIONS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run(__doc__, OPTIONS, forms, choice=("floods", tuple(FLOODS)), judge=judge))
+    sys.exit(run(__doc__, OPTIONS, forms, choice="floods", fault=fault))

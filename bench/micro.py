@@ -41,14 +41,13 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 FIRST_ITERATIONS = 1000
 
 
-def find(words: list[str]) -> dict[str, partial[float]]:
-    """All benchmarks by name, or those whose name has one of the words."""
+def find() -> dict[str, partial[float]]:
+    """All benchmarks by name."""
     found = {}
     for function in [name.removeprefix("bench_") for name in dir(probe) if name.startswith("bench_")]:
         for case, arguments in CASES.get(function, [("", {})]):
             name = f"{function}, {case}" if case else function
-            if not words or any(word in name for word in words):
-                found[name] = partial(getattr(probe, f"bench_{function}"), **arguments)
+            found[name] = partial(getattr(probe, f"bench_{function}"), **arguments)
     return found
 
 
@@ -61,14 +60,15 @@ def calibrated(bench: partial[float], seconds: float) -> int:
 
 
 def forms(options: argparse.Namespace, _stack: ExitStack) -> dict[str, Turn]:
-    def turn(bench: partial[float], iterations: int, _turn: int) -> Figures:
-        return {"ns": bench(iterations)}
+    iterations: dict[str, int] = {}
 
-    found = find(options.only.split(",") if options.only else [])
-    return {name: partial(turn, bench, calibrated(bench, options.seconds)) for name, bench in found.items()}
+    def turn(name: str, bench: partial[float], number: int) -> Figures:
+        if number == 0:
+            iterations[name] = calibrated(bench, options.seconds)
+        return {"ns": bench(iterations[name])}
 
+    return {name: partial(turn, name, bench) for name, bench in find().items()}
 
-OPTIONS = {"only": ("", "those whose name has one of these words, comma-separated"), "seconds": (0.02, "of each turn")}
 
 if __name__ == "__main__":
-    sys.exit(run(__doc__, OPTIONS, forms, turns=7))
+    sys.exit(run(__doc__, {"seconds": (0.02, "of each turn")}, forms, turns=7))

@@ -198,7 +198,7 @@ def forms(options: argparse.Namespace, _stack: ExitStack) -> dict[str, Turn]:
     return {"presence": lambda _turn: storm(*words).figures(options.slow)}
 
 
-def judge(_name: str, found: Figures) -> str:
+def fault(found: Figures) -> str:
     """Whether a watcher that reads missed a message."""
     return "a watcher that reads missed messages" if any(found["missed by those that read"]) else ""
 
@@ -212,5 +212,5 @@ OPTIONS = {
 
 if __name__ == "__main__":
     sys.exit(run(
-        __doc__, OPTIONS, forms, judge=judge, about=lambda o: {"listeners": o.listeners, "joins": o.joins}
+        __doc__, OPTIONS, forms, fault=fault, about=lambda o: {"listeners": o.listeners, "joins": o.joins}
     ))

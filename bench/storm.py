@@ -143,7 +143,7 @@ def forms(options: argparse.Namespace, stack: ExitStack) -> dict[str, Turn]:
     return {form_of(options): partial(measured, options, urls[0], urls[-1])}
 
 
-def judge(_name: str, found: Figures) -> str:
+def fault(found: Figures) -> str:
     """What went wrong, or nothing."""
     return "; ".join(filter(None, found.get("wrong", [])))
 
@@ -158,4 +158,4 @@ OPTIONS = {
 }
 
 if __name__ == "__main__":
-    sys.exit(run(__doc__, OPTIONS, forms, turns=2, about=lambda o: {"connections": o.storm}, judge=judge))
+    sys.exit(run(__doc__, OPTIONS, forms, turns=2, about=lambda o: {"connections": o.storm}, fault=fault))

@@ -11,22 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from contenders import parse_names
 from machine import description
 from results import Figures, columns, digits_of, spread, write
 from servers import BenchError, many_descriptors
 
 Turn = Callable[[int], Figures]  # measures turn n, counted from 0
-
-
-def nothing(*_: object) -> str:
-    """For a tool that judges nothing."""
-    return ""
-
-
-def about_nothing(_options: argparse.Namespace) -> Figures:
-    """For a tool that keeps nothing beside its figures."""
-    return {}
 
 
 def command() -> str:
@@ -79,34 +68,34 @@ def run(
     options: dict[str, tuple[Any, str]],
     forms: Callable[[argparse.Namespace, ExitStack], dict[str, Turn]],
     turns: int = 3,
-    choice: tuple[str, tuple[str, ...]] = ("", ()),
-    about: Callable[[argparse.Namespace], Figures] = about_nothing,
-    judge: Callable[[str, Figures], str] = nothing,
+    choice: str = "only",
+    about: Callable[[argparse.Namespace], Figures] = lambda _: {},
+    fault: Callable[[Figures], str] = lambda _: "",
     arguments: list[str] | None = None,
 ) -> int:
-    """Measures all forms in turn, prints and keeps them. Returns 1 if `judge` finds a fault in a form's columns.
+    """Measures all forms in turn, prints and keeps them; returns 1 if one has a `fault` in its columns.
 
-    `forms` starts what all turns share in the stack. `choice` is an option that restricts the forms, and their names.
+    `forms` starts what all turns share in the stack. `choice` names the option that chooses forms. `about` is kept
+    beside the figures.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    option, names = choice
-    add_options(parser, options | ({option: (",".join(names), "which")} if option else {}))
+    add_options(parser, {**options, choice: ("", "only those with one of these words in their name, comma-separated")})
     parser.add_argument("--turns", type=int, default=turns, help=f"(default {turns})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures in this file")
     chosen = parser.parse_args(arguments)
     many_descriptors()
-    try:
-        only = parse_names(getattr(chosen, option), names, option.rstrip("s")) if option else []
-    except ValueError as error:
-        parser.error(str(error))
     found: dict[str, list[Figures]] = {}
     try:
         with ExitStack() as stack:
-            measured = {name: turn for name, turn in forms(chosen, stack).items() if not option or name in only}
+            measures = forms(chosen, stack)
+            words = [word for word in getattr(chosen, choice).split(",") if word]
+            if unknown := [word for word in words if not any(word in name for name in measures)]:
+                parser.error(f"--{choice}: no {', '.join(unknown)} (there are {'; '.join(measures)})")
+            found = {name: [] for name in measures if not words or any(word in name for word in words)}
             for number in range(chosen.turns):
-                for name, turn in measured.items():
-                    found.setdefault(name, []).append(turn(number))
-                    print(f"{name} {number + 1}/{chosen.turns}: {shown(found[name][-1])}", file=sys.stderr, flush=True)
+                for name, runs in found.items():
+                    runs.append(measures[name](number))
+                    print(f"{name} {number + 1}/{chosen.turns}: {shown(runs[-1])}", file=sys.stderr, flush=True)
     except (BenchError, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error} (to build it: make -C bench load hop)")
     faults = []
@@ -115,7 +104,7 @@ def run(
         for figure, values in table.items():
             known = [value for value in values if not isinstance(value, str)]
             print(f"{name}: {figure} {spread(known) or values}")
-        faults += [f"{name}: {fault}"] if (fault := judge(name, table)) else []
+        faults += [f"{name}: {told}"] if (told := fault(table)) else []
     keep(chosen.json, found, **about(chosen))
     print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
     return 1 if faults else 0

@@ -131,7 +131,7 @@ def ran(monkeypatch, tool, found: list, *typed: str, **more) -> int:
     monkeypatch.setattr(sys, "argv", ["bench/storm.py", *typed])
     monkeypatch.setattr(turns, "many_descriptors", lambda: None)
     form = {"form": lambda number: found[number]}
-    return turns.run("doc", tool.OPTIONS, lambda options, _: form, turns=len(found), judge=tool.judge, **more)
+    return turns.run("doc", tool.OPTIONS, lambda options, _: form, turns=len(found), fault=tool.fault, **more)
 
 
 def test_a_storm_in_which_a_relay_was_lost_ends_with_1_and_is_kept(monkeypatch, tmp_path, capsys):
@@ -182,8 +182,8 @@ def test_crowds_are_told_by_connections_and_loops():
 
 
 def test_every_case_of_the_micro_benchmarks_is_one_of_the_probe():
-    assert {name.partition(", ")[0] for name in micro.find([])} >= set(micro.CASES)
-    assert list(micro.find(["unmask"])) == ["unmask, 128 bytes", "unmask, 64 KiB"]
+    assert {name.partition(", ")[0] for name in micro.find()} >= set(micro.CASES)
+    assert [name for name in micro.find() if "unmask" in name] == ["unmask, 128 bytes", "unmask, 64 KiB"]
 
 
 def test_forms_are_measured_in_turn_and_may_be_chosen(monkeypatch, capsys):
@@ -194,7 +194,7 @@ def test_forms_are_measured_in_turn_and_may_be_chosen(monkeypatch, capsys):
         return {name: lambda n, name=name: asked.append((name, n)) or {"x": options.size} for name in ("a", "b")}
 
     def ran(*typed: str) -> int:
-        return turns.run("doc", {"size": (7, "")}, forms, turns=2, choice=("kinds", ("a", "b")), arguments=list(typed))
+        return turns.run("doc", {"size": (7, "")}, forms, turns=2, choice="kinds", arguments=list(typed))
 
     assert ran() == 0
     assert asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
@@ -207,7 +207,7 @@ def test_forms_are_measured_in_turn_and_may_be_chosen(monkeypatch, capsys):
 
 def test_a_flood_has_its_bar_by_its_p99_or_by_the_other_engines():
     def fault(p99: float, ratio: float, lost: int = 0) -> str:
-        return fairness.judge("room", {"flood near p99": [p99, 1.0, 1e6], "ratio": [ratio, 0.0, 99.0], "lost": [lost]})
+        return fairness.fault({"flood near p99": [p99, 1.0, 1e6], "ratio": [ratio, 0.0, 99.0], "lost": [lost]})
 
     assert fault(3000.0, 9.0) == fault(9000.0, 1.5) == ""
     assert fault(3001.0, 1.6) == "missed: median p99 3,001 µs, 1.60 times the other engine's, 0 lost"
@@ -217,5 +217,5 @@ def test_a_flood_has_its_bar_by_its_p99_or_by_the_other_engines():
 def test_only_a_watcher_that_reads_must_not_miss_anything():
     found = presence.Storm(1.0, 0.5, 0.1, 0.2, 3, 4, [7, 0, 0], 9).figures(slow=1)
     assert (found["missed by those that read"], found["messages missed by a listener"]) == (0, 7)
-    assert presence.judge("presence", {"missed by those that read": [0, 0]}) == ""
-    assert presence.judge("presence", {"missed by those that read": [0, 7]}) != ""
+    assert presence.fault({"missed by those that read": [0, 0]}) == ""
+    assert presence.fault({"missed by those that read": [0, 7]}) != ""
