@@ -30,18 +30,23 @@ Run = dict[str, Any]
 
 @dataclass
 class Sample:
-    """All counters at one moment; CPU seconds (user, system) and Pss in kB by process; CPU seconds by thread."""
+    """All counters at one moment; CPU seconds (user, system) and Pss in kB by process; CPU seconds by thread; and
+    /proc/meminfo in kB."""
 
     counts: dict[str, int] = field(default_factory=dict)
     cpu: dict[str, tuple[float, float]] = field(default_factory=dict)
     pss: dict[str, int] = field(default_factory=dict)
     threads: list[float] = field(default_factory=list)
+    meminfo: dict[str, float] = field(default_factory=dict)
 
-    def add_proc(self, pid: str, file: str, line: str) -> None:
-        """Takes a line of /proc/PID/stat or /proc/PID/smaps_rollup."""
+    def add_proc(self, path: str, line: str) -> None:
+        """Takes a line of /proc/meminfo, /proc/PID/stat or /proc/PID/smaps_rollup."""
+        *_, pid, file = path.split("/")
         if file == "stat":
             fields = line.rpartition(")")[2].split()
             self.cpu[pid] = (int(fields[11]) / TICKS, int(fields[12]) / TICKS)
+        elif file == "meminfo":
+            self.meminfo[line.partition(":")[0]] = float(line.split()[1])
         elif line.startswith("Pss:"):
             self.pss[pid] = int(line.split()[1])
 
@@ -98,8 +103,8 @@ def read(text: str) -> tuple[dict[str, str], dict[str, Sample], dict[str, Latenc
             last = samples[name] = Sample(counts)
         elif kind == "threads":
             last.threads = [float(word) for word in rest.split()]
-        elif kind == "proc":
-            last.add_proc(*rest.split(" ", 2))
+        elif kind.startswith("/proc/"):
+            last.add_proc(kind, rest)
         elif kind == "latency":
             name, _, buckets = rest.partition(" ")
             latencies[name] = Latencies(buckets)
@@ -170,6 +175,7 @@ def parse(text: str) -> Run:
         begin, end = samples["quiet"], samples["quiet-end"]
         run["quiet"] = {"from": begin.counts["ns"] / 1e9, "to": end.counts["ns"] / 1e9, **usage(pids, begin, end)}
         run["quiet"]["pings"] = end.counts["pings"] - begin.counts["pings"]
+        run["meminfo"] = [samples["start"].meminfo, end.meminfo]
     return run
 
 

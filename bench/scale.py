@@ -15,20 +15,17 @@ from __future__ import annotations
 import argparse
 import signal
 import statistics
-import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from contenders import ENGINE, HERE, Contender, loops_for, no_engine
-from load import LOAD, Run, incomplete, parse
+from load import LOAD, Run, incomplete, load
 from load import trouble as trouble_of
-from machine import description
+from machine import description, first_field
 from results import RESULTS, Figures, write
-from servers import BenchError, free_port, many_descriptors, running, stop
+from servers import BenchError, free_port, many_descriptors, running
 from signal_py.config.settings import Config
 
 FEW = 1000  # connections of the load that is compared with
@@ -36,7 +33,6 @@ FEW_SECONDS = 60.0
 BOUND = 1.3  # a delivery's CPU among many, divided by that among few, if no pings are answered meanwhile
 BYTES_A_CONNECTION = 8_600  # of memory, user's and the kernel's, both ends: more than was ever measured
 LOOPS_MAX = 250  # the engine's bound
-SAMPLE_S = 0.5
 ROOMS, MEMBERS, RATE, ROOM_RATE = 10, 100, 10_000, 10  # the load among all: messages and publishes a second
 
 KB = dict[str, float]
@@ -63,23 +59,12 @@ BESIDE = {  # figures that the load among few connections has, too
 # -- the kernel's memory --
 
 
-def fields_kb(meminfo: str) -> KB:
-    """/proc/meminfo as kB by name."""
-    lines = (line.split() for line in meminfo.splitlines())
-    return {words[0].rstrip(":"): float(words[1]) for words in lines if len(words) > 1}
-
-
-def kernel_kb(meminfo: str) -> KB:
-    """The kernel's memory: what it counts as such, and all that is neither free nor belongs to a file or a process."""
-    kb = fields_kb(meminfo)
+def kernel_kb(kb: KB) -> KB:
+    """The kernel's memory, of /proc/meminfo: what it counts as such; all that is neither free, nor a file's, nor a
+    process's."""
     files = kb["Buffers"] + kb["Cached"] + kb.get("SwapCached", 0.0)
     counted = kb["Slab"] + kb["KernelStack"] + kb["PageTables"]
     return {"counted": counted, "all_but_user": kb["MemTotal"] - kb["MemFree"] - files - kb["AnonPages"]}
-
-
-def meminfo() -> str:
-    """/proc/meminfo of now."""
-    return Path("/proc/meminfo").read_text(encoding="ascii")
 
 
 # -- a run, and its figures --
@@ -87,9 +72,9 @@ def meminfo() -> str:
 
 def load_command(options: argparse.Namespace, connections: int, seconds: float) -> str:
     """The arguments of the load generator with so many connections, without the server's."""
-    load = f"mix --connections {connections} --threads {options.loops} --rate {RATE} --rooms {ROOMS}"
-    load += f" --members {MEMBERS} --room-rate {ROOM_RATE} --quiet {options.quiet:g} --seconds {seconds:g}"
-    return f"{load} --setup {min(3600, 60 + connections // 500)}"
+    words = f"mix --connections {connections} --threads {options.loops} --rate {RATE} --rooms {ROOMS}"
+    words += f" --members {MEMBERS} --room-rate {ROOM_RATE} --quiet {options.quiet:g} --seconds {seconds:g}"
+    return f"{words} --setup {min(3600, 60 + connections // 500)}"
 
 
 def engine(options: argparse.Namespace) -> Contender:
@@ -105,20 +90,9 @@ def measure(options: argparse.Namespace, connections: int, seconds: float) -> Fi
     print(f"{connections:,} connections on {options.loops} loops", file=sys.stderr, flush=True)
     port = free_port()
     command = engine(options).filled(port=port, nats="off", node="bench0")
-    samples = {time.monotonic(): kernel_kb(meminfo())}  # by time, on the load generator's clock
-    with running(command, port) as server, TemporaryFile("w+") as out:
-        words = [str(LOAD), *load_command(options, connections, seconds).split(), f"--pid={server.pid}", server.url]
-        loading = subprocess.Popen(words, stdout=out)
-        try:
-            while loading.poll() is None:
-                time.sleep(SAMPLE_S)
-                samples[time.monotonic()] = kernel_kb(meminfo())
-        finally:
-            stop(loading)
-        out.seek(0)
-        run = parse(out.read())
-    opened = samples[min(samples, key=lambda when: abs(when - run["quiet"]["to"]))]
-    found = summary(run, samples[min(samples)], opened)
+    with running(command, port) as server:
+        run = load(load_command(options, connections, seconds), [server.url], [server.pid])
+    found = summary(run, *map(kernel_kb, run["meminfo"]))
     return {"wrong": "a connection is not open", **found} if incomplete(run) else found
 
 
@@ -222,7 +196,7 @@ def cannot(options: argparse.Namespace) -> str:
         return f"the engine is {told}"
     if options.loops > LOOPS_MAX:
         return f"{options.connections:,} connections need {options.loops} loops, and an engine has at most {LOOPS_MAX}"
-    return short_of_memory(options.connections, fields_kb(meminfo())["MemAvailable"])
+    return short_of_memory(options.connections, float(first_field("/proc/meminfo", "MemAvailable").split()[0]))
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -46,7 +46,7 @@ struct options {
     const char *mode_name;
     const struct protocol *protocol;
     struct target target[MAX_TARGETS];
-    pid_t server[MAX_SERVERS];    /* processes whose CPU and memory are sampled */
+    const char *server[MAX_SERVERS];  /* ids of processes whose CPU and memory are sampled */
     uint32_t targets, servers;
     uint32_t connections;     /* in all threads; in churn, how many are under way at a time */
     uint32_t threads;

@@ -125,8 +125,8 @@ static void set_other(struct options *opt, const char *name, const char *text)
 {
     if (strcmp(name, "protocol") == 0 && strcmp(text, "nats") == 0)
         opt->protocol = &protocol_nats;
-    else if (strcmp(name, "pid") == 0 && opt->servers < MAX_SERVERS)
-        opt->server[opt->servers++] = (pid_t)number(text, name, 1, 1 << 30, true);
+    else if (strcmp(name, "pid") == 0 && opt->servers < MAX_SERVERS && number(text, name, 1, 1 << 30, true) > 0)
+        opt->server[opt->servers++] = text;
     else if (strcmp(name, "protocol") != 0 || strcmp(text, "signal") != 0)
         fail(name, text);
 }

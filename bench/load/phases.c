@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "load.h"
 
@@ -36,19 +35,26 @@ static uint64_t total(const struct shared *shared, int which)
 
 /* ---- what bench/load.py reads ---- */
 
-/* Prints a file of /proc/PID, or nothing if there is no such process. */
-static void print_proc(pid_t pid, const char *name)
+/* Prints a file of /proc, each line after its path, or nothing if there is no such process. */
+static void print_proc(const char *pid, const char *name)
 {
     char path[64], line[1024];
-    snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
+    snprintf(path, sizeof path, "/proc/%s%s", pid, name);
     FILE *file = fopen(path, "re");
     while (file && fgets(line, sizeof line, file))
-        printf("proc %d %s %s", pid, name, line);
+        printf("%s %s", path, line);
     if (file)
         fclose(file);
 }
 
-/* Prints all counters and, of this process and of the servers, the CPU time; and the servers' memory. */
+static void print_memory(const struct options *opt)
+{
+    print_proc("", "meminfo");
+    for (uint32_t i = 0; i < opt->servers; i++)
+        print_proc(opt->server[i], "/smaps_rollup");
+}
+
+/* Prints all counters, the CPU time of threads and servers, and the memory of servers and machine. */
 static void sample(const struct shared *shared, const char *name, bool memory)
 {
     const struct options *opt = shared->opt;
@@ -64,12 +70,10 @@ static void sample(const struct shared *shared, const char *name, bool memory)
         printf(" %.4f", (double)t.tv_sec + (double)t.tv_nsec / 1e9);
     }
     printf("\n");
-    print_proc(getpid(), "stat");
-    for (uint32_t i = 0; i < opt->servers; i++) {
-        print_proc(opt->server[i], "stat");
-        if (memory)
-            print_proc(opt->server[i], "smaps_rollup");
-    }
+    for (uint32_t i = 0; i < opt->servers; i++)
+        print_proc(opt->server[i], "/stat");
+    if (memory)
+        print_memory(opt);
 }
 
 static void print_options(const struct options *opt)
@@ -79,7 +83,7 @@ static void print_options(const struct options *opt)
     printf(" rate=%g rooms=%u members=%u room_rate=%g", opt->rate, opt->rooms.count, opt->rooms.members, opt->room_rate);
     printf(" verify=%d servers=", opt->verify);
     for (uint32_t i = 0; i < opt->servers; i++)
-        printf("%s%d", i ? "," : "", opt->server[i]);
+        printf("%s%s", i ? "," : "", opt->server[i]);
     printf("\n");
 }
 
@@ -140,8 +144,7 @@ void phases_start(struct shared *shared)
         exit(1);
     }
     print_options(opt);
-    for (uint32_t i = 0; i < opt->servers; i++)
-        print_proc(opt->server[i], "smaps_rollup");
+    print_memory(opt);
     for (int i = 0; i < PHASES; i++)
         atomic_store(&shared->began[i], UINT64_MAX);
     for (uint32_t i = 0; i < opt->threads; i++)
@@ -267,7 +270,7 @@ static void measure(struct shared *shared)
     if (opt->quiet > 0) {
         sample(shared, "quiet", false);
         wait_for(shared, "quiet: pings", COUNT_PINGS, 0, opt->quiet);
-        sample(shared, "quiet-end", false);
+        sample(shared, "quiet-end", true);
     }
     enter(shared, PHASE_RUN);
     wait_for(shared, "warming up: delivered", COUNT_DELIVERED, 0, opt->warmup);

@@ -131,8 +131,9 @@ def scalable(run: Run) -> None:
     assert run["quiet"]["pings"] > 0 and run["pings"] >= run["quiet"]["pings"] + run["pings_measured"]
     assert run["room_latency_us"]["count"] > 0 and all(name in run["room_latency_us"] for name in LATENCY)
     assert run["verified"] == run["connections"] == 40
-    kernel = scale.kernel_kb(scale.meminfo())
-    figures = scale.summary(run, kernel, kernel)
+    kernel = [scale.kernel_kb(meminfo) for meminfo in run["meminfo"]]
+    assert all(kb["counted"] > 0 and kb["all_but_user"] > 0 for kb in kernel)
+    figures = scale.summary(run, *kernel)
     assert figures["pings_per_s"] > 0 and figures["relay_p99_us"] > 0 and figures["room_p99_us"] > 0
     assert figures["opened_per_s"] == run["opened"]["per_second"]
     assert {*scale.ALONE, *scale.BESIDE} <= set(figures) and "wrong" not in figures

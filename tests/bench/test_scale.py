@@ -6,18 +6,10 @@ import contenders
 import scale
 from runs import mixed, scaled, summed
 
-MEMINFO = """\
-MemTotal:        1000 kB
-MemFree:          300 kB
-Buffers:           10 kB
-Cached:           190 kB
-SwapCached:         0 kB
-AnonPages:        350 kB
-Slab:              80 kB
-KernelStack:        5 kB
-PageTables:         7 kB
-HugePages_Total:    0
-"""
+MEMINFO = {
+    "MemTotal": 1000, "MemFree": 300, "Buffers": 10, "Cached": 190, "SwapCached": 0, "AnonPages": 350,
+    "Slab": 80, "KernelStack": 5, "PageTables": 7, "HugePages_Total": 0,
+}
 
 
 def test_kernel_memory_is_what_it_counts_and_what_is_nobodys():

@@ -36,7 +36,7 @@ static void test_options_fit(void)
     char storm[] = "storm --connections 3 --threads 4 --cut-rate=50 --away 2 --pid 7 --pid=8 127.0.0.1:81";
     parse(&opt, storm);
     CHECK(opt.mode == MODE_STORM && opt.connections == 3 && opt.threads == 3 && opt.away == 2);
-    CHECK(opt.cut_rate >= 50 && opt.cut_rate <= 50 && opt.servers == 2 && opt.server[1] == 8 && !options_timed(&opt));
+    CHECK(opt.cut_rate >= 50 && opt.cut_rate <= 50 && opt.servers == 2 && strcmp(opt.server[1], "8") == 0 && !options_timed(&opt));
     char second[] = "relay --second --seconds 0.5 127.0.0.1:81";
     parse(&opt, second);
     CHECK(opt.second && opt.targets == 1 && opt.seconds < 1 && opt.connections == 500);
