@@ -112,8 +112,8 @@ enum series { SERIES_MAIN, SERIES_OTHER, SERIES };
 
 /* ---- what all threads share ----------------------------------------------------------------------------- */
 
-/* A peer's address. The connection's thread writes it, and any thread sends to it: the length is stored after the text,
- * so a thread that loads a length other than 0 sees the text. A text is replaced only while nothing is sent to it: while
+/* A peer's address. The connection's thread writes it, any thread sends to it. The length is stored after the text, so
+ * a thread that loads a length other than 0 sees the text. A text is replaced only while nothing is sent to it: while
  * connections are opened, and in churn and storm. */
 struct address {
     _Atomic uint8_t length;   /* 0: not open */

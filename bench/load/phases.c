@@ -79,9 +79,8 @@ static void sample(const struct shared *shared, const char *name, bool memory)
 static void print_options(const struct options *opt)
 {
     printf("options mode=%s protocol=%s connections=%u", opt->mode_name, opt->protocol->name, opt->connections);
-    printf(" threads=%u targets=%u payload=%u", opt->threads, opt->targets, opt->payload);
-    printf(" rate=%g rooms=%u members=%u room_rate=%g", opt->rate, opt->rooms.count, opt->rooms.members, opt->room_rate);
-    printf(" verify=%d servers=", opt->verify);
+    printf(" threads=%u targets=%u", opt->threads, opt->targets);
+    printf(" rooms=%u members=%u verify=%d servers=", opt->rooms.count, opt->rooms.members, opt->verify);
     for (uint32_t i = 0; i < opt->servers; i++)
         printf("%s%s", i ? "," : "", opt->server[i]);
     printf("\n");

@@ -31,7 +31,7 @@ long ws_parse(const uint8_t *data, size_t length, struct ws_frame *frame);
 /* Writes a client's frame header; returns its size, 6 to WS_HEADER_MAX. It ends with the mask. */
 size_t ws_header(uint8_t *out, uint8_t opcode, size_t length, uint32_t mask);
 
-/* Masks a body in place (§5.3), with the mask that precedes it. Writes up to 7 bytes past the end: the buffer must have
+/* Masks a body in place (§5.3), with the mask before it. Writes up to 7 bytes past the end: the buffer must have
  * them. */
 void ws_mask(uint8_t *body, size_t length);
 

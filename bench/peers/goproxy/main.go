@@ -199,7 +199,7 @@ func (c *client) join(room string) error {
 	return c.nc.Flush()
 }
 
-// write sends what comes from NATS and from the reader, and pings. No write has less than writeWait until the next ping.
+// write sends what comes from NATS and from the reader, and pings. Each write has at least writeWait.
 func (c *client) write() {
 	ticker := time.NewTicker(pingEvery)
 	defer func() {
