@@ -186,14 +186,14 @@ class ControlThread:
         self._dialling = None
 
     def _drain(self) -> None:
-        questions: list[Any] = []
+        queries: list[Any] = []
         for kind, *rest in self._core.control_drain():
             if kind == "ask":
-                questions.append(tuple(rest))
+                queries.append(tuple(rest))
             else:
                 self._handle(HANDLERS[str(kind)], self, *rest)
-        if questions and self._authenticator is not None:
-            self._handle(self._authenticator.take, questions)
+        if queries and self._authenticator is not None:
+            self._handle(self._authenticator.take, queries)
 
     def _handle(self, handler: Callable[..., None], *arguments: object) -> None:
         try:

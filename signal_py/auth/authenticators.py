@@ -1,4 +1,4 @@
-"""Authenticates connections. The core asks in batches; an authenticator answers each question once, in batches.
+"""Authenticates connections. The core asks in batches; an authenticator answers each query once, in batches.
 
 JwtAuthenticator works on the control thread. CallbackAuthenticator calls the program, on its own asyncio loop.
 """
@@ -27,9 +27,9 @@ from signal_py.base.throttled_log import ThrottledLog
 SLICE = 128  # tokens that are checked before the thread handles other events
 AT_ONCE = 256  # calls of an authorizer at a time
 QUIET = 1.0  # seconds between two refusals that are logged at level info
-FAILED = 503  # status of a client whose question could not be decided
+FAILED = 503  # status of a client for which there is no decision
 
-Question = tuple[int, bool, bytes]
+AuthQuery = tuple[int, bool, bytes]
 """From the core: connection, whether it is a renewal, lines (signal_core/client/auth.pxd)."""
 Authorizer = Callable[[Request], Awaitable[Grant | Refusal]]
 Answer = Callable[[list[Verdict]], None]
@@ -38,30 +38,30 @@ logger = logging.getLogger(__name__)
 
 
 class Authenticator(Protocol):
-    """Answers the core's questions. All methods are called on the control thread."""
+    """Answers the core's queries. All methods are called on the control thread."""
 
     def start(self) -> None:
         """Called once, when the thread's asyncio loop runs."""
 
-    def take(self, questions: Sequence[Question]) -> None:
-        """Takes questions, each of which gets one answer."""
+    def take(self, queries: Sequence[AuthQuery]) -> None:
+        """Takes queries, each of which gets one answer."""
 
     async def close(self) -> None:
-        """Called once; no questions come after it."""
+        """Called once; no queries come after it."""
 
 
-def request_of(question: Question) -> Request:
+def request_of(query: AuthQuery) -> Request:
     """Returns the request that an authorizer receives."""
-    _, renewal, lines = question
-    remote, origin, path, query, user, token, *head = lines.decode("latin-1").split("\n", 6)
-    pairs = (pair for pair in query.split("&") if pair != "token" and not pair.startswith("token="))
+    _, renewal, lines = query
+    remote, origin, path, url_query, user, token, *head = lines.decode("latin-1").split("\n", 6)
+    pairs = (pair for pair in url_query.split("&") if pair != "token" and not pair.startswith("token="))
     headers = headers_of(head[0] if head else "")
     return Request(token, remote, origin, path, "&".join(pairs), renewal, user or None, headers)
 
 
-def secrets_of(question: Question) -> list[str]:
-    """Returns the parts of a question that must not be logged."""
-    request = request_of(question)
+def secrets_of(query: AuthQuery) -> list[str]:
+    """Returns the parts of a query that must not be logged."""
+    request = request_of(query)
     authorization = request.headers.get("authorization", "")
     values = [pair.partition("=")[2] for pair in request.query.split("&")]
     values += [request.headers.get("cookie", ""), *request.cookies.values()]
@@ -82,7 +82,7 @@ class Refusals:
         self._last = -QUIET
         self._untold = 0
 
-    def refuse(self, question: Question, status: int, reason: str, claim: str = "") -> Verdict:
+    def refuse(self, query: AuthQuery, status: int, reason: str, claim: str = "") -> Verdict:
         """Returns the verdict that refuses a client with an HTTP status. `claim`: the part of the token that is wrong.
 
         Only refusals with a status of REFUSALS are logged at level info.
@@ -91,7 +91,7 @@ class Refusals:
         due = status in REFUSALS and now - self._last >= QUIET
         if due or logger.isEnabledFor(logging.DEBUG):
             fields: dict[str, object] = {"claim": claim} if claim else {}
-            remote, _, rest = question[2].partition(b"\n")
+            remote, _, rest = query[2].partition(b"\n")
             if claim:  # the token is the last line
                 fields |= described(rest.rpartition(b"\n")[2])
             if due:
@@ -101,7 +101,7 @@ class Refusals:
             event(logger, level, text, remote=remote.decode("latin-1"), status=status, reason=reason, **fields)
         else:
             self._untold += status in REFUSALS
-        return question[0], status, b"", b"", 0
+        return query[0], status, b"", b"", 0
 
 
 class JwtAuthenticator:
@@ -112,8 +112,8 @@ class JwtAuthenticator:
         self._verifier = verifier
         self._answer = answer
         self._timeout = timeout
-        self._questions: deque[tuple[Question, bool]] = deque()  # each with whether it has waited for keys
-        self._waiting: list[Question] = []  # for keys
+        self._queries: deque[tuple[AuthQuery, bool]] = deque()  # each with whether it has waited for keys
+        self._waiting: list[AuthQuery] = []  # for keys
         self._planned = False
         self._refreshing: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()  # a token waits for keys
@@ -126,17 +126,17 @@ class JwtAuthenticator:
         if self._verifier.keys.changing:
             self._refreshing = asyncio.ensure_future(self._refresh())
 
-    def take(self, questions: Sequence[Question]) -> None:
-        """Takes questions, each of which gets one answer: at once, or when its keys have been looked up."""
-        self._put((question, False) for question in questions)
+    def take(self, queries: Sequence[AuthQuery]) -> None:
+        """Takes queries, each of which gets one answer: at once, or when its keys have been looked up."""
+        self._put((query, False) for query in queries)
 
     async def close(self) -> None:
         """Ends the refreshing of keys."""
         if self._refreshing is not None:
             await cancel_and_wait(self._refreshing)
 
-    def _put(self, questions: Iterable[tuple[Question, bool]]) -> None:
-        self._questions.extend(questions)
+    def _put(self, queries: Iterable[tuple[AuthQuery, bool]]) -> None:
+        self._queries.extend(queries)
         if not self._planned:
             self._planned = True
             self._authenticate_slice()
@@ -144,38 +144,38 @@ class JwtAuthenticator:
     def _authenticate_slice(self) -> None:
         """Authenticates a slice; the rest follows after other events of the loop."""
         verdicts = []
-        for _ in range(min(SLICE, len(self._questions))):
-            question, last = self._questions.popleft()
-            verdict = self.authenticate(question, last)
+        for _ in range(min(SLICE, len(self._queries))):
+            query, last = self._queries.popleft()
+            verdict = self.authenticate(query, last)
             if verdict is None:
-                self._waiting.append(question)
+                self._waiting.append(query)
                 self._wanted.set()
             else:
                 verdicts.append(verdict)
-        self._planned = bool(self._questions)
+        self._planned = bool(self._queries)
         if self._planned:
             asyncio.get_running_loop().call_soon(self._authenticate_slice)
         if verdicts:
             self._answer(verdicts)
 
-    def authenticate(self, question: Question, last: bool = False) -> Verdict | None:
+    def authenticate(self, query: AuthQuery, last: bool = False) -> Verdict | None:
         """Returns the verdict, or None if the key may become known. With `last`, such a token is refused."""
         refuse = self._refusals.refuse
-        token = question[2].rpartition(b"\n")[2]
+        token = query[2].rpartition(b"\n")[2]
         try:
-            return verdict_of(question[0], self._verifier.grant(token), time.time())
+            return verdict_of(query[0], self._verifier.grant(token), time.time())
         except KeyUnknownError as unknown:
-            return refuse(question, 401, str(unknown), unknown.claim) if last else None
+            return refuse(query, 401, str(unknown), unknown.claim) if last else None
         except KeysMissingError as missing:
             if not last:
                 return None
             self._failures.add("tokens can't be checked", str(missing))
-            return refuse(question, FAILED, str(missing))
+            return refuse(query, FAILED, str(missing))
         except (TokenError, GrantError) as wrong:
-            return refuse(question, 401, str(wrong), wrong.claim)
+            return refuse(query, 401, str(wrong), wrong.claim)
         except Exception as error:
-            self._failures.add("tokens can't be checked", "", error, lambda: secrets_of(question))
-            return refuse(question, FAILED, type(error).__name__)
+            self._failures.add("tokens can't be checked", "", error, lambda: secrets_of(query))
+            return refuse(query, FAILED, type(error).__name__)
 
     async def _refresh(self) -> None:
         """Refreshes the keys: periodically, after a failure, and when a token names an unknown one.
@@ -216,7 +216,7 @@ class JwtAuthenticator:
     def _authenticate_waiting(self) -> None:
         """Authenticates the tokens that waited for keys, with the keys that are known now."""
         waiting, self._waiting = self._waiting, []
-        self._put([(question, True) for question in waiting])
+        self._put([(query, True) for query in waiting])
 
 
 class CallbackAuthenticator:
@@ -227,7 +227,7 @@ class CallbackAuthenticator:
         self._answer = answer
         self._timeout = timeout
         self._loop = loop  # the program's
-        self._queue: deque[tuple[float, Question]] = deque()  # each with its deadline
+        self._queue: deque[tuple[float, AuthQuery]] = deque()  # each with its deadline
         self._running: dict[int, asyncio.Future[Grant | Refusal]] = {}  # by connection
         self._verdicts: list[Verdict] = []
         self._failures = ThrottledLog(logger)
@@ -236,81 +236,81 @@ class CallbackAuthenticator:
     def start(self) -> None:
         """Does nothing: the calls run on the program's loop."""
 
-    def take(self, questions: Sequence[Question]) -> None:
-        """Hands questions to the program's loop. Each gets one answer, within the timeout."""
+    def take(self, queries: Sequence[AuthQuery]) -> None:
+        """Hands queries to the program's loop. Each gets one answer, within the timeout."""
         try:
-            self._loop.call_soon_threadsafe(self._accept, list(questions))
+            self._loop.call_soon_threadsafe(self._accept, list(queries))
         except RuntimeError:  # the program's loop is closed
-            self._answer([self._refusals.refuse(question, FAILED, "the program has stopped") for question in questions])
+            self._answer([self._refusals.refuse(query, FAILED, "the program has stopped") for query in queries])
 
     async def close(self) -> None:
         """Does nothing: calls that still run end by their timeout."""
 
-    def _accept(self, questions: list[Question]) -> None:
+    def _accept(self, queries: list[AuthQuery]) -> None:
         end = self._loop.time() + self._timeout
-        self._queue.extend((end, question) for question in questions)
+        self._queue.extend((end, query) for query in queries)
         self._start()
 
     def _start(self) -> None:
-        """Starts as many calls as may run. Questions past their deadline are refused."""
+        """Starts as many calls as may run. Queries past their deadline are refused."""
         while self._queue and len(self._running) < AT_ONCE:
-            end, question = self._queue.popleft()
+            end, query = self._queue.popleft()
             if end <= self._loop.time():
-                self._fail(question, "too many calls were running to call it in time")
+                self._fail(query, "too many calls were running to call it in time")
                 continue
             try:
-                answer = self._authorize(request_of(question))
+                answer = self._authorize(request_of(query))
                 if not inspect.isawaitable(answer):
                     self._fail(
-                        question, f"it returned {type(answer).__name__} instead of a coroutine: make it an `async def`"
+                        query, f"it returned {type(answer).__name__} instead of a coroutine: make it an `async def`"
                     )
                     continue
                 task = asyncio.ensure_future(answer)
             except Exception as error:
-                self._fail(question, "", error)
+                self._fail(query, "", error)
                 continue
-            self._running[question[0]] = task
-            timer = self._loop.call_at(end, self._late, question, task)
-            task.add_done_callback(functools.partial(self._done, question, timer))
+            self._running[query[0]] = task
+            timer = self._loop.call_at(end, self._late, query, task)
+            task.add_done_callback(functools.partial(self._done, query, timer))
 
-    def _late(self, question: Question, task: asyncio.Future[Grant | Refusal]) -> None:
-        """Refuses a question at its deadline, and does not wait for the cancelled call."""
-        if self._running.get(question[0]) is task:
-            del self._running[question[0]]
-            self._fail(question, f"no answer in {self._timeout:g} s")
+    def _late(self, query: AuthQuery, task: asyncio.Future[Grant | Refusal]) -> None:
+        """Refuses a query at its deadline, and does not wait for the cancelled call."""
+        if self._running.get(query[0]) is task:
+            del self._running[query[0]]
+            self._fail(query, f"no answer in {self._timeout:g} s")
             task.cancel()
             self._start()
 
-    def _done(self, question: Question, timer: asyncio.TimerHandle, task: asyncio.Future[Grant | Refusal]) -> None:
+    def _done(self, query: AuthQuery, timer: asyncio.TimerHandle, task: asyncio.Future[Grant | Refusal]) -> None:
         timer.cancel()
         error = None if task.cancelled() else task.exception()
-        if self._running.get(question[0]) is not task:
+        if self._running.get(query[0]) is not task:
             return
-        del self._running[question[0]]
+        del self._running[query[0]]
         if task.cancelled() or error is not None:
-            self._fail(question, "" if error else "it was cancelled", error)
+            self._fail(query, "" if error else "it was cancelled", error)
         else:
-            self._decide(question, task.result())
+            self._decide(query, task.result())
         self._start()
 
-    def _decide(self, question: Question, answer: object) -> None:
+    def _decide(self, query: AuthQuery, answer: object) -> None:
         if isinstance(answer, Refusal) and answer.status in REFUSALS:
-            self._add(self._refusals.refuse(question, answer.status, answer.reason))
+            self._add(self._refusals.refuse(query, answer.status, answer.reason))
         elif isinstance(answer, Grant):
             try:
-                self._add(verdict_of(question[0], answer, time.time()))
+                self._add(verdict_of(query[0], answer, time.time()))
             except GrantError as wrong:
-                self._fail(question, f"its Grant can't be used: {wrong}")
-            except Exception as error:  # a Grant may hold anything, and each question needs an answer
-                self._fail(question, "", error)
+                self._fail(query, f"its Grant can't be used: {wrong}")
+            except Exception as error:  # a Grant may hold anything, and each query needs an answer
+                self._fail(query, "", error)
         elif isinstance(answer, Refusal):
-            self._fail(question, f"the status of its Refusal must be {' or '.join(map(str, REFUSALS))}")
+            self._fail(query, f"the status of its Refusal must be {' or '.join(map(str, REFUSALS))}")
         else:
-            self._fail(question, f"it returned a {type(answer).__name__}: return a Grant or a Refusal")
+            self._fail(query, f"it returned a {type(answer).__name__}: return a Grant or a Refusal")
 
-    def _fail(self, question: Question, reason: str, error: BaseException | None = None) -> None:
-        self._failures.add("the authorizer failed", reason, error, lambda: secrets_of(question))
-        self._add(self._refusals.refuse(question, FAILED, reason or type(error).__name__))
+    def _fail(self, query: AuthQuery, reason: str, error: BaseException | None = None) -> None:
+        self._failures.add("the authorizer failed", reason, error, lambda: secrets_of(query))
+        self._add(self._refusals.refuse(query, FAILED, reason or type(error).__name__))
 
     def _add(self, verdict: Verdict) -> None:
         """Collects verdicts, to answer them in one batch."""
