@@ -30,11 +30,11 @@ to this connection alone. SENDER is - if the sender has no address. The command 
 moves to another engine when its engine drains. The exit status is 1 if the engine refuses the token or a room, and with
 --once when the connection ends."""
 PUB = """\
-Publishes to a room and waits until the engine has accepted the message. If the engine refuses it, the command prints
-the error and exits with 1."""
+Publishes to a room and waits until the engine has accepted the message. If the engine refuses it, the error goes to
+standard error, and the exit status is 1."""
 SEND = """\
 Sends to a peer on any node and waits until the message is written to the peer's socket. If it is not delivered, the
-command prints the error and exits with 1."""
+error goes to standard error, and the exit status is 1."""
 TOKEN = f"""\
 If the engine requires a token, set the environment variable {TOKEN_VARIABLE}."""
 DRAIN = """\
