@@ -54,7 +54,7 @@ cdef class Loops:
         cdef Hub* hub = self.hub
         hub.nloops = s["loops"]
         if not 1 <= hub.nloops <= MAX_LOOPS:
-            raise ValueError(f"loops is {hub.nloops}: 1 to {MAX_LOOPS}")
+            raise ValueError(f"loops is {hub.nloops}: it must be 1 to {MAX_LOOPS}")
         self.fill_names(s)
         self.fill_site(s)
         self.fill_messages(s)

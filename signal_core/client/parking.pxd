@@ -17,8 +17,8 @@ from signal_core.tables.state cimport Loop, Lot, Parked
 from signal_core.wire.handshake cimport STATUS_HEALTH, Upgrade, upgrade_parse
 
 cdef enum:
-    # What a socket asks for.
-    ASKS_UNKNOWN = 0          # its head is not all there
+    # What the request on a socket asks for.
+    ASKS_UNKNOWN = 0          # its head is incomplete
     ASKS_HEALTH = 1
     ASKS_OTHER = 2
 

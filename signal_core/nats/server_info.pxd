@@ -64,7 +64,7 @@ cdef inline void _info_tell(Loop* loop) noexcept nogil:
 
 
 cdef inline void server_info_take(Loop* loop, const NatsOp* op) noexcept nogil:
-    """Handles an INFO. Without memory it is skipped; if it is a greeting, LINK_ASKING times out."""
+    """Handles an INFO. Without memory Python does not get it; if it is a greeting, LINK_ASKING times out."""
     cdef Link* link = loop.linked
     cdef int64_t most = nats_info_number(op.text, op.text_len, b"max_payload")
     cdef Packet* packet = packet_new_heap(&loop.mem, op.text_len, KIND_EVENT)
