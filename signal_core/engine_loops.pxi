@@ -166,6 +166,7 @@ cdef class Loops:
                 hub.proxies[i].bits = bits
 
     cdef make_loops(self, dict s):
+        """Makes the loops and both pseudo-loops, without threads. Raises MemoryError, OSError."""
         cdef Hub* hub = self.hub
         cdef Loop* loop
         cdef uint32_t i, tag
@@ -240,6 +241,7 @@ cdef class Loops:
             raise OSError(failed, os.strerror(failed))
 
     cdef add_listen(self, int family, str ip, int port, int scope):
+        """Adds an address to listen on. Raises ValueError."""
         cdef sockaddr_in* v4
         cdef sockaddr_in6* v6
         cdef uint32_t n = self.hub.nlisten
@@ -262,6 +264,7 @@ cdef class Loops:
         self.hub.nlisten += 1
 
     cdef wait_until_running(self):
+        """Waits until each loop has begun its iterations or failed. Releases the GIL."""
         cdef uint32_t i
         cdef Hub* hub = self.hub
         with nogil:
@@ -285,7 +288,7 @@ cdef class Loops:
         outbox_post_all(self.control)
 
     cdef bint tasks_full(self, uint32_t index):
-        """Whether very many tasks wait for a loop, so that the program and operators add none. Counts it."""
+        """Whether TASKS_WAITING tasks wait for a loop, so that the program and operators may add none. Counts it."""
         cdef bint full = backpressure_tasks_full(self.control, self.hub.loops[index])
         if full:
             self.local_peer.n[C_TASKS_REFUSED] += 1

@@ -146,7 +146,7 @@ cdef class Mailboxes(Peer):
         return mail
 
     cdef tuple task_mail(self, Packet* packet):
-        """local_peer_mail of a receipt, or of a client that came or went."""
+        """local_peer_mail of a receipt, or of a client that connected or disconnected."""
         cdef tuple mail = None
         if packet.kind == KIND_RECEIPT:
             if packet.size and not self.joined:

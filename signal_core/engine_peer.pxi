@@ -66,7 +66,8 @@ cdef class Peer(Loops):
         """Joins a room, and with `presence` watches it.
 
         Returns "" (joined), None (joined on this node; a "receipt" mail for `ref` follows when NATS has confirmed it),
-        "later" (too many tasks wait for the link's loop: try again, see `joins_wait`), or an ERR code (not joined).
+        "later" (too many tasks wait for the link's loop: try again, see `joins_wait`), or an ERR code. After that it is
+        no new member, unless only watching failed.
         """
         self.check()
         cdef bytes name = room.encode()

@@ -105,6 +105,6 @@ COUNTERS = (
     (
         "tasks_refused",
         "counter",
-        "requests of operators and of the embedding program put off or refused because many tasks waited for a loop",
+        "requests of operators and of the embedding program postponed or refused because many tasks waited for a loop",
     ),
 )

@@ -68,7 +68,7 @@ cdef inline bint _is_proxy(const Hub* hub, const uint8_t* address) noexcept nogi
 cdef inline bint _walk_line(const Hub* hub, const char* p, size_t n, uint8_t* address, bint* told) noexcept nogil:
     """Reads one X-Forwarded-For from its end, as long as who says so is trusted. Whether to go on with the line before.
 
-    `address`: the one found last, trusted when it is called; `told`: set where one was found here.
+    `address` is set to the last one found, and `told` if there is one.
     """
     cdef uint8_t found[ADDRESS_BYTES]
     cdef size_t start, end, stop = n

@@ -200,8 +200,8 @@ cdef inline SE_COLD _session_hold(Loop* loop, Conn* c, const Frame* f, uint8_t* 
 
 
 cdef inline int _session_next(Loop* loop, Conn* c, uint8_t* p, size_t n, Frame* f, uint64_t* need) noexcept nogil:
-    """Parses the frame at p, and unmasks it. Returns the bytes of its header; 0: it is not whole, `need` as for
-    _session_feed; -1: the connection fails."""
+    """Parses the frame at `p`, and unmasks it. Returns the size of its header; 0: it is incomplete, and `need` is as in
+    _session_feed; -1: the connection has failed."""
     cdef int head = frame_parse(p, n, _session_allowance(loop, c), f)
     if head == -2:
         return 0
@@ -256,7 +256,7 @@ cdef inline void _session_turn_over(Loop* loop, Conn* c, uint64_t last) noexcept
 
 cdef inline size_t _session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
     """Handles n bytes of input, of which the first `before` were left over from an earlier read. Returns how many it
-    has handled; what is left is kept."""
+    has handled; the rest is kept."""
     cdef uint64_t need = 0
     cdef size_t done = 0
     if c.state == CONN_HANDSHAKE:
@@ -270,8 +270,8 @@ cdef inline size_t _session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, siz
 
 
 cdef inline void session_continue(Loop* loop, Conn* c) noexcept nogil:
-    """Gives a connection with leftover input its next turn. It is read if there is no whole frame among that: its event
-    may have been postponed (_loop_event), and be postponed each time."""
+    """Gives a connection with leftover input its next turn. If no frame of that is complete, reads the socket, whose
+    event may be postponed in each iteration (_loop_event)."""
     c.flags &= <uint16_t>~FLAG_READY
     if c.flags & FLAG_BLOCKED:
         conn_flush(loop, c)

@@ -1,4 +1,4 @@
-"""Answers operators' queries about a loop's rooms: a part of a list, or closing a user's connections. On its thread.
+"""Answers operators' queries about a loop's rooms: part of a list, or closing a user's connections. Runs on the loop.
 
 A query (KIND_INQUIRY) is one bounded step. Its answer (EVENT_LISTED) has the cursor of the next query, so the asking
 thread sets the pace and the loop keeps no state. Fields of a query: `target` is its number, `hash` the cursor, `origin`

@@ -185,7 +185,7 @@ cdef inline bint _loop_leave_rooms(Loop* loop, Conn* c, uint64_t last) noexcept 
 cdef inline void loop_reap(Loop* loop, uint32_t units) noexcept nogil:
     """Frees dead connections, for at most `units` of work: a membership is one, and telling watchers of its end costs
     more (events_add). Thousands of connections may die at one moment, each in hundreds of rooms. The rest waits for the
-    next iteration, as does a connection that is still in a list: to look at one is a unit, too."""
+    next iteration, as does a connection that is still in a list; visiting one is a unit as well."""
     cdef uint64_t last = loop.turn.work + units
     cdef uint32_t* link = &loop.dead
     cdef Conn* c

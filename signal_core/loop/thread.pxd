@@ -136,7 +136,7 @@ cdef inline int _listen(Loop* loop, uint32_t which) noexcept nogil:
 
 
 cdef inline int _isolate(Loop* loop) noexcept nogil:
-    """Gives the loop's thread its own descriptor table, with only the engine's eventfds. Returns 0 or an errno."""
+    """Gives the loop's thread a private descriptor table, with only the engine's eventfds. Returns 0 or an errno."""
     cdef Hub* hub = loop.hub
     cdef int keep[LOOP_INDEXES]
     cdef uint32_t i
