@@ -55,7 +55,7 @@ def engine() -> Iterator[kit.Engine]:
 def test_the_library_sample() -> None:
     """It runs unchanged, in `asyncio.run`. A client gets its answer, after others that did not wait for theirs, or
     whose answer was too large."""
-    imports, _, body = indented(section("Three ways to use it"), "from signal_py import Engine").partition("\n")
+    imports, _, body = indented(section("Two ways to use it"), "from signal_py import Engine").partition("\n")
     program = f"import asyncio\n{imports}\n\nasync def main():\n{textwrap.indent(body, '    ')}\nasyncio.run(main())\n"
     with subprocess.Popen([*kit.python(), "-u", "-c", program], stdout=subprocess.PIPE, text=True, cwd="/") as child:
         try:
