@@ -10,12 +10,12 @@ cdef enum:
     C_OPENED = 1
     C_CLOSED = 2
     C_ACCEPTED_SOCKETS = 3
-    C_HANDSHAKES_REFUSED = 4  # answered with a status other than 101, health checks excepted
+    C_HANDSHAKES_REFUSED = 4  # answered with an HTTP error other than 408 and 503
     C_HANDSHAKES_TIMED_OUT = 5
     C_SHED = 6                # answered 503: out of descriptors, memory, over max-connections, or stopping
     C_PINGS_SENT = 7
     C_PEERS_LOST = 8          # closed by keepalive
-    C_STALLED = 9             # closed with 4008
+    C_STALLED = 9             # closed with 4008: stall-timeout
     C_PROTOCOL_ERRORS = 10    # closed with 1002, 1007 or 1009
     C_ABUSERS = 11            # closed with 1008: malformed messages, STRIKES
     C_KICKED = 12             # closed by an operator or the embedding program
@@ -71,7 +71,7 @@ cdef enum:
     C_LISTENERS_PAUSED = 55   # times listeners were ignored for a tick: no descriptor left, not even to answer 503
 
     C_WATCHERS = 56           # gauge: memberships that watch their room
-    C_PRESENCE_CHANGES = 57   # joins and leaves on this node that were published
+    C_PRESENCE_CHANGES = 57   # joins and leaves on this node, collected for watchers or other nodes
     C_PRESENCE_OUT = 58       # publishes of presence to NATS
     C_PRESENCE_ASKED = 59     # presence queries
     C_PRESENCE_LOST = 60      # presence lost: no memory, a full mailbox, or NATS read too slowly
@@ -98,7 +98,7 @@ cdef enum:
     C_ACCEPT_YIELDED = 79     # times accept-yield slowed new connections down
     C_ACCEPT_LEFT = 80        # sockets closed at once: the client had left while it was parked
     C_QUESTIONS_HELD = 81     # presence queries set aside: QUESTIONS_WAITING
-    C_RECEIPTS_LOST = 82      # receipts for senders on other nodes: no memory, or NATS read too slowly
+    C_RECEIPTS_LOST = 82      # receipts: no memory, or NATS read too slowly; from NATS: a full mailbox
     C_QUESTIONS_FULL = 83     # presence queries not posted to a loop: inbox-messages of them wait there
     C_OVERSIZED = 84          # requests answered 414 or 431: max-request-line, max-head
     C_HEALTH_LIMITED = 85     # times HEALTHS_PER_TICK was reached

@@ -1,5 +1,6 @@
-"""A connection after its upgrade: queueing and writing to it, back-pressure from a full socket, killing it.
+"""A connection's output: queueing, writing, back-pressure from a full socket. Kills connections.
 
+Also the only answer to a request that is not upgraded: conn_say_last, conn_socket_say_last.
 Everything here runs on the connection's loop.
 """
 
@@ -90,8 +91,8 @@ cdef inline void conn_watch(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void conn_bury(Loop* loop, Conn* c) noexcept nogil:
-    """Has loop_reap free a dead connection. One that is delayed waits for the end of that, or it would keep the loop
-    awake all the while."""
+    """Lists a dead connection for loop_reap. A delayed one is listed by delayed_release: listed earlier, it would keep
+    the loop awake."""
     slab_cold(&loop.slab, c.slot).next = loop.dead
     loop.dead = c.slot
 

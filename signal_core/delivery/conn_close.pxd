@@ -1,10 +1,11 @@
 """Closes WebSockets, from the Close frame on.
 
-The order of every end:
-1. One of four closes begins:
+The order of every close:
+1. One of four functions begins it:
    * conn_close: the engine closes (a kick, an expired token, a drain, a stop). It sends Close and reads on until the
      client's Close (CONN_CLOSING).
-   * conn_close_failed: the client broke the protocol. Close is sent, and input is discarded (CONN_LINGER).
+   * conn_close_failed: the client broke the protocol, its message came too late (1008), or its input found no memory
+     (1011) or no room in input-total (1013). Close is sent, and input is discarded (CONN_LINGER).
    * conn_close_soon: the client's Close is answered (CONN_LINGER).
    * conn_close_stalled: the client takes no bytes. It is killed at once (CONN_DEAD).
 2. The queue is written, with Close at its end. Then conn_drained (conn.pxd) shuts down our side of the socket, or kills
@@ -13,7 +14,8 @@ The order of every end:
 4. conn_kill (conn.pxd) closes the socket and adds the connection to Loop.dead (CONN_DEAD).
 5. At the end of the iteration loop_reap (loop.pxd) ends its memberships, and frees what it holds and its slot.
 
-A connection that was not upgraded ends with an HTTP answer instead: listener_turn_away (listener.pxd), conn_say_last.
+Other ends begin at 4: a missing pong, a broken socket, backlog-total, no memory for output. A connection that was not
+upgraded ends with an HTTP answer: open_answer_http (open.pxd) or listener_turn_away (listener.pxd).
 """
 
 from libc.stdint cimport uint16_t, uint8_t

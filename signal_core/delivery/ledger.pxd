@@ -1,4 +1,4 @@
-"""The ledger of messages: counts each message from a client as routed or refused."""
+"""The ledger of messages: counts each message as routed or refused."""
 
 from libc.stdint cimport uint8_t
 from signal_core.base.counters cimport (

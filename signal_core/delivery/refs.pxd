@@ -76,8 +76,9 @@ cdef inline void refs_remove(Loop* loop, const Conn* c, Ref* ref) noexcept nogil
 
 
 cdef inline uint32_t refs_finish(Loop* loop, Conn* c, const char* text, size_t n, uint8_t code) noexcept nogil:
-    """Gives the answer that is owed, and returns the Ref.room of a SUB with presence, else 0; one that nobody is owed
-    any more is counted and dropped. Who is no member any more by the time of it hears no OK."""
+    """Answers an outstanding ref. Returns the Ref.room of a SUB with presence, else 0. An answer whose ref is no longer
+    outstanding is counted and dropped. A connection that a new token has put out of the room gets ERR denied, not OK.
+    """
     cdef Ref* ref = NULL if c == NULL else refs_find(loop, c, text, n)
     cdef uint32_t room
     if ref == NULL:

@@ -2,7 +2,7 @@
 
 A packet is linked into its receiver's queue, and the queue into a lane of dirty queues (tables/turns.pxd), which is
 written at the end of the iteration. A queue whose socket is full moves its packets from the region to the heap and
-waits for EPOLLOUT. The fate of every packet is counted here. If a sender wants to know it, the packet goes to
+waits for EPOLLOUT. The fate of every queued packet is counted here. If a sender wants to know it, the packet goes to
 Loop.told_head, a list that receipts.pxd empties.
 """
 

@@ -5,7 +5,8 @@ One iteration:
  2. Handle events: accept (listener.pxd), read, write, the NATS link.
  3. Continue rosters (roster.pxd), take the mailbox, then connections that were held or delayed (backpressure.pxd,
     delayed.pxd), then connections with input left over.
- 4. Fire timers (keepalive.pxd). During a drain or a stop, close clients and listeners (shutdown.pxd).
+ 4. Fire timers (keepalive.pxd), handle drop notices (drop_notice.pxd), accept clients that waited for the pace. During
+    a drain or a stop, close clients and listeners (shutdown.pxd).
  5. Write the queues, send receipts (which may fill queues again), write the link's queue.
  6. Free dead connections. Before and after, send joins and leaves to watchers (events.pxd).
  7. Post what was collected for other loops.

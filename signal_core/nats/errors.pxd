@@ -1,7 +1,8 @@
 """Handles -ERR from NATS. Loop 0 only. Source: nats-server (server/client.go, errors.go, parser.go).
 
-docs/nats.md has the table. An error that ends the connection becomes the link's reason. One that concerns a message or
-subscription is reported to the client that caused it. Any other is only logged.
+docs/nats.md has the table. Each goes to the log, up to NATS_ERRORS_TOLD a second. One that ends the connection is
+always logged, and becomes the link's reason. One about the limit on subscriptions is left to sub_limit.pxd. One that
+concerns a message or subscription is also reported to the client that caused it.
 """
 
 from libc.stdint cimport uint64_t

@@ -79,8 +79,8 @@ cdef inline void _inbound_room(Loop* loop, const NatsOp* op, const NatsHeaders* 
 
 cdef inline void _inbound_answer(Loop* loop, uint64_t id, const NatsHeaders* h, const char* ref,
                                  uint32_t n) noexcept nogil:
-    """A receipt, or NATS's word that nobody listens: for a TO the peer's node is gone, for a PUB it means nothing.
-    Anybody on NATS can send one. Where the loop's mailbox has no room it is lost, and its ref hears `timeout`."""
+    """Handles a receipt, or a 503 from NATS (no responders): it fails a TO, and is ignored for a PUB. Anybody on NATS
+    can send either. If the mailbox of the sender's loop is full it is lost, and its ref gets `timeout`."""
     cdef Hub* hub = loop.hub
     cdef Loop* target = outbox_loop_of(hub, id)
     if target == NULL:

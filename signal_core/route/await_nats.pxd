@@ -1,4 +1,4 @@
-"""Joins that wait until NATS has the room's subscription. Any loop, and the service."""
+"""Joins that wait until NATS has the room's subscription. Any loop, and the local peer."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy

@@ -37,7 +37,7 @@ cdef inline void receipts_take(Loop* loop, uint64_t id, uint8_t code, const char
 
 
 cdef inline void receipts_tell_peer(Loop* loop, uint64_t id, uint8_t code, const char* ref, size_t n) noexcept nogil:
-    """A receipt to a connection of any loop, or to the service."""
+    """Sends a receipt to a connection of any loop, or to the local peer."""
     if id >> 56 == loop.index and loop.index != LOCAL_PEER_LOOP:
         receipts_take(loop, id, code, ref, n)
     elif outbox_loop_of(loop.hub, id) != NULL:

@@ -1,7 +1,9 @@
 """The structs of a connection, and the slab of a loop that holds them.
 
 A slot never moves. Conn is one cache line with what every message reads; Cold has what only timers, rooms and receipts
-need. No thread but the owning loop's reads or writes either.
+need. No thread but the owning loop's reads or writes either, nor what they point to. conn_brief and conn_extra
+(conn.pxd) allocate a Brief or an Extra, and loop_reap (loop.pxd) frees it with its connection. input_buffer.pxd
+allocates and frees Buffers.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
@@ -57,7 +59,7 @@ cdef struct Queue:            # a write queue: the packets for one socket
     uint16_t answers          # 2  ... that are the engine's own answers (OK, ERR, PONG ...)
     uint32_t next             # 4  slot of the next in the loop's dirty list
 
-cdef struct Buffer:           # bytes of an incomplete frame, message or head
+cdef struct Buffer:           # bytes of an incomplete frame, message or head (client/input_buffer.pxd)
     uint32_t size             # 4  capacity
     uint32_t used             # 4
     uint32_t since            # 4  tick of the first of them

@@ -16,7 +16,7 @@ cdef enum:
     VERB_AUTH = 6
 
     HEAD_MAX = 512            # bytes of a head, its LF not counted
-    HEAD_MAX_AUTH = 16384     # ... of AUTH: a token is as long as a handshake brings it by default (max-head)
+    HEAD_MAX_AUTH = 16384     # ... of AUTH: the default of max-head, so it can carry any token that a handshake can
     PING_TOKEN_MAX = 507      # bytes of PING's token: what a head of 512 holds
     TTL_MAX_MS = 86400000     # a day
 
@@ -143,9 +143,9 @@ cdef inline void _head_clear(Head* out) noexcept nogil:
 
 
 cdef inline void _ref_seek(const char* p, size_t n, bint cut, Head* out) noexcept nogil:
-    """Of a malformed head keeps the verb, and the ref where there is one `ref=` and it is well-formed.
+    """Keeps the verb of a malformed head, and its ref if it has exactly one `ref=` and that is valid.
 
-    The first argument of a known verb is no option. `cut`: the head, maybe its last word, goes on.
+    The first argument of a known verb is no option. `cut`: the head goes on behind `n`, maybe within its last word.
     """
     cdef size_t word = _word_size(p, n)
     cdef uint32_t nth = 0, refs = 0
@@ -214,7 +214,7 @@ cdef inline int64_t _head_line(const char* p, size_t n, Head* out) noexcept nogi
 
 
 cdef inline int64_t _head_line_to(const char* p, size_t n, Head* out) noexcept nogil:
-    """As _head_line, for `TO <peer>` alone, the most frequent; 0: it is none, `out` is as it was."""
+    """As _head_line, for `TO <peer>` alone, the most frequent. 0: it is another message, `out` is unchanged."""
     cdef size_t node_len, size
     if n < 4 or memcmp(p, b"TO ", 3) != 0:
         return 0
