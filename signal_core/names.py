@@ -97,7 +97,7 @@ COUNTERS = (
     ),
     ("inputs_held", "counter", "times that a client was not read for a moment because many tasks waited for a loop"),
     ("awaits_refused", "counter", "SUBs answered unavailable because too many awaited NATS"),
-    ("nats_subs_refused", "counter", "subscriptions refused by NATS for its limit, or not sent for it"),
+    ("nats_subs_refused", "counter", "subscriptions refused by NATS for its limit, or not sent because of it"),
     ("turns_delayed", "counter", "times that a client with more input waited for the work it had caused, or rested"),
     ("steps_cut", "counter", "steps of an iteration that ran out of time, and continued in the next"),
     ("memory_trims", "counter", "times that a loop returned freed memory to the system"),
