@@ -22,19 +22,22 @@ from signal_core.base.limits cimport (
     ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, LOCAL_PEER_LOOP, LOOP_INDEXES, MAILS_WAITING, MAX_LISTENERS,
     MAX_LOOPS, TASKS_WAITING, TICK_MS, TLS_REASON_SIZE, YIELD_LEAST, YIELD_MOST,
 )
-from signal_core.base.memory cimport Packet, memory_check_layout, packet_free, packet_new_heap, packet_text
+from signal_core.base.memory cimport (
+    Packet, memory_check_layout, packet_data, packet_free, packet_new_heap, packet_set_data, packet_text,
+)
+from signal_core.base.span cimport Span, span_between, span_first, span_from, span_of, span_same
 from signal_core.base.sys cimport (
     AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, getrandom, htons, inet_pton, munmap, pthread_join, pthread_t,
     read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_malloc_trim, se_malloc_trims, se_now_ms,
     se_thread_start, sockaddr_in, sockaddr_in6, sockaddr_storage, write,
 )
 from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_tasks_full
-from signal_core.delivery.envelope cimport Message
+from signal_core.delivery.envelope cimport Message, message_init
 from signal_core.delivery.ledger cimport ledger_count
 from signal_core.delivery.outbox cimport outbox_is_payload, outbox_post, outbox_post_all
 from signal_core.delivery.replies cimport replies_code_parse, replies_code_reason, replies_code_text, replies_put_peer
 from signal_core.loop.local_peer cimport (
-    LocalFrame, local_frame_split, local_peer_begin, local_peer_fate, local_peer_finish, local_peer_message,
+    LocalFrame, local_frame_split, local_peer_begin, local_peer_fate, local_peer_finish, local_peer_stamp,
 )
 from signal_core.loop.thread cimport LOOP_STARTING, thread_end, thread_init, thread_main
 from signal_core.nats.tls cimport se_tls_context, se_tls_context_free, se_tls_free, se_tls_load, se_tls_session
@@ -61,12 +64,12 @@ from signal_core.tables.mailbox cimport (
 from signal_core.tables.room_table cimport (
     RoomEntry, room_table_check_layout, room_table_end, room_table_hash, room_table_init,
 )
-from signal_core.tables.state cimport Hub, Loop, Network
+from signal_core.tables.state cimport Hub, Loop, Network, hub_node
 from signal_core.wire.command cimport HEAD_MAX, HEAD_MAX_AUTH, head_check_layout
 from signal_core.wire.frame cimport frame_check_layout, frame_close_code_valid
 from signal_core.wire.handshake cimport upgrade_check_layout
 from signal_core.wire.ids cimport (
-    LOCAL_TEXT, PEER_TEXT, ROOM_MAX, ids_make, ids_parse_local, ids_ref_valid, ids_room_valid, ids_split_peer,
+    PEER_TEXT, ROOM_MAX, ids_loop, ids_make, ids_parse_local, ids_ref_valid, ids_room_valid, ids_split_peer,
 )
 from signal_core.wire.nats_proto cimport nats_proto_check_layout
 
@@ -97,9 +100,18 @@ cdef inline void check_layouts() noexcept nogil:
     upgrade_check_layout()
 
 
-cdef str text_of(const char* p, size_t n):
-    """A str of n bytes of Latin-1, so that no byte is invalid."""
-    return PyBytes_FromStringAndSize(p, <Py_ssize_t>n).decode("latin-1")
+cdef inline Span span_bytes(bytes text) noexcept:
+    """Good as long as the bytes object."""
+    return span_of(<const char*>text, <size_t>len(text))
+
+
+cdef bytes bytes_of(Span span):
+    return PyBytes_FromStringAndSize(span.at, <Py_ssize_t>span.size)
+
+
+cdef str text_of(Span span):
+    """A str of Latin-1, so that no byte is invalid."""
+    return bytes_of(span).decode("latin-1")
 
 
 cdef str code_name(uint8_t code):
@@ -146,7 +158,7 @@ def malloc_trim():
 def code_sentence(str code):
     """The explanation that a client gets with an ERR of this code."""
     cdef bytes text = code.encode()
-    return (<bytes>replies_code_reason(replies_code_parse(text, len(text)))).decode()
+    return (<bytes>replies_code_reason(replies_code_parse(span_bytes(text)))).decode()
 
 
 def may_close_with(code):
@@ -185,22 +197,28 @@ cdef class Core(Mailboxes):
             address = PyBytes_FromStringAndSize(<char*>&v6, sizeof(v6))
         if good != 1:
             raise ValueError(f"{ip} is not a numeric address")
-        self.tell_loop(0, KIND_DIAL, 0, 0, address)
+        self.task_post(0, self.task_new(KIND_DIAL, address))
+
+    cdef tell_link(self, uint64_t what):
+        """Posts a KIND_DIAL without an address: DIAL_*."""
+        cdef Packet* task = self.task_new(KIND_DIAL)
+        task.hash = what
+        self.task_post(0, task)
 
     def link_fail(self):
         """Rejects the server that sent INFO: the link closes the connection, and wants another address."""
         self.check()
-        self.tell_loop(0, KIND_DIAL, 0, DIAL_GIVE_UP, b"")
+        self.tell_link(DIAL_GIVE_UP)
 
     def link_leave(self):
         """Leaves a server that is about to shut down: the link writes its queue, then wants another address."""
         self.check()
-        self.tell_loop(0, KIND_DIAL, 0, DIAL_LEAVE, b"")
+        self.tell_link(DIAL_LEAVE)
 
     def link_info_taken(self):
         """Acknowledges a "link-info" mail; the next one may follow."""
         self.check()
-        self.tell_loop(0, KIND_DIAL, 0, DIAL_INFO_TAKEN, b"")
+        self.tell_link(DIAL_INFO_TAKEN)
 
     def link_connect(self, bytes line, uint64_t max_payload, tls):
         """Answers "link-info" with the CONNECT line, CRLF included.
@@ -211,6 +229,7 @@ cdef class Core(Mailboxes):
         self.check()
         cdef void* context
         cdef void* session = NULL
+        cdef Packet* task
         if tls is not None:
             name, is_ip, ca, cert, key = tls
             context = tls_context(ca, cert, key)
@@ -219,11 +238,14 @@ cdef class Core(Mailboxes):
             if session == NULL:
                 raise TlsError("library", f"OpenSSL can't create a session for {name}")
         try:
-            self.tell_loop(0, KIND_CONNECT, 0, max_payload, line, 0, session)
+            task = self.task_new(KIND_CONNECT, line)
         except MemoryError:
             if session != NULL:
                 se_tls_free(session)
             raise
+        task.hash = max_payload
+        task.pointer = session
+        self.task_post(0, task)
 
     # -- counters --
 
@@ -238,11 +260,14 @@ cdef class Core(Mailboxes):
         cdef uint32_t i
         cdef uint64_t number, by
         cdef Hub* hub = self.hub
+        cdef Packet* task
         self.snapshot += 1
         number = self.snapshot
         for i in range(hub.nloops):
             if not self.tasks_full(i):
-                self.tell_loop(i, KIND_SNAPSHOT, 0, number, b"")
+                task = self.task_new(KIND_SNAPSHOT)
+                task.hash = number
+                self.task_post(i, task)
         by = se_now_ms() + SNAPSHOT_PATIENCE_MS
         with nogil:
             for i in range(hub.nloops):
@@ -265,7 +290,7 @@ cdef class Core(Mailboxes):
         columns.append(self.counters_of(self.local_peer, False))
         state = se_load_relaxed(&self.hub.link)
         return {
-            "node": self.hub.node[:self.hub.node_len].decode(),
+            "node": bytes_of(hub_node(self.hub)).decode(),
             "address": self.address,
             "link": "off" if state == CLUSTER_OFF else ("up" if state == CLUSTER_UP else "away"),
             "own_tables": all(self.hub.loops[i].accept.own_table for i in range(self.hub.nloops)),

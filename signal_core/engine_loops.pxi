@@ -197,8 +197,7 @@ cdef class Loops:
     cdef str peer_text(self, uint64_t id):
         """The address of a peer of this node."""
         cdef char text[PEER_TEXT]
-        replies_put_peer(<uint8_t*>text, self.hub, id)
-        return text_of(text, self.hub.node_len + 1 + LOCAL_TEXT)
+        return text_of(span_between(text, replies_put_peer(text, self.hub, id)))
 
     cdef int check(self, bint running=True) except -1:
         """Raises CoreError in a child made by fork() and, with `running`, unless the engine runs."""
@@ -272,19 +271,17 @@ cdef class Loops:
                 while se_load_acquire(&hub.loops[i].done) == LOOP_STARTING:
                     usleep(200)
 
-    cdef tell_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data, uint64_t origin=0,
-                   void* pointer=NULL):
-        """Posts one task to a loop. Raises MemoryError."""
-        cdef Packet* packet = packet_new_heap(&self.control.mem, len(data), kind)
-        if packet == NULL:
+    cdef Packet* task_new(self, uint8_t kind, bytes data=b"") except NULL:
+        """A task for a loop, to be handed to task_post. Raises MemoryError."""
+        cdef Packet* task = packet_new_heap(&self.control.mem, len(data), kind)
+        if task == NULL:
             raise MemoryError("no memory for a message to a loop")
-        packet.target = target
-        packet.origin = origin
-        packet.hash = value
-        packet.pointer = pointer
-        packet.size = <uint32_t>len(data)
-        memcpy(packet.data, <char*>data, len(data))
-        outbox_post(self.control, index, packet)
+        packet_set_data(task, span_bytes(data))
+        return task
+
+    cdef void task_post(self, uint32_t index, Packet* task) noexcept:
+        """Posts a task to a loop, and takes ownership."""
+        outbox_post(self.control, index, task)
         outbox_post_all(self.control)
 
     cdef bint tasks_full(self, uint32_t index):
@@ -294,13 +291,11 @@ cdef class Loops:
             self.local_peer.n[C_TASKS_REFUSED] += 1
         return full
 
-    cdef int ask_loop(self, uint32_t index, uint8_t kind, uint64_t target, uint64_t value, bytes data,
-                      uint64_t origin=0) except -1:
-        """tell_loop, for requests whose number nothing else limits. Raises CoreError if TASKS_WAITING tasks wait
+    cdef int check_tasks(self, uint32_t index) except -1:
+        """To be called before a task whose number nothing else limits. Raises CoreError if TASKS_WAITING tasks wait
         already."""
         if self.tasks_full(index):
             raise CoreError(f"loop {index} does not respond: {TASKS_WAITING} tasks wait for it")
-        self.tell_loop(index, kind, target, value, data, origin)
         return 0
 
     def stop(self):
@@ -309,15 +304,18 @@ cdef class Loops:
         cdef uint32_t i
         if self.started and not self.joined:
             for i in range(self.hub.nloops):
-                self.tell_loop(i, KIND_STOP, 0, 0, b"")
+                self.task_post(i, self.task_new(KIND_STOP))
 
     def drain(self, int ms):
         """Begins a drain of `ms` milliseconds, and returns at once. Loops stop accepting, send GOAWAY, and close
         clients evenly over this time. `stop` ends it."""
         self.check()
         cdef uint32_t i
+        cdef Packet* task
         for i in range(self.hub.nloops):
-            self.tell_loop(i, KIND_STOP, 0, ticks(ms), b"")
+            task = self.task_new(KIND_STOP)
+            task.hash = ticks(ms)
+            self.task_post(i, task)
 
     @property
     def nloops(self):

@@ -2,9 +2,8 @@
 
 cdef tuple identity_of(Packet* packet):
     """User and rights (acl.pxd) of an event from hooks.pxd."""
-    cdef size_t n = 1 + packet.data[0]
-    cdef bytes rights = PyBytes_FromStringAndSize(<char*>packet.data + n, <Py_ssize_t>(packet.size - n))
-    return text_of(<char*>packet.data + 1, n - 1), rights
+    cdef Span rest = span_from(packet_data(packet), 1)
+    return text_of(span_first(rest, packet.data[0])), bytes_of(span_from(rest, packet.data[0]))
 
 
 cdef class Mailboxes(Peer):
@@ -45,8 +44,7 @@ cdef class Mailboxes(Peer):
         return mails
 
     cdef tuple control_mail(self, Packet* packet):
-        """Makes a mail of a packet, which the caller frees. None: it is not for Python."""
-        cdef bytes text = PyBytes_FromStringAndSize(<char*>packet.data, packet.size)
+        cdef bytes text = bytes_of(packet_data(packet))
         if packet.kind != KIND_EVENT:
             return None
         if packet.code == EVENT_INFO:
@@ -66,13 +64,18 @@ cdef class Mailboxes(Peer):
         names = {EVENT_WANT: "link-want", EVENT_DOWN: "link-down", EVENT_TAKEN: "link-taken"}
         return (names[packet.code], text.decode("utf-8", "replace"))
 
-    def inquire(self, uint32_t loop, uint64_t what, uint64_t number, uint64_t cursor, uint32_t value, bytes data):
+    def inquire(self, uint32_t loop, uint64_t what, *, uint64_t number, uint64_t cursor, uint32_t value, bytes data):
         """Sends a query to a loop; admin_query.pxd defines its fields. A mail ("listed", number, …) answers it. Raises
         CoreError if the loop is stuck, ValueError if there is no such loop."""
         self.check()
         if loop >= self.hub.nloops:
             raise ValueError(f"there is no loop {loop}")
-        self.ask_loop(loop, KIND_INQUIRY, number, cursor, data, what << 32 | value)
+        self.check_tasks(loop)
+        cdef Packet* task = self.task_new(KIND_INQUIRY, data)
+        task.target = number
+        task.hash = cursor
+        task.origin = what << 32 | value
+        self.task_post(loop, task)
 
     def verdicts(self, list answers):
         """Answers to "ask" mails, each once: (id, HTTP status or 0, user, rights, milliseconds of life or 0).
@@ -84,7 +87,7 @@ cdef class Mailboxes(Peer):
         cdef uint64_t id
         cdef bytes user, rights
         for _, _, user, rights, _ in answers:
-            if rights and not rights_are_whole(rights, len(rights)) or len(user) >= ROOM_MAX:
+            if rights and not rights_are_whole(span_bytes(rights)) or len(user) >= ROOM_MAX:
                 raise ValueError("these rights are malformed")
         for id, status, user, rights, life in answers:
             packet = packet_new_heap(&self.control.mem, len(user) + len(rights), KIND_VERDICT)
@@ -98,7 +101,7 @@ cdef class Mailboxes(Peer):
             packet.size = <uint32_t>(len(user) + len(rights))
             memcpy(packet.data, <char*>user, len(user))
             memcpy(packet.data + len(user), <char*>rights, len(rights))
-            outbox_post(self.control, <uint32_t>(id >> 56), packet)
+            outbox_post(self.control, ids_loop(id), packet)
         outbox_post_all(self.control)
 
     def local_peer_drain(self, int limit):
@@ -150,9 +153,9 @@ cdef class Mailboxes(Peer):
         cdef tuple mail = None
         if packet.kind == KIND_RECEIPT:
             if packet.size and not self.joined:
-                self.leave_room(text_of(<char*>packet.data, packet.size))
+                self.leave_room(text_of(packet_data(packet)))
                 local_peer_begin(self.local_peer)
-            mail = ("receipt", text_of(packet_text(packet), packet.text_size), code_name(packet.code))
+            mail = ("receipt", text_of(packet_text(packet)), code_name(packet.code))
         elif packet.kind == KIND_EVENT and packet.code == EVENT_CONNECTED:
             mail = ("connect", self.peer_text(packet.target), *identity_of(packet))
         elif packet.kind == KIND_EVENT and packet.code == EVENT_DISCONNECTED:
@@ -169,7 +172,7 @@ cdef class Mailboxes(Peer):
         while at < packet.size:
             skip = 4 if packet.data[at + 1] == 126 else 2
             size = packet.data[at + 2] << 8 | packet.data[at + 3] if skip == 4 else packet.data[at + 1]
-            texts.append(text_of(<char*>packet.data + at + skip, size))
+            texts.append(text_of(span_of(packet.data + at + skip, size)))
             at += skip + size
         return ("presence", texts)
 
@@ -177,10 +180,9 @@ cdef class Mailboxes(Peer):
         """Makes a mail of FROM <peer> [options] or MSG <room> <peer> [options]."""
         cdef LocalFrame f
         local_frame_split(packet, &f)
-        parts = text_of(f.head, f.head_len).split(" ")
+        parts = text_of(f.head).split(" ")
         room = parts[1] if parts[0] == "MSG" else None
         at = 2 if room is None else 3
         options = dict(part.split("=", 1) for part in parts[at:])
-        payload = PyBytes_FromStringAndSize(f.payload, <Py_ssize_t>f.payload_len)
-        return ("message", room, parts[at - 1], options.get("ref"), options.get("re"), options.get("user"), payload,
-                bool(f.binary))
+        return ("message", room, parts[at - 1], options.get("ref"), options.get("re"), options.get("user"),
+                bytes_of(f.payload), bool(f.binary))

@@ -3,7 +3,7 @@
 cdef class Peer(Loops):
     """The embedding program as a peer."""
 
-    def send(self, str target, bytes payload, bint binary, str ref, str re, int64_t ttl_ms):
+    def send(self, str target, bytes payload, bint binary, *, str ref, str re, int64_t ttl_ms):
         """Sends to a peer, or to a user's connections (`@user`); `re` is for a peer only. Returns "" or an ERR code."""
         self.check()
         cdef bytes to = target.encode(), ref_bytes = (ref or "").encode(), re_bytes = (re or "").encode()
@@ -11,45 +11,38 @@ cdef class Peer(Loops):
         cdef size_t node_len = 0
         cdef Message p
         cdef uint8_t code
-        if ref_bytes and not ids_ref_valid(ref_bytes, len(ref_bytes)):
-            return code_name(CODE_BAD_REQUEST)
-        if re_bytes and not ids_ref_valid(re_bytes, len(re_bytes)):
+        message_init(&p, self.local_peer, span_bytes(me), span_bytes(payload), ttl_ms)
+        p.ref = span_bytes(ref_bytes)
+        p.binary = binary
+        if (ref_bytes and not ids_ref_valid(p.ref)) or (re_bytes and not ids_ref_valid(span_bytes(re_bytes))):
             return code_name(CODE_BAD_REQUEST)
         if to[:1] == b"@":
-            return self.route_to_room(to, payload, binary, ref_bytes, ttl_ms, True)
-        if ids_split_peer(to, len(to), &node_len) < 0:
+            return self.route_to_room(to, &p, True)
+        if ids_split_peer(span_bytes(to), &node_len) < 0:
             return code_name(CODE_BAD_REQUEST)
-        if <size_t>len(payload) > self.hub.set.max_message:
+        if p.payload.size > self.hub.set.max_message:
             return code_name(CODE_TOO_LARGE)
-        local_peer_begin(self.local_peer)
-        local_peer_message(self.local_peer, me, <uint32_t>len(me), ref_bytes, <uint32_t>len(ref_bytes), payload,
-                           len(payload), binary, ttl_ms, &p)
-        p.re = re_bytes
-        p.re_len = <uint32_t>len(re_bytes)
+        p.re = span_bytes(re_bytes)
         if ref_bytes:
             p.tell = TELL_PEER
-            p.tell_text = ref_bytes
-            p.tell_len = <uint32_t>len(ref_bytes)
-        code = self.route_one(to, node_len, &p)
+            p.tell_text = p.ref
+        local_peer_begin(self.local_peer)
+        local_peer_stamp(self.local_peer, &p)
+        code = route_peer(self.local_peer, span_bytes(to), <uint32_t>node_len, &p)
         ledger_count(self.local_peer, code)
         local_peer_finish(self.local_peer)
         return code_name(code)
 
-    cdef uint8_t route_one(self, bytes to, size_t node_len, Message* p):
-        return route_peer(self.local_peer, to, <uint32_t>len(to), <uint32_t>node_len, p)
-
-    cdef str route_to_room(self, bytes room, bytes payload, bint binary, bytes ref_bytes, int64_t ttl_ms, bint as_from):
-        cdef bytes me = self.address.encode()
-        cdef Message p
+    cdef str route_to_room(self, bytes room, Message* p, bint as_from):
+        cdef Span name = span_bytes(room)
         cdef uint8_t code
-        if not ids_room_valid(room, len(room)) or room[:1] == b"$" or (room[:1] == b"@") != as_from:
+        if not ids_room_valid(name) or room[:1] == b"$" or (room[:1] == b"@") != as_from:
             return code_name(CODE_BAD_REQUEST)
-        if <size_t>len(payload) > self.hub.set.max_message:
+        if p.payload.size > self.hub.set.max_message:
             return code_name(CODE_TOO_LARGE)
         local_peer_begin(self.local_peer)
-        local_peer_message(self.local_peer, me, <uint32_t>len(me), ref_bytes, <uint32_t>len(ref_bytes), payload,
-                           len(payload), binary, ttl_ms, &p)
-        code = route_room(self.local_peer, room, <uint32_t>len(room), &p, as_from)
+        local_peer_stamp(self.local_peer, p)
+        code = route_room(self.local_peer, name, p, as_from)
         ledger_count(self.local_peer, code)
         local_peer_finish(self.local_peer)
         return code_name(code)
@@ -57,10 +50,14 @@ cdef class Peer(Loops):
     def publish(self, str room, bytes payload, bint binary, str ref, int64_t ttl_ms):
         """Sends to every member of a room except the program. Returns "" or an ERR code."""
         self.check()
-        cdef bytes ref_bytes = (ref or "").encode()
-        if ref_bytes and not ids_ref_valid(ref_bytes, len(ref_bytes)):
+        cdef bytes ref_bytes = (ref or "").encode(), me = self.address.encode()
+        cdef Message p
+        message_init(&p, self.local_peer, span_bytes(me), span_bytes(payload), ttl_ms)
+        p.ref = span_bytes(ref_bytes)
+        p.binary = binary
+        if ref_bytes and not ids_ref_valid(p.ref):
             return code_name(CODE_BAD_REQUEST)
-        return self.route_to_room(room.encode(), payload, binary, ref_bytes, ttl_ms, False)
+        return self.route_to_room(room.encode(), &p, False)
 
     def join_room(self, str room, str ref, bint presence):
         """Joins a room, and with `presence` watches it.
@@ -75,8 +72,7 @@ cdef class Peer(Loops):
         cdef bytes ref_bytes = ref.encode()
         cdef int waits = AWAIT_FAILED
         cdef bint joins = room not in self.entries
-        if (not ids_ref_valid(ref_bytes, len(ref_bytes)) or not ids_room_valid(name, len(name))
-                or name[:1] in (b"$", b"@")):
+        if not ids_ref_valid(span_bytes(ref_bytes)) or not ids_room_valid(span_bytes(name)) or name[:1] in (b"$", b"@"):
             return code_name(CODE_BAD_REQUEST)
         if joins and len(self.entries) >= self.hub.set.max_rooms:
             return code_name(CODE_TOO_MANY_ROOMS)
@@ -86,7 +82,7 @@ cdef class Peer(Loops):
         local_peer_begin(self.local_peer)
         entry = self.enter_room(room, name) if joins else <RoomEntry*><uint64_t>self.entries[room]
         if entry != NULL:
-            waits = await_nats(self.local_peer, self.hub.local_peer, entry, ref_bytes, <uint32_t>len(ref_bytes), False)
+            waits = await_nats(self.local_peer, self.hub.local_peer, entry, span_bytes(ref_bytes), False)
         local_peer_finish(self.local_peer)
         if waits == AWAIT_FAILED:
             if joins:
@@ -98,8 +94,8 @@ cdef class Peer(Loops):
 
     cdef RoomEntry* enter_room(self, str room, bytes name):
         """Joins the program to a room. NULL: no memory."""
-        cdef uint64_t hash = room_table_hash(&self.hub.rooms, name, len(name))
-        cdef RoomEntry* entry = membership_enter(self.local_peer, name, len(name), hash)
+        cdef uint64_t hash = room_table_hash(&self.hub.rooms, span_bytes(name))
+        cdef RoomEntry* entry = membership_enter(self.local_peer, span_bytes(name), hash)
         if entry != NULL:
             self.tell_came(name, True)
             self.rooms[entry.hash, entry.serial] = room
@@ -143,9 +139,8 @@ cdef class Peer(Loops):
             events_lost(self.local_peer)
             return
         packet.code = joins
-        packet.hash = room_table_hash(&self.hub.rooms, name, len(name))
-        packet.size = <uint32_t>len(name)
-        memcpy(packet.data, <char*>name, len(name))
+        packet.hash = room_table_hash(&self.hub.rooms, span_bytes(name))
+        packet_set_data(packet, span_bytes(name))
         outbox_post(self.local_peer, 0, packet)
 
     def leave_room(self, str room):
@@ -169,18 +164,23 @@ cdef class Peer(Loops):
         loop has not answered within SNAPSHOT_PATIENCE_MS. Raises CoreError if too many tasks wait for the loop."""
         self.check()
         cdef bytes text = peer.encode()
+        cdef Span address = span_bytes(text)
         cdef size_t node_len = 0
         cdef uint64_t id = 0
-        if (ids_split_peer(text, len(text), &node_len) < 0 or text[:node_len] != self.hub.node[:self.hub.node_len]
-                or ids_parse_local(<char*>text + node_len + 1, len(text) - node_len - 1, &id) < 0
-                or (id >> 56) >= self.hub.nloops):
+        if (ids_split_peer(address, &node_len) < 0 or not span_same(span_first(address, node_len), hub_node(self.hub))
+                or ids_parse_local(span_from(address, node_len + 1), &id) < 0 or ids_loop(id) >= self.hub.nloops):
             return False
         self.snapshot += 1
         cdef uint64_t number = self.snapshot
         cdef uint64_t answer = 0
         cdef uint64_t by = se_now_ms() + SNAPSHOT_PATIENCE_MS
-        cdef Loop* loop = self.hub.loops[id >> 56]
-        self.ask_loop(loop.index, KIND_KICK, id, <uint64_t>code, b"", number)
+        cdef Loop* loop = self.hub.loops[ids_loop(id)]
+        self.check_tasks(loop.index)
+        cdef Packet* task = self.task_new(KIND_KICK)
+        task.target = id
+        task.hash = <uint64_t>code
+        task.origin = number
+        self.task_post(loop.index, task)
         with nogil:
             while answer >> 1 != number and se_now_ms() < by:
                 usleep(50)

@@ -278,7 +278,7 @@ class Engine:
         core = self._core_here()
         payload, binary = arguments.payload_of(data)
         await self._deliver(
-            lambda chosen: core.send(target, payload, binary, chosen, re, arguments.milliseconds(ttl)),
+            lambda chosen: core.send(target, payload, binary, ref=chosen, re=re, ttl_ms=arguments.milliseconds(ttl)),
             ref,
             receipt and not target.startswith("@"),
             ttl,

@@ -11,7 +11,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from signal_core.base.limits cimport REGION_BYTES
+from signal_core.base.span cimport Span, span_of
 from signal_core.base.sys cimport SE_ASSERT, SE_STATIC_ASSERT
+from signal_core.base.text cimport text_put_span
 
 cdef enum:
     # Packet.flags
@@ -190,15 +192,32 @@ cdef inline Packet* packet_shrunk(Packet* packet) noexcept nogil:
     return smaller
 
 
-cdef inline void packet_set_text(Packet* packet, const char* text, size_t n) noexcept nogil:
+cdef inline void packet_set_data(Packet* packet, Span data) noexcept nogil:
+    """Copies the data; the packet was made with room for it."""
+    if data.size:
+        memcpy(packet.data, data.at, data.size)
+    packet.size = <uint32_t>data.size
+
+
+cdef inline void packet_set_end(Packet* packet, const char* end) noexcept nogil:
+    """Sets the size by where the data ends."""
+    packet.size = <uint32_t>(end - <const char*>packet.data)
+
+
+cdef inline Span packet_data(const Packet* packet) noexcept nogil:
+    """Good as long as the packet."""
+    return span_of(packet.data, packet.size)
+
+
+cdef inline void packet_set_text(Packet* packet, Span text) noexcept nogil:
     """Appends the text. `size` must be final, and the packet made with room for the text."""
-    if n:
-        memcpy(packet.data + packet.size, text, n)
-    packet.text_size = <uint16_t>n
+    text_put_span(<char*>packet.data + packet.size, text)
+    packet.text_size = <uint16_t>text.size
 
 
-cdef inline char* packet_text(Packet* packet) noexcept nogil:
-    return <char*>packet.data + packet.size
+cdef inline Span packet_text(const Packet* packet) noexcept nogil:
+    """Good as long as the packet."""
+    return span_of(packet.data + packet.size, packet.text_size)
 
 
 cdef inline QueueNode* queue_node_new(Mem* mem) noexcept nogil:

@@ -1,42 +1,43 @@
-"""Compares, writes and parses text: numbers, percent-encoding, base64url. Pure."""
+"""Compares, writes and parses text: numbers, percent-encoding, base64url. Pure.
+
+A writer (text_put*) returns the end of what it wrote. The caller provides room for all of it.
+"""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memcmp, memcpy, strlen
+from libc.string cimport memcpy, strlen
+from signal_core.base.span cimport Span
+
+cdef extern from "se_text.h" nogil:
+    void se_copy_short(char* out, const char* p, size_t n)
+
+cdef enum:
+    UINT_TEXT = 20      # digits of 2**64 - 1
 
 
-cdef inline bint text_is(const char* p, size_t n, const char* text) noexcept nogil:
-    return n == strlen(text) and memcmp(p, text, n) == 0
-
-
-cdef inline bint text_starts(const char* p, size_t n, const char* lower) noexcept nogil:
-    """Whether p starts with `lower` (lower-case letters and '-'), ignoring case. Not exact: CR equals '-'."""
+cdef inline bint text_starts(Span span, const char* lower) noexcept nogil:
+    """Whether it starts with `lower` (lower-case letters and '-'), ignoring case. Not exact: CR equals '-'."""
     cdef size_t i = 0
-    while i < n and lower[i] and (p[i] | 0x20) == lower[i]:
+    while i < span.size and lower[i] and (span.at[i] | 0x20) == lower[i]:
         i += 1
     return lower[i] == 0
 
 
-cdef inline bint text_matches(const char* p, size_t n, const char* lower) noexcept nogil:
-    """Whether all of p is `lower`, as text_starts compares."""
-    return n == strlen(lower) and text_starts(p, n, lower)
+cdef inline bint text_matches(Span span, const char* lower) noexcept nogil:
+    """Whether all of it is `lower`, as text_starts compares."""
+    return span.size == strlen(lower) and text_starts(span, lower)
 
 
-cdef inline size_t text_put(char* out, const char* text) noexcept nogil:
-    """Copies text up to its NUL; returns its length."""
+cdef inline char* text_put(char* out, const char* text) noexcept nogil:
+    """Copies a C string without its NUL."""
     cdef size_t n = strlen(text)
     memcpy(out, text, n)
-    return n
+    return out + n
 
 
-cdef inline size_t text_put_number(char* out, int value) noexcept nogil:
-    """Writes 0 to 999 in decimal; returns the bytes written."""
-    cdef size_t digits = 3 if value > 99 else 2 if value > 9 else 1
-    cdef size_t i = digits
-    while i > 0:
-        i -= 1
-        out[i] = <char>(48 + value % 10)
-        value = value // 10
-    return digits
+cdef inline char* text_put_span(char* out, Span span) noexcept nogil:
+    """Fast for spans of at most 32 bytes."""
+    se_copy_short(out, span.at, span.size)
+    return out + span.size
 
 
 cdef inline bint text_is_blank(char c) noexcept nogil:
@@ -54,15 +55,16 @@ cdef inline int text_hex_value(char c) noexcept nogil:
     return -1
 
 
-cdef inline int text_percent_decode(const char* p, size_t n, char* out, size_t out_size) noexcept nogil:
+cdef inline int text_percent_decode(Span span, char* out, size_t out_size) noexcept nogil:
     """Decodes %XX and '+'. Returns the bytes written; -1: a malformed escape, or more than `out_size` bytes."""
+    cdef const char* p = span.at
     cdef size_t i = 0, size = 0
     cdef int high, low
-    while i < n:
+    while i < span.size:
         if size == out_size:
             return -1
         if p[i] == c'%':
-            if n - i < 3:
+            if span.size - i < 3:
                 return -1
             high = text_hex_value(p[i + 1])
             low = text_hex_value(p[i + 2])
@@ -77,21 +79,17 @@ cdef inline int text_percent_decode(const char* p, size_t n, char* out, size_t o
     return <int>size
 
 
-cdef enum:
-    UINT_TEXT = 20      # digits of 2**64 - 1
-
-
 # -- decimal numbers --
 
-cdef inline bint text_parse_uint(const char* p, size_t n, uint64_t* value) noexcept nogil:
+cdef inline bint text_parse_uint(Span span, uint64_t* value) noexcept nogil:
     """Parses 1 to 19 digits, leading zeros allowed, so that any value fits. False: anything else."""
     cdef size_t i
     cdef uint64_t v = 0
     cdef uint8_t digit
-    if n == 0 or n >= UINT_TEXT:
+    if span.size == 0 or span.size >= UINT_TEXT:
         return False
-    for i in range(n):
-        digit = <uint8_t>(p[i] - c"0")
+    for i in range(span.size):
+        digit = <uint8_t>(span.at[i] - c"0")
         if digit > 9:
             return False
         v = v * 10 + digit
@@ -108,14 +106,14 @@ cdef inline size_t text_uint_size(uint64_t v) noexcept nogil:
     return n
 
 
-cdef inline size_t text_put_uint(char* out, uint64_t v) noexcept nogil:
-    """Writes v in decimal; returns text_uint_size(v)."""
+cdef inline char* text_put_uint(char* out, uint64_t v) noexcept nogil:
+    """Writes v in decimal: text_uint_size(v) bytes."""
     cdef size_t n = text_uint_size(v), i = n
     while i:
         i -= 1
         out[i] = <char>(c"0" + v % 10)
         v = v // 10
-    return n
+    return out + n
 
 
 cdef inline void text_uint_lower(char* end, uint64_t v) noexcept nogil:
@@ -133,12 +131,6 @@ cdef inline void text_uint_lower(char* end, uint64_t v) noexcept nogil:
         digit[0] = <char>(c"0" + v // unit % 10)
 
 
-cdef inline uint8_t* text_put_bytes(uint8_t* out, const void* text, size_t n) noexcept nogil:
-    """Copies n bytes; returns the address behind them."""
-    memcpy(out, text, n)
-    return out + n
-
-
 # -- base64url --
 
 cdef inline int _base64url_value(char c) noexcept nogil:
@@ -154,14 +146,15 @@ cdef inline int _base64url_value(char c) noexcept nogil:
     return 63 if c == c'_' else -1
 
 
-cdef inline int text_base64url_decode(const char* p, size_t n, char* out) noexcept nogil:
-    """Decodes base64url without padding (RFC 4648 §5). Returns the bytes written, at most n * 3 / 4; -1: malformed."""
+cdef inline int text_base64url_decode(Span span, char* out) noexcept nogil:
+    """Decodes base64url without padding (RFC 4648 §5). Returns the bytes written, at most span.size * 3 / 4; -1: it is
+    malformed."""
     cdef uint32_t bits = 0
     cdef int have = 0, value
     cdef size_t i
     cdef int size = 0
-    for i in range(n):
-        value = _base64url_value(p[i])
+    for i in range(span.size):
+        value = _base64url_value(span.at[i])
         if value < 0:
             return -1
         bits = (bits << 6 | <uint32_t>value) & 0xffff
@@ -170,4 +163,4 @@ cdef inline int text_base64url_decode(const char* p, size_t n, char* out) noexce
             have -= 8
             out[size] = <char>(bits >> have & 0xff)
             size += 1
-    return size if n % 4 != 1 else -1
+    return size if span.size % 4 != 1 else -1

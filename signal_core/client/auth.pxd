@@ -12,8 +12,10 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 from signal_core.base.counters cimport C_AUTH_DENIED, C_AUTH_EXPIRED, C_AUTH_FAILED, C_AUTH_GRANTED, C_AUTH_REFUSED
 from signal_core.base.kinds cimport KIND_EVENT
 from signal_core.base.limits cimport ADDRESS_BYTES, ADDRESS_TEXT, AUTH_REF_TICKS, CONTROL_LOOP, RIGHTS_SHARED, TICK_MS
-from signal_core.base.memory cimport Packet, packet_free, packet_new_heap
+from signal_core.base.memory cimport Packet, packet_data, packet_free, packet_new_heap, packet_set_end
+from signal_core.base.span cimport Span, span_from, span_none, span_of
 from signal_core.base.sys cimport SE_COLD
+from signal_core.base.text cimport text_put
 from signal_core.client.input_buffer cimport input_buffer_free
 from signal_core.client.open cimport open_answer_http, open_finish, open_user
 from signal_core.client.remote_addr cimport remote_addr_of, remote_addr_put
@@ -30,10 +32,10 @@ from signal_core.tables.codes cimport (
 from signal_core.tables.conn_acl cimport conn_acl_may_sub, conn_acl_user
 from signal_core.tables.conn_table cimport (
     CONN_AUTHENTICATING, CONN_DEAD, CONN_OPEN, FLAG_LIMITED, FLAG_PAUSED, FLAG_RENEWING, FLAG_USER, Brief, Buffer, Conn,
-    Ref, slab_cold, slab_find,
+    Ref, ref_text, slab_cold, slab_find_id,
 )
 from signal_core.tables.loop_rooms cimport rooms_memberships_of
-from signal_core.tables.room_table cimport RoomEntry, room_table_hash
+from signal_core.tables.room_table cimport RoomEntry, room_entry_name, room_table_hash
 from signal_core.tables.state cimport Loop
 from signal_core.tables.timer_wheel cimport wheel_arm, wheel_arm_by
 from signal_core.wire.command cimport Head
@@ -45,59 +47,54 @@ cdef enum:
     LIFE_MOST = 0x7fffffff     # ticks, 6.8 years: a token with a longer life never expires
 
 
-cdef inline char* _put_line(char* out, const char* p, size_t n) noexcept nogil:
-    if n:
-        memcpy(out, p, n)
-    out[n] = c'\n'
-    return out + n + 1
+cdef inline char* _put_line(char* out, Span line) noexcept nogil:
+    if line.size:
+        memcpy(out, line.at, line.size)
+    return text_put(out + line.size, b"\n")
 
 
 cdef inline char* _put_request(char* out, const Upgrade* u) noexcept nogil:
     """Writes the lines Origin, path and query; empty ones without `u`."""
     if u == NULL:
-        return _put_line(_put_line(_put_line(out, NULL, 0), NULL, 0), NULL, 0)
-    out = _put_line(out, u.origin, u.origin_len)
-    return _put_line(_put_line(out, u.path, u.path_len), u.query, u.query_len)
+        return text_put(out, b"\n\n\n")
+    return _put_line(_put_line(_put_line(out, u.origin), u.path), u.query)
 
 
-cdef inline char* _put_token(char* out, uint8_t source, const char* token, size_t n, const char* head,
-                             size_t head_len) noexcept nogil:
+cdef inline char* _put_token(char* out, uint8_t source, Span token, Span head) noexcept nogil:
     """Writes the decoded token, and behind a LF the head where there is one. NULL: the token is malformed."""
-    cdef int size = upgrade_token_decode(source, token, n, out)
+    cdef int size = upgrade_token_decode(source, token, out)
     if size < 0:
         return NULL
     out += size
-    if head_len:
-        out[0] = c'\n'
-        memcpy(out + 1, head, head_len)
-        out += 1 + head_len
-    return out
+    if head.size:
+        out = text_put(out, b"\n")
+        memcpy(out, head.at, head.size)
+    return out + head.size
 
 
-cdef inline Packet* _question_new(Loop* loop, Conn* c, const Upgrade* u, const char* token, size_t token_len,
-                                  uint8_t source, const char* head, size_t head_len) noexcept nogil:
+cdef inline Packet* _question_new(Loop* loop, Conn* c, const Upgrade* u, uint8_t source, Span token,
+                                  Span head) noexcept nogil:
     """Makes an EVENT_ASK. Its lines: address, Origin, path, query, user, token, and the head if it is given. A renewal
     has no `u`; only a renewal has a user. Returns a packet of size 0 if the token is malformed; NULL: no memory."""
     cdef uint8_t address[ADDRESS_BYTES]
-    cdef uint32_t user_n = 0
-    cdef const char* user = conn_acl_user(loop, c, &user_n)
-    cdef size_t bound = ADDRESS_TEXT + user_n + token_len + 5 + (1 + head_len if head_len else 0)
+    cdef Span user = conn_acl_user(loop, c)
+    cdef size_t bound = ADDRESS_TEXT + user.size + token.size + 5 + (1 + head.size if head.size else 0)
     cdef Packet* packet
     cdef char* p
     if u != NULL:
-        bound += u.origin_len + u.path_len + u.query_len
+        bound += u.origin.size + u.path.size + u.query.size
     packet = packet_new_heap(&loop.mem, bound, KIND_EVENT)
     if packet == NULL:
         return NULL
     packet.code = EVENT_ASK
     packet.target = conn_id(loop, c)
     packet.hash = u == NULL
-    p = <char*>packet.data
     remote_addr_of(loop.hub, c.fd, u, address)
-    p += remote_addr_put(address, p)
-    p = _put_request(_put_line(p, NULL, 0), u)
-    p = _put_token(_put_line(p, user, user_n), source, token, token_len, head, head_len)
-    packet.size = 0 if p == NULL else <uint32_t>(p - <char*>packet.data)
+    p = text_put(remote_addr_put(<char*>packet.data, address), b"\n")
+    p = _put_line(_put_request(p, u), user)
+    p = _put_token(p, source, token, head)
+    if p != NULL:
+        packet_set_end(packet, p)
     return packet
 
 
@@ -107,7 +104,7 @@ cdef inline int _auth_refused(Loop* loop, int status) noexcept nogil:
     return status
 
 
-cdef inline int auth_ask(Loop* loop, Conn* c, const Upgrade* u, const char* head, size_t head_len) noexcept nogil:
+cdef inline int auth_ask(Loop* loop, Conn* c, const Upgrade* u, Span head) noexcept nogil:
     """Begins to authenticate a connection; the caller keeps its input meanwhile. Returns 0, or an HTTP status to refuse
     it with at once. With an authorizer (AUTH_ANY), Python gets the head, too."""
     cdef Packet* packet
@@ -115,8 +112,7 @@ cdef inline int auth_ask(Loop* loop, Conn* c, const Upgrade* u, const char* head
         return _auth_refused(loop, 401)
     if loop.authenticating >= loop.hub.set.auth_pending:
         return _auth_refused(loop, UNDECIDED)
-    packet = _question_new(loop, c, u, u.token, u.token_len, u.token_from, head,
-                           head_len if loop.hub.set.auth == AUTH_ANY else 0)
+    packet = _question_new(loop, c, u, u.token_from, u.token, head if loop.hub.set.auth == AUTH_ANY else span_none())
     if packet == NULL:
         return _auth_refused(loop, UNDECIDED)
     if packet.size == 0:
@@ -135,7 +131,7 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
     """AUTH <token>: begins a renewal. The previous token stays in force meanwhile."""
     cdef uint8_t code = CODE_OK
     cdef Packet* packet = NULL
-    if head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL:
+    if head.ref.size and refs_find(loop, c, head.ref) != NULL:
         code = CODE_BAD_REQUEST
     elif loop.hub.set.auth == AUTH_OFF:
         code = CODE_DENIED
@@ -143,13 +139,12 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
         code = CODE_RATE
     else:
         if loop.authenticating < loop.hub.set.auth_pending:
-            packet = _question_new(loop, c, NULL, head.arg, head.arg_len, TOKEN_BEARER, NULL, 0)
+            packet = _question_new(loop, c, NULL, TOKEN_BEARER, head.arg, span_none())
         if packet == NULL:
             code = CODE_UNAVAILABLE
             _auth_refused(loop, 503)
-        elif head.ref_len:
-            code = refs_add(loop, c, head.ref, head.ref_len, REF_AUTH,
-                            loop.tick + loop.hub.set.auth_patience + AUTH_REF_TICKS)
+        elif head.ref.size:
+            code = refs_add(loop, c, head.ref, REF_AUTH, loop.tick + loop.hub.set.auth_patience + AUTH_REF_TICKS)
     if code == CODE_OK:
         c.flags |= FLAG_RENEWING
         loop.authenticating += 1
@@ -157,18 +152,18 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
         return
     if packet != NULL:
         packet_free(&loop.mem, packet)
-    replies_say(loop, c, code, head.ref, head.ref_len)
+    replies_say(loop, c, code, head.ref)
 
 
 # -- the verdict --
 
-cdef inline Rights* _rights_shared(Loop* loop, const uint8_t* text, size_t n) noexcept nogil:
+cdef inline Rights* _rights_shared(Loop* loop, Span text) noexcept nogil:
     """Returns a reference to these rights: shared with other connections of this loop where the cache still has them.
     NULL: no memory."""
-    cdef uint32_t i = <uint32_t>room_table_hash(&loop.hub.rooms, <const char*>text, n) % RIGHTS_SHARED
+    cdef uint32_t i = <uint32_t>room_table_hash(&loop.hub.rooms, text) % RIGHTS_SHARED
     cdef Rights* rights = loop.rights[i]
-    if rights == NULL or not rights_are(rights, text, n):
-        rights = rights_new(text, n)
+    if rights == NULL or not rights_are(rights, text):
+        rights = rights_new(text)
         if rights == NULL:
             return NULL
         rights_release(loop.rights[i])
@@ -179,22 +174,22 @@ cdef inline Rights* _rights_shared(Loop* loop, const uint8_t* text, size_t n) no
 
 cdef inline bint _auth_apply(Loop* loop, Conn* c, const Packet* packet) noexcept nogil:
     """Applies a verdict's rights and lifetime to a connection. False: no memory, and nothing is changed."""
-    cdef size_t n = packet.size - packet.code
+    cdef Span text = span_from(packet_data(packet), packet.code)
     cdef uint64_t life = packet.hash // TICK_MS + 1 + loop.hub.set.auth_grace
     cdef Rights* rights = NULL
     cdef Brief* brief
-    if n == 0 and packet.hash == 0 and slab_cold(&loop.slab, c.slot).brief == NULL:
+    if text.size == 0 and packet.hash == 0 and slab_cold(&loop.slab, c.slot).brief == NULL:
         return True
     brief = conn_brief(loop, c)
     if brief == NULL:
         return False
-    if n:
-        rights = _rights_shared(loop, packet.data + packet.code, n)
+    if text.size:
+        rights = _rights_shared(loop, text)
         if rights == NULL:
             return False
     rights_release(brief.rights)
     brief.rights = rights
-    c.flags = <uint16_t>(c.flags | FLAG_LIMITED if n else c.flags & ~FLAG_LIMITED)
+    c.flags = <uint16_t>(c.flags | FLAG_LIMITED if text.size else c.flags & ~FLAG_LIMITED)
     brief.expires = loop.tick + <uint32_t>life if packet.hash and life < LIFE_MOST else 0
     return True
 
@@ -221,10 +216,10 @@ cdef inline void _auth_open(Loop* loop, Conn* c, const Packet* packet) noexcept 
     """Continues a handshake whose token was granted."""
     cdef Buffer* kept = c.pending
     cdef Upgrade u
-    cdef int head = upgrade_parse(<const char*>kept.data, kept.used, 0, &loop.hub.set.site, &u)
+    cdef int head = upgrade_parse(span_of(kept.data, kept.used), 0, &loop.hub.set.site, &u)
     loop.n[C_AUTH_GRANTED] += 1
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.handshake)
-    u.status = 503 if loop.accept.shut else open_user(loop, c, packet.data, packet.code)
+    u.status = 503 if loop.accept.shut else open_user(loop, c, span_of(packet.data, packet.code))
     if u.status == 0 and not _auth_apply(loop, c, packet):
         u.status = 503
     if not open_finish(loop, c, &u):
@@ -241,11 +236,10 @@ cdef inline void _auth_open(Loop* loop, Conn* c, const Packet* packet) noexcept 
 
 cdef inline uint8_t _renewal_code(Loop* loop, Conn* c, const Packet* packet) noexcept nogil:
     """Returns the code to answer an AUTH with; for CODE_OK the new token is in force."""
-    cdef uint32_t n = 0
-    cdef const char* user = conn_acl_user(loop, c, &n)
+    cdef Span user = conn_acl_user(loop, c)
     if packet.origin:
         return CODE_UNAVAILABLE if _auth_refused(loop, <int>packet.origin) == 503 else CODE_DENIED
-    if n != packet.code or (n and memcmp(user, packet.data, n) != 0):
+    if user.size != packet.code or (user.size and memcmp(user.at, packet.data, user.size) != 0):
         _auth_refused(loop, 403)
         return CODE_DENIED
     if not _auth_apply(loop, c, packet):
@@ -274,7 +268,7 @@ cdef inline void _auth_leave(Loop* loop, Conn* c) noexcept nogil:
         i -= 1
         room = rooms_memberships_of(c, slab_cold(&loop.slab, c.slot))[i].room
         entry = loop.rooms.rooms[room].entry
-        if not conn_acl_may_sub(loop, c, entry.name, entry.size):
+        if not conn_acl_may_sub(loop, c, room_entry_name(entry)):
             _refs_taken(loop, c, room)
             membership_leave_one(loop, c, i)
 
@@ -295,7 +289,7 @@ cdef inline void _auth_renew(Loop* loop, Conn* c, const Packet* packet) noexcept
             ref = brief.refs[i]
             refs_remove(loop, c, &brief.refs[i])
             break
-    replies_say(loop, c, code, ref.text, ref.size)
+    replies_say(loop, c, code, ref_text(&ref))
     if c.state != CONN_OPEN:  # the answer failed: a broken socket, or no memory
         return
     if code == CODE_OK:
@@ -309,7 +303,7 @@ cdef inline void _auth_renew(Loop* loop, Conn* c, const Packet* packet) noexcept
 
 cdef inline void auth_verdict(Loop* loop, const Packet* packet) noexcept nogil:
     """Applies a KIND_VERDICT. Its connection may be gone, or may have stopped waiting."""
-    cdef Conn* c = slab_find(&loop.slab, <uint32_t>(packet.target >> 32) & 0xffffff, <uint32_t>packet.target)
+    cdef Conn* c = slab_find_id(&loop.slab, packet.target)
     loop.authenticating -= 1
     if c == NULL or c.state == CONN_DEAD:
         return

@@ -1,13 +1,13 @@
 """Handles the head of a handshake as its bytes arrive. Runs on the connection's loop."""
 
-from libc.stdint cimport uint64_t, uint8_t
-from libc.string cimport memcpy, strlen
+from libc.stdint cimport uint64_t
 from signal_core.base.counters cimport C_OVERSIZED
-from signal_core.base.limits cimport CONTROL_LOOP, OVER_LOG_MS
+from signal_core.base.limits cimport OVER_LOG_MS
+from signal_core.base.span cimport Span, span_between, span_of
 from signal_core.base.sys cimport (
     SE_RARE, se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_now_ms, se_store_relaxed, se_sub_relaxed,
 )
-from signal_core.base.text cimport text_put_uint
+from signal_core.base.text cimport text_put, text_put_uint
 from signal_core.client.auth cimport auth_ask
 from signal_core.client.open cimport open_finish, open_origin
 from signal_core.delivery.backpressure cimport backpressure_hold, backpressure_joins_wait
@@ -23,26 +23,21 @@ cdef enum:
 
 # -- logging requests over a size limit --
 
-cdef inline char* _over_put(char* out, const char* text) noexcept nogil:
-    cdef size_t n = strlen(text)
-    memcpy(out, text, n)
-    return out + n
-
-
 cdef inline void _over_say(Loop* loop, int which, uint64_t count) noexcept nogil:
     """Logs one line, at most 200 bytes, about `count` requests."""
     cdef char text[OVER_TEXT]
     cdef char* p = text
     cdef Hub* hub = loop.hub
-    p = _over_put(p, b"requests are refused with 414: their line is over max-request-line, " if which == OVER_LINE
-                  else b"requests are refused with 431: their head is over max-head, ")
-    p += text_put_uint(p, hub.set.site.max_line if which == OVER_LINE else hub.set.site.max_head)
-    p = _over_put(p, b" bytes; ")
-    p += text_put_uint(p, count)
-    p = _over_put(p, b" since the last such line, the latest with at least ")
-    p += text_put_uint(p, se_load_relaxed(&hub.over_size[which]))
-    p = _over_put(p, b" bytes")
-    outbox_event_if_room(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, <size_t>(p - text))
+    if which == OVER_LINE:
+        p = text_put(p, b"requests are refused with 414: their line is over max-request-line, ")
+        p = text_put_uint(p, hub.set.site.max_line)
+    else:
+        p = text_put(p, b"requests are refused with 431: their head is over max-head, ")
+        p = text_put_uint(p, hub.set.site.max_head)
+    p = text_put_uint(text_put(p, b" bytes; "), count)
+    p = text_put(p, b" since the last such line, the latest with at least ")
+    p = text_put(text_put_uint(p, se_load_relaxed(&hub.over_size[which])), b" bytes")
+    outbox_event_if_room(loop, EVENT_LOG, 0, span_between(text, p))
 
 
 cdef inline void handshake_input_tell_over(Loop* loop) noexcept nogil:
@@ -82,11 +77,11 @@ cdef inline void _handshake_refuse(const Conn* c, Upgrade* u) noexcept nogil:
     u.why = NULL
 
 
-cdef inline size_t handshake_input(Loop* loop, Conn* c, uint8_t* p, size_t n, size_t before) noexcept nogil:
-    """`n` bytes of a head, of which `before` were there a call ago. Bytes of the head once it is whole (or refused),
+cdef inline size_t handshake_input(Loop* loop, Conn* c, Span input, size_t before) noexcept nogil:
+    """Bytes of a head, of which `before` were there a call ago. Bytes of the head once it is whole (or refused),
     else 0; 0 too while its token is judged."""
     cdef Upgrade u
-    cdef int head = upgrade_parse(<const char*>p, n, before, &loop.hub.set.site, &u)
+    cdef int head = upgrade_parse(input, before, &loop.hub.set.site, &u)
     if head == -2:
         return 0
     if SE_RARE(u.status == 414 or u.status == 431) and u.why == NULL:
@@ -95,13 +90,13 @@ cdef inline size_t handshake_input(Loop* loop, Conn* c, uint8_t* p, size_t n, si
         u.status = 503
     elif SE_RARE(c.phase.arriving.refusal) and u.status != STATUS_HEALTH:
         _handshake_refuse(c, &u)
-    if u.status == 0 and u.query_len and backpressure_joins_wait(loop):
+    if u.status == 0 and u.query.size and backpressure_joins_wait(loop):
         backpressure_hold(loop, c)
         return 0
     if u.status == 0:
         u.status = open_origin(loop, c, &u)
     if u.status == 0 and loop.hub.set.auth != AUTH_OFF:
-        u.status = auth_ask(loop, c, &u, <const char*>p, <size_t>head)
+        u.status = auth_ask(loop, c, &u, span_of(input.at, <size_t>head))
         if u.status == 0:
             return 0
-    return <size_t>head if open_finish(loop, c, &u) else n
+    return <size_t>head if open_finish(loop, c, &u) else input.size

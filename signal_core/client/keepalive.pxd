@@ -4,7 +4,7 @@ The timers of a tick are spread over the tick. Many pings at one moment would de
 other loops on the same processor.
 """
 
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t
 from signal_core.base.counters cimport C_BACKLOG_BYTES, C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
 from signal_core.base.limits cimport (
     BLOCKED_LOOK_TICKS, TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS,
@@ -31,9 +31,9 @@ from signal_core.wire.handshake cimport UNDECIDED, UNHANDLED
 
 
 cdef inline SE_INLINE _ping(Loop* loop, Conn* c) noexcept nogil:
-    cdef uint8_t* body
+    cdef char* body
     loop.n[C_PINGS_SENT] += 1
-    conn_answer(loop, c, conn_frame(loop, c, OP_PING, 0, 0, &body))
+    conn_answer(loop, c, conn_frame(loop, c, OP_PING, 0, &body))
 
 
 cdef inline bint _may_answer(Loop* loop, Conn* c, uint32_t ticks) noexcept nogil:

@@ -12,6 +12,7 @@ from signal_core.base.counters cimport (
 from signal_core.base.limits cimport (
     ACCEPTS, ACCEPT_WAIT_MS, HEALTH_TICKS, PARK_LOOKS, READ_BUFFER, TAGS_KEPT, UPGRADE_ANSWER,
 )
+from signal_core.base.span cimport span_of
 from signal_core.base.sys cimport (
     EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC, O_RDONLY,
     SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
@@ -60,12 +61,12 @@ cdef inline void _shed(Loop* loop, int fd) noexcept nogil:
     cdef ssize_t n = recv(fd, loop.input, READ_BUFFER, MSG_DONTWAIT)
     memset(&u, 0, sizeof(u))
     if n > 0:
-        upgrade_parse(<char*>loop.input, <size_t>n, 0, &loop.hub.set.site, &u)
+        upgrade_parse(span_of(loop.input, <size_t>n), 0, &loop.hub.set.site, &u)
     if u.status != STATUS_HEALTH or loop.accept.shut:
         u.status = 503
         u.why = NULL
         loop.n[C_SHED] += 1
-    conn_socket_say_last(loop, fd, text, response_upgrade(&u, text, UPGRADE_ANSWER))
+    conn_socket_say_last(loop, fd, span_of(text, response_upgrade(&u, text, UPGRADE_ANSWER)))
     recv(fd, loop.input, READ_BUFFER, MSG_DONTWAIT)
     close(fd)
 
@@ -73,14 +74,13 @@ cdef inline void _shed(Loop* loop, int fd) noexcept nogil:
 cdef inline SE_COLD listener_turn_away(Loop* loop, Conn* c, int status) noexcept nogil:
     """Refuses a handshake with this status, UNHANDLED or UNDECIDED. The connection lingers until the client closes."""
     cdef char text[UPGRADE_ANSWER]
-    cdef size_t n = response_refuse(status, text, UPGRADE_ANSWER)
     if status % STATUS_MOST == 503:
         loop.n[C_SHED] += 1
     elif status == 429:
         loop.n[C_HANDSHAKES_REFUSED] += 1
     input_buffer_free(loop, c.pending)
     c.pending = NULL
-    conn_say_last(loop, c, text, n)
+    conn_say_last(loop, c, span_of(text, response_refuse(status, text, UPGRADE_ANSWER)))
     if c.flags & FLAG_PAUSED and c.state != CONN_DEAD:  # its input is read and discarded
         c.flags &= <uint16_t>~FLAG_PAUSED
         conn_watch(loop, c)

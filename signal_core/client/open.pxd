@@ -1,14 +1,15 @@
 """Ends a handshake: joins its rooms and sends 101 and HELLO, or refuses it. Runs on the connection's loop."""
 
 from libc.stdint cimport uint32_t, uint8_t
-from libc.string cimport memcpy
 from signal_core.base.counters cimport (
     C_ADDRESS_LIMITED, C_AUTH_DENIED, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_ORIGINS_REFUSED, C_SHED,
     C_USER_LIMITED,
 )
 from signal_core.base.limits cimport UPGRADE_ANSWER, UPGRADE_MAX_ROOMS
 from signal_core.base.memory cimport Packet, packet_new
+from signal_core.base.span cimport Span, span_between, span_none, span_of
 from signal_core.base.sys cimport se_count_below
+from signal_core.base.text cimport text_put, text_put_span
 from signal_core.client.hooks cimport hooks_tell
 from signal_core.client.origin cimport origin_allowed
 from signal_core.client.remote_addr cimport remote_addr_count_forwarded
@@ -30,12 +31,11 @@ from signal_core.wire.response cimport response_accept_key, response_upgrade
 cdef inline void open_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcept nogil:
     """Sends the answer to a health check or OPTIONS, or a refusal; the connection then lingers until it is closed."""
     cdef char text[UPGRADE_ANSWER]
-    cdef size_t n = response_upgrade(u, text, UPGRADE_ANSWER)
     if u.status % STATUS_MOST == 503:
         loop.n[C_SHED] += 1
     elif u.status != STATUS_HEALTH and u.status != STATUS_OPTIONS:
         loop.n[C_HANDSHAKES_REFUSED] += 1
-    conn_say_last(loop, c, text, n)
+    conn_say_last(loop, c, span_of(text, response_upgrade(u, text, UPGRADE_ANSWER)))
 
 
 cdef inline int open_origin(Loop* loop, const Conn* c, const Upgrade* u) noexcept nogil:
@@ -50,28 +50,28 @@ cdef inline int open_origin(Loop* loop, const Conn* c, const Upgrade* u) noexcep
     return 0
 
 
-cdef inline int open_user(Loop* loop, Conn* c, const uint8_t* user, uint32_t n) noexcept nogil:
-    """Joins a connection that is in no room yet to the room of its user, a name of `n` bytes; 0: it has no user.
+cdef inline int open_user(Loop* loop, Conn* c, Span user) noexcept nogil:
+    """Joins a connection that is in no room yet to the room of its user; an empty name: it has none.
     Returns 0, or the HTTP status to refuse it with."""
-    cdef char name[ROOM_MAX]
+    cdef char text[ROOM_MAX]
+    cdef Span name
     cdef RoomEntry* entry
     cdef int waits
-    name[0] = c"@"
-    if n == 0:
+    if user.size == 0:
         return 0
-    if n >= ROOM_MAX:
+    if user.size >= ROOM_MAX:
         return 401
-    memcpy(&name[1], user, n)
-    if not ids_room_valid(name, n + 1) or not ids_room_valid(&name[1], n):
+    name = span_between(text, text_put_span(text_put(text, b"@"), user))
+    if not ids_room_valid(name) or not ids_room_valid(user):
         return 401
-    if membership_join(loop, c, name, n + 1, &entry) != CODE_OK:
+    if membership_join(loop, c, name, &entry) != CODE_OK:
         return 503
     if loop.hub.set.max_per_user and not se_count_below(&entry.users, loop.hub.set.max_per_user):
         membership_leave_one(loop, c, 0)
         loop.n[C_USER_LIMITED] += 1
         return 429
     c.flags |= FLAG_USER
-    waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0, False)
+    waits = await_nats(loop, conn_id(loop, c), entry, span_none(), False)
     if waits == AWAIT_IT:
         c.phase.joining.waiting += 1
     return 503 if waits == AWAIT_FAILED else 0
@@ -87,30 +87,30 @@ cdef inline int _room_denied(Loop* loop, Upgrade* u) noexcept nogil:
 cdef inline int _rooms(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
     """Joins the rooms of the URL; c.phase.joining.waiting counts those that NATS has yet to confirm. Returns 0, or the
     HTTP status to refuse it with; then `u` has the room and the reason."""
-    cdef char name[ROOM_MAX + 1]
-    cdef const char* query = u.query
-    cdef size_t left = u.query_len
+    cdef char text[ROOM_MAX + 1]
+    cdef Span query = u.query, name
     cdef RoomEntry* entry
     cdef uint8_t code
     cdef int waits, n, count = 0
     while True:
-        n = request_query_next_room(&query, &left, name, sizeof(name), &u.room, &u.room_len)
+        n = request_query_next_room(&query, text, sizeof(text), &u.room)
         if n == 0:
-            u.room = NULL
+            u.room = span_none()
             return 0
         count += 1
-        if n < 0 or not ids_room_valid(name, n) or name[0] == c"$" or name[0] == c"@":
+        name = span_of(text, <size_t>n)
+        if n < 0 or not ids_room_valid(name) or text[0] == c"$" or text[0] == c"@":
             u.why = (b"a name is 1 to 128 visible ASCII characters without * and >, does not begin with $ or @, and "
                      b"has no empty token between dots.")
             return 400
-        if not conn_acl_may_sub(loop, c, name, n):
+        if not conn_acl_may_sub(loop, c, name):
             return _room_denied(loop, u)
-        code = membership_join(loop, c, name, n, &entry) if count <= UPGRADE_MAX_ROOMS else CODE_TOO_MANY_ROOMS
+        code = membership_join(loop, c, name, &entry) if count <= UPGRADE_MAX_ROOMS else CODE_TOO_MANY_ROOMS
         if code != CODE_OK:
             u.why = (b"there is no memory for it." if code == CODE_UNAVAILABLE else
                      b"a URL may name 64 rooms, and a connection may be in max-rooms.")
             return 503 if code == CODE_UNAVAILABLE else 400
-        waits = await_nats(loop, conn_id(loop, c), entry, NULL, 0, False)
+        waits = await_nats(loop, conn_id(loop, c), entry, span_none(), False)
         if waits == AWAIT_FAILED:
             return 503
         if waits == AWAIT_IT:

@@ -10,6 +10,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from signal_core.base.counters cimport C_HEALTH_LIMITED
 from signal_core.base.limits cimport HEALTHS_PER_TICK, HEALTH_HEAD, MAX_LISTENERS, PARKED, PARK_SPARE
+from signal_core.base.span cimport span_of
 from signal_core.base.sys cimport (
     MSG_DONTWAIT, MSG_PEEK, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, recv, se_descriptors,
 )
@@ -47,7 +48,7 @@ cdef inline int parking_socket_asks(Loop* loop, int fd) noexcept nogil:
     cdef int head
     if n <= 0:
         return ASKS_UNKNOWN
-    head = upgrade_parse(<char*>loop.input, <size_t>n, 0, &loop.hub.set.site, &u)
+    head = upgrade_parse(span_of(loop.input, <size_t>n), 0, &loop.hub.set.site, &u)
     if head == -2 and n < HEALTH_HEAD:
         return ASKS_UNKNOWN
     return ASKS_HEALTH if head > 0 and u.status == STATUS_HEALTH else ASKS_OTHER

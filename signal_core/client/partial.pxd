@@ -6,11 +6,13 @@ kept.
 """
 
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy, memmove, memset, strlen
+from libc.string cimport memcpy, memmove, memset
 from signal_core.base.counters cimport C_MESSAGES_LATE
 from signal_core.base.limits cimport PART_AGAIN_TICKS
 from signal_core.base.memory cimport Packet
+from signal_core.base.span cimport Span, span_text
 from signal_core.base.sys cimport FIONREAD, SE_COLD, ioctl
+from signal_core.base.text cimport text_put_span
 from signal_core.client.auth cimport auth_refuse
 from signal_core.client.input_buffer cimport input_buffer_drop, input_buffer_free, input_buffer_grow
 from signal_core.client.open cimport open_answer_http
@@ -83,15 +85,14 @@ cdef inline void partial_keep(
 
 cdef inline SE_COLD _conn_fail_late(Loop* loop, Conn* c) noexcept nogil:
     """conn_close_failed with 1008, and a reason in the Close frame (RFC 6455 §5.5.1)."""
-    cdef const char* reason = b"a message did not arrive within message-timeout"
-    cdef size_t n = strlen(reason)
-    cdef uint8_t* body
+    cdef Span reason = span_text(b"a message did not arrive within message-timeout")
+    cdef char* body
     cdef Extra* extra = conn_extra(loop, c)
-    cdef Packet* packet = conn_frame(loop, c, OP_CLOSE, 2 + n, 0, &body)
+    cdef Packet* packet = conn_frame(loop, c, OP_CLOSE, 2 + reason.size, &body)
     if packet != NULL:
-        body[0] = 1008 >> 8
-        body[1] = 1008 & 0xff
-        memcpy(body + 2, reason, n)
+        body[0] = <char>(1008 >> 8)
+        body[1] = <char>(1008 & 0xff)
+        text_put_span(body + 2, reason)
     if extra != NULL:
         extra.close_code = 1008
     conn_answer(loop, c, packet)

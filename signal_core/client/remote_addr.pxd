@@ -6,11 +6,12 @@ The list of proxies is the Hub's, and does not change. Any loop may count: table
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 from signal_core.base.limits cimport ADDRESS_BYTES, ADDRESS_TEXT, FORWARDED_LINES
+from signal_core.base.span cimport Span, span_of, span_until
 from signal_core.base.sys cimport (
     AF_INET, AF_INET6, getpeername, inet_ntop, inet_pton, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage,
     socklen_t,
 )
-from signal_core.base.text cimport text_is_blank
+from signal_core.base.text cimport text_is_blank, text_put_span
 from signal_core.tables.conn_table cimport Conn
 from signal_core.tables.ip_table cimport (
     address_book_erase, address_book_write, addresses_enter, addresses_leave, ip_table_has_ipv4, ip_table_hash,
@@ -22,24 +23,22 @@ from signal_core.wire.handshake cimport Upgrade
 
 # -- addresses --
 
-cdef inline bint remote_addr_parse(const char* p, size_t n, uint8_t* out) noexcept nogil:
+cdef inline bint remote_addr_parse(Span sent, uint8_t* out) noexcept nogil:
     """A numeric address, in brackets or not, with a port or not, as 16 bytes; IPv4 is mapped. False: it is none."""
     cdef char text[ADDRESS_TEXT]
-    cdef const char* colon
-    if n > 0 and p[0] == c'[':
-        colon = <const char*>memchr(p, c']', n)
-        if colon == NULL:
+    cdef size_t size
+    if sent.size > 0 and sent.at[0] == c'[':
+        size = span_until(sent, c']')
+        if size == sent.size:
             return False
-        p += 1
-        n = colon - p
+        sent = span_of(sent.at + 1, size - 1)
     else:
-        colon = <const char*>memchr(p, c':', n)
-        if colon != NULL and memchr(colon + 1, c':', p + n - colon - 1) == NULL:
-            n = colon - p
-    if n == 0 or n >= ADDRESS_TEXT:
+        size = span_until(sent, c':')
+        if size < sent.size and memchr(sent.at + size + 1, c':', sent.size - size - 1) == NULL:
+            sent.size = size
+    if sent.size == 0 or sent.size >= ADDRESS_TEXT:
         return False
-    memcpy(text, p, n)
-    text[n] = 0
+    text_put_span(text, sent)[0] = 0
     memset(out, 0, 10)
     out[10] = out[11] = 0xff
     return inet_pton(AF_INET, text, out + 12) == 1 or inet_pton(AF_INET6, text, out) == 1
@@ -65,13 +64,14 @@ cdef inline bint _is_proxy(const Hub* hub, const uint8_t* address) noexcept nogi
     return False
 
 
-cdef inline bint _walk_line(const Hub* hub, const char* p, size_t n, uint8_t* address, bint* told) noexcept nogil:
+cdef inline bint _walk_line(const Hub* hub, Span line, uint8_t* address, bint* told) noexcept nogil:
     """Reads one X-Forwarded-For from its end, as long as who says so is trusted. Whether to go on with the line before.
 
     `address` is set to the last one found, and `told` if there is one.
     """
     cdef uint8_t found[ADDRESS_BYTES]
-    cdef size_t start, end, stop = n
+    cdef const char* p = line.at
+    cdef size_t start, end, stop = line.size
     while True:
         start = stop
         while start > 0 and p[start - 1] != c',':
@@ -82,7 +82,7 @@ cdef inline bint _walk_line(const Hub* hub, const char* p, size_t n, uint8_t* ad
             start += 1
         while end > start and text_is_blank(p[end - 1]):
             end -= 1
-        if not remote_addr_parse(p + start, end - start, found):
+        if not remote_addr_parse(span_of(p + start, end - start), found):
             return False
         memcpy(address, found, ADDRESS_BYTES)
         told[0] = True
@@ -121,8 +121,7 @@ cdef inline bint remote_addr_of(const Hub* hub, int fd, const Upgrade* u, uint8_
         return False
     lines = u.nforwarded if u.nforwarded < FORWARDED_LINES else FORWARDED_LINES
     for i in range(1, lines + 1):
-        if not _walk_line(hub, u.forwarded[(u.nforwarded - i) % FORWARDED_LINES],
-                          u.forwarded_len[(u.nforwarded - i) % FORWARDED_LINES], out, &told):
+        if not _walk_line(hub, u.forwarded[(u.nforwarded - i) % FORWARDED_LINES], out, &told):
             break
     return told
 
@@ -160,10 +159,10 @@ cdef inline void remote_addr_uncount(Loop* loop, const Conn* c) noexcept nogil:
         addresses_leave(loop.hub.addresses, hash)
 
 
-cdef inline size_t remote_addr_put(const uint8_t* address, char* out) noexcept nogil:
-    """As text, at most ADDRESS_TEXT bytes with a NUL; its length."""
+cdef inline char* remote_addr_put(char* out, const uint8_t* address) noexcept nogil:
+    """Writes it as text, at most ADDRESS_TEXT bytes with a NUL; returns the address of that NUL."""
     if ip_table_is_mapped(address):
         inet_ntop(AF_INET, address + 12, out, ADDRESS_TEXT)
     else:
         inet_ntop(AF_INET6, address, out, ADDRESS_TEXT)
-    return strlen(out)
+    return out + strlen(out)

@@ -1,10 +1,11 @@
 """Handles a client's input: bytes become frames, frames messages, messages verbs. Runs on the connection's loop."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memcpy
 from signal_core.base.counters cimport C_BYTES_IN, C_PROTOCOL_ERRORS, C_READS
 from signal_core.base.limits cimport READ_BUFFER
 from signal_core.base.memory cimport Packet
+from signal_core.base.span cimport Span, span_of, span_starts, span_until
 from signal_core.base.sys cimport EAGAIN, EINTR, SE_ASSERT, SE_COLD, SE_RARE, errno, recv
 from signal_core.client.auth cimport auth_verb
 from signal_core.client.handshake_input cimport handshake_input
@@ -41,29 +42,29 @@ cdef enum:
 
 cdef inline SE_COLD _session_rate(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     """Refuses a message over max-rate. If its ref is outstanding, the code is bad-request: `rate` would answer that."""
-    cdef bint again = head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL
+    cdef bint again = head.ref.size and refs_find(loop, c, head.ref) != NULL
     cdef uint8_t code = CODE_BAD_REQUEST if again else CODE_RATE
     ledger_count(loop, code)
-    replies_say(loop, c, code, head.ref, head.ref_len)
+    replies_say(loop, c, code, head.ref)
 
 
-cdef inline bint _session_is_long(const Loop* loop, const uint8_t* p, size_t n) noexcept nogil:
+cdef inline bint _session_is_long(const Loop* loop, Span message) noexcept nogil:
     """Whether a message of more than max-message bytes is too long: its payload is, or it is one line that cannot be a
     head. AUTH is one line that can be longer."""
-    cdef const uint8_t* line = <const uint8_t*>memchr(p, c"\n", n)
-    if line == NULL:
-        return n > HEAD_MAX and memcmp(p, b"AUTH ", 5) != 0
-    return n - (line + 1 - p) > loop.hub.set.max_message
+    cdef size_t line = span_until(message, c"\n")
+    if line == message.size:
+        return message.size > HEAD_MAX and not span_starts(message, b"AUTH ")
+    return message.size - (line + 1) > loop.hub.set.max_message
 
 
-cdef inline void _session_message(Loop* loop, Conn* c, const uint8_t* p, size_t n, bint binary) noexcept nogil:
+cdef inline void _session_message(Loop* loop, Conn* c, Span message, bint binary) noexcept nogil:
     """Handles one whole message of an open connection."""
     cdef Head head
-    if SE_RARE(n > loop.hub.set.max_message) and _session_is_long(loop, p, n):
+    if SE_RARE(message.size > loop.hub.set.max_message) and _session_is_long(loop, message):
         _session_fail(loop, c, CLOSE_TOO_BIG)
-    elif head_parse(<const char*>p, n, &head) < 0:
+    elif head_parse(message, &head) < 0:
         ledger_count(loop, CODE_BAD_REQUEST)
-        replies_say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
+        replies_say(loop, c, CODE_BAD_REQUEST, head.ref)
         refs_strike(loop, c)
     elif not rate_limit_take(loop, c):
         _session_rate(loop, c, &head)
@@ -78,7 +79,7 @@ cdef inline void _session_message(Loop* loop, Conn* c, const uint8_t* p, size_t 
     elif head.verb == VERB_AUTH:
         auth_verb(loop, c, &head)
     elif head.verb == VERB_PING:
-        replies_pong(loop, c, head.arg, head.arg_len)
+        replies_pong(loop, c, head.arg)
     else:
         SE_ASSERT(False)  # a verb that head_parse knows has its case here (tests/test_layers.py)
 
@@ -140,8 +141,8 @@ cdef inline void _session_close(Loop* loop, Conn* c, const uint8_t* p, size_t n)
 
 
 cdef inline void _session_ping(Loop* loop, Conn* c, const uint8_t* p, size_t n) noexcept nogil:
-    cdef uint8_t* body
-    cdef Packet* packet = conn_frame(loop, c, OP_PONG, n, 0, &body)
+    cdef char* body
+    cdef Packet* packet = conn_frame(loop, c, OP_PONG, n, &body)
     if packet != NULL:
         memcpy(body, p, n)
     conn_answer(loop, c, packet)
@@ -180,7 +181,7 @@ cdef inline void _session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p)
     elif not binary and SE_RARE(not utf8_valid(p, n)):
         _session_fail(loop, c, 1007)
         return
-    _session_message(loop, c, p, n, binary)
+    _session_message(loop, c, span_of(p, n), binary)
     if SE_RARE(message != NULL):
         input_buffer_free(loop, message)
 
@@ -260,7 +261,7 @@ cdef inline size_t _session_input(Loop* loop, Conn* c, uint8_t* p, size_t n, siz
     cdef uint64_t need = 0
     cdef size_t done = 0
     if c.state == CONN_HANDSHAKE:
-        done = handshake_input(loop, c, p, n, before)
+        done = handshake_input(loop, c, span_of(p, n), before)
     if c.state == CONN_OPEN or c.state == CONN_CLOSING:
         done += _session_feed(loop, c, p + done, n - done, &need)
     if c.state >= CONN_LINGER:

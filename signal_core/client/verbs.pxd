@@ -1,15 +1,16 @@
 """Handles each verb of a client, on its loop. Each message is counted, and its ref answered exactly once, now or
 later."""
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint8_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from signal_core.base.counters cimport C_AUTH_DENIED
-from signal_core.base.kinds cimport TELL_NOBODY, TELL_PEER
+from signal_core.base.kinds cimport TELL_PEER
 from signal_core.base.limits cimport TICK_MS
+from signal_core.base.span cimport span_between
 from signal_core.base.sys cimport SE_COLD, SE_RARE
 from signal_core.client.rate_limit cimport rate_limit_give
 from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_tasks_full
 from signal_core.delivery.conn cimport conn_id
-from signal_core.delivery.envelope cimport Message, message_expiry
+from signal_core.delivery.envelope cimport Message, message_init
 from signal_core.delivery.ledger cimport ledger_count
 from signal_core.delivery.refs cimport refs_add, refs_find, refs_remove
 from signal_core.delivery.replies cimport REF_SUB, REF_TO, replies_put_peer, replies_say
@@ -20,10 +21,10 @@ from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CO
 from signal_core.tables.conn_acl cimport conn_acl_may_publish, conn_acl_may_send, conn_acl_may_sub, conn_acl_user
 from signal_core.tables.conn_table cimport FLAG_LIMITED, FLAG_USER, WATCHES_MEMBER, WATCHES_NEW, Conn, Ref
 from signal_core.tables.loop_rooms cimport rooms_find
-from signal_core.tables.room_table cimport RoomEntry
+from signal_core.tables.room_table cimport RoomEntry, room_entry_name
 from signal_core.tables.state cimport Loop
 from signal_core.wire.command cimport VERB_TO, Head
-from signal_core.wire.ids cimport LOCAL_TEXT, PEER_TEXT
+from signal_core.wire.ids cimport PEER_TEXT
 
 
 cdef inline uint8_t _not_allowed(Loop* loop) noexcept nogil:
@@ -32,18 +33,18 @@ cdef inline uint8_t _not_allowed(Loop* loop) noexcept nogil:
     return CODE_DENIED
 
 
-cdef inline void _packet_fill(Loop* loop, Conn* c, const Head* head, bint binary, char* me,
-                              Message* p) noexcept nogil:
+cdef inline void _message_fill(Loop* loop, Conn* c, const Head* head, bint binary, char* me,
+                               Message* p) noexcept nogil:
     """Makes a Message of a parsed head. `me` is a buffer of PEER_TEXT bytes that must outlive it; the rest points into
     the client's input."""
-    replies_put_peer(<uint8_t*>me, loop.hub, conn_id(loop, c))
-    p[0] = Message(
-        origin=conn_id(loop, c), sender=me, sender_len=loop.hub.node_len + 1 + LOCAL_TEXT, ref=head.ref,
-        ref_len=head.ref_len, re=head.re, re_len=head.re_len, user=NULL, user_len=0,
-        payload=<const uint8_t*>head.payload, size=head.payload_len, binary=binary, remote=False,
-        expires=message_expiry(loop, head.ttl_ms), ttl_ms=head.ttl_ms, tell=TELL_NOBODY, tell_text=NULL, tell_len=0)
+    cdef uint64_t id = conn_id(loop, c)
+    message_init(p, loop, span_between(me, replies_put_peer(me, loop.hub, id)), head.payload, head.ttl_ms)
+    p.origin = id
+    p.ref = head.ref
+    p.re = head.re
+    p.binary = binary
     if SE_RARE(c.flags & FLAG_USER):
-        p.user = conn_acl_user(loop, c, &p.user_len)
+        p.user = conn_acl_user(loop, c)
 
 
 cdef inline uint32_t _ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept nogil:
@@ -63,24 +64,23 @@ cdef inline void verbs_to(Loop* loop, Conn* c, const Head* head, bint binary) no
     cdef char me[PEER_TEXT]
     cdef Message p
     cdef uint8_t code = CODE_OK
-    _packet_fill(loop, c, head, binary, me, &p)
+    _message_fill(loop, c, head, binary, me, &p)
     if SE_RARE(c.flags & FLAG_LIMITED) and not conn_acl_may_send(loop, c):
         code = _not_allowed(loop)
-    elif head.ref_len:
+    elif head.ref.size:
         if SE_RARE(backpressure_tasks_full(loop, loop)):
             _message_hold(loop, c)
             return
         p.tell = TELL_PEER
         p.tell_text = head.ref
-        p.tell_len = head.ref_len
-        code = refs_add(loop, c, head.ref, head.ref_len, REF_TO, _ref_deadline(loop, head.ttl_ms))
+        code = refs_add(loop, c, head.ref, REF_TO, _ref_deadline(loop, head.ttl_ms))
     if code == CODE_OK:
-        code = route_peer(loop, head.arg, head.arg_len, head.node_len, &p)
-        if code != CODE_OK and head.ref_len:
-            refs_remove(loop, c, refs_find(loop, c, head.ref, head.ref_len))
+        code = route_peer(loop, head.arg, head.node_len, &p)
+        if code != CODE_OK and head.ref.size:
+            refs_remove(loop, c, refs_find(loop, c, head.ref))
     ledger_count(loop, code)
     if code != CODE_OK:
-        replies_say(loop, c, code, head.ref, head.ref_len)
+        replies_say(loop, c, code, head.ref)
 
 
 cdef inline void verbs_pub(Loop* loop, Conn* c, const Head* head, bint binary) noexcept nogil:
@@ -88,43 +88,43 @@ cdef inline void verbs_pub(Loop* loop, Conn* c, const Head* head, bint binary) n
     cdef char me[PEER_TEXT]
     cdef Message p
     cdef uint8_t code = CODE_OK
-    if head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL:
+    if head.ref.size and refs_find(loop, c, head.ref) != NULL:
         code = CODE_BAD_REQUEST
     elif c.flags & FLAG_LIMITED and not (conn_acl_may_send(loop, c) if head.verb == VERB_TO
-                                         else conn_acl_may_publish(loop, c, head.arg, head.arg_len)):
+                                         else conn_acl_may_publish(loop, c, head.arg)):
         code = _not_allowed(loop)
     else:
-        _packet_fill(loop, c, head, binary, me, &p)
-        code = route_room(loop, head.arg, head.arg_len, &p, head.verb == VERB_TO)
+        _message_fill(loop, c, head, binary, me, &p)
+        code = route_room(loop, head.arg, &p, head.verb == VERB_TO)
     ledger_count(loop, code)
-    replies_say(loop, c, code, head.ref, head.ref_len)
+    replies_say(loop, c, code, head.ref)
 
 
 cdef inline uint8_t _sub_join(Loop* loop, Conn* c, const Head* head, RoomEntry** entry, uint32_t* room) noexcept nogil:
     """Joins the room, and with `presence` watches it: then `room` is its index on this loop. Returns a CODE_*."""
     cdef uint8_t code
-    if not conn_acl_may_sub(loop, c, head.arg, head.arg_len):
+    if not conn_acl_may_sub(loop, c, head.arg):
         return _not_allowed(loop)
-    code = membership_join(loop, c, head.arg, head.arg_len, entry)
+    code = membership_join(loop, c, head.arg, entry)
     if code == CODE_OK and head.presence:
-        code = membership_watch(loop, c, head.arg, head.arg_len, room)
+        code = membership_watch(loop, c, head.arg, room)
     return code
 
 
 cdef inline void _sub_postpone(Loop* loop, Conn* c, const Head* head, RoomEntry* entry, bint is_new) noexcept nogil:
     """Notes with the ref what its SUB has changed. It is answered once NATS has confirmed the subscription."""
-    cdef Ref* ref = refs_find(loop, c, head.ref, head.ref_len)
-    ref.room = rooms_find(&loop.rooms, entry.hash, entry.name, entry.size) + 1
+    cdef Ref* ref = refs_find(loop, c, head.ref)
+    ref.room = rooms_find(&loop.rooms, entry.hash, room_entry_name(entry)) + 1
     ref.watches = 0 if not head.presence else WATCHES_NEW if is_new else WATCHES_MEMBER
 
 
 cdef inline void _sub_answer(Loop* loop, Conn* c, const Head* head, uint8_t code, bint is_new) noexcept nogil:
     """Answers a SUB. If it failed, a membership that it began ends; an earlier one stays."""
     if code != CODE_OK and is_new:
-        membership_leave(loop, c, head.arg, head.arg_len)
-    if head.ref_len:
-        refs_remove(loop, c, refs_find(loop, c, head.ref, head.ref_len))
-    replies_say(loop, c, code, head.ref, head.ref_len)
+        membership_leave(loop, c, head.arg)
+    if head.ref.size:
+        refs_remove(loop, c, refs_find(loop, c, head.ref))
+    replies_say(loop, c, code, head.ref)
 
 
 cdef inline void verbs_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
@@ -137,14 +137,14 @@ cdef inline void verbs_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil
     if SE_RARE(backpressure_joins_wait(loop)):
         _message_hold(loop, c)
         return
-    if head.ref_len:
-        code = refs_add(loop, c, head.ref, head.ref_len, REF_SUB, _ref_deadline(loop, -1))
+    if head.ref.size:
+        code = refs_add(loop, c, head.ref, REF_SUB, _ref_deadline(loop, -1))
         if code != CODE_OK:
-            replies_say(loop, c, code, head.ref, head.ref_len)
+            replies_say(loop, c, code, head.ref)
             return
     code = _sub_join(loop, c, head, &entry, &room)
-    if code == CODE_OK and head.ref_len:
-        waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.ref_len, head.presence)
+    if code == CODE_OK and head.ref.size:
+        waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.presence)
     if waits == AWAIT_IT:
         _sub_postpone(loop, c, head, entry, c.nrooms > before)
         return
@@ -157,8 +157,8 @@ cdef inline void verbs_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil
 
 cdef inline void verbs_unsub(Loop* loop, Conn* c, const Head* head) noexcept nogil:
     """UNSUB <room>. OK also for a client that is not a member."""
-    if head.ref_len and refs_find(loop, c, head.ref, head.ref_len) != NULL:
-        replies_say(loop, c, CODE_BAD_REQUEST, head.ref, head.ref_len)
+    if head.ref.size and refs_find(loop, c, head.ref) != NULL:
+        replies_say(loop, c, CODE_BAD_REQUEST, head.ref)
         return
-    membership_leave(loop, c, head.arg, head.arg_len)
-    replies_say(loop, c, CODE_OK, head.ref, head.ref_len)
+    membership_leave(loop, c, head.arg)
+    replies_say(loop, c, CODE_OK, head.ref)

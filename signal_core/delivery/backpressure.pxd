@@ -14,9 +14,9 @@ from signal_core.base.counters cimport C_INPUTS_HELD
 from signal_core.base.limits cimport LINE_KEPT, TASKS_WAITING
 from signal_core.base.memory cimport Packet
 from signal_core.base.sys cimport se_load_relaxed
-from signal_core.delivery.conn cimport conn_kill, conn_watch
+from signal_core.delivery.conn cimport conn_id, conn_kill, conn_watch
 from signal_core.tables.conn_table cimport (
-    CONN_HANDSHAKE, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, FLAG_READY, Conn, slab_find,
+    CONN_HANDSHAKE, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, FLAG_READY, Conn, slab_find_id,
 )
 from signal_core.tables.mailbox cimport Chain
 from signal_core.tables.state cimport Loop
@@ -50,7 +50,7 @@ cdef inline void backpressure_hold(Loop* loop, Conn* c) noexcept nogil:
                          sizeof(uint64_t), HELD_AT_FIRST):
         conn_kill(loop, c)
         return
-    loop.pressure.held[loop.pressure.held_used] = <uint64_t>c.slot << 32 | c.tag
+    loop.pressure.held[loop.pressure.held_used] = conn_id(loop, c)
     loop.pressure.held_used += 1
     loop.pressure.waits += 1
     loop.n[C_INPUTS_HELD] += 1
@@ -60,7 +60,7 @@ cdef inline void backpressure_hold(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline Conn* backpressure_next(Loop* loop, uint32_t i) noexcept nogil:
     """The held connection at index i, unpaused. NULL if it is gone, was unpaused meanwhile, or is blocked."""
-    cdef Conn* c = slab_find(&loop.slab, <uint32_t>(loop.pressure.held[i] >> 32), <uint32_t>loop.pressure.held[i])
+    cdef Conn* c = slab_find_id(&loop.slab, loop.pressure.held[i])
     if (c == NULL or (c.state != CONN_OPEN and c.state != CONN_HANDSHAKE)
             or c.flags & (FLAG_PAUSED | FLAG_BLOCKED | FLAG_READY) != FLAG_PAUSED):
         return NULL

@@ -5,18 +5,18 @@ Everything here runs on the connection's loop.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy
 from signal_core.base.counters cimport (
     C_ATTEMPTED, C_BACKLOG_BYTES, C_BACKLOG_LIMITED, C_BLOCKED, C_BYTES_OUT, C_CLOSED, C_CONNECTIONS, C_DROPPED_EXPIRED,
     C_DROPPED_GONE, C_DROPPED_MEMORY, C_DROPPED_SLOW_PEER, C_WRITES,
 )
 from signal_core.base.limits cimport ANSWERS_PAUSE, BLOCKED_LOOK_TICKS, CORK_MESSAGES, FLUSH_ROUNDS, WRITE_UNIT_SHIFT
 from signal_core.base.memory cimport PACKET_SHARED, Packet, packet_free, packet_new, packet_new_heap
+from signal_core.base.span cimport Span
 from signal_core.base.sys cimport (
     EAGAIN, EINTR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL, SE_ASSERT, SE_COLD, SE_INLINE, SE_RARE,
     SHUT_WR, close, epoll_ctl, epoll_event, errno, se_sub_relaxed, se_widened, send, shutdown,
 )
-from signal_core.base.text cimport UINT_TEXT, text_put_uint
+from signal_core.base.text cimport text_put, text_put_uint, text_uint_size
 from signal_core.delivery.backlog cimport (
     BLOCKED_COST, MESSAGE_COST, backlog_cost, backlog_has_room, backlog_has_share, backlog_trim,
 )
@@ -28,7 +28,7 @@ from signal_core.tables.codes cimport CODE_EXPIRED, CODE_NO_SUCH_PEER, CODE_OK, 
 from signal_core.tables.conn_table cimport (
     CONN_DEAD, CONN_JOINING, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DELAYED, FLAG_DONE, FLAG_GAP, FLAG_LAST,
     FLAG_LEAVING, FLAG_PAUSED, FLAG_QUOTA, FLAG_READY, FLAG_WEBSOCKET, FLAG_WHOLE, Brief, Cold, Conn, Extra, slab_cold,
-    slab_find, slab_whole,
+    slab_find_id, slab_whole,
 )
 from signal_core.tables.state cimport LANE_DIRECT, LANE_SPREAD, Loop
 from signal_core.tables.timer_wheel cimport wheel_arm, wheel_arm_by, wheel_disarm
@@ -43,7 +43,7 @@ cdef inline uint64_t conn_id(const Loop* loop, const Conn* c) noexcept nogil:
 
 cdef inline Conn* conn_of(Loop* loop, uint64_t id) noexcept nogil:
     """The open connection with that id on this loop, or NULL."""
-    cdef Conn* c = slab_find(&loop.slab, <uint32_t>(id >> 32) & 0xffffff, <uint32_t>id)
+    cdef Conn* c = slab_find_id(&loop.slab, id)
     return c if c != NULL and c.state == CONN_OPEN else NULL
 
 
@@ -165,19 +165,16 @@ cdef inline SE_COLD conn_missed(Loop* loop, Conn* c, uint64_t count) noexcept no
 cdef inline SE_COLD _conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
     """Queues the GAP that is due."""
     cdef Extra* extra = slab_whole(&loop.slab, c)
-    cdef char text[UINT_TEXT]
-    cdef size_t n
-    cdef uint8_t* body
+    cdef uint64_t missed = extra.missed
+    cdef char* body
     cdef Packet* packet
     c.flags &= <uint16_t>~FLAG_GAP
-    if extra.missed == 0 or c.state != CONN_OPEN:
+    if missed == 0 or c.state != CONN_OPEN:
         return
-    n = text_put_uint(text, extra.missed)
     extra.missed = 0
-    packet = conn_frame(loop, c, OP_TEXT, 4 + n, 0, &body)
+    packet = conn_frame(loop, c, OP_TEXT, 4 + text_uint_size(missed), &body)
     if packet != NULL:
-        memcpy(body, b"GAP ", 4)
-        memcpy(body + 4, text, n)
+        text_put_uint(text_put(body, b"GAP "), missed)
     conn_answer(loop, c, packet)
 
 
@@ -211,13 +208,13 @@ cdef inline SE_COLD conn_expire(Loop* loop, Conn* c) noexcept nogil:
     slab_whole(&loop.slab, c).missed += count - c.out.count
 
 
-cdef inline bint conn_socket_say_last(Loop* loop, int fd, const char* text, size_t n) noexcept nogil:
+cdef inline bint conn_socket_say_last(Loop* loop, int fd, Span text) noexcept nogil:
     """Writes an only answer to a socket and shuts down the sending side, without allocating. False: it is broken."""
-    cdef ssize_t sent = send(fd, text, n, MSG_NOSIGNAL | MSG_DONTWAIT)
+    cdef ssize_t sent = send(fd, text.at, text.size, MSG_NOSIGNAL | MSG_DONTWAIT)
     loop.n[C_WRITES] += 1
     if sent > 0:
         loop.n[C_BYTES_OUT] += <uint64_t>sent
-    return sent == <ssize_t>n and shutdown(fd, SHUT_WR) == 0
+    return sent == <ssize_t>text.size and shutdown(fd, SHUT_WR) == 0
 
 
 cdef inline void conn_release_quota(Loop* loop, Conn* c) noexcept nogil:
@@ -227,13 +224,13 @@ cdef inline void conn_release_quota(Loop* loop, Conn* c) noexcept nogil:
         se_sub_relaxed(&loop.hub.quota_used, 1)
 
 
-cdef inline SE_COLD conn_say_last(Loop* loop, Conn* c, const char* text, size_t n) noexcept nogil:
+cdef inline SE_COLD conn_say_last(Loop* loop, Conn* c, Span text) noexcept nogil:
     """Answers a request that is not upgraded. Input is discarded until the client closes: closing first would reset the
     connection, and the client might lose the answer."""
     c.state = CONN_LINGER
     conn_release_quota(loop, c)
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
-    if not conn_socket_say_last(loop, c.fd, text, n):
+    if not conn_socket_say_last(loop, c.fd, text):
         conn_kill(loop, c)
 
 
@@ -373,19 +370,18 @@ cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Packet* packet, int lane) 
     return CODE_OK
 
 
-cdef inline Packet* conn_frame(Loop* loop, const Conn* c, uint8_t opcode, size_t payload, size_t text,
-                               uint8_t** body) noexcept nogil:
-    """A packet of one frame with its head written, and room for `text`. `body` is where the caller writes `payload`
-    bytes. NULL without memory."""
+cdef inline Packet* conn_frame(Loop* loop, const Conn* c, uint8_t opcode, size_t payload, char** body) noexcept nogil:
+    """A packet of one frame with its head written. `body` is where the caller writes `payload` bytes. NULL without
+    memory."""
     cdef size_t head = frame_head_size(payload)
     cdef Packet* packet
     if c != NULL and c.flags & FLAG_BLOCKED:
-        packet = packet_new_heap(&loop.mem, head + payload + text, 0)
+        packet = packet_new_heap(&loop.mem, head + payload, 0)
     else:
-        packet = packet_new(&loop.mem, head + payload + text, 0)
+        packet = packet_new(&loop.mem, head + payload, 0)
     if packet == NULL:
         return NULL
-    body[0] = packet.data + frame_put_head(packet.data, opcode, payload)
+    body[0] = <char*>packet.data + frame_put_head(packet.data, opcode, payload)
     packet.size = <uint32_t>(head + payload)
     return packet
 

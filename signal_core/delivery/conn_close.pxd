@@ -31,12 +31,12 @@ from signal_core.wire.frame cimport OP_CLOSE
 
 
 cdef inline void _conn_say_close(Loop* loop, Conn* c, uint16_t code) noexcept nogil:
-    cdef uint8_t* body
-    cdef Packet* packet = conn_frame(loop, c, OP_CLOSE, 2, 0, &body)
+    cdef char* body
+    cdef Packet* packet = conn_frame(loop, c, OP_CLOSE, 2, &body)
     cdef Extra* extra = conn_extra(loop, c)
     if packet != NULL:
-        body[0] = <uint8_t>(code >> 8)
-        body[1] = <uint8_t>(code & 0xff)
+        body[0] = <char>(code >> 8)
+        body[1] = <char>(code & 0xff)
     if extra != NULL and extra.close_code == 0:
         extra.close_code = code
     conn_answer(loop, c, packet)

@@ -4,6 +4,7 @@ A connection is CONN_JOINING from its 101 until then. Everything here runs on th
 """
 
 from signal_core.base.limits cimport BLOCKED_LOOK_TICKS
+from signal_core.base.span cimport span_none
 from signal_core.delivery.conn cimport conn_answer, conn_resume, conn_silence
 from signal_core.delivery.replies cimport replies_err, replies_goaway, replies_hello_new, replies_say
 from signal_core.tables.codes cimport CODE_DENIED, CODE_UNAVAILABLE
@@ -53,7 +54,7 @@ cdef inline void _answer_refused(Loop* loop, Conn* c, Joining rooms) noexcept no
     """`ERR denied` for each room that NATS denied, `ERR unavailable` for each that is over its subscription limit."""
     while rooms.denied and c.state == CONN_OPEN:
         rooms.denied -= 1
-        replies_say(loop, c, CODE_DENIED, NULL, 0)
+        replies_say(loop, c, CODE_DENIED, span_none())
     while rooms.over and c.state == CONN_OPEN:
         rooms.over -= 1
-        replies_err(loop, c, CODE_UNAVAILABLE, NULL, 0)
+        replies_err(loop, c, CODE_UNAVAILABLE, span_none())

@@ -1,17 +1,20 @@
 """Publishing to NATS: from any loop, through the link's loop (index 0), which owns the socket's write queue."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memchr, memcpy, strlen
+from libc.string cimport memchr
 from signal_core.base.counters cimport (
     C_ATTEMPTED, C_DROPPED_EXPIRED, C_DROPPED_NATS, C_NATS_OUT, C_PRESENCE_LOST, C_RECEIPTS_LOST,
 )
 from signal_core.base.kinds cimport KIND_NATS, TELL_PEER
 from signal_core.base.limits cimport PREFIX_SIZE, RECEIPTS_OWED, TICK_MS
-from signal_core.base.memory cimport PACKET_COUNTED, PACKET_PRESENCE, Packet, QueueNode, packet_new_heap
+from signal_core.base.memory cimport (
+    PACKET_COUNTED, PACKET_PRESENCE, Packet, QueueNode, packet_new_heap, packet_set_data, packet_set_end, packet_text,
+)
+from signal_core.base.span cimport Span, span_text
 from signal_core.base.sys cimport (
     SE_COLD, SE_INLINE, SE_RARE, se_load_acquire, se_load_relaxed, se_siphash13, se_store_relaxed,
 )
-from signal_core.base.text cimport text_uint_lower
+from signal_core.base.text cimport text_put_span, text_uint_lower
 from signal_core.delivery.envelope cimport Message, message_hpub
 from signal_core.delivery.outbox cimport outbox_has_room, outbox_post
 from signal_core.delivery.replies cimport replies_code_text
@@ -19,31 +22,21 @@ from signal_core.delivery.write_queue cimport write_queue_add, write_queue_tell
 from signal_core.tables.codes cimport CLUSTER_UP, CODE_DENIED, CODE_EXPIRED, CODE_OK, CODE_TOO_LARGE, CODE_UNAVAILABLE
 from signal_core.tables.link_state cimport LINK_UP, Link
 from signal_core.tables.room_table cimport PUT_OFF_NODES
-from signal_core.tables.state cimport Hub, Loop
+from signal_core.tables.state cimport Hub, Loop, hub_prefix
 from signal_core.wire.ids cimport REF_MAX, ROOM_MAX
-from signal_core.wire.nats_format cimport NATS_KIND_SIZE, nats_format_put_kind, nats_format_receipt
-from signal_core.wire.nats_proto cimport NATS_OWN_HEADERS
+from signal_core.wire.nats_format cimport NATS_KIND_SIZE, nats_format_put_subject, nats_format_receipt
+from signal_core.wire.nats_proto cimport NATS_OWN_HEADERS, NatsTarget
 
 cdef enum:
     HASHED_SUBJECT_MAX = PREFIX_SIZE + NATS_KIND_SIZE + ROOM_MAX + 1 + REF_MAX
     HPUB_HEAD_MAX = 1024      # bytes; no HPUB has more besides its payload
 
 
-cdef inline uint64_t _subject_hash(const Hub* hub, uint8_t kind, const char* target, uint32_t target_len,
-                                   const char* suffix, uint32_t suffix_len) noexcept nogil:
-    """The hash of `<prefix>.<kind>.<target>[.<suffix>]`."""
+cdef inline uint64_t _subject_hash(const Hub* hub, const NatsTarget* target) noexcept nogil:
+    """The hash of `<prefix>.<kind>.<name>[.<ref>]`."""
     cdef char text[HASHED_SUBJECT_MAX]
-    cdef uint32_t n = hub.prefix_len
-    memcpy(text, hub.prefix, n)
-    nats_format_put_kind(&text[n], kind)
-    n += NATS_KIND_SIZE
-    memcpy(&text[n], target, target_len)
-    n += target_len
-    if suffix_len:
-        text[n] = c"."
-        memcpy(&text[n + 1], suffix, suffix_len)
-        n += 1 + suffix_len
-    return se_siphash13(hub.rooms.key, text, n)
+    cdef char* end = nats_format_put_subject(text, hub_prefix(hub), target)
+    return se_siphash13(hub.rooms.key, text, <size_t>(end - text))
 
 
 cdef inline bint nats_publish_denied(Hub* hub, uint64_t hash) noexcept nogil:
@@ -63,7 +56,7 @@ cdef inline void _remember(Link* link, const Packet* packet) noexcept nogil:
     link.receipts.size[i] = 0
     if packet.tell == TELL_PEER:
         link.receipts.size[i] = <uint8_t>packet.text_size
-        memcpy(link.receipts.ref[i], packet.data + packet.size, packet.text_size)
+        text_put_span(link.receipts.ref[i], packet_text(packet))
 
 
 cdef inline bint _has_room(const Loop* loop, size_t size) noexcept nogil:
@@ -163,31 +156,28 @@ cdef inline void nats_publish_refresh_ttls(Loop* loop) noexcept nogil:
         node = node.next
 
 
-cdef inline uint8_t nats_publish_refuses(Loop* loop, const Message* p, uint8_t kind, const char* target,
-                                         uint32_t target_len, const char* suffix, uint32_t suffix_len) noexcept nogil:
+cdef inline uint8_t nats_publish_refuses(Loop* loop, const Message* p, const NatsTarget* target) noexcept nogil:
     """CODE_OK if a message can be published now, else the code that says why not. Any loop."""
     cdef Hub* hub = loop.hub
     if se_load_relaxed(&hub.link) != CLUSTER_UP or se_load_relaxed(&hub.clogged):
         return CODE_UNAVAILABLE
-    if p.size + NATS_OWN_HEADERS + p.sender_len + p.user_len > se_load_relaxed(&hub.max_payload):
+    if p.payload.size + NATS_OWN_HEADERS + p.sender.size + p.user.size > se_load_relaxed(&hub.max_payload):
         return CODE_TOO_LARGE
-    if se_load_relaxed(&hub.ndenied) and nats_publish_denied(
-            hub, _subject_hash(hub, kind, target, target_len, suffix, suffix_len)):
+    if se_load_relaxed(&hub.ndenied) and nats_publish_denied(hub, _subject_hash(hub, target)):
         return CODE_DENIED
     if loop.linked == NULL:
-        return CODE_OK if outbox_has_room(loop, hub.loops[0], p.size) else CODE_UNAVAILABLE
-    return CODE_OK if _has_room(loop, p.size + HPUB_HEAD_MAX) else CODE_UNAVAILABLE
+        return CODE_OK if outbox_has_room(loop, hub.loops[0], p.payload.size) else CODE_UNAVAILABLE
+    return CODE_OK if _has_room(loop, p.payload.size + HPUB_HEAD_MAX) else CODE_UNAVAILABLE
 
 
-cdef inline uint8_t nats_publish(Loop* loop, const Message* p, uint8_t kind, const char* target,
-                                 uint32_t target_len, const char* suffix, uint32_t suffix_len) noexcept nogil:
+cdef inline uint8_t nats_publish(Loop* loop, const Message* p, const NatsTarget* target) noexcept nogil:
     """Publishes a message that nats_publish_refuses has allowed. CODE_OK: it is on its way. Any loop."""
     cdef bint heap = loop.linked == NULL or loop.linked.blocked
-    cdef Packet* packet = message_hpub(loop, p, kind, target, target_len, suffix, suffix_len, heap)
+    cdef Packet* packet = message_hpub(loop, p, target, heap)
     if packet == NULL:
         return CODE_UNAVAILABLE
-    if p.ref_len:
-        packet.hash = _subject_hash(loop.hub, kind, target, target_len, suffix, suffix_len)
+    if p.ref.size:
+        packet.hash = _subject_hash(loop.hub, target)
     if loop.linked != NULL:
         nats_publish_queue(loop, packet)
     else:
@@ -195,33 +185,30 @@ cdef inline uint8_t nats_publish(Loop* loop, const Message* p, uint8_t kind, con
     return CODE_OK
 
 
-cdef inline void nats_publish_receipt(Loop* loop, const char* subject, uint32_t n, uint8_t code) noexcept nogil:
+cdef inline void nats_publish_receipt(Loop* loop, Span subject, uint8_t code) noexcept nogil:
     """Publishes a receipt to a sender on another node. It is lost if the link is down or full; the sender times out."""
-    cdef const char* text = replies_code_text(code)
-    cdef uint32_t text_n = <uint32_t>strlen(text)
-    cdef Packet* packet
+    cdef Span text = span_text(replies_code_text(code))
+    cdef Packet* packet = NULL
     if se_load_relaxed(&loop.hub.link) != CLUSTER_UP:
         return
-    packet = NULL
-    if outbox_has_room(loop, loop.hub.loops[0], n + text_n):
-        packet = packet_new_heap(&loop.mem, n + text_n + 96, KIND_NATS)
+    if outbox_has_room(loop, loop.hub.loops[0], subject.size + text.size):
+        packet = packet_new_heap(&loop.mem, subject.size + text.size + 96, KIND_NATS)
     if packet == NULL:
         loop.n[C_RECEIPTS_LOST] += 1
         return
-    packet.size = <uint32_t>nats_format_receipt(<char*>packet.data, subject, n, text, text_n)
+    packet_set_end(packet, nats_format_receipt(<char*>packet.data, subject, text))
     if loop.linked != NULL:
         nats_publish_queue(loop, packet)
     else:
         outbox_post(loop, 0, packet)
 
 
-cdef inline bint nats_publish_write(Loop* loop, const void* bytes, size_t n) noexcept nogil:
+cdef inline bint nats_publish_write(Loop* loop, Span text) noexcept nogil:
     """Queues bytes of the NATS protocol itself, such as a SUB. False without memory. The link's loop only."""
-    cdef Packet* packet = packet_new_heap(&loop.mem, n, KIND_NATS)
+    cdef Packet* packet = packet_new_heap(&loop.mem, text.size, KIND_NATS)
     if packet == NULL:
         return False
-    memcpy(packet.data, bytes, n)
-    packet.size = <uint32_t>n
+    packet_set_data(packet, text)
     write_queue_add(loop, &loop.linked.out, packet)
     loop.linked.dirty = True
     return True

@@ -1,20 +1,21 @@
 """Packets for other threads: collected during an iteration, posted at its end, one chain for each receiver."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy
 from signal_core.base.counters cimport C_EVENTS_LOST, C_POSTED
 from signal_core.base.kinds cimport KIND_EVENT, KIND_NATS, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SYNC, KIND_TO
-from signal_core.base.limits cimport LOCAL_PEER_LOOP
-from signal_core.base.memory cimport Packet, packet_new_heap, packet_set_text
+from signal_core.base.limits cimport CONTROL_LOOP, LOCAL_PEER_LOOP
+from signal_core.base.memory cimport Packet, packet_new_heap, packet_set_data, packet_set_text
+from signal_core.base.span cimport Span
 from signal_core.base.sys cimport SE_RARE
 from signal_core.tables.mailbox cimport chain_add, mailbox_has_room, mailbox_push
 from signal_core.tables.state cimport Hub, Loop
 from signal_core.tables.turns cimport turns_crowd_note, turns_is_crowded
+from signal_core.wire.ids cimport ids_loop
 
 
 cdef inline Loop* outbox_loop_of(Hub* hub, uint64_t id) noexcept nogil:
     """The loop, or the local peer's pseudo-loop, that an id names; NULL if there is none."""
-    cdef uint32_t index = <uint32_t>(id >> 56)
+    cdef uint32_t index = ids_loop(id)
     return hub.loops[index] if index < hub.nloops or index == LOCAL_PEER_LOOP else NULL
 
 
@@ -48,14 +49,14 @@ cdef inline void outbox_post_all(Loop* loop) noexcept nogil:
     loop.post.nposted = 0
 
 
-cdef inline void outbox_receipt(Loop* loop, uint64_t id, uint8_t code, const char* ref, size_t n) noexcept nogil:
-    cdef Packet* packet = packet_new_heap(&loop.mem, n, KIND_RECEIPT)
+cdef inline void outbox_receipt(Loop* loop, uint64_t id, uint8_t code, Span ref) noexcept nogil:
+    cdef Packet* packet = packet_new_heap(&loop.mem, ref.size, KIND_RECEIPT)
     if packet == NULL:
         return
     packet.target = id
     packet.code = code
-    packet_set_text(packet, ref, n)
-    outbox_post(loop, <uint32_t>(id >> 56), packet)
+    packet_set_text(packet, ref)
+    outbox_post(loop, ids_loop(id), packet)
 
 
 cdef inline Packet* outbox_sync_new(Loop* loop) noexcept nogil:
@@ -69,25 +70,20 @@ cdef inline void outbox_sync(Loop* loop, void* entry, Packet* packet) noexcept n
     outbox_post(loop, 0, packet)
 
 
-cdef inline void outbox_event(Loop* loop, uint32_t index, uint8_t code, uint64_t id, uint64_t value,
-                              const char* text, size_t n) noexcept nogil:
+cdef inline void outbox_event(Loop* loop, uint8_t code, uint64_t value, Span text) noexcept nogil:
     """Posts an event to Python whose number is bounded: it happens once, or answers a request from Python."""
-    cdef Packet* packet = packet_new_heap(&loop.mem, n, KIND_EVENT)
+    cdef Packet* packet = packet_new_heap(&loop.mem, text.size, KIND_EVENT)
     if packet == NULL:
         return
     packet.code = code
-    packet.target = id
     packet.hash = value
-    packet.size = <uint32_t>n
-    if n:
-        memcpy(packet.data, text, n)
-    outbox_post(loop, index, packet)
+    packet_set_data(packet, text)
+    outbox_post(loop, CONTROL_LOOP, packet)
 
 
-cdef inline void outbox_event_if_room(Loop* loop, uint32_t index, uint8_t code, uint64_t id, uint64_t value,
-                                      const char* text, size_t n) noexcept nogil:
+cdef inline void outbox_event_if_room(Loop* loop, uint8_t code, uint64_t value, Span text) noexcept nogil:
     """Posts an event to Python that clients or NATS can cause at will: dropped, and counted, if the mailbox is full."""
-    if outbox_has_room(loop, loop.hub.loops[index], n):
-        outbox_event(loop, index, code, id, value, text, n)
+    if outbox_has_room(loop, loop.hub.loops[CONTROL_LOOP], text.size):
+        outbox_event(loop, code, value, text)
     else:
         loop.n[C_EVENTS_LOST] += 1

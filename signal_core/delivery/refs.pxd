@@ -2,16 +2,17 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.stdlib cimport free
-from libc.string cimport memcmp, memcpy
 from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport C_ABUSERS, C_RECEIPTS_LATE, C_REFS_TIMED_OUT
 from signal_core.base.limits cimport STRIKES, STRIKE_WINDOW_TICKS
+from signal_core.base.span cimport Span, span_same
 from signal_core.base.sys cimport SE_COLD
+from signal_core.base.text cimport text_put_span
 from signal_core.delivery.conn cimport conn_brief, conn_extra
 from signal_core.delivery.conn_close cimport conn_close_failed
 from signal_core.delivery.replies cimport REFS_AT_FIRST, replies_err, replies_say
 from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_TIMEOUT, CODE_UNAVAILABLE
-from signal_core.tables.conn_table cimport Brief, Cold, Conn, Extra, Ref, slab_cold
+from signal_core.tables.conn_table cimport Brief, Cold, Conn, Extra, Ref, ref_text, slab_cold
 from signal_core.tables.state cimport Loop
 from signal_core.tables.timer_wheel cimport wheel_arm_by
 
@@ -30,26 +31,25 @@ cdef inline SE_COLD refs_strike(Loop* loop, Conn* c) noexcept nogil:
         conn_close_failed(loop, c, 1008)
 
 
-cdef inline Ref* refs_find(Loop* loop, const Conn* c, const char* text, size_t n) noexcept nogil:
+cdef inline Ref* refs_find(Loop* loop, const Conn* c, Span text) noexcept nogil:
     cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
     cdef uint32_t i
     if brief == NULL:
         return NULL
     for i in range(brief.nrefs):
-        if brief.refs[i].size == n and memcmp(brief.refs[i].text, text, n) == 0:
+        if span_same(ref_text(&brief.refs[i]), text):
             return &brief.refs[i]
     return NULL
 
 
-cdef inline uint8_t refs_add(Loop* loop, Conn* c, const char* text, size_t n, uint8_t kind,
-                             uint32_t deadline) noexcept nogil:
+cdef inline uint8_t refs_add(Loop* loop, Conn* c, Span text, uint8_t kind, uint32_t deadline) noexcept nogil:
     """Remembers an answer that is owed. CODE_OK; CODE_BAD_REQUEST: the ref is outstanding; CODE_RATE: too many are."""
     cdef Brief* brief = conn_brief(loop, c)
     cdef Ref* ref
     cdef uint32_t size
     if brief == NULL:
         return CODE_UNAVAILABLE
-    if refs_find(loop, c, text, n) != NULL:
+    if refs_find(loop, c, text) != NULL:
         return CODE_BAD_REQUEST
     if brief.nrefs >= loop.hub.set.max_refs:
         return CODE_RATE
@@ -59,8 +59,8 @@ cdef inline uint8_t refs_add(Loop* loop, Conn* c, const char* text, size_t n, ui
     brief.refs_size = <uint16_t>size
     ref = &brief.refs[brief.nrefs]
     brief.nrefs += 1
-    memcpy(ref.text, text, n)
-    ref.size = <uint8_t>n
+    text_put_span(ref.text, text)
+    ref.size = <uint8_t>text.size
     ref.kind = kind
     ref.deadline = deadline
     ref.watches = ref.taken = 0
@@ -75,11 +75,10 @@ cdef inline void refs_remove(Loop* loop, const Conn* c, Ref* ref) noexcept nogil
     ref[0] = brief.refs[brief.nrefs]
 
 
-cdef inline uint32_t refs_finish(Loop* loop, Conn* c, const char* text, size_t n, uint8_t code) noexcept nogil:
-    """Answers an outstanding ref. Returns the Ref.room of a SUB with presence, else 0. An answer whose ref is no longer
-    outstanding is counted and dropped. A connection that a new token has put out of the room gets ERR denied, not OK.
-    """
-    cdef Ref* ref = NULL if c == NULL else refs_find(loop, c, text, n)
+cdef inline uint32_t refs_finish(Loop* loop, Conn* c, Span text, uint8_t code) noexcept nogil:
+    """Gives the answer that is owed, and returns the Ref.room of a SUB with presence, else 0; one that nobody is owed
+    any more is counted and dropped. Who is no member any more by the time of it hears no OK."""
+    cdef Ref* ref = NULL if c == NULL else refs_find(loop, c, text)
     cdef uint32_t room
     if ref == NULL:
         loop.n[C_RECEIPTS_LATE] += 1
@@ -88,7 +87,7 @@ cdef inline uint32_t refs_finish(Loop* loop, Conn* c, const char* text, size_t n
     if ref.taken and code == CODE_OK:
         code = CODE_DENIED
     refs_remove(loop, c, ref)
-    replies_say(loop, c, code, text, n)
+    replies_say(loop, c, code, text)
     return room
 
 
@@ -104,7 +103,7 @@ cdef inline uint32_t refs_due(Loop* loop, Conn* c) noexcept nogil:
             late = cold.brief.refs[i]
             refs_remove(loop, c, &cold.brief.refs[i])
             loop.n[C_REFS_TIMED_OUT] += 1
-            replies_err(loop, c, CODE_TIMEOUT, late.text, late.size)  # this may move the Brief
+            replies_err(loop, c, CODE_TIMEOUT, ref_text(&late))  # this may move the Brief
             continue
         if next_due == 0 or cold.brief.refs[i].deadline < next_due:
             next_due = cold.brief.refs[i].deadline

@@ -128,11 +128,17 @@ static inline int se_same_name(const char *p, const char *lower, size_t n)
     return (((first | 0x20202020U) ^ want_first) | ((last | 0x20202020U) ^ want_last)) == 0;
 }
 
+/* memcpy, out of line: inlined, the compiler suspects that it writes more than 32 bytes into a smaller buffer. */
+__attribute__((noinline, unused)) static void se_copy_long(char *restrict out, const char *restrict p, size_t n)
+{
+    memcpy(out, p, n);
+}
+
 /* memcpy for texts that are mostly shorter than 32 bytes: names, refs, addresses. */
 __attribute__((always_inline)) static inline void se_copy_short(char *restrict out, const char *restrict p, size_t n)
 {
     if (n > 32) {
-        memcpy(out, p, n);
+        se_copy_long(out, p, n);
     } else if (n >= 16) { /* two blocks that may overlap, as below */
         memcpy(out, p, 16);
         memcpy(out + n - 16, p + n - 16, 16);

@@ -9,16 +9,19 @@ from libc.stdint cimport uint32_t, uint64_t
 from signal_core.base.counters cimport C_INQUIRIES, C_KICKED
 from signal_core.base.kinds cimport KIND_EVENT
 from signal_core.base.limits cimport CONTROL_LOOP, INQUIRY_CLOSES, INQUIRY_ROOMS, INQUIRY_TEXT
-from signal_core.base.memory cimport Packet, packet_new_heap, packet_shrunk
+from signal_core.base.memory cimport Packet, packet_data, packet_new_heap, packet_set_end, packet_shrunk
+from signal_core.base.span cimport Span
 from signal_core.base.sys cimport se_load16_seqcst
-from signal_core.base.text cimport text_put_bytes, text_put_uint
+from signal_core.base.text cimport text_put, text_put_span, text_put_uint
 from signal_core.delivery.conn_close cimport conn_close
 from signal_core.delivery.outbox cimport outbox_post
-from signal_core.presence.events cimport WHO_MAX, events_line_size, events_put_who
+from signal_core.presence.events cimport WHO_MAX, events_after, events_line, events_put_who
 from signal_core.tables.codes cimport EVENT_LISTED
 from signal_core.tables.conn_table cimport CONN_JOINING, CONN_OPEN, Conn, slab_conn
 from signal_core.tables.loop_rooms cimport NO_ROOM, Member, rooms_find, rooms_members_of
-from signal_core.tables.room_table cimport WORD_LOOPS, WORD_SHIFT, RoomEntry, room_entry_loops, room_table_hash
+from signal_core.tables.room_table cimport (
+    WORD_LOOPS, WORD_SHIFT, RoomEntry, room_entry_loops, room_entry_name, room_table_hash,
+)
 from signal_core.tables.state cimport Loop
 
 cdef enum:
@@ -30,6 +33,11 @@ cdef enum:
     INQUIRE_CLOSE = 4         # close those members, and count them; `hash` as before
     NUMBER_MAX = 11           # bytes of a count and its LF
     LEAST_TEXT = 256          # bytes that every answer may have: a whole line
+
+
+cdef inline char* _told_end(Packet* told) noexcept nogil:
+    """Where the answer goes on."""
+    return <char*>told.data + told.size
 
 
 cdef inline bint _is_first_loop(RoomEntry* entry, uint32_t index) noexcept nogil:
@@ -55,35 +63,28 @@ cdef inline void _list_rooms(
             if count == 0 or told.size + entry.size + 1 > most:
                 break
             count -= 1
-            text_put_bytes(text_put_bytes(told.data + told.size, entry.name, entry.size), b"\n", 1)
-            told.size += entry.size + 1
+            packet_set_end(told, text_put(text_put_span(_told_end(told), room_entry_name(entry)), b"\n"))
         at += 1
     told.hash = at if at < used else 0
 
 
 cdef inline void _count_members(Loop* loop, const Packet* asked, Packet* told) noexcept nogil:
     """Counts the members of each room in the data, for as many rooms as fit into the answer."""
-    cdef const char* name = <const char*>asked.data
-    cdef size_t left = asked.size, n
-    cdef uint32_t room
-    while left and told.size + NUMBER_MAX <= INQUIRY_TEXT:
-        n = events_line_size(name, left)
-        room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, n), name, n)
-        told.size += <uint32_t>text_put_uint(<char*>told.data + told.size,
-                                             0 if room == NO_ROOM else loop.rooms.rooms[room].count)
-        told.data[told.size] = c"\n"
-        told.size += 1
-        if n == left:
-            return
-        name += n + 1
-        left -= n + 1
+    cdef Span names = packet_data(asked), name
+    cdef uint32_t room, count
+    while names.size and told.size + NUMBER_MAX <= INQUIRY_TEXT:
+        name = events_line(names)
+        room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name), name)
+        count = 0 if room == NO_ROOM else loop.rooms.rooms[room].count
+        packet_set_end(told, text_put(text_put_uint(_told_end(told), count), b"\n"))
+        names = events_after(names, name)
 
 
 cdef inline uint64_t _members_left(Loop* loop, const Packet* asked, Member** members) noexcept nogil:
     """Sets `members` to those of the room in the data. Returns how many of them, counted from the first, are left to
     handle."""
-    cdef const char* name = <const char*>asked.data
-    cdef uint32_t room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, asked.size), name, asked.size)
+    cdef Span name = packet_data(asked)
+    cdef uint32_t room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name), name)
     cdef uint64_t count
     if room == NO_ROOM:
         return 0
@@ -102,10 +103,8 @@ cdef inline void _list_members(
     while left and count and told.size + WHO_MAX + 1 <= most:
         left -= 1
         count -= 1
-        told.size += <uint32_t>events_put_who(loop, slab_conn(&loop.slab, members[left].slot),
-                                              <char*>told.data + told.size)
-        told.data[told.size] = c"\n"
-        told.size += 1
+        packet_set_end(told, text_put(
+            events_put_who(_told_end(told), loop, slab_conn(&loop.slab, members[left].slot)), b"\n"))
     told.hash = left
 
 
@@ -124,7 +123,7 @@ cdef inline void _close_members(Loop* loop, const Packet* asked, uint32_t code, 
             conn_close(loop, c, <unsigned short>code)
             closed += 1
     loop.n[C_KICKED] += closed
-    told.size = <uint32_t>text_put_uint(<char*>told.data, closed)
+    packet_set_end(told, text_put_uint(<char*>told.data, closed))
     told.hash = left
 
 

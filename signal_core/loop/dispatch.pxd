@@ -9,7 +9,8 @@ from signal_core.base.kinds cimport (
     KIND_TO, KIND_VERDICT,
 )
 from signal_core.base.limits cimport KICKS_KEPT
-from signal_core.base.memory cimport Packet, packet_free, packet_text
+from signal_core.base.memory cimport Packet, packet_data, packet_free, packet_text
+from signal_core.base.span cimport Span
 from signal_core.base.sys cimport SE_RARE, se_store_release
 from signal_core.client.auth cimport auth_verdict
 from signal_core.delivery.backpressure cimport backpressure_hold_verdict, backpressure_joins_wait
@@ -31,16 +32,16 @@ from signal_core.route.membership cimport membership_leave, membership_room_unwa
 from signal_core.route.receipts cimport receipts_take
 from signal_core.route.route cimport route_take_peer, route_take_room
 from signal_core.tables.codes cimport CODE_DENIED
-from signal_core.tables.conn_table cimport CONN_DEAD, CONN_JOINING, WATCHES_MEMBER, Conn, Ref, slab_find
+from signal_core.tables.conn_table cimport CONN_DEAD, CONN_JOINING, WATCHES_MEMBER, Conn, Ref, slab_find_id
 from signal_core.tables.loop_rooms cimport NO_ROOM, WATCH_NONE, Member, room_member, rooms_find
 from signal_core.tables.mailbox cimport mailbox_taken
 from signal_core.tables.room_table cimport room_table_hash
 from signal_core.tables.state cimport Loop
 
 
-cdef inline void _unwatch(Loop* loop, Conn* c, const char* name, uint32_t n) noexcept nogil:
+cdef inline void _unwatch(Loop* loop, Conn* c, Span name) noexcept nogil:
     """Ends a member's watching of presence in a room. No effect if it does not watch."""
-    cdef uint32_t room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, n), name, n)
+    cdef uint32_t room = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name), name)
     cdef Member* member = NULL if room == NO_ROOM else room_member(&loop.rooms, &loop.slab, c, room)
     if member != NULL and member.watch != WATCH_NONE:
         member.watch = WATCH_NONE
@@ -51,13 +52,13 @@ cdef inline void _unwatch(Loop* loop, Conn* c, const char* name, uint32_t n) noe
 cdef inline void _sub_undo(Loop* loop, Conn* c, Packet* packet) noexcept nogil:
     """Undoes a SUB that was refused: the connection leaves the room, or only stops watching it if it was a member
     before. No connection leaves its user's room."""
-    cdef Ref* ref = refs_find(loop, c, packet_text(packet), packet.text_size) if packet.text_size else NULL
+    cdef Ref* ref = refs_find(loop, c, packet_text(packet)) if packet.text_size else NULL
     if packet.data[0] == c"@":
         return
     if packet.hash and ref != NULL and ref.watches == WATCHES_MEMBER:
-        _unwatch(loop, c, <char*>packet.data, packet.size)
+        _unwatch(loop, c, packet_data(packet))
     else:
-        membership_leave(loop, c, <char*>packet.data, packet.size)
+        membership_leave(loop, c, packet_data(packet))
     if c.state != CONN_JOINING:
         return
     if packet.code == CODE_DENIED:  # sent after HELLO; at most UPGRADE_MAX_ROOMS in all
@@ -70,10 +71,10 @@ cdef inline void _receipt(Loop* loop, Packet* packet) noexcept nogil:
     """Handles a KIND_RECEIPT. Its data is the room of a SUB that was refused, or empty."""
     cdef Conn* c
     if packet.size:
-        c = slab_find(&loop.slab, <uint32_t>(packet.target >> 32) & 0xffffff, <uint32_t>packet.target)
+        c = slab_find_id(&loop.slab, packet.target)
         if c != NULL and c.state != CONN_DEAD:
             _sub_undo(loop, c, packet)
-    receipts_take(loop, packet.target, packet.code, packet_text(packet), packet.text_size)
+    receipts_take(loop, packet.target, packet.code, packet_text(packet))
 
 
 cdef inline void _kick(Loop* loop, const Packet* packet) noexcept nogil:
@@ -94,7 +95,7 @@ cdef inline void dispatch_verdict(Loop* loop, Packet* packet) noexcept nogil:
 cdef inline void _dial(Loop* loop, const Packet* packet) noexcept nogil:
     """Handles a KIND_DIAL: dials the address in its data, or does what DIAL_* says."""
     if packet.size:
-        connect_dial(loop, packet.data, packet.size)
+        connect_dial(loop, packet_data(packet))
     elif packet.hash == DIAL_INFO_TAKEN:
         server_info_taken(loop)
     elif packet.hash == DIAL_LEAVE:

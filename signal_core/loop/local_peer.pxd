@@ -1,10 +1,9 @@
 """The embedding program as a peer: routing on its pseudo-loop. Runs under the GIL, on one thread at a time."""
 
-from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint8_t
-from libc.string cimport memchr
+from libc.stdint cimport UINT64_MAX, uint8_t
 from signal_core.base.counters cimport C_ATTEMPTED, C_DROPPED_EXPIRED, C_DROPPED_GONE, C_WRITTEN
-from signal_core.base.kinds cimport TELL_NOBODY
-from signal_core.base.memory cimport Packet
+from signal_core.base.memory cimport Packet, packet_data
+from signal_core.base.span cimport Span, span_from, span_of, span_until
 from signal_core.base.sys cimport se_load_seqcst, se_store_seqcst
 from signal_core.delivery.envelope cimport Message, message_expiry
 from signal_core.delivery.outbox cimport outbox_post_all
@@ -15,10 +14,8 @@ from signal_core.tables.codes cimport CODE_EXPIRED, CODE_OK
 from signal_core.tables.state cimport Loop
 
 cdef struct LocalFrame:                # a frame that this engine encoded, parsed
-    const char* head
-    size_t head_len
-    const char* payload
-    size_t payload_len
+    Span head
+    Span payload
     bint binary
 
 
@@ -35,27 +32,19 @@ cdef inline void local_peer_finish(Loop* loop) noexcept nogil:
     se_store_seqcst(&loop.seen, UINT64_MAX)
 
 
-cdef inline void local_peer_message(Loop* loop, const char* me, uint32_t me_len, const char* ref, uint32_t ref_len,
-                                    const char* payload, size_t size, bint binary, int64_t ttl_ms,
-                                    Message* p) noexcept nogil:
-    """Fills a message of the local peer. `me`, `ref` and `payload` are borrowed and must outlive it."""
-    p[0] = Message(
-        origin=loop.hub.local_peer, sender=me, sender_len=me_len, ref=ref, ref_len=ref_len, re=NULL, re_len=0,
-        user=NULL, user_len=0, payload=<const uint8_t*>payload, size=size, binary=binary, remote=False,
-        expires=message_expiry(loop, ttl_ms), ttl_ms=ttl_ms, tell=TELL_NOBODY, tell_text=NULL, tell_len=0)
+cdef inline void local_peer_stamp(Loop* loop, Message* p) noexcept nogil:
+    """Makes a message one of the local peer, sent now. After local_peer_begin."""
+    p.origin = loop.hub.local_peer
+    p.expires = message_expiry(loop, p.ttl_ms)
 
 
 cdef inline void local_frame_split(const Packet* packet, LocalFrame* out) noexcept nogil:
     """Splits a frame that this engine encoded into head and payload. `out` points into the packet."""
     cdef uint8_t length = packet.data[1]
-    cdef size_t skip = 2 if length < 126 else (4 if length == 126 else 10)
-    cdef const char* lf
+    cdef Span message = span_from(packet_data(packet), 2 if length < 126 else (4 if length == 126 else 10))
     out.binary = (packet.data[0] & 0x0f) == 2
-    out.head = <const char*>packet.data + skip
-    lf = <const char*>memchr(out.head, c"\n", packet.size - skip)
-    out.head_len = <size_t>(lf - out.head)
-    out.payload = lf + 1
-    out.payload_len = packet.size - skip - out.head_len - 1
+    out.head = span_of(message.at, span_until(message, c"\n"))
+    out.payload = span_from(message, out.head.size + 1)
 
 
 cdef inline void local_peer_fate(Loop* loop, Packet* packet, uint8_t code) noexcept nogil:

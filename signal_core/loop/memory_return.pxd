@@ -14,10 +14,11 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from signal_core.base.counters cimport C_BACKLOG_BYTES, C_CONNECTIONS, C_INPUT_BYTES, C_MEMBERSHIPS, C_MEMORY_TRIMS
 from signal_core.base.limits cimport (
-    CONTROL_LOOP, TRIM_ALL_BYTES, TRIM_BLOCKS, TRIM_BYTES, TRIM_CONNECTION, TRIM_EVERY_TICKS, TRIM_LATEST_TICKS,
+    TRIM_ALL_BYTES, TRIM_BLOCKS, TRIM_BYTES, TRIM_CONNECTION, TRIM_EVERY_TICKS, TRIM_LATEST_TICKS,
     TRIM_LOOK_TICKS, TRIM_MEMBERSHIP, TRIM_PIECE, TRIM_PIECES, TRIM_QUIET, TRIM_SHARE,
 )
 from signal_core.base.memory cimport memory_shrink
+from signal_core.base.span cimport span_none
 from signal_core.base.sys cimport SE_RARE, se_pages_free
 from signal_core.delivery.outbox cimport outbox_event
 from signal_core.tables.codes cimport EVENT_FREED
@@ -104,7 +105,7 @@ cdef inline void _trim_continue(Loop* loop) noexcept nogil:
     loop.trim.on = False
     loop.n[C_MEMORY_TRIMS] += 1
     if loop.trim.all:
-        outbox_event(loop, CONTROL_LOOP, EVENT_FREED, 0, 0, NULL, 0)
+        outbox_event(loop, EVENT_FREED, 0, span_none())
 
 
 cdef inline void memory_return_look(Loop* loop) noexcept nogil:

@@ -2,12 +2,13 @@
 
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, strlen
+from libc.string cimport memcmp, memcpy
 from signal_core.base.limits cimport (
     CONTROL_LOOP, EVENTS, IOV_MAX_SEND, LISTEN_BACKLOG, LOCAL_PEER_LOOP, LOOP_INDEXES, READ_BUFFER, RIGHTS_SHARED,
     TICK_MS, TRIM_BYTES,
 )
 from signal_core.base.memory cimport Packet, memory_end
+from signal_core.base.span cimport span_text
 from signal_core.base.sys cimport (
     AF_INET, AF_INET6, EPOLLET, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY,
     O_CLOEXEC, O_RDONLY, SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_RCVBUF, SO_REUSEADDR,
@@ -155,7 +156,7 @@ cdef inline int _open(Loop* loop) noexcept nogil:
     cdef const char* text = b"all loops share one descriptor table: this system does not allow one for each thread"
     loop.accept.own_table = _isolate(loop) == 0
     if not loop.accept.own_table and loop.index == 0:
-        outbox_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, strlen(text))
+        outbox_event(loop, EVENT_LOG, 0, span_text(text))
     loop.epoll = epoll_create1(EPOLL_CLOEXEC)
     if loop.epoll < 0:
         return errno

@@ -1,15 +1,17 @@
 """Connects the link to a NATS server, from an address to the login, and gives connections up. Loop 0 only."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memset
 from signal_core.base.counters cimport C_DROPPED_NATS, C_NATS_LOST
-from signal_core.base.limits cimport CONTROL_LOOP, NATS_DIAL_TICKS, TLS_REASON_SIZE
-from signal_core.base.memory cimport Packet, packet_free
+from signal_core.base.limits cimport NATS_DIAL_TICKS, TLS_REASON_SIZE
+from signal_core.base.memory cimport Packet, packet_data, packet_free
+from signal_core.base.span cimport Span, span_text
 from signal_core.base.sys cimport (
     EINPROGRESS, EPOLLIN, EPOLLOUT, EPOLL_CTL_ADD, EPOLL_CTL_MOD, IPPROTO_TCP, SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK,
     SOCK_STREAM, SOL_SOCKET, SO_ERROR, TCP_NODELAY, close, connect, epoll_ctl, epoll_event, errno, getsockopt,
     se_store_relaxed, se_store_release, setsockopt, sockaddr, socket, socklen_t,
 )
+from signal_core.base.text cimport text_put
 from signal_core.delivery.nats_publish cimport nats_publish_write
 from signal_core.delivery.outbox cimport outbox_event
 from signal_core.delivery.write_queue cimport write_queue_clear
@@ -30,20 +32,9 @@ cdef inline const char* connect_too_few_subs() noexcept nogil:
             b"max_subscriptions of the server, account or user")
 
 
-cdef inline size_t connect_put_bytes(char* out, size_t at, const char* text, size_t n) noexcept nogil:
-    """Writes n bytes to out[at]; returns the index behind them."""
-    memcpy(out + at, text, n)
-    return at + n
-
-
-cdef inline size_t connect_put_text(char* out, size_t at, const char* text) noexcept nogil:
-    """As connect_put_bytes, for a C string."""
-    return connect_put_bytes(out, at, text, strlen(text))
-
-
 cdef inline void connect_want(Loop* loop, const char* reason) noexcept nogil:
     """Asks Python for an address; `reason` is why the previous connection ended."""
-    outbox_event(loop, CONTROL_LOOP, EVENT_WANT, 0, 0, reason, strlen(reason))
+    outbox_event(loop, EVENT_WANT, 0, span_text(reason))
 
 
 cdef inline void connect_watch(Loop* loop, int operation) noexcept nogil:
@@ -104,31 +95,32 @@ cdef inline SE_COLD connect_end(Loop* loop, const char* reason) noexcept nogil:
     subscriptions_lost(loop)
     subscriptions_release_waiters(loop)
     if was_up:
-        outbox_event(loop, CONTROL_LOOP, EVENT_DOWN, 0, 0, reason, strlen(reason))
+        outbox_event(loop, EVENT_DOWN, 0, span_text(reason))
     connect_want(loop, reason)
 
 
 cdef inline void connect_ping(Loop* loop) noexcept nogil:
     """Queues a PING, and counts it, so that PONGs can be matched. Without memory the next iteration tries again."""
-    if nats_publish_write(loop, b"PING\r\n", 6):
+    if nats_publish_write(loop, span_text(b"PING\r\n")):
         loop.linked.pinged += 1
     else:
         loop.linked.subs.syncing = True
 
 
-cdef inline void connect_dial(Loop* loop, const void* address, size_t n) noexcept nogil:
+cdef inline void connect_dial(Loop* loop, Span address) noexcept nogil:
     """Begins to connect to the sockaddr that Python has chosen (KIND_DIAL). No effect unless the link is idle."""
     cdef Link* link = loop.linked
+    cdef const sockaddr* server = <const sockaddr*>address.at
     cdef int one = 1
     if link.state != LINK_IDLE:
         return
-    link.fd = socket((<const sockaddr*>address).sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    link.fd = socket(server.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if link.fd < 0:
         connect_want(loop, b"there is no descriptor left for the connection to NATS")
         return
     setsockopt(link.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
     connect_enter(loop, LINK_DIALING, NATS_DIAL_TICKS)
-    if connect(link.fd, <const sockaddr*>address, <socklen_t>n) != 0 and errno != EINPROGRESS:
+    if connect(link.fd, server, <socklen_t>address.size) != 0 and errno != EINPROGRESS:
         connect_end(loop, b"the NATS server refuses the connection")
         return
     connect_watch(loop, EPOLL_CTL_ADD)
@@ -188,7 +180,7 @@ cdef inline void _login(Loop* loop) noexcept nogil:
     """Sends CONNECT and PING."""
     cdef Link* link = loop.linked
     connect_enter(loop, LINK_LOGIN, NATS_DIAL_TICKS)
-    if not nats_publish_write(loop, link.tls.line.data, link.tls.line.size):
+    if not nats_publish_write(loop, packet_data(link.tls.line)):
         connect_end(loop, b"no memory to log in")
         return
     packet_free(&loop.mem, link.tls.line)
@@ -200,7 +192,6 @@ cdef inline void connect_secure(Loop* loop) noexcept nogil:
     """Continues the TLS handshake."""
     cdef Link* link = loop.linked
     cdef char why[TLS_REASON_SIZE]
-    cdef size_t n
     cdef int step = se_tls_handshake(link.tls.session, why, sizeof(why))
     if step == SE_TLS_WANTS_READ or step == SE_TLS_WANTS_WRITE:
         link.blocked = step == SE_TLS_WANTS_WRITE
@@ -210,7 +201,5 @@ cdef inline void connect_secure(Loop* loop) noexcept nogil:
         connect_watch(loop, EPOLL_CTL_MOD)
         _login(loop)
     else:
-        n = connect_put_text(link.reason, 0, b"TLS with the NATS server failed: ")
-        n = connect_put_text(link.reason, n, why)
-        link.reason[n] = 0
+        text_put(text_put(link.reason, b"TLS with the NATS server failed: "), why)[0] = 0
         connect_end(loop, link.reason)

@@ -10,21 +10,23 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 from signal_core.base.counters cimport C_NATS_BYTES_IN, C_NATS_BYTES_OUT, C_NATS_CONNECTS
 from signal_core.base.limits cimport (
-    BLOCKED_LOOK_TICKS, CONTROL_LOOP, INSTANCE_SIZE, NATS_KEEPALIVE_TICKS, NATS_LOOK_TICKS, NATS_NAMING_TICKS,
-    NATS_OPS_PER_TURN, NATS_PONGS, NATS_READS, NATS_ROUNDS, NATS_SILENCE_TICKS, PREFIX_SIZE,
+    BLOCKED_LOOK_TICKS, INSTANCE_SIZE, NATS_KEEPALIVE_TICKS, NATS_LOOK_TICKS, NATS_NAMING_TICKS, NATS_OPS_PER_TURN,
+    NATS_PONGS, NATS_READS, NATS_ROUNDS, NATS_SILENCE_TICKS, PREFIX_SIZE,
 )
+from signal_core.base.span cimport Span, span_between, span_none, span_text
 from signal_core.base.sys cimport EPOLL_CTL_MOD, SE_RARE, se_store_relaxed, se_store_release
-from signal_core.base.text cimport text_put_uint
+from signal_core.base.text cimport text_put, text_put_span
 from signal_core.delivery.nats_publish cimport nats_publish_refresh_ttls, nats_publish_write
 from signal_core.delivery.outbox cimport outbox_event
 from signal_core.delivery.write_queue cimport WROTE_ALL, WROTE_NONE, write_queue_expire, write_queue_to_heap
 from signal_core.nats.connect cimport (
-    connect_dialed, connect_end, connect_enter, connect_ping, connect_put_bytes, connect_put_text, connect_secure,
-    connect_too_few_subs, connect_watch,
+    connect_dialed, connect_end, connect_enter, connect_ping, connect_secure, connect_too_few_subs, connect_watch,
 )
 from signal_core.nats.errors cimport errors_take, errors_tick
 from signal_core.nats.inbound cimport inbound_message
-from signal_core.nats.read_buffer cimport read_buffer_oversize, read_buffer_room, read_buffer_shrink, read_buffer_skip
+from signal_core.nats.read_buffer cimport (
+    read_buffer_left, read_buffer_oversize, read_buffer_room, read_buffer_shrink, read_buffer_skip,
+)
 from signal_core.nats.server_info cimport server_info_take, server_info_tick
 from signal_core.nats.sub_limit cimport (
     sub_limit_again, sub_limit_note_sent, sub_limit_pong, sub_limit_reserve_sent, sub_limit_write_fresh,
@@ -35,76 +37,57 @@ from signal_core.presence.cluster cimport cluster_is_presence, cluster_message, 
 from signal_core.tables.codes cimport CLUSTER_UP, EVENT_TAKEN, EVENT_UP
 from signal_core.tables.link_state cimport (
     LINK_ASKING, LINK_DIALING, LINK_IDLE, LINK_LOGIN, LINK_NAMING, LINK_SECURING, LINK_UP, Link,
+    link_instance,
 )
-from signal_core.tables.state cimport Hub, Loop
+from signal_core.tables.state cimport Hub, Loop, hub_node, hub_prefix
 from signal_core.tables.turns cimport turns_step_is_over
 from signal_core.wire.ids cimport NODE_MAX
-from signal_core.wire.nats_format cimport NATS_SUB_SIZE
+from signal_core.wire.nats_format cimport NATS_SUB_SIZE, nats_format_sub
 from signal_core.wire.nats_proto cimport (
     NATS_ERR, NATS_HMSG, NATS_INFO, NATS_MSG, NATS_PING, NATS_PONG, NatsOp, nats_proto_parse,
 )
 
 cdef enum:
-    NAMING_TEXT = 512             # bytes of the buffer for the request about the node's name
-    REPLY_MAX = 128               # bytes of the longest subject to which such a request is answered
+    NAMING_TEXT = 512             # more bytes than the question about the node's name has
+    REPLY_MAX = 128               # bytes of the longest subject to which that question is answered
+    NODE_SUBJECT_MAX = PREFIX_SIZE + 6 + NODE_MAX  # bytes of that subject
     NATS_MOST = 1 << 30           # bytes of a message: more than the parser takes digits for
 
 
 cdef inline void _link_name(Loop* loop) noexcept nogil:
     """After login: asks on the subject of this node's name whether another node has it. A 503, or silence for
     NATS_NAMING_TICKS, means no."""
-    cdef Hub* hub = loop.hub
+    cdef Span instance = link_instance(loop.linked)
+    cdef char own[NODE_SUBJECT_MAX + 1 + INSTANCE_SIZE]
+    cdef char* end = _put_node_subject(own, loop.hub)
+    cdef Span node = span_between(own, end)
+    cdef Span answer = span_between(own, text_put_span(text_put(end, b"."), instance))
     cdef char text[NAMING_TEXT]
-    cdef size_t n
     connect_enter(loop, LINK_NAMING, NATS_NAMING_TICKS)
-    n = connect_put_text(text, 0, b"SUB ")
-    n = _put_sid(text, _put_node_subject(text, n, hub), SID_NAME)
-    n = connect_put_text(text, n, b"SUB ")
-    n = _put_sid(text, _put_instance_subject(text, n, loop), SID_PROBE)
-    n = connect_put_text(text, n, b"PUB ")
-    n = connect_put_text(text, _put_node_subject(text, n, hub), b" ")
-    n = connect_put_text(text, _put_instance_subject(text, n, loop), b" 16\r\n")
-    n = connect_put_bytes(text, n, loop.linked.presence.instance, INSTANCE_SIZE)
-    n = connect_put_text(text, n, b"\r\n")
-    nats_publish_write(loop, text, n)
+    end = nats_format_sub(nats_format_sub(text, node, SID_NAME), answer, SID_PROBE)
+    end = text_put_span(text_put(end, b"PUB "), node)
+    end = text_put(text_put_span(text_put(end, b" "), answer), b" 16\r\n")
+    end = text_put(text_put_span(end, instance), b"\r\n")
+    nats_publish_write(loop, span_between(text, end))
 
 
-cdef inline size_t _put_sid(char* out, size_t at, uint64_t sid) noexcept nogil:
-    """Writes the end of a SUB line."""
-    out[at] = c" "
-    at += 1 + text_put_uint(out + at + 1, sid)
-    return connect_put_text(out, at, b"\r\n")
-
-
-cdef inline size_t _put_node_subject(char* out, size_t at, const Hub* hub) noexcept nogil:
-    """Writes `<prefix>.node.<node>`."""
-    at = connect_put_bytes(out, at, hub.prefix, hub.prefix_len)
-    at = connect_put_text(out, at, b".node.")
-    return connect_put_bytes(out, at, hub.node, hub.node_len)
-
-
-cdef inline size_t _put_instance_subject(char* out, size_t at, const Loop* loop) noexcept nogil:
-    """Writes `<prefix>.node.<node>.<instance>`."""
-    at = connect_put_text(out, _put_node_subject(out, at, loop.hub), b".")
-    return connect_put_bytes(out, at, loop.linked.presence.instance, INSTANCE_SIZE)
+cdef inline char* _put_node_subject(char* out, const Hub* hub) noexcept nogil:
+    """Writes `<prefix>.node.<node>`; returns the address behind it."""
+    return text_put_span(text_put(text_put_span(out, hub_prefix(hub)), b".node."), hub_node(hub))
 
 
 cdef inline void _link_up(Loop* loop) noexcept nogil:
     """Subscribes to the subjects of this node and of the rooms with members, once no other node has its name."""
     cdef Hub* hub = loop.hub
     cdef Link* link = loop.linked
+    cdef char subject[PREFIX_SIZE + 8 + NODE_MAX]
     cdef char text[PREFIX_SIZE + 8 + NODE_MAX + NATS_SUB_SIZE]
-    cdef size_t n
+    cdef char* end = text_put_span(text_put(text_put_span(subject, hub_prefix(hub)), b".peer."), hub_node(hub))
     connect_enter(loop, LINK_UP, 0)
     link.number += 1
     loop.n[C_NATS_CONNECTS] += 1
-    n = connect_put_text(text, 0, b"SUB ")
-    n = connect_put_bytes(text, n, hub.prefix, hub.prefix_len)
-    n = connect_put_text(text, n, b".peer.")
-    n = connect_put_bytes(text, n, hub.node, hub.node_len)
-    n = connect_put_text(text, n, b".>")
-    n = _put_sid(text, n, SID_PEER)
-    if not sub_limit_reserve_sent(link) or not nats_publish_write(loop, text, n):
+    end = nats_format_sub(text, span_between(subject, text_put(end, b".>")), SID_PEER)
+    if not sub_limit_reserve_sent(link) or not nats_publish_write(loop, span_between(text, end)):
         connect_end(loop, b"no memory for the node's own subscriptions")
         return
     sub_limit_note_sent(link, SID_PEER)  # and for those of presence, which follow it
@@ -123,26 +106,24 @@ cdef inline void _link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
     503 for it."""
     cdef Link* link = loop.linked
     cdef char text[REPLY_MAX + 16]
-    cdef size_t n
+    cdef char* end
     if op.sid == SID_PROBE:
         if link.state != LINK_NAMING:
             return
-        if op.headers_len:
+        if op.headers.size:
             _link_up(loop)
         else:
-            outbox_event(loop, CONTROL_LOOP, EVENT_TAKEN, 0, 0, loop.hub.node, loop.hub.node_len)
+            outbox_event(loop, EVENT_TAKEN, 0, hub_node(loop.hub))
             connect_end(loop, b"another node has this node's name")
         return
-    if op.payload == NULL or op.payload_len != INSTANCE_SIZE or op.reply_len == 0 or op.reply_len > REPLY_MAX:
+    if op.payload.at == NULL or op.payload.size != INSTANCE_SIZE or not 0 < op.reply.size <= REPLY_MAX:
         return
     if link.out.bytes > loop.hub.set.nats_pending:  # a flood of requests
         return
     # Of two nodes that ask at the same time, the one with the smaller instance keeps the name.
-    if link.state == LINK_UP or memcmp(link.presence.instance, op.payload, INSTANCE_SIZE) < 0:
-        n = connect_put_text(text, 0, b"PUB ")
-        n = connect_put_bytes(text, n, op.reply, op.reply_len)
-        n = connect_put_text(text, n, b" 5\r\ntaken\r\n")
-        nats_publish_write(loop, text, n)
+    if link.state == LINK_UP or memcmp(link.presence.instance, op.payload.at, INSTANCE_SIZE) < 0:
+        end = text_put(text_put_span(text_put(text, b"PUB "), op.reply), b" 5\r\ntaken\r\n")
+        nats_publish_write(loop, span_between(text, end))
 
 
 cdef inline void _link_pong(Loop* loop) noexcept nogil:
@@ -160,7 +141,7 @@ cdef inline void _link_pong(Loop* loop) noexcept nogil:
             return
         if SE_RARE(not link.announced):
             link.announced = True
-            outbox_event(loop, CONTROL_LOOP, EVENT_UP, 0, 0, NULL, 0)
+            outbox_event(loop, EVENT_UP, 0, span_none())
         subscriptions_confirm(loop)
         if SE_RARE(link.leaving and link.ponged >= link.leaving):
             connect_end(loop, b"the NATS server is about to stop")
@@ -177,7 +158,7 @@ cdef inline void _link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
             inbound_message(loop, op)
     elif op.kind == NATS_PING:
         if not link.blocked:
-            nats_publish_write(loop, b"PONG\r\n", 6)
+            nats_publish_write(loop, span_text(b"PONG\r\n"))
         elif link.owed < NATS_PONGS:
             link.owed += 1
     elif op.kind == NATS_PONG:
@@ -185,20 +166,19 @@ cdef inline void _link_operation(Loop* loop, const NatsOp* op) noexcept nogil:
     elif op.kind == NATS_INFO:
         server_info_take(loop, op)
     elif op.kind == NATS_ERR:
-        errors_take(loop, op.text, op.text_len)
+        errors_take(loop, op.text)
 
 
 cdef inline int64_t _link_next(Loop* loop, NatsOp* op) noexcept nogil:
     """Parses the next operation in the buffer, or the head of a message that is too large to keep, whose rest is then
     skipped. Returns the bytes used; -2: more are needed; -1: a violation of the protocol."""
     cdef Link* link = loop.linked
-    cdef const char* at = <const char*>link.input.data + link.input.start
-    cdef uint32_t n = link.input.used - link.input.start
+    cdef Span left = read_buffer_left(link)
     cdef size_t need
-    cdef int64_t used = nats_proto_parse(at, n, NATS_MOST, op)
-    if used != -2 or not read_buffer_oversize(loop, at, n, op, &need) or n < need:
+    cdef int64_t used = nats_proto_parse(left, NATS_MOST, op)
+    if used != -2 or not read_buffer_oversize(loop, left, op, &need) or left.size < need:
         return used
-    link.input.skip = op.headers_len + op.payload_len + 2 - (0 if op.headers == NULL else op.headers_len)
+    link.input.skip = op.headers.size + op.payload.size + 2 - (0 if op.headers.at == NULL else op.headers.size)
     return <int64_t>need
 
 
@@ -288,7 +268,7 @@ cdef inline bint link_has_output(const Link* link) noexcept nogil:
 cdef inline void _pongs_write(Loop* loop) noexcept nogil:
     """Writes the PONGs that are owed to the server, as far as there is memory."""
     cdef Link* link = loop.linked
-    while link.owed and nats_publish_write(loop, b"PONG\r\n", 6):
+    while link.owed and nats_publish_write(loop, span_text(b"PONG\r\n")):
         link.owed -= 1
 
 

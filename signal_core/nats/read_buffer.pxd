@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport realloc
 from libc.string cimport memmove
 from signal_core.base.limits cimport NATS_BUFFER_TICKS, NATS_HEADERS_KEPT, NATS_KEPT, NATS_READ_BUFFER
+from signal_core.base.span cimport Span, span_of
 from signal_core.tables.link_state cimport Link
 from signal_core.tables.state cimport Loop
 from signal_core.wire.nats_proto cimport NATS_HMSG, NATS_MSG, NatsOp, nats_proto_control_line, nats_proto_need
@@ -15,22 +16,25 @@ cdef enum:
 cdef inline bint _is_oversize(const Loop* loop, const NatsOp* op) noexcept nogil:
     """Whether a message is too large to keep: it is over max-message, and larger than any message of presence."""
     cdef uint64_t most = loop.hub.set.max_message if loop.hub.set.max_message > NATS_KEPT else NATS_KEPT
-    return op.payload_len > most or op.headers_len > NATS_HEADERS_KEPT
+    return op.payload.size > most or op.headers.size > NATS_HEADERS_KEPT
 
 
-cdef inline bint read_buffer_oversize(
-    const Loop* loop, const char* p, size_t n, NatsOp* op, size_t* need,
-) noexcept nogil:
-    """Whether the `n` bytes at `p` start with a message that is too large to keep. Then `need` is the size of its
-    control line and of its headers, unless these are too large as well."""
-    cdef int64_t line = nats_proto_control_line(p, n, op)
+cdef inline Span read_buffer_left(const Link* link) noexcept nogil:
+    """What is not parsed yet; good until the buffer is read into."""
+    return span_of(link.input.data + link.input.start, link.input.used - link.input.start)
+
+
+cdef inline bint read_buffer_oversize(const Loop* loop, Span input, NatsOp* op, size_t* need) noexcept nogil:
+    """Whether the input starts with a message that is too large to keep. Then `need` is the size of its control line
+    and of its headers, unless these are too large as well."""
+    cdef int64_t line = nats_proto_control_line(input, op)
     if line < 0 or (op.kind != NATS_MSG and op.kind != NATS_HMSG) or not _is_oversize(loop, op):
         return False
     need[0] = <size_t>line
-    if op.headers_len <= NATS_HEADERS_KEPT:
-        need[0] += op.headers_len
-        op.headers = p + line if op.headers_len else NULL
-    op.payload = NULL
+    if op.headers.size <= NATS_HEADERS_KEPT:
+        need[0] += op.headers.size
+        op.headers.at = input.at + line if op.headers.size else NULL
+    op.payload.at = NULL
     return True
 
 
@@ -48,9 +52,10 @@ cdef inline size_t _buffer_need(const Loop* loop) noexcept nogil:
     cdef const Link* link = loop.linked
     cdef NatsOp op
     cdef size_t need
-    if read_buffer_oversize(loop, <const char*>link.input.data, link.input.used, &op, &need):
+    cdef Span input = span_of(link.input.data, link.input.used)
+    if read_buffer_oversize(loop, input, &op, &need):
         return need
-    return nats_proto_need(<const char*>link.input.data, link.input.used)
+    return nats_proto_need(input)
 
 
 cdef inline bint read_buffer_room(Loop* loop) noexcept nogil:

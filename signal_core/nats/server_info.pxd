@@ -5,11 +5,10 @@ more waits, and Python gets at most one a tick.
 """
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy
 from signal_core.base.counters cimport C_DROPPED_NATS
 from signal_core.base.kinds cimport KIND_EVENT
 from signal_core.base.limits cimport CONTROL_LOOP, NATS_ASKING_TICKS
-from signal_core.base.memory cimport PACKET_PRESENCE, Packet, QueueNode, packet_free, packet_new_heap
+from signal_core.base.memory cimport PACKET_PRESENCE, Packet, QueueNode, packet_free, packet_new_heap, packet_set_data
 from signal_core.base.sys cimport se_store_relaxed
 from signal_core.delivery.nats_publish cimport nats_publish_is_over_limit, nats_publish_presence_dropped
 from signal_core.delivery.outbox cimport outbox_post
@@ -66,14 +65,13 @@ cdef inline void _info_tell(Loop* loop) noexcept nogil:
 cdef inline void server_info_take(Loop* loop, const NatsOp* op) noexcept nogil:
     """Handles an INFO. Without memory Python does not get it; if it is a greeting, LINK_ASKING times out."""
     cdef Link* link = loop.linked
-    cdef int64_t most = nats_info_number(op.text, op.text_len, b"max_payload")
-    cdef Packet* packet = packet_new_heap(&loop.mem, op.text_len, KIND_EVENT)
+    cdef int64_t most = nats_info_number(op.text, b"max_payload")
+    cdef Packet* packet = packet_new_heap(&loop.mem, op.text.size, KIND_EVENT)
     if most > 0:
         _limit(loop, <uint64_t>most)
     if packet != NULL:
         packet.code = EVENT_INFO
-        packet.size = <unsigned int>op.text_len
-        memcpy(packet.data, op.text, op.text_len)
+        packet_set_data(packet, op.text)
         if link.info.newest != NULL:
             packet_free(&loop.mem, link.info.newest)
         link.info.newest = packet

@@ -1,9 +1,10 @@
 """Writes SUBs, and handles those that NATS refuses for its limit on subscriptions (sub_queue.pxd). Loop 0 only."""
 
 from libc.stdint cimport uint32_t
-from libc.string cimport memmove, strlen
+from libc.string cimport memmove
 from signal_core.base.array cimport array_reserve_last
-from signal_core.base.limits cimport BURST_MOST, CONTROL_LOOP, OVER_TICKS, OVER_TOLD_TICKS, RESUMES_PER_TURN
+from signal_core.base.limits cimport BURST_MOST, OVER_TICKS, OVER_TOLD_TICKS, RESUMES_PER_TURN
+from signal_core.base.span cimport span_text
 from signal_core.base.sys cimport SE_RARE
 from signal_core.delivery.outbox cimport outbox_event
 from signal_core.delivery.sub_queue cimport SUB_FRESH, SUB_OVER, SUB_PLAIN, SUBS_AT_FIRST, sub_queue_probe
@@ -83,7 +84,7 @@ cdef inline void _over_tell(Loop* loop) noexcept nogil:
                              b"(max_subscriptions) is raised or other rooms are left")
     if link.limit.over_told == 0 or loop.tick - link.limit.over_told >= OVER_TOLD_TICKS:
         link.limit.over_told = loop.tick
-        outbox_event(loop, CONTROL_LOOP, EVENT_LOG, 0, 0, text, strlen(text))
+        outbox_event(loop, EVENT_LOG, 0, span_text(text))
 
 
 cdef inline bint _over_one(Loop* loop, const SentSub* sent, bint unsure) noexcept nogil:

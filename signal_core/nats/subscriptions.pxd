@@ -1,13 +1,16 @@
 """The link's subscriptions to rooms, and the clients whose SUB waits until NATS confirms one. Loop 0 only."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memcmp, memcpy
 from signal_core.base.array cimport array_reserve, array_reserve_last
 from signal_core.base.counters cimport C_AWAITS_REFUSED, C_NATS_SUBS
 from signal_core.base.kinds cimport KIND_NATS, KIND_RECEIPT
 from signal_core.base.limits cimport PREFIX_SIZE, RECLAIMS_PER_TURN, RESUMES_PER_TURN, WAITERS_MOST
-from signal_core.base.memory cimport Packet, packet_free, packet_new_heap, packet_set_text, packet_text
+from signal_core.base.memory cimport (
+    Packet, packet_data, packet_free, packet_new_heap, packet_set_data, packet_set_end, packet_set_text, packet_text,
+)
+from signal_core.base.span cimport Span, span_between, span_from, span_none, span_of, span_starts, span_until
 from signal_core.base.sys cimport SE_RARE, se_load_relaxed, se_store8_release
+from signal_core.base.text cimport text_put_span
 from signal_core.delivery.outbox cimport outbox_loop_of, outbox_post
 from signal_core.delivery.sub_queue cimport (
     SUB_FRESH, SUB_OVER, SUB_PLAIN, SUBS_AT_FIRST, sub_queue_allowed, sub_queue_given_up, sub_queue_has_room,
@@ -17,13 +20,15 @@ from signal_core.delivery.write_queue cimport write_queue_add
 from signal_core.presence.watches cimport watches_end_one, watches_settle, watches_unsub_write
 from signal_core.route.receipts cimport receipts_tell_peer
 from signal_core.tables.codes cimport CLUSTER_OFF, CODE_DENIED, CODE_OK, CODE_UNAVAILABLE
-from signal_core.tables.link_state cimport LINK_UP, Link, Waiter
+from signal_core.tables.link_state cimport LINK_UP, Link, Waiter, waiter_ref
 from signal_core.tables.room_table cimport (
-    Audience, RoomEntry, audience_of, room_entry_retire, room_table_find, room_table_hash, room_table_settle,
+    Audience, RoomEntry, audience_of, room_entry_name, room_entry_retire, room_table_find, room_table_hash,
+    room_table_settle,
 )
-from signal_core.tables.state cimport Hub, Loop
-from signal_core.wire.nats_format cimport NATS_KIND_SIZE, NATS_SUB_SIZE, nats_format_put_kind, nats_format_sub
-from signal_core.wire.nats_proto cimport NATS_TO_ROOM
+from signal_core.tables.state cimport Loop, hub_prefix
+from signal_core.wire.ids cimport ROOM_MAX, ids_loop
+from signal_core.wire.nats_format cimport NATS_KIND_SIZE, NATS_SUB_SIZE, nats_format_put_subject, nats_format_sub
+from signal_core.wire.nats_proto cimport NATS_TO_ROOM, NatsTarget, nats_target
 
 cdef enum:
     SID_NAME = 1              # `<prefix>.node.<node>`: other nodes ask for our name
@@ -35,15 +40,13 @@ cdef enum:
 cdef inline bint subscriptions_write(Loop* loop, RoomEntry* entry) noexcept nogil:
     """Queues the SUB of a room; the caller queues a PING behind it. False: no memory."""
     cdef Link* link = loop.linked
-    cdef Hub* hub = loop.hub
-    cdef char prefix[PREFIX_SIZE + NATS_KIND_SIZE]
-    cdef Packet* packet = packet_new_heap(&loop.mem, sizeof(prefix) + entry.size + NATS_SUB_SIZE, KIND_NATS)
+    cdef NatsTarget room = nats_target(room_entry_name(entry), span_none(), NATS_TO_ROOM)
+    cdef char text[PREFIX_SIZE + NATS_KIND_SIZE + ROOM_MAX]
+    cdef Span subject = span_between(text, nats_format_put_subject(text, hub_prefix(loop.hub), &room))
+    cdef Packet* packet = packet_new_heap(&loop.mem, subject.size + NATS_SUB_SIZE, KIND_NATS)
     if packet == NULL:
         return False
-    memcpy(prefix, hub.prefix, hub.prefix_len)
-    nats_format_put_kind(&prefix[hub.prefix_len], NATS_TO_ROOM)
-    packet.size = <uint32_t>nats_format_sub(<char*>packet.data, prefix, hub.prefix_len + NATS_KIND_SIZE, entry.name,
-                                            entry.size, FIRST_SID + entry.sub - 1)
+    packet_set_end(packet, nats_format_sub(<char*>packet.data, subject, FIRST_SID + entry.sub - 1))
     write_queue_add(loop, &link.out, packet)
     link.dirty = True
     return True
@@ -197,14 +200,14 @@ cdef inline void _waiter_fill(Waiter* waiter, Packet* packet, const RoomEntry* e
     waiter.serial = entry.serial
     waiter.presence = packet.code
     waiter.size = <uint8_t>packet.text_size
-    memcpy(waiter.ref, packet_text(packet), packet.text_size)
+    text_put_span(waiter.ref, packet_text(packet))
 
 
 cdef inline void subscriptions_await(Loop* loop, Packet* packet) noexcept nogil:
     """Handles a KIND_AWAIT: sends its receipt once NATS has answered the PING behind the room's SUB, or is away.
     Refuses the SUB without memory, or if WAITERS_MOST wait already."""
     cdef Link* link = loop.linked
-    cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
+    cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, packet_data(packet), packet.hash)
     cdef bint presence = packet.code
     cdef Waiter waiter
     if entry != NULL and link.state == LINK_UP:
@@ -212,18 +215,17 @@ cdef inline void subscriptions_await(Loop* loop, Packet* packet) noexcept nogil:
         if presence:
             watches_settle(loop, entry)
         if entry.denied or _sub_is_over(link, entry, presence):
-            _sub_refuse(loop, packet.target, entry,
-                        CODE_DENIED if entry.denied else CODE_UNAVAILABLE, packet_text(packet),
-                        packet.text_size)
+            _sub_refuse(loop, packet.target, entry, CODE_DENIED if entry.denied else CODE_UNAVAILABLE,
+                        packet_text(packet))
             return
         waiter.ping = _sub_ping(link, entry, presence)
         if waiter.ping == 0 or waiter.ping > link.ponged:
             _waiter_fill(&waiter, packet, entry)
             if entry.sub == 0 or not _waiter_add(loop, &waiter):
-                _sub_refuse(loop, packet.target, entry, CODE_UNAVAILABLE, packet_text(packet), packet.text_size)
+                _sub_refuse(loop, packet.target, entry, CODE_UNAVAILABLE, packet_text(packet))
             return
         se_store8_release(&entry.confirmed, 1)
-    receipts_tell_peer(loop, packet.target, CODE_OK, packet_text(packet), packet.text_size)
+    receipts_tell_peer(loop, packet.target, CODE_OK, packet_text(packet))
 
 
 cdef inline RoomEntry* _waiter_entry(const Link* link, const Waiter* waiter) noexcept nogil:
@@ -246,9 +248,9 @@ cdef inline void subscriptions_confirm(Loop* loop) noexcept nogil:
             continue
         entry = _waiter_entry(link, waiter)
         if SE_RARE(link.limit.full) and entry != NULL and _sub_is_over(link, entry, waiter.presence):
-            _sub_refuse(loop, waiter.id, entry, CODE_UNAVAILABLE, waiter.ref, waiter.size)
+            _sub_refuse(loop, waiter.id, entry, CODE_UNAVAILABLE, waiter_ref(waiter))
         else:
-            receipts_tell_peer(loop, waiter.id, CODE_OK, waiter.ref, waiter.size)
+            receipts_tell_peer(loop, waiter.id, CODE_OK, waiter_ref(waiter))
 
 
 cdef inline void subscriptions_release_waiters(Loop* loop) noexcept nogil:
@@ -259,7 +261,7 @@ cdef inline void subscriptions_release_waiters(Loop* loop) noexcept nogil:
         waiter = &link.waiters.list[link.waiters.head]
         link.waiters.head += 1
         if waiter.id:
-            receipts_tell_peer(loop, waiter.id, CODE_OK, waiter.ref, waiter.size)
+            receipts_tell_peer(loop, waiter.id, CODE_OK, waiter_ref(waiter))
 
 
 cdef inline void subscriptions_lost(Loop* loop) noexcept nogil:
@@ -315,47 +317,49 @@ cdef inline void subscriptions_retry(Loop* loop) noexcept nogil:
         link.subs.resume = 0
 
 
-cdef inline void _sub_refuse(Loop* loop, uint64_t id, RoomEntry* entry, uint8_t code, const char* ref,
-                             size_t n) noexcept nogil:
+cdef inline void _sub_refuse(Loop* loop, uint64_t id, RoomEntry* entry, uint8_t code, Span ref) noexcept nogil:
     """Tells a client's loop that its SUB is refused: CODE_DENIED or CODE_UNAVAILABLE. The loop undoes what the SUB has
     changed: the membership, or only its watching of presence."""
     cdef Packet* packet
     if outbox_loop_of(loop.hub, id) == NULL:
         return
-    packet = packet_new_heap(&loop.mem, entry.size + n, KIND_RECEIPT)
+    packet = packet_new_heap(&loop.mem, entry.size + ref.size, KIND_RECEIPT)
     if packet == NULL:
         return
     packet.target = id
     packet.code = code
     packet.hash = entry.sub_state != SUB_OVER and not entry.denied  # the room itself is subscribed to
-    packet.size = entry.size
-    memcpy(packet.data, entry.name, entry.size)
-    packet_set_text(packet, ref, n)
-    outbox_post(loop, <uint32_t>(id >> 56), packet)
+    packet_set_data(packet, room_entry_name(entry))
+    packet_set_text(packet, ref)
+    outbox_post(loop, ids_loop(id), packet)
 
 
-cdef inline RoomEntry* _subject_entry(Loop* loop, const char* text, size_t n) noexcept nogil:
+cdef inline Span subscriptions_quoted(Span text) noexcept nogil:
+    """Returns what stands between the first two double quotes of a text; NULL: there are fewer."""
+    cdef size_t size = span_until(text, c'"')
+    if size == text.size:
+        return span_none()
+    text = span_from(text, size + 1)
+    size = span_until(text, c'"')
+    return span_of(text.at, size) if size < text.size else span_none()
+
+
+cdef inline RoomEntry* _subject_entry(Loop* loop, Span text) noexcept nogil:
     """Returns the room whose subject is quoted in the text; NULL: there is none."""
-    cdef Hub* hub = loop.hub
-    cdef size_t skip = hub.prefix_len + 6, at = 0, end
-    while at < n and text[at] != c'"':
-        at += 1
-    at += 1
-    end = at
-    while end < n and text[end] != c'"':
-        end += 1
-    if end >= n or end - at <= skip or memcmp(text + at + hub.prefix_len, b".room.", 6) != 0:
+    cdef Span subject = subscriptions_quoted(text)
+    cdef uint32_t prefix = loop.hub.prefix_len
+    if subject.size <= prefix + NATS_KIND_SIZE or not span_starts(span_from(subject, prefix), b".room."):
         return NULL
-    at += skip
-    return room_table_find(&hub.rooms, text + at, end - at, room_table_hash(&hub.rooms, text + at, end - at))
+    subject = span_from(subject, prefix + NATS_KIND_SIZE)
+    return room_table_find(&loop.hub.rooms, subject, room_table_hash(&loop.hub.rooms, subject))
 
 
-cdef inline void subscriptions_denied(Loop* loop, const char* text, size_t n) noexcept nogil:
+cdef inline void subscriptions_denied(Loop* loop, Span text) noexcept nogil:
     """Handles `Permissions Violation for Subscription to "<subject>"`. Every SUB of that room, waiting or to come on
     this connection, is answered `denied`, and its client is not a member."""
     cdef Link* link = loop.linked
     cdef Waiter* waiter
-    cdef RoomEntry* entry = _subject_entry(loop, text, n)
+    cdef RoomEntry* entry = _subject_entry(loop, text)
     cdef uint32_t i
     if entry == NULL or entry.sub == 0:
         link.limit.unidentified += 1
@@ -365,5 +369,5 @@ cdef inline void subscriptions_denied(Loop* loop, const char* text, size_t n) no
     for i in range(link.waiters.head, link.waiters.used):
         waiter = &link.waiters.list[i]
         if waiter.id and _waiter_entry(link, waiter) == entry:
-            _sub_refuse(loop, waiter.id, entry, CODE_DENIED, waiter.ref, waiter.size)
+            _sub_refuse(loop, waiter.id, entry, CODE_DENIED, waiter_ref(waiter))
             waiter.id = 0

@@ -10,13 +10,14 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 from signal_core.base.counters cimport C_NATS_IN, C_NATS_MALFORMED, C_NODES_LOST
 from signal_core.base.limits cimport AUDIENCES_PER_TURN, BEAT_TICKS, INSTANCE_SIZE, LOST_TICKS, NATS_LOOK_TICKS
-from signal_core.base.memory cimport Packet
+from signal_core.base.memory cimport Packet, packet_data
+from signal_core.base.span cimport Span, span_between, span_from, span_is, span_none, span_of, span_same
 from signal_core.base.sys cimport se_add_relaxed, se_load_relaxed, se_store_relaxed, se_store_seqcst
-from signal_core.base.text cimport UINT_TEXT, text_parse_uint, text_put_bytes, text_put_uint
+from signal_core.base.text cimport UINT_TEXT, text_parse_uint, text_put, text_put_span, text_put_uint
 from signal_core.delivery.nats_publish cimport nats_publish_queue, nats_publish_write
 from signal_core.delivery.outbox cimport outbox_post
 from signal_core.presence.events cimport (
-    LINE_MAX, SUBJECT_MAX, events_add, events_change_verb, events_heard_abroad, events_line_size, events_lost,
+    LINE_MAX, SUBJECT_MAX, events_add, events_after, events_change_verb, events_heard_abroad, events_line, events_lost,
     events_node_of, events_publish, events_publish_new, events_put_subject, events_put_who, events_tell_changes,
     events_tell_members,
 )
@@ -25,11 +26,11 @@ from signal_core.presence.remote_query cimport (
 )
 from signal_core.presence.roster cimport roster_fits, roster_question
 from signal_core.presence.watches cimport SID_AUDIENCE, watches_drop, watches_note, watches_sub
-from signal_core.tables.link_state cimport LINK_UP, Link, Node
+from signal_core.tables.link_state cimport LINK_UP, Link, Node, link_instance, node_name
 from signal_core.tables.loop_rooms cimport WATCH_CHANGES
 from signal_core.tables.room_table cimport Audience, RoomEntry, audience_of, room_table_find, room_table_hash
-from signal_core.tables.state cimport Hub, Loop
-from signal_core.wire.ids cimport NODE_MAX, ids_room_valid, se_lower_run, se_token_run
+from signal_core.tables.state cimport Hub, Loop, hub_node
+from signal_core.wire.ids cimport NODE_MAX, ids_node_run, ids_room_valid, se_token_run
 from signal_core.wire.nats_format cimport NATS_SUB_SIZE, nats_format_sub
 from signal_core.wire.nats_proto cimport NatsOp
 
@@ -39,22 +40,35 @@ cdef enum:
     SID_MEMBERS = 6           # `<prefix>.presence-members.<node>`: answers to ours
     BEAT_MAX = NODE_MAX + 1 + INSTANCE_SIZE + 1 + UINT_TEXT + 2  # bytes of a heartbeat
 
+cdef struct Question:         # `<node> <number> <room>`, as a query or an answer begins. Points into its text
+    Span node
+    Span room
+    Span rest                 # what follows
+    uint64_t number
+
+cdef struct Heartbeat:        # points into its text
+    Span node
+    const char* instance      # INSTANCE_SIZE bytes
+    uint64_t epoch
+    bint watches              # it has watchers
+    bint bye                  # it stops; the other fields but `node` are not set
+
 
 # -- nodes --
 
-cdef inline uint16_t _node_find(Link* link, const char* name, size_t n) noexcept nogil:
+cdef inline uint16_t _node_find(Link* link, Span name) noexcept nogil:
     """The node's index; 0 if it is unknown."""
     cdef uint32_t i
     for i in range(1, link.presence.nodes_used):
-        if link.presence.nodes[i].size == n and memcmp(link.presence.nodes[i].name, name, n) == 0:
+        if span_same(node_name(&link.presence.nodes[i]), name):
             return <uint16_t>i
     return 0
 
 
-cdef inline uint16_t _node_note(Loop* loop, const char* name, size_t n) noexcept nogil:
+cdef inline uint16_t _node_note(Loop* loop, Span name) noexcept nogil:
     """The index of a node, which is added if it is unknown; 0 without memory."""
     cdef Link* link = loop.linked
-    cdef uint16_t index = _node_find(link, name, n)
+    cdef uint16_t index = _node_find(link, name)
     cdef uint32_t i
     if index:
         return index
@@ -68,8 +82,8 @@ cdef inline uint16_t _node_note(Loop* loop, const char* name, size_t n) noexcept
         index = <uint16_t>link.presence.nodes_used
         link.presence.nodes_used += 1
     memset(&link.presence.nodes[index], 0, sizeof(Node))
-    memcpy(link.presence.nodes[index].name, name, n)
-    link.presence.nodes[index].size = <uint8_t>n
+    text_put_span(link.presence.nodes[index].name, name)
+    link.presence.nodes[index].size = <uint8_t>name.size
     link.presence.nodes[index].heard = loop.tick
     return index
 
@@ -95,34 +109,34 @@ cdef inline void _node_left(Loop* loop, Audience* audience, uint16_t index) noex
     """Announces `LEAVE <room> <node>.*` if the node is known to have members there."""
     cdef Node* node = &loop.linked.presence.nodes[index]
     cdef char line[6 + NODE_MAX + 3]
-    cdef uint8_t* at
+    cdef char* end
     if not watches_drop(audience, index):
         return
-    at = text_put_bytes(text_put_bytes(text_put_bytes(<uint8_t*>line, b"LEAVE ", 6), node.name, node.size), b".*\n", 3)
-    events_tell_changes(loop, <RoomEntry*>audience.entry, line, <size_t>(<char*>at - line))
+    end = text_put(text_put_span(text_put(line, b"LEAVE "), node_name(node)), b".*\n")
+    events_tell_changes(loop, <RoomEntry*>audience.entry, span_between(line, end))
 
 
 # -- queries from other nodes --
 
-cdef inline bint _question_head(const char* text, size_t n, size_t* node, uint64_t* number, size_t* room,
-                                size_t* room_n) noexcept nogil:
+cdef inline bint _question_parse(Span text, Question* out) noexcept nogil:
     """Parses `<node> <number> <room>`, with which queries and answers begin. False if it is malformed."""
-    cdef size_t at = se_lower_run(text, n if n < NODE_MAX else NODE_MAX), size
-    if at == 0 or at == n or text[at] != c" ":
+    cdef size_t size = ids_node_run(text)
+    if size == 0 or size == text.size or text.at[size] != c" ":
         return False
-    node[0] = at
-    at += 1
-    size = se_token_run(text + at, n - at)
-    if (at + size >= n or text[at + size] != c" " or not text_parse_uint(text + at, size, number)
-            or number[0] > WATCH_CHANGES):
+    out.node = span_of(text.at, size)
+    text = span_from(text, size + 1)
+    size = se_token_run(text.at, text.size)
+    if (size == text.size or text.at[size] != c" " or not text_parse_uint(span_of(text.at, size), &out.number)
+            or out.number > WATCH_CHANGES):
         return False
-    room[0] = at + size + 1
-    room_n[0] = se_token_run(text + room[0], n - room[0])
-    return ids_room_valid(text + room[0], room_n[0])
+    text = span_from(text, size + 1)
+    out.room = span_of(text.at, se_token_run(text.at, text.size))
+    out.rest = span_from(text, out.room.size)
+    return ids_room_valid(out.room)
 
 
-cdef inline RoomEntry* _room_named(Loop* loop, const char* name, size_t n) noexcept nogil:
-    return room_table_find(&loop.hub.rooms, name, n, room_table_hash(&loop.hub.rooms, name, n))
+cdef inline RoomEntry* _room_named(Loop* loop, Span name) noexcept nogil:
+    return room_table_find(&loop.hub.rooms, name, room_table_hash(&loop.hub.rooms, name))
 
 
 cdef inline void _heard_abroad(Loop* loop, bint is_new) noexcept nogil:
@@ -133,59 +147,61 @@ cdef inline void _heard_abroad(Loop* loop, bint is_new) noexcept nogil:
     se_store_seqcst(&loop.hub.abroad, loop.tick + LOST_TICKS)
 
 
-cdef inline void _on_question(Loop* loop, const char* text, size_t n) noexcept nogil:
-    cdef Hub* hub = loop.hub
-    cdef size_t node, room, room_n, at
-    cdef uint64_t number
+cdef inline void _on_question(Loop* loop, Span text) noexcept nogil:
+    cdef Question question
     cdef RoomEntry* entry
     cdef uint16_t index
-    if not _question_head(text, n, &node, &number, &room, &room_n):
+    if not _question_parse(text, &question):
         loop.n[C_NATS_MALFORMED] += 1
         return
-    at = room + room_n
-    if at < n and (n - at - 1 != hub.node_len or memcmp(text + at + 1, hub.node, hub.node_len) != 0):
+    if question.rest.size and not span_same(span_from(question.rest, 1), hub_node(loop.hub)):
         return
-    index = _node_find(loop.linked, text, node)
+    index = _node_find(loop.linked, question.node)
     _heard_abroad(loop, index != 0 and not loop.linked.presence.nodes[index].watches)
-    entry = _room_named(loop, text + room, room_n)
+    entry = _room_named(loop, question.room)
     if entry == NULL:
         return
     if roster_fits(loop, entry):
-        roster_question(loop, entry, <uint16_t>number, text, node)
+        roster_question(loop, entry, <uint16_t>question.number, question.node)
     else:
         events_lost(loop)
 
 
 # -- messages from NATS --
 
-cdef inline void _on_members(Loop* loop, const char* text, size_t n) noexcept nogil:
+cdef inline bint _members_are_good(Span text) noexcept nogil:
+    """Whether each line is a member."""
+    cdef Span line
+    while text.size:
+        line = events_line(text)
+        if events_node_of(line) == 0:
+            return False
+        text = events_after(text, line)
+    return True
+
+
+cdef inline void _on_members(Loop* loop, Span text) noexcept nogil:
     """Handles an answer to a query: its head, then a line for each member."""
-    cdef size_t head = events_line_size(text, n), node, room, room_n, at, size
-    cdef uint64_t number
+    cdef Span head = events_line(text), members = events_after(text, head)
+    cdef Question answer
     cdef RoomEntry* entry
     cdef Audience* audience
-    if head == n or not _question_head(text, head, &node, &number, &room, &room_n) or room + room_n != head:
+    if (head.size == text.size or not _question_parse(head, &answer) or answer.rest.size
+            or not _members_are_good(members)):
         loop.n[C_NATS_MALFORMED] += 1
         return
-    at = head + 1
-    while at < n:
-        size = events_line_size(text + at, n - at)
-        if events_node_of(text + at, size) == 0:
-            loop.n[C_NATS_MALFORMED] += 1
-            return
-        at += size + 1
-    entry = _room_named(loop, text + room, room_n)
+    entry = _room_named(loop, answer.room)
     audience = NULL if entry == NULL else audience_of(entry)
     if audience == NULL:
         return
-    _node_heard(loop, audience, text, node)
-    events_tell_members(loop, entry, <uint32_t>(number | (number << 16)), text + head + 1, n - head - 1)
+    _node_heard(loop, audience, answer.node)
+    events_tell_members(loop, entry, <uint32_t>(answer.number | (answer.number << 16)), members)
 
 
-cdef inline void _node_heard(Loop* loop, Audience* audience, const char* name, size_t n) noexcept nogil:
+cdef inline void _node_heard(Loop* loop, Audience* audience, Span name) noexcept nogil:
     """A node has members in the room. If it is being walked as lost, the cursor returns to this room: this
     may be the last that is heard of it."""
-    cdef uint16_t index = _node_note(loop, name, n)
+    cdef uint16_t index = _node_note(loop, name)
     cdef Node* node = &loop.linked.presence.nodes[index]
     if index == 0:
         return
@@ -199,67 +215,75 @@ cdef inline void _on_changes(Loop* loop, const NatsOp* op) noexcept nogil:
     cdef size_t skip = loop.hub.prefix_len + 10, verb, node
     cdef RoomEntry* entry
     cdef Audience* audience
-    if op.subject_len <= skip:
+    cdef Span who
+    if op.subject.size <= skip:
         return
-    entry = _room_named(loop, op.subject + skip, op.subject_len - skip)
+    entry = _room_named(loop, span_from(op.subject, skip))
     audience = NULL if entry == NULL else audience_of(entry)
     if audience == NULL:
         return
-    verb = events_change_verb(op.payload, events_line_size(op.payload, op.payload_len))
+    who = events_line(op.payload)
+    verb = events_change_verb(who)
     if verb:
-        node = events_node_of(op.payload + verb, events_line_size(op.payload, op.payload_len) - verb)
+        who = span_from(who, verb)
+        node = events_node_of(who)
         if node:
-            _node_heard(loop, audience, op.payload + verb, node)
-    events_tell_changes(loop, entry, op.payload, op.payload_len)
+            _node_heard(loop, audience, span_of(who.at, node))
+    events_tell_changes(loop, entry, op.payload)
 
 
-cdef inline void _on_bye(Loop* loop, const char* name, size_t n) noexcept nogil:
-    cdef uint16_t index = _node_find(loop.linked, name, n)
+cdef inline void _on_bye(Loop* loop, Span name) noexcept nogil:
+    cdef uint16_t index = _node_find(loop.linked, name)
     if index:
         _node_lost(loop, index)
 
 
-cdef inline bint _heartbeat_parse(const char* text, size_t n, size_t name, uint64_t* epoch) noexcept nogil:
-    """Whether `<instance> <epoch> <0 or 1>` follows the name, of `name` bytes, and a space."""
-    cdef size_t at = name + 1, size
-    if name == 0 or n < at + 20 or text[name] != c" " or text[at + 16] != c" ":
+cdef inline bint _heartbeat_parse(Span text, Heartbeat* out) noexcept nogil:
+    """Parses `<node> <instance> <epoch> <1 if it has watchers, else 0>`, or `<node> bye`."""
+    cdef size_t size = ids_node_run(text)
+    cdef Span rest = span_from(text, size)
+    out.node = span_of(text.at, size)
+    out.bye = size and span_is(rest, b" bye")
+    if out.bye:
+        return True
+    if size == 0 or rest.size < 1 + INSTANCE_SIZE + 4 or rest.at[0] != c" " or rest.at[1 + INSTANCE_SIZE] != c" ":
         return False
-    size = se_token_run(text + at + 17, n - at - 17)
-    return n == at + 17 + size + 2 and text_parse_uint(text + at + 17, size, epoch)
+    out.instance = rest.at + 1
+    rest = span_from(rest, 1 + INSTANCE_SIZE + 1)
+    size = se_token_run(rest.at, rest.size)
+    out.watches = text.at[text.size - 1] == c"1"
+    return rest.size == size + 2 and text_parse_uint(span_of(rest.at, size), &out.epoch)
 
 
-cdef inline void _node_beats(Loop* loop, uint16_t index, const char* instance, uint64_t epoch,
-                             bint watches) noexcept nogil:
+cdef inline void _node_beats(Loop* loop, uint16_t index, const Heartbeat* beat) noexcept nogil:
     """Notes a heartbeat. A node that is new, or that may have missed presence, is queried about every room."""
     cdef Node* node = &loop.linked.presence.nodes[index]
-    cdef bint is_new = memcmp(node.instance, instance, INSTANCE_SIZE) != 0
-    cdef bint known = node.epoch == epoch and not is_new and not (node.walks and not node.asks)
+    cdef bint is_new = memcmp(node.instance, beat.instance, INSTANCE_SIZE) != 0
+    cdef bint known = node.epoch == beat.epoch and not is_new and not (node.walks and not node.asks)
     node.heard = loop.tick
-    node.epoch = epoch
-    memcpy(node.instance, instance, INSTANCE_SIZE)
-    if watches:
+    node.epoch = beat.epoch
+    memcpy(node.instance, beat.instance, INSTANCE_SIZE)
+    if beat.watches:
         _heard_abroad(loop, False)
-    node.watches = watches
+    node.watches = beat.watches
     if not known:
         _node_walk(loop.linked, index, True)
     if is_new:  # it does not know this node either
         loop.linked.presence.beat_due = loop.tick
 
 
-cdef inline void _on_heartbeat(Loop* loop, const char* text, size_t n) noexcept nogil:
-    """Handles `<node> <instance> <epoch> <1 if it has watchers, else 0>`, or `<node> bye`."""
-    cdef size_t name = se_lower_run(text, n if n < NODE_MAX else NODE_MAX)
-    cdef uint64_t epoch
+cdef inline void _on_heartbeat(Loop* loop, Span text) noexcept nogil:
+    cdef Heartbeat beat
     cdef uint16_t index
-    if name and n == name + 4 and memcmp(text + name, b" bye", 4) == 0:
-        _on_bye(loop, text, name)
-        return
-    if not _heartbeat_parse(text, n, name, &epoch):
+    if not _heartbeat_parse(text, &beat):
         loop.n[C_NATS_MALFORMED] += 1
         return
-    index = _node_note(loop, text, name)
+    if beat.bye:
+        _on_bye(loop, beat.node)
+        return
+    index = _node_note(loop, beat.node)
     if index:
-        _node_beats(loop, index, text + name + 1, epoch, text[n - 1] == c"1")
+        _node_beats(loop, index, &beat)
 
 
 cdef inline bint cluster_is_presence(uint64_t sid) noexcept nogil:
@@ -269,14 +293,14 @@ cdef inline bint cluster_is_presence(uint64_t sid) noexcept nogil:
 cdef inline void cluster_message(Loop* loop, const NatsOp* op) noexcept nogil:
     """Handles a message on a presence subscription. Headers are ignored."""
     loop.n[C_NATS_IN] += 1
-    if op.payload == NULL:  # too large to be kept, and so too large for presence
+    if op.payload.at == NULL:  # too large to be kept, and so too large for presence
         loop.n[C_NATS_MALFORMED] += 1
     elif op.sid == SID_ALIVE:
-        _on_heartbeat(loop, op.payload, op.payload_len)
+        _on_heartbeat(loop, op.payload)
     elif op.sid == SID_ASK:
-        _on_question(loop, op.payload, op.payload_len)
+        _on_question(loop, op.payload)
     elif op.sid == SID_MEMBERS:
-        _on_members(loop, op.payload, op.payload_len)
+        _on_members(loop, op.payload)
     else:
         _on_changes(loop, op)
 
@@ -331,13 +355,13 @@ cdef inline void _beat(Loop* loop) noexcept nogil:
     cdef Packet* packet
     cdef Link* link = loop.linked
     cdef char text[BEAT_MAX]
-    cdef uint8_t* at = text_put_bytes(text_put_bytes(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" ", 1)
+    cdef char* out = text_put(text_put_span(text, hub_node(loop.hub)), b" ")
     link.presence.told_epoch = se_load_relaxed(&loop.hub.presence_epoch)
     link.presence.beat_due = loop.tick + BEAT_TICKS
-    at = text_put_bytes(text_put_bytes(at, link.presence.instance, INSTANCE_SIZE), b" ", 1)
-    at += text_put_uint(<char*>at, link.presence.told_epoch)
-    at = text_put_bytes(at, b" 1" if link.presence.audiences_used > link.presence.audiences_nfree else b" 0", 2)
-    packet = events_publish_new(loop, b"presence-alive", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
+    out = text_put(text_put_span(out, link_instance(link)), b" ")
+    out = text_put_uint(out, link.presence.told_epoch)
+    out = text_put(out, b" 1" if link.presence.audiences_used > link.presence.audiences_nfree else b" 0")
+    packet = events_publish_new(loop, b"presence-alive", span_none(), span_between(text, out), span_none())
     if packet != NULL:
         outbox_post(loop, 0, packet)
 
@@ -373,11 +397,11 @@ cdef inline uint32_t cluster_patience(const Link* link, uint32_t tick) noexcept 
     return ticks if ticks < NATS_LOOK_TICKS else NATS_LOOK_TICKS
 
 
-cdef inline bint _sub(Loop* loop, const char* what, const char* tail, size_t n, uint64_t sid) noexcept nogil:
-    cdef char subject[SUBJECT_MAX]
+cdef inline bint _sub(Loop* loop, const char* what, Span tail, uint64_t sid) noexcept nogil:
+    cdef char text[SUBJECT_MAX]
     cdef char line[SUBJECT_MAX + NATS_SUB_SIZE]
-    cdef size_t size = events_put_subject(subject, loop.hub, what, tail, n)
-    return nats_publish_write(loop, line, nats_format_sub(line, subject, <uint32_t>size, b"", 0, sid))
+    cdef Span subject = span_between(text, events_put_subject(text, loop.hub, what, tail))
+    return nats_publish_write(loop, span_between(line, nats_format_sub(line, subject, sid)))
 
 
 cdef inline bint cluster_up(Loop* loop) noexcept nogil:
@@ -385,9 +409,9 @@ cdef inline bint cluster_up(Loop* loop) noexcept nogil:
     cdef Link* link = loop.linked
     cdef Hub* hub = loop.hub
     cdef uint32_t i
-    if (not remote_query_reserve_nodes(link) or not _sub(loop, b"presence-alive", b"", 0, SID_ALIVE)
-            or not _sub(loop, b"presence-ask", b"", 0, SID_ASK)
-            or not _sub(loop, b"presence-members", hub.node, hub.node_len, SID_MEMBERS)):
+    if (not remote_query_reserve_nodes(link) or not _sub(loop, b"presence-alive", span_none(), SID_ALIVE)
+            or not _sub(loop, b"presence-ask", span_none(), SID_ASK)
+            or not _sub(loop, b"presence-members", hub_node(hub), SID_MEMBERS)):
         return False
     for i in range(1, link.presence.nodes_used):
         link.presence.nodes[i].heard = loop.tick
@@ -401,11 +425,11 @@ cdef inline bint cluster_up(Loop* loop) noexcept nogil:
 cdef inline void cluster_bye(Loop* loop) noexcept nogil:
     """Announces that this node stops, so that others do not wait for its heartbeats. The caller writes it."""
     cdef char text[NODE_MAX + 4]
-    cdef uint8_t* at = text_put_bytes(text_put_bytes(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" bye", 4)
+    cdef Span bye = span_between(text, text_put(text_put_span(text, hub_node(loop.hub)), b" bye"))
     cdef Packet* packet
     if loop.linked.state != LINK_UP:
         return
-    packet = events_publish_new(loop, b"presence-alive", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
+    packet = events_publish_new(loop, b"presence-alive", span_none(), bye, span_none())
     if packet != NULL:
         nats_publish_queue(loop, packet)
 
@@ -415,13 +439,11 @@ cdef inline void cluster_bye(Loop* loop) noexcept nogil:
 cdef inline void cluster_local_peer_came(Loop* loop, const Packet* packet) noexcept nogil:
     """Handles a KIND_LOCAL_PEER: the local peer has joined or left a room. If it was the last member, the room's entry
     may be gone; other nodes still get the LEAVE."""
-    cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
+    cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, packet_data(packet), packet.hash)
     cdef char line[LINE_MAX]
-    cdef size_t n
+    cdef char* end
     if entry != NULL:
         events_add(loop, entry, NULL, packet.code != 0)
     elif events_heard_abroad(loop) and packet.code == 0:
-        memcpy(line, b"LEAVE ", 6)
-        n = 6 + events_put_who(loop, NULL, line + 6)
-        line[n] = c"\n"
-        events_publish(loop, b"presence", <char*>packet.data, packet.size, line, n + 1, b"", 0)
+        end = text_put(events_put_who(text_put(line, b"LEAVE "), loop, NULL), b"\n")
+        events_publish(loop, b"presence", packet_data(packet), span_between(line, end), span_none())

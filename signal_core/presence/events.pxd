@@ -11,7 +11,7 @@ text for NATS goes through the mailbox of the link's loop, even if that loop sen
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, qsort
-from libc.string cimport memchr, memcmp, memcpy, strlen
+from libc.string cimport memcpy
 from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport (
     C_NATS_MALFORMED, C_PRESENCE_CHANGES, C_PRESENCE_DENIED, C_PRESENCE_LOST, C_PRESENCE_OUT, C_TAKEN,
@@ -19,10 +19,14 @@ from signal_core.base.counters cimport (
 from signal_core.base.kinds cimport KIND_FRAME, KIND_NATS, KIND_NEWS
 from signal_core.base.limits cimport LOCAL_PEER_LOOP, MEMBERS_TEXT, NEWS_KEEP, NEWS_TEXT, PREFIX_SIZE, UNIT_SHIFT
 from signal_core.base.memory cimport (
-    PACKET_COUNTED, PACKET_PRESENCE, Packet, packet_copy, packet_free, packet_let_go, packet_new_heap, packet_share,
+    PACKET_COUNTED, PACKET_PRESENCE, Packet, packet_copy, packet_free, packet_let_go, packet_new_heap, packet_set_end,
+    packet_share,
+)
+from signal_core.base.span cimport (
+    Span, span_between, span_from, span_is, span_none, span_of, span_starts, span_until,
 )
 from signal_core.base.sys cimport se_add_relaxed, se_load_relaxed, se_load_seqcst, se_siphash13
-from signal_core.base.text cimport text_put_bytes, text_put_uint
+from signal_core.base.text cimport text_put, text_put_span, text_put_uint
 from signal_core.delivery.conn cimport conn_deliver, conn_id
 from signal_core.delivery.drop_notice cimport drop_notice_note, drop_notice_watchers_key
 from signal_core.delivery.nats_publish cimport nats_publish_denied
@@ -33,10 +37,10 @@ from signal_core.tables.conn_acl cimport conn_acl_user
 from signal_core.tables.conn_table cimport CONN_OPEN, Conn, slab_conn
 from signal_core.tables.loop_rooms cimport NO_ROOM, WATCH_NONE, Member, rooms_find_serial, rooms_members_of
 from signal_core.tables.mailbox cimport mailbox_taken
-from signal_core.tables.room_table cimport Audience, RoomEntry, audience_of
-from signal_core.tables.state cimport LANE_SPREAD, Change, Hub, Loop, News, loop_bit
+from signal_core.tables.room_table cimport Audience, RoomEntry, audience_of, room_entry_name
+from signal_core.tables.state cimport LANE_SPREAD, Change, Hub, Loop, News, hub_prefix, loop_bit
 from signal_core.wire.frame cimport OP_TEXT, frame_head_size, frame_put_head
-from signal_core.wire.ids cimport NODE_MAX, PEER_TEXT, ROOM_MAX, USER_MAX, ids_peer_run, se_lower_run
+from signal_core.wire.ids cimport PEER_TEXT, ROOM_MAX, USER_MAX, ids_node_run, ids_peer_run
 
 cdef enum:
     WHO_MAX = PEER_TEXT + 6 + USER_MAX                    # bytes of `<peer> user=U` for a peer of this node
@@ -54,15 +58,10 @@ cdef inline bint events_heard_abroad(const Loop* loop) noexcept nogil:
             and se_load_relaxed(&loop.hub.link) == CLUSTER_UP)
 
 
-cdef inline size_t events_put_subject(
-    char* out, const Hub* hub, const char* what, const char* tail, size_t n,
-) noexcept nogil:
-    """`<prefix>.<what>[.<tail>]`"""
-    cdef uint8_t* at = text_put_bytes(<uint8_t*>out, hub.prefix, hub.prefix_len)
-    at = text_put_bytes(text_put_bytes(at, b".", 1), what, strlen(what))
-    if n:
-        at = text_put_bytes(text_put_bytes(at, b".", 1), tail, n)
-    return <size_t>(<char*>at - out)
+cdef inline char* events_put_subject(char* out, const Hub* hub, const char* what, Span tail) noexcept nogil:
+    """Writes `<prefix>.<what>[.<tail>]`, at most SUBJECT_MAX bytes; returns the address behind it."""
+    out = text_put(text_put(text_put_span(out, hub_prefix(hub)), b"."), what)
+    return text_put_span(text_put(out, b"."), tail) if tail.size else out
 
 
 cdef inline void events_lost(Loop* loop) noexcept nogil:
@@ -71,40 +70,39 @@ cdef inline void events_lost(Loop* loop) noexcept nogil:
     se_add_relaxed(&loop.hub.presence_epoch, 1)
 
 
-cdef inline Packet* events_publish_new(Loop* loop, const char* what, const char* tail, size_t tail_n, const char* first,
-                                       size_t first_n, const char* rest, size_t rest_n) noexcept nogil:
+cdef inline Packet* events_publish_new(Loop* loop, const char* what, Span tail, Span first,
+                                       Span rest) noexcept nogil:
     """A PUB of `first` and `rest`. NULL without memory, which makes other nodes query again; NULL also if NATS denies
     the subject, which is only counted, because a query would not help."""
-    cdef char subject[SUBJECT_MAX]
-    cdef size_t n = events_put_subject(subject, loop.hub, what, tail, tail_n)
-    cdef uint8_t* at
+    cdef char text[SUBJECT_MAX]
+    cdef Span subject = span_between(text, events_put_subject(text, loop.hub, what, tail))
+    cdef size_t size = first.size + rest.size
     cdef Packet* packet
+    cdef char* out
     if (se_load_relaxed(&loop.hub.ndenied)
-            and nats_publish_denied(loop.hub, se_siphash13(loop.hub.rooms.key, subject, n))):
+            and nats_publish_denied(loop.hub, se_siphash13(loop.hub.rooms.key, subject.at, subject.size))):
         loop.n[C_PRESENCE_DENIED] += 1
         return NULL
-    packet = packet_new_heap(&loop.mem, n + first_n + rest_n + 32, KIND_NATS)
+    packet = packet_new_heap(&loop.mem, subject.size + size + 32, KIND_NATS)
     if packet == NULL:
         events_lost(loop)
         return NULL
-    at = text_put_bytes(text_put_bytes(text_put_bytes(packet.data, b"PUB ", 4), subject, n), b" ", 1)
-    at += text_put_uint(<char*>at, first_n + rest_n)
-    at = text_put_bytes(text_put_bytes(at, b"\r\n", 2), first, first_n)
-    at = text_put_bytes(text_put_bytes(at, rest, rest_n), b"\r\n", 2)
-    packet.size = <uint32_t>(at - packet.data)
+    out = text_put(text_put_span(text_put(<char*>packet.data, b"PUB "), subject), b" ")
+    out = text_put(text_put_uint(out, size), b"\r\n")
+    out = text_put(text_put_span(text_put_span(out, first), rest), b"\r\n")
+    packet_set_end(packet, out)
     packet.flags = PACKET_PRESENCE
     loop.n[C_PRESENCE_OUT] += 1
     return packet
 
 
-cdef inline void events_publish(Loop* loop, const char* what, const char* tail, size_t tail_n, const char* first,
-                                size_t first_n, const char* rest, size_t rest_n) noexcept nogil:
+cdef inline void events_publish(Loop* loop, const char* what, Span tail, Span first, Span rest) noexcept nogil:
     """Posts a PUB to the link. If its loop's mailbox is full, other nodes are made to query again."""
     cdef Packet* packet
-    if not outbox_has_room(loop, loop.hub.loops[0], first_n + rest_n):
+    if not outbox_has_room(loop, loop.hub.loops[0], first.size + rest.size):
         events_lost(loop)
         return
-    packet = events_publish_new(loop, what, tail, tail_n, first, first_n, rest, rest_n)
+    packet = events_publish_new(loop, what, tail, first, rest)
     if packet != NULL:
         outbox_post(loop, 0, packet)
 
@@ -176,90 +174,99 @@ cdef inline void _news_distribute(Loop* loop, RoomEntry* entry, Packet* packet, 
     _news_fan_out(loop, packet)
 
 
-cdef inline size_t events_line_size(const char* text, size_t n) noexcept nogil:
-    """Bytes of the first line, without its LF."""
-    cdef const char* lf = <const char*>memchr(text, c"\n", n)
-    return n if lf == NULL else <size_t>(lf - text)
+cdef inline Span events_line(Span text) noexcept nogil:
+    """The first line, without its LF."""
+    return span_of(text.at, span_until(text, c"\n"))
 
 
-cdef inline size_t events_node_of(const char* text, size_t n) noexcept nogil:
+cdef inline Span events_after(Span text, Span line) noexcept nogil:
+    """What follows a line of events_line, and its LF."""
+    return span_from(text, line.size + 1 if line.size < text.size else text.size)
+
+
+cdef inline size_t events_node_of(Span who) noexcept nogil:
     """Bytes of the node's name in `<peer>[ user=U]`; 0 if it is malformed."""
-    cdef size_t node = 0, i, peer = ids_peer_run(text, n, &node)
+    cdef size_t node = 0, i, peer = ids_peer_run(who, &node)
+    cdef Span rest
     if peer == 0:
         return 0
-    if peer < n and (n - peer > 6 + USER_MAX or n - peer <= 6 or memcmp(text + peer, b" user=", 6) != 0):
+    rest = span_from(who, peer)
+    if rest.size == 0:
+        return node
+    if rest.size > 6 + USER_MAX or rest.size <= 6 or not span_starts(rest, b" user="):
         return 0
-    for i in range(peer + 1 if peer < n else n, n):
-        if not c"!" <= text[i] <= c"~":
+    for i in range(1, rest.size):
+        if not c"!" <= rest.at[i] <= c"~":
             return 0
     return node
 
 
-cdef inline size_t events_change_verb(const char* text, size_t n) noexcept nogil:
-    """Bytes of `JOIN ` or `LEAVE `, with the space; 0 if it is neither."""
-    if n > 5 and memcmp(text, b"JOIN ", 5) == 0:
+cdef inline size_t events_change_verb(Span line) noexcept nogil:
+    """Bytes of `JOIN ` or `LEAVE `, with the space; 0 if it is neither, or nothing follows."""
+    if line.size > 5 and span_starts(line, b"JOIN "):
         return 5
-    return 6 if n > 6 and memcmp(text, b"LEAVE ", 6) == 0 else 0
+    return 6 if line.size > 6 and span_starts(line, b"LEAVE ") else 0
 
 
-cdef inline bint _is_whole_node(const char* text, size_t n) noexcept nogil:
+cdef inline bint _is_whole_node(Span who) noexcept nogil:
     """Whether it is `<node>.*`."""
-    cdef size_t node = se_lower_run(text, n if n < NODE_MAX else NODE_MAX)
-    return node > 0 and n == node + 2 and memcmp(text + node, b".*", 2) == 0
+    cdef size_t node = ids_node_run(who)
+    return node > 0 and span_is(span_from(who, node), b".*")
 
 
-cdef inline bint _change_is_good(const char* text, size_t n) noexcept nogil:
+cdef inline bint _change_is_good(Span line) noexcept nogil:
     """Whether a line is an event. `LEAVE <node>.*` is one, too; only this node itself makes it (cluster.pxd)."""
-    cdef size_t verb = events_change_verb(text, n)
+    cdef size_t verb = events_change_verb(line)
+    cdef Span who = span_from(line, verb)
     if verb == 0:
         return False
-    return events_node_of(text + verb, n - verb) or (verb == 6 and _is_whole_node(text + verb, n - verb))
+    return events_node_of(who) or (verb == 6 and _is_whole_node(who))
 
 
-cdef inline void events_tell_changes(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
+cdef inline void events_tell_changes(Loop* loop, RoomEntry* entry, Span text) noexcept nogil:
     """Sends events to the watchers on this node, in packets of up to MEMBERS_TEXT bytes of text."""
-    cdef size_t size
-    while n:
-        size = _lines_up_to(text, n, MEMBERS_TEXT)
-        _changes_tell_piece(loop, entry, text, size)
-        text += size
-        n -= size
+    cdef Span piece
+    while text.size:
+        piece = span_of(text.at, _lines_up_to(text, MEMBERS_TEXT))
+        _changes_tell_piece(loop, entry, piece)
+        text = span_from(text, piece.size)
 
 
-cdef inline uint8_t* _change_put_frame(uint8_t* out, const RoomEntry* entry, const char* line, size_t n) noexcept nogil:
+cdef inline char* _change_put_frame(char* out, const RoomEntry* entry, Span line) noexcept nogil:
     """Writes the frame of one event: the line, with the room's name after its verb."""
-    cdef size_t verb = events_change_verb(line, n)
-    out += frame_put_head(out, OP_TEXT, n + entry.size + 1)
-    out = text_put_bytes(text_put_bytes(text_put_bytes(out, line, verb), entry.name, entry.size), b" ", 1)
-    return text_put_bytes(out, line + verb, n - verb)
+    cdef size_t verb = events_change_verb(line)
+    out += frame_put_head(<uint8_t*>out, OP_TEXT, line.size + entry.size + 1)
+    out = text_put(text_put_span(text_put_span(out, span_of(line.at, verb)), room_entry_name(entry)), b" ")
+    return text_put_span(out, span_from(line, verb))
 
 
-cdef inline size_t _count_lines(const char* text, size_t n) noexcept nogil:
-    cdef size_t at = 0, lines = 0
-    while at < n:
-        at += events_line_size(text + at, n - at) + 1
+cdef inline size_t _count_lines(Span text) noexcept nogil:
+    cdef size_t lines = 0
+    while text.size:
+        text = events_after(text, events_line(text))
         lines += 1
     return lines
 
 
-cdef inline void _changes_tell_piece(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
+cdef inline void _changes_tell_piece(Loop* loop, RoomEntry* entry, Span text) noexcept nogil:
     """Sends one packet, a frame for each event. There are fewer than 65,536, so that Packet.more_frames counts them."""
-    cdef size_t at = 0, size, frames = 0, lines = _count_lines(text, n)
-    cdef Packet* packet = packet_new_heap(&loop.mem, n + lines * (entry.size + 5), KIND_NEWS)
-    cdef uint8_t* out
+    cdef size_t frames = 0, lines = _count_lines(text)
+    cdef Packet* packet = packet_new_heap(&loop.mem, text.size + lines * (entry.size + 5), KIND_NEWS)
+    cdef char* out
+    cdef Span line
     if packet == NULL:
         loop.n[C_PRESENCE_LOST] += lines
         return
-    out = packet.data
-    while at < n:
-        size = events_line_size(text + at, n - at)
-        if _change_is_good(text + at, size):
-            out = _change_put_frame(out, entry, text + at, size)
+    out = <char*>packet.data
+    while text.size:
+        line = events_line(text)
+        if _change_is_good(line):
+            out = _change_put_frame(out, entry, line)
             frames += 1
         else:
             loop.n[C_NATS_MALFORMED] += 1
-        at += size + 1
-    packet.size = <uint32_t>(out - packet.data)
+        text = events_after(text, line)
+    packet_set_end(packet, out)
     if frames == 0:
         packet_free(&loop.mem, packet)
         return
@@ -267,60 +274,57 @@ cdef inline void _changes_tell_piece(Loop* loop, RoomEntry* entry, const char* t
     _news_distribute(loop, entry, packet, 0)
 
 
-cdef inline size_t _lines_up_to(const char* text, size_t n, size_t most) noexcept nogil:
+cdef inline size_t _lines_up_to(Span text, size_t most) noexcept nogil:
     """Bytes of as many whole lines as fit into `most`, but of one at least."""
     cdef size_t at = 0, size
-    while at < n:
-        size = events_line_size(text + at, n - at) + 1
+    while at < text.size:
+        size = events_line(span_from(text, at)).size + 1
         if at and at + size > most:
             return at
         at += size
-    return n if at > n else at
+    return text.size if at > text.size else at
 
 
-cdef inline void events_tell_members(
-    Loop* loop, RoomEntry* entry, uint32_t numbers, const char* text, size_t n,
-) noexcept nogil:
+cdef inline void events_tell_members(Loop* loop, RoomEntry* entry, uint32_t numbers, Span text) noexcept nogil:
     """Sends a roster as MEMBERS messages to watchers on this node.
 
     `numbers` holds the first and last number of the queries that it answers, in its lower and upper half; watchers that
     await another one do not get it. 0: all watchers do."""
-    cdef size_t most = loop.hub.set.max_message, size, body, head = 9 + entry.size
-    cdef uint8_t* out
+    cdef size_t most = loop.hub.set.max_message, body, head = 9 + entry.size
+    cdef Span lines
+    cdef char* out
     cdef Packet* packet
     if most > MEMBERS_TEXT:
         most = MEMBERS_TEXT
     most = most - head if most > head else 0
     while True:
-        size = _lines_up_to(text, n, most)
-        body = head + (size - 1 if size and text[size - 1] == c"\n" else size)
+        lines = span_of(text.at, _lines_up_to(text, most))
+        text = span_from(text, lines.size)
+        if lines.size and lines.at[lines.size - 1] == c"\n":
+            lines.size -= 1
+        body = head + lines.size
         packet = packet_new_heap(&loop.mem, frame_head_size(body) + body, KIND_NEWS)
         if packet == NULL:
             loop.n[C_PRESENCE_LOST] += 1
             return
-        out = packet.data + frame_put_head(packet.data, OP_TEXT, body)
-        out = text_put_bytes(text_put_bytes(text_put_bytes(out, b"MEMBERS ", 8), entry.name, entry.size), b"\n", 1)
-        out = text_put_bytes(out, text, body - head)
-        packet.size = <uint32_t>(out - packet.data)
+        out = <char*>packet.data + frame_put_head(packet.data, OP_TEXT, body)
+        out = text_put(text_put_span(text_put(out, b"MEMBERS "), room_entry_name(entry)), b"\n")
+        packet_set_end(packet, text_put_span(out, lines))
         _news_distribute(loop, entry, packet, numbers)
-        text += size
-        n -= size
-        if n == 0:
+        if text.size == 0:
             return
 
 
 # -- joins and leaves of this loop --
 
-cdef inline size_t events_put_who(Loop* loop, Conn* c, char* out) noexcept nogil:
-    """Writes a member of this loop, or the local peer (NULL), as presence names it. At most WHO_MAX bytes."""
-    cdef uint32_t user_n = 0
-    cdef const char* user = NULL
-    cdef uint8_t* at = replies_put_peer(<uint8_t*>out, loop.hub, loop.hub.local_peer if c == NULL else conn_id(loop, c))
+cdef inline char* events_put_who(char* out, Loop* loop, Conn* c) noexcept nogil:
+    """Writes a member of this loop, or the local peer (NULL), as presence names it: at most WHO_MAX bytes. Returns its
+    end."""
+    cdef Span user = span_none()
+    out = replies_put_peer(out, loop.hub, loop.hub.local_peer if c == NULL else conn_id(loop, c))
     if c != NULL:
-        user = conn_acl_user(loop, c, &user_n)
-    if user_n:
-        at = text_put_bytes(text_put_bytes(at, b" user=", 6), user, user_n)
-    return <size_t>(<char*>at - out)
+        user = conn_acl_user(loop, c)
+    return text_put_span(text_put(out, b" user="), user) if user.size else out
 
 
 cdef inline bint _news_reserve(News* news) noexcept nogil:
@@ -337,10 +341,8 @@ cdef inline void _news_append(Loop* loop, RoomEntry* entry, Conn* c, bint joins)
     change.entry = entry
     change.nth = news.count
     change.at = news.text_used
-    out = <char*>text_put_bytes(<uint8_t*>out, b"JOIN " if joins else b"LEAVE ", 5 if joins else 6)
-    out += events_put_who(loop, c, out)
-    out[0] = c"\n"
-    news.text_used = <uint32_t>(out + 1 - news.text)
+    out = events_put_who(text_put(out, b"JOIN ") if joins else text_put(out, b"LEAVE "), loop, c)
+    news.text_used = <uint32_t>(text_put(out, b"\n") - news.text)
     change.size = news.text_used - change.at
     news.count += 1
 
@@ -370,11 +372,11 @@ cdef inline int _change_order(const void* a, const void* b) noexcept nogil:
     return -1 if one.nth < other.nth else 1
 
 
-cdef inline void _news_tell(Loop* loop, RoomEntry* entry, const char* text, size_t n) noexcept nogil:
+cdef inline void _news_tell(Loop* loop, RoomEntry* entry, Span text) noexcept nogil:
     if audience_of(entry) != NULL:
-        events_tell_changes(loop, entry, text, n)
+        events_tell_changes(loop, entry, text)
     if events_heard_abroad(loop):
-        events_publish(loop, b"presence", entry.name, entry.size, text, n, b"", 0)
+        events_publish(loop, b"presence", room_entry_name(entry), text, span_none())
 
 
 cdef inline void events_flush(Loop* loop) noexcept nogil:
@@ -393,11 +395,11 @@ cdef inline void events_flush(Loop* loop) noexcept nogil:
     for i in range(news.count):
         change = &news.changes[i]
         if used and (news.changes[i - 1].entry != change.entry or used + change.size > most):
-            _news_tell(loop, news.changes[i - 1].entry, text, used)
+            _news_tell(loop, news.changes[i - 1].entry, span_of(text, used))
             used = 0
         memcpy(text + used, news.text + change.at, change.size)
         used += change.size
-    _news_tell(loop, news.changes[news.count - 1].entry, text, used)
+    _news_tell(loop, news.changes[news.count - 1].entry, span_of(text, used))
     news.count = news.text_used = 0
     if news.text_size > NEWS_KEEP:
         events_end(news)

@@ -1,24 +1,25 @@
 """Presence queries to other nodes, and those that are postponed: each is sent in the end. Loop 0 only."""
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport C_PRESENCE_ASKED, C_PRESENCE_LOST
 from signal_core.base.limits cimport AUDIENCES_PER_TURN, NODES_MOST, QUESTIONS_PER_TICK, RESUME_BYTES
-from signal_core.base.memory cimport Packet
+from signal_core.base.memory cimport Packet, packet_data
+from signal_core.base.span cimport span_between, span_none
 from signal_core.base.sys cimport se_load_seqcst, se_pointer_acquire, se_store_seqcst
-from signal_core.base.text cimport UINT_TEXT, text_put_bytes, text_put_uint
+from signal_core.base.text cimport UINT_TEXT, text_put, text_put_span, text_put_uint
 from signal_core.delivery.outbox cimport outbox_has_room, outbox_post
 from signal_core.delivery.sub_queue cimport sub_queue_size
 from signal_core.presence.events cimport events_publish_new
 from signal_core.presence.roster cimport roster_fits, roster_question
 from signal_core.presence.watches cimport watches_settle, watches_sub
-from signal_core.tables.link_state cimport LINK_UP, Link, Node
+from signal_core.tables.link_state cimport LINK_UP, Link, Node, node_name
 from signal_core.tables.loop_rooms cimport WATCH_CHANGES
 from signal_core.tables.room_table cimport (
-    PUT_OFF_NODES, PUT_OFF_QUESTION, PUT_OFF_SUB, Audience, RoomEntry, room_table_find,
+    PUT_OFF_NODES, PUT_OFF_QUESTION, PUT_OFF_SUB, Audience, RoomEntry, room_entry_name, room_table_find,
 )
-from signal_core.tables.state cimport Loop
+from signal_core.tables.state cimport Loop, hub_node
 from signal_core.wire.ids cimport NODE_MAX, ROOM_MAX
 
 cdef enum:
@@ -57,7 +58,7 @@ cdef inline void remote_query_ask_nodes(Loop* loop, Audience* audience, uint16_t
     cdef RoomEntry* entry = <RoomEntry*>audience.entry
     cdef uint64_t lost = loop.n[C_PRESENCE_LOST]
     cdef char text[ASK_MAX]
-    cdef uint8_t* at
+    cdef char* out
     cdef Packet* packet
     if loop.linked.state != LINK_UP:
         return
@@ -66,12 +67,11 @@ cdef inline void remote_query_ask_nodes(Loop* loop, Audience* audience, uint16_t
         audience.put_off |= PUT_OFF_NODES
         loop.linked.presence.again = True
         return
-    at = text_put_bytes(text_put_bytes(<uint8_t*>text, loop.hub.node, loop.hub.node_len), b" ", 1)
-    at += text_put_uint(<char*>at, number)
-    at = text_put_bytes(text_put_bytes(at, b" ", 1), entry.name, entry.size)
+    out = text_put_uint(text_put(text_put_span(text, hub_node(loop.hub)), b" "), number)
+    out = text_put_span(text_put(out, b" "), room_entry_name(entry))
     if node.size:
-        at = text_put_bytes(text_put_bytes(at, b" ", 1), node.name, node.size)
-    packet = events_publish_new(loop, b"presence-ask", b"", 0, text, <size_t>(<char*>at - text), b"", 0)
+        out = text_put_span(text_put(out, b" "), node_name(node))
+    packet = events_publish_new(loop, b"presence-ask", span_none(), span_between(text, out), span_none())
     if packet != NULL:
         packet.target = audience.index
         outbox_post(loop, 0, packet)
@@ -98,7 +98,7 @@ cdef inline void _ask(Loop* loop, Audience* audience) noexcept nogil:
     audience.put_off &= PUT_OFF_SUB | PUT_OFF_NODES
     loop.n[C_PRESENCE_ASKED] += 1
     se_store_seqcst(&audience.generation, generation + 1)
-    roster_question(loop, <RoomEntry*>audience.entry, number, b"", 0)
+    roster_question(loop, <RoomEntry*>audience.entry, number, span_none())
     if remote_query_reserve_nodes(loop.linked):
         remote_query_ask_nodes(loop, audience, number, &loop.linked.presence.nodes[EVERY_NODE])
 
@@ -107,7 +107,7 @@ cdef inline void remote_query_ask(Loop* loop, const Packet* packet) noexcept nog
     """Handles a KIND_ASK. One whose number was sent meanwhile is answered by that query.
 
     From here on the next watcher posts another KIND_ASK; those that relied on this one are counted already."""
-    cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, <char*>packet.data, packet.size, packet.hash)
+    cdef RoomEntry* entry = room_table_find(&loop.hub.rooms, packet_data(packet), packet.hash)
     cdef Audience* audience = NULL if entry == NULL else <Audience*>se_pointer_acquire(&entry.audience)
     if audience == NULL:
         return

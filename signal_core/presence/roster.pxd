@@ -4,24 +4,28 @@ A loop answers the oldest query first, MEMBERS_PER_TURN members an iteration, in
 (events.pxd). Everything here runs on the loop that owns the members, but for roster_fits and roster_question.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcmp, memcpy
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from signal_core.base.counters cimport C_PRESENCE_LOST, C_QUESTIONS_FULL, C_QUESTIONS_HELD
 from signal_core.base.kinds cimport KIND_ASK, KIND_QUESTION
 from signal_core.base.limits cimport MEMBERS_TEXT, QUESTIONS_WAITING, UNIT_SHIFT
-from signal_core.base.memory cimport Packet, packet_free, packet_new_heap
+from signal_core.base.memory cimport (
+    Packet, packet_data, packet_free, packet_new_heap, packet_set_data, packet_set_end,
+)
+from signal_core.base.span cimport Span, span_between, span_same
 from signal_core.base.sys cimport (
     SE_RARE, se_add_relaxed, se_load16_seqcst, se_load_relaxed, se_load_seqcst, se_sub_relaxed, se_swap_seqcst,
 )
-from signal_core.base.text cimport UINT_TEXT, text_put_bytes, text_put_uint
+from signal_core.base.text cimport UINT_TEXT, text_put, text_put_span, text_put_uint
 from signal_core.delivery.outbox cimport outbox_post
 from signal_core.presence.events cimport WHO_MAX, events_lost, events_publish, events_put_who, events_tell_members
 from signal_core.tables.conn_table cimport slab_conn
 from signal_core.tables.loop_rooms cimport (
     NO_ROOM, WATCH_CHANGES, WATCH_NONE, Member, rooms_find_serial, rooms_members_of,
 )
-from signal_core.tables.room_table cimport WORD_LOOPS, WORD_SHIFT, Audience, RoomEntry, room_entry_loops
-from signal_core.tables.state cimport Loop
+from signal_core.tables.room_table cimport (
+    WORD_LOOPS, WORD_SHIFT, Audience, RoomEntry, room_entry_loops, room_entry_name,
+)
+from signal_core.tables.state cimport Loop, hub_node
 from signal_core.wire.ids cimport NODE_MAX, ROOM_MAX
 
 cdef enum:
@@ -29,19 +33,18 @@ cdef enum:
     MEMBERS_HEAD_MAX = NODE_MAX + 1 + UINT_TEXT + 1 + ROOM_MAX + 1  # bytes of the first line of an answer
 
 
-cdef inline void _members_send(Loop* loop, RoomEntry* entry, uint32_t numbers, const char* node, size_t node_n,
-                               const char* text, size_t n) noexcept nogil:
-    """Sends part of a roster to this node's watchers (`node_n` 0) or to another node. That is told the number of the
-    query if there is a single one, else 0."""
+cdef inline void _members_send(Loop* loop, RoomEntry* entry, uint32_t numbers, Span node, Span text) noexcept nogil:
+    """Sends part of a roster to this node's watchers (`node` has no bytes) or to another node. That is told the number
+    of the query if there is a single one, else 0."""
     cdef char head[MEMBERS_HEAD_MAX]
-    cdef uint8_t* at
-    if node_n == 0:
-        events_tell_members(loop, entry, numbers, text, n)
+    cdef char* out
+    if node.size == 0:
+        events_tell_members(loop, entry, numbers, text)
         return
-    at = text_put_bytes(text_put_bytes(<uint8_t*>head, loop.hub.node, loop.hub.node_len), b" ", 1)
-    at += text_put_uint(<char*>at, <uint16_t>numbers if <uint16_t>numbers == numbers >> 16 else 0)
-    at = text_put_bytes(text_put_bytes(text_put_bytes(at, b" ", 1), entry.name, entry.size), b"\n", 1)
-    events_publish(loop, b"presence-members", node, node_n, head, <size_t>(<char*>at - head), text, n)
+    out = text_put(text_put_span(head, hub_node(loop.hub)), b" ")
+    out = text_put_uint(out, <uint16_t>numbers if <uint16_t>numbers == numbers >> 16 else 0)
+    out = text_put(text_put_span(text_put(out, b" "), room_entry_name(entry)), b"\n")
+    events_publish(loop, b"presence-members", node, span_between(head, out), text)
 
 
 cdef inline uint32_t _room_answer(Loop* loop, uint32_t room, const Packet* asked, uint32_t left) noexcept nogil:
@@ -50,7 +53,8 @@ cdef inline uint32_t _room_answer(Loop* loop, uint32_t room, const Packet* asked
     announced by JOIN."""
     cdef RoomEntry* entry = loop.rooms.rooms[room].entry
     cdef const Member* members = rooms_members_of(&loop.rooms, room)
-    cdef size_t used = 0, most = MEMBERS_TEXT
+    cdef size_t most = MEMBERS_TEXT
+    cdef char* out
     cdef uint64_t payload = se_load_relaxed(&loop.hub.max_payload)
     cdef Packet* text = packet_new_heap(&loop.mem, MEMBERS_TEXT + WHO_MAX + 1, 0)
     if text == NULL:
@@ -58,17 +62,18 @@ cdef inline uint32_t _room_answer(Loop* loop, uint32_t room, const Packet* asked
         return 0
     if asked.size and payload < MEMBERS_TEXT + 192:
         most = <size_t>payload - 192 if payload > 192 else 0
+    out = <char*>text.data
     while left and loop.roster.due:
         left -= 1
         loop.roster.due -= 1
-        used += events_put_who(loop, slab_conn(&loop.slab, members[left].slot), <char*>text.data + used)
-        text.data[used] = c"\n"
-        used += 1
-        if used + WHO_MAX + 1 > most:
-            _members_send(loop, entry, <uint32_t>asked.origin, <char*>asked.data, asked.size, <char*>text.data, used)
-            used = 0
-    if used:
-        _members_send(loop, entry, <uint32_t>asked.origin, <char*>asked.data, asked.size, <char*>text.data, used)
+        out = text_put(events_put_who(out, loop, slab_conn(&loop.slab, members[left].slot)), b"\n")
+        packet_set_end(text, out)
+        if text.size + WHO_MAX + 1 > most:
+            _members_send(loop, entry, <uint32_t>asked.origin, packet_data(asked), packet_data(text))
+            out = <char*>text.data
+            text.size = 0
+    if text.size:
+        _members_send(loop, entry, <uint32_t>asked.origin, packet_data(asked), packet_data(text))
     packet_free(&loop.mem, text)
     return left
 
@@ -86,8 +91,8 @@ cdef inline bint _question_waits(Loop* loop, Packet* packet) noexcept nogil:
     cdef Packet** end = &loop.roster.list
     loop.turn.work += loop.roster.count >> UNIT_SHIFT
     while end[0] != NULL:
-        if (end != &loop.roster.list and end[0].target == packet.target and end[0].size == packet.size
-                and memcmp(end[0].data, packet.data, packet.size) == 0):
+        if (end != &loop.roster.list and end[0].target == packet.target
+                and span_same(packet_data(end[0]), packet_data(packet))):
             end[0].origin = roster_numbers_joined(<uint32_t>end[0].origin, <uint32_t>packet.origin)
             _question_end(loop, packet)
             return True
@@ -172,28 +177,26 @@ cdef inline bint roster_fits(Loop* loop, RoomEntry* entry) noexcept nogil:
     return True
 
 
-cdef inline void _question_post(Loop* loop, RoomEntry* entry, uint16_t number, const char* node, size_t node_n,
+cdef inline void _question_post(Loop* loop, RoomEntry* entry, uint16_t number, Span node,
                                 uint32_t index) noexcept nogil:
     """Posts a query to loop `index`, which has members."""
-    cdef Packet* packet = packet_new_heap(&loop.mem, node_n, KIND_QUESTION)
+    cdef Packet* packet = packet_new_heap(&loop.mem, node.size, KIND_QUESTION)
     if packet == NULL:
         events_lost(loop)
         return
     packet.target = entry.serial
     packet.hash = entry.hash
     packet.origin = number
-    packet.size = <uint32_t>node_n
-    memcpy(packet.data, node, node_n)
+    packet_set_data(packet, node)
     se_add_relaxed(&loop.hub.loops[index].asked_of, 1)
     outbox_post(loop, index, packet)
 
 
-cdef inline void roster_question(Loop* loop, RoomEntry* entry, uint16_t number, const char* node,
-                                 size_t node_n) noexcept nogil:
+cdef inline void roster_question(Loop* loop, RoomEntry* entry, uint16_t number, Span node) noexcept nogil:
     """Posts a query to every loop of this node that has members. The link's loop only: it answers for the local peer
     itself, whose events it sends, too."""
     cdef char who[WHO_MAX + 1]
-    cdef size_t n
+    cdef char* end
     cdef uint64_t bits
     cdef uint32_t index
     for index in range(loop.hub.nloops + 1):
@@ -201,11 +204,10 @@ cdef inline void roster_question(Loop* loop, RoomEntry* entry, uint16_t number, 
         if not bits >> (index & (WORD_LOOPS - 1)) & 1:
             continue
         if index == loop.hub.nloops:
-            n = events_put_who(loop, NULL, who)
-            who[n] = c"\n"
-            _members_send(loop, entry, number | (<uint32_t>number << 16), node, node_n, who, n + 1)
+            end = text_put(events_put_who(who, loop, NULL), b"\n")
+            _members_send(loop, entry, number | (<uint32_t>number << 16), node, span_between(who, end))
         else:
-            _question_post(loop, entry, number, node, node_n, index)
+            _question_post(loop, entry, number, node, index)
 
 
 cdef inline uint16_t roster_ask(Loop* loop, RoomEntry* entry) noexcept nogil:
@@ -229,7 +231,6 @@ cdef inline uint16_t roster_ask(Loop* loop, RoomEntry* entry) noexcept nogil:
         return number
     packet.target = generation
     packet.hash = entry.hash
-    packet.size = entry.size
-    memcpy(packet.data, entry.name, entry.size)
+    packet_set_data(packet, room_entry_name(entry))
     outbox_post(loop, 0, packet)
     return number

@@ -5,7 +5,8 @@ from libc.stdlib cimport free
 from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport C_PRESENCE_LOST
 from signal_core.base.kinds cimport KIND_NATS
-from signal_core.base.memory cimport Packet, packet_new_heap
+from signal_core.base.memory cimport Packet, packet_new_heap, packet_set_end
+from signal_core.base.span cimport Span, span_between
 from signal_core.base.sys cimport se_pointer_acquire
 from signal_core.delivery.sub_queue cimport (
     SUB_FRESH, SUB_OVER, SUB_PLAIN, sub_queue_allowed, sub_queue_given_up, sub_queue_has_room, sub_queue_push,
@@ -14,7 +15,7 @@ from signal_core.delivery.sub_queue cimport (
 from signal_core.delivery.write_queue cimport write_queue_add
 from signal_core.presence.events cimport SUBJECT_MAX, events_put_subject
 from signal_core.tables.link_state cimport LINK_UP, Link
-from signal_core.tables.room_table cimport PUT_OFF_SUB, Audience, RoomEntry, audience_of
+from signal_core.tables.room_table cimport PUT_OFF_SUB, Audience, RoomEntry, audience_of, room_entry_name
 from signal_core.tables.state cimport Loop
 from signal_core.wire.nats_format cimport nats_format_sub, nats_format_unsub
 
@@ -49,13 +50,12 @@ cdef inline void watches_sub(Loop* loop, Audience* audience) noexcept nogil:
 cdef inline bint watches_write(Loop* loop, const Audience* audience) noexcept nogil:
     """Writes the SUB. False without memory."""
     cdef RoomEntry* entry = <RoomEntry*>audience.entry
-    cdef char subject[SUBJECT_MAX]
-    cdef size_t n = events_put_subject(subject, loop.hub, b"presence", entry.name, entry.size)
+    cdef char text[SUBJECT_MAX]
+    cdef Span subject = span_between(text, events_put_subject(text, loop.hub, b"presence", room_entry_name(entry)))
     cdef Packet* packet = packet_new_heap(&loop.mem, SUBJECT_MAX + 64, KIND_NATS)
     if packet == NULL:
         return False
-    packet.size = <uint32_t>nats_format_sub(<char*>packet.data, subject, <uint32_t>n, b"", 0,
-                                            SID_AUDIENCE + audience.index - 1)
+    packet_set_end(packet, nats_format_sub(<char*>packet.data, subject, SID_AUDIENCE + audience.index - 1))
     write_queue_add(loop, &loop.linked.out, packet)
     loop.linked.dirty = True
     return True
@@ -83,7 +83,7 @@ cdef inline void watches_unsub_write(Loop* loop, uint64_t sid) noexcept nogil:
     cdef Packet* packet = packet_new_heap(&loop.mem, 64, KIND_NATS)
     if packet == NULL:
         return
-    packet.size = <uint32_t>nats_format_unsub(<char*>packet.data, sid)
+    packet_set_end(packet, nats_format_unsub(<char*>packet.data, sid))
     write_queue_add(loop, &loop.linked.out, packet)
     loop.linked.dirty = True
 

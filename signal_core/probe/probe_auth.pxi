@@ -14,7 +14,7 @@ from signal_core.wire.handshake cimport (
 
 def rights_are_whole(bytes text):
     cdef uint8_t* p = ws_copy(text)
-    whole = c_rights_are_whole(p, len(text))
+    whole = c_rights_are_whole(span_of(p, len(text)))
     free(p)
     return bool(whole)
 
@@ -23,12 +23,12 @@ def rights_allow(bytes text, bytes room):
     """Returns (may join, may publish) for encoded rights that are whole."""
     cdef uint8_t* p = ws_copy(text)
     cdef uint8_t* name = ws_copy(room)
-    cdef Rights* rights = c_rights_new(p, len(text))
+    cdef Rights* rights = c_rights_new(span_of(p, len(text)))
     if rights == NULL:
         raise MemoryError
-    answer = (bool(c_rights_sub(rights, <char*>name, len(room))),
-              bool(c_rights_publish(rights, <char*>name, len(room))))
-    same = c_rights_are(rights, p, len(text))
+    answer = (bool(c_rights_sub(rights, span_of(name, len(room)))),
+              bool(c_rights_publish(rights, span_of(name, len(room)))))
+    same = c_rights_are(rights, span_of(p, len(text)))
     rights_release(rights)
     free(p)
     free(name)
@@ -38,7 +38,7 @@ def rights_allow(bytes text, bytes room):
 def origin_matches(bytes rule, bytes origin):
     cdef uint8_t* r = ws_copy(rule)
     cdef uint8_t* o = ws_copy(origin)
-    matches = c_origin_matches(<char*>r, len(rule), <char*>o, len(origin))
+    matches = c_origin_matches(span_of(r, len(rule)), span_of(o, len(origin)))
     free(r)
     free(o)
     return bool(matches)
@@ -49,7 +49,7 @@ def token_decode(str source, bytes token):
     cdef uint8_t kind = {"bearer": TOKEN_BEARER, "protocol": TOKEN_PROTOCOL, "query": TOKEN_QUERY}[source]
     cdef uint8_t* p = ws_copy(token)
     cdef uint8_t* out = ws_copy(token)
-    cdef int size = c_token_decode(kind, <char*>p, len(token), <char*>out)
+    cdef int size = c_token_decode(kind, span_of(p, len(token)), <char*>out)
     decoded = None if size < 0 else out[:size]
     free(p)
     free(out)
@@ -60,6 +60,6 @@ def address_parse(bytes text):
     """Returns 16 bytes, None if it is no address."""
     cdef uint8_t address[ADDRESS_BYTES]
     cdef uint8_t* p = ws_copy(text)
-    good = c_address_parse(<char*>p, len(text), address)
+    good = c_address_parse(span_of(p, len(text)), address)
     free(p)
     return address[:16] if good else None

@@ -7,6 +7,7 @@ from signal_core.base.counters cimport C_DROPPED_GONE, C_MEMBERSHIPS, C_PINGS_SE
 from signal_core.base.kinds cimport KIND_FRAME
 from signal_core.base.limits cimport LEAVES_PER_TURN, RECLAIMS_PER_TURN
 from signal_core.base.memory cimport PACKET_COUNTED
+from signal_core.base.span cimport Span, span_between, span_of
 from signal_core.base.sys cimport munmap, se_malloc_steadily
 from signal_core.client.keepalive cimport keepalive_run
 from signal_core.delivery.conn cimport conn_brief, conn_id, conn_kill, conn_of
@@ -54,10 +55,10 @@ cdef object cost_of(const Cost* cost):
             "stalls": cost.stalls}
 
 
-cdef inline size_t crowd_name(char* out, const char* kind, uint64_t number) noexcept nogil:
+cdef inline Span crowd_name(char* out, const char* kind, uint64_t number) noexcept nogil:
     """Writes the name of a room, a letter and nine digits; returns its length."""
     out[0] = kind[0]
-    return 1 + c_put_uint(out + 1, 100000000 + number)
+    return span_between(out, c_put_uint(out + 1, 100000000 + number))
 
 
 cdef inline void crowd_unqueue(Loop* loop, bint answered) noexcept nogil:
@@ -186,11 +187,12 @@ cdef class Crowd:
         return True
 
     cdef uint8_t join_one(self, uint64_t k, const char* kind, uint64_t size, bint listens) noexcept nogil:
-        cdef char name[CROWD_NAME]
+        cdef char text[CROWD_NAME]
         cdef RoomEntry* entry
-        cdef uint32_t room, n = <uint32_t>crowd_name(name, kind, k // size)
-        cdef uint8_t code = c_join(self.loop_at(k), self.at(k), name, n, &entry)
-        return membership_watch(self.loop_at(k), self.at(k), name, n, &room) if listens and code == CODE_OK else code
+        cdef uint32_t room
+        cdef Span name = crowd_name(text, kind, k // size)
+        cdef uint8_t code = c_join(self.loop_at(k), self.at(k), name, &entry)
+        return membership_watch(self.loop_at(k), self.at(k), name, &room) if listens and code == CODE_OK else code
 
     def join(self, bytes kind, uint64_t size, bint each=False, bint listens=False):
         """Number k joins the room with letter `kind` and number k // size, so that each room has `size` members."""
@@ -232,7 +234,7 @@ cdef class Crowd:
                     break
                 brief.expires = CROWD_TICK * 1000
                 c_put_uint(name + 1 + length - 9, 100000000 + k)
-                if c_join(self.loop_at(k), self.at(k), name, length + 1, &entry) != CODE_OK:
+                if c_join(self.loop_at(k), self.at(k), span_of(name, length + 1), &entry) != CODE_OK:
                     break
                 self.at(k).flags |= FLAG_USER
                 cost.count += 1
@@ -255,7 +257,7 @@ cdef class Crowd:
                 k = self.order[i % self.opened]
                 if each:
                     before = crowd_cpu()
-                c_leave(self.loop_at(k), self.at(k), name, <uint32_t>crowd_name(name, letter, k // size))
+                c_leave(self.loop_at(k), self.at(k), crowd_name(name, letter, k // size))
                 self.join_one(k, letter, size, False)
                 if each:
                     cost_one(&cost, crowd_cpu() - before)
@@ -332,11 +334,11 @@ cdef class Crowd:
         self.shuffle()
         for i in range(times):
             id = self.order[i % self.opened]
-            c_local_put(conn_id(self.loop_at(id), self.at(id)), texts + <size_t>i * LOCAL_TEXT)
+            c_local_put(texts + <size_t>i * LOCAL_TEXT, conn_id(self.loop_at(id), self.at(id)))
         with nogil:
             cost.total = crowd_cpu()
             for i in range(times):
-                if c_local_parse(texts + <size_t>i * LOCAL_TEXT, LOCAL_TEXT, &id) == 1:
+                if c_local_parse(span_of(texts + <size_t>i * LOCAL_TEXT, LOCAL_TEXT), &id) == 1:
                     loop = outbox_loop_of(self.hub, id)
                     found += loop != NULL and conn_of(loop, id) != NULL
             cost.total = crowd_cpu() - cost.total
@@ -351,13 +353,13 @@ cdef class Crowd:
         cdef Cost cost = Cost(0, 0, 0, 0)
         cdef Loop* loop
         cdef Packet* packet
-        cdef char name[CROWD_NAME]
-        cdef size_t n = crowd_name(name, kind, number)
-        cdef uint64_t start, hash = room_table_hash(&self.hub.rooms, name, n)
+        cdef char text[CROWD_NAME]
+        cdef Span name = crowd_name(text, kind, number)
+        cdef uint64_t start, hash = room_table_hash(&self.hub.rooms, name)
         cdef uint32_t i, room
         for i in range(self.hub.nloops):
             loop = self.hub.loops[i]
-            room = rooms_find(&loop.rooms, hash, name, n)
+            room = rooms_find(&loop.rooms, hash, name)
             if room == NO_ROOM:
                 continue
             packet = packet_new_heap(&loop.mem, payload, KIND_FRAME)

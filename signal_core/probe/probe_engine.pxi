@@ -8,6 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from signal_core.base.kinds cimport KIND_TO
 from signal_core.base.memory cimport Mem, Packet, packet_free, packet_new_heap
+from signal_core.base.span cimport Span, span_of
 from signal_core.base.sys cimport se_now_ns
 from signal_core.client.accept_pacing cimport accept_pacing_after
 from signal_core.presence.roster cimport roster_numbers_joined
@@ -180,7 +181,7 @@ cdef class Rooms:
         return slab_conn(self.slab, slot)
 
     cdef uint32_t find(self, bytes name):
-        return rooms_find(&self.rooms, crc32(name) & self.hash_mask, name, len(name))
+        return rooms_find(&self.rooms, crc32(name) & self.hash_mask, signal_span(name))
 
     cdef uint32_t add(self, bytes name) except? 0xffffffff:
         cdef RoomEntry* entry = <RoomEntry*>engine_zeroed(1, sizeof(RoomEntry) + len(name))
@@ -342,13 +343,15 @@ cdef RoomTable* engine_table(uint32_t rooms, char* names) except NULL:
     """Returns a table of `rooms` rooms. Their names, of 16 bytes each, are written to `names`."""
     cdef RoomTable* table = <RoomTable*>engine_zeroed(1, sizeof(RoomTable))
     cdef bint sync
+    cdef Span name
     cdef uint32_t i
     if not room_table_init(table, 1):
         raise MemoryError
     for i in range(rooms):
         text = b"room-%011d" % i
         memcpy(names + 16 * <size_t>i, <const char*>text, 16)
-        if room_table_enter(table, text, 16, room_table_hash(table, text, 16), 0, &sync) == NULL:
+        name = span_of(names + 16 * <size_t>i, 16)
+        if room_table_enter(table, name, room_table_hash(table, name), 0, &sync) == NULL:
             raise MemoryError
     return table
 
@@ -358,14 +361,14 @@ def bench_table_find(uint64_t iterations, uint32_t rooms=10000):
     cdef uint32_t* order = engine_order(rooms)
     cdef char* names = <char*>engine_zeroed(rooms, 16)
     cdef RoomTable* table = engine_table(rooms, names)
-    cdef const char* name
+    cdef Span name
     cdef uint32_t at = 0
     cdef uint64_t i, start, total = 0
     with nogil:
         start = se_now_ns()
         for i in range(iterations):
-            name = names + 16 * <size_t>order[at]
-            total += room_table_find(table, name, 16, room_table_hash(table, name, 16)) != NULL
+            name = span_of(names + 16 * <size_t>order[at], 16)
+            total += room_table_find(table, name, room_table_hash(table, name)) != NULL
             at += 1
             if at == rooms:
                 at = 0

@@ -5,13 +5,14 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from signal_core.base.limits cimport UPGRADE_ANSWER
+from signal_core.base.span cimport Span, span_of
 from signal_core.base.sys cimport se_now_ns
 from signal_core.wire.frame cimport (
     FRAME_MAX_HEAD, OP_TEXT, Frame, frame_check_layout, frame_close_code as c_close_code_of,
     frame_head_size as c_frame_head_size, frame_parse as c_frame_parse, frame_put_head as c_frame_put_head,
     frame_unmask as c_frame_unmask,
 )
-from signal_core.wire.handshake cimport Upgrade, upgrade_check_layout, upgrade_parse as c_upgrade_parse
+from signal_core.wire.handshake cimport KEY_SIZE, Upgrade, upgrade_check_layout, upgrade_parse as c_upgrade_parse
 from signal_core.wire.request cimport (
     Site, request_host_valid as c_host_valid, request_query_next_room as c_query_next_room,
 )
@@ -114,10 +115,6 @@ def utf8_valid(bytes data):
 
 # -- handshake --
 
-cdef object ws_text(const char* p, size_t n):
-    return p[:n] if p != NULL else None
-
-
 cdef Site ws_site(bytes path=b"", uint32_t max_line=8192, uint32_t max_head=16384):
     """Returns a Site with this path; its limits default to those of the settings."""
     cdef Site site
@@ -131,7 +128,7 @@ cdef Site ws_site(bytes path=b"", uint32_t max_line=8192, uint32_t max_head=1638
 
 def host_valid(bytes text):
     cdef char* p = <char*>ws_copy(text)
-    valid = bool(c_host_valid(p, len(text)))
+    valid = bool(c_host_valid(span_of(p, len(text))))
     free(p)
     return valid
 
@@ -139,14 +136,14 @@ def host_valid(bytes text):
 cdef dict upgrade_fields(const Upgrade* upgrade):
     return {
         "status": upgrade.status,
-        "path": ws_text(upgrade.path, upgrade.path_len),
-        "key": ws_text(upgrade.key, 24),
+        "path": signal_bytes(upgrade.path),
+        "key": upgrade.key[:KEY_SIZE],
         "protocol": bool(upgrade.protocol),
         "other_protocol": bool(upgrade.other_protocol),
-        "token": ws_text(upgrade.token, upgrade.token_len),
+        "token": signal_bytes(upgrade.token),
         "token_from": upgrade.token_from,
-        "origin": ws_text(upgrade.origin, upgrade.origin_len),
-        "query": ws_text(upgrade.query, upgrade.query_len),
+        "origin": signal_bytes(upgrade.origin),
+        "query": signal_bytes(upgrade.query),
     }
 
 
@@ -157,7 +154,7 @@ def upgrade_parse(bytes data, size_t last_len=0, bytes path=b"", uint32_t max_li
     cdef char out[UPGRADE_ANSWER]
     cdef char* p = <char*>ws_copy(data)
     cdef size_t size
-    cdef int verdict = c_upgrade_parse(p, len(data), last_len, &site, &upgrade)
+    cdef int verdict = c_upgrade_parse(span_of(p, len(data)), last_len, &site, &upgrade)
     try:
         if verdict == -2:
             return verdict, None
@@ -193,14 +190,12 @@ def upgrade_feed(chunks):
 def query_rooms(bytes query, size_t out_size=128):
     """Returns the rooms of a raw query, with -1 as the last if one is malformed."""
     cdef char* start = <char*>ws_copy(query)
-    cdef const char* p = start
-    cdef size_t left = len(query), value_len = 0
-    cdef const char* value = NULL
+    cdef Span left = span_of(start, len(query)), sent
     cdef char* out = <char*>malloc(out_size)
     cdef int n = 1
     rooms = []
     while n > 0:
-        n = c_query_next_room(&p, &left, out, out_size, &value, &value_len)
+        n = c_query_next_room(&left, out, out_size, &sent)
         if n != 0:
             rooms.append(out[:n] if n > 0 else n)
     free(out)
@@ -313,7 +308,7 @@ def bench_upgrade(uint64_t iterations, bytes request):
         start = se_now_ns()
         for i in range(iterations):
             PROBE_KEEP(p)
-            total += c_upgrade_parse(p, n, 0, &site, &upgrade)
+            total += c_upgrade_parse(span_of(p, n), 0, &site, &upgrade)
             c_upgrade_accept(&upgrade, out)
             PROBE_KEEP(out)
         start = se_now_ns() - start

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from signal_core.base.counters cimport C_WATCHERS, C_MEMBERSHIPS, C_ROOMS, C_ROOMS_REFUSED
 from signal_core.base.memory cimport Packet, packet_free
+from signal_core.base.span cimport Span
 from signal_core.delivery.outbox cimport outbox_sync, outbox_sync_new
 from signal_core.presence.events cimport events_add
 from signal_core.presence.roster cimport roster_ask
@@ -37,7 +38,7 @@ cdef inline void _sync_if_possible(Loop* loop, RoomEntry* entry) noexcept nogil:
         outbox_sync(loop, entry, sync_packet)
 
 
-cdef inline RoomEntry* membership_enter(Loop* loop, const char* name, size_t n, uint64_t hash) noexcept nogil:
+cdef inline RoomEntry* membership_enter(Loop* loop, Span name, uint64_t hash) noexcept nogil:
     """Notes that the loop, or the local peer, has a member in the room. NULL without memory.
 
     The packet for the link is allocated first: a loop that enters after this one relies on its being posted.
@@ -47,7 +48,7 @@ cdef inline RoomEntry* membership_enter(Loop* loop, const char* name, size_t n, 
     cdef Packet* sync_packet = outbox_sync_new(loop)
     if sync_packet == NULL:
         return NULL
-    entry = room_table_enter(&loop.hub.rooms, name, n, hash, loop_bit(loop), &sync)
+    entry = room_table_enter(&loop.hub.rooms, name, hash, loop_bit(loop), &sync)
     _sync_or_free(loop, entry, sync_packet, sync)
     return entry
 
@@ -59,12 +60,10 @@ cdef inline void membership_exit(Loop* loop, RoomEntry* entry) noexcept nogil:
         _sync_if_possible(loop, entry)
 
 
-cdef inline uint8_t membership_join(
-    Loop* loop, Conn* c, const char* name, uint32_t n, RoomEntry** entry,
-) noexcept nogil:
+cdef inline uint8_t membership_join(Loop* loop, Conn* c, Span name, RoomEntry** entry) noexcept nogil:
     """Makes a connection a member, which every loop sees on return. A CODE_*; with CODE_OK `entry` is the room's."""
-    cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name, n)
-    cdef uint32_t room = rooms_find(&loop.rooms, hash, name, n)
+    cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name)
+    cdef uint32_t room = rooms_find(&loop.rooms, hash, name)
     if room != NO_ROOM and room_member(&loop.rooms, &loop.slab, c, room) != NULL:
         entry[0] = loop.rooms.rooms[room].entry
         return CODE_OK
@@ -72,7 +71,7 @@ cdef inline uint8_t membership_join(
         loop.n[C_ROOMS_REFUSED] += 1
         return CODE_TOO_MANY_ROOMS
     if room == NO_ROOM:
-        entry[0] = membership_enter(loop, name, n, hash)
+        entry[0] = membership_enter(loop, name, hash)
         if entry[0] == NULL:
             return CODE_UNAVAILABLE
         room = rooms_add(&loop.rooms, entry[0])
@@ -106,10 +105,10 @@ cdef inline void membership_room_unwatch(Loop* loop, RoomEntry* entry) noexcept 
         _sync_if_possible(loop, entry)
 
 
-cdef inline uint8_t membership_watch(Loop* loop, Conn* c, const char* name, uint32_t n, uint32_t* room) noexcept nogil:
+cdef inline uint8_t membership_watch(Loop* loop, Conn* c, Span name, uint32_t* room) noexcept nogil:
     """Makes a member a watcher of its room. A CODE_*; `room` is set to the room's index on this loop."""
     cdef Member* member
-    room[0] = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name, n), name, n)
+    room[0] = rooms_find(&loop.rooms, room_table_hash(&loop.hub.rooms, name), name)
     member = room_member(&loop.rooms, &loop.slab, c, room[0])
     if member.watch != WATCH_NONE:
         return CODE_OK
@@ -155,10 +154,10 @@ cdef inline void membership_leave_one(Loop* loop, Conn* c, uint32_t i) noexcept 
     _room_close(loop, room)
 
 
-cdef inline void membership_leave(Loop* loop, Conn* c, const char* name, uint32_t n) noexcept nogil:
+cdef inline void membership_leave(Loop* loop, Conn* c, Span name) noexcept nogil:
     """No effect on a connection that is not a member."""
-    cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name, n)
-    cdef uint32_t i, room = rooms_find(&loop.rooms, hash, name, n)
+    cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name)
+    cdef uint32_t i, room = rooms_find(&loop.rooms, hash, name)
     if room == NO_ROOM:
         return
     for i in range(c.nrooms):

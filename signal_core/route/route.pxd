@@ -5,11 +5,11 @@ means that the message is in a write queue, a mailbox or on its way to NATS, and
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memcmp
 from signal_core.base.counters cimport C_ATTEMPTED, C_DROPPED_INBOX, C_IN_FLIGHT, C_TAKEN
 from signal_core.base.kinds cimport KIND_FRAME, KIND_ROOM, KIND_TO
 from signal_core.base.limits cimport LOCAL_PEER_LOOP, UNIT_SHIFT
 from signal_core.base.memory cimport Packet, QueueNode, packet_copy, packet_let_go, packet_share, queue_node_new
+from signal_core.base.span cimport Span, span_from, span_none, span_of, span_same
 from signal_core.base.sys cimport SE_PREFETCH, SE_RARE, se_load16_seqcst, se_load_relaxed
 from signal_core.delivery.conn cimport conn_deliver, conn_is_late, conn_of, conn_queued
 from signal_core.delivery.drop_notice cimport drop_notice_note
@@ -24,16 +24,16 @@ from signal_core.tables.conn_table cimport CONN_OPEN, FLAG_BLOCKED, NO_SLOT, Con
 from signal_core.tables.loop_rooms cimport NO_ROOM, Member, rooms_find, rooms_find_serial, rooms_members_of
 from signal_core.tables.mailbox cimport mailbox_taken
 from signal_core.tables.room_table cimport WORD_LOOPS, RoomEntry, room_entry_loops, room_table_find, room_table_hash
-from signal_core.tables.state cimport LANE_DIRECT, LANE_SPREAD, Hub, Loop
-from signal_core.wire.ids cimport ids_parse_local
-from signal_core.wire.nats_proto cimport NATS_TO_PEER, NATS_TO_ROOM
+from signal_core.tables.state cimport LANE_DIRECT, LANE_SPREAD, Hub, Loop, hub_node
+from signal_core.wire.ids cimport ids_loop, ids_parse_local, ids_slot, ids_tag
+from signal_core.wire.nats_proto cimport NATS_TO_PEER, NATS_TO_ROOM, NatsTarget, nats_target
 
 cdef enum:
     AHEAD = 8                 # members by which a fan-out prefetches connections
 
 
-cdef inline bint _is_own_node(const Hub* hub, const char* peer, size_t node_len) noexcept nogil:
-    return node_len == hub.node_len and memcmp(peer, hub.node, node_len) == 0
+cdef inline bint _is_own_node(const Hub* hub, Span node) noexcept nogil:
+    return span_same(node, hub_node(hub))
 
 
 cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Message* p) noexcept nogil:
@@ -45,18 +45,18 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Message* p) noexcept
         c = conn_of(loop, id)
         if c == NULL:
             return CODE_NO_SUCH_PEER
-        packet = message_frame(loop, p, NULL, 0, c.flags & FLAG_BLOCKED, KIND_FRAME)
+        packet = message_frame(loop, p, span_none(), c.flags & FLAG_BLOCKED, KIND_FRAME)
         if packet == NULL:
             return CODE_UNAVAILABLE
         conn_deliver(loop, c, packet, LANE_DIRECT)
         return CODE_OK
     if target == NULL:
         return CODE_NO_SUCH_PEER
-    if not outbox_has_room(loop, target, p.size):
+    if not outbox_has_room(loop, target, p.payload.size):
         if target.index < loop.hub.nloops:
             drop_notice_note(loop, target, id, 0, 1)
         return CODE_SLOW_PEER
-    packet = message_frame(loop, p, NULL, 0, True, KIND_TO)
+    packet = message_frame(loop, p, span_none(), True, KIND_TO)
     if packet == NULL:
         return CODE_UNAVAILABLE
     packet.target = id
@@ -64,19 +64,20 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Message* p) noexcept
     return CODE_OK
 
 
-cdef inline uint8_t route_peer(Loop* loop, const char* peer, uint32_t n, uint32_t node_len,
-                               const Message* p) noexcept nogil:
+cdef inline uint8_t route_peer(Loop* loop, Span peer, uint32_t node_len, const Message* p) noexcept nogil:
     """Sends to `<node>.<local>` on any node. An answer (p.re) to another node goes to the subject of its ref."""
+    cdef NatsTarget target
     cdef uint64_t id
     cdef uint8_t code
-    if _is_own_node(loop.hub, peer, node_len):
-        if ids_parse_local(peer + node_len + 1, n - node_len - 1, &id) < 0:
+    if _is_own_node(loop.hub, span_of(peer.at, node_len)):
+        if ids_parse_local(span_from(peer, node_len + 1), &id) < 0:
             return CODE_NO_SUCH_PEER
         return route_id(loop, id, p)
     if p.remote or se_load_relaxed(&loop.hub.link) == CLUSTER_OFF:
         return CODE_NO_SUCH_PEER
-    code = nats_publish_refuses(loop, p, NATS_TO_PEER, peer, n, p.re, p.re_len)
-    return code if code != CODE_OK else nats_publish(loop, p, NATS_TO_PEER, peer, n, p.re, p.re_len)
+    target = nats_target(peer, p.re, NATS_TO_PEER)
+    code = nats_publish_refuses(loop, p, &target)
+    return code if code != CODE_OK else nats_publish(loop, p, &target)
 
 
 cdef inline void _fan_out(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
@@ -87,7 +88,7 @@ cdef inline void _fan_out(Loop* loop, uint32_t index, Packet* packet) noexcept n
     """
     cdef const Member* members = rooms_members_of(&loop.rooms, index)
     cdef uint32_t i, slot, queued = 0, n = loop.rooms.rooms[index].count
-    cdef uint32_t origin = <uint32_t>(packet.origin >> 32) & 0xffffff if packet.origin >> 56 == loop.index else NO_SLOT
+    cdef uint32_t origin = ids_slot(packet.origin) if ids_loop(packet.origin) == loop.index else NO_SLOT
     cdef uint32_t size = packet.size
     cdef bint late = conn_is_late(loop, packet)
     cdef QueueNode* node
@@ -98,7 +99,7 @@ cdef inline void _fan_out(Loop* loop, uint32_t index, Packet* packet) noexcept n
             SE_PREFETCH(slab_conn(&loop.slab, members[i + AHEAD].slot))
         slot = members[i].slot
         c = slab_conn(&loop.slab, slot)
-        if SE_RARE(c.state != CONN_OPEN or (slot == origin and c.tag == <uint32_t>packet.origin)):
+        if SE_RARE(c.state != CONN_OPEN or (slot == origin and c.tag == ids_tag(packet.origin))):
             continue
         node = NULL
         if not SE_RARE(c.flags & FLAG_BLOCKED or late):
@@ -161,29 +162,30 @@ cdef inline uint8_t _post_room(Loop* loop, RoomEntry* entry, const Packet* packe
     return code
 
 
-cdef inline uint8_t route_room(Loop* loop, const char* name, uint32_t n, const Message* p, bint as_from) noexcept nogil:
+cdef inline uint8_t route_room(Loop* loop, Span name, const Message* p, bint as_from) noexcept nogil:
     """Sends to every member but the sender, on every node. `as_from`: as FROM, to the connections of a user."""
-    cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name, n)
-    cdef uint32_t room = rooms_find(&loop.rooms, hash, name, n)
+    cdef NatsTarget target = nats_target(name, span_none(), NATS_TO_ROOM)
+    cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name)
+    cdef uint32_t room = rooms_find(&loop.rooms, hash, name)
     cdef RoomEntry* entry
     cdef Packet* packet
     cdef bint abroad = not p.remote and se_load_relaxed(&loop.hub.link) != CLUSTER_OFF
-    cdef uint8_t far = nats_publish_refuses(loop, p, NATS_TO_ROOM, name, n, NULL, 0) if abroad else CODE_OK
+    cdef uint8_t far = nats_publish_refuses(loop, p, &target) if abroad else CODE_OK
     cdef uint8_t code = CODE_OK
     if far != CODE_OK and far != CODE_UNAVAILABLE:
         return far
     if room != NO_ROOM:
         entry = loop.rooms.rooms[room].entry
     else:
-        entry = room_table_find(&loop.hub.rooms, name, n, hash)
+        entry = room_table_find(&loop.hub.rooms, name, hash)
     if entry != NULL:
-        packet = message_frame(loop, p, name, 0 if as_from else n, True, KIND_FRAME)
+        packet = message_frame(loop, p, span_none() if as_from else name, True, KIND_FRAME)
         if packet == NULL:
             return CODE_UNAVAILABLE
         code = _post_room(loop, entry, packet)
         route_fan_out_held(loop, room, packet)
     if abroad and far == CODE_OK:
-        far = nats_publish(loop, p, NATS_TO_ROOM, name, n, NULL, 0)
+        far = nats_publish(loop, p, &target)
     return far if far != CODE_OK else code
 
 

@@ -6,7 +6,8 @@ rights (signal_py/auth/grants.py) as a head of RIGHTS_HEAD bytes, then the patte
 
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
+from signal_core.base.span cimport Span, span_from, span_of, span_same
 from signal_core.base.sys cimport SE_STATIC_ASSERT
 
 cdef enum:
@@ -30,35 +31,36 @@ cdef inline void rights_check_layout() noexcept nogil:
     SE_STATIC_ASSERT(sizeof(Rights) == 24)
 
 
-cdef inline bint _pattern_matches(const char* p, size_t n, const char* name, size_t m) noexcept nogil:
+cdef inline bint _pattern_matches(Span pattern, Span name) noexcept nogil:
     """Matches as NATS subjects do: `*` is any one token, `>` at the end is one token or more."""
-    cdef size_t i = 0, j = 0
-    while i < n and j < m:
+    cdef const char* p = pattern.at
+    cdef size_t i = 0, j = 0, n = pattern.size
+    while i < n and j < name.size:
         if p[i] == c">" and i + 1 == n:
             return True
         if p[i] == c"*" and (i + 1 == n or p[i + 1] == c"."):
             i += 1
-            while j < m and name[j] != c".":
+            while j < name.size and name.at[j] != c".":
                 j += 1
         else:
             while i < n and p[i] != c".":
-                if j == m or name[j] != p[i]:
+                if j == name.size or name.at[j] != p[i]:
                     return False
                 i += 1
                 j += 1
-            if j < m and name[j] != c".":
+            if j < name.size and name.at[j] != c".":
                 return False
-        if i == n or j == m:
-            return i == n and j == m
+        if i == n or j == name.size:
+            return i == n and j == name.size
         i += 1  # the dots
         j += 1
     return False
 
 
-cdef inline bint _patterns_match(const uint8_t* at, uint32_t count, const char* name, size_t n) noexcept nogil:
+cdef inline bint _patterns_match(const uint8_t* at, uint32_t count, Span name) noexcept nogil:
     cdef uint32_t _i
     for _i in range(count):
-        if _pattern_matches(<const char*>at + 1, at[0], name, n):
+        if _pattern_matches(span_of(at + 1, at[0]), name):
             return True
         at += 1 + at[0]
     return False
@@ -73,21 +75,21 @@ cdef inline const uint8_t* _rights_pub(const Rights* rights) noexcept nogil:
     return at
 
 
-cdef inline bint rights_sub(const Rights* rights, const char* room, size_t n) noexcept nogil:
+cdef inline bint rights_sub(const Rights* rights, Span room) noexcept nogil:
     """Whether they allow to join a room."""
-    return rights.flags & RIGHT_SUB_ALL or _patterns_match(rights.data, rights.nsub, room, n)
+    return rights.flags & RIGHT_SUB_ALL or _patterns_match(rights.data, rights.nsub, room)
 
 
-cdef inline bint rights_publish(const Rights* rights, const char* room, size_t n) noexcept nogil:
+cdef inline bint rights_publish(const Rights* rights, Span room) noexcept nogil:
     """Whether they allow to publish to a room."""
-    return rights.flags & RIGHT_PUB_ALL or _patterns_match(_rights_pub(rights), rights.npub, room, n)
+    return rights.flags & RIGHT_PUB_ALL or _patterns_match(_rights_pub(rights), rights.npub, room)
 
 
-cdef inline uint32_t _big_endian(const uint8_t* p, int n) noexcept nogil:
+cdef inline uint32_t _big_endian(const char* p, int n) noexcept nogil:
     cdef uint32_t value = 0
     cdef int i
     for i in range(n):
-        value = value << 8 | p[i]
+        value = value << 8 | <uint8_t>p[i]
     return value
 
 
@@ -98,41 +100,40 @@ cdef inline void _put_big_endian(uint8_t* p, uint32_t value, int n) noexcept nog
         value >>= 8
 
 
-cdef inline bint rights_are_whole(const uint8_t* text, size_t n) noexcept nogil:
+cdef inline bint rights_are_whole(Span text) noexcept nogil:
     """Whether encoded rights have as many patterns as their head says, and end with the last."""
     cdef size_t at = RIGHTS_HEAD
     cdef uint32_t _i
-    if n < RIGHTS_HEAD:
+    if text.size < RIGHTS_HEAD:
         return False
-    for _i in range(_big_endian(text + 5, 2) + _big_endian(text + 7, 2)):
-        if at >= n:
+    for _i in range(_big_endian(text.at + 5, 2) + _big_endian(text.at + 7, 2)):
+        if at >= text.size:
             return False
-        at += 1 + text[at]
-    return at == n
+        at += 1 + <uint8_t>text.at[at]
+    return at == text.size
 
 
-cdef inline Rights* rights_new(const uint8_t* text, size_t n) noexcept nogil:
+cdef inline Rights* rights_new(Span text) noexcept nogil:
     """Decodes rights that are whole; the caller holds one reference. NULL without memory."""
-    cdef size_t size = n - RIGHTS_HEAD
-    cdef Rights* rights = <Rights*>malloc(sizeof(Rights) + size)
+    cdef Span patterns = span_from(text, RIGHTS_HEAD)
+    cdef Rights* rights = <Rights*>malloc(sizeof(Rights) + patterns.size)
     if rights == NULL:
         return NULL
     rights.refs = 1
-    rights.size = <uint32_t>size
-    rights.flags = text[0]
-    rights.max_rooms = _big_endian(text + 1, 4)
-    rights.nsub = <uint16_t>_big_endian(text + 5, 2)
-    rights.npub = <uint16_t>_big_endian(text + 7, 2)
-    memcpy(rights.data, text + RIGHTS_HEAD, size)
+    rights.size = <uint32_t>patterns.size
+    rights.flags = <uint8_t>text.at[0]
+    rights.max_rooms = _big_endian(text.at + 1, 4)
+    rights.nsub = <uint16_t>_big_endian(text.at + 5, 2)
+    rights.npub = <uint16_t>_big_endian(text.at + 7, 2)
+    memcpy(rights.data, patterns.at, patterns.size)
     return rights
 
 
-cdef inline bint rights_are(const Rights* rights, const uint8_t* text, size_t n) noexcept nogil:
+cdef inline bint rights_are(const Rights* rights, Span text) noexcept nogil:
     """Whether the encoding of the rights is `text`."""
-    return (rights.size == n - RIGHTS_HEAD and rights.flags == text[0]
-            and rights.max_rooms == _big_endian(text + 1, 4) and rights.nsub == _big_endian(text + 5, 2)
-            and rights.npub == _big_endian(text + 7, 2)
-            and memcmp(rights.data, text + RIGHTS_HEAD, n - RIGHTS_HEAD) == 0)
+    return (rights.flags == <uint8_t>text.at[0] and rights.max_rooms == _big_endian(text.at + 1, 4)
+            and rights.nsub == _big_endian(text.at + 5, 2) and rights.npub == _big_endian(text.at + 7, 2)
+            and span_same(span_of(rights.data, rights.size), span_from(text, RIGHTS_HEAD)))
 
 
 cdef inline size_t rights_size(const Rights* rights) noexcept nogil:

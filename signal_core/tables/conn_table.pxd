@@ -6,15 +6,16 @@ need. No thread but the owning loop's reads or writes either, nor what they poin
 allocates and frees Buffers.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 from signal_core.base.limits cimport CHUNK_CONNS, CHUNK_SHIFT, MAX_CHUNKS
 from signal_core.base.memory cimport QueueNode
+from signal_core.base.span cimport Span, span_of
 from signal_core.base.sys cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, SE_STATIC_ASSERT, mmap, munmap,
 )
 from signal_core.tables.acl cimport Rights
-from signal_core.wire.ids cimport REF_MAX
+from signal_core.wire.ids cimport REF_MAX, ids_slot, ids_tag
 
 cdef enum:
     # Conn.state
@@ -189,6 +190,16 @@ cdef inline Conn* slab_find(Slab* slab, uint32_t slot, uint32_t tag) noexcept no
         return NULL
     c = slab_conn(slab, slot)
     return c if c.tag == tag and c.state != CONN_FREE else NULL
+
+
+cdef inline Conn* slab_find_id(Slab* slab, uint64_t id) noexcept nogil:
+    """As slab_find, by an id of this loop."""
+    return slab_find(slab, ids_slot(id), ids_tag(id))
+
+
+cdef inline Span ref_text(const Ref* ref) noexcept nogil:
+    """Good until the ref is removed, or another one is added."""
+    return span_of(ref.text, ref.size)
 
 
 cdef inline void* slab_pages_new(size_t n) noexcept nogil:

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from signal_core.base.limits cimport INSTANCE_SIZE, RECEIPTS_OWED
 from signal_core.base.memory cimport Packet
+from signal_core.base.span cimport Span, span_of
 from signal_core.tables.conn_table cimport Queue
 from signal_core.tables.room_table cimport Audience, RoomEntry
 from signal_core.wire.ids cimport NODE_MAX, REF_MAX
@@ -160,3 +161,17 @@ cdef struct Link:
     Waiters waiters               # SUBs of clients that await a PONG
     OwedReceipts receipts         # the latest publishes with a ref
     char reason[REASON_SIZE]      # why the last connection ended
+
+
+cdef inline Span waiter_ref(const Waiter* waiter) noexcept nogil:
+    """Good as long as the waiter is in its list; no bytes: the SUB is for a room of a URL."""
+    return span_of(waiter.ref, waiter.size)
+
+
+cdef inline Span node_name(const Node* node) noexcept nogil:
+    """Good until a node is added."""
+    return span_of(node.name, node.size)
+
+
+cdef inline Span link_instance(const Link* link) noexcept nogil:
+    return span_of(link.presence.instance, INSTANCE_SIZE)

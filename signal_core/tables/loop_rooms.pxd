@@ -6,11 +6,11 @@ index, so that joining and leaving cost the same in a room of ten thousand as in
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcmp
 from signal_core.base.array cimport array_reserve
+from signal_core.base.span cimport Span, span_none, span_same
 from signal_core.base.sys cimport SE_ASSERT, munmap
 from signal_core.tables.conn_table cimport Cold, Conn, Membership, Slab, slab_cold, slab_conn, slab_pages_new
-from signal_core.tables.room_table cimport RoomEntry
+from signal_core.tables.room_table cimport RoomEntry, room_entry_name
 
 cdef enum:
     NO_ROOM = 0xffffffff
@@ -58,15 +58,14 @@ cdef inline void rooms_init(Rooms* rooms) noexcept nogil:
     rooms.free_head = NO_ROOM
 
 
-cdef inline bint _entry_is(const RoomEntry* entry, uint64_t hash, const char* name, size_t n,
-                           uint64_t serial) noexcept nogil:
+cdef inline bint _entry_is(const RoomEntry* entry, uint64_t hash, Span name, uint64_t serial) noexcept nogil:
     """Whether an entry has this hash, and this name or, if `name` is NULL, this serial."""
-    if name == NULL:
+    if name.at == NULL:
         return entry.serial == serial and entry.hash == hash
-    return entry.hash == hash and entry.size == n and memcmp(entry.name, name, n) == 0
+    return entry.hash == hash and span_same(room_entry_name(entry), name)
 
 
-cdef inline uint32_t _index_find(const Rooms* rooms, const Index* index, uint64_t hash, const char* name, size_t n,
+cdef inline uint32_t _index_find(const Rooms* rooms, const Index* index, uint64_t hash, Span name,
                                  uint64_t serial) noexcept nogil:
     cdef uint32_t i, found
     if index.slots == NULL:
@@ -74,22 +73,21 @@ cdef inline uint32_t _index_find(const Rooms* rooms, const Index* index, uint64_
     i = <uint32_t>hash & index.mask
     while index.slots[i]:
         found = index.slots[i] - 1
-        if index.slots[i] != ROOM_GONE and _entry_is(rooms.rooms[found].entry, hash, name, n, serial):
+        if index.slots[i] != ROOM_GONE and _entry_is(rooms.rooms[found].entry, hash, name, serial):
             return found
         i = (i + 1) & index.mask
     return NO_ROOM
 
 
-cdef inline uint32_t rooms_find(const Rooms* rooms, uint64_t hash, const char* name, size_t n) noexcept nogil:
+cdef inline uint32_t rooms_find(const Rooms* rooms, uint64_t hash, Span name) noexcept nogil:
     """Returns the room of that name; NO_ROOM: it has no member on this loop."""
-    cdef uint32_t found = _index_find(rooms, &rooms.index, hash, name, n, 0)
-    return found if found != NO_ROOM else _index_find(rooms, &rooms.former, hash, name, n, 0)
+    cdef uint32_t found = _index_find(rooms, &rooms.index, hash, name, 0)
+    return found if found != NO_ROOM else _index_find(rooms, &rooms.former, hash, name, 0)
 
 
 cdef inline uint32_t rooms_find_serial(const Rooms* rooms, uint64_t hash, uint64_t serial) noexcept nogil:
-    """As rooms_find, by the room's hash and serial."""
-    cdef uint32_t found = _index_find(rooms, &rooms.index, hash, NULL, 0, serial)
-    return found if found != NO_ROOM else _index_find(rooms, &rooms.former, hash, NULL, 0, serial)
+    cdef uint32_t found = _index_find(rooms, &rooms.index, hash, span_none(), serial)
+    return found if found != NO_ROOM else _index_find(rooms, &rooms.former, hash, span_none(), serial)
 
 
 cdef inline void _index_put(Rooms* rooms, uint32_t room) noexcept nogil:

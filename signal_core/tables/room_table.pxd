@@ -9,8 +9,9 @@ Only the link's loop removes an entry. A KIND_SYNC tells it that members or watc
 
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 from signal_core.base.limits cimport CACHE_LINE_WORDS
+from signal_core.base.span cimport Span, span_of, span_same
 from signal_core.base.sys cimport (
     SE_STATIC_ASSERT, se_add_relaxed, se_add_seqcst, se_and16_seqcst, se_load16_seqcst, se_load8_acquire,
     se_load_seqcst, se_lock, se_or16_seqcst, se_pointer_acquire, se_pointer_release, se_siphash13, se_store_seqcst,
@@ -104,10 +105,15 @@ cdef inline void* _slot_gone() noexcept nogil:
     return <void*>1
 
 
-cdef inline uint64_t room_table_hash(const RoomTable* table, const char* name, size_t n) noexcept nogil:
+cdef inline uint64_t room_table_hash(const RoomTable* table, Span name) noexcept nogil:
     """Returns the hash of a room's name: 32 bits, never 0."""
-    cdef uint32_t hash = <uint32_t>se_siphash13(table.key, name, n)
+    cdef uint32_t hash = <uint32_t>se_siphash13(table.key, name.at, name.size)
     return hash if hash else 1
+
+
+cdef inline Span room_entry_name(const RoomEntry* entry) noexcept nogil:
+    """Good as long as the entry."""
+    return span_of(entry.name, entry.size)
 
 
 cdef inline uint16_t* room_entry_loops(RoomEntry* entry) noexcept nogil:
@@ -139,23 +145,23 @@ cdef inline Stripe* _stripe_of(RoomTable* table, uint64_t hash) noexcept nogil:
     return &table.stripes[hash >> STRIPE_SHIFT]
 
 
-cdef inline RoomEntry* _slots_find(RoomSlots* slots, const char* name, size_t n, uint64_t hash) noexcept nogil:
+cdef inline RoomEntry* _slots_find(RoomSlots* slots, Span name, uint64_t hash) noexcept nogil:
     cdef uint64_t i = hash & slots.mask
     cdef RoomEntry* entry
     while True:
         entry = <RoomEntry*>se_pointer_acquire(&slots.slot[i])
         if entry == NULL:
             return NULL
-        if entry != _slot_gone() and entry.hash == hash and entry.size == n and memcmp(entry.name, name, n) == 0:
+        if entry != _slot_gone() and entry.hash == hash and span_same(room_entry_name(entry), name):
             return entry
         i = (i + 1) & slots.mask
 
 
-cdef inline RoomEntry* room_table_find(RoomTable* table, const char* name, size_t n, uint64_t hash) noexcept nogil:
+cdef inline RoomEntry* room_table_find(RoomTable* table, Span name, uint64_t hash) noexcept nogil:
     """Returns a room's entry, NULL if there is none. Takes no lock. The entry is valid until the calling thread notes
     another epoch or sleeps."""
     cdef Stripe* stripe = _stripe_of(table, hash)
-    return _slots_find(<RoomSlots*>se_pointer_acquire(&stripe.slots), name, n, hash)
+    return _slots_find(<RoomSlots*>se_pointer_acquire(&stripe.slots), name, hash)
 
 
 cdef inline void _table_retire(RoomTable* table, Retired* piece) noexcept nogil:
@@ -234,15 +240,15 @@ cdef inline bint _stripe_grow(RoomTable* table, Stripe* stripe) noexcept nogil:
     return True
 
 
-cdef inline RoomEntry* _entry_new(RoomTable* table, const char* name, size_t n, uint64_t hash) noexcept nogil:
-    cdef size_t size = ((ENTRY_HEAD + n + 1) & ~<size_t>1) + table.words * sizeof(uint16_t)
+cdef inline RoomEntry* _entry_new(RoomTable* table, Span name, uint64_t hash) noexcept nogil:
+    cdef size_t size = ((ENTRY_HEAD + name.size + 1) & ~<size_t>1) + table.words * sizeof(uint16_t)
     cdef RoomEntry* entry = <RoomEntry*>calloc(1, size if size > sizeof(RoomEntry) else sizeof(RoomEntry))
     if entry != NULL:
         entry.hash = <uint32_t>hash
         while entry.serial == 0:
             entry.serial = <uint32_t>(se_add_seqcst(&table.serial, 1) + 1)
-        entry.size = <uint8_t>n
-        memcpy(entry.name, name, n)
+        entry.size = <uint8_t>name.size
+        memcpy(entry.name, name.at, name.size)
     return entry
 
 
@@ -254,8 +260,7 @@ cdef inline bint _entry_has_loops(const RoomTable* table, RoomEntry* entry) noex
     return False
 
 
-cdef inline RoomEntry* _entry_lock(RoomTable* table, Stripe* stripe, const char* name, size_t n,
-                                   uint64_t hash) noexcept nogil:
+cdef inline RoomEntry* _entry_lock(RoomTable* table, Stripe* stripe, Span name, uint64_t hash) noexcept nogil:
     """Locks the stripe and returns the entry of a room, a new one if there was none. NULL without memory, the stripe
     not locked."""
     cdef RoomEntry* fresh = NULL
@@ -263,7 +268,7 @@ cdef inline RoomEntry* _entry_lock(RoomTable* table, Stripe* stripe, const char*
     cdef bint full
     while True:
         se_lock(&stripe.lock)
-        entry = _slots_find(<RoomSlots*>stripe.slots, name, n, hash)
+        entry = _slots_find(<RoomSlots*>stripe.slots, name, hash)
         full = 4 * (stripe.filled + 1) > 3 * ((<RoomSlots*>stripe.slots).mask + 1)
         if entry != NULL and fresh == NULL:
             return entry
@@ -275,7 +280,7 @@ cdef inline RoomEntry* _entry_lock(RoomTable* table, Stripe* stripe, const char*
             fresh = NULL
             continue
         if fresh == NULL:
-            fresh = _entry_new(table, name, n, hash)
+            fresh = _entry_new(table, name, hash)
         if fresh == NULL or (full and not _stripe_grow(table, stripe)):
             free(fresh)
             return NULL
@@ -285,12 +290,12 @@ cdef inline RoomEntry* _entry_lock(RoomTable* table, Stripe* stripe, const char*
     return fresh
 
 
-cdef inline RoomEntry* room_table_enter(RoomTable* table, const char* name, size_t n, uint64_t hash, uint32_t loop,
+cdef inline RoomEntry* room_table_enter(RoomTable* table, Span name, uint64_t hash, uint32_t loop,
                                         bint* sync) noexcept nogil:
     """Sets the bit of a loop that has members (loop_bit), and makes the entry if need be. If `sync` is set, the caller
     must post a KIND_SYNC to the link, or call room_table_sync_failed. NULL without memory."""
     cdef Stripe* stripe = _stripe_of(table, hash)
-    cdef RoomEntry* entry = _entry_lock(table, stripe, name, n, hash)
+    cdef RoomEntry* entry = _entry_lock(table, stripe, name, hash)
     sync[0] = False
     if entry == NULL:
         return NULL

@@ -18,6 +18,7 @@ from signal_core.base.limits cimport (
     MAX_LISTENERS, MISSED_MOST, PREFIX_SIZE, RIGHTS_SHARED, TAGS_KEPT, TICK_MS,
 )
 from signal_core.base.memory cimport Mem, Packet
+from signal_core.base.span cimport Span, span_of
 from signal_core.base.sys cimport epoll_event, iovec, pthread_t, sockaddr_storage
 from signal_core.tables.acl cimport Rights
 from signal_core.tables.conn_table cimport Conn, Slab
@@ -222,7 +223,7 @@ cdef struct Turn:                 # scheduling of an iteration (tables/turns.pxd
     uint64_t rest_end             # ns; when the rest of the delayed connections ends; 0: it has not begun
 
 cdef struct Pressure:             # connections that wait for room in other loops' mailboxes (delivery/backpressure.pxd)
-    uint64_t* held                # held connections, slot << 32 | tag, oldest first
+    uint64_t* held                # ids of held connections, oldest first
     uint32_t held_used
     uint32_t held_size
     uint32_t waits                # held connections, held verdicts and what is in `delayed`
@@ -317,6 +318,16 @@ cdef struct Loop:
 cdef inline uint32_t loop_ms(const Loop* loop) noexcept nogil:
     """Returns the time of this iteration: milliseconds since Hub.boot, modulo 2**32."""
     return loop.tick * TICK_MS + loop.late_ms
+
+
+cdef inline Span hub_node(const Hub* hub) noexcept nogil:
+    """The node's name; good as long as the hub."""
+    return span_of(hub.node, hub.node_len)
+
+
+cdef inline Span hub_prefix(const Hub* hub) noexcept nogil:
+    """The prefix of NATS subjects; good as long as the hub."""
+    return span_of(hub.prefix, hub.prefix_len)
 
 
 cdef inline uint32_t loop_bit(const Loop* loop) noexcept nogil:

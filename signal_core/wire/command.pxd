@@ -1,7 +1,8 @@
 """The head line of a client's message (signal.v1 §1, §2), without I/O."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memchr, memcmp, memset
+from libc.string cimport memset
+from signal_core.base.span cimport Span, span_first, span_from, span_is, span_none, span_of, span_starts, span_until
 from signal_core.base.sys cimport SE_RARE, SE_STATIC_ASSERT
 from signal_core.base.text cimport text_parse_uint
 from signal_core.wire.ids cimport ROOM_MAX, ids_peer_run, ids_ref_valid, ids_room_valid, ids_split_peer, se_token_run
@@ -25,39 +26,35 @@ cdef enum:
     OPTION_TTL = 4
     OPTION_PRESENCE = 8
 
-cdef struct Head:             # pointers point into the parsed message; NULL with a length of 0
-    const char* arg           # 8  peer, `@user`, room, PING's token, or the token of AUTH
-    const char* ref           # 8  to be answered with OK or ERR
-    const char* re            # 8  ref of the message that this one answers
-    const char* payload       # 8  what follows the first LF; never NULL in a good head
-    size_t payload_len        # 8
+cdef struct Head:             # spans point into the parsed message; NULL with a size of 0
+    Span arg                  # 16  peer, `@user`, room, PING's token, or the token of AUTH
+    Span ref                  # 16  to be answered with OK or ERR
+    Span re                   # 16  ref of the message that this one answers
+    Span payload              # 16  what follows the first LF; never NULL in a good head
     int64_t ttl_ms            # 8  1..TTL_MAX_MS; -1: none was given
-    uint32_t arg_len          # 4
     uint32_t node_len         # 4  TO a peer: bytes of its node, at the start of arg; else 0
-    uint32_t ref_len          # 4
-    uint32_t re_len           # 4
     uint8_t verb              # 1  VERB_*
     uint8_t presence          # 1  SUB: tell who is there
     uint8_t has_payload       # 1  the verb carries one, maybe empty: TO, PUB
-    uint8_t spare[5]          # 5  to a multiple of 8
+    uint8_t spare[1]          # 1  to a multiple of 8
 
 
 cdef inline void head_check_layout() noexcept nogil:
-    SE_STATIC_ASSERT(sizeof(Head) == 72)
+    SE_STATIC_ASSERT(sizeof(Head) == 80)
 
 
-cdef inline uint8_t _head_verb(const char* p, size_t n) noexcept nogil:
-    if n == 2 and memcmp(p, b"TO", 2) == 0:
+cdef inline uint8_t _head_verb(Span word) noexcept nogil:
+    if span_is(word, b"TO"):
         return VERB_TO
-    if n == 3 and memcmp(p, b"PUB", 3) == 0:
+    if span_is(word, b"PUB"):
         return VERB_PUB
-    if n == 3 and memcmp(p, b"SUB", 3) == 0:
+    if span_is(word, b"SUB"):
         return VERB_SUB
-    if n == 4 and memcmp(p, b"PING", 4) == 0:
+    if span_is(word, b"PING"):
         return VERB_PING
-    if n == 5 and memcmp(p, b"UNSUB", 5) == 0:
+    if span_is(word, b"UNSUB"):
         return VERB_UNSUB
-    if n == 4 and memcmp(p, b"AUTH", 4) == 0:
+    if span_is(word, b"AUTH"):
         return VERB_AUTH
     return VERB_NONE
 
@@ -73,68 +70,60 @@ cdef inline uint32_t _head_allowed(const Head* head) noexcept nogil:
     return OPTION_REF if head.verb == VERB_UNSUB or head.verb == VERB_AUTH else 0
 
 
-cdef inline bint _token_valid(const char* p, size_t n, size_t most) noexcept nogil:
+cdef inline bint _token_valid(Span token, size_t most) noexcept nogil:
     """1..most printable ASCII characters but the space."""
     cdef size_t i
-    if n == 0 or n > most:
+    if token.size == 0 or token.size > most:
         return False
-    for i in range(n):
-        if p[i] < c"!" or p[i] > c"~":
+    for i in range(token.size):
+        if token.at[i] < c"!" or token.at[i] > c"~":
             return False
     return True
 
 
 cdef inline bint _head_argument_valid(Head* head) noexcept nogil:
     """Judges arg as its verb asks; sets node_len where it is a peer."""
-    cdef const char* arg = head.arg
-    cdef size_t n = head.arg_len, node_len = 0
+    cdef Span arg = head.arg
+    cdef size_t node_len = 0
     if head.verb == VERB_PING:
-        return _token_valid(arg, n, PING_TOKEN_MAX)
+        return _token_valid(arg, PING_TOKEN_MAX)
     if head.verb == VERB_AUTH:
-        return _token_valid(arg, n, HEAD_MAX_AUTH)
-    if n == 0 or n > ROOM_MAX:
+        return _token_valid(arg, HEAD_MAX_AUTH)
+    if arg.size == 0 or arg.size > ROOM_MAX:
         return False
     if head.verb != VERB_TO:
-        return arg[0] != c"$" and arg[0] != c"@" and ids_room_valid(arg, n)
-    if arg[0] == c"@":
-        return ids_room_valid(arg + 1, n - 1)
-    if ids_split_peer(arg, n, &node_len) < 0:
+        return arg.at[0] != c"$" and arg.at[0] != c"@" and ids_room_valid(arg)
+    if arg.at[0] == c"@":
+        return ids_room_valid(span_from(arg, 1))
+    if ids_split_peer(arg, &node_len) < 0:
         return False
     head.node_len = <uint32_t>node_len
     return True
 
 
-cdef inline int64_t _ttl_parse(const char* p, size_t n) noexcept nogil:
+cdef inline int64_t _ttl_parse(Span text) noexcept nogil:
     """1..TTL_MAX_MS without leading zeros; -1: malformed."""
     cdef uint64_t ms
-    if n == 0 or n > 8 or p[0] == c"0" or not text_parse_uint(p, n, &ms) or ms > TTL_MAX_MS:
+    if text.size == 0 or text.size > 8 or text.at[0] == c"0" or not text_parse_uint(text, &ms) or ms > TTL_MAX_MS:
         return -1
     return <int64_t>ms
 
 
-cdef inline uint32_t _head_option(const char* p, size_t n, Head* out) noexcept nogil:
+cdef inline uint32_t _head_option(Span word, Head* out) noexcept nogil:
     """Takes one option; returns which it is, OPTION_*, or 0 where it is unknown or its value is bad."""
-    if n > 4 and memcmp(p, b"ref=", 4) == 0:
-        out.ref = p + 4
-        out.ref_len = <uint32_t>(n - 4)
-        return OPTION_REF if ids_ref_valid(p + 4, n - 4) else 0
-    if n > 3 and memcmp(p, b"re=", 3) == 0:
-        out.re = p + 3
-        out.re_len = <uint32_t>(n - 3)
-        return OPTION_RE if ids_ref_valid(p + 3, n - 3) else 0
-    if n > 4 and memcmp(p, b"ttl=", 4) == 0:
-        out.ttl_ms = _ttl_parse(p + 4, n - 4)
+    if span_starts(word, b"ref="):
+        out.ref = span_from(word, 4)
+        return OPTION_REF if ids_ref_valid(out.ref) else 0
+    if span_starts(word, b"re="):
+        out.re = span_from(word, 3)
+        return OPTION_RE if ids_ref_valid(out.re) else 0
+    if span_starts(word, b"ttl="):
+        out.ttl_ms = _ttl_parse(span_from(word, 4))
         return OPTION_TTL if out.ttl_ms > 0 else 0
-    if n == 8 and memcmp(p, b"presence", 8) == 0:
+    if span_is(word, b"presence"):
         out.presence = 1
         return OPTION_PRESENCE
     return 0
-
-
-cdef inline size_t _word_size(const char* p, size_t n) noexcept nogil:
-    """Bytes before the first space, or all."""
-    cdef const char* space = <const char*>memchr(p, c" ", n)
-    return n if space == NULL else <size_t>(space - p)
 
 
 cdef inline void _head_clear(Head* out) noexcept nogil:
@@ -142,117 +131,112 @@ cdef inline void _head_clear(Head* out) noexcept nogil:
     out.ttl_ms = -1
 
 
-cdef inline void _ref_seek(const char* p, size_t n, bint cut, Head* out) noexcept nogil:
-    """Keeps the verb of a malformed head, and its ref if it has exactly one `ref=` and that is valid.
+cdef inline void _ref_seek(Span text, bint cut, Head* out) noexcept nogil:
+    """Of a malformed head keeps the verb, and the ref where there is one `ref=` and it is well-formed.
 
     The first argument of a known verb is no option. `cut`: the head goes on behind `n`, maybe within its last word.
     """
-    cdef size_t word = _word_size(p, n)
+    cdef size_t size = span_until(text, c" ")
     cdef uint32_t nth = 0, refs = 0
-    out.verb = _head_verb(p, word)
-    while word < n:
-        p += word + 1
-        n -= word + 1
-        word = _word_size(p, n)
+    cdef Span word
+    out.verb = _head_verb(span_of(text.at, size))
+    while size < text.size:
+        text = span_from(text, size + 1)
+        size = span_until(text, c" ")
+        word = span_of(text.at, size)
         nth += 1
-        if word < 4 or memcmp(p, b"ref=", 4) != 0 or (nth == 1 and out.verb != VERB_NONE):
+        if not span_starts(word, b"ref=") or (nth == 1 and out.verb != VERB_NONE):
             continue
         refs += 1
-        if refs == 1 and ids_ref_valid(p + 4, word - 4) and not (cut and word == n):
-            out.ref = p + 4
-            out.ref_len = <uint32_t>(word - 4)
+        if refs == 1 and ids_ref_valid(span_from(word, 4)) and not (cut and size == text.size):
+            out.ref = span_from(word, 4)
     if refs > 1:
-        out.ref = NULL
-        out.ref_len = 0
+        out.ref = span_none()
 
 
-cdef inline int _head_bad(const char* buf, size_t n, Head* out) noexcept nogil:
+cdef inline int _head_bad(Span message, Head* out) noexcept nogil:
     """Fills `out` as head_parse does for -1, and returns that."""
-    cdef size_t size = n if n <= HEAD_MAX else HEAD_MAX + 1
-    cdef const char* lf
+    cdef Span looked = span_first(message, HEAD_MAX + 1)
+    cdef size_t lf
     _head_clear(out)
-    if n:
-        lf = <const char*>memchr(buf, c"\n", size)
-        if lf != NULL:
-            n = size = <size_t>(lf - buf)
-        _ref_seek(buf, size, size < n, out)
+    if message.size:
+        lf = span_until(looked, c"\n")
+        _ref_seek(span_of(message.at, lf), lf == looked.size and looked.size < message.size, out)
     return -1
 
 
-cdef inline int64_t _head_options(const char* p, size_t n, size_t at, Head* out) noexcept nogil:
-    """Reads ` option ...` from p[at] up to LF or the end; bytes of the whole head, or -1 where malformed.
+cdef inline int64_t _head_options(Span text, size_t at, Head* out) noexcept nogil:
+    """Reads ` option ...` from byte `at` up to LF or the end; bytes of the whole head, or -1 where malformed.
 
     A word ends at a space or a control character; what else it holds is judged by those who take it.
     """
+    cdef const char* p = text.at
     cdef uint32_t option, allowed = _head_allowed(out)
     cdef size_t word
-    while at < n and p[at] == c" ":
+    while at < text.size and p[at] == c" ":
         at += 1
-        word = se_token_run(p + at, n - at)
-        option = _head_option(p + at, word, out) & allowed
+        word = se_token_run(p + at, text.size - at)
+        option = _head_option(span_of(p + at, word), out) & allowed
         if option == 0:
             return -1
         allowed ^= option   # once each
         at += word
-    return <int64_t>at if at == n or p[at] == c"\n" else -1
+    return <int64_t>at if at == text.size or p[at] == c"\n" else -1
 
 
-cdef inline int64_t _head_line(const char* p, size_t n, Head* out) noexcept nogil:
-    """Bytes of the head that p starts with, its LF not counted, or -1 where malformed. `out` is clear."""
-    cdef size_t word = se_token_run(p, n)
-    out.verb = _head_verb(p, word)
+cdef inline int64_t _head_line(Span text, Head* out) noexcept nogil:
+    """Bytes of the head that the text starts with, its LF not counted, or -1 where malformed. `out` is clear."""
+    cdef size_t word = se_token_run(text.at, text.size)
+    cdef Span rest
+    out.verb = _head_verb(span_of(text.at, word))
     if out.verb == VERB_NONE:
         return -1
     out.has_payload = out.verb == VERB_TO or out.verb == VERB_PUB
-    if word == n or p[word] != c" ":
-        return _head_options(p, n, word, out) if out.verb == VERB_PING else -1
-    out.arg = p + word + 1
-    out.arg_len = <uint32_t>se_token_run(out.arg, n - word - 1)
+    if word == text.size or text.at[word] != c" ":
+        return _head_options(text, word, out) if out.verb == VERB_PING else -1
+    rest = span_from(text, word + 1)
+    out.arg = span_of(rest.at, se_token_run(rest.at, rest.size))
     if not _head_argument_valid(out):
         return -1
-    return _head_options(p, n, word + 1 + out.arg_len, out)
+    return _head_options(text, word + 1 + out.arg.size, out)
 
 
-cdef inline int64_t _head_line_to(const char* p, size_t n, Head* out) noexcept nogil:
-    """As _head_line, for `TO <peer>` alone, the most frequent. 0: it is another message, `out` is unchanged."""
+cdef inline int64_t _head_line_to(Span text, Head* out) noexcept nogil:
+    """As _head_line, for `TO <peer>` alone, the most frequent; 0: it is none, `out` is as it was."""
     cdef size_t node_len, size
-    if n < 4 or memcmp(p, b"TO ", 3) != 0:
+    if text.size < 4 or not span_starts(text, b"TO "):
         return 0
-    size = ids_peer_run(p + 3, n - 3, &node_len)
+    size = ids_peer_run(span_from(text, 3), &node_len)
     if size == 0:
         return 0
     out.verb = VERB_TO
     out.has_payload = 1
-    out.arg = p + 3
-    out.arg_len = <uint32_t>size
+    out.arg = span_of(text.at + 3, size)
     out.node_len = <uint32_t>node_len
     size += 3
-    if size == n or p[size] == c"\n":
+    if size == text.size or text.at[size] == c"\n":
         return <int64_t>size
-    return _head_options(p, n, size, out)
+    return _head_options(text, size, out)
 
 
-cdef inline int head_parse(const char* buf, size_t n, Head* out) noexcept nogil:
-    """Reads a whole message of `n` bytes. 1: `out` is filled.
+cdef inline int head_parse(Span message, Head* out) noexcept nogil:
+    """Reads a whole message. 1: `out` is filled.
 
     -1: bad-request; of `out` only verb and ref count: the ref where a single well-formed one could be read.
     """
     cdef size_t most = HEAD_MAX
-    cdef size_t look = n if n <= HEAD_MAX else HEAD_MAX + 1
     cdef int64_t size
     _head_clear(out)
-    size = _head_line_to(buf, look, out)
+    size = _head_line_to(span_first(message, HEAD_MAX + 1), out)
     if size == 0:
-        if SE_RARE(n > HEAD_MAX) and memcmp(buf, b"AUTH ", 5) == 0:
+        if SE_RARE(message.size > HEAD_MAX) and span_starts(message, b"AUTH "):
             most = HEAD_MAX_AUTH
-            look = n if n <= most else most + 1
-        size = _head_line(buf, look, out)
+        size = _head_line(span_first(message, most + 1), out)
     if SE_RARE(size < 0 or size > <int64_t>most):
-        return _head_bad(buf, n, out)
-    if <size_t>size < n:
+        return _head_bad(message, out)
+    if <size_t>size < message.size:
         size += 1   # LF
-    out.payload = buf + size
-    out.payload_len = n - <size_t>size
-    if SE_RARE(out.payload_len and not out.has_payload):
-        return _head_bad(buf, n, out)
+    out.payload = span_from(message, <size_t>size)
+    if SE_RARE(out.payload.size and not out.has_payload):
+        return _head_bad(message, out)
     return 1

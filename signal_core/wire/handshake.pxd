@@ -1,14 +1,15 @@
 """The opening handshake (RFC 6455 §4.2) without I/O: validates a client's HTTP head.
 
-Pointers in Upgrade point into the caller's buffer and are good as long as that is.
+Spans in Upgrade point into the caller's buffer and are good as long as that is.
 """
 
 from libc.stdint cimport uint32_t, uint8_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 from signal_core.base.limits cimport FORWARDED_LINES, UPGRADE_MAX_HEADERS
+from signal_core.base.span cimport Span, span_first, span_from, span_is, span_none, span_of, span_starts
 from signal_core.base.sys cimport SE_STATIC_ASSERT
 from signal_core.base.text cimport (
-    text_base64url_decode, text_is, text_is_blank, text_matches, text_percent_decode, text_starts,
+    text_base64url_decode, text_is_blank, text_matches, text_percent_decode, text_starts,
 )
 from signal_core.wire.http cimport http_list_has, http_list_next, phr_header, phr_parse_request
 from signal_core.wire.request cimport (
@@ -42,19 +43,13 @@ cdef enum:
 
 cdef struct Upgrade:          # what a handshake asks for
     const char* key           # 8  Sec-WebSocket-Key, KEY_SIZE characters
-    const char* token         # 8  as it was sent, nothing decoded; NULL: none
-    size_t token_len          # 8
-    const char* origin        # 8  NULL: none
-    size_t origin_len         # 8
-    const char* query         # 8  what follows '?', as it was sent
-    size_t query_len          # 8
-    const char* path          # 8
-    size_t path_len           # 8
-    const char* forwarded[FORWARDED_LINES]  # 32  the last X-Forwarded-For headers, number i at i % FORWARDED_LINES
-    size_t forwarded_len[FORWARDED_LINES]   # 32
+    Span token                # 16  as it was sent, nothing decoded; NULL: none
+    Span origin               # 16  NULL: none
+    Span query                # 16  what follows '?', as it was sent
+    Span path                 # 16
+    Span forwarded[FORWARDED_LINES]  # 64  the last X-Forwarded-For headers, number i at i % FORWARDED_LINES
     const char* why           # 8  what is wrong, for people; NULL: the status says it
-    const char* room          # 8  what is wrong is this room of the query, as it was sent; NULL: something else
-    size_t room_len           # 8
+    Span room                 # 16  what is wrong is this room of the query, as it was sent; NULL: something else
     uint32_t nforwarded       # 4  how many there were
     uint32_t over             # 4  414, 431: bytes of the line or head so far
     int status                # 4  0: upgrade; STATUS_HEALTH, STATUS_OPTIONS; else a status to refuse with or UNDECIDED
@@ -82,85 +77,76 @@ cdef inline void upgrade_check_layout() noexcept nogil:
 
 # -- the request's headers --
 
-cdef inline bint _key_is_valid(const char* p, size_t n) noexcept nogil:
+cdef inline bint _key_is_valid(Span key) noexcept nogil:
     """Whether it is the base64 of 16 bytes."""
-    return n == KEY_SIZE and se_base64_run(p, KEY_SIZE) == KEY_SIZE - 2 and p[22] == c'=' and p[23] == c'='
+    return (key.size == KEY_SIZE and se_base64_run(key.at, KEY_SIZE) == KEY_SIZE - 2
+            and key.at[22] == c'=' and key.at[23] == c'=')
 
 
-cdef inline void _upgrade_take_token(Upgrade* out, uint8_t source, const char* p, size_t n) noexcept nogil:
+cdef inline void _upgrade_take_token(Upgrade* out, uint8_t source, Span token) noexcept nogil:
     """The first token that is not empty counts, Authorization's before any."""
-    if n > 0 and (out.token_from == TOKEN_NONE or source < out.token_from):
-        out.token = p
-        out.token_len = n
+    if token.size > 0 and (out.token_from == TOKEN_NONE or source < out.token_from):
+        out.token = token
         out.token_from = source
 
 
-cdef inline void _upgrade_authorization(Upgrade* out, const char* p, size_t n) noexcept nogil:
+cdef inline void _upgrade_authorization(Upgrade* out, Span value) noexcept nogil:
     """Takes a Bearer token; other schemes are none of ours."""
-    if not text_starts(p, n, b"bearer") or n == 6 or not text_is_blank(p[6]):
+    if not text_starts(value, b"bearer") or value.size == 6 or not text_is_blank(value.at[6]):
         return
-    p += 6
-    n -= 6
-    while n > 0 and text_is_blank(p[0]):
-        p += 1
-        n -= 1
-    _upgrade_take_token(out, TOKEN_BEARER, p, n)
+    value = span_from(value, 6)
+    while value.size > 0 and text_is_blank(value.at[0]):
+        value = span_from(value, 1)
+    _upgrade_take_token(out, TOKEN_BEARER, value)
 
 
-cdef inline void _upgrade_protocols(Upgrade* out, Seen* seen, const char* list, size_t left) noexcept nogil:
+cdef inline void _upgrade_protocols(Upgrade* out, Seen* seen, Span list) noexcept nogil:
     """Subprotocols, whose names are case-sensitive. A token among them counts where signal.v1 is, too."""
-    cdef const char* item = NULL
-    cdef size_t n = http_list_next(&list, &left, &item)
-    while n > 0:
-        if text_is(item, n, b"signal.v1"):
+    cdef Span item = http_list_next(&list)
+    while item.size > 0:
+        if span_is(item, b"signal.v1"):
             out.protocol = 1
         else:
             seen.others = True
-            if n > 6 and memcmp(item, b"token.", 6) == 0:
-                _upgrade_take_token(out, TOKEN_PROTOCOL, item + 6, n - 6)
-        n = http_list_next(&list, &left, &item)
+            if span_starts(item, b"token."):
+                _upgrade_take_token(out, TOKEN_PROTOCOL, span_from(item, 6))
+        item = http_list_next(&list)
 
 
-cdef inline bint _is_zero(const char* p, size_t n) noexcept nogil:
+cdef inline bint _is_zero(Span value) noexcept nogil:
     """A Content-Length of nothing."""
     cdef size_t i
-    for i in range(n):
-        if p[i] != c'0':
+    for i in range(value.size):
+        if value.at[i] != c'0':
             return False
-    return n > 0
+    return value.size > 0
 
 
-cdef inline void _upgrade_websocket_header(const phr_header* header, Seen* seen, Upgrade* out) noexcept nogil:
-    """A header whose name starts with Sec-WebSocket-."""
-    cdef const char* name = header.name + 14
-    cdef size_t n = header.name_len - 14
-    if text_matches(name, n, b"key"):
+cdef inline void _upgrade_websocket_header(Span name, Span value, Seen* seen, Upgrade* out) noexcept nogil:
+    """A header whose name is `name` after Sec-WebSocket-."""
+    if text_matches(name, b"key"):
         seen.keys += 1
-        out.key = header.value
-        if not _key_is_valid(header.value, header.value_len):
+        out.key = value.at
+        if not _key_is_valid(value):
             seen.bad = b"Sec-WebSocket-Key is not the base64 of 16 bytes."
-    elif text_matches(name, n, b"version"):
+    elif text_matches(name, b"version"):
         seen.versions += 1
-        seen.version_13 = text_is(header.value, header.value_len, b"13")
-    elif text_matches(name, n, b"protocol"):
-        _upgrade_protocols(out, seen, header.value, header.value_len)
+        seen.version_13 = span_is(value, b"13")
+    elif text_matches(name, b"protocol"):
+        _upgrade_protocols(out, seen, value)
 
 
-cdef inline void _upgrade_long_header(const phr_header* header, Seen* seen, Upgrade* out) noexcept nogil:
+cdef inline void _upgrade_long_header(Span name, Span value, Seen* seen, Upgrade* out) noexcept nogil:
     """A header whose name has more than 10 bytes."""
-    cdef const char* name = header.name
-    cdef size_t n = header.name_len
-    if n > 14 and se_same_name(name, b"sec-webs", 8) and se_same_name(name + 8, b"ocket-", 6):
-        _upgrade_websocket_header(header, seen, out)
-    elif text_matches(name, n, b"authorization"):
+    if name.size > 14 and se_same_name(name.at, b"sec-webs", 8) and se_same_name(name.at + 8, b"ocket-", 6):
+        _upgrade_websocket_header(span_from(name, 14), value, seen, out)
+    elif text_matches(name, b"authorization"):
         seen.tokens += 1
-        _upgrade_authorization(out, header.value, header.value_len)
-    elif text_matches(name, n, b"x-forwarded-for"):
-        out.forwarded[out.nforwarded % FORWARDED_LINES] = header.value
-        out.forwarded_len[out.nforwarded % FORWARDED_LINES] = header.value_len
+        _upgrade_authorization(out, value)
+    elif text_matches(name, b"x-forwarded-for"):
+        out.forwarded[out.nforwarded % FORWARDED_LINES] = value
         out.nforwarded += 1
-    elif (text_matches(name, n, b"transfer-encoding")
-          or text_matches(name, n, b"content-length") and not _is_zero(header.value, header.value_len)):
+    elif text_matches(name, b"transfer-encoding") or text_matches(name, b"content-length") and not _is_zero(value):
         seen.bad = b"The request has a body, which is not accepted here."
 
 
@@ -168,22 +154,20 @@ cdef inline void _upgrade_header(const phr_header* header, Seen* seen, Upgrade* 
     """Notes what one header says."""
     cdef const char* name = header.name
     cdef size_t n = header.name_len
-    cdef const char* value = header.value
-    cdef size_t value_len = header.value_len
+    cdef Span value = span_of(header.value, header.value_len)
     if n > 10:
-        _upgrade_long_header(header, seen, out)
+        _upgrade_long_header(span_of(name, n), value, seen, out)
     elif n == 4 and se_same_name(name, b"host", 4):
         seen.hosts += 1
-        if not request_host_valid(value, value_len):
+        if not request_host_valid(value):
             seen.bad = b"Host is not a host name or address, with or without a port."
     elif n == 7 and se_same_name(name, b"upgrade", 7):
-        seen.websocket = seen.websocket or http_list_has(value, value_len, b"websocket")
+        seen.websocket = seen.websocket or http_list_has(value, b"websocket")
     elif n == 10 and se_same_name(name, b"connecti", 8) and se_same_name(name + 6, b"tion", 4):
-        seen.connection = seen.connection or http_list_has(value, value_len, b"upgrade")
+        seen.connection = seen.connection or http_list_has(value, b"upgrade")
     elif n == 6 and se_same_name(name, b"origin", 6):
         seen.origins += 1
         out.origin = value
-        out.origin_len = value_len
     elif n == 0:
         seen.bad = b"A header continues on the next line, which is obsolete."
 
@@ -191,42 +175,39 @@ cdef inline void _upgrade_header(const phr_header* header, Seen* seen, Upgrade* 
 cdef inline void _upgrade_tokens(Upgrade* out) noexcept nogil:
     """With all headers seen: forgets a token among other subprotocols than signal.v1, and takes ?token=… where no
     header brought one."""
-    cdef const char* query = out.query
-    cdef size_t left = out.query_len
-    cdef const char* value = NULL
-    cdef size_t n = 0
+    cdef Span query = out.query
+    cdef Span value
     if out.token_from == TOKEN_PROTOCOL and not out.protocol:
         out.token_from = TOKEN_NONE
-        out.token = NULL
-        out.token_len = 0
-    if request_query_find(&query, &left, b"token", &value, &n):
-        _upgrade_take_token(out, TOKEN_QUERY, value, n)
+        out.token = span_none()
+    if request_query_find(&query, b"token", &value):
+        _upgrade_take_token(out, TOKEN_QUERY, value)
 
 
 # -- the verdict --
 
-cdef inline int upgrade_token_decode(uint8_t source, const char* p, size_t n, char* out) noexcept nogil:
-    """Writes the decoded token to `out`, at most `n` bytes. Returns its length; -1: it is malformed, or not visible
-    ASCII. `source`: TOKEN_*."""
-    cdef int size = <int>n, i
+cdef inline int upgrade_token_decode(uint8_t source, Span token, char* out) noexcept nogil:
+    """Writes the decoded token to `out`, at most token.size bytes. Returns its length; -1: it is malformed, or not
+    visible ASCII. `source`: TOKEN_*."""
+    cdef int size = <int>token.size, i
     if source == TOKEN_QUERY:
-        size = text_percent_decode(p, n, out, n)
+        size = text_percent_decode(token, out, token.size)
     elif source == TOKEN_PROTOCOL:
-        size = text_base64url_decode(p, n, out)
-    elif n:
-        memcpy(out, p, n)
+        size = text_base64url_decode(token, out)
+    elif token.size:
+        memcpy(out, token.at, token.size)
     for i in range(size):
         if out[i] <= c' ' or out[i] > c'~':
             return -1
     return size
 
 
-cdef inline uint8_t _upgrade_method(const char* p, size_t n) noexcept nogil:
-    if text_is(p, n, b"GET"):
+cdef inline uint8_t _upgrade_method(Span method) noexcept nogil:
+    if span_is(method, b"GET"):
         return METHOD_GET
-    if text_is(p, n, b"HEAD"):
+    if span_is(method, b"HEAD"):
         return METHOD_HEAD
-    return METHOD_OPTIONS if text_is(p, n, b"OPTIONS") else METHOD_OTHER
+    return METHOD_OPTIONS if span_is(method, b"OPTIONS") else METHOD_OTHER
 
 
 cdef inline const char* _upgrade_complaint(const Seen* seen, int minor) noexcept nogil:
@@ -263,10 +244,9 @@ cdef inline int _upgrade_validate(const Seen* seen, uint8_t method, int minor, c
                                   Upgrade* out) noexcept nogil:
     """The status for a whole head whose target is well-formed: 0 upgrade, STATUS_HEALTH, STATUS_OPTIONS, else a
     refusal. An Upgrade in a request other than GET is ignored (RFC 9110 §7.8)."""
-    cdef bint root = site_is_root(site, out.path, out.path_len)
-    cdef bint health = not root and (site_has(site, out.path, out.path_len, b"/healthz")
-                                     or text_is(out.path, out.path_len, b"/healthz"))
-    cdef bint all_of_it = method == METHOD_OPTIONS and text_is(out.path, out.path_len, b"*")
+    cdef bint root = site_is_root(site, out.path)
+    cdef bint health = not root and (site_has(site, out.path, b"/healthz") or span_is(out.path, b"/healthz"))
+    cdef bint all_of_it = method == METHOD_OPTIONS and span_is(out.path, b"*")
     if method == METHOD_OTHER:
         return 405
     if not root and not health and not all_of_it or method == METHOD_GET and seen.websocket and health:
@@ -298,37 +278,35 @@ cdef inline int _upgrade_no_head(Upgrade* out, int result, size_t count, bint fu
     return _upgrade_refused(out, 400, b"A header is malformed: write a name, a colon, a value, and CR LF.")
 
 
-cdef inline int upgrade_parse(const char* buf, size_t n, size_t last_len, const Site* site,
-                              Upgrade* out) noexcept nogil:
-    """Judges a handshake, from a connection's first byte; `last_len` of the `n` bytes were there a call ago.
+cdef inline int upgrade_parse(Span input, size_t last_len, const Site* site, Upgrade* out) noexcept nogil:
+    """Judges a handshake, from a connection's first byte; `last_len` of the bytes were there a call ago.
 
     >0: bytes of the head, out.status is 0 (upgrade), STATUS_HEALTH or STATUS_OPTIONS. -1: refuse with out.status, look
     at nothing that follows. -2: not complete. Bounds: the site's, and UPGRADE_MAX_HEADERS (431).
     """
     cdef phr_header headers[UPGRADE_MAX_HEADERS]
     cdef Seen seen
-    cdef const char* method = NULL
-    cdef const char* target = NULL
-    cdef size_t count = UPGRADE_MAX_HEADERS, method_len = 0, target_len = 0, i
+    cdef Span method, target
+    cdef size_t count = UPGRADE_MAX_HEADERS, i
     cdef int minor = 0, used, line
     cdef uint8_t which
     memset(out, 0, sizeof(Upgrade))
     memset(&seen, 0, sizeof(Seen))
-    out.over = <uint32_t>n
-    n = n if n < site.max_head else site.max_head
-    last_len = last_len if last_len < n else n
-    line = request_line_check(buf, n, last_len, site.max_line)
+    out.over = <uint32_t>input.size
+    input = span_first(input, site.max_head)
+    last_len = last_len if last_len < input.size else input.size
+    line = request_line_check(input, last_len, site.max_line)
     if line > 0:
-        return _upgrade_refused(out, line, request_line_complaint(buf, n) if line == 400 else NULL)
+        return _upgrade_refused(out, line, request_line_complaint(input) if line == 400 else NULL)
     used = -2 if line == LINE_MORE else phr_parse_request(
-        buf, n, &method, &method_len, &target, &target_len, &minor, headers, &count, last_len)
+        input.at, input.size, &method.at, &method.size, &target.at, &target.size, &minor, headers, &count, last_len)
     if used < 0:
-        return _upgrade_no_head(out, used, count, n == site.max_head)
+        return _upgrade_no_head(out, used, count, input.size == site.max_head)
     for i in range(count):
         _upgrade_header(&headers[i], &seen, out)
-    which = _upgrade_method(method, method_len)
+    which = _upgrade_method(method)
     out.bodiless = which == METHOD_HEAD
-    if not request_split_target(target, target_len, &out.path, &out.path_len, &out.query, &out.query_len):
+    if not request_split_target(target, &out.path, &out.query):
         return _upgrade_refused(out, 400, b"The target has no valid host.")
     _upgrade_tokens(out)
     out.other_protocol = seen.others and not out.protocol

@@ -1,5 +1,6 @@
 """HTTP/1.1: the binding of picohttpparser, comma-separated lists, and reason phrases. Pure."""
 
+from signal_core.base.span cimport Span, span_between
 from signal_core.base.text cimport text_is_blank, text_matches
 
 cdef extern from "picohttpparser.h" nogil:
@@ -15,31 +16,30 @@ cdef extern from "picohttpparser.h" nogil:
     )
 
 
-cdef inline size_t http_list_next(const char** list, size_t* left, const char** item) noexcept nogil:
-    """Takes the next item of a comma-separated list (RFC 9110 §5.6.1). Returns its length; 0 at the end."""
-    cdef const char* p = list[0]
-    cdef const char* end = p + left[0]
+cdef inline Span http_list_next(Span* list) noexcept nogil:
+    """Takes the next item off a comma-separated list (RFC 9110 §5.6.1). Returns no bytes at the end."""
+    cdef const char* p = list.at
+    cdef const char* end = p + list.size
+    cdef const char* start
     cdef const char* stop
     while p < end and (text_is_blank(p[0]) or p[0] == c','):
         p += 1
-    item[0] = stop = p
+    start = stop = p
     while p < end and p[0] != c',':
         if not text_is_blank(p[0]):
             stop = p + 1
         p += 1
-    list[0] = p
-    left[0] = end - p
-    return stop - item[0]
+    list[0] = span_between(p, end)
+    return span_between(start, stop)
 
 
-cdef inline bint http_list_has(const char* list, size_t left, const char* lower) noexcept nogil:
+cdef inline bint http_list_has(Span list, const char* lower) noexcept nogil:
     """Whether an item of a list is `lower`, ignoring case (text_matches)."""
-    cdef const char* item = NULL
-    cdef size_t n = http_list_next(&list, &left, &item)
-    while n > 0:
-        if text_matches(item, n, lower):
+    cdef Span item = http_list_next(&list)
+    while item.size > 0:
+        if text_matches(item, lower):
             return True
-        n = http_list_next(&list, &left, &item)
+        item = http_list_next(&list)
     return False
 
 

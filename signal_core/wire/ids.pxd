@@ -5,6 +5,7 @@ characters of a 32-letter alphabet, the first with 4 bits and the others with 5:
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from signal_core.base.span cimport Span, span_from
 
 cdef extern from "se_text.h" nogil:
     enum:
@@ -32,25 +33,38 @@ cdef inline uint64_t ids_make(uint32_t loop, uint32_t slot, uint32_t tag) noexce
     return (<uint64_t>loop << 56) | (<uint64_t>slot << 32) | tag
 
 
-cdef inline void ids_put_local(uint64_t id, char* out) noexcept nogil:
-    """Writes LOCAL_TEXT characters."""
+cdef inline uint32_t ids_loop(uint64_t id) noexcept nogil:
+    return <uint32_t>(id >> 56)
+
+
+cdef inline uint32_t ids_slot(uint64_t id) noexcept nogil:
+    return <uint32_t>(id >> 32) & 0xffffff
+
+
+cdef inline uint32_t ids_tag(uint64_t id) noexcept nogil:
+    return <uint32_t>id
+
+
+cdef inline char* ids_put_local(char* out, uint64_t id) noexcept nogil:
+    """Writes LOCAL_TEXT characters; returns the address behind them."""
     cdef int i
     for i in range(LOCAL_TEXT):
         out[i] = se_base32_text[(id >> (60 - 5 * i)) & 31]
+    return out + LOCAL_TEXT
 
 
-cdef inline int ids_parse_local(const char* p, size_t n, uint64_t* id) noexcept nogil:
+cdef inline int ids_parse_local(Span text, uint64_t* id) noexcept nogil:
     """1: `id` is set. -1: not what ids_put_local writes, so no connection of this process."""
     cdef uint64_t value
     cdef uint8_t c, seen
     cdef int i
-    if n != LOCAL_TEXT:
+    if text.size != LOCAL_TEXT:
         return -1
-    value = seen = se_base32_value[<uint8_t>p[0]]
+    value = seen = se_base32_value[<uint8_t>text.at[0]]
     if value > 15:
         return -1
     for i in range(1, LOCAL_TEXT):
-        c = se_base32_value[<uint8_t>p[i]]
+        c = se_base32_value[<uint8_t>text.at[i]]
         seen |= c
         value = (value << 5) | c
     if seen & SE_NOT_BASE32:
@@ -61,43 +75,47 @@ cdef inline int ids_parse_local(const char* p, size_t n, uint64_t* id) noexcept 
 
 # -- names --
 
-cdef inline size_t ids_peer_run(const char* p, size_t n, size_t* node_len) noexcept nogil:
-    """The length of the `<node>.<local>` that p starts with; 0: none. Sets the length of its node."""
-    cdef size_t node = se_lower_run(p, n if n < NODE_MAX else NODE_MAX)
+cdef inline size_t ids_node_run(Span text) noexcept nogil:
+    """The length of the node's name that a text starts with, at most NODE_MAX; 0: none."""
+    return se_lower_run(text.at, text.size if text.size < NODE_MAX else NODE_MAX)
+
+
+cdef inline size_t ids_peer_run(Span text, size_t* node_len) noexcept nogil:
+    """The length of the `<node>.<local>` that a text starts with; 0: none. Sets the length of its node."""
+    cdef size_t node = ids_node_run(text)
     cdef size_t local
-    if node == 0 or node == n or p[node] != c".":
+    if node == 0 or node == text.size or text.at[node] != c".":
         return 0
-    p += node + 1
-    n -= node + 1
-    local = se_lower_run(p, n if n < LOCAL_MAX else LOCAL_MAX)
+    text = span_from(text, node + 1)
+    local = se_lower_run(text.at, text.size if text.size < LOCAL_MAX else LOCAL_MAX)
     node_len[0] = node
     return node + 1 + local if local else 0
 
 
-cdef inline int ids_split_peer(const char* p, size_t n, size_t* node_len) noexcept nogil:
+cdef inline int ids_split_peer(Span text, size_t* node_len) noexcept nogil:
     """1: the whole is `<node>.<local>`, the length of its node is set. -1: it is not."""
-    return 1 if n and ids_peer_run(p, n, node_len) == n else -1
+    return 1 if text.size and ids_peer_run(text, node_len) == text.size else -1
 
 
-cdef inline bint ids_room_valid(const char* p, size_t n) noexcept nogil:
+cdef inline bint ids_room_valid(Span name) noexcept nogil:
     """1..ROOM_MAX printable ASCII characters but `*` and `>`, no empty token. Judges neither `$` nor `@`."""
     cdef size_t i
     cdef char last = c"."
-    if n > ROOM_MAX:
+    if name.size > ROOM_MAX:
         return False
-    for i in range(n):
-        if not se_class[<uint8_t>p[i]] & SE_ROOM or (p[i] == c"." and last == c"."):
+    for i in range(name.size):
+        if not se_class[<uint8_t>name.at[i]] & SE_ROOM or (name.at[i] == c"." and last == c"."):
             return False
-        last = p[i]
+        last = name.at[i]
     return last != c"."
 
 
-cdef inline bint ids_ref_valid(const char* p, size_t n) noexcept nogil:
+cdef inline bint ids_ref_valid(Span ref) noexcept nogil:
     """1..REF_MAX of A-Za-z0-9."""
     cdef size_t i
-    if n == 0 or n > REF_MAX:
+    if ref.size == 0 or ref.size > REF_MAX:
         return False
-    for i in range(n):
-        if not se_class[<uint8_t>p[i]] & SE_ALNUM:
+    for i in range(ref.size):
+        if not se_class[<uint8_t>ref.at[i]] & SE_ALNUM:
             return False
     return True

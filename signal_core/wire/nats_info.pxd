@@ -5,7 +5,7 @@ would cost the connection.
 """
 
 from libc.stdint cimport int64_t
-from libc.string cimport memcmp, strlen
+from signal_core.base.span cimport Span, span_is, span_of
 
 cdef enum:
     INFO_DIGITS = 10              # of a number that is looked at
@@ -15,47 +15,49 @@ cdef inline bint _json_space(char c) noexcept nogil:
     return c == c" " or c == c"\t" or c == c"\r" or c == c"\n"
 
 
-cdef inline size_t _json_spaces(const char* p, size_t n, size_t at) noexcept nogil:
-    while at < n and _json_space(p[at]):
+cdef inline size_t _json_spaces(Span json, size_t at) noexcept nogil:
+    while at < json.size and _json_space(json.at[at]):
         at += 1
     return at
 
 
-cdef inline size_t _json_string_end(const char* p, size_t n, size_t at) noexcept nogil:
-    """The place of the quotation mark that ends the string whose first byte is at `at`; n: there is none."""
-    while at < n and p[at] != c'"':
-        at += 2 if p[at] == c"\\" else 1
-    return at if at < n else n
+cdef inline size_t _json_string_end(Span json, size_t at) noexcept nogil:
+    """The place of the quotation mark that ends the string whose first byte is at `at`; json.size: there is none."""
+    while at < json.size and json.at[at] != c'"':
+        at += 2 if json.at[at] == c"\\" else 1
+    return at if at < json.size else json.size
 
 
-cdef inline int64_t _json_number_after(const char* p, size_t n, size_t at) noexcept nogil:
+cdef inline int64_t _json_number_after(Span json, size_t at) noexcept nogil:
     """The whole number behind a colon that is next at `at`; -1: there is none."""
+    cdef const char* p = json.at
     cdef int64_t value = 0
     cdef size_t first
-    at = _json_spaces(p, n, at)
-    if at >= n or p[at] != c":":
+    at = _json_spaces(json, at)
+    if at >= json.size or p[at] != c":":
         return -1
-    at = first = _json_spaces(p, n, at + 1)
-    while at < n and c"0" <= p[at] <= c"9" and at - first < INFO_DIGITS:
+    at = first = _json_spaces(json, at + 1)
+    while at < json.size and c"0" <= p[at] <= c"9" and at - first < INFO_DIGITS:
         value = 10 * value + (p[at] - c"0")
         at += 1
     if at == first or (p[first] == c"0" and at - first > 1):
         return -1
-    at = _json_spaces(p, n, at)
-    return value if at < n and (p[at] == c"," or p[at] == c"}") else -1
+    at = _json_spaces(json, at)
+    return value if at < json.size and (p[at] == c"," or p[at] == c"}") else -1
 
 
-cdef inline int64_t nats_info_number(const char* p, size_t n, const char* name) noexcept nogil:
+cdef inline int64_t nats_info_number(Span json, const char* name) noexcept nogil:
     """The whole number, of at most INFO_DIGITS digits, that a JSON object has under a name: the last where it stands
     twice. -1: there is none. What is no JSON gives some number or none."""
-    cdef size_t at = 0, end, size = strlen(name)
+    cdef const char* p = json.at
+    cdef size_t at = 0, end
     cdef int64_t found = -1, value
     cdef int64_t depth = 0
-    while at < n:
+    while at < json.size:
         if p[at] == c'"':
-            end = _json_string_end(p, n, at + 1)
-            if depth == 1 and end < n and end - at - 1 == size and memcmp(p + at + 1, name, size) == 0:
-                value = _json_number_after(p, n, end + 1)
+            end = _json_string_end(json, at + 1)
+            if depth == 1 and end < json.size and span_is(span_of(p + at + 1, end - at - 1), name):
+                value = _json_number_after(json, end + 1)
                 if value >= 0:
                     found = value
             at = end

@@ -2,6 +2,9 @@
 
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memchr, memcmp, memcpy, strlen
+from signal_core.base.span cimport (
+    Span, span_between, span_first, span_from, span_is, span_of, span_starts, span_text, span_until,
+)
 from signal_core.base.limits cimport ADDRESS_BYTES, ADDRESS_TEXT, SITE_PATH_SIZE
 from signal_core.base.sys cimport AF_INET6, inet_pton
 from signal_core.base.text cimport text_hex_value, text_percent_decode, text_starts
@@ -26,9 +29,11 @@ cdef struct Site:             # what a server takes, and where its endpoint is
 
 # -- the request line --
 
-cdef inline size_t _line_words(const char* p, size_t n) noexcept nogil:
-    """Bytes of METHOD SP target SP HTTP/1.x that p starts with, the target of visible ASCII without '#'; 0: none."""
-    cdef size_t at = 3 if n > 3 and memcmp(p, b"GET ", 4) == 0 else se_method_run(p, n), start
+cdef inline size_t _line_words(Span text) noexcept nogil:
+    """Bytes of METHOD SP target SP HTTP/1.x that it starts with, the target of visible ASCII without '#'; 0: none."""
+    cdef const char* p = text.at
+    cdef size_t n = text.size, start
+    cdef size_t at = 3 if n > 3 and memcmp(p, b"GET ", 4) == 0 else se_method_run(p, n)
     if at == 0 or at == n or p[at] != c' ':
         return 0
     start = at + 1
@@ -38,31 +43,32 @@ cdef inline size_t _line_words(const char* p, size_t n) noexcept nogil:
     return at + 9
 
 
-cdef inline bint _line_part_is_good(const char* p, size_t n) noexcept nogil:
+cdef inline bint _line_part_is_good(Span part) noexcept nogil:
     """Whether bytes of a line that is not complete may stand in it: visible ASCII, spaces, and a CR as the last."""
     cdef size_t i
-    for i in range(n):
-        if p[i] < c' ' or p[i] > c'~':
-            return p[i] == c'\r' and i == n - 1
+    for i in range(part.size):
+        if part.at[i] < c' ' or part.at[i] > c'~':
+            return part.at[i] == c'\r' and i == part.size - 1
     return True
 
 
-cdef inline size_t _line_start(const char* p, size_t n) noexcept nogil:
+cdef inline size_t _line_start(Span text) noexcept nogil:
     """Bytes of the one empty line that may come before a request (RFC 9112 §2.2)."""
-    return 2 if n >= 2 and p[0] == c'\r' and p[1] == c'\n' else 0
+    return 2 if text.size >= 2 and text.at[0] == c'\r' and text.at[1] == c'\n' else 0
 
 
-cdef inline int request_line_check(const char* p, size_t n, size_t last_len, uint32_t most) noexcept nogil:
-    """Judges the request line, from a connection's first byte; `last_len` of the `n` bytes were there a call ago.
+cdef inline int request_line_check(Span text, size_t last_len, uint32_t most) noexcept nogil:
+    """Judges the request line, from a connection's first byte; `last_len` of the bytes were there a call ago.
 
     LINE_GOOD, LINE_MORE, or the HTTP status to refuse it with: 400, or 414 for more than `most` bytes. Bytes are
     looked at once, but for the search of the line's end.
     """
-    cdef size_t start, size = 0 if last_len else _line_words(p, n)
+    cdef const char* p = text.at
+    cdef size_t start, n = text.size, size = 0 if last_len else _line_words(text)
     cdef const char* end
     if size and size <= most and n - size > 1 and p[size] == c'\r' and p[size + 1] == c'\n':
         return LINE_GOOD
-    start = _line_start(p, n)
+    start = _line_start(text)
     if n - start == 0 or (start == 0 and n == 1 and p[0] == c'\r'):
         return LINE_MORE
     size = n - start
@@ -71,21 +77,21 @@ cdef inline int request_line_check(const char* p, size_t n, size_t last_len, uin
         if size - (p[n - 1] == c'\r') > most:
             return 414
         last_len = last_len - 1 if last_len > start else start  # a CR that ended what was there is followed by no LF
-        return LINE_MORE if _line_part_is_good(p + last_len, n - last_len) else 400
+        return LINE_MORE if _line_part_is_good(span_from(text, last_len)) else 400
     if last_len > <size_t>(end - p):
         return LINE_GOOD
     size = end - p - start
     if size == 0 or (end - 1)[0] != c'\r':
         return 400
-    return LINE_GOOD if _line_words(p + start, size - 1) == size - 1 else 400
+    return LINE_GOOD if _line_words(span_of(p + start, size - 1)) == size - 1 else 400
 
 
-cdef inline const char* request_line_complaint(const char* p, size_t n) noexcept nogil:
+cdef inline const char* request_line_complaint(Span text) noexcept nogil:
     """What a person may want to know who sent a line that is refused with 400."""
-    cdef size_t start = _line_start(p, n)
-    if n > start and p[start] == 0x16:
+    cdef Span line = span_from(text, _line_start(text))
+    if line.size and line.at[0] == 0x16:
         return b"This port speaks HTTP without TLS: connect with ws://, or through a proxy that terminates TLS."
-    if n - start >= 12 and memcmp(p + start, b"PRI * HTTP/2", 12) == 0:
+    if span_starts(line, b"PRI * HTTP/2"):
         return b"This port speaks HTTP/1.1, and not HTTP/2."
     return (b"The request line is malformed: write a method, a target without '#' and unescaped bytes, and HTTP/1.1, "
             b"separated by single spaces.")
@@ -93,46 +99,47 @@ cdef inline const char* request_line_complaint(const char* p, size_t n) noexcept
 
 # -- hosts --
 
-cdef inline bint _port_valid(const char* p, size_t n) noexcept nogil:
+cdef inline bint _port_valid(Span text) noexcept nogil:
     """Digits (RFC 3986 §3.2.3: there may be none) of a number up to 65535."""
     cdef uint32_t port = 0
     cdef size_t i
-    for i in range(n):
-        if not c'0' <= p[i] <= c'9':
+    for i in range(text.size):
+        if not c'0' <= text.at[i] <= c'9':
             return False
-        port = port * 10 + (p[i] - c'0')
+        port = port * 10 + (text.at[i] - c'0')
         if port > 65535:
             return False
     return True
 
 
-cdef inline bint _ipv6_valid(const char* p, size_t n) noexcept nogil:
+cdef inline bint _ipv6_valid(Span host) noexcept nogil:
     """What stands between the brackets of a host: an IPv6 address, which may have a zone after a '%'."""
     cdef char text[ADDRESS_TEXT]
     cdef uint8_t address[ADDRESS_BYTES]
-    cdef const char* zone = <const char*>memchr(p, c'%', n)
-    if zone != NULL:
-        if zone + 1 + se_host_run(zone + 1, p + n - zone - 1) != p + n or zone + 1 == p + n:
+    cdef size_t size = span_until(host, c'%')
+    cdef Span zone
+    if size < host.size:
+        zone = span_from(host, size + 1)
+        if zone.size == 0 or se_host_run(zone.at, zone.size) != zone.size:
             return False
-        n = zone - p
-    if n >= ADDRESS_TEXT:
+    if size >= ADDRESS_TEXT:
         return False
-    memcpy(text, p, n)
-    text[n] = 0
+    memcpy(text, host.at, size)
+    text[size] = 0
     return inet_pton(AF_INET6, text, address) == 1
 
 
-cdef inline bint request_host_valid(const char* p, size_t n) noexcept nogil:
+cdef inline bint request_host_valid(Span host) noexcept nogil:
     """Whether it is a host, with a port or without (RFC 3986 §3.2.2, §3.2.3); an empty one is none."""
-    cdef const char* close
-    cdef size_t size
+    cdef const char* p = host.at
+    cdef size_t n = host.size, size
     if n == 0:
         return False
     if p[0] == c'[':
-        close = <const char*>memchr(p, c']', n)
-        if close == NULL or not _ipv6_valid(p + 1, close - p - 1):
+        size = span_until(host, c']')
+        if size == n or not _ipv6_valid(span_of(p + 1, size - 1)):
             return False
-        size = close - p + 1
+        size += 1
     else:
         size = se_host_run(p, n)
         while (n - size > 2 and p[size] == c'%' and text_hex_value(p[size + 1]) >= 0
@@ -141,74 +148,69 @@ cdef inline bint request_host_valid(const char* p, size_t n) noexcept nogil:
             size += se_host_run(p + size, n - size)
     if size == n:
         return True
-    return size > 0 and p[size] == c':' and _port_valid(p + size + 1, n - size - 1)
+    return size > 0 and p[size] == c':' and _port_valid(span_from(host, size + 1))
 
 
 # -- the target --
 
-cdef inline size_t _target_scheme(const char* p, size_t n) noexcept nogil:
+cdef inline size_t _target_scheme(Span target) noexcept nogil:
     """Bytes of the http:// or https:// that an absolute target starts with; 0: it is none."""
-    cdef size_t scheme = 5 if text_starts(p, n, b"https") else 4
-    if not text_starts(p, n, b"http") or n < scheme + 3 or memcmp(p + scheme, b"://", 3) != 0:
+    cdef size_t scheme = 5 if text_starts(target, b"https") else 4
+    if not text_starts(target, b"http") or not span_starts(span_from(target, scheme), b"://"):
         return 0
     return scheme + 3
 
 
-cdef inline bint request_split_target(const char* p, size_t n, const char** path, size_t* path_len, const char** query,
-                                      size_t* query_len) noexcept nogil:
+cdef inline bint request_split_target(Span target, Span* path, Span* query) noexcept nogil:
     """Splits a target, in origin or absolute form (RFC 9112 §3.2), into path and query; the query is left alone where
     there is none. False: an absolute one names no host, or none that could be."""
-    cdef const char* end = p + n
-    cdef const char* host = p + _target_scheme(p, n)
-    if host != p:
+    cdef const char* p = target.at
+    cdef const char* end = p + target.size
+    cdef const char* host = p + _target_scheme(target)
+    cdef bint absolute = host != p
+    if absolute:
         p = host
         while p < end and p[0] != c'/' and p[0] != c'?':
             p += 1
-        if not request_host_valid(host, p - host):
+        if not request_host_valid(span_between(host, p)):
             return False
-    path[0] = p
-    while p < end and p[0] != c'?':
-        p += 1
-    path_len[0] = p - path[0]
-    if path_len[0] == 0 and host + n != end:
-        path[0] = b"/"
-        path_len[0] = 1
-    if p < end:
-        query[0] = p + 1
-        query_len[0] = end - p - 1
+    target = span_between(p, end)
+    path[0] = span_first(target, span_until(target, c'?'))
+    if path.size < target.size:
+        query[0] = span_from(target, path.size + 1)
+    if path.size == 0 and absolute:
+        path[0] = span_text(b"/")
     return True
 
 
-cdef inline bint site_has(const Site* site, const char* path, size_t n, const char* name) noexcept nogil:
+cdef inline bint site_has(const Site* site, Span path, const char* name) noexcept nogil:
     """Whether a path is the site's, followed by `name`."""
-    cdef size_t size = strlen(name)
-    return (n == site.path_len + size and memcmp(path, site.path, site.path_len) == 0
-            and memcmp(path + site.path_len, name, size) == 0)
+    return (path.size >= site.path_len and memcmp(path.at, site.path, site.path_len) == 0
+            and span_is(span_from(path, site.path_len), name))
 
 
-cdef inline bint site_is_root(const Site* site, const char* path, size_t n) noexcept nogil:
+cdef inline bint site_is_root(const Site* site, Span path) noexcept nogil:
     """Whether a path is the site's own, with a slash at its end or, but for the root, without."""
-    return site_has(site, path, n, b"/") or (site.path_len > 0 and site_has(site, path, n, b""))
+    return site_has(site, path, b"/") or (site.path_len > 0 and site_has(site, path, b""))
 
 
 # -- the query --
 
-cdef inline bint _parameter_is(const char* p, size_t n, const char* name) noexcept nogil:
+cdef inline bint _parameter_is(Span sent, const char* name) noexcept nogil:
     """Whether a parameter's name, as it was sent, is `name`, of fewer than PARAMETER_MAX bytes."""
     cdef char text[PARAMETER_MAX]
     cdef size_t size = strlen(name)
-    if n == size:
-        return memcmp(p, name, n) == 0
-    if n < size or memchr(p, c'%', n) == NULL:
+    if sent.size == size:
+        return memcmp(sent.at, name, size) == 0
+    if sent.size < size or memchr(sent.at, c'%', sent.size) == NULL:
         return False
-    return text_percent_decode(p, n, text, sizeof(text)) == <int>size and memcmp(text, name, size) == 0
+    return text_percent_decode(sent, text, sizeof(text)) == <int>size and memcmp(text, name, size) == 0
 
 
-cdef inline bint request_query_find(const char** query, size_t* left, const char* name, const char** value,
-                                    size_t* value_len) noexcept nogil:
+cdef inline bint request_query_find(Span* query, const char* name, Span* value) noexcept nogil:
     """Takes pairs off the query up to the next of that name, and gives its raw value; False: none."""
-    cdef const char* p = query[0]
-    cdef const char* end = p + left[0]
+    cdef const char* p = query.at
+    cdef const char* end = p + query.size
     cdef const char* pair
     cdef const char* equals
     while p < end:
@@ -220,30 +222,26 @@ cdef inline bint request_query_find(const char** query, size_t* left, const char
             p += 1
         if equals == NULL:
             equals = p
-        if _parameter_is(pair, equals - pair, name):
-            value[0] = equals + (equals < p)
-            value_len[0] = p - value[0]
-            query[0] = p + (p < end)
-            left[0] = end - query[0]
+        if _parameter_is(span_between(pair, equals), name):
+            equals += equals < p
+            value[0] = span_between(equals, p)
+            p += p < end
+            query[0] = span_between(p, end)
             return True
         p += p < end
-    query[0] = end
-    left[0] = 0
+    query[0] = span_of(end, 0)
     return False
 
 
-cdef inline int request_query_next_room(
-    const char** query, size_t* left, char* out, size_t out_size, const char** value,
-    size_t* value_len,
-) noexcept nogil:
+cdef inline int request_query_next_room(Span* query, char* out, size_t out_size, Span* sent) noexcept nogil:
     """Takes the raw query up to and with its next room=…, and writes that name, decoded, without a NUL.
 
-    Its length, 0 when no room is left; -1: an empty name, half an escape, or more than `out_size` bytes. `value`: the
+    Its length, 0 when no room is left; -1: an empty name, half an escape, or more than `out_size` bytes. `sent`: the
     name as it was sent.
     """
     cdef int size
-    value_len[0] = 0
-    if not request_query_find(query, left, b"room", value, value_len):
+    sent.size = 0
+    if not request_query_find(query, b"room", sent):
         return 0
-    size = text_percent_decode(value[0], value_len[0], out, out_size)
+    size = text_percent_decode(sent[0], out, out_size)
     return size if size > 0 else -1

@@ -1,9 +1,10 @@
 """HTTP answers: the 101 of a handshake, refusals, health checks. Pure: text is written to a buffer."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 from signal_core.base.limits cimport UPGRADE_ANSWER
-from signal_core.base.text cimport text_hex_value, text_put, text_put_number
+from signal_core.base.span cimport Span
+from signal_core.base.text cimport text_hex_value, text_put, text_put_uint
 from signal_core.wire.handshake cimport KEY_SIZE, STATUS_MOST, STATUS_OPTIONS, UNDECIDED, UNHANDLED, Upgrade
 from signal_core.wire.http cimport http_status_reason
 
@@ -28,12 +29,12 @@ cdef inline size_t response_accept_key(const Upgrade* upgrade, char* out) noexce
     memcpy(text, upgrade.key, KEY_SIZE)
     memcpy(text + KEY_SIZE, b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", GUID_SIZE)
     se_sha1(<const uint8_t*>text, KEY_SIZE + GUID_SIZE, digest)
-    p += text_put(p, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
-    p += text_put(p, b"Sec-WebSocket-Accept: ")
+    p = text_put(p, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+    p = text_put(p, b"Sec-WebSocket-Accept: ")
     p += se_base64_put(digest, SE_SHA1_SIZE, p)
     if upgrade.protocol:
-        p += text_put(p, b"\r\nSec-WebSocket-Protocol: signal.v1")
-    p += text_put(p, b"\r\n\r\n")
+        p = text_put(p, b"\r\nSec-WebSocket-Protocol: signal.v1")
+    p = text_put(p, b"\r\n\r\n")
     return p - out
 
 
@@ -85,37 +86,39 @@ cdef inline const char* _status_headers(int status) noexcept nogil:
     return b"Connection: close\r\n"
 
 
-cdef inline size_t _room_put(const char* p, size_t n, char* out) noexcept nogil:
+cdef inline char* _room_put(char* out, Span room) noexcept nogil:
     """Writes a room of the query for people: decoded, except for characters that are not printable, and cut off with
-    dots after ROOM_SHOWN bytes. Returns its length."""
-    cdef size_t i = 0, used = 0
+    dots after ROOM_SHOWN bytes. Returns its end."""
+    cdef const char* p = room.at
+    cdef const char* full = out + ROOM_SHOWN - 3
+    cdef size_t i = 0
     cdef int high, low
-    while i < n:
-        if used + 3 > ROOM_SHOWN - 3:
-            return used + text_put(out + used, b"...")
-        high = text_hex_value(p[i + 1]) if n - i > 2 and p[i] == c'%' else -1
+    while i < room.size:
+        if out + 3 > full:
+            return text_put(out, b"...")
+        high = text_hex_value(p[i + 1]) if room.size - i > 2 and p[i] == c'%' else -1
         low = text_hex_value(p[i + 2]) if high >= 0 else -1
         if low < 0:
-            out[used] = c' ' if p[i] == c'+' else p[i]
+            out[0] = c' ' if p[i] == c'+' else p[i]
         elif c' ' <= (high << 4 | low) <= c'~':
-            out[used] = <char>(high << 4 | low)
+            out[0] = <char>(high << 4 | low)
             i += 2
         else:
-            out[used] = p[i]
-        used += 1
+            out[0] = p[i]
+        out += 1
         i += 1
-    return used
+    return out
 
 
 cdef inline size_t _upgrade_body(const Upgrade* upgrade, char* out) noexcept nogil:
     """Writes the body, at most BODY_MAX bytes; returns its length."""
     cdef char* p = out
-    if upgrade.room != NULL:
-        p += text_put(p, b"The room '")
-        p += _room_put(upgrade.room, upgrade.room_len, p)
-        p += text_put(p, b"' in the URL is refused: ")
-    p += text_put(p, upgrade.why if upgrade.why != NULL else _status_text(upgrade.status))
-    p += text_put(p, b"\n")
+    if upgrade.room.at != NULL:
+        p = text_put(p, b"The room '")
+        p = _room_put(p, upgrade.room)
+        p = text_put(p, b"' in the URL is refused: ")
+    p = text_put(p, upgrade.why if upgrade.why != NULL else _status_text(upgrade.status))
+    p = text_put(p, b"\n")
     return p - out
 
 
@@ -130,17 +133,17 @@ cdef inline size_t response_upgrade(const Upgrade* upgrade, char* out, size_t si
     if size < UPGRADE_ANSWER:
         return 0
     n = _upgrade_body(upgrade, text)
-    p += text_put(p, b"HTTP/1.1 ")
-    p += text_put_number(p, upgrade.status % STATUS_MOST)
-    p += text_put(p, b" ")
-    p += text_put(p, http_status_reason(upgrade.status % STATUS_MOST))
-    p += text_put(p, b"\r\n")
+    p = text_put(p, b"HTTP/1.1 ")
+    p = text_put_uint(p, <uint64_t>(upgrade.status % STATUS_MOST))
+    p = text_put(p, b" ")
+    p = text_put(p, http_status_reason(upgrade.status % STATUS_MOST))
+    p = text_put(p, b"\r\n")
     if upgrade.status != STATUS_OPTIONS:
-        p += text_put(p, b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: ")
-        p += text_put_number(p, <int>n)
-        p += text_put(p, b"\r\n")
-    p += text_put(p, _status_headers(upgrade.status))
-    p += text_put(p, b"\r\n")
+        p = text_put(p, b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: ")
+        p = text_put_uint(p, n)
+        p = text_put(p, b"\r\n")
+    p = text_put(p, _status_headers(upgrade.status))
+    p = text_put(p, b"\r\n")
     if upgrade.status != STATUS_OPTIONS and not upgrade.bodiless:
         memcpy(p, text, n)
         p += n

@@ -110,7 +110,8 @@ class Inspection:
         number = self._number
         waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
-            self._core.inquire(loop, what, number, cursor, value, name.encode("latin-1"))
+            data = name.encode("latin-1")
+            self._core.inquire(loop, what, number=number, cursor=cursor, value=value, data=data)
             next_, text = await with_timeout(waiting, PATIENCE)
         except asyncio.TimeoutError:
             raise EngineError(f"loop {loop} did not answer in {PATIENCE:g} s") from None

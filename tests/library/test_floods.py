@@ -45,7 +45,7 @@ def test_orders_of_the_program_are_bounded() -> None:
             core, asked = core_of(engine), 0
             with pytest.raises(CoreError, match=f"{TASKS_WAITING} tasks wait"):
                 while asked < 1_000_000:
-                    core.inquire(0, COUNTS, 1 << 40, 0, 0, names)
+                    core.inquire(0, COUNTS, number=1 << 40, cursor=0, value=0, data=names)
                     asked += 1
             assert asked >= TASKS_WAITING
             with pytest.raises(CoreError, match="does not respond"):

@@ -56,8 +56,8 @@ class ScriptedCore:
     def link_connect(self, *answer: object) -> None:
         self.calls.put(("connect", *answer))
 
-    def inquire(self, *question: object) -> None:
-        self.calls.put(("inquire", *question))
+    def inquire(self, *question: object, **more: object) -> None:
+        self.calls.put(("inquire", *question, more))
 
     def next_call(self) -> tuple[Any, ...]:
         """The next call of the control thread: its name and arguments."""
