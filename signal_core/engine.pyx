@@ -101,7 +101,7 @@ cdef inline void check_layouts() noexcept nogil:
 
 
 cdef inline Span span_bytes(bytes text) noexcept:
-    """Good as long as the bytes object."""
+    """The content of a bytes object; valid as long as the object."""
     return span_of(<const char*>text, <size_t>len(text))
 
 

@@ -34,6 +34,7 @@ cdef class Peer(Loops):
         return code_name(code)
 
     cdef str route_to_room(self, bytes room, Message* p, bint as_from):
+        """Sends to a room's members, with `as_from` to a user's connections (`@user`). Returns "" or an ERR code."""
         cdef Span name = span_bytes(room)
         cdef uint8_t code
         if not ids_room_valid(name) or room[:1] == b"$" or (room[:1] == b"@") != as_from:

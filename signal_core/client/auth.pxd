@@ -47,7 +47,10 @@ cdef enum:
     LIFE_MOST = 0x7fffffff     # ticks, 6.8 years: a token with a longer life never expires
 
 
+# -- asking --
+
 cdef inline char* _put_line(char* out, Span line) noexcept nogil:
+    """Writes a line; returns the address behind its LF."""
     if line.size:
         memcpy(out, line.at, line.size)
     return text_put(out + line.size, b"\n")
@@ -61,7 +64,7 @@ cdef inline char* _put_request(char* out, const Upgrade* u) noexcept nogil:
 
 
 cdef inline char* _put_token(char* out, uint8_t source, Span token, Span head) noexcept nogil:
-    """Writes the decoded token, and behind a LF the head where there is one. NULL: the token is malformed."""
+    """Writes the decoded token and, if there is a head, LF and the head. NULL: the token is malformed."""
     cdef int size = upgrade_token_decode(source, token, out)
     if size < 0:
         return NULL
@@ -72,8 +75,8 @@ cdef inline char* _put_token(char* out, uint8_t source, Span token, Span head) n
     return out + head.size
 
 
-cdef inline Packet* _question_new(Loop* loop, Conn* c, const Upgrade* u, uint8_t source, Span token,
-                                  Span head) noexcept nogil:
+cdef inline Packet* _ask_new(Loop* loop, Conn* c, const Upgrade* u, uint8_t source, Span token,
+                             Span head) noexcept nogil:
     """Makes an EVENT_ASK. Its lines: address, Origin, path, query, user, token, and the head if it is given. A renewal
     has no `u`; only a renewal has a user. Returns a packet of size 0 if the token is malformed; NULL: no memory."""
     cdef uint8_t address[ADDRESS_BYTES]
@@ -112,7 +115,7 @@ cdef inline int auth_ask(Loop* loop, Conn* c, const Upgrade* u, Span head) noexc
         return _auth_refused(loop, 401)
     if loop.authenticating >= loop.hub.set.auth_pending:
         return _auth_refused(loop, UNDECIDED)
-    packet = _question_new(loop, c, u, u.token_from, u.token, head if loop.hub.set.auth == AUTH_ANY else span_none())
+    packet = _ask_new(loop, c, u, u.token_from, u.token, head if loop.hub.set.auth == AUTH_ANY else span_none())
     if packet == NULL:
         return _auth_refused(loop, UNDECIDED)
     if packet.size == 0:
@@ -139,7 +142,7 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
         code = CODE_RATE
     else:
         if loop.authenticating < loop.hub.set.auth_pending:
-            packet = _question_new(loop, c, NULL, TOKEN_BEARER, head.arg, span_none())
+            packet = _ask_new(loop, c, NULL, TOKEN_BEARER, head.arg, span_none())
         if packet == NULL:
             code = CODE_UNAVAILABLE
             _auth_refused(loop, 503)
@@ -158,8 +161,8 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
 # -- the verdict --
 
 cdef inline Rights* _rights_shared(Loop* loop, Span text) noexcept nogil:
-    """Returns a reference to these rights: shared with other connections of this loop where the cache still has them.
-    NULL: no memory."""
+    """Returns a reference to these rights, shared with other connections of this loop if they are in its cache. NULL:
+    no memory."""
     cdef uint32_t i = <uint32_t>room_table_hash(&loop.hub.rooms, text) % RIGHTS_SHARED
     cdef Rights* rights = loop.rights[i]
     if rights == NULL or not rights_are(rights, text):

@@ -78,8 +78,9 @@ cdef inline void _handshake_refuse(const Conn* c, Upgrade* u) noexcept nogil:
 
 
 cdef inline size_t handshake_input(Loop* loop, Conn* c, Span input, size_t before) noexcept nogil:
-    """Bytes of a head, of which `before` were there a call ago. Bytes of the head once it is whole (or refused),
-    else 0; 0 too while its token is judged."""
+    """Handles bytes of a head, of which `before` were there at the last call. Returns the size of the head once the
+    connection is upgraded, that of the input if it is refused, 0 if bytes are missing or it waits (for a verdict, or
+    held)."""
     cdef Upgrade u
     cdef int head = upgrade_parse(input, before, &loop.hub.set.site, &u)
     if head == -2:

@@ -24,7 +24,8 @@ from signal_core.wire.handshake cimport Upgrade
 # -- addresses --
 
 cdef inline bint remote_addr_parse(Span sent, uint8_t* out) noexcept nogil:
-    """A numeric address, in brackets or not, with a port or not, as 16 bytes; IPv4 is mapped. False: it is none."""
+    """Parses a numeric address, in brackets or not, with a port or not, to 16 bytes; IPv4 is mapped (RFC 4291
+    §2.5.5.2). False: it is none."""
     cdef char text[ADDRESS_TEXT]
     cdef size_t size
     if sent.size > 0 and sent.at[0] == c'[':
@@ -65,7 +66,8 @@ cdef inline bint _is_proxy(const Hub* hub, const uint8_t* address) noexcept nogi
 
 
 cdef inline bint _walk_line(const Hub* hub, Span line, uint8_t* address, bint* told) noexcept nogil:
-    """Reads one X-Forwarded-For from its end, as long as who says so is trusted. Whether to go on with the line before.
+    """Reads one X-Forwarded-For from its end, up to the first address that is no trusted proxy's. Returns whether to
+    continue with the line before: all were trusted.
 
     `address` is set to the last one found, and `told` if there is one.
     """
@@ -160,7 +162,7 @@ cdef inline void remote_addr_uncount(Loop* loop, const Conn* c) noexcept nogil:
 
 
 cdef inline char* remote_addr_put(char* out, const uint8_t* address) noexcept nogil:
-    """Writes it as text, at most ADDRESS_TEXT bytes with a NUL; returns the address of that NUL."""
+    """Writes an address as text, at most ADDRESS_TEXT bytes with its NUL. Returns the pointer to the NUL."""
     if ip_table_is_mapped(address):
         inet_ntop(AF_INET, address + 12, out, ADDRESS_TEXT)
     else:

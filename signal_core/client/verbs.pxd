@@ -35,8 +35,8 @@ cdef inline uint8_t _not_allowed(Loop* loop) noexcept nogil:
 
 cdef inline void _message_fill(Loop* loop, Conn* c, const Head* head, bint binary, char* me,
                                Message* p) noexcept nogil:
-    """Makes a Message of a parsed head. `me` is a buffer of PEER_TEXT bytes that must outlive it; the rest points into
-    the client's input."""
+    """Fills a Message from a parsed head. `me` is a buffer of PEER_TEXT bytes that must outlive it; the rest points
+    into the client's input."""
     cdef uint64_t id = conn_id(loop, c)
     message_init(p, loop, span_between(me, replies_put_peer(me, loop.hub, id)), head.payload, head.ttl_ms)
     p.origin = id

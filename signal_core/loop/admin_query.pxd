@@ -36,7 +36,7 @@ cdef enum:
 
 
 cdef inline char* _told_end(Packet* told) noexcept nogil:
-    """Where the answer goes on."""
+    """Returns the end of the answer so far, where more is written."""
     return <char*>told.data + told.size
 
 

@@ -42,8 +42,8 @@ cdef inline Span _inbound_ref(const Hub* hub, const NatsOp* op, Span sender) noe
     return span_none()
 
 
-cdef inline void _inbound_packet(Loop* loop, const NatsOp* op, const NatsHeaders* h, Message* p) noexcept nogil:
-    """Makes a Message, which points into `op`."""
+cdef inline void _inbound_fill(Loop* loop, const NatsOp* op, const NatsHeaders* h, Message* p) noexcept nogil:
+    """Fills a Message, which points into `op`."""
     message_init(p, loop, h.sender if h.sender.size else span_text(b"-"), op.payload, h.ttl_ms)
     p.ttl_ms = -1
     p.user = h.user
@@ -76,14 +76,15 @@ cdef inline void _inbound_room(Loop* loop, const NatsOp* op, const NatsHeaders* 
         ledger_count(loop, CODE_TOO_LARGE)
         _room_missed(loop, entry)
         return
-    _inbound_packet(loop, op, h, &p)
+    _inbound_fill(loop, op, h, &p)
     code = route_room(loop, room_entry_name(entry), &p, entry.name[0] == c"@")
     ledger_count(loop, code)
 
 
 cdef inline void _inbound_answer(Loop* loop, uint64_t id, const NatsHeaders* h, Span ref) noexcept nogil:
-    """A receipt, or NATS's word that nobody listens: for a TO the peer's node is gone, for a PUB it means nothing.
-    Anybody on NATS can send one. Where the loop's mailbox has no room it is lost, and its ref hears `timeout`."""
+    """Handles a receipt, or NATS's status that nothing has subscribed to a subject: for a TO that means that the peer's
+    node is gone, for a PUB nothing. Any NATS client can send one. If the loop's mailbox is full it is lost, and its ref
+    gets `timeout`."""
     cdef Hub* hub = loop.hub
     cdef Loop* target = outbox_loop_of(hub, id)
     if target == NULL:
@@ -114,7 +115,7 @@ cdef inline bint _inbound_target(const Hub* hub, const NatsOp* op, uint64_t* id,
 
 
 cdef inline bint _is_from_itself(const Hub* hub, const NatsOp* op, const NatsHeaders* h) noexcept nogil:
-    """Whether the receiver, whom the subject names, is the sender in the headers as well."""
+    """Whether the headers name the receiver as the sender."""
     return span_same(h.sender, span_of(op.subject.at + hub.prefix_len + NATS_KIND_SIZE, hub.node_len + 1 + LOCAL_TEXT))
 
 
@@ -131,7 +132,7 @@ cdef inline void _inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* 
     elif op.payload.size > loop.hub.set.max_message:  # its payload may have been skipped
         _inbound_settle(loop, op, CODE_TOO_LARGE)
     else:
-        _inbound_packet(loop, op, h, &p)
+        _inbound_fill(loop, op, h, &p)
         p.re = ref
         if ref.size and _is_from_itself(loop.hub, op, h):  # NATS clients copy a request's headers to the answer
             p.sender = span_text(b"-")

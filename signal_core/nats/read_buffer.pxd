@@ -20,7 +20,7 @@ cdef inline bint _is_oversize(const Loop* loop, const NatsOp* op) noexcept nogil
 
 
 cdef inline Span read_buffer_left(const Link* link) noexcept nogil:
-    """What is not parsed yet; good until the buffer is read into."""
+    """Returns the input that is not parsed yet; valid until the next read."""
     return span_of(link.input.data + link.input.start, link.input.used - link.input.start)
 
 

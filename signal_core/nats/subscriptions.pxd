@@ -335,7 +335,7 @@ cdef inline void _sub_refuse(Loop* loop, uint64_t id, RoomEntry* entry, uint8_t 
 
 
 cdef inline Span subscriptions_quoted(Span text) noexcept nogil:
-    """Returns what stands between the first two double quotes of a text; NULL: there are fewer."""
+    """Returns the text between the first two double quotes; span_none: there are fewer."""
     cdef size_t size = span_until(text, c'"')
     if size == text.size:
         return span_none()
