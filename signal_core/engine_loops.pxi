@@ -28,6 +28,7 @@ cdef class Loops:
     cdef dict rooms             # names of the program's rooms, by (hash, serial)
     cdef dict entries           # addresses of their RoomEntries, by name
     cdef set watched            # names of those that it watches
+    cdef set rejoins            # refs of joins of rooms that it is in, until their receipts
     cdef readonly str address
     cdef readonly int control_fd
     cdef readonly int local_peer_fd
@@ -37,6 +38,7 @@ cdef class Loops:
         self.rooms = {}
         self.entries = {}
         self.watched = set()
+        self.rejoins = set()
         self.counting = threading.Lock()
         self.hub = <Hub*>slab_pages_new(sizeof(Hub))
         if self.hub == NULL:

@@ -152,10 +152,12 @@ cdef class Mailboxes(Peer):
         """local_peer_mail of a receipt, or of a client that connected or disconnected."""
         cdef tuple mail = None
         if packet.kind == KIND_RECEIPT:
-            if packet.size and not self.joined:
+            ref = text_of(packet_text(packet))
+            if packet.size and not self.joined and not (packet.hash and ref in self.rejoins):
                 self.leave_room(text_of(packet_data(packet)))
                 local_peer_begin(self.local_peer)
-            mail = ("receipt", text_of(packet_text(packet)), code_name(packet.code))
+            self.rejoins.discard(ref)
+            mail = ("receipt", ref, code_name(packet.code))
         elif packet.kind == KIND_EVENT and packet.code == EVENT_CONNECTED:
             mail = ("connect", self.peer_text(packet.target), *identity_of(packet))
         elif packet.kind == KIND_EVENT and packet.code == EVENT_DISCONNECTED:

@@ -89,6 +89,8 @@ cdef class Peer(Loops):
             if joins:
                 self.leave_room(room)
             return code_name(CODE_UNAVAILABLE)
+        if waits == AWAIT_IT and not joins:
+            self.rejoins.add(ref)
         if presence and (failed := self.watch_room(room)):
             return failed
         return None if waits == AWAIT_IT else ""

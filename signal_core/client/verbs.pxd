@@ -19,7 +19,7 @@ from signal_core.route.membership cimport membership_join, membership_leave, mem
 from signal_core.route.route cimport route_peer, route_room
 from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_UNAVAILABLE
 from signal_core.tables.conn_acl cimport conn_acl_may_publish, conn_acl_may_send, conn_acl_may_sub, conn_acl_user
-from signal_core.tables.conn_table cimport FLAG_LIMITED, FLAG_USER, WATCHES_MEMBER, WATCHES_NEW, Conn, Ref
+from signal_core.tables.conn_table cimport FLAG_LIMITED, FLAG_USER, REF_WAS_MEMBER, REF_WATCHES, Conn, Ref
 from signal_core.tables.loop_rooms cimport rooms_find
 from signal_core.tables.room_table cimport RoomEntry, room_entry_name
 from signal_core.tables.state cimport Loop
@@ -115,7 +115,7 @@ cdef inline void _sub_postpone(Loop* loop, Conn* c, const Head* head, RoomEntry*
     """Notes with the ref what its SUB has changed. It is answered once NATS has confirmed the subscription."""
     cdef Ref* ref = refs_find(loop, c, head.ref)
     ref.room = rooms_find(&loop.rooms, entry.hash, room_entry_name(entry)) + 1
-    ref.watches = 0 if not head.presence else WATCHES_NEW if is_new else WATCHES_MEMBER
+    ref.sub = (REF_WATCHES if head.presence else 0) | (0 if is_new else REF_WAS_MEMBER)
 
 
 cdef inline void _sub_answer(Loop* loop, Conn* c, const Head* head, uint8_t code, bint is_new) noexcept nogil:

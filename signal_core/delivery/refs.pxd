@@ -12,7 +12,7 @@ from signal_core.delivery.conn cimport conn_brief, conn_extra
 from signal_core.delivery.conn_close cimport conn_close_failed
 from signal_core.delivery.replies cimport REFS_AT_FIRST, replies_err, replies_say
 from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_TIMEOUT, CODE_UNAVAILABLE
-from signal_core.tables.conn_table cimport Brief, Cold, Conn, Extra, Ref, ref_text, slab_cold
+from signal_core.tables.conn_table cimport REF_WATCHES, Brief, Cold, Conn, Extra, Ref, ref_text, slab_cold
 from signal_core.tables.state cimport Loop
 from signal_core.tables.timer_wheel cimport wheel_arm_by
 
@@ -63,7 +63,7 @@ cdef inline uint8_t refs_add(Loop* loop, Conn* c, Span text, uint8_t kind, uint3
     ref.size = <uint8_t>text.size
     ref.kind = kind
     ref.deadline = deadline
-    ref.watches = ref.taken = 0
+    ref.sub = ref.taken = 0
     ref.room = 0
     wheel_arm_by(&loop.wheel, &loop.slab, c.slot, deadline)
     return CODE_OK
@@ -83,7 +83,7 @@ cdef inline uint32_t refs_finish(Loop* loop, Conn* c, Span text, uint8_t code) n
     if ref == NULL:
         loop.n[C_RECEIPTS_LATE] += 1
         return 0
-    room = ref.room if ref.watches and not ref.taken else 0
+    room = ref.room if ref.sub & REF_WATCHES and not ref.taken else 0
     if ref.taken and code == CODE_OK:
         code = CODE_DENIED
     refs_remove(loop, c, ref)

@@ -32,7 +32,9 @@ from signal_core.route.membership cimport membership_leave, membership_room_unwa
 from signal_core.route.receipts cimport receipts_take
 from signal_core.route.route cimport route_take_peer, route_take_room
 from signal_core.tables.codes cimport CODE_DENIED
-from signal_core.tables.conn_table cimport CONN_DEAD, CONN_JOINING, WATCHES_MEMBER, Conn, Ref, slab_find_id
+from signal_core.tables.conn_table cimport (
+    CONN_DEAD, CONN_JOINING, REF_WAS_MEMBER, REF_WATCHES, Conn, Ref, slab_find_id,
+)
 from signal_core.tables.loop_rooms cimport NO_ROOM, WATCH_NONE, Member, room_member, rooms_find
 from signal_core.tables.mailbox cimport mailbox_taken
 from signal_core.tables.room_table cimport room_table_hash
@@ -51,12 +53,13 @@ cdef inline void _unwatch(Loop* loop, Conn* c, Span name) noexcept nogil:
 
 cdef inline void _sub_undo(Loop* loop, Conn* c, Packet* packet) noexcept nogil:
     """Undoes a SUB that was refused: the connection leaves the room, or only stops watching it if it was a member
-    before. No connection leaves its user's room."""
+    before and the room itself is not refused. No connection leaves its user's room."""
     cdef Ref* ref = refs_find(loop, c, packet_text(packet)) if packet.text_size else NULL
     if packet.data[0] == c"@":
         return
-    if packet.hash and ref != NULL and ref.watches == WATCHES_MEMBER:
-        _unwatch(loop, c, packet_data(packet))
+    if packet.hash and ref != NULL and ref.sub & REF_WAS_MEMBER:
+        if ref.sub & REF_WATCHES:
+            _unwatch(loop, c, packet_data(packet))
     else:
         membership_leave(loop, c, packet_data(packet))
     if c.state != CONN_JOINING:

@@ -96,16 +96,16 @@ cdef struct Conn:
     uint16_t nrooms           # 2  memberships
 
 cdef enum:
-    # Ref.watches
-    WATCHES_NEW = 1           # this SUB made it a member
-    WATCHES_MEMBER = 2        # it was a member before
+    # Ref.sub
+    REF_WATCHES = 1           # with presence: queries the room once it is OK
+    REF_WAS_MEMBER = 2        # the connection was a member before
 
 cdef struct Ref:              # an outstanding ref: the client is owed an answer
     char text[REF_MAX]        # 16
     uint32_t deadline         # 4  tick
     uint8_t size              # 1
     uint8_t kind              # 1  REF_*
-    uint8_t watches           # 1  WATCHES_* of a SUB with presence, which queries the room once it is OK
+    uint8_t sub               # 1  REF_* of a SUB
     uint8_t taken             # 1  of a SUB: a new token took the room away before the answer
     uint32_t room             # 4  of a SUB: the room on its loop + 1; else 0
 

@@ -117,12 +117,14 @@ def test_presence_for_nats_is_bounded() -> None:
 
 
 def test_very_many_that_await_nats_are_refused() -> None:
-    """KIND_AWAIT: SUBs while NATS is silent. Each gets one answer, and one that is refused leaves no member behind."""
+    """KIND_AWAIT: SUBs while NATS is silent. Each gets one answer. One that is refused leaves no new member behind, and
+    an earlier one in its room."""
     refs, most = 4096, 262_144
     data = b"".join(frame(TEXT, f"SUB room-{number} ref=r{number}".encode()) for number in range(refs))
     with (
         kit.nats() as server,
         kit.engine(nats=server.url, loops=1, max_refs=refs, max_rooms=refs, ttl=60) as engine,
+        BarePeer(engine.port) as early,
         contextlib.ExitStack() as stack,
     ):
         await_cluster([engine])
@@ -131,6 +133,9 @@ def test_very_many_that_await_nats_are_refused() -> None:
             stack.enter_context(wire)
         kit.freeze(server)
         try:
+            early.say("SUB early ref=a")
+            early.say("PING in-time")
+            early.expect("PONG", "in-time")
             for wire in wires:
                 wire.send(data)
             until(lambda: engine.total("awaits_refused"), "some are refused", limit=60.0)
@@ -138,10 +143,15 @@ def test_very_many_that_await_nats_are_refused() -> None:
             refused = next(wire for wire in wires if wire.socket in readable)
             answer = refused.read_message()[1]
             assert answer.startswith(b"ERR unavailable ref=r"), answer
+            early.say("SUB early ref=b")
+            early.refused("unavailable", ref="b")
         finally:
             os.kill(server.pid, signal.SIGCONT)
         received = [wires[0].read_message()[1].partition(b"\n")[0].rpartition(b"r")[2] for _ in range(refs)]
         assert sorted(map(int, received)) == list(range(refs))
+        early.expect("OK", "a")
+        wires[0].send(frame(TEXT, b"PUB early\nfor a member"))
+        assert early.expect("MSG", "early", addresses[0]).payload == b"for a member"
         number = answer.partition(b"\n")[0].rpartition(b"r")[2]
         rest = [refused.read_message()[1] for _ in range(refs - 1)]
         assert all(text.startswith((b"OK ", b"ERR unavailable ")) for text in rest)
