@@ -109,5 +109,5 @@ cdef enum:
     C_STEPS_CUT = 90          # steps of an iteration that reached their time limit
     C_MEMORY_TRIMS = 91       # times a loop returned freed memory to the system
     C_MESSAGES_LATE = 92      # connections closed with 1008: message-timeout
-    C_TASKS_REFUSED = 93      # requests of operators and the program that were put off or refused: TASKS_WAITING
+    C_TASKS_REFUSED = 93      # requests of operators and the program that were postponed or refused: TASKS_WAITING
     C_COUNT = 94

@@ -99,7 +99,7 @@ cdef inline void _packet_init(Packet* packet, uint8_t kind) noexcept nogil:
 
 
 cdef inline Packet* packet_new_heap(Mem* mem, size_t room, uint8_t kind) noexcept nogil:
-    """A zeroed packet on the heap with room for `room` bytes of data and text; NULL without memory."""
+    """Returns a zeroed packet on the heap with room for `room` bytes of data and text; NULL without memory."""
     cdef Packet* packet = <Packet*>malloc(sizeof(Packet) + room)
     if packet == NULL:
         return NULL
@@ -205,7 +205,7 @@ cdef inline void packet_set_end(Packet* packet, const char* end) noexcept nogil:
 
 
 cdef inline Span packet_data(const Packet* packet) noexcept nogil:
-    """Good as long as the packet."""
+    """Returns the data; valid as long as the packet."""
     return span_of(packet.data, packet.size)
 
 
@@ -216,12 +216,12 @@ cdef inline void packet_set_text(Packet* packet, Span text) noexcept nogil:
 
 
 cdef inline Span packet_text(const Packet* packet) noexcept nogil:
-    """Good as long as the packet."""
+    """Returns the text; valid as long as the packet."""
     return span_of(packet.data + packet.size, packet.text_size)
 
 
 cdef inline QueueNode* queue_node_new(Mem* mem) noexcept nogil:
-    """A queue node for a shared packet; NULL without memory."""
+    """Returns a queue node for a shared packet; NULL without memory."""
     cdef QueueNodeBlock* block
     cdef QueueNode* node
     cdef int i

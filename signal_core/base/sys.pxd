@@ -98,7 +98,7 @@ cdef extern from "<sys/uio.h>" nogil:
 
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:
-        uint32_t s_addr
+        pass
     struct in6_addr:
         pass
     struct sockaddr_in:
@@ -129,7 +129,7 @@ cdef extern from "<sys/socket.h>" nogil:
     struct sockaddr:
         uint16_t sa_family
     struct sockaddr_storage:
-        uint16_t ss_family
+        pass
     struct msghdr:
         iovec* msg_iov
         size_t msg_iovlen

@@ -35,7 +35,7 @@ cdef inline char* text_put(char* out, const char* text) noexcept nogil:
 
 
 cdef inline char* text_put_span(char* out, Span span) noexcept nogil:
-    """Fast for spans of at most 32 bytes."""
+    """Copies a span. Fast for at most 32 bytes."""
     se_copy_short(out, span.at, span.size)
     return out + span.size
 
@@ -45,7 +45,7 @@ cdef inline bint text_is_blank(char c) noexcept nogil:
 
 
 cdef inline int text_hex_value(char c) noexcept nogil:
-    """0 to 15; -1: not a hex digit."""
+    """Returns 0 to 15; -1: not a hex digit."""
     if c'0' <= c <= c'9':
         return c - c'0'
     if c'a' <= c <= c'f':
@@ -98,7 +98,7 @@ cdef inline bint text_parse_uint(Span span, uint64_t* value) noexcept nogil:
 
 
 cdef inline size_t text_uint_size(uint64_t v) noexcept nogil:
-    """Digits of v, 1..UINT_TEXT."""
+    """Returns the digits of v, 1..UINT_TEXT."""
     cdef size_t n = 1
     while v > 9:
         v = v // 10
@@ -134,7 +134,7 @@ cdef inline void text_uint_lower(char* end, uint64_t v) noexcept nogil:
 # -- base64url --
 
 cdef inline int _base64url_value(char c) noexcept nogil:
-    """0 to 63; -1: not a base64url character."""
+    """Returns 0 to 63; -1: not a base64url character."""
     if c'A' <= c <= c'Z':
         return c - c'A'
     if c'a' <= c <= c'z':

@@ -59,7 +59,7 @@ cdef inline void backpressure_hold(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline Conn* backpressure_next(Loop* loop, uint32_t i) noexcept nogil:
-    """The held connection at index i, unpaused. NULL if it is gone, was unpaused meanwhile, or is blocked."""
+    """Unpauses and returns held connection `i`. NULL if it is gone, was unpaused meanwhile, or is blocked."""
     cdef Conn* c = slab_find_id(&loop.slab, loop.pressure.held[i])
     if (c == NULL or (c.state != CONN_OPEN and c.state != CONN_HANDSHAKE)
             or c.flags & (FLAG_PAUSED | FLAG_BLOCKED | FLAG_READY) != FLAG_PAUSED):
@@ -93,7 +93,7 @@ cdef inline void backpressure_hold_verdict(Loop* loop, Packet* packet) noexcept 
 
 
 cdef inline Packet* backpressure_next_verdict(Loop* loop) noexcept nogil:
-    """The verdict held longest, which the caller owns; NULL if there is none."""
+    """Takes the verdict that was held longest; NULL if there is none."""
     cdef Packet* packet = loop.pressure.verdicts
     if packet != NULL:
         loop.pressure.verdicts = packet.next

@@ -42,13 +42,13 @@ cdef inline uint64_t conn_id(const Loop* loop, const Conn* c) noexcept nogil:
 
 
 cdef inline Conn* conn_of(Loop* loop, uint64_t id) noexcept nogil:
-    """The open connection with that id on this loop, or NULL."""
+    """Returns the open connection with that id on this loop, or NULL."""
     cdef Conn* c = slab_find_id(&loop.slab, id)
     return c if c != NULL and c.state == CONN_OPEN else NULL
 
 
 cdef inline uint32_t conn_silence(Loop* loop, const Conn* c) noexcept nogil:
-    """Ticks of silence after which the connection is pinged.
+    """Returns the ticks of silence after which the connection is pinged.
 
     The first interval is shortened at random, to half at the least: otherwise connections that arrived together would
     be pinged together, again and again."""
@@ -57,7 +57,7 @@ cdef inline uint32_t conn_silence(Loop* loop, const Conn* c) noexcept nogil:
 
 
 cdef inline Extra* conn_extra(Loop* loop, Conn* c) noexcept nogil:
-    """The connection's Extra, allocated on first use, which moves its Brief. NULL without memory."""
+    """Returns the connection's Extra, allocated at first use, which moves its Brief. NULL without memory."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
     cdef Extra* whole
     cdef size_t known
@@ -73,7 +73,7 @@ cdef inline Extra* conn_extra(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline Brief* conn_brief(Loop* loop, Conn* c) noexcept nogil:
-    """The connection's Brief, allocated on first use; valid until conn_extra. NULL without memory."""
+    """Returns the connection's Brief, allocated at first use; valid until conn_extra. NULL without memory."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
     if cold.brief == NULL:
         cold.brief = <Brief*>se_widened(NULL, 0, sizeof(Brief))
@@ -91,8 +91,8 @@ cdef inline void conn_watch(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void conn_bury(Loop* loop, Conn* c) noexcept nogil:
-    """Lists a dead connection for loop_reap. A delayed one is listed by delayed_release: listed earlier, it would keep
-    the loop awake."""
+    """Makes loop_reap free a dead connection. A delayed one waits until its delay ends, since it would keep the loop
+    awake until then."""
     slab_cold(&loop.slab, c.slot).next = loop.dead
     loop.dead = c.slot
 
@@ -118,7 +118,7 @@ cdef inline SE_COLD conn_kill(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline SE_COLD _conn_block(Loop* loop, Conn* c) noexcept nogil:
-    """The socket is full: the queue becomes a backlog. Kills the connection if backlog-total has no room even for a
+    """Makes the queue a backlog when the socket is full. Kills the connection if backlog-total has no room even for a
     message that is partly written."""
     cdef Extra* extra = conn_extra(loop, c)
     cdef uint64_t dropped = 0
@@ -179,7 +179,7 @@ cdef inline SE_COLD _conn_say_gap(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
-    """The queue is empty: unblocks the connection, or ends it if that was its last output."""
+    """Called when the queue is empty: unblocks the connection, or ends it if that was its last output."""
     if c.flags & FLAG_BLOCKED:
         c.flags &= <uint16_t>~FLAG_BLOCKED
         loop.n[C_BACKLOG_BYTES] -= BLOCKED_COST
@@ -209,7 +209,7 @@ cdef inline SE_COLD conn_expire(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline bint conn_socket_say_last(Loop* loop, int fd, Span text) noexcept nogil:
-    """Writes an only answer to a socket and shuts down the sending side, without allocating. False: it is broken."""
+    """Writes the only answer to a socket and shuts our side down, without allocating. False: the socket is broken."""
     cdef ssize_t sent = send(fd, text.at, text.size, MSG_NOSIGNAL | MSG_DONTWAIT)
     loop.n[C_WRITES] += 1
     if sent > 0:
@@ -218,7 +218,7 @@ cdef inline bint conn_socket_say_last(Loop* loop, int fd, Span text) noexcept no
 
 
 cdef inline void conn_release_quota(Loop* loop, Conn* c) noexcept nogil:
-    """The connection does not count against max-connections any more. No effect if it did not."""
+    """Ends the connection's count against max-connections. No effect if it does not count."""
     if c.flags & FLAG_QUOTA:
         c.flags &= <uint16_t>~FLAG_QUOTA
         se_sub_relaxed(&loop.hub.quota_used, 1)
@@ -322,7 +322,7 @@ cdef inline SE_COLD _conn_waits(Loop* loop, Conn* c, uint32_t size) noexcept nog
 
 
 cdef inline SE_INLINE conn_queued(Loop* loop, Conn* c, uint32_t size, int lane) noexcept nogil:
-    """To be called after a message of `size` bytes was added to the queue: schedules the write."""
+    """Schedules the write. Called after a message of `size` bytes was added to the queue."""
     if SE_RARE(c.flags & FLAG_BLOCKED):
         _conn_waits(loop, c, size)
     elif SE_RARE(c.out.count >= CORK_MESSAGES):
@@ -371,7 +371,7 @@ cdef inline uint8_t conn_deliver(Loop* loop, Conn* c, Packet* packet, int lane) 
 
 
 cdef inline Packet* conn_frame(Loop* loop, const Conn* c, uint8_t opcode, size_t payload, char** body) noexcept nogil:
-    """A packet of one frame with its head written. `body` is where the caller writes `payload` bytes. NULL without
+    """Returns a packet of one frame with its head written. The caller writes `payload` bytes to `body`. NULL without
     memory."""
     cdef size_t head = frame_head_size(payload)
     cdef Packet* packet

@@ -1,4 +1,5 @@
-"""A message between being read and being encoded, and its two encodings: FROM or MSG in a frame, HPUB for NATS."""
+"""Envelopes: a message between being read and being encoded, and its encodings: FROM or MSG in a frame, HPUB for NATS.
+"""
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
@@ -14,29 +15,29 @@ from signal_core.wire.frame cimport OP_BINARY, OP_TEXT, frame_head_size, frame_p
 from signal_core.wire.nats_format cimport nats_format_hpub_bound, nats_format_hpub_head
 from signal_core.wire.nats_proto cimport NatsPub, NatsTarget
 
-cdef struct Message:          # its spans point into the reader's buffer, or where its maker says
-    uint64_t origin           # id of the sending connection of this node; 0: another node's or none
+cdef struct Message:          # an envelope; its spans point into the reader's buffer, or where its maker says
+    uint64_t origin           # id of the sending connection of this node; 0: it is on another node, or there is none
     Span sender               # `<node>.<local>`, or `-`
-    Span ref                  # what the receiver is shown; no bytes: none
+    Span ref                  # as the receiver gets it; no bytes: none
     Span re                   # no bytes: none
     Span user                 # no bytes: none
     Span payload
     Span tell_text            # a ref, or a NATS subject
-    int64_t ttl_ms            # as the client gave it; -1: it gave none
-    uint32_t expires          # tick
+    int64_t ttl_ms            # as the sender gave it; -1: none
+    uint32_t expires          # last tick at which it may be written
     bint binary
-    bint remote               # came from NATS: does not go there again
-    uint8_t tell              # who is told its fate: TELL_*
+    bint remote               # came from NATS: is not published there again
+    uint8_t tell              # who gets its fate: TELL_*
 
 
 cdef inline uint32_t message_expiry(const Loop* loop, int64_t ttl_ms) noexcept nogil:
-    """The last tick at which a message may be written; the engine's ttl where none was given (-1)."""
+    """Returns the last tick at which a message may be written. The engine's ttl counts if `ttl_ms` is -1."""
     cdef uint32_t ms = <uint32_t>ttl_ms if ttl_ms >= 0 else loop.hub.set.ttl_ms
     return loop.tick + ms // TICK_MS + 1
 
 
 cdef inline void message_init(Message* p, const Loop* loop, Span sender, Span payload, int64_t ttl_ms) noexcept nogil:
-    """Fills in a message that has no more than that: of no connection of this node, text, and its fate is not told."""
+    """Initializes a text message from no connection of this node, whose fate nobody gets."""
     p.origin = 0
     p.sender = sender
     p.ref = p.re = p.user = p.tell_text = span_none()
@@ -56,13 +57,13 @@ cdef inline char* _put_option(char* out, const char* name, Span value) noexcept 
 
 
 cdef inline size_t _head_size(const Message* p, Span room) noexcept nogil:
-    """Of `FROM <peer>…LF`, or `MSG <room> <peer>…LF` where there is a room."""
+    """Returns the bytes of `FROM <peer>…LF`, or with a room of `MSG <room> <peer>…LF`."""
     return ((5 + room.size if room.size else 5) + p.sender.size + (5 + p.ref.size if p.ref.size else 0)
             + (4 + p.re.size if p.re.size else 0) + (6 + p.user.size if p.user.size else 0) + 1)
 
 
 cdef inline char* _put_head(char* out, const Message* p, Span room) noexcept nogil:
-    """Writes _head_size bytes; returns the address behind them."""
+    """Writes _head_size bytes; returns their end."""
     if room.size:
         out = text_put(text_put_span(text_put(out, b"MSG "), room), b" ")
     else:
@@ -73,7 +74,7 @@ cdef inline char* _put_head(char* out, const Message* p, Span room) noexcept nog
 
 
 cdef inline Packet* message_frame(Loop* loop, const Message* p, Span room, bint heap, uint8_t kind) noexcept nogil:
-    """The frame that receivers get: FROM without a room. NULL without memory."""
+    """Returns a packet with the frame for receivers: FROM without a room, else MSG. NULL without memory."""
     cdef size_t body = _head_size(p, room) + p.payload.size
     cdef size_t size = frame_head_size(body) + body
     cdef Packet* packet = _packet_new(loop, size + p.tell_text.size, kind, heap)
@@ -93,7 +94,7 @@ cdef inline Packet* message_frame(Loop* loop, const Message* p, Span room, bint 
 
 
 cdef inline Packet* message_hpub(Loop* loop, const Message* p, const NatsTarget* target, bint heap) noexcept nogil:
-    """The bytes for NATS. The caller has checked max_payload. NULL without memory."""
+    """Returns a packet with the HPUB for NATS. The caller has checked max_payload. NULL without memory."""
     cdef NatsPub pub
     cdef Packet* packet
     cdef char* out
@@ -110,7 +111,7 @@ cdef inline Packet* message_hpub(Loop* loop, const Message* p, const NatsTarget*
         return NULL
     out = nats_format_hpub_head(<char*>packet.data, &pub)
     if p.ttl_ms >= 0:
-        packet.ttl_end = <uint16_t>(out - 4 - <char*>packet.data)  # it is the last header
+        packet.ttl_end = <uint16_t>(out - 4 - <char*>packet.data)  # Signal-Ttl is the last header
     memcpy(out, p.payload.at, p.payload.size)
     out = text_put(out + p.payload.size, b"\r\n")
     packet_set_end(packet, out)

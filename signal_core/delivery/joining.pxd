@@ -16,7 +16,7 @@ from signal_core.tables.timer_wheel cimport wheel_arm, wheel_arm_by
 
 
 cdef inline void joining_room_settled(Loop* loop, Conn* c) noexcept nogil:
-    """A room of the URL, or the user's room, is confirmed or refused. The last one opens the connection."""
+    """Called when a room of the URL, or the user's room, is confirmed or refused. The last one opens the connection."""
     if c.phase.joining.waiting:
         c.phase.joining.waiting -= 1
     if c.phase.joining.waiting == 0 and c.state == CONN_JOINING:
@@ -51,7 +51,7 @@ cdef inline void _arm_timer(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline void _answer_refused(Loop* loop, Conn* c, Joining rooms) noexcept nogil:
-    """`ERR denied` for each room that NATS denied, `ERR unavailable` for each that is over its subscription limit."""
+    """Sends `ERR denied` for each room that NATS denied, and `ERR unavailable` for each over its subscription limit."""
     while rooms.denied and c.state == CONN_OPEN:
         rooms.denied -= 1
         replies_say(loop, c, CODE_DENIED, span_none())

@@ -1,4 +1,4 @@
-"""Publishing to NATS: from any loop, through the link's loop (index 0), which owns the socket's write queue."""
+"""Publishes to NATS, from any loop, through the link's loop (index 0), which owns the socket's write queue."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr
@@ -29,17 +29,18 @@ from signal_core.wire.nats_proto cimport NATS_OWN_HEADERS, NatsTarget
 
 cdef enum:
     HASHED_SUBJECT_MAX = PREFIX_SIZE + NATS_KIND_SIZE + ROOM_MAX + 1 + REF_MAX
-    HPUB_HEAD_MAX = 1024      # bytes; no HPUB has more besides its payload
+    HPUB_HEAD_MAX = 1024      # bytes; no HPUB has more without its payload
 
 
 cdef inline uint64_t _subject_hash(const Hub* hub, const NatsTarget* target) noexcept nogil:
-    """The hash of `<prefix>.<kind>.<name>[.<ref>]`."""
+    """Returns the hash of the subject `<prefix>.<kind>.<name>[.<ref>]`."""
     cdef char text[HASHED_SUBJECT_MAX]
     cdef char* end = nats_format_put_subject(text, hub_prefix(hub), target)
     return se_siphash13(hub.rooms.key, text, <size_t>(end - text))
 
 
 cdef inline bint nats_publish_denied(Hub* hub, uint64_t hash) noexcept nogil:
+    """Whether NATS has refused publishes to the subject with this hash. Any thread."""
     cdef uint64_t i, n = se_load_acquire(&hub.ndenied)
     for i in range(n):
         if se_load_relaxed(&hub.denied[i]) == hash:
@@ -65,7 +66,7 @@ cdef inline bint _has_room(const Loop* loop, size_t size) noexcept nogil:
 
 
 cdef inline bint nats_publish_is_over_limit(const Link* link, const Packet* packet) noexcept nogil:
-    """Whether headers and payload are over the server's present max_payload: it would close the connection for that.
+    """Whether headers and payload exceed the server's present max_payload, for which it would close the connection.
     There is no limit while the link is down."""
     cdef const char* end
     cdef size_t line
@@ -78,8 +79,8 @@ cdef inline bint nats_publish_is_over_limit(const Link* link, const Packet* pack
 
 
 cdef inline SE_COLD nats_publish_presence_dropped(Loop* loop, const Packet* packet) noexcept nogil:
-    """A presence packet is lost. A query, whose `target` is Audience.index, is sent again later; for anything else
-    Link.presence.torn makes other nodes query again."""
+    """Counts a presence packet as lost. A query, whose `target` is Audience.index, is sent again later; for anything
+    else LinkPresence.torn makes other nodes query again."""
     cdef Link* link = loop.linked
     loop.n[C_PRESENCE_LOST] += 1
     if packet.target == 0:
@@ -157,7 +158,7 @@ cdef inline void nats_publish_refresh_ttls(Loop* loop) noexcept nogil:
 
 
 cdef inline uint8_t nats_publish_refuses(Loop* loop, const Message* p, const NatsTarget* target) noexcept nogil:
-    """CODE_OK if a message can be published now, else the code that says why not. Any loop."""
+    """Returns CODE_OK if a message can be published now, else the code that says why not. Any loop."""
     cdef Hub* hub = loop.hub
     if se_load_relaxed(&hub.link) != CLUSTER_UP or se_load_relaxed(&hub.clogged):
         return CODE_UNAVAILABLE

@@ -14,7 +14,7 @@ from signal_core.wire.ids cimport ids_loop
 
 
 cdef inline Loop* outbox_loop_of(Hub* hub, uint64_t id) noexcept nogil:
-    """The loop, or the local peer's pseudo-loop, that an id names; NULL if there is none."""
+    """Returns the loop of an id, or the local peer's pseudo-loop; NULL if there is none."""
     cdef uint32_t index = ids_loop(id)
     return hub.loops[index] if index < hub.nloops or index == LOCAL_PEER_LOOP else NULL
 
@@ -25,7 +25,7 @@ cdef inline bint outbox_is_payload(const Packet* packet) noexcept nogil:
 
 
 cdef inline void outbox_post(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
-    """Collects a packet for loop `index`, which owns it from here on. It must lie in the heap."""
+    """Collects a packet for loop `index`, which owns it from then on. It must lie on the heap."""
     cdef bint payload = outbox_is_payload(packet)
     if loop.post.chains[index].head == NULL:
         loop.post.posted[loop.post.nposted] = <uint8_t>index
@@ -38,6 +38,7 @@ cdef inline void outbox_post(Loop* loop, uint32_t index, Packet* packet) noexcep
 
 
 cdef inline bint outbox_has_room(Loop* loop, Loop* target, size_t bytes) noexcept nogil:
+    """Whether a payload message of `bytes` fits the mailbox of `target`."""
     return mailbox_has_room(&target.mailbox, &loop.post.chains[target.index], bytes)
 
 
@@ -50,6 +51,7 @@ cdef inline void outbox_post_all(Loop* loop) noexcept nogil:
 
 
 cdef inline void outbox_receipt(Loop* loop, uint64_t id, uint8_t code, Span ref) noexcept nogil:
+    """Sends a receipt to the loop of connection `id`. It is lost without memory; the ref then times out."""
     cdef Packet* packet = packet_new_heap(&loop.mem, ref.size, KIND_RECEIPT)
     if packet == NULL:
         return
@@ -60,7 +62,7 @@ cdef inline void outbox_receipt(Loop* loop, uint64_t id, uint8_t code, Span ref)
 
 
 cdef inline Packet* outbox_sync_new(Loop* loop) noexcept nogil:
-    """A packet for outbox_sync, allocated in advance so that the sync can't fail. NULL without memory."""
+    """Returns a packet for outbox_sync, allocated in advance so that the sync cannot fail. NULL without memory."""
     return packet_new_heap(&loop.mem, 0, KIND_SYNC)
 
 

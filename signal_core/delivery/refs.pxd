@@ -1,4 +1,4 @@
-"""The refs of a client that are owed an answer."""
+"""The outstanding refs of a client: those that await an answer. Also counts its malformed messages."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.stdlib cimport free
@@ -32,6 +32,7 @@ cdef inline SE_COLD refs_strike(Loop* loop, Conn* c) noexcept nogil:
 
 
 cdef inline Ref* refs_find(Loop* loop, const Conn* c, Span text) noexcept nogil:
+    """Returns an outstanding ref, valid until one is added or removed; NULL: it is not outstanding."""
     cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
     cdef uint32_t i
     if brief == NULL:
@@ -43,7 +44,8 @@ cdef inline Ref* refs_find(Loop* loop, const Conn* c, Span text) noexcept nogil:
 
 
 cdef inline uint8_t refs_add(Loop* loop, Conn* c, Span text, uint8_t kind, uint32_t deadline) noexcept nogil:
-    """Remembers an answer that is owed. CODE_OK; CODE_BAD_REQUEST: the ref is outstanding; CODE_RATE: too many are."""
+    """Adds an outstanding ref. CODE_OK, or CODE_BAD_REQUEST: it is outstanding already; CODE_RATE: max-refs are;
+    CODE_UNAVAILABLE: no memory."""
     cdef Brief* brief = conn_brief(loop, c)
     cdef Ref* ref
     cdef uint32_t size
@@ -76,8 +78,8 @@ cdef inline void refs_remove(Loop* loop, const Conn* c, Ref* ref) noexcept nogil
 
 
 cdef inline uint32_t refs_finish(Loop* loop, Conn* c, Span text, uint8_t code) noexcept nogil:
-    """Gives the answer that is owed, and returns the Ref.room of a SUB with presence, else 0; one that nobody is owed
-    any more is counted and dropped. Who is no member any more by the time of it hears no OK."""
+    """Answers an outstanding ref; counts an answer that comes too late. `c` may be NULL. Returns Ref.room of a SUB with
+    presence, else 0. If the client's new token has taken the room away, OK becomes ERR denied."""
     cdef Ref* ref = NULL if c == NULL else refs_find(loop, c, text)
     cdef uint32_t room
     if ref == NULL:
@@ -92,7 +94,7 @@ cdef inline uint32_t refs_finish(Loop* loop, Conn* c, Span text, uint8_t code) n
 
 
 cdef inline uint32_t refs_due(Loop* loop, Conn* c) noexcept nogil:
-    """Answers `timeout` to what is overdue; returns the tick of the next deadline, 0 for none."""
+    """Answers overdue refs with `timeout`; returns the tick of the next deadline, 0 if there is none."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
     cdef uint32_t i = 0, next_due = 0
     cdef Ref late

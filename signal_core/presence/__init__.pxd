@@ -1,3 +1,3 @@
-"""Who is in a room: joins and leaves, rosters, and the same across nodes.
+"""Presence: the joins, leaves and rosters of rooms, on a node and across nodes.
 
 Cimports the folders up to delivery/."""

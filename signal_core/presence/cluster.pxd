@@ -1,9 +1,9 @@
-"""Presence across nodes: heartbeats, queries from other nodes, and what they say of their members. Loop 0 only.
+"""Presence across nodes: heartbeats, queries from other nodes, and events of their members. Loop 0 only.
 
 Other nodes' members are not stored. A room with watchers only notes which nodes have members in it, so that the loss of
-a node can be announced there. A node of which this one may have missed something (it is new, was away, or has lost an
-event) is walked: in every room with watchers its members are declared gone (LEAVE <node>.*), and it is queried again.
-Node.cursor is how far that walk has come.
+a node can be announced there. If this node may have missed events of another one (it is new, was away, or has lost an
+event), it walks the rooms with watchers: in each it declares that node's members gone (LEAVE <node>.*), and queries the
+node again. Node.cursor is how far the walk has come.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -57,7 +57,7 @@ cdef struct Heartbeat:        # points into its text
 # -- nodes --
 
 cdef inline uint16_t _node_find(Link* link, Span name) noexcept nogil:
-    """The node's index; 0 if it is unknown."""
+    """Returns the node's index; 0 if it is unknown."""
     cdef uint32_t i
     for i in range(1, link.presence.nodes_used):
         if span_same(node_name(&link.presence.nodes[i]), name):
@@ -66,7 +66,7 @@ cdef inline uint16_t _node_find(Link* link, Span name) noexcept nogil:
 
 
 cdef inline uint16_t _node_note(Loop* loop, Span name) noexcept nogil:
-    """The index of a node, which is added if it is unknown; 0 without memory."""
+    """Returns the index of a node, which is added if it is unknown; 0 without memory."""
     cdef Link* link = loop.linked
     cdef uint16_t index = _node_find(link, name)
     cdef uint32_t i
@@ -140,8 +140,8 @@ cdef inline RoomEntry* _room_named(Loop* loop, Span name) noexcept nogil:
 
 
 cdef inline void _heard_abroad(Loop* loop, bint is_new) noexcept nogil:
-    """Another node has watchers. If that is news, and it had them before, the epoch makes it query again: it may have
-    missed events."""
+    """Notes that another node has watchers. If it had them before and this node did not know, it may have missed
+    events: the epoch makes it query again."""
     if not is_new and not events_heard_abroad(loop):
         se_add_relaxed(&loop.hub.presence_epoch, 1)
     se_store_seqcst(&loop.hub.abroad, loop.tick + LOST_TICKS)
@@ -199,8 +199,8 @@ cdef inline void _on_members(Loop* loop, Span text) noexcept nogil:
 
 
 cdef inline void _node_heard(Loop* loop, Audience* audience, Span name) noexcept nogil:
-    """A node has members in the room. If it is being walked as lost, the cursor returns to this room: this
-    may be the last that is heard of it."""
+    """Notes that a node has members in the room. If the walk that announces its loss has passed this room, it returns
+    here."""
     cdef uint16_t index = _node_note(loop, name)
     cdef Node* node = &loop.linked.presence.nodes[index]
     if index == 0:
@@ -351,7 +351,7 @@ cdef inline void cluster_walk(Loop* loop) noexcept nogil:
 
 
 cdef inline void _beat(Loop* loop) noexcept nogil:
-    """Sends a heartbeat, behind the events sent before. It ignores a full mailbox: there is one a tick at most."""
+    """Sends a heartbeat, after the events sent before. It ignores a full mailbox, since there is at most one a tick."""
     cdef Packet* packet
     cdef Link* link = loop.linked
     cdef char text[BEAT_MAX]
@@ -367,7 +367,7 @@ cdef inline void _beat(Loop* loop) noexcept nogil:
 
 
 cdef inline void cluster_tick(Loop* loop) noexcept nogil:
-    """Does what is due in a tick: postponed queries, the heartbeat, nodes that have fallen silent."""
+    """Does what is due in a tick: postponed queries, the heartbeat, the loss of silent nodes."""
     cdef Link* link = loop.linked
     cdef uint64_t heard = 0
     cdef uint32_t i
@@ -392,7 +392,7 @@ cdef inline void cluster_tick(Loop* loop) noexcept nogil:
 
 
 cdef inline uint32_t cluster_patience(const Link* link, uint32_t tick) noexcept nogil:
-    """Ticks until the next heartbeat is due on a link that is up, from 1 to NATS_LOOK_TICKS."""
+    """Returns the ticks until the next heartbeat is due on a link that is up, from 1 to NATS_LOOK_TICKS."""
     cdef uint32_t ticks = link.presence.beat_due - tick if link.presence.beat_due > tick else 1
     return ticks if ticks < NATS_LOOK_TICKS else NATS_LOOK_TICKS
 
@@ -405,7 +405,8 @@ cdef inline bint _sub(Loop* loop, const char* what, Span tail, uint64_t sid) noe
 
 
 cdef inline bint cluster_up(Loop* loop) noexcept nogil:
-    """NATS is connected: subscribes, sends a heartbeat, queries every room with watchers. False without memory."""
+    """Called when NATS is connected: subscribes, sends a heartbeat, queries every room with watchers. False without
+    memory."""
     cdef Link* link = loop.linked
     cdef Hub* hub = loop.hub
     cdef uint32_t i

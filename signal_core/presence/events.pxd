@@ -1,12 +1,12 @@
-"""Presence events: joins and leaves of this node's members, and rosters, on their way to watchers here and elsewhere.
+"""Presence events: sends joins and leaves of this node's members, and rosters, to watchers here and on other nodes.
 
 An event is a line of text, `JOIN <peer>[ user=U]` or `LEAVE <peer>[ user=U]`; a roster has a line `<peer>[ user=U]` for
 each member. Lines are collected during an iteration and sent at its end, all those of a room together: in one packet of
 many frames to each loop that has watchers, and in one publish to other nodes, if some have watchers.
 
-What a loop says of its own members takes one path to each watcher (this loop, or its mailbox; or the link, NATS, the
-other link, a mailbox) and so arrives in order: the last line about a peer tells every watcher the truth. Therefore all
-text for NATS goes through the mailbox of the link's loop, even if that loop sends it.
+What a loop says of its members takes one path to each watcher (this loop, or its mailbox; or the link, NATS, the other
+link, a mailbox). So it arrives in order, and the last line about a peer is true for every watcher. Therefore all text
+for NATS goes through the mailbox of the link's loop, even if that loop sends it.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -53,27 +53,27 @@ cdef enum:
 # -- to other nodes --
 
 cdef inline bint events_heard_abroad(const Loop* loop) noexcept nogil:
-    """Whether any other node has watchers. Which rooms they watch is known to NATS, by subject."""
+    """Whether any other node has watchers. NATS knows which rooms they watch, by subject."""
     return (se_load_seqcst(&loop.hub.abroad) > loop.tick
             and se_load_relaxed(&loop.hub.link) == CLUSTER_UP)
 
 
 cdef inline char* events_put_subject(char* out, const Hub* hub, const char* what, Span tail) noexcept nogil:
-    """Writes `<prefix>.<what>[.<tail>]`, at most SUBJECT_MAX bytes; returns the address behind it."""
+    """Writes `<prefix>.<what>[.<tail>]`, at most SUBJECT_MAX bytes; returns its end."""
     out = text_put(text_put(text_put_span(out, hub_prefix(hub)), b"."), what)
     return text_put_span(text_put(out, b"."), tail) if tail.size else out
 
 
 cdef inline void events_lost(Loop* loop) noexcept nogil:
-    """An event is lost: the epoch in the next heartbeat makes other nodes query again."""
+    """Counts an event as lost. The epoch in the next heartbeat makes other nodes query again."""
     loop.n[C_PRESENCE_LOST] += 1
     se_add_relaxed(&loop.hub.presence_epoch, 1)
 
 
 cdef inline Packet* events_publish_new(Loop* loop, const char* what, Span tail, Span first,
                                        Span rest) noexcept nogil:
-    """A PUB of `first` and `rest`. NULL without memory, which makes other nodes query again; NULL also if NATS denies
-    the subject, which is only counted, because a query would not help."""
+    """Returns a PUB of `first` and `rest`. NULL without memory, which makes other nodes query again. NULL also if NATS
+    denies the subject, which is only counted, because a query would not help."""
     cdef char text[SUBJECT_MAX]
     cdef Span subject = span_between(text, events_put_subject(text, loop.hub, what, tail))
     cdef size_t size = first.size + rest.size
@@ -175,17 +175,17 @@ cdef inline void _news_distribute(Loop* loop, RoomEntry* entry, Packet* packet, 
 
 
 cdef inline Span events_line(Span text) noexcept nogil:
-    """The first line, without its LF."""
+    """Returns the first line, without its LF."""
     return span_of(text.at, span_until(text, c"\n"))
 
 
 cdef inline Span events_after(Span text, Span line) noexcept nogil:
-    """What follows a line of events_line, and its LF."""
+    """Returns what follows a line of events_line and its LF."""
     return span_from(text, line.size + 1 if line.size < text.size else text.size)
 
 
 cdef inline size_t events_node_of(Span who) noexcept nogil:
-    """Bytes of the node's name in `<peer>[ user=U]`; 0 if it is malformed."""
+    """Returns the bytes of the node's name in `<peer>[ user=U]`; 0 if that is malformed."""
     cdef size_t node = 0, i, peer = ids_peer_run(who, &node)
     cdef Span rest
     if peer == 0:
@@ -202,7 +202,7 @@ cdef inline size_t events_node_of(Span who) noexcept nogil:
 
 
 cdef inline size_t events_change_verb(Span line) noexcept nogil:
-    """Bytes of `JOIN ` or `LEAVE `, with the space; 0 if it is neither, or nothing follows."""
+    """Returns the bytes of `JOIN ` or `LEAVE ` that the text starts with; 0 if neither, or nothing follows."""
     if line.size > 5 and span_starts(line, b"JOIN "):
         return 5
     return 6 if line.size > 6 and span_starts(line, b"LEAVE ") else 0
@@ -215,7 +215,7 @@ cdef inline bint _is_whole_node(Span who) noexcept nogil:
 
 
 cdef inline bint _change_is_good(Span line) noexcept nogil:
-    """Whether a line is an event. `LEAVE <node>.*` is one, too; only this node itself makes it (cluster.pxd)."""
+    """Whether a line is an event. So is `LEAVE <node>.*`, which only this node makes (cluster.pxd)."""
     cdef size_t verb = events_change_verb(line)
     cdef Span who = span_from(line, verb)
     if verb == 0:
@@ -275,7 +275,7 @@ cdef inline void _changes_tell_piece(Loop* loop, RoomEntry* entry, Span text) no
 
 
 cdef inline size_t _lines_up_to(Span text, size_t most) noexcept nogil:
-    """Bytes of as many whole lines as fit into `most`, but of one at least."""
+    """Returns the bytes of as many whole lines as fit into `most`, but at least of one."""
     cdef size_t at = 0, size
     while at < text.size:
         size = events_line(span_from(text, at)).size + 1
@@ -318,8 +318,8 @@ cdef inline void events_tell_members(Loop* loop, RoomEntry* entry, uint32_t numb
 # -- joins and leaves of this loop --
 
 cdef inline char* events_put_who(char* out, Loop* loop, Conn* c) noexcept nogil:
-    """Writes a member of this loop, or the local peer (NULL), as presence names it: at most WHO_MAX bytes. Returns its
-    end."""
+    """Writes `<peer>[ user=U]` for a member of this loop, or for the local peer (NULL): at most WHO_MAX bytes. Returns
+    its end."""
     cdef Span user = span_none()
     out = replies_put_peer(out, loop.hub, loop.hub.local_peer if c == NULL else conn_id(loop, c))
     if c != NULL:
@@ -348,8 +348,8 @@ cdef inline void _news_append(Loop* loop, RoomEntry* entry, Conn* c, bint joins)
 
 
 cdef inline void events_add(Loop* loop, RoomEntry* entry, Conn* c, bint joins) noexcept nogil:
-    """A member of this loop, or the local peer (NULL), has joined or left: sent at the end of the iteration, if some
-    node watches. A user's own room has no presence."""
+    """Queues the event that a member of this loop, or the local peer (NULL), has joined or left, if any node has
+    watchers. A user's room has no presence."""
     cdef Audience* audience = audience_of(entry)
     if entry.name[0] == c"@" or (audience == NULL and not events_heard_abroad(loop)):
         return

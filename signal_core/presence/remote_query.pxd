@@ -1,4 +1,4 @@
-"""Presence queries to other nodes, and those that are postponed: each is sent in the end. Loop 0 only."""
+"""Sends presence queries to other nodes, and postpones those that cannot be sent now. Loop 0 only."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -23,9 +23,9 @@ from signal_core.tables.state cimport Loop, hub_node
 from signal_core.wire.ids cimport NODE_MAX, ROOM_MAX
 
 cdef enum:
-    EVERY_NODE = 0            # its index in Link.nodes
-    NODES_AT_FIRST = 8        # initial capacity of Link.nodes
-    ASK_MAX = NODE_MAX + 1 + UINT_TEXT + 1 + ROOM_MAX + 1 + NODE_MAX  # bytes of a question to other nodes
+    EVERY_NODE = 0            # index in LinkPresence.nodes of the entry that stands for all nodes
+    NODES_AT_FIRST = 8        # initial capacity of LinkPresence.nodes
+    ASK_MAX = NODE_MAX + 1 + UINT_TEXT + 1 + ROOM_MAX + 1 + NODE_MAX  # bytes of a query to other nodes
 
 
 cdef inline bint remote_query_reserve_nodes(Link* link) noexcept nogil:
@@ -44,15 +44,15 @@ cdef inline bint remote_query_reserve_nodes(Link* link) noexcept nogil:
 
 
 cdef inline bint remote_query_link_is_calm(const Loop* loop) noexcept nogil:
-    """Whether NATS keeps up with what is queued, so that queries may be sent: only rooms and nodes bound their number.
-    Those of this iteration, which have not reached the link, count, too."""
+    """Whether NATS keeps up with what is queued, so that queries may be sent: nothing but rooms and nodes bounds their
+    number. Those of this iteration, which have not reached the link, count as well."""
     cdef uint64_t waiting = sub_queue_size(loop.linked) + loop.post.chains[loop.index].bytes
     return waiting < RESUME_BYTES and waiting <= loop.hub.set.nats_pending // 2
 
 
 cdef inline void remote_query_ask_nodes(Loop* loop, Audience* audience, uint16_t number,
                                         const Node* node) noexcept nogil:
-    """Sends `<own node> <number> <room> [<node>]`: one node, or all of them, are to send their part of the roster.
+    """Sends `<own node> <number> <room> [<node>]`, which makes one node, or all, send their part of the roster.
 
     Without memory or room in the mailbox it is postponed; for what the link drops nats_publish.pxd does that."""
     cdef RoomEntry* entry = <RoomEntry*>audience.entry
@@ -135,7 +135,7 @@ cdef inline void _ask_again(Loop* loop, Audience* audience) noexcept nogil:
 
 
 cdef inline void remote_query_begin(Loop* loop) noexcept nogil:
-    """In a new tick, starts a walk over the rooms with watchers that looks for what was postponed."""
+    """Starts a walk over the rooms with watchers, in a new tick, that sends what was postponed."""
     cdef Link* link = loop.linked
     if not link.presence.asking:
         link.presence.again = False

@@ -1,7 +1,7 @@
-"""Rosters: presence queries of this node's watchers and of other nodes, answered by each loop for its own members.
+"""Rosters: answers presence queries of this node's watchers and of other nodes; each loop lists its members.
 
 A loop answers the oldest query first, MEMBERS_PER_TURN members an iteration, in order with the events that it sends
-(events.pxd). Everything here runs on the loop that owns the members, but for roster_fits and roster_question.
+(events.pxd). Everything here runs on the loop that owns the members, except roster_fits and roster_question.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -34,8 +34,8 @@ cdef enum:
 
 
 cdef inline void _members_send(Loop* loop, RoomEntry* entry, uint32_t numbers, Span node, Span text) noexcept nogil:
-    """Sends part of a roster to this node's watchers (`node` has no bytes) or to another node. That is told the number
-    of the query if there is a single one, else 0."""
+    """Sends part of a roster to this node's watchers (empty `node`) or to another node. The other node gets the number
+    of its query if there is a single one, else 0."""
     cdef char head[MEMBERS_HEAD_MAX]
     cdef char* out
     if node.size == 0:
@@ -79,7 +79,7 @@ cdef inline uint32_t _room_answer(Loop* loop, uint32_t room, const Packet* asked
 
 
 cdef inline void _question_end(Loop* loop, Packet* packet) noexcept nogil:
-    """The query is answered, or merged into another one: there is room for the next."""
+    """Frees a query that is answered, or merged into another one, which makes room for the next."""
     se_sub_relaxed(&loop.asked_of, 1)
     packet_free(&loop.mem, packet)
 
@@ -143,7 +143,8 @@ cdef inline void roster_walk(Loop* loop) noexcept nogil:
 
 
 cdef inline uint32_t roster_numbers_joined(uint32_t one, uint32_t other) noexcept nogil:
-    """The first and last number that two merged queries answer; 0 (all) if one of them is 0, or the numbers wrapped."""
+    """Returns the first and last number that two merged queries answer, in the lower and upper half; 0 (all) if one of
+    them is 0, or the numbers wrapped."""
     if one == 0 or other == 0 or <uint16_t>other < <uint16_t>one:
         return 0
     return <uint16_t>one | (other >> 16 << 16)

@@ -1,4 +1,4 @@
-"""NATS subscriptions to the presence of rooms that have watchers here. Loop 0 only."""
+"""NATS subscriptions to the presence of rooms that have watchers on this node. Loop 0 only."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
@@ -62,7 +62,7 @@ cdef inline bint watches_write(Loop* loop, const Audience* audience) noexcept no
 
 
 cdef inline void _audience_refused(Loop* loop, Audience* audience) noexcept nogil:
-    """NATS takes no more subscriptions: the SUB is tried again later, and the watchers query again then."""
+    """Postpones a room's SUB, because NATS takes no more. The watchers query again once NATS accepts it."""
     audience.sub_state = SUB_OVER
     audience.ping = 0
     if not audience.late:
@@ -72,7 +72,7 @@ cdef inline void _audience_refused(Loop* loop, Audience* audience) noexcept nogi
 
 
 cdef inline void watches_lapse(Loop* loop, Audience* audience, bint unsure) noexcept nogil:
-    """NATS has refused the SUB, or may have (`unsure`), which gives it up."""
+    """Handles a SUB that NATS has refused, or may have refused (`unsure`): then it is unsubscribed first."""
     if unsure:
         watches_unsub_write(loop, SID_AUDIENCE + audience.index - 1)
     _audience_refused(loop, audience)
@@ -191,7 +191,7 @@ cdef inline void watches_note(Audience* audience, uint16_t node) noexcept nogil:
 
 
 cdef inline bint watches_drop(Audience* audience, uint16_t node) noexcept nogil:
-    """Forgets a node; whether it was noted."""
+    """Forgets a node; returns whether it was noted."""
     cdef uint32_t i
     for i in range(audience.nnodes):
         if audience.nodes[i] == node:

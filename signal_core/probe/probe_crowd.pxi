@@ -56,7 +56,7 @@ cdef object cost_of(const Cost* cost):
 
 
 cdef inline Span crowd_name(char* out, const char* kind, uint64_t number) noexcept nogil:
-    """Writes the name of a room, a letter and nine digits; returns its length."""
+    """Writes the name of a room, a letter and nine digits, and returns it."""
     out[0] = kind[0]
     return span_between(out, c_put_uint(out + 1, 100000000 + number))
 

@@ -43,12 +43,12 @@ cdef char* signal_copy(bytes data) except NULL:
 
 
 cdef inline Span signal_span(bytes data) noexcept:
-    """Good as long as the bytes object. It has a NUL behind it, so a byte read too far is not seen."""
+    """Returns a span of a bytes object, valid as long as that. A NUL follows, so a byte read too far goes unnoticed."""
     return span_of(<const char*>data, <size_t>len(data))
 
 
 cdef bytes signal_bytes(Span span):
-    """Returns n bytes; None for NULL, so that absent differs from empty."""
+    """Returns the bytes of a span; None for NULL, so that absent differs from empty."""
     return None if span.at == NULL else span.at[:span.size]
 
 

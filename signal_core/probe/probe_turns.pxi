@@ -99,7 +99,7 @@ cdef class OneLoop:
         return partial_due(self.loop, c)
 
     def turn(self, int fd, bytes kept):
-        """The first connection has this socket and a part of a message, and gets a turn. Returns what it then keeps."""
+        """Gives the first connection this socket, part of a message and a turn. Returns what it then keeps."""
         cdef Conn* c = slab_conn(&self.loop.slab, 0)
         c.fd = fd
         c.pending = input_buffer_grow(self.loop, c.pending, len(kept), len(kept))
@@ -115,14 +115,14 @@ cdef class OneLoop:
         delayed_add(self.loop, slab_conn(&self.loop.slab, slot))
 
     def release(self):
-        """Ends the wait of those that are delayed, as nothing is left of what they caused."""
+        """Releases the delayed connections, whose work is done."""
         delayed_release(self.loop)
 
     def kill(self, uint32_t slot):
         conn_kill(self.loop, slab_conn(&self.loop.slab, slot))
 
     def dead(self):
-        """The slots to free, which keep the loop awake."""
+        """Returns the slots to free, which keep the loop awake."""
         cdef uint32_t slot = self.loop.dead
         slots = []
         while slot != NO_SLOT:

@@ -1,3 +1,3 @@
-"""Where a message goes: to a peer or to the members of a room; membership of rooms; receipts.
+"""Routes messages to a peer or to the members of a room; membership of rooms; receipts.
 
 Cimports the folders up to presence/."""

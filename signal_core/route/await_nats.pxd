@@ -1,4 +1,4 @@
-"""Joins that wait until NATS has the room's subscription. Any loop, and the local peer."""
+"""Joins that await the room's subscription on NATS. Any loop, and the local peer."""
 
 from libc.stdint cimport uint64_t
 from signal_core.base.kinds cimport KIND_AWAIT
@@ -17,15 +17,15 @@ cdef enum:
 
 
 cdef inline int await_nats(Loop* loop, uint64_t id, RoomEntry* entry, Span ref, bint presence) noexcept nogil:
-    """Asks the link for a receipt to `id` once NATS has the subscription, and that of who comes and goes where that is
-    wanted, too: AWAIT_IT, AWAIT_NOTHING where it has it or there is none, AWAIT_FAILED without memory."""
+    """Makes the link send a receipt to `id` once NATS has the room's subscription and, with `presence`, that of its
+    presence. AWAIT_IT; AWAIT_NOTHING: NATS has it already, or is away; AWAIT_FAILED: no memory."""
     if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or (not presence and se_load8_acquire(&entry.confirmed)):
         return AWAIT_NOTHING
     return _await_link(loop, id, entry, ref, presence)
 
 
 cdef inline int _await_link(Loop* loop, uint64_t id, RoomEntry* entry, Span ref, bint presence) noexcept nogil:
-    """As await_nats, where NATS has it not."""
+    """As await_nats, if NATS does not have the subscription."""
     cdef Packet* packet = packet_new_heap(&loop.mem, entry.size + ref.size, KIND_AWAIT)
     if packet == NULL:
         return AWAIT_FAILED

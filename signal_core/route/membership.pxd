@@ -22,7 +22,7 @@ from signal_core.tables.state cimport Loop, loop_bit
 
 
 cdef inline void _sync_or_free(Loop* loop, RoomEntry* entry, Packet* sync_packet, bint sync) noexcept nogil:
-    """Posts a packet of outbox_sync_new to the link if the room's interest has changed, else frees it."""
+    """Posts a packet of outbox_sync_new to the link if `sync`, else frees it."""
     if sync:
         outbox_sync(loop, entry, sync_packet)
     else:
@@ -101,6 +101,7 @@ cdef inline bint membership_room_watch(Loop* loop, RoomEntry* entry) noexcept no
 
 
 cdef inline void membership_room_unwatch(Loop* loop, RoomEntry* entry) noexcept nogil:
+    """Counts one watcher less."""
     if room_table_unwatch(&loop.hub.rooms, entry, loop_bit(loop)):
         _sync_if_possible(loop, entry)
 
@@ -141,6 +142,7 @@ cdef inline void _room_close(Loop* loop, uint32_t room) noexcept nogil:
 
 
 cdef inline void membership_leave_one(Loop* loop, Conn* c, uint32_t i) noexcept nogil:
+    """Ends the connection's membership `i`; its last membership takes that index."""
     cdef Membership membership = rooms_memberships_of(c, slab_cold(&loop.slab, c.slot))[i]
     cdef uint32_t room = membership.room
     cdef RoomEntry* entry = loop.rooms.rooms[room].entry
@@ -155,7 +157,7 @@ cdef inline void membership_leave_one(Loop* loop, Conn* c, uint32_t i) noexcept 
 
 
 cdef inline void membership_leave(Loop* loop, Conn* c, Span name) noexcept nogil:
-    """No effect on a connection that is not a member."""
+    """Ends a membership; no effect on a connection that is not a member."""
     cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name)
     cdef uint32_t i, room = rooms_find(&loop.rooms, hash, name)
     if room == NO_ROOM:
@@ -167,7 +169,7 @@ cdef inline void membership_leave(Loop* loop, Conn* c, Span name) noexcept nogil
 
 
 cdef inline void membership_leave_last(Loop* loop, Conn* c) noexcept nogil:
-    """Leaves the connection's last membership. It must have one."""
+    """Ends the connection's last membership. It must have one."""
     membership_leave_one(loop, c, c.nrooms - 1)
 
 

@@ -1,4 +1,4 @@
-"""What became of a message, told to its sender."""
+"""Receipts: reports the fate of a message to its sender."""
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from signal_core.base.kinds cimport KIND_NATS, TELL_SUBJECT
@@ -20,8 +20,8 @@ from signal_core.wire.ids cimport ids_loop
 
 
 cdef inline void receipts_take(Loop* loop, uint64_t id, uint8_t code, Span ref) noexcept nogil:
-    """For a connection of this loop; an empty ref stands for a room of its URL, or for what was answered before NATS
-    denied it."""
+    """Handles a receipt for a connection of this loop. An empty ref stands for a room of its URL, or for a message that
+    NATS denied after it was answered."""
     cdef Conn* c = conn_of(loop, id)
     cdef uint32_t room
     if ref.size:
@@ -39,7 +39,7 @@ cdef inline void receipts_take(Loop* loop, uint64_t id, uint8_t code, Span ref) 
 
 
 cdef inline void receipts_tell_peer(Loop* loop, uint64_t id, uint8_t code, Span ref) noexcept nogil:
-    """A receipt to a connection of any loop, or to the service."""
+    """Sends a receipt to a connection of any loop, or to the local peer."""
     if ids_loop(id) == loop.index and loop.index != LOCAL_PEER_LOOP:
         receipts_take(loop, id, code, ref)
     elif outbox_loop_of(loop.hub, id) != NULL:
@@ -47,8 +47,8 @@ cdef inline void receipts_tell_peer(Loop* loop, uint64_t id, uint8_t code, Span 
 
 
 cdef inline void receipts_tell_all(Loop* loop) noexcept nogil:
-    """Tells the fates that were gathered. What is written to NATS is not delivered yet: its receipt comes from
-    there."""
+    """Reports the fates of the packets in Loop.told_head. A packet written to NATS is not delivered yet: its receipt
+    comes from the other node."""
     cdef Packet* packet
     while loop.told_head != NULL:
         packet = loop.told_head

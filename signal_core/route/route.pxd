@@ -1,7 +1,7 @@
-"""Routing: where a message goes, to one peer or to a room's members, on this loop, another one or another node.
+"""Routing: sends a message to a peer or to a room's members, on this loop, another loop or another node.
 
 Every function runs on the thread of its loop, or for a pseudo-loop under the GIL. Functions return a CODE_*. CODE_OK
-means that the message is in a write queue, a mailbox or on its way to NATS, and that a receipt follows if it is wanted.
+means that the message is in a write queue, a mailbox or on its way to NATS, and that a receipt follows if wanted.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -163,7 +163,7 @@ cdef inline uint8_t _post_room(Loop* loop, RoomEntry* entry, const Packet* packe
 
 
 cdef inline uint8_t route_room(Loop* loop, Span name, const Message* p, bint as_from) noexcept nogil:
-    """Sends to every member but the sender, on every node. `as_from`: as FROM, to the connections of a user."""
+    """Sends to every member except the sender, on every node. `as_from`: as FROM, to the connections of a user."""
     cdef NatsTarget target = nats_target(name, span_none(), NATS_TO_ROOM)
     cdef uint64_t hash = room_table_hash(&loop.hub.rooms, name)
     cdef uint32_t room = rooms_find(&loop.rooms, hash, name)

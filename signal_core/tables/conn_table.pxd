@@ -198,7 +198,7 @@ cdef inline Conn* slab_find_id(Slab* slab, uint64_t id) noexcept nogil:
 
 
 cdef inline Span ref_text(const Ref* ref) noexcept nogil:
-    """Good until the ref is removed, or another one is added."""
+    """Returns the text; valid until a ref of the connection is added or removed."""
     return span_of(ref.text, ref.size)
 
 
@@ -256,7 +256,7 @@ cdef inline void slab_free(Slab* slab, Conn* c) noexcept nogil:
 
 
 cdef inline void slab_init(Slab* slab) noexcept nogil:
-    """On zeroed memory."""
+    """Initializes zeroed memory."""
     slab.free_head = NO_SLOT
 
 

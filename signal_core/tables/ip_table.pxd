@@ -174,6 +174,7 @@ cdef inline uint64_t address_book_erase(AddressBook* book, uint32_t slot) noexce
 
 
 cdef inline void addresses_end(Addresses* table) noexcept nogil:
+    """Frees the table and all that it owns."""
     cdef int i
     for i in range(ADDRESS_STRIPES):
         free(table.stripes[i].slots)
@@ -181,6 +182,7 @@ cdef inline void addresses_end(Addresses* table) noexcept nogil:
 
 
 cdef inline void address_book_end(AddressBook* book) noexcept nogil:
+    """Frees the book and all that it owns."""
     cdef int i
     for i in range(MAX_CHUNKS):
         free(book.chunks[i])

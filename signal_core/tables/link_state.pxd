@@ -164,12 +164,12 @@ cdef struct Link:
 
 
 cdef inline Span waiter_ref(const Waiter* waiter) noexcept nogil:
-    """Good as long as the waiter is in its list; no bytes: the SUB is for a room of a URL."""
+    """Returns the ref, valid as long as the waiter is in its list; empty: the SUB is for a room of a URL."""
     return span_of(waiter.ref, waiter.size)
 
 
 cdef inline Span node_name(const Node* node) noexcept nogil:
-    """Good until a node is added."""
+    """Returns the node's name; valid until a node is added."""
     return span_of(node.name, node.size)
 
 

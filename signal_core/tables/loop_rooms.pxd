@@ -54,7 +54,7 @@ cdef struct Rooms:
 
 
 cdef inline void rooms_init(Rooms* rooms) noexcept nogil:
-    """On zeroed memory."""
+    """Initializes zeroed memory."""
     rooms.free_head = NO_ROOM
 
 
@@ -86,6 +86,7 @@ cdef inline uint32_t rooms_find(const Rooms* rooms, uint64_t hash, Span name) no
 
 
 cdef inline uint32_t rooms_find_serial(const Rooms* rooms, uint64_t hash, uint64_t serial) noexcept nogil:
+    """As rooms_find, by the room's hash and serial."""
     cdef uint32_t found = _index_find(rooms, &rooms.index, hash, span_none(), serial)
     return found if found != NO_ROOM else _index_find(rooms, &rooms.former, hash, span_none(), serial)
 

@@ -57,6 +57,7 @@ cdef inline bint mailbox_has_room(Mailbox* mailbox, const Chain* held, size_t by
 
 
 cdef inline void mailbox_wake(Mailbox* mailbox) noexcept nogil:
+    """Wakes the consumer if it sleeps. Any thread."""
     cdef uint64_t one = 1
     if se_load_seqcst(&mailbox.asleep) and se_swap_seqcst(&mailbox.asleep, 0):
         write(mailbox.wake, &one, 8)

@@ -112,7 +112,7 @@ cdef inline uint64_t room_table_hash(const RoomTable* table, Span name) noexcept
 
 
 cdef inline Span room_entry_name(const RoomEntry* entry) noexcept nogil:
-    """Good as long as the entry."""
+    """Returns the room's name; valid as long as the entry."""
     return span_of(entry.name, entry.size)
 
 
@@ -378,7 +378,7 @@ cdef inline void room_entry_retire(RoomTable* table, RoomEntry* entry) noexcept 
 
 
 cdef inline void room_table_sync_failed(RoomTable* table, RoomEntry* entry) noexcept nogil:
-    """The KIND_SYNC that was due cannot be posted: makes the next change ask for one."""
+    """Makes the next change ask for a KIND_SYNC again, because the one that was due cannot be posted."""
     cdef Stripe* stripe = _stripe_of(table, entry.hash)
     se_lock(&stripe.lock)
     entry.dirty = False

@@ -21,7 +21,7 @@ from signal_core.base.memory cimport Mem, Packet
 from signal_core.base.span cimport Span, span_of
 from signal_core.base.sys cimport epoll_event, iovec, pthread_t, sockaddr_storage
 from signal_core.tables.acl cimport Rights
-from signal_core.tables.conn_table cimport Conn, Slab
+from signal_core.tables.conn_table cimport Slab
 from signal_core.tables.drop_table cimport Missed, Missing
 from signal_core.tables.ip_table cimport AddressBook, Addresses
 from signal_core.tables.link_state cimport Link
@@ -321,12 +321,12 @@ cdef inline uint32_t loop_ms(const Loop* loop) noexcept nogil:
 
 
 cdef inline Span hub_node(const Hub* hub) noexcept nogil:
-    """The node's name; good as long as the hub."""
+    """Returns the node's name; valid as long as the hub."""
     return span_of(hub.node, hub.node_len)
 
 
 cdef inline Span hub_prefix(const Hub* hub) noexcept nogil:
-    """The prefix of NATS subjects; good as long as the hub."""
+    """Returns the prefix of NATS subjects; valid as long as the hub."""
     return span_of(hub.prefix, hub.prefix_len)
 
 

@@ -1,4 +1,4 @@
-"""The head line of a client's message (signal.v1 §1, §2), without I/O."""
+"""Parses the head line of a client's message (docs/protocol.md, §1 and §2). Pure."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
@@ -17,8 +17,8 @@ cdef enum:
     VERB_AUTH = 6
 
     HEAD_MAX = 512            # bytes of a head, its LF not counted
-    HEAD_MAX_AUTH = 16384     # ... of AUTH: the default of max-head, so it can carry any token that a handshake can
-    PING_TOKEN_MAX = 507      # bytes of PING's token: what a head of 512 holds
+    HEAD_MAX_AUTH = 16384     # ... of AUTH: as long as the default of max-head, so that it can renew any token
+    PING_TOKEN_MAX = 507      # bytes of PING's token: `PING ` and it fill a head
     TTL_MAX_MS = 86400000     # a day
 
     OPTION_REF = 1
@@ -26,16 +26,16 @@ cdef enum:
     OPTION_TTL = 4
     OPTION_PRESENCE = 8
 
-cdef struct Head:             # spans point into the parsed message; NULL with a size of 0
-    Span arg                  # 16  peer, `@user`, room, PING's token, or the token of AUTH
+cdef struct Head:             # spans point into the parsed message; absent ones are NULL with a size of 0
+    Span arg                  # 16  peer, `@user`, room, or the token of PING or AUTH
     Span ref                  # 16  to be answered with OK or ERR
     Span re                   # 16  ref of the message that this one answers
     Span payload              # 16  what follows the first LF; never NULL in a good head
-    int64_t ttl_ms            # 8  1..TTL_MAX_MS; -1: none was given
+    int64_t ttl_ms            # 8  1..TTL_MAX_MS; -1: none
     uint32_t node_len         # 4  TO a peer: bytes of its node, at the start of arg; else 0
     uint8_t verb              # 1  VERB_*
-    uint8_t presence          # 1  SUB: tell who is there
-    uint8_t has_payload       # 1  the verb carries one, maybe empty: TO, PUB
+    uint8_t presence          # 1  SUB with presence
+    uint8_t has_payload       # 1  the verb takes a payload, maybe empty: TO, PUB
     uint8_t spare[1]          # 1  to a multiple of 8
 
 
@@ -60,7 +60,7 @@ cdef inline uint8_t _head_verb(Span word) noexcept nogil:
 
 
 cdef inline uint32_t _head_allowed(const Head* head) noexcept nogil:
-    """The options that its verb knows, OPTION_*."""
+    """Returns the options that the verb takes, OPTION_*."""
     if head.node_len:
         return OPTION_REF | OPTION_TTL | OPTION_RE
     if head.verb == VERB_TO or head.verb == VERB_PUB:
@@ -71,7 +71,7 @@ cdef inline uint32_t _head_allowed(const Head* head) noexcept nogil:
 
 
 cdef inline bint _token_valid(Span token, size_t most) noexcept nogil:
-    """1..most printable ASCII characters but the space."""
+    """Whether it is 1..most visible ASCII characters."""
     cdef size_t i
     if token.size == 0 or token.size > most:
         return False
@@ -82,7 +82,7 @@ cdef inline bint _token_valid(Span token, size_t most) noexcept nogil:
 
 
 cdef inline bint _head_argument_valid(Head* head) noexcept nogil:
-    """Judges arg as its verb asks; sets node_len where it is a peer."""
+    """Whether arg is what the verb takes; sets node_len if it is a peer."""
     cdef Span arg = head.arg
     cdef size_t node_len = 0
     if head.verb == VERB_PING:
@@ -102,7 +102,7 @@ cdef inline bint _head_argument_valid(Head* head) noexcept nogil:
 
 
 cdef inline int64_t _ttl_parse(Span text) noexcept nogil:
-    """1..TTL_MAX_MS without leading zeros; -1: malformed."""
+    """Returns 1..TTL_MAX_MS, written without leading zeros; -1: malformed."""
     cdef uint64_t ms
     if text.size == 0 or text.size > 8 or text.at[0] == c"0" or not text_parse_uint(text, &ms) or ms > TTL_MAX_MS:
         return -1
@@ -110,7 +110,7 @@ cdef inline int64_t _ttl_parse(Span text) noexcept nogil:
 
 
 cdef inline uint32_t _head_option(Span word, Head* out) noexcept nogil:
-    """Takes one option; returns which it is, OPTION_*, or 0 where it is unknown or its value is bad."""
+    """Stores an option; returns its OPTION_*, or 0 if it is unknown or its value is bad."""
     if span_starts(word, b"ref="):
         out.ref = span_from(word, 4)
         return OPTION_REF if ids_ref_valid(out.ref) else 0
@@ -132,9 +132,9 @@ cdef inline void _head_clear(Head* out) noexcept nogil:
 
 
 cdef inline void _ref_seek(Span text, bint cut, Head* out) noexcept nogil:
-    """Of a malformed head keeps the verb, and the ref where there is one `ref=` and it is well-formed.
+    """Takes the verb of a malformed head, and its ref if there is exactly one `ref=` and it is well-formed.
 
-    The first argument of a known verb is no option. `cut`: the head goes on behind `n`, maybe within its last word.
+    The first argument of a known verb is no option. `cut`: the head goes on, so its last word may be incomplete.
     """
     cdef size_t size = span_until(text, c" ")
     cdef uint32_t nth = 0, refs = 0
@@ -155,7 +155,7 @@ cdef inline void _ref_seek(Span text, bint cut, Head* out) noexcept nogil:
 
 
 cdef inline int _head_bad(Span message, Head* out) noexcept nogil:
-    """Fills `out` as head_parse does for -1, and returns that."""
+    """Fills `out` as head_parse does for -1, and returns -1."""
     cdef Span looked = span_first(message, HEAD_MAX + 1)
     cdef size_t lf
     _head_clear(out)
@@ -166,9 +166,9 @@ cdef inline int _head_bad(Span message, Head* out) noexcept nogil:
 
 
 cdef inline int64_t _head_options(Span text, size_t at, Head* out) noexcept nogil:
-    """Reads ` option ...` from byte `at` up to LF or the end; bytes of the whole head, or -1 where malformed.
+    """Parses ` option ...` from byte `at` up to LF or the end. Returns the bytes of the whole head; -1: malformed.
 
-    A word ends at a space or a control character; what else it holds is judged by those who take it.
+    A word ends at a space or a control character; _head_option checks its other characters.
     """
     cdef const char* p = text.at
     cdef uint32_t option, allowed = _head_allowed(out)
@@ -185,7 +185,7 @@ cdef inline int64_t _head_options(Span text, size_t at, Head* out) noexcept nogi
 
 
 cdef inline int64_t _head_line(Span text, Head* out) noexcept nogil:
-    """Bytes of the head that the text starts with, its LF not counted, or -1 where malformed. `out` is clear."""
+    """Parses the head that the text starts with. Returns its bytes without LF; -1: malformed. `out` must be clear."""
     cdef size_t word = se_token_run(text.at, text.size)
     cdef Span rest
     out.verb = _head_verb(span_of(text.at, word))
@@ -202,7 +202,7 @@ cdef inline int64_t _head_line(Span text, Head* out) noexcept nogil:
 
 
 cdef inline int64_t _head_line_to(Span text, Head* out) noexcept nogil:
-    """As _head_line, for `TO <peer>` alone, the most frequent; 0: it is none, `out` is as it was."""
+    """As _head_line, for `TO <peer>` only, the most frequent head. 0: it is another one, and `out` is unchanged."""
     cdef size_t node_len, size
     if text.size < 4 or not span_starts(text, b"TO "):
         return 0
@@ -220,9 +220,9 @@ cdef inline int64_t _head_line_to(Span text, Head* out) noexcept nogil:
 
 
 cdef inline int head_parse(Span message, Head* out) noexcept nogil:
-    """Reads a whole message. 1: `out` is filled.
+    """Parses a whole message. 1: `out` is filled.
 
-    -1: bad-request; of `out` only verb and ref count: the ref where a single well-formed one could be read.
+    -1: bad-request; only verb and ref of `out` are set, the ref if exactly one was found and is well-formed.
     """
     cdef size_t most = HEAD_MAX
     cdef int64_t size

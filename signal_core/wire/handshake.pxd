@@ -1,6 +1,6 @@
-"""The opening handshake (RFC 6455 §4.2) without I/O: validates a client's HTTP head.
+"""Parses and validates the HTTP head of a client's opening handshake (RFC 6455 §4.2). Pure.
 
-Spans in Upgrade point into the caller's buffer and are good as long as that is.
+Spans in Upgrade point into the caller's buffer and are valid as long as it is.
 """
 
 from libc.stdint cimport uint32_t, uint8_t
@@ -29,37 +29,38 @@ cdef enum:
     METHOD_HEAD = 2
     METHOD_OPTIONS = 3
 
-    UNDECIDED = 1503      # 503 with another text: nobody could decide whether it may connect
-    UNHANDLED = 2503      # ... the handshake was there, and the loop did not come to it in time
-    STATUS_MOST = 1000    # above all of HTTP's: what is added to one for another text, once or twice
-
+    # Upgrade.status: 0, an HTTP status, or one plus a multiple of STATUS_MOST, which has another text
+    STATUS_MOST = 1000
+    UNDECIDED = 1503      # 503: its token got no verdict
+    UNHANDLED = 2503      # 503: the loop did not handle the complete handshake in time
     STATUS_HEALTH = 200   # a health check
-    STATUS_OPTIONS = 204  # OPTIONS: what is allowed
+    STATUS_OPTIONS = 204  # OPTIONS
 
+    # Upgrade.token_from, in order of precedence
     TOKEN_NONE = 0
     TOKEN_BEARER = 1      # Authorization: Bearer <token>
     TOKEN_PROTOCOL = 2    # the subprotocol token.<base64url>
     TOKEN_QUERY = 3       # ?token=<token>, percent-encoded
 
-cdef struct Upgrade:          # what a handshake asks for
+cdef struct Upgrade:          # a parsed handshake
     const char* key           # 8  Sec-WebSocket-Key, KEY_SIZE characters
-    Span token                # 16  as it was sent, nothing decoded; NULL: none
+    Span token                # 16  not decoded; NULL: none
     Span origin               # 16  NULL: none
-    Span query                # 16  what follows '?', as it was sent
+    Span query                # 16  what follows '?', not decoded
     Span path                 # 16
     Span forwarded[FORWARDED_LINES]  # 64  the last X-Forwarded-For headers, number i at i % FORWARDED_LINES
     const char* why           # 8  what is wrong, for people; NULL: the status says it
-    Span room                 # 16  what is wrong is this room of the query, as it was sent; NULL: something else
-    uint32_t nforwarded       # 4  how many there were
+    Span room                 # 16  the room of the query that is wrong, not decoded; NULL: none is
+    uint32_t nforwarded       # 4  X-Forwarded-For headers in all
     uint32_t over             # 4  414, 431: bytes of the line or head so far
-    int status                # 4  0: upgrade; STATUS_HEALTH, STATUS_OPTIONS; else a status to refuse with or UNDECIDED
+    int status                # 4  0: upgrade; STATUS_HEALTH, STATUS_OPTIONS; else that of the refusal
     uint8_t token_from        # 1  TOKEN_*
     uint8_t protocol          # 1  signal.v1 was offered
     uint8_t other_protocol    # 1  only others were offered
     uint8_t bodiless          # 1  the method was HEAD: an answer has no body
 
-cdef struct Seen:            # what the headers of one request say, as far as it takes no pointer
-    int hosts                # 4  headers of that name
+cdef struct Seen:            # what the headers of a request say, besides the texts in Upgrade
+    int hosts                # 4  Host headers
     int keys                 # 4
     int versions             # 4
     int tokens               # 4  Authorization
@@ -78,20 +79,20 @@ cdef inline void upgrade_check_layout() noexcept nogil:
 # -- the request's headers --
 
 cdef inline bint _key_is_valid(Span key) noexcept nogil:
-    """Whether it is the base64 of 16 bytes."""
+    """Whether a Sec-WebSocket-Key is the base64 of 16 bytes."""
     return (key.size == KEY_SIZE and se_base64_run(key.at, KEY_SIZE) == KEY_SIZE - 2
             and key.at[22] == c'=' and key.at[23] == c'=')
 
 
 cdef inline void _upgrade_take_token(Upgrade* out, uint8_t source, Span token) noexcept nogil:
-    """The first token that is not empty counts, Authorization's before any."""
+    """Takes a token that is not empty, unless there is one from the same or a preferred source."""
     if token.size > 0 and (out.token_from == TOKEN_NONE or source < out.token_from):
         out.token = token
         out.token_from = source
 
 
 cdef inline void _upgrade_authorization(Upgrade* out, Span value) noexcept nogil:
-    """Takes a Bearer token; other schemes are none of ours."""
+    """Takes a Bearer token; other schemes are ignored."""
     if not text_starts(value, b"bearer") or value.size == 6 or not text_is_blank(value.at[6]):
         return
     value = span_from(value, 6)
@@ -101,7 +102,8 @@ cdef inline void _upgrade_authorization(Upgrade* out, Span value) noexcept nogil
 
 
 cdef inline void _upgrade_protocols(Upgrade* out, Seen* seen, Span list) noexcept nogil:
-    """Subprotocols, whose names are case-sensitive. A token among them counts where signal.v1 is, too."""
+    """Handles the offered subprotocols, whose names are case-sensitive. _upgrade_tokens drops a token among them if
+    signal.v1 is not."""
     cdef Span item = http_list_next(&list)
     while item.size > 0:
         if span_is(item, b"signal.v1"):
@@ -114,7 +116,7 @@ cdef inline void _upgrade_protocols(Upgrade* out, Seen* seen, Span list) noexcep
 
 
 cdef inline bint _is_zero(Span value) noexcept nogil:
-    """A Content-Length of nothing."""
+    """Whether a Content-Length is 0."""
     cdef size_t i
     for i in range(value.size):
         if value.at[i] != c'0':
@@ -123,7 +125,7 @@ cdef inline bint _is_zero(Span value) noexcept nogil:
 
 
 cdef inline void _upgrade_websocket_header(Span name, Span value, Seen* seen, Upgrade* out) noexcept nogil:
-    """A header whose name is `name` after Sec-WebSocket-."""
+    """Handles a header whose name is Sec-WebSocket- and `name`."""
     if text_matches(name, b"key"):
         seen.keys += 1
         out.key = value.at
@@ -137,7 +139,7 @@ cdef inline void _upgrade_websocket_header(Span name, Span value, Seen* seen, Up
 
 
 cdef inline void _upgrade_long_header(Span name, Span value, Seen* seen, Upgrade* out) noexcept nogil:
-    """A header whose name has more than 10 bytes."""
+    """Handles a header whose name has more than 10 bytes."""
     if name.size > 14 and se_same_name(name.at, b"sec-webs", 8) and se_same_name(name.at + 8, b"ocket-", 6):
         _upgrade_websocket_header(span_from(name, 14), value, seen, out)
     elif text_matches(name, b"authorization"):
@@ -151,7 +153,7 @@ cdef inline void _upgrade_long_header(Span name, Span value, Seen* seen, Upgrade
 
 
 cdef inline void _upgrade_header(const phr_header* header, Seen* seen, Upgrade* out) noexcept nogil:
-    """Notes what one header says."""
+    """Handles one header."""
     cdef const char* name = header.name
     cdef size_t n = header.name_len
     cdef Span value = span_of(header.value, header.value_len)
@@ -173,8 +175,8 @@ cdef inline void _upgrade_header(const phr_header* header, Seen* seen, Upgrade* 
 
 
 cdef inline void _upgrade_tokens(Upgrade* out) noexcept nogil:
-    """With all headers seen: forgets a token among other subprotocols than signal.v1, and takes ?token=… where no
-    header brought one."""
+    """Called after all headers: drops a token among subprotocols without signal.v1, and takes ?token=… if no header had
+    a token."""
     cdef Span query = out.query
     cdef Span value
     if out.token_from == TOKEN_PROTOCOL and not out.protocol:
@@ -184,11 +186,11 @@ cdef inline void _upgrade_tokens(Upgrade* out) noexcept nogil:
         _upgrade_take_token(out, TOKEN_QUERY, value)
 
 
-# -- the verdict --
+# -- validation --
 
 cdef inline int upgrade_token_decode(uint8_t source, Span token, char* out) noexcept nogil:
-    """Writes the decoded token to `out`, at most token.size bytes. Returns its length; -1: it is malformed, or not
-    visible ASCII. `source`: TOKEN_*."""
+    """Writes the decoded token to `out`, at most token.size bytes. Returns its length; -1: malformed, or not visible
+    ASCII. `source` is TOKEN_*."""
     cdef int size = <int>token.size, i
     if source == TOKEN_QUERY:
         size = text_percent_decode(token, out, token.size)
@@ -211,7 +213,7 @@ cdef inline uint8_t _upgrade_method(Span method) noexcept nogil:
 
 
 cdef inline const char* _upgrade_complaint(const Seen* seen, int minor) noexcept nogil:
-    """What is wrong with the headers of any request, for people; NULL: nothing."""
+    """Returns what is wrong with the headers of any request, for people; NULL: nothing."""
     if seen.hosts > 1 or seen.hosts == 0 and minor > 0:
         return b"The request has no Host, or more than one."
     if seen.tokens > 1:
@@ -222,7 +224,7 @@ cdef inline const char* _upgrade_complaint(const Seen* seen, int minor) noexcept
 
 
 cdef inline int _upgrade_validate_websocket(const Seen* seen, Upgrade* out) noexcept nogil:
-    """The status for a well-formed GET of the endpoint (RFC 6455 §4.2.1): 0 where it is to be upgraded."""
+    """Returns the status for a well-formed GET of the endpoint (RFC 6455 §4.2.1); 0: upgrade."""
     if not seen.websocket and not seen.connection:
         return 426
     if not seen.websocket or not seen.connection:
@@ -242,8 +244,8 @@ cdef inline int _upgrade_validate_websocket(const Seen* seen, Upgrade* out) noex
 
 cdef inline int _upgrade_validate(const Seen* seen, uint8_t method, int minor, const Site* site,
                                   Upgrade* out) noexcept nogil:
-    """The status for a whole head whose target is well-formed: 0 upgrade, STATUS_HEALTH, STATUS_OPTIONS, else a
-    refusal. An Upgrade in a request other than GET is ignored (RFC 9110 §7.8)."""
+    """Returns Upgrade.status for a whole head with a well-formed target. An Upgrade in a request other than GET is
+    ignored (RFC 9110 §7.8)."""
     cdef bint root = site_is_root(site, out.path)
     cdef bint health = not root and (site_has(site, out.path, b"/healthz") or span_is(out.path, b"/healthz"))
     cdef bint all_of_it = method == METHOD_OPTIONS and span_is(out.path, b"*")
@@ -270,7 +272,7 @@ cdef inline int _upgrade_refused(Upgrade* out, int status, const char* why) noex
 
 
 cdef inline int _upgrade_no_head(Upgrade* out, int result, size_t count, bint full) noexcept nogil:
-    """The result for a head that phr_parse_request has not taken: -2 where more may come, and it is not `full`."""
+    """Returns the result of upgrade_parse if phr_parse_request gave `result`, -1 or -2. `full`: max-head is reached."""
     if result == -2:
         return _upgrade_refused(out, 431, NULL) if full else -2
     if count == UPGRADE_MAX_HEADERS:
@@ -279,10 +281,10 @@ cdef inline int _upgrade_no_head(Upgrade* out, int result, size_t count, bint fu
 
 
 cdef inline int upgrade_parse(Span input, size_t last_len, const Site* site, Upgrade* out) noexcept nogil:
-    """Judges a handshake, from a connection's first byte; `last_len` of the bytes were there a call ago.
+    """Parses a handshake, from a connection's first byte; the last call had the first `last_len` bytes.
 
-    >0: bytes of the head, out.status is 0 (upgrade), STATUS_HEALTH or STATUS_OPTIONS. -1: refuse with out.status, look
-    at nothing that follows. -2: not complete. Bounds: the site's, and UPGRADE_MAX_HEADERS (431).
+    >0: bytes of the head; out.status is 0 (upgrade), STATUS_HEALTH or STATUS_OPTIONS. -1: refuse with out.status, and
+    ignore all further input. -2: more bytes are needed. Limits: those of the site, and UPGRADE_MAX_HEADERS (431).
     """
     cdef phr_header headers[UPGRADE_MAX_HEADERS]
     cdef Seen seen

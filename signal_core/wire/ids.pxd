@@ -1,7 +1,7 @@
-"""Ids and their text, and the names of signal.v1: peers, rooms, refs. Pure.
+"""Ids of connections and their text, and the names of signal.v1: peers, rooms, refs. Pure.
 
-An id names a connection of this process: loop (8 bits) << 56 | slot (24) << 32 | tag (32). Its text is 13
-characters of a 32-letter alphabet, the first with 4 bits and the others with 5: every id has one spelling.
+An id names a connection of this process: loop (8 bits) << 56 | slot (24) << 32 | tag (32). Its text is 13 characters
+of base32, the first with 4 bits and the others with 5, so every id has one spelling.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -19,21 +19,23 @@ cdef extern from "se_text.h" nogil:
     size_t se_token_run(const char* p, size_t n)
 
 cdef enum:
-    LOCAL_TEXT = 13     # characters of an id
-    LOCAL_MAX = 32      # of the part after a peer's dot, on whatever node
-    NODE_MAX = 16       # of a node's name
-    PEER_TEXT = NODE_MAX + 1 + LOCAL_TEXT  # of the address of a peer on this node
-    ROOM_MAX = 128      # of a room's name, `@` included
+    # characters
+    LOCAL_TEXT = 13     # of an id
+    LOCAL_MAX = 32      # of an address after its dot, on any node, at most
+    NODE_MAX = 16       # of a node's name, at most
+    PEER_TEXT = NODE_MAX + 1 + LOCAL_TEXT  # of the address of a peer on this node, at most
+    ROOM_MAX = 128      # of a room's name, `@` included, at most
     USER_MAX = ROOM_MAX - 1
     REF_MAX = 16
 
 
 cdef inline uint64_t ids_make(uint32_t loop, uint32_t slot, uint32_t tag) noexcept nogil:
-    """`loop` below 2**8, `slot` below 2**24."""
+    """Returns the id; `loop` is below 2**8, `slot` below 2**24."""
     return (<uint64_t>loop << 56) | (<uint64_t>slot << 32) | tag
 
 
 cdef inline uint32_t ids_loop(uint64_t id) noexcept nogil:
+    """Returns the index of an id's loop; LOCAL_PEER_LOOP for the local peer."""
     return <uint32_t>(id >> 56)
 
 
@@ -46,7 +48,7 @@ cdef inline uint32_t ids_tag(uint64_t id) noexcept nogil:
 
 
 cdef inline char* ids_put_local(char* out, uint64_t id) noexcept nogil:
-    """Writes LOCAL_TEXT characters; returns the address behind them."""
+    """Writes the text of an id, LOCAL_TEXT characters; returns its end."""
     cdef int i
     for i in range(LOCAL_TEXT):
         out[i] = se_base32_text[(id >> (60 - 5 * i)) & 31]
@@ -54,7 +56,7 @@ cdef inline char* ids_put_local(char* out, uint64_t id) noexcept nogil:
 
 
 cdef inline int ids_parse_local(Span text, uint64_t* id) noexcept nogil:
-    """1: `id` is set. -1: not what ids_put_local writes, so no connection of this process."""
+    """Parses what ids_put_local writes. 1: `id` is set. -1: anything else, so no connection of this process."""
     cdef uint64_t value
     cdef uint8_t c, seen
     cdef int i
@@ -76,12 +78,12 @@ cdef inline int ids_parse_local(Span text, uint64_t* id) noexcept nogil:
 # -- names --
 
 cdef inline size_t ids_node_run(Span text) noexcept nogil:
-    """The length of the node's name that a text starts with, at most NODE_MAX; 0: none."""
+    """Returns the length of the node's name that a text starts with, at most NODE_MAX; 0: none."""
     return se_lower_run(text.at, text.size if text.size < NODE_MAX else NODE_MAX)
 
 
 cdef inline size_t ids_peer_run(Span text, size_t* node_len) noexcept nogil:
-    """The length of the `<node>.<local>` that a text starts with; 0: none. Sets the length of its node."""
+    """Returns the length of the `<node>.<local>` that a text starts with, 0 if none; sets the length of its node."""
     cdef size_t node = ids_node_run(text)
     cdef size_t local
     if node == 0 or node == text.size or text.at[node] != c".":
@@ -93,12 +95,13 @@ cdef inline size_t ids_peer_run(Span text, size_t* node_len) noexcept nogil:
 
 
 cdef inline int ids_split_peer(Span text, size_t* node_len) noexcept nogil:
-    """1: the whole is `<node>.<local>`, the length of its node is set. -1: it is not."""
+    """1: the whole text is `<node>.<local>`, and the length of its node is set. -1: it is not."""
     return 1 if text.size and ids_peer_run(text, node_len) == text.size else -1
 
 
 cdef inline bint ids_room_valid(Span name) noexcept nogil:
-    """1..ROOM_MAX printable ASCII characters but `*` and `>`, no empty token. Judges neither `$` nor `@`."""
+    """Whether it is 1..ROOM_MAX visible ASCII characters other than `*` and `>`, without an empty token between dots.
+    Does not check for a leading `$` or `@`."""
     cdef size_t i
     cdef char last = c"."
     if name.size > ROOM_MAX:
@@ -111,7 +114,7 @@ cdef inline bint ids_room_valid(Span name) noexcept nogil:
 
 
 cdef inline bint ids_ref_valid(Span ref) noexcept nogil:
-    """1..REF_MAX of A-Za-z0-9."""
+    """Whether it is 1..REF_MAX characters of A-Za-z0-9."""
     cdef size_t i
     if ref.size == 0 or ref.size > REF_MAX:
         return False

@@ -1,4 +1,4 @@
-"""The NATS client protocol as the link writes it. Pure."""
+"""Writes the NATS client protocol: HPUB, SUB, UNSUB, and receipts. Pure. Writers return the end of what they wrote."""
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
@@ -12,7 +12,7 @@ cdef enum:
 
 
 cdef inline size_t _hpub_headers_size(const NatsPub* m) noexcept nogil:
-    """NATS_OWN_HEADERS + m.me.size + m.user.size at most."""
+    """Returns the bytes of the headers, at most NATS_OWN_HEADERS + m.me.size + m.user.size."""
     cdef size_t n = 10 + 13 + m.me.size + 2 + 2
     if m.binary:
         n += 21
@@ -24,7 +24,7 @@ cdef inline size_t _hpub_headers_size(const NatsPub* m) noexcept nogil:
 
 
 cdef inline char* nats_format_put_subject(char* out, Span prefix, const NatsTarget* target) noexcept nogil:
-    """Writes `<prefix>.<kind>.<name>[.<ref>]`; returns the address behind it."""
+    """Writes `<prefix>.<kind>.<name>[.<ref>]`."""
     out = text_put_span(out, prefix)
     memcpy(out, b".room." if target.kind == NATS_TO_ROOM else b".peer.", NATS_KIND_SIZE)
     out = text_put_span(out + NATS_KIND_SIZE, target.name)
@@ -35,13 +35,13 @@ cdef inline char* nats_format_put_subject(char* out, Span prefix, const NatsTarg
 
 
 cdef inline char* _put_reply(char* out, const NatsPub* m) noexcept nogil:
-    """`<prefix>.peer.<me>.<ref>`"""
+    """Writes `<prefix>.peer.<me>.<ref>`."""
     out = text_put_span(text_put(text_put_span(out, m.prefix), b".peer."), m.me)
     return text_put_span(text_put(out, b"."), m.ref)
 
 
 cdef inline char* _put_headers(char* out, const NatsPub* m) noexcept nogil:
-    """_hpub_headers_size(m) bytes."""
+    """Writes _hpub_headers_size(m) bytes."""
     out = text_put_span(text_put(out, b"NATS/1.0\r\nSignal-From: "), m.me)
     if m.binary:
         out = text_put(out, b"\r\nSignal-Type: binary")
@@ -53,14 +53,14 @@ cdef inline char* _put_headers(char* out, const NatsPub* m) noexcept nogil:
 
 
 cdef inline size_t nats_format_hpub_bound(const NatsPub* m) noexcept nogil:
-    """At least what nats_format_hpub_head writes: all but the payload and its CRLF."""
-    # `HPUB `; dots and kind of the subject; of the reply, with a space; a space; the sizes; CRLF; the headers
+    """Returns an upper bound of what nats_format_hpub_head writes."""
+    # `HPUB `; dots and kind of the subject; those of the reply and a space; a space; the sizes; CRLF; the headers
     return (2 * m.prefix.size + m.target.name.size + m.target.ref.size + 2 * m.me.size + m.ref.size + m.user.size
             + 5 + 7 + 8 + 1 + (2 * UINT_TEXT + 1) + 2 + NATS_OWN_HEADERS)
 
 
 cdef inline char* nats_format_hpub_head(char* out, const NatsPub* m) noexcept nogil:
-    """Writes `HPUB subject [reply] sizes CRLF` and the headers; the caller appends the payload and CRLF."""
+    """Writes `HPUB subject [reply] sizes CRLF` and the headers. The caller appends the payload and CRLF."""
     cdef size_t headers = _hpub_headers_size(m)
     out = text_put(nats_format_put_subject(text_put(out, b"HPUB "), m.prefix, m.target), b" ")
     if m.ref.size:
@@ -71,7 +71,7 @@ cdef inline char* nats_format_hpub_head(char* out, const NatsPub* m) noexcept no
 
 
 cdef inline char* nats_format_receipt(char* out, Span reply, Span code) noexcept nogil:
-    """Writes an HPUB, whole and empty, with `Signal-Receipt: <code>`: reply.size + code.size + 96 bytes at most."""
+    """Writes a whole HPUB with `Signal-Receipt: <code>` and no payload, at most reply.size + code.size + 96 bytes."""
     cdef size_t headers = 10 + 16 + code.size + 4
     out = text_put(text_put_span(text_put(out, b"HPUB "), reply), b" ")
     out = text_put(text_put_uint(out, headers), b" ")
@@ -80,11 +80,11 @@ cdef inline char* nats_format_receipt(char* out, Span reply, Span code) noexcept
 
 
 cdef inline char* nats_format_sub(char* out, Span subject, uint64_t sid) noexcept nogil:
-    """Writes `SUB <subject> <sid>` CRLF: at most subject.size + NATS_SUB_SIZE bytes."""
+    """Writes `SUB <subject> <sid>` CRLF, at most subject.size + NATS_SUB_SIZE bytes."""
     out = text_put(text_put_span(text_put(out, b"SUB "), subject), b" ")
     return text_put(text_put_uint(out, sid), b"\r\n")
 
 
 cdef inline char* nats_format_unsub(char* out, uint64_t sid) noexcept nogil:
-    """Writes `UNSUB <sid>` CRLF: at most 28 bytes."""
+    """Writes `UNSUB <sid>` CRLF, at most 28 bytes."""
     return text_put(text_put_uint(text_put(out, b"UNSUB "), sid), b"\r\n")

@@ -1,14 +1,14 @@
-"""INFO, as far as the loop reads it by itself. Pure: bytes in, a number out.
+"""Reads a number from NATS's INFO, a JSON object. Pure.
 
-Python reads the rest (signal_py/nats/info.py). The bound of a payload can't wait for it: what is written in between
-would cost the connection.
+Python reads the rest of INFO (signal_py/nats/info.py). max_payload cannot wait for Python: a larger message written
+meanwhile would make NATS close the connection.
 """
 
 from libc.stdint cimport int64_t
 from signal_core.base.span cimport Span, span_is, span_of
 
 cdef enum:
-    INFO_DIGITS = 10              # of a number that is looked at
+    INFO_DIGITS = 10              # of the longest number that is parsed
 
 
 cdef inline bint _json_space(char c) noexcept nogil:
@@ -22,14 +22,14 @@ cdef inline size_t _json_spaces(Span json, size_t at) noexcept nogil:
 
 
 cdef inline size_t _json_string_end(Span json, size_t at) noexcept nogil:
-    """The place of the quotation mark that ends the string whose first byte is at `at`; json.size: there is none."""
+    """Returns the index of the quotation mark that ends the string from `at` on; json.size: there is none."""
     while at < json.size and json.at[at] != c'"':
         at += 2 if json.at[at] == c"\\" else 1
     return at if at < json.size else json.size
 
 
 cdef inline int64_t _json_number_after(Span json, size_t at) noexcept nogil:
-    """The whole number behind a colon that is next at `at`; -1: there is none."""
+    """Returns the whole number after the colon that comes next at `at`; -1: there is none."""
     cdef const char* p = json.at
     cdef int64_t value = 0
     cdef size_t first
@@ -47,8 +47,8 @@ cdef inline int64_t _json_number_after(Span json, size_t at) noexcept nogil:
 
 
 cdef inline int64_t nats_info_number(Span json, const char* name) noexcept nogil:
-    """The whole number, of at most INFO_DIGITS digits, that a JSON object has under a name: the last where it stands
-    twice. -1: there is none. What is no JSON gives some number or none."""
+    """Returns the whole number, of at most INFO_DIGITS digits, that a JSON object has under a name, the last one if
+    there are several; -1: none. Text that is not JSON gives some number or -1."""
     cdef const char* p = json.at
     cdef size_t at = 0, end
     cdef int64_t found = -1, value

@@ -1,7 +1,8 @@
-"""The NATS client protocol without I/O: reads what a server sends, writes what the link sends.
+"""Parses the NATS client protocol: the operations of a server, and headers. Pure.
 
-Operations are `VERB fields CRLF`; MSG and HMSG are followed by so many bytes and one more CRLF. Spans in NatsOp and
-NatsHeaders point into the parsed buffer and are good as long as that is.
+An operation is `VERB fields CRLF`; after MSG and HMSG come as many bytes as they say, and another CRLF. Spans in NatsOp
+and NatsHeaders point into the parsed buffer and are valid as long as it is. Functions return -1 for what is malformed,
+and -2 if more bytes are needed and nothing is wrong so far.
 """
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
@@ -24,13 +25,13 @@ cdef enum:
     NATS_ERR = 7
 
     NATS_LINE_MAX = 4096          # bytes of a control line before its CRLF
-    NATS_INFO_MAX = 64 * 1024     # of INFO, which may name many servers
-    NATS_SLACK = 65536            # bytes that a message may exceed max_payload by
-    NATS_SIZE_DIGITS = 9          # of a size field
-    NATS_FIELDS = 5               # of the longest control line, HMSG with a reply
+    NATS_INFO_MAX = 64 * 1024     # ... of INFO, which may name many servers
+    NATS_SLACK = 65536            # bytes by which a message may exceed max_payload
+    NATS_SIZE_DIGITS = 9          # most digits of a size
+    NATS_FIELDS = 5               # most fields of a control line: HMSG with a reply
     NATS_TTL_MAX_MS = 86400000    # a day
 
-    NATS_OWN_HEADERS = 85         # bytes of our headers at most, without address and user
+    NATS_OWN_HEADERS = 85         # most bytes of our headers, without address and user
 
     # NatsTarget.kind
     NATS_TO_PEER = 0
@@ -38,22 +39,22 @@ cdef enum:
 
 cdef struct NatsOp:               # one operation of the server
     Span subject                  # 16  MSG, HMSG
-    Span reply                    # 16  where an answer goes; no bytes: nowhere
-    Span headers                  # 16  HMSG: from NATS/1.0 to the blank line; NULL with a size: they are not there
+    Span reply                    # 16  subject for an answer; no bytes: none
+    Span headers                  # 16  HMSG: from NATS/1.0 to the blank line; NULL with a size: not read or skipped
     Span payload                  # 16  MSG, HMSG
     Span text                     # 16  INFO: its JSON; -ERR: its text without quotes
-    uint64_t sid                  # 8  of the subscription that it came by
+    uint64_t sid                  # 8  MSG, HMSG: of their subscription
     uint8_t kind                  # 1  NATS_*
     uint8_t spare[7]              # 7  to a multiple of 8
 
-cdef struct NatsHeaders:          # NULL with a size of 0 where one is absent
+cdef struct NatsHeaders:          # an absent header is NULL with a size of 0
     Span sender                   # 16  Signal-From: a peer
     Span user                     # 16  Signal-User
     Span receipt                  # 16  Signal-Receipt: `ok` or an error code
-    Span subject                  # 16  Nats-Subject: what nobody listens to, with status 503
+    Span subject                  # 16  Nats-Subject: with status 503, a subject without subscribers
     Span type                     # 16  Signal-Type
     int64_t ttl_ms                # 8  Signal-Ttl: milliseconds left; -1: none, or malformed
-    int status                    # 4  of the first line, 0 where it has none
+    int status                    # 4  of the first line; 0: none
     bint binary                   # 4  Signal-Type is `binary`
 
 cdef struct NatsTarget:           # where a message is published: `<prefix>.<kind>.<name>[.<ref>]`
@@ -61,7 +62,7 @@ cdef struct NatsTarget:           # where a message is published: `<prefix>.<kin
     Span ref                      # 16  of the message that it answers; no bytes: none
     uint8_t kind                  # 1  NATS_TO_*
 
-cdef struct NatsPub:              # a message to publish: what its reply and headers are made of
+cdef struct NatsPub:              # a message to publish, without its payload
     const NatsTarget* target      # 8
     Span prefix                   # 16  first token of our subjects
     Span me                       # 16  the sender, `<node>.<local>`
@@ -92,7 +93,7 @@ cdef inline bint _is_space(char c) noexcept nogil:
 
 
 cdef inline Span _trimmed(Span text) noexcept nogil:
-    """Without spaces and tabs around."""
+    """Returns the text without leading and trailing spaces and tabs."""
     cdef const char* p = text.at
     cdef const char* end = p + text.size
     while p < end and _is_space(p[0]):
@@ -103,7 +104,7 @@ cdef inline Span _trimmed(Span text) noexcept nogil:
 
 
 cdef inline int _verb_match(Span text, const char* lower, size_t size, int kind) noexcept nogil:
-    """`kind` where the text starts with `lower`, in either case; -1: it does not; -2: it does as far as it goes."""
+    """Returns `kind` if the text starts with `lower`, ignoring case; -1: it does not; -2: it is too short to tell."""
     cdef size_t i
     for i in range(size if size < text.size else text.size):
         if (text.at[i] | 0x20) != lower[i]:
@@ -112,7 +113,8 @@ cdef inline int _verb_match(Span text, const char* lower, size_t size, int kind)
 
 
 cdef inline int _nats_verb(Span text, size_t* size) noexcept nogil:
-    """NATS_* and the length of the verb that the text starts with, or -1 or -2. What follows it is not judged."""
+    """Returns NATS_* of the verb that the text starts with and sets its length, or -1 or -2. Does not check what
+    follows."""
     cdef char first = text.at[0] | 0x20
     size[0] = 4
     if first == c"h":
@@ -132,7 +134,7 @@ cdef inline int _nats_verb(Span text, size_t* size) noexcept nogil:
 
 
 cdef inline int64_t _line_end(Span text, size_t most) noexcept nogil:
-    """Bytes before the CRLF that ends the line, at most `most`; -1: longer, or a bare LF; -2: no end yet."""
+    """Returns the bytes before the line's CRLF, at most `most`; -1: longer, or a bare LF; -2: no end yet."""
     cdef size_t look = text.size if text.size < most + 2 else most + 2
     cdef const char* lf = <const char*>memchr(text.at, c"\n", look)
     if lf == NULL:
@@ -143,7 +145,8 @@ cdef inline int64_t _line_end(Span text, size_t most) noexcept nogil:
 
 
 cdef inline int _nats_fields(Span text, Span* out, size_t* used) noexcept nogil:
-    """Splits a line; how many fields, and its bytes with CRLF. -1: too many, or a control character. -2."""
+    """Splits a line: returns the number of fields, and sets its bytes, CRLF included. -1: too many fields, or a control
+    character. -2."""
     cdef const char* p = text.at
     cdef size_t at = 0, n = text.size, size
     cdef int count = 0
@@ -170,9 +173,9 @@ cdef inline bint _size_field(Span field, uint64_t* size) noexcept nogil:
 
 
 cdef inline int64_t _message_line(Span text, NatsOp* out) noexcept nogil:
-    """`<subject> <sid> [reply] [header bytes] <bytes in all>` CRLF, of at most text.size bytes.
+    """Parses `<subject> <sid> [reply] [header bytes] <bytes in all>` CRLF.
 
-    >0: its bytes; the sizes of headers and payload are set, the pointers to them not. -1, -2.
+    >0: its bytes; the sizes of headers and payload are set, but not the pointers. -1, -2.
     """
     cdef Span field[NATS_FIELDS]
     cdef int sizes = 2 if out.kind == NATS_HMSG else 1
@@ -194,7 +197,7 @@ cdef inline int64_t _message_line(Span text, NatsOp* out) noexcept nogil:
 
 
 cdef inline int64_t _plain_line(Span text, size_t most, NatsOp* out) noexcept nogil:
-    """What follows the verb of any other operation. >0: its bytes, CRLF included. -1, -2."""
+    """Parses what follows the verb of any other operation. >0: its bytes, CRLF included. -1, -2."""
     cdef int64_t end = _line_end(text, most)
     if end < 0:
         return end
@@ -208,7 +211,8 @@ cdef inline int64_t _plain_line(Span text, size_t most, NatsOp* out) noexcept no
 
 
 cdef inline int64_t nats_proto_control_line(Span input, NatsOp* out) noexcept nogil:
-    """The line that the input starts with: its bytes, CRLF included, or -1 or -2. Sets all but the data."""
+    """Parses the control line that the input starts with. >0: its bytes, CRLF included; all of `out` is set except the
+    pointers to headers and payload. -1, -2."""
     cdef size_t verb, most
     cdef int64_t rest
     cdef int kind
@@ -235,10 +239,10 @@ cdef inline int64_t nats_proto_control_line(Span input, NatsOp* out) noexcept no
 
 
 cdef inline int64_t nats_proto_parse(Span input, size_t max_payload, NatsOp* out) noexcept nogil:
-    """Reads the operation that the input starts with. >0: its bytes, all of them are there, `out` is filled.
+    """Parses the operation that the input starts with. >0: its bytes; it is complete, and `out` is filled.
 
-    -1: not the protocol, a control line of more than NATS_LINE_MAX (INFO: NATS_INFO_MAX) bytes, or more than
-    max_payload + NATS_SLACK of data. -2: more is needed, and nothing wrong so far.
+    -1: malformed, a control line of more than NATS_LINE_MAX (INFO: NATS_INFO_MAX) bytes, or more than max_payload +
+    NATS_SLACK bytes of headers and payload. -2: more bytes are needed.
     """
     cdef int64_t line = nats_proto_control_line(input, out)
     cdef size_t size, need
@@ -259,7 +263,7 @@ cdef inline int64_t nats_proto_parse(Span input, size_t max_payload, NatsOp* out
 
 
 cdef inline size_t nats_proto_need(Span input) noexcept nogil:
-    """After a -2: bytes of the pending operation in all; 0 while its control line is incomplete."""
+    """After a -2: returns the bytes of the whole operation; 0 while its control line is incomplete."""
     cdef NatsOp op
     cdef int64_t line = nats_proto_control_line(input, &op)
     return 0 if line < 0 else <size_t>line + op.headers.size + op.payload.size + 2
@@ -268,7 +272,7 @@ cdef inline size_t nats_proto_need(Span input) noexcept nogil:
 # -- reading headers --
 
 cdef inline void _header_from(Span value, const char* end, NatsHeaders* out) noexcept nogil:
-    """What follows the value, up to `end`, is read too: by the block."""
+    """Takes Signal-From. Bytes after the value, up to `end`, are read as well: SSE2 reads 16 at a time."""
     cdef size_t node_len
     if value.size and ids_peer_run(span_between(value.at, end), &node_len) == value.size:
         out.sender = value
@@ -281,7 +285,8 @@ cdef inline void _header_ttl(Span value, NatsHeaders* out) noexcept nogil:
 
 
 cdef inline void _header_take(Span name, Span value, const char* end, NatsHeaders* out) noexcept nogil:
-    """Keeps what is ours; of one given twice, the last. A line holds no CR, so se_same_name is exact."""
+    """Stores a header that the engine knows; the last one, if it is given twice. A line holds no CR, so se_same_name is
+    exact."""
     cdef const char* p = name.at
     cdef size_t n = name.size
     if n == 12 and se_same_name(p, b"nats-sub", 8) and se_same_name(p + 8, b"ject", 4):
@@ -304,8 +309,8 @@ cdef inline void _header_take(Span name, Span value, const char* end, NatsHeader
 
 
 cdef inline int _header_line(Span line, const char* end, NatsHeaders* out) noexcept nogil:
-    """`Name: value` without its CRLF; the block goes on to `end`. 1, or -1 without a name."""
-    cdef size_t colon = 11   # where it is after most of our names
+    """Parses `Name: value` without its CRLF; the headers end at `end`. 1; -1: it has no name."""
+    cdef size_t colon = 11   # where it is after Signal-From, Signal-Type and Signal-User
     if line.size < 12 or line.at[colon] != c":":
         colon = span_until(line, c":")
     if colon == line.size or line.at[0] == c":":
@@ -315,7 +320,7 @@ cdef inline int _header_line(Span line, const char* end, NatsHeaders* out) noexc
 
 
 cdef inline int _status_line(Span line, NatsHeaders* out) noexcept nogil:
-    """`NATS/1.0`, maybe a status of three digits and words for people. 1 or -1."""
+    """Parses `NATS/1.0`, maybe with a status of three digits and a description. 1; -1: malformed."""
     cdef Span rest
     cdef uint64_t status
     if not span_starts(line, b"NATS/1.0"):
@@ -332,10 +337,10 @@ cdef inline int _status_line(Span line, NatsHeaders* out) noexcept nogil:
 
 
 cdef inline int nats_headers_parse(Span block, NatsHeaders* out) noexcept nogil:
-    """Reads headers, the blank line included. 1: `out` is filled. -1: malformed, or none at all (all absent).
+    """Parses headers, the blank line included. 1: `out` is filled. -1: malformed, or an empty block: all are absent.
 
-    Unknown headers are ignored. A Signal-From that is no peer, a Signal-User that fits no room name, and a
-    malformed Signal-Ttl count as absent.
+    Unknown headers are ignored. A Signal-From that is no peer, a Signal-User that fits no room name, and a malformed
+    Signal-Ttl count as absent.
     """
     cdef const char* p = block.at
     cdef const char* end = p + block.size

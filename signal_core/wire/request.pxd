@@ -1,4 +1,4 @@
-"""The first line of an HTTP request (RFC 9112 §3), its target, and what a host is, without I/O."""
+"""Parses the request line of HTTP (RFC 9112 §3), its target and query, and hosts. Pure."""
 
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memchr, memcmp, memcpy, strlen
@@ -15,22 +15,23 @@ cdef extern from "se_text.h" nogil:
     size_t se_target_run(const char* p, size_t n)
 
 cdef enum:
-    LINE_GOOD = 0             # the request line is whole and well-formed, or was when it was looked at before
-    LINE_MORE = -2            # it is not all there, and nothing is wrong so far
+    LINE_GOOD = 0             # the request line is whole and well-formed, maybe since an earlier call
+    LINE_MORE = -2            # it is incomplete, with nothing wrong so far
 
-    PARAMETER_MAX = 8         # bytes of the longest name of a parameter that the engine knows, and some
+    PARAMETER_MAX = 8         # bytes; the names of the parameters that the engine knows are shorter
 
-cdef struct Site:             # what a server takes, and where its endpoint is
-    uint32_t max_line         # 4  bytes of a request line, its CRLF not counted
+cdef struct Site:             # the limits of requests, and the path of the endpoint
+    uint32_t max_line         # 4  bytes of a request line without its CRLF
     uint32_t max_head         # 4  bytes of a whole head
     uint32_t path_len         # 4  0: the root
-    char path[SITE_PATH_SIZE]  # 128  of the endpoint, without a slash at its end
+    char path[SITE_PATH_SIZE]  # 128  without a slash at its end
 
 
 # -- the request line --
 
 cdef inline size_t _line_words(Span text) noexcept nogil:
-    """Bytes of METHOD SP target SP HTTP/1.x that it starts with, the target of visible ASCII without '#'; 0: none."""
+    """Returns the bytes of `METHOD target HTTP/1.x` that a text starts with; 0: none. The target is visible ASCII
+    without '#'."""
     cdef const char* p = text.at
     cdef size_t n = text.size, start
     cdef size_t at = 3 if n > 3 and memcmp(p, b"GET ", 4) == 0 else se_method_run(p, n)
@@ -44,7 +45,7 @@ cdef inline size_t _line_words(Span text) noexcept nogil:
 
 
 cdef inline bint _line_part_is_good(Span part) noexcept nogil:
-    """Whether bytes of a line that is not complete may stand in it: visible ASCII, spaces, and a CR as the last."""
+    """Whether bytes of an incomplete line are allowed: visible ASCII, spaces, and a CR at the end."""
     cdef size_t i
     for i in range(part.size):
         if part.at[i] < c' ' or part.at[i] > c'~':
@@ -53,15 +54,15 @@ cdef inline bint _line_part_is_good(Span part) noexcept nogil:
 
 
 cdef inline size_t _line_start(Span text) noexcept nogil:
-    """Bytes of the one empty line that may come before a request (RFC 9112 §2.2)."""
+    """Returns the bytes of the empty line that may come before a request (RFC 9112 §2.2)."""
     return 2 if text.size >= 2 and text.at[0] == c'\r' and text.at[1] == c'\n' else 0
 
 
 cdef inline int request_line_check(Span text, size_t last_len, uint32_t most) noexcept nogil:
-    """Judges the request line, from a connection's first byte; `last_len` of the bytes were there a call ago.
+    """Validates the request line, from a connection's first byte; the last call had the first `last_len` bytes.
 
-    LINE_GOOD, LINE_MORE, or the HTTP status to refuse it with: 400, or 414 for more than `most` bytes. Bytes are
-    looked at once, but for the search of the line's end.
+    Returns LINE_GOOD, LINE_MORE, or the HTTP status of the refusal: 400, or 414 for more than `most` bytes. Each byte
+    is validated once; only the search for the line's end starts over.
     """
     cdef const char* p = text.at
     cdef size_t start, n = text.size, size = 0 if last_len else _line_words(text)
@@ -76,7 +77,7 @@ cdef inline int request_line_check(Span text, size_t last_len, uint32_t most) no
     if end == NULL:
         if size - (p[n - 1] == c'\r') > most:
             return 414
-        last_len = last_len - 1 if last_len > start else start  # a CR that ended what was there is followed by no LF
+        last_len = last_len - 1 if last_len > start else start  # its last byte may be a CR, which no LF follows
         return LINE_MORE if _line_part_is_good(span_from(text, last_len)) else 400
     if last_len > <size_t>(end - p):
         return LINE_GOOD
@@ -87,7 +88,7 @@ cdef inline int request_line_check(Span text, size_t last_len, uint32_t most) no
 
 
 cdef inline const char* request_line_complaint(Span text) noexcept nogil:
-    """What a person may want to know who sent a line that is refused with 400."""
+    """Returns the explanation for people of a request line that is refused with 400."""
     cdef Span line = span_from(text, _line_start(text))
     if line.size and line.at[0] == 0x16:
         return b"This port speaks HTTP without TLS: connect with ws://, or through a proxy that terminates TLS."
@@ -100,7 +101,7 @@ cdef inline const char* request_line_complaint(Span text) noexcept nogil:
 # -- hosts --
 
 cdef inline bint _port_valid(Span text) noexcept nogil:
-    """Digits (RFC 3986 §3.2.3: there may be none) of a number up to 65535."""
+    """Whether it is a number up to 65535, or empty (RFC 3986 §3.2.3)."""
     cdef uint32_t port = 0
     cdef size_t i
     for i in range(text.size):
@@ -113,7 +114,7 @@ cdef inline bint _port_valid(Span text) noexcept nogil:
 
 
 cdef inline bint _ipv6_valid(Span host) noexcept nogil:
-    """What stands between the brackets of a host: an IPv6 address, which may have a zone after a '%'."""
+    """Whether the text between the brackets of a host is an IPv6 address, maybe with a zone after a '%'."""
     cdef char text[ADDRESS_TEXT]
     cdef uint8_t address[ADDRESS_BYTES]
     cdef size_t size = span_until(host, c'%')
@@ -130,7 +131,7 @@ cdef inline bint _ipv6_valid(Span host) noexcept nogil:
 
 
 cdef inline bint request_host_valid(Span host) noexcept nogil:
-    """Whether it is a host, with a port or without (RFC 3986 §3.2.2, §3.2.3); an empty one is none."""
+    """Whether it is a host that is not empty, with a port or without (RFC 3986 §3.2.2, §3.2.3)."""
     cdef const char* p = host.at
     cdef size_t n = host.size, size
     if n == 0:
@@ -154,7 +155,7 @@ cdef inline bint request_host_valid(Span host) noexcept nogil:
 # -- the target --
 
 cdef inline size_t _target_scheme(Span target) noexcept nogil:
-    """Bytes of the http:// or https:// that an absolute target starts with; 0: it is none."""
+    """Returns the bytes of the http:// or https:// of an absolute target; 0: it is not absolute."""
     cdef size_t scheme = 5 if text_starts(target, b"https") else 4
     if not text_starts(target, b"http") or not span_starts(span_from(target, scheme), b"://"):
         return 0
@@ -162,8 +163,8 @@ cdef inline size_t _target_scheme(Span target) noexcept nogil:
 
 
 cdef inline bint request_split_target(Span target, Span* path, Span* query) noexcept nogil:
-    """Splits a target, in origin or absolute form (RFC 9112 §3.2), into path and query; the query is left alone where
-    there is none. False: an absolute one names no host, or none that could be."""
+    """Splits a target in origin or absolute form (RFC 9112 §3.2) into path and query. Without a query its outputs stay
+    as they are. False: the host of an absolute target is missing or malformed."""
     cdef const char* p = target.at
     cdef const char* end = p + target.size
     cdef const char* host = p + _target_scheme(target)
@@ -184,20 +185,20 @@ cdef inline bint request_split_target(Span target, Span* path, Span* query) noex
 
 
 cdef inline bint site_has(const Site* site, Span path, const char* name) noexcept nogil:
-    """Whether a path is the site's, followed by `name`."""
+    """Whether a path is the endpoint's, followed by `name`."""
     return (path.size >= site.path_len and memcmp(path.at, site.path, site.path_len) == 0
             and span_is(span_from(path, site.path_len), name))
 
 
 cdef inline bint site_is_root(const Site* site, Span path) noexcept nogil:
-    """Whether a path is the site's own, with a slash at its end or, but for the root, without."""
+    """Whether a path is the endpoint's, maybe with a slash at its end; the root must have one."""
     return site_has(site, path, b"/") or (site.path_len > 0 and site_has(site, path, b""))
 
 
 # -- the query --
 
 cdef inline bint _parameter_is(Span sent, const char* name) noexcept nogil:
-    """Whether a parameter's name, as it was sent, is `name`, of fewer than PARAMETER_MAX bytes."""
+    """Whether a parameter's name, maybe percent-encoded, is `name`, which has fewer than PARAMETER_MAX bytes."""
     cdef char text[PARAMETER_MAX]
     cdef size_t size = strlen(name)
     if sent.size == size:
@@ -208,7 +209,8 @@ cdef inline bint _parameter_is(Span sent, const char* name) noexcept nogil:
 
 
 cdef inline bint request_query_find(Span* query, const char* name, Span* value) noexcept nogil:
-    """Takes pairs off the query up to the next of that name, and gives its raw value; False: none."""
+    """Skips a query up to and with its next `name` parameter, and sets `value` to its raw value. False: there is none.
+    """
     cdef const char* p = query.at
     cdef const char* end = p + query.size
     cdef const char* pair
@@ -234,10 +236,10 @@ cdef inline bint request_query_find(Span* query, const char* name, Span* value) 
 
 
 cdef inline int request_query_next_room(Span* query, char* out, size_t out_size, Span* sent) noexcept nogil:
-    """Takes the raw query up to and with its next room=…, and writes that name, decoded, without a NUL.
+    """Skips a raw query up to and with its next room=…, and writes that name, decoded, without a NUL.
 
-    Its length, 0 when no room is left; -1: an empty name, half an escape, or more than `out_size` bytes. `sent`: the
-    name as it was sent.
+    Returns its length; 0: no room is left; -1: the name is empty, has a malformed escape, or more than `out_size`
+    bytes. Sets `sent` to the name as it was sent.
     """
     cdef int size
     sent.size = 0
