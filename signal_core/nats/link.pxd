@@ -174,7 +174,7 @@ cdef inline int64_t _link_next(Loop* loop, NatsOp* op) noexcept nogil:
     skipped. Returns the bytes used; -2: more are needed; -1: a violation of the protocol."""
     cdef Link* link = loop.linked
     cdef Span left = read_buffer_left(link)
-    cdef size_t need
+    cdef size_t need = 0
     cdef int64_t used = nats_proto_parse(left, NATS_MOST, op)
     if used != -2 or not read_buffer_oversize(loop, left, op, &need) or left.size < need:
         return used

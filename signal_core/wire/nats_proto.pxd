@@ -6,8 +6,10 @@ and -2 if more bytes are needed and nothing is wrong so far.
 """
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
-from libc.string cimport memchr, memset
-from signal_core.base.span cimport Span, span_between, span_first, span_from, span_is, span_of, span_starts, span_until
+from libc.string cimport memchr
+from signal_core.base.span cimport (
+    Span, span_between, span_first, span_from, span_is, span_none, span_of, span_starts, span_until,
+)
 from signal_core.base.sys cimport SE_STATIC_ASSERT
 from signal_core.base.text cimport text_parse_uint
 from signal_core.wire.ids cimport USER_MAX, ids_peer_run, ids_room_valid, se_token_run
@@ -216,7 +218,9 @@ cdef inline int64_t nats_proto_control_line(Span input, NatsOp* out) noexcept no
     cdef size_t verb, most
     cdef int64_t rest
     cdef int kind
-    memset(out, 0, sizeof(NatsOp))
+    out.subject = out.reply = out.headers = out.payload = out.text = span_none()
+    out.sid = 0
+    out.kind = 0
     if input.size == 0:
         return -2
     kind = _nats_verb(input, &verb)
@@ -346,8 +350,10 @@ cdef inline int nats_headers_parse(Span block, NatsHeaders* out) noexcept nogil:
     cdef const char* end = p + block.size
     cdef const char* stop
     cdef Span line
-    memset(out, 0, sizeof(NatsHeaders))
+    out.sender = out.user = out.receipt = out.subject = out.type = span_none()
     out.ttl_ms = -1
+    out.status = 0
+    out.binary = False
     while p < end:
         stop = <const char*>memchr(p, c"\r", <size_t>(end - p))
         if stop == NULL or end - stop < 2 or stop[1] != c"\n":
