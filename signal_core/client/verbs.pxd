@@ -12,9 +12,11 @@ from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpres
 from signal_core.delivery.conn cimport conn_id
 from signal_core.delivery.envelope cimport Message, message_init
 from signal_core.delivery.ledger cimport ledger_count
-from signal_core.delivery.refs cimport refs_add, refs_find, refs_remove
+from signal_core.delivery.refs cimport refs_add, refs_check, refs_find, refs_remove
 from signal_core.delivery.replies cimport REF_SUB, REF_TO, replies_put_peer, replies_say
-from signal_core.route.await_nats cimport AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats
+from signal_core.route.await_nats cimport (
+    AWAIT_FAILED, AWAIT_IT, AWAIT_NOTHING, await_nats_needed, await_nats_post,
+)
 from signal_core.route.membership cimport membership_join, membership_leave, membership_watch, membership_watch_ask
 from signal_core.route.route cimport route_peer, route_room
 from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_UNAVAILABLE
@@ -111,19 +113,26 @@ cdef inline uint8_t _sub_join(Loop* loop, Conn* c, const Head* head, RoomEntry**
     return code
 
 
-cdef inline void _sub_postpone(Loop* loop, Conn* c, const Head* head, RoomEntry* entry, bint is_new) noexcept nogil:
-    """Notes with the ref what its SUB has changed. It is answered once NATS has confirmed the subscription."""
-    cdef Ref* ref = refs_find(loop, c, head.ref)
+cdef inline int _sub_await(Loop* loop, Conn* c, const Head* head, RoomEntry* entry, bint is_new) noexcept nogil:
+    """Has a SUB with a ref answered once NATS has confirmed the subscription. Returns AWAIT_*."""
+    cdef Ref* ref
+    if not await_nats_needed(loop, entry, head.presence):
+        return AWAIT_NOTHING
+    if refs_add(loop, c, head.ref, REF_SUB, _ref_deadline(loop, -1)) != CODE_OK:
+        return AWAIT_FAILED
+    ref = refs_find(loop, c, head.ref)
+    if await_nats_post(loop, conn_id(loop, c), entry, head.ref, head.presence) == AWAIT_FAILED:
+        refs_remove(loop, c, ref)
+        return AWAIT_FAILED
     ref.room = rooms_find(&loop.rooms, entry.hash, room_entry_name(entry)) + 1
     ref.sub = (REF_WATCHES if head.presence else 0) | (0 if is_new else REF_WAS_MEMBER)
+    return AWAIT_IT
 
 
 cdef inline void _sub_answer(Loop* loop, Conn* c, const Head* head, uint8_t code, bint is_new) noexcept nogil:
     """Answers a SUB. If it failed, a membership that it began ends; an earlier one stays."""
     if code != CODE_OK and is_new:
         membership_leave(loop, c, head.arg)
-    if head.ref.size:
-        refs_remove(loop, c, refs_find(loop, c, head.ref))
     replies_say(loop, c, code, head.ref)
 
 
@@ -138,15 +147,14 @@ cdef inline void verbs_sub(Loop* loop, Conn* c, const Head* head) noexcept nogil
         _message_hold(loop, c)
         return
     if head.ref.size:
-        code = refs_add(loop, c, head.ref, REF_SUB, _ref_deadline(loop, -1))
+        code = refs_check(loop, c, head.ref)
         if code != CODE_OK:
             replies_say(loop, c, code, head.ref)
             return
     code = _sub_join(loop, c, head, &entry, &room)
     if code == CODE_OK and head.ref.size:
-        waits = await_nats(loop, conn_id(loop, c), entry, head.ref, head.presence)
+        waits = _sub_await(loop, c, head, entry, c.nrooms > before)
     if waits == AWAIT_IT:
-        _sub_postpone(loop, c, head, entry, c.nrooms > before)
         return
     if waits == AWAIT_FAILED:
         code = CODE_UNAVAILABLE

@@ -43,18 +43,27 @@ cdef inline Ref* refs_find(Loop* loop, const Conn* c, Span text) noexcept nogil:
     return NULL
 
 
+cdef inline uint8_t refs_check(Loop* loop, const Conn* c, Span text) noexcept nogil:
+    """Returns CODE_OK if the ref may be added; CODE_BAD_REQUEST: it is outstanding already; CODE_RATE: max-refs are."""
+    cdef const Brief* brief = slab_cold(&loop.slab, c.slot).brief
+    if brief == NULL:
+        return CODE_OK
+    if refs_find(loop, c, text) != NULL:
+        return CODE_BAD_REQUEST
+    return CODE_RATE if brief.nrefs >= loop.hub.set.max_refs else CODE_OK
+
+
 cdef inline uint8_t refs_add(Loop* loop, Conn* c, Span text, uint8_t kind, uint32_t deadline) noexcept nogil:
-    """Adds an outstanding ref. CODE_OK, or CODE_BAD_REQUEST: it is outstanding already; CODE_RATE: max-refs are;
-    CODE_UNAVAILABLE: no memory."""
+    """Adds an outstanding ref. Returns a CODE_* as refs_check, or CODE_UNAVAILABLE: no memory."""
     cdef Brief* brief = conn_brief(loop, c)
     cdef Ref* ref
     cdef uint32_t size
+    cdef uint8_t code
     if brief == NULL:
         return CODE_UNAVAILABLE
-    if refs_find(loop, c, text) != NULL:
-        return CODE_BAD_REQUEST
-    if brief.nrefs >= loop.hub.set.max_refs:
-        return CODE_RATE
+    code = refs_check(loop, c, text)
+    if code != CODE_OK:
+        return code
     size = brief.refs_size
     if not array_reserve(&brief.refs, &size, brief.nrefs + 1, sizeof(Ref), REFS_AT_FIRST):
         return CODE_UNAVAILABLE

@@ -16,16 +16,21 @@ cdef enum:
     AWAIT_FAILED = -1
 
 
+cdef inline bint await_nats_needed(const Loop* loop, const RoomEntry* entry, bint presence) noexcept nogil:
+    """False: NATS has the room's subscription already, or is away. That of its presence is always awaited."""
+    return se_load_relaxed(&loop.hub.link) == CLUSTER_UP and (presence or not se_load8_acquire(&entry.confirmed))
+
+
 cdef inline int await_nats(Loop* loop, uint64_t id, RoomEntry* entry, Span ref, bint presence) noexcept nogil:
     """Makes the link send a receipt to `id` once NATS has the room's subscription and, with `presence`, that of its
     presence. AWAIT_IT; AWAIT_NOTHING: NATS has it already, or is away; AWAIT_FAILED: no memory."""
-    if se_load_relaxed(&loop.hub.link) != CLUSTER_UP or (not presence and se_load8_acquire(&entry.confirmed)):
+    if not await_nats_needed(loop, entry, presence):
         return AWAIT_NOTHING
-    return _await_link(loop, id, entry, ref, presence)
+    return await_nats_post(loop, id, entry, ref, presence)
 
 
-cdef inline int _await_link(Loop* loop, uint64_t id, RoomEntry* entry, Span ref, bint presence) noexcept nogil:
-    """As await_nats, if NATS does not have the subscription."""
+cdef inline int await_nats_post(Loop* loop, uint64_t id, RoomEntry* entry, Span ref, bint presence) noexcept nogil:
+    """As await_nats, once await_nats_needed has said so."""
     cdef Packet* packet = packet_new_heap(&loop.mem, entry.size + ref.size, KIND_AWAIT)
     if packet == NULL:
         return AWAIT_FAILED

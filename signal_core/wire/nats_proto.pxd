@@ -119,6 +119,8 @@ cdef inline int _nats_verb(Span text, size_t* size) noexcept nogil:
     follows."""
     cdef char first = text.at[0] | 0x20
     size[0] = 4
+    if text.size > 4 and se_same_name(text.at, b"hmsg", 4):  # most are
+        return NATS_HMSG
     if first == c"h":
         return _verb_match(text, b"hmsg", 4, NATS_HMSG)
     if first == c"p":
