@@ -1,9 +1,9 @@
 """Presence across nodes: heartbeats, queries from other nodes, and events of their members. Loop 0 only.
 
-Other nodes' members are not stored. A room with watchers only notes which nodes have members in it, so that the loss of
-a node can be announced there. If this node may have missed events of another one (it is new, was away, or has lost an
-event), it walks the rooms with watchers: in each it declares that node's members gone (LEAVE <node>.*), and queries the
-node again. Node.cursor is how far the walk has come.
+Other nodes' members are not stored. A room with watchers notes which nodes have members in it, so that the loss of a
+node can be announced there. If this node may have missed events of another one (it is new, was away, or lost an event),
+it walks the rooms with watchers: in each it declares that node's members gone (LEAVE <node>.*) and queries the node
+again. Node.cursor is how far it has come.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -405,8 +405,7 @@ cdef inline bint _sub(Loop* loop, const char* what, Span tail, uint64_t sid) noe
 
 
 cdef inline bint cluster_up(Loop* loop) noexcept nogil:
-    """Called when NATS is connected: subscribes, sends a heartbeat, queries every room with watchers. False without
-    memory."""
+    """Once NATS is connected: subscribes, sends a heartbeat, queries rooms with watchers. False without memory."""
     cdef Link* link = loop.linked
     cdef Hub* hub = loop.hub
     cdef uint32_t i

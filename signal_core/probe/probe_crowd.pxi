@@ -51,8 +51,8 @@ cdef inline void cost_one(Cost* cost, uint64_t took) noexcept nogil:
 
 
 cdef object cost_of(const Cost* cost):
-    return {"count": cost.count, "ns": cost.total / <double>(cost.count if cost.count else 1), "worst_ns": cost.worst,
-            "stalls": cost.stalls}
+    mean = cost.total / <double>(cost.count if cost.count else 1)
+    return {"count": cost.count, "ns": mean, "worst_ns": cost.worst, "stalls": cost.stalls}
 
 
 cdef inline Span crowd_name(char* out, const char* kind, uint64_t number) noexcept nogil:
@@ -80,13 +80,11 @@ cdef inline void crowd_unqueue(Loop* loop, bint answered) noexcept nogil:
 cdef class Crowd:
     """`conns` connections, none of them open yet. Number k is on loop k % loops.
 
-    With `nats`, loop 0 keeps the rooms' subscriptions as it does while NATS is away.
-    A step returns how often it was done and its mean ns of processor time. With `each` it is timed one by one, which
-    adds about a microsecond to each, and also returns the longest, and how many took 1 ms or more.
+    With `nats`, loop 0 keeps the rooms' subscriptions as it does while NATS is away. A step returns how often it was
+    done and its mean ns of processor time; with `each`, which adds about a microsecond, also the longest and stalls.
     """
     cdef Hub* hub
-    cdef uint32_t conns
-    cdef uint32_t opened
+    cdef uint32_t conns, opened
     cdef uint32_t* order
 
     def __cinit__(self, uint32_t conns, uint32_t loops=1, bint nats=False, uint32_t ping=250, uint32_t pong=100):
