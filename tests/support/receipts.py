@@ -35,6 +35,7 @@ SENDERS = 25
 MOST_OUTSTANDING = 60  # refs of a sender: below max-refs
 TTLS = (200, 500, 1000)  # ms
 ROOMS = [f"receipts.{i}" for i in range(8)]
+RECONNECT_PAUSE = 0.1  # seconds until a client that lost its connection opens another
 SUB_TTL = 2.0  # seconds: the engines' ttl, which is a SUB's
 LATE = 0.25  # seconds by which this program may read an answer late
 LOOK = 0.02  # seconds between looks at the waits
@@ -193,7 +194,7 @@ class Receivers:
                     self.addresses[asyncio.current_task()] = await address_of(connection)
                     async for _ in connection:
                         pass
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(RECONNECT_PAUSE)
 
     async def sleep(self, port: Callable[[], int], tally: Tally) -> None:
         while True:
@@ -207,7 +208,7 @@ class Receivers:
                 await asyncio.sleep(random.uniform(1, 3))
                 connection.transport.abort()
                 tally.faults["a receiver closes over its backlog"] += 1
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(RECONNECT_PAUSE)
 
 
 async def address_of(connection: ClientConnection) -> str:
