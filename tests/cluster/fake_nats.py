@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import Queue
 
 from typing_extensions import Self
@@ -93,3 +94,41 @@ class FakeNats:
         self.listener.close()
         for link in self.links:
             link.sock.close()
+
+
+class SilentNats(FakeNats):
+    """Can withhold its PONGs without being given up as silent."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owed: list[Link] | None = None  # a link for each PONG that is withheld
+        super().__init__(answer=self._withhold)
+
+    def _withhold(self, link: Link, line: bytes) -> bool:
+        with self._lock:
+            if self._owed is None or not line.startswith(b"PING"):
+                return False
+            self._owed.append(link)
+            return True
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Meanwhile it only sends PINGs, so that the node hears something; then the PONGs that it owes."""
+        link, over = self.link(), threading.Event()
+
+        def ping() -> None:
+            while not over.wait(1.0):
+                link.say(b"PING\r\n")
+
+        self._owed = []
+        pinging = threading.Thread(target=ping)
+        pinging.start()
+        try:
+            yield
+        finally:
+            over.set()
+            pinging.join()
+            with self._lock:
+                owed, self._owed = self._owed, None
+                for link in owed:
+                    link.say(b"PONG\r\n")
