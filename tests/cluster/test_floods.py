@@ -120,9 +120,10 @@ def test_very_many_that_await_nats_are_refused() -> None:
     an earlier one in its room."""
     refs, most = 4096, 262_144
     data = b"".join(frame(TEXT, f"SUB room-{number} ref=r{number}".encode()) for number in range(refs))
+    settings = {"max_refs": refs, "max_rooms": refs, "ttl": 300, "ping_interval": 300}  # the test may be slow
     with (
         SilentNats() as server,
-        kit.engine(nats=server.url, control="off", loops=1, max_refs=refs, max_rooms=refs, ttl=300) as engine,
+        kit.engine(nats=server.url, control="off", loops=1, **settings) as engine,
         BarePeer(engine.port) as early,
         contextlib.ExitStack() as stack,
     ):
