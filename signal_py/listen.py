@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from signal_py.base.errors import ConfigError
+from signal_py.base.errors import ConfigError, Fault, Faults
 from signal_py.base.hostport import host_port, is_ip, split_address
 from signal_py.base.log import event
 
@@ -45,12 +45,16 @@ def resolve(texts: Iterable[str], named: str) -> list[Resolved]:
     """Resolves HOST:PORT texts, each address once. Blocks on name lookups. Raises ConfigError."""
     known: set[Address] = set()
     resolved: list[Resolved] = []
+    faults = Faults()
     for text in texts:
-        one = _resolve_one(text, named)
+        one = Resolved([], False)
+        with faults.of():
+            one = _resolve_one(text, named)
         fresh = [address for address in one.addresses if address.port == 0 or address not in known]
         known.update(fresh)
         if fresh:
             resolved.append(Resolved(fresh, one.is_name))
+    faults.raise_all()
     found = sum(len(one.addresses) for one in resolved)
     if found > MAX_ADDRESSES:
         raise ConfigError(f"{named} resolves to {found} addresses: use at most {MAX_ADDRESSES}.")
@@ -96,9 +100,12 @@ class Probes:
         self._named = named
         resolved = list(resolved)
         self._given = [address for one in resolved for address in one.addresses]
+        faults = Faults()
         try:
             for one in resolved:
-                self._hold_resolved(one)
+                with faults.of():
+                    self._hold_resolved(one)
+            faults.raise_all()
         except BaseException:
             self.close()
             raise
@@ -125,7 +132,8 @@ class Probes:
             except _UnusableError as error:
                 tries -= 1
                 if not tries or error.reason.errno != errno.EADDRINUSE:
-                    raise ConfigError(_problem(error.reason, error.address, self._named, self._share)) from None
+                    text = _problem(error.reason, error.address, self._named, self._share)
+                    raise ConfigError(Fault(text, passing=error.reason.errno == errno.EADDRINUSE)) from None
             for spare in self._sockets[held:]:
                 spare.close()
             del self._sockets[held:], self.addresses[held:]

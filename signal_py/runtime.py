@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, cast
 from signal_py.admin import Admin
 from signal_py.auth.authenticators import Authenticator, Authorizer, CallbackAuthenticator, JwtAuthenticator
 from signal_py.auth.grants import Verdict
-from signal_py.auth.jwt import Verifier, verifier_of
+from signal_py.auth.jwt import Verifier
 from signal_py.auth.keys import Keys
-from signal_py.base.errors import ConfigError
+from signal_py.base.errors import ConfigError, Faults
 from signal_py.base.fds import count_descriptors
 from signal_py.base.hostport import bound_url
 from signal_py.base.log import dropped, event
@@ -33,8 +33,9 @@ from signal_py.control_thread import ControlThread, RefusedError
 from signal_py.listen import Probes, resolve
 from signal_py.local_peer import LocalPeer
 from signal_py.nats.credentials import Credentials
-from signal_py.nats.server_process import EmbeddedNats, find_server, installed_server
+from signal_py.nats.server_process import EmbeddedNats
 from signal_py.nats.tls import Tls
+from signal_py.parts import Parts, parts_of
 
 if TYPE_CHECKING:
     from signal_core.engine import Core
@@ -176,30 +177,32 @@ class Runtime:
         """Starts everything but the loops. Raises ConfigError."""
         from signal_core.engine import COUNTERS
 
-        config = self.config
-        credentials = Credentials.of(config)
+        config, faults = self.config, Faults()
         if limits := limits_of_groups().finite():
             event(logger, "info", "limited by control groups", **limits)
         if config.admin:
-            self._admin = Admin(config.admin, config.named("admin"), self.stats, self.unready, self._ask_drain)
-            self._admin.start()
+            with faults.of("admin", config.named("admin")):
+                self._admin = Admin(config.admin, config.named("admin"), self.stats, self.unready, self._ask_drain)
+                self._admin.start()
         named = config.named("listen")
         share = config.written("reuse-port", "on") if config.reuse_port == "on" else ""
-        self._probes = Probes(resolve(config.listen, named), named, share)
-        servers = self._servers()
+        with faults.of("listen", named):
+            self._probes = Probes(resolve(config.listen, named), named, share)
+        parts = parts_of(config, faults)
+        faults.raise_all()
+        servers = self._servers(parts)
         if config.reuse_port == "on" and (self.embedded or not servers):
             text = "workers that share a port have no common NATS server: their clients can't reach each other"
             event(logger, "warning", text, setting=config.named("nats"))
-        self._make_core(servers, credentials, Tls.of(config, servers))
+        self._make_core(servers, parts)
         if self._admin:
             self._admin.count(COUNTERS)
 
-    def _make_core(self, servers: list[Server], credentials: Credentials, tls: Tls) -> None:
+    def _make_core(self, servers: list[Server], parts: Parts) -> None:
         """Makes the core and its control thread. Raises ConfigError."""
         from signal_core.engine import Core
 
-        config = self.config
-        verifier = verifier_of(config) if config.auth == "jwt" else None
+        config, verifier, credentials, tls = self.config, parts.verifier, parts.credentials, parts.tls
         self._keys = verifier.keys if verifier else None
         settings = core_settings(config, self.node, bool(servers), self._hooks)
         self.inbox_messages = cast(int, settings["inbox_messages"])
@@ -349,19 +352,13 @@ class Runtime:
             with contextlib.suppress(CoreError):
                 self.core.verdicts(verdicts)
 
-    def _servers(self) -> list[Server]:
+    def _servers(self, parts: Parts) -> list[Server]:
         """Returns the NATS servers to connect to. Starts the embedded one. Raises ConfigError."""
-        nats = self.config.nats
-        if nats == ("auto",):
-            nats = ("embedded",) if installed_server() else ("off",)
-        if nats == ("off",):
-            return []
-        if nats == ("embedded",):
-            named = self.config.named("nats")
-            self.embedded = EmbeddedNats(find_server(named), self.config.max_message, named)
-            self.embedded.start()
-            nats = (self.embedded.url,)
-        return [parse_url(url) for url in nats]
+        if not parts.program:
+            return parts.servers
+        self.embedded = EmbeddedNats(parts.program, self.config.max_message, self.config.named("nats"))
+        self.embedded.start()
+        return [parse_url(self.embedded.url)]
 
     def _await_link(self, control_thread: ControlThread) -> None:
         with contextlib.suppress(concurrent.futures.TimeoutError):

@@ -12,7 +12,7 @@ from typing import Any
 from signal_py.auth.grants import Grant, grant_of
 from signal_py.auth.jwks import Key
 from signal_py.auth.keys import FixedKey, KeyFile, Keys, KeyUnknownError, keys_of
-from signal_py.base.errors import ConfigError
+from signal_py.base.errors import ConfigError, Fault
 from signal_py.base.log import clipped
 from signal_py.config.settings import Config
 from signal_py.config.types import ALGORITHMS
@@ -175,9 +175,9 @@ def verifier_of(config: Config) -> Verifier:
     keys = keys_of(config)
     algorithms = config.auth_algorithms or ALGORITHMS
     if isinstance(keys, FixedKey | KeyFile) and (wanted := keys.key.algorithm) not in algorithms:
-        raise ConfigError(
-            f"{config.named('auth-algorithms')} has no {wanted}, which the key {keys.source} is for: add it."
-        )
+        named = config.named("auth-algorithms")
+        text = f"{named} has no {wanted}, which the key {keys.source} is for: add it."
+        raise ConfigError(Fault(text, "auth-algorithms", named))
     return Verifier(keys, algorithms, config.auth_audience, config.auth_issuer, config.auth_leeway)
 
 

@@ -1,5 +1,11 @@
 """The exceptions. The text of each is a sentence for the person who has to fix the cause."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
 
 class EngineError(Exception):
     """The engine can't do this: it is not running, or this is not the asyncio loop, thread or process that started it.
@@ -8,8 +14,62 @@ class EngineError(Exception):
     """
 
 
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a configuration.
+
+    text     a sentence: the setting as it was given, what is wrong, and the fix
+    setting  the setting's name; "" if the fault belongs to none
+    origin   where it was given; "" if unknown
+    passing  whether it can end without a change of the configuration, such as a port in use
+    """
+
+    text: str
+    setting: str = ""
+    origin: str = ""
+    passing: bool = False
+
+
 class ConfigError(EngineError, ValueError):
-    """A setting can't be used. The text names the setting as it was given, what is wrong, and the fix."""
+    """A setting can't be used. The text names the setting as it was given, what is wrong, and the fix.
+
+    faults  every fault that was found, as Fault; the text of the exception is theirs, one a line
+    """
+
+    def __init__(self, *faults: str | Fault) -> None:
+        super().__init__(*faults)
+        self.faults = tuple(Fault(fault) if isinstance(fault, str) else fault for fault in faults)
+
+    def __str__(self) -> str:
+        return "\n".join(fault.text for fault in self.faults)
+
+
+class Faults:
+    """Collects the faults of several steps, so that a user gets all of them at once."""
+
+    def __init__(self) -> None:
+        self.found: list[Fault] = []
+
+    @contextlib.contextmanager
+    def of(self, setting: str = "", origin: str = "") -> Iterator[None]:
+        """Keeps the faults of a ConfigError. `setting`, `origin`: of those faults that have none."""
+        try:
+            yield
+        except ConfigError as error:
+            self.found += [
+                replace(fault, setting=fault.setting or setting, origin=fault.origin or origin)
+                for fault in error.faults
+            ]
+
+    def blame(self, *settings: str) -> bool:
+        """Returns whether one of these settings has a fault."""
+        return any(fault.setting in settings for fault in self.found)
+
+    def raise_all(self) -> None:
+        """Raises ConfigError if there are any."""
+        if self.found:
+            raise ConfigError(*self.found)
+
 
 
 class DeliveryError(EngineError):

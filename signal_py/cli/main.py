@@ -1,4 +1,4 @@
-"""The command line: `signal-engine serve|pub|sub|send|drain|ctl|token|completion|version|help`."""
+"""The command line: `signal-engine serve|check|pub|sub|send|drain|ctl|token|completion|version|help`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from signal_py.base.errors import ConfigError
+from signal_py.base.errors import ConfigError, Faults
 from signal_py.base.log import say
 from signal_py.base.version import VERSION
+from signal_py.cli.check import one_line
 from signal_py.config.parsing import FAILED, MISUSE, Parser, check_variables, command_of, parse
 from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS
 from signal_py.config.sources import CONFIG_VARIABLE
@@ -18,6 +19,7 @@ from signal_py.config.types import Setting
 DEFAULT_URL = "ws://127.0.0.1:8080/"
 URL_VARIABLE = "SIGNAL_ENGINE_URL"
 TOKEN_VARIABLE = "SIGNAL_ENGINE_TOKEN"  # no flag: other users can see flags
+ENGINE_VARIABLES = (CONFIG_VARIABLE, *(setting.variable for setting in SETTINGS.values()))
 INTERRUPTED = 130  # exit status after Ctrl-C, as a shell reports it
 
 EPILOG = """\
@@ -59,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except ConfigError as error:
-        say(str(error).replace("\r", "\\r").replace("\n", "\\n"))
+        for fault in error.faults:
+            say(one_line(fault.text))
         return MISUSE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -78,7 +81,12 @@ def _run(arguments: Sequence[str]) -> int:
     except SystemExit as ended:  # after --help, --version or an error, which is printed
         return int(ended.code or 0)
     known = [CONFIG_VARIABLE, URL_VARIABLE, TOKEN_VARIABLE, *(setting.variable for setting in SETTINGS.values())]
-    check_variables(os.environ, known, options.reads)
+    faults = Faults()
+    with faults.of():
+        check_variables(os.environ, known, options.reads)
+    if not options.collects:
+        faults.raise_all()
+    options.strange = faults.found
     return int(options.run(options))
 
 
@@ -104,10 +112,11 @@ def _parser() -> Parser:
         description="A WebSocket signaling server: holds connections and relays small messages between them.",
         allow_abbrev=False,
     )
-    parser.set_defaults(reads=())
+    parser.set_defaults(reads=(), collects=False)
     parser.add_argument("-V", "--version", action="version", version=f"signal-engine {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
+    _add_check(commands)
     for name, run in (("sub", _sub), ("pub", _pub), ("send", _send)):
         _add_client(commands, name, run)
     _add_drain(commands)
@@ -131,7 +140,22 @@ def _add_serve(commands: argparse._SubParsersAction[Parser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_settings(serve, SETTINGS.values())
-    serve.set_defaults(run=_serve, reads=(CONFIG_VARIABLE, *(setting.variable for setting in SETTINGS.values())))
+    serve.set_defaults(run=_serve, reads=ENGINE_VARIABLES, collects=True)
+
+
+def _add_check(commands: argparse._SubParsersAction[Parser]) -> None:
+    from signal_py.cli.check import DESCRIPTION, add_arguments
+
+    short = "find all faults of an engine's settings"
+    check = commands.add_parser("check", help=short, description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    add_arguments(check, add_settings)
+    check.set_defaults(run=_check, reads=ENGINE_VARIABLES, collects=True)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from signal_py.cli.check import run, settings_of
+
+    return run(*settings_of(given(options), options.config, options.strange), options.json)
 
 
 def add_settings(command: argparse.ArgumentParser, settings: Iterable[Setting]) -> None:
@@ -275,10 +299,15 @@ def _drain(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from signal_py.cli.check import settings_of
     from signal_py.cli.serve import serve
-    from signal_py.config.sources import load
+    from signal_py.preflight import preflight
 
-    return serve(load(given(options), os.environ, options.config))
+    config, faults = settings_of(given(options), options.config, options.strange)
+    if faults.found:
+        preflight(config, faults)
+        faults.raise_all()
+    return serve(config)
 
 
 def _sub(options: argparse.Namespace) -> int:

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Awaitable
 
-from signal_py.base.errors import ConfigError
 from signal_py.base.hostport import host_port
 from signal_py.base.log import event, is_text, logging_to
 from signal_py.base.version import VERSION
@@ -36,10 +35,6 @@ def serve(config: Config) -> int:
     from signal_core.engine import malloc_steadily
     from signal_py.auth.jwt import hush_pyjwt
 
-    if config.auth == "callback":
-        raise ConfigError(
-            f"{config.named('auth')} is callback, which only works in programs that embed the engine: use jwt or off."
-        )
     hush_pyjwt()
     raise_descriptors()
     malloc_steadily()

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from signal_py.base.errors import ConfigError
+from signal_py.base.errors import ConfigError, Fault
 from signal_py.base.log import say
+from signal_py.config.origin import Origin
 
 FAILED = 1  # exit status if something was refused or lost, or could not be printed
 MISUSE = 2  # exit status for a mistake of the user
@@ -85,7 +86,7 @@ def flags_of(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def check_variables(environ: Mapping[str, str], known: Iterable[str], read: Iterable[str]) -> None:
-    """Raises ConfigError for an unknown variable that is probably a misspelling of one that the command reads.
+    """Raises ConfigError for unknown variables that are probably misspellings of some that the command reads.
 
     Other unknown variables are ignored, since they may belong to other programs.
 
@@ -94,9 +95,12 @@ def check_variables(environ: Mapping[str, str], known: Iterable[str], read: Iter
     read     the variables of this command
     """
     short = {name.removeprefix(PREFIX): name for name in known}
-    wanted = set(read)
+    wanted, faults = set(read), []
     for name in environ:
         if name.startswith(PREFIX) and name not in short.values() and not FOREIGN.fullmatch(name):
             near = short.get(nearest(name.removeprefix(PREFIX), short), "")
             if near in wanted:
-                raise ConfigError(f"{name} is not a variable of signal-engine: write {near}, or unset it.")
+                text = f"{name} is not a variable of signal-engine: write {near}, or unset it."
+                faults.append(Fault(text, "", Origin.of_variable(name)))
+    if faults:
+        raise ConfigError(*faults)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from signal_py.base import files
-from signal_py.base.errors import ConfigError
+from signal_py.base.errors import ConfigError, Faults
 from signal_py.base.hostport import split_address
 from signal_py.config.nats_url import check_url
 
@@ -70,9 +70,11 @@ class Setting:
 
     def parse(self, given: object, named: str) -> Value:
         """Converts and checks a value. Raises ConfigError. `named`: how it was given, for errors."""
-        value = self._convert(given, named)
+        value, faults = self._convert(given, named), Faults()
         for item in value if isinstance(value, tuple) else (value,):
-            self._validate(item, named)
+            with faults.of():
+                self._validate(item, named)
+        faults.raise_all()
         return value
 
     def _convert(self, given: object, named: str) -> Value:

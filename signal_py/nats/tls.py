@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from signal_py.base.errors import ConfigError
+from signal_py.base.errors import ConfigError, Fault, Faults
 from signal_py.base.files import check_certificates, reason
 from signal_py.base.hostport import is_ip
 from signal_py.config.nats_url import Server
@@ -40,12 +40,14 @@ class Tls:
         found = cls(config.nats_tls_ca, config.nats_tls_cert, config.nats_tls_key)
         if not (found.ca or found.cert or any(server.tls for server in servers)):
             return found
+        faults = Faults()
         for part in PARTS:
             if path := found.path(part):
                 try:
                     check_certificates(path)
                 except (OSError, ValueError) as error:
-                    raise _unusable(config, part, path, reason(error)) from None
+                    faults.found.append(_unusable(config, part, path, reason(error)))
+        faults.raise_all()
         try:
             tls_try(found.ca, found.cert, found.key)
         except TlsError as error:
@@ -54,7 +56,7 @@ class Tls:
                     f"{config.named('nats')} requires TLS, but {error}: install OpenSSL "
                     "(Debian: apt-get install openssl)."
                 ) from None
-            raise _unusable(config, error.part, found.path(error.part), str(error)) from None
+            raise ConfigError(_unusable(config, error.part, found.path(error.part), str(error))) from None
         return found
 
     def path(self, part: str) -> str:
@@ -77,8 +79,9 @@ class Tls:
         return name, is_ip(name), self.ca, self.cert, self.key
 
 
-def _unusable(config: Config, part: str, path: str, why: str) -> ConfigError:
-    return ConfigError(f"{config.named(PARTS[part])} {path} can't be used ({why}): name a file with {WANTED[part]}.")
+def _unusable(config: Config, part: str, path: str, why: str) -> Fault:
+    named = config.named(PARTS[part])
+    return Fault(f"{named} {path} can't be used ({why}): name a file with {WANTED[part]}.", PARTS[part], named)
 
 
 def wants_tls(required: bool, server: Server) -> bool:

@@ -139,8 +139,8 @@ def test_addresses_that_can_not_be_bound(where: str) -> None:
 def test_nats_server_is_missing(tmp_path: Path) -> None:
     """The error says how to install it."""
     code = (
-        "import signal_py.runtime as runtime, signal_py.nats.server_process as embedded\n"
-        "embedded.installed_server = runtime.installed_server = lambda: None\n"
+        "import signal_py.parts as parts, signal_py.nats.server_process as embedded\n"
+        "embedded.installed_server = parts.installed_server = lambda: None\n"
         "from signal_py.cli.main import main\n"
         "raise SystemExit(main(['serve', '--nats', 'embedded', '--listen', '127.0.0.1:0']))"
     )

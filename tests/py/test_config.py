@@ -269,7 +269,7 @@ def test_flags_win_over_variables_over_the_file(tmp_path: Path) -> None:
     assert (config.node, config.prefix, config.ttl, config.listen) == ("flag", "env", 3.0, ("f:1",))
     assert config.named("node") == "--node"
     assert config.named("prefix") == "SIGNAL_ENGINE_PREFIX"
-    assert config.named("ttl") == f"'ttl' in {path}"
+    assert config.named("ttl") == f"'ttl' in {path}:3"
     assert config.named("max-message") == "--max-message"
 
 

@@ -56,7 +56,7 @@ def test_help_that_can_not_be_written() -> None:
     ("words", "message"),
     [
         (["serv"], "'serv' is not a command: write serve: see 'signal-engine --help'"),
-        (["zzz"], "'zzz' is not a command: use one of serve, sub, pub"),
+        (["zzz"], "'zzz' is not a command: use one of serve, check, sub, pub"),
         (["ctl", "node"], "'node' is not a command: write nodes: see 'signal-engine ctl --help'"),
         (
             ["serve", "--max-mesage", "5"],
@@ -143,7 +143,7 @@ def test_foreign_variables_are_ignored() -> None:
 def test_a_mistyped_key(tmp_path: Path) -> None:
     file = tmp_path / "engine.toml"
     file.write_text("max-mesage = 5\n")
-    assert f"'max-mesage' in {file} is not a setting: write 'max-message'" in complaint(
+    assert f"'max-mesage' in {file}:1 is not a setting: write 'max-message'" in complaint(
         kit.run("serve", "--config", str(file))
     )
 

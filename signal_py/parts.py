@@ -1,0 +1,62 @@
+"""What an engine makes of the files and programs that its settings name."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from signal_py.auth.jwt import Verifier, verifier_of
+from signal_py.base.errors import Faults
+from signal_py.config.nats_url import Server, parse_url
+from signal_py.config.settings import SETTINGS, Config
+from signal_py.nats.credentials import Credentials
+from signal_py.nats.server_process import find_server, installed_server
+from signal_py.nats.tls import Tls
+
+CREDENTIALS = ("nats-nkey", "nats-creds")
+TLS = ("nats-tls-ca", "nats-tls-cert", "nats-tls-key")
+KEYS = ("auth-key", "auth-key-file", "auth-jwks")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of an engine that need files, loaded and found good.
+
+    servers   the NATS servers that the settings name; none if NATS is embedded or off
+    program   of the embedded NATS server; "" if there is none
+    verifier  of tokens; None unless `auth` is jwt
+    """
+
+    servers: list[Server]
+    program: str
+    credentials: Credentials
+    tls: Tls
+    verifier: Verifier | None
+
+
+def parts_of(config: Config, faults: Faults) -> Parts:
+    """Loads the parts. Adds to `faults` what is wrong, and leaves out what belongs to settings with a fault."""
+    nats = config.nats
+    if nats == ("auto",):
+        nats = ("embedded",) if installed_server() else ("off",)
+    servers = [parse_url(url) for url in nats if url not in ("embedded", "off")]
+    program, credentials, tls, verifier = "", Credentials(), Tls(), None
+    if nats == ("embedded",):
+        with faults.of("nats", config.named("nats")):
+            program = find_server(config.named("nats"))
+    if not faults.blame(*CREDENTIALS):
+        with _of_given(config, faults, *CREDENTIALS):
+            credentials = Credentials.of(config)
+    if not faults.blame(*TLS):
+        with faults.of("nats", config.named("nats")):
+            tls = Tls.of(config, servers)
+    if config.auth == "jwt" and not faults.blame("auth", *KEYS):
+        with _of_given(config, faults, *KEYS, "auth"):
+            verifier = verifier_of(config)
+    return Parts(servers, program, credentials, tls, verifier)
+
+
+def _of_given(config: Config, faults: Faults, *names: str) -> AbstractContextManager[None]:
+    """Collects faults of the first of these settings that is given."""
+    name = next((name for name in names if getattr(config, SETTINGS[name].field)), names[0])
+    return faults.of(name, config.named(name))
