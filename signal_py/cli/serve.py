@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -149,9 +150,12 @@ def _say_ready(engine: Engine, config: Config) -> None:
 def _say_next(url: str) -> None:
     """Prints what to try next, for a user at a terminal."""
     where = "" if url == "ws://127.0.0.1:8080/" else f" --url {url}"
+    command = "signal-engine" if shutil.which("signal-engine") else sys.argv[0]
+    if command.endswith(".py"):
+        command = f"{sys.executable} -m signal_py"
     print(
-        f"\nTry, in a second terminal:  signal-engine sub{where} lobby\n"
-        f"and in a third:             signal-engine pub{where} lobby hello\n"
+        f"\nTry, in a second terminal:  {command} sub{where} lobby\n"
+        f"and in a third:             {command} pub{where} lobby hello\n"
         "Ctrl-C stops the engine.\n",
         file=sys.stderr,
         flush=True,

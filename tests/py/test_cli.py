@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -234,7 +236,11 @@ def test_on_a_terminal_it_suggests_commands() -> None:
                 child.send_signal(signal.SIGINT)
     os.close(ours)
     assert child.wait(kit.PATIENCE) == 0
-    assert b" info    ready  node=" in text and b"signal-engine sub --url ws://127.0.0.1:" in text
+    assert b" info    ready  node=" in text
+    suggested = re.search(r"second terminal:  (.+) sub --url ws://127\.0\.0\.1:", text.decode())
+    assert suggested
+    version = [*shlex.split(suggested[1]), "--version"]
+    assert subprocess.run(version, env=kit.clean_environment(), cwd="/", check=True, capture_output=True).stdout
     assert b"{" not in text
 
 
