@@ -16,7 +16,8 @@ from posix.unistd cimport getpid, usleep
 from signal_core.base.counters cimport C_COUNT, C_TAKEN, C_TASKS_REFUSED
 from signal_core.base.kinds cimport (
     DIAL_GIVE_UP, DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK,
-    KIND_LOCAL_PEER, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT, TELL_PEER,
+    KIND_LISTEN, KIND_LOCAL_PEER, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT,
+    LISTEN_CLOSE, LISTEN_INHERITED, LISTEN_OWN, LISTEN_SHARED, TELL_PEER,
 )
 from signal_core.base.limits cimport (
     ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, LOCAL_PEER_LOOP, LOOP_INDEXES, MAILS_WAITING, MAX_LISTENERS,
@@ -27,9 +28,9 @@ from signal_core.base.memory cimport (
 )
 from signal_core.base.span cimport Span, span_between, span_first, span_from, span_of, span_same
 from signal_core.base.sys cimport (
-    AF_INET, EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, getrandom, htons, inet_pton, munmap, pthread_join, pthread_t,
-    read, se_load_acquire, se_load_relaxed, se_malloc_steadily, se_malloc_trim, se_malloc_trims, se_now_ms,
-    se_thread_start, sockaddr_in, sockaddr_in6, sockaddr_storage, write,
+    AF_INET, AF_UNIX, EFD_CLOEXEC, EFD_NONBLOCK, SOCK_CLOEXEC, SOCK_SEQPACKET, close, eventfd, getrandom, htons,
+    inet_pton, munmap, pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_malloc_steadily,
+    se_malloc_trim, se_malloc_trims, se_now_ms, se_pass, se_thread_start, sockaddr_in, sockaddr_in6, socketpair, write,
 )
 from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_tasks_full
 from signal_core.delivery.envelope cimport Message, message_init
@@ -39,7 +40,7 @@ from signal_core.delivery.replies cimport replies_code_parse, replies_code_reaso
 from signal_core.loop.local_peer cimport (
     LocalFrame, local_frame_split, local_peer_begin, local_peer_fate, local_peer_finish, local_peer_stamp,
 )
-from signal_core.loop.thread cimport LOOP_STARTING, thread_end, thread_init, thread_main
+from signal_core.loop.thread cimport LOOP_ENDED, LOOP_STARTING, thread_end, thread_init, thread_main
 from signal_core.nats.tls cimport se_tls_context, se_tls_context_free, se_tls_free, se_tls_load, se_tls_session
 from signal_core.presence.events cimport events_lost
 from signal_core.presence.roster cimport roster_ask
@@ -75,6 +76,7 @@ from signal_core.wire.nats_proto cimport nats_proto_check_layout
 
 cdef enum:
     SNAPSHOT_PATIENCE_MS = 2000
+    LISTEN_PATIENCE_MS = 5000
 
 
 class CoreError(Exception):
@@ -167,6 +169,7 @@ def may_close_with(code):
 
 
 include "engine_loops.pxi"
+include "engine_listen.pxi"
 include "engine_peer.pxi"
 include "engine_mail.pxi"
 
@@ -180,24 +183,7 @@ cdef class Core(Mailboxes):
     def link_dial(self, int family, str ip, int port):
         """Answers "link-want": the link connects to this numeric address. Raises ValueError if it is not one."""
         self.check()
-        cdef sockaddr_in v4
-        cdef sockaddr_in6 v6
-        cdef int good
-        memset(&v4, 0, sizeof(v4))
-        memset(&v6, 0, sizeof(v6))
-        if family == AF_INET:
-            v4.sin_family = <uint16_t>family
-            v4.sin_port = htons(<uint16_t>port)
-            good = inet_pton(family, ip.encode(), &v4.sin_addr)
-            address = PyBytes_FromStringAndSize(<char*>&v4, sizeof(v4))
-        else:
-            v6.sin6_family = <uint16_t>family
-            v6.sin6_port = htons(<uint16_t>port)
-            good = inet_pton(family, ip.encode(), &v6.sin6_addr)
-            address = PyBytes_FromStringAndSize(<char*>&v6, sizeof(v6))
-        if good != 1:
-            raise ValueError(f"{ip} is not a numeric address")
-        self.task_post(0, self.task_new(KIND_DIAL, address))
+        self.task_post(0, self.task_new(KIND_DIAL, sockaddr_bytes(family, ip, port, 0)))
 
     cdef tell_link(self, uint64_t what):
         """Posts a KIND_DIAL without an address: DIAL_*."""

@@ -15,6 +15,33 @@ cdef char* text_kept(bytes text) except NULL:
     return copy
 
 
+cdef bint is_v6only(int family, str ip, int port, listen):
+    """IPV6_V6ONLY of an IPv6 listener: off for `::`, which also takes IPv4, unless an IPv4 one has the same port."""
+    return family != AF_INET and (ip != "::" or (AF_INET, port) in [(one[0], one[2]) for one in listen])
+
+
+cdef bytes sockaddr_bytes(int family, str ip, int port, int scope):
+    """The sockaddr of a numeric address. Raises ValueError."""
+    cdef sockaddr_in v4
+    cdef sockaddr_in6 v6
+    memset(&v4, 0, sizeof(v4))
+    memset(&v6, 0, sizeof(v6))
+    if family == AF_INET:
+        v4.sin_family = <uint16_t>family
+        v4.sin_port = htons(<uint16_t>port)
+        good = inet_pton(family, ip.encode(), &v4.sin_addr)
+        address = PyBytes_FromStringAndSize(<char*>&v4, sizeof(v4))
+    else:
+        v6.sin6_family = <uint16_t>family
+        v6.sin6_port = htons(<uint16_t>port)
+        v6.sin6_scope_id = <uint32_t>scope
+        good = inet_pton(family, ip.encode(), &v6.sin6_addr)
+        address = PyBytes_FromStringAndSize(<char*>&v6, sizeof(v6))
+    if good != 1:
+        raise ValueError(f"{ip} is not a numeric address")
+    return address
+
+
 cdef class Loops:
     """The loops of one engine: made from settings, started, given tasks, stopped."""
 
@@ -25,6 +52,9 @@ cdef class Loops:
     cdef int pid
     cdef uint64_t snapshot
     cdef object counting        # lock: one call of `stats` at a time, because a loop has only one copy
+    cdef object listening       # lock: one request about listeners at a time, because a loop has one answer
+    cdef uint64_t request       # number of the last such request
+    cdef uint64_t[LOOP_INDEXES] asked  # number of the last one that each loop has got
     cdef dict rooms             # names of the program's rooms, by (hash, serial)
     cdef dict entries           # addresses of their RoomEntries, by name
     cdef set watched            # names of those that it watches
@@ -40,6 +70,7 @@ cdef class Loops:
         self.watched = set()
         self.rejoins = set()
         self.counting = threading.Lock()
+        self.listening = threading.Lock()
         self.hub = <Hub*>slab_pages_new(sizeof(Hub))
         if self.hub == NULL:
             raise MemoryError("no memory for the engine")
@@ -174,6 +205,8 @@ cdef class Loops:
         cdef uint32_t i, tag
         cdef uint64_t instance
         cdef bytes name
+        if socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, hub.passing) != 0:
+            raise OSError("no descriptor is left for the engine: raise the limit of open files (ulimit -n)")
         for i in list(range(hub.nloops)) + [CONTROL_LOOP, LOCAL_PEER_LOOP]:
             loop = <Loop*>slab_pages_new(sizeof(Loop))
             if loop == NULL:
@@ -219,10 +252,6 @@ cdef class Loops:
         self.check(False)
         if self.started:
             raise CoreError("the engine was started before: make another one")
-        if len(listen) > MAX_LISTENERS:
-            raise ValueError(f"listen names {len(listen)} addresses: {MAX_LISTENERS} at most")
-        for family, ip, port, scope in listen:
-            self.add_listen(family, ip, port, scope)
         self.started = True
         cdef uint32_t i
         cdef int failed
@@ -236,33 +265,15 @@ cdef class Loops:
                 break
         self.wait_until_running()
         failed = <int>se_load_acquire(&self.hub.failed)
-        if failed:
+        try:
+            if failed:
+                raise OSError(failed, os.strerror(failed))
+            for family, ip, port, scope in listen:
+                self.listener_add(family, ip, port, scope, is_v6only(family, ip, port, listen))
+        except BaseException:
             self.stop()
             self.join()
-            raise OSError(failed, os.strerror(failed))
-
-    cdef add_listen(self, int family, str ip, int port, int scope):
-        """Adds an address to listen on. Raises ValueError."""
-        cdef sockaddr_in* v4
-        cdef sockaddr_in6* v6
-        cdef uint32_t n = self.hub.nlisten
-        cdef sockaddr_storage* at = &self.hub.listen[n].address
-        if family == AF_INET:
-            v4 = <sockaddr_in*>at
-            v4.sin_family = <uint16_t>family
-            v4.sin_port = htons(<uint16_t>port)
-            self.hub.listen[n].size = sizeof(sockaddr_in)
-            good = inet_pton(family, ip.encode(), &v4.sin_addr)
-        else:
-            v6 = <sockaddr_in6*>at
-            v6.sin6_family = <uint16_t>family
-            v6.sin6_port = htons(<uint16_t>port)
-            v6.sin6_scope_id = <uint32_t>scope
-            self.hub.listen[n].size = sizeof(sockaddr_in6)
-            good = inet_pton(family, ip.encode(), &v6.sin6_addr)
-        if good != 1:
-            raise ValueError(f"listen: {ip} is not a numeric address")
-        self.hub.nlisten += 1
+            raise
 
     cdef wait_until_running(self):
         """Waits until each loop has begun its iterations or failed. Releases the GIL."""
@@ -359,6 +370,9 @@ cdef class Loops:
         room_table_end(&self.hub.rooms)
         if self.hub.addresses != NULL:
             addresses_end(self.hub.addresses)
+        for i in range(2):
+            if self.hub.passing[i] > 0:
+                close(self.hub.passing[i])
         for i in range(LOOP_INDEXES):
             if self.hub.loops[i] != NULL:
                 munmap(self.hub.loops[i], sizeof(Loop))

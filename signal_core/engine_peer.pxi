@@ -1,6 +1,6 @@
 # Included by engine.pyx: the local peer.
 
-cdef class Peer(Loops):
+cdef class Peer(Listeners):
     """The embedding program as a peer."""
 
     def send(self, str target, bytes payload, bint binary, *, str ref, str re, int64_t ttl_ms):

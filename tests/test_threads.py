@@ -29,6 +29,7 @@ FLOODED = {
     "KIND_INQUIRY": "tests/library/test_floods.py::test_orders_of_the_program_are_bounded",
     "KIND_SNAPSHOT": FRAMED,
     "KIND_STOP": FRAMED,
+    "KIND_LISTEN": FRAMED,
     "KIND_DIAL": FRAMED,
     "KIND_CONNECT": FRAMED,
     "KIND_EVENT": "by its codes",

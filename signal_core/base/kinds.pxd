@@ -22,6 +22,14 @@ cdef enum:
     KIND_ASK = 16         # a watcher queries the members of the room in the data; `target` is the query's number
     KIND_QUESTION = 17    # query `origin` for a room's members, identified as in KIND_ROOM; data: the asking node
     KIND_LOCAL_PEER = 18  # the local peer joined (`code` 1) or left the room in the data
+    KIND_LISTEN = 19      # `code` LISTEN_*: open or close listener `target`; `origin` numbers the request
+
+cdef enum:
+    # Packet.code of a KIND_LISTEN: what to do, and which socket it is
+    LISTEN_CLOSE = 0
+    LISTEN_OWN = 1        # each loop binds one to the sockaddr in the data; `hash` is its IPV6_V6ONLY
+    LISTEN_SHARED = 2     # all loops have the same socket, which comes over Hub.passing; it ends with the engine
+    LISTEN_INHERITED = 3  # ... the socket belongs to who passed it to the process, and outlives the engine
 
 cdef enum:
     # Packet.hash of a KIND_DIAL without data

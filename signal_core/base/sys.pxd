@@ -12,6 +12,8 @@ cdef extern from "se_sys.h" nogil:
     bint SE_RARE(bint x)
     int se_own_descriptors(int* keep, size_t n)
     int se_refuse_syns(int listener)
+    int se_pass(int pair, int fd)
+    int se_passed(int pair)
     bint se_peer_left(int fd)
     int se_descriptors()
     bint se_acknowledged(int fd, uint32_t* quiet_ms, uint32_t* bytes)
@@ -61,6 +63,9 @@ cdef extern from "<errno.h>" nogil:
         EAGAIN
         EINTR
         EINPROGRESS
+        EINVAL
+        EBUSY
+        ESHUTDOWN
         EMFILE
         ENFILE
         ENOMEM
@@ -75,11 +80,13 @@ cdef extern from "<sys/epoll.h>" nogil:
     enum:
         EPOLLIN
         EPOLLET
+        EPOLLEXCLUSIVE
         EPOLLOUT
         EPOLLERR
         EPOLLHUP
         EPOLL_CTL_ADD
         EPOLL_CTL_MOD
+        EPOLL_CTL_DEL
         EPOLL_CLOEXEC
     int epoll_create1(int flags)
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
@@ -136,7 +143,9 @@ cdef extern from "<sys/socket.h>" nogil:
     enum:
         AF_INET
         AF_INET6
+        AF_UNIX
         SOCK_STREAM
+        SOCK_SEQPACKET
         SOCK_NONBLOCK
         SOCK_CLOEXEC
         SOL_SOCKET
@@ -145,11 +154,13 @@ cdef extern from "<sys/socket.h>" nogil:
         SO_SNDBUF
         SO_RCVBUF
         SO_ERROR
+        SHUT_RD
         SHUT_WR
         MSG_NOSIGNAL
         MSG_DONTWAIT
         MSG_PEEK
     int socket(int domain, int type, int protocol)
+    int socketpair(int domain, int type, int protocol, int* pair)
     int bind(int fd, const sockaddr* address, socklen_t n)
     int listen(int fd, int backlog)
     int connect(int fd, const sockaddr* address, socklen_t n)

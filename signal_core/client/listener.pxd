@@ -9,14 +9,15 @@ from libc.string cimport memset
 from signal_core.base.counters cimport (
     C_ACCEPTED_SOCKETS, C_ACCEPT_LEFT, C_ADDRESS_LIMITED, C_HANDSHAKES_REFUSED, C_LISTENERS_PAUSED, C_SHED,
 )
+from signal_core.base.kinds cimport LISTEN_OWN
 from signal_core.base.limits cimport (
     ACCEPTS, ACCEPT_WAIT_MS, HEALTH_TICKS, PARK_LOOKS, READ_BUFFER, TAGS_KEPT, UPGRADE_ANSWER,
 )
 from signal_core.base.span cimport span_of
 from signal_core.base.sys cimport (
-    EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC, O_RDONLY,
-    SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl, epoll_event, errno, getrandom, open, recv,
-    se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_peer_left,
+    EAGAIN, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPOLLEXCLUSIVE, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
+    EPOLL_CTL_MOD, MSG_DONTWAIT, O_CLOEXEC, O_RDONLY, SE_COLD, SE_RARE, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close,
+    epoll_ctl, epoll_event, errno, getrandom, open, recv, se_add_relaxed, se_cas_relaxed, se_load_relaxed, se_peer_left,
 )
 from signal_core.client.accept_pacing cimport accept_pacing_allows, accept_pacing_look, accept_pacing_refund
 from signal_core.client.input_buffer cimport input_buffer_free
@@ -29,7 +30,7 @@ from signal_core.delivery.conn cimport conn_release_quota, conn_say_last, conn_s
 from signal_core.tables.conn_table cimport (
     CONN_DEAD, CONN_HANDSHAKE, FLAG_PAUSED, FLAG_QUOTA, Conn, slab_free, slab_take,
 )
-from signal_core.tables.state cimport TAG_LISTENER, Hub, Loop, Lot, loop_ms
+from signal_core.tables.state cimport TAG_LISTENER, Hub, Listener, Loop, Lot, loop_ms
 from signal_core.tables.timer_wheel cimport wheel_arm
 from signal_core.wire.handshake cimport STATUS_HEALTH, STATUS_MOST, Upgrade, upgrade_parse
 from signal_core.wire.response cimport response_refuse, response_upgrade
@@ -88,18 +89,42 @@ cdef inline SE_COLD listener_turn_away(Loop* loop, Conn* c, int status) noexcept
 
 # -- out of descriptors --
 
+cdef inline bint _is_shared(const Listener* listener) noexcept nogil:
+    """Whether all loops accept from one and the same socket."""
+    return listener.kind != LISTEN_OWN
+
+
+cdef inline int listener_watch(Loop* loop, uint32_t which, int op) noexcept nogil:
+    """Adds a listener to epoll (EPOLL_CTL_ADD), or switches its events off or on as `masked` says (EPOLL_CTL_MOD).
+    Returns 0 or an errno. The kernel wakes one loop for a client of a shared listener; it refuses to modify such an
+    entry (epoll_ctl(2), EPOLLEXCLUSIVE), so that is taken out and added."""
+    cdef Listener* listener = &loop.accept.listeners[which]
+    cdef epoll_event event
+    event.events = 0 if loop.accept.masked else EPOLLIN
+    event.data.u64 = <uint64_t>(TAG_LISTENER + which) << 32
+    if _is_shared(listener):
+        if op == EPOLL_CTL_MOD:
+            epoll_ctl(loop.epoll, EPOLL_CTL_DEL, listener.fd, &event)
+        if loop.accept.masked:
+            return 0
+        event.events = EPOLLIN | EPOLLEXCLUSIVE
+        op = EPOLL_CTL_ADD
+    return 0 if epoll_ctl(loop.epoll, op, listener.fd, &event) == 0 else errno
+
+
 cdef inline void _mask(Loop* loop, bint mask) noexcept nogil:
     """Switches the listeners' epoll events off or on. They are off while clients must wait in the accept backlog,
     because level-triggered epoll would report them in every iteration."""
-    cdef epoll_event event
     cdef uint32_t i
+    cdef bint failed = False
     if loop.accept.masked == mask:
         return
     loop.accept.masked = mask
-    event.events = 0 if mask else EPOLLIN
     for i in range(loop.accept.nlisteners):
-        event.data.u64 = <uint64_t>(TAG_LISTENER + i) << 32
-        epoll_ctl(loop.epoll, EPOLL_CTL_MOD, loop.accept.listeners[i], &event)
+        if loop.accept.listeners[i].fd >= 0 and listener_watch(loop, i, EPOLL_CTL_MOD) != 0:
+            failed = True
+    if SE_RARE(failed):  # no memory to add a shared one: all are tried again in the next tick
+        loop.accept.masked = loop.accept.looks_away = True
 
 
 cdef inline void _look_away(Loop* loop) noexcept nogil:
@@ -230,9 +255,10 @@ cdef inline int _starved(Loop* loop, int listener) noexcept nogil:
 cdef inline int _take(Loop* loop, uint32_t which, uint64_t paid) noexcept nogil:
     """Accepts the connection that has waited longest at a listener; `paid` is from accept_pacing_allows. Returns
     ACCEPT_*."""
-    cdef int fd = parking_pop(&loop.accept.lots[which]), failed = 0
+    cdef Listener* listener = &loop.accept.listeners[which]
+    cdef int fd = parking_pop(&listener.lot), failed = 0
     if fd < 0:
-        fd = accept4(loop.accept.listeners[which], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        fd = accept4(listener.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
         failed = errno
     if fd >= 0 and paid and se_peer_left(fd):
         accept_pacing_refund(loop.hub, paid)
@@ -247,8 +273,8 @@ cdef inline int _take(Loop* loop, uint32_t which, uint64_t paid) noexcept nogil:
         return ACCEPT_MORE
     accept_pacing_refund(loop.hub, paid)
     if failed in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-        return _starved(loop, loop.accept.listeners[which])
-    return ACCEPT_NONE if failed == EAGAIN else ACCEPT_MORE
+        return _starved(loop, listener.fd)
+    return ACCEPT_NONE if failed in (EAGAIN, EINVAL) else ACCEPT_MORE  # EINVAL: it was shut down, and is empty
 
 
 cdef inline void _park(Loop* loop, uint32_t which) noexcept nogil:
@@ -256,25 +282,34 @@ cdef inline void _park(Loop* loop, uint32_t which) noexcept nogil:
     ACCEPTS clients from the kernel's queue."""
     cdef uint32_t budget = PARK_LOOKS
     cdef int _i
-    cdef Lot* lot = &loop.accept.lots[which]
+    cdef Lot* lot = &loop.accept.listeners[which].lot
     cdef int fd = parking_next(loop, lot, &budget)
     while fd >= 0:
         _adopt(loop, fd)
         fd = parking_next(loop, lot, &budget)
     for _i in range(ACCEPTS):
-        fd = parking_accept(loop, lot, loop.accept.listeners[which])
+        fd = parking_accept(loop, lot, loop.accept.listeners[which].fd)
         if fd >= 0:
             _adopt(loop, fd)
         elif fd == LOT_NONE:
             return
 
 
-cdef inline int listener_accept(Loop* loop, uint32_t which) noexcept nogil:
-    """Accepts waiting clients of a listener, at most ACCEPTS. Returns ACCEPT_*."""
+cdef inline void listener_adopt_parked(Loop* loop, uint32_t which) noexcept nogil:
+    """Makes connections of all parked clients of a listener, whatever the pace: it is about to be closed."""
+    cdef Lot* lot = &loop.accept.listeners[which].lot
+    cdef int fd = parking_pop(lot)
+    while fd >= 0:
+        _adopt(loop, fd)
+        fd = parking_pop(lot)
+
+
+cdef inline int _accept(Loop* loop, uint32_t which, int most) noexcept nogil:
+    """Accepts at most `most` waiting clients of a listener. Returns ACCEPT_*."""
     cdef uint64_t paid
     cdef int found, _i
     accept_pacing_look(loop)
-    for _i in range(ACCEPTS):
+    for _i in range(most):
         if not accept_pacing_allows(loop, &paid):
             _park(loop, which)
             _mask(loop, True)
@@ -282,9 +317,24 @@ cdef inline int listener_accept(Loop* loop, uint32_t which) noexcept nogil:
         found = _take(loop, which, paid)
         if found != ACCEPT_MORE:
             return found
-    if loop.accept.lots[which].used:  # epoll does not report parked sockets
+    if loop.accept.listeners[which].lot.used:  # epoll does not report parked sockets
         loop.accept.paced = True
     return ACCEPT_MORE
+
+
+cdef inline int listener_accept(Loop* loop, uint32_t which) noexcept nogil:
+    """Accepts waiting clients of a listener, at most ACCEPTS. Returns ACCEPT_*.
+
+    Of a shared one it accepts a single client. Then it queues behind the other loops, because the kernel wakes the one
+    that has been in its queue for longest, each time the same one otherwise.
+    """
+    cdef int found
+    if not _is_shared(&loop.accept.listeners[which]):
+        return _accept(loop, which, ACCEPTS)
+    found = _accept(loop, which, 1)
+    if not loop.accept.masked and listener_watch(loop, which, EPOLL_CTL_MOD) != 0:
+        _look_away(loop)
+    return found
 
 
 cdef inline void listener_accept_paced(Loop* loop) noexcept nogil:
@@ -293,7 +343,7 @@ cdef inline void listener_accept_paced(Loop* loop) noexcept nogil:
 
     At most every ACCEPT_WAIT_MS, as often as a sleeping loop wakes for it: otherwise a busy loop would use up the pace.
     """
-    cdef uint32_t i, ms = loop_ms(loop)
+    cdef uint32_t i, which, ms = loop_ms(loop)
     cdef bint sheds = loop.accept.sheds
     if ms - loop.accept.paced_ms < ACCEPT_WAIT_MS and not loop.accept.shut:
         return
@@ -301,7 +351,9 @@ cdef inline void listener_accept_paced(Loop* loop) noexcept nogil:
     loop.accept.paced_ms = ms
     loop.accept.paced_first += 1
     for i in range(loop.accept.nlisteners):
-        listener_accept(loop, (loop.accept.paced_first + i) % loop.accept.nlisteners)
+        which = (loop.accept.paced_first + i) % loop.accept.nlisteners
+        if loop.accept.listeners[which].fd >= 0:
+            listener_accept(loop, which)
     if sheds:  # not if descriptors ran out during this call: those clients still have their ACCEPT_WAIT_MS
         loop.accept.sheds = False
     _mask(loop, loop.accept.paced or loop.accept.looks_away)

@@ -8,8 +8,9 @@ parked socket takes a descriptor and 8 bytes; it has no Conn, and is not in epol
 
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 from signal_core.base.counters cimport C_HEALTH_LIMITED
-from signal_core.base.limits cimport HEALTHS_PER_TICK, HEALTH_HEAD, MAX_LISTENERS, PARKED, PARK_SPARE
+from signal_core.base.limits cimport HEALTHS_PER_TICK, HEALTH_HEAD, PARKED, PARK_SPARE
 from signal_core.base.span cimport span_of
 from signal_core.base.sys cimport (
     MSG_DONTWAIT, MSG_PEEK, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, recv, se_descriptors,
@@ -120,13 +121,11 @@ cdef inline int parking_accept(Loop* loop, Lot* lot, int listener) noexcept nogi
     return LOT_PARKED
 
 
-cdef inline void parking_close(Loop* loop) noexcept nogil:
-    """Closes all parked sockets, at the end of the loop's thread."""
-    cdef int fd, i
-    for i in range(MAX_LISTENERS):
-        fd = parking_pop(&loop.accept.lots[i])
-        while fd >= 0:
-            close(fd)
-            fd = parking_pop(&loop.accept.lots[i])
-        free(loop.accept.lots[i].ring)
-        loop.accept.lots[i].ring = NULL
+cdef inline void parking_close(Lot* lot) noexcept nogil:
+    """Closes the sockets that are still parked, and frees the lot's memory."""
+    cdef int fd = parking_pop(lot)
+    while fd >= 0:
+        close(fd)
+        fd = parking_pop(lot)
+    free(lot.ring)
+    memset(lot, 0, sizeof(Lot))

@@ -110,6 +110,44 @@ static inline int se_refuse_syns(int listener)
     return setsockopt(listener, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0 ? 0 : errno;
 }
 
+/* Sends a descriptor over a socket of socketpair(), for another descriptor table (unix(7), SCM_RIGHTS). Returns 0 or an
+ * errno. */
+static inline int se_pass(int pair, int fd)
+{
+    char byte = 0;
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control = {.header = {.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+    return sendmsg(pair, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1 ? 0 : errno;
+}
+
+/* Receives a descriptor from se_pass, in the calling thread's table. Returns it, or -1 with errno. */
+static inline int se_passed(int pair)
+{
+    char byte;
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    int fd;
+    if (recvmsg(pair, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != 1)
+        return -1;
+    if (message.msg_controllen < CMSG_LEN(sizeof fd) || control.header.cmsg_type != SCM_RIGHTS) {
+        errno = EMFILE; /* the kernel leaves out a descriptor for which the table has no room */
+        return -1;
+    }
+    memcpy(&fd, CMSG_DATA(&control.header), sizeof fd);
+    return fd;
+}
+
 /* Whether a client has closed or reset its end, even if bytes before that are unread. */
 static inline int se_peer_left(int fd)
 {

@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 from signal_core.base.counters cimport C_KICKED, C_WATCHERS
 from signal_core.base.kinds cimport (
-    DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_INQUIRY, KIND_KICK,
+    DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_INQUIRY, KIND_KICK, KIND_LISTEN,
     KIND_LOCAL_PEER, KIND_NATS, KIND_NEWS, KIND_QUESTION, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC,
     KIND_TO, KIND_VERDICT,
 )
@@ -13,6 +13,7 @@ from signal_core.base.memory cimport Packet, packet_data, packet_free, packet_te
 from signal_core.base.span cimport Span
 from signal_core.base.sys cimport SE_RARE, se_store_release
 from signal_core.client.auth cimport auth_verdict
+from signal_core.client.listening cimport listening_task
 from signal_core.delivery.backpressure cimport backpressure_hold_verdict, backpressure_joins_wait
 from signal_core.delivery.conn cimport conn_of
 from signal_core.delivery.conn_close cimport conn_close
@@ -133,6 +134,8 @@ cdef inline void _task(Loop* loop, Packet* packet) noexcept nogil:
         se_store_release(&loop.copied, packet.hash)
     elif packet.kind == KIND_DIAL:
         _dial(loop, packet)
+    elif packet.kind == KIND_LISTEN:
+        listening_task(loop, packet)
 
 
 cdef inline void dispatch_packet(Loop* loop, Packet* packet) noexcept nogil:

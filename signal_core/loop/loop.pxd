@@ -31,6 +31,7 @@ from signal_core.client.hooks cimport hooks_tell
 from signal_core.client.input_buffer cimport input_buffer_free
 from signal_core.client.keepalive cimport keepalive_hurry, keepalive_run
 from signal_core.client.listener cimport listener_accept, listener_accept_paced, listener_look_again
+from signal_core.client.listening cimport listening_step
 from signal_core.client.remote_addr cimport remote_addr_uncount
 from signal_core.client.session cimport session_continue, session_read
 from signal_core.delivery.backpressure cimport (
@@ -130,8 +131,10 @@ cdef inline void _loop_event(Loop* loop, const epoll_event* event) noexcept nogi
                 link_writable(loop)
             if event.events & EPOLLIN:
                 link_read(loop)
-        elif slot - TAG_LISTENER < loop.accept.nlisteners:
+        elif slot - TAG_LISTENER < loop.accept.nlisteners and loop.accept.listeners[slot - TAG_LISTENER].fd >= 0:
             listener_accept(loop, slot - TAG_LISTENER)
+            if SE_RARE(loop.accept.nclosing):
+                listening_step(loop)
         return  # TAG_WAKE: every iteration takes the mailbox
     c = slab_find(&loop.slab, slot, <uint32_t>event.data.u64)
     if c == NULL or c.state == CONN_DEAD:
@@ -225,7 +228,7 @@ cdef inline int _loop_patience(Loop* loop) noexcept nogil:
         return HELD_WAIT_MS
     if SE_RARE(loop.accept.paced) and not loop.accept.looks_away:
         return ACCEPT_WAIT_MS
-    if SE_RARE(loop.accept.shut or loop.accept.looks_away) and ticks > 1:
+    if SE_RARE(loop.accept.shut or loop.accept.looks_away or loop.accept.nclosing) and ticks > 1:
         ticks = 1
     return <int>(memory_return_patience(loop, ticks) * TICK_MS - loop.late_ms)
 
@@ -366,6 +369,8 @@ cdef inline void _loop_tick(Loop* loop) noexcept nogil:
     """Runs once a tick, in its first iteration: listeners, drop notices, log lines, free memory."""
     if loop.accept.looks_away:
         listener_look_again(loop)
+    if loop.accept.nclosing:
+        listening_step(loop)
     if missed_any(&loop.missed) and loop.notices.used == 0:
         drop_notice_tell(loop)
     if SE_RARE(handshake_input_any_over(loop.hub)):

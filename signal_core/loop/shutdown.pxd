@@ -8,9 +8,8 @@ throughout.
 A stop (KIND_STOP without a time) ends a drain, stops accepting, and closes every client with 1001. Handshakes in
 progress get 503 after half of the close time.
 
-In both, the accept backlog comes first. Closing a listener resets the connections that are queued on it. So the kernel
-drops new SYNs; clients send them again after a second, when the port is closed or belongs to another engine.
-Connections that were queued or in progress are accepted and get 503. Then the listeners are closed.
+In both, the accept backlog comes first: connections that were queued or in progress are accepted and get 503. Then the
+listeners are closed (client/listening.pxd).
 
 The loop is over when no connection is left and its last messages are with NATS, or when the close time has passed
 (shutdown_is_over). Its thread then closes what is left and frees its memory (thread.pxd).
@@ -18,9 +17,8 @@ The loop is over when no connection is left and its last messages are with NATS,
 
 from libc.stdint cimport uint32_t, uint64_t
 from signal_core.base.counters cimport C_CONNECTIONS, C_DRAINED
-from signal_core.base.limits cimport DRAIN_TICKS, GOODBYES_PER_TURN
-from signal_core.base.sys cimport close, se_refuse_syns
-from signal_core.client.listener cimport ACCEPT_NONE, listener_accept
+from signal_core.base.limits cimport GOODBYES_PER_TURN, MAX_LISTENERS
+from signal_core.client.listening cimport listening_refuse, listening_step
 from signal_core.delivery.conn_close cimport conn_close
 from signal_core.delivery.replies cimport replies_goaway
 from signal_core.tables.conn_table cimport (
@@ -34,32 +32,13 @@ from signal_core.tables.timer_wheel cimport wheel_arm_by
 
 cdef inline void _shut(Loop* loop) noexcept nogil:
     """Stops accepting: from now on new connections get 503. No effect the second time."""
-    cdef uint32_t close_ticks = loop.hub.set.close
     cdef uint32_t i
-    cdef bint refusing = True
     if loop.accept.shut:
         return
     loop.accept.shut = True
-    loop.stop.answer_by = loop.tick + close_ticks // 2
-    for i in range(loop.accept.nlisteners):
-        if se_refuse_syns(loop.accept.listeners[i]) != 0:
-            refusing = False
-    loop.stop.drain_by = loop.tick
-    if refusing:
-        loop.stop.drain_by += DRAIN_TICKS if DRAIN_TICKS < close_ticks // 2 else close_ticks // 2
-
-
-cdef inline void _backlog_step(Loop* loop) noexcept nogil:
-    """Closes the listeners once no connection is queued on them or can still arrive."""
-    cdef uint32_t i
-    if loop.accept.nlisteners == 0 or loop.tick < loop.stop.drain_by:
-        return
-    for i in range(loop.accept.nlisteners):
-        if listener_accept(loop, i) != ACCEPT_NONE:
-            return
-    for i in range(loop.accept.nlisteners):
-        close(loop.accept.listeners[i])
-    loop.accept.nlisteners = 0
+    loop.stop.answer_by = loop.tick + loop.hub.set.close // 2
+    for i in range(MAX_LISTENERS):  # nlisteners may fall meanwhile
+        listening_refuse(loop, i)
 
 
 # -- a drain --
@@ -174,4 +153,4 @@ cdef inline void shutdown_step(Loop* loop) noexcept nogil:
         _drain_close(loop)
     if loop.stop.on:
         _stop_step(loop)
-    _backlog_step(loop)
+    listening_step(loop)

@@ -2,22 +2,19 @@
 
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 from signal_core.base.limits cimport (
-    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, LISTEN_BACKLOG, LOCAL_PEER_LOOP, LOOP_INDEXES, READ_BUFFER, RIGHTS_SHARED,
+    CONTROL_LOOP, EVENTS, IOV_MAX_SEND, LOCAL_PEER_LOOP, LOOP_INDEXES, READ_BUFFER, RIGHTS_SHARED,
     TICK_MS, TRIM_BYTES,
 )
 from signal_core.base.memory cimport Packet, memory_end
 from signal_core.base.span cimport span_text
 from signal_core.base.sys cimport (
-    AF_INET, AF_INET6, EPOLLET, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY,
-    O_CLOEXEC, O_RDONLY, SE_COLD, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_RCVBUF, SO_REUSEADDR,
-    SO_REUSEPORT, SO_SNDBUF, TCP_NODELAY, bind, close, epoll_create1, epoll_ctl, epoll_event, errno, iovec, listen,
-    open, se_load_relaxed, se_own_descriptors, se_store_release, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
-    socket,
+    EPOLLET, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, O_CLOEXEC, O_RDONLY, SE_COLD, close, epoll_create1, epoll_ctl,
+    epoll_event, errno, iovec, open, se_load_relaxed, se_own_descriptors, se_store_release,
 )
 from signal_core.client.listener cimport listener_open_reserve
-from signal_core.client.parking cimport parking_close
+from signal_core.client.listening cimport listening_end, listening_init
 from signal_core.delivery.conn cimport conn_bury, conn_kill
 from signal_core.delivery.outbox cimport outbox_event, outbox_post_all
 from signal_core.loop.loop cimport loop_clock, loop_iterate, loop_reap
@@ -40,7 +37,7 @@ from signal_core.tables.ip_table cimport AddressBook, address_book_end
 from signal_core.tables.link_state cimport Link
 from signal_core.tables.loop_rooms cimport rooms_end, rooms_init
 from signal_core.tables.mailbox cimport mailbox_take
-from signal_core.tables.state cimport LANE_DIRECT, LANE_SPREAD, TAG_LISTENER, TAG_WAKE, Hub, Loop
+from signal_core.tables.state cimport LANE_DIRECT, LANE_SPREAD, TAG_WAKE, Hub, Loop
 from signal_core.tables.timer_wheel cimport wheel_init
 from signal_core.tables.turns cimport turns_lane_take
 
@@ -72,6 +69,7 @@ cdef inline bint thread_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogi
     loop.hub = hub
     loop.index = index
     loop.epoll = loop.accept.reserve = loop.cpu.schedstat = -1
+    listening_init(loop)
     loop.roster.left = NOT_BEGUN
     turns_lane_take(loop, LANE_DIRECT)
     turns_lane_take(loop, LANE_SPREAD)
@@ -87,57 +85,9 @@ cdef inline bint thread_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogi
     return _allocate(loop)
 
 
-cdef inline int _listen_v6only(const Hub* hub, uint32_t which) noexcept nogil:
-    """Returns IPV6_V6ONLY of an IPv6 listener: 0 for `::`, which also takes IPv4, unless an IPv4 listener has the same
-    port; else 1."""
-    cdef const sockaddr_in6* v6 = <const sockaddr_in6*>&hub.listen[which].address
-    cdef const sockaddr_in* v4
-    cdef uint32_t i
-    if memcmp(&v6.sin6_addr, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16) != 0:
-        return 1
-    for i in range(hub.nlisten):
-        v4 = <const sockaddr_in*>&hub.listen[i].address
-        if v4.sin_family == AF_INET and v4.sin_port == v6.sin6_port:
-            return 1
-    return 0
-
-
-cdef inline void _listen_buffer(int fd, int option, uint32_t size) noexcept nogil:
-    """Limits the kernel's buffer of every socket that this listener accepts: sockets inherit the option. The kernel
-    doubles the value (socket(7)). `size` 0: no limit."""
-    cdef int half = <int>(size // 2)
-    if size:
-        setsockopt(fd, SOL_SOCKET, option, &half, sizeof(half))
-
-
-cdef inline int _listen(Loop* loop, uint32_t which) noexcept nogil:
-    """Opens the loop's own listener on address `which` of the hub. Returns 0 or an errno."""
-    cdef const sockaddr* address = <const sockaddr*>&loop.hub.listen[which].address
-    cdef int fd = socket(address.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
-    cdef int one = 1, v6only = _listen_v6only(loop.hub, which)
-    cdef epoll_event event
-    if fd < 0:
-        return errno
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one))
-    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one))
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-    _listen_buffer(fd, SO_SNDBUF, loop.hub.set.send_buffer)
-    _listen_buffer(fd, SO_RCVBUF, loop.hub.set.receive_buffer)
-    if address.sa_family == AF_INET6:
-        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only))
-    event.events = EPOLLIN
-    event.data.u64 = <uint64_t>(TAG_LISTENER + which) << 32
-    if (bind(fd, address, loop.hub.listen[which].size) != 0 or listen(fd, LISTEN_BACKLOG) != 0
-            or epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) != 0):
-        close(fd)
-        return errno
-    loop.accept.listeners[which] = fd
-    loop.accept.nlisteners += 1
-    return 0
-
-
 cdef inline int _isolate(Loop* loop) noexcept nogil:
-    """Gives the loop's thread a private descriptor table, with only the engine's eventfds. Returns 0 or an errno."""
+    """Gives the loop's thread a private descriptor table, with only the engine's eventfds and the socket
+    over which listeners come. Returns 0 or an errno."""
     cdef Hub* hub = loop.hub
     cdef int keep[LOOP_INDEXES]
     cdef uint32_t i
@@ -145,14 +95,13 @@ cdef inline int _isolate(Loop* loop) noexcept nogil:
         keep[i] = hub.loops[i].mailbox.wake
     keep[hub.nloops] = hub.loops[CONTROL_LOOP].mailbox.wake
     keep[hub.nloops + 1] = hub.loops[LOCAL_PEER_LOOP].mailbox.wake
-    return se_own_descriptors(keep, hub.nloops + 2)
+    keep[hub.nloops + 2] = hub.passing[0]
+    return se_own_descriptors(keep, hub.nloops + 3)
 
 
 cdef inline int _open(Loop* loop) noexcept nogil:
     """Opens the loop's descriptors, on its own thread. Returns 0 or an errno."""
     cdef epoll_event event
-    cdef uint32_t i
-    cdef int failed
     cdef const char* text = b"all loops share one descriptor table: this system does not allow one for each thread"
     loop.accept.own_table = _isolate(loop) == 0
     if not loop.accept.own_table and loop.index == 0:
@@ -166,10 +115,6 @@ cdef inline int _open(Loop* loop) noexcept nogil:
     event.data.u64 = <uint64_t>TAG_WAKE << 32
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, loop.mailbox.wake, &event) != 0:
         return errno
-    for i in range(loop.hub.nlisten):
-        failed = _listen(loop, i)
-        if failed:
-            return failed
     return 0
 
 
@@ -195,9 +140,7 @@ cdef inline SE_COLD _close(Loop* loop) noexcept nogil:
         connect_end(loop, b"")
     receipts_tell_all(loop)
     outbox_post_all(loop)
-    parking_close(loop)
-    for i in range(loop.accept.nlisteners):
-        close(loop.accept.listeners[i])
+    listening_end(loop)
     if loop.accept.reserve >= 0:
         close(loop.accept.reserve)
     if loop.cpu.schedstat >= 0:

@@ -5,8 +5,8 @@ Hub: written before the loops start, then only read. Fields that change later ar
 Loop: only its thread touches it, except for these fields:
 * `mailbox` and `missed`: any thread posts to them;
 * `asked_of`: other loops add to it; `behind` and `seen`: other loops read them;
-* `copied` and `copy` (which `copied` releases), `kicked`, `accept.own_table` and `done`: Python reads them. It writes
-  `done` and `thread` when it starts the thread.
+* `copied` and `copy` (which `copied` releases), `kicked`, `listened`, `listens`, `accept.own_table` and `done`: Python
+  reads them. It writes `done` and `thread` when it starts the thread.
 The local peer and the control thread each have a Loop without sockets (a pseudo-loop), used under the GIL. They make
 packets, hold them back and post them like any other loop.
 """
@@ -19,7 +19,7 @@ from signal_core.base.limits cimport (
 )
 from signal_core.base.memory cimport Mem, Packet
 from signal_core.base.span cimport Span, span_of
-from signal_core.base.sys cimport epoll_event, iovec, pthread_t, sockaddr_storage
+from signal_core.base.sys cimport epoll_event, iovec, pthread_t
 from signal_core.tables.acl cimport Rights
 from signal_core.tables.conn_table cimport Slab
 from signal_core.tables.drop_table cimport Missed, Missing
@@ -91,16 +91,11 @@ cdef struct Network:              # addresses with a common prefix
     uint8_t address[ADDRESS_BYTES]
     uint32_t bits
 
-cdef struct Listen:               # an address to listen on
-    sockaddr_storage address
-    uint32_t size                 # bytes of it that are used
-
 cdef struct Hub:
     Settings set
     Loop* loops[LOOP_INDEXES]     # by index; CONTROL_LOOP and LOCAL_PEER_LOOP are pseudo-loops
     uint32_t nloops
-    uint32_t nlisten
-    Listen listen[MAX_LISTENERS]
+    int passing[2]                # a socket pair: Python sends descriptors on 1, loops receive them on 0
     char node[NODE_MAX + 1]       # followed by a dot, for addresses of peers
     uint32_t node_len             # without the dot
     char prefix[PREFIX_SIZE]      # of NATS subjects
@@ -172,12 +167,19 @@ cdef struct Line:                 # connections that wait, oldest first; FLAG_RE
     uint32_t used                 # 4
     uint32_t size                 # 4
 
+cdef struct Listener:             # a loop's listening socket (client/listening.pxd)
+    int fd                        # -1: none
+    uint8_t kind                  # LISTEN_*
+    bint closing                  # it takes no new clients, and is closed once its accept backlog is empty
+    uint32_t drain_by             # ... and this tick has come: until then TCP handshakes under way are accepted
+    Lot lot                       # its parked clients
+
 cdef struct Accepting:            # listeners, and the pace of new connections (client/listener.pxd)
     int reserve                   # a spare descriptor: given up to accept and answer 503 when none is left
-    int listeners[MAX_LISTENERS]
-    uint32_t nlisteners
+    Listener listeners[MAX_LISTENERS]
+    uint32_t nlisteners           # one past the last that is open; there may be gaps
+    uint32_t nclosing             # how many are `closing`
     bint own_table                # its thread has a private descriptor table
-    Lot lots[MAX_LISTENERS]       # by listener
     uint32_t healths              # clients over the limits that were served in this tick
     uint32_t healths_tick
     bint masked                   # its listeners are not in epoll
@@ -203,7 +205,6 @@ cdef struct Stopping:             # progress of a stop (loop/shutdown.pxd)
     bint on
     uint32_t by                   # tick at which it ends, whatever is left
     uint32_t answer_by            # tick at which incomplete handshakes get 503
-    uint32_t drain_by             # tick until which TCP handshakes under way are still accepted
     uint32_t cursor               # next slot to close
 
 cdef struct Turn:                 # scheduling of an iteration (tables/turns.pxd)
@@ -302,6 +303,8 @@ cdef struct Loop:
     uint64_t copy[C_COUNT]        # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t kicked[KICKS_KEPT]   # atomic: 2 × the number of a KIND_KICK, + 1 if there was such a connection
+    uint64_t listened             # atomic: number of the last KIND_LISTEN << 16, + its errno
+    uint64_t listens              # atomic: a bit for each listener that is open
     pthread_t thread
     Wheel wheel
     Slab slab
