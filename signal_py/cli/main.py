@@ -1,4 +1,4 @@
-"""The command line: `signal-engine serve|check|pub|sub|send|drain|ctl|token|completion|version|help`."""
+"""The command line: `signal-engine serve|check|config|pub|sub|send|drain|ctl|token|completion|version|help`."""
 
 from __future__ import annotations
 
@@ -117,6 +117,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
     _add_check(commands)
+    _add_config(commands)
     for name, run in (("sub", _sub), ("pub", _pub), ("send", _send)):
         _add_client(commands, name, run)
     _add_drain(commands)
@@ -156,6 +157,24 @@ def _check(options: argparse.Namespace) -> int:
     from signal_py.cli.check import run, settings_of
 
     return run(*settings_of(given(options), options.config, options.strange), options.json)
+
+
+def _add_config(commands: argparse._SubParsersAction[Parser]) -> None:
+    from signal_py.cli.show_config import DESCRIPTION, add_arguments
+
+    short = "print every setting, its value, and where it came from"
+    config = commands.add_parser("config", help=short, description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    add_arguments(config, add_settings)
+    config.set_defaults(run=_config, reads=ENGINE_VARIABLES, collects=True)
+
+
+def _config(options: argparse.Namespace) -> int:
+    from signal_py.cli.check import settings_of
+    from signal_py.cli.show_config import run
+
+    config, faults = settings_of(given(options), options.config, options.strange)
+    faults.raise_all()
+    return run(config, options)
 
 
 def add_settings(command: argparse.ArgumentParser, settings: Iterable[Setting]) -> None:
