@@ -10,14 +10,14 @@ from signal_core.names import COUNTERS
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid, usleep
 from signal_core.base.counters cimport C_COUNT, C_TAKEN, C_TASKS_REFUSED
 from signal_core.base.kinds cimport (
     DIAL_GIVE_UP, DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_CONNECT, KIND_DIAL, KIND_EVENT, KIND_INQUIRY, KIND_KICK,
-    KIND_LISTEN, KIND_LOCAL_PEER, KIND_NEWS, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP, KIND_TO, KIND_VERDICT,
-    LISTEN_CLOSE, LISTEN_INHERITED, LISTEN_OWN, LISTEN_SHARED, TELL_PEER,
+    KIND_LISTEN, KIND_LOCAL_PEER, KIND_NEWS, KIND_RECEIPT, KIND_RELOAD, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP, KIND_TO,
+    KIND_VERDICT, LISTEN_CLOSE, LISTEN_INHERITED, LISTEN_OWN, LISTEN_SHARED, TELL_PEER,
 )
 from signal_core.base.limits cimport (
     ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, LOCAL_PEER_LOOP, LOOP_INDEXES, MAILS_WAITING, MAX_LISTENERS,
@@ -30,7 +30,8 @@ from signal_core.base.span cimport Span, span_between, span_first, span_from, sp
 from signal_core.base.sys cimport (
     AF_INET, AF_UNIX, EFD_CLOEXEC, EFD_NONBLOCK, SOCK_CLOEXEC, SOCK_SEQPACKET, close, eventfd, getrandom, htons,
     inet_pton, munmap, pthread_join, pthread_t, read, se_load_acquire, se_load_relaxed, se_malloc_steadily,
-    se_malloc_trim, se_malloc_trims, se_now_ms, se_pass, se_thread_start, sockaddr_in, sockaddr_in6, socketpair, write,
+    se_malloc_trim, se_malloc_trims, se_now_ms, se_pass, se_store_relaxed, se_thread_start, sockaddr_in, sockaddr_in6,
+    socketpair, write,
 )
 from signal_core.delivery.backpressure cimport backpressure_joins_wait, backpressure_tasks_full
 from signal_core.delivery.envelope cimport Message, message_init
@@ -60,12 +61,13 @@ from signal_core.tables.conn_table cimport slab_check_layout, slab_pages_new
 from signal_core.tables.ip_table cimport Addresses, addresses_end
 from signal_core.tables.loop_rooms cimport WATCH_NONE
 from signal_core.tables.mailbox cimport (
-    mailbox_is_empty, mailbox_sleep, mailbox_take, mailbox_taken, mailbox_tasks_done,
+    Mailbox, mailbox_is_empty, mailbox_sleep, mailbox_take, mailbox_taken, mailbox_tasks_done,
 )
 from signal_core.tables.room_table cimport (
     RoomEntry, room_table_check_layout, room_table_end, room_table_hash, room_table_init,
 )
-from signal_core.tables.state cimport Hub, Loop, Network, hub_node
+from signal_core.tables.settings cimport Network, Settings, settings_free
+from signal_core.tables.state cimport Hub, Loop, hub_node
 from signal_core.wire.command cimport HEAD_MAX, HEAD_MAX_AUTH, head_check_layout
 from signal_core.wire.frame cimport frame_check_layout, frame_close_code_valid
 from signal_core.wire.handshake cimport upgrade_check_layout
@@ -168,8 +170,10 @@ def may_close_with(code):
     return 0 <= code <= 0xffff and frame_close_code_valid(code)
 
 
+include "engine_settings.pxi"
 include "engine_loops.pxi"
 include "engine_listen.pxi"
+include "engine_reload.pxi"
 include "engine_peer.pxi"
 include "engine_mail.pxi"
 

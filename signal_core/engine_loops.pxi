@@ -1,20 +1,5 @@
 # Included by engine.pyx: loops made from settings, started and stopped.
 
-cdef void* memory_for(size_t n) except NULL:
-    """Allocates n bytes, for the caller to free. Raises MemoryError."""
-    cdef void* memory = malloc(n)
-    if memory == NULL:
-        raise MemoryError("no memory for the engine's settings")
-    return memory
-
-
-cdef char* text_kept(bytes text) except NULL:
-    """Copies a text, without a NUL, for the caller to free. Raises MemoryError."""
-    cdef char* copy = <char*>memory_for(len(text))
-    memcpy(copy, <char*>text, len(text))
-    return copy
-
-
 cdef bint is_v6only(int family, str ip, int port, listen):
     """IPV6_V6ONLY of an IPv6 listener: off for `::`, which also takes IPv4, unless an IPv4 one has the same port."""
     return family != AF_INET and (ip != "::" or (AF_INET, port) in [(one[0], one[2]) for one in listen])
@@ -46,11 +31,13 @@ cdef class Loops:
     """The loops of one engine: made from settings, started, given tasks, stopped."""
 
     cdef Hub* hub
+    cdef Settings* set          # the newest block, with the older ones that a loop may still read
     cdef Loop* control
     cdef Loop* local_peer
     cdef bint started, joined
     cdef int pid
     cdef uint64_t snapshot
+    cdef object reloading       # lock: one reload at a time
     cdef object counting        # lock: one call of `stats` at a time, because a loop has only one copy
     cdef object listening       # lock: one request about listeners at a time, because a loop has one answer
     cdef uint64_t request       # number of the last such request
@@ -71,11 +58,14 @@ cdef class Loops:
         self.rejoins = set()
         self.counting = threading.Lock()
         self.listening = threading.Lock()
+        self.reloading = threading.Lock()
         self.hub = <Hub*>slab_pages_new(sizeof(Hub))
         if self.hub == NULL:
             raise MemoryError("no memory for the engine")
         check_layouts()
         self.fill(settings)
+        self.set = settings_new(settings, self.hub.nloops)
+        self.set.number = 1
         self.make_loops(settings)
         self.control = self.hub.loops[CONTROL_LOOP]
         self.local_peer = self.hub.loops[LOCAL_PEER_LOOP]
@@ -83,120 +73,32 @@ cdef class Loops:
         self.local_peer_fd = self.local_peer.mailbox.wake
 
     cdef fill(self, dict s):
-        """Copies the settings into the hub, and makes the tables that the loops share."""
+        """Copies the settings that do not change into the hub, and makes the tables that the loops share."""
         cdef Hub* hub = self.hub
+        cdef bytes text = s["node"].encode()
         hub.nloops = s["loops"]
         if not 1 <= hub.nloops <= MAX_LOOPS:
             raise ValueError(f"loops is {hub.nloops}: it must be 1 to {MAX_LOOPS}")
-        self.fill_names(s)
-        self.fill_site(s)
-        self.fill_messages(s)
-        self.fill_connections(s)
-        self.fill_auth(s)
-        hub.set.hooks = bool(s["hooks"])
-        hub.set.memory_trim = s["memory_trim"] and se_malloc_trims()
-        hub.link = CLUSTER_AWAY if s["cluster"] else CLUSTER_OFF
-        hub.boot = se_now_ms() - TICK_MS
-        self.make_tables()
-
-    cdef fill_names(self, dict s):
-        """Copies the settings that messages name: the node, NATS subjects, the URL of a drain, HELLO."""
-        cdef Hub* hub = self.hub
-        cdef bytes text = s["node"].encode()
         hub.node_len = <uint32_t>len(text)
         memcpy(hub.node, <char*>text, hub.node_len)
         hub.node[hub.node_len] = c"."
         text = s["prefix"].encode()
         hub.prefix_len = <uint32_t>len(text)
         memcpy(hub.prefix, <char*>text, hub.prefix_len)
-        text = s["drain_url"].encode()
-        hub.set.drain_url_len = <uint32_t>len(text)
-        memcpy(hub.set.drain_url, <char*>text, hub.set.drain_url_len)
-        hello = {"node": s["node"], "version": s["version"], "max_message": s["max_message"],
-                 "max_rooms": s["max_rooms"], "ping_interval": s["ping_ms"], "ttl": s["ttl_ms"]}
-        text = json.dumps(hello, separators=(",", ":")).encode()
-        hub.hello = text_kept(text)
-        hub.hello_len = <uint32_t>len(text)
-
-    cdef fill_messages(self, dict s):
-        """Copies the settings about messages: their size, rate and life, and how many may wait."""
-        cdef Hub* hub = self.hub
-        hub.set.max_message = s["max_message"]
-        hub.set.max_frame = s["max_message"] + HEAD_MAX + 1
-        if s["auth"] != "off" and hub.set.max_frame < HEAD_MAX_AUTH:
-            hub.set.max_frame = HEAD_MAX_AUTH
-        hub.set.max_refs = s["max_refs"]
-        hub.set.message = ticks(s["message_ms"]) if s["message_ms"] else 0
-        hub.set.ttl_ms = s["ttl_ms"]
-        hub.set.rate = s["max_rate"]
-        hub.set.burst = max(s["max_burst"] or s["max_rate"], -(-s["max_rate"] * TICK_MS // 1000))
-        hub.set.input_loop = s["input_total"] // hub.nloops
-        hub.set.backlog_messages = s["backlog_messages"]
-        hub.set.backlog_bytes = s["backlog_bytes"]
-        hub.set.backlog_loop = s["backlog_total"] // hub.nloops
-        hub.set.nats_pending = s["nats_pending"]
-
-    cdef fill_connections(self, dict s):
-        """Copies the settings about connections: their number, pace, times and buffers."""
-        cdef Hub* hub = self.hub
-        hub.set.max_rooms = s["max_rooms"]
-        hub.set.max_connections = s["max_connections"]
-        hub.set.max_per_address = s["max_connections_per_address"]
-        hub.set.max_per_user = s["max_connections_per_user"]
-        hub.set.accept_interval = 1000000000 // s["accept_rate"] if s["accept_rate"] else 0
-        if s["accept_yield"]:
-            hub.set.yield_shortest = 1000000000 // (YIELD_MOST * s["processors"])
-            hub.set.yield_longest = 1000000000 // (YIELD_LEAST * s["processors"])
-        hub.set.handshake = ticks(s["handshake_ms"])
-        hub.set.ping = ticks(s["ping_ms"])
-        hub.set.pong = ticks(s["pong_ms"])
-        hub.set.stall = ticks(s["stall_ms"])
-        hub.set.close = ticks(s["close_ms"])
-        hub.set.send_buffer = s["send_buffer"]
-        hub.set.receive_buffer = s["receive_buffer"]
+        hub.link = CLUSTER_AWAY if s["cluster"] else CLUSTER_OFF
+        hub.boot = se_now_ms() - TICK_MS
+        self.make_tables()
 
     cdef make_tables(self):
-        """Makes the tables of rooms and, if connections are counted by address, of addresses. Raises MemoryError."""
+        """Makes the tables of rooms and of addresses. Raises MemoryError."""
         cdef Hub* hub = self.hub
         getrandom(hub.rooms.key, sizeof(hub.rooms.key), 0)
         if not room_table_init(&hub.rooms, hub.nloops):
             raise MemoryError("no memory for the room table")
-        if hub.set.max_per_address:
-            hub.addresses = <Addresses*>calloc(1, sizeof(Addresses))
-            if hub.addresses == NULL:
-                raise MemoryError("no memory for the table of addresses")
-            getrandom(hub.addresses.key, sizeof(hub.addresses.key), 0)
-
-    cdef fill_site(self, dict s):
-        """Copies the settings about requests: their sizes and path."""
-        cdef bytes path = s["path"].rstrip("/").encode()
-        cdef Hub* hub = self.hub
-        if <size_t>len(path) >= sizeof(hub.set.site.path):
-            raise ValueError(f"path has {len(path)} bytes: {sizeof(hub.set.site.path) - 1} at most")
-        hub.set.site.max_line = s["max_request_line"]
-        hub.set.site.max_head = s["max_head"]
-        hub.set.site.path_len = <uint32_t>len(path)
-        memcpy(hub.set.site.path, <char*>path, len(path))
-
-    cdef fill_auth(self, dict s):
-        """Copies the settings about who may connect. The lists are freed with the hub."""
-        cdef Hub* hub = self.hub
-        cdef uint32_t i
-        cdef bytes text
-        hub.set.auth = {"off": AUTH_OFF, "jwt": AUTH_TOKEN, "callback": AUTH_ANY}[s["auth"]]
-        hub.set.auth_patience = ticks(s["auth_timeout_ms"])
-        hub.set.auth_grace = <uint32_t>(s["auth_grace_ms"] // TICK_MS)
-        hub.set.auth_pending = max(1, s["auth_pending"] // hub.nloops)
-        if s["origins"]:
-            text = b"".join(origin.lower().encode() + b"\n" for origin in s["origins"])
-            hub.origins = text_kept(text)
-            hub.origins_len = <uint32_t>len(text)
-        if s["proxies"]:
-            hub.proxies = <Network*>memory_for(len(s["proxies"]) * sizeof(Network))
-            hub.nproxies = <uint32_t>len(s["proxies"])
-            for i, (address, bits) in enumerate(s["proxies"]):
-                memcpy(hub.proxies[i].address, <char*><bytes>address, ADDRESS_BYTES)
-                hub.proxies[i].bits = bits
+        hub.addresses = <Addresses*>slab_pages_new(sizeof(Addresses))
+        if hub.addresses == NULL:
+            raise MemoryError("no memory for the table of addresses")
+        getrandom(hub.addresses.key, sizeof(hub.addresses.key), 0)
 
     cdef make_loops(self, dict s):
         """Makes the loops and both pseudo-loops, without threads. Raises MemoryError, OSError."""
@@ -215,19 +117,28 @@ cdef class Loops:
             loop.mailbox.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
             if loop.mailbox.wake < 0:
                 raise OSError("no descriptor is left for the engine: raise the limit of open files (ulimit -n)")
-            loop.mailbox.limit = s["inbox_messages"] if i != CONTROL_LOOP else s["auth_pending"] + MAILS_WAITING
-            loop.mailbox.limit_bytes = max(s["inbox_messages"] * 1024, 4 * s["max_message"])
-            if i == CONTROL_LOOP:
-                loop.mailbox.limit_bytes = UINT64_MAX // 2
             loop.mailbox.asleep = 1
-            if not thread_init(loop, hub, i):
+            if not thread_init(loop, hub, self.set, i):
                 raise MemoryError("no memory for a loop")
+        self.limit_mailboxes(s)
         getrandom(&tag, sizeof(tag), 0)
         getrandom(&instance, sizeof(instance), 0)
         name = b"%016x" % instance
         memcpy(hub.loops[0].linked.presence.instance, <char*>name, INSTANCE_SIZE)
         hub.local_peer = ids_make(LOCAL_PEER_LOOP, 0, tag)
         self.address = self.peer_text(hub.local_peer)
+
+    cdef limit_mailboxes(self, dict s):
+        """Limits the payload of every mailbox. That of the control thread has room for the tokens of all loops, also of
+        those that a reload has not reached yet: it never shrinks."""
+        cdef uint32_t i
+        cdef uint64_t most = s["inbox_messages"], bytes_most = max(s["inbox_messages"] * 1024, 4 * s["max_message"])
+        cdef Mailbox* control = &self.hub.loops[CONTROL_LOOP].mailbox
+        for i in list(range(self.hub.nloops)) + [LOCAL_PEER_LOOP]:
+            se_store_relaxed(&self.hub.loops[i].mailbox.limit, most)
+            se_store_relaxed(&self.hub.loops[i].mailbox.limit_bytes, bytes_most)
+        se_store_relaxed(&control.limit, max(s["auth_pending"] + MAILS_WAITING, control.limit))
+        se_store_relaxed(&control.limit_bytes, UINT64_MAX // 2)
 
     cdef str peer_text(self, uint64_t id):
         """The address of a peer of this node."""
@@ -373,10 +284,8 @@ cdef class Loops:
         for i in range(2):
             if self.hub.passing[i] > 0:
                 close(self.hub.passing[i])
+        settings_free(self.set)
         for i in range(LOOP_INDEXES):
             if self.hub.loops[i] != NULL:
                 munmap(self.hub.loops[i], sizeof(Loop))
-        free(self.hub.hello)
-        free(self.hub.origins)
-        free(self.hub.proxies)
         munmap(self.hub, sizeof(Hub))

@@ -1,6 +1,6 @@
 # Included by engine.pyx: the local peer.
 
-cdef class Peer(Listeners):
+cdef class Peer(Reloading):
     """The embedding program as a peer."""
 
     def send(self, str target, bytes payload, bint binary, *, str ref, str re, int64_t ttl_ms):
@@ -20,7 +20,7 @@ cdef class Peer(Listeners):
             return self.route_to_room(to, &p, True)
         if ids_split_peer(span_bytes(to), &node_len) < 0:
             return code_name(CODE_BAD_REQUEST)
-        if p.payload.size > self.hub.set.max_message:
+        if p.payload.size > self.local_peer.set.max_message:
             return code_name(CODE_TOO_LARGE)
         p.re = span_bytes(re_bytes)
         if ref_bytes:
@@ -39,7 +39,7 @@ cdef class Peer(Listeners):
         cdef uint8_t code
         if not ids_room_valid(name) or room[:1] == b"$" or (room[:1] == b"@") != as_from:
             return code_name(CODE_BAD_REQUEST)
-        if p.payload.size > self.hub.set.max_message:
+        if p.payload.size > self.local_peer.set.max_message:
             return code_name(CODE_TOO_LARGE)
         local_peer_begin(self.local_peer)
         local_peer_stamp(self.local_peer, p)
@@ -75,7 +75,7 @@ cdef class Peer(Listeners):
         cdef bint joins = room not in self.entries
         if not ids_ref_valid(span_bytes(ref_bytes)) or not ids_room_valid(span_bytes(name)) or name[:1] in (b"$", b"@"):
             return code_name(CODE_BAD_REQUEST)
-        if joins and len(self.entries) >= self.hub.set.max_rooms:
+        if joins and len(self.entries) >= self.local_peer.set.max_rooms:
             return code_name(CODE_TOO_MANY_ROOMS)
         if backpressure_joins_wait(self.local_peer):
             self.local_peer.n[C_TASKS_REFUSED] += 1

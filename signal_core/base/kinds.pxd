@@ -23,6 +23,7 @@ cdef enum:
     KIND_QUESTION = 17    # query `origin` for a room's members, identified as in KIND_ROOM; data: the asking node
     KIND_LOCAL_PEER = 18  # the local peer joined (`code` 1) or left the room in the data
     KIND_LISTEN = 19      # `code` LISTEN_*: open or close listener `target`; `origin` numbers the request
+    KIND_RELOAD = 20      # the loop uses the Settings `pointer` from now on
 
 cdef enum:
     # Packet.code of a KIND_LISTEN: what to do, and which socket it is

@@ -34,10 +34,10 @@ cdef inline uint64_t accept_pacing_after(
     return interval if interval > shortest else 0
 
 
-cdef inline uint64_t _pace_interval(Hub* hub) noexcept nogil:
+cdef inline uint64_t _pace_interval(Loop* loop) noexcept nogil:
     """Returns the mean interval between new connections that is in force, in ns; 0: no limit."""
-    cdef uint64_t interval = se_load_relaxed(&hub.yield_interval)
-    return interval if interval > hub.set.accept_interval else hub.set.accept_interval
+    cdef uint64_t interval = se_load_relaxed(&loop.hub.yield_interval)
+    return interval if interval > loop.set.accept_interval else loop.set.accept_interval
 
 
 # -- accept-yield --
@@ -65,7 +65,7 @@ cdef inline void accept_pacing_look(Loop* loop) noexcept nogil:
     """Adjusts the pace, at most once per YIELD_LOOK_NS of all loops. Each loop calls it while it accepts."""
     cdef Hub* hub = loop.hub
     cdef uint64_t now, due, wait, after, interval = se_load_relaxed(&hub.yield_interval)
-    if hub.set.yield_longest == 0:
+    if loop.set.yield_longest == 0:
         return
     now = se_now_ns()
     if now - loop.cpu.looked < YIELD_LOOK_NS:
@@ -78,7 +78,7 @@ cdef inline void accept_pacing_look(Loop* loop) noexcept nogil:
         return
     if now < due or not se_cas_relaxed(&hub.yield_due, &due, now + YIELD_LOOK_NS):
         return
-    after = accept_pacing_after(interval, wait, hub.set.yield_shortest, hub.set.yield_longest)
+    after = accept_pacing_after(interval, wait, loop.set.yield_shortest, loop.set.yield_longest)
     if after > interval:
         loop.n[C_ACCEPT_YIELDED] += 1
     se_store_relaxed(&hub.yield_interval, after)
@@ -103,7 +103,7 @@ cdef inline bint _pace_is_due(Hub* hub, uint64_t interval) noexcept nogil:
 cdef inline bint accept_pacing_allows(Loop* loop, uint64_t* paid) noexcept nogil:
     """Whether the loop may accept one more connection. `paid` is what it cost, for accept_pacing_refund. A loop that
     shuts down is not paced."""
-    cdef uint64_t interval = _pace_interval(loop.hub)
+    cdef uint64_t interval = _pace_interval(loop)
     paid[0] = 0
     if interval == 0 or loop.accept.shut:
         return True

@@ -14,7 +14,7 @@ from signal_core.base.kinds cimport KIND_EVENT
 from signal_core.base.limits cimport ADDRESS_BYTES, ADDRESS_TEXT, AUTH_REF_TICKS, CONTROL_LOOP, RIGHTS_SHARED, TICK_MS
 from signal_core.base.memory cimport Packet, packet_data, packet_free, packet_new_heap, packet_set_end
 from signal_core.base.span cimport Span, span_from, span_none, span_of
-from signal_core.base.sys cimport SE_COLD
+from signal_core.base.sys cimport SE_COLD, SE_RARE
 from signal_core.base.text cimport text_put
 from signal_core.client.input_buffer cimport input_buffer_free
 from signal_core.client.open cimport open_answer_http, open_finish, open_user
@@ -42,6 +42,7 @@ from signal_core.wire.command cimport Head
 from signal_core.wire.handshake cimport (
     STATUS_MOST, TOKEN_BEARER, TOKEN_NONE, UNDECIDED, Upgrade, upgrade_parse, upgrade_token_decode,
 )
+from signal_core.wire.request cimport Site
 
 cdef enum:
     LIFE_MOST = 0x7fffffff     # ticks, 6.8 years: a token with a longer life never expires
@@ -92,7 +93,7 @@ cdef inline Packet* _ask_new(Loop* loop, Conn* c, const Upgrade* u, uint8_t sour
     packet.code = EVENT_ASK
     packet.target = conn_id(loop, c)
     packet.hash = u == NULL
-    remote_addr_of(loop.hub, c.fd, u, address)
+    remote_addr_of(loop.set, c.fd, u, address)
     p = text_put(remote_addr_put(<char*>packet.data, address), b"\n")
     p = _put_line(_put_request(p, u), user)
     p = _put_token(p, source, token, head)
@@ -111,11 +112,11 @@ cdef inline int auth_ask(Loop* loop, Conn* c, const Upgrade* u, Span head) noexc
     """Begins to authenticate a connection; the caller keeps its input meanwhile. Returns 0, or an HTTP status to refuse
     it with at once. With an authorizer (AUTH_ANY), Python gets the head, too."""
     cdef Packet* packet
-    if u.token_from == TOKEN_NONE and loop.hub.set.auth == AUTH_TOKEN:
+    if u.token_from == TOKEN_NONE and loop.set.auth == AUTH_TOKEN:
         return _auth_refused(loop, 401)
-    if loop.authenticating >= loop.hub.set.auth_pending:
+    if loop.authenticating >= loop.set.auth_pending:
         return _auth_refused(loop, UNDECIDED)
-    packet = _ask_new(loop, c, u, u.token_from, u.token, head if loop.hub.set.auth == AUTH_ANY else span_none())
+    packet = _ask_new(loop, c, u, u.token_from, u.token, head if loop.set.auth == AUTH_ANY else span_none())
     if packet == NULL:
         return _auth_refused(loop, UNDECIDED)
     if packet.size == 0:
@@ -126,7 +127,7 @@ cdef inline int auth_ask(Loop* loop, Conn* c, const Upgrade* u, Span head) noexc
     c.state = CONN_AUTHENTICATING
     c.flags |= FLAG_PAUSED
     conn_watch(loop, c)
-    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.auth_patience)
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.set.auth_patience)
     return 0
 
 
@@ -136,18 +137,18 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
     cdef Packet* packet = NULL
     if head.ref.size and refs_find(loop, c, head.ref) != NULL:
         code = CODE_BAD_REQUEST
-    elif loop.hub.set.auth == AUTH_OFF:
+    elif loop.set.auth == AUTH_OFF:
         code = CODE_DENIED
     elif c.flags & FLAG_RENEWING:
         code = CODE_RATE
     else:
-        if loop.authenticating < loop.hub.set.auth_pending:
+        if loop.authenticating < loop.set.auth_pending:
             packet = _ask_new(loop, c, NULL, TOKEN_BEARER, head.arg, span_none())
         if packet == NULL:
             code = CODE_UNAVAILABLE
             _auth_refused(loop, 503)
         elif head.ref.size:
-            code = refs_add(loop, c, head.ref, REF_AUTH, loop.tick + loop.hub.set.auth_patience + AUTH_REF_TICKS)
+            code = refs_add(loop, c, head.ref, REF_AUTH, loop.tick + loop.set.auth_patience + AUTH_REF_TICKS)
     if code == CODE_OK:
         c.flags |= FLAG_RENEWING
         loop.authenticating += 1
@@ -178,7 +179,7 @@ cdef inline Rights* _rights_shared(Loop* loop, Span text) noexcept nogil:
 cdef inline bint _auth_apply(Loop* loop, Conn* c, const Packet* packet) noexcept nogil:
     """Applies a verdict's rights and lifetime to a connection. False: no memory, and nothing is changed."""
     cdef Span text = span_from(packet_data(packet), packet.code)
-    cdef uint64_t life = packet.hash // TICK_MS + 1 + loop.hub.set.auth_grace
+    cdef uint64_t life = packet.hash // TICK_MS + 1 + loop.set.auth_grace
     cdef Rights* rights = NULL
     cdef Brief* brief
     if text.size == 0 and packet.hash == 0 and slab_cold(&loop.slab, c.slot).brief == NULL:
@@ -219,9 +220,15 @@ cdef inline void _auth_open(Loop* loop, Conn* c, const Packet* packet) noexcept 
     """Continues a handshake whose token was granted."""
     cdef Buffer* kept = c.pending
     cdef Upgrade u
-    cdef int head = upgrade_parse(span_of(kept.data, kept.used), 0, &loop.hub.set.site, &u)
+    cdef Site site = loop.set.site
+    cdef int head
+    site.max_line = site.max_head = kept.used  # the limits of when it came, which a reload may have lowered since
+    head = upgrade_parse(span_of(kept.data, kept.used), 0, &site, &u)
+    if SE_RARE(u.status):  # or has changed the path
+        auth_refuse(loop, c, u.status)
+        return
     loop.n[C_AUTH_GRANTED] += 1
-    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.handshake)
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.set.handshake)
     u.status = 503 if loop.accept.shut else open_user(loop, c, span_of(packet.data, packet.code))
     if u.status == 0 and not _auth_apply(loop, c, packet):
         u.status = 503

@@ -30,10 +30,10 @@ cdef inline void _over_say(Loop* loop, int which, uint64_t count) noexcept nogil
     cdef Hub* hub = loop.hub
     if which == OVER_LINE:
         p = text_put(p, b"requests are refused with 414: their line is over max-request-line, ")
-        p = text_put_uint(p, hub.set.site.max_line)
+        p = text_put_uint(p, loop.set.site.max_line)
     else:
         p = text_put(p, b"requests are refused with 431: their head is over max-head, ")
-        p = text_put_uint(p, hub.set.site.max_head)
+        p = text_put_uint(p, loop.set.site.max_head)
     p = text_put_uint(text_put(p, b" bytes; "), count)
     p = text_put(p, b" since the last such line, the latest with at least ")
     p = text_put(text_put_uint(p, se_load_relaxed(&hub.over_size[which])), b" bytes")
@@ -82,7 +82,7 @@ cdef inline size_t handshake_input(Loop* loop, Conn* c, Span input, size_t befor
     connection is upgraded, that of the input if it is refused, 0 if bytes are missing or it waits (for a verdict, or
     held)."""
     cdef Upgrade u
-    cdef int head = upgrade_parse(input, before, &loop.hub.set.site, &u)
+    cdef int head = upgrade_parse(input, before, &loop.set.site, &u)
     if head == -2:
         return 0
     if SE_RARE(u.status == 414 or u.status == 431) and u.why == NULL:
@@ -96,7 +96,7 @@ cdef inline size_t handshake_input(Loop* loop, Conn* c, Span input, size_t befor
         return 0
     if u.status == 0:
         u.status = open_origin(loop, c, &u)
-    if u.status == 0 and loop.hub.set.auth != AUTH_OFF:
+    if u.status == 0 and loop.set.auth != AUTH_OFF:
         u.status = auth_ask(loop, c, &u, span_of(input.at, <size_t>head))
         if u.status == 0:
             return 0

@@ -21,7 +21,7 @@ cdef inline Buffer* input_buffer_grow(Loop* loop, Buffer* buffer, size_t need, s
         size *= 2
     if size > most and most >= need:
         size = most
-    if loop.n[C_INPUT_BYTES] + size - before > loop.hub.set.input_loop:
+    if loop.n[C_INPUT_BYTES] + size - before > loop.set.input_loop:
         loop.n[C_INPUT_LIMITED] += 1
         loop.input_code = 1013
         return NULL

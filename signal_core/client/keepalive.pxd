@@ -24,7 +24,7 @@ from signal_core.tables.conn_table cimport (
     CONN_AUTHENTICATING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, NO_SLOT, Cold,
     Conn, Extra, slab_cold, slab_conn, slab_extra, slab_whole,
 )
-from signal_core.tables.state cimport Hub, Loop, loop_ms
+from signal_core.tables.state cimport Loop, loop_ms
 from signal_core.tables.timer_wheel cimport wheel_arm, wheel_is_late, wheel_pop
 from signal_core.wire.frame cimport OP_PING
 from signal_core.wire.handshake cimport UNDECIDED, UNHANDLED
@@ -58,15 +58,14 @@ cdef inline bint _may_answer(Loop* loop, Conn* c, uint32_t ticks) noexcept nogil
 
 cdef inline uint32_t _asked(const Loop* loop, const Cold* cold, uint32_t patience) noexcept nogil:
     """Returns the tick of the next check of a client that owes a pong: when it is late, or a ping could be due."""
-    cdef uint32_t late = cold.asked + patience, due = loop.tick + loop.hub.set.ping
+    cdef uint32_t late = cold.asked + patience, due = loop.tick + loop.set.ping
     return late if late < due else due
 
 
 cdef inline uint32_t _keepalive(Loop* loop, Conn* c) noexcept nogil:
     """Pings a silent client, and kills one that stays silent. Returns the tick of the next check; 0: it is dead."""
     cdef Cold* cold = slab_cold(&loop.slab, c.slot)
-    cdef Hub* hub = loop.hub
-    cdef uint32_t patience = hub.set.pong + 1  # its ping may have left at the end of a tick
+    cdef uint32_t patience = loop.set.pong + 1  # its ping may have left at the end of a tick
     cdef uint32_t silence
     if c.heard < cold.asked:
         if loop.tick < cold.asked + patience:
@@ -81,7 +80,7 @@ cdef inline uint32_t _keepalive(Loop* loop, Conn* c) noexcept nogil:
     if loop.tick - c.heard < silence:
         return c.heard + silence
     if c.flags & FLAG_BLOCKED:
-        return loop.tick + hub.set.ping
+        return loop.tick + loop.set.ping
     cold.asked = loop.tick
     _ping(loop, c)
     return _asked(loop, cold, patience)
@@ -111,7 +110,7 @@ cdef inline bint _blocked(Loop* loop, Conn* c) noexcept nogil:
     if unsent != extra.unsent:
         extra.unsent = unsent
         extra.progress = loop.tick
-    if loop.tick - extra.progress < loop.hub.set.stall:
+    if loop.tick - extra.progress < loop.set.stall:
         return True
     loop.n[C_STALLED] += 1
     conn_close_stalled(loop, c)
@@ -182,7 +181,7 @@ cdef inline bint keepalive_hurry(const Loop* loop) noexcept nogil:
 cdef inline uint32_t _timers_share(const Loop* loop) noexcept nogil:
     """Returns how many timers may fire in one ms. A ping interval fires each connection's timer twice, for the ping and
     for the pong; the wheel passes each once in its period."""
-    cdef uint32_t interval = loop.hub.set.ping
+    cdef uint32_t interval = loop.set.ping
     if interval > WHEEL_SLOTS:
         interval = WHEEL_SLOTS
     return TIMERS_PER_MS + 2 * loop.wheel.armed // (TIMERS_WITHIN * interval)

@@ -30,7 +30,7 @@ from signal_core.delivery.conn cimport conn_release_quota, conn_say_last, conn_s
 from signal_core.tables.conn_table cimport (
     CONN_DEAD, CONN_HANDSHAKE, FLAG_PAUSED, FLAG_QUOTA, Conn, slab_free, slab_take,
 )
-from signal_core.tables.state cimport TAG_LISTENER, Hub, Listener, Loop, Lot, loop_ms
+from signal_core.tables.state cimport TAG_LISTENER, Listener, Loop, Lot, loop_ms
 from signal_core.tables.timer_wheel cimport wheel_arm
 from signal_core.wire.handshake cimport STATUS_HEALTH, STATUS_MOST, Upgrade, upgrade_parse
 from signal_core.wire.response cimport response_refuse, response_upgrade
@@ -62,7 +62,7 @@ cdef inline void _shed(Loop* loop, int fd) noexcept nogil:
     cdef ssize_t n = recv(fd, loop.input, READ_BUFFER, MSG_DONTWAIT)
     memset(&u, 0, sizeof(u))
     if n > 0:
-        upgrade_parse(span_of(loop.input, <size_t>n), 0, &loop.hub.set.site, &u)
+        upgrade_parse(span_of(loop.input, <size_t>n), 0, &loop.set.site, &u)
     if u.status != STATUS_HEALTH or loop.accept.shut:
         u.status = 503
         u.why = NULL
@@ -168,24 +168,27 @@ cdef inline int _shed_with_reserve(Loop* loop, int listener) noexcept nogil:
 
 # -- limits --
 
-cdef inline bint _take_quota(Hub* hub) noexcept nogil:
-    """Counts one more connection against max-connections. False: the limit is reached."""
-    cdef uint64_t taken = se_load_relaxed(&hub.quota_used)
-    while taken < hub.set.max_connections:
-        if se_cas_relaxed(&hub.quota_used, &taken, taken + 1):
+cdef inline bint _take_quota(Loop* loop) noexcept nogil:
+    """Counts one more connection against max-connections, also without that limit, which a reload may set. False: the
+    limit is reached."""
+    cdef uint64_t most = loop.set.max_connections, taken
+    if most == 0:
+        se_add_relaxed(&loop.hub.quota_used, 1)
+        return True
+    taken = se_load_relaxed(&loop.hub.quota_used)
+    while taken < most:
+        if se_cas_relaxed(&loop.hub.quota_used, &taken, taken + 1):
             return True
     return False
 
 
 cdef inline int _admit(Loop* loop, Conn* c) noexcept nogil:
     """Counts a new connection against its limits. Returns 0, or the HTTP status to refuse it with."""
-    cdef Hub* hub = loop.hub
-    se_add_relaxed(&hub.connections, 1)
-    if hub.set.max_connections:
-        if not _take_quota(hub):
-            return 503
-        c.flags |= FLAG_QUOTA
-    if loop.book != NULL and not remote_addr_count_peer(loop, c):
+    se_add_relaxed(&loop.hub.connections, 1)
+    if not _take_quota(loop):
+        return 503
+    c.flags |= FLAG_QUOTA
+    if loop.set.max_per_address and not remote_addr_count_peer(loop, c):
         loop.n[C_ADDRESS_LIMITED] += 1
         return 429
     return 0
@@ -207,7 +210,6 @@ cdef inline void _hesitate(Loop* loop, Conn* c, int status) noexcept nogil:
 
 cdef inline void _adopt(Loop* loop, int fd) noexcept nogil:
     """Makes a connection of an accepted socket, and reads it at once, because the handshake has usually arrived."""
-    cdef Hub* hub = loop.hub
     cdef Conn* c
     cdef epoll_event event
     cdef int status
@@ -231,7 +233,7 @@ cdef inline void _adopt(Loop* loop, int fd) noexcept nogil:
         _hesitate(loop, c, status)
         return
     wheel_arm(&loop.wheel, &loop.slab, c.slot,
-              loop.stop.answer_by if loop.accept.shut else loop.tick + hub.set.handshake)
+              loop.stop.answer_by if loop.accept.shut else loop.tick + loop.set.handshake)
     session_read(loop, c)
 
 

@@ -43,10 +43,10 @@ cdef inline void _options(const Loop* loop, int fd) noexcept nogil:
     """Sets what accepted TCP sockets inherit from their listener. The kernel doubles the sizes of buffers
     (socket(7)); 0 means no limit."""
     _set(fd, IPPROTO_TCP, TCP_NODELAY, 1)
-    if loop.hub.set.send_buffer:
-        _set(fd, SOL_SOCKET, SO_SNDBUF, <int>(loop.hub.set.send_buffer // 2))
-    if loop.hub.set.receive_buffer:
-        _set(fd, SOL_SOCKET, SO_RCVBUF, <int>(loop.hub.set.receive_buffer // 2))
+    if loop.set.send_buffer:
+        _set(fd, SOL_SOCKET, SO_SNDBUF, <int>(loop.set.send_buffer // 2))
+    if loop.set.receive_buffer:
+        _set(fd, SOL_SOCKET, SO_RCVBUF, <int>(loop.set.receive_buffer // 2))
 
 
 cdef inline int _bound(const Loop* loop, const Packet* packet) noexcept nogil:
@@ -121,7 +121,7 @@ cdef inline void _close(Loop* loop, uint32_t which) noexcept nogil:
 cdef inline void listening_refuse(Loop* loop, uint32_t which) noexcept nogil:
     """Begins to close a listener: no client can connect to it any more. No effect the second time."""
     cdef Listener* listener = &loop.accept.listeners[which]
-    cdef uint32_t half = loop.hub.set.close // 2
+    cdef uint32_t half = loop.set.close // 2
     if listener.fd < 0 or listener.closing:
         return
     if listener.kind == LISTEN_INHERITED:

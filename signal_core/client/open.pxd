@@ -1,6 +1,6 @@
 """Ends a handshake: joins its rooms and sends 101 and HELLO, or refuses it. Runs on the connection's loop."""
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport UINT32_MAX, uint32_t, uint8_t
 from signal_core.base.counters cimport (
     C_ADDRESS_LIMITED, C_AUTH_DENIED, C_CONNECTIONS, C_HANDSHAKES_REFUSED, C_OPENED, C_ORIGINS_REFUSED, C_SHED,
     C_USER_LIMITED,
@@ -41,10 +41,10 @@ cdef inline void open_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcep
 cdef inline int open_origin(Loop* loop, const Conn* c, const Upgrade* u) noexcept nogil:
     """Checks a handshake's Origin, and the client's address behind a proxy. Returns 0, or the HTTP status to refuse it
     with."""
-    if not origin_allowed(loop.hub, u):
+    if not origin_allowed(loop.set, u):
         loop.n[C_ORIGINS_REFUSED] += 1
         return 403
-    if loop.book != NULL and not remote_addr_count_forwarded(loop, c, u):
+    if loop.set.max_per_address and not remote_addr_count_forwarded(loop, c, u):
         loop.n[C_ADDRESS_LIMITED] += 1
         return 429
     return 0
@@ -66,7 +66,7 @@ cdef inline int open_user(Loop* loop, Conn* c, Span user) noexcept nogil:
         return 401
     if membership_join(loop, c, name, &entry) != CODE_OK:
         return 503
-    if loop.hub.set.max_per_user and not se_count_below(&entry.users, loop.hub.set.max_per_user):
+    if not se_count_below(&entry.users, loop.set.max_per_user if loop.set.max_per_user else UINT32_MAX):
         membership_leave_one(loop, c, 0)
         loop.n[C_USER_LIMITED] += 1
         return 429
@@ -126,7 +126,7 @@ cdef inline void _open(Loop* loop, Conn* c, const Upgrade* u, Packet* packet) no
     conn_answer(loop, c, packet)
     if c.state == CONN_DEAD:
         return
-    if loop.hub.set.hooks:
+    if loop.set.hooks:
         hooks_tell(loop, c, EVENT_CONNECTED, 0)
     c.state = CONN_JOINING
     if c.phase.joining.waiting == 0:

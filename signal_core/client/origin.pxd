@@ -1,10 +1,10 @@
 """Whether the Origin of a handshake is allowed (RFC 6454).
 
-The list is the Hub's: written before the loops start, freed after they have ended.
+The list belongs to the Settings, and does not change.
 """
 
 from signal_core.base.span cimport Span, span_from, span_of, span_until
-from signal_core.tables.state cimport Hub
+from signal_core.tables.settings cimport Settings
 from signal_core.wire.handshake cimport Upgrade
 
 
@@ -46,11 +46,11 @@ cdef inline bint origin_matches(Span rule, Span origin) noexcept nogil:
             and _host_run(labels) and labels.at[0] != c'.')
 
 
-cdef inline bint origin_allowed(const Hub* hub, const Upgrade* u) noexcept nogil:
+cdef inline bint origin_allowed(const Settings* set, const Upgrade* u) noexcept nogil:
     """Whether the list allows this Origin. Without a list any is allowed. So is a request without Origin: only browsers
     have to send it, and other clients could send any."""
-    cdef Span rules = span_of(hub.origins, hub.origins_len), rule
-    if hub.origins == NULL or u.origin.at == NULL:
+    cdef Span rules = span_of(set.origins, set.origins_len), rule
+    if set.origins == NULL or u.origin.at == NULL:
         return True
     while rules.size:
         rule = span_of(rules.at, span_until(rules, c'\n'))

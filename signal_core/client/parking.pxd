@@ -49,7 +49,7 @@ cdef inline int parking_socket_asks(Loop* loop, int fd) noexcept nogil:
     cdef int head
     if n <= 0:
         return ASKS_UNKNOWN
-    head = upgrade_parse(span_of(loop.input, <size_t>n), 0, &loop.hub.set.site, &u)
+    head = upgrade_parse(span_of(loop.input, <size_t>n), 0, &loop.set.site, &u)
     if head == -2 and n < HEALTH_HEAD:
         return ASKS_UNKNOWN
     return ASKS_HEALTH if head > 0 and u.status == STATUS_HEALTH else ASKS_OTHER

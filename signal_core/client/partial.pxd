@@ -46,8 +46,8 @@ cdef inline SE_COLD partial_no_memory(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline void partial_arm(Loop* loop, Conn* c, const Buffer* part) noexcept nogil:
     """Arms an open connection's timer for the deadline of its incomplete input."""
-    if loop.hub.set.message and c.state == CONN_OPEN:
-        wheel_arm_by(&loop.wheel, &loop.slab, c.slot, part.since + loop.hub.set.message)
+    if loop.set.message and c.state == CONN_OPEN:
+        wheel_arm_by(&loop.wheel, &loop.slab, c.slot, part.since + loop.set.message)
 
 
 cdef inline void _part_store(Loop* loop, Conn* c, const uint8_t* p, size_t n, uint64_t need,
@@ -124,7 +124,7 @@ cdef inline uint32_t _part_due(Loop* loop, Conn* c, Buffer* part) noexcept nogil
     client that is not read because it does not take its answers. If unread input waits, which may be the rest, the time
     is doubled, but no more: a client that sends pings within a message would always have unread input.
     """
-    cdef int32_t patience = <int32_t>loop.hub.set.message, passed
+    cdef int32_t patience = <int32_t>loop.set.message, passed
     if patience == 0 or c.state != CONN_OPEN:
         return 0
     passed = <int32_t>(loop.tick - part.since)  # below 0 where PART_AGAIN_TICKS is more than message-timeout

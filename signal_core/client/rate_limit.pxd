@@ -11,17 +11,17 @@ cdef enum:
 
 cdef inline bint rate_limit_take(Loop* loop, Conn* c) noexcept nogil:
     """Whether one more message is within max-rate, which then counts it. Always true without a max-rate."""
-    return loop.hub.set.rate == 0 or _bucket_pay(loop, c)
+    return loop.set.rate == 0 or _bucket_pay(loop, c)
 
 
 cdef inline bint _bucket_pay(Loop* loop, Conn* c) noexcept nogil:
     """rate_limit_take, if a max-rate is set. True without memory for the bucket."""
-    cdef uint64_t most = <uint64_t>loop.hub.set.burst * TOKEN, tokens = most
+    cdef uint64_t most = <uint64_t>loop.set.burst * TOKEN, tokens = most
     cdef Extra* extra = conn_extra(loop, c)
     if extra == NULL:
         return True
     if extra.filled:
-        tokens = extra.tokens + <uint64_t>(loop.tick - extra.filled) * loop.hub.set.rate
+        tokens = extra.tokens + <uint64_t>(loop.tick - extra.filled) * loop.set.rate
         if tokens > most:
             tokens = most
     extra.filled = loop.tick
@@ -31,5 +31,5 @@ cdef inline bint _bucket_pay(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline void rate_limit_give(Loop* loop, Conn* c) noexcept nogil:
     """Gives back what the connection's last message took, because it will be handled again."""
-    if loop.hub.set.rate and c.flags & FLAG_WHOLE:
+    if loop.set.rate and c.flags & FLAG_WHOLE:
         slab_whole(&loop.slab, c).tokens += TOKEN

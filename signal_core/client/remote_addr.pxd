@@ -1,6 +1,6 @@
 """The address of a client, also behind trusted proxies, and its count of connections (max-connections-per-address).
 
-The list of proxies is the Hub's, and does not change. Any loop may count: tables/ip_table.pxd has locks.
+The list of proxies belongs to the Settings, and does not change. Any loop may count: tables/ip_table.pxd has locks.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -17,7 +17,8 @@ from signal_core.tables.ip_table cimport (
     address_book_erase, address_book_write, addresses_enter, addresses_leave, ip_table_has_ipv4, ip_table_hash,
     ip_table_is_mapped,
 )
-from signal_core.tables.state cimport Hub, Loop, Network
+from signal_core.tables.settings cimport Network, Settings
+from signal_core.tables.state cimport Loop
 from signal_core.wire.handshake cimport Upgrade
 
 
@@ -52,20 +53,20 @@ cdef inline bint _network_has(const Network* network, const uint8_t* address) no
     return rest == 0 or (network.address[whole] ^ address[whole]) >> (8 - rest) == 0
 
 
-cdef inline bint _is_proxy(const Hub* hub, const uint8_t* address) noexcept nogil:
+cdef inline bint _is_proxy(const Settings* set, const uint8_t* address) noexcept nogil:
     """Whether an address, or the IPv4 address in one that a translator made, is a trusted proxy's."""
     cdef uint8_t v4[ADDRESS_BYTES]
     cdef uint32_t i
     memset(v4, 0, 10)
     v4[10] = v4[11] = 0xff
     memcpy(v4 + 12, address + 12, 4)
-    for i in range(hub.nproxies):
-        if _network_has(&hub.proxies[i], address) or (ip_table_has_ipv4(address) and _network_has(&hub.proxies[i], v4)):
+    for i in range(set.nproxies):
+        if _network_has(&set.proxies[i], address) or (ip_table_has_ipv4(address) and _network_has(&set.proxies[i], v4)):
             return True
     return False
 
 
-cdef inline bint _walk_line(const Hub* hub, Span line, uint8_t* address, bint* told) noexcept nogil:
+cdef inline bint _walk_line(const Settings* set, Span line, uint8_t* address, bint* told) noexcept nogil:
     """Reads one X-Forwarded-For from its end, up to the first address that is no trusted proxy's. Returns whether to
     continue with the line before: all were trusted.
 
@@ -88,7 +89,7 @@ cdef inline bint _walk_line(const Hub* hub, Span line, uint8_t* address, bint* t
             return False
         memcpy(address, found, ADDRESS_BYTES)
         told[0] = True
-        if not _is_proxy(hub, found):
+        if not _is_proxy(set, found):
             return False
         if stop == 0:
             return True
@@ -113,17 +114,17 @@ cdef inline bint _peer_address(int fd, uint8_t* out) noexcept nogil:
     return True
 
 
-cdef inline bint remote_addr_of(const Hub* hub, int fd, const Upgrade* u, uint8_t* out) noexcept nogil:
+cdef inline bint remote_addr_of(const Settings* set, int fd, const Upgrade* u, uint8_t* out) noexcept nogil:
     """Gets the client's address, as 16 bytes: the one that trusted proxies report, else the socket's. `u` may be NULL.
     Returns whether a proxy reported it."""
     cdef uint32_t i = 0
     cdef uint32_t lines
     cdef bint told = False
-    if not _peer_address(fd, out) or u == NULL or not _is_proxy(hub, out):
+    if not _peer_address(fd, out) or u == NULL or not _is_proxy(set, out):
         return False
     lines = u.nforwarded if u.nforwarded < FORWARDED_LINES else FORWARDED_LINES
     for i in range(1, lines + 1):
-        if not _walk_line(hub, u.forwarded[(u.nforwarded - i) % FORWARDED_LINES], out, &told):
+        if not _walk_line(set, u.forwarded[(u.nforwarded - i) % FORWARDED_LINES], out, &told):
             break
     return told
 
@@ -133,7 +134,8 @@ cdef inline bint remote_addr_of(const Hub* hub, int fd, const Upgrade* u, uint8_
 cdef inline bint _address_enter(Loop* loop, const Conn* c, const uint8_t* address) noexcept nogil:
     """Counts one more connection of an address. False: it has max-connections-per-address, or no memory."""
     cdef uint64_t hash = ip_table_hash(loop.hub.addresses, address)
-    if not addresses_enter(loop.hub.addresses, hash, loop.hub.set.max_per_address):
+    remote_addr_uncount(loop, c)  # counted for its socket, if a reload has made that a trusted proxy since
+    if not addresses_enter(loop.hub.addresses, hash, loop.set.max_per_address):
         return False
     if not address_book_write(loop.book, c.slot, hash):
         addresses_leave(loop.hub.addresses, hash)
@@ -144,14 +146,14 @@ cdef inline bint _address_enter(Loop* loop, const Conn* c, const uint8_t* addres
 cdef inline bint remote_addr_count_peer(Loop* loop, const Conn* c) noexcept nogil:
     """Counts a new connection for its socket's address, unless that is a trusted proxy's. False: over the limit."""
     cdef uint8_t address[ADDRESS_BYTES]
-    return not _peer_address(c.fd, address) or _is_proxy(loop.hub, address) or _address_enter(loop, c, address)
+    return not _peer_address(c.fd, address) or _is_proxy(loop.set, address) or _address_enter(loop, c, address)
 
 
 cdef inline bint remote_addr_count_forwarded(Loop* loop, const Conn* c, const Upgrade* u) noexcept nogil:
     """Counts a connection, whose head has arrived, for the address that a trusted proxy reports. A proxy's own requests
     are not counted. False: over the limit."""
     cdef uint8_t address[ADDRESS_BYTES]
-    return not remote_addr_of(loop.hub, c.fd, u, address) or _address_enter(loop, c, address)
+    return not remote_addr_of(loop.set, c.fd, u, address) or _address_enter(loop, c, address)
 
 
 cdef inline void remote_addr_uncount(Loop* loop, const Conn* c) noexcept nogil:

@@ -54,13 +54,13 @@ cdef inline bint _session_is_long(const Loop* loop, Span message) noexcept nogil
     cdef size_t line = span_until(message, c"\n")
     if line == message.size:
         return message.size > HEAD_MAX and not span_starts(message, b"AUTH ")
-    return message.size - (line + 1) > loop.hub.set.max_message
+    return message.size - (line + 1) > loop.set.max_message
 
 
 cdef inline void _session_message(Loop* loop, Conn* c, Span message, bint binary) noexcept nogil:
     """Handles one whole message of an open connection."""
     cdef Head head
-    if SE_RARE(message.size > loop.hub.set.max_message) and _session_is_long(loop, message):
+    if SE_RARE(message.size > loop.set.max_message) and _session_is_long(loop, message):
         _session_fail(loop, c, CLOSE_TOO_BIG)
     elif head_parse(message, &head) < 0:
         ledger_count(loop, CODE_BAD_REQUEST)
@@ -100,7 +100,7 @@ cdef inline Buffer* _session_fragment(Loop* loop, Conn* c, const Frame* f, const
         conn_close_failed(loop, c, 1011)
         return NULL
     message = input_buffer_grow(loop, extra.message, (0 if extra.message == NULL else extra.message.used) + n + 1,
-                                loop.hub.set.max_frame + 1)
+                                loop.set.max_frame + 1)
     if message == NULL:
         conn_close_failed(loop, c, <uint16_t>loop.input_code)
         return NULL
@@ -188,9 +188,11 @@ cdef inline void _session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p)
 
 cdef inline uint64_t _session_allowance(Loop* loop, const Conn* c) noexcept nogil:
     """Returns how many bytes the next data frame may have."""
-    cdef uint64_t most = loop.hub.set.max_frame
+    cdef uint64_t most = loop.set.max_frame
+    cdef uint64_t used
     if SE_RARE(c.flags & FLAG_PARTS):
-        most -= slab_whole(&loop.slab, c).message.used
+        used = slab_whole(&loop.slab, c).message.used
+        return most - used if used < most else 0  # a reload may have lowered max-message
     return most
 
 
@@ -299,7 +301,7 @@ cdef inline ssize_t _session_recv(Loop* loop, Conn* c, void* p, size_t n) noexce
 
 cdef inline void _session_read_more(Loop* loop, Conn* c) noexcept nogil:
     """Reads more of a large frame, directly behind its first bytes."""
-    cdef size_t most = <size_t>loop.hub.set.max_frame + READ_BUFFER
+    cdef size_t most = <size_t>loop.set.max_frame + READ_BUFFER
     cdef Buffer* grown = input_buffer_grow(loop, c.pending, c.pending.used + READ_BUFFER // 16, most)
     cdef ssize_t got
     cdef size_t before

@@ -51,7 +51,7 @@ cdef inline void _message_fill(Loop* loop, Conn* c, const Head* head, bint binar
 
 cdef inline uint32_t _ref_deadline(const Loop* loop, int64_t ttl_ms) noexcept nogil:
     """Returns the tick at which an outstanding ref times out: the last one within the message's ttl plus 1 s."""
-    cdef int64_t ms = ttl_ms if ttl_ms >= 0 else loop.hub.set.ttl_ms
+    cdef int64_t ms = ttl_ms if ttl_ms >= 0 else loop.set.ttl_ms
     return loop.tick + <uint32_t>((ms + 1000) // TICK_MS) - 1
 
 

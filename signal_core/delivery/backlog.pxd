@@ -25,7 +25,7 @@ cdef inline uint64_t backlog_cost(const Queue* q) noexcept nogil:
 
 cdef inline bint backlog_has_room(const Loop* loop, uint64_t more) noexcept nogil:
     """Whether the loop's share of backlog-total has `more` bytes left."""
-    return loop.n[C_BACKLOG_BYTES] + more <= loop.hub.set.backlog_loop
+    return loop.n[C_BACKLOG_BYTES] + more <= loop.set.backlog_loop
 
 
 cdef inline bint backlog_has_share(const Loop* loop, uint64_t cost, uint64_t more) noexcept nogil:

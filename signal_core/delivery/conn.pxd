@@ -52,7 +52,7 @@ cdef inline uint32_t conn_silence(Loop* loop, const Conn* c) noexcept nogil:
 
     The first interval is shortened at random, to half at the least: otherwise connections that arrived together would
     be pinged together, again and again."""
-    cdef uint32_t interval = loop.hub.set.ping
+    cdef uint32_t interval = loop.set.ping
     return interval if slab_cold(&loop.slab, c.slot).asked else interval - c.tag % (interval // 2 + 1)
 
 
@@ -196,7 +196,7 @@ cdef inline void conn_drained(Loop* loop, Conn* c) noexcept nogil:
         c.flags &= <uint16_t>~FLAG_LAST
         c.state = CONN_LINGER
         shutdown(c.fd, SHUT_WR)
-        wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+        wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.set.close)
 
 
 cdef inline SE_COLD conn_expire(Loop* loop, Conn* c) noexcept nogil:
@@ -229,7 +229,7 @@ cdef inline SE_COLD conn_say_last(Loop* loop, Conn* c, Span text) noexcept nogil
     connection, and the client might lose the answer."""
     c.state = CONN_LINGER
     conn_release_quota(loop, c)
-    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.set.close)
     if not conn_socket_say_last(loop, c.fd, text):
         conn_kill(loop, c)
 
@@ -307,7 +307,7 @@ cdef inline int conn_write(Loop* loop, Conn* c) noexcept nogil:
 
 cdef inline bint _conn_has_room(const Loop* loop, const Conn* c, uint32_t size) noexcept nogil:
     """Whether `size` bytes more fit into the backlog of a blocked connection."""
-    return (c.out.bytes + size <= loop.hub.set.backlog_bytes and c.out.count < loop.hub.set.backlog_messages
+    return (c.out.bytes + size <= loop.set.backlog_bytes and c.out.count < loop.set.backlog_messages
             and backlog_has_share(loop, backlog_cost(&c.out), size + MESSAGE_COST))
 
 

@@ -47,7 +47,7 @@ cdef inline SE_COLD conn_close(Loop* loop, Conn* c, uint16_t code) noexcept nogi
     if c.state == CONN_DEAD or c.state == CONN_LINGER or c.state == CONN_CLOSING:
         return
     c.state = CONN_CLOSING
-    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.set.close)
     if c.flags & FLAG_PAUSED and not c.flags & FLAG_BLOCKED:
         conn_resume(loop, c)
     _conn_say_close(loop, c, code)
@@ -61,7 +61,7 @@ cdef inline SE_COLD conn_close_failed(Loop* loop, Conn* c, uint16_t code) noexce
         return
     c.state = CONN_LINGER
     c.flags |= FLAG_LAST
-    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.set.close)
     if not said:
         _conn_say_close(loop, c, code)
     elif c.out.head == NULL:
@@ -72,7 +72,7 @@ cdef inline void conn_close_soon(Loop* loop, Conn* c, uint16_t code) noexcept no
     """Answers the client's Close frame; the socket is closed once the answer is written."""
     c.state = CONN_LINGER
     c.flags |= FLAG_LAST | FLAG_DONE
-    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.hub.set.close)
+    wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.set.close)
     _conn_say_close(loop, c, code)
 
 

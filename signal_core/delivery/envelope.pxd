@@ -32,7 +32,7 @@ cdef struct Message:          # an envelope; its spans point into the reader's b
 
 cdef inline uint32_t message_expiry(const Loop* loop, int64_t ttl_ms) noexcept nogil:
     """Returns the last tick at which a message may be written. The engine's ttl counts if `ttl_ms` is -1."""
-    cdef uint32_t ms = <uint32_t>ttl_ms if ttl_ms >= 0 else loop.hub.set.ttl_ms
+    cdef uint32_t ms = <uint32_t>ttl_ms if ttl_ms >= 0 else loop.set.ttl_ms
     return loop.tick + ms // TICK_MS + 1
 
 

@@ -62,7 +62,7 @@ cdef inline void _remember(Link* link, const Packet* packet) noexcept nogil:
 
 cdef inline bint _has_room(const Loop* loop, size_t size) noexcept nogil:
     """Whether `size` bytes more may wait for NATS. The link's loop only."""
-    return loop.linked.state == LINK_UP and loop.linked.out.bytes + size <= loop.hub.set.nats_pending
+    return loop.linked.state == LINK_UP and loop.linked.out.bytes + size <= loop.set.nats_pending
 
 
 cdef inline bint nats_publish_is_over_limit(const Link* link, const Packet* packet) noexcept nogil:

@@ -50,7 +50,7 @@ cdef inline uint8_t refs_check(Loop* loop, const Conn* c, Span text) noexcept no
         return CODE_OK
     if refs_find(loop, c, text) != NULL:
         return CODE_BAD_REQUEST
-    return CODE_RATE if brief.nrefs >= loop.hub.set.max_refs else CODE_OK
+    return CODE_RATE if brief.nrefs >= loop.set.max_refs else CODE_OK
 
 
 cdef inline uint8_t refs_add(Loop* loop, Conn* c, Span text, uint8_t kind, uint32_t deadline) noexcept nogil:

@@ -93,13 +93,13 @@ cdef inline Packet* replies_hello_new(Loop* loop, Conn* c) noexcept nogil:
     """Returns the HELLO for a connection, with its address and user; NULL without memory."""
     cdef Hub* hub = loop.hub
     cdef Span user = conn_acl_user(loop, c)
-    cdef size_t size = 6 + hub.node_len + 1 + LOCAL_TEXT + 1 + hub.hello_len + conn_acl_json_size(user)
+    cdef size_t size = 6 + hub.node_len + 1 + LOCAL_TEXT + 1 + loop.set.hello_len + conn_acl_json_size(user)
     cdef char* p
     cdef Packet* packet = conn_frame(loop, c, OP_TEXT, size, &p)
     if packet == NULL:
         return NULL
     p = text_put(replies_put_peer(text_put(p, b"HELLO "), hub, conn_id(loop, c)), b"\n")
-    p = text_put_span(p, span_of(hub.hello, hub.hello_len - 1))
+    p = text_put_span(p, span_of(loop.set.hello, loop.set.hello_len - 1))
     text_put(conn_acl_json_put(p, user), b"}")
     return packet
 
@@ -148,7 +148,7 @@ cdef inline void replies_pong(Loop* loop, Conn* c, Span token) noexcept nogil:
 
 cdef inline SE_COLD replies_goaway(Loop* loop, Conn* c) noexcept nogil:
     """Sends GOAWAY: this node drains, and closes the connection within the time that GOAWAY gives."""
-    cdef Span url = span_of(loop.hub.set.drain_url, loop.hub.set.drain_url_len)
+    cdef Span url = span_of(loop.set.drain_url, loop.set.drain_url_len)
     cdef uint64_t ms = (loop.drain.by - loop.tick) * <uint64_t>TICK_MS if loop.drain.by > loop.tick else 0
     cdef size_t size = 7 + text_uint_size(ms) + (5 + url.size if url.size else 0)
     cdef char* p

@@ -5,13 +5,13 @@ from libc.string cimport memcpy
 from signal_core.base.counters cimport C_KICKED, C_WATCHERS
 from signal_core.base.kinds cimport (
     DIAL_INFO_TAKEN, DIAL_LEAVE, KIND_ASK, KIND_AWAIT, KIND_CONNECT, KIND_DIAL, KIND_INQUIRY, KIND_KICK, KIND_LISTEN,
-    KIND_LOCAL_PEER, KIND_NATS, KIND_NEWS, KIND_QUESTION, KIND_RECEIPT, KIND_ROOM, KIND_SNAPSHOT, KIND_STOP, KIND_SYNC,
-    KIND_TO, KIND_VERDICT,
+    KIND_LOCAL_PEER, KIND_NATS, KIND_NEWS, KIND_QUESTION, KIND_RECEIPT, KIND_RELOAD, KIND_ROOM, KIND_SNAPSHOT,
+    KIND_STOP, KIND_SYNC, KIND_TO, KIND_VERDICT,
 )
 from signal_core.base.limits cimport KICKS_KEPT
 from signal_core.base.memory cimport Packet, packet_data, packet_free, packet_text
 from signal_core.base.span cimport Span
-from signal_core.base.sys cimport SE_RARE, se_store_release
+from signal_core.base.sys cimport SE_RARE, se_store_relaxed, se_store_release
 from signal_core.client.auth cimport auth_verdict
 from signal_core.client.listening cimport listening_task
 from signal_core.delivery.backpressure cimport backpressure_hold_verdict, backpressure_joins_wait
@@ -39,6 +39,7 @@ from signal_core.tables.conn_table cimport (
 from signal_core.tables.loop_rooms cimport NO_ROOM, WATCH_NONE, Member, room_member, rooms_find
 from signal_core.tables.mailbox cimport mailbox_taken
 from signal_core.tables.room_table cimport room_table_hash
+from signal_core.tables.settings cimport Settings
 from signal_core.tables.state cimport Loop
 
 
@@ -108,6 +109,14 @@ cdef inline void _dial(Loop* loop, const Packet* packet) noexcept nogil:
         connect_end(loop, b"the NATS server can't be used")
 
 
+cdef inline void _reload(Loop* loop, const Settings* set) noexcept nogil:
+    """Handles a KIND_RELOAD. From then on, the loop does not read its old settings."""
+    loop.set = set
+    if set.yield_longest == 0:  # the last loop to do so leaves no pace behind
+        se_store_relaxed(&loop.hub.yield_interval, 0)
+    se_store_release(&loop.reloaded, set.number)
+
+
 cdef inline void _task(Loop* loop, Packet* packet) noexcept nogil:
     """Handles a task whose packet the caller frees afterwards."""
     if packet.kind == KIND_RECEIPT:
@@ -132,6 +141,8 @@ cdef inline void _task(Loop* loop, Packet* packet) noexcept nogil:
     elif packet.kind == KIND_SNAPSHOT:
         memcpy(loop.copy, loop.n, sizeof(loop.n))
         se_store_release(&loop.copied, packet.hash)
+    elif packet.kind == KIND_RELOAD:
+        _reload(loop, <const Settings*>packet.pointer)
     elif packet.kind == KIND_DIAL:
         _dial(loop, packet)
     elif packet.kind == KIND_LISTEN:

@@ -158,7 +158,7 @@ cdef inline void _loop_free(Loop* loop, Conn* c) noexcept nogil:
     cdef uint32_t code = extra.close_code if extra != NULL and extra.close_code else 1006
     write_queue_clear(loop, &c.out, C_DROPPED_GONE, CODE_NO_SUCH_PEER)
     conn_acl_uncount_user(loop, c)
-    if c.flags & FLAG_WEBSOCKET and loop.hub.set.hooks:
+    if c.flags & FLAG_WEBSOCKET and loop.set.hooks:
         hooks_tell(loop, c, EVENT_DISCONNECTED, code)
     membership_leave_all(loop, c)
     input_buffer_free(loop, c.pending)

@@ -33,7 +33,7 @@ cdef inline uint64_t _memory_in_use(const Loop* loop) noexcept nogil:
 
 cdef inline bint _trim_is_due(const Loop* loop) noexcept nogil:
     """Whether memory is being returned, or will be when the loop is quiet."""
-    return loop.trim.on or (loop.hub.set.memory_trim and _memory_in_use(loop) + TRIM_BYTES <= loop.trim.kept)
+    return loop.trim.on or (loop.set.memory_trim and _memory_in_use(loop) + TRIM_BYTES <= loop.trim.kept)
 
 
 cdef inline bint _trim_take(Loop* loop) noexcept nogil:
@@ -115,7 +115,7 @@ cdef inline void memory_return_look(Loop* loop) noexcept nogil:
         loop.trim.kept = used
     if SE_RARE(loop.trim.on):
         _trim_continue(loop)
-    elif SE_RARE(loop.trim.kept > TRIM_BYTES) and loop.hub.set.memory_trim:
+    elif SE_RARE(loop.trim.kept > TRIM_BYTES) and loop.set.memory_trim:
         _trim_begin(loop, used)
 
 

@@ -36,7 +36,7 @@ cdef inline void _shut(Loop* loop) noexcept nogil:
     if loop.accept.shut:
         return
     loop.accept.shut = True
-    loop.stop.answer_by = loop.tick + loop.hub.set.close // 2
+    loop.stop.answer_by = loop.tick + loop.set.close // 2
     for i in range(MAX_LISTENERS):  # nlisteners may fall meanwhile
         listening_refuse(loop, i)
 
@@ -102,7 +102,7 @@ cdef inline void _drain_close(Loop* loop) noexcept nogil:
 
 cdef inline void shutdown_begin_stop(Loop* loop) noexcept nogil:
     """Begins a stop, which ends a drain. It takes at most the close time. No effect the second time."""
-    cdef uint32_t close_ticks = loop.hub.set.close
+    cdef uint32_t close_ticks = loop.set.close
     if loop.stop.on:
         return
     _shut(loop)

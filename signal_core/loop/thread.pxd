@@ -32,11 +32,13 @@ from signal_core.tables.acl cimport rights_release
 from signal_core.tables.codes cimport CLUSTER_OFF, EVENT_LOG
 from signal_core.tables.conn_table cimport (
     CONN_DEAD, CONN_FREE, FLAG_DELAYED, FLAG_DIRTY, FLAG_READY, NO_SLOT, Conn, slab_conn, slab_end, slab_init,
+    slab_pages_new,
 )
 from signal_core.tables.ip_table cimport AddressBook, address_book_end
 from signal_core.tables.link_state cimport Link
 from signal_core.tables.loop_rooms cimport rooms_end, rooms_init
 from signal_core.tables.mailbox cimport mailbox_take
+from signal_core.tables.settings cimport Settings
 from signal_core.tables.state cimport LANE_DIRECT, LANE_SPREAD, TAG_WAKE, Hub, Loop
 from signal_core.tables.timer_wheel cimport wheel_init
 from signal_core.tables.turns cimport turns_lane_take
@@ -54,19 +56,20 @@ cdef inline bint _allocate(Loop* loop) noexcept nogil:
         if loop.linked == NULL:
             return False
         loop.linked.fd = -1
-    if loop.hub.addresses != NULL:
-        loop.book = <AddressBook*>calloc(1, sizeof(AddressBook))
-        if loop.book == NULL:
-            return False
+    loop.book = <AddressBook*>slab_pages_new(sizeof(AddressBook))
+    if loop.book == NULL:
+        return False
     loop.input = <unsigned char*>malloc(READ_BUFFER)
     loop.events = <epoll_event*>malloc(EVENTS * sizeof(epoll_event))
     loop.iov = <iovec*>malloc(IOV_MAX_SEND * sizeof(iovec))
     return loop.input != NULL and loop.events != NULL and loop.iov != NULL
 
 
-cdef inline bint thread_init(Loop* loop, Hub* hub, uint32_t index) noexcept nogil:
+cdef inline bint thread_init(Loop* loop, Hub* hub, const Settings* set, uint32_t index) noexcept nogil:
     """Initializes a zeroed loop. Runs on the thread that creates the engine. False: no memory; thread_end frees."""
     loop.hub = hub
+    loop.set = set
+    loop.reloaded = set.number
     loop.index = index
     loop.epoll = loop.accept.reserve = loop.cpu.schedstat = -1
     listening_init(loop)
@@ -169,6 +172,7 @@ cdef inline void* thread_main(void* argument) noexcept nogil:
     _close(loop)
     se_store_release(&loop.seen, UINT64_MAX)
     se_store_release(&loop.copied, UINT64_MAX)
+    se_store_release(&loop.reloaded, UINT64_MAX)
     se_store_release(&loop.done, LOOP_ENDED)
     return NULL
 

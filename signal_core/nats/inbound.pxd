@@ -72,7 +72,7 @@ cdef inline void _inbound_room(Loop* loop, const NatsOp* op, const NatsHeaders* 
         return
     if h.status:
         return
-    if op.payload.size > loop.hub.set.max_message:
+    if op.payload.size > loop.set.max_message:
         ledger_count(loop, CODE_TOO_LARGE)
         _room_missed(loop, entry)
         return
@@ -90,7 +90,7 @@ cdef inline void _inbound_answer(Loop* loop, uint64_t id, const NatsHeaders* h, 
     if target == NULL:
         return
     if (target != loop and se_load_relaxed(&target.mailbox.tasks) + loop.post.chains[target.index].tasks
-            >= target.mailbox.limit):
+            >= se_load_relaxed(&target.mailbox.limit)):
         loop.n[C_RECEIPTS_LOST] += 1
     elif h.receipt.at != NULL:
         receipts_tell_peer(loop, id, replies_code_parse(h.receipt), ref)
@@ -129,7 +129,7 @@ cdef inline void _inbound_peer(Loop* loop, const NatsOp* op, const NatsHeaders* 
     elif h.receipt.at != NULL or h.status:
         if ref.size:
             _inbound_answer(loop, id, h, ref)
-    elif op.payload.size > loop.hub.set.max_message:  # its payload may have been skipped
+    elif op.payload.size > loop.set.max_message:  # its payload may have been skipped
         _inbound_settle(loop, op, CODE_TOO_LARGE)
     else:
         _inbound_fill(loop, op, h, &p)

@@ -118,7 +118,7 @@ cdef inline void _link_on_name(Loop* loop, const NatsOp* op) noexcept nogil:
         return
     if op.payload.at == NULL or op.payload.size != INSTANCE_SIZE or not 0 < op.reply.size <= REPLY_MAX:
         return
-    if link.out.bytes > loop.hub.set.nats_pending:  # a flood of requests
+    if link.out.bytes > loop.set.nats_pending:  # a flood of requests
         return
     # Of two nodes that ask at the same time, the one with the smaller instance keeps the name.
     if link.state == LINK_UP or memcmp(link.presence.instance, op.payload.at, INSTANCE_SIZE) < 0:
@@ -288,7 +288,7 @@ cdef inline void _link_write(Loop* loop) noexcept nogil:
     cdef uint32_t before = link.out.bytes
     cdef int wrote = tls_send_queued(loop, NATS_ROUNDS)
     loop.n[C_NATS_BYTES_OUT] += before - link.out.bytes
-    if link.out.bytes <= loop.hub.set.nats_pending // 2:
+    if link.out.bytes <= loop.set.nats_pending // 2:
         se_store_relaxed(&loop.hub.clogged, 0)
     if wrote == WROTE_NONE:
         connect_end(loop, b"the NATS server closed the connection")

@@ -15,7 +15,7 @@ cdef enum:
 
 cdef inline bint _is_oversize(const Loop* loop, const NatsOp* op) noexcept nogil:
     """Whether a message is too large to keep: it is over max-message, and larger than any message of presence."""
-    cdef uint64_t most = loop.hub.set.max_message if loop.hub.set.max_message > NATS_KEPT else NATS_KEPT
+    cdef uint64_t most = loop.set.max_message if loop.set.max_message > NATS_KEPT else NATS_KEPT
     return op.payload.size > most or op.headers.size > NATS_HEADERS_KEPT
 
 

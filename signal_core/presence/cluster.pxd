@@ -375,7 +375,7 @@ cdef inline void cluster_tick(Loop* loop) noexcept nogil:
         remote_query_begin(loop)
     if link.state != LINK_UP:
         return
-    if link.presence.torn and link.out.bytes <= loop.hub.set.nats_pending // 2:
+    if link.presence.torn and link.out.bytes <= loop.set.nats_pending // 2:
         link.presence.torn = False
         se_add_relaxed(&loop.hub.presence_epoch, 1)
     if link.presence.beat_due <= loop.tick or (

@@ -290,7 +290,7 @@ cdef inline void events_tell_members(Loop* loop, RoomEntry* entry, uint32_t numb
 
     `numbers` holds the first and last number of the queries that it answers, in its lower and upper half; watchers that
     await another one do not get it. 0: all watchers do."""
-    cdef size_t most = loop.hub.set.max_message, body, head = 9 + entry.size
+    cdef size_t most = loop.set.max_message, body, head = 9 + entry.size
     cdef Span lines
     cdef char* out
     cdef Packet* packet

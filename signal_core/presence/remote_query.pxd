@@ -47,7 +47,7 @@ cdef inline bint remote_query_link_is_calm(const Loop* loop) noexcept nogil:
     """Whether NATS keeps up with what is queued, so that queries may be sent: nothing but rooms and nodes bounds their
     number. Those of this iteration, which have not reached the link, count as well."""
     cdef uint64_t waiting = sub_queue_size(loop.linked) + loop.post.chains[loop.index].bytes
-    return waiting < RESUME_BYTES and waiting <= loop.hub.set.nats_pending // 2
+    return waiting < RESUME_BYTES and waiting <= loop.set.nats_pending // 2
 
 
 cdef inline void remote_query_ask_nodes(Loop* loop, Audience* audience, uint16_t number,

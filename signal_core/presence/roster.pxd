@@ -172,7 +172,7 @@ cdef inline bint roster_fits(Loop* loop, RoomEntry* entry) noexcept nogil:
     for index in range(loop.hub.nloops):
         target = loop.hub.loops[index]
         if (se_load16_seqcst(&room_entry_loops(entry)[index >> WORD_SHIFT]) >> (index & (WORD_LOOPS - 1)) & 1
-                and se_load_relaxed(&target.asked_of) >= target.mailbox.limit):
+                and se_load_relaxed(&target.asked_of) >= se_load_relaxed(&target.mailbox.limit)):
             loop.n[C_QUESTIONS_FULL] += 1
             return False
     return True

@@ -22,6 +22,7 @@ from signal_core.tables.codes cimport CLUSTER_AWAY, CLUSTER_OFF, CODE_NO_SUCH_PE
 from signal_core.tables.conn_table cimport FLAG_DIRTY, FLAG_USER, Brief, slab_pages_new
 from signal_core.tables.link_state cimport Link
 from signal_core.tables.room_table cimport room_table_reclaim
+from signal_core.tables.settings cimport Settings
 from signal_core.tables.state cimport Hub, Loop
 from signal_core.tables.turns cimport turns_lane_take
 
@@ -84,6 +85,7 @@ cdef class Crowd:
     done and its mean ns of processor time; with `each`, which adds about a microsecond, also the longest and stalls.
     """
     cdef Hub* hub
+    cdef Settings set
     cdef uint32_t conns, opened
     cdef uint32_t* order
 
@@ -97,9 +99,9 @@ cdef class Crowd:
         self.hub = <Hub*>slab_pages_new(sizeof(Hub))
         if self.hub == NULL or not room_table_init(&self.hub.rooms, loops):
             raise MemoryError
-        self.hub.set.max_rooms = 1 << 10
-        self.hub.set.ping = ping
-        self.hub.set.pong = pong
+        self.set.max_rooms = 1 << 10
+        self.set.ping = ping
+        self.set.pong = pong
         self.hub.link = CLUSTER_OFF
         for i in range(loops):
             loop = <Loop*>slab_pages_new(sizeof(Loop))
@@ -107,7 +109,7 @@ cdef class Crowd:
                 raise MemoryError
             self.hub.loops[i] = loop
             # hub.nloops is still 0, so this allocates neither buffers nor a link
-            thread_init(loop, self.hub, i)
+            thread_init(loop, self.hub, &self.set, i)
             loop.tick = CROWD_TICK
             wheel_init(&loop.wheel, CROWD_TICK)
         self.hub.nloops = loops
@@ -173,7 +175,7 @@ cdef class Crowd:
 
     cdef bint open_one(self, uint64_t k, bint spread) noexcept nogil:
         cdef Loop* loop = self.loop_at(k)
-        cdef uint32_t early = <uint32_t>(k // self.hub.nloops % self.hub.set.ping) if spread else 0
+        cdef uint32_t early = <uint32_t>(k // self.hub.nloops % self.set.ping) if spread else 0
         cdef Conn* c = slab_take(&loop.slab)
         if c == NULL:
             return False
@@ -181,7 +183,7 @@ cdef class Crowd:
         c.tag = <uint32_t>(k * <uint64_t>0x9e3779b1)
         c.state = CONN_OPEN
         c.heard = loop.tick - early
-        wheel_arm(&loop.wheel, &loop.slab, c.slot, c.heard + self.hub.set.ping)
+        wheel_arm(&loop.wheel, &loop.slab, c.slot, c.heard + self.set.ping)
         return True
 
     cdef uint8_t join_one(self, uint64_t k, const char* kind, uint64_t size, bint listens) noexcept nogil:

@@ -15,6 +15,7 @@ from signal_core.tables.turns cimport turns_lane_add, turns_lane_put_back
 cdef class OneLoop:
     """A loop with `conns` open connections without sockets, in the slots from 0."""
     cdef Hub* hub
+    cdef Settings set
     cdef Loop* loop
 
     def __cinit__(self, uint32_t conns):
@@ -25,10 +26,10 @@ cdef class OneLoop:
             raise MemoryError
         self.hub.nloops = 1
         self.hub.loops[0] = self.loop
-        if not thread_init(self.loop, self.hub, 0):
+        if not thread_init(self.loop, self.hub, &self.set, 0):
             raise MemoryError
-        self.hub.set.input_loop = 1 << 20
-        self.hub.set.max_frame = 1 << 16
+        self.set.input_loop = 1 << 20
+        self.set.max_frame = 1 << 16
         for _ in range(conns):
             c = slab_take(&self.loop.slab)
             c.state = CONN_OPEN
@@ -87,7 +88,7 @@ cdef class OneLoop:
         cdef Conn* c = slab_conn(&self.loop.slab, 0)
         self.loop.tick = tick
         wheel_init(&self.loop.wheel, tick)
-        self.hub.set.message = patience
+        self.set.message = patience
         c.pending = input_buffer_grow(self.loop, c.pending, 16, 16)
         c.pending.since = since
 

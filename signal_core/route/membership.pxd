@@ -67,7 +67,7 @@ cdef inline uint8_t membership_join(Loop* loop, Conn* c, Span name, RoomEntry** 
     if room != NO_ROOM and room_member(&loop.rooms, &loop.slab, c, room) != NULL:
         entry[0] = loop.rooms.rooms[room].entry
         return CODE_OK
-    if c.nrooms >= (conn_acl_memberships(loop, c) if c.flags & (FLAG_LIMITED | FLAG_USER) else loop.hub.set.max_rooms):
+    if c.nrooms >= (conn_acl_memberships(loop, c) if c.flags & (FLAG_LIMITED | FLAG_USER) else loop.set.max_rooms):
         loop.n[C_ROOMS_REFUSED] += 1
         return CODE_TOO_MANY_ROOMS
     if room == NO_ROOM:

@@ -30,8 +30,9 @@ cdef inline Span conn_acl_user(Loop* loop, const Conn* c) noexcept nogil:
 
 
 cdef inline void conn_acl_uncount_user(Loop* loop, Conn* c) noexcept nogil:
-    """Ends its count against max-connections-per-user, before it leaves its rooms; no effect without that limit."""
-    if c.flags & FLAG_USER and loop.hub.set.max_per_user:
+    """Ends its count against max-connections-per-user, before it leaves its rooms. It is counted without that limit,
+    too, because a reload may set one."""
+    if c.flags & FLAG_USER:
         se_uncount(&_user_room(loop, c).users)
 
 
@@ -59,7 +60,7 @@ cdef inline bint conn_acl_may_send(Loop* loop, const Conn* c) noexcept nogil:
 cdef inline uint32_t conn_acl_memberships(Loop* loop, const Conn* c) noexcept nogil:
     """Returns how many memberships it may have, its user's room included, which no limit counts."""
     cdef Rights* rights = conn_acl_rights(loop, c)
-    cdef uint32_t most = loop.hub.set.max_rooms
+    cdef uint32_t most = loop.set.max_rooms
     if rights != NULL and rights.max_rooms < most:
         most = rights.max_rooms
     if c.flags & FLAG_USER and most < MOST_MEMBERSHIPS:

@@ -1,16 +1,17 @@
 """Counts the connections of each client address, for max-connections-per-address.
 
 The process has one table of 256 stripes, each with a spin lock; it is written when a connection's address is known and
-when the connection ends. The key is 64 bits of a keyed hash. All IPv6 addresses with the same first 64 bits count as
-one, since one client can use them all. But a translator (NAT64) puts unrelated IPv4 addresses under one prefix; there
-the IPv4 address counts (RFC 6052 §2.2).
+when the connection ends. The table and the books are mapped pages, which cost no memory until the limit is used. The
+key is 64 bits of a keyed hash. All IPv6 addresses with the same first 64 bits count as one, since one client can use
+them all. But a translator (NAT64) puts unrelated IPv4 addresses under one prefix; there the IPv4 address counts
+(RFC 6052 §2.2).
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memset
 from signal_core.base.limits cimport CACHE_LINE_WORDS, CHUNK_CONNS, CHUNK_SHIFT, MAX_CHUNKS
-from signal_core.base.sys cimport se_lock, se_siphash13, se_unlock
+from signal_core.base.sys cimport munmap, se_lock, se_siphash13, se_unlock
 
 cdef enum:
     ADDRESS_STRIPES = 256
@@ -178,7 +179,7 @@ cdef inline void addresses_end(Addresses* table) noexcept nogil:
     cdef int i
     for i in range(ADDRESS_STRIPES):
         free(table.stripes[i].slots)
-    free(table)
+    munmap(table, sizeof(Addresses))
 
 
 cdef inline void address_book_end(AddressBook* book) noexcept nogil:
@@ -186,4 +187,4 @@ cdef inline void address_book_end(AddressBook* book) noexcept nogil:
     cdef int i
     for i in range(MAX_CHUNKS):
         free(book.chunks[i])
-    free(book)
+    munmap(book, sizeof(AddressBook))

@@ -22,8 +22,8 @@ cdef struct Mailbox:
     uint64_t waiting      # 8  payload messages posted and not yet taken
     uint64_t bytes        # 8  their bytes
     uint64_t asleep       # 8  1: the consumer is, or is about to be, in epoll_wait
-    uint64_t limit        # 8  most payload messages
-    uint64_t limit_bytes  # 8  most bytes of them
+    uint64_t limit        # 8  atomic: most payload messages
+    uint64_t limit_bytes  # 8  atomic: most bytes of them
     int wake              # 4  the consumer's eventfd
     int spare             # 4
     uint64_t tasks        # 8  tasks posted and not yet handled
@@ -52,8 +52,8 @@ cdef inline void chain_add(Chain* chain, Packet* packet, bint payload) noexcept 
 
 cdef inline bint mailbox_has_room(Mailbox* mailbox, const Chain* held, size_t bytes) noexcept nogil:
     """Whether a payload message of `bytes` fits, with those that the producer still holds in its chain."""
-    return (se_load_relaxed(&mailbox.waiting) + held.count < mailbox.limit
-            and se_load_relaxed(&mailbox.bytes) + held.bytes + bytes <= mailbox.limit_bytes)
+    return (se_load_relaxed(&mailbox.waiting) + held.count < se_load_relaxed(&mailbox.limit)
+            and se_load_relaxed(&mailbox.bytes) + held.bytes + bytes <= se_load_relaxed(&mailbox.limit_bytes))
 
 
 cdef inline void mailbox_wake(Mailbox* mailbox) noexcept nogil:

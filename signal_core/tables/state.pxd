@@ -1,12 +1,12 @@
 """The state of an engine: the Hub that its loops share, and the Loop.
 
 Hub: written before the loops start, then only read. Fields that change later are atomic and say so; `rooms` and
-`addresses` have locks.
+`addresses` have locks. What a reload can change is in the Settings (settings.pxd), to which each Loop points.
 Loop: only its thread touches it, except for these fields:
 * `mailbox` and `missed`: any thread posts to them;
 * `asked_of`: other loops add to it; `behind` and `seen`: other loops read them;
-* `copied` and `copy` (which `copied` releases), `kicked`, `listened`, `listens`, `accept.own_table` and `done`: Python
-  reads them. It writes `done` and `thread` when it starts the thread.
+* `copied` and `copy` (which `copied` releases), `reloaded`, `kicked`, `listened`, `listens`, `accept.own_table` and
+  `done`: Python reads them. It writes `done` and `thread` when it starts the thread.
 The local peer and the control thread each have a Loop without sockets (a pseudo-loop), used under the GIL. They make
 packets, hold them back and post them like any other loop.
 """
@@ -14,7 +14,7 @@ packets, hold them back and post them like any other loop.
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from signal_core.base.counters cimport C_COUNT
 from signal_core.base.limits cimport (
-    ADDRESS_BYTES, CACHE_LINE_WORDS, DENIED_SUBJECTS, DRAIN_URL_SIZE, KICKS_KEPT, LOCAL_PEER_LOOP, LOOP_INDEXES,
+    CACHE_LINE_WORDS, DENIED_SUBJECTS, KICKS_KEPT, LOCAL_PEER_LOOP, LOOP_INDEXES,
     MAX_LISTENERS, MISSED_MOST, PREFIX_SIZE, RIGHTS_SHARED, TAGS_KEPT, TICK_MS,
 )
 from signal_core.base.memory cimport Mem, Packet
@@ -28,9 +28,9 @@ from signal_core.tables.link_state cimport Link
 from signal_core.tables.loop_rooms cimport Rooms
 from signal_core.tables.mailbox cimport Chain, Mailbox
 from signal_core.tables.room_table cimport RoomEntry, RoomTable
+from signal_core.tables.settings cimport Settings
 from signal_core.tables.timer_wheel cimport Wheel
 from signal_core.wire.ids cimport NODE_MAX
-from signal_core.wire.request cimport Site
 
 cdef enum:
     # epoll data: a slot, or above all slots
@@ -50,49 +50,7 @@ cdef enum:
 
     CROWD_WORDS = LOOP_INDEXES >> 6  # 64-bit words with a bit for each loop index
 
-cdef struct Settings:             # durations are in ticks unless they say otherwise
-    Site site                     # limits on a request, and the path of the endpoint
-    uint32_t max_message          # bytes of a payload
-    uint32_t max_frame            # bytes of a WebSocket message: head and payload
-    uint32_t max_rooms            # rooms a connection may be in
-    uint32_t max_refs             # refs a connection may have outstanding
-    uint32_t handshake            # limit on the time of a handshake
-    uint32_t ping
-    uint32_t pong
-    uint32_t stall
-    uint32_t message              # from the first byte of a message to its last; 0: no limit
-    uint32_t close
-    uint32_t ttl_ms               # ms; for messages without a ttl
-    uint32_t backlog_messages     # messages that may wait for one blocked socket
-    uint32_t backlog_bytes        # bytes that may wait for one blocked socket
-    uint64_t backlog_loop         # bytes that may wait for all blocked sockets of a loop: backlog-total / loops
-    uint32_t send_buffer          # bytes of a socket's send buffer; 0: the kernel decides
-    uint32_t receive_buffer
-    uint64_t max_connections      # 0: no limit
-    uint64_t max_per_address      # connections; 0: no limit
-    uint32_t max_per_user         # connections; 0: no limit
-    uint64_t accept_interval      # ns; mean interval between new connections; 0: no limit
-    uint64_t yield_shortest       # ns; shortest such interval while new connections yield to messages
-    uint64_t yield_longest        # ns; longest one; 0: new connections do not yield
-    uint32_t rate                 # messages a second from one connection; 0: no limit
-    uint32_t burst                # messages at once from one connection
-    uint64_t input_loop           # bytes of incomplete input that a loop may buffer: input-total / loops
-    uint32_t nats_pending         # bytes that may wait for NATS
-    bint hooks                    # report connects and disconnects to Python
-    bint memory_trim              # return freed memory to the system
-    char drain_url[DRAIN_URL_SIZE]  # the URL in GOAWAY; empty: none
-    uint32_t drain_url_len
-    uint32_t auth                 # AUTH_*
-    uint32_t auth_patience        # time limit of a verdict
-    uint32_t auth_grace           # time between the expiry of a token and the close
-    uint32_t auth_pending         # tokens of one loop that may await their verdict
-
-cdef struct Network:              # addresses with a common prefix
-    uint8_t address[ADDRESS_BYTES]
-    uint32_t bits
-
 cdef struct Hub:
-    Settings set
     Loop* loops[LOOP_INDEXES]     # by index; CONTROL_LOOP and LOCAL_PEER_LOOP are pseudo-loops
     uint32_t nloops
     int passing[2]                # a socket pair: Python sends descriptors on 1, loops receive them on 0
@@ -100,12 +58,6 @@ cdef struct Hub:
     uint32_t node_len             # without the dot
     char prefix[PREFIX_SIZE]      # of NATS subjects
     uint32_t prefix_len
-    char* hello                   # the JSON object of HELLO
-    uint32_t hello_len
-    char* origins                 # allowed origins, each followed by LF; NULL: any
-    uint32_t origins_len
-    uint32_t nproxies
-    Network* proxies              # proxies whose X-Forwarded-For is trusted
     uint64_t local_peer           # id of the local peer
     uint64_t boot                 # ms; the time of tick 0
     RoomTable rooms
@@ -115,11 +67,11 @@ cdef struct Hub:
     uint64_t denied[DENIED_SUBJECTS]  # atomic: hashes of subjects on which NATS does not let this node publish
     uint64_t ndenied              # atomic
     uint64_t connections          # atomic: open sockets on all loops
-    uint64_t quota_used           # atomic: how many of them count against max-connections, where it is set
+    uint64_t quota_used           # atomic: how many of them count against max-connections
     uint64_t accept_due           # atomic: ns; the time up to which accept-rate has been used
     uint64_t yield_interval       # atomic: ns; interval between new connections that yield to messages; 0: they do not
     uint64_t yield_due            # atomic: ns; when yield_interval is adjusted next
-    Addresses* addresses          # NULL: connections are not counted by address
+    Addresses* addresses          # connections by address, of those counted for max-connections-per-address
     uint64_t over[OVER_COUNT]     # atomic: requests over a size limit that are not logged yet
     uint64_t over_size[OVER_COUNT]  # atomic: bytes of the latest one
     uint64_t over_due             # atomic: ms; the earliest time of the next log line about them
@@ -264,6 +216,7 @@ cdef struct Trimming:             # returning freed memory to the system (loop/m
 
 cdef struct Loop:
     Hub* hub
+    const Settings* set           # those in force on this loop; KIND_RELOAD swaps them between two iterations
     uint32_t index
     uint32_t tick                 # the present tick, counted from Hub.boot
     uint32_t phase                # ms by which its ticks are early, so that the loops' timers do not fire together
@@ -294,7 +247,7 @@ cdef struct Loop:
     Link* linked                  # NULL on every loop but loop 0
     uint8_t* input                # the read buffer, READ_BUFFER bytes
     uint32_t input_code           # close code for the connection whose input buffer could not be allocated
-    AddressBook* book             # addresses by slot; NULL: connections are not counted by address
+    AddressBook* book             # addresses by slot, of connections that are counted; NULL: a pseudo-loop
     epoll_event* events
     iovec* iov
     uint32_t tags[TAGS_KEPT]      # random; the first `ntags` are unused
@@ -302,6 +255,7 @@ cdef struct Loop:
     uint64_t n[C_COUNT]           # counters
     uint64_t copy[C_COUNT]        # as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
+    uint64_t reloaded             # atomic: Settings.number of `set`
     uint64_t kicked[KICKS_KEPT]   # atomic: 2 × the number of a KIND_KICK, + 1 if there was such a connection
     uint64_t listened             # atomic: number of the last KIND_LISTEN << 16, + its errno
     uint64_t listens              # atomic: a bit for each listener that is open
