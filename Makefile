@@ -9,6 +9,7 @@
 #   make docs    the pages of docs/ that are generated from the source: settings, metrics, api
 #   make sdist   the source archive, in dist/
 #   make check-sdist   builds a wheel of it and one of the checkout, and compares them
+#   make wheel   a wheel for this Python in dist/, with the oldest manylinux tag that its use of glibc allows
 #   make clean   removes what was built, except .venv
 #
 # Benchmarks (bench/README.md):
@@ -35,6 +36,7 @@ WORKERS ?= $(if $(filter tests,$(TESTS)),4,0)
 ARGS ?=
 N ?= 1000000
 RUNS ?= 3
+DIST ?= dist
 QUIET ?= 60
 EXTRAS = embedded,jwt,test,lint
 
@@ -56,7 +58,7 @@ SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 export PYTHONDONTWRITEBYTECODE = 1
 
 .PHONY: run test lint debug asan tsan bench bench-peers bench-performance bench-scale bench-structures \
-	bench-instructions plots sizing docs sdist check-sdist clean
+	bench-instructions plots sizing docs sdist check-sdist wheel clean
 .DELETE_ON_ERROR:
 
 run: $(RUNNABLE)
@@ -119,6 +121,15 @@ check-sdist: sdist
 	$(PIP) wheel -q --no-deps --no-build-isolation --wheel-dir build/wheels/checkout .
 	$(PIP) wheel -q --no-deps --no-build-isolation --wheel-dir build/wheels/sdist "$$(ls -t dist/*.tar.gz | head -n 1)"
 	$(BIN)/python tests/support/compare_wheels.py build/wheels/*/*.whl
+
+# The extension is that of the checkout, unless it has to be compiled anew. All other files are copied anew.
+wheel: $(VENV)/.engine
+	rm -rf build/wheel
+	mkdir -p build/wheel/lib
+	if [ -d build/release-engine/lib ]; then cp -pr build/release-engine/lib/. build/wheel/lib; fi
+	$(PIP) wheel -q --no-deps --no-build-isolation --wheel-dir build/wheel . \
+	  --config-settings '--global-option=build --build-base=build/wheel --build-lib=build/wheel/lib'
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir $(DIST) build/wheel/*.whl
 
 clean:
 	rm -rf build dist *.egg-info signal_core/*.so $(addprefix $(VENV)/.,run engine probe installed)

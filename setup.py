@@ -69,7 +69,7 @@ def picohttpparser(build: Path) -> Path:
         )
     build.mkdir(parents=True, exist_ok=True)
     for name in ("picohttpparser.c", "picohttpparser.h"):
-        shutil.copyfile(folder / name, build / name)
+        shutil.copy2(folder / name, build / name)
     return build
 
 
