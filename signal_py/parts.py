@@ -9,6 +9,7 @@ from signal_py.auth.jwt import Verifier, verifier_of
 from signal_py.base.errors import Faults
 from signal_py.config.nats_url import Server, parse_url
 from signal_py.config.settings import SETTINGS, Config
+from signal_py.config.types import NATS_WORDS
 from signal_py.nats.credentials import Credentials
 from signal_py.nats.server_process import find_server, installed_server
 from signal_py.nats.tls import Tls
@@ -36,10 +37,8 @@ class Parts:
 
 def parts_of(config: Config, faults: Faults) -> Parts:
     """Loads the parts. Adds to `faults` what is wrong, and leaves out what belongs to settings with a fault."""
-    nats = config.nats
-    if nats == ("auto",):
-        nats = ("embedded",) if installed_server() else ("off",)
-    servers = [parse_url(url) for url in nats if url not in ("embedded", "off")]
+    nats = _nats(config)
+    servers = servers_of(config)
     program, credentials, tls, verifier = "", Credentials(), Tls(), None
     if nats == ("embedded",):
         with faults.of("nats", config.named("nats")):
@@ -54,6 +53,18 @@ def parts_of(config: Config, faults: Faults) -> Parts:
         with _of_given(config, faults, *KEYS, "auth"):
             verifier = verifier_of(config)
     return Parts(servers, program, credentials, tls, verifier)
+
+
+def servers_of(config: Config) -> list[Server]:
+    """Returns the NATS servers that the settings name; none if NATS is embedded or off."""
+    return [parse_url(url) for url in _nats(config) if url not in NATS_WORDS]
+
+
+def _nats(config: Config) -> tuple[str, ...]:
+    """Returns the setting, without `auto`."""
+    if config.nats == ("auto",):
+        return ("embedded",) if installed_server() else ("off",)
+    return config.nats
 
 
 def _of_given(config: Config, faults: Faults, *names: str) -> AbstractContextManager[None]:

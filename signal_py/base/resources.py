@@ -18,6 +18,7 @@ MIB = 1 << 20
 LEAST_MEMORY = MIB  # bytes; a lower limit is ignored
 UNKNOWN_MEMORY = 1024 * MIB  # bytes, if the machine's memory is not known
 V2 = ""  # the name of the one hierarchy of version 2; those of version 1 have their controllers' names
+CONTROLLERS = frozenset({"memory", "cpu"})  # of version 1
 NO_LIMIT = 1 << 62  # bytes; version 1 writes a larger number for no limit
 ESCAPE = re.compile(r"\\([0-7]{3})")
 USUAL_MOUNTS = (
@@ -92,14 +93,25 @@ def _process_limits() -> Iterator[float]:
 
 def limits_of_groups(root: Path = Path("/")) -> Group:
     """Reads the limits of this process's groups. `root`: the folder that contains `proc` and `sys`."""
-    own, mounts = parse_groups(_read(root / "proc/self/cgroup")), parse_mounts(_read(root / "proc/self/mountinfo"))
-    if not own or not mounts:  # no /proc
-        own, mounts = {"": "/", "memory": "/", "cpu": "/"}, [Mount(name, "/", point) for point, name in USUAL_MOUNTS]
     found = Group()
-    for folder, hierarchy in _folders(own, mounts):
-        path = root / folder.lstrip("/")
+    for path, hierarchy in folders_of_groups(root):
         found &= _limits_v2(path) if hierarchy == V2 else _limits_v1(path)
     return found
+
+
+def folders_of_groups(root: Path, controllers: frozenset[str] = CONTROLLERS) -> Iterator[tuple[Path, str]]:
+    """Yields the folder and the hierarchy of each group that this process is in, from the root of each hierarchy.
+
+    root         the folder that contains `proc` and `sys`
+    controllers  those of version 1 that matter
+    """
+    own = parse_groups(_read(root / "proc/self/cgroup"), controllers)
+    mounts = parse_mounts(_read(root / "proc/self/mountinfo"), controllers)
+    if not own or not mounts:  # no /proc
+        own = {V2: "/", **dict.fromkeys(CONTROLLERS, "/")}
+        mounts = [Mount(name, "/", point) for point, name in USUAL_MOUNTS]
+    for folder, hierarchy in _folders(own, mounts):
+        yield root / folder.lstrip("/"), hierarchy
 
 
 def _limits_v2(folder: Path) -> Group:
@@ -144,19 +156,19 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def parse_groups(text: str) -> dict[str, str]:
+def parse_groups(text: str, wanted: frozenset[str] = CONTROLLERS) -> dict[str, str]:
     """Parses /proc/self/cgroup: the process's group in each hierarchy that has limits."""
     found = {}
     for line in text.splitlines():
         number, *rest = line.split(":", 2)
         if len(rest) == 2:
             controllers, path = rest
-            names = {V2} if number == "0" and not controllers else {"memory", "cpu"} & set(controllers.split(","))
+            names = {V2} if number == "0" and not controllers else wanted & set(controllers.split(","))
             found.update(dict.fromkeys(names, path))
     return found
 
 
-def parse_mounts(text: str) -> list[Mount]:
+def parse_mounts(text: str, wanted: frozenset[str] = CONTROLLERS) -> list[Mount]:
     """Parses /proc/self/mountinfo: where those hierarchies are mounted (proc_pid_mountinfo(5))."""
     found = []
     for line in text.splitlines():
@@ -168,7 +180,7 @@ def parse_mounts(text: str) -> list[Mount]:
         if kinds[0] == "cgroup2":
             found.append(Mount(V2, root, point))
         elif kinds[0] == "cgroup":
-            names = {"memory", "cpu"} & set(kinds[2].split(","))
+            names = wanted & set(kinds[2].split(","))
             found.extend(Mount(name, root, point) for name in names)
     return found
 

@@ -1,4 +1,4 @@
-"""The command line: `signal-engine serve|check|config|pub|sub|send|drain|ctl|token|completion|version|help`."""
+"""The command line: `signal-engine serve|check|config|doctor|pub|sub|send|drain|ctl|token|completion|version|help`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from signal_py.base.log import say
 from signal_py.base.version import VERSION
 from signal_py.cli.check import one_line
 from signal_py.config.parsing import FAILED, MISUSE, Parser, check_variables, command_of, parse
-from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS
+from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS, Config
 from signal_py.config.sources import CONFIG_VARIABLE
 from signal_py.config.types import Setting
 
@@ -118,6 +118,7 @@ def _parser() -> Parser:
     _add_serve(commands)
     _add_check(commands)
     _add_config(commands)
+    _add_doctor(commands)
     for name, run in (("sub", _sub), ("pub", _pub), ("send", _send)):
         _add_client(commands, name, run)
     _add_drain(commands)
@@ -169,12 +170,18 @@ def _add_config(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _config(options: argparse.Namespace) -> int:
-    from signal_py.cli.check import settings_of
     from signal_py.cli.show_config import run
+
+    return run(_checked(options), options)
+
+
+def _checked(options: argparse.Namespace) -> Config:
+    """Returns the settings of an engine. Raises ConfigError."""
+    from signal_py.cli.check import settings_of
 
     config, faults = settings_of(given(options), options.config, options.strange)
     faults.raise_all()
-    return run(config, options)
+    return config
 
 
 def add_settings(command: argparse.ArgumentParser, settings: Iterable[Setting]) -> None:
@@ -195,6 +202,21 @@ def add_settings(command: argparse.ArgumentParser, settings: Iterable[Setting]) 
 def given(options: argparse.Namespace) -> dict[str, object]:
     """Returns the values of the flags that were given, by the name of their setting."""
     return {name[4:]: value for name, value in vars(options).items() if name.startswith("set.")}
+
+
+def _add_doctor(commands: argparse._SubParsersAction[Parser]) -> None:
+    from signal_py.cli.doctor import DESCRIPTION, add_arguments
+
+    short = "print how many connections this machine allows, and how to raise the first limit"
+    doctor = commands.add_parser("doctor", help=short, description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    add_arguments(doctor, add_settings)
+    doctor.set_defaults(run=_doctor, reads=ENGINE_VARIABLES, collects=True)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from signal_py.cli.doctor import run
+
+    return run(_checked(options), options)
 
 
 def _add_control(commands: argparse._SubParsersAction[Parser]) -> None:

@@ -56,7 +56,7 @@ def test_help_that_can_not_be_written() -> None:
     ("words", "message"),
     [
         (["serv"], "'serv' is not a command: write serve: see 'signal-engine --help'"),
-        (["zzz"], "'zzz' is not a command: use one of serve, check, config, sub, pub"),
+        (["zzz"], "'zzz' is not a command: use one of serve, check, config, doctor, sub, pub"),
         (["ctl", "node"], "'node' is not a command: write nodes: see 'signal-engine ctl --help'"),
         (
             ["serve", "--max-mesage", "5"],
