@@ -12,8 +12,10 @@ from statistics import NormalDist
 
 MIB = 1 << 20
 KERNEL = 4185  # bytes of one end of a connection in the kernel
+KERNEL_V1 = 1461  # ... of which a control group of version 1 counts so many, as it leaves out the socket itself
 CONNECTION = 96 + 8  # bytes of a connection in one room, in the engine
 BASE = 28 * 10**6  # bytes of an engine without connections
+GROUP_BASE = 24_400_000  # ... of which a control group counts so many: files may belong to another one
 ADDRESS_SPACE = (336_172 << 10, 73_856 << 10)  # bytes of address space of an engine, and of each loop
 DATA = (57_074 << 10, 8_582 << 10)  # bytes that RLIMIT_DATA counts, likewise
 PING = 13.6e-6  # seconds of processor time of a ping and its pong, among a million connections
@@ -33,18 +35,24 @@ class Bound:
     """A limit that others use, too.
 
     limit, used  in the unit of the limit
-    where        the file or flag that sets it
+    where        the file that sets it; "" for the machine
+    kernel       of memory: bytes that it counts for a connection in the kernel
     """
 
     name: str
     limit: float
     used: float = 0
     where: str = ""
+    kernel: int = KERNEL
 
     @property
     def left(self) -> float:
         """What is not used."""
         return max(self.limit - self.used, 0)
+
+    def bytes_of(self, connections: int) -> int:
+        """Returns the memory that an engine with these connections takes, as this limit counts it."""
+        return (GROUP_BASE if self.where else BASE) + connections * (self.kernel + CONNECTION)
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,8 @@ class Limit:
     key          what it is: descriptors, max-connections, files, memory, …
     name, value  for people
     connections  that it allows; infinity for any number
-    effect       "refuses": a client over it is refused or lost. "slows": connections over it wait or cost more
+    effect       "refuses": a client over it is refused. "kills": the kernel kills the engine, or another process.
+                 "slows": connections over it wait or cost more
     """
 
     key: str
@@ -112,12 +121,12 @@ class Limit:
 def limits_of(machine: Machine, plan: Plan) -> list[Limit]:
     """Returns all limits, the first to bite first."""
     found = [*_refusing(machine, plan), *_slowing(machine, plan)]
-    return sorted(found, key=lambda limit: (limit.effect, limit.connections))
+    return sorted(found, key=lambda limit: (limit.effect == "slows", limit.connections))
 
 
 def first_of(limits: list[Limit]) -> Limit:
-    """Returns the limit at which the engine begins to refuse clients."""
-    return min((limit for limit in limits if limit.effect == "refuses"), key=lambda limit: limit.connections)
+    """Returns the limit at which the engine begins to refuse clients, or is killed."""
+    return min((limit for limit in limits if limit.effect != "slows"), key=lambda limit: limit.connections)
 
 
 def _refusing(machine: Machine, plan: Plan) -> Iterator[Limit]:
@@ -132,9 +141,9 @@ def _refusing(machine: Machine, plan: Plan) -> Iterator[Limit]:
         value = f"{shown(machine.files.limit)}, {shown(machine.files.used)} used"
         yield Limit("files", "open files of all processes (fs.file-max)", value, max(machine.files.left - needed, 0))
     for bound in machine.memory:
-        free = max(bound.left - BASE, 0)
+        free = max(bound.left - bound.bytes_of(0), 0)
         value = f"{size(bound.limit)}, {size(bound.used)} used"
-        yield Limit(f"memory {bound.name}", bound.name, value, free // (KERNEL + CONNECTION))
+        yield Limit(f"memory {bound.name}", bound.name, value, free // (bound.kernel + CONNECTION), "kills")
     for key, name, most, parts in (
         ("address space", "address space (RLIMIT_AS)", machine.address_space, ADDRESS_SPACE),
         ("data", "data segment (RLIMIT_DATA)", machine.data, DATA),
@@ -242,7 +251,7 @@ def _fix_files(limit: Limit, connections: int, machine: Machine, plan: Plan) -> 
 
 def _fix_memory(limit: Limit, connections: int, machine: Machine, plan: Plan) -> Fix:
     bound = next(bound for bound in machine.memory if limit.key == f"memory {bound.name}")
-    needed = math.ceil(bound.used) + BASE + (connections + 1) * (KERNEL + CONNECTION)
+    needed = math.ceil(bound.used) + bound.bytes_of(connections + 1)
     command = f"echo {needed} > {bound.where}    (systemd: MemoryMax={needed})" if bound.where else ""
     command = command or f"a machine with {size(needed)} of memory, or more nodes"
     raised = replace(bound, limit=needed)

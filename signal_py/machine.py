@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from signal_py.base.resources import V2, folders_of_groups, limits_of_groups, parse_bytes
-from signal_py.capacity import Bound, Machine
+from signal_py.capacity import KERNEL, KERNEL_V1, Bound, Machine
 
 CLOSE_RANGE = 436  # the number of the system call close_range(2), the same on every architecture
 CLOSE_RANGE_UNSHARE = 2
@@ -20,6 +20,7 @@ HIGHEST = 2**31 - 2  # a descriptor that is never open
 PORTS = (32768, 60999)  # if /proc does not tell
 IN_USE = re.compile(r"^TCP: .*\bmem (\d+)", re.MULTILINE)
 INACTIVE = {True: r"^inactive_file (\d+)", False: r"^total_inactive_file (\d+)"}  # by: version 2
+OWN_KERNEL = 512 << 10  # bytes of this process in the kernel, and that a group is charged ahead for it (64 pages each)
 CAP_SYS_ADMIN = 1 << 21
 PIDS = frozenset({"pids"})
 MEMORY = frozenset({"memory"})
@@ -79,11 +80,15 @@ def _files(root: Path) -> Bound:
 
 
 def _memory(root: Path) -> Iterator[Bound]:
-    """Yields the machine's memory, and that of each control group with a limit."""
+    """Yields the machine's memory, and that of each control group with a limit. What this process uses counts as
+    free."""
+    anonymous = re.search(r"^RssAnon:\s+(\d+) kB$", _text(root / "proc/self/status"), re.MULTILINE)
+    own = (int(anonymous[1]) << 10) + OWN_KERNEL if anonymous else 0
     known = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE))
     if "MemTotal" in known:
         total = int(known["MemTotal"]) << 10
-        yield Bound("memory of the machine", total, total - (int(known.get("MemAvailable", 0)) << 10))
+        free = int(known.get("MemAvailable", 0)) << 10
+        yield Bound("memory of the machine", total, max(total - free - own, 0))
     for folder, hierarchy in folders_of_groups(root, MEMORY):
         two = hierarchy == V2
         for name in ("memory.max", "memory.high") if two else ("memory.limit_in_bytes",):
@@ -92,7 +97,9 @@ def _memory(root: Path) -> Iterator[Bound]:
                 used = _number(folder / ("memory.current" if two else "memory.usage_in_bytes"), 0)
                 cache = re.search(INACTIVE[two], _text(folder / "memory.stat"), re.MULTILINE)
                 used -= int(cache[1]) if cache else 0  # which the kernel takes back first
-                yield Bound(f"memory of the control group {folder}, {name}", limit, used, str(folder / name))
+                kernel = KERNEL if two else KERNEL_V1
+                where = str(folder / name)
+                yield Bound(f"memory of the control group ({where})", limit, max(used - own, 0), where, kernel)
 
 
 def _tasks(root: Path) -> Iterator[Bound]:

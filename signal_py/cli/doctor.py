@@ -50,7 +50,7 @@ class Report:
 
     @property
     def first(self) -> Limit:
-        """The limit at which clients are refused."""
+        """The limit at which clients are refused, or the engine is killed."""
         return first_of(self.limits)
 
     @property
@@ -77,7 +77,7 @@ def report_of(machine: Machine, plan: Plan, findings: list[Finding], wanted: int
     """Returns the limits, and how to raise those below what is wanted, or else the first one to where the next is."""
     limits = limits_of(machine, plan)
     first = first_of(limits)
-    others = [limit.connections for limit in limits if limit.effect == "refuses" and limit is not first]
+    others = [limit.connections for limit in limits if limit.effect != "slows" and limit is not first]
     target = wanted or min([other for other in others if other > first.connections], default=math.inf)
     goal = int(target) if math.isfinite(target) else int(first.connections) * 2
     low = [limit for limit in limits if limit.connections < goal and (wanted or limit is first)]
@@ -132,16 +132,20 @@ def _verdict(report: Report) -> str:
     if report.wanted:
         fits = "possible" if report.wanted <= first.connections else "not possible"
         text = f"{shown(report.wanted)} connections are {fits}; {text}"
-    return text + (f"; raise it with: {how}" if how else "")
+    if how:
+        text += f"; raise it with: {how}"
+    if first.effect == "kills":
+        text += f"; beyond it the kernel kills processes, and --max-connections {first.connections:.0f} prevents that"
+    return text
 
 
 def _lines(report: Report) -> Iterator[str]:
     yield _verdict(report)
-    for effect, title in (("refuses", "refuses clients over"), ("slows", "slows down over")):
+    for slows, title in ((False, "connections"), (True, "slows down over")):
         rows = [
             (limit.name, limit.value, shown(limit.connections), report.fixes.get(limit.key, ""))
             for limit in report.limits
-            if limit.effect == effect
+            if (limit.effect == "slows") == slows
         ]
         yield ""
         yield from _aligned([("limit", "value", title, "raise it with" if any(row[3] for row in rows) else ""), *rows])

@@ -4,19 +4,22 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import kit
-from wire import Wire, request
+from wire import Wire, opened, request
 
 SUPPORT = Path(__file__).parents[1] / "support"
 NO_CLOSE_RANGE = (sys.executable, str(SUPPORT / "no_close_range.py"))
 QUIET = {"listen": "127.0.0.1:0", "nats": "off", "admin": "127.0.0.1:0"}
+GROUP = 40 << 20  # bytes of a control group
 SKIP = 77  # exit status of few_ports.py
 
 
@@ -102,6 +105,38 @@ def test_ports_of_clients_on_this_machine() -> None:
     report = json.loads(done.stdout)
     assert report["first"] == "ports"
     assert report["held"] == pytest.approx(report["connections"], rel=0.05)
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A memory control group of version 1 with little memory."""
+    top = Path("/sys/fs/cgroup/memory")
+    folder = top / f"signal-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+        (folder / "memory.limit_in_bytes").write_text(str(GROUP), encoding="ascii")
+    except OSError as error:
+        pytest.skip(f"{top} of version 1 can't be written to ({error.strerror}): run the tests as root where it can be")
+    yield folder
+    kit.until(lambda: not (folder / "cgroup.procs").read_text(encoding="ascii"), "the group is empty")
+    folder.rmdir()
+
+
+def test_memory_of_a_control_group(group: Path) -> None:
+    """The kernel kills the engine when it was foretold."""
+    before = ("sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh")
+    settings = {"loops": 1, "ping_interval": 3600}
+    report = foretold(before, **settings)
+    assert report["first"].startswith("memory ") and str(group) in report["first"]
+    with kit.many_descriptors(), kit.engine(*before, **settings) as engine, contextlib.ExitStack() as stack:
+        count = 0
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                stack.enter_context(opened(engine.port)[0])
+                count += 1
+        assert engine.wait() == -signal.SIGKILL
+        engine.killed = True
+    assert count == pytest.approx(report["connections"], rel=0.05)
 
 
 def test_what_keeps_the_engine_from_working() -> None:

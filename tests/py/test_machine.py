@@ -7,15 +7,15 @@ import resource
 from pathlib import Path
 
 from signal_py.base.resources import resources
-from signal_py.capacity import THREADS, Bound, Machine, Plan
+from signal_py.capacity import KERNEL_V1, THREADS, Bound, Machine, Plan
 from signal_py.diagnosis import FAULT, NOTE, OK, diagnose, openssl_version, try_loopback
-from signal_py.machine import read_machine
+from signal_py.machine import OWN_KERNEL, read_machine
 
 FILES = {
     "proc/self/cgroup": "0::/outer/inner\n",
     "proc/self/mountinfo": "30 20 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
-    "proc/self/status": "Name:\tx\nCapEff:\t0000000000000000\n",
-    "proc/meminfo": "MemTotal:       1000 kB\nMemFree:  1 kB\nMemAvailable:    400 kB\n",
+    "proc/self/status": "Name:\tx\nRssAnon:\t      10 kB\nCapEff:\t0000000000000000\n",
+    "proc/meminfo": "MemTotal:       4000 kB\nMemFree:  1 kB\nMemAvailable:    400 kB\n",
     "proc/sys/fs/nr_open": "1048576\n",
     "proc/sys/fs/file-nr": "1300\t0\t50000\n",
     "proc/sys/net/ipv4/ip_local_port_range": "1000\t1999\n",
@@ -64,9 +64,10 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert machine.tcp_memory == Bound("net.ipv4.tcp_mem", 30, 7)
     assert machine.processors == 0.5
     inner = tmp_path / "sys/fs/cgroup/outer/inner"
+    own = OWN_KERNEL + (10 << 10)
     assert [(bound.limit, bound.used, bound.where) for bound in machine.memory] == [
-        (1000 << 10, 600 << 10, ""),
-        (5000000, 2000000, str(inner.parent / "memory.max")),
+        (4000 << 10, (3600 << 10) - own, ""),
+        (5000000, 2000000 - own, str(inner.parent / "memory.max")),
         (4000000, 0, str(inner / "memory.high")),
     ]
     assert [(bound.limit, bound.used) for bound in machine.tasks if bound.where] == [(20, 15)]
@@ -74,7 +75,7 @@ def test_what_is_read(tmp_path: Path) -> None:
 
 def test_control_groups_of_version_1(tmp_path: Path) -> None:
     machine = read_machine(made(tmp_path, VERSION_1))
-    assert [(bound.limit, bound.used) for bound in machine.memory] == [(7000000, 1500000)]
+    assert [(bound.limit, bound.used, bound.kernel) for bound in machine.memory] == [(7000000, 1500000, KERNEL_V1)]
 
 
 def test_root_has_no_limit_of_open_files(tmp_path: Path) -> None:
