@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from prometheus_client import Metric
 
 from signal_core.names import COUNTERS
-from signal_py.admin import EngineCollector
+from signal_py.metrics import EngineCollector
 
 HEAD = """\
 # Metrics
@@ -15,6 +15,14 @@ HEAD = """\
 What `/metrics` of the [admin server](operations.md#health-and-metrics) exports for Prometheus. Every engine counter has
 the label `loop`: the number of a loop, or `service` for the embedding program. `/stats` has the same counters, without
 the prefix `signal_engine_` and the suffix `_total`, and so has `signal-engine ctl stats --json`.
+
+Two counters have the label of a cause as well: `signal_engine_refused_total{reason="…"}` and
+`signal_engine_dropped_total{cause="…"}`. They replace the counters `refused_*` and `dropped_*`, which are deprecated
+and go away after the next version.
+
+The histograms (`…_seconds`) are sums over all loops, in seconds, with two buckets for each power of two from 1 µs to
+17 s. [architecture/latency.md](architecture/latency.md) says what each measures and how it is biased. `/stats` has them
+in `latency`, with the estimates `p50`, `p90` and `p99`, and the loop lag of each loop in `loop_lag`.
 
 `signal_engine_nats_state` has the label `state`, and `signal_engine_auth_keys_trouble` the label `reason`. The counters
 `accepted` to `refused_rate` and `attempted` to `in_flight` are
@@ -32,8 +40,8 @@ def document() -> str:
 
 
 def metrics() -> Iterator[tuple[str, str, str]]:
-    """Name, type and meaning of each. The engine's own need no engine; a descriptor count is only there with one."""
-    for metric in EngineCollector(COUNTERS, lambda: {"descriptors": 0}).collect():
+    """Name, type and meaning of each. Most need no engine; descriptors and memory are only there with one."""
+    for metric in EngineCollector(COUNTERS, lambda: {"descriptors": 0, "memory": 0}).collect():
         yield _name(metric), metric.type, metric.documentation
 
 

@@ -3,10 +3,11 @@
 import json
 import os
 import threading
+import time
 
 cimport cython
 
-from signal_core.names import COUNTERS
+from signal_core.names import COUNTERS, HISTOGRAMS
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -20,8 +21,8 @@ from signal_core.base.kinds cimport (
     KIND_VERDICT, LISTEN_CLOSE, LISTEN_INHERITED, LISTEN_OWN, LISTEN_SHARED, TELL_PEER,
 )
 from signal_core.base.limits cimport (
-    ADDRESS_BYTES, CONTROL_LOOP, INSTANCE_SIZE, KICKS_KEPT, LOCAL_PEER_LOOP, LOOP_INDEXES, MAILS_WAITING, MAX_LISTENERS,
-    MAX_LOOPS, TASKS_WAITING, TICK_MS, TLS_REASON_SIZE, YIELD_LEAST, YIELD_MOST,
+    ADDRESS_BYTES, CONTROL_LOOP, HISTOGRAM_BUCKETS, INSTANCE_SIZE, KICKS_KEPT, LOCAL_PEER_LOOP, LOOP_INDEXES,
+    MAILS_WAITING, MAX_LISTENERS, MAX_LOOPS, TASKS_WAITING, TICK_MS, TLS_REASON_SIZE, YIELD_LEAST, YIELD_MOST,
 )
 from signal_core.base.memory cimport (
     Packet, memory_check_layout, packet_data, packet_free, packet_new_heap, packet_set_data, packet_text,
@@ -41,7 +42,9 @@ from signal_core.delivery.replies cimport replies_code_parse, replies_code_reaso
 from signal_core.loop.local_peer cimport (
     LocalFrame, local_frame_split, local_peer_begin, local_peer_fate, local_peer_finish, local_peer_stamp,
 )
-from signal_core.loop.thread cimport LOOP_ENDED, LOOP_STARTING, thread_end, thread_init, thread_main
+from signal_core.loop.thread cimport (
+    LOOP_ENDED, LOOP_RUNNING, LOOP_STARTING, thread_end, thread_init, thread_main,
+)
 from signal_core.nats.tls cimport se_tls_context, se_tls_context_free, se_tls_free, se_tls_load, se_tls_session
 from signal_core.presence.events cimport events_lost
 from signal_core.presence.roster cimport roster_ask
@@ -264,8 +267,23 @@ cdef class Core(Mailboxes):
                 while se_load_acquire(&hub.loops[i].copied) < number and se_now_ms() < by:
                     usleep(50)
 
+    cdef double cpu_of(self, Loop* loop):
+        """The CPU time of a loop's thread, in seconds; 0 unless it runs."""
+        if not self.started or self.joined or se_load_acquire(&loop.done) != LOOP_RUNNING:
+            return 0
+        return round(time.clock_gettime(time.pthread_getcpuclockid(loop.thread)), 6)
+
+    cdef dict histograms_of(self, Loop* loop):
+        """The last copies of a loop's histograms, by name: the counts by bucket, then the sum in ns."""
+        cdef int i, bucket
+        return {
+            name: [*[loop.histograms[i].counts[bucket] for bucket in range(HISTOGRAM_BUCKETS)], loop.histograms[i].sum]
+            for i, (name, _) in enumerate(HISTOGRAMS)
+        }
+
     def stats(self):
-        """Counters of each loop and in total. Those of one loop are from one moment between two iterations."""
+        """Counters and histograms of each loop, and counters in total. Those of one loop are from one moment between
+        two iterations."""
         self.check(False)
         with self.counting:
             return self.count()
@@ -285,6 +303,8 @@ cdef class Core(Mailboxes):
             "link": "off" if state == CLUSTER_OFF else ("up" if state == CLUSTER_UP else "away"),
             "own_tables": all(self.hub.loops[i].accept.own_table for i in range(self.hub.nloops)),
             "loops": [dict(zip(names, column)) for column in columns[:self.hub.nloops]],
+            "cpu": [self.cpu_of(self.hub.loops[i]) for i in range(self.hub.nloops)],
+            "histograms": [self.histograms_of(self.hub.loops[i]) for i in range(self.hub.nloops)],
             "service": dict(zip(names, columns[self.hub.nloops])),
             "total": dict(zip(names, (sum(row) for row in zip(*columns)))),
         }

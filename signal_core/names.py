@@ -1,4 +1,24 @@
-"""Public name, kind and help of each counter, in the order of counters.pxd."""
+"""What Python calls what the core counts and measures."""
+
+from typing import Final
+
+# Name and help of each histogram, in the order of LATENCY_* in state.pxd.
+HISTOGRAMS: Final = (
+    ("relay", "from reading a message until the socket of its receiver, or of NATS, took it; each delivery counts"),
+    ("nats_round_trip", "from reading a message for a peer on another node until its receipt OK, if it has a ref"),
+    ("loop_lag", "lengths of the iterations of loops: how long an event may have to wait"),
+    ("handshake", "from accepting a socket until its handshake was answered with 101 or a refusal other than 408"),
+    ("client_round_trip", "from a keepalive ping to its pong, for one ping in 16"),
+)
+
+
+def bucket_bounds(buckets: int = 50) -> list[int]:
+    """Returns the upper bound of each bucket of a histogram but the last, in ns: two for each power of two, from 2**10
+    (tables/histogram.pxd)."""
+    return [(2 + bucket % 2) << 9 + bucket // 2 for bucket in range(buckets - 1)]
+
+
+# Public name, kind and help of each counter, in the order of counters.pxd.
 
 COUNTERS = (
     ("connections", "gauge", "open WebSockets"),

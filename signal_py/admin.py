@@ -8,89 +8,21 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from signal_py.auth.jwks_fetch import REASONS
 from signal_py.base.errors import ConfigError
 from signal_py.base.hostport import host_port
 from signal_py.listen import Address, Probes, prepare, resolve, where
+from signal_py.metrics import Counters, EngineCollector, Stats
 
 REQUEST_TIMEOUT = 10.0  # seconds for a client to send its request
 READ = "GET, HEAD, OPTIONS"
 METHODS = {"/metrics": READ, "/stats": READ, "/healthz": READ, "/readyz": READ, "/drain": "POST, OPTIONS"}
-LINK_STATES = ("off", "connecting", "up", "away", "refused")
 NOT_FOUND = (404, "text/plain", b"Not found. Use /metrics, /stats, /healthz, /readyz, or POST /drain.\n")
-
-Stats = Mapping[str, Any]
-Counters = Iterable[tuple[str, str, str]]  # name, kind, help
-
-
-class EngineCollector(Collector):
-    """Makes the metrics: every counter by loop (`service`: the embedding program), and the state of the node."""
-
-    def __init__(self, counters: Counters, stats: Callable[[], Stats]) -> None:
-        self._counters = tuple(counters)
-        self._stats = stats
-
-    def collect(self) -> Iterable[Metric]:
-        """Yields the metrics, from one snapshot of the statistics."""
-        stats = self._stats()
-        counted = {str(index): counts for index, counts in enumerate(stats.get("loops", ()))}
-        if "service" in stats:
-            counted["service"] = stats["service"]
-        for name, kind, text in self._counters:
-            family = GaugeMetricFamily if kind == "gauge" else CounterMetricFamily
-            metric = family(f"signal_engine_{name}", text, labels=["loop"])
-            for loop, counts in counted.items():
-                metric.add_metric([loop], counts[name])
-            yield metric
-        yield from _general(stats)
-
-
-def _general(stats: Stats) -> Iterable[Metric]:
-    """Yields the metrics that are not counters of the core."""
-    info = {name: str(stats.get(name, "")) for name in ("node", "version")}
-    yield InfoMetricFamily("signal_engine", "the node and its version", value=info)
-    link = GaugeMetricFamily("signal_engine_nats_state", "1 for the current state of the NATS link", labels=["state"])
-    for state in LINK_STATES:
-        link.add_metric([state], int(stats.get("nats_state") == state))
-    yield link
-    yield from _keys(stats)
-    dropped = stats.get("service_dropped", 0)
-    yield CounterMetricFamily(
-        "signal_engine_service_dropped",
-        "messages to the embedding program dropped because it did not read them in time",
-        value=dropped,
-    )
-    yield CounterMetricFamily(
-        "signal_engine_log_dropped",
-        "log lines dropped because they could not be written in time",
-        value=stats.get("log_dropped", 0),
-    )
-    if stats.get("descriptors") is not None:
-        yield GaugeMetricFamily(
-            "signal_engine_descriptors",
-            "open descriptors in all descriptor tables of the process",
-            value=stats["descriptors"],
-        )
-
-
-def _keys(stats: Stats) -> Iterable[Metric]:
-    """Yields the metrics of keys for tokens."""
-    text = "keys that verify tokens; with --auth jwt, 0 means that none could be loaded yet"
-    yield GaugeMetricFamily("signal_engine_auth_keys", text, value=stats.get("auth_keys", 0))
-    text = "1 for the reason why keys could not be loaded the last time"
-    trouble = GaugeMetricFamily("signal_engine_auth_keys_trouble", text, labels=["reason"])
-    for reason in REASONS:
-        trouble.add_metric([reason], int(stats.get("auth_keys_trouble") == reason))
-    yield trouble
-
 
 class Admin:
     """The HTTP server. It answers from `start` until `stop` returns."""

@@ -20,8 +20,10 @@ from signal_py.auth.jwt import Verifier
 from signal_py.auth.keys import Keys
 from signal_py.base.errors import ConfigError, Faults
 from signal_py.base.fds import count_descriptors
+from signal_py.base.histograms import measured
 from signal_py.base.hostport import bound_url
 from signal_py.base.log import dropped, event
+from signal_py.base.process import resident_memory
 from signal_py.base.resources import limits_of_groups, resources
 from signal_py.base.version import VERSION
 from signal_py.config.nats_url import Server, parse_url
@@ -298,13 +300,14 @@ class Runtime:
     def stats(self) -> dict[str, Any]:
         """Returns the core's statistics and the state of the node. May be called from any thread."""
         counted: dict[str, Any] = dict(self.core.stats()) if self.core is not None and self._looping else {}
-        return counted | {
+        return measured(counted) | {
             "node": self.node,
             "version": VERSION,
             "state": self.state,
             "uptime": round(time.monotonic() - self._since, 3),
             "listening": self.urls,
             "advertise": self.advertised,
+            "memory": resident_memory(),
             "descriptors": count_descriptors(bool(counted.get("own_tables"))),
             "nats_state": self.control_thread.state if self.control_thread else "off",
             "nats_server": self.control_thread.where if self.control_thread else "",

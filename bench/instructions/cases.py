@@ -128,10 +128,10 @@ def lives(_stack: ExitStack, nodes: list[Watched]) -> Steps:
 
 def keepalive(stack: ExitStack, nodes: list[Watched]) -> Steps:
     """All answer together, so that their timers stay together; the PONG of another connection ends the step. The first
-    pings, which come one after another, are in the first of at least two steps that warm up."""
+    pings, which come one after another, are in the first of at least two steps that warm up. Pings that are samples
+    have a payload, which a PONG repeats (RFC 6455 §5.5.3)."""
     node = nodes[0]
     (witness,) = peers(stack, node, 1)
-    pong = frame(PONG, b"")
     node.hold()
     silent = [stack.enter_context(Peer(node.port)) for _ in range(SILENT)]
     for peer in silent:
@@ -140,11 +140,14 @@ def keepalive(stack: ExitStack, nodes: list[Watched]) -> Steps:
     for peer in silent:
         peer.read_hello()
     while True:
+        pongs = []
         for peer in silent:
-            if peer.read_frame() != (PING, b""):
+            opcode, payload = peer.read_frame()
+            if opcode != PING:
                 raise Unexpected("no ping")
+            pongs.append(frame(PONG, payload))
         node.hold()
-        for peer in silent:
+        for peer, pong in zip(silent, pongs, strict=True):
             peer.send(pong)
         node.resume()
         witness.say(b"PING")

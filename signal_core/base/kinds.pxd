@@ -3,6 +3,7 @@
 cdef enum:
     # Packet.kind: what a packet is. docs/architecture/threads-and-ownership.md has the limit of each that is posted.
     KIND_FRAME = 0        # a frame, with its receiver's loop (never in a mailbox)
+    # In both, `pointer` is when the iteration that read it began, in ns; 0: unknown (tables/latency.pxd).
     KIND_TO = 1           # a frame for the connection `target`
     KIND_ROOM = 2         # a frame for the members of the room with serial `target` and hash `hash`
     KIND_RECEIPT = 3      # the answer `code` for a ref of the connection `target`; the text is the ref

@@ -142,10 +142,24 @@ cdef enum:
 
     # -- timers --
     TICK_MS = 100                  # resolution of every deadline
+    TICK_NS = 100000000            # ... in ns
     WHEEL_SLOTS = 512              # one turn of the wheel: 51.2 s; later timers go around again
     BLOCKED_LOOK_TICKS = 5         # between two checks of a blocked queue for expired messages
     AUTH_REF_TICKS = 10            # after auth-timeout until the ref of an AUTH is answered with a timeout: 1 s
     DRAIN_TICKS = 3                # at a stop, time for TCP handshakes under way; at most half of close-timeout
+
+    # -- measured times (tables/latency.pxd) --
+    NS_PER_MS = 1000000
+    NS_PER_US = 1000
+    LATENCY_SHIFT = 6              # of 2**6 iterations one is measured
+    LATENCY_LONG_SHIFT = 2         # ... of 2**2 long iterations
+    LATENCY_PING_SHIFT = 4         # ... of 2**4 pings
+    HISTOGRAM_FIRST_BIT = 10       # the first bucket ends at 2**10 ns: 1.024 µs
+    HISTOGRAM_BUCKETS = 50         # two for each power of two up to 2**34 ns, 17.2 s, and one below and one above
+    STAMP_SHIFT = 10               # times kept in 32 bits are in units of 2**10 ns: they wrap after 73 minutes
+    STAMP_BYTES = 4                # the payload of a sampled ping: ...
+    STAMP_US_BITS = 17             # ... µs since the tick began, in the low bits,
+    STAMP_TICK_BITS = 15           # ... and the tick's low bits
 
     # -- times of the NATS link --
     NATS_DIAL_TICKS = 50           # 5 s each for connect(), INFO, TLS and login

@@ -25,6 +25,7 @@ cdef extern from "se_sys.h" nogil:
     void* se_widened(void* p, size_t known, size_t size)
     uint64_t se_now_ms()
     uint64_t se_now_ns()
+    uint32_t se_top_bit(uint64_t v)
     bint se_waited(int schedstat, uint64_t* ns, uint64_t* turns)
     int pthread_join(pthread_t thread, void** result)
 

@@ -7,10 +7,11 @@ other loops on the same processor.
 from libc.stdint cimport uint32_t, uint64_t
 from signal_core.base.counters cimport C_BACKLOG_BYTES, C_HANDSHAKES_TIMED_OUT, C_PEERS_LOST, C_PINGS_SENT, C_STALLED
 from signal_core.base.limits cimport (
-    BLOCKED_LOOK_TICKS, TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS,
+    BLOCKED_LOOK_TICKS, STAMP_BYTES, TICK_MS, TIMERS_PER_MS, TIMERS_PER_TURN, TIMERS_WITHIN, WHEEL_SLOTS,
 )
+from signal_core.base.memory cimport Packet
 from signal_core.base.sys cimport (
-    FIONREAD, SE_COLD, SE_INLINE, SIOCOUTQ, ioctl, se_acknowledged,
+    FIONREAD, SE_COLD, SE_INLINE, SE_RARE, SIOCOUTQ, ioctl, se_acknowledged,
 )
 from signal_core.client.auth cimport auth_due, auth_refuse
 from signal_core.client.listener cimport listener_turn_away
@@ -24,16 +25,30 @@ from signal_core.tables.conn_table cimport (
     CONN_AUTHENTICATING, CONN_DEAD, CONN_HANDSHAKE, CONN_JOINING, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED, NO_SLOT, Cold,
     Conn, Extra, slab_cold, slab_conn, slab_extra, slab_whole,
 )
+from signal_core.tables.latency cimport latency_ping, latency_ping_due
 from signal_core.tables.state cimport Loop, loop_ms
 from signal_core.tables.timer_wheel cimport wheel_arm, wheel_is_late, wheel_pop
 from signal_core.wire.frame cimport OP_PING
 from signal_core.wire.handshake cimport UNDECIDED, UNHANDLED
 
 
+cdef inline SE_COLD _ping_sampled(Loop* loop, Conn* c) noexcept nogil:
+    """Sends a ping whose pong is timed."""
+    cdef char* body
+    cdef Packet* packet = conn_frame(loop, c, OP_PING, STAMP_BYTES, &body)
+    if packet != NULL:
+        latency_ping(loop, c, body)
+    conn_answer(loop, c, packet)
+
+
 cdef inline SE_INLINE _ping(Loop* loop, Conn* c) noexcept nogil:
     cdef char* body
+    cdef bint sampled = latency_ping_due(loop)
     loop.n[C_PINGS_SENT] += 1
-    conn_answer(loop, c, conn_frame(loop, c, OP_PING, 0, &body))
+    if SE_RARE(sampled):
+        _ping_sampled(loop, c)
+    else:
+        conn_answer(loop, c, conn_frame(loop, c, OP_PING, 0, &body))
 
 
 cdef inline bint _may_answer(Loop* loop, Conn* c, uint32_t ticks) noexcept nogil:

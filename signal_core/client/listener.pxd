@@ -30,6 +30,7 @@ from signal_core.delivery.conn cimport conn_release_quota, conn_say_last, conn_s
 from signal_core.tables.conn_table cimport (
     CONN_DEAD, CONN_HANDSHAKE, FLAG_PAUSED, FLAG_QUOTA, Conn, slab_free, slab_take,
 )
+from signal_core.tables.latency cimport latency_handshake_begin, latency_handshake_end
 from signal_core.tables.state cimport TAG_LISTENER, Listener, Loop, Lot, loop_ms
 from signal_core.tables.timer_wheel cimport wheel_arm
 from signal_core.wire.handshake cimport STATUS_HEALTH, STATUS_MOST, Upgrade, upgrade_parse
@@ -81,6 +82,8 @@ cdef inline SE_COLD listener_turn_away(Loop* loop, Conn* c, int status) noexcept
         loop.n[C_HANDSHAKES_REFUSED] += 1
     input_buffer_free(loop, c.pending)
     c.pending = NULL
+    if status != 408:
+        latency_handshake_end(loop, c)
     conn_say_last(loop, c, span_of(text, response_refuse(status, text, UPGRADE_ANSWER)))
     if c.flags & FLAG_PAUSED and c.state != CONN_DEAD:  # its input is read and discarded
         c.flags &= <uint16_t>~FLAG_PAUSED
@@ -221,6 +224,7 @@ cdef inline void _adopt(Loop* loop, int fd) noexcept nogil:
     c.tag = _tag(loop)
     c.state = CONN_HANDSHAKE
     c.heard = loop.tick
+    latency_handshake_begin(loop, c)
     event.events = EPOLLIN
     event.data.u64 = (<uint64_t>c.slot << 32) | c.tag
     if epoll_ctl(loop.epoll, EPOLL_CTL_ADD, fd, &event) != 0:

@@ -20,6 +20,7 @@ from signal_core.route.membership cimport membership_join, membership_leave_one
 from signal_core.tables.codes cimport CODE_OK, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_CONNECTED
 from signal_core.tables.conn_acl cimport conn_acl_may_sub
 from signal_core.tables.conn_table cimport CONN_DEAD, CONN_JOINING, FLAG_PAUSED, FLAG_USER, FLAG_WEBSOCKET, Conn
+from signal_core.tables.latency cimport latency_handshake_end
 from signal_core.tables.room_table cimport RoomEntry
 from signal_core.tables.state cimport Loop
 from signal_core.wire.handshake cimport STATUS_HEALTH, STATUS_MOST, STATUS_OPTIONS, Upgrade
@@ -35,6 +36,8 @@ cdef inline void open_answer_http(Loop* loop, Conn* c, const Upgrade* u) noexcep
         loop.n[C_SHED] += 1
     elif u.status != STATUS_HEALTH and u.status != STATUS_OPTIONS:
         loop.n[C_HANDSHAKES_REFUSED] += 1
+    if u.status != STATUS_HEALTH and u.status != STATUS_OPTIONS:
+        latency_handshake_end(loop, c)
     conn_say_last(loop, c, span_of(text, response_upgrade(u, text, UPGRADE_ANSWER)))
 
 
@@ -120,6 +123,7 @@ cdef inline int _rooms(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
 cdef inline void _open(Loop* loop, Conn* c, const Upgrade* u, Packet* packet) noexcept nogil:
     """Switches to WebSocket: queues 101, in `packet`, and HELLO once the rooms are confirmed."""
     packet.size = <uint32_t>response_accept_key(u, <char*>packet.data)
+    latency_handshake_end(loop, c)
     c.flags |= FLAG_WEBSOCKET
     loop.n[C_CONNECTIONS] += 1
     loop.n[C_OPENED] += 1

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 from signal_core.base.counters cimport C_BYTES_IN, C_PROTOCOL_ERRORS, C_READS
-from signal_core.base.limits cimport READ_BUFFER
+from signal_core.base.limits cimport READ_BUFFER, STAMP_BYTES
 from signal_core.base.memory cimport Packet
 from signal_core.base.span cimport Span, span_of, span_starts, span_until
 from signal_core.base.sys cimport EAGAIN, EINTR, SE_ASSERT, SE_COLD, SE_RARE, errno, recv
@@ -23,8 +23,9 @@ from signal_core.delivery.replies cimport replies_pong, replies_say
 from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_RATE
 from signal_core.tables.conn_table cimport (
     CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DONE, FLAG_LAST, FLAG_PARTS,
-    FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, Gathering, slab_whole,
+    FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, slab_whole,
 )
+from signal_core.tables.latency cimport latency_pong
 from signal_core.tables.state cimport Loop
 from signal_core.tables.turns cimport turns_step_is_over
 from signal_core.wire.command cimport (
@@ -108,7 +109,8 @@ cdef inline Buffer* _session_fragment(Loop* loop, Conn* c, const Frame* f, const
     c.flags |= FLAG_PARTS
     if f.opcode != OP_CONT:
         partial_arm(loop, c, message)
-        c.phase.gathering = Gathering(utf8=UTF8_ACCEPT, binary=f.opcode == OP_BINARY)
+        c.phase.gathering.utf8 = UTF8_ACCEPT
+        c.phase.gathering.binary = f.opcode == OP_BINARY
     memcpy(message.data + message.used, p, n)
     message.used += <uint32_t>n
     if not c.phase.gathering.binary:
@@ -153,6 +155,8 @@ cdef inline void _session_control(Loop* loop, Conn* c, const Frame* f, const uin
         _session_close(loop, c, p, <size_t>f.length)
     elif f.opcode == OP_PING and c.state != CONN_CLOSING:
         _session_ping(loop, c, p, <size_t>f.length)
+    elif f.opcode == OP_PONG and f.length == STAMP_BYTES:
+        latency_pong(loop, c, p)
 
 
 cdef inline void _session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p) noexcept nogil:

@@ -1,18 +1,19 @@
 """The outstanding refs of a client: those that await an answer. Also counts its malformed messages."""
 
-from libc.stdint cimport uint16_t, uint32_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 from signal_core.base.array cimport array_reserve
 from signal_core.base.counters cimport C_ABUSERS, C_RECEIPTS_LATE, C_REFS_TIMED_OUT
-from signal_core.base.limits cimport STRIKES, STRIKE_WINDOW_TICKS
+from signal_core.base.limits cimport LOCAL_PEER_LOOP, STRIKES, STRIKE_WINDOW_TICKS
 from signal_core.base.span cimport Span, span_same
 from signal_core.base.sys cimport SE_COLD
 from signal_core.base.text cimport text_put_span
 from signal_core.delivery.conn cimport conn_brief, conn_extra
 from signal_core.delivery.conn_close cimport conn_close_failed
-from signal_core.delivery.replies cimport REFS_AT_FIRST, replies_err, replies_say
+from signal_core.delivery.replies cimport REFS_AT_FIRST, REF_TO, replies_err, replies_say
 from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_DENIED, CODE_OK, CODE_RATE, CODE_TIMEOUT, CODE_UNAVAILABLE
-from signal_core.tables.conn_table cimport REF_WATCHES, Brief, Cold, Conn, Extra, Ref, ref_text, slab_cold
+from signal_core.tables.conn_table cimport REF_WATCHES, Brief, Cold, Conn, Extra, Ref, ref_text, slab_cold, slab_find_id
+from signal_core.tables.latency cimport latency_nats_begin, latency_nats_end
 from signal_core.tables.state cimport Loop
 from signal_core.tables.timer_wheel cimport wheel_arm_by
 
@@ -80,6 +81,15 @@ cdef inline uint8_t refs_add(Loop* loop, Conn* c, Span text, uint8_t kind, uint3
     return CODE_OK
 
 
+cdef inline void refs_sent(Loop* loop, uint64_t id) noexcept nogil:
+    """Notes that the message of the ref that was added last went to NATS. No effect for the local peer, which has none
+    here."""
+    cdef Conn* c = NULL if loop.index == LOCAL_PEER_LOOP else slab_find_id(&loop.slab, id)
+    cdef Brief* brief = NULL if c == NULL else slab_cold(&loop.slab, c.slot).brief
+    if brief != NULL and brief.nrefs:
+        brief.refs[brief.nrefs - 1].room = latency_nats_begin(loop)
+
+
 cdef inline void refs_remove(Loop* loop, const Conn* c, Ref* ref) noexcept nogil:
     cdef Brief* brief = slab_cold(&loop.slab, c.slot).brief
     brief.nrefs -= 1
@@ -97,6 +107,8 @@ cdef inline uint32_t refs_finish(Loop* loop, Conn* c, Span text, uint8_t code) n
     room = ref.room if ref.sub & REF_WATCHES and not ref.taken else 0
     if ref.taken and code == CODE_OK:
         code = CODE_DENIED
+    if ref.kind == REF_TO and ref.room and code == CODE_OK:
+        latency_nats_end(loop, ref.room)
     refs_remove(loop, c, ref)
     replies_say(loop, c, code, text)
     return room

@@ -279,6 +279,12 @@ static inline uint64_t se_now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* The index of the highest bit that is set; v is not 0. */
+static inline uint32_t se_top_bit(uint64_t v)
+{
+    return 63u - (uint32_t)__builtin_clzll(v);
+}
+
 /* Reads from an open /proc/…/schedstat how long a thread has waited for a processor in all, and how often it got one
  * (Documentation/scheduler/sched-stats.rst). Returns whether the kernel counts that. */
 static inline int se_waited(int schedstat, uint64_t *ns, uint64_t *turns)

@@ -140,6 +140,7 @@ cdef inline void _task(Loop* loop, Packet* packet) noexcept nogil:
         admin_query_answer(loop, packet)
     elif packet.kind == KIND_SNAPSHOT:
         memcpy(loop.copy, loop.n, sizeof(loop.n))
+        memcpy(loop.histograms, loop.latency.histograms, sizeof(loop.histograms))
         se_store_release(&loop.copied, packet.hash)
     elif packet.kind == KIND_RELOAD:
         _reload(loop, <const Settings*>packet.pointer)

@@ -9,21 +9,21 @@ One iteration:
     a drain or a stop, close clients and listeners (shutdown.pxd).
  5. Write the queues, send receipts (which may fill queues again), write the link's queue.
  6. Free dead connections. Before and after, send joins and leaves to watchers (events.pxd).
- 7. Post what was collected for other loops.
+ 7. Post what was collected for other loops. Of some iterations, measure how long they took (latency.pxd).
 Each step is bounded. The rest waits for the next iteration, which then does not sleep. Events, the NATS link, the
 mailbox, leftover input and writes have a time limit each (turns.pxd), so that none starves another.
 """
 
 from libc.stdint cimport UINT64_MAX, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from signal_core.base.counters cimport C_DROPPED_GONE, C_WAKES
+from signal_core.base.counters cimport C_DROPPED_GONE, C_WAKES, C_WRITTEN
 from signal_core.base.limits cimport (
     ACCEPT_WAIT_MS, EVENTS, EVENTS_NS, HELD_WAIT_MS, LEAVES_PER_TURN, LOCAL_PEER_LOOP, LOOK_UNITS, MAILBOX_PER_TURN,
-    MEMBERS_PER_TURN, RECLAIMS_PER_TURN, RECLAIMS_SHARE, SPREAD_NS, STEP_NS, TICK_MS, WRITE_NS,
+    MEMBERS_PER_TURN, NS_PER_MS, RECLAIMS_PER_TURN, RECLAIMS_SHARE, SPREAD_NS, STEP_NS, TICK_MS, TICK_NS, WRITE_NS,
 )
 from signal_core.base.memory cimport Packet
 from signal_core.base.sys cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, SE_RARE, epoll_event, epoll_wait, se_load_relaxed, se_load_seqcst, se_now_ms,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, SE_RARE, epoll_event, epoll_wait, se_load_relaxed, se_load_seqcst, se_now_ns,
     se_store_seqcst, se_sub_relaxed,
 )
 from signal_core.client.handshake_input cimport handshake_input_any_over, handshake_input_tell_over
@@ -61,6 +61,7 @@ from signal_core.tables.conn_table cimport (
     slab_conn, slab_extra, slab_find, slab_free,
 )
 from signal_core.tables.drop_table cimport missed_any
+from signal_core.tables.latency cimport latency_begin, latency_end, latency_note_left, latency_note_taken
 from signal_core.tables.mailbox cimport (
     mailbox_awake, mailbox_is_empty, mailbox_sleep, mailbox_take, mailbox_tasks_done,
 )
@@ -81,6 +82,7 @@ cdef inline void _loop_mailbox(Loop* loop) noexcept nogil:
         loop.taken = mailbox_take(&loop.mailbox)
         if loop.taken == NULL:
             return
+    latency_note_taken(loop, loop.taken)
     turns_step_begin(loop, STEP_NS)
     while loop.taken != NULL and budget and not turns_step_is_over(loop):
         packet = loop.taken
@@ -234,13 +236,14 @@ cdef inline int _loop_patience(Loop* loop) noexcept nogil:
 
 
 cdef inline void loop_clock(Loop* loop) noexcept nogil:
-    """Reads the clock: sets loop.tick, and loop.late_ms, the ms since that tick began."""
-    cdef uint64_t now = se_now_ms(), ms
-    if now - loop.tick_began >= TICK_MS:
-        ms = now - loop.hub.boot + loop.phase
+    """Reads the clock: sets loop.tick, loop.late_ms, the ms since that tick began, and when this iteration began."""
+    cdef uint64_t now = se_now_ns(), ms
+    latency_begin(loop, now)
+    if now - loop.tick_began >= TICK_NS:
+        ms = now // NS_PER_MS - loop.hub.boot + loop.phase
         loop.tick = <uint32_t>(ms // TICK_MS)
-        loop.tick_began = now - ms % TICK_MS
-    loop.late_ms = <uint32_t>(now - loop.tick_began)
+        loop.tick_began = (now // NS_PER_MS - ms % TICK_MS) * NS_PER_MS
+    loop.late_ms = <uint32_t>((now - loop.tick_began) // NS_PER_MS)
 
 
 cdef inline int _loop_wait(Loop* loop) noexcept nogil:
@@ -286,6 +289,7 @@ cdef inline void _lane_flush(Loop* loop, int lane, uint64_t ns) noexcept nogil:
             slot = turns_lane_take(loop, lane)
     if SE_RARE(slot != NO_SLOT):
         turns_lane_put_back(loop, lane, slot, last)
+        latency_note_left(loop)
     loop.turn.work += <uint64_t>(LOOK_UNITS - left)
 
 
@@ -381,6 +385,7 @@ cdef inline void _loop_tick(Loop* loop) noexcept nogil:
 cdef inline void loop_iterate(Loop* loop) noexcept nogil:
     """One iteration, in the order that the head of this file lists."""
     cdef uint32_t before = loop.tick
+    cdef uint64_t written
     _loop_events(loop, _loop_wait(loop))
     _loop_left_over(loop)
     keepalive_run(loop)
@@ -396,9 +401,11 @@ cdef inline void loop_iterate(Loop* loop) noexcept nogil:
         _loop_linked(loop, loop.tick != before)
     if loop.news.count:
         events_flush(loop)
+    written = loop.n[C_WRITTEN]
     _loop_write(loop)
     if loop.dead != NO_SLOT:
         loop_reap(loop, LEAVES_PER_TURN)
         events_flush(loop)
     if loop.post.nposted:
         outbox_post_all(loop)
+    latency_end(loop, written)

@@ -6,7 +6,7 @@ means that the message is in a write queue, a mailbox or on its way to NATS, and
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from signal_core.base.counters cimport C_ATTEMPTED, C_DROPPED_INBOX, C_IN_FLIGHT, C_TAKEN
-from signal_core.base.kinds cimport KIND_FRAME, KIND_ROOM, KIND_TO
+from signal_core.base.kinds cimport KIND_FRAME, KIND_ROOM, KIND_TO, TELL_PEER
 from signal_core.base.limits cimport LOCAL_PEER_LOOP, UNIT_SHIFT
 from signal_core.base.memory cimport Packet, QueueNode, packet_copy, packet_let_go, packet_share, queue_node_new
 from signal_core.base.span cimport Span, span_from, span_none, span_of, span_same
@@ -16,11 +16,13 @@ from signal_core.delivery.drop_notice cimport drop_notice_note
 from signal_core.delivery.envelope cimport Message, message_frame
 from signal_core.delivery.nats_publish cimport nats_publish, nats_publish_refuses
 from signal_core.delivery.outbox cimport outbox_has_room, outbox_loop_of, outbox_post
+from signal_core.delivery.refs cimport refs_sent
 from signal_core.delivery.write_queue cimport write_queue_append
 from signal_core.tables.codes cimport (
     CLUSTER_OFF, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE,
 )
 from signal_core.tables.conn_table cimport CONN_OPEN, FLAG_BLOCKED, NO_SLOT, Conn, slab_conn
+from signal_core.tables.latency cimport latency_stamp
 from signal_core.tables.loop_rooms cimport NO_ROOM, Member, rooms_find, rooms_find_serial, rooms_members_of
 from signal_core.tables.mailbox cimport mailbox_taken
 from signal_core.tables.room_table cimport WORD_LOOPS, RoomEntry, room_entry_loops, room_table_find, room_table_hash
@@ -60,6 +62,7 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Message* p) noexcept
     if packet == NULL:
         return CODE_UNAVAILABLE
     packet.target = id
+    latency_stamp(loop, packet)
     outbox_post(loop, target.index, packet)
     return CODE_OK
 
@@ -77,7 +80,11 @@ cdef inline uint8_t route_peer(Loop* loop, Span peer, uint32_t node_len, const M
         return CODE_NO_SUCH_PEER
     target = nats_target(peer, p.re, NATS_TO_PEER)
     code = nats_publish_refuses(loop, p, &target)
-    return code if code != CODE_OK else nats_publish(loop, p, &target)
+    if code == CODE_OK:
+        code = nats_publish(loop, p, &target)
+    if code == CODE_OK and p.tell == TELL_PEER:
+        refs_sent(loop, p.origin)
+    return code
 
 
 cdef inline void _fan_out(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
@@ -141,6 +148,7 @@ cdef inline uint8_t _post_room_to(Loop* loop, RoomEntry* entry, const Packet* pa
     copy.kind = KIND_ROOM
     copy.target = entry.serial
     copy.hash = entry.hash
+    latency_stamp(loop, copy)
     outbox_post(loop, index, copy)
     return CODE_OK
 

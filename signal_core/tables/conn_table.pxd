@@ -74,9 +74,10 @@ cdef struct Joining:          # in CONN_JOINING: numbers of rooms of its URL
     uint8_t waiting           # 1  not confirmed yet
     uint8_t denied            # 1  denied by NATS
 
-cdef struct Gathering:        # from CONN_OPEN on: a fragmented message
+cdef struct Gathering:        # from CONN_OPEN on: a fragmented message, and a ping
     uint8_t utf8              # 1  UTF8_* state of its text
     uint8_t binary            # 1
+    uint8_t pinged            # 1  the pong of a sampled ping is outstanding (tables/latency.pxd)
 
 cdef union Phase:             # by Conn.state
     Arriving arriving
@@ -107,7 +108,7 @@ cdef struct Ref:              # an outstanding ref: the client is owed an answer
     uint8_t kind              # 1  REF_*
     uint8_t sub               # 1  REF_* of a SUB
     uint8_t taken             # 1  of a SUB: a new token took the room away before the answer
-    uint32_t room             # 4  of a SUB: the room on its loop + 1; else 0
+    uint32_t room             # 4  of a SUB: the room on its loop + 1; of a TO: when it went to NATS (latency.pxd); or 0
 
 cdef struct Brief:            # what a connection with a token or with refs needs: malloc's smallest block
     Rights* rights            # 8  one reference; NULL: everything is allowed
@@ -141,7 +142,9 @@ cdef struct Cold:
     uint32_t next             # 4  slot of the next in its list of the wheel; of a dead one: in Loop.dead
     uint32_t prev             # 4
     uint32_t due              # 4  tick of its timer; 0: not armed
-    uint32_t asked            # 4  tick of the last ping, or of the last check that gave it more time; 0: none
+    # Tick of the last ping, or of the last check that gave it more time; 0: none. Until it is CONN_JOINING, when it was
+    # accepted (tables/latency.pxd).
+    uint32_t asked            # 4
     Memberships memberships   # 8
     Brief* brief              # 8  with FLAG_WHOLE that of an Extra; NULL: none
 

@@ -5,8 +5,8 @@ Hub: written before the loops start, then only read. Fields that change later ar
 Loop: only its thread touches it, except for these fields:
 * `mailbox` and `missed`: any thread posts to them;
 * `asked_of`: other loops add to it; `behind` and `seen`: other loops read them;
-* `copied` and `copy` (which `copied` releases), `reloaded`, `kicked`, `listened`, `listens`, `accept.own_table` and
-  `done`: Python reads them. It writes `done` and `thread` when it starts the thread.
+* `copied`, `copy` and `histograms` (which `copied` releases), `reloaded`, `kicked`, `listened`, `listens`,
+  `accept.own_table` and `done`: Python reads them. It writes `done` and `thread` when it starts the thread.
 The local peer and the control thread each have a Loop without sockets (a pseudo-loop), used under the GIL. They make
 packets, hold them back and post them like any other loop.
 """
@@ -23,6 +23,7 @@ from signal_core.base.sys cimport epoll_event, iovec, pthread_t
 from signal_core.tables.acl cimport Rights
 from signal_core.tables.conn_table cimport Slab
 from signal_core.tables.drop_table cimport Missed, Missing
+from signal_core.tables.histogram cimport Histogram
 from signal_core.tables.ip_table cimport AddressBook, Addresses
 from signal_core.tables.link_state cimport Link
 from signal_core.tables.loop_rooms cimport Rooms
@@ -214,6 +215,23 @@ cdef struct Trimming:             # returning freed memory to the system (loop/m
     uint64_t pieces_due           # pieces still to allocate
     void* pieces                  # pieces allocated so far, linked by their first word
 
+cdef enum:
+    # Latency.histograms; signal_core/names.py has their names, in this order
+    LATENCY_RELAY = 0
+    LATENCY_NATS = 1
+    LATENCY_LAG = 2
+    LATENCY_HANDSHAKE = 3
+    LATENCY_CLIENT = 4
+    LATENCY_COUNT = 5
+
+cdef struct Latency:              # what is measured of time (tables/latency.pxd)
+    uint64_t began                # ns; when the iteration began: epoll_wait returned
+    uint64_t since                # ns; when an iteration began that read the first of the messages at hand
+    uint64_t left                 # ns; `began` of the last iteration that left deliveries unwritten; 0: none did
+    uint64_t left_by              # C_WAKES in that one
+    uint32_t chosen               # *_BELOW (latency.pxd): decides whether the iteration is measured
+    Histogram histograms[LATENCY_COUNT]  # 2040
+
 cdef struct Loop:
     Hub* hub
     const Settings* set           # those in force on this loop; KIND_RELOAD swaps them between two iterations
@@ -221,7 +239,7 @@ cdef struct Loop:
     uint32_t tick                 # the present tick, counted from Hub.boot
     uint32_t phase                # ms by which its ticks are early, so that the loops' timers do not fire together
     uint32_t late_ms              # ms since the tick began
-    uint64_t tick_began           # ms; when the tick began
+    uint64_t tick_began           # ns; when the tick began
     uint32_t timers_ms            # loop_ms at which timers were last handled
     int epoll
     Accepting accept              # listeners, and the pace of new connections
@@ -254,6 +272,8 @@ cdef struct Loop:
     uint32_t ntags
     uint64_t n[C_COUNT]           # counters
     uint64_t copy[C_COUNT]        # as of the last KIND_SNAPSHOT
+    Latency latency
+    Histogram histograms[LATENCY_COUNT]  # copies of Latency.histograms, as of the last KIND_SNAPSHOT
     uint64_t copied               # atomic: number of that snapshot
     uint64_t reloaded             # atomic: Settings.number of `set`
     uint64_t kicked[KICKS_KEPT]   # atomic: 2 × the number of a KIND_KICK, + 1 if there was such a connection

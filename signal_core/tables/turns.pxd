@@ -22,6 +22,7 @@ from signal_core.base.limits cimport (
 )
 from signal_core.base.sys cimport SE_INLINE, SE_RARE, se_load_relaxed, se_now_ns, se_store_relaxed
 from signal_core.tables.conn_table cimport FLAG_BLOCKED, FLAG_DIRTY, FLAG_READY, NO_SLOT, Conn
+from signal_core.tables.latency cimport latency_note_long
 from signal_core.tables.state cimport CROWD_WORDS, LANE_DIRECT, LANE_SPREAD, Line, Loop
 
 cdef enum:
@@ -45,6 +46,7 @@ cdef inline bint turns_step_look(Loop* loop) noexcept nogil:
     cdef uint64_t now
     if loop.turn.step_end == STEP_SPENT:
         return True
+    latency_note_long(loop)
     now = se_now_ns()
     if loop.turn.step_end >> STEP_FRESH_BIT:
         loop.turn.step_end += now - (<uint64_t>1 << STEP_FRESH_BIT)

@@ -24,6 +24,9 @@ GENERAL = (
     "service_dropped",
     "log_dropped",
     "total",
+    "latency",
+    "cpu",
+    "memory",
 )
 
 Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
