@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from signal_py.base.errors import ConfigError
-from signal_py.config.load import make_config
+from signal_py.base.errors import ConfigError, Fault, Faults
+from signal_py.config.load import check_all
 from signal_py.config.parsing import nearest
 from signal_py.config.settings import SETTINGS, Config
 from signal_py.control.wire import CURSOR, NAME, PEER
@@ -37,13 +37,15 @@ def config_of(config: Config | None, settings: Options, authorize: bool) -> Conf
 def _config_of_keywords(settings: Options) -> Config:
     fields = {setting.field: name for name, setting in SETTINGS.items()}
     given: dict[str, object] = {**DEFAULTS, **settings}
-    for field in given:
-        if field not in fields:
-            near = nearest(field.lower().replace("-", "_"), fields)
-            fix = f"write {near}=…" if near else "signal_py.config.settings.Config lists them"
-            raise ConfigError(f"Engine's {field} is not a setting: {fix}.")
-    by_name = {fields[field]: value for field, value in given.items()}
-    return make_config(by_name, {name: f"Engine's {field}" for field, name in fields.items()})
+    faults = Faults()
+    for field in sorted(given.keys() - fields.keys()):
+        near = nearest(field.lower().replace("-", "_"), fields)
+        fix = f"write {near}=…" if near else "signal_py.config.settings.Config lists them"
+        faults.found.append(Fault(f"Engine's {field} is not a setting: {fix}."))
+    by_name = {fields[field]: value for field, value in given.items() if field in fields}
+    config = check_all(by_name, {name: f"Engine's {field}" for field, name in fields.items()}, faults)
+    faults.raise_all()
+    return config
 
 
 def _check_authorize(config: Config, given: bool) -> None:

@@ -33,7 +33,8 @@ class Fault:
 class ConfigError(EngineError, ValueError):
     """A setting can't be used. The text names the setting as it was given, what is wrong, and the fix.
 
-    faults  every fault that was found, as Fault; the text of the exception is theirs, one a line
+    faults  every fault that was found, each with its `text`, `setting` and `origin`; the text of the exception is
+            theirs, one a line
     """
 
     def __init__(self, *faults: str | Fault) -> None:

@@ -42,19 +42,28 @@ def nearest(word: str, names: Iterable[str]) -> str:
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parses a command line. For a mistake, prints one sentence and exits with MISUSE."""
+    """Parses a command line. For mistakes, prints one sentence each and exits with MISUSE."""
     command = command_of(parser, arguments)
     options, left = parser.parse_known_args(arguments)
     if left:
-        wrong = next((each for each in left if each.startswith("-") and each != "-"), left[0])
-        if wrong.startswith("--"):
-            flag = wrong.partition("=")[0]
-            near = nearest(flag, (name for name in flags_of(command) if name.startswith("--")))
-            command.error(f"{flag} is not an option of '{command.prog}'" + (f": write {near}" if near else ""))
-        if wrong.startswith("-"):
-            command.error(f"{wrong} is not an option of '{command.prog}': write -- before it if it is an argument")
-        command.error(f"'{wrong}' is an extra argument for '{command.prog}'")
+        *others, last = _extra(command, left)
+        for other in others:
+            say(f"{other}.")
+        command.error(last)
     return options
+
+
+def _extra(command: Parser, left: Sequence[str]) -> list[str]:
+    """Returns what is wrong with the arguments that a command does not take. If one is a flag, others may be values."""
+    wrong = []
+    for flag in dict.fromkeys(each.partition("=")[0] for each in left if each.startswith("-") and each != "-"):
+        text = f"{flag} is not an option of '{command.prog}'"
+        if not flag.startswith("--"):
+            wrong.append(f"{text}: write -- before it if it is an argument")
+        else:
+            near = nearest(flag, (name for name in flags_of(command) if name.startswith("--")))
+            wrong.append(text + (f": write {near}" if near else ""))
+    return wrong or [f"'{left[0]}' is an extra argument for '{command.prog}'"]
 
 
 def command_of(parser: Parser, arguments: Sequence[str]) -> Parser:

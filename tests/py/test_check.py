@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import kit
+from signal_py import Engine
 from signal_py.base.errors import ConfigError, Fault, Faults
 from signal_py.config.origin import Origin
 from signal_py.config.sources import load
@@ -106,6 +107,15 @@ def test_a_fault_has_no_followers() -> None:
         load({"auth": "jwtt", "auth-key": "x" * 32, "nats-user": "u"}, {})
     assert [fault.setting for fault in error.value.faults] == ["auth", "nats-user"]
     assert str(error.value).count("\n") == 1
+
+
+def test_mistyped_flags_and_keywords_at_once() -> None:
+    done = kit.run("check", "--ttll", "3", "--lops=2", "--ttll", "4")
+    lines = [line.split(" ")[1] for line in done.stderr.splitlines()]
+    assert done.returncode == 2 and lines == ["--ttll", "--lops"] and "write --loops: see" in done.stderr
+    with pytest.raises(ConfigError) as error:
+        Engine(ttll=3, lops=2, max_rooms=-1)  # type: ignore[call-arg]
+    assert [line.split(" ")[1] for line in str(error.value).splitlines()] == ["lops", "ttll", "max_rooms"]
 
 
 def test_what_is_not_toml(tmp_path: Path) -> None:
