@@ -22,7 +22,7 @@ def drain(admin: str, named: str) -> int:
     admin  the address of the admin server: HOST:PORT, or http://HOST:PORT/
     named  how it was given, for errors
     """
-    host, port = _host_and_port(admin, named)
+    host, port = host_and_port(admin, named)
     try:
         status, body = _post(host, port)
     except (OSError, http.client.HTTPException, UnicodeError) as error:
@@ -52,7 +52,8 @@ def _post(host: str, port: int) -> tuple[int, bytes]:
         return answer.status, answer.read(MAX_ANSWER)
 
 
-def _host_and_port(admin: str, named: str) -> tuple[str, int]:
+def host_and_port(admin: str, named: str) -> tuple[str, int]:
+    """Returns the host and port of an admin server; `named` says how it was given. Raises ConfigError."""
     url = admin if "://" in admin else f"http://{admin}"
     try:
         parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""The command line: `signal-engine serve|check|config|doctor|pub|sub|send|drain|ctl|token|completion|version|help`."""
+"""The command line: `signal-engine serve`, `check`, `config`, `doctor`, `sub`, `ctl`, `top` and so on."""
 
 from __future__ import annotations
 
@@ -123,6 +123,7 @@ def _parser() -> Parser:
         _add_client(commands, name, run)
     _add_drain(commands)
     _add_control(commands)
+    _add_top(commands)
     _add_token(commands)
     _add_completion(commands)
     version = commands.add_parser("version", help="print the version", allow_abbrev=False)
@@ -231,6 +232,24 @@ def _add_control(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _control(options: argparse.Namespace) -> int:
     from signal_py.cli.ctl import run, variables
+    from signal_py.config.sources import load
+
+    return run(options, load(given(options), variables(os.environ), options.config))
+
+
+def _add_top(commands: argparse._SubParsersAction[Parser]) -> None:
+    from signal_py.cli.top import DESCRIPTION, add_arguments
+    from signal_py.config.settings import control_settings
+
+    top = commands.add_parser("top", help="watch a node or a cluster", description=DESCRIPTION, allow_abbrev=False)
+    add_arguments(top)
+    add_settings(top, control_settings())
+    top.set_defaults(run=_top, reads=(CONFIG_VARIABLE, *(SETTINGS[name].variable for name in CONTROL_SETTINGS)))
+
+
+def _top(options: argparse.Namespace) -> int:
+    from signal_py.cli.ctl import variables
+    from signal_py.cli.top import run
     from signal_py.config.sources import load
 
     return run(options, load(given(options), variables(os.environ), options.config))

@@ -1,0 +1,199 @@
+"""The command `top`: a live view of one node, by its admin server, or of a cluster, by NATS."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import http.client
+import json
+import os
+import sys
+import termios
+import time
+import tty
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+from signal_py.base import aio
+from signal_py.base.errors import ConfigError
+from signal_py.cli.drain import host_and_port
+from signal_py.cli.rates import Figures, figures, summed
+from signal_py.config.settings import Config
+from signal_py.config.types import NATS_WORDS
+
+INTERVALS = (0.1, 3600.0)  # seconds between two readings
+TIMEOUT = 2.0  # seconds for a node to answer
+MAX_ANSWER = 4 << 20  # bytes of /stats: 250 loops have less than 1 MiB
+
+DESCRIPTION = """\
+Shows what a node, or each node of a cluster, is doing: connections, messages and bytes a second, drops and refusals by
+cause, latencies, loops, NATS, memory. With --admin it reads the admin server of one node; otherwise it asks all nodes
+through NATS, as ctl does. Latencies are those since the last reading. A node that does not answer is asked again; q
+quits."""
+
+Stats = Mapping[str, Any]
+Read = Callable[[], Awaitable[tuple[dict[str, Stats], list[str]]]]  # returns statistics by node, and what is wrong
+Show = Callable[[list[Figures], list[str]], None]
+
+
+def add_arguments(top: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `top`, but for its settings."""
+    top.add_argument("--admin", metavar="URL", default="", help="admin server of one node, HOST:PORT or http://…")
+    top.add_argument("--interval", metavar="SECONDS", type=float, default=1.0, help="time between readings (default 1)")
+    top.add_argument("--json", action="store_true", help="print a JSON object for each reading, in place of the view")
+    top.add_argument("--count", metavar="N", type=int, default=0, help="exit after N readings (default: go on)")
+
+
+def run(options: argparse.Namespace, config: Config) -> int:
+    """Runs `top`. Returns the exit status. Raises ConfigError.
+
+    options  the arguments, as `add_arguments` defines them
+    config   the settings of `ctl`
+    """
+    low, high = INTERVALS
+    if not low <= options.interval <= high:
+        raise ConfigError(f"--interval is {options.interval:g}: use {low:g} to {high:g} seconds.")
+    if options.count < 0:
+        raise ConfigError(f"--count is {options.count}: use 1 or more, or 0 to go on.")
+    if not options.json and not sys.stdout.isatty():
+        raise ConfigError("top draws on a terminal, and standard output is none: use --json.")
+    if not options.admin and set(config.nats) & set(NATS_WORDS):
+        raise ConfigError(
+            f"{config.named('nats')} names no NATS server: give --admin HOST:PORT for one node, "
+            "or the URL of a NATS server that the nodes use."
+        )
+    if options.admin:
+        host, port = host_and_port(options.admin, "--admin")
+        return aio.run(_top(options, functools.partial(_read_admin, host, port)))
+    return aio.run(_cluster(options, config))
+
+
+async def _cluster(options: argparse.Namespace, config: Config) -> int:
+    """Shows the cluster that NATS reaches. Returns the exit status."""
+    from signal_py.control import Control, ControlError
+
+    connected = False
+
+    async def read() -> tuple[dict[str, Stats], list[str]]:
+        nonlocal connected
+        try:
+            if not connected:
+                await control.connect()
+                connected = True
+            gathered = await control.stats()
+        except (ControlError, ConfigError) as error:
+            connected = False
+            return {}, [f"{error} Trying again."]
+        trouble = [f"{node} does not answer" for node in gathered.silent]
+        trouble += [f"{refused.node}: {refused.text}" for refused in gathered.refused]
+        if not gathered.nodes:
+            trouble.append("no node answers: is one running with this NATS server and --prefix, and --control on?")
+        return {one.node: {**one.general, "node": one.node, "total": one.total} for one in gathered.answers}, trouble
+
+    control = Control(config=config, timeout=TIMEOUT)
+    await control.connect()  # a wrong address is an error at once
+    connected = True
+    try:
+        return await _top(options, read)
+    finally:
+        with contextlib.suppress(ControlError):
+            await control.close()
+
+
+async def _read_admin(host: str, port: int) -> tuple[dict[str, Stats], list[str]]:
+    """Reads /stats of one node."""
+
+    def get() -> Any:
+        with contextlib.closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT)) as connection:
+            connection.request("GET", "/stats")
+            return json.loads(connection.getresponse().read(MAX_ANSWER))
+
+    try:
+        stats = await aio.in_thread(get)
+        if "total" not in stats:
+            return {}, [f"{host}:{port} has no figures yet: it is starting, or not an engine. Trying again."]
+        return {str(stats["node"]): stats}, []
+    except (OSError, http.client.HTTPException, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return {}, [f"{host}:{port} does not answer ({reason}). Trying again."]
+
+
+async def _top(options: argparse.Namespace, read: Read) -> int:
+    """Reads and shows until q, Ctrl-C or `--count`. Returns the exit status."""
+    before: dict[str, Stats] = {}
+    quits = asyncio.Event()
+    with _printer() if options.json else _screen(quits) as show:
+        turns = 0
+        while not quits.is_set():
+            due = asyncio.get_running_loop().time() + options.interval
+            now, trouble = await read()
+            # The first reading only begins: rates since the start of a node would be taken for those of now.
+            nodes = [figures(stats, before[name]) for name, stats in sorted(now.items()) if name in before]
+            if nodes or trouble:
+                show(nodes, trouble)
+                turns += 1
+            before.update(now)
+            if options.count and turns >= options.count:
+                break
+            with contextlib.suppress(asyncio.TimeoutError):
+                await aio.with_timeout(quits.wait(), max(due - asyncio.get_running_loop().time(), 0.0))
+    return 0
+
+
+@contextlib.contextmanager
+def _printer() -> Iterator[Show]:
+    """Prints a JSON object for each reading."""
+
+    def show(nodes: list[Figures], trouble: list[str]) -> None:
+        print(
+            json.dumps({"time": round(time.time(), 3), "nodes": nodes, "total": summed(nodes), "trouble": trouble}),
+            flush=True,
+        )
+
+    yield show
+
+
+@contextlib.contextmanager
+def _screen(quits: asyncio.Event) -> Iterator[Show]:
+    """Draws on the terminal's other screen, and sets `quits` when q is pressed. Afterwards the terminal is as before.
+    Raises ConfigError without rich."""
+    try:
+        from rich.live import Live
+
+        from signal_py.cli.top_view import view
+    except ImportError:
+        raise ConfigError("top needs rich: pip install 'signal-engine-ws[top]', or use --json.") from None
+    shown: list[Figures] = []
+
+    def show(nodes: list[Figures], trouble: list[str]) -> None:
+        if nodes:
+            shown[:] = nodes
+        live.update(view(shown, trouble), refresh=True)
+
+    with _keys(quits), Live(screen=True, auto_refresh=False) as live:
+        yield show
+
+
+@contextlib.contextmanager
+def _keys(quits: asyncio.Event) -> Iterator[None]:
+    """Reads keys one by one, unless standard input is no terminal."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    keyboard = sys.stdin.fileno()
+    kept = termios.tcgetattr(keyboard)
+    loop = asyncio.get_running_loop()
+
+    def pressed() -> None:
+        if any(key in b"qQ" for key in os.read(keyboard, 64)):
+            quits.set()
+
+    tty.setcbreak(keyboard)  # Ctrl-C still interrupts
+    loop.add_reader(keyboard, pressed)
+    try:
+        yield
+    finally:
+        loop.remove_reader(keyboard)
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, kept)
