@@ -109,6 +109,7 @@ cdef fill_lists(Settings* set, dict s):
     """Fills in the allowed origins and the trusted proxies."""
     cdef uint32_t i
     cdef bytes text
+    set.proxy_protocol = s["proxy_protocol"]
     if s["origins"]:
         text = b"".join(origin.lower().encode() + b"\n" for origin in s["origins"])
         set.origins = text_kept(text)

@@ -127,4 +127,5 @@ COUNTERS = (
         "counter",
         "requests of operators and of the embedding program postponed or refused because many tasks waited for a loop",
     ),
+    ("proxy_refused", "counter", "handshakes answered 400: no valid PROXY protocol header, or one from a stranger"),
 )

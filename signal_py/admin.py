@@ -16,7 +16,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from signal_py.base.errors import ConfigError
 from signal_py.base.hostport import host_port
-from signal_py.listen import Address, Probes, prepare, resolve, where
+from signal_py.listen import Address, prepare, where
+from signal_py.listeners import Held, Place
 from signal_py.metrics import Counters, EngineCollector, Stats
 
 REQUEST_TIMEOUT = 10.0  # seconds for a client to send its request
@@ -29,15 +30,15 @@ class Admin:
 
     def __init__(
         self,
-        address: str,
+        held: Held,
         named: str,
         stats: Callable[[], Stats],
         unready: Callable[[], str],
         drain: Callable[[], Stats],
     ) -> None:
-        """Binds the address. Raises ConfigError.
+        """Takes over the address that is held. Raises ConfigError.
 
-        address  HOST:PORT
+        held     the address
         named    how the setting was given, for errors
         stats    returns the statistics
         unready  returns why the engine accepts no clients; "" if it does
@@ -49,14 +50,14 @@ class Admin:
         self._lock = threading.Lock()  # one request at a time reads the core's counters
         self._registry: CollectorRegistry | None = None
         self._servers: list[_Server] = []
-        with Probes(resolve([address], named), named) as probes:
-            self.addresses = probes.addresses
-            try:
-                for bound in self.addresses:
-                    self._servers.append(_Server(self, bound, named))
-            except BaseException:
-                self.stop()
-                raise
+        self.addresses = [place.address for place in held.places]
+        try:
+            for place in held.places:
+                self._servers.append(_Server(self, place, named))
+        except BaseException:
+            self.stop()
+            raise
+        held.release()
 
     def start(self) -> None:
         """Starts to answer, on one thread per address and one per connection."""
@@ -108,16 +109,26 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, admin: Admin, address: Address, named: str) -> None:
+    def __init__(self, admin: Admin, place: Place, named: str) -> None:
         self.admin = admin
+        self._place = place
+        address = place.address
         self.thread = threading.Thread(target=self.serve_forever, name="admin", daemon=True)
         self.address_family = socket.AddressFamily(address.family)
         super().__init__(cast(Any, where(address)), _Handler, bind_and_activate=False)
+        if place.shared is None:
+            self._listen(address, named)
+            return
+        self.socket.close()
+        self.socket = place.shared
+
+    def _listen(self, address: Address, named: str) -> None:
+        """Listens on a TCP address. Raises ConfigError."""
         # The probe, which holds the port and has checked that nobody listens there, may have set both options.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
-            prepare(self.socket, address, admin.addresses)
+            prepare(self.socket, address, self.admin.addresses)
             self.socket.bind(cast(Any, self.server_address))
             self.server_activate()
         except OSError as error:
@@ -130,10 +141,12 @@ class _Server(ThreadingHTTPServer):
     def stop(self) -> None:
         """Closes the listener, and waits for its thread."""
         if self.thread.ident is not None:
-            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which polls only twice a second
+            if not self._place.inherited:
+                self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which polls only twice a second
             self.shutdown()
             self.thread.join()
         self.server_close()
+        self._place.close()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Logs nothing: clients may disconnect at any time."""

@@ -37,6 +37,7 @@ class Address(NamedTuple):
 class Resolved(NamedTuple):
     """The addresses of one HOST:PORT text."""
 
+    text: str
     addresses: list[Address]
     is_name: bool  # the host is a name, so one usable address is enough
 
@@ -47,13 +48,13 @@ def resolve(texts: Iterable[str], named: str) -> list[Resolved]:
     resolved: list[Resolved] = []
     faults = Faults()
     for text in texts:
-        one = Resolved([], False)
+        one = Resolved(text, [], False)
         with faults.of():
             one = _resolve_one(text, named)
         fresh = [address for address in one.addresses if address.port == 0 or address not in known]
         known.update(fresh)
         if fresh:
-            resolved.append(Resolved(fresh, one.is_name))
+            resolved.append(Resolved(text, fresh, one.is_name))
     faults.raise_all()
     found = sum(len(one.addresses) for one in resolved)
     if found > MAX_ADDRESSES:
@@ -76,7 +77,7 @@ def _resolve_one(text: str, named: str) -> Resolved:
         if family in (socket.AF_INET, socket.AF_INET6):
             scope = where[3] if len(where) == 4 else 0
             found[Address(int(family), str(where[0]).partition("%")[0], int(where[1]), int(scope))] = None
-    return Resolved(list(found), not is_ip(host.partition("%")[0]))
+    return Resolved(text, list(found), not is_ip(host.partition("%")[0]))
 
 
 class Probes:
@@ -86,25 +87,31 @@ class Probes:
     binds without that option, which fails if the port is in use, and then sets it for the loops.
     """
 
-    def __init__(self, resolved: Iterable[Resolved], named: str, share: str = "") -> None:
+    def __init__(
+        self, resolved: Iterable[Resolved], named: str, share: str = "", others: Iterable[Address] = ()
+    ) -> None:
         """Binds all addresses. With port 0, all addresses of a name get the same port.
 
-        named  how the setting was given, for errors
-        share  the setting by which other engines may share the port, for errors; "" if none may
+        named   how the setting was given, for errors
+        share   the setting by which other engines may share the port, for errors; "" if none may
+        others  addresses that the engine listens on already
 
         Raises ConfigError if an address can't be used. Some, but not all, addresses of a name may be missing.
         """
         self._share = share
         self.addresses: list[Address] = []  # in their order, with the chosen port in place of 0
+        self.by_text: dict[str, list[Address]] = {}
         self._sockets: list[socket.socket] = []
         self._named = named
         resolved = list(resolved)
-        self._given = [address for one in resolved for address in one.addresses]
+        self._given = [*others, *(address for one in resolved for address in one.addresses)]
         faults = Faults()
         try:
             for one in resolved:
                 with faults.of():
-                    self._hold_resolved(one)
+                    held = len(self.addresses)
+                self._hold_resolved(one)
+                self.by_text.setdefault(one.text, []).extend(self.addresses[held:])
             faults.raise_all()
         except BaseException:
             self.close()
@@ -191,11 +198,16 @@ def where(address: Address) -> tuple[object, ...]:
     return address.host, address.port
 
 
+def v6only(address: Address, others: Iterable[Address]) -> bool:
+    """Returns whether a listener takes IPv6 only: `[::]` accepts IPv4 as well, unless an IPv4 address has its port."""
+    ipv4 = any(other.family == socket.AF_INET and other.port == address.port != 0 for other in others)
+    return address.family == socket.AF_INET6 and (ipv4 or address.host != "::")
+
+
 def prepare(listener: socket.socket, address: Address, others: Iterable[Address]) -> None:
-    """Makes `[::]` accept IPv4 as well, unless an IPv4 address has the same port (as in loop/thread.pxd)."""
+    """Sets IPV6_V6ONLY of an IPv6 listener."""
     if address.family == socket.AF_INET6:
-        ipv4 = any(other.family == socket.AF_INET and other.port == address.port != 0 for other in others)
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv4 or address.host != "::"))
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6only(address, others)))
 
 
 def _bind(probe: socket.socket, where: tuple[object, ...]) -> None:

@@ -12,7 +12,8 @@ from signal_py.base.errors import Fault, Faults
 from signal_py.base.hostport import host_port
 from signal_py.base.log import ROOT
 from signal_py.config.settings import SETTINGS, Config
-from signal_py.listen import Address, Probes, resolve
+from signal_py.listen import Address, resolve
+from signal_py.listeners import Held
 from signal_py.parts import parts_of
 
 WITH_NATS = ("nats-token", "nats-user", "nats-nkey", "nats-creds", "nats-tls-ca", "nats-tls-cert")
@@ -71,19 +72,18 @@ def _logged(warnings: list[Fault]) -> Iterator[None]:
 
 def _bind(config: Config, faults: Faults) -> None:
     """Binds the addresses to listen on, as the engine does, and then those of the admin server."""
-    share = config.written("reuse-port", "on") if config.reuse_port == "on" else ""
     taken: list[Address] = []
     for name, texts in (("listen", config.listen), ("admin", (config.admin,) if config.admin else ())):
         if faults.blame(name):
             continue
         named = config.named(name)
         with faults.of(name, named):
-            resolved = resolve(texts, named)
+            resolved = resolve([text for text in texts if not text.startswith(("unix:", "fd:"))], named)
             if double := _overlap([address for one in resolved for address in one.addresses], taken):
                 text = f"{named} {double} is already one of the addresses to listen on: choose another port."
                 faults.found.append(Fault(text, name, named))
                 continue
-            with Probes(resolved, named, share if name == "listen" else ""):
+            with Held.of(config, name, texts):
                 taken += [address for one in resolved for address in one.addresses]
 
 

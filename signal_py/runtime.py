@@ -32,7 +32,7 @@ from signal_py.control.handlers import CommandHandlers
 from signal_py.control.inspection import Inspection
 from signal_py.control.server import ControlServer
 from signal_py.control_thread import ControlThread, RefusedError
-from signal_py.listen import Probes, resolve
+from signal_py.listeners import Held, Listeners
 from signal_py.local_peer import LocalPeer
 from signal_py.nats.credentials import Credentials
 from signal_py.nats.server_process import EmbeddedNats
@@ -123,6 +123,7 @@ def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict
         "input_total": config.input_total or here.memory // MEMORY_SHARE,
         "inbox_messages": inbox_messages(config, here.memory, loops),
         "hooks": hooks,
+        "proxy_protocol": config.proxy_protocol == "on",
         "proxies": [_network(text) for text in config.trusted_proxies],
     }
 
@@ -146,7 +147,6 @@ class Runtime:
         self.control_thread: ControlThread | None = None
         self.embedded: EmbeddedNats | None = None
         self.local_peer: LocalPeer | None = None  # set by Engine, between prepare and run
-        self.listening: list[tuple[str, int]] = []
         self._hooks = hooks
         self._on_drain: Callable[[], None] | None = on_drain
         self._hurried = threading.Event()
@@ -155,9 +155,14 @@ class Runtime:
         self._keys: Keys | None = None  # of tokens
         self.program: asyncio.AbstractEventLoop | None = None  # set by Engine, before prepare
         self._admin: Admin | None = None
-        self._probes: Probes | None = None
+        self._listeners = Listeners(config)
         self._looping = False
         self._since = time.monotonic()
+
+    @property
+    def listening(self) -> list[tuple[str, int]]:
+        """Host and port of each address that it listens on; a unix socket is its name, such as `unix:/run/s`, and 0."""
+        return [(address.host, address.port) for address in self._listeners.addresses]
 
     @property
     def urls(self) -> list[str]:
@@ -183,13 +188,11 @@ class Runtime:
         if limits := limits_of_groups().finite():
             event(logger, "info", "limited by control groups", **limits)
         if config.admin:
-            with faults.of("admin", config.named("admin")):
-                self._admin = Admin(config.admin, config.named("admin"), self.stats, self.unready, self._ask_drain)
+            with faults.of("admin", config.named("admin")), Held.of(config, "admin") as held:
+                self._admin = Admin(held, config.named("admin"), self.stats, self.unready, self._ask_drain)
                 self._admin.start()
-        named = config.named("listen")
-        share = config.written("reuse-port", "on") if config.reuse_port == "on" else ""
-        with faults.of("listen", named):
-            self._probes = Probes(resolve(config.listen, named), named, share)
+        with faults.of("listen", config.named("listen")):
+            self._listeners.hold(config.listen)
         parts = parts_of(config, faults)
         faults.raise_all()
         servers = self._servers(parts)
@@ -225,18 +228,10 @@ class Runtime:
 
     def run(self) -> None:
         """Starts the loops and the link. Returns when clients can connect. Raises ConfigError."""
-        assert self.core is not None and self.control_thread is not None and self._probes is not None
-        addresses = self._probes.addresses
-        try:
-            self.core.start(addresses)
-        except OSError as error:
-            raise ConfigError(
-                f"{self.config.named('listen')} {', '.join(self.config.listen)} can't be listened on "
-                f"({error.strerror or error}): choose another address."
-            ) from None
+        assert self.core is not None and self.control_thread is not None
+        self.core.start([])
         self._looping = True
-        self._probes.close()
-        self.listening = [(host, port) for _, host, port, _ in addresses]
+        self._listeners.open(self.core)
         self.control_thread.start()
         self._await_link(self.control_thread)
         self.state = "running"
@@ -289,9 +284,9 @@ class Runtime:
         """Ends everything else."""
         if self.control_thread is not None:
             self.control_thread.stop()
-        for part in (self._probes, self.embedded):
-            if part is not None:
-                part.close()
+        self._listeners.close()
+        if self.embedded is not None:
+            self.embedded.close()
         self.state = "stopped"
         self._on_drain = None  # a reference to the engine
         if self._admin is not None:

@@ -110,4 +110,5 @@ cdef enum:
     C_MEMORY_TRIMS = 91       # times a loop returned freed memory to the system
     C_MESSAGES_LATE = 92      # connections closed with 1008: message-timeout
     C_TASKS_REFUSED = 93      # requests of operators and the program that were postponed or refused: TASKS_WAITING
-    C_COUNT = 94
+    C_PROXY_REFUSED = 94      # handshakes answered 400: proxy-protocol
+    C_COUNT = 95

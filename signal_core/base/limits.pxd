@@ -3,6 +3,8 @@
 cdef enum:
     # -- HTTP requests; the sizes of line and head are settings --
     UPGRADE_MAX_HEADERS = 100      # header lines of a handshake
+    PROXY_V1_MOST = 107            # bytes of a PROXY protocol header, version 1, CRLF included
+    PROXY_V2_MOST = 2048           # ... version 2, all its extensions included
     UPGRADE_MAX_ROOMS = 64         # rooms in a URL
     UPGRADE_ANSWER = 512           # bytes of the longest HTTP answer
     FORWARDED_LINES = 4            # X-Forwarded-For headers that are read, the last ones first

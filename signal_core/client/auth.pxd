@@ -18,6 +18,7 @@ from signal_core.base.sys cimport SE_COLD, SE_RARE
 from signal_core.base.text cimport text_put
 from signal_core.client.input_buffer cimport input_buffer_free
 from signal_core.client.open cimport open_answer_http, open_finish, open_user
+from signal_core.client.proxied cimport proxied_parse
 from signal_core.client.remote_addr cimport remote_addr_of, remote_addr_put
 from signal_core.delivery.conn cimport conn_brief, conn_id, conn_watch
 from signal_core.delivery.conn_close cimport conn_close
@@ -223,7 +224,7 @@ cdef inline void _auth_open(Loop* loop, Conn* c, const Packet* packet) noexcept 
     cdef Site site = loop.set.site
     cdef int head
     site.max_line = site.max_head = kept.used  # the limits of when it came, which a reload may have lowered since
-    head = upgrade_parse(span_of(kept.data, kept.used), 0, &site, &u)
+    head = proxied_parse(loop.set, c.fd, span_of(kept.data, kept.used), 0, &site, &u)
     if SE_RARE(u.status):  # or has changed the path
         auth_refuse(loop, c, u.status)
         return

@@ -1,7 +1,7 @@
 """Handles the head of a handshake as its bytes arrive. Runs on the connection's loop."""
 
 from libc.stdint cimport uint64_t
-from signal_core.base.counters cimport C_OVERSIZED
+from signal_core.base.counters cimport C_OVERSIZED, C_PROXY_REFUSED
 from signal_core.base.limits cimport OVER_LOG_MS
 from signal_core.base.span cimport Span, span_between, span_of
 from signal_core.base.sys cimport (
@@ -10,12 +10,13 @@ from signal_core.base.sys cimport (
 from signal_core.base.text cimport text_put, text_put_uint
 from signal_core.client.auth cimport auth_ask
 from signal_core.client.open cimport open_finish, open_origin
+from signal_core.client.proxied cimport proxied_parse
 from signal_core.delivery.backpressure cimport backpressure_hold, backpressure_joins_wait
 from signal_core.delivery.outbox cimport outbox_event_if_room
 from signal_core.tables.codes cimport AUTH_OFF, EVENT_LOG
 from signal_core.tables.conn_table cimport Conn
 from signal_core.tables.state cimport OVER_COUNT, OVER_HEAD, OVER_LINE, Hub, Loop
-from signal_core.wire.handshake cimport STATUS_HEALTH, Upgrade, upgrade_parse
+from signal_core.wire.handshake cimport PROXIED_WRONG, STATUS_HEALTH, Upgrade
 
 cdef enum:
     OVER_TEXT = 256           # bytes of the buffer for a log line about requests over a size limit
@@ -82,9 +83,11 @@ cdef inline size_t handshake_input(Loop* loop, Conn* c, Span input, size_t befor
     connection is upgraded, that of the input if it is refused, 0 if bytes are missing or it waits (for a verdict, or
     held)."""
     cdef Upgrade u
-    cdef int head = upgrade_parse(input, before, &loop.set.site, &u)
+    cdef int head = proxied_parse(loop.set, c.fd, input, before, &loop.set.site, &u)
     if head == -2:
         return 0
+    if SE_RARE(u.proxied == PROXIED_WRONG):
+        loop.n[C_PROXY_REFUSED] += 1
     if SE_RARE(u.status == 414 or u.status == 431) and u.why == NULL:
         _over_note(loop, &u)
     if head > 0 and loop.accept.shut:
@@ -97,7 +100,7 @@ cdef inline size_t handshake_input(Loop* loop, Conn* c, Span input, size_t befor
     if u.status == 0:
         u.status = open_origin(loop, c, &u)
     if u.status == 0 and loop.set.auth != AUTH_OFF:
-        u.status = auth_ask(loop, c, &u, span_of(input.at, <size_t>head))
+        u.status = auth_ask(loop, c, &u, span_of(input.at + u.skipped, <size_t>head - u.skipped))
         if u.status == 0:
             return 0
     return <size_t>head if open_finish(loop, c, &u) else input.size

@@ -24,6 +24,7 @@ from signal_core.client.input_buffer cimport input_buffer_free
 from signal_core.client.parking cimport (
     ASKS_HEALTH, LOT_NONE, parking_accept, parking_health_allowed, parking_next, parking_pop, parking_socket_asks,
 )
+from signal_core.client.proxied cimport proxied_parse
 from signal_core.client.remote_addr cimport remote_addr_count_peer
 from signal_core.client.session cimport session_read
 from signal_core.delivery.conn cimport conn_release_quota, conn_say_last, conn_socket_say_last, conn_watch
@@ -33,7 +34,7 @@ from signal_core.tables.conn_table cimport (
 from signal_core.tables.latency cimport latency_handshake_begin, latency_handshake_end
 from signal_core.tables.state cimport TAG_LISTENER, Listener, Loop, Lot, loop_ms
 from signal_core.tables.timer_wheel cimport wheel_arm
-from signal_core.wire.handshake cimport STATUS_HEALTH, STATUS_MOST, Upgrade, upgrade_parse
+from signal_core.wire.handshake cimport STATUS_HEALTH, STATUS_MOST, Upgrade
 from signal_core.wire.response cimport response_refuse, response_upgrade
 
 cdef enum:
@@ -63,7 +64,7 @@ cdef inline void _shed(Loop* loop, int fd) noexcept nogil:
     cdef ssize_t n = recv(fd, loop.input, READ_BUFFER, MSG_DONTWAIT)
     memset(&u, 0, sizeof(u))
     if n > 0:
-        upgrade_parse(span_of(loop.input, <size_t>n), 0, &loop.set.site, &u)
+        proxied_parse(loop.set, fd, span_of(loop.input, <size_t>n), 0, &loop.set.site, &u)
     if u.status != STATUS_HEALTH or loop.accept.shut:
         u.status = 503
         u.why = NULL

@@ -15,8 +15,9 @@ from signal_core.base.span cimport span_of
 from signal_core.base.sys cimport (
     MSG_DONTWAIT, MSG_PEEK, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, recv, se_descriptors,
 )
+from signal_core.client.proxied cimport proxied_parse
 from signal_core.tables.state cimport Loop, Lot, Parked
-from signal_core.wire.handshake cimport STATUS_HEALTH, Upgrade, upgrade_parse
+from signal_core.wire.handshake cimport STATUS_HEALTH, Upgrade
 
 cdef enum:
     # What the request on a socket asks for.
@@ -49,7 +50,7 @@ cdef inline int parking_socket_asks(Loop* loop, int fd) noexcept nogil:
     cdef int head
     if n <= 0:
         return ASKS_UNKNOWN
-    head = upgrade_parse(span_of(loop.input, <size_t>n), 0, &loop.set.site, &u)
+    head = proxied_parse(loop.set, fd, span_of(loop.input, <size_t>n), 0, &loop.set.site, &u)
     if head == -2 and n < HEALTH_HEAD:
         return ASKS_UNKNOWN
     return ASKS_HEALTH if head > 0 and u.status == STATUS_HEALTH else ASKS_OTHER

@@ -8,10 +8,10 @@ from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 from signal_core.base.limits cimport ADDRESS_BYTES, ADDRESS_TEXT, FORWARDED_LINES
 from signal_core.base.span cimport Span, span_of, span_until
 from signal_core.base.sys cimport (
-    AF_INET, AF_INET6, getpeername, inet_ntop, inet_pton, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage,
-    socklen_t,
+    AF_INET, AF_INET6, AF_UNIX, getpeername, inet_ntop, inet_pton, sockaddr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, socklen_t,
 )
-from signal_core.base.text cimport text_is_blank, text_put_span
+from signal_core.base.text cimport text_is_blank, text_put, text_put_span
 from signal_core.tables.conn_table cimport Conn
 from signal_core.tables.ip_table cimport (
     address_book_erase, address_book_write, addresses_enter, addresses_leave, ip_table_has_ipv4, ip_table_hash,
@@ -19,7 +19,13 @@ from signal_core.tables.ip_table cimport (
 )
 from signal_core.tables.settings cimport Network, Settings
 from signal_core.tables.state cimport Loop
-from signal_core.wire.handshake cimport Upgrade
+from signal_core.wire.handshake cimport PROXIED_FROM, Upgrade
+
+cdef enum:
+    # Results of _peer_address
+    OTHER_END_GONE = 0
+    OTHER_END_IP = 1
+    OTHER_END_UNIX = 2
 
 
 # -- addresses --
@@ -96,8 +102,8 @@ cdef inline bint _walk_line(const Settings* set, Span line, uint8_t* address, bi
         stop -= 1
 
 
-cdef inline bint _peer_address(int fd, uint8_t* out) noexcept nogil:
-    """Gets the address of a socket's other end, as 16 bytes. False, and zeros: it is gone."""
+cdef inline int _peer_address(int fd, uint8_t* out) noexcept nogil:
+    """Gets the address of a socket's other end, as 16 bytes; zeros if it has none. Returns OTHER_END_*."""
     cdef sockaddr_storage storage
     cdef socklen_t size = sizeof(storage)
     cdef sockaddr_in* v4 = <sockaddr_in*>&storage
@@ -105,13 +111,26 @@ cdef inline bint _peer_address(int fd, uint8_t* out) noexcept nogil:
     memset(out, 0, ADDRESS_BYTES)
     memset(&storage, 0, sizeof(storage))
     if getpeername(fd, <sockaddr*>&storage, &size) != 0:
-        return False
+        return OTHER_END_GONE
+    if v4.sin_family == AF_UNIX:
+        return OTHER_END_UNIX
     if v4.sin_family == AF_INET:
         out[10] = out[11] = 0xff
         memcpy(out + 12, &v4.sin_addr, 4)
     elif v4.sin_family == AF_INET6:
         memcpy(out, &v6.sin6_addr, ADDRESS_BYTES)
-    return True
+    return OTHER_END_IP
+
+
+cdef inline bint _is_trusted(const Settings* set, int end, const uint8_t* address) noexcept nogil:
+    """Whether the other end is a trusted proxy. Who may connect to a unix socket, as its file's mode says, is one."""
+    return end == OTHER_END_UNIX or (end == OTHER_END_IP and _is_proxy(set, address))
+
+
+cdef inline bint remote_addr_is_trusted(const Settings* set, int fd) noexcept nogil:
+    """Whether a socket's other end is a trusted proxy."""
+    cdef uint8_t address[ADDRESS_BYTES]
+    return _is_trusted(set, _peer_address(fd, address), address)
 
 
 cdef inline bint remote_addr_of(const Settings* set, int fd, const Upgrade* u, uint8_t* out) noexcept nogil:
@@ -120,7 +139,10 @@ cdef inline bint remote_addr_of(const Settings* set, int fd, const Upgrade* u, u
     cdef uint32_t i = 0
     cdef uint32_t lines
     cdef bint told = False
-    if not _peer_address(fd, out) or u == NULL or not _is_proxy(set, out):
+    if u != NULL and u.proxied == PROXIED_FROM:
+        memcpy(out, u.source, ADDRESS_BYTES)
+        return True
+    if not _is_trusted(set, _peer_address(fd, out), out) or u == NULL or u.proxied:
         return False
     lines = u.nforwarded if u.nforwarded < FORWARDED_LINES else FORWARDED_LINES
     for i in range(1, lines + 1):
@@ -146,7 +168,8 @@ cdef inline bint _address_enter(Loop* loop, const Conn* c, const uint8_t* addres
 cdef inline bint remote_addr_count_peer(Loop* loop, const Conn* c) noexcept nogil:
     """Counts a new connection for its socket's address, unless that is a trusted proxy's. False: over the limit."""
     cdef uint8_t address[ADDRESS_BYTES]
-    return not _peer_address(c.fd, address) or _is_proxy(loop.set, address) or _address_enter(loop, c, address)
+    cdef int end = _peer_address(c.fd, address)
+    return end == OTHER_END_GONE or _is_trusted(loop.set, end, address) or _address_enter(loop, c, address)
 
 
 cdef inline bint remote_addr_count_forwarded(Loop* loop, const Conn* c, const Upgrade* u) noexcept nogil:
@@ -165,6 +188,10 @@ cdef inline void remote_addr_uncount(Loop* loop, const Conn* c) noexcept nogil:
 
 cdef inline char* remote_addr_put(char* out, const uint8_t* address) noexcept nogil:
     """Writes an address as text, at most ADDRESS_TEXT bytes with its NUL. Returns the pointer to the NUL."""
+    cdef uint8_t none[ADDRESS_BYTES]
+    memset(none, 0, ADDRESS_BYTES)
+    if memcmp(address, none, ADDRESS_BYTES) == 0:  # of a unix socket, without a proxy that reports one
+        return text_put(out, b"unix")
     if ip_table_is_mapped(address):
         inet_ntop(AF_INET, address + 12, out, ADDRESS_TEXT)
     else:

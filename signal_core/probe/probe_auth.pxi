@@ -7,6 +7,7 @@ from signal_core.tables.acl cimport (
     Rights, rights_are as c_rights_are, rights_are_whole as c_rights_are_whole, rights_new as c_rights_new,
     rights_publish as c_rights_publish, rights_release, rights_sub as c_rights_sub,
 )
+from signal_core.wire.proxy_protocol cimport ProxyHeader, proxy_header_parse as c_proxy_header_parse
 from signal_core.wire.handshake cimport (
     TOKEN_BEARER, TOKEN_PROTOCOL, TOKEN_QUERY, upgrade_token_decode as c_token_decode,
 )
@@ -63,3 +64,12 @@ def address_parse(bytes text):
     good = c_address_parse(span_of(p, len(text)), address)
     free(p)
     return address[:16] if good else None
+
+
+def proxy_header_parse(bytes text):
+    """Returns (result, family, address of 16 bytes, port) of a PROXY protocol header."""
+    cdef ProxyHeader header
+    cdef uint8_t* p = ws_copy(text)
+    result = c_proxy_header_parse(span_of(p, len(text)), &header)
+    free(p)
+    return result, header.family, header.source[:ADDRESS_BYTES], header.port

@@ -61,6 +61,7 @@ cdef struct Settings:             # durations are in ticks unless they say other
     uint32_t origins_len
     uint32_t nproxies
     Network* proxies              # proxies whose X-Forwarded-For is trusted
+    bint proxy_protocol           # they send a PROXY protocol header
 
 
 cdef inline void settings_free(Settings* set) noexcept nogil:

@@ -5,7 +5,7 @@ Spans in Upgrade point into the caller's buffer and are valid as long as it is.
 
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcpy, memset
-from signal_core.base.limits cimport FORWARDED_LINES, UPGRADE_MAX_HEADERS
+from signal_core.base.limits cimport ADDRESS_BYTES, FORWARDED_LINES, UPGRADE_MAX_HEADERS
 from signal_core.base.span cimport Span, span_first, span_from, span_is, span_none, span_of, span_starts
 from signal_core.base.sys cimport SE_STATIC_ASSERT
 from signal_core.base.text cimport (
@@ -23,6 +23,12 @@ cdef extern from "se_text.h" nogil:
 
 cdef enum:
     KEY_SIZE = 24         # characters of Sec-WebSocket-Key: 16 bytes in base64
+
+    # Upgrade.proxied
+    PROXIED_NOT = 0       # there was no header
+    PROXIED_SILENT = 1    # it has no address: the proxy's own connection, such as its health check
+    PROXIED_FROM = 2      # it has the client's address
+    PROXIED_WRONG = 3     # it is missing, malformed, or not from a trusted proxy
 
     METHOD_OTHER = 0
     METHOD_GET = 1
@@ -58,6 +64,9 @@ cdef struct Upgrade:          # a parsed handshake
     uint8_t protocol          # 1  signal.v1 was offered
     uint8_t other_protocol    # 1  only others were offered
     uint8_t bodiless          # 1  the method was HEAD: an answer has no body
+    uint8_t proxied           # 1  PROXIED_*: what a PROXY protocol header before it said (client/proxied.pxd)
+    uint8_t source[ADDRESS_BYTES]  # 16  the client's address in that header
+    uint32_t skipped          # 4  bytes of that header
 
 cdef struct Seen:            # what the headers of a request say, besides the texts in Upgrade
     int hosts                # 4  Host headers
@@ -73,7 +82,7 @@ cdef struct Seen:            # what the headers of a request say, besides the te
 
 
 cdef inline void upgrade_check_layout() noexcept nogil:
-    SE_STATIC_ASSERT(sizeof(Upgrade) == 176)
+    SE_STATIC_ASSERT(sizeof(Upgrade) == 200)
 
 
 # -- the request's headers --

@@ -32,7 +32,7 @@ class Request:
     """A client that wants to connect, or an open connection that renews its token (`renewal`).
 
     token    the token; "" if the client sent none
-    remote   the client's numeric address; behind trusted proxies, the address that they report
+    remote   the client's numeric address; behind trusted proxies, the address that they report, and `unix` for none
     origin   the header Origin; "" if there is none
     path     the path of the URL
     query    the query of the URL as it was sent, without the token

@@ -28,7 +28,9 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def host_port(host: str, port: int) -> str:
-    """Returns `HOST:PORT`, with an IPv6 host in brackets."""
+    """Returns `HOST:PORT`, with an IPv6 host in brackets; of a unix socket its name, such as `unix:/run/ws.sock`."""
+    if host.startswith("unix:"):
+        return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -47,11 +49,18 @@ def redacted(url: str) -> str:
 
 
 def bound_url(host: str, port: int, path: str = "/") -> str:
-    """Returns the WebSocket URL of a bound address, such as `ws://0.0.0.0:8080/`."""
+    """Returns the WebSocket URL of a bound address, such as `ws://0.0.0.0:8080/` or `ws+unix:/run/ws.sock:/`."""
+    if host.startswith("unix:"):
+        return f"ws+{host}:{path}"
     return f"ws://{host_port(host, port)}{path}"
+
+
+def admin_url(host: str, port: int) -> str:
+    """Returns the URL of the admin server, such as `http://127.0.0.1:9100/` or `http+unix:/run/admin.sock:/`."""
+    return f"http+{host}:/" if host.startswith("unix:") else f"http://{host_port(host, port)}/"
 
 
 def url_of(host: str, port: int, path: str = "/") -> str:
     """Returns a WebSocket URL for clients on this machine. `path` begins with a slash."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"ws://{host_port(local, port)}{path}"
+    return bound_url(local, port, path)

@@ -14,11 +14,12 @@ import sys
 import time
 from collections.abc import Awaitable
 
-from signal_py.base.hostport import host_port
+from signal_py.base.hostport import admin_url
 from signal_py.base.log import event, is_text, logging_to
 from signal_py.base.version import VERSION
 from signal_py.config.settings import Config
 from signal_py.engine import Engine
+from signal_py.inherited import with_inherited
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 # These have no effect, but would end the process by default: a tool that rotates logs may send them.
@@ -36,6 +37,7 @@ def serve(config: Config) -> int:
     from signal_core.engine import malloc_steadily
     from signal_py.auth.jwt import hush_pyjwt
 
+    config = with_inherited(config)
     hush_pyjwt()
     raise_descriptors()
     malloc_steadily()
@@ -141,7 +143,7 @@ def _say_ready(engine: Engine, config: Config) -> None:
     if engine.nats_url:
         fields |= {"nats": engine.nats_url, "nats_state": stats["nats_state"]}
     if engine.admin_address:
-        fields["admin"] = f"http://{host_port(*engine.admin_address)}/"
+        fields["admin"] = admin_url(*engine.admin_address)
     event(logger, "info", "ready", **fields)
     if sys.stderr.isatty() and is_text(config.log_format, sys.stderr):
         _say_next(engine.url)

@@ -10,6 +10,7 @@ class Options(TypedDict, total=False):
     """The keywords of Engine. Config in config/settings.py says what they mean, with bounds and defaults."""
 
     listen: str | Sequence[str]
+    listen_mode: str
     reuse_port: bool | str
     advertise: str
     path: str
@@ -71,6 +72,7 @@ class Options(TypedDict, total=False):
     auth_pending: int
     origins: str | Sequence[str]
     trusted_proxies: str | Sequence[str]
+    proxy_protocol: bool | str
     admin: str
     log_format: str
     log_level: str

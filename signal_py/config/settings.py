@@ -16,9 +16,10 @@ from signal_py.config.types import (
     ALGORITHMS,
     Setting,
     Value,
-    check_address,
     check_advertise,
     check_algorithm,
+    check_listen,
+    check_mode,
     check_nats,
     check_network,
     check_node,
@@ -42,9 +43,16 @@ class Config:
     listen: tuple[str, ...] = _setting(
         ("127.0.0.1:8080",),
         "addresses to listen on; a host is a name or an IP address, and [::] also accepts IPv4; port 0 picks a "
-        "free port",
-        metavar="HOST:PORT",
-        check=check_address,
+        "free port; unix:/PATH is a unix socket, unix:@NAME one without a file, fd:NAME a socket from systemd; "
+        "without this setting, sockets from systemd take the place of the default",
+        metavar="HOST:PORT|unix:PATH|fd:NAME",
+        check=check_listen,
+    )
+    listen_mode: str = _setting(
+        "0660",
+        "permissions of the files of unix sockets that listen and admin name, in octal: who may connect",
+        check=check_mode,
+        metavar="MODE",
     )
     reuse_port: str = _setting(
         "off",
@@ -343,11 +351,18 @@ class Config:
         metavar="CIDR",
         check=check_network,
     )
+    proxy_protocol: str = _setting(
+        "off",
+        "expect a PROXY protocol header (version 1 or 2) from trusted-proxies and from clients of unix sockets; its "
+        "address is the client's, and X-Forwarded-For is ignored; a header from anyone else is refused",
+        choices=("on", "off"),
+    )
     admin: str = _setting(
         "",
-        "address of the HTTP server for /metrics, /stats, /healthz, /readyz and /drain; empty: none",
-        metavar="HOST:PORT",
-        check=check_address,
+        "address of the HTTP server for /metrics, /stats, /healthz, /readyz and /drain, in any form that listen takes; "
+        "empty: none",
+        metavar="HOST:PORT|unix:PATH|fd:NAME",
+        check=check_listen,
     )
     log_format: str = _setting(
         "auto",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_.-]+|\[[0-9a-f:.]
 ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
 PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 MAX_PREFIX = 63  # bytes; the core's buffer
+FD_NAME = re.compile(r"[!-9;-~]{1,255}")  # sd_listen_fds_with_names(3)
+MAX_UNIX = 107  # bytes; the kernel's sun_path, less its NUL
+MODE = re.compile(r"0?[0-7]{3}")
 WS_URL = re.compile(r"wss?://[!-~]+")
 MAX_WS_URL = 255  # bytes; the core's buffer
 PATH = re.compile(r"/|(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+/?")
@@ -144,6 +148,24 @@ def check_address(text: str) -> str:
     except ValueError as wrong:
         return str(wrong)
     return ""
+
+
+def check_listen(text: str) -> str:
+    """Checks HOST:PORT, unix:/PATH, unix:@NAME or fd:NAME."""
+    if text.startswith("fd:"):
+        return "" if FD_NAME.fullmatch(text[3:]) else "has no name of a socket after fd:"
+    if not text.startswith("unix:"):
+        return check_address(text)
+    name = text.removeprefix("unix:")
+    if not name.startswith(("/", "@")) or len(name) < 2 or "\0" in name or name.endswith("/"):
+        return "is not a unix socket: write unix:/PATH, such as unix:/run/signal-engine/ws.sock, or unix:@NAME"
+    size = len(os.fsencode(name))
+    return "" if size <= MAX_UNIX else f"is longer than the kernel allows: {size} bytes of at most {MAX_UNIX}"
+
+
+def check_mode(text: str) -> str:
+    """Checks the permissions of a file in octal."""
+    return "" if MODE.fullmatch(text) else "is not a file mode: write octal digits, such as 0660"
 
 
 def check_node(text: str) -> str:
