@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import tempfile
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from wire import PING, PONG, frame, fresh, until
 NAMES = list(proxies.PACKAGES)
 PROXY = {"trusted_proxies": ["127.0.0.1"]}
 LARGE = 1 << 20
+PAGE = (proxies.DEPLOY.parent / "docs" / "deployment.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -208,13 +210,44 @@ def test_timeouts_are_longer_than_the_engine_needs() -> None:
 @pytest.mark.parametrize("title", ["nginx", "HAProxy", "Caddy"])
 def test_below_a_path(title: str, tmp_path: Path) -> None:
     """With the change that the page names."""
-    page = (proxies.DEPLOY.parent / "docs" / "deployment.md").read_text(encoding="utf-8")
-    row = re.search(rf"^\| {title} \| `(.*)` \| `(.*)` \|$", page, re.MULTILINE)
+    row = re.search(rf"^\| {title} \| `(.*)` \| `(.*)` \|$", PAGE, re.MULTILINE)
     assert row
     with alone(title.lower(), tmp_path, {row[1]: row[2]}, path="/ws") as proxy:
         with proxy.peer(path="/ws?room=lobby") as peer:
             assert peer.ask("PUB lobby", "hi") == "ok"
         assert proxy.get("/ws/healthz").status == 200
+
+
+@pytest.mark.parametrize("title", ["nginx", "HAProxy", "Caddy"])
+def test_over_a_unix_socket(title: str, tmp_path: Path) -> None:
+    """Named as in the page. The address that counts is the client's."""
+    row = re.search(rf"^\| {title} \| `(\S*)/run/signal-engine/ws.sock` \|$", PAGE, re.MULTILINE)
+    assert row
+    with tempfile.TemporaryDirectory(prefix="signal-test-") as folder:
+        Path(folder).chmod(0o755)  # for the user of nginx's workers
+        socket = f"{folder}/ws.sock"
+        settings = {"listen": f"unix:{socket}", "listen_mode": "0666", "max_connections_per_address": 1}
+        with (
+            kit.engine(loops=1, **settings),
+            proxies.running(title.lower(), [row[1] + socket], tmp_path) as proxy,
+            proxy.peer(source="127.0.0.7") as one,
+            proxy.peer(source="127.0.0.8") as other,
+        ):
+            assert one.ask(f"TO {other.address}", "hi") == "ok"
+            assert proxy.knock(source="127.0.0.7").status == 429
+
+
+def test_haproxy_sends_the_proxy_protocol(tmp_path: Path) -> None:
+    """With the change that the page names. The address that counts is the client's. Health checks succeed."""
+    shown = re.search(r"replace `(default-server check)` by `(.*?)`", PAGE)
+    assert shown
+    changes = {proxies.QUICK: proxies.QUICK.replace(shown[1], shown[2])}
+    settings = {"max_connections_per_address": 1, "proxy_protocol": "on"}
+    with alone("haproxy", tmp_path, changes, **settings) as proxy:
+        with proxy.peer(source="127.0.0.7"), proxy.peer(source="127.0.0.8") as peer:
+            assert proxy.knock(source="127.0.0.7").status == 429
+            assert peer.ask(f"TO {peer.address}", "hi") == "ok"
+        assert b"is DOWN" not in proxy.log()
 
 
 def test_a_reload(name: str, tmp_path: Path) -> None:
