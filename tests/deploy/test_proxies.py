@@ -127,6 +127,19 @@ def test_a_full_cluster_answers_503(name: str, tmp_path: Path) -> None:
             assert answer.status == 503 and int(answer.headers["retry-after"]) >= 1
 
 
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+def test_a_full_node_is_passed_over(name: str, tmp_path: Path) -> None:
+    with (
+        kit.engine(loops=1, max_connections=1, **PROXY) as full,
+        kit.engine(loops=1, **PROXY) as free,
+        BarePeer(full.port),
+        proxies.running(name, [full.port, free.port], tmp_path) as proxy,
+        crowd(proxy, 4) as peers,
+    ):
+        assert {peer.node for peer in peers} == {free.node}
+        assert full.total("shed") > 0
+
+
 def test_a_node_that_drains_gets_no_client(name: str, tmp_path: Path) -> None:
     """New clients are passed to the other nodes, none is refused. Those of the drained node get messages."""
     with contextlib.ExitStack() as stack:
