@@ -113,7 +113,8 @@ class JwtAuthenticator:
         self._answer = answer
         self._timeout = timeout
         self._queries: deque[tuple[AuthQuery, bool]] = deque()  # each with whether it has waited for keys
-        self._waiting: list[AuthQuery] = []  # for keys
+        self._waiting: list[AuthQuery] = []  # for the next lookup of keys
+        self._asked: list[AuthQuery] = []  # for the one that is under way: they came before it began
         self._planned = False
         self._refreshing: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()  # a token waits for keys
@@ -186,7 +187,9 @@ class JwtAuthenticator:
         looking: asyncio.Future[None] | None = None
         retry = LOOK_PAUSE
         while True:
-            looking = looking or in_thread(keys.look)
+            if looking is None:
+                self._asked, self._waiting = self._asked + self._waiting, []
+                looking = in_thread(keys.look)
             done, _ = await asyncio.wait({looking}, timeout=self._timeout)
             if not done:
                 keys.trouble = Trouble("timeout", f"no answer in {self._timeout:g} s")
@@ -194,8 +197,8 @@ class JwtAuthenticator:
                 keys.trouble = Trouble("system", str(error))
             looking = None if done else looking
             self._log_trouble(keys.trouble)
-            self._authenticate_waiting()
             self._wanted.clear()
+            self._authenticate_waiting(late=bool(done))
             with contextlib.suppress(asyncio.TimeoutError):
                 await with_timeout(self._wanted.wait(), min(retry, keys.refresh) if keys.trouble else keys.refresh)
             retry = min(2 * retry, RETRY_MAX) if keys.trouble else LOOK_PAUSE
@@ -213,10 +216,12 @@ class JwtAuthenticator:
             text = "keys for tokens can't be loaded"
             event(logger, "warning", text, source=keys.source, reason=trouble.text, keys=keys.count)
 
-    def _authenticate_waiting(self) -> None:
-        """Authenticates the tokens that waited for keys, with the keys that are known now."""
-        waiting, self._waiting = self._waiting, []
-        self._put([(query, True) for query in waiting])
+    def _authenticate_waiting(self, late: bool = False) -> None:
+        """Authenticates the tokens that waited for keys, with the keys that are known now. With `late`, those that came
+        after a lookup had begun may wait for another one, since it may have read older keys."""
+        asked, waiting = self._asked, self._waiting
+        self._asked, self._waiting = [], []
+        self._put([(query, True) for query in asked] + [(query, not late) for query in waiting])
 
 
 class CallbackAuthenticator:

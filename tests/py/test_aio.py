@@ -1,8 +1,10 @@
 """Tasks and threads beside an asyncio loop: they end when they are cancelled, at any moment."""
 
 import asyncio
+import base64
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +13,7 @@ import jwt
 import pytest
 
 from signal_py.auth.authenticators import JwtAuthenticator
+from signal_py.auth.grants import Verdict
 from signal_py.auth.jwt import Verifier
 from signal_py.auth.keys import KeySet
 from signal_py.base import aio
@@ -86,6 +89,39 @@ def test_an_authenticator_closes_while_keys_are_fetched(tmp_path: Path) -> None:
             await closed_after(steps)
 
     asyncio.run(main())
+
+
+def test_a_token_that_comes_during_a_lookup_waits_for_the_next_one(tmp_path: Path) -> None:
+    """The file may have been read before its key was there."""
+    file = tmp_path / "keys"
+    secrets = {"one": "A" * 43, "two": "B" * 43}
+    keys = [{"kty": "oct", "k": secret, "alg": "HS256", "kid": kid} for kid, secret in secrets.items()]
+    file.write_text(json.dumps({"keys": keys[:1]}), encoding="utf-8")
+    secret = base64.urlsafe_b64decode(secrets["two"] + "=")
+    token = jwt.encode({"sub": "ann", "exp": time.time() + LIMIT}, secret, headers={"kid": "two"}).encode()
+    was_read, may_end = threading.Event(), threading.Event()
+
+    class Slow(KeySet):
+        def load(self) -> None:
+            super().load()
+            was_read.set()
+            assert may_end.wait(LIMIT)
+
+    async def main() -> None:
+        verdicts: list[Verdict] = []
+        verifier = Verifier(Slow(str(file), 3600.0), ("HS256",), "", "", 0.0)
+        authenticator = JwtAuthenticator(verifier, verdicts.extend, LIMIT)
+        authenticator.start()
+        await asyncio.to_thread(was_read.wait, LIMIT)
+        file.write_text(json.dumps({"keys": keys}), encoding="utf-8")
+        authenticator.take([(1, False, b"\n\n\n\n\n" + token)])
+        may_end.set()
+        while not verdicts:
+            await asyncio.sleep(0.001)
+        assert verdicts[0][:2] == (1, 0), verdicts
+        await authenticator.close()
+
+    asyncio.run(asyncio.wait_for(main(), LIMIT))
 
 
 # -- with_timeout --
