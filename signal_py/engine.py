@@ -173,7 +173,7 @@ class Engine:
         if self._started:
             await self._start_over.wait()
         try:
-            if self._stopping is None and self._runtime.state == "running" and self._config.drain_time:
+            if self._stopping is None and self._runtime.state == "running" and self._runtime.drain_time:
                 await in_joined_thread(self._runtime.drain)
         finally:
             await self.stop()

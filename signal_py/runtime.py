@@ -51,6 +51,7 @@ MEMORY_SHARE = 4  # the default of backlog-total and input-total is memory divid
 INBOX_SHARE = 8  # by default, all mailboxes together may use memory divided by this,
 INBOX_MESSAGES, INBOX_LEAST = 65536, 64  # ... each between these numbers of messages
 INBOX_MESSAGE = 1024  # bytes that a mailbox has for each message (engine_loops.pxi)
+DRAIN_TIME = 8.0  # seconds of a drain with drain-time auto
 DRAIN_LOOK = 0.05  # seconds between checks whether a drain is over
 LAST_WORDS = 0.1  # seconds for the last messages of clients to reach the link's loop
 
@@ -141,6 +142,7 @@ class Runtime:
         """`on_drain` is called on a thread of the admin server when an operator asks for a drain."""
         self.config = config
         self.node = config.node or "".join(secrets.choice(NODE_LETTERS) for _ in range(NODE_LENGTH))
+        self.drain_time = DRAIN_TIME if isinstance(config.drain_time, str) else config.drain_time  # seconds
         self.state = "starting"
         self.core: Core | None = None
         self.inbox_messages = 0  # limit of the embedding program's mailbox; set by prepare
@@ -252,10 +254,10 @@ class Runtime:
             if self.state != "running":
                 return
             self.state = "draining"
-            event(logger, "info", "draining", seconds=self.config.drain_time)
-            end = time.monotonic() + self.config.drain_time
+            event(logger, "info", "draining", seconds=self.drain_time)
+            end = time.monotonic() + self.drain_time
             crowd = self.core.sockets
-            self.core.drain(round(self.config.drain_time * 1000))
+            self.core.drain(round(self.drain_time * 1000))
         while self.core.sockets and time.monotonic() < end and not self._hurried.wait(DRAIN_LOOK):
             pass
         if crowd and not self._hurried.is_set():
@@ -266,7 +268,7 @@ class Runtime:
         connections = self.stats().get("total", {}).get("connections", 0)
         if self._on_drain is not None:
             self._on_drain()
-        return {"node": self.node, "connections": connections, "drain_time": self.config.drain_time}
+        return {"node": self.node, "connections": connections, "drain_time": self.drain_time}
 
     def stop(self) -> None:
         """Closes the listeners and every connection (1001), and waits for the loops to end."""

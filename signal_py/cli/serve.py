@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable
+from dataclasses import replace
 
 from signal_py.base.hostport import admin_url
 from signal_py.base.log import event, is_text, logging_to
@@ -20,10 +21,13 @@ from signal_py.base.version import VERSION
 from signal_py.config.settings import Config
 from signal_py.engine import Engine
 from signal_py.inherited import with_inherited
+from signal_py.service_manager import ServiceManager
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 # These have no effect, but would end the process by default: a tool that rotates logs may send them.
 IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+MANAGED_DRAIN = 30.0  # seconds of a drain with drain-time auto, if a service manager can be asked to wait
+SPARE = 5.0  # ... seconds that it is asked for besides, for the end
 LAST_THREADS = 1.0  # maximum seconds to wait at the end for threads that Python has joined
 
 logger = logging.getLogger(__name__)
@@ -109,19 +113,27 @@ class Signals:
 
 async def _serve(config: Config) -> int:
     with contextlib.closing(Signals()) as signals:
+        manager = ServiceManager()
+        if manager.present and config.drain_time == "auto":
+            config = replace(config, drain_time=MANAGED_DRAIN)
         engine = Engine(config=config)
         started = asyncio.ensure_future(engine.start())
         await _first(signals.any.wait(), started)
         if not signals.any.is_set():
             started.result()
             _say_ready(engine, config)
+            manager.ready("listening")
+            manager.watch(engine.stats)
             await _first(signals.any.wait(), engine.ended())
+            drain = config.drain_time if isinstance(config.drain_time, float) else 0.0
+            manager.stopping(drain + config.close_timeout + SPARE)
             if not signals.stop.is_set():
                 await _first(signals.stop.wait(), engine.drain())
         started.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await started
         await engine.stop()
+        manager.close()
         event(logger, "info", "stopped")
     return 0
 

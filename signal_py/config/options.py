@@ -56,7 +56,7 @@ class Options(TypedDict, total=False):
     inbox_messages: int
     nats_pending: int
     close_timeout: float
-    drain_time: float
+    drain_time: float | str
     drain_url: str
     auth: str
     auth_key: str

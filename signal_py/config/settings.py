@@ -272,11 +272,13 @@ class Config:
     close_timeout: float = _setting(
         2.0, "time for clients to answer the Close frame when the engine stops", unit="seconds", high=60
     )
-    drain_time: float = _setting(
-        30.0,
+    drain_time: float | str = _setting(
+        "auto",
         "duration of a drain (SIGTERM): clients are told to reconnect elsewhere, and those that stay are closed, "
-        "evenly over this time; 0: SIGTERM stops at once",
-        unit="seconds",
+        "evenly over this time, in seconds; 0: SIGTERM stops at once; 'auto': 8 s, so that it is over when docker stop "
+        "gives up after 10 s, or 30 s under systemd, which is asked to wait",
+        word="auto",
+        metavar="auto|SECONDS",
         high=86400,
     )
     drain_url: str = _setting(

@@ -43,6 +43,7 @@ class Setting:
     low: float = 0
     high: float = math.inf
     choices: tuple[str, ...] = ()
+    word: str = ""  # may be given in place of a number
     check: Callable[[str], str] | None = None  # returns what is wrong with a text; "" if nothing is
     metavar: str = ""
     secret: bool = False  # never shown
@@ -69,8 +70,8 @@ class Setting:
 
     @property
     def kind(self) -> type:
-        """The type of every value."""
-        return type(self.default)
+        """The type of every value but `word`."""
+        return float if self.word else type(self.default)
 
     def parse(self, given: object, named: str) -> Value:
         """Converts and checks a value. Raises ConfigError. `named`: how it was given, for errors."""
@@ -93,6 +94,8 @@ class Setting:
             if isinstance(given, str):
                 return self._path(given, named) if self.is_file and given else given
             raise ConfigError(f"{named} must be a string, not {self._shown(given)}: put it in quotation marks.")
+        if self.word and given == self.word:
+            return self.word
         return self._number(given, named)
 
     def _path(self, given: str, named: str) -> str:
@@ -115,7 +118,7 @@ class Setting:
             if not math.isfinite(number):
                 raise ValueError
         except (ValueError, OverflowError):
-            wanted = "a whole number" if whole else "a number"
+            wanted = "a whole number" if whole else f"{self.word} or a number" if self.word else "a number"
             unit = f" of {self.unit}" if self.unit else ""
             raise ConfigError(f"{named} must be {wanted}{unit}, not {self._shown(given)}.") from None
         return number
@@ -127,6 +130,8 @@ class Setting:
         return f"'{USERINFO.sub('***@', given)}'" if isinstance(given, str) else f"{given!r}"
 
     def _validate(self, item: float | str, named: str) -> None:
+        if self.word and item == self.word:
+            return
         if isinstance(item, str):
             if self.choices and item not in self.choices:
                 raise ConfigError(f"{named} is {self._shown(item)}: use one of {', '.join(self.choices)}.")

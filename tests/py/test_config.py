@@ -63,6 +63,7 @@ def test_keywords_of_engine_are_the_settings() -> None:
     for setting in SETTINGS.values():
         hint = hints[setting.field]
         switch = set(setting.choices) == {"on", "off"} and set(typing.get_args(hint)) == {bool, str}
+        switch = switch or (bool(setting.word) and set(typing.get_args(hint)) == {setting.kind, str})
         assert hint is setting.kind or switch or (setting.kind is tuple and str in typing.get_args(hint))
 
 

@@ -1,0 +1,104 @@
+"""What the engine tells a service manager (sd_notify), and that it ends in time without one."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kit
+from peers import Closed, several
+
+PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4206, 0x4207
+WALL = 0x40000000
+DOCKER = 10.0  # seconds that `docker stop` waits before it kills
+
+
+@contextlib.contextmanager
+def managed(name: str, **environment: str) -> Iterator[tuple[kit.Engine, socket.socket]]:
+    """An engine with a manager's socket of this name, whose messages the test reads."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name[1:] if name.startswith("@") else name)
+        manager.settimeout(kit.PATIENCE)
+        before = ("env", f"NOTIFY_SOCKET={name}", *(f"{key}={value}" for key, value in environment.items()))
+        with kit.engine(*before, loops=2) as engine:
+            yield engine, manager
+
+
+def fields(manager: socket.socket) -> dict[str, str]:
+    """The fields of the next message."""
+    return dict(line.split("=", 1) for line in manager.recv(4096).decode().splitlines())
+
+
+def await_field(manager: socket.socket, name: str) -> dict[str, str]:
+    """The next message with this field."""
+    return kit.until(lambda: next((found for found in [fields(manager)] if name in found), None), name)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_ready_and_stopping(tmp_path: Path, abstract: bool) -> None:
+    name = f"@signal-notify-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with managed(name) as (engine, manager):
+        assert fields(manager) == {"READY": "1", "STATUS": "listening"}
+        engine.child.terminate()  # type: ignore[union-attr]
+        stopping = await_field(manager, "STOPPING")
+        assert int(stopping["EXTEND_TIMEOUT_USEC"]) == 5_500_000  # drain-time 0, close-timeout 0.5, and 5 s
+
+
+@contextlib.contextmanager
+def stuck(pid: int, name: str) -> Iterator[None]:
+    """Stops one thread of a process."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    thread = next(int(task.name) for task in tasks if (task / "comm").read_text().strip() == name)
+    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+    ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    if ptrace(PTRACE_SEIZE, thread, None, None) != 0:
+        pytest.skip(f"ptrace is not allowed here: {os.strerror(ctypes.get_errno())}")
+    assert ptrace(PTRACE_INTERRUPT, thread, None, None) == 0
+    os.waitpid(thread, WALL)
+    yield
+    assert ptrace(PTRACE_DETACH, thread, None, None) == 0
+
+
+def test_a_stuck_loop_stops_the_watchdog(tmp_path: Path) -> None:
+    """Signs of life come, end while a loop is stuck, and come again."""
+    with managed(str(tmp_path / "notify"), WATCHDOG_USEC="400000") as (engine, manager):
+        await_field(manager, "WATCHDOG")
+        with stuck(engine.pid, "signal-1"):
+            silent = 0
+            manager.settimeout(4)  # ten times the patience of the manager
+            with contextlib.suppress(TimeoutError):
+                while silent < 20:  # those that were under way
+                    silent += "WATCHDOG" in fields(manager)
+            assert silent < 20
+        manager.settimeout(kit.PATIENCE)
+        await_field(manager, "WATCHDOG")
+
+
+def test_the_watchdog_of_another_process_is_not_ours(tmp_path: Path) -> None:
+    with managed(str(tmp_path / "notify"), WATCHDOG_USEC="100000", WATCHDOG_PID="1") as (_, manager):
+        assert fields(manager)["READY"] == "1"
+        manager.settimeout(1)
+        with pytest.raises(TimeoutError):
+            await_field(manager, "WATCHDOG")
+
+
+def test_docker_stop_ends_clean_and_all_are_told() -> None:
+    """With drain-time auto, 100 clients have GOAWAY and 1001 before docker would kill the engine."""
+    with kit.engine(drain_time="auto", close_timeout=2, loops=2) as engine, several(engine.port, 100) as crowd:
+        began = time.monotonic()
+        os.kill(engine.pid, signal.SIGTERM)
+        codes = []
+        for peer in crowd:
+            peer.expect("GOAWAY", "8000")
+            with pytest.raises(Closed) as closed:
+                peer.read(DOCKER)
+            codes.append(closed.value.code)
+            peer.close()
+        assert codes == [1001] * 100
+        assert engine.wait() == 0 and time.monotonic() - began < DOCKER
