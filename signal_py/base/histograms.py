@@ -31,11 +31,14 @@ def of_counts(counts: Sequence[int]) -> Histogram:
 def measured(stats: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the core's statistics with `latency`, the histograms of all loops by name, and `loop_lag`, that of each
     loop, in place of its `histograms`."""
-    loops = [{name: of_counts(counts) for name, counts in loop.items()} for loop in stats.get("histograms", ())]
+    loops = stats.get("histograms", ())
     found = {name: value for name, value in stats.items() if name != "histograms"}
     if loops:
-        found["latency"] = {name: merged(loop[name] for loop in loops) for name in loops[0]}
-        found["loop_lag"] = [loop["loop_lag"] for loop in loops]
+        sums = {
+            name: [sum(counts) for counts in zip(*(loop[name] for loop in loops), strict=True)] for name in loops[0]
+        }
+        found["latency"] = {name: of_counts(counts) for name, counts in sums.items()}
+        found["loop_lag"] = [of_counts(loop["loop_lag"]) for loop in loops]
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import functools
 import http.client
 import json
 import os
@@ -65,8 +64,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
             "or the URL of a NATS server that the nodes use."
         )
     if options.admin:
-        host, port = host_and_port(options.admin, "--admin")
-        return aio.run(_top(options, functools.partial(_read_admin, host, port)))
+        return aio.run(_top(options, AdminReader(*host_and_port(options.admin, "--admin")).read))
     return aio.run(_cluster(options, config))
 
 
@@ -102,22 +100,34 @@ async def _cluster(options: argparse.Namespace, config: Config) -> int:
             await control.close()
 
 
-async def _read_admin(host: str, port: int) -> tuple[dict[str, Stats], list[str]]:
-    """Reads /stats of one node."""
+class AdminReader:
+    """Reads /stats of one node, over one connection as long as that lasts: a new one costs the node a thread."""
 
-    def get() -> Any:
-        with contextlib.closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT)) as connection:
-            connection.request("GET", "/stats")
-            return json.loads(connection.getresponse().read(MAX_ANSWER))
+    def __init__(self, host: str, port: int) -> None:
+        self._where = f"{host}:{port}"
+        self._connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
 
-    try:
-        stats = await aio.in_thread(get)
-        if "total" not in stats:
-            return {}, [f"{host}:{port} has no figures yet: it is starting, or not an engine. Trying again."]
-        return {str(stats["node"]): stats}, []
-    except (OSError, http.client.HTTPException, ValueError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return {}, [f"{host}:{port} does not answer ({reason}). Trying again."]
+    async def read(self) -> tuple[dict[str, Stats], list[str]]:
+        try:
+            stats = await aio.in_thread(self._get)
+            if "total" not in stats:
+                return {}, [f"{self._where} has no figures yet: it is starting, or not an engine. Trying again."]
+            return {str(stats["node"]): stats}, []
+        except (OSError, http.client.HTTPException, ValueError, TypeError, LookupError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            return {}, [f"{self._where} does not answer ({reason}). Trying again."]
+
+    def _get(self) -> Any:
+        """Returns the statistics. A connection that the node has closed since is opened again."""
+        kept = self._connection.sock is not None
+        try:
+            self._connection.request("GET", "/stats")
+            return json.loads(self._connection.getresponse().read(MAX_ANSWER))
+        except (OSError, http.client.HTTPException, ValueError):
+            self._connection.close()
+            if not kept:
+                raise
+        return self._get()
 
 
 async def _top(options: argparse.Namespace, read: Read) -> int:
