@@ -19,7 +19,7 @@ from signal_py.auth.jwks_fetch import REASONS
 from signal_py.base.histograms import cumulative, of_counts
 
 LINK_STATES = ("off", "connecting", "up", "away", "refused")
-# Of these counters, what follows the first word is a label of one metric. Their old names stay until version 0.4.
+# What follows the first word of these counters is a label of one metric. Their old names go after the next version.
 LABELS = (
     ("refused", "reason", "messages refused, by the reason that their sender gets; the sum is a part of accepted"),
     ("dropped", "cause", "deliveries dropped, by cause; the sum is a part of attempted"),

@@ -74,7 +74,8 @@ def test_a_receipt_counts_from_when_its_message_was_read() -> None:
             assert {sender.read_message()[1].split()[0] for _ in range(2)} == {b"FROM", b"OK"}
             assert latency(one, "nats_round_trip")["count"] == 0
             kit.freeze(nats)
-            sender.send(frame(TEXT, f"TO {address} ref=2\nhello".encode()))
+            sender.send(frame(TEXT, f"TO {address} ref=2\nhello".encode()) + frame(TEXT, b"PING read"))
+            assert sender.read_message()[1] == b"PONG read"
             hold()
             os.kill(nats.pid, signal.SIGCONT)
             assert sender.read_message()[1] == b"OK 2"
@@ -86,6 +87,7 @@ def test_a_receipt_counts_from_when_its_message_was_read() -> None:
 
 def test_a_message_that_nobody_gets_is_no_round_trip() -> None:
     with kit.nats() as nats, kit.engine(nats=nats.url) as one:
+        until(lambda: one.stats()["nats_state"] == "up", "NATS is up")
         sender, address = opened(one.port)
         with sender:
             gone = "nonode00." + address.split(".")[1]
@@ -94,10 +96,12 @@ def test_a_message_that_nobody_gets_is_no_round_trip() -> None:
             assert latency(one, "nats_round_trip")["count"] == 0
 
 
-def request(port: int, first: bytes, rest: bytes) -> bytes:
+def request(engine: kit.Engine, first: bytes, rest: bytes) -> bytes:
     """Sends a request in two parts, and returns the first line of the answer."""
-    with socket.create_connection(("127.0.0.1", port), timeout=kit.PATIENCE) as client:
+    before = engine.total("accepted_sockets")
+    with socket.create_connection(("127.0.0.1", engine.port), timeout=kit.PATIENCE) as client:
         client.sendall(first)
+        until(lambda: engine.total("accepted_sockets") > before, "the client is accepted")
         hold()
         client.sendall(rest)
         return client.recv(100).partition(b"\r\n")[0]
@@ -105,11 +109,11 @@ def request(port: int, first: bytes, rest: bytes) -> bytes:
 
 def test_a_handshake_counts_until_its_answer() -> None:
     with kit.engine(loops=1) as engine:
-        assert request(engine.port, REQUEST[:40], REQUEST[40:]).startswith(b"HTTP/1.1 101")
+        assert request(engine, REQUEST[:40], REQUEST[40:]).startswith(b"HTTP/1.1 101")
         found = latency(engine, "handshake")
         assert found["count"] == 1
         assert HOLD < found["sum"] < kit.PATIENCE
-        assert request(engine.port, b"GET / HTTP/1.0\r\n", b"\r\n").startswith(b"HTTP/1.1 4")
+        assert request(engine, b"GET / HTTP/1.0\r\n", b"\r\n").startswith(b"HTTP/1.1 4")
         assert latency(engine, "handshake")["count"] == 2
         assert latency(engine, "handshake")["sum"] > 2 * HOLD
 
