@@ -20,7 +20,8 @@ The classes of `signal_py`, which embeds an engine, and of `signal_py.control`, 
 """
 EMBEDDING = (
     *("Engine", "Message", "Peer", "Presence", "Request", "Headers", "Grant", "Refusal", "Rights"),
-    *("RoomPage", "MemberPage", "Member", "EngineError", "ConfigError", "DeliveryError"),
+    *("RoomPage", "MemberPage", "Member", "Reloaded", "Change"),
+    *("EngineError", "ConfigError", "ReloadError", "DeliveryError"),
 )
 OPERATING = (
     *("Control", "Gathered", "Refused", "Node", "Stats", "Room", "RoomsPage", "Member", "MembersPage"),

@@ -78,3 +78,11 @@ cdef class Reloading(Listeners):
         settings_free(self.set.older)
         self.set.older = NULL
         return True
+
+    def in_force(self, uint32_t loop):
+        """The settings that a loop has now, as they are in its block. Raises ValueError if there is no such loop."""
+        self.check(False)
+        if loop >= self.hub.nloops:
+            raise ValueError(f"there is no loop {loop}")
+        with self.reloading:  # otherwise the loop may swap it meanwhile
+            return settings_dict(self.hub.loops[loop].set)

@@ -120,3 +120,28 @@ cdef fill_lists(Settings* set, dict s):
         for i, (address, bits) in enumerate(s["proxies"]):
             memcpy(set.proxies[i].address, <char*><bytes>address, ADDRESS_BYTES)
             set.proxies[i].bits = bits
+
+
+cdef dict settings_dict(const Settings* set):
+    """The content of a block."""
+    cdef uint32_t i
+    proxies = [(bytes(set.proxies[i].address[:ADDRESS_BYTES]), set.proxies[i].bits) for i in range(set.nproxies)]
+    return {
+        "max_line": set.site.max_line, "max_head": set.site.max_head,
+        "path": bytes_of(span_of(set.site.path, set.site.path_len)),
+        "hello": bytes_of(span_of(set.hello, set.hello_len)),
+        "origins": bytes_of(span_of(set.origins, set.origins_len)) if set.origins != NULL else None,
+        "drain_url": bytes_of(span_of(set.drain_url, set.drain_url_len)), "proxies": proxies,
+        "proxy_protocol": set.proxy_protocol,
+        "max_message": set.max_message, "max_frame": set.max_frame, "max_rooms": set.max_rooms,
+        "max_refs": set.max_refs, "handshake": set.handshake, "ping": set.ping, "pong": set.pong,
+        "stall": set.stall, "message": set.message, "close": set.close, "ttl_ms": set.ttl_ms,
+        "backlog_messages": set.backlog_messages, "backlog_bytes": set.backlog_bytes,
+        "backlog_loop": set.backlog_loop, "send_buffer": set.send_buffer, "receive_buffer": set.receive_buffer,
+        "max_connections": set.max_connections, "max_per_address": set.max_per_address,
+        "max_per_user": set.max_per_user, "accept_interval": set.accept_interval,
+        "yield_shortest": set.yield_shortest, "yield_longest": set.yield_longest, "rate": set.rate,
+        "burst": set.burst, "input_loop": set.input_loop, "nats_pending": set.nats_pending, "hooks": set.hooks,
+        "memory_trim": set.memory_trim, "auth": set.auth, "auth_patience": set.auth_patience,
+        "auth_grace": set.auth_grace, "auth_pending": set.auth_pending,
+    }

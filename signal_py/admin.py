@@ -1,4 +1,4 @@
-"""The admin server: /metrics for Prometheus, /stats as JSON, /healthz, /readyz, and POST /drain.
+"""The admin server: /metrics for Prometheus, /stats as JSON, /healthz, /readyz, POST /drain and POST /reload.
 
 It runs on separate threads. A request takes the GIL, but touches the loops only to read their counters.
 """
@@ -14,16 +14,17 @@ from typing import Any, cast
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from signal_py.base.errors import ConfigError
+from signal_py.base.errors import ConfigError, ReloadError
 from signal_py.base.hostport import host_port
 from signal_py.listen import Address, prepare, where
 from signal_py.listeners import Held, Place
 from signal_py.metrics import Counters, EngineCollector, Stats
 
 REQUEST_TIMEOUT = 10.0  # seconds for a client to send its request
-READ = "GET, HEAD, OPTIONS"
-METHODS = {"/metrics": READ, "/stats": READ, "/healthz": READ, "/readyz": READ, "/drain": "POST, OPTIONS"}
-NOT_FOUND = (404, "text/plain", b"Not found. Use /metrics, /stats, /healthz, /readyz, or POST /drain.\n")
+READ, ACT = "GET, HEAD, OPTIONS", "POST, OPTIONS"
+METHODS = {"/metrics": READ, "/stats": READ, "/healthz": READ, "/readyz": READ, "/drain": ACT, "/reload": ACT}
+JSON = "application/json"
+NOT_FOUND = (404, "text/plain", b"Not found. Use /metrics, /stats, /healthz, /readyz, POST /drain or POST /reload.\n")
 
 class Admin:
     """The HTTP server. It answers from `start` until `stop` returns."""
@@ -35,6 +36,7 @@ class Admin:
         stats: Callable[[], Stats],
         unready: Callable[[], str],
         drain: Callable[[], Stats],
+        reload: Callable[[], Stats],
     ) -> None:
         """Takes over the address that is held. Raises ConfigError.
 
@@ -43,10 +45,12 @@ class Admin:
         stats    returns the statistics
         unready  returns why the engine accepts no clients; "" if it does
         drain    begins a drain, and returns what it will do
+        reload   reloads the settings, and returns what changed; raises ConfigError, ReloadError
         """
         self._stats = stats
         self._unready = unready
         self._drain = drain
+        self._reload = reload
         self._lock = threading.Lock()  # one request at a time reads the core's counters
         self._registry: CollectorRegistry | None = None
         self._servers: list[_Server] = []
@@ -69,7 +73,7 @@ class Admin:
         for server in self._servers:
             server.stop()
         # These referred to the engine.
-        self._stats, self._unready, self._drain, self._registry = dict, str, dict, None
+        self._stats, self._unready, self._drain, self._reload, self._registry = dict, str, dict, dict, None
 
     def count(self, counters: Counters) -> None:
         """Takes the list of counters, once there is a core."""
@@ -95,13 +99,24 @@ class Admin:
 
     def act(self, path: str, from_a_page: bool) -> tuple[int, str, bytes]:
         """As `answer`, for a POST. Refuses web pages, since a browser can reach whatever its user can."""
-        if path != "/drain":
+        if path not in METHODS or METHODS[path] != ACT:
             return NOT_FOUND
         if from_a_page:
             return 403, "text/plain", b"Web pages may not use this endpoint.\n"
         if self._unready() == "starting":
             return 503, "text/plain", b"starting\n"
-        return 202, "application/json", json.dumps(self._drain()).encode() + b"\n"
+        return _reloaded(self._reload) if path == "/reload" else (202, JSON, json.dumps(self._drain()).encode() + b"\n")
+
+
+def _reloaded(reload: Callable[[], Stats]) -> tuple[int, str, bytes]:
+    """Returns the answer to POST /reload: 422 for settings that can't be used, 409 if it is not the time."""
+    try:
+        status, found = 200, reload()
+    except ConfigError as error:
+        status, found = 422, {"faults": [fault.text for fault in error.faults]}
+    except ReloadError as error:
+        status, found = 409, {"faults": [str(error)]}
+    return status, JSON, json.dumps(found).encode() + b"\n"
 
 
 class _Server(ThreadingHTTPServer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from signal_py.base.errors import ConfigError, Fault, Faults
@@ -13,6 +14,7 @@ from signal_py.control.wire import CURSOR, NAME, PEER
 
 if TYPE_CHECKING:
     from signal_py.config.options import Options
+    from signal_py.runtime import Runtime
 
 DEFAULTS: dict[str, object] = {"listen": "127.0.0.1:0", "nats": "off"}  # that differ from the daemon's
 NO_TTL = -1  # for the core: the setting `ttl` applies
@@ -34,18 +36,33 @@ def config_of(config: Config | None, settings: Options, authorize: bool) -> Conf
     return config
 
 
+def reconfigured(runtime: Runtime, settings: Options) -> Config:
+    """Returns the settings of an engine with other values for some. Raises ConfigError, which names the keyword."""
+    config = runtime.wanted
+    changed, faults = _by_name(settings, "Engine.reload's")
+    given: dict[str, object] = {name: getattr(config, setting.field) for name, setting in SETTINGS.items()}
+    sources = {name: f"Engine.reload's {SETTINGS[name].field}" for name in changed}
+    made = check_all(given | changed, {name: config.named(name) for name in SETTINGS} | sources, faults)
+    faults.raise_all()
+    return made
+
+
 def _config_of_keywords(settings: Options) -> Config:
-    fields = {setting.field: name for name, setting in SETTINGS.items()}
-    given: dict[str, object] = {**DEFAULTS, **settings}
-    faults = Faults()
-    for field in sorted(given.keys() - fields.keys()):
-        near = nearest(field.lower().replace("-", "_"), fields)
-        fix = f"write {near}=…" if near else "signal_py.config.settings.Config lists them"
-        faults.found.append(Fault(f"Engine's {field} is not a setting: {fix}."))
-    by_name = {fields[field]: value for field, value in given.items() if field in fields}
-    config = check_all(by_name, {name: f"Engine's {field}" for field, name in fields.items()}, faults)
+    by_name, faults = _by_name({**DEFAULTS, **settings}, "Engine's")
+    config = check_all(by_name, {name: f"Engine's {setting.field}" for name, setting in SETTINGS.items()}, faults)
     faults.raise_all()
     return config
+
+
+def _by_name(settings: Mapping[str, object], whose: str) -> tuple[dict[str, object], Faults]:
+    """Returns the values of keywords by the names of their settings, and the faults of unknown keywords."""
+    fields = {setting.field: name for name, setting in SETTINGS.items()}
+    faults = Faults()
+    for field in sorted(settings.keys() - fields.keys()):
+        near = nearest(field.lower().replace("-", "_"), fields)
+        fix = f"write {near}=…" if near else "signal_py.config.settings.Config lists them"
+        faults.found.append(Fault(f"{whose} {field} is not a setting: {fix}."))
+    return {fields[field]: value for field, value in settings.items() if field in fields}, faults
 
 
 def _check_authorize(config: Config, given: bool) -> None:

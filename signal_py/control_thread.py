@@ -25,7 +25,7 @@ from signal_py.config.nats_url import Server
 from signal_py.control.inspection import Inspection
 from signal_py.control.server import ControlServer
 from signal_py.nats.credentials import Credentials, connect_line, fingerprint_of
-from signal_py.nats.dial import Endpoint, endpoints_of, race, reach
+from signal_py.nats.dial import Dialler, Endpoint, look, race
 from signal_py.nats.info import InfoError, ServerInfo, parse_info
 from signal_py.nats.servers import LAST_DELAY, Pool
 from signal_py.nats.tls import Tls, wants_tls
@@ -83,17 +83,16 @@ class ControlThread:
         self._version = version
         self.inspection = Inspection(core)
         self._memory_return = MemoryReturn()
-        self._authenticator = authenticator
+        self.authenticator = authenticator  # for this thread
         self._discovered = discovered  # use servers that NATS reports
         self._control: ControlServer | None = None
         self._endpoint: Endpoint | None = None  # the one that was dialled last
-        self._failed: set[Endpoint] = set()  # those that failed in this round of dialling
+        self._dialler = Dialler()
         self._leaving = False
         self._was_up = False  # the link's connection reached `up`,
         self._up_since = 0.0  # ... at this time
         self._greeted = True  # its INFO was answered
         self._problem = ""  # the last error of this connection
-        self._reason = ""  # why the last dial failed or the last connection ended
         self._errors: set[str] = set()  # logged for this connection
         self._fingerprint = ""  # fingerprint of the credentials that were sent last,
         self._refused_fingerprint = ""  # ... and of those that NATS refused since it last accepted any
@@ -169,8 +168,8 @@ class ControlThread:
         self._loop.set_default_executor(DAEMON_THREADS)
         self._loop.add_reader(self._core.control_fd, self._drain)
         self._end = asyncio.Event()
-        if self._authenticator is not None:
-            self._authenticator.start()
+        if self.authenticator is not None:
+            self.authenticator.start()
         self._running.set()
         self._drain()
         await self._end.wait()
@@ -179,8 +178,8 @@ class ControlThread:
         await self.inspection.close()
         if self._control is not None:
             await self._control.close()
-        if self._authenticator is not None:
-            await self._authenticator.close()
+        if self.authenticator is not None:
+            await self.authenticator.close()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             await cancel_and_wait(task)
         self._dialling = None
@@ -192,8 +191,8 @@ class ControlThread:
                 queries.append(tuple(rest))
             else:
                 self._handle(HANDLERS[str(kind)], self, *rest)
-        if queries and self._authenticator is not None:
-            self._handle(self._authenticator.take, queries)
+        if queries and self.authenticator is not None:
+            self._handle(self.authenticator.take, queries)
 
     def _handle(self, handler: Callable[..., None], *arguments: object) -> None:
         try:
@@ -304,6 +303,45 @@ class ControlThread:
     def _on_log(self, level: str, text: str) -> None:
         event(logger, level, text)
 
+    # -- reload --
+
+    def reload(self, servers: Sequence[Server], access: tuple[Credentials, Tls], discovered: bool) -> None:
+        """Takes other settings. A link that they don't fit moves to another server in good order. On this thread only.
+
+        access  the credentials and files for TLS
+        """
+        if self._pool is None or self._leaving:
+            return
+        server = self._endpoint.server if self._endpoint else None
+        stays = access == (self._credentials, self._tls) and access[0].are_those(self._fingerprint, server)
+        if stays and tuple(servers) == self._pool.named and discovered == self._discovered:
+            return
+        stays = stays and server in servers
+        (self._credentials, self._tls), self._discovered = access, discovered
+        if self._control is not None:
+            self._control.use(*access)
+        self._pool = pool = Pool(servers)
+        self._dialler.failed.clear()
+        self._refused_fingerprint, self._next = "", None
+        if self._moving is not None:
+            self._moving.cancel()
+            self._moving = None
+        if self.state != "up":
+            self._dial_anew(pool)
+        elif not stays:
+            event(logger, "info", "the NATS settings have changed: moving to another connection", server=self.where)
+            self._moving = asyncio.get_running_loop().create_task(self._move(pool, None))
+
+    def _dial_anew(self, pool: Pool) -> None:
+        """Ends the dialling that goes on, and begins it anew at once."""
+        if self.state == "refused":
+            self.state = "away"
+        if self._dialling is not None and not self._dialling.done():
+            self._dialling.cancel()
+            self._dialling = asyncio.get_running_loop().create_task(self._dial(pool, 0.0))
+        else:
+            self._core.link_fail()
+
     # -- states and dialling --
 
     def _tell_control(self, server: Server | None) -> None:
@@ -313,18 +351,18 @@ class ControlThread:
     def _lost(self, reason: str) -> float:
         """Handles a dial that failed, or a connection that ended. Returns the seconds until the next dial."""
         assert self._pool is not None
-        self._reason, returns = reason, self._returns
+        self._dialler.reason, returns = reason, self._returns
         if self._was_up:
             self._on_down(reason)
             if time.monotonic() - self._up_since > LAST_DELAY:
                 self._pool.succeeded()
             else:
                 self._pool.failed()
-            self._failed.clear()
+            self._dialler.failed.clear()
         else:
             event(logger, "debug", "can't connect to NATS", server=self.where, reason=reason)
             if self._endpoint is not None and not returns:
-                self._failed.add(self._endpoint)
+                self._dialler.failed.add(self._endpoint)
         pause = self._pool.delay() if self._was_up or returns else 0.0
         self._was_up = self._returns = False
         return LAST_DELAY if self.state == "refused" else pause
@@ -332,7 +370,7 @@ class ControlThread:
     def _round_over(self, pool: Pool, reason: str) -> float:
         """Handles a round in which no server could be reached. Returns the seconds until the next round."""
         pool.failed()
-        self._failed.clear()
+        self._dialler.failed.clear()
         if self.state in ("connecting", "up"):
             self._away(reason)
         return LAST_DELAY if self.state == "refused" else pool.delay()
@@ -363,7 +401,7 @@ class ControlThread:
         await asyncio.sleep(pause)
         while True:
             try:
-                endpoint = self._next or await self._choose(pool)
+                endpoint = self._next or await self._dialler.choose(pool)
                 break
             except OSError as error:
                 event(logger, "debug", "no NATS server is reachable", reason=str(error))
@@ -374,48 +412,24 @@ class ControlThread:
         if not self._leaving:
             self._core.link_dial(endpoint.family, endpoint.ip, endpoint.server.port)
 
-    async def _choose(self, pool: Pool) -> Endpoint:
-        """Returns the first endpoint of the round that answers. A single one is not tried beforehand.
-
-        Raises OSError when the round is over.
-        """
-        reason = OSError(self._reason)
-        while servers := pool.left():
-            alone = len(servers) == 1
-            try:
-                return await race([partial(self._reach, pool, server, alone) for server in servers])
-            except OSError as error:
-                reason = error
-        raise reason
-
-    async def _reach(self, pool: Pool, server: Server, alone: bool) -> Endpoint:
-        """Returns the first endpoint of a server that answers; else drops it from the round and raises OSError."""
-        try:
-            endpoints = [endpoint for endpoint in await endpoints_of(server) if endpoint not in self._failed]
-            if alone and len(endpoints) == 1:
-                return endpoints[0]
-            if not endpoints:
-                raise OSError(self._reason)
-            return await race([partial(reach, endpoint) for endpoint in endpoints])
-        except OSError:
-            pool.drop(server)
-            raise
-
-    async def _move(self, pool: Pool, server: Server) -> None:
-        """Finds another server than this one, which is about to stop, and then leaves it."""
+    async def _move(self, pool: Pool, server: Server | None) -> None:
+        """Finds another server than this one, which is about to stop, and then leaves the present one. None: any
+        server of the pool, after a reload."""
+        told = server is not None
         while self.state == "up":
             others = [other for other in pool.servers if other != server]
             try:
-                self._next = await race([partial(self._look, other) for other in others])
-            except OSError:
+                self._next = await race([partial(look, other) for other in others])
+            except OSError as error:
+                if not told:
+                    text = "no NATS server of the new settings is reachable: staying with the present one"
+                    event(logger, "warning", text, server=self.where, reason=str(error))
+                    told = True
                 await asyncio.sleep(LAST_DELAY)
                 continue
             self._returns = True
             self._core.link_leave()
             return
-
-    async def _look(self, server: Server) -> Endpoint:
-        return await race([partial(reach, endpoint) for endpoint in await endpoints_of(server)])
 
 
 HANDLERS: dict[str, Callable[..., None]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from signal_py import arguments
@@ -13,11 +14,13 @@ from signal_py.base.affinity import Affinity
 from signal_py.base.aio import in_joined_thread, run_in_joined_thread, uninterrupted
 from signal_py.base.errors import EngineError
 from signal_py.base.hostport import url_of
+from signal_py.config.changes import Reloaded
 from signal_py.config.settings import Config
 from signal_py.control.inspection import Inspection, MemberPage, RoomPage
 from signal_py.control.wire import OPERATOR_CLOSE
 from signal_py.core_calls import call_core, raise_code
 from signal_py.local_peer import Handler, Handlers, LocalPeer, Message
+from signal_py.reloading import Source
 from signal_py.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -152,6 +155,23 @@ class Engine:
         self._bind()
         await asyncio.shield(self._begin_drain())
 
+    async def reload(self, **settings: Unpack[Options]) -> Reloaded:
+        """Changes settings while the engine runs, all or none. The files that settings name are read again.
+
+        settings  those to change, as of Engine; the others keep their values
+
+        Those that need a restart keep their old values, and are in the result. Connections stay open. Raises
+        ConfigError for settings that can't be used, ReloadError while the engine drains or stops.
+        """
+        self._follow_fork()
+        self._affinity.check()
+        load = partial(arguments.reconfigured, self._runtime, settings) if settings else None
+        return await asyncio.shield(in_joined_thread(partial(self._runtime.reload, load)))
+
+    def _use_source(self, source: Source) -> None:
+        """Sets where a reload without keywords gets the settings."""
+        self._runtime.source = source
+
     async def ended(self) -> None:
         """Returns when the engine has stopped: by `stop`, by `drain`, or by the command of an operator."""
         self._bind()
@@ -226,7 +246,7 @@ class Engine:
     def url(self) -> str:
         """The WebSocket URL of the first of these addresses, for clients on this machine."""
         self._core()
-        return url_of(*self._runtime.listening[0], self._config.path)
+        return url_of(*self._runtime.listening[0], self._runtime.config.path)
 
     @property
     def nats_url(self) -> str:
@@ -277,11 +297,12 @@ class Engine:
         """
         core = self._core_here()
         payload, binary = arguments.payload_of(data)
-        await self._deliver(
+        assert self._local_peer is not None
+        await self._local_peer.deliver(
             lambda chosen: core.send(target, payload, binary, ref=chosen, re=re, ttl_ms=arguments.milliseconds(ttl)),
             ref,
             receipt and not target.startswith("@"),
-            ttl,
+            self._runtime.config.ttl if ttl is None else ttl,
             lambda: arguments.why_not_sent(target, ref, re),
         )
 
@@ -306,11 +327,12 @@ class Engine:
         """
         core = self._core_here()
         payload, binary = arguments.payload_of(data)
-        await self._deliver(
+        assert self._local_peer is not None
+        await self._local_peer.deliver(
             lambda chosen: core.publish(room, payload, binary, chosen, arguments.milliseconds(ttl)),
             ref,
             False,
-            ttl,
+            0.0,
             lambda: arguments.why_not_room(room, ref),
         )
 
@@ -323,17 +345,9 @@ class Engine:
         Returns once NATS, if it is connected, has the subscription to the room. Raises DeliveryError if the room can't
         be joined.
         """
-        core = self._core_here()
+        self._core_here()
         assert self._local_peer is not None
-        ref = self._local_peer.new_ref()
-        end = asyncio.get_running_loop().time() + self._config.ttl
-        # Another join may come first, although turn_to_join found room.
-        while (code := call_core(core.join_room, room, ref, presence)) == "later":
-            if not await self._local_peer.turn_to_join(end):
-                code = "unavailable"
-                break
-        if code is None:
-            code = await self._local_peer.receipt(ref, self._config.ttl)
+        code = await self._local_peer.join(room, presence, self._runtime.config.ttl)
         raise_code(code, lambda: arguments.why_not_room(room))
 
     async def leave(self, room: str) -> None:
@@ -405,22 +419,6 @@ class Engine:
         self._core_here()
         assert self._local_peer is not None
         return self._local_peer.messages()
-
-    async def _deliver(
-        self,
-        post: Callable[[str | None], str],
-        ref: str | None,
-        receipt: bool,
-        ttl: float | None,
-        wrong: Callable[[], str],
-    ) -> None:
-        """Passes a message to the core, and awaits its receipt. `wrong` returns why it is a bad request."""
-        assert self._local_peer is not None
-        ref = self._local_peer.claim_ref(ref, receipt)
-        raise_code(call_core(post, ref), wrong)
-        if receipt and ref is not None:
-            seconds = self._config.ttl if ttl is None else ttl
-            raise_code(await self._local_peer.receipt(ref, seconds), wrong)
 
     def _follow_fork(self) -> None:
         """Makes new parts in a child made by fork(), for an engine that was not used before. Raises EngineError."""

@@ -155,16 +155,21 @@ class Listeners:
             raise
         self._open = [*self._open, *held.release()]
 
-    def change(self, core: Core, texts: Sequence[str]) -> None:
-        """Listens on these addresses from now on: on new ones in addition, then no more on those that are missing.
-        Open connections stay. If one can't be added nothing changes, and ConfigError is raised."""
+    def change(self, core: Core, config: Config) -> None:
+        """Listens on the addresses of these settings: on new ones in addition, then no more on those that are missing.
+        Open connections stay. If one can't be added nothing changes, and ConfigError or CoreError is raised."""
+        before, self._config = self._config, config
         known = {place.text for place in self._open}
-        fresh = [text for text in texts if text not in known]
-        if fresh:
-            self.hold(fresh)
-            self.open(core)
-        gone = [place for place in self._open if place.text not in texts]
-        self._open = [place for place in self._open if place.text in texts]
+        fresh = [text for text in config.listen if text not in known]
+        try:
+            if fresh:
+                self.hold(fresh)
+                self.open(core)
+        except BaseException:
+            self._config = before
+            raise
+        gone = [place for place in self._open if place.text not in config.listen]
+        self._open = [place for place in self._open if place.text in config.listen]
         for place in gone:
             core.listener_remove(place.number)
             place.close()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from signal_py.auth.grants import Rights, rights_of
 from signal_py.base.errors import DeliveryError, EngineError
 from signal_py.base.throttled_log import ThrottledLog
+from signal_py.core_calls import call_core, raise_code
 
 if TYPE_CHECKING:
     from signal_core.engine import Core
@@ -147,7 +148,7 @@ class LocalPeer:
         """
         self._core = core
         self._send = send
-        self._limit = limit
+        self.limit = limit
         self._on = {"connect": handlers.connect, "disconnect": handlers.disconnect}
         self._on_message = handlers.message
         self._on_presence = handlers.presence
@@ -179,6 +180,16 @@ class LocalPeer:
                 with contextlib.suppress(RuntimeError):
                     waiting.set_result("unavailable")
 
+    async def join(self, room: str, presence: bool, ttl: float) -> str:
+        """Joins the program to a room, as Engine.join; waits at most `ttl` seconds. Returns "" or an ERR code."""
+        ref = self.new_ref()
+        end = asyncio.get_running_loop().time() + ttl
+        # Another join may come first, although turn_to_join found room.
+        while (code := call_core(self._core.join_room, room, ref, presence)) == "later":
+            if not await self.turn_to_join(end):
+                return "unavailable"
+        return await self.receipt(ref, ttl) if code is None else code
+
     def new_ref(self) -> str:
         """Returns a ref that is not outstanding: at most 16 of A-Za-z0-9."""
         while True:
@@ -194,6 +205,19 @@ class LocalPeer:
         if ref in self._receipts:
             raise DeliveryError("bad-request", f"The ref '{ref}' is outstanding: its receipt has not arrived yet.")
         return ref
+
+    async def deliver(
+        self, post: Callable[[str | None], str], ref: str | None, receipt: bool, ttl: float, wrong: Callable[[], str]
+    ) -> None:
+        """Passes a message to the core, and with `receipt` awaits its receipt. Raises DeliveryError.
+
+        ttl    seconds that the message may wait
+        wrong  returns why it is a bad request
+        """
+        ref = self.claim_ref(ref, receipt)
+        raise_code(call_core(post, ref), wrong)
+        if receipt and ref is not None:
+            raise_code(await self.receipt(ref, ttl), wrong)
 
     async def turn_to_join(self, end: float) -> bool:
         """Waits until the core has room for a join. Returns False if it has none until `end`, in the loop's time."""
@@ -264,7 +288,7 @@ class LocalPeer:
         """Passes a message to the handler, or keeps it for `messages()`."""
         if self._on_message is not None:
             self._call(self._on_message, message)
-        elif len(self._queue) < self._limit:
+        elif len(self._queue) < self.limit:
             self._queue.append(message)
         else:
             self.dropped += 1

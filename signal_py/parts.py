@@ -9,7 +9,6 @@ from signal_py.auth.jwt import Verifier, verifier_of
 from signal_py.base.errors import Faults
 from signal_py.config.nats_url import Server, parse_url
 from signal_py.config.settings import SETTINGS, Config
-from signal_py.config.types import NATS_WORDS
 from signal_py.nats.credentials import Credentials
 from signal_py.nats.server_process import find_server, installed_server
 from signal_py.nats.tls import Tls
@@ -35,12 +34,18 @@ class Parts:
     verifier: Verifier | None
 
 
+def mode_of(nats: tuple[str, ...]) -> str:
+    """Returns how the setting `nats` has an engine use NATS: off, embedded or servers."""
+    if nats == ("auto",):
+        return "embedded" if installed_server() else "off"
+    return nats[0] if nats in (("embedded",), ("off",)) else "servers"
+
+
 def parts_of(config: Config, faults: Faults) -> Parts:
     """Loads the parts. Adds to `faults` what is wrong, and leaves out what belongs to settings with a fault."""
-    nats = _nats(config)
     servers = servers_of(config)
     program, credentials, tls, verifier = "", Credentials(), Tls(), None
-    if nats == ("embedded",):
+    if mode_of(config.nats) == "embedded":
         with faults.of("nats", config.named("nats")):
             program = find_server(config.named("nats"))
     if not faults.blame(*CREDENTIALS):
@@ -57,14 +62,7 @@ def parts_of(config: Config, faults: Faults) -> Parts:
 
 def servers_of(config: Config) -> list[Server]:
     """Returns the NATS servers that the settings name; none if NATS is embedded or off."""
-    return [parse_url(url) for url in _nats(config) if url not in NATS_WORDS]
-
-
-def _nats(config: Config) -> tuple[str, ...]:
-    """Returns the setting, without `auto`."""
-    if config.nats == ("auto",):
-        return ("embedded",) if installed_server() else ("off",)
-    return config.nats
+    return [parse_url(url) for url in config.nats] if mode_of(config.nats) == "servers" else []
 
 
 def _of_given(config: Config, faults: Faults, *names: str) -> AbstractContextManager[None]:

@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from signal_py.admin import Admin
@@ -18,7 +19,7 @@ from signal_py.auth.authenticators import Authenticator, Authorizer, CallbackAut
 from signal_py.auth.grants import Verdict
 from signal_py.auth.jwt import Verifier
 from signal_py.auth.keys import Keys
-from signal_py.base.errors import ConfigError, Faults
+from signal_py.base.errors import ConfigError, Faults, ReloadError
 from signal_py.base.fds import count_descriptors
 from signal_py.base.histograms import measured
 from signal_py.base.hostport import bound_url
@@ -26,6 +27,7 @@ from signal_py.base.log import dropped, event
 from signal_py.base.process import resident_memory
 from signal_py.base.resources import limits_of_groups, resources
 from signal_py.base.version import VERSION
+from signal_py.config.changes import Reloaded
 from signal_py.config.nats_url import Server, parse_url
 from signal_py.config.settings import SETTINGS, Config
 from signal_py.control.handlers import CommandHandlers
@@ -38,6 +40,7 @@ from signal_py.nats.credentials import Credentials
 from signal_py.nats.server_process import EmbeddedNats
 from signal_py.nats.tls import Tls
 from signal_py.parts import Parts, parts_of
+from signal_py.reloading import Plan, Source, plan_of, summary_of
 
 if TYPE_CHECKING:
     from signal_core.engine import Core
@@ -140,9 +143,10 @@ class Runtime:
         self, config: Config, hooks: bool, on_drain: Callable[[], None], authorize: Authorizer | None = None
     ) -> None:
         """`on_drain` is called on a thread of the admin server when an operator asks for a drain."""
-        self.config = config
+        self.config = config  # in force: a reload replaces it
+        self.wanted = config  # as asked for last, with what needs a restart
+        self.source = Source(lambda: self.wanted)  # of an operator's reload
         self.node = config.node or "".join(secrets.choice(NODE_LETTERS) for _ in range(NODE_LENGTH))
-        self.drain_time = DRAIN_TIME if isinstance(config.drain_time, str) else config.drain_time  # seconds
         self.state = "starting"
         self.core: Core | None = None
         self.inbox_messages = 0  # limit of the embedding program's mailbox; set by prepare
@@ -152,6 +156,7 @@ class Runtime:
         self._hooks = hooks
         self._on_drain: Callable[[], None] | None = on_drain
         self._hurried = threading.Event()
+        self._reloading = threading.Lock()  # one reload at a time
         self._turning = threading.Lock()  # a drain and a stop may begin at once on two threads
         self._authorize = authorize
         self._keys: Keys | None = None  # of tokens
@@ -159,12 +164,19 @@ class Runtime:
         self._admin: Admin | None = None
         self._listeners = Listeners(config)
         self._looping = False
+        self._cluster = False  # it uses NATS
         self._since = time.monotonic()
 
     @property
     def listening(self) -> list[tuple[str, int]]:
         """Host and port of each address that it listens on; a unix socket is its name, such as `unix:/run/s`, and 0."""
         return [(address.host, address.port) for address in self._listeners.addresses]
+
+    @property
+    def drain_time(self) -> float:
+        """The seconds of a drain."""
+        given = self.config.drain_time
+        return DRAIN_TIME if isinstance(given, str) else given
 
     @property
     def urls(self) -> list[str]:
@@ -191,7 +203,8 @@ class Runtime:
             event(logger, "info", "limited by control groups", **limits)
         if config.admin:
             with faults.of("admin", config.named("admin")), Held.of(config, "admin") as held:
-                self._admin = Admin(held, config.named("admin"), self.stats, self.unready, self._ask_drain)
+                asks = self.stats, self.unready, self._ask_drain, self._ask_reload
+                self._admin = Admin(held, config.named("admin"), *asks)
                 self._admin.start()
         with faults.of("listen", config.named("listen")):
             self._listeners.hold(config.listen)
@@ -211,7 +224,8 @@ class Runtime:
 
         config, verifier, credentials, tls = self.config, parts.verifier, parts.credentials, parts.tls
         self._keys = verifier.keys if verifier else None
-        settings = core_settings(config, self.node, bool(servers), self._hooks)
+        self._cluster = bool(servers)
+        settings = core_settings(config, self.node, self._cluster, self._hooks)
         self.inbox_messages = cast(int, settings["inbox_messages"])
         self.core = Core(settings)
         self.control_thread = ControlThread(
@@ -262,6 +276,63 @@ class Runtime:
             pass
         if crowd and not self._hurried.is_set():
             self._hurried.wait(LAST_WORDS)
+
+    def reload(self, load: Callable[[], Config] | None = None) -> Reloaded:
+        """Puts the settings that `load` returns in force, without it those of `source`: all of them, or none.
+
+        Blocks. May be called from any thread. Raises ConfigError for settings that can't be used, ReloadError.
+        """
+        source = self.source if load is None else replace(self.source, load=load)
+        with self._reloading, source.around():
+            try:
+                self._check_reload()
+                wanted = source.load()
+                mode = "embedded" if self.embedded else "servers" if self._cluster else "off"
+                plan = plan_of(self.config, wanted, self.node, self.embedded, mode, self._keys)
+                with self._turning:
+                    self._check_reload()
+                    self._put_in_force(plan)
+            except (ConfigError, ReloadError) as error:
+                event(logger, "error", "not reloaded, nothing has changed", reason=str(error))
+                raise
+            self.wanted = wanted
+            source.apply(self.config)
+            event(logger, "info", "reloaded", **summary_of(plan.done))
+            return plan.done
+
+    def _ask_reload(self) -> dict[str, Any]:
+        """Reloads for an operator. Returns what changed. Raises ConfigError, ReloadError."""
+        return {"node": self.node, **self.reload().fields()}
+
+    def _check_reload(self) -> None:
+        if self.state != "running":
+            raise ReloadError(f"The engine is {self.state}: settings can be reloaded while it is running.")
+
+    def _put_in_force(self, plan: Plan) -> None:
+        """Hands settings to the core, then to the control thread. Raises ReloadError if the core does not take them."""
+        from signal_core.engine import CoreError
+
+        assert self.core is not None and self.control_thread is not None
+        config, parts = plan.config, plan.parts
+        settings = core_settings(config, self.node, self._cluster, self._hooks)
+        self._listeners.change(self.core, config)
+        try:
+            if not self.core.reload(settings):
+                event(logger, "warning", "a loop does not respond: it takes the new settings when it does")
+        except (CoreError, MemoryError, ValueError) as error:
+            self._listeners.change(self.core, self.config)
+            raise ReloadError(f"The engine can't take the settings: {error}.") from None
+        self.config = config
+        self._keys = parts.verifier.keys if parts.verifier else None
+        self.inbox_messages = cast(int, settings["inbox_messages"])
+        if self.local_peer is not None:
+            self.local_peer.limit = self.inbox_messages
+        self.control_thread.submit(self._tell_control_thread(self.control_thread, parts)).result()
+
+    async def _tell_control_thread(self, thread: ControlThread, parts: Parts) -> None:
+        if thread.authenticator is not None:
+            thread.authenticator.reload(parts.verifier, self.config.auth_timeout)
+        thread.reload(parts.servers, (parts.credentials, parts.tls), self.config.nats_discovered == "on")
 
     def _ask_drain(self) -> dict[str, Any]:
         """Begins a drain for an operator. Returns what it will do. Called on threads of the admin server."""

@@ -46,6 +46,9 @@ class Authenticator(Protocol):
     def take(self, queries: Sequence[AuthQuery]) -> None:
         """Takes queries, each of which gets one answer."""
 
+    def reload(self, verifier: Verifier | None, timeout: float) -> None:
+        """Takes the verifier, if it has one, and the timeout of other settings, for queries that come from now on."""
+
     async def close(self) -> None:
         """Called once; no queries come after it."""
 
@@ -130,6 +133,16 @@ class JwtAuthenticator:
     def take(self, queries: Sequence[AuthQuery]) -> None:
         """Takes queries, each of which gets one answer: at once, or when its keys have been looked up."""
         self._put((query, False) for query in queries)
+
+    def reload(self, verifier: Verifier | None, timeout: float) -> None:
+        """Takes another verifier, whose keys are loaded, and the time that a token waits while keys are fetched."""
+        assert verifier is not None
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+        self._verifier, self._timeout, self._refreshing = verifier, timeout, None
+        self.start()
+        if self._refreshing is None:
+            self._authenticate_waiting()
 
     async def close(self) -> None:
         """Ends the refreshing of keys."""
@@ -247,6 +260,10 @@ class CallbackAuthenticator:
             self._loop.call_soon_threadsafe(self._accept, list(queries))
         except RuntimeError:  # the program's loop is closed
             self._answer([self._refusals.refuse(query, FAILED, "the program has stopped") for query in queries])
+
+    def reload(self, verifier: Verifier | None, timeout: float) -> None:
+        """Takes the timeout of calls that begin from now on."""
+        self._timeout = timeout
 
     async def close(self) -> None:
         """Does nothing: calls that still run end by their timeout."""

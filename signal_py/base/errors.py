@@ -14,6 +14,10 @@ class EngineError(Exception):
     """
 
 
+class ReloadError(EngineError):
+    """The settings can't be reloaded now, and nothing has changed: the engine starts, drains, stops, or is stuck."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault of a configuration.

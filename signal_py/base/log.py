@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from functools import partial
 from typing import TextIO
 
 from signal_py.base.log_writer import PENDING, LineStream, LineWriter, write_within
@@ -144,8 +143,18 @@ def say(text: str) -> None:
         write_within(descriptor, line.encode("utf-8", "backslashreplace"), LAST_LINES)
 
 
-def _dropped_line(formatter: logging.Formatter, lines: int) -> bytes:
+def log_as(stream: TextIO, form: str, level: str) -> None:
+    """Sets the format and the level of the log that goes to a stream, as `logging_to` does. Any thread."""
+    formatter = TextFormatter() if is_text(form, stream) else JsonFormatter()
+    for handler in logging.getLogger(ROOT).handlers:
+        if isinstance(handler, LineHandler):
+            handler.setFormatter(formatter)
+    logging.getLogger(ROOT).setLevel(LEVELS[level])
+
+
+def _dropped_line(formatter: logging.Formatter | None, lines: int) -> bytes:
     """Returns the line that says how many lines were dropped."""
+    assert formatter is not None
     record = logging.LogRecord(ROOT, logging.WARNING, "", 0, "log lines were dropped", None, None)
     record.fields = {"lines": lines}
     return formatter.format(record).encode() + b"\n"
@@ -161,18 +170,15 @@ def logging_to(stream: TextIO, form: str, level: str) -> Iterator[None]:
     form    "text", "json", or "auto": text if the stream is a terminal
     level   one of LEVELS
     """
-    formatter = TextFormatter() if is_text(form, stream) else JsonFormatter()
-    writer = LineWriter(stream.fileno(), partial(_dropped_line, formatter), PENDING)
-    handler = LineHandler(writer)
-    handler.setFormatter(formatter)
+    handler = LineHandler(LineWriter(stream.fileno(), lambda lines: _dropped_line(handler.formatter, lines), PENDING))
     logger, others = logging.getLogger(ROOT), logging.getLogger()  # others: the loggers of other packages
     logger.handlers[:] = others.handlers[:] = [handler]
-    logger.setLevel(LEVELS[level])
+    log_as(stream, form, level)
     logger.propagate = False
     try:
-        with contextlib.redirect_stderr(LineStream(writer, stream.fileno())):
+        with contextlib.redirect_stderr(LineStream(handler.writer, stream.fileno())):
             yield
     finally:
         for each in (logger, others):
             each.removeHandler(handler)
-        writer.close(LAST_LINES)
+        handler.writer.close(LAST_LINES)

@@ -363,11 +363,15 @@ def _serve(options: argparse.Namespace) -> int:
     from signal_py.cli.serve import serve
     from signal_py.preflight import preflight
 
-    config, faults = settings_of(given(options), options.config, options.strange)
-    if faults.found:
-        preflight(config, faults)
-        faults.raise_all()
-    return serve(config)
+    def load() -> Config:
+        """Reads the file again; flags and variables are those of the start."""
+        config, faults = settings_of(given(options), options.config, options.strange)
+        if faults.found:
+            preflight(config, faults)
+            faults.raise_all()
+        return config
+
+    return serve(load(), load)
 
 
 def _sub(options: argparse.Namespace) -> int:

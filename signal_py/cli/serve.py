@@ -12,20 +12,22 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from signal_py.base.errors import ConfigError, ReloadError
 from signal_py.base.hostport import admin_url
-from signal_py.base.log import event, is_text, logging_to
+from signal_py.base.log import event, is_text, log_as, logging_to
 from signal_py.base.version import VERSION
 from signal_py.config.settings import Config
 from signal_py.engine import Engine
 from signal_py.inherited import with_inherited
+from signal_py.reloading import Source
 from signal_py.service_manager import ServiceManager
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 # These have no effect, but would end the process by default: a tool that rotates logs may send them.
-IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+IGNORED = (signal.SIGUSR1, signal.SIGUSR2)
 MANAGED_DRAIN = 30.0  # seconds of a drain with drain-time auto, if a service manager can be asked to wait
 SPARE = 5.0  # ... seconds that it is asked for besides, for the end
 LAST_THREADS = 1.0  # maximum seconds to wait at the end for threads that Python has joined
@@ -33,21 +35,22 @@ LAST_THREADS = 1.0  # maximum seconds to wait at the end for threads that Python
 logger = logging.getLogger(__name__)
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, load: Callable[[], Config]) -> int:
     """Runs an engine until SIGINT (stops it) or SIGTERM (drains it first). Returns the exit status.
+
+    load  returns the settings anew, for a reload; raises ConfigError
 
     Raises ConfigError.
     """
     from signal_core.engine import malloc_steadily
     from signal_py.auth.jwt import hush_pyjwt
 
-    config = with_inherited(config)
     hush_pyjwt()
     raise_descriptors()
     malloc_steadily()
     try:
         with logging_to(sys.stderr, config.log_format, config.log_level):
-            return asyncio.run(_serve(config))
+            return asyncio.run(_serve(config, load))
     finally:  # a repeated signal must not kill the process in its last moments
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         await_threads()
@@ -78,19 +81,21 @@ class Signals:
 
     asyncio's own handlers are removed before the process has ended, so that a repeated signal would then kill it.
 
-    any   set by the first SIGINT or SIGTERM
-    stop  set by SIGINT, or by the second of any of them: the engine is to stop without a drain
+    any     set by the first SIGINT or SIGTERM
+    stop    set by SIGINT, or by the second of any of them: the engine is to stop without a drain
+    reload  set by SIGHUP
     """
 
     def __init__(self) -> None:
         self.any = asyncio.Event()
         self.stop = asyncio.Event()
+        self.reload = asyncio.Event()
         self._reader, self._writer = socket.socketpair()
         for end in (self._reader, self._writer):
             end.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        kept = [number for number in IGNORED if signal.getsignal(number) is signal.SIG_IGN]  # nohup
-        for number in {*STOPPING, *IGNORED}.difference(kept):
+        kept = [number for number in (*IGNORED, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_IGN]  # nohup
+        for number in {*STOPPING, *IGNORED, signal.SIGHUP}.difference(kept):
             signal.signal(number, lambda *_: None)
         asyncio.get_running_loop().add_reader(self._reader, self._handle)
 
@@ -104,19 +109,43 @@ class Signals:
     def _handle(self) -> None:
         for number in self._reader.recv(4096):
             if number in IGNORED:
-                event(logger, "info", f"{signal.Signals(number).name} ignored: nothing to reload")
+                event(logger, "info", f"{signal.Signals(number).name} ignored: SIGHUP reloads the settings")
+                continue
+            if number == signal.SIGHUP:
+                self.reload.set()
                 continue
             if number == signal.SIGINT or self.any.is_set():
                 self.stop.set()
             self.any.set()
 
 
-async def _serve(config: Config) -> int:
+def _log_as(config: Config) -> None:
+    """Applies the settings of the log, which the engine leaves to its program."""
+    log_as(sys.stderr, config.log_format, config.log_level)
+
+
+async def _reload_on_signal(signals: Signals, engine: Engine) -> None:
+    """Reloads the settings at each SIGHUP, one after the other. What comes of it is in the log."""
+    while True:
+        await signals.reload.wait()
+        signals.reload.clear()
+        with contextlib.suppress(ConfigError, ReloadError):
+            await engine.reload()
+
+
+def _as_started(config: Config, managed: bool) -> Config:
+    """Returns the settings with what systemd has passed to the process. `managed`: it can be asked to wait."""
+    config = with_inherited(config)
+    return replace(config, drain_time=MANAGED_DRAIN) if managed and config.drain_time == "auto" else config
+
+
+async def _serve(config: Config, load: Callable[[], Config]) -> int:
     with contextlib.closing(Signals()) as signals:
         manager = ServiceManager()
-        if manager.present and config.drain_time == "auto":
-            config = replace(config, drain_time=MANAGED_DRAIN)
+        config = _as_started(config, manager.present)
         engine = Engine(config=config)
+        engine._use_source(Source(lambda: _as_started(load(), manager.present), _log_as))
+        reloads = asyncio.ensure_future(_reload_on_signal(signals, engine))
         started = asyncio.ensure_future(engine.start())
         await _first(signals.any.wait(), started)
         if not signals.any.is_set():
@@ -125,10 +154,10 @@ async def _serve(config: Config) -> int:
             manager.ready("listening")
             manager.watch(engine.stats)
             await _first(signals.any.wait(), engine.ended())
-            drain = config.drain_time if isinstance(config.drain_time, float) else 0.0
-            manager.stopping(drain + config.close_timeout + SPARE)
+            manager.stopping(engine._runtime.drain_time + engine._runtime.config.close_timeout + SPARE)
             if not signals.stop.is_set():
                 await _first(signals.stop.wait(), engine.drain())
+        reloads.cancel()
         started.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await started

@@ -24,9 +24,13 @@ and variables override the file.
 * `signal_py.Engine` takes each setting as a keyword, with underscores: `max_message=4096`. Its defaults differ for
   `listen` (`127.0.0.1:0`) and `nats` (`off`). The log settings have no effect there.
 """
+RELOAD = (
+    '* The column "reload" says what a [reload](reload.md) does with a change. *live*: it applies at once, to open\n'
+    "  connections too. *new*: it applies to new connections. *restart*: it needs a restart of the node.\n"
+)
 TABLE = """
-| flag | variable | default | bounds | meaning |
-|---|---|---|---|---|
+| flag | variable | default | bounds | reload | meaning |
+|---|---|---|---|---|---|
 """
 GROUPS = {  # by their first setting
     "listen": "Listening",
@@ -43,7 +47,7 @@ GROUPS = {  # by their first setting
 
 def document() -> str:
     """The text of docs/settings.md."""
-    return HEAD + "".join(_group(setting) + _row(setting) for setting in SETTINGS.values())
+    return HEAD + RELOAD + "".join(_group(setting) + _row(setting) for setting in SETTINGS.values())
 
 
 def _group(setting: Setting) -> str:
@@ -60,6 +64,7 @@ def _row(setting: Setting) -> str:
         f"`{setting.variable}`",
         shown_default(setting),
         bounds,
+        setting.reload,
         setting.help.replace("|", "\\|"),
     )
     return "| " + " | ".join(cells) + " |\n"

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from signal_py.base.hostport import redacted
 from signal_py.cli.settings_doc import GROUPS
 from signal_py.config.origin import Origin
 from signal_py.config.settings import SETTINGS, Config
-from signal_py.config.types import USERINFO, Setting, Value
+from signal_py.config.types import Setting, Value
 
 DESCRIPTION = """\
 Prints the settings that 'signal-engine serve' would get from the same flags, variables and file: each with its value,
 where the value comes from, its default and its meaning. Secrets are not shown."""
-HIDDEN = "***"
 FROM_MACHINE = ("loops", "backlog-total", "input-total", "inbox-messages")  # 0: derived from the machine
 MAX_CELL = 40  # characters of a value on a terminal
 COLUMNS = 40  # characters of the least width of the meaning
@@ -61,15 +59,7 @@ class Row:
     @property
     def shown(self) -> Value:
         """The value without secrets."""
-        if isinstance(self.value, tuple):
-            return tuple(self._redacted(item) for item in self.value)
-        if self.setting.secret and self.value:
-            return HIDDEN
-        return self._redacted(self.value) if isinstance(self.value, str) else self.value
-
-    def _redacted(self, text: str) -> str:
-        """Hides tokens, users and passwords in URLs. That of a NATS server needs no scheme."""
-        return redacted(USERINFO.sub("***@", text) if self.setting.name == "nats" else text)
+        return self.setting.public(self.value)
 
 
 def rows_of(config: Config) -> list[Row]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from signal_py.base import files
 from signal_py.base.errors import ConfigError, Faults
-from signal_py.base.hostport import split_address
+from signal_py.base.hostport import redacted, split_address
 from signal_py.config.nats_url import check_url
 
 USERINFO = re.compile(r"(?<=://).*@|^(?!\w+://).*@")
+HIDDEN = "***"  # in place of a secret
 NODE = re.compile(r"[a-z0-9]{1,16}")
 NATS_WORDS = ("auto", "embedded", "off")  # each in place of the URLs of NATS servers
 ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://(\*\.)?([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
@@ -32,6 +33,13 @@ MAX_PATH = 127  # bytes; the core's buffer
 Value = int | float | str | tuple[str, ...]
 
 
+RELOADS = {
+    "live": "a change applies at once, to open connections too",
+    "new": "a change applies to new connections",
+    "restart": "a change needs a restart of the node",
+}
+
+
 @dataclass(frozen=True)
 class Setting:
     """The description of one setting."""
@@ -47,6 +55,7 @@ class Setting:
     check: Callable[[str], str] | None = None  # returns what is wrong with a text; "" if nothing is
     metavar: str = ""
     secret: bool = False  # never shown
+    reload: str = ""  # what a reload does with a change: one of RELOADS
 
     @property
     def flag(self) -> str:
@@ -72,6 +81,18 @@ class Setting:
     def kind(self) -> type:
         """The type of every value but `word`."""
         return float if self.word else type(self.default)
+
+    def public(self, value: Value) -> Value:
+        """Returns a value without secrets: `***` for a secret, URLs without user, password and token."""
+        if self.secret and value:
+            return HIDDEN
+        if isinstance(value, tuple):
+            return tuple(self._redacted(item) for item in value)
+        return self._redacted(value) if isinstance(value, str) else value
+
+    def _redacted(self, text: str) -> str:
+        """Hides tokens, users and passwords in URLs. That of a NATS server needs no scheme."""
+        return redacted(USERINFO.sub("***@", text) if self.name == "nats" else text)
 
     def parse(self, given: object, named: str) -> Value:
         """Converts and checks a value. Raises ConfigError. `named`: how it was given, for errors."""

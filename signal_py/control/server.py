@@ -97,6 +97,10 @@ class ControlServer:
         self._reported: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
+    def use(self, credentials: Credentials, tls: Tls) -> None:
+        """Takes other credentials and files for TLS, for the next connection."""
+        self._credentials, self._tls = credentials, tls
+
     def follow(self, server: Server | None) -> None:
         """Takes the server that the link is now connected to; None if it is not connected."""
         self._server = server

@@ -54,6 +54,14 @@ class Credentials:
             fields = {"user": server.user, "pass": server.password, "auth_token": server.token}
         return {name: value for name, value in fields.items() if value}
 
+    def are_those(self, fingerprint: str, server: Server | None) -> bool:
+        """Returns whether they still have this fingerprint for a server. True if none were sent yet, or if a file can't
+        be read now: the next connection reads it."""
+        try:
+            return not fingerprint or server is None or fingerprint_of(self.proof("", server)) == fingerprint
+        except (OSError, ValueError):
+            return True
+
 
 def _try_file(credentials: Credentials, named: str, what: str) -> None:
     try:

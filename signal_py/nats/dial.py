@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from signal_py.base.aio import cancel_and_wait, in_thread, with_timeout
 from signal_py.config.nats_url import Server
+from signal_py.nats.servers import Pool
 
 STAGGER = 0.25  # seconds from one attempt to the next (RFC 8305 §5); a failure begins the next at once
 RESOLVE_TIMEOUT = 5.0  # seconds
@@ -84,3 +85,47 @@ async def race(attempts: Sequence[Callable[[], Awaitable[T]]]) -> T:
             await cancel_and_wait(attempt)
             if not attempt.cancelled():
                 attempt.exception()
+
+
+async def look(server: Server) -> Endpoint:
+    """Returns the first endpoint of a server that answers. Raises OSError."""
+    return await race([partial(reach, endpoint) for endpoint in await endpoints_of(server)])
+
+
+class Dialler:
+    """Chooses the endpoints to dial.
+
+    failed  those that failed in this round
+    reason  why the last dial failed or the last connection ended
+    """
+
+    def __init__(self) -> None:
+        self.failed: set[Endpoint] = set()
+        self.reason = ""
+
+    async def choose(self, pool: Pool) -> Endpoint:
+        """Returns the first endpoint of the round that answers. A single one is not tried beforehand.
+
+        Raises OSError when the round is over.
+        """
+        reason = OSError(self.reason)
+        while servers := pool.left():
+            alone = len(servers) == 1
+            try:
+                return await race([partial(self._reach, pool, server, alone) for server in servers])
+            except OSError as error:
+                reason = error
+        raise reason
+
+    async def _reach(self, pool: Pool, server: Server, alone: bool) -> Endpoint:
+        """Returns the first endpoint of a server that answers; else drops it from the round and raises OSError."""
+        try:
+            endpoints = [endpoint for endpoint in await endpoints_of(server) if endpoint not in self.failed]
+            if alone and len(endpoints) == 1:
+                return endpoints[0]
+            if not endpoints:
+                raise OSError(self.reason)
+            return await race([partial(reach, endpoint) for endpoint in endpoints])
+        except OSError:
+            pool.drop(server)
+            raise

@@ -106,6 +106,10 @@ class EmbeddedNats:
         child = self._child
         return child.pid if child is not None and child.poll() is None else 0
 
+    def carries(self, max_message: int) -> bool:
+        """Returns whether the server takes payloads of this size."""
+        return max_message + HEADERS <= max(self._payload, NATS_DEFAULT_PAYLOAD)
+
     def start(self) -> None:
         """Starts the child; blocks until it listens. Raises ConfigError."""
         self._thread.start()

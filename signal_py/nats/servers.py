@@ -22,7 +22,7 @@ class Pool:
     """
 
     def __init__(self, named: Sequence[Server], rng: random.Random | None = None) -> None:
-        self._named = tuple(named)
+        self.named = tuple(named)  # those that are configured
         self._reported: tuple[Server, ...] = ()
         self._left: list[Server] | None = None  # in this round; None: no round has begun
         self._failed_rounds = 0
@@ -31,7 +31,7 @@ class Pool:
     @property
     def servers(self) -> tuple[Server, ...]:
         """All servers: those that are configured, and then those that the cluster reported."""
-        return self._named + self._reported
+        return self.named + self._reported
 
     @property
     def failed_rounds(self) -> int:
@@ -71,8 +71,8 @@ class Pool:
         They have neither credentials nor TLS, so those of the first configured server are used. The certificate of a
         server that is reported by address must be for the name of that first server.
         """
-        first = self._named[0]
-        known = {(server.host, server.port) for server in self._named}
+        first = self.named[0]
+        known = {(server.host, server.port) for server in self.named}
         reported: list[Server] = []
         for text in connect_urls:
             try:
