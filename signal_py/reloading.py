@@ -19,12 +19,12 @@ from signal_py.parts import Parts, mode_of, parts_of
 class Source:
     """Where the settings of a reload come from, and what else follows them.
 
-    load    returns the settings anew; raises ConfigError
+    load    returns the settings anew; raises ConfigError. None: they stay, and only files are read again
     apply   called with the settings that are in force after a reload
     around  makes a context that each reload runs in, also one that fails, such as for sd_notify
     """
 
-    load: Callable[[], Config]
+    load: Callable[[], Config] | None = None
     apply: Callable[[Config], None] = lambda config: None
     around: Callable[[], AbstractContextManager[object]] = nullcontext
 

@@ -145,7 +145,7 @@ class Runtime:
         """`on_drain` is called on a thread of the admin server when an operator asks for a drain."""
         self.config = config  # in force: a reload replaces it
         self.wanted = config  # as asked for last, with what needs a restart
-        self.source = Source(lambda: self.wanted)  # of an operator's reload
+        self.source = Source()  # of an operator's reload
         self.node = config.node or "".join(secrets.choice(NODE_LETTERS) for _ in range(NODE_LENGTH))
         self.state = "starting"
         self.core: Core | None = None
@@ -286,7 +286,7 @@ class Runtime:
         with self._reloading, source.around():
             try:
                 self._check_reload()
-                wanted = source.load()
+                wanted = source.load() if source.load is not None else self.wanted
                 mode = "embedded" if self.embedded else "servers" if self._cluster else "off"
                 plan = plan_of(self.config, wanted, self.node, self.embedded, mode, self._keys)
                 with self._turning:
