@@ -10,7 +10,6 @@ from signal_py.auth.keys import Keys, KeySet
 from signal_py.base.errors import Fault, Faults
 from signal_py.config.changes import Reloaded, differing, reloaded, with_old
 from signal_py.config.settings import SETTINGS, Config
-from signal_py.config.types import Value
 from signal_py.nats.server_process import EmbeddedNats
 from signal_py.parts import Parts, mode_of, parts_of
 
@@ -61,20 +60,6 @@ def plan_of(old: Config, new: Config, node: str, embedded: EmbeddedNats | None, 
             _fetch(config, parts.verifier.keys, faults)
     faults.raise_all()
     return Plan(config, parts, reloaded(old, new, kept, node))
-
-
-def summary_of(done: Reloaded) -> dict[str, object]:
-    """Returns what a reload did as the fields of a log line: `max-message 65536 -> 4096`."""
-    fields: dict[str, object] = {}
-    for name, changes in (("changed", done.changed), ("restart", done.restart)):
-        if changes:
-            fields[name] = [f"{one.setting} {_text(one.old)} -> {_text(one.new)}" for one in changes]
-    return fields or {"changed": "nothing"}
-
-
-def _text(value: Value) -> str:
-    """Formats a value for the log."""
-    return ("+".join(value) if isinstance(value, tuple) else str(value)) or "none"
 
 
 def _kept(old: Config, new: Config, embedded: EmbeddedNats | None, mode: str) -> list[str]:

@@ -40,7 +40,7 @@ from signal_py.nats.credentials import Credentials
 from signal_py.nats.server_process import EmbeddedNats
 from signal_py.nats.tls import Tls
 from signal_py.parts import Parts, parts_of
-from signal_py.reloading import Plan, Source, plan_of, summary_of
+from signal_py.reloading import Plan, Source, plan_of
 
 if TYPE_CHECKING:
     from signal_core.engine import Core
@@ -297,7 +297,7 @@ class Runtime:
                 raise
             self.wanted = wanted
             source.apply(self.config)
-            event(logger, "info", "reloaded", **summary_of(plan.done))
+            event(logger, "info", "reloaded", **plan.done.summary())
             return plan.done
 
     def _ask_reload(self) -> dict[str, Any]:
@@ -396,7 +396,7 @@ class Runtime:
 
     def _control_server(self, core: Core, inspection: Inspection, credentials: Credentials, tls: Tls) -> ControlServer:
         """Returns the server that answers operators on NATS."""
-        handlers = CommandHandlers(core, inspection, self.stats, self._ask_drain)
+        handlers = CommandHandlers(core, inspection, self.stats, self._ask_drain, self._ask_reload)
         return ControlServer(
             self.node,
             VERSION,

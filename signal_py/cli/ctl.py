@@ -32,6 +32,7 @@ COMMANDS = {
     "members": "list the members of a room, or the connections of a user (@USER)",
     "disconnect": "close the connection of a peer, or all connections of a user (@USER), with 4009",
     "drain": "make one node, or all, send its clients away and exit",
+    "reload": "make one node, or all, read its settings again",
 }
 
 
@@ -55,11 +56,11 @@ def _add_own_arguments(command: argparse.ArgumentParser, name: str) -> None:
     """Adds the arguments that only some commands have."""
     if name == "stats":
         command.add_argument("--node", metavar="NAME", default="", help="ask only this node")
-    elif name == "drain":
+    elif name in ("drain", "reload"):
         command.add_argument(
             "node", metavar="NODE", nargs="?", default="", help="name of the node, as printed by nodes"
         )
-        command.add_argument("--all", action="store_true", help="drain every node of the cluster")
+        command.add_argument("--all", action="store_true", help=f"{name} every node of the cluster")
     elif name == "members":
         command.add_argument("target", metavar="ROOM", help="a room such as lobby, or @USER")
     elif name == "disconnect":
@@ -101,8 +102,8 @@ def _check(options: argparse.Namespace, config: Config) -> None:
         raise ConfigError(f"'{options.target}' is not a room: write one such as lobby, or @USER.")
     if options.command == "disconnect" and not _is_peer_or_user(options.target):
         raise ConfigError(f"'{options.target}' is neither a peer nor a user: write the address of a peer, or @USER.")
-    if options.command == "drain" and bool(options.node) == options.all:
-        raise ConfigError("drain takes the name of a node, or --all for every node: give one of them.")
+    if options.command in ("drain", "reload") and bool(options.node) == options.all:
+        raise ConfigError(f"{options.command} takes the name of a node, or --all for every node: give one of them.")
 
 
 def _is_peer_or_user(target: str) -> bool:
@@ -182,6 +183,18 @@ async def _drain(control: Control, options: argparse.Namespace) -> int:
     return _end(gathered)
 
 
+async def _reload(control: Control, options: argparse.Namespace) -> int:
+    gathered = await control.reload(options.node, everywhere=options.all)
+    for one in gathered.answers:
+        fields = one.summary().items()
+        _show(one, options.json, f"{one.node}  " + "  ".join(f"{name}: {_listed(texts)}" for name, texts in fields))
+    return _end(gathered)
+
+
+def _listed(texts: object) -> str:
+    return ", ".join(texts) if isinstance(texts, list) else str(texts)
+
+
 HANDLERS: Mapping[str, Callable[[Control, argparse.Namespace], Awaitable[int]]] = {
     "nodes": _nodes,
     "stats": _stats,
@@ -189,6 +202,7 @@ HANDLERS: Mapping[str, Callable[[Control, argparse.Namespace], Awaitable[int]]] 
     "members": _members,
     "disconnect": _disconnect,
     "drain": _drain,
+    "reload": _reload,
 }
 
 

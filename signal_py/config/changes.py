@@ -47,6 +47,14 @@ class Reloaded:
             "unchanged": self.unchanged,
         }
 
+    def summary(self) -> dict[str, object]:
+        """Returns it for a log line: `changed` and `restart` are lists such as `max-message 65536 -> 4096`."""
+        found: dict[str, object] = {}
+        for name, changes in (("changed", self.changed), ("restart", self.restart)):
+            if changes:
+                found[name] = [f"{one.setting} {_text(one.old)} -> {_text(one.new)}" for one in changes]
+        return found or {"changed": "nothing"}
+
 
 def differing(old: Config, new: Config) -> list[str]:
     """Returns the names of the settings that differ, in the order of the table."""
@@ -71,6 +79,10 @@ def reloaded(old: Config, new: Config, kept: Iterable[str], node: str) -> Reload
         len(SETTINGS) - len(names),
         node,
     )
+
+
+def _text(value: Value | list[str]) -> str:
+    return ("+".join(value) if isinstance(value, tuple | list) else str(value)) or "none"
 
 
 def _change(name: str, old: Config, new: Config) -> Change:

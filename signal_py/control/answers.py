@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
+from signal_py.config.changes import Change, Reloaded
 from signal_py.config.types import NODE
 from signal_py.control.gathered import Gathered, Member, MembersPage, Node, Refused, RoomsPage
 from signal_py.control.wire import NUMBER_TEXT, Fields, WireError, parse_answer, parse_ping
@@ -70,6 +71,15 @@ def members_page_of(node: str, fields: Fields) -> MembersPage:
     """Returns the page in an answer to `members`. Raises an exception of Python for a malformed one."""
     members = tuple(Member(node, str(one["peer"]), one.get("user")) for one in fields["members"])
     return MembersPage(node, members, count_of(fields, "count"), str(fields.get("next", "")))
+
+
+def reloaded_of(node: str, fields: Fields) -> Reloaded:
+    """Returns what a reload did, from the answer to `reload`. Raises an exception of Python for a malformed one."""
+    changed, restart = (
+        tuple(Change(str(one["setting"]), one["old"], one["new"]) for one in fields[name])
+        for name in ("changed", "restart")
+    )
+    return Reloaded(changed, restart, count_of(fields, "unchanged"), node)
 
 
 def node_of(data: bytes, prefix: str) -> Node | None:

@@ -14,11 +14,12 @@ from nats.aio.msg import Msg
 
 from signal_py.base.affinity import Affinity
 from signal_py.base.errors import ConfigError, EngineError
+from signal_py.config.changes import Reloaded
 from signal_py.config.load import make_config
 from signal_py.config.nats_url import Server, parse_url
 from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS, Config
 from signal_py.config.types import NATS_WORDS, check_node
-from signal_py.control.answers import Answers, count_of, members_page_of, node_of, rooms_page_of
+from signal_py.control.answers import Answers, count_of, members_page_of, node_of, reloaded_of, rooms_page_of
 from signal_py.control.gathered import (
     Disconnected,
     Drained,
@@ -261,6 +262,16 @@ class Control:
             node,
             lambda name, fields: Drained(name, count_of(fields, "connections"), float(fields.get("drain_time", 0))),
         )
+
+    async def reload(self, node: str = "", *, everywhere: bool = False) -> Gathered[Reloaded]:
+        """Makes one node, or all nodes, reload their settings. A node whose settings have faults is among `refused`.
+
+        node        the name of the node
+        everywhere  reload every node of the cluster
+        """
+        if bool(node) == everywhere:
+            raise ValueError("give a node to reload, or everywhere=True")
+        return await self._ask("reload", node, reloaded_of)
 
     # -- requests --
 

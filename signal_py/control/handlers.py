@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from signal_py.base.errors import EngineError
+from signal_py.base.errors import ConfigError, EngineError
 from signal_py.control.inspection import Inspection, RoomPage
 from signal_py.control.wire import CURSOR, NAME, OPERATOR_CLOSE, Fields, WireError, limit_of, names_of, text_of, whom_of
 
@@ -29,6 +29,8 @@ GENERAL = (
     "memory",
 )
 
+FAULTS_TEXT = 4096  # characters of the faults of settings in an answer
+
 Command = Callable[[Fields, int], Awaitable[Mapping[str, object]]]
 
 
@@ -44,16 +46,19 @@ class CommandHandlers:
         inspection: Inspection,
         stats: Callable[[], Mapping[str, Any]],
         drain: Callable[[], Mapping[str, Any]],
+        reload: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """`drain` begins a drain, and returns what it will do."""
+        """`drain` begins a drain, and returns what it will do. `reload` reloads, and returns what it did."""
         self._core = core
         self._inspection = inspection
         self._stats = stats
         self._drain = drain
+        self._reload = reload
 
     def commands(self) -> dict[str, Command]:
         """Returns the handlers by command."""
-        handlers: tuple[Command, ...] = (self.disconnect, self.drain, self.members, self.rooms, self.stats)
+        handlers: tuple[Command, ...]
+        handlers = (self.disconnect, self.drain, self.members, self.reload, self.rooms, self.stats)
         return {handler.__name__: _with_wire_errors(handler) for handler in handlers}
 
     async def stats(self, fields: Fields, most: int) -> dict[str, object]:
@@ -65,6 +70,15 @@ class CommandHandlers:
         """Begins a drain. Returns how many connections it will end, and within how many seconds."""
         found = await asyncio.to_thread(self._drain)
         return {name: found[name] for name in ("connections", "drain_time")}
+
+    async def reload(self, fields: Fields, most: int) -> dict[str, object]:
+        """Reloads the settings, all or none. Returns what has changed, and what needs a restart."""
+        try:
+            found = await asyncio.to_thread(self._reload)
+            return {name: found[name] for name in ("changed", "restart", "unchanged")}
+        except ConfigError as error:
+            text = "; ".join(fault.text for fault in error.faults)
+            raise WireError("bad-settings", text[:FAULTS_TEXT]) from None
 
     async def rooms(self, fields: Fields, most: int) -> dict[str, object]:
         """Returns a page of rooms, or the counts of the rooms in the request."""

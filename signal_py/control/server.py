@@ -42,7 +42,13 @@ if TYPE_CHECKING:
 
 FAILURES = 3  # in a row until a warning, since the link may not have noticed yet that NATS is away
 MAX_ERRORS = 100  # different errors that are logged for one connection
-STATUS = {"bad-request": "400", "unknown-command": "404", "unsupported-version": "505", "unavailable": "503"}
+STATUS = {
+    "bad-request": "400",
+    "unknown-command": "404",
+    "bad-settings": "422",
+    "unavailable": "503",
+    "unsupported-version": "505",
+}
 
 NAMES = 64 * 1024  # maximum bytes of names in an answer
 JSON_SHARE = 8  # ... and at most this part of NATS's max_payload, since JSON needs more bytes

@@ -15,7 +15,7 @@ from signal_py.config.types import NODE
 
 VERSION = 1  # of the control protocol
 SERVICE = "signal-engine"  # name of each node as a NATS micro service
-COMMANDS = ("disconnect", "drain", "members", "rooms", "stats")
+COMMANDS = ("disconnect", "drain", "members", "reload", "rooms", "stats")
 MAX_REQUEST = 65536  # bytes
 MAX_PAGE = 1000  # rooms or members in one answer
 MAX_NAMES = 200  # rooms that one request may name
@@ -32,7 +32,8 @@ Fields = dict[str, Any]
 class WireError(ValueError):
     """A request or answer that can't be used. `code` is for programs, the text for people.
 
-    The codes are bad-request, unknown-command, unsupported-version, and unavailable (the node can't do it now).
+    The codes are bad-request, unknown-command, unsupported-version, unavailable (the node can't do it now), and
+    bad-settings (they can't be reloaded).
     """
 
     def __init__(self, code: str, text: str) -> None:

@@ -62,7 +62,7 @@ def test_the_commands_and_permissions(monkeypatch: pytest.MonkeyPatch) -> None:
                 done = command(server, "viewer", "ctl", *words.split())
                 assert done.returncode == 1 and "NATS does not allow it" in done.stderr, done.stderr
             lines = re.findall(r"^\$ signal-engine (.*)$", sample("ctl"), re.MULTILINE)
-            assert len(lines) == 8
+            assert len(lines) == 9
             for line in lines:
                 words = shlex.split(line.replace("k7m2.0f3zq8m2v9w1x", peer.address), comments=True)
                 done = command(server, "operator", *words)
