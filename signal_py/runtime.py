@@ -332,7 +332,8 @@ class Runtime:
     async def _tell_control_thread(self, thread: ControlThread, parts: Parts) -> None:
         if thread.authenticator is not None:
             thread.authenticator.reload(parts.verifier, self.config.auth_timeout)
-        thread.reload(parts.servers, (parts.credentials, parts.tls), self.config.nats_discovered == "on")
+        servers = [parse_url(self.embedded.url)] if self.embedded else parts.servers
+        thread.reload(servers, (parts.credentials, parts.tls), self.config.nats_discovered == "on")
 
     def _ask_drain(self) -> dict[str, Any]:
         """Begins a drain for an operator. Returns what it will do. Called on threads of the admin server."""

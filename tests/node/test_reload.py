@@ -108,6 +108,14 @@ def test_a_fault_changes_nothing(daemon: Any) -> None:
     assert node.alive()
 
 
+def test_the_embedded_nats_server_stays(daemon: Any) -> None:
+    node, write = daemon({"nats": "embedded"}, max_rooms=5)
+    write(max_rooms=6)
+    assert [one["setting"] for one in post(node)[1]["changed"]] == ["max-rooms"]
+    link = node.stats()["nats_state"], node.events("connected to NATS"), node.events("NATS settings")
+    assert link[0] == "up" and len(link[1]) == 1 and link[2] == []
+
+
 def test_a_web_page_may_not_reload(daemon: Any) -> None:
     node, write = daemon({}, max_message=4096)
     write(max_message=1024)
