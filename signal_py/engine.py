@@ -90,6 +90,7 @@ class Engine:
         self._stopping: asyncio.Future[None] | None = None
         self._draining: asyncio.Future[None] | None = None
         self._start_over = asyncio.Event()  # the start has succeeded or failed
+        self._drain_begun = asyncio.Event()
         self._ended = asyncio.Event()
 
     def _new_runtime(self) -> Runtime:
@@ -186,6 +187,7 @@ class Engine:
     def _begin_drain(self) -> asyncio.Future[None]:
         if self._draining is None or self._draining.cancelled():
             self._draining = asyncio.ensure_future(self._drain())
+            self._drain_begun.set()
         return self._draining
 
     async def _drain(self) -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 SHARE = 2  # a sign of life each half of the manager's patience
@@ -22,15 +22,17 @@ class ServiceManager:
         """Takes the variables over, so that no child speaks in the engine's place."""
         given = {name: os.environ.pop(name, "") for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
         self._where = given["NOTIFY_SOCKET"]
+        self._running = False  # ready, and not stopping
         ours = given["WATCHDOG_PID"] in ("", str(os.getpid())) and given["WATCHDOG_USEC"].isdecimal()
         self.patience = int(given["WATCHDOG_USEC"]) / 1e6 if ours else NO_WATCHDOG
         self._ended = threading.Event()
         self._watch: threading.Thread | None = None
 
     @property
-    def present(self) -> bool:
-        """Whether there is a manager."""
-        return bool(self._where)
+    def waits(self) -> bool:
+        """Whether the manager can be asked to wait for the end. systemd can: it sets INVOCATION_ID, which containers do
+        not inherit. Podman sets NOTIFY_SOCKET as well, but kills after 10 s."""
+        return bool(self._where and os.environ.get("INVOCATION_ID"))
 
     def tell(self, **fields: object) -> None:
         """Sends fields such as `READY=1`. A manager that does not read is ignored."""
@@ -43,15 +45,26 @@ class ServiceManager:
             sender.sendto(text.encode(), where)
 
     def ready(self, status: str) -> None:
-        """The engine listens, or has reloaded its settings."""
+        """The engine listens, or its reload is over."""
+        self._running = True
         self.tell(READY=1, STATUS=status)
 
-    def reloading(self) -> None:
-        """A reload has begun; `ready` follows."""
-        self.tell(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """A reload runs in this context. It is over even if it has failed: the engine goes on with its old settings."""
+        if self._running:
+            self.tell(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
+        status = "not reloaded: the log says why"
+        try:
+            yield
+            status = "reloaded"
+        finally:
+            if self._running:
+                self.ready(status)
 
     def stopping(self, seconds: float) -> None:
         """A drain or stop has begun, which may take this long: the manager is asked to wait."""
+        self._running = False
         self._ended.set()
         self.tell(STOPPING=1, STATUS="draining", EXTEND_TIMEOUT_USEC=round(seconds * 1e6))
 

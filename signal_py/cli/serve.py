@@ -28,7 +28,7 @@ from signal_py.service_manager import ServiceManager
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 # These have no effect, but would end the process by default: a tool that rotates logs may send them.
 IGNORED = (signal.SIGUSR1, signal.SIGUSR2)
-MANAGED_DRAIN = 30.0  # seconds of a drain with drain-time auto, if a service manager can be asked to wait
+MANAGED_DRAIN = 30.0  # seconds of a drain with drain-time auto, if the service manager can be asked to wait
 SPARE = 5.0  # ... seconds that it is asked for besides, for the end
 LAST_THREADS = 1.0  # maximum seconds to wait at the end for threads that Python has joined
 
@@ -142,9 +142,9 @@ def _as_started(config: Config, managed: bool) -> Config:
 async def _serve(config: Config, load: Callable[[], Config]) -> int:
     with contextlib.closing(Signals()) as signals:
         manager = ServiceManager()
-        config = _as_started(config, manager.present)
+        config = _as_started(config, manager.waits)
         engine = Engine(config=config)
-        engine._use_source(Source(lambda: _as_started(load(), manager.present), _log_as))
+        engine._use_source(Source(lambda: _as_started(load(), manager.waits), _log_as, manager.reloading))
         reloads = asyncio.ensure_future(_reload_on_signal(signals, engine))
         started = asyncio.ensure_future(engine.start())
         await _first(signals.any.wait(), started)
@@ -153,7 +153,7 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
             _say_ready(engine, config)
             manager.ready("listening")
             manager.watch(engine.stats)
-            await _first(signals.any.wait(), engine.ended())
+            await _first(signals.any.wait(), engine._drain_begun.wait(), engine.ended())
             manager.stopping(engine._runtime.drain_time + engine._runtime.config.close_timeout + SPARE)
             if not signals.stop.is_set():
                 await _first(signals.stop.wait(), engine.drain())

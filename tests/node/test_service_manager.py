@@ -6,13 +6,16 @@ import os
 import signal
 import socket
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import kit
 from peers import Closed, several
+from wire import opened
 
 PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4206, 0x4207
 WALL = 0x40000000
@@ -20,13 +23,16 @@ DOCKER = 10.0  # seconds that `docker stop` waits before it kills
 
 
 @contextlib.contextmanager
-def managed(name: str, **environment: str) -> Iterator[tuple[kit.Engine, socket.socket]]:
+def managed(
+    name: str, settings: dict[str, Any] | None = None, **environment: str
+) -> Iterator[tuple[kit.Engine, socket.socket]]:
     """An engine with a manager's socket of this name, whose messages the test reads."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + name[1:] if name.startswith("@") else name)
         manager.settimeout(kit.PATIENCE)
-        before = ("env", f"NOTIFY_SOCKET={name}", *(f"{key}={value}" for key, value in environment.items()))
-        with kit.engine(*before, loops=2) as engine:
+        variables = {"NOTIFY_SOCKET": name, **environment}
+        before = ("env", "-u", "INVOCATION_ID", *(f"{key}={value}" for key, value in variables.items()))
+        with kit.engine(*before, **{"loops": 2, **(settings or {})}) as engine:
             yield engine, manager
 
 
@@ -48,6 +54,45 @@ def test_ready_and_stopping(tmp_path: Path, abstract: bool) -> None:
         engine.child.terminate()  # type: ignore[union-attr]
         stopping = await_field(manager, "STOPPING")
         assert int(stopping["EXTEND_TIMEOUT_USEC"]) == 5_500_000  # drain-time 0, close-timeout 0.5, and 5 s
+
+
+@pytest.mark.parametrize(
+    ("environment", "close_timeout", "seconds"),
+    [({"INVOCATION_ID": "5b4ac3ab3c0c4d0e9a2d4f3e9b1f7a55"}, 2, 37), ({}, 2, 15), ({}, 0.5, 13.5)],
+    ids=["systemd", "podman", "close-timeout"],
+)
+def test_drain_time_auto(tmp_path: Path, environment: dict[str, str], close_timeout: float, seconds: float) -> None:
+    """30 s only under systemd, 8 s in a container that may tell its manager: each with close-timeout and 5 s."""
+    settings = {"drain_time": "auto", "close_timeout": close_timeout}
+    with managed(str(tmp_path / "notify"), settings, **environment) as (engine, manager):
+        engine.child.terminate()  # type: ignore[union-attr]
+        assert int(await_field(manager, "STOPPING")["EXTEND_TIMEOUT_USEC"]) == seconds * 1e6
+
+
+def test_time_is_asked_for_when_an_operator_begins_a_drain(tmp_path: Path) -> None:
+    """At its beginning: the client that keeps the drain going is still connected."""
+    settings = {"drain_time": 30, "close_timeout": 2}
+    with managed(str(tmp_path / "notify"), settings) as (engine, manager), opened(engine.port)[0]:
+        urllib.request.urlopen(f"{engine.admin_url}drain", b"", kit.PATIENCE).close()
+        assert await_field(manager, "STOPPING")["EXTEND_TIMEOUT_USEC"] == "37000000"
+        assert engine.stats()["total"]["connections"] == 1
+
+
+def test_reloading(tmp_path: Path) -> None:
+    """The manager waits from RELOADING to READY, which comes after a reload with a fault as well."""
+    file = tmp_path / "engine.toml"
+    file.write_text("max-rooms = 5\n")
+    with managed(str(tmp_path / "notify"), {"config": file}) as (engine, manager):
+        await_field(manager, "READY")
+        for text, status in (("max-rooms = 6\n", "reloaded"), ("max-rooms = 0\n", "not reloaded: the log says why")):
+            file.write_text(text)
+            before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+            engine.child.send_signal(signal.SIGHUP)  # type: ignore[union-attr]
+            begun = await_field(manager, "RELOADING")
+            after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+            assert before <= int(begun["MONOTONIC_USEC"]) <= after and "READY" not in begun
+            assert await_field(manager, "READY") == {"READY": "1", "STATUS": status}
+        assert engine.alive()
 
 
 @contextlib.contextmanager
