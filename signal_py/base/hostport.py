@@ -60,6 +60,20 @@ def admin_url(host: str, port: int) -> str:
     return f"http+{host}:/" if host.startswith("unix:") else f"http://{host_port(host, port)}/"
 
 
+def unix_target(text: str, scheme: str) -> tuple[str, str] | None:
+    """Splits the name or URL of a unix socket; None for anything else.
+
+    text    `unix:/run/s`, `unix:@name`, or of these `ws+unix:/run/s:/path` for the scheme `ws`
+
+    Returns the address that connect() takes, and the path of the request with its query, which begins with a slash.
+    """
+    text = text.removeprefix(f"{scheme}+")
+    if not text.startswith(("unix:/", "unix:@")):
+        return None
+    name, colon, path = text.removeprefix("unix:").partition(":/")
+    return "\0" + name[1:] if name.startswith("@") else name, "/" + path if colon else "/"
+
+
 def url_of(host: str, port: int, path: str = "/") -> str:
     """Returns a WebSocket URL for clients on this machine. `path` begins with a slash."""
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

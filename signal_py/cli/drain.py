@@ -5,26 +5,25 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-from urllib.parse import urlsplit
 
 from signal_py.base.errors import ConfigError
 from signal_py.base.hostport import redacted
 from signal_py.base.log import say
+from signal_py.cli.admin_http import connection_to
 from signal_py.config.parsing import FAILED
 
-TIMEOUT = 10.0  # seconds for the admin server to answer
 MAX_ANSWER = 65536  # bytes
 
 
 def drain(admin: str, named: str) -> int:
     """Makes a node begin a drain, and prints what it will do. Returns the exit status. Raises ConfigError.
 
-    admin  the address of the admin server: HOST:PORT, or http://HOST:PORT/
+    admin  the address of the admin server, as connection_to takes it
     named  how it was given, for errors
     """
-    host, port = host_and_port(admin, named)
+    connection = connection_to(admin, named)
     try:
-        status, body = _post(host, port)
+        status, body = _post(connection)
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         raise ConfigError(
             f"{named} {redacted(admin)} can't be reached ({getattr(error, 'strerror', None) or error}): "
@@ -44,21 +43,9 @@ def drain(admin: str, named: str) -> int:
     return 0
 
 
-def _post(host: str, port: int) -> tuple[int, bytes]:
+def _post(connection: http.client.HTTPConnection) -> tuple[int, bytes]:
     """Asks for the drain. Returns the status and the body of the answer."""
-    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT)) as connection:
+    with contextlib.closing(connection):
         connection.request("POST", "/drain")
         answer = connection.getresponse()
         return answer.status, answer.read(MAX_ANSWER)
-
-
-def host_and_port(admin: str, named: str) -> tuple[str, int]:
-    """Returns the host and port of an admin server; `named` says how it was given. Raises ConfigError."""
-    url = admin if "://" in admin else f"http://{admin}"
-    try:
-        parts = urlsplit(url)
-        if parts.scheme == "http" and parts.hostname and parts.port:
-            return parts.hostname, parts.port
-    except ValueError:
-        pass
-    raise ConfigError(f"{named} '{redacted(admin)}' is not an admin server: write HOST:PORT or http://HOST:PORT/.")

@@ -17,7 +17,8 @@ from typing import Any
 
 from signal_py.base import aio
 from signal_py.base.errors import ConfigError
-from signal_py.cli.drain import host_and_port
+from signal_py.base.hostport import redacted
+from signal_py.cli.admin_http import connection_to
 from signal_py.cli.rates import Figures, figures, summed
 from signal_py.config.settings import Config
 from signal_py.config.types import NATS_WORDS
@@ -39,7 +40,7 @@ Show = Callable[[list[Figures], list[str]], None]
 
 def add_arguments(top: argparse.ArgumentParser) -> None:
     """Adds the arguments of `top`, but for its settings."""
-    top.add_argument("--admin", metavar="URL", default="", help="admin server of one node, HOST:PORT or http://…")
+    top.add_argument("--admin", metavar="URL", default="", help="admin server of one node: HOST:PORT or unix:/PATH")
     top.add_argument("--interval", metavar="SECONDS", type=float, default=1.0, help="time between readings (default 1)")
     top.add_argument("--json", action="store_true", help="print a JSON object for each reading, in place of the view")
     top.add_argument("--count", metavar="N", type=int, default=0, help="exit after N readings (default: go on)")
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
             "or the URL of a NATS server that the nodes use."
         )
     if options.admin:
-        return aio.run(_top(options, AdminReader(*host_and_port(options.admin, "--admin")).read))
+        return aio.run(_top(options, AdminReader(options.admin).read))
     return aio.run(_cluster(options, config))
 
 
@@ -103,9 +104,10 @@ async def _cluster(options: argparse.Namespace, config: Config) -> int:
 class AdminReader:
     """Reads /stats of one node, over one connection as long as that lasts: a new one costs the node a thread."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._where = f"{host}:{port}"
-        self._connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+    def __init__(self, admin: str) -> None:
+        """Raises ConfigError. `admin`: as connection_to takes it."""
+        self._connection = connection_to(admin, "--admin", TIMEOUT)
+        self._where = redacted(admin)
 
     async def read(self) -> tuple[dict[str, Stats], list[str]]:
         try:

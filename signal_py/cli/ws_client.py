@@ -17,7 +17,7 @@ from websockets.uri import parse_uri
 
 from signal_py.base.aio import with_timeout
 from signal_py.base.errors import ConfigError, DeliveryError, EngineError
-from signal_py.base.hostport import redacted
+from signal_py.base.hostport import redacted, unix_target
 
 SUBPROTOCOL = Subprotocol("signal.v1")
 ANSWER_TIMEOUT = 30.0  # seconds; an engine answers every ref sooner
@@ -138,13 +138,21 @@ def _lost(closed: ConnectionClosed) -> LostError:
 def check_url(url: str, named: str = URL_FLAG) -> None:
     """Raises ConfigError for a text that is not a WebSocket URL."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(_target(url)[0])
         good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
-        parse_uri(url)
+        parse_uri(_target(url)[0])
     except (ValueError, InvalidURI):
         good = False
     if not good:
-        raise ConfigError(f"{named} '{redacted(url)}' is not a WebSocket URL: write ws://HOST:PORT/.")
+        raise ConfigError(
+            f"{named} '{redacted(url)}' is not a WebSocket URL: write ws://HOST:PORT/, or ws+unix:/PATH:/."
+        )
+
+
+def _target(url: str) -> tuple[str, dict[str, Any]]:
+    """Returns the URL of the request, and how to connect: for `ws+unix:/PATH:/`, to that unix socket."""
+    unix = unix_target(url, "ws") if url.startswith("ws+unix:") else None
+    return (f"ws://localhost{unix[1]}", {"unix": True, "path": unix[0]}) if unix is not None else (url, {})
 
 
 FIX = "give the URL of an engine that accepts clients."
@@ -174,9 +182,11 @@ async def open_client(
 
 async def _connect(url: str, token: str, named: str) -> ClientConnection:
     """Opens a WebSocket. Raises ConnectError."""
+    uri, how = _target(url)
     try:
         return await connect(
-            url,
+            uri,
+            **how,
             additional_headers={"Authorization": f"Bearer {token}"} if token else None,
             subprotocols=[SUBPROTOCOL],
             max_size=None,

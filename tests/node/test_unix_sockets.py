@@ -131,3 +131,18 @@ def test_what_cannot_be_a_socket(tmp_path: Path) -> None:
 def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     assert "is not allowed for this user" in complaint(f"unix:{tmp_path}/s")
+
+
+def test_commands_connect(tmp_path: Path) -> None:
+    """The URLs are those that the engine logs."""
+    path, admin = tmp_path / "ws.sock", tmp_path / "admin.sock"
+    with kit.engine(listen=[f"unix:{path}", f"unix:@signal-cli-{os.getpid()}"], admin=f"unix:{admin}") as engine:
+        for url in engine.ready["listening"]:
+            assert kit.run("pub", "--url", url, "lobby", "hello").returncode == 0
+        shown = kit.run("top", "--admin", engine.ready["admin"], "--json", "--count", "1")
+        assert shown.returncode == 0 and f'"{engine.node}"' in shown.stdout
+        gone = kit.run("pub", "--url", f"ws+unix:{tmp_path}/gone:/", "lobby", "hello")
+        assert gone.returncode == 2 and "gone:/ can't be reached" in gone.stderr
+        drained = kit.run("drain", "--admin", f"unix:{admin}")
+        assert drained.returncode == 0 and "is draining" in drained.stdout
+        assert engine.wait() == 0

@@ -53,6 +53,6 @@ def test_errors_name_the_variable_or_the_flag() -> None:
     assert "--admin '' is not an admin server" in kit.complaint(kit.run("drain"))
 
 
-@pytest.mark.parametrize("where", ["ä..b:80", "http://a b:80"])
-def test_impossible_host_names(where: str) -> None:
-    assert f"--admin {where} can't be reached" in kit.complaint(kit.run("drain", "--admin", where))
+def test_impossible_host_names() -> None:
+    assert "--admin ä..b:80 can't be reached" in kit.complaint(kit.run("drain", "--admin", "ä..b:80"))
+    assert "--admin 'http://a b:80' is not an admin" in kit.complaint(kit.run("drain", "--admin", "http://a b:80"))

@@ -348,10 +348,8 @@ def test_a_signal_ends_a_wait_for_standard_input(engine: kit.Engine, number: int
 @pytest.mark.parametrize("words", [("sub", "lobby"), ("pub", "lobby", "x"), ("send", "@ann", "x")])
 def test_errors_name_the_variable_with_the_url(words: tuple[str, ...]) -> None:
     wrong, free = "http://x", f"ws://127.0.0.1:{kit.free_port()}/"
-    message = f"SIGNAL_ENGINE_URL '{wrong}' is not a WebSocket URL"
-    assert (
-        kit.complaint(kit.run(*words, SIGNAL_ENGINE_URL=wrong)) == f"signal-engine: {message}: write ws://HOST:PORT/.\n"
-    )
+    message = f"SIGNAL_ENGINE_URL '{wrong}' is not a WebSocket URL: write ws://HOST:PORT/, or ws+unix:/PATH:/."
+    assert kit.complaint(kit.run(*words, SIGNAL_ENGINE_URL=wrong)) == f"signal-engine: {message}\n"
     assert f"--url '{wrong}' is" in kit.complaint(kit.run(*words, "--url", wrong, SIGNAL_ENGINE_URL=free))
     once = ("--once",) if words[0] == "sub" else ()
     assert f"SIGNAL_ENGINE_URL {free} can't be reached" in kit.run(*words, *once, SIGNAL_ENGINE_URL=free).stderr
