@@ -11,7 +11,7 @@ import socket
 from dataclasses import replace
 from types import MappingProxyType
 
-from signal_py.base.errors import ConfigError
+from signal_py.base.errors import ConfigError, Fault
 from signal_py.config.settings import Config
 
 FIRST = 3  # the first descriptor (SD_LISTEN_FDS_START)
@@ -53,10 +53,11 @@ def take(name: str, named: str) -> list[socket.socket]:
     found = _kept.get(name)
     if not found:
         known = f"known: {', '.join(_kept)}" if _kept else "none was passed"
-        raise ConfigError(
+        text = (
             f"{named} fd:{name} is not a socket that systemd passed to the process ({known}): "
             f"set FileDescriptorName={name} in the .socket unit, or give an address."
         )
+        raise ConfigError(Fault(text, passing=not _kept))  # 'check' in a shell has no sockets of the service
     taken = []
     for fd in found:
         one = _listening(fd)

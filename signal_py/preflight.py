@@ -12,6 +12,7 @@ from signal_py.base.errors import Fault, Faults
 from signal_py.base.hostport import host_port
 from signal_py.base.log import ROOT
 from signal_py.config.settings import SETTINGS, Config
+from signal_py.inherited import with_inherited
 from signal_py.listen import Address, resolve
 from signal_py.listeners import Held
 from signal_py.parts import parts_of
@@ -29,13 +30,15 @@ IDLE: tuple[tuple[str, object, tuple[str, ...]], ...] = (
 def preflight(config: Config, faults: Faults) -> list[Fault]:
     """Adds to `faults` why an engine with these settings would not start. Returns warnings.
 
-    A port in use is a warning, since it may belong to the engine that is to be restarted. Connects to nothing, but
+    An address in use is a warning, since it may belong to the engine that is to be restarted. Connects to nothing, but
     looks names up, which may block.
     """
     warnings: list[Fault] = []
     with _logged(warnings):
         parts = parts_of(config, faults)
-        _bind(config, faults)
+        with faults.of("listen"):
+            config = with_inherited(config)
+            _bind(config, faults)
     warnings += [fault for fault in faults.found if fault.passing]
     faults.found = [fault for fault in faults.found if not fault.passing]
     hosts = [("nats", server.host) for server in parts.servers]
@@ -79,8 +82,12 @@ def _bind(config: Config, faults: Faults) -> None:
         named = config.named(name)
         with faults.of(name, named):
             resolved = resolve([text for text in texts if not text.startswith(("unix:", "fd:"))], named)
-            if double := _overlap([address for one in resolved for address in one.addresses], taken):
-                text = f"{named} {double} is already one of the addresses to listen on: choose another port."
+            double = _overlap([address for one in resolved for address in one.addresses], taken)
+            if name == "admin" and config.admin.startswith("unix:") and config.admin in config.listen:
+                double = config.admin
+            if double:
+                fix = "path" if double.startswith("unix:") else "port"
+                text = f"{named} {double} is already one of the addresses to listen on: choose another {fix}."
                 faults.found.append(Fault(text, name, named))
                 continue
             with Held.of(config, name, texts):

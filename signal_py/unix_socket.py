@@ -10,7 +10,7 @@ import socket
 import stat
 from collections.abc import Iterator
 
-from signal_py.base.errors import ConfigError
+from signal_py.base.errors import ConfigError, Fault
 
 BACKLOG = 4096  # as for TCP (the core's limit)
 PROBE_TIME = 1.0  # seconds for the program behind a socket file to answer
@@ -35,7 +35,8 @@ class UnixSocket:
             self.socket.listen(BACKLOG)
         except OSError as error:
             self.close()
-            raise ConfigError(f"{self._shown} {_problem(error, os.path.dirname(self.name))}.") from None
+            text = f"{self._shown} {_problem(error, os.path.dirname(self.name))}."
+            raise ConfigError(Fault(text, passing=error.errno == errno.EADDRINUSE)) from None
         except BaseException:
             self.close()
             raise
@@ -78,7 +79,8 @@ class UnixSocket:
             except OSError as error:  # a full backlog is in use, too
                 if error.errno not in (errno.EAGAIN, errno.ETIMEDOUT):
                     raise
-        raise ConfigError(f"{self._shown} is in use by another program: stop that program, or choose another path.")
+        text = f"{self._shown} is in use by another program: stop that program, or choose another path."
+        raise ConfigError(Fault(text, passing=True))
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -17,6 +17,8 @@ def split_address(text: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError("has no port from 0 to 65535 after the last colon")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if bare == host and ("[" in host or "]" in host):
+        raise ValueError("has brackets that are not around an IPv6 address: write it as in [::1]:8080")
     if ":" in bare and bare == host:
         raise ValueError(f"is ambiguous: write an IPv6 address in brackets, [{host}]:{port}")
     if bare != host:

@@ -85,7 +85,7 @@ def _add_file(given: Given, path: str, named: str) -> None:
         if key in SETTINGS:
             given.add(key, value, origin)
         else:
-            near = nearest(key.replace("_", "-"), SETTINGS)
+            near = nearest(key.lower().replace("_", "-"), SETTINGS)
             fix = f"write '{near}'" if near else "leave it out; 'signal-engine serve --help' lists all settings"
             unknown.append(Fault(f"{origin} is not a setting: {fix}.", "", origin))
     if unknown:
@@ -102,7 +102,10 @@ def _parse_file(path: str, named: str) -> tuple[str, dict[str, object]]:
         wrong = f"{named} {path} can't be read: {error.strerror}. Name a readable TOML file."
     except ValueError as error:
         line = int(at[1]) if (at := AT_LINE.search(str(error))) else 0
-        wrong = f"{named} {path} is not TOML: {error}. Fix that line."
+        fix = "Fix that line." if line else "Write it as UTF-8 text, key = value, with every bracket closed."
+        if text.startswith("\ufeff"):
+            fix = "Save it without the byte order mark that it begins with."
+        wrong = f"{named} {path} is not TOML: {error}. {fix}"
     except RecursionError:
         wrong = f"{named} {path} nests lists too deeply: settings are strings, numbers and lists of strings."
     raise ConfigError(Fault(wrong, "", Origin.of_line(named, path, line)))

@@ -148,7 +148,9 @@ class Setting:
         """Formats a value for an error, without secrets: only the type of a secret, a URL without its user."""
         if self.secret:
             return type(given).__name__
-        return f"'{USERINFO.sub('***@', given)}'" if isinstance(given, str) else f"{given!r}"
+        if not isinstance(given, str):
+            return f"{given!r}"
+        return f"'{given if given.startswith('unix:') else USERINFO.sub('***@', given)}'"  # unix:@NAME has no user
 
     def _validate(self, item: float | str, named: str) -> None:
         if self.word and item == self.word:

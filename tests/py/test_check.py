@@ -145,6 +145,27 @@ def test_a_port_in_use_is_a_warning() -> None:
             assert f"--{name} {where} is in use" in found["warnings"][0]["text"]
 
 
+def test_a_unix_socket_in_use_is_a_warning(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as path, socket.socket(socket.AF_UNIX) as name:
+        path.bind(str(tmp_path / "s"))
+        path.listen()
+        name.bind(f"\0signal-check-{tmp_path}")
+        for where in (f"unix:{tmp_path}/s", f"unix:@signal-check-{tmp_path}"):
+            found = checked("--listen", where, "--nats", "off")
+            assert found["good"] and f"--listen {where} is in use" in found["warnings"][0]["text"]
+
+
+def test_a_unix_socket_for_two_purposes(tmp_path: Path) -> None:
+    where = f"unix:{tmp_path}/s"
+    found = checked("--listen", where, "--admin", where, "--nats", "off")
+    assert [fault["setting"] for fault in found["faults"]] == ["admin"]
+
+
+def test_sockets_of_a_service_are_not_there_in_a_shell() -> None:
+    found = checked("--listen", "fd:ws", "--nats", "off")
+    assert found["good"] and "fd:ws is not a socket that systemd passed" in found["warnings"][0]["text"]
+
+
 def test_one_address_for_two_purposes() -> None:
     found = checked("--listen", "0.0.0.0:18080", "--admin", "127.0.0.1:18080", "--nats", "off")
     assert [fault["setting"] for fault in found["faults"]] == ["admin"]
