@@ -108,8 +108,7 @@ cdef class Crowd:
             if loop == NULL:
                 raise MemoryError
             self.hub.loops[i] = loop
-            # hub.nloops is still 0, so this allocates neither buffers nor a link
-            thread_init(loop, self.hub, &self.set, i)
+            thread_init(loop, self.hub, &self.set, i)  # without buffers and link, since hub.nloops is still 0
             loop.tick = CROWD_TICK
             wheel_init(&loop.wheel, CROWD_TICK)
         self.hub.nloops = loops
