@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -359,6 +360,8 @@ def _drain(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # a reload that comes too early must not end the process
     from signal_py.cli.check import settings_of
     from signal_py.cli.serve import serve
     from signal_py.preflight import preflight

@@ -59,6 +59,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
         raise ConfigError(f"--count is {options.count}: use 1 or more, or 0 to go on.")
     if not options.json and not sys.stdout.isatty():
         raise ConfigError("top draws on a terminal, and standard output is none: use --json.")
+    if not options.json and os.environ.get("TERM", "") in ("dumb", "unknown"):  # rich draws nothing there
+        raise ConfigError(f"top can't draw on a terminal with TERM={os.environ['TERM']}: set TERM, or use --json.")
     if not options.admin and set(config.nats) & set(NATS_WORDS):
         raise ConfigError(
             f"{config.named('nats')} names no NATS server: give --admin HOST:PORT for one node, "

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,28 @@ def test_the_embedded_nats_server_stays(daemon: Any) -> None:
     assert [one["setting"] for one in post(node)[1]["changed"]] == ["max-rooms"]
     link = node.stats()["nats_state"], node.events("connected to NATS"), node.events("NATS settings")
     assert link[0] == "up" and len(link[1]) == 1 and link[2] == []
+
+
+def test_a_sighup_before_the_engine_is_ready_does_not_end_it(tmp_path: Path) -> None:
+    file = tmp_path / "pipe.toml"
+    os.mkfifo(file)
+    writer = os.open(file, os.O_RDWR)
+    child = subprocess.Popen(
+        [*kit.python(), "-m", "signal_py", "serve", "--config", str(file), "--drain-time=0"],
+        stderr=subprocess.PIPE, env=kit.clean_environment(),
+    )  # fmt: skip
+    try:
+        opened_files = Path(f"/proc/{child.pid}/fd")
+        kit.until(lambda: str(file) in map(os.path.realpath, opened_files.iterdir()), "it reads the file")
+        child.send_signal(signal.SIGHUP)
+        os.write(writer, b'listen = "127.0.0.1:0"\nnats = "off"\n')
+        os.close(writer)
+        assert child.stderr is not None and b'"ready"' in child.stderr.readline()
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(kit.PATIENCE) == 0
+    finally:
+        child.kill()
+        child.communicate()
 
 
 def test_a_web_page_may_not_reload(daemon: Any) -> None:

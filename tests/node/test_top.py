@@ -27,7 +27,7 @@ def host(engine: kit.Engine) -> str:
 class Terminal:
     """`top` on a terminal of its own."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, term: str = "xterm") -> None:
         self.keyboard, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
         os.set_blocking(self.keyboard, False)
@@ -35,7 +35,7 @@ class Terminal:
         self.slave = slave
         self.child = subprocess.Popen(
             [*kit.python(), "-m", "signal_py", "top", *arguments],
-            stdin=slave, stdout=slave, stderr=slave, env=kit.clean_environment(TERM="xterm", COLUMNS="200", LINES="40"),
+            stdin=slave, stdout=slave, stderr=slave, env=kit.clean_environment(TERM=term, COLUMNS="200", LINES="40"),
         )  # fmt: skip
         self.seen = b""
 
@@ -62,8 +62,8 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(*arguments: str) -> Iterator[Terminal]:
-    made = Terminal(*arguments)
+def terminal(*arguments: str, term: str = "xterm") -> Iterator[Terminal]:
+    made = Terminal(*arguments, term=term)
     try:
         yield made
     finally:
@@ -118,6 +118,12 @@ def test_a_node_on_a_terminal() -> None:
             top.until("bad-request")
         os.write(top.keyboard, b"q")
         assert top.ends() == 0
+
+
+def test_a_terminal_that_nothing_can_be_drawn_on() -> None:
+    with terminal("--admin", "127.0.0.1:1", term="dumb") as top:
+        top.until("terminal with TERM=dumb: set TERM, or use --json")
+        assert top.ends() == 2
 
 
 def test_a_cluster_on_a_terminal() -> None:
