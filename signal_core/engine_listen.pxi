@@ -16,8 +16,10 @@ cdef class Listeners(Loops):
 
     def listener_remove(self, uint32_t number):
         """Closes a listener: new clients are refused at once, those in its accept backlog are accepted. Open
-        connections stay. Raises CoreError if a loop does not respond; it closes it when it does."""
+        connections stay. Raises ValueError; CoreError if a loop does not respond: it closes it when it does."""
         self.check()
+        if number >= MAX_LISTENERS:
+            raise ValueError(f"{number} is no listener: their numbers are 0 to {MAX_LISTENERS - 1}")
         with self.listening:
             self.close_all(number)
 
@@ -35,13 +37,15 @@ cdef class Listeners(Loops):
         cdef uint32_t i, number
         cdef int failed
         with self.listening:
+            for i in range(self.hub.nloops):
+                self.await_answer(i)  # also of one given up before: its socket may still be on the way
             free_numbers = [n for n in range(MAX_LISTENERS) if not self.listens() >> n & 1]
             if not free_numbers:
                 raise ValueError(f"the engine has {MAX_LISTENERS} listeners already")
             number = free_numbers[0]
             try:
                 for i in range(self.hub.nloops):
-                    self.await_answer(i)
+                    self.check_tasks(i)
                     self.request += 1
                     failed = self.post_listen(i, code, number, address, v6only, fd) or self.await_answer(i)
                     if failed:
@@ -67,7 +71,6 @@ cdef class Listeners(Loops):
         an errno."""
         cdef Packet* task
         cdef int failed
-        self.check_tasks(index)
         task = self.task_new(KIND_LISTEN, address)
         failed = se_pass(self.hub.passing[1], fd) if fd >= 0 else 0
         if failed:

@@ -332,13 +332,14 @@ cdef inline int _accept(Loop* loop, uint32_t which, int most) noexcept nogil:
 cdef inline int listener_accept(Loop* loop, uint32_t which) noexcept nogil:
     """Accepts waiting clients of a listener, at most ACCEPTS. Returns ACCEPT_*.
 
-    Of a shared one it accepts a single client. Then it queues behind the other loops, because the kernel wakes the one
-    that has been in its queue for longest, each time the same one otherwise.
+    Of a shared one it accepts a single client, besides those that it has parked. Then it queues behind the other loops,
+    because the kernel wakes the one that has been in its queue for longest, each time the same one otherwise.
     """
     cdef int found
+    cdef uint32_t parked = loop.accept.listeners[which].lot.used
     if not _is_shared(&loop.accept.listeners[which]):
         return _accept(loop, which, ACCEPTS)
-    found = _accept(loop, which, 1)
+    found = _accept(loop, which, <int>parked if 0 < parked < ACCEPTS else ACCEPTS if parked else 1)
     if not loop.accept.masked and listener_watch(loop, which, EPOLL_CTL_MOD) != 0:
         _look_away(loop)
     return found

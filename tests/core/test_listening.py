@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import socket
 import subprocess
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 import kit
 import wire
+from halt import halted
 from signal_core.engine import Core, CoreError
 from signal_py.config.settings import Config
 from signal_py.runtime import core_settings
@@ -205,6 +207,61 @@ def test_if_one_loop_cannot_the_others_close_theirs() -> None:
     assert (done.stdout, done.stderr) == ("Too many open files\n", "")
 
 
+A_LOOP_STALLS = """
+import socket, threading
+import test_listening as t, wire
+from signal_core.engine import CoreError
+with t.running() as core, socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
+    for name, listener in (("one", one), ("two", two)):
+        listener.bind("\\0signal-test-stall-" + name)
+        listener.listen()
+    print(flush=True)
+    input()  # loop 1 is halted from here
+    try:
+        core.listener_share(one.fileno(), False)
+    except CoreError as error:
+        print(error, flush=True)
+    other = threading.Thread(target=core.listener_share, args=(two.fileno(), False))
+    other.start()
+    print(flush=True)
+    input()  # it goes on
+    other.join()
+    clients = []
+    for _ in range(20):
+        client = socket.socket(socket.AF_UNIX)
+        client.connect("\\0signal-test-stall-two")
+        assert t.upgraded(client).startswith(b"HTTP/1.1 101")
+        clients.append(client)
+    print(min(t.counts(core)) > 0)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="ptrace(2) needs root")
+def test_a_socket_that_a_stalled_loop_did_not_take_is_no_other_loops() -> None:
+    here = f"{Path(__file__).parent}:{Path(kit.__file__).parent}"
+    with subprocess.Popen(
+        [*kit.python(), "-c", A_LOOP_STALLS],
+        env=kit.clean_environment(PYTHONPATH=here),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd="/",
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdout.readline()
+        with halted(child.pid, "signal-1"):
+            child.stdin.write("\n")
+            child.stdin.flush()
+            assert "loop 1 does not respond" in child.stdout.readline()
+            child.stdout.readline()
+        assert child.communicate("\n", timeout=kit.PATIENCE)[0] == "True\n"
+
+
+def test_a_number_that_no_listener_can_have() -> None:
+    with running() as core, pytest.raises(ValueError, match="16 is no listener: their numbers are 0 to 15"):
+        core.listener_remove(16)
+
+
 def test_there_is_a_limit() -> None:
     with running(1) as core:
         for _ in range(16):
@@ -246,6 +303,24 @@ def test_a_shared_socket_is_accepted_from_by_all_loops_in_turn(tmp_path: Path) -
             unix_clients(tmp_path / "s", 1)
         for client in clients:
             client.close()
+
+
+def test_those_that_a_loop_has_parked_do_not_wait_for_the_other_loops(tmp_path: Path) -> None:
+    """A pace of ten clients each 2 ms: one client each 2 ms would take as many iterations as there are clients."""
+    with contextlib.ExitStack() as stack:
+        core = stack.enter_context(running(1, accept_rate=5000, handshake_timeout=60.0))
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(1024)
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(400)]
+        for client in clients:
+            client.connect(str(tmp_path / "s"))
+        before = core.stats()["total"]
+        core.listener_share(listener.fileno(), False)
+        kit.until(lambda: counts(core) == [400], "all are accepted")
+        after = core.stats()["total"]
+        assert after["accept_paced"] > before["accept_paced"]
+        assert after["wakes"] - before["wakes"] < 250
 
 
 def test_a_shared_socket_ends_with_the_core(tmp_path: Path) -> None:
