@@ -9,9 +9,11 @@ from libc.string cimport memcpy, memset
 from signal_core.base.limits cimport ADDRESS_BYTES
 from signal_core.base.span cimport Span, span_from
 from signal_core.base.sys cimport SE_RARE
-from signal_core.client.remote_addr cimport remote_addr_is_trusted
+from signal_core.client.remote_addr cimport remote_addr_is_gone, remote_addr_is_trusted
 from signal_core.tables.settings cimport Settings
-from signal_core.wire.handshake cimport PROXIED_FROM, PROXIED_SILENT, PROXIED_WRONG, Upgrade, upgrade_parse
+from signal_core.wire.handshake cimport (
+    PROXIED_FROM, PROXIED_NOT, PROXIED_SILENT, PROXIED_WRONG, Upgrade, upgrade_parse,
+)
 from signal_core.wire.proxy_protocol cimport PROXY_NO_ADDRESS, ProxyHeader, proxy_header_parse
 from signal_core.wire.request cimport Site
 
@@ -32,7 +34,10 @@ cdef inline int _parse(
     cdef int head, size = proxy_header_parse(input, &header)
     if not remote_addr_is_trusted(set, fd):
         if size > 0:
-            return _wrong(out, b"a PROXY protocol header is accepted only from trusted-proxies.")
+            _wrong(out, b"a PROXY protocol header is accepted only from trusted-proxies.")
+            if remote_addr_is_gone(fd):  # a proxy's health check ends with a reset: that is no stranger's header
+                out.proxied = PROXIED_NOT
+            return -1
         return upgrade_parse(input, before, site, out)
     if size == -2:
         memset(out, 0, sizeof(Upgrade))

@@ -133,6 +133,12 @@ cdef inline bint remote_addr_is_trusted(const Settings* set, int fd) noexcept no
     return _is_trusted(set, _peer_address(fd, address), address)
 
 
+cdef inline bint remote_addr_is_gone(int fd) noexcept nogil:
+    """Whether a socket's other end is not known, because it has reset the connection."""
+    cdef uint8_t address[ADDRESS_BYTES]
+    return _peer_address(fd, address) == OTHER_END_GONE
+
+
 cdef inline bint remote_addr_of(const Settings* set, int fd, const Upgrade* u, uint8_t* out) noexcept nogil:
     """Gets the client's address, as 16 bytes: the one that trusted proxies report, else the socket's. `u` may be NULL.
     Returns whether a proxy reported it."""

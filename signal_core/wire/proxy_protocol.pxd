@@ -57,7 +57,7 @@ cdef inline int _v2(Span input, ProxyHeader* out) noexcept nogil:
     family = p[13] >> 4
     if p[12] != PROXY_V2_LOCAL and p[12] != PROXY_V2_PROXY or size > PROXY_V2_MOST:
         return -1
-    if family > PROXY_V2_MOST_FAMILY or p[13] & 15 > PROXY_V2_DATAGRAM:
+    if p[12] == PROXY_V2_PROXY and (family > PROXY_V2_MOST_FAMILY or p[13] & 15 > PROXY_V2_DATAGRAM):
         return -1
     if p[12] == PROXY_V2_PROXY and p[13] & 15 == PROXY_V2_STREAM:
         if size < PROXY_HEAD + _addresses(family):

@@ -65,6 +65,7 @@ def test_version_2(
         b"PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\n",
         v2(0, 0, 0, b""),
         v2(0, 1, 1, bytes(12)),
+        v2(0, 15, 15, b""),
         v2(1, 0, 0, b""),
         v2(1, 0, 0, b"\x04\x00\x03abc"),
         v2(1, 3, 1, bytes(216)),
@@ -72,7 +73,7 @@ def test_version_2(
     ],
 )
 def test_headers_without_an_address(header: bytes) -> None:
-    """UNKNOWN, LOCAL, UNSPEC, unix sockets and datagrams."""
+    """UNKNOWN, LOCAL whatever its family is, UNSPEC, unix sockets and datagrams."""
     assert parse(header) == (len(header), 0, NONE, 0)
     every_split(header)
 

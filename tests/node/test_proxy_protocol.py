@@ -111,3 +111,13 @@ def test_a_full_node_answers_a_proxy_that_is_healthy() -> None:
             assert answer(probe).startswith(b"HTTP/1.1 200")
         with connect(engine, v1("198.51.100.7") + wire.request()) as second:
             assert answer(second).startswith(b"HTTP/1.1 503")
+
+
+def test_a_probe_that_resets_is_no_stranger(trusting: kit.Engine) -> None:
+    """HAProxy's check of a port with send-proxy: a header, then a reset, after which the address is not known."""
+    before = trusting.stats()["total"]
+    for _ in range(200):
+        with connect(trusting, b"PROXY UNKNOWN\r\n") as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    kit.until(lambda: trusting.stats()["total"]["accepted_sockets"] == before["accepted_sockets"] + 200, "all came")
+    assert trusting.stats()["total"]["proxy_refused"] == before["proxy_refused"]
