@@ -122,8 +122,8 @@ cdef inline int _open(Loop* loop) noexcept nogil:
 
 
 cdef inline SE_COLD _close(Loop* loop) noexcept nogil:
-    """The last step of the loop's thread: kills what is left, closes every descriptor, and copies the counters. The
-    loop's memory is freed by thread_end."""
+    """The last step of the loop's thread: kills what is left, closes every descriptor, and copies the counters and
+    histograms. The loop's memory is freed by thread_end."""
     cdef Conn* c
     cdef uint32_t i
     loop.turn.ready.used = loop.turn.delayed.used = loop.pressure.held_used = loop.pressure.waits = 0
@@ -151,6 +151,7 @@ cdef inline SE_COLD _close(Loop* loop) noexcept nogil:
     if loop.epoll >= 0:
         close(loop.epoll)
     memcpy(loop.copy, loop.n, sizeof(loop.n))
+    memcpy(loop.histograms, loop.latency.histograms, sizeof(loop.histograms))
 
 
 cdef inline void* thread_main(void* argument) noexcept nogil:
