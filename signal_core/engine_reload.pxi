@@ -30,8 +30,7 @@ cdef class Reloading(Listeners):
         except MemoryError:
             settings_free(fresh)
             raise
-        settings_free(self.set.older)  # check_reload: no loop reads it
-        self.set.older = NULL
+        self.free_older()  # check_reload: no loop reads it
         fresh.number = self.set.number + 1
         fresh.older = self.set
         self.set = fresh
@@ -75,9 +74,17 @@ cdef class Reloading(Listeners):
         for i in range(hub.nloops):
             if se_load_acquire(&hub.loops[i].reloaded) < number:
                 return False
+        self.free_older()
+        return True
+
+    cdef free_older(self):
+        """Frees the older settings; every loop has the newest ones, or has ended. Such a loop gets the newest ones."""
+        cdef uint32_t i
+        for i in range(self.hub.nloops):
+            if se_load_acquire(&self.hub.loops[i].reloaded) == UINT64_MAX:
+                self.hub.loops[i].set = self.set
         settings_free(self.set.older)
         self.set.older = NULL
-        return True
 
     def in_force(self, uint32_t loop):
         """The settings that a loop has now, as they are in its block. Raises ValueError if there is no such loop."""

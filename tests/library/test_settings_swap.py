@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 import kit
+from halt import threads
 from peers import BarePeer, exchange_messages, ledgers_hold, several
 from signal_core.engine import Core, CoreError
 from signal_py.config.settings import Config
@@ -78,6 +80,14 @@ def test_a_core_that_does_not_run_takes_no_settings() -> None:
         settings = node.settings()
     with pytest.raises(CoreError, match="not running"):
         node.core.reload(settings)
+
+
+def test_a_loop_that_has_ended_does_not_keep_the_settings_that_are_freed() -> None:
+    with swapped(loops=1) as node:
+        node.core.stop()
+        until(lambda: "signal-0" not in threads(os.getpid()), "the loop has ended")
+        node.reload(max_message=4096)
+        assert node.core.in_force(0)["max_message"] == 4096
 
 
 def test_max_connections_counts_those_from_before_it_was_set() -> None:
