@@ -29,6 +29,7 @@ from signal_py.nats.dial import Dialler, Endpoint, look, race
 from signal_py.nats.info import InfoError, ServerInfo, parse_info
 from signal_py.nats.servers import LAST_DELAY, Pool
 from signal_py.nats.tls import Tls, wants_tls
+from signal_py.nats.trial import attempt
 
 if TYPE_CHECKING:
     from signal_core.engine import Core
@@ -363,7 +364,7 @@ class ControlThread:
             event(logger, "debug", "can't connect to NATS", server=self.where, reason=reason)
             if self._endpoint is not None and not returns:
                 self._dialler.failed.add(self._endpoint)
-        pause = self._pool.delay() if self._was_up or returns else 0.0
+        pause = self._pool.delay() if (self._was_up or returns) and self._next is None else 0.0
         self._was_up = self._returns = False
         return LAST_DELAY if self.state == "refused" else pause
 
@@ -414,19 +415,22 @@ class ControlThread:
 
     async def _move(self, pool: Pool, server: Server | None) -> None:
         """Finds another server than this one, which is about to stop, and then leaves the present one. None: any
-        server of the pool, after a reload."""
+        server of the pool that accepts the credentials, after a reload."""
         told = server is not None
+        name = f"signal-engine {self._node} reload"
+        try_ = look if told else partial(attempt, credentials=self._credentials, tls=self._tls, name=name)
         while self.state == "up":
             others = [other for other in pool.servers if other != server]
             try:
-                self._next = await race([partial(look, other) for other in others])
+                self._next = await race([partial(try_, other) for other in others])
             except OSError as error:
                 if not told:
-                    text = "no NATS server of the new settings is reachable: staying with the present one"
+                    text = "no NATS server of the new settings can be used: staying with the present one"
                     event(logger, "warning", text, server=self.where, reason=str(error))
                     told = True
                 await asyncio.sleep(LAST_DELAY)
                 continue
+            await asyncio.sleep(pool.delay())  # while still connected, so that not all nodes move at once
             self._returns = True
             self._core.link_leave()
             return

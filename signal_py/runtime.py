@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from signal_py.access import Trial, refused_text
 from signal_py.admin import Admin
 from signal_py.auth.authenticators import Authenticator, Authorizer, CallbackAuthenticator, JwtAuthenticator
 from signal_py.auth.grants import Verdict
@@ -160,6 +161,7 @@ class Runtime:
         self._turning = threading.Lock()  # a drain and a stop may begin at once on two threads
         self._authorize = authorize
         self._keys: Keys | None = None  # of tokens
+        self._trial = Trial(self.node)  # of access to NATS
         self.program: asyncio.AbstractEventLoop | None = None  # set by Engine, before prepare
         self._admin: Admin | None = None
         self._listeners = Listeners(config)
@@ -225,6 +227,7 @@ class Runtime:
         config, verifier, credentials, tls = self.config, parts.verifier, parts.credentials, parts.tls
         self._keys = verifier.keys if verifier else None
         self._cluster = bool(servers)
+        self._trial.skip(parts)
         settings = core_settings(config, self.node, self._cluster, self._hooks)
         self.inbox_messages = cast(int, settings["inbox_messages"])
         self.core = Core(settings)
@@ -289,6 +292,8 @@ class Runtime:
                 wanted = source.load() if source.load is not None else self.wanted
                 mode = "embedded" if self.embedded else "servers" if self._cluster else "off"
                 plan = plan_of(self.config, wanted, self.node, self.embedded, mode, self._keys)
+                assert self.control_thread is not None
+                self._trial.run(self.control_thread, plan.config, plan.parts)
                 with self._turning:
                     self._check_reload()
                     self._put_in_force(plan)
@@ -437,12 +442,4 @@ class Runtime:
             try:
                 control_thread.first.result(FIRST_TIMEOUT)
             except RefusedError as refused:
-                raise ConfigError(_refused_text(self.config, refused)) from None
-
-
-def _refused_text(config: Config, refused: RefusedError) -> str:
-    named = config.named(refused.setting)
-    if refused.setting == "node":
-        return f"{named} can't be used: {refused}. Choose another, or leave it out for a random one."
-    ways = ", ".join(config.written(name) for name in ("nats-token", "nats-user", "nats-nkey", "nats-creds"))
-    return f"{named} can't be joined: {refused}. Give valid credentials with one of {ways}."
+                raise ConfigError(refused_text(self.config, refused)) from None
