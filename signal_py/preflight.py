@@ -117,6 +117,11 @@ def _idle(config: Config) -> Iterator[Fault]:
                 shown = value[0] if isinstance(value, tuple) else value
                 named = config.named(name)
                 yield Fault(f"{named} has no effect while {needed} is {shown}: change {needed}.", name, named)
+    unix = any(text.startswith(("unix:", "fd:")) for text in config.listen)
+    if config.proxy_protocol == "on" and not config.trusted_proxies and not unix:
+        named = config.named("proxy-protocol")
+        text = f"{named} refuses every header while trusted-proxies is empty: set trusted-proxies."
+        yield Fault(text, "proxy-protocol", named)
 
 
 def _visible(config: Config) -> Iterator[Fault]:

@@ -161,6 +161,16 @@ def test_a_unix_socket_for_two_purposes(tmp_path: Path) -> None:
     assert [fault["setting"] for fault in found["faults"]] == ["admin"]
 
 
+def test_the_proxy_protocol_needs_trusted_proxies(tmp_path: Path) -> None:
+    given = ["--nats=off", "--proxy-protocol=on"]
+    found = checked(*given, "--listen=127.0.0.1:0")["warnings"]
+    assert [fault["text"].partition(" while ")[2] for fault in found] == [
+        "trusted-proxies is empty: set trusted-proxies."
+    ]
+    assert checked(*given, f"--listen=unix:{tmp_path}/s")["warnings"] == []
+    assert checked(*given, "--listen=127.0.0.1:0", "--trusted-proxies=127.0.0.1")["warnings"] == []
+
+
 def test_sockets_of_a_service_are_not_there_in_a_shell() -> None:
     found = checked("--listen", "fd:ws", "--nats", "off")
     assert found["good"] and "fd:ws is not a socket that systemd passed" in found["warnings"][0]["text"]
