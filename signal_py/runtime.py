@@ -55,7 +55,7 @@ MEMORY_SHARE = 4  # the default of backlog-total and input-total is memory divid
 INBOX_SHARE = 8  # by default, all mailboxes together may use memory divided by this,
 INBOX_MESSAGES, INBOX_LEAST = 65536, 64  # ... each between these numbers of messages
 INBOX_MESSAGE = 1024  # bytes that a mailbox has for each message (engine_loops.pxi)
-DRAIN_TIME = 8.0  # seconds of a drain with drain-time auto
+DRAIN_TIME = 7.0  # seconds of a drain with drain-time auto
 DRAIN_LOOK = 0.05  # seconds between checks whether a drain is over
 LAST_WORDS = 0.1  # seconds for the last messages of clients to reach the link's loop
 

@@ -280,7 +280,7 @@ class Config:
     drain_time: float | str = _live(
         "auto",
         "duration of a drain (SIGTERM): clients are told to reconnect elsewhere, and those that stay are closed, "
-        "evenly over this time, in seconds; 0: SIGTERM stops at once; 'auto': 8 s, so that it is over when docker stop "
+        "evenly over this time, in seconds; 0: SIGTERM stops at once; 'auto': 7 s, so that it is over when docker stop "
         "gives up after 10 s, or 30 s under systemd, which is asked to wait",
         word="auto",
         metavar="auto|SECONDS",

@@ -58,11 +58,11 @@ def test_ready_and_stopping(tmp_path: Path, abstract: bool) -> None:
 
 @pytest.mark.parametrize(
     ("environment", "close_timeout", "seconds"),
-    [({"INVOCATION_ID": "5b4ac3ab3c0c4d0e9a2d4f3e9b1f7a55"}, 2, 37), ({}, 2, 15), ({}, 0.5, 13.5)],
+    [({"INVOCATION_ID": "5b4ac3ab3c0c4d0e9a2d4f3e9b1f7a55"}, 2, 37), ({}, 2, 14), ({}, 0.5, 12.5)],
     ids=["systemd", "podman", "close-timeout"],
 )
 def test_drain_time_auto(tmp_path: Path, environment: dict[str, str], close_timeout: float, seconds: float) -> None:
-    """30 s only under systemd, 8 s in a container that may tell its manager: each with close-timeout and 5 s."""
+    """30 s only under systemd, 7 s in a container that may tell its manager: each with close-timeout and 5 s."""
     settings = {"drain_time": "auto", "close_timeout": close_timeout}
     with managed(str(tmp_path / "notify"), settings, **environment) as (engine, manager):
         engine.child.terminate()  # type: ignore[union-attr]
@@ -140,7 +140,7 @@ def test_docker_stop_ends_clean_and_all_are_told() -> None:
         os.kill(engine.pid, signal.SIGTERM)
         codes = []
         for peer in crowd:
-            peer.expect("GOAWAY", "8000")
+            peer.expect("GOAWAY", "7000")
             with pytest.raises(Closed) as closed:
                 peer.read(DOCKER)
             codes.append(closed.value.code)

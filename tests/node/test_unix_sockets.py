@@ -146,3 +146,18 @@ def test_commands_connect(tmp_path: Path) -> None:
         drained = kit.run("drain", "--admin", f"unix:{admin}")
         assert drained.returncode == 0 and "is draining" in drained.stdout
         assert engine.wait() == 0
+
+
+def test_a_check_leaves_sockets_alone(tmp_path: Path) -> None:
+    """It leaves no file behind, and the file of an engine that runs stays: clients connect to it."""
+    name = tmp_path / "s"
+    flags = ("check", "--nats=off", f"--listen=unix:{name}")
+    done = kit.run(*flags)
+    assert done.returncode == 0 and list(tmp_path.iterdir()) == [], done.stdout
+    with kit.engine(listen=f"unix:{name}", loops=1):
+        before = name.lstat().st_ino
+        done = kit.run(*flags)
+        assert done.returncode == 2 and "is in use by another program" in done.stdout
+        assert name.lstat().st_ino == before
+        with connect(str(name)):
+            pass
