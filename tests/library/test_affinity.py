@@ -18,6 +18,7 @@ CALLS: dict[str, Callable[[Engine], Any]] = {
     "start": lambda engine: engine.start(),
     "stop": lambda engine: engine.stop(),
     "drain": lambda engine: engine.drain(),
+    "reload": lambda engine: engine.reload(max_rooms=5),
     "ended": lambda engine: engine.ended(),
     "send": lambda engine: engine.send(engine.address, "x", receipt=True),
     "publish": lambda engine: engine.publish("room", "x"),
