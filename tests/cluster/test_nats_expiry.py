@@ -53,6 +53,7 @@ def test_credentials_that_are_not_replaced(tmp_path: Path) -> None:
         kit.engine(nats=server.url, nats_creds=str(file), loops=1, control="off") as engine,
     ):
         until(lambda: engine.stats()["nats_state"] == "refused", "they have expired", 15)
+        until(lambda: engine.events("NATS refuses this node"), "it is logged")
         lines = [line for line in engine.events() if line["level"] in ("warning", "error")]
         assert [line["event"] for line in lines] == ["NATS refuses this node"]
         operator.creds(file)
