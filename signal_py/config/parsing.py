@@ -19,6 +19,8 @@ ALIKE = 0.6  # similarity of two names, from 0 to 1, above which one may be a mi
 PREFIX = "SIGNAL_ENGINE_"
 # Kubernetes sets these for a service that is called signal-engine.
 FOREIGN = re.compile(PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+NOT_A_NUMBER = re.compile(r"argument (\S+): invalid (int|float) value: (.*)", re.DOTALL)  # argparse's error
+NUMBERS = {"int": "a whole number", "float": "a number"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,6 +28,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the sentence, and exits with MISUSE."""
+        message = NOT_A_NUMBER.sub(lambda found: f"{found[1]} must be {NUMBERS[found[2]]}, not {found[3]}", message)
         say(f"{message}: see '{self.prog} --help'.")
         sys.exit(MISUSE)
 

@@ -226,3 +226,14 @@ def test_the_sample_of_the_docs(tmp_path: Path) -> None:
     environment = kit.clean_environment()
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert sorted(done.stdout.splitlines()) == sorted(sample.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("doctor", "--connections", "x"), "--connections must be a whole number, not 'x'"),
+        (("top", "--interval", "x"), "--interval must be a number, not 'x'"),
+    ],
+)
+def test_an_option_that_is_no_number(arguments: tuple[str, ...], sentence: str) -> None:
+    assert sentence in kit.complaint(kit.run(*arguments))
