@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -62,8 +63,13 @@ def raised(work: Any) -> None:
         return
 
 
-def test_a_forked_child_that_goes_on_with_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_forked_child_that_goes_on_with_the_loop(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It logs one warning, however often the loop finds something to read."""
+    logger = logging.getLogger("signal_py")  # not to pytest's file, whose lock another thread may hold during the fork
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
 
     async def main() -> None:
         async with Engine(nats="off", loops=1) as engine:
