@@ -32,7 +32,7 @@ from signal_core.tables.codes cimport (
 )
 from signal_core.tables.conn_acl cimport conn_acl_may_sub, conn_acl_user
 from signal_core.tables.conn_table cimport (
-    CONN_AUTHENTICATING, CONN_DEAD, CONN_OPEN, FLAG_LIMITED, FLAG_PAUSED, FLAG_RENEWING, FLAG_USER, Brief, Buffer, Conn,
+    CONN_AUTHENTICATING, CONN_DEAD, CONN_OPEN, FLAG_LIMITED, FLAG_PAUSED, FLAG_USER, MARK_RENEWING, Brief, Buffer, Conn,
     Ref, ref_text, slab_cold, slab_find_id,
 )
 from signal_core.tables.loop_rooms cimport rooms_memberships_of
@@ -140,7 +140,7 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
         code = CODE_BAD_REQUEST
     elif loop.set.auth == AUTH_OFF:
         code = CODE_DENIED
-    elif c.flags & FLAG_RENEWING:
+    elif c.phase.gathering.marks & MARK_RENEWING:
         code = CODE_RATE
     else:
         if loop.authenticating < loop.set.auth_pending:
@@ -151,7 +151,7 @@ cdef inline void auth_verb(Loop* loop, Conn* c, const Head* head) noexcept nogil
         elif head.ref.size:
             code = refs_add(loop, c, head.ref, REF_AUTH, loop.tick + loop.set.auth_patience + AUTH_REF_TICKS)
     if code == CODE_OK:
-        c.flags |= FLAG_RENEWING
+        c.phase.gathering.marks |= MARK_RENEWING
         loop.authenticating += 1
         outbox_post(loop, CONTROL_LOOP, packet)
         return
@@ -290,9 +290,7 @@ cdef inline void _auth_renew(Loop* loop, Conn* c, const Packet* packet) noexcept
     cdef uint32_t i
     cdef Ref ref
     cdef uint8_t code
-    c.flags &= <uint16_t>~FLAG_RENEWING
-    if c.state != CONN_OPEN:
-        return
+    c.phase.gathering.marks &= <uint8_t>~MARK_RENEWING
     code = _renewal_code(loop, c, packet)
     ref.size = 0
     for i in range(brief.nrefs if brief != NULL else 0):
@@ -323,7 +321,7 @@ cdef inline void auth_verdict(Loop* loop, const Packet* packet) noexcept nogil:
             auth_refuse(loop, c, UNDECIDED if packet.origin == 503 else <int>packet.origin)
         else:
             _auth_open(loop, c, packet)
-    elif c.flags & FLAG_RENEWING:
+    elif c.state == CONN_OPEN and c.phase.gathering.marks & MARK_RENEWING:
         _auth_renew(loop, c, packet)
 
 

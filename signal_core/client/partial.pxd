@@ -19,8 +19,8 @@ from signal_core.client.open cimport open_answer_http
 from signal_core.delivery.conn cimport conn_answer, conn_extra, conn_frame
 from signal_core.delivery.conn_close cimport conn_close_failed
 from signal_core.tables.conn_table cimport (
-    CONN_AUTHENTICATING, CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_PARTS,
-    FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, slab_whole,
+    CONN_AUTHENTICATING, CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_PAUSED,
+    FLAG_READY, MARK_PARTS, Buffer, Conn, Extra, slab_whole,
 )
 from signal_core.tables.state cimport Loop
 from signal_core.tables.timer_wheel cimport wheel_arm_by
@@ -105,7 +105,7 @@ cdef inline bint _part_waits(const Conn* c) noexcept nogil:
     """Whether the rest of incomplete input waits for the loop, not for the client."""
     if c.flags & FLAG_PAUSED:
         return not c.flags & FLAG_BLOCKED
-    return c.flags & (FLAG_READY | FLAG_PARTS) == FLAG_READY
+    return c.flags & FLAG_READY and not c.phase.gathering.marks & MARK_PARTS
 
 
 cdef inline bint partial_unread(const Conn* c) noexcept nogil:
@@ -125,7 +125,7 @@ cdef inline uint32_t _part_due(Loop* loop, Conn* c, Buffer* part) noexcept nogil
     is doubled, but no more: a client that sends pings within a message would always have unread input.
     """
     cdef int32_t patience = <int32_t>loop.set.message, passed
-    if patience == 0 or c.state != CONN_OPEN:
+    if patience == 0:
         return 0
     passed = <int32_t>(loop.tick - part.since)  # below 0 where PART_AGAIN_TICKS is more than message-timeout
     if _part_waits(c) and passed + PART_AGAIN_TICKS > patience:
@@ -138,15 +138,17 @@ cdef inline uint32_t _part_due(Loop* loop, Conn* c, Buffer* part) noexcept nogil
     loop.n[C_MESSAGES_LATE] += 1
     _conn_fail_late(loop, c)
     input_buffer_drop(loop, c)
-    if c.flags & FLAG_PARTS:
+    if c.phase.gathering.marks & MARK_PARTS:
         input_buffer_free(loop, part)
         slab_whole(&loop.slab, c).message = NULL
-        c.flags &= <uint16_t>~FLAG_PARTS
+        c.phase.gathering.marks &= <uint8_t>~MARK_PARTS
     return 0
 
 
 cdef inline uint32_t partial_due(Loop* loop, Conn* c) noexcept nogil:
     """Fails a connection whose incomplete message is late. Returns the tick of the next check; 0: none is needed."""
-    if c.flags & FLAG_PARTS:
+    if c.state != CONN_OPEN:
+        return 0
+    if c.phase.gathering.marks & MARK_PARTS:
         return _part_due(loop, c, slab_whole(&loop.slab, c).message)
     return _part_due(loop, c, c.pending) if c.pending != NULL else 0

@@ -22,8 +22,8 @@ from signal_core.delivery.refs cimport refs_find, refs_strike
 from signal_core.delivery.replies cimport replies_pong, replies_say
 from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_RATE
 from signal_core.tables.conn_table cimport (
-    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DONE, FLAG_LAST, FLAG_PARTS,
-    FLAG_PAUSED, FLAG_READY, Buffer, Conn, Extra, slab_whole,
+    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DONE, FLAG_LAST, FLAG_PAUSED,
+    FLAG_READY, MARK_PARTS, Buffer, Conn, Extra, slab_whole,
 )
 from signal_core.tables.latency cimport latency_pong
 from signal_core.tables.state cimport Loop
@@ -106,7 +106,7 @@ cdef inline Buffer* _session_fragment(Loop* loop, Conn* c, const Frame* f, const
         conn_close_failed(loop, c, <uint16_t>loop.input_code)
         return NULL
     extra.message = message
-    c.flags |= FLAG_PARTS
+    c.phase.gathering.marks |= MARK_PARTS
     if f.opcode != OP_CONT:
         partial_arm(loop, c, message)
         c.phase.gathering.utf8 = UTF8_ACCEPT
@@ -121,7 +121,7 @@ cdef inline Buffer* _session_fragment(Loop* loop, Conn* c, const Frame* f, const
     if not f.fin:
         return NULL
     extra.message = NULL
-    c.flags &= <uint16_t>~FLAG_PARTS
+    c.phase.gathering.marks &= <uint8_t>~MARK_PARTS
     return message
 
 
@@ -169,8 +169,8 @@ cdef inline void _session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p)
         return
     if SE_RARE(c.state == CONN_CLOSING):
         return
-    if SE_RARE(c.flags & FLAG_PARTS or not f.fin or f.opcode == OP_CONT):
-        if (f.opcode == OP_CONT) != (c.flags & FLAG_PARTS != 0):
+    if SE_RARE(c.phase.gathering.marks & MARK_PARTS or not f.fin or f.opcode == OP_CONT):
+        if (f.opcode == OP_CONT) != (c.phase.gathering.marks & MARK_PARTS != 0):
             _session_fail(loop, c, 1002)
             return
         if f.fin and backpressure_input_waits(loop):
@@ -194,7 +194,7 @@ cdef inline uint64_t _session_allowance(Loop* loop, const Conn* c) noexcept nogi
     """Returns how many bytes the next data frame may have."""
     cdef uint64_t most = loop.set.max_frame
     cdef uint64_t used
-    if SE_RARE(c.flags & FLAG_PARTS):
+    if SE_RARE(c.phase.gathering.marks & MARK_PARTS):
         used = slab_whole(&loop.slab, c).message.used
         return most - used if used < most else 0  # a reload may have lowered max-message
     return most

@@ -28,7 +28,7 @@ cdef inline void joining_open(Loop* loop, Conn* c) noexcept nogil:
 
     Rooms that are still unconfirmed stay joined: after the handshake's deadline they are not waited for."""
     cdef Joining rooms = c.phase.joining
-    c.phase.gathering.pinged = False
+    c.phase.gathering.marks = 0
     c.state = CONN_OPEN
     _arm_timer(loop, c)
     conn_answer(loop, c, replies_hello_new(loop, c))

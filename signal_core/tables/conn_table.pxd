@@ -41,13 +41,16 @@ cdef enum:
     FLAG_GAP = 512            # deliveries to it were dropped: GAP is due with the next write
 
     FLAG_WHOLE = 1024         # Cold.brief is a whole Extra
-    FLAG_PARTS = 2048         # Extra.message holds the first frames of a message
 
     FLAG_USER = 4096          # it has a user: its first membership is in the room `@<user>`
     FLAG_LIMITED = 8192       # Brief.rights limits it
-    FLAG_RENEWING = 16384     # its AUTH awaits the verdict
 
     FLAG_QUOTA = 32768        # it counts against max-connections
+
+    # Gathering.marks
+    MARK_PARTS = 1            # Extra.message holds the first frames of a message
+    MARK_PINGED = 2           # the pong of a sampled ping is outstanding (tables/latency.pxd)
+    MARK_RENEWING = 4         # its AUTH awaits the verdict
 
     NO_SLOT = 0xffffffff
 
@@ -74,10 +77,10 @@ cdef struct Joining:          # in CONN_JOINING: numbers of rooms of its URL
     uint8_t waiting           # 1  not confirmed yet
     uint8_t denied            # 1  denied by NATS
 
-cdef struct Gathering:        # from CONN_OPEN on: a fragmented message, and a ping
+cdef struct Gathering:        # from CONN_OPEN on: a fragmented message, and what is awaited
     uint8_t utf8              # 1  UTF8_* state of its text
     uint8_t binary            # 1
-    uint8_t pinged            # 1  the pong of a sampled ping is outstanding (tables/latency.pxd)
+    uint8_t marks             # 1  MARK_*; undefined in other states
 
 cdef union Phase:             # by Conn.state
     Arriving arriving

@@ -16,7 +16,7 @@ from signal_core.base.limits cimport (
 )
 from signal_core.base.memory cimport Packet
 from signal_core.base.sys cimport SE_COLD, SE_RARE, se_now_ns
-from signal_core.tables.conn_table cimport CONN_OPEN, Conn, slab_cold
+from signal_core.tables.conn_table cimport CONN_OPEN, MARK_PINGED, Conn, slab_cold
 from signal_core.tables.histogram cimport histogram_record
 from signal_core.tables.state cimport (
     LATENCY_CLIENT, LATENCY_HANDSHAKE, LATENCY_LAG, LATENCY_NATS, LATENCY_RELAY, Loop,
@@ -122,7 +122,7 @@ cdef inline void latency_ping(const Loop* loop, Conn* c, char* body) noexcept no
     cdef uint32_t us = <uint32_t>((loop.latency.began - loop.tick_began) // NS_PER_US)
     cdef uint32_t stamp = us | loop.tick << STAMP_US_BITS
     memcpy(body, &stamp, sizeof(stamp))
-    c.phase.gathering.pinged = True
+    c.phase.gathering.marks |= MARK_PINGED
 
 
 cdef inline SE_COLD latency_pong(Loop* loop, Conn* c, const uint8_t* body) noexcept nogil:
@@ -130,13 +130,13 @@ cdef inline SE_COLD latency_pong(Loop* loop, Conn* c, const uint8_t* body) noexc
     client can forge its time by less than a tick."""
     cdef uint32_t stamp, asked = slab_cold(&loop.slab, c.slot).asked
     cdef uint64_t sent, now = loop.latency.began - loop.tick_began
-    if c.state != CONN_OPEN or not c.phase.gathering.pinged:
+    if c.state != CONN_OPEN or not c.phase.gathering.marks & MARK_PINGED:
         return
     memcpy(&stamp, body, sizeof(stamp))
     sent = <uint64_t>(stamp & ((1 << STAMP_US_BITS) - 1)) * NS_PER_US
     if stamp >> STAMP_US_BITS != asked & ((1 << STAMP_TICK_BITS) - 1) or sent >= TICK_NS:
         return
-    c.phase.gathering.pinged = False
+    c.phase.gathering.marks &= <uint8_t>~MARK_PINGED
     now += (loop.tick - asked) * <uint64_t>TICK_NS
     if now >= sent:
         histogram_record(&loop.latency.histograms[LATENCY_CLIENT], now - sent, 1)
