@@ -252,6 +252,8 @@ class LocalPeer:
             else:
                 self._wake.clear()
                 await self._wake.wait()
+        if os.getpid() != self._pid:
+            raise EngineError("a child made by fork() can't use the engine of its parent: make a new one there")
 
     def _drain(self) -> bool:
         """Handles a batch of events. Returns whether there may be more."""
@@ -276,13 +278,13 @@ class LocalPeer:
         return bool(events)
 
     def _disown(self) -> None:
-        """Stops, in a child made by fork() that continues the loop. Logged once.
+        """Stops, in a child made by fork() that continues the loop.
 
+        It logs nothing: another thread of the parent may have held a lock of a log file at the fork.
         The reader stays: both processes share the selector, so removing it would remove it from the parent.
         """
         self._open = False
         self._wake.set()
-        logger.error("a child made by fork() can't use the engine of its parent: make a new one there")
 
     def _take(self, message: Message) -> None:
         """Passes a message to the handler, or keeps it for `messages()`."""
