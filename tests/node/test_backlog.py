@@ -66,17 +66,20 @@ def test_a_thousand_blocked_receivers(loops: int) -> None:
         assert kit.SANITIZED or resident(engine.pid) - before < TOTAL + (8 << 20)
         total = engine.stats()["total"]
         ended = total["backlog_limited"]
-        assert total["connections"] == MEMBERS + 1 - ended and ended < MEMBERS // 2
+        assert total["connections"] == MEMBERS + 1 - ended
         assert total["dropped_slow_peer"] > 10 * (MEMBERS - ended)
         ledgers_hold(total)
-        for peer in crowd[::20]:
-            with contextlib.suppress(Closed):  # one of those that were closed
+        told = 0
+        for peer in crowd:
+            with contextlib.suppress(Closed):  # there was no room for the rest of its half-written message
                 got = peer.read()
                 while got.verb != "GAP":
                     got = peer.read()
                 assert int(got.words[0]) > 10
-                ended -= 1
-        assert ended < total["backlog_limited"]
+                told += 1
+            if told == 50:
+                break
+        assert told == min(50, MEMBERS - ended) > 0
 
 
 def test_gap_after_the_total_was_full() -> None:

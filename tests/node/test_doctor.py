@@ -20,12 +20,12 @@ from wire import Wire, opened, request
 SUPPORT = Path(__file__).parents[1] / "support"
 NO_CLOSE_RANGE = (sys.executable, str(SUPPORT / "no_close_range.py"))
 QUIET = {"listen": "127.0.0.1:0", "nats": "off", "admin": "127.0.0.1:0"}
-CLIENTS = 12_500  # descriptors of this process that the largest test needs
+CLIENTS = 18_500  # descriptors of this process that the largest test needs
 pytestmark = pytest.mark.skipif(
     0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[1] < CLIENTS,
     reason=f"this process may open too few sockets: ulimit -Hn {CLIENTS}",
 )
-GROUP = 40 << 20  # bytes of a control group
+GROUP = 50 << 20  # bytes of a control group
 SKIP = 77  # exit status of few_ports.py
 
 

@@ -131,7 +131,8 @@ def test_a_connection_that_the_node_does_not_read_is_not_late() -> None:
     with kit.engine(loops=2, message_timeout=LIMIT, ping_interval=600) as engine:
         loops = spread(engine.port, 24)
         (patient, _), (late, _) = loops[max(loops)][:2]
-        with Flood(engine.port, 40, many_joins) as flood, halted(engine.pid, "signal-0"):
+        flood = Flood(engine.port, 40, many_joins)
+        with halted(engine.pid, "signal-0"), flood:  # halted while it sleeps, without a lock of the room table
             until(stands_still(flood), "joins are held by the halted loop", limit=60.0, every=1.0)
             patient.send(frame(TEXT, b"SUB room ref=", fin=False) + frame(CONT, b"r1"))
             late.send(frame(TEXT, b"SUB room", fin=False))
@@ -165,7 +166,8 @@ def test_messages_that_wait_for_their_turn_are_not_late() -> None:
 def test_a_handshake_that_the_node_does_not_handle_gets_503() -> None:
     """It came in time: 408 would blame the client. One that comes late gets 408."""
     with kit.engine(loops=2, handshake_timeout=LIMIT, close_timeout=30) as engine:
-        with Flood(engine.port, 40, many_joins) as flood, halted(engine.pid, "signal-0"):
+        flood = Flood(engine.port, 40, many_joins)
+        with halted(engine.pid, "signal-0"), flood:  # halted while it sleeps, without a lock of the room table
             until(stands_still(flood), "joins are held by the halted loop", limit=60.0, every=1.0)
             begun = [Wire(engine.port) for _ in range(48)]  # on either loop; the other one answers nothing
             for wire in begun[::2]:
