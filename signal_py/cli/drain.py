@@ -9,26 +9,26 @@ import json
 from signal_py.base.errors import ConfigError
 from signal_py.base.hostport import redacted
 from signal_py.base.log import say
-from signal_py.cli.admin_http import connection_to
+from signal_py.cli.admin_http import connection_to, tls_trouble
+from signal_py.cli.client_tls import SYSTEM, ClientTls
 from signal_py.config.parsing import FAILED
 
 MAX_ANSWER = 65536  # bytes
 
 
-def drain(admin: str, named: str) -> int:
+def drain(admin: str, named: str, tls: ClientTls = SYSTEM) -> int:
     """Makes a node begin a drain, and prints what it will do. Returns the exit status. Raises ConfigError.
 
     admin  the address of the admin server, as connection_to takes it
     named  how it was given, for errors
+    tls    for https://
     """
-    connection = connection_to(admin, named)
+    connection = connection_to(admin, named, tls=tls)
     try:
         status, body = _post(connection)
     except (OSError, http.client.HTTPException, UnicodeError) as error:
-        raise ConfigError(
-            f"{named} {redacted(admin)} can't be reached ({getattr(error, 'strerror', None) or error}): "
-            "give the engine's --admin address."
-        ) from None
+        text = f"can't be reached ({getattr(error, 'strerror', None) or error}): give the engine's --admin address."
+        raise ConfigError(f"{named} {redacted(admin)} {tls_trouble(error, connection) or text}") from None
     if status != http.client.ACCEPTED:
         say(f"{redacted(admin)} answered HTTP {status}")
         return FAILED

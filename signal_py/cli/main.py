@@ -12,14 +12,12 @@ from signal_py.base.errors import ConfigError, Faults
 from signal_py.base.log import say
 from signal_py.base.version import VERSION
 from signal_py.cli.check import one_line
+from signal_py.cli.clients import TOKEN_VARIABLE, URL_VARIABLE, add_clients, add_tls
 from signal_py.config.parsing import FAILED, MISUSE, Parser, check_variables, command_of, parse
 from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS, Config
 from signal_py.config.sources import CONFIG_VARIABLE
 from signal_py.config.types import Setting
 
-DEFAULT_URL = "ws://127.0.0.1:8080/"
-URL_VARIABLE = "SIGNAL_ENGINE_URL"
-TOKEN_VARIABLE = "SIGNAL_ENGINE_TOKEN"  # no flag: other users can see flags
 ENGINE_VARIABLES = (CONFIG_VARIABLE, *(setting.variable for setting in SETTINGS.values()))
 INTERRUPTED = 130  # exit status after Ctrl-C, as a shell reports it
 
@@ -27,28 +25,10 @@ EPILOG = """\
 Each setting is also an environment variable (--max-message: SIGNAL_ENGINE_MAX_MESSAGE) and a key of the TOML file
 (max-message = 4096). Flags override variables, and variables override the file."""
 
-SUB = """\
-Joins rooms and prints one line for each message, until Ctrl-C: ROOM SENDER PAYLOAD, or @me SENDER PAYLOAD for a message
-to this connection alone. SENDER is - if the sender has no address. The command reconnects when the connection ends, and
-moves to another engine when its engine drains. The exit status is 1 if the engine refuses the token or a room, and with
---once when the connection ends."""
-PUB = """\
-Publishes to a room and waits until the engine has accepted the message. If the engine refuses it, the error goes to
-standard error, and the exit status is 1."""
-SEND = """\
-Sends to a peer on any node and waits until the message is written to the peer's socket. If it is not delivered, the
-error goes to standard error, and the exit status is 1."""
-TOKEN = f"""\
-If the engine requires a token, set the environment variable {TOKEN_VARIABLE}."""
 DRAIN = """\
 Starts a drain: the engine tells its clients to reconnect elsewhere, closes those that stay evenly over drain-time, and
 exits. The command does not wait for the end. The exit status is 0 if the drain has begun, 1 if the engine refuses, and
 2 if it can't be reached."""
-CLIENTS = {
-    "sub": ("print what is published to rooms", SUB),
-    "pub": ("publish to a room", PUB),
-    "send": ("send to one peer, or to @USER", SEND),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,8 +100,7 @@ def _parser() -> Parser:
     _add_check(commands)
     _add_config(commands)
     _add_doctor(commands)
-    for name, run in (("sub", _sub), ("pub", _pub), ("send", _send)):
-        _add_client(commands, name, run)
+    add_clients(commands)
     _add_drain(commands)
     _add_control(commands)
     _add_top(commands)
@@ -303,42 +282,6 @@ def shown_default(setting: Setting) -> str:
     return f"{text} {setting.unit}".rstrip()
 
 
-def _add_client(commands: argparse._SubParsersAction[Parser], name: str, run: object) -> None:
-    short, long = CLIENTS[name]
-    command = commands.add_parser(name, help=short, description=f"{long} {TOKEN}", allow_abbrev=False)
-    command.add_argument(
-        "--url",
-        help=f"URL of an engine (default {DEFAULT_URL}, or the variable {URL_VARIABLE})",
-    )
-    command.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object per line" if name == "sub" else "print the result as JSON",
-    )
-    if name == "sub":
-        command.add_argument("rooms", metavar="ROOM", nargs="+", help="a room to join, such as lobby")
-        command.add_argument("--presence", action="store_true", help="also print members, joins and leaves")
-        command.add_argument("--raw", action="store_true", help="print only the payloads, one per line")
-        command.add_argument("--once", action="store_true", help="exit when the connection ends, without reconnecting")
-    elif name == "pub":
-        _add_message(command, "ROOM", "a room, such as lobby")
-    else:
-        _add_message(command, "PEER", "an address that sub prints, such as k7m2.0f3zq8m2v9w1x, or @USER")
-    command.set_defaults(run=run, reads=(URL_VARIABLE, TOKEN_VARIABLE))
-
-
-def _add_message(command: argparse.ArgumentParser, target: str, target_help: str) -> None:
-    """Adds the arguments for the target and the payload of a message."""
-    command.add_argument("--file", metavar="FILE", help="send a whole file, or standard input (-), unchanged")
-    command.add_argument("--binary", action="store_true", help="send as binary even if it is valid UTF-8")
-    command.add_argument("target", metavar=target, help=target_help)
-    text = (
-        "the payload; - reads all of standard input; without TEXT and --file, "
-        "each line of standard input is one message"
-    )
-    command.add_argument("text", metavar="TEXT", nargs="?", help=text)
-
-
 def _add_drain(commands: argparse._SubParsersAction[Parser]) -> None:
     variable = SETTINGS["admin"].variable
     short = "make an engine send its clients away and exit"
@@ -346,17 +289,21 @@ def _add_drain(commands: argparse._SubParsersAction[Parser]) -> None:
     drain.add_argument(
         "--admin",
         metavar="URL",
-        help=f"the engine's admin server, http://HOST:PORT/ or HOST:PORT (default: the variable {variable})",
+        help=f"the engine's admin server, HOST:PORT, http://HOST:PORT/ or https://HOST:PORT/ (default: the variable "
+        f"{variable})",
     )
+    add_tls(drain, "https://")
     drain.set_defaults(run=_drain, reads=(variable,))
 
 
 def _drain(options: argparse.Namespace) -> int:
+    from signal_py.cli.client_tls import ClientTls
     from signal_py.cli.drain import drain
 
     variable = SETTINGS["admin"].variable
     url = os.environ.get(variable, "")
-    return drain(url, variable) if url and options.admin is None else drain(options.admin or "", "--admin")
+    given = (url, variable) if url and options.admin is None else (options.admin or "", "--admin")
+    return drain(*given, ClientTls.of(options))
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -375,54 +322,6 @@ def _serve(options: argparse.Namespace) -> int:
         return config
 
     return serve(load(), load)
-
-
-def _sub(options: argparse.Namespace) -> int:
-    from signal_py.base.aio import run
-    from signal_py.cli.output import printer
-    from signal_py.cli.subscribe import Subscription
-
-    if options.raw and options.json:
-        raise ConfigError("--raw is given together with --json: give one of them.")
-    show = printer("json" if options.json else "raw" if options.raw else "plain")
-    url, named = _url(options)
-    subscription = Subscription(url, _token(), options.rooms, options.presence, options.once, show, named)
-    return run(subscription.run())
-
-
-def _pub(options: argparse.Namespace) -> int:
-    return _deliver(options, f"PUB {options.target}")
-
-
-def _send(options: argparse.Namespace) -> int:
-    return _deliver(options, f"TO {options.target}")
-
-
-def _deliver(options: argparse.Namespace, head: str) -> int:
-    from signal_py.base.aio import run
-    from signal_py.cli.pubsub import deliver, payloads
-
-    messages = payloads(options.text, options.file)
-    url, named = _url(options)
-    return run(deliver(url, _token(), head, messages, options.json, options.binary, named))
-
-
-def _url(options: argparse.Namespace) -> tuple[str, str]:
-    """Returns the URL of the engine, and how it was given."""
-    if options.url is None:
-        url = os.environ.get(URL_VARIABLE, "")
-        return (url, URL_VARIABLE) if url else (DEFAULT_URL, "--url")
-    return str(options.url), "--url"
-
-
-def _token() -> str:
-    """Returns the token to connect with; "" for none. Raises ConfigError for a text that no header can contain."""
-    token = os.environ.get(TOKEN_VARIABLE, "")
-    if not (token.isascii() and token.isprintable()) or " " in token:
-        raise ConfigError(
-            f"{TOKEN_VARIABLE} has a space, a line break or a character that is not ASCII: give one token."
-        )
-    return token
 
 
 def _mint(options: argparse.Namespace) -> int:

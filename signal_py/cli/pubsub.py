@@ -12,7 +12,7 @@ from signal_py.arguments import why_not_room, why_not_sent
 from signal_py.base.aio import in_thread
 from signal_py.base.errors import ConfigError, DeliveryError
 from signal_py.base.log import say
-from signal_py.cli.ws_client import URL_FLAG, Client, LostError, open_client
+from signal_py.cli.ws_client import URL_FLAG, Access, Client, LostError, open_client
 from signal_py.config.parsing import FAILED
 from signal_py.config.settings import SETTINGS
 
@@ -22,7 +22,7 @@ STDIN = "-"  # as TEXT or --file: all of standard input
 
 async def deliver(
     url: str,
-    token: str,
+    access: Access,
     head: str,
     messages: AsyncIterator[bytes],
     as_json: bool,
@@ -41,7 +41,7 @@ async def deliver(
     """
     check_names([head.partition(" ")[2]], "ROOM" if head.startswith("PUB") else "PEER")
     try:
-        async with open_client(url, token=token, named=named) as client:
+        async with open_client(url, access=access, named=named) as client:
             async for payload in messages:
                 refused = await _deliver(client, head, payload, binary)
                 if as_json:

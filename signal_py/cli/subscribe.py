@@ -13,7 +13,7 @@ from signal_py.base.errors import ConfigError, DeliveryError
 from signal_py.base.log import say
 from signal_py.cli.output import PRESENCE, Show
 from signal_py.cli.pubsub import check_names, explained
-from signal_py.cli.ws_client import URL_FLAG, Client, ConnectError, LostError, Received, open_client
+from signal_py.cli.ws_client import URL_FLAG, Access, Client, ConnectError, LostError, Received, open_client
 from signal_py.config.parsing import FAILED
 
 FIRST_DELAY, MOST_DELAY = 0.25, 30.0  # seconds; the bound of the random delay between tries doubles up to MOST_DELAY
@@ -42,13 +42,15 @@ class Session:
         self._changed = asyncio.Event()  # GOAWAY has come, or the connection has ended
         self._listening: asyncio.Future[None] | None = None
 
-    async def open(self, url: str, token: str, rooms: Sequence[str], presence: bool, named: str = URL_FLAG) -> Client:
+    async def open(
+        self, url: str, access: Access, rooms: Sequence[str], presence: bool, named: str = URL_FLAG
+    ) -> Client:
         """Connects and joins the rooms. `named`: how the URL was given. After an error, the session is closed.
 
         Raises ConfigError, ConnectError, DeliveryError, LostError.
         """
         try:
-            client = await self._stack.enter_async_context(open_client(url, self._take, token, named))
+            client = await self._stack.enter_async_context(open_client(url, self._take, access, named))
             for self.room in rooms:
                 room = self.room
                 await client.request(f"SUB {room} presence" if presence else f"SUB {room}")
@@ -108,7 +110,7 @@ class Subscription:
     def __init__(
         self,
         url: str,
-        token: str,
+        access: Access,
         rooms: Sequence[str],
         presence: bool,
         once: bool,
@@ -119,7 +121,7 @@ class Subscription:
         check_names(rooms, "ROOM")
         self._urls = [url]  # tried in turn; the last is the one that was given
         self._named = named
-        self._token = token
+        self._access = access
         self._rooms = rooms
         self._presence = presence
         self._once = once
@@ -170,7 +172,7 @@ class Subscription:
             url = self._urls[self._tries % len(self._urls)]
             named = self._named if url == self._urls[-1] else GOAWAY_URL
             try:
-                client = await session.open(url, self._token, self._rooms, self._presence, named)
+                client = await session.open(url, self._access, self._rooms, self._presence, named)
             except (ConnectError, DeliveryError, LostError) as error:
                 if first and isinstance(error, ConnectError) and (self._once or not _is_busy(error)):
                     raise
@@ -195,7 +197,7 @@ class Subscription:
         while old.lost is None:
             new = Session(self._show, live=False)
             try:
-                client = await new.open(url, self._token, self._rooms, self._presence)
+                client = await new.open(url, self._access, self._rooms, self._presence)
             except (ConfigError, DeliveryError, LostError):
                 await old.linger(self._delay())
                 continue

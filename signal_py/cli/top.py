@@ -18,7 +18,9 @@ from typing import Any
 from signal_py.base import aio
 from signal_py.base.errors import ConfigError
 from signal_py.base.hostport import redacted
-from signal_py.cli.admin_http import connection_to
+from signal_py.cli.admin_http import connection_to, tls_trouble
+from signal_py.cli.client_tls import SYSTEM, ClientTls
+from signal_py.cli.clients import add_tls
 from signal_py.cli.rates import Figures, figures, summed
 from signal_py.config.settings import Config
 from signal_py.config.types import NATS_WORDS
@@ -40,7 +42,13 @@ Show = Callable[[list[Figures], list[str]], None]
 
 def add_arguments(top: argparse.ArgumentParser) -> None:
     """Adds the arguments of `top`, but for its settings."""
-    top.add_argument("--admin", metavar="URL", default="", help="admin server of one node: HOST:PORT or unix:/PATH")
+    top.add_argument(
+        "--admin",
+        metavar="URL",
+        default="",
+        help="admin server of one node: HOST:PORT, https://HOST:PORT/ or unix:/PATH",
+    )
+    add_tls(top, "https://")
     top.add_argument("--interval", metavar="SECONDS", type=float, default=1.0, help="time between readings (default 1)")
     top.add_argument("--json", action="store_true", help="print a JSON object for each reading, in place of the view")
     top.add_argument("--count", metavar="N", type=int, default=0, help="exit after N readings (default: go on)")
@@ -67,7 +75,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
             "or the URL of a NATS server that the nodes use."
         )
     if options.admin:
-        return aio.run(_top(options, AdminReader(options.admin).read))
+        return aio.run(_top(options, AdminReader(options.admin, ClientTls.of(options)).read))
     return aio.run(_cluster(options, config))
 
 
@@ -106,9 +114,9 @@ async def _cluster(options: argparse.Namespace, config: Config) -> int:
 class AdminReader:
     """Reads /stats of one node, over one connection as long as that lasts: a new one costs the node a thread."""
 
-    def __init__(self, admin: str) -> None:
-        """Raises ConfigError. `admin`: as connection_to takes it."""
-        self._connection = connection_to(admin, "--admin", TIMEOUT)
+    def __init__(self, admin: str, tls: ClientTls = SYSTEM) -> None:
+        """Raises ConfigError. `admin`, `tls`: as connection_to takes them."""
+        self._connection = connection_to(admin, "--admin", TIMEOUT, tls)
         self._where = redacted(admin)
 
     async def read(self) -> tuple[dict[str, Stats], list[str]]:
@@ -119,7 +127,8 @@ class AdminReader:
             return {str(stats["node"]): stats}, []
         except (OSError, http.client.HTTPException, ValueError, TypeError, LookupError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            return {}, [f"{self._where} does not answer ({reason}). Trying again."]
+            why = tls_trouble(error, self._connection) or f"does not answer ({reason})."
+            return {}, [f"{self._where} {why} Trying again."]
 
     def _get(self) -> Any:
         """Returns the statistics. A connection that the node has closed since is opened again."""

@@ -18,6 +18,7 @@ from websockets.uri import parse_uri
 from signal_py.base.aio import with_timeout
 from signal_py.base.errors import ConfigError, DeliveryError, EngineError
 from signal_py.base.hostport import redacted, unix_target
+from signal_py.cli.client_tls import SYSTEM, ClientTls, explain, tls_error_of
 
 SUBPROTOCOL = Subprotocol("signal.v1")
 ANSWER_TIMEOUT = 30.0  # seconds; an engine answers every ref sooner
@@ -47,6 +48,14 @@ class ConnectError(ConfigError):
         super().__init__(text)
         self.status = status
         self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a client connects with. `token`: "" for none."""
+
+    token: str = ""
+    tls: ClientTls = SYSTEM
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,8 @@ def check_url(url: str, named: str = URL_FLAG) -> None:
         good = False
     if not good:
         raise ConfigError(
-            f"{named} '{redacted(url)}' is not a WebSocket URL: write ws://HOST:PORT/, or ws+unix:/PATH:/."
+            f"{named} '{redacted(url)}' is not a WebSocket URL: write ws://HOST:PORT/, wss://HOST:PORT/, "
+            "or ws+unix:/PATH:/."
         )
 
 
@@ -155,6 +165,11 @@ def _target(url: str) -> tuple[str, dict[str, Any]]:
     return (f"ws://localhost{unix[1]}", {"unix": True, "path": unix[0]}) if unix is not None else (url, {})
 
 
+def _with_tls(url: str) -> bool:
+    return url[:4].lower() == "wss:"
+
+
+ANYBODY = Access()
 FIX = "give the URL of an engine that accepts clients."
 TOKEN_FIX = "set the variable SIGNAL_ENGINE_TOKEN to a valid token."
 FIXES = {  # by the status that refuses a handshake
@@ -169,25 +184,30 @@ FIXES = {  # by the status that refuses a handshake
 
 @asynccontextmanager
 async def open_client(
-    url: str, on_message: Callable[[Received], None] = lambda message: None, token: str = "", named: str = URL_FLAG
+    url: str,
+    on_message: Callable[[Received], None] = lambda message: None,
+    access: Access = ANYBODY,
+    named: str = URL_FLAG,
 ) -> AsyncIterator[Client]:
     """Connects to an engine, and closes the connection at the end. `named`: how the URL was given.
 
     Raises ConnectError if that fails, ConfigError for a text that is not a URL.
     """
     check_url(url, named)
-    async with await _connect(url, token, named) as connection:
+    async with await _connect(url, access, named) as connection:
         yield Client(connection, await _hello(connection, url, named), on_message)
 
 
-async def _connect(url: str, token: str, named: str) -> ClientConnection:
-    """Opens a WebSocket. Raises ConnectError."""
+async def _connect(url: str, access: Access, named: str) -> ClientConnection:
+    """Opens a WebSocket. Raises ConnectError; ConfigError for files of TLS that can't be used."""
     uri, how = _target(url)
+    if _with_tls(url):
+        how["ssl"] = access.tls.context
     try:
         return await connect(
             uri,
             **how,
-            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
+            additional_headers={"Authorization": f"Bearer {access.token}"} if access.token else None,
             subprotocols=[SUBPROTOCOL],
             max_size=None,
             compression=None,
@@ -200,10 +220,16 @@ async def _connect(url: str, token: str, named: str) -> ClientConnection:
         text = f"{named} {redacted(url)} answered HTTP {status}: {FIXES.get(status, FIX)}"
         raise ConnectError(text, status, _retry_after(refused.response.headers.get("Retry-After", ""))) from None
     except (OSError, InvalidHandshake, UnicodeError, asyncio.TimeoutError) as error:
-        raise ConnectError(
-            f"{named} {redacted(url)} can't be reached ({_reason(error)}): "
-            "start one there with 'signal-engine serve', or give another address."
-        ) from None
+        raise ConnectError(f"{named} {redacted(url)} {_trouble(error, uri)}") from None
+
+
+def _trouble(error: BaseException, uri: str) -> str:
+    """Returns why no WebSocket was opened, and the fix: text that follows the URL."""
+    wrong = tls_error_of(error) if _with_tls(uri) else None
+    if wrong is not None:
+        return explain(wrong, urlsplit(uri).hostname or "", "ws://")
+    fix = "start one there with 'signal-engine serve', or give another address."
+    return f"can't be reached ({_reason(error)}): {fix}"
 
 
 def _retry_after(value: str) -> float:

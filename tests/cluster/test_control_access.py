@@ -7,10 +7,11 @@ from pathlib import Path
 import nkeys
 
 import kit
+from certificates import Certificates
 
 from .accounts import make_key, make_operator, public
 from .test_control import await_control
-from .test_tls import Certificates, certificates, tls_url
+from .test_tls import certificates, tls_url
 
 __all__ = ["certificates"]  # a fixture
 

@@ -8,12 +8,13 @@ import nkeys
 import pytest
 
 import kit
+from certificates import Certificates
 from mount import Mount
 from signal_py import Engine
 from wire import until
 
 from .accounts import make_key, make_operator, public
-from .test_tls import Certificates, tls_url
+from .test_tls import tls_url
 
 
 def is_up(engine: kit.Engine) -> bool:

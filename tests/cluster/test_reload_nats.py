@@ -17,6 +17,7 @@ import nkeys
 import pytest
 
 import kit
+from certificates import Certificates
 from peers import BarePeer
 from wire import until
 
@@ -26,7 +27,7 @@ from .conftest import account, await_cluster, nats_pair
 from .crowd import Crowd
 from .test_access import reach
 from .test_control import await_control
-from .test_tls import Certificates, Greeter, tls_url
+from .test_tls import Greeter, tls_url
 
 STAYS = "no NATS server of the new settings can be used: staying with the present one"
 

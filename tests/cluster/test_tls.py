@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trustme
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -20,35 +19,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 import kit
+from certificates import Certificates
 from peers import BarePeer
 from wire import until
 
 from .conftest import account, await_cluster
 from .test_access import reach
-
-
-class Certificates:
-    """A certificate authority, and the files of its certificates."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.authority = trustme.CA()
-        self.ca = folder / "ca.pem"
-        self.authority.cert_pem.write_to_path(str(self.ca))
-
-    def issue(self, name: str, host: str) -> tuple[Path, Path]:
-        """Certificate and key for a host."""
-        made = self.authority.issue_cert(host)
-        cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        for blob in made.cert_chain_pems:
-            blob.write_to_path(str(cert), append=True)
-        made.private_key_pem.write_to_path(str(key))
-        return cert, key
-
-    def server(self, host: str = "127.0.0.1", more: str = "") -> str:
-        """The configuration of a nats-server that requires TLS."""
-        cert, key = self.issue("server", host)
-        return f'tls {{ cert_file: "{cert}", key_file: "{key}", ca_file: "{self.ca}"{more} }}'
 
 
 @pytest.fixture

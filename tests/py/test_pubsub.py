@@ -20,7 +20,7 @@ from kit import complaint
 from signal_py import ConfigError
 from signal_py.cli.output import plain_line
 from signal_py.cli.pubsub import deliver, payloads
-from signal_py.cli.ws_client import SUBPROTOCOL, Received
+from signal_py.cli.ws_client import SUBPROTOCOL, Access, Received
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +320,7 @@ def test_a_malformed_hello(payload: str) -> None:
     async def talk() -> int:
         async with websockets_serve(serve, "127.0.0.1", 0, subprotocols=[SUBPROTOCOL]) as server:
             port = next(iter(server.sockets)).getsockname()[1]
-            return await deliver(f"ws://127.0.0.1:{port}/", "", "PUB lobby", payloads("x", None), False)
+            return await deliver(f"ws://127.0.0.1:{port}/", Access(), "PUB lobby", payloads("x", None), False)
 
     with pytest.raises(ConfigError, match="doesn't speak"):
         asyncio.run(talk())
@@ -348,7 +348,8 @@ def test_a_signal_ends_a_wait_for_standard_input(engine: kit.Engine, number: int
 @pytest.mark.parametrize("words", [("sub", "lobby"), ("pub", "lobby", "x"), ("send", "@ann", "x")])
 def test_errors_name_the_variable_with_the_url(words: tuple[str, ...]) -> None:
     wrong, free = "http://x", f"ws://127.0.0.1:{kit.free_port()}/"
-    message = f"SIGNAL_ENGINE_URL '{wrong}' is not a WebSocket URL: write ws://HOST:PORT/, or ws+unix:/PATH:/."
+    forms = "ws://HOST:PORT/, wss://HOST:PORT/, or ws+unix:/PATH:/."
+    message = f"SIGNAL_ENGINE_URL '{wrong}' is not a WebSocket URL: write {forms}"
     assert kit.complaint(kit.run(*words, SIGNAL_ENGINE_URL=wrong)) == f"signal-engine: {message}\n"
     assert f"--url '{wrong}' is" in kit.complaint(kit.run(*words, "--url", wrong, SIGNAL_ENGINE_URL=free))
     once = ("--once",) if words[0] == "sub" else ()

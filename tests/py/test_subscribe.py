@@ -17,6 +17,7 @@ from websockets.sync.server import ServerConnection, serve
 import kit
 from minted import SECRET, token
 from signal_py.cli.subscribe import FIRST_DELAY, MOST_DELAY, Subscription
+from signal_py.cli.ws_client import Access
 
 
 class Sub:
@@ -196,7 +197,7 @@ def test_the_old_connection_prints_until_the_new_one_has_joined() -> None:
 
 
 def test_delays_are_jittered_and_bounded() -> None:
-    subscription = Subscription("ws://x/", "", ["a"], False, False, lambda received: None)
+    subscription = Subscription("ws://x/", Access(), ["a"], False, False, lambda received: None)
     delays = [subscription._delay() for _ in range(200)]
     for number, delay in enumerate(delays):
         assert 0 <= delay <= min(MOST_DELAY, FIRST_DELAY * 2**number)
