@@ -267,7 +267,7 @@ cdef inline int _loop_wait(Loop* loop) noexcept nogil:
 
 cdef inline void _lane_flush(Loop* loop, int lane, uint64_t ns) noexcept nogil:
     """Writes the queues of a lane, for at most `ns`. Its units are added at each look at the clock and at the end."""
-    cdef int left = LOOK_UNITS
+    cdef int units = 0
     cdef uint32_t* last = loop.turn.dirty_tail[lane]
     cdef uint32_t slot = turns_lane_take(loop, lane)
     cdef Conn* c
@@ -278,10 +278,10 @@ cdef inline void _lane_flush(Loop* loop, int lane, uint64_t ns) noexcept nogil:
         c = slab_conn(&loop.slab, slot)
         slot = c.out.next
         c.flags &= <uint16_t>~FLAG_DIRTY
-        left -= conn_write(loop, c)
-        if SE_RARE(left <= 0):
-            loop.turn.work += <uint64_t>(LOOK_UNITS - left)
-            left = LOOK_UNITS
+        units += conn_write(loop, c)
+        if SE_RARE(units >= LOOK_UNITS):
+            loop.turn.work += <uint64_t>units
+            units = 0
             if turns_step_look(loop):
                 break
         if SE_RARE(slot == NO_SLOT):
@@ -290,7 +290,7 @@ cdef inline void _lane_flush(Loop* loop, int lane, uint64_t ns) noexcept nogil:
     if SE_RARE(slot != NO_SLOT):
         turns_lane_put_back(loop, lane, slot, last)
         latency_note_left(loop)
-    loop.turn.work += <uint64_t>(LOOK_UNITS - left)
+    loop.turn.work += <uint64_t>units
 
 
 cdef inline void _loop_write(Loop* loop) noexcept nogil:
