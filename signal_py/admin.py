@@ -5,8 +5,10 @@ It runs on separate threads. A request takes the GIL, but touches the loops only
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +35,7 @@ class Admin:
         self,
         held: Held,
         named: str,
+        tls: ssl.SSLContext | None,
         stats: Callable[[], Stats],
         unready: Callable[[], str],
         drain: Callable[[], Stats],
@@ -42,6 +45,7 @@ class Admin:
 
         held     the address
         named    how the setting was given, for errors
+        tls      for HTTPS; None: HTTP
         stats    returns the statistics
         unready  returns why the engine accepts no clients; "" if it does
         drain    begins a drain, and returns what it will do
@@ -54,6 +58,7 @@ class Admin:
         self._lock = threading.Lock()  # one request at a time reads the core's counters
         self._registry: CollectorRegistry | None = None
         self._servers: list[_Server] = []
+        self.tls = tls  # for new connections; a reload replaces it
         self.addresses = [place.address for place in held.places]
         try:
             for place in held.places:
@@ -172,6 +177,24 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "signal-engine"
     sys_version = ""
+
+    def setup(self) -> None:
+        """Does the handshake of TLS, on the connection's thread. An OSError ends the connection."""
+        server = cast(_Server, self.server)
+        tls = server.admin.tls
+        if tls is not None and server.address_family != socket.AF_UNIX:
+            self.request.settimeout(REQUEST_TIMEOUT)
+            self.request = tls.wrap_socket(self.request, server_side=True)
+        super().setup()
+
+    def finish(self) -> None:
+        """Ends the connection; TLS with its alert, without a wait for that of the client."""
+        super().finish()
+        if isinstance(self.request, ssl.SSLSocket):
+            self.request.settimeout(0)
+            with contextlib.suppress(OSError, ValueError):
+                self.request.unwrap()
+            self.request.close()
 
     def do_any(self) -> None:
         """Handles any method. Does not read a body: a request that may have one ends the connection."""

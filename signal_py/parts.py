@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from signal_py.admin_tls import FILES as ADMIN_TLS
+from signal_py.admin_tls import admin_tls_of
 from signal_py.auth.jwt import Verifier, verifier_of
 from signal_py.base.errors import Faults
 from signal_py.config.nats_url import Server, parse_url
@@ -22,9 +25,10 @@ KEYS = ("auth-key", "auth-key-file", "auth-jwks")
 class Parts:
     """The parts of an engine that need files, loaded and found good.
 
-    servers   the NATS servers that the settings name; none if NATS is embedded or off
-    program   of the embedded NATS server; "" if there is none
-    verifier  of tokens; None unless `auth` is jwt
+    servers    the NATS servers that the settings name; none if NATS is embedded or off
+    program    of the embedded NATS server; "" if there is none
+    verifier   of tokens; None unless `auth` is jwt
+    admin_tls  of the admin server; None: it speaks HTTP
     """
 
     servers: list[Server]
@@ -32,6 +36,7 @@ class Parts:
     credentials: Credentials
     tls: Tls
     verifier: Verifier | None
+    admin_tls: ssl.SSLContext | None
 
 
 def mode_of(nats: tuple[str, ...]) -> str:
@@ -44,7 +49,7 @@ def mode_of(nats: tuple[str, ...]) -> str:
 def parts_of(config: Config, faults: Faults) -> Parts:
     """Loads the parts. Adds to `faults` what is wrong, and leaves out what belongs to settings with a fault."""
     servers = servers_of(config)
-    program, credentials, tls, verifier = "", Credentials(), Tls(), None
+    program, credentials, tls, verifier, admin_tls = "", Credentials(), Tls(), None, None
     if mode_of(config.nats) == "embedded":
         with faults.of("nats", config.named("nats")):
             program = find_server(config.named("nats"))
@@ -57,7 +62,10 @@ def parts_of(config: Config, faults: Faults) -> Parts:
     if config.auth == "jwt" and not faults.blame("auth", *KEYS):
         with _of_given(config, faults, *KEYS, "auth"):
             verifier = verifier_of(config)
-    return Parts(servers, program, credentials, tls, verifier)
+    if not faults.blame(*ADMIN_TLS):
+        with faults.of("admin-tls-cert", config.named("admin-tls-cert")):
+            admin_tls = admin_tls_of(config)
+    return Parts(servers, program, credentials, tls, verifier, admin_tls)
 
 
 def servers_of(config: Config) -> list[Server]:

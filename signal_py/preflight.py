@@ -117,6 +117,10 @@ def _idle(config: Config) -> Iterator[Fault]:
                 shown = value[0] if isinstance(value, tuple) else value
                 named = config.named(name)
                 yield Fault(f"{named} has no effect while {needed} is {shown}: change {needed}.", name, named)
+    if config.admin_tls_cert and (not config.admin or config.admin.startswith("unix:")):
+        named = config.named("admin-tls-cert")
+        where = f"admin is {config.admin}, a unix socket" if config.admin else "admin is not set"
+        yield Fault(f"{named} has no effect while {where}: change admin.", "admin-tls-cert", named)
     unix = any(text.startswith(("unix:", "fd:")) for text in config.listen)
     if config.proxy_protocol == "on" and not config.trusted_proxies and not unix:
         named = config.named("proxy-protocol")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from signal_py.access import Trial, refused_text
 from signal_py.admin import Admin
+from signal_py.admin_tls import FILES as ADMIN_TLS
 from signal_py.auth.authenticators import Authenticator, Authorizer, CallbackAuthenticator, JwtAuthenticator
 from signal_py.auth.grants import Verdict
 from signal_py.auth.jwt import Verifier
@@ -203,14 +204,14 @@ class Runtime:
         config, faults = self.config, Faults()
         if limits := limits_of_groups().finite():
             event(logger, "info", "limited by control groups", **limits)
-        if config.admin:
+        parts = parts_of(config, faults)
+        if config.admin and not faults.blame(*ADMIN_TLS):
             with faults.of("admin", config.named("admin")), Held.of(config, "admin") as held:
                 asks = self.stats, self.unready, self._ask_drain, self._ask_reload
-                self._admin = Admin(held, config.named("admin"), *asks)
+                self._admin = Admin(held, config.named("admin"), parts.admin_tls, *asks)
                 self._admin.start()
         with faults.of("listen", config.named("listen")):
             self._listeners.hold(config.listen)
-        parts = parts_of(config, faults)
         faults.raise_all()
         servers = self._servers(parts)
         if config.reuse_port == "on" and (self.embedded or not servers):
@@ -328,6 +329,8 @@ class Runtime:
             self._listeners.change(self.core, self.config)
             raise ReloadError(f"The engine can't take the settings: {error}.") from None
         self.config = config
+        if self._admin is not None:
+            self._admin.tls = parts.admin_tls
         self._keys = parts.verifier.keys if parts.verifier else None
         self.inbox_messages = cast(int, settings["inbox_messages"])
         if self.local_peer is not None:

@@ -57,9 +57,10 @@ def bound_url(host: str, port: int, path: str = "/") -> str:
     return f"ws://{host_port(host, port)}{path}"
 
 
-def admin_url(host: str, port: int) -> str:
+def admin_url(host: str, port: int, tls: bool = False) -> str:
     """Returns the URL of the admin server, such as `http://127.0.0.1:9100/` or `http+unix:/run/admin.sock:/`."""
-    return f"http+{host}:/" if host.startswith("unix:") else f"http://{host_port(host, port)}/"
+    scheme = "https" if tls else "http"
+    return f"http+{host}:/" if host.startswith("unix:") else f"{scheme}://{host_port(host, port)}/"
 
 
 def unix_target(text: str, scheme: str) -> tuple[str, str] | None:

@@ -114,7 +114,8 @@ def explain(error: ssl.SSLError | ConnectionResetError, host: str, plain: str) -
     if isinstance(error, ssl.SSLCertVerificationError):
         return _distrust(error, host)
     if isinstance(error, (ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-        return f"closes the connection during the TLS handshake: write {plain} if it has no TLS, or look into its log."
+        fixes = f"write {plain} if it has no TLS, or give --cert FILE if it asks for a client's certificate."
+        return f"closes the connection during the TLS handshake: {fixes}"
     name = str(error.reason or "")
     if name in NO_TLS:
         return f"does not speak TLS: write {plain} instead, or give the port that does."

@@ -184,7 +184,7 @@ def _say_ready(engine: Engine, config: Config) -> None:
     if engine.nats_url:
         fields |= {"nats": engine.nats_url, "nats_state": stats["nats_state"]}
     if engine.admin_address:
-        fields["admin"] = admin_url(*engine.admin_address)
+        fields["admin"] = admin_url(*engine.admin_address, tls=bool(config.admin_tls_cert))
     event(logger, "info", "ready", **fields)
     if sys.stderr.isatty() and is_text(config.log_format, sys.stderr):
         _say_next(engine.url)

@@ -57,6 +57,10 @@ def _pairs(config: Config) -> Iterator[Wrong]:
             here, gone = pair if _has(config, pair[0]) else pair[::-1]
             text = f"{config.named(here)} is given without {config.written(gone)}: give both or neither."
             yield (here, gone), text
+    for name in ("admin-tls-key", "admin-tls-client-ca"):
+        if _has(config, name) and not config.admin_tls_cert:
+            text = f"{config.named(name)} is given without {config.written('admin-tls-cert')}: give that, too."
+            yield (name, "admin-tls-cert"), text
 
 
 def _auth(config: Config) -> Iterator[Wrong]:

@@ -74,6 +74,9 @@ class Options(TypedDict, total=False):
     trusted_proxies: str | Sequence[str]
     proxy_protocol: bool | str
     admin: str
+    admin_tls_cert: str
+    admin_tls_key: str
+    admin_tls_client_ca: str
     log_format: str
     log_level: str
 

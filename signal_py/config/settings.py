@@ -371,6 +371,20 @@ class Config:
         metavar="HOST:PORT|unix:PATH|fd:NAME",
         check=check_listen,
     )
+    admin_tls_cert: str = _live(
+        "",
+        "file with the certificate of the admin server and its chain: it then speaks HTTPS, but on unix sockets",
+        metavar="FILE",
+    )
+    admin_tls_key: str = _live(
+        "", "file with the private key of admin-tls-cert; empty: it is in that file", metavar="FILE"
+    )
+    admin_tls_client_ca: str = _live(
+        "",
+        "file with the certificate authorities that issue the certificates of the admin server's clients, which are "
+        "then required",
+        metavar="FILE",
+    )
     log_format: str = _live(
         "auto",
         "format of the log; 'auto': text on a terminal, otherwise JSON lines",

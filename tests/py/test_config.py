@@ -135,6 +135,7 @@ def test_every_limit_reaches_the_core() -> None:
     passed |= {"accept_yield", "inbox_messages", "memory_trim"}
     others = {"listen", "advertise", "reuse_port", "nats", "control", "admin", "drain_time", "log_format", "log_level"}
     others |= {"trusted_proxies", "proxy_protocol", "listen_mode"}
+    others |= {"admin_tls_cert", "admin_tls_key", "admin_tls_client_ca"}
     assert {setting.field for setting in SETTINGS.values()} - passed - others == {
         "nats_discovered", "nats_token", "nats_user", "nats_password", "nats_nkey", "nats_creds",
         "nats_tls_ca", "nats_tls_cert", "nats_tls_key",
