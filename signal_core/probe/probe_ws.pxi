@@ -7,8 +7,9 @@ from libc.string cimport memcpy, memset
 from signal_core.base.limits cimport UPGRADE_ANSWER
 from signal_core.base.span cimport Span, span_of
 from signal_core.base.sys cimport se_now_ns
+from signal_core.wire.deflate_offer cimport deflate_offer as c_deflate_offer
 from signal_core.wire.frame cimport (
-    FRAME_MAX_HEAD, OP_TEXT, Frame, frame_check_layout, frame_close_code as c_close_code_of,
+    FRAME_DEFLATED, FRAME_MAX_HEAD, OP_TEXT, Frame, frame_check_layout, frame_close_code as c_close_code_of,
     frame_head_size as c_frame_head_size, frame_parse as c_frame_parse, frame_put_head as c_frame_put_head,
     frame_unmask as c_frame_unmask,
 )
@@ -47,11 +48,11 @@ def ws_check_layout() -> None:
 
 # -- frames --
 
-def frame_parse(bytes data, uint64_t max_payload):
+def frame_parse(bytes data, uint64_t max_payload, bint deflate=False):
     """Returns (result, fields); fields are {"close_code"} for a bad frame, None if more is needed."""
     cdef Frame frame
     cdef uint8_t* p = ws_copy(data)
-    cdef int verdict = c_frame_parse(p, len(data), max_payload, &frame)
+    cdef int verdict = c_frame_parse(p, len(data), max_payload, FRAME_DEFLATED if deflate else 0, &frame)
     free(p)
     if verdict == -2:
         return verdict, None
@@ -63,6 +64,7 @@ def frame_parse(bytes data, uint64_t max_payload):
         "opcode": frame.opcode,
         "fin": bool(frame.fin),
         "key": (<char*>frame.key)[:4],
+        **({"deflated": bool(frame.deflated)} if deflate else {}),
     }
 
 
@@ -97,6 +99,13 @@ def close_code_of(bytes data):
     return code
 
 
+def deflate_offer(bytes header):
+    cdef char* p = <char*>ws_copy(header)
+    cdef uint8_t window = c_deflate_offer(span_of(p, len(header)))
+    free(p)
+    return window
+
+
 # -- UTF-8 --
 
 def utf8_feed(uint32_t state, bytes data):
@@ -115,12 +124,13 @@ def utf8_valid(bytes data):
 
 # -- handshake --
 
-cdef Site ws_site(bytes path=b"", uint32_t max_line=8192, uint32_t max_head=16384):
+cdef Site ws_site(bytes path=b"", uint32_t max_line=8192, uint32_t max_head=16384, bint deflate=False):
     """Returns a Site with this path; its limits default to those of the settings."""
     cdef Site site
     memset(&site, 0, sizeof(site))
     site.max_line = max_line
     site.max_head = max_head
+    site.deflate = deflate
     site.path_len = <uint32_t>len(path)
     memcpy(site.path, <char*>path, len(path))
     return site
@@ -147,10 +157,12 @@ cdef dict upgrade_fields(const Upgrade* upgrade):
     }
 
 
-def upgrade_parse(bytes data, size_t last_len=0, bytes path=b"", uint32_t max_line=8192, uint32_t max_head=16384):
+def upgrade_parse(
+    bytes data, size_t last_len=0, bytes path=b"", uint32_t max_line=8192, uint32_t max_head=16384, bint deflate=False,
+):
     """Returns (result, fields or None if more is needed); "accept" and "answer" are what the engine writes."""
     cdef Upgrade upgrade
-    cdef Site site = ws_site(path, max_line, max_head)
+    cdef Site site = ws_site(path, max_line, max_head, deflate)
     cdef char out[UPGRADE_ANSWER]
     cdef char* p = <char*>ws_copy(data)
     cdef size_t size
@@ -243,7 +255,7 @@ def bench_frame_decode(uint64_t iterations, size_t payload=128):
         start = se_now_ns()
         for i in range(iterations):
             PROBE_KEEP(p)
-            total += c_frame_parse(p, head + 4 + payload, 65536, &frame)
+            total += c_frame_parse(p, head + 4 + payload, 65536, 0, &frame)
             c_frame_unmask(p + frame.head, frame.length, frame.key)
         start = se_now_ns() - start
     free(p)

@@ -18,7 +18,8 @@ cdef enum:
 
     FRAME_MAX_HEAD = 14      # bytes of the longest head, masking key included
     FRAME_FIN = 0x80         # first byte: the last frame of its message
-    FRAME_RESERVED = 0x70    # first byte: for extensions, of which none are supported
+    FRAME_RESERVED = 0x70    # first byte: for extensions
+    FRAME_DEFLATED = 0x40    # ... RSV1: the message is compressed (RFC 7692 §6)
     FRAME_CONTROL = 0x08     # first byte: close, ping, pong
     FRAME_OPCODES = 0x0707   # a bit for each known opcode
     FRAME_MASKED = 0x80      # second byte
@@ -36,7 +37,8 @@ cdef struct Frame:           # the parsed head of a received frame
     uint8_t head             # 1  bytes of the head, masking key included
     uint8_t opcode           # 1  OP_*
     uint8_t fin              # 1  1: the last frame of its message
-    uint8_t spare[7]         # 7  to a multiple of 8
+    uint8_t deflated         # 1  FRAME_DEFLATED: the first frame of a compressed message
+    uint8_t spare[6]         # 6  to a multiple of 8
 
 
 cdef inline void frame_check_layout() noexcept nogil:
@@ -48,8 +50,11 @@ cdef inline int _frame_refuse(Frame* out, uint16_t close_code) noexcept nogil:
     return -1
 
 
-cdef inline bint _frame_first_is_bad(uint8_t first) noexcept nogil:
-    """Whether it has a reserved bit, an unknown opcode, or a fragmented control frame (RFC 6455 §5.2, §5.5)."""
+cdef inline bint _frame_first_is_bad(uint8_t first, uint8_t reserved) noexcept nogil:
+    """Whether it has a reserved bit, an unknown opcode, or a fragmented control frame (RFC 6455 §5.2, §5.5). Text and
+    binary frames may have the bit `reserved`."""
+    if first & (FRAME_CONTROL | OP_TEXT | OP_BINARY) in (OP_TEXT, OP_BINARY):
+        first &= <uint8_t>~reserved
     return (first & FRAME_RESERVED != 0
             or (FRAME_OPCODES >> (first & 15)) & 1 == 0
             or first & (FRAME_FIN | FRAME_CONTROL) == FRAME_CONTROL)
@@ -74,8 +79,9 @@ cdef inline int _frame_long_length(const uint8_t* p, size_t n, uint64_t* length)
     return FRAME_MAX_HEAD if length[0] > 0xffff else -1
 
 
-cdef inline int frame_parse(const uint8_t* p, size_t n, uint64_t max_payload, Frame* out) noexcept nogil:
-    """Parses the head of a client's frame.
+cdef inline int frame_parse(const uint8_t* p, size_t n, uint64_t max_payload, uint8_t reserved,
+                            Frame* out) noexcept nogil:
+    """Parses the head of a client's frame. `reserved`: FRAME_DEFLATED if a message may be compressed, else 0.
 
     >0: bytes of the head, `out` is filled. -1: bad; out.close_code is 1002, or 1009 for a data frame of more than
     `max_payload` bytes. -2: more bytes are needed; a bad head is refused at the first byte that shows it.
@@ -84,7 +90,7 @@ cdef inline int frame_parse(const uint8_t* p, size_t n, uint64_t max_payload, Fr
     cdef uint64_t length
     if n == 0:
         return -2
-    if <uint8_t>(p[0] - FRAME_FIN - OP_TEXT) > OP_BINARY - OP_TEXT and _frame_first_is_bad(p[0]):
+    if <uint8_t>(p[0] - FRAME_FIN - OP_TEXT) > OP_BINARY - OP_TEXT and _frame_first_is_bad(p[0], reserved):
         return _frame_refuse(out, CLOSE_PROTOCOL)
     if n == 1:
         return -2
@@ -105,6 +111,7 @@ cdef inline int frame_parse(const uint8_t* p, size_t n, uint64_t max_payload, Fr
     out.head = <uint8_t>head
     out.opcode = p[0] & 15
     out.fin = p[0] >> 7
+    out.deflated = p[0] & FRAME_DEFLATED
     memcpy(out.key, p + head - 4, 4)
     return head
 

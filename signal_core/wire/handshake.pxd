@@ -11,6 +11,7 @@ from signal_core.base.sys cimport SE_STATIC_ASSERT
 from signal_core.base.text cimport (
     text_base64url_decode, text_is_blank, text_matches, text_percent_decode, text_starts,
 )
+from signal_core.wire.deflate_offer cimport deflate_offer
 from signal_core.wire.http cimport http_list_has, http_list_next, phr_header, phr_parse_request
 from signal_core.wire.request cimport (
     LINE_MORE, Site, request_host_valid, request_line_check, request_line_complaint, request_query_find,
@@ -64,6 +65,7 @@ cdef struct Upgrade:          # a parsed handshake
     uint8_t protocol          # 1  signal.v1 was offered
     uint8_t other_protocol    # 1  only others were offered
     uint8_t bodiless          # 1  the method was HEAD: an answer has no body
+    uint8_t deflate           # 1  the accepted offer of permessage-deflate (deflate_offer); 0: none
     uint8_t proxied           # 1  PROXIED_*: what a PROXY protocol header before it said (client/proxied.pxd)
     uint8_t source[ADDRESS_BYTES]  # 16  the client's address in that header
     uint32_t skipped          # 4  bytes of that header
@@ -78,6 +80,7 @@ cdef struct Seen:            # what the headers of a request say, besides the te
     bint connection          # 4  Connection names upgrade
     bint version_13          # 4
     bint others              # 4  subprotocols other than signal.v1 were offered
+    bint deflate             # 4  Site.deflate
     const char* bad          # 8  what is wrong with a header, for people; NULL: nothing
 
 
@@ -145,6 +148,8 @@ cdef inline void _upgrade_websocket_header(Span name, Span value, Seen* seen, Up
         seen.version_13 = span_is(value, b"13")
     elif text_matches(name, b"protocol"):
         _upgrade_protocols(out, seen, value)
+    elif seen.deflate and out.deflate == 0 and text_matches(name, b"extensions"):
+        out.deflate = deflate_offer(value)
 
 
 cdef inline void _upgrade_long_header(Span name, Span value, Seen* seen, Upgrade* out) noexcept nogil:
@@ -303,6 +308,7 @@ cdef inline int upgrade_parse(Span input, size_t last_len, const Site* site, Upg
     cdef uint8_t which
     memset(out, 0, sizeof(Upgrade))
     memset(&seen, 0, sizeof(Seen))
+    seen.deflate = site.deflate
     out.over = <uint32_t>input.size
     input = span_first(input, site.max_head)
     last_len = last_len if last_len < input.size else input.size

@@ -24,6 +24,7 @@ cdef struct Site:             # the limits of requests, and the path of the endp
     uint32_t max_line         # 4  bytes of a request line without its CRLF
     uint32_t max_head         # 4  bytes of a whole head
     uint32_t path_len         # 4  0: the root
+    bint deflate              # 4  permessage-deflate is accepted
     char path[SITE_PATH_SIZE]  # 128  without a slash at its end
 
 

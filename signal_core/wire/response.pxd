@@ -5,6 +5,7 @@ from libc.string cimport memcpy, memset
 from signal_core.base.limits cimport UPGRADE_ANSWER
 from signal_core.base.span cimport Span
 from signal_core.base.text cimport text_hex_value, text_put, text_put_uint
+from signal_core.wire.deflate_offer cimport DEFLATE_ANY
 from signal_core.wire.handshake cimport KEY_SIZE, STATUS_MOST, STATUS_OPTIONS, UNDECIDED, UNHANDLED, Upgrade
 from signal_core.wire.http cimport http_status_reason
 
@@ -16,9 +17,18 @@ cdef extern from "se_sha1.h" nogil:
 
 cdef enum:
     GUID_SIZE = 36       # characters of the GUID that is hashed with the key
-    UPGRADE_ACCEPT_MAX = 256  # bytes of the longest 101
+    UPGRADE_ACCEPT_MAX = 384  # bytes of the longest 101
     BODY_MAX = 320       # bytes of the longest body
     ROOM_SHOWN = 160     # most bytes of a refused room's name in the body
+
+
+cdef inline char* _deflate_put(char* out, uint8_t window) noexcept nogil:
+    """Writes the answer to an accepted offer (RFC 7692 §7.1), at most 133 bytes; returns its end."""
+    out = text_put(out, b"\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; "
+                        b"client_no_context_takeover")
+    if window == DEFLATE_ANY:
+        return out
+    return text_put_uint(text_put(out, b"; server_max_window_bits="), window)
 
 
 cdef inline size_t response_accept_key(const Upgrade* upgrade, char* out) noexcept nogil:
@@ -34,6 +44,8 @@ cdef inline size_t response_accept_key(const Upgrade* upgrade, char* out) noexce
     p += se_base64_put(digest, SE_SHA1_SIZE, p)
     if upgrade.protocol:
         p = text_put(p, b"\r\nSec-WebSocket-Protocol: signal.v1")
+    if upgrade.deflate:
+        p = _deflate_put(p, upgrade.deflate)
     p = text_put(p, b"\r\n\r\n")
     return p - out
 
