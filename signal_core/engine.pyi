@@ -16,6 +16,9 @@ class TlsError(Exception):
 def tls_try(ca: str, cert: str, key: str) -> None:
     """Checks that TLS works with these files. Raises TlsError. "" means the system's CA, and no certificate or key."""
 
+def deflate_loads() -> bool:
+    """Whether zlib is on this machine, which compression needs. Loads it."""
+
 def malloc_steadily() -> None:
     """Sets up malloc of the whole process so that small freed blocks are merged one by one, never millions at once. For
     the daemon only."""

@@ -10,7 +10,7 @@ cimport cython
 from signal_core.names import COUNTERS, HISTOGRAMS
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid, usleep
@@ -71,6 +71,7 @@ from signal_core.tables.room_table cimport (
 )
 from signal_core.tables.settings cimport Network, Settings, settings_free
 from signal_core.tables.state cimport Hub, Loop, hub_node
+from signal_core.tables.zlib_state cimport se_zlib_load
 from signal_core.wire.command cimport HEAD_MAX, HEAD_MAX_AUTH, head_check_layout
 from signal_core.wire.frame cimport frame_check_layout, frame_close_code_valid
 from signal_core.wire.handshake cimport upgrade_check_layout
@@ -94,6 +95,11 @@ class TlsError(Exception):
     def __init__(self, part, reason):
         super().__init__(reason)
         self.part = part
+
+
+def deflate_loads() -> bool:
+    """Whether zlib is on this machine, which compression needs. Loads it."""
+    return se_zlib_load()
 
 
 cdef inline void check_layouts() noexcept nogil:

@@ -56,6 +56,7 @@ cdef fill_site(Settings* set, dict s):
         raise ValueError(f"path has {len(path)} bytes: {sizeof(set.site.path) - 1} at most")
     set.site.max_line = s["max_request_line"]
     set.site.max_head = s["max_head"]
+    set.site.deflate = s["deflate"]
     set.site.path_len = <uint32_t>len(path)
     memcpy(set.site.path, <char*>path, len(path))
 
@@ -67,6 +68,9 @@ cdef fill_messages(Settings* set, dict s, uint32_t nloops):
     if s["auth"] != "off" and set.max_frame < HEAD_MAX_AUTH:
         set.max_frame = HEAD_MAX_AUTH
     set.max_refs = s["max_refs"]
+    set.deflate_least = s["deflate_threshold"] if s["deflate"] else UINT32_MAX
+    set.deflate_level = s["deflate_level"]
+    set.echo = s["echo"]
     set.message = ticks(s["message_ms"]) if s["message_ms"] else 0
     set.ttl_ms = s["ttl_ms"]
     set.rate = s["max_rate"]
@@ -132,7 +136,8 @@ cdef dict settings_dict(const Settings* set):
         "hello": bytes_of(span_of(set.hello, set.hello_len)),
         "origins": bytes_of(span_of(set.origins, set.origins_len)) if set.origins != NULL else None,
         "drain_url": bytes_of(span_of(set.drain_url, set.drain_url_len)), "proxies": proxies,
-        "proxy_protocol": set.proxy_protocol,
+        "proxy_protocol": set.proxy_protocol, "deflate": set.site.deflate, "deflate_least": set.deflate_least,
+        "deflate_level": set.deflate_level, "echo": set.echo,
         "max_message": set.max_message, "max_frame": set.max_frame, "max_rooms": set.max_rooms,
         "max_refs": set.max_refs, "handshake": set.handshake, "ping": set.ping, "pong": set.pong,
         "stall": set.stall, "message": set.message, "close": set.close, "ttl_ms": set.ttl_ms,

@@ -128,4 +128,14 @@ COUNTERS = (
         "requests of operators and of the embedding program postponed or refused because many tasks waited for a loop",
     ),
     ("proxy_refused", "counter", "handshakes answered 400: no valid PROXY protocol header, or one from a stranger"),
+    (
+        "messages_deflated",
+        "counter",
+        "messages compressed for clients; one for a room is compressed once for all its members on a loop",
+    ),
+    ("deflate_saved_bytes", "counter", "bytes by which compression made those messages shorter, each counted once"),
+    ("messages_inflated", "counter", "compressed messages from clients"),
+    ("inflated_bytes", "counter", "bytes of those messages once decompressed"),
+    ("inflate_refused", "counter", "connections closed with 1009: a message was over max-message once decompressed"),
+    ("zlib_bytes", "gauge", "bytes of memory for compression"),
 )

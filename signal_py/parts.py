@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from signal_py.admin_tls import FILES as ADMIN_TLS
 from signal_py.admin_tls import admin_tls_of
 from signal_py.auth.jwt import Verifier, verifier_of
-from signal_py.base.errors import Faults
+from signal_py.base.errors import ConfigError, Faults
 from signal_py.config.nats_url import Server, parse_url
 from signal_py.config.settings import SETTINGS, Config
 from signal_py.nats.credentials import Credentials
@@ -62,6 +62,9 @@ def parts_of(config: Config, faults: Faults) -> Parts:
     if config.auth == "jwt" and not faults.blame("auth", *KEYS):
         with _of_given(config, faults, *KEYS, "auth"):
             verifier = verifier_of(config)
+    if config.deflate == "on":
+        with faults.of("deflate", config.named("deflate")):
+            _check_zlib(config)
     if not faults.blame(*ADMIN_TLS):
         with faults.of("admin-tls-cert", config.named("admin-tls-cert")):
             admin_tls = admin_tls_of(config)
@@ -71,6 +74,17 @@ def parts_of(config: Config, faults: Faults) -> Parts:
 def servers_of(config: Config) -> list[Server]:
     """Returns the NATS servers that the settings name; none if NATS is embedded or off."""
     return [parse_url(url) for url in config.nats] if mode_of(config.nats) == "servers" else []
+
+
+def _check_zlib(config: Config) -> None:
+    """Raises ConfigError if compression is not possible."""
+    from signal_core.engine import deflate_loads
+
+    if not deflate_loads():
+        raise ConfigError(
+            f"{config.written('deflate', 'on')} needs the library zlib (libz.so.1), which is not installed: install "
+            "it (Debian: apt-get install zlib1g)."
+        )
 
 
 def _of_given(config: Config, faults: Faults, *names: str) -> AbstractContextManager[None]:

@@ -24,6 +24,7 @@ IDLE: tuple[tuple[str, object, tuple[str, ...]], ...] = (
     ("nats", ("embedded",), WITH_NATS),
     ("auth", "off", ("auth-algorithms", "auth-audience", "auth-issuer")),
     ("max-rate", 0, ("max-burst",)),
+    ("deflate", "off", ("deflate-threshold", "deflate-level")),
 )
 
 

@@ -64,6 +64,8 @@ CORE_SIZES = (
     "prefix",
     "path",
     "max_message",
+    "deflate_threshold",
+    "deflate_level",
     "max_request_line",
     "max_head",
     "max_rooms",
@@ -83,6 +85,7 @@ CORE_SIZES = (
     "auth_pending",
     "origins",
 )
+CORE_SWITCHES = ("accept_yield", "memory_trim", "proxy_protocol", "deflate", "echo")
 CORE_TIMES = {
     "handshake_ms": "handshake_timeout",
     "ping_ms": "ping_interval",
@@ -115,6 +118,7 @@ def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict
     here = resources()
     loops = config.loops or min(here.processors, int(SETTINGS["loops"].high))
     settings: dict[str, object] = {name: getattr(config, name) for name in CORE_SIZES}
+    settings |= {name: getattr(config, name) == "on" for name in CORE_SWITCHES}
     settings |= {name: round(getattr(config, seconds) * 1000) for name, seconds in CORE_TIMES.items()}
     return settings | {
         "node": node,
@@ -122,14 +126,11 @@ def core_settings(config: Config, node: str, cluster: bool, hooks: bool) -> dict
         "version": VERSION,
         "loops": loops,
         "processors": min(loops, here.processors),
-        "accept_yield": config.accept_yield == "on",
-        "memory_trim": config.memory_trim == "on",
         "cluster": cluster,
         "backlog_total": config.backlog_total or here.memory // MEMORY_SHARE,
         "input_total": config.input_total or here.memory // MEMORY_SHARE,
         "inbox_messages": inbox_messages(config, here.memory, loops),
         "hooks": hooks,
-        "proxy_protocol": config.proxy_protocol == "on",
         "proxies": [_network(text) for text in config.trusted_proxies],
     }
 

@@ -111,4 +111,10 @@ cdef enum:
     C_MESSAGES_LATE = 92      # connections closed with 1008: message-timeout
     C_TASKS_REFUSED = 93      # requests of operators and the program that were postponed or refused: TASKS_WAITING
     C_PROXY_REFUSED = 94      # handshakes answered 400: proxy-protocol
-    C_COUNT = 95
+    C_MESSAGES_DEFLATED = 95  # compressed; once for all members of a room on a loop
+    C_DEFLATE_SAVED = 96      # bytes by which they got shorter
+    C_MESSAGES_INFLATED = 97  # clients' messages decompressed
+    C_INFLATED_BYTES = 98     # ... their bytes
+    C_INFLATE_REFUSED = 99    # connections closed with 1009: a message was too long once decompressed
+    C_ZLIB_BYTES = 100        # gauge: memory of zlib's states
+    C_COUNT = 101

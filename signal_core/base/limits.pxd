@@ -74,6 +74,8 @@ cdef enum:
     SCARCE_STALE_MS = 100          # ... a measurement over a longer interval is ignored
     SCARCE_HOLD_MS = 10000         # ... how long they then stay scarce
     FLUSH_ROUNDS = 8               # gathered writes to one connection before the next one gets its turn
+    DEFLATE_UNIT_SHIFT = 8         # 256 bytes to compress are a unit
+    INFLATE_UNIT_SHIFT = 10        # 1 KiB decompressed, the compressed bytes included, is a unit
     WRITE_UNIT_SHIFT = 12          # each further 4 KiB of a queue written are a unit
     GOODBYES_PER_TURN = 1024       # connections closed, or told GOAWAY, in an iteration
     MAILBOX_PER_TURN = 4096        # mailbox items handled in an iteration
@@ -119,6 +121,8 @@ cdef enum:
     INQUIRY_CLOSES = 1024          # connections of a user closed at one request
 
     # -- buffers --
+    INFLATE_PLAIN = 16 * 1024      # decompressed bytes of a message that need no buffer of their own
+    DEFLATE_MEMORY = 8             # zlib's memLevel: 256 KiB to compress with
     READ_BUFFER = 128 * 1024       # a loop's read buffer, bytes
     REGION_BYTES = 256 * 1024      # a loop's encoding region, bytes
     IOV_MAX_SEND = 64              # buffers of one sendmsg

@@ -13,16 +13,19 @@ from signal_core.base.text cimport text_put, text_put_span
 from signal_core.client.hooks cimport hooks_tell
 from signal_core.client.origin cimport origin_allowed
 from signal_core.client.remote_addr cimport remote_addr_count_forwarded
-from signal_core.delivery.conn cimport conn_answer, conn_id, conn_say_last, conn_watch
+from signal_core.delivery.conn cimport conn_answer, conn_extra, conn_id, conn_say_last, conn_watch
 from signal_core.delivery.joining cimport joining_open
 from signal_core.route.await_nats cimport AWAIT_FAILED, AWAIT_IT, await_nats
 from signal_core.route.membership cimport membership_join, membership_leave_one
 from signal_core.tables.codes cimport CODE_OK, CODE_TOO_MANY_ROOMS, CODE_UNAVAILABLE, EVENT_CONNECTED
 from signal_core.tables.conn_acl cimport conn_acl_may_sub
-from signal_core.tables.conn_table cimport CONN_DEAD, CONN_JOINING, FLAG_PAUSED, FLAG_USER, FLAG_WEBSOCKET, Conn
+from signal_core.tables.conn_table cimport (
+    CONN_DEAD, CONN_JOINING, FLAG_DEFLATE, FLAG_PAUSED, FLAG_USER, FLAG_WEBSOCKET, Conn, Extra,
+)
 from signal_core.tables.latency cimport latency_handshake_end
 from signal_core.tables.room_table cimport RoomEntry
 from signal_core.tables.state cimport Loop
+from signal_core.wire.deflate_offer cimport DEFLATE_MOST
 from signal_core.wire.handshake cimport STATUS_HEALTH, STATUS_MOST, STATUS_OPTIONS, Upgrade
 from signal_core.wire.ids cimport ROOM_MAX, ids_room_valid
 from signal_core.wire.request cimport request_query_next_room
@@ -120,8 +123,22 @@ cdef inline int _rooms(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
             c.phase.joining.waiting += 1
 
 
-cdef inline void _open(Loop* loop, Conn* c, const Upgrade* u, Packet* packet) noexcept nogil:
+cdef inline void _open_deflate(Loop* loop, Conn* c, Upgrade* u) noexcept nogil:
+    """Accepts the offer of permessage-deflate, or declines it without memory for the client's window."""
+    cdef Extra* extra
+    if u.deflate < DEFLATE_MOST:
+        extra = conn_extra(loop, c)
+        if extra == NULL:
+            u.deflate = 0
+            return
+        extra.window = u.deflate
+    c.flags |= FLAG_DEFLATE
+
+
+cdef inline void _open(Loop* loop, Conn* c, Upgrade* u, Packet* packet) noexcept nogil:
     """Switches to WebSocket: queues 101, in `packet`, and HELLO once the rooms are confirmed."""
+    if u.deflate:
+        _open_deflate(loop, c, u)
     packet.size = <uint32_t>response_accept_key(u, <char*>packet.data)
     latency_handshake_end(loop, c)
     c.flags |= FLAG_WEBSOCKET

@@ -8,7 +8,9 @@ from signal_core.base.memory cimport Packet
 from signal_core.base.span cimport Span, span_of, span_starts, span_until
 from signal_core.base.sys cimport EAGAIN, EINTR, SE_ASSERT, SE_COLD, SE_RARE, errno, recv
 from signal_core.client.auth cimport auth_verb
+from signal_core.client.echo cimport echo_message
 from signal_core.client.handshake_input cimport handshake_input
+from signal_core.client.inflate cimport inflate_done, inflate_message
 from signal_core.client.input_buffer cimport input_buffer_free, input_buffer_grow
 from signal_core.client.partial cimport partial_arm, partial_keep, partial_no_memory
 from signal_core.client.rate_limit cimport rate_limit_take
@@ -22,8 +24,8 @@ from signal_core.delivery.refs cimport refs_find, refs_strike
 from signal_core.delivery.replies cimport replies_pong, replies_say
 from signal_core.tables.codes cimport CODE_BAD_REQUEST, CODE_RATE
 from signal_core.tables.conn_table cimport (
-    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DONE, FLAG_LAST, FLAG_PAUSED,
-    FLAG_READY, MARK_PARTS, Buffer, Conn, Extra, slab_whole,
+    CONN_CLOSING, CONN_DEAD, CONN_HANDSHAKE, CONN_LINGER, CONN_OPEN, FLAG_BLOCKED, FLAG_DEFLATE, FLAG_DONE, FLAG_LAST,
+    FLAG_PAUSED, FLAG_READY, MARK_DEFLATED, MARK_PARTS, Buffer, Conn, Extra, slab_whole,
 )
 from signal_core.tables.latency cimport latency_pong
 from signal_core.tables.state cimport Loop
@@ -38,6 +40,7 @@ from signal_core.wire.frame cimport (
 from signal_core.wire.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 
 cdef enum:
+    DEFLATE_SHIFT = 8             # FLAG_DEFLATE >> 8 is FRAME_DEFLATED
     SMALL_PENDING = 8192 + 1024   # bytes: up to this, leftover input is copied to the loop's buffer for the next read
 
 
@@ -63,6 +66,8 @@ cdef inline void _session_message(Loop* loop, Conn* c, Span message, bint binary
     cdef Head head
     if SE_RARE(message.size > loop.set.max_message) and _session_is_long(loop, message):
         _session_fail(loop, c, CLOSE_TOO_BIG)
+    elif SE_RARE(loop.set.echo):
+        echo_message(loop, c, message, binary)
     elif head_parse(message, &head) < 0:
         ledger_count(loop, CODE_BAD_REQUEST)
         replies_say(loop, c, CODE_BAD_REQUEST, head.ref)
@@ -91,6 +96,20 @@ cdef inline SE_COLD _session_fail(Loop* loop, Conn* c, uint16_t code) noexcept n
     conn_close_failed(loop, c, code)
 
 
+cdef inline void _session_inflate(Loop* loop, Conn* c, Span message, bint binary) noexcept nogil:
+    """_session_message, for a compressed one."""
+    cdef uint16_t code = inflate_message(loop, &message)
+    if code == 0 and not binary and not utf8_valid(<const uint8_t*>message.at, message.size):
+        code = 1007
+    if code == 0:
+        _session_message(loop, c, message, binary)
+    elif code == 1007 or code == CLOSE_TOO_BIG:
+        _session_fail(loop, c, code)
+    else:
+        conn_close_failed(loop, c, code)
+    inflate_done(loop)
+
+
 cdef inline Buffer* _session_fragment(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
     """Adds a data frame to a fragmented message. Returns the message with its last frame, for the caller to free; else
     NULL. Gathering.binary tells its type."""
@@ -111,9 +130,12 @@ cdef inline Buffer* _session_fragment(Loop* loop, Conn* c, const Frame* f, const
         partial_arm(loop, c, message)
         c.phase.gathering.utf8 = UTF8_ACCEPT
         c.phase.gathering.binary = f.opcode == OP_BINARY
+        c.phase.gathering.marks &= <uint8_t>~MARK_DEFLATED
+        if f.deflated:
+            c.phase.gathering.marks |= MARK_DEFLATED
     memcpy(message.data + message.used, p, n)
     message.used += <uint32_t>n
-    if not c.phase.gathering.binary:
+    if not c.phase.gathering.binary and not c.phase.gathering.marks & MARK_DEFLATED:
         c.phase.gathering.utf8 = <uint8_t>utf8_feed(c.phase.gathering.utf8, p, n)
         if c.phase.gathering.utf8 == UTF8_REJECT or (f.fin and c.phase.gathering.utf8 != UTF8_ACCEPT):
             _session_fail(loop, c, 1007)
@@ -162,7 +184,7 @@ cdef inline void _session_control(Loop* loop, Conn* c, const Frame* f, const uin
 cdef inline void _session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p) noexcept nogil:
     """Handles one whole frame, already unmasked."""
     cdef size_t n = <size_t>f.length
-    cdef bint binary = f.opcode == OP_BINARY
+    cdef bint binary = f.opcode == OP_BINARY, deflated = f.deflated
     cdef Buffer* message = NULL
     if f.opcode & FRAME_CONTROL:
         _session_control(loop, c, f, p)
@@ -182,10 +204,14 @@ cdef inline void _session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p)
         p = message.data
         n = message.used
         binary = c.phase.gathering.binary
-    elif not binary and SE_RARE(not utf8_valid(p, n)):
+        deflated = c.phase.gathering.marks & MARK_DEFLATED
+    elif not binary and not deflated and SE_RARE(not utf8_valid(p, n)):
         _session_fail(loop, c, 1007)
         return
-    _session_message(loop, c, span_of(p, n), binary)
+    if SE_RARE(deflated):
+        _session_inflate(loop, c, span_of(p, n), binary)
+    else:
+        _session_message(loop, c, span_of(p, n), binary)
     if SE_RARE(message != NULL):
         input_buffer_free(loop, message)
 
@@ -209,7 +235,8 @@ cdef inline SE_COLD _session_hold(Loop* loop, Conn* c, const Frame* f, uint8_t* 
 cdef inline int _session_next(Loop* loop, Conn* c, uint8_t* p, size_t n, Frame* f, uint64_t* need) noexcept nogil:
     """Parses the frame at `p`, and unmasks it. Returns the size of its header; 0: it is incomplete, and `need` is as in
     _session_feed; -1: the connection has failed."""
-    cdef int head = frame_parse(p, n, _session_allowance(loop, c), f)
+    cdef uint8_t reserved = <uint8_t>((c.flags & FLAG_DEFLATE) >> DEFLATE_SHIFT)
+    cdef int head = frame_parse(p, n, _session_allowance(loop, c), reserved, f)
     if head == -2:
         return 0
     if head < 0:

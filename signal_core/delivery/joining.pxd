@@ -31,7 +31,8 @@ cdef inline void joining_open(Loop* loop, Conn* c) noexcept nogil:
     c.phase.gathering.marks = 0
     c.state = CONN_OPEN
     _arm_timer(loop, c)
-    conn_answer(loop, c, replies_hello_new(loop, c))
+    if not loop.set.echo:
+        conn_answer(loop, c, replies_hello_new(loop, c))
     if loop.drain.on and c.slot < loop.drain.told:  # higher slots get GOAWAY when the drain reaches them
         replies_goaway(loop, c)
     _answer_refused(loop, c, rooms)

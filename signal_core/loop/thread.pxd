@@ -42,6 +42,7 @@ from signal_core.tables.settings cimport Settings
 from signal_core.tables.state cimport LANE_DIRECT, LANE_SPREAD, TAG_WAKE, Hub, Loop
 from signal_core.tables.timer_wheel cimport wheel_init
 from signal_core.tables.turns cimport turns_lane_take
+from signal_core.tables.zlib_state cimport zlib_state_end
 
 cdef enum:
     LOOP_STARTING = 1
@@ -222,6 +223,7 @@ cdef inline void thread_end(Loop* loop) noexcept nogil:
     free(loop.turn.ready.slots)
     free(loop.turn.delayed.slots)
     free(loop.pressure.held)
+    zlib_state_end(loop.zlib)
     free(loop.input)
     free(loop.events)
     free(loop.iov)

@@ -11,7 +11,8 @@ from signal_core.base.limits cimport LOCAL_PEER_LOOP, UNIT_SHIFT
 from signal_core.base.memory cimport Packet, QueueNode, packet_copy, packet_let_go, packet_share, queue_node_new
 from signal_core.base.span cimport Span, span_from, span_none, span_of, span_same
 from signal_core.base.sys cimport SE_PREFETCH, SE_RARE, se_load16_seqcst, se_load_relaxed
-from signal_core.delivery.conn cimport conn_deliver, conn_is_late, conn_of, conn_queued
+from signal_core.delivery.conn cimport conn_deliver, conn_id, conn_is_late, conn_of, conn_queued
+from signal_core.delivery.deflate cimport deflate_copy, deflate_for, deflate_is_due, deflate_window
 from signal_core.delivery.drop_notice cimport drop_notice_note
 from signal_core.delivery.envelope cimport Message, message_frame
 from signal_core.delivery.nats_publish cimport nats_publish, nats_publish_refuses
@@ -21,12 +22,13 @@ from signal_core.delivery.write_queue cimport write_queue_append
 from signal_core.tables.codes cimport (
     CLUSTER_OFF, CODE_NO_SUCH_PEER, CODE_OK, CODE_SLOW_PEER, CODE_UNAVAILABLE,
 )
-from signal_core.tables.conn_table cimport CONN_OPEN, FLAG_BLOCKED, NO_SLOT, Conn, slab_conn
+from signal_core.tables.conn_table cimport CONN_OPEN, FLAG_BLOCKED, FLAG_DEFLATE, NO_SLOT, Conn, slab_conn
 from signal_core.tables.latency cimport latency_stamp
 from signal_core.tables.loop_rooms cimport NO_ROOM, Member, rooms_find, rooms_find_serial, rooms_members_of
 from signal_core.tables.mailbox cimport mailbox_taken
 from signal_core.tables.room_table cimport WORD_LOOPS, RoomEntry, room_entry_loops, room_table_find, room_table_hash
 from signal_core.tables.state cimport LANE_DIRECT, LANE_SPREAD, Hub, Loop, hub_node
+from signal_core.wire.deflate_offer cimport DEFLATE_MOST
 from signal_core.wire.ids cimport ids_loop, ids_parse_local, ids_slot, ids_tag
 from signal_core.wire.nats_proto cimport NATS_TO_PEER, NATS_TO_ROOM, NatsTarget, nats_target
 
@@ -50,7 +52,7 @@ cdef inline uint8_t route_id(Loop* loop, uint64_t id, const Message* p) noexcept
         packet = message_frame(loop, p, span_none(), c.flags & FLAG_BLOCKED, KIND_FRAME)
         if packet == NULL:
             return CODE_UNAVAILABLE
-        conn_deliver(loop, c, packet, LANE_DIRECT)
+        conn_deliver(loop, c, deflate_for(loop, c, packet), LANE_DIRECT)
         return CODE_OK
     if target == NULL:
         return CODE_NO_SUCH_PEER
@@ -125,10 +127,42 @@ cdef inline void _fan_out(Loop* loop, uint32_t index, Packet* packet) noexcept n
     loop.turn.caused += queued
 
 
+cdef inline Packet* _deflated_for(Loop* loop, Conn* c, Packet* plain, Packet* deflated) noexcept nogil:
+    """Returns which of a room's two packets a member gets. One with a small window gets long messages plain."""
+    if deflated != NULL and c.flags & FLAG_DEFLATE and plain.size <= <size_t>1 << deflate_window(loop, c):
+        return deflated
+    return plain
+
+
+cdef inline void _fan_out_deflated(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
+    """As _fan_out, with a second packet for the members that negotiated compression, made for the first of them."""
+    cdef const Member* members = rooms_members_of(&loop.rooms, index)
+    cdef uint32_t i, n = loop.rooms.rooms[index].count
+    cdef Packet* deflated = NULL
+    cdef bint tried = False
+    cdef Conn* c
+    for i in range(n):
+        c = slab_conn(&loop.slab, members[i].slot)
+        if c.state != CONN_OPEN or conn_id(loop, c) == packet.origin:
+            continue
+        if c.flags & FLAG_DEFLATE and not tried:
+            tried = True
+            deflated = deflate_copy(loop, packet, DEFLATE_MOST, True)
+            if deflated != NULL:
+                packet_share(&loop.mem, deflated)
+        conn_deliver(loop, c, _deflated_for(loop, c, packet, deflated), LANE_SPREAD)
+        loop.turn.caused += 1
+    if deflated != NULL:
+        packet_let_go(&loop.mem, deflated)
+    loop.turn.work += n >> UNIT_SHIFT
+
+
 cdef inline void route_fan_out_held(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
     """Shares the packet among the members of room `index` on this loop, which may be NO_ROOM. Takes ownership."""
     packet_share(&loop.mem, packet)
-    if index != NO_ROOM:
+    if index != NO_ROOM and SE_RARE(deflate_is_due(loop, packet)):
+        _fan_out_deflated(loop, index, packet)
+    elif index != NO_ROOM:
         _fan_out(loop, index, packet)
     packet_let_go(&loop.mem, packet)
 
@@ -199,10 +233,12 @@ cdef inline uint8_t route_room(Loop* loop, Span name, const Message* p, bint as_
 
 cdef inline void route_take_peer(Loop* loop, Packet* packet) noexcept nogil:
     """Delivers a KIND_TO from the mailbox, and takes ownership."""
+    cdef Conn* c
     mailbox_taken(&loop.mailbox, packet)
     loop.n[C_TAKEN] += 1
     packet.kind = KIND_FRAME
-    conn_deliver(loop, conn_of(loop, packet.target), packet, LANE_DIRECT)
+    c = conn_of(loop, packet.target)
+    conn_deliver(loop, c, deflate_for(loop, c, packet), LANE_DIRECT)
 
 
 cdef inline void route_take_room(Loop* loop, Packet* packet) noexcept nogil:

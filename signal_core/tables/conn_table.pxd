@@ -45,12 +45,14 @@ cdef enum:
     FLAG_USER = 4096          # it has a user: its first membership is in the room `@<user>`
     FLAG_LIMITED = 8192       # Brief.rights limits it
 
+    FLAG_DEFLATE = 16384      # it negotiated permessage-deflate
     FLAG_QUOTA = 32768        # it counts against max-connections
 
     # Gathering.marks
     MARK_PARTS = 1            # Extra.message holds the first frames of a message
     MARK_PINGED = 2           # the pong of a sampled ping is outstanding (tables/latency.pxd)
     MARK_RENEWING = 4         # its AUTH awaits the verdict
+    MARK_DEFLATED = 8         # the message in Extra.message is compressed
 
     NO_SLOT = 0xffffffff
 
@@ -132,6 +134,7 @@ cdef struct Extra:            # what most connections never need
     uint32_t tokens           # 4  in its bucket (rate_limit.pxd), where max-rate is set
     uint32_t filled           # 4  tick as of which they are counted; 0: never, the bucket is full
     uint32_t acked            # 4  bytes acknowledged in all when its pong was last overdue
+    uint8_t window            # 1  bits of the window for compressed messages to it; 0: DEFLATE_MOST
 
 cdef struct Membership:       # a membership as its connection stores it
     uint32_t room             # 4  index in the loop's rooms

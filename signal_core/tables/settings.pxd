@@ -23,6 +23,9 @@ cdef struct Settings:             # durations are in ticks unless they say other
     Site site                     # limits on a request, and the path of the endpoint
     uint32_t max_message          # bytes of a payload
     uint32_t max_frame            # bytes of a WebSocket message: head and payload
+    uint32_t deflate_least        # bytes of the shortest message that is compressed; UINT32_MAX: none is
+    int deflate_level             # 1 to 9
+    bint echo                     # send each message back to its sender
     uint32_t max_rooms            # rooms a connection may be in
     uint32_t max_refs             # refs a connection may have outstanding
     uint32_t handshake            # limit on the time of a handshake

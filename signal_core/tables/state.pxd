@@ -31,6 +31,7 @@ from signal_core.tables.mailbox cimport Chain, Mailbox
 from signal_core.tables.room_table cimport RoomEntry, RoomTable
 from signal_core.tables.settings cimport Settings
 from signal_core.tables.timer_wheel cimport Wheel
+from signal_core.tables.zlib_state cimport ZlibState
 from signal_core.wire.ids cimport NODE_MAX
 
 cdef enum:
@@ -264,6 +265,7 @@ cdef struct Loop:
     Trimming trim                 # returning freed memory to the system
     Link* linked                  # NULL on every loop but loop 0
     uint8_t* input                # the read buffer, READ_BUFFER bytes
+    ZlibState* zlib               # NULL: no message was compressed yet
     uint32_t input_code           # close code for the connection whose input buffer could not be allocated
     AddressBook* book             # addresses by slot, of connections that are counted; NULL: a pseudo-loop
     epoll_event* events

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from signal_py.base import aio
 from signal_py.base.errors import ConfigError
 from signal_py.base.log import printable, say
+from signal_py.config.control_settings import CONTROL_SETTINGS, control_settings
 from signal_py.config.parsing import FAILED
-from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS, Config, control_settings
+from signal_py.config.settings import SETTINGS, Config
 from signal_py.config.sources import CONFIG_VARIABLE
 from signal_py.config.types import NATS_WORDS, NODE, Setting
 from signal_py.control.wire import MAX_PAGE, NAME, PEER

@@ -13,8 +13,9 @@ from signal_py.base.log import say
 from signal_py.base.version import VERSION
 from signal_py.cli.check import one_line
 from signal_py.cli.clients import TOKEN_VARIABLE, URL_VARIABLE, add_clients, add_tls
+from signal_py.config.control_settings import CONTROL_SETTINGS
 from signal_py.config.parsing import FAILED, MISUSE, Parser, check_variables, command_of, parse
-from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS, Config
+from signal_py.config.settings import SETTINGS, Config
 from signal_py.config.sources import CONFIG_VARIABLE
 from signal_py.config.types import Setting
 
@@ -219,7 +220,7 @@ def _control(options: argparse.Namespace) -> int:
 
 def _add_top(commands: argparse._SubParsersAction[Parser]) -> None:
     from signal_py.cli.top import DESCRIPTION, add_arguments
-    from signal_py.config.settings import control_settings
+    from signal_py.config.control_settings import control_settings
 
     top = commands.add_parser("top", help="watch a node or a cluster", description=DESCRIPTION, allow_abbrev=False)
     add_arguments(top)

@@ -29,6 +29,9 @@ class Options(TypedDict, total=False):
     prefix: str
     control: bool | str
     max_message: int
+    deflate: bool | str
+    deflate_threshold: int
+    deflate_level: int
     max_request_line: int
     max_head: int
     max_rooms: int
@@ -77,12 +80,13 @@ class Options(TypedDict, total=False):
     admin_tls_cert: str
     admin_tls_key: str
     admin_tls_client_ca: str
+    echo: bool | str
     log_format: str
     log_level: str
 
 
 class ControlOptions(TypedDict, total=False):
-    """The keywords of Control: CONTROL_SETTINGS of config/settings.py."""
+    """The keywords of Control: CONTROL_SETTINGS of config/control_settings.py."""
 
     nats: str | Sequence[str]
     nats_token: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
@@ -140,6 +140,23 @@ class Config:
         choices=("on", "off"),
     )
     max_message: int = _live(65536, "maximum payload of a message", unit="bytes", low=1, high=32 * MIB)
+    deflate: str = _new(
+        "off",
+        "compress messages for clients that offer it, and accept compressed ones (permessage-deflate, RFC 7692); "
+        "needs the library zlib (libz.so.1)",
+        choices=("on", "off"),
+    )
+    deflate_threshold: int = _live(
+        256,
+        "shortest message to clients that is compressed, with the line before its payload; shorter ones would save "
+        "little",
+        unit="bytes",
+        low=1,
+        high=32 * MIB,
+    )
+    deflate_level: int = _live(
+        1, "effort of compression: 1 takes the least CPU, 9 makes messages shortest", low=1, high=9
+    )
     max_request_line: int = _new(
         8192, "maximum length of a request line; a longer one gets 414", unit="bytes", low=64, high=65536
     )
@@ -385,6 +402,12 @@ class Config:
         "then required",
         metavar="FILE",
     )
+    echo: str = _restart(
+        "off",
+        "send each message back to its client instead of handling it, for conformance tests of the WebSocket protocol; "
+        "clients get no HELLO",
+        choices=("on", "off"),
+    )
     log_format: str = _live(
         "auto",
         "format of the log; 'auto': text on a terminal, otherwise JSON lines",
@@ -415,22 +438,3 @@ def _table() -> dict[str, Setting]:
 
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType(_table())
-# The settings of an operator's connection to NATS.
-CONTROL_SETTINGS = (
-    "nats",
-    "nats-token",
-    "nats-user",
-    "nats-password",
-    "nats-nkey",
-    "nats-creds",
-    "nats-tls-ca",
-    "nats-tls-cert",
-    "nats-tls-key",
-    "prefix",
-)
-
-
-def control_settings() -> list[Setting]:
-    """Returns CONTROL_SETTINGS for an operator's command, where `nats` can only be the URLs of servers."""
-    nats = replace(SETTINGS["nats"], default=(), help="a NATS server that the nodes use", metavar="URL")
-    return [nats if name == "nats" else SETTINGS[name] for name in CONTROL_SETTINGS]

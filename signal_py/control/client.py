@@ -15,9 +15,10 @@ from nats.aio.msg import Msg
 from signal_py.base.affinity import Affinity
 from signal_py.base.errors import ConfigError, EngineError
 from signal_py.config.changes import Reloaded
+from signal_py.config.control_settings import CONTROL_SETTINGS
 from signal_py.config.load import make_config
 from signal_py.config.nats_url import Server, parse_url
-from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS, Config
+from signal_py.config.settings import SETTINGS, Config
 from signal_py.config.types import NATS_WORDS, check_node
 from signal_py.control.answers import Answers, count_of, members_page_of, node_of, reloaded_of, rooms_page_of
 from signal_py.control.gathered import (

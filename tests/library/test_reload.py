@@ -46,6 +46,9 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "prefix": ({}, "other"),
     "control": ({}, "off"),
     "max-message": ({}, 1000),
+    "deflate": ({}, "on"),
+    "deflate-threshold": ({"deflate": "on"}, 1000),
+    "deflate-level": ({}, 9),
     "max-request-line": ({}, 1000),
     "max-head": ({}, 1000),
     "max-rooms": ({}, 10),
@@ -91,6 +94,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "trusted-proxies": ({}, ["10.0.0.0/8"]),
     "proxy-protocol": ({}, "on"),
     "admin": ({}, "127.0.0.1:0"),
+    "echo": ({}, "on"),
     "log-format": ({}, "json"),
     "log-level": ({}, "debug"),
 }
@@ -176,7 +180,7 @@ def in_core(name: str) -> bool:
     """Whether the core has the setting in its block. The mailboxes have theirs."""
     field = SETTINGS[name].field
     more = ("drain-url", "accept-yield", "memory-trim", "backlog-total", "input-total", "trusted-proxies")
-    more += ("proxy-protocol",)
+    more += ("proxy-protocol", "deflate")
     return field in CORE_SIZES or field in CORE_TIMES.values() or name in more
 
 

@@ -10,7 +10,8 @@ import pytest
 from signal_py.base.errors import ConfigError
 from signal_py.cli import ctl
 from signal_py.cli import main as cli
-from signal_py.config.settings import CONTROL_SETTINGS, SETTINGS
+from signal_py.config.control_settings import CONTROL_SETTINGS
+from signal_py.config.settings import SETTINGS
 from signal_py.config.sources import load
 from signal_py.control.client import Control
 from signal_py.control.query import Query

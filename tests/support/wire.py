@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -66,6 +67,21 @@ def frame(
     return head + payload if mask is None else head + mask + masked(payload, mask)
 
 
+def deflated(data: bytes, level: int = 6) -> bytes:
+    """A compressed message (RFC 7692 §7.2.1)."""
+    state = zlib.compressobj(level, wbits=-15)
+    return (state.compress(data) + state.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
+
+
+def inflated(data: bytes, window: int = 15) -> bytes:
+    """RFC 7692 §7.2.2."""
+    assert not data.endswith(b"\0\0\xff\xff")
+    state = zlib.decompressobj(-window)
+    plain = state.decompress(data + b"\0\0\xff\xff")
+    assert not state.eof and not state.unconsumed_tail
+    return plain
+
+
 def closing(code: int | None, reason: bytes = b"") -> bytes:
     """A Close frame."""
     return frame(CLOSE, b"" if code is None else code.to_bytes(2, "big") + reason)
@@ -97,6 +113,7 @@ class Frame:
     fin: bool
     opcode: int
     payload: bytes
+    deflated: int = 0  # bytes that it had compressed; 0: it was not
 
     @property
     def code(self) -> int | None:
@@ -126,6 +143,7 @@ class Wire:
         self.ports = (port, self.socket.getsockname()[1])
         self.buffer = b""
         self.ended = False
+        self.window = 0  # bits of the window for compressed messages; 0: not negotiated
 
     def __enter__(self) -> Self:
         return self
@@ -201,14 +219,19 @@ class Wire:
         """One frame; asserts that it has no mask, no reserved bit, and the shortest form of its length."""
         self._fill(2, limit)
         first, second = self.buffer[:2]
-        assert first & 0x70 == 0 and second & 0x80 == 0, f"frame head {first:02x}{second:02x}"
+        assert first & (0x30 if self.window else 0x70) == 0 and second & 0x80 == 0, (
+            f"frame head {first:02x}{second:02x}"
+        )
         n, head = second & 0x7F, 2
         if n > 125:
             head = 4 if n == 126 else 10
             self._fill(head, limit)
             n = int.from_bytes(self.buffer[2:head], "big")
             assert n >= (126 if head == 4 else 1 << 16), "not the shortest form of a length"
-        return Frame(bool(first & 0x80), first & 0x0F, self.read(head + n, limit)[head:])
+        payload = self.read(head + n, limit)[head:]
+        if not first & 0x40:
+            return Frame(bool(first & 0x80), first & 0x0F, payload)
+        return Frame(bool(first & 0x80), first & 0x0F, inflated(payload, self.window), n)
 
     def read_message(self) -> tuple[int, bytes]:
         """(opcode, payload) of the next data message; answers pings."""
