@@ -6,6 +6,8 @@
 #   make debug   the tests against a build with assertions and bounds checks, without optimization
 #   make asan    the tests against a build with AddressSanitizer and UndefinedBehaviorSanitizer
 #   make tsan    the tests of threads against a build with ThreadSanitizer
+#   make conformance   the cases of the Autobahn TestSuite, against an engine with `--echo on`; ARGS="--messages 100"
+#                 sends fewer messages in those of compression
 #   make docs    the pages of docs/ that are generated from the source: settings, metrics, api
 #   make sdist   the source archive, in dist/
 #   make check-sdist   builds a wheel of it and one of the checkout, and compares them
@@ -45,6 +47,7 @@ CORE = $(shell find signal_core -name '*.p[xy]*' -o -name '*.h')
 PACKAGE = $(CORE) $(shell find signal_py -name '*.py')
 BUILD_REQUIRES = grep '^requires = ' pyproject.toml | grep -o '"[^"]*"'
 PLOTS_REQUIRES = grep '^plots = ' pyproject.toml | grep -o '"[^"]*"'
+CONFORMANCE_REQUIRES = grep '^conformance = ' pyproject.toml | grep -o '"[^"]*"'
 BENCH_REQUIRES = grep '^bench = ' pyproject.toml | grep -o '"[^"]*"'
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 # WORKERS=0: in pytest's own process.
@@ -57,7 +60,7 @@ SITE = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"
 
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: run test lint debug asan tsan bench bench-peers bench-performance bench-scale bench-structures \
+.PHONY: run test lint debug asan tsan conformance bench bench-peers bench-performance bench-scale bench-structures \
 	bench-instructions plots sizing docs sdist check-sdist wheel clean
 .DELETE_ON_ERROR:
 
@@ -71,6 +74,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint signal_core
+
+conformance: $(VENV)/.installed $(VENV)/.conformance
+	$(BIN)/python tests/conformance/autobahn.py $(ARGS)
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/micro.py
@@ -149,6 +155,10 @@ $(VENV)/.tools: pyproject.toml $(VENV)/.made
 
 $(VENV)/.peers: pyproject.toml $(VENV)/.made
 	$(BENCH_REQUIRES) | xargs $(PIP) install -q
+	@touch $@
+
+$(VENV)/.conformance: pyproject.toml $(VENV)/.made
+	$(CONFORMANCE_REQUIRES) | xargs $(PIP) install -q
 	@touch $@
 
 $(VENV)/.plots: pyproject.toml $(VENV)/.made

@@ -132,7 +132,7 @@ def test_every_limit_reaches_the_core() -> None:
     settings = core_settings(config, "n1", cluster=False, hooks=True)
     assert settings["ttl_ms"] == 1500 and settings["max_message"] == 77 and settings["loops"] == 3
     passed = {*CORE_SIZES, *CORE_TIMES.values(), "loops", "node", "backlog_total", "input_total", "drain_url"}
-    passed |= {"accept_yield", "inbox_messages", "memory_trim"}
+    passed |= {"accept_yield", "inbox_messages", "memory_trim", "deflate", "echo"}
     others = {"listen", "advertise", "reuse_port", "nats", "control", "admin", "drain_time", "log_format", "log_level"}
     others |= {"trusted_proxies", "proxy_protocol", "listen_mode"}
     others |= {"admin_tls_cert", "admin_tls_key", "admin_tls_client_ca"}
