@@ -131,6 +131,7 @@ cdef enum:
     NATS_KEPT = 64 * 1024          # bytes of a payload from NATS that is kept even if it is over max-message
     NATS_HEADERS_KEPT = 64 * 1024  # bytes of its headers; a message with more counts as malformed
     TLS_RECORD = 16384             # plaintext of one TLS record (RFC 8446 §5.1), bytes
+    TLS_RECORDS_PER_KEY = 1 << 24  # records sealed with one key, then it is replaced (§5.5 allows 2**24.5)
 
     # -- returning memory to the system (loop/memory_return.pxd) --
     TRIM_BYTES = 2 << 20           # bytes that must have become free before any are returned
