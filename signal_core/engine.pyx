@@ -79,6 +79,7 @@ from signal_core.wire.ids cimport (
     PEER_TEXT, ROOM_MAX, ids_loop, ids_make, ids_parse_local, ids_ref_valid, ids_room_valid, ids_split_peer,
 )
 from signal_core.wire.nats_proto cimport nats_proto_check_layout
+from signal_core.wire.tls_record cimport tls_record_check_layout
 
 cdef enum:
     SNAPSHOT_PATIENCE_MS = 2000
@@ -111,6 +112,7 @@ cdef inline void check_layouts() noexcept nogil:
     head_check_layout()
     nats_proto_check_layout()
     upgrade_check_layout()
+    tls_record_check_layout()
 
 
 cdef inline Span span_bytes(bytes text) noexcept:

@@ -22,6 +22,13 @@ enum {
     SE_AEAD_TAG = 16,
     SE_HASH_MOST = 48,  /* bytes of SHA-384 */
     SE_LABEL_MOST = 64, /* bytes of an HkdfLabel and the counter behind it */
+    SE_KEY_MOST = 32,
+
+    /* Results of se_aead_open */
+    SE_AEAD_GOOD = 1,
+    SE_AEAD_FORGED = 0,
+    SE_AEAD_FAILED = -1, /* libcrypto failed */
+
     SE_EVP_CTRL_AEAD_GET_TAG = 0x10, /* evp.h: part of OpenSSL's ABI */
     SE_EVP_CTRL_AEAD_SET_TAG = 0x11,
 };
@@ -74,22 +81,39 @@ static inline int se_crypto_load(void)
     return se_evp.HMAC != NULL;
 }
 
-/* A context for each suite and direction: 0 opens, 1 seals. */
-struct se_aead {
-    void *contexts[SE_SUITES][2];
+/* A context of OpenSSL, and the key that it has. */
+struct se_cipher {
+    void *context; /* NULL: libcrypto refuses the cipher, as in FIPS mode */
+    int keyed;     /* 0: it has none yet */
+    uint8_t key[SE_KEY_MOST];
 };
+
+/* The ciphers of a loop, for each suite and direction: 0 opens, 1 seals. Each keeps its last key until it gets another
+ * one or is freed. */
+struct se_aead {
+    struct se_cipher ciphers[SE_SUITES][2];
+};
+
+/* Overwrites secrets. libcrypto must be loaded. */
+static inline void se_wipe(void *p, size_t n)
+{
+    se_evp.OPENSSL_cleanse(p, n);
+}
 
 static inline void se_aead_free(void *aead)
 {
     struct se_aead *a = (struct se_aead *)aead;
-    for (int suite = 1; a != NULL && suite < SE_SUITES; suite++) {
-        se_evp.EVP_CIPHER_CTX_free(a->contexts[suite][0]);
-        se_evp.EVP_CIPHER_CTX_free(a->contexts[suite][1]);
+    if (a == NULL)
+        return;
+    for (int suite = 1; suite < SE_SUITES; suite++) {
+        se_evp.EVP_CIPHER_CTX_free(a->ciphers[suite][0].context);
+        se_evp.EVP_CIPHER_CTX_free(a->ciphers[suite][1].context);
     }
+    se_wipe(a, sizeof *a);
     free(a);
 }
 
-/* Returns an aead, for se_aead_free. NULL: no memory, or libcrypto does not have one of the ciphers. */
+/* Returns an aead, for se_aead_free. NULL: no memory. */
 static inline void *se_aead_new(void)
 {
     const void *(*const ciphers[SE_SUITES])(void) = {
@@ -97,42 +121,18 @@ static inline void *se_aead_new(void)
     struct se_aead *a = (struct se_aead *)calloc(1, sizeof *a);
     for (int suite = 1; a != NULL && suite < SE_SUITES; suite++) {
         for (int seals = 0; seals < 2; seals++) {
-            void *context = a->contexts[suite][seals] = se_evp.EVP_CIPHER_CTX_new();
-            if (context == NULL || !se_evp.EVP_CipherInit_ex(context, ciphers[suite](), NULL, NULL, NULL, seals)) {
+            void *context = se_evp.EVP_CIPHER_CTX_new();
+            if (context == NULL) {
                 se_aead_free(a);
                 return NULL;
             }
+            if (se_evp.EVP_CipherInit_ex(context, ciphers[suite](), NULL, NULL, NULL, seals))
+                a->ciphers[suite][seals].context = context;
+            else
+                se_evp.EVP_CIPHER_CTX_free(context);
         }
     }
     return a;
-}
-
-/* Encrypts `n` bytes in place and writes their tag behind them. `head` is authenticated, too. The context is keyed anew
- * each time: that is cheaper than to keep one for every connection. False: libcrypto failed. */
-static inline int se_aead_seal(void *aead, int suite, const uint8_t *key, const uint8_t *nonce, const uint8_t *head,
-                               size_t head_size, uint8_t *p, size_t n)
-{
-    void *context = ((struct se_aead *)aead)->contexts[suite][1];
-    int size;
-    return se_evp.EVP_CipherInit_ex(context, NULL, NULL, key, nonce, 1) &&
-           se_evp.EVP_CipherUpdate(context, NULL, &size, head, (int)head_size) &&
-           se_evp.EVP_CipherUpdate(context, p, &size, p, (int)n) && size == (int)n &&
-           se_evp.EVP_CipherFinal_ex(context, p + n, &size) &&
-           se_evp.EVP_CIPHER_CTX_ctrl(context, SE_EVP_CTRL_AEAD_GET_TAG, SE_AEAD_TAG, p + n);
-}
-
-/* Decrypts `n` bytes in place; their tag lies behind them. False: they are not authentic, and undefined from then on. */
-static inline int se_aead_open(void *aead, int suite, const uint8_t *key, const uint8_t *nonce, const uint8_t *head,
-                               size_t head_size, uint8_t *p, size_t n)
-{
-    void *context = ((struct se_aead *)aead)->contexts[suite][0];
-    uint8_t rest[SE_AEAD_TAG];
-    int size;
-    return se_evp.EVP_CipherInit_ex(context, NULL, NULL, key, nonce, 0) &&
-           se_evp.EVP_CIPHER_CTX_ctrl(context, SE_EVP_CTRL_AEAD_SET_TAG, SE_AEAD_TAG, p + n) &&
-           se_evp.EVP_CipherUpdate(context, NULL, &size, head, (int)head_size) &&
-           se_evp.EVP_CipherUpdate(context, p, &size, p, (int)n) && size == (int)n &&
-           se_evp.EVP_CipherFinal_ex(context, rest, &size) == 1;
 }
 
 /* Bytes of a suite's hash, and of its traffic secrets. */
@@ -144,6 +144,64 @@ static inline size_t se_suite_hash(int suite)
 static inline size_t se_suite_key(int suite)
 {
     return suite == SE_AES_128_GCM_SHA256 ? 16 : 32;
+}
+
+/* Whether two keys of `n` bytes, a multiple of 8, are the same. How long it takes tells nothing about them. */
+static inline int se_same_key(const uint8_t *one, const uint8_t *other, size_t n)
+{
+    uint64_t differ = 0, a, b;
+    for (size_t i = 0; i < n; i += sizeof a) {
+        memcpy(&a, one + i, sizeof a);
+        memcpy(&b, other + i, sizeof b);
+        differ |= a ^ b;
+    }
+    return differ == 0;
+}
+
+/* Begins a record; `head` is authenticated. The cipher is keyed anew only for another key, which saves about half of a
+ * short record's time when a connection's records follow each other. It is its bytes that are compared: they change
+ * with a key update, and when another connection gets the memory of a closed one. */
+static inline int se_aead_begin(struct se_cipher *cipher, int suite, const uint8_t *key, const uint8_t *nonce,
+                                const uint8_t *head, size_t head_size)
+{
+    size_t n = se_suite_key(suite);
+    int same = cipher->keyed && se_same_key(cipher->key, key, n), size;
+    cipher->keyed = 0;
+    if (cipher->context == NULL ||
+        !se_evp.EVP_CipherInit_ex(cipher->context, NULL, NULL, same ? NULL : key, nonce, -1))
+        return 0;
+    if (!same)
+        memcpy(cipher->key, key, n);
+    cipher->keyed = 1;
+    return se_evp.EVP_CipherUpdate(cipher->context, NULL, &size, head, (int)head_size);
+}
+
+/* Encrypts `n` bytes in place and writes their tag behind them. `head` is authenticated, too. False: libcrypto
+ * failed. */
+static inline int se_aead_seal(void *aead, int suite, const uint8_t *key, const uint8_t *nonce, const uint8_t *head,
+                               size_t head_size, uint8_t *p, size_t n)
+{
+    struct se_cipher *cipher = &((struct se_aead *)aead)->ciphers[suite][1];
+    int size;
+    return se_aead_begin(cipher, suite, key, nonce, head, head_size) &&
+           se_evp.EVP_CipherUpdate(cipher->context, p, &size, p, (int)n) && size == (int)n &&
+           se_evp.EVP_CipherFinal_ex(cipher->context, p + n, &size) &&
+           se_evp.EVP_CIPHER_CTX_ctrl(cipher->context, SE_EVP_CTRL_AEAD_GET_TAG, SE_AEAD_TAG, p + n);
+}
+
+/* Decrypts `n` bytes in place; their tag lies behind them. Returns SE_AEAD_*; unless that is SE_AEAD_GOOD, the bytes are
+ * undefined. */
+static inline int se_aead_open(void *aead, int suite, const uint8_t *key, const uint8_t *nonce, const uint8_t *head,
+                               size_t head_size, uint8_t *p, size_t n)
+{
+    struct se_cipher *cipher = &((struct se_aead *)aead)->ciphers[suite][0];
+    uint8_t rest[SE_AEAD_TAG];
+    int size;
+    if (!se_aead_begin(cipher, suite, key, nonce, head, head_size) ||
+        !se_evp.EVP_CIPHER_CTX_ctrl(cipher->context, SE_EVP_CTRL_AEAD_SET_TAG, SE_AEAD_TAG, p + n) ||
+        !se_evp.EVP_CipherUpdate(cipher->context, p, &size, p, (int)n) || size != (int)n)
+        return SE_AEAD_FAILED;
+    return se_evp.EVP_CipherFinal_ex(cipher->context, rest, &size) == 1 ? SE_AEAD_GOOD : SE_AEAD_FORGED;
 }
 
 /* Writes HKDF-Expand-Label(secret, label, "", n) to `out`, where n is at most the size of the hash: one block of HKDF.
@@ -164,11 +222,6 @@ static inline int se_expand_label(int suite, const uint8_t *secret, const char *
     memcpy(out, block, n);
     se_evp.OPENSSL_cleanse(block, sizeof block);
     return good && written == hash;
-}
-
-static inline void se_wipe(void *p, size_t n)
-{
-    se_evp.OPENSSL_cleanse(p, n);
 }
 
 #endif

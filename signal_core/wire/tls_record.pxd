@@ -5,13 +5,15 @@ record is sealed, and a number that is used up is refused. The caller asks for n
 (tls_record_wears).
 """
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 from signal_core.base.limits cimport TLS_RECORD, TLS_RECORDS_PER_KEY
-from signal_core.base.sys cimport SE_STATIC_ASSERT
+from signal_core.base.sys cimport SE_ASSERT, SE_STATIC_ASSERT
 
 cdef extern from "se_crypto.h" nogil:
     enum:
+        SE_AEAD_FORGED
+        SE_AEAD_GOOD
         SE_AEAD_NONCE
         SE_AEAD_TAG
         SE_HASH_MOST
@@ -20,8 +22,8 @@ cdef extern from "se_crypto.h" nogil:
     void se_aead_free(void* aead)
     bint se_aead_seal(void* aead, int suite, const uint8_t* key, const uint8_t* nonce, const uint8_t* head,
                       size_t head_size, uint8_t* p, size_t n)
-    bint se_aead_open(void* aead, int suite, const uint8_t* key, const uint8_t* nonce, const uint8_t* head,
-                      size_t head_size, uint8_t* p, size_t n)
+    int se_aead_open(void* aead, int suite, const uint8_t* key, const uint8_t* nonce, const uint8_t* head,
+                     size_t head_size, uint8_t* p, size_t n)
     size_t se_suite_hash(int suite)
     size_t se_suite_key(int suite)
     bint se_expand_label(int suite, const uint8_t* secret, const char* label, uint8_t* out, size_t n)
@@ -113,6 +115,7 @@ cdef inline size_t tls_record_seal(
     cdef uint8_t nonce[12]
     cdef size_t size = n + 1 + SE_AEAD_TAG
     cdef uint32_t number = keys.number
+    SE_ASSERT(n <= TLS_RECORD)
     if number == NUMBER_END:
         return 0
     keys.number = number + 1
@@ -145,10 +148,22 @@ cdef inline int _head(const uint8_t* p, size_t most, TlsRecord* out) noexcept no
     return size if size >= SE_AEAD_TAG else _fail(out, ALERT_BAD_RECORD_MAC)
 
 
-cdef inline bint _inner(uint8_t* p, size_t n, TlsRecord* out) noexcept nogil:
-    """Fills in what the `n` decrypted bytes contain: content, type, zeros (§5.2). False: it is not allowed (§5.4)."""
+cdef inline size_t _unpadded(const uint8_t* p, size_t n) noexcept nogil:
+    """Returns the bytes without the zeros at their end, of which there may be 16 KiB: read 8 at a time."""
+    cdef uint64_t word
+    while n >= sizeof(word):
+        memcpy(&word, p + n - sizeof(word), sizeof(word))
+        if word:
+            break
+        n -= sizeof(word)
     while n and p[n - 1] == 0:
         n -= 1
+    return n
+
+
+cdef inline bint _inner(uint8_t* p, size_t n, TlsRecord* out) noexcept nogil:
+    """Fills in what the `n` decrypted bytes contain: content, type, zeros (§5.2). False: it is not allowed (§5.4)."""
+    n = _unpadded(p, n)
     if n == 0:
         return False
     out.data = p
@@ -168,7 +183,7 @@ cdef inline int tls_record_open(
     `most`: how many bytes of plaintext and padding it may have, TLS_RECORD at most. RFC 8449 §4 counts the type, too.
     """
     cdef uint8_t nonce[12]
-    cdef int size
+    cdef int size, opened
     if n < TLS_HEAD:
         return -2
     size = _head(p, most, out)
@@ -179,8 +194,9 @@ cdef inline int tls_record_open(
     if keys.number == NUMBER_END:
         return _fail(out, ALERT_INTERNAL_ERROR)
     _nonce(keys, keys.number, nonce)
-    if not se_aead_open(aead, suite, keys.key, nonce, p, TLS_HEAD, p + TLS_HEAD, <size_t>size - SE_AEAD_TAG):
-        return _fail(out, ALERT_BAD_RECORD_MAC)
+    opened = se_aead_open(aead, suite, keys.key, nonce, p, TLS_HEAD, p + TLS_HEAD, <size_t>size - SE_AEAD_TAG)
+    if opened != SE_AEAD_GOOD:
+        return _fail(out, ALERT_BAD_RECORD_MAC if opened == SE_AEAD_FORGED else ALERT_INTERNAL_ERROR)
     keys.number += 1
     if not _inner(p + TLS_HEAD, <size_t>size - SE_AEAD_TAG, out):
         return _fail(out, ALERT_UNEXPECTED_MESSAGE)

@@ -27,12 +27,13 @@ SUITES = {
 SECRETS = {1: bytes(range(32)), 2: bytes(range(48)), 3: bytes(range(1, 33))}
 MORE = (-2, None, None)
 suites = pytest.mark.parametrize("suite", SUITES)
+CIPHERS = probe.TlsCiphers()  # all tests share them, as the connections of a loop do
 CONTENT = st.binary(max_size=200)
 KINDS = st.sampled_from([ALERT, HANDSHAKE, DATA])
 
 
 def keys(suite: int) -> probe.TlsDirection:
-    return probe.TlsDirection(SECRETS[suite], suite)
+    return probe.TlsDirection(SECRETS[suite], suite, CIPHERS)
 
 
 def others(suite: int, updates: int = 0) -> ConnectionState:
@@ -67,6 +68,46 @@ def opened(state: ConnectionState, number: int, record: bytes) -> bytes | None:
     return None if found is None else bytes(found)
 
 
+# -- against the trace of RFC 8448 §3 --
+
+TRACE = [  # traffic secret, key, IV; then the first record that it seals with a number that is known, and its content
+    (
+        "9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5",
+        "17422dda596ed5d9acd890e3c63f5051",
+        "5b78923dee08579033e523d9",
+        0,
+        (
+            "1703030043a23f7054b62c94d0affafe8228ba55cbefacea42f914aa66bcab3f2b9819a8a5b46b395bd54a9a20441e2b62974e1f5a6292"
+            "a2977014bd1e3deae63aeebb21694915e4"
+        ),
+        "1703030013c9872760655666b74d7ff1153efd6db6d0b0e3",
+    ),
+    (
+        "a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643",
+        "9f02283b6c9c07efc26bb9f2ac92e356",
+        "cf782b88dd83549aadf1e984",
+        1,
+        (
+            "17030300432e937e11ef4ac740e538ad36005fc4a46932fc3225d05f82aa1b36e30efaf97d90e6dffc602dcb501a59a8fcc49c4bf2e5f0"
+            "a21c0047c2abf332540dd032e167c2955d"
+        ),
+        "1703030013b58fd67166ebf599d24720cfbe7efa7a8864a9",
+    ),
+]
+
+
+@pytest.mark.parametrize(("secret", "key", "iv", "number", "data", "alert"), TRACE, ids=["client", "server"])
+def test_the_trace_of_the_rfc(secret: str, key: str, iv: str, number: int, data: str, alert: str) -> None:
+    """Data and then close_notify: sealed and opened. The server's first record was a ticket."""
+    sends, receives = (probe.TlsDirection(bytes.fromhex(secret), 1, CIPHERS) for _ in range(2))
+    assert (sends.key.hex(), sends.iv.hex()) == (key, iv)
+    sends.number = receives.number = number
+    assert sends.seal(bytes(range(50)), DATA).hex() == data
+    assert sends.seal(probe.tls_post_put_alert(0), ALERT).hex() == alert
+    assert receives.open(bytes.fromhex(data + alert), MOST) == (72, DATA, bytes(range(50)))
+    assert receives.open(bytes.fromhex(alert), MOST) == (24, ALERT, b"\1\0")
+
+
 # -- against tlslite-ng --
 
 
@@ -98,6 +139,40 @@ def test_every_split_of_a_record(suite: int) -> None:
     assert [ours.open(record[:cut], MOST) for cut in range(len(record))] == [MORE] * len(record)
     assert ours.number == 0
     assert ours.open(record, MOST) == (len(record), DATA, b"hello")
+
+
+@suites
+def test_a_stream_of_records_in_any_pieces(suite: int) -> None:
+    """Cut everywhere in two."""
+    theirs = others(suite)
+    contents = [b"a", b"", b"bcd" * 5]
+    stream = b"".join(sealed(theirs, number, each + bytes([DATA])) for number, each in enumerate(contents))
+    for cut in range(len(stream) + 1):
+        ours, waiting, found = keys(suite), b"", []
+        for piece in (stream[:cut], stream[cut:]):
+            waiting += piece
+            while (verdict := ours.open(waiting, MOST))[0] > 0:
+                found.append(verdict[2])
+                waiting = waiting[verdict[0] :]
+            assert verdict == MORE
+        assert (found, waiting) == (contents, b"")
+
+
+@suites
+@given(turns=st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=12))
+def test_connections_share_the_ciphers_of_a_loop(suite: int, turns: list[tuple[int, bool]]) -> None:
+    """In any order, with key updates between their records: none gets the key of another, or its own old one."""
+    secrets = [SECRETS[suite][i:] + SECRETS[suite][:i] for i in range(3)]
+    sends, receives = ([probe.TlsDirection(secret, suite, CIPHERS) for secret in secrets] for _ in range(2))
+    # The same with ciphers of their own, which have no other connection's key.
+    alone = [probe.TlsDirection(secret, suite, probe.TlsCiphers()) for secret in secrets]
+    for turn, (at, update) in enumerate(turns):
+        if update:
+            for each in (sends[at], receives[at], alone[at]):
+                each.update()
+        record = sends[at].seal(bytes([turn]), DATA)
+        assert record == alone[at].seal(bytes([turn]), DATA)
+        assert receives[at].open(record, MOST) == (23, DATA, bytes([turn]))
 
 
 @suites
@@ -146,6 +221,21 @@ def test_keys_are_wiped() -> None:
     assert not ours.is_wiped
     ours.wipe()
     assert ours.is_wiped
+
+
+@suites
+def test_inner_plaintexts_of_all_lengths(suite: int) -> None:
+    """0 to 2**14 + 256 bytes of a ciphertext: what fits is opened; what does not is refused, though it is authentic."""
+    theirs = others(suite)
+    for size in [*range(40), *range(MOST - 1, MOST + 242, 20), MOST + 1, MOST + 2, MOST + 240]:
+        inner = b"x" + bytes([DATA]) + bytes(size - 2) if size > 1 else bytes([DATA])[:size]
+        record = sealed(theirs, 0, inner)
+        if size > MOST + 1:
+            assert keys(suite).open(record[:5], MOST) == keys(suite).open(record, MOST) == (-1, OVERFLOW, None)
+        elif size == 0:
+            assert keys(suite).open(record, MOST) == (-1, UNEXPECTED, None)
+        else:
+            assert keys(suite).open(record, MOST) == (len(record), DATA, inner[:-1] and b"x")
 
 
 # -- what is refused --
@@ -249,6 +339,17 @@ def test_alerts(content: bytes) -> None:
         assert result == {0: 3, 90: 0}.get(content[1], 4)
 
 
+@pytest.mark.parametrize(("message", "result"), UPDATES)
+def test_own_key_updates(message: bytes, result: int) -> None:
+    assert probe.tls_post_put_update(result == 2) == message
+
+
+def test_own_alerts() -> None:
+    """The level is fatal, but of close_notify and user_canceled."""
+    for alert in range(256):
+        assert probe.tls_post_put_alert(alert) == bytes([1 if alert in (0, 90) else 2, alert])
+
+
 # -- against OpenSSL --
 
 
@@ -276,8 +377,8 @@ class Handshake:
         cipher = self.client.cipher()
         assert cipher is not None
         suite = {str(CipherSuite.ietfNames[number]): suite for suite, number in SUITES.items()}[cipher[0]]
-        self.from_client = probe.TlsDirection(bytes.fromhex(secrets["CLIENT"]), suite)
-        self.from_server = probe.TlsDirection(bytes.fromhex(secrets["SERVER"]), suite)
+        self.from_client = probe.TlsDirection(bytes.fromhex(secrets["CLIENT"]), suite, CIPHERS)
+        self.from_server = probe.TlsDirection(bytes.fromhex(secrets["SERVER"]), suite, CIPHERS)
 
 
 @given(contents=st.lists(st.binary(min_size=1, max_size=3000), min_size=1, max_size=5))
@@ -296,7 +397,7 @@ def test_key_updates_and_the_end_of_a_real_session(tmp_path: Path) -> None:
     """KeyUpdate is asked of the client, which answers it with one of its own; then close_notify, both ways."""
     session = Handshake(tmp_path)
     for _ in range(3):
-        session.to_client.write(session.from_server.seal(b"\x18\0\0\1\1", HANDSHAKE))
+        session.to_client.write(session.from_server.seal(probe.tls_post_put_update(True), HANDSHAKE))
         session.from_server.update()
         session.to_client.write(session.from_server.seal(b"new keys", DATA))
         assert session.client.read(100) == b"new keys"
@@ -306,7 +407,7 @@ def test_key_updates_and_the_end_of_a_real_session(tmp_path: Path) -> None:
         assert (kind, probe.tls_post_handshake([content])) == (HANDSHAKE, (1, 0, False))
         session.from_client.update()
         assert session.from_client.open(data[size:], MOST)[1:] == (DATA, b"mine, too")
-    session.to_client.write(session.from_server.seal(b"\1\0", ALERT))
+    session.to_client.write(session.from_server.seal(probe.tls_post_put_alert(0), ALERT))
     assert session.client.read(100) == b""
     session.client.unwrap()
     _, kind, content = session.from_client.open(session.to_server.read(), MOST)
