@@ -203,6 +203,13 @@ def test_numbers(number: int) -> None:
     assert ours.number == number + 1
 
 
+def test_when_keys_wear() -> None:
+    ours = keys(1)
+    for number, wears in ((0, False), (WEARS - 1, False), (WEARS, True), (END, True)):
+        ours.number = number
+        assert ours.wears == wears
+
+
 def test_the_last_number_is_never_used() -> None:
     ours = keys(1)
     ours.number = END
