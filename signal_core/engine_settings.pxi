@@ -64,6 +64,7 @@ cdef fill_site(Settings* set, dict s):
 cdef fill_messages(Settings* set, dict s, uint32_t nloops):
     """Fills in the settings about messages: their size, rate and life, and how many may wait."""
     set.max_message = s["max_message"]
+    set.ordinary = -1 if s["echo"] else s["max_message"]
     set.max_frame = s["max_message"] + HEAD_MAX + 1
     if s["auth"] != "off" and set.max_frame < HEAD_MAX_AUTH:
         set.max_frame = HEAD_MAX_AUTH

@@ -1,11 +1,11 @@
 """Handles a client's input: bytes become frames, frames messages, messages verbs. Runs on the connection's loop."""
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 from signal_core.base.counters cimport C_BYTES_IN, C_PROTOCOL_ERRORS, C_READS
 from signal_core.base.limits cimport READ_BUFFER, STAMP_BYTES
 from signal_core.base.memory cimport Packet
-from signal_core.base.span cimport Span, span_of, span_starts, span_until
+from signal_core.base.span cimport Span, span_none, span_of, span_starts, span_until
 from signal_core.base.sys cimport EAGAIN, EINTR, SE_ASSERT, SE_COLD, SE_RARE, errno, recv
 from signal_core.client.auth cimport auth_verb
 from signal_core.client.echo cimport echo_message
@@ -34,8 +34,8 @@ from signal_core.wire.command cimport (
     HEAD_MAX, VERB_AUTH, VERB_PING, VERB_PUB, VERB_SUB, VERB_TO, VERB_UNSUB, Head, head_parse,
 )
 from signal_core.wire.frame cimport (
-    CLOSE_TOO_BIG, FRAME_CONTROL, OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, Frame, frame_close_code, frame_parse,
-    frame_unmask,
+    CLOSE_TOO_BIG, FRAME_CONTROL, FRAME_DEFLATED, FRAME_FIN, OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, Frame,
+    frame_close_code, frame_parse, frame_unmask,
 )
 from signal_core.wire.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 
@@ -61,14 +61,23 @@ cdef inline bint _session_is_long(const Loop* loop, Span message) noexcept nogil
     return message.size - (line + 1) > loop.set.max_message
 
 
+cdef inline bint _session_special(Loop* loop, Conn* c, Span message, bint binary) noexcept nogil:
+    """Handles a message that is too long, or any with echo. False: it is an ordinary one."""
+    if message.size > loop.set.max_message and _session_is_long(loop, message):
+        _session_fail(loop, c, CLOSE_TOO_BIG)
+    elif loop.set.echo:
+        echo_message(loop, c, message, binary)
+    else:
+        return False
+    return True
+
+
 cdef inline void _session_message(Loop* loop, Conn* c, Span message, bint binary) noexcept nogil:
     """Handles one whole message of an open connection."""
     cdef Head head
-    if SE_RARE(message.size > loop.set.max_message) and _session_is_long(loop, message):
-        _session_fail(loop, c, CLOSE_TOO_BIG)
-    elif SE_RARE(loop.set.echo):
-        echo_message(loop, c, message, binary)
-    elif head_parse(message, &head) < 0:
+    if SE_RARE(<int64_t>message.size > loop.set.ordinary) and _session_special(loop, c, message, binary):
+        return
+    if head_parse(message, &head) < 0:
         ledger_count(loop, CODE_BAD_REQUEST)
         replies_say(loop, c, CODE_BAD_REQUEST, head.ref)
         refs_strike(loop, c)
@@ -96,18 +105,18 @@ cdef inline SE_COLD _session_fail(Loop* loop, Conn* c, uint16_t code) noexcept n
     conn_close_failed(loop, c, code)
 
 
-cdef inline void _session_inflate(Loop* loop, Conn* c, Span message, bint binary) noexcept nogil:
-    """_session_message, for a compressed one."""
-    cdef uint16_t code = inflate_message(loop, &message)
+cdef inline bint _session_inflate(Loop* loop, Conn* c, Span* message, bint binary) noexcept nogil:
+    """Replaces a compressed message by what it contains, until inflate_done. False: the connection has failed."""
+    cdef uint16_t code = inflate_message(loop, message)
     if code == 0 and not binary and not utf8_valid(<const uint8_t*>message.at, message.size):
         code = 1007
     if code == 0:
-        _session_message(loop, c, message, binary)
-    elif code == 1007 or code == CLOSE_TOO_BIG:
+        return True
+    if code == 1007 or code == CLOSE_TOO_BIG:
         _session_fail(loop, c, code)
     else:
         conn_close_failed(loop, c, code)
-    inflate_done(loop)
+    return False
 
 
 cdef inline Buffer* _session_fragment(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
@@ -131,20 +140,53 @@ cdef inline Buffer* _session_fragment(Loop* loop, Conn* c, const Frame* f, const
         c.phase.gathering.utf8 = UTF8_ACCEPT
         c.phase.gathering.binary = f.opcode == OP_BINARY
         c.phase.gathering.marks &= <uint8_t>~MARK_DEFLATED
-        if f.deflated:
+        if f.first & FRAME_DEFLATED:
             c.phase.gathering.marks |= MARK_DEFLATED
     memcpy(message.data + message.used, p, n)
     message.used += <uint32_t>n
     if not c.phase.gathering.binary and not c.phase.gathering.marks & MARK_DEFLATED:
         c.phase.gathering.utf8 = <uint8_t>utf8_feed(c.phase.gathering.utf8, p, n)
-        if c.phase.gathering.utf8 == UTF8_REJECT or (f.fin and c.phase.gathering.utf8 != UTF8_ACCEPT):
+        if c.phase.gathering.utf8 == UTF8_REJECT or (f.first & FRAME_FIN and c.phase.gathering.utf8 != UTF8_ACCEPT):
             _session_fail(loop, c, 1007)
             return NULL
-    if not f.fin:
+    if not f.first & FRAME_FIN:
         return NULL
     extra.message = NULL
     c.phase.gathering.marks &= <uint8_t>~MARK_PARTS
     return message
+
+
+cdef inline SE_COLD _session_gather(Loop* loop, Conn* c, const Frame* f, const uint8_t* p) noexcept nogil:
+    """Adds a frame to its message, and inflates a compressed one: Loop.whole is then the whole message, for
+    _session_gathered, and Gathering.binary tells its type. It is absent if frames are missing, it waits, or the
+    connection has failed."""
+    cdef bint deflated = f.first & FRAME_DEFLATED
+    loop.whole = span_none()
+    if (f.opcode == OP_CONT) != (c.phase.gathering.marks & MARK_PARTS != 0):
+        _session_fail(loop, c, 1002)
+        return
+    if f.first & FRAME_FIN and backpressure_input_waits(loop):
+        loop.pressure.holds = True
+        return
+    loop.parts = NULL
+    if c.phase.gathering.marks & MARK_PARTS or not f.first & FRAME_FIN:
+        loop.parts = _session_fragment(loop, c, f, p)
+        if loop.parts == NULL:
+            return
+        loop.whole = span_of(loop.parts.data, loop.parts.used)
+        deflated = c.phase.gathering.marks & MARK_DEFLATED
+    else:
+        c.phase.gathering.binary = f.opcode == OP_BINARY
+        loop.whole = span_of(p, <size_t>f.length)
+    if deflated and not _session_inflate(loop, c, &loop.whole, c.phase.gathering.binary):
+        loop.whole = span_none()
+        _session_gathered(loop)
+
+
+cdef inline SE_COLD _session_gathered(Loop* loop) noexcept nogil:
+    """Frees a message of _session_gather, which was handled."""
+    input_buffer_free(loop, loop.parts)
+    inflate_done(loop)
 
 
 cdef inline void _session_close(Loop* loop, Conn* c, const uint8_t* p, size_t n) noexcept nogil:
@@ -183,37 +225,28 @@ cdef inline void _session_control(Loop* loop, Conn* c, const Frame* f, const uin
 
 cdef inline void _session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p) noexcept nogil:
     """Handles one whole frame, already unmasked."""
-    cdef size_t n = <size_t>f.length
-    cdef bint binary = f.opcode == OP_BINARY, deflated = f.deflated
-    cdef Buffer* message = NULL
+    cdef Span message = span_of(p, <size_t>f.length)
+    cdef bint binary = f.opcode == OP_BINARY
+    cdef bint gathered = False
     if f.opcode & FRAME_CONTROL:
         _session_control(loop, c, f, p)
         return
     if SE_RARE(c.state == CONN_CLOSING):
         return
-    if SE_RARE(c.phase.gathering.marks & MARK_PARTS or not f.fin or f.opcode == OP_CONT):
-        if (f.opcode == OP_CONT) != (c.phase.gathering.marks & MARK_PARTS != 0):
-            _session_fail(loop, c, 1002)
+    if SE_RARE(c.phase.gathering.marks & MARK_PARTS or f.first & (FRAME_FIN | FRAME_DEFLATED) != FRAME_FIN
+               or f.opcode == OP_CONT):
+        _session_gather(loop, c, f, p)
+        message = loop.whole
+        if message.at == NULL:
             return
-        if f.fin and backpressure_input_waits(loop):
-            loop.pressure.holds = True
-            return
-        message = _session_fragment(loop, c, f, p)
-        if message == NULL:
-            return
-        p = message.data
-        n = message.used
+        gathered = True
         binary = c.phase.gathering.binary
-        deflated = c.phase.gathering.marks & MARK_DEFLATED
-    elif not binary and not deflated and SE_RARE(not utf8_valid(p, n)):
+    elif not binary and SE_RARE(not utf8_valid(p, message.size)):
         _session_fail(loop, c, 1007)
         return
-    if SE_RARE(deflated):
-        _session_inflate(loop, c, span_of(p, n), binary)
-    else:
-        _session_message(loop, c, span_of(p, n), binary)
-    if SE_RARE(message != NULL):
-        input_buffer_free(loop, message)
+    _session_message(loop, c, message, binary)
+    if SE_RARE(gathered):
+        _session_gathered(loop)
 
 
 cdef inline uint64_t _session_allowance(Loop* loop, const Conn* c) noexcept nogil:

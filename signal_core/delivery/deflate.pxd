@@ -12,7 +12,7 @@ from signal_core.base.limits cimport DEFLATE_UNIT_SHIFT
 from signal_core.base.memory cimport (
     PACKET_COUNTED, Packet, packet_free, packet_new, packet_new_heap, packet_set_text, packet_shrunk, packet_text,
 )
-from signal_core.base.sys cimport SE_RARE
+from signal_core.base.sys cimport SE_COLD, SE_RARE
 from signal_core.tables.conn_table cimport FLAG_BLOCKED, FLAG_DEFLATE, FLAG_WHOLE, Conn, slab_whole
 from signal_core.tables.state cimport Loop
 from signal_core.tables.zlib_state cimport SE_DEFLATE_SPARE, se_deflate, se_zstream, zlib_state_deflater
@@ -91,20 +91,21 @@ cdef inline bint deflate_is_due(const Loop* loop, const Packet* packet) noexcept
             and packet.size - _frame_head(packet) >= loop.set.deflate_least)
 
 
-cdef inline Packet* _deflate_swapped(Loop* loop, const Conn* c, Packet* packet) noexcept nogil:
-    cdef Packet* copy
-    if not deflate_is_due(loop, packet):
-        return packet
-    copy = deflate_copy(loop, packet, deflate_window(loop, c), c.flags & FLAG_BLOCKED)
-    if copy == NULL:
-        return packet
-    packet_free(&loop.mem, packet)
-    return copy
+cdef inline SE_COLD _deflate_swap(Loop* loop, const Conn* c, Packet** packet) noexcept nogil:
+    """deflate_for, for a client that negotiated compression; apart from the code of those that did not."""
+    cdef Packet* copy = NULL
+    if deflate_is_due(loop, packet[0]):
+        copy = deflate_copy(loop, packet[0], deflate_window(loop, c), c.flags & FLAG_BLOCKED)
+    if copy != NULL:
+        packet_free(&loop.mem, packet[0])
+        packet[0] = copy
 
 
 cdef inline Packet* deflate_for(Loop* loop, const Conn* c, Packet* packet) noexcept nogil:
     """Returns the packet to queue for a connection, or NULL for none: a frame that no queue holds, or another one with
     its message compressed, in which case the first is freed."""
+    cdef Packet* swapped = packet
     if SE_RARE(c != NULL and c.flags & FLAG_DEFLATE):
-        return _deflate_swapped(loop, c, packet)
+        _deflate_swap(loop, c, &swapped)
+        return swapped
     return packet

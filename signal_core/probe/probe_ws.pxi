@@ -9,7 +9,8 @@ from signal_core.base.span cimport Span, span_of
 from signal_core.base.sys cimport se_now_ns
 from signal_core.wire.deflate_offer cimport deflate_offer as c_deflate_offer
 from signal_core.wire.frame cimport (
-    FRAME_DEFLATED, FRAME_MAX_HEAD, OP_TEXT, Frame, frame_check_layout, frame_close_code as c_close_code_of,
+    FRAME_DEFLATED, FRAME_FIN, FRAME_MAX_HEAD, OP_TEXT, Frame, frame_check_layout,
+    frame_close_code as c_close_code_of,
     frame_head_size as c_frame_head_size, frame_parse as c_frame_parse, frame_put_head as c_frame_put_head,
     frame_unmask as c_frame_unmask,
 )
@@ -62,9 +63,9 @@ def frame_parse(bytes data, uint64_t max_payload, bint deflate=False):
         "length": frame.length,
         "head": frame.head,
         "opcode": frame.opcode,
-        "fin": bool(frame.fin),
+        "fin": bool(frame.first & FRAME_FIN),
         "key": (<char*>frame.key)[:4],
-        **({"deflated": bool(frame.deflated)} if deflate else {}),
+        **({"deflated": bool(frame.first & FRAME_DEFLATED)} if deflate else {}),
     }
 
 

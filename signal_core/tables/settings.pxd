@@ -8,7 +8,7 @@ the engine. So no loop may keep a pointer into a block beyond an iteration. Unti
 reload begins, so there are never more than two blocks.
 """
 
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 from signal_core.base.limits cimport ADDRESS_BYTES, DRAIN_URL_SIZE
 from signal_core.wire.request cimport Site
@@ -22,6 +22,7 @@ cdef struct Settings:             # durations are in ticks unless they say other
     Settings* older               # the block before it, until that is freed
     Site site                     # limits on a request, and the path of the endpoint
     uint32_t max_message          # bytes of a payload
+    int64_t ordinary              # bytes up to which a message is surely none to refuse: the same; -1 with echo
     uint32_t max_frame            # bytes of a WebSocket message: head and payload
     uint32_t deflate_least        # bytes of the shortest message that is compressed; UINT32_MAX: none is
     int deflate_level             # 1 to 9

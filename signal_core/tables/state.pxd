@@ -21,7 +21,7 @@ from signal_core.base.memory cimport Mem, Packet
 from signal_core.base.span cimport Span, span_of
 from signal_core.base.sys cimport epoll_event, iovec, pthread_t
 from signal_core.tables.acl cimport Rights
-from signal_core.tables.conn_table cimport Slab
+from signal_core.tables.conn_table cimport Buffer, Slab
 from signal_core.tables.drop_table cimport Missed, Missing
 from signal_core.tables.histogram cimport Histogram
 from signal_core.tables.ip_table cimport AddressBook, Addresses
@@ -266,6 +266,8 @@ cdef struct Loop:
     Link* linked                  # NULL on every loop but loop 0
     uint8_t* input                # the read buffer, READ_BUFFER bytes
     ZlibState* zlib               # NULL: no message was compressed yet
+    Span whole                    # a message whose frames were gathered, or that was inflated, while it is handled
+    Buffer* parts                 # ... the buffer of its frames; NULL: it had one
     uint32_t input_code           # close code for the connection whose input buffer could not be allocated
     AddressBook* book             # addresses by slot, of connections that are counted; NULL: a pseudo-loop
     epoll_event* events

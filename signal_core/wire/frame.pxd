@@ -36,9 +36,8 @@ cdef struct Frame:           # the parsed head of a received frame
     uint16_t close_code      # 2  why the frame is bad; only set with -1
     uint8_t head             # 1  bytes of the head, masking key included
     uint8_t opcode           # 1  OP_*
-    uint8_t fin              # 1  1: the last frame of its message
-    uint8_t deflated         # 1  FRAME_DEFLATED: the first frame of a compressed message
-    uint8_t spare[6]         # 6  to a multiple of 8
+    uint8_t first            # 1  the first byte: FRAME_FIN, and FRAME_DEFLATED in the first of a compressed message
+    uint8_t spare[7]         # 7  to a multiple of 8
 
 
 cdef inline void frame_check_layout() noexcept nogil:
@@ -110,8 +109,7 @@ cdef inline int frame_parse(const uint8_t* p, size_t n, uint64_t max_payload, ui
     out.length = length
     out.head = <uint8_t>head
     out.opcode = p[0] & 15
-    out.fin = p[0] >> 7
-    out.deflated = p[0] & FRAME_DEFLATED
+    out.first = p[0]
     memcpy(out.key, p + head - 4, 4)
     return head
 
