@@ -25,6 +25,7 @@ from signal_py.runtime import CORE_SIZES, CORE_TIMES, Runtime, core_settings
 AWAY = {"nats": "nats://127.0.0.1:1"}  # a cluster whose server nobody runs
 JWT = {"auth": "jwt", "auth_key": SECRET}
 # By setting: what the engine has before, and the value that it is reloaded with. A path is written by `files`.
+ADMIN_TLS = {"admin": "127.0.0.1:0", "admin_tls_cert": "FILE cert", "admin_tls_key": "FILE key"}
 CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "listen": ({}, "127.0.0.2:0"),
     "listen-mode": ({}, "0600"),
@@ -94,6 +95,9 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "trusted-proxies": ({}, ["10.0.0.0/8"]),
     "proxy-protocol": ({}, "on"),
     "admin": ({}, "127.0.0.1:0"),
+    "admin-tls-cert": (ADMIN_TLS, "FILE copied"),
+    "admin-tls-key": (ADMIN_TLS, "FILE same"),
+    "admin-tls-client-ca": (ADMIN_TLS, "FILE ca"),
     "echo": ({}, "on"),
     "log-format": ({}, "json"),
     "log-level": ({}, "debug"),

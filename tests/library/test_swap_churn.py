@@ -160,7 +160,7 @@ def test_settings_and_listeners_change_under_clients_that_come_and_go(tmp_path: 
                 assert core.reload(core_settings_of(options))
         core.reload(core_settings_of(QUIET))
         until(lambda: core.sockets == len(peers), "all that came are gone")
-        until(lambda: descriptors() == before, "no descriptor is left")
+        until(lambda: descriptors() == before, "no descriptor is left", limit=30.0)
         counts_are_exact(core, port, peers)
         exchange_messages(*peers)
         ledgers_hold(core.stats()["total"])  # type: ignore[arg-type]
