@@ -3,6 +3,7 @@
 from libc.string cimport memcpy
 from signal_core.base.memory cimport Packet
 from signal_core.base.span cimport Span
+from signal_core.base.sys cimport SE_COLD
 from signal_core.delivery.conn cimport conn_answer, conn_frame
 from signal_core.delivery.deflate cimport deflate_for
 from signal_core.tables.conn_table cimport Conn
@@ -10,7 +11,7 @@ from signal_core.tables.state cimport Loop
 from signal_core.wire.frame cimport OP_BINARY, OP_TEXT
 
 
-cdef inline void echo_message(Loop* loop, Conn* c, Span message, bint binary) noexcept nogil:
+cdef inline SE_COLD echo_message(Loop* loop, Conn* c, Span message, bint binary) noexcept nogil:
     """Sends a message back as it came."""
     cdef char* body
     cdef Packet* packet = conn_frame(loop, c, OP_BINARY if binary else OP_TEXT, message.size, &body)

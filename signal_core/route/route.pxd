@@ -10,7 +10,7 @@ from signal_core.base.kinds cimport KIND_FRAME, KIND_ROOM, KIND_TO, TELL_PEER
 from signal_core.base.limits cimport LOCAL_PEER_LOOP, UNIT_SHIFT
 from signal_core.base.memory cimport Packet, QueueNode, packet_copy, packet_let_go, packet_share, queue_node_new
 from signal_core.base.span cimport Span, span_from, span_none, span_of, span_same
-from signal_core.base.sys cimport SE_PREFETCH, SE_RARE, se_load16_seqcst, se_load_relaxed
+from signal_core.base.sys cimport SE_COLD, SE_PREFETCH, SE_RARE, se_load16_seqcst, se_load_relaxed
 from signal_core.delivery.conn cimport conn_deliver, conn_id, conn_is_late, conn_of, conn_queued
 from signal_core.delivery.deflate cimport deflate_copy, deflate_for, deflate_is_due, deflate_window
 from signal_core.delivery.drop_notice cimport drop_notice_note
@@ -134,7 +134,7 @@ cdef inline Packet* _deflated_for(Loop* loop, Conn* c, Packet* plain, Packet* de
     return plain
 
 
-cdef inline void _fan_out_deflated(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
+cdef inline SE_COLD _fan_out_deflated(Loop* loop, uint32_t index, Packet* packet) noexcept nogil:
     """As _fan_out, with a second packet for the members that negotiated compression, made for the first of them."""
     cdef const Member* members = rooms_members_of(&loop.rooms, index)
     cdef uint32_t i, n = loop.rooms.rooms[index].count
