@@ -68,7 +68,6 @@ static struct {
     int (*SSL_session_reused)(const void *);
     int (*BIO_get_new_index)(void);
     void *(*BIO_meth_new)(int, const char *);
-    void (*BIO_meth_free)(void *);
     int (*BIO_meth_set_read)(void *, int (*)(void *, char *, int));
     int (*BIO_meth_set_write)(void *, int (*)(void *, const char *, int));
     int (*BIO_meth_set_ctrl)(void *, long (*)(void *, int, long, void *));
@@ -95,7 +94,7 @@ static inline int se_tls_bind(void *library)
         "ERR_clear_error", "ERR_reason_error_string",
         "TLS_server_method", "SSL_CTX_set_keylog_callback", "SSL_CTX_set_session_id_context", "SSL_set_bio",
         "SSL_get_rbio", "SSL_accept", "SSL_has_pending", "SSL_get_current_cipher", "SSL_CIPHER_get_id",
-        "SSL_session_reused", "BIO_get_new_index", "BIO_meth_new", "BIO_meth_free", "BIO_meth_set_read",
+        "SSL_session_reused", "BIO_get_new_index", "BIO_meth_new", "BIO_meth_set_read",
         "BIO_meth_set_write", "BIO_meth_set_ctrl", "BIO_new", "BIO_free", "BIO_up_ref", "BIO_set_init", "BIO_set_data",
         "BIO_get_data", "BIO_set_flags", "BIO_clear_flags", "OPENSSL_cleanse",
     };

@@ -44,12 +44,12 @@ struct se_server_taken {
 
 /* The memory BIO of one loop. Only one step runs at a time; `out` is valid until the next. */
 struct se_server_io {
-    void *method;
     void *bio;
     const uint8_t *in;
     size_t in_size;
     size_t out_size;
     struct se_server_taken *taken; /* of the session whose step runs */
+    int overflowed;                /* it had more to send than `out` takes */
     char reason[SE_SERVER_REASON]; /* why the last step failed */
     uint8_t out[SE_SERVER_OUT_MOST];
 };
@@ -75,8 +75,10 @@ static int _se_server_bio_write(void *bio, const char *bytes, int n)
 {
     struct se_server_io *io = (struct se_server_io *)se_ssl.BIO_get_data(bio);
     se_ssl.BIO_clear_flags(bio, SE_BIO_FLAGS_RWS | SE_BIO_FLAGS_SHOULD_RETRY);
-    if (n <= 0 || (size_t)n > SE_SERVER_OUT_MOST - io->out_size)
+    if (n <= 0 || (size_t)n > SE_SERVER_OUT_MOST - io->out_size) {
+        io->overflowed = 1;
         return -1;
+    }
     memcpy(io->out + io->out_size, bytes, (size_t)n);
     io->out_size += (size_t)n;
     return n;
@@ -95,24 +97,30 @@ static inline void se_server_io_free(struct se_server_io *io)
         return;
     if (io->bio != NULL)
         se_ssl.BIO_free(io->bio);
-    if (io->method != NULL)
-        se_ssl.BIO_meth_free(io->method);
     free(io);
 }
 
-/* Returns the io of a loop. NULL: no memory. */
+/* Returns the kind of all ios' BIOs, which is made once: a process has 128 numbers for such kinds. NULL: no memory. */
+static inline void *_se_server_method(void)
+{
+    static void *made;
+    if (made == NULL && (made = se_ssl.BIO_meth_new(se_ssl.BIO_get_new_index() | SE_BIO_TYPE_SOURCE_SINK,
+                                                    "signal-engine")) != NULL) {
+        se_ssl.BIO_meth_set_read(made, _se_server_bio_read);
+        se_ssl.BIO_meth_set_write(made, _se_server_bio_write);
+        se_ssl.BIO_meth_set_ctrl(made, _se_server_bio_ctrl);
+    }
+    return made;
+}
+
+/* Returns the io of a loop. NULL: no memory. Call it with the GIL. */
 static inline struct se_server_io *se_server_io_new(void)
 {
     struct se_server_io *io = (struct se_server_io *)calloc(1, sizeof *io);
     if (io == NULL)
         return NULL;
-    io->method = se_ssl.BIO_meth_new(se_ssl.BIO_get_new_index() | SE_BIO_TYPE_SOURCE_SINK, "signal-engine");
-    if (io->method != NULL) {
-        se_ssl.BIO_meth_set_read(io->method, _se_server_bio_read);
-        se_ssl.BIO_meth_set_write(io->method, _se_server_bio_write);
-        se_ssl.BIO_meth_set_ctrl(io->method, _se_server_bio_ctrl);
-        io->bio = se_ssl.BIO_new(io->method);
-    }
+    if (_se_server_method() != NULL)
+        io->bio = se_ssl.BIO_new(_se_server_method());
     if (io->bio == NULL) {
         se_server_io_free(io);
         return NULL;
@@ -244,6 +252,7 @@ static inline int se_server_step(struct se_server_io *io, void *ssl, const uint8
     io->in_size = n;
     io->out_size = 0;
     io->taken = taken;
+    io->overflowed = 0;
     io->reason[0] = '\0';
     se_ssl.ERR_clear_error();
     int got = se_ssl.SSL_accept(ssl), result = SE_SERVER_MORE;
@@ -251,6 +260,8 @@ static inline int se_server_step(struct se_server_io *io, void *ssl, const uint8
         result = _se_server_done(io, ssl);
     } else if (se_ssl.SSL_get_error(ssl, got) != SE_SSL_ERROR_WANT_READ) {
         se_tls_reason(io->reason, sizeof io->reason);
+        if (io->overflowed)
+            snprintf(io->reason, sizeof io->reason, "%s", "the certificate chain is too long");
         result = SE_SERVER_FAILED;
     }
     *used = n - io->in_size;

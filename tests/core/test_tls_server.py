@@ -106,6 +106,14 @@ def test_another_version_garbage_and_http_fail_with_a_reason(server, certificate
         assert result == FAILED and reason
 
 
+def test_very_many_loops_come_and_go(server, certificates, tmp_path):
+    """More than OpenSSL has numbers for kinds of BIOs."""
+    for _ in range(300):
+        io = probe.TlsServerIo()
+    client, session = Client(certificates, tmp_path / "log"), probe.TlsServerSession(server, io)
+    assert shake(client, session) == b""
+
+
 def test_handshakes_are_abandoned_anywhere(server, certificates, tmp_path):
     io, hello = probe.TlsServerIo(), Client(certificates, tmp_path / "log").go()
     for n in range(len(hello)):

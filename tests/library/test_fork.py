@@ -92,6 +92,7 @@ def test_a_forked_child_that_goes_on_with_the_loop(monkeypatch: pytest.MonkeyPat
                 os._exit(status)
             _, status = await in_thread(os.waitpid, child, 0)
             assert os.waitstatus_to_exitcode(status) == 0
+            pending.close()
             await engine.send(engine.address, "still here", receipt=True)
 
     asyncio.run(main())
