@@ -8,7 +8,7 @@ HISTOGRAMS: Final = (
     ("nats_round_trip", "from reading a message for a peer on another node until its receipt OK, if it has a ref"),
     ("loop_lag", "lengths of the iterations of loops: how long an event may have to wait"),
     ("handshake", "from accepting a socket until its handshake was answered with 101 or a refusal other than 408"),
-    ("client_round_trip", "from a keepalive ping to its pong, for one ping in 16"),
+    ("client_round_trip", "from a keepalive ping to its pong, for one ping in 64"),
 )
 
 

@@ -160,7 +160,7 @@ cdef enum:
     NS_PER_US = 1000
     LATENCY_SHIFT = 6              # of 2**6 iterations one is measured
     LATENCY_LONG_SHIFT = 2         # ... of 2**2 long iterations
-    LATENCY_PING_SHIFT = 4         # ... of 2**4 pings
+    LATENCY_PING_SHIFT = 6         # ... of 2**6 pings
     HISTOGRAM_FIRST_BIT = 10       # the first bucket ends at 2**10 ns: 1.024 µs
     HISTOGRAM_BUCKETS = 50         # two for each power of two up to 2**34 ns, 17.2 s, and one below and one above
     STAMP_SHIFT = 10               # times kept in 32 bits are in units of 2**10 ns: they wrap after 73 minutes

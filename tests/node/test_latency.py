@@ -167,19 +167,19 @@ def test_a_forged_pong_does_not_count() -> None:
             assert latency(engine, "client_round_trip")["count"] == 0
 
 
-def test_one_ping_in_16_is_a_sample() -> None:
+def test_one_ping_in_64_is_a_sample() -> None:
     with kit.engine(loops=1, ping_interval=0.2, pong_timeout=5) as engine, ExitStack() as stack:
-        wires = [stack.enter_context(opened(engine.port)[0]) for _ in range(32)]
+        wires = [stack.enter_context(opened(engine.port)[0]) for _ in range(64)]
         sampled = total = 0
-        while total < 32 * 10:
+        while total < 64 * 20:
             for wire in wires:
                 got = wire.read_frame()
                 assert got.opcode == PING
                 total += 1
                 sampled += len(got.payload) == 4
                 wire.send(frame(PONG, got.payload))
-        assert total / 16 / 2 < sampled < total / 16 * 2
-        until(lambda: latency(engine, "client_round_trip")["count"] >= sampled - 32)
+        assert total / 64 / 2 < sampled < total / 64 * 2
+        until(lambda: latency(engine, "client_round_trip")["count"] > sampled // 2)
 
 
 def test_a_fragmented_message_does_not_hide_a_pong() -> None:
