@@ -15,7 +15,10 @@ from signal_py.base.errors import ConfigError
 from signal_py.config.load import make_config
 from signal_py.config.settings import SETTINGS
 
-FILES = ("nats-nkey", "nats-creds", "nats-tls-ca", "nats-tls-cert", "nats-tls-key", "auth-key-file", "auth-jwks")
+FILES = (
+    *("nats-nkey", "nats-creds", "nats-tls-ca", "nats-tls-cert", "nats-tls-key", "auth-key-file", "auth-jwks"),
+    *("admin-tls-cert", "admin-tls-key", "admin-tls-client-ca"),
+)
 
 
 @settings(max_examples=30)
@@ -55,6 +58,8 @@ def test_a_relative_path_outlives_a_change_of_the_folder(
     (tmp_path / "link").symlink_to("real/below")
     monkeypatch.chdir(tmp_path)
     given = {name: "link/../key", "auth": "jwt", "nats-tls-cert": "c", "nats-tls-key": "k", "auth-key-file": ""}
+    if name.startswith("admin-"):
+        given |= {"admin": "127.0.0.1:0", "admin-tls-cert": "c", "admin-tls-key": "k"}
     if not name.startswith("auth-"):
         given["auth"] = "off"
     given[name] = "link/../key"

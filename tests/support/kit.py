@@ -297,7 +297,10 @@ def refused(**settings: Any) -> int:
 
 
 def run(*arguments: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command of signal-engine, run to its end with `text` on its standard input."""
+    """A command of signal-engine, run to its end with `text` on its standard input. `serve` without another address
+    gets a free port: another test may have the default one."""
+    if "serve" in arguments and "--config" not in arguments:
+        environment = {"SIGNAL_ENGINE_LISTEN": "127.0.0.1:0"} | environment
     return subprocess.run(
         [*python(), "-m", "signal_py", *arguments],
         input=text,
