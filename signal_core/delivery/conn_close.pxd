@@ -23,7 +23,8 @@ from signal_core.base.memory cimport Packet
 from signal_core.base.sys cimport MSG_DONTWAIT, MSG_NOSIGNAL, SE_COLD, send
 from signal_core.delivery.conn cimport conn_answer, conn_drained, conn_extra, conn_frame, conn_kill, conn_resume
 from signal_core.tables.conn_table cimport (
-    CONN_CLOSING, CONN_DEAD, CONN_LINGER, FLAG_BLOCKED, FLAG_DONE, FLAG_LAST, FLAG_PAUSED, Conn, Extra, slab_extra,
+    CONN_CLOSING, CONN_DEAD, CONN_JOINING, CONN_LINGER, FLAG_BLOCKED, FLAG_DONE, FLAG_LAST, FLAG_PAUSED, Conn, Extra,
+    slab_extra,
 )
 from signal_core.tables.state cimport Loop
 from signal_core.tables.timer_wheel cimport wheel_arm
@@ -46,6 +47,8 @@ cdef inline SE_COLD conn_close(Loop* loop, Conn* c, uint16_t code) noexcept nogi
     """Starts the close handshake: input is read until the client's Close frame, for at most close-timeout."""
     if c.state == CONN_DEAD or c.state == CONN_LINGER or c.state == CONN_CLOSING:
         return
+    if c.state == CONN_JOINING:
+        c.phase.gathering.marks = 0  # its rooms are not counted any more: frames are read from now on
     c.state = CONN_CLOSING
     wheel_arm(&loop.wheel, &loop.slab, c.slot, loop.tick + loop.set.close)
     if c.flags & FLAG_PAUSED and not c.flags & FLAG_BLOCKED:

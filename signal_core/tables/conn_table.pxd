@@ -82,7 +82,7 @@ cdef struct Joining:          # in CONN_JOINING: numbers of rooms of its URL
 cdef struct Gathering:        # from CONN_OPEN on: a fragmented message, and what is awaited
     uint8_t utf8              # 1  UTF8_* state of its text
     uint8_t binary            # 1
-    uint8_t marks             # 1  MARK_*; undefined in other states
+    uint8_t marks             # 1  MARK_*; undefined before CONN_OPEN and CONN_CLOSING
 
 cdef union Phase:             # by Conn.state
     Arriving arriving

@@ -2,15 +2,17 @@
 
 import os
 import signal
+import threading
 import time
 
 import kit
 from kit import freeze
 from minted import SECRET, Guest, token
 from peers import BarePeer
-from wire import until
+from wire import CLOSE, CONT, TEXT, Wire, frame, until
 
 from .crowd import Crowd
+from .fake_nats import FakeNats, Link
 
 NO_PRESENCE = """authorization { users: [
     { user: node, password: node, permissions: { publish: { deny: ["signal.presence.>"] } } }
@@ -91,3 +93,26 @@ def test_rooms_of_a_url_that_nats_does_not_allow() -> None:
                 assert peer.settle() == []
                 assert other.ask("PUB secret.a", "no") == other.ask("PUB open", "yes") == "ok"
                 assert peer.read().payload == b"yes"
+
+
+def test_a_client_that_is_closed_before_all_its_rooms_are_settled() -> None:
+    """NATS has denied one, and another still waits, when the node stops. What the client sends then is no message."""
+    denied = threading.Event()
+
+    def answer(link: Link, line: bytes) -> bool:
+        if line.startswith(b"SUB") and b".room.secret " in line:
+            link.say(b"-ERR 'Permissions Violation for Subscription to \"%s\"'\r\n" % line.split()[1])
+            denied.set()
+        return denied.is_set() and line.startswith(b"PING")
+
+    with FakeNats(answer=answer) as server, kit.engine(nats=server.url, loops=1, drain_time=0) as engine:
+        server.link()
+        with Wire(engine.port) as wire:
+            wire.upgrade("/?room=secret&room=open")
+            until(lambda: engine.total("nats_errors") == 1, "the room is denied")
+            os.kill(engine.pid, signal.SIGTERM)
+            got = wire.read_frame()
+            assert (got.opcode, got.code) == (CLOSE, 1001)
+            wire.send(frame(TEXT, b"PUB open\nx", fin=False) + frame(CONT, b"y") + frame(CLOSE, b"\x03\xe9"))
+            assert wire.read_end() == b""
+        assert engine.wait() == 0
