@@ -36,6 +36,11 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "slab_find": [("1e5 connections", {"conns": 100_000})],
     "inbox": [("chain of 1", {"chain": 1}), ("chain of 64", {"chain": 64})],
     "table_find": [("1e4 rooms", {"rooms": 10_000})],
+    "tls_record": [
+        ("128 bytes, keyed anew", {"plain": 128}),
+        ("128 bytes, key kept", {"plain": 128, "connections": 1}),
+        ("16 KiB, keyed anew", {"plain": 16384}),
+    ],
     "wheel": [("1e5 timers", {"conns": 100_000})],
 }
 FIRST_ITERATIONS = 1000

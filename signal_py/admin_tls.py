@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 from signal_py.base.errors import ConfigError, Fault
-from signal_py.base.files import check_certificates, reason
+from signal_py.base.files import check_certificates, no_passphrase, reason
 from signal_py.config.settings import Config
 
 FILES = ("admin-tls-cert", "admin-tls-key", "admin-tls-client-ca")
@@ -30,7 +30,7 @@ def admin_tls_of(config: Config) -> ssl.SSLContext | None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     key = config.admin_tls_key
     try:
-        context.load_cert_chain(config.admin_tls_cert, key or None, _no_passphrase)
+        context.load_cert_chain(config.admin_tls_cert, key or None, no_passphrase)
     except ssl.SSLError as error:
         raise _of_pair(config, error) from None
     if config.admin_tls_client_ca:
@@ -64,8 +64,3 @@ def _unusable(config: Config, name: str, why: str, more: str = "") -> ConfigErro
     wanted = f"{WANTED[name]} {more}".rstrip()
     text = f"{config.named(name)} {_path(config, name)} can't be used ({why}): name a file with {wanted}."
     return ConfigError(Fault(text, name, config.named(name)))
-
-
-def _no_passphrase() -> str:
-    """Answers OpenSSL, which would otherwise ask at the terminal."""
-    return ""

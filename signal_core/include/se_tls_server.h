@@ -1,6 +1,6 @@
 /* TLS 1.3 handshakes of clients, by the system's OpenSSL, in memory. The control thread makes a server set; a loop has
  * one io, which its handshakes share. After the handshake the caller has the secrets, and frees the session: the
- * records that follow are its own. All functions need se_tls_load's 1.
+ * records that follow are its own. All functions need se_server_load's 1.
  * Source: RFC 8446, OpenSSL's manual, section 3. */
 #ifndef SE_TLS_SERVER_H
 #define SE_TLS_SERVER_H
@@ -32,6 +32,54 @@ enum {
     SE_TLS_RECORD_SEALED = 23, /* the outer type of encrypted records */
 };
 
+/* OpenSSL's functions for servers, besides those of se_ssl: all pointers are set, or none. */
+static struct {
+    const void *(*TLS_server_method)(void);
+    void (*SSL_CTX_set_keylog_callback)(void *, void (*)(const void *, const char *));
+    int (*SSL_CTX_set_session_id_context)(void *, const unsigned char *, unsigned int);
+    int (*SSL_CTX_set_ciphersuites)(void *, const char *);
+    void (*SSL_set_bio)(void *, void *, void *);
+    void *(*SSL_get_rbio)(const void *);
+    int (*SSL_accept)(void *);
+    int (*SSL_has_pending)(const void *);
+    const void *(*SSL_get_current_cipher)(const void *);
+    uint32_t (*SSL_CIPHER_get_id)(const void *);
+    int (*SSL_session_reused)(const void *);
+    int (*BIO_get_new_index)(void);
+    void *(*BIO_meth_new)(int, const char *);
+    int (*BIO_meth_set_read)(void *, int (*)(void *, char *, int));
+    int (*BIO_meth_set_write)(void *, int (*)(void *, const char *, int));
+    int (*BIO_meth_set_ctrl)(void *, long (*)(void *, int, long, void *));
+    void *(*BIO_new)(const void *);
+    int (*BIO_free)(void *);
+    int (*BIO_up_ref)(void *);
+    void (*BIO_set_init)(void *, int);
+    void (*BIO_set_data)(void *, void *);
+    void *(*BIO_get_data)(void *);
+    void (*BIO_set_flags)(void *, int);
+    void (*BIO_clear_flags)(void *, int);
+    void (*OPENSSL_cleanse)(void *, size_t);
+} se_server;
+
+/* Whether OpenSSL 1.1.1 or newer is loaded; loads it if not. Call it with the GIL. */
+static inline int se_server_load(void)
+{
+    static const char *const names[] = {
+        "TLS_server_method", "SSL_CTX_set_keylog_callback", "SSL_CTX_set_session_id_context",
+        "SSL_CTX_set_ciphersuites", "SSL_set_bio", "SSL_get_rbio", "SSL_accept", "SSL_has_pending", "SSL_get_current_cipher", "SSL_CIPHER_get_id",
+        "SSL_session_reused", "BIO_get_new_index", "BIO_meth_new", "BIO_meth_set_read",
+        "BIO_meth_set_write", "BIO_meth_set_ctrl", "BIO_new", "BIO_free", "BIO_up_ref", "BIO_set_init", "BIO_set_data",
+        "BIO_get_data", "BIO_set_flags", "BIO_clear_flags", "OPENSSL_cleanse",
+    };
+    _Static_assert(sizeof names == sizeof se_server, "a name for each function");
+    return se_server.TLS_server_method != NULL ||
+           (se_tls_load() && se_library_bind(se_ssl_library, names, sizeof names / sizeof *names, &se_server));
+}
+
+/* Those that se_crypto.h has, in OpenSSL's order: its configuration file may name others. */
+static const char se_server_suites[] =
+    "TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256";
+
 /* What the caller takes over of one session. It keeps it from the first step to the last, zeroed at first. */
 struct se_server_taken {
     uint8_t client[SE_SERVER_SECRET]; /* client_application_traffic_secret_0 */
@@ -56,12 +104,12 @@ struct se_server_io {
 
 static int _se_server_bio_read(void *bio, char *out, int n)
 {
-    struct se_server_io *io = (struct se_server_io *)se_ssl.BIO_get_data(bio);
-    se_ssl.BIO_clear_flags(bio, SE_BIO_FLAGS_RWS | SE_BIO_FLAGS_SHOULD_RETRY);
+    struct se_server_io *io = (struct se_server_io *)se_server.BIO_get_data(bio);
+    se_server.BIO_clear_flags(bio, SE_BIO_FLAGS_RWS | SE_BIO_FLAGS_SHOULD_RETRY);
     if (n <= 0)
         return 0;
     if (io->in_size == 0) {
-        se_ssl.BIO_set_flags(bio, SE_BIO_FLAGS_READ | SE_BIO_FLAGS_SHOULD_RETRY);
+        se_server.BIO_set_flags(bio, SE_BIO_FLAGS_READ | SE_BIO_FLAGS_SHOULD_RETRY);
         return -1;
     }
     size_t taken = (size_t)n < io->in_size ? (size_t)n : io->in_size;
@@ -73,8 +121,8 @@ static int _se_server_bio_read(void *bio, char *out, int n)
 
 static int _se_server_bio_write(void *bio, const char *bytes, int n)
 {
-    struct se_server_io *io = (struct se_server_io *)se_ssl.BIO_get_data(bio);
-    se_ssl.BIO_clear_flags(bio, SE_BIO_FLAGS_RWS | SE_BIO_FLAGS_SHOULD_RETRY);
+    struct se_server_io *io = (struct se_server_io *)se_server.BIO_get_data(bio);
+    se_server.BIO_clear_flags(bio, SE_BIO_FLAGS_RWS | SE_BIO_FLAGS_SHOULD_RETRY);
     if (n <= 0 || (size_t)n > SE_SERVER_OUT_MOST - io->out_size) {
         io->overflowed = 1;
         return -1;
@@ -96,7 +144,7 @@ static inline void se_server_io_free(struct se_server_io *io)
     if (io == NULL)
         return;
     if (io->bio != NULL)
-        se_ssl.BIO_free(io->bio);
+        se_server.BIO_free(io->bio);
     free(io);
 }
 
@@ -104,11 +152,11 @@ static inline void se_server_io_free(struct se_server_io *io)
 static inline void *_se_server_method(void)
 {
     static void *made;
-    if (made == NULL && (made = se_ssl.BIO_meth_new(se_ssl.BIO_get_new_index() | SE_BIO_TYPE_SOURCE_SINK,
+    if (made == NULL && (made = se_server.BIO_meth_new(se_server.BIO_get_new_index() | SE_BIO_TYPE_SOURCE_SINK,
                                                     "signal-engine")) != NULL) {
-        se_ssl.BIO_meth_set_read(made, _se_server_bio_read);
-        se_ssl.BIO_meth_set_write(made, _se_server_bio_write);
-        se_ssl.BIO_meth_set_ctrl(made, _se_server_bio_ctrl);
+        se_server.BIO_meth_set_read(made, _se_server_bio_read);
+        se_server.BIO_meth_set_write(made, _se_server_bio_write);
+        se_server.BIO_meth_set_ctrl(made, _se_server_bio_ctrl);
     }
     return made;
 }
@@ -120,13 +168,13 @@ static inline struct se_server_io *se_server_io_new(void)
     if (io == NULL)
         return NULL;
     if (_se_server_method() != NULL)
-        io->bio = se_ssl.BIO_new(_se_server_method());
+        io->bio = se_server.BIO_new(_se_server_method());
     if (io->bio == NULL) {
         se_server_io_free(io);
         return NULL;
     }
-    se_ssl.BIO_set_data(io->bio, io);
-    se_ssl.BIO_set_init(io->bio, 1);
+    se_server.BIO_set_data(io->bio, io);
+    se_server.BIO_set_init(io->bio, 1);
     return io;
 }
 
@@ -155,7 +203,7 @@ static inline size_t _se_server_secret(const char *line, uint8_t *out)
 static void _se_server_keylog(const void *ssl, const char *line)
 {
     static const char client[] = "CLIENT_TRAFFIC_SECRET_0 ", server[] = "SERVER_TRAFFIC_SECRET_0 ";
-    struct se_server_io *io = (struct se_server_io *)se_ssl.BIO_get_data(se_ssl.SSL_get_rbio(ssl));
+    struct se_server_io *io = (struct se_server_io *)se_server.BIO_get_data(se_server.SSL_get_rbio(ssl));
     if (strncmp(line, client, sizeof client - 1) == 0 && _se_server_secret(line, io->taken->client))
         io->taken->told |= 1;
     else if (strncmp(line, server, sizeof server - 1) == 0 && _se_server_secret(line, io->taken->server))
@@ -168,15 +216,16 @@ static void _se_server_keylog(const void *ssl, const char *line)
 static inline void *se_server_set_new(const char *cert, const char *key, const char **wrong, char *reason, size_t room)
 {
     se_ssl.ERR_clear_error();
-    void *set = se_ssl.SSL_CTX_new(se_ssl.TLS_server_method());
+    void *set = se_ssl.SSL_CTX_new(se_server.TLS_server_method());
     *wrong = "library";
     if (set != NULL && se_ssl.SSL_CTX_ctrl(set, SE_SSL_CTRL_SET_MIN_PROTO_VERSION, SE_TLS1_3_VERSION, NULL) == 1 &&
-        se_ssl.SSL_CTX_set_session_id_context(set, (const unsigned char *)"signal-engine", 13) == 1) {
+        se_server.SSL_CTX_set_session_id_context(set, (const unsigned char *)"signal-engine", 13) == 1 &&
+        se_server.SSL_CTX_set_ciphersuites(set, se_server_suites) == 1) {
         se_ssl.SSL_CTX_ctrl(set, SE_SSL_CTRL_SET_SESS_CACHE_MODE, 0, NULL);
         /* The caller gets what is behind the client's Finished: OpenSSL must not read ahead. */
         se_ssl.SSL_CTX_ctrl(set, SE_SSL_CTRL_SET_READ_AHEAD, 0, NULL);
         se_ssl.SSL_CTX_set_options(set, SE_SSL_OP_NO_RENEGOTIATION | SE_SSL_OP_NO_COMPRESSION);
-        se_ssl.SSL_CTX_set_keylog_callback(set, _se_server_keylog);
+        se_server.SSL_CTX_set_keylog_callback(set, _se_server_keylog);
         se_ssl.SSL_CTX_set_default_passwd_cb(set, se_tls_no_passphrase);
         if (se_ssl.SSL_CTX_use_certificate_chain_file(set, cert) != 1)
             *wrong = "cert";
@@ -202,8 +251,8 @@ static inline void *se_server_session_new(void *set, struct se_server_io *io)
     void *ssl = se_ssl.SSL_new(set);
     if (ssl == NULL)
         return NULL;
-    se_ssl.BIO_up_ref(io->bio);
-    se_ssl.SSL_set_bio(ssl, io->bio, io->bio);
+    se_server.BIO_up_ref(io->bio);
+    se_server.SSL_set_bio(ssl, io->bio, io->bio);
     return ssl;
 }
 
@@ -216,7 +265,7 @@ static inline void se_server_session_free(void *ssl)
 /* Overwrites the secrets. */
 static inline void se_server_taken_wipe(struct se_server_taken *taken)
 {
-    se_ssl.OPENSSL_cleanse(taken, sizeof *taken);
+    se_server.OPENSSL_cleanse(taken, sizeof *taken);
 }
 
 /* Counts the encrypted records in what OpenSSL wrote. */
@@ -232,12 +281,12 @@ static inline uint32_t _se_server_records(const uint8_t *p, size_t n)
  * it wrote is under the application secret. */
 static inline int _se_server_done(struct se_server_io *io, void *ssl)
 {
-    if (io->taken->told != 3 || se_ssl.SSL_has_pending(ssl)) {
+    if (io->taken->told != 3 || se_server.SSL_has_pending(ssl)) {
         snprintf(io->reason, sizeof io->reason, "%s", "OpenSSL keeps what must be taken over");
         return SE_SERVER_FAILED;
     }
-    io->taken->suite = (uint8_t)se_ssl.SSL_CIPHER_get_id(se_ssl.SSL_get_current_cipher(ssl));
-    io->taken->resumed = se_ssl.SSL_session_reused(ssl) == 1;
+    io->taken->suite = (uint8_t)se_server.SSL_CIPHER_get_id(se_server.SSL_get_current_cipher(ssl));
+    io->taken->resumed = se_server.SSL_session_reused(ssl) == 1;
     io->taken->written = _se_server_records(io->out, io->out_size);
     return SE_SERVER_DONE_13;
 }
@@ -255,7 +304,7 @@ static inline int se_server_step(struct se_server_io *io, void *ssl, const uint8
     io->overflowed = 0;
     io->reason[0] = '\0';
     se_ssl.ERR_clear_error();
-    int got = se_ssl.SSL_accept(ssl), result = SE_SERVER_MORE;
+    int got = se_server.SSL_accept(ssl), result = SE_SERVER_MORE;
     if (got == 1) {
         result = _se_server_done(io, ssl);
     } else if (se_ssl.SSL_get_error(ssl, got) != SE_SSL_ERROR_WANT_READ) {

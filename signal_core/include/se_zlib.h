@@ -3,11 +3,12 @@
 #ifndef SE_ZLIB_H
 #define SE_ZLIB_H
 
-#include <dlfcn.h>
 #include <limits.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "se_library.h"
 
 /* zlib's constants. */
 enum {
@@ -68,26 +69,13 @@ static const uint8_t se_deflate_tail[4] = {0, 0, 0xff, 0xff};
 /* Whether zlib is loaded; loads it if not. Call it with the GIL. */
 static inline int se_zlib_load(void)
 {
+    static const char *const libraries[] = {"libz.so.1", NULL};
     static const char *const names[] = {
         "deflateInit2_", "deflateReset", "deflate", "deflateEnd", "inflateInit2_",
         "inflateReset", "inflate", "inflateEnd", "zlibVersion",
     };
-    void *found[sizeof names / sizeof *names];
-    _Static_assert(sizeof found == sizeof se_z, "a name for each function");
-    if (se_z.deflate != NULL)
-        return 1;
-    void *library = dlopen("libz.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (library == NULL)
-        return 0;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        found[i] = dlsym(library, names[i]);
-        if (found[i] == NULL) {
-            dlclose(library);
-            return 0;
-        }
-    }
-    memcpy(&se_z, found, sizeof found);
-    return 1;
+    _Static_assert(sizeof names == sizeof se_z, "a name for each function");
+    return se_z.deflate != NULL || se_library_load(libraries, names, sizeof names / sizeof *names, &se_z) != NULL;
 }
 
 /* zlib's allocator: adds the bytes to the counter `opaque`, and keeps their number before them. */

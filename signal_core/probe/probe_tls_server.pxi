@@ -16,7 +16,7 @@ cdef extern from "se_tls_server.h":
         size_t out_size
         char* reason
         uint8_t* out
-    int se_tls_load()
+    int se_server_load()
     se_server_io* se_server_io_new()
     void se_server_io_free(se_server_io* io)
     void* se_server_set_new(const char* cert, const char* key, const char** wrong, char* reason, size_t room)
@@ -33,7 +33,7 @@ cdef class TlsServerIo:
     cdef se_server_io* io
 
     def __cinit__(self):
-        if not se_tls_load():
+        if not se_server_load():
             raise ImportError("libssl is missing")
         self.io = se_server_io_new()
         if self.io == NULL:
@@ -50,7 +50,7 @@ cdef class TlsServerSet:
     def __cinit__(self, str cert, str key):
         cdef const char* wrong
         cdef char reason[200]
-        if not se_tls_load():
+        if not se_server_load():
             raise ImportError("libssl is missing")
         self.made = se_server_set_new(cert.encode(), key.encode(), &wrong, reason, sizeof(reason))
         if self.made == NULL:

@@ -87,6 +87,11 @@ def check_certificates(path: str) -> None:
     os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
 
+def no_passphrase() -> str:
+    """Answers OpenSSL's question for a key's passphrase, which it would otherwise ask at the terminal."""
+    return ""
+
+
 def reason(error: Exception) -> str:
     """Returns why a file can't be used, without its path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

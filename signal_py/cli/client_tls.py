@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from signal_py.base.errors import ConfigError
-from signal_py.base.files import check_certificates, reason
+from signal_py.base.files import check_certificates, no_passphrase, reason
 
 T = TypeVar("T")
 ALPN = "http/1.1"  # a WebSocket begins with it; without it, a proxy might choose HTTP/2
@@ -61,7 +61,7 @@ class ClientTls:
         if self.cert:
             named, path = ("--key", self.key) if self.key else ("--cert", self.cert)
             _check("--cert", self.cert)
-            _loaded(named, path, lambda: made.load_cert_chain(self.cert, self.key or None, _no_passphrase))
+            _loaded(named, path, lambda: made.load_cert_chain(self.cert, self.key or None, no_passphrase))
         if self.insecure:
             made.check_hostname = False
             made.verify_mode = ssl.CERT_NONE
@@ -90,11 +90,6 @@ def _loaded(named: str, path: str, load: Callable[[], T]) -> T:
             raise ConfigError(f"{named} {path} is not the key of the certificate: name the key that is.") from None
         what = "no certificate (PEM)" if named == "--ca" else "no certificate and key (PEM) without a passphrase"
         raise ConfigError(f"{named} {path} can't be used ({what} in it): name a file that has one.") from None
-
-
-def _no_passphrase() -> str:
-    """Answers OpenSSL, which would otherwise ask at the terminal."""
-    return ""
 
 
 def tls_error_of(error: BaseException) -> ssl.SSLError | ConnectionResetError | None:

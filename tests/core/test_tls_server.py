@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import kit
 from certificates import Certificates
 from signal_core import probe
 
 MORE, DONE, FAILED = 0, 1, -1
 TICKETS = 2  # OpenSSL's servers send as many after a full handshake, each in a record
+CCM_ONLY = """openssl_conf = init
+[init]
+ssl_conf = ssl
+[ssl]
+system_default = tls
+[tls]
+Ciphersuites = TLS_AES_128_CCM_SHA256
+"""
+HANDSHAKE = """
+import ssl, sys
+from signal_core import probe
+_, ca, cert, key = sys.argv
+came, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+tls = ssl.create_default_context(cafile=ca).wrap_bio(came, sent, server_hostname="signal.test")
+session, result = probe.TlsServerSession(probe.TlsServerSet(cert, key), probe.TlsServerIo()), 0
+while result == 0:
+    try:
+        tls.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    result, _, out, reason = session.step(sent.read())
+    came.write(out)
+print(result, reason)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +146,17 @@ def test_handshakes_are_abandoned_anywhere(server, certificates, tmp_path):
     io, hello = probe.TlsServerIo(), Client(certificates, tmp_path / "log").go()
     for n in range(len(hello)):
         assert probe.TlsServerSession(server, io).step(hello[:n])[:3] == (MORE, n, b"")
+
+
+def test_no_suite_is_chosen_that_the_record_layer_does_not_have(server, certificates, tmp_path):
+    """Whatever OpenSSL's configuration file says; the client of this test offers nothing else."""
+    conf = tmp_path / "openssl.cnf"
+    conf.write_text(CCM_ONLY)
+    paths = [str(certificates.folder / name) for name in ("ca.pem", "server.pem", "server.key")]
+    command = [sys.executable, "-c", HANDSHAKE, *paths]
+    environment = kit.clean_environment(OPENSSL_CONF=str(conf), PYTHONPATH=os.pathsep.join(sys.path))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "-1 no shared cipher\n", done.stderr
 
 
 def test_a_wrong_file_is_named(certificates, tmp_path):
