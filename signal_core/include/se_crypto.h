@@ -143,8 +143,8 @@ static inline int se_same_key(const uint8_t *one, const uint8_t *other, size_t n
 }
 
 /* Begins a record; `head` is authenticated. The cipher is keyed anew only for another key, which saves two fifths of a
- * short record's time when a connection's records follow each other (bench/micro.py --only tls_record). It is its bytes that are compared: they change
- * with a key update, and when another connection gets the memory of a closed one. */
+ * short record's time when a connection's records follow each other (bench/micro.py --only tls_record). It is its bytes
+ * that are compared: they change with a key update, and when another connection gets the memory of a closed one. */
 static inline int se_aead_begin(struct se_cipher *cipher, int suite, const uint8_t *key, const uint8_t *nonce,
                                 const uint8_t *head, size_t head_size)
 {
@@ -173,8 +173,8 @@ static inline int se_aead_seal(void *aead, int suite, const uint8_t *key, const 
            se_evp.EVP_CIPHER_CTX_ctrl(cipher->context, SE_EVP_CTRL_AEAD_GET_TAG, SE_AEAD_TAG, p + n);
 }
 
-/* Decrypts `n` bytes in place; their tag lies behind them. Returns SE_AEAD_*; unless that is SE_AEAD_GOOD, the bytes are
- * undefined. */
+/* Decrypts `n` bytes in place; their tag lies behind them. Returns SE_AEAD_*; unless that is SE_AEAD_GOOD, the bytes
+ * are undefined. */
 static inline int se_aead_open(void *aead, int suite, const uint8_t *key, const uint8_t *nonce, const uint8_t *head,
                                size_t head_size, uint8_t *p, size_t n)
 {

@@ -9,8 +9,8 @@
 
 enum { SE_LIBRARY_NAMES = 64 }; /* most functions of a table */
 
-/* Writes the addresses of the `n` functions `names` to `table`, in that order: all, or none. Returns whether the library
- * has all of them. */
+/* Writes the addresses of the `n` functions `names` to `table`, in that order: all, or none. Returns whether the
+ * library has all of them. */
 static inline int se_library_bind(void *library, const char *const *names, size_t n, void *table)
 {
     void *found[SE_LIBRARY_NAMES];

@@ -66,10 +66,10 @@ static inline int se_server_load(void)
 {
     static const char *const names[] = {
         "TLS_server_method", "SSL_CTX_set_keylog_callback", "SSL_CTX_set_session_id_context",
-        "SSL_CTX_set_ciphersuites", "SSL_set_bio", "SSL_get_rbio", "SSL_accept", "SSL_has_pending", "SSL_get_current_cipher", "SSL_CIPHER_get_id",
-        "SSL_session_reused", "BIO_get_new_index", "BIO_meth_new", "BIO_meth_set_read",
-        "BIO_meth_set_write", "BIO_meth_set_ctrl", "BIO_new", "BIO_free", "BIO_up_ref", "BIO_set_init", "BIO_set_data",
-        "BIO_get_data", "BIO_set_flags", "BIO_clear_flags", "OPENSSL_cleanse",
+        "SSL_CTX_set_ciphersuites", "SSL_set_bio", "SSL_get_rbio", "SSL_accept", "SSL_has_pending",
+        "SSL_get_current_cipher", "SSL_CIPHER_get_id", "SSL_session_reused", "BIO_get_new_index", "BIO_meth_new",
+        "BIO_meth_set_read", "BIO_meth_set_write", "BIO_meth_set_ctrl", "BIO_new", "BIO_free", "BIO_up_ref",
+        "BIO_set_init", "BIO_set_data", "BIO_get_data", "BIO_set_flags", "BIO_clear_flags", "OPENSSL_cleanse",
     };
     _Static_assert(sizeof names == sizeof se_server, "a name for each function");
     return se_server.TLS_server_method != NULL ||
