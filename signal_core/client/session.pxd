@@ -35,7 +35,7 @@ from signal_core.wire.command cimport (
 )
 from signal_core.wire.frame cimport (
     CLOSE_TOO_BIG, FRAME_CONTROL, FRAME_DEFLATED, FRAME_FIN, OP_BINARY, OP_CLOSE, OP_CONT, OP_PING, OP_PONG, Frame,
-    frame_close_code, frame_parse, frame_unmask,
+    frame_close_code, frame_is_message, frame_parse, frame_unmask,
 )
 from signal_core.wire.utf8 cimport UTF8_ACCEPT, UTF8_REJECT, utf8_feed, utf8_valid
 
@@ -179,12 +179,12 @@ cdef inline SE_COLD _session_gather(Loop* loop, Conn* c, const Frame* f, const u
         c.phase.gathering.binary = f.opcode == OP_BINARY
         loop.whole = span_of(p, <size_t>f.length)
     if deflated and not _session_inflate(loop, c, &loop.whole, c.phase.gathering.binary):
-        loop.whole = span_none()
         _session_gathered(loop)
 
 
 cdef inline SE_COLD _session_gathered(Loop* loop) noexcept nogil:
     """Frees a message of _session_gather, which was handled."""
+    loop.whole = span_none()
     input_buffer_free(loop, loop.parts)
     inflate_done(loop)
 
@@ -227,25 +227,22 @@ cdef inline void _session_frame(Loop* loop, Conn* c, const Frame* f, uint8_t* p)
     """Handles one whole frame, already unmasked."""
     cdef Span message = span_of(p, <size_t>f.length)
     cdef bint binary = f.opcode == OP_BINARY
-    cdef bint gathered = False
     if f.opcode & FRAME_CONTROL:
         _session_control(loop, c, f, p)
         return
     if SE_RARE(c.state == CONN_CLOSING):
         return
-    if SE_RARE(c.phase.gathering.marks & MARK_PARTS or f.first & (FRAME_FIN | FRAME_DEFLATED) != FRAME_FIN
-               or f.opcode == OP_CONT):
+    if SE_RARE(c.phase.gathering.marks & MARK_PARTS or not frame_is_message(f.first)):
         _session_gather(loop, c, f, p)
         message = loop.whole
         if message.at == NULL:
             return
-        gathered = True
         binary = c.phase.gathering.binary
     elif not binary and SE_RARE(not utf8_valid(p, message.size)):
         _session_fail(loop, c, 1007)
         return
     _session_message(loop, c, message, binary)
-    if SE_RARE(gathered):
+    if SE_RARE(loop.whole.at != NULL):
         _session_gathered(loop)
 
 

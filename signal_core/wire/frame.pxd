@@ -44,6 +44,11 @@ cdef inline void frame_check_layout() noexcept nogil:
     SE_STATIC_ASSERT(sizeof(Frame) == 24)
 
 
+cdef inline bint frame_is_message(uint8_t first) noexcept nogil:
+    """Whether a frame with this first byte is a whole message, not compressed: no control frame, and no part."""
+    return <uint8_t>(first - (FRAME_FIN | OP_TEXT)) <= OP_BINARY - OP_TEXT
+
+
 cdef inline int _frame_refuse(Frame* out, uint16_t close_code) noexcept nogil:
     out.close_code = close_code
     return -1
@@ -89,7 +94,7 @@ cdef inline int frame_parse(const uint8_t* p, size_t n, uint64_t max_payload, ui
     cdef uint64_t length
     if n == 0:
         return -2
-    if <uint8_t>(p[0] - FRAME_FIN - OP_TEXT) > OP_BINARY - OP_TEXT and _frame_first_is_bad(p[0], reserved):
+    if not frame_is_message(p[0]) and _frame_first_is_bad(p[0], reserved):
         return _frame_refuse(out, CLOSE_PROTOCOL)
     if n == 1:
         return -2
